@@ -1,0 +1,1 @@
+"""Inside the job's process: journal, pulse, deadlines written down. Standard library and msgspec only."""

@@ -1,0 +1,84 @@
+"""The control socket: lets this node's observer ask a live agent to dump now."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+
+_ANSWER_WITHIN_S = 0.5
+_PATH_LIMIT = 107
+
+
+class ControlSocket:
+    """Serves `dump <reason>` lines from processes of our own uid; one short request at a time."""
+
+    def __init__(self, path: str, dump: Callable[[str], None]) -> None:
+        self._dump = dump
+        self._path = path
+        self._socket: socket.socket | None = None
+        # Too long a path is no reason to fail: the observer then says what it could not ask.
+        if len(os.fsencode(path)) > _PATH_LIMIT:
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            if os.path.exists(path):
+                os.unlink(path)
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(4)
+            listener.setblocking(False)
+        except OSError:
+            listener.close()
+            return
+        self._socket = listener
+
+    def serve(self, wait_s: float) -> bool | None:
+        """Waits up to `wait_s` for a request and answers it; None where there is no socket."""
+        listener = self._socket
+        if listener is None:
+            return None
+        ready, _, _ = select.select([listener], [], [], wait_s)
+        if not ready:
+            return False
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return False
+        with connection:
+            connection.settimeout(_ANSWER_WITHIN_S)
+            try:
+                self._answer(connection)
+            except OSError:
+                return False
+        return True
+
+    def _answer(self, connection: socket.socket) -> None:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        _, uid, _ = struct.unpack("3i", credentials)
+        if uid not in (os.getuid(), 0):
+            return
+        line = connection.recv(512).decode("utf-8", "replace").strip()
+        command, _, reason = line.partition(" ")
+        if command == "dump":
+            self._dump(reason or "asked")
+            connection.sendall(b"ok\n")
+        else:
+            connection.sendall(b"unknown command; this socket knows: dump <reason>\n")
+
+    def close(self) -> None:
+        """Stops listening and removes the socket's file."""
+        listener, self._socket = self._socket, None
+        if listener is not None:
+            listener.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    def abandon(self) -> None:
+        """Closes the inherited descriptor in a forked child; the file stays the parent's."""
+        listener, self._socket = self._socket, None
+        if listener is not None:
+            listener.close()

@@ -1,0 +1,327 @@
+"""The agent: one per process, records what the hooks see and beats while it can.
+
+Nothing here judges. Deadlines are written down and judged by the observer, because whoever
+hangs cannot report itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import CodeType
+
+from distwatch import __version__
+from distwatch.agent.control import ControlSocket
+from distwatch.agent.entry import enter_run
+from distwatch.agent.guard import guard
+from distwatch.agent.journal import CAPACITY, Journal
+from distwatch.agent.observer_start import ObserverStart
+from distwatch.agent.pulse import OperationsRing, PulsePage
+from distwatch.redaction import redact_command
+from distwatch.runfolder import RunFolder, start_ticks
+from distwatch.settings import Settings, read_settings
+from distwatch.state import events as ev
+from distwatch.state.frames import FileHeader, process_key
+from distwatch.state.identity import identify
+
+BEAT_S = 0.5
+SITES_KEPT = 20_000
+log = logging.getLogger("distwatch")
+
+
+class Agent:
+    """Records this process's facts. Its methods never raise into the host's code path."""
+
+    def __init__(self, settings: Settings, folder: RunFolder, stem: str, role: str) -> None:
+        """Creates journal and pulse and starts the beating thread.
+
+        Raises:
+            OSError: there is no place for a safe memory map.
+        """
+        self.settings = settings
+        self.folder = folder
+        self.progress_sources: list[Callable[[], Iterable[ev.GroupProgress]]] = []
+        self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
+        self.recorder = "no collectives seen yet"
+        self._steps = itertools.count(1)
+        self._stack = threading.local()
+        self._open_steps: dict[int, tuple[int, ev.StepStarted]] = {}
+        self._groups: dict[str, ev.GroupCreated] = {}
+        self._group_calls: list[ev.GroupCalled] = []
+        self._integrations: dict[str, ev.IntegrationChanged] = {}
+        self._sites: dict[tuple[CodeType, int], ev.SiteSeen] = {}
+        self._confirmed: ev.IdentityConfirmed | None = None
+        self._beat = 0
+        self._pid = os.getpid()
+        self._stopping = threading.Event()
+        volatile = folder.volatile
+        if not volatile:
+            raise OSError("neither the run folder nor /dev/shm is a tmpfs; set DISTWATCH_DIR")
+        header = _file_header()
+        # A run may see one pid twice; both histories stay.
+        if os.path.exists(f"{volatile}/{stem}.ring"):
+            stem = f"{stem}-{header.start_ticks}"
+        self.started = _process_started(header, role, settings)
+        self.journal = Journal(f"{volatile}/{stem}.ring", header, self._snapshot)
+        self.page = PulsePage(f"{volatile}/{stem}.pulse")
+        self.operations: OperationsRing | None = self.page.operations
+        self.record(self.started)
+        self._control = ControlSocket(f"{volatile}/{stem}.sock", self.dump)
+        self._observer = ObserverStart(folder, settings)
+        os.register_at_fork(after_in_child=self._forked)
+        atexit.register(self._exit)
+        self._thread = threading.Thread(target=self._run, name="distwatch", daemon=True)
+        self._thread.start()
+
+    def record(self, event: ev.AnyEvent) -> None:
+        """Appends an event to the journal."""
+        self.journal.append(event)
+
+    # ---- steps ---------------------------------------------------------------------------
+
+    def begin_step(
+        self,
+        name: str,
+        *,
+        deadline_kind: str | None = None,
+        deadline_s: float | None = None,
+        label: str = "",
+        total: int | None = None,
+        site: ev.Site | None = None,
+    ) -> int:
+        """Records that a supervised call begins in this thread; returns its number.
+
+        Args:
+            deadline_kind: a key of DISTWATCH_DEADLINES; `deadline_s`, where given, can only
+                shorten it (torch's own timeout, before which distwatch must speak).
+        """
+        limits = [self.settings.deadlines.get(deadline_kind or ""), deadline_s]
+        stack: list[int] = self._stack.__dict__.setdefault("steps", [])
+        number = next(self._steps)
+        step = ev.StepStarted(
+            step=number,
+            name=name,
+            parent=stack[-1] if stack else None,
+            deadline_s=min((limit for limit in limits if limit is not None), default=None),
+            label=label,
+            total=total,
+            site=site,
+            thread=threading.current_thread().name,
+        )
+        stack.append(number)
+        self._open_steps[number] = (time.monotonic_ns(), step)
+        self.record(step)
+        return number
+
+    def progress_step(
+        self, step: int, done: int, total: int | None = None, label: str = ""
+    ) -> None:
+        """Records that a step moved; from any thread."""
+        self.record(ev.StepProgressed(step=step, done=done, total=total, label=label))
+
+    def end_step(self, step: int, error: str | None = None) -> None:
+        """Records that a step returned, or raised `error`."""
+        stack: list[int] = self._stack.__dict__.setdefault("steps", [])
+        if step in stack:
+            del stack[stack.index(step) :]
+        self._open_steps.pop(step, None)
+        self.record(ev.StepEnded(step=step, error=error))
+
+    # ---- what holds ------------------------------------------------------------------------
+
+    def hold_group(self, created: ev.GroupCreated) -> None:
+        """Records a process group that this process now is a member of."""
+        self._groups[created.pg_name] = created
+        self.record(created)
+
+    def release_group(self, pg_name: str) -> None:
+        """Records that a group was destroyed; all of them for ''."""
+        if pg_name:
+            self._groups.pop(pg_name, None)
+        else:
+            self._groups.clear()
+            self._group_calls.clear()
+        self.record(ev.GroupDestroyed(pg_name=pg_name))
+
+    def call_group(self, called: ev.GroupCalled) -> None:
+        """Records one call of `new_group`."""
+        if len(self._group_calls) < 4096:
+            self._group_calls.append(called)
+        self.record(called)
+
+    def confirm(self, global_rank: int, world_size: int, local_rank: int | None = None) -> None:
+        """Records torch's own word on who this is."""
+        self._confirmed = ev.IdentityConfirmed(
+            global_rank=global_rank, world_size=world_size, local_rank=local_rank
+        )
+        self.record(self._confirmed)
+
+    def set_integration(self, name: str, status: str, reason: str = "", version: str = "") -> None:
+        """Records an integration's status where it changed."""
+        changed = ev.IntegrationChanged(name=name, status=status, reason=reason, version=version)  # type: ignore[arg-type]
+        if self._integrations.get(name) != changed:
+            self._integrations[name] = changed
+            self.record(changed)
+
+    def site_number(self, code: CodeType, line: int) -> int:
+        """A small number for a place in the source; 0 when there are too many of them."""
+        seen = self._sites.get((code, line))
+        if seen is None:
+            if len(self._sites) >= SITES_KEPT:
+                return 0
+            site = ev.Site(file=code.co_filename, line=line, function=code.co_name)
+            seen = self._sites[code, line] = ev.SiteSeen(number=len(self._sites) + 1, site=site)
+            self.record(seen)
+        return seen.number
+
+    # ---- the thread ------------------------------------------------------------------------
+
+    def dump(self, reason: str) -> None:
+        """Journals the newest entries of every recorder."""
+        for source in list(self.dump_sources):
+            if (dumped := guard("dump", source, reason)) is not None:
+                self.record(dumped)
+
+    def beat(self) -> None:
+        """Writes one pulse."""
+        groups: list[ev.GroupProgress] = []
+        for source in list(self.progress_sources):
+            groups += guard("progress", source) or ()
+        self._beat += 1
+        self.page.write(
+            ev.Pulse(
+                beat=self._beat,
+                beat_ns=time.monotonic_ns(),
+                groups=tuple(groups),
+                recorder=self.recorder,
+                dropped=self.journal.dropped,
+            )
+        )
+        self.journal.drain()
+
+    def _run(self) -> None:
+        guard("observer start", self._observer.ensure)
+        while not self._stopping.is_set():
+            guard("beat", self.beat)
+            guard("observer start", self._observer.ensure)
+            if guard("control", self._control.serve, BEAT_S) is None:
+                self._stopping.wait(BEAT_S)
+
+    # ---- ends ------------------------------------------------------------------------------
+
+    def _exit(self) -> None:
+        if os.getpid() == self._pid:
+            self.record(ev.ProcessEnding())
+            guard("last beat", self.beat)
+            self._stopping.set()
+            self._control.close()
+
+    def _forked(self) -> None:
+        # The child is not this rank: two writers would destroy the ring, and whoever connects
+        # to an inherited socket would wait for ever.
+        global _current
+        _current = None
+        self.journal.forget()
+        if self.operations is not None:
+            self.operations.forget()
+        self.operations = None
+        self.progress_sources.clear()
+        self.dump_sources.clear()
+        self._control.abandon()
+
+    def _snapshot(self, dropped: int) -> ev.Snapshot:
+        return ev.Snapshot(
+            started=self.started,
+            confirmed=self._confirmed,
+            integrations=tuple(self._integrations.values()),
+            groups=tuple(self._groups.values()),
+            group_calls=tuple(self._group_calls[-256:]),
+            steps=tuple(self._open_steps.values()),
+            sites=tuple(list(self._sites.values())[-512:]),
+            dropped=dropped,
+        )
+
+
+def _file_header() -> FileHeader:
+    pid, host = os.getpid(), os.uname().nodename
+    ticks = start_ticks(pid)
+    return FileHeader(
+        stream=process_key(host, pid, ticks),
+        host=host,
+        pid=pid,
+        start_ticks=ticks,
+        boot_id=_boot_id(),
+        wall_offset_ns=time.time_ns() - time.monotonic_ns(),
+        salt=random.SystemRandom().getrandbits(32),
+        capacity=CAPACITY,
+    )
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _process_started(header: FileHeader, role: str, settings: Settings) -> ev.ProcessStarted:
+    return ev.ProcessStarted(
+        host=header.host,
+        pid=header.pid,
+        start_ticks=header.start_ticks,
+        ppid=os.getppid(),
+        role=role if role in ("rank", "launcher") else "other",  # type: ignore[arg-type]
+        identity=identify(os.environ),
+        command=redact_command(getattr(sys, "orig_argv", sys.argv)[:32]),
+        python=sys.version.split()[0],
+        cwd=_cwd(),
+        distwatch_version=__version__,
+        deadlines=settings.deadlines,
+    )
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+_current: Agent | None = None
+_failed_pid: int | None = None
+_starting = threading.Lock()
+
+
+def current() -> Agent | None:
+    """The running agent of this process, or None."""
+    return _current
+
+
+def start() -> Agent | None:
+    """Starts the agent once per process; None where it is off or finds no place. Never raises."""
+    global _current, _failed_pid
+    if _current is not None or _failed_pid == os.getpid():
+        return _current
+    # A signal handler or an import inside the start must not start a second one or wait.
+    if not _starting.acquire(blocking=False):
+        return None
+    try:
+        settings = read_settings()
+        if settings.enabled is False:
+            return None
+        folder, stem, role = enter_run(os.environ)
+        _current = Agent(settings, folder, stem, role)
+    except Exception as error:
+        _failed_pid = os.getpid()
+        log.warning("distwatch: off in process %d: %s", os.getpid(), error)
+    finally:
+        _starting.release()
+    return _current

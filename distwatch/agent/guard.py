@@ -1,0 +1,70 @@
+"""Keeps distwatch's own failures away from the host process.
+
+A hook that raises is switched off and says so; the job goes on. `BaseException` passes: a
+KeyboardInterrupt belongs to the user.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from distwatch.state.events import HookFailed, Site
+
+T = TypeVar("T")
+
+log = logging.getLogger("distwatch")
+transparent = False
+"""Tests set it: what production swallows, tests re-raise."""
+_off: set[str] = set()
+
+
+def guard(hook: str, function: Callable[..., T], *args: object) -> T | None:
+    """Calls `function`; a failure switches the hook off, is said once, and gives None."""
+    if hook in _off:
+        return None
+    try:
+        return function(*args)
+    except Exception as error:
+        if transparent:
+            raise
+        switch_off(hook, error)
+        return None
+
+
+def switch_off(hook: str, error: Exception) -> None:
+    """Marks a hook as failed, in the journal and in the log, once."""
+    if hook in _off:
+        return
+    _off.add(hook)
+    text = f"{type(error).__name__}: {error}"
+    log.warning("distwatch: %s failed and is switched off; the job goes on (%s)", hook, text)
+    from distwatch.agent import core
+
+    if agent := core.current():
+        agent.record(HookFailed(hook=hook, error=text[:500]))
+
+
+def is_off(hook: str) -> bool:
+    """Whether that hook has switched itself off."""
+    return hook in _off
+
+
+def switch_on_all() -> None:
+    """Forgets the failures, for tests and for `undo`."""
+    _off.clear()
+
+
+def caller_site(skip: tuple[str, ...]) -> Site | None:
+    """The innermost frame whose file contains none of the `skip` fragments."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/distwatch/" not in file and not any(part in file for part in skip):
+            return Site(file=file, line=frame.f_lineno, function=frame.f_code.co_name)
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None

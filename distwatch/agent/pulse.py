@@ -1,0 +1,93 @@
+"""The pulse: a small map that says "alive, and here", rewritten in place under a seqlock."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import struct
+
+from distwatch.agent.journal import create_map
+from distwatch.state.events import Pulse
+from distwatch.state.pulse import (
+    FILE_SIZE,
+    LEFT_OFFSET,
+    NAMES_OFFSET,
+    PAGE_SIZE,
+    SLOT,
+    SLOT_SIZE,
+    SLOTS,
+    encode_page,
+)
+
+_U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+
+
+class PulsePage:
+    """Writes one process's pulse file. `write` is for the agent's thread alone."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._map = create_map(path, FILE_SIZE)
+        self._lock = 0
+        self.operations = OperationsRing(self._map)
+
+    def write(self, pulse: Pulse) -> None:
+        """Replaces the page; a pulse with too many groups loses the ones that never moved."""
+        body = encode_page(pulse)
+        if body is None:
+            newest = sorted(pulse.groups, key=lambda group: -group.changed_ns)[:64]
+            body = encode_page(Pulse(beat=pulse.beat, beat_ns=pulse.beat_ns, groups=tuple(newest)))
+            if body is None:
+                return
+        _U64.pack_into(self._map, 0, self._lock + 1)
+        self._map[8 : 8 + len(body)] = body
+        self._lock += 2
+        _U64.pack_into(self._map, 0, self._lock)
+
+
+class OperationsRing:
+    """The last calls of `ProcessGroup` methods. About a microsecond for both ends of a call."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory: mmap.mmap | bytearray = memory
+        self._numbers = itertools.count(1)
+        self._names: dict[str, int] = {}
+        self._table = bytearray()
+        self.name("")
+
+    def name(self, text: str) -> int:
+        """The small number of a string; 0, the empty string, where the table is full."""
+        number = self._names.get(text)
+        if number is not None:
+            return number
+        entry = text.replace("\n", " ").encode("utf-8", "replace") + b"\n"
+        start = NAMES_OFFSET + 4 + len(self._table)
+        if start + len(entry) > FILE_SIZE:
+            return 0
+        self._memory[start : start + len(entry)] = entry
+        self._table += entry
+        _U32.pack_into(self._memory, NAMES_OFFSET, len(self._table))
+        number = self._names[text] = len(self._names)
+        return number
+
+    def enter(
+        self, now: int, op: int, group: int, seq: int, site: int, numel: int, dtype: int, peer: int
+    ) -> int:
+        """Records that a call began (`now`: CLOCK_MONOTONIC ns); returns the token for `leave`."""
+        number = next(self._numbers)
+        offset = PAGE_SIZE + number % SLOTS * SLOT_SIZE
+        SLOT.pack_into(
+            self._memory, offset, number, now, 0, seq, numel, site, op, group, dtype, peer, number
+        )
+        return number
+
+    def leave(self, number: int, now: int) -> None:
+        """Records that the call returned, unless its slot was taken by a newer one."""
+        offset = PAGE_SIZE + number % SLOTS * SLOT_SIZE
+        if _U64.unpack_from(self._memory, offset)[0] == number:
+            _U64.pack_into(self._memory, offset + LEFT_OFFSET, now)
+
+    def forget(self) -> None:
+        """Turns to private memory in a forked child, whose calls are not this rank's."""
+        self._memory = bytearray(FILE_SIZE)

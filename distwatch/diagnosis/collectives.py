@@ -1,0 +1,219 @@
+"""collective.*: who never entered one, and who entered another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.check import Case, name_ranks, seconds
+from distwatch.diagnosis.group_views import GroupView
+from distwatch.diagnosis.operations import operation_name
+from distwatch.state.finding import Evidence, Finding
+
+SETTLED_S = 1.0
+"""A difference is believed once the collective has not completed for this long."""
+_SAME_SHAPE = frozenset({"all_reduce", "broadcast", "reduce"})
+_SAME_DTYPE = _SAME_SHAPE | {"all_gather", "all_gather_into_tensor"}
+
+
+class CollectiveRankMissing:
+    """collective.rank_missing: some members are in #n past the deadline, others never entered it."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            if view.in_flight and view.overdue and view.missing:
+                yield self._finding(case, view)
+
+    def _finding(self, case: Case, view: GroupView) -> Finding:
+        busy = {rank for rank in view.missing if self._waits_itself(case, view, rank)}
+        culprits = tuple(rank for rank in view.missing if rank not in busy)
+        seen = [rank for rank in culprits if rank in case.job.ranks]
+        known = all(rank in view.progress for rank in culprits)
+        place = case.where(seen[0]) if len(seen) == 1 else ""
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        who = name_ranks(culprits or view.missing)
+        return Finding(
+            code="collective.rank_missing",
+            severity="hang",
+            role="root" if culprits else "symptom",
+            culprit_ranks=culprits,
+            waiting_ranks=view.entered,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{who} never entered {title}{'; it is at ' + place if place else ''}; "
+            f"{name_ranks(view.entered)} {'has' if len(view.entered) == 1 else 'have'} waited in it for "
+            f"{seconds(view.waited_s)}",
+            advice="Find out why that rank is elsewhere (its stack is below): data loading, a branch that "
+            "only some ranks take, or work between two collectives that takes too long.",
+            evidence=tuple(self._evidence(case, view, culprits or view.missing)),
+            confidence=0.95 if known and culprits else 0.6,
+        )
+
+    def _waits_itself(self, case: Case, view: GroupView, rank: int) -> bool:
+        """Whether a missing rank is held up by others, so that it is no cause."""
+        process = case.job.ranks.get(rank)
+        if process is None:
+            return False
+        if any(
+            step.name.startswith(("new_group", "init_process_group"))
+            for step in process.open_steps()
+        ):
+            return True
+        return any(
+            (w.pg_name, w.members) != (view.pg_name, view.members) for w in case.job.waits_for(rank)
+        )
+
+    def _evidence(self, case: Case, view: GroupView, absent: Iterable[int]) -> Iterable[Evidence]:
+        for rank in list(absent)[:8]:
+            progress = view.progress.get(rank)
+            if progress is not None:
+                text = (
+                    f"rank {rank} has entered {max(progress.enqueued, 0)} collectives of {view.title}, "
+                    f"the others {view.seq}"
+                )
+                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+            else:
+                why = (
+                    "it runs without distwatch"
+                    if rank in case.job.ranks
+                    else "no process of it was seen"
+                )
+                text = f"rank {rank} was not observed from inside ({why}); every observed member is in #{view.seq}"
+                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+            yield case.place(rank)
+        for rank in view.entered[:4]:
+            if evidence := _call_evidence(case, view, rank):
+                yield evidence
+
+
+class OperationsDiffer:
+    """op_mismatch, shape_mismatch, dtype_mismatch: the same number, but not the same call."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            calls = self._calls(case, view)
+            if len(calls) < 2:
+                continue
+            for aspect in ("op", "dtype", "shape"):
+                if finding := self._compare(case, view, calls, aspect):
+                    yield finding
+                    break
+
+    def _calls(self, case: Case, view: GroupView) -> dict[int, Call]:
+        """What each member did as the collective in flight, all of it from one source."""
+        stuck = view.in_flight and view.waited_s >= SETTLED_S
+        if not stuck and not case.deaths.own and not case.deaths.victims:
+            return {}
+        seqs = [view.seq] if view.in_flight else _last_seqs(case, view)
+        for seq in seqs:
+            calls = {r: c for r in view.members if (c := _entered_call(case, view, r, seq))}
+            if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
+                return calls
+        return {}
+
+    def _compare(
+        self, case: Case, view: GroupView, calls: dict[int, Call], aspect: str
+    ) -> Finding | None:
+        values = {rank: call.aspect(aspect) for rank, call in calls.items()}
+        counts = Counter(value for value in values.values() if value is not None)
+        if len(counts) < 2:
+            return None
+        seq = next(iter(calls.values())).seq
+        (_, most), *rest = counts.most_common()
+        decided = most > rest[0][1]
+        usual = counts.most_common(1)[0][0]
+        odd = tuple(r for r, v in values.items() if v is not None and (not decided or v != usual))
+        told = ", ".join(
+            f"{name_ranks(r for r, v in values.items() if v == value)} {_told(aspect, value)}"
+            for value in counts
+        )
+        return Finding(
+            code=f"collective.{aspect}_mismatch",
+            severity="hang",
+            culprit_ranks=odd,
+            waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"the ranks of {view.title} disagree about collective #{seq}: {told}",
+            advice="Every member must make the same calls in the same order: compare the two call sites below."
+            if aspect == "op"
+            else "Every member must pass tensors of the same shape and type: compare the call sites below.",
+            evidence=tuple(
+                Evidence(
+                    source="operations", global_rank=rank, text=f"rank {rank}: #{seq} is {call}"
+                )
+                for rank, call in list(calls.items())[:16]
+            ),
+            confidence=0.95 if decided else 0.7,
+        )
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's collective, from its operations ring."""
+
+    seq: int
+    op: str
+    numel: int
+    dtype: str
+    site: str = ""
+
+    def aspect(self, name: str) -> str | None:
+        """What is compared: None where this operation may differ in it, or it was not seen."""
+        if name == "op":
+            return self.op
+        if name == "dtype":
+            return self.dtype if self.dtype and self.op in _SAME_DTYPE else None
+        return str(self.numel) if self.numel >= 0 and self.op in _SAME_SHAPE else None
+
+    def __str__(self) -> str:
+        size = f" of {self.numel} elements" if self.numel >= 0 else ""
+        dtype = f" {self.dtype}" if self.dtype else ""
+        return f"{self.op}{size}{dtype}{' at ' + self.site if self.site else ''}"
+
+
+def _told(aspect: str, value: str) -> str:
+    return {"op": f"called {value}", "dtype": f"passed {value}"}.get(
+        aspect, f"passed {value} elements"
+    )
+
+
+def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:
+    operation = case.job.operation(rank, view.pg_name, seq)
+    if operation is None:
+        return None
+    site = case.job.site_of(rank, operation)
+    return Call(
+        seq=seq,
+        op=operation_name(operation.op),
+        numel=operation.numel,
+        dtype=operation.dtype,
+        site=str(site) if site else "",
+    )
+
+
+def _last_seqs(case: Case, view: GroupView) -> list[int]:
+    """The newest numbers of a group whose ranks died: a mismatch can end in an abort."""
+    newest = [
+        operation.seq
+        for rank in view.members
+        if (process := case.job.ranks.get(rank)) is not None
+        for operation in process.outside.operations[-4:]
+        if operation.pg_name == view.pg_name and operation.seq >= 0
+    ]
+    return sorted(set(newest), reverse=True)[:2]
+
+
+def _call_evidence(case: Case, view: GroupView, rank: int) -> Evidence | None:
+    call = _entered_call(case, view, rank, view.seq)
+    if call is not None:
+        return Evidence(
+            source="operations", global_rank=rank, text=f"rank {rank} waits in #{call.seq}: {call}"
+        )
+    recorded = case.job.recorded(rank, view.pg_name, view.seq)
+    if recorded is not None:
+        sizes = ", ".join(str(list(size)) for size in recorded.input_sizes[:3])
+        text = f"rank {rank} waits in #{view.seq}: {operation_name(recorded.op)} {sizes}"
+        return Evidence(source="flight_recorder", global_rank=rank, text=text)
+    return None

@@ -1,0 +1,15 @@
+"""Which frame of a stack a person wants to see."""
+
+from __future__ import annotations
+
+from distwatch.state.events import Frame
+
+_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen", "/distwatch/")
+
+
+def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
+    """The innermost frame of the user's own code; the innermost of all where there is none."""
+    for frame in reversed(frames):
+        if not frame.native and not any(part in frame.file for part in _LIBRARIES):
+            return frame
+    return frames[-1] if frames else None

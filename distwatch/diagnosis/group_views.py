@@ -1,0 +1,112 @@
+"""Process groups across ranks: who is in the collective in flight, and who is missing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.job import Job, Wait
+from distwatch.diagnosis.operations import operation_name
+from distwatch.state.events import GroupProgress
+from distwatch.state.model import Group, RunState
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """One process group of the job. Group names repeat: name and members together identify it."""
+
+    pg_name: str
+    pg_desc: str
+    backend: str
+    members: tuple[int, ...]
+    progress: dict[int, GroupProgress] = {}
+    """By global rank. A member that is absent was not observed."""
+    seq: int = -1
+    """The collective in flight, else the newest that any member has entered; -1: none."""
+    op: str = ""
+    entered: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    """Members that are not seen in collective #seq while it is in flight."""
+    in_flight: bool = False
+    waited_s: float = 0.0
+    overdue: bool = False
+    timeout_s: float | None = None
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: its description, and its name where that says more."""
+        if not self.pg_desc or self.pg_desc == "undefined":
+            return f"group {self.pg_name}"
+        return self.pg_desc if self.pg_desc == "default_pg" else f"{self.pg_desc} ({self.pg_name})"
+
+
+def group_views(state: RunState) -> list[GroupView]:
+    """All groups that some rank of the newest restart holds, the default group first."""
+    return groups_of(Job(state))
+
+
+def groups_of(job: Job) -> list[GroupView]:
+    """As `group_views`, for a job at hand."""
+    found: dict[tuple[str, tuple[int, ...]], list[Group]] = {}
+    for process in job.ranks.values():
+        for group in process.groups.values():
+            found.setdefault((group.pg_name, group.members), []).append(group)
+    views = [_view(job, held) for held in found.values()]
+    return sorted(views, key=lambda view: (len(view.pg_name), view.pg_name, view.members))
+
+
+def _view(job: Job, held: list[Group]) -> GroupView:
+    first = held[0]
+    progress = _progress(job, first)
+    waits = [w for w in job.waits if w.pg_name == first.pg_name and w.members == first.members]
+    view = GroupView(
+        pg_name=first.pg_name,
+        pg_desc=next((group.pg_desc for group in held if group.pg_desc), ""),
+        backend=first.backend,
+        members=first.members,
+        progress=progress,
+        seq=max((p.enqueued for p in progress.values()), default=-1),
+        timeout_s=min((g.timeout_s for g in held if g.timeout_s), default=None),
+    )
+    if not waits:
+        return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
+    seq = min(wait.seq for wait in waits)
+    waits = [wait for wait in waits if wait.seq == seq]
+    entered = tuple(rank for rank in first.members if _has_entered(progress.get(rank), seq))
+    return msgspec.structs.replace(
+        view,
+        seq=seq,
+        op=_operation(job, view, seq),
+        in_flight=True,
+        entered=entered,
+        missing=tuple(rank for rank in first.members if rank not in entered),
+        waited_s=max(wait.waited_s for wait in waits),
+        overdue=any(_overdue(wait) for wait in waits),
+    )
+
+
+def _overdue(wait: Wait) -> bool:
+    return wait.overdue
+
+
+def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:
+    progress: dict[int, GroupProgress] = {}
+    for rank in group.members:
+        process = job.ranks.get(rank)
+        pulse = process.outside.pulse if process else None
+        if process is None or pulse is None or group.pg_name not in process.groups:
+            continue
+        seen = next((p for p in pulse.groups if p.pg_name == group.pg_name), None)
+        progress[rank] = seen or GroupProgress(pg_name=group.pg_name)
+    return progress
+
+
+def _has_entered(progress: GroupProgress | None, seq: int) -> bool:
+    return progress is not None and progress.enqueued >= seq
+
+
+def _operation(job: Job, view: GroupView, seq: int) -> str:
+    for rank in view.members:
+        operation = job.operation(rank, view.pg_name, seq)
+        recorded = None if operation else job.recorded(rank, view.pg_name, seq)
+        if found := (operation or recorded):
+            return operation_name(found.op)
+    return ""

@@ -1,0 +1,206 @@
+"""The job as diagnosis sees it: the newest processes of each rank, and who waits in what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.operations import P2P, operation_name
+from distwatch.state import events as ev
+from distwatch.state.model import Process, RunState, Step
+
+INIT_STEPS = ("init_process_group", "rendezvous")
+KILLED_WHILE_WAITING_S = 5.0
+"""A wait this long at the end of a job that was killed is told as its hang."""
+TIMEOUT_SHARE = 0.8
+"""distwatch speaks before torch's own timeout does."""
+_COLLECTIVE_FRAMES = frozenset(
+    (
+        "all_reduce barrier broadcast all_gather all_gather_object all_gather_into_tensor reduce "
+        "reduce_scatter reduce_scatter_tensor gather gather_object scatter scatter_object_list "
+        "all_to_all all_to_all_single broadcast_object_list monitored_barrier send recv"
+    ).split()
+)
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank inside a collective that has not completed."""
+
+    global_rank: int
+    pg_name: str
+    members: tuple[int, ...]
+    seq: int
+    """The oldest collective of the group that this rank has entered and not completed."""
+    waited_s: float
+    deadline_s: float
+    killed: bool = False
+    """The rank was ended from outside while it waited."""
+
+    @property
+    def overdue(self) -> bool:
+        return self.waited_s > (KILLED_WHILE_WAITING_S if self.killed else self.deadline_s)
+
+
+class Job:
+    """Read-only questions about a `RunState`."""
+
+    def __init__(self, state: RunState) -> None:
+        self.state = state
+        self.ranks = _newest_ranks(state)
+        self.world = _world(self.ranks.values())
+        self.waits = [wait for rank in self.ranks for wait in self._waits_of(rank)]
+
+    def now_ns(self, process: Process) -> int:
+        """The host's newest time, or the process's end."""
+        host = self.state.hosts.get(process.host)
+        now = host.now_ns if host else process.last_ns
+        return min(now, process.ended_ns) if process.ended_ns is not None else now
+
+    def age_s(self, process: Process, since_ns: int) -> float:
+        """Seconds from `since_ns` to the process's now, never negative."""
+        return max(0.0, (self.now_ns(process) - since_ns) / 1e9)
+
+    def heartbeat_s(self, process: Process) -> float | None:
+        """Age of the last pulse; None where there never was one."""
+        pulse = process.outside.pulse
+        return self.age_s(process, pulse.beat_ns) if pulse and pulse.beat else None
+
+    def deadline_s(
+        self, process: Process, kind: str, torch_timeout_s: float | None = None
+    ) -> float:
+        """The deadline for a kind of step, before torch's own timeout where that is shorter."""
+        own = (process.started.deadlines if process.started else {}).get(kind, 300.0)
+        return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
+
+    def is_frozen(self, process: Process) -> bool:
+        """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
+        age = self.heartbeat_s(process)
+        return process.ended_ns is None and age is not None and age > 3.0
+
+    def kernel_state(self, process: Process) -> str:
+        sample = process.outside.sample
+        return sample.state if sample and process.ended_ns is None else ""
+
+    def innermost_step(self, process: Process) -> Step | None:
+        """The open step that began last."""
+        steps = process.open_steps()
+        return steps[-1] if steps else None
+
+    def waits_for(self, global_rank: int) -> list[Wait]:
+        """The waits of one rank."""
+        return [wait for wait in self.waits if wait.global_rank == global_rank]
+
+    def has_arrived(self, global_rank: int) -> bool:
+        """Whether the rank has ever called init_process_group, as far as anyone saw."""
+        process = self.ranks.get(global_rank)
+        if process is None:
+            return False
+        if process.confirmed or any(s.name in INIT_STEPS for s in process.steps.values()):
+            return True
+        return bool(process.groups) or self.frame_of(process, INIT_STEPS) is not None
+
+    def frame_of(self, process: Process, functions: Iterable[str]) -> ev.Frame | None:
+        """The main thread's innermost torch.distributed frame of that name, if it is in one."""
+        for frame in reversed(main_frames(process)):
+            if frame.function in functions and "distributed" in frame.file:
+                return frame
+        return None
+
+    def in_collective_by_stack(self, process: Process) -> str:
+        """The collective whose torch frame is on the main thread's stack, '' where none is."""
+        frame = self.frame_of(process, _COLLECTIVE_FRAMES)
+        return frame.function if frame else ""
+
+    def operation(self, global_rank: int, pg_name: str, seq: int) -> ev.Operation | None:
+        """The call that a rank made as collective #seq of a group, from its operations ring."""
+        process = self.ranks.get(global_rank)
+        for operation in reversed(process.outside.operations if process else ()):
+            if operation.pg_name == pg_name and operation.seq == seq:
+                return operation if operation_name(operation.op) not in P2P else None
+        return None
+
+    def recorded(self, global_rank: int, pg_name: str, seq: int) -> ev.Collective | None:
+        """The flight recorder's entry of it, where a dump has it."""
+        process = self.ranks.get(global_rank)
+        dumped = process.collectives if process else None
+        for entry in reversed(dumped.entries if dumped else ()):
+            if entry.pg_name == pg_name and entry.seq == seq and not entry.is_p2p:
+                return entry
+        return None
+
+    def site_of(self, global_rank: int, operation: ev.Operation) -> ev.Site | None:
+        process = self.ranks.get(global_rank)
+        return process.sites.get(operation.site) if process else None
+
+    def _waits_of(self, global_rank: int) -> Iterable[Wait]:
+        process = self.ranks[global_rank]
+        pulse = process.outside.pulse
+        for progress in pulse.groups if pulse else ():
+            group = process.groups.get(progress.pg_name)
+            completed = max(progress.completed, 0)
+            if group is None or progress.enqueued <= completed:
+                continue
+            if group.destroyed_ns is not None or not _completion_observed(progress):
+                continue
+            yield Wait(
+                global_rank=global_rank,
+                pg_name=progress.pg_name,
+                members=group.members,
+                seq=completed + 1,
+                waited_s=self.age_s(process, progress.changed_ns),
+                deadline_s=self.deadline_s(process, "collective", group.timeout_s),
+                killed=_was_killed(process),
+            )
+
+
+def _completion_observed(progress: ev.GroupProgress) -> bool:
+    # Without a recorder only entries are counted: -1 with several entered says nothing.
+    return progress.completed >= 0 or progress.enqueued == 1
+
+
+def _was_killed(process: Process) -> bool:
+    seen = process.outside.exit
+    if process.ended_ns is None or seen is None:
+        return False
+    unexplained = seen.exit_code is None and seen.signal is None and process.ending is None
+    return seen.signal in (2, 9, 15) or (unexplained and process.exception is None)
+
+
+def _newest_ranks(state: RunState) -> dict[int, Process]:
+    processes = [p for p in state.processes.values() if p.role == "rank"]
+    found = [p for p in processes if p.global_rank is not None]
+    if not found:
+        lone = [p for p in state.processes.values() if p.instrumented and p.role == "other"]
+        return {0: min(lone, key=lambda p: p.started_ns or 0)} if lone else {}
+    restart = max(p.identity.restart for p in found)
+    ranks: dict[int, Process] = {}
+    for process in sorted(found, key=_preference):
+        if process.identity.restart == restart and process.global_rank is not None:
+            ranks[process.global_rank] = process
+    return dict(sorted(ranks.items()))
+
+
+def _preference(process: Process) -> tuple[bool, bool, int, str]:
+    return (
+        process.instrumented,
+        process.ended_ns is None,
+        process.started_ns or 0,
+        process.key,
+    )
+
+
+def _world(processes: Iterable[Process]) -> int | None:
+    sizes = Counter(p.world_size for p in processes if p.world_size)
+    return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
+
+
+def main_frames(process: Process) -> tuple[ev.Frame, ...]:
+    """The main thread's frames as last seen from outside, outermost first."""
+    stack = process.outside.stack
+    threads = stack.threads if stack else ()
+    for thread in threads:
+        if thread.name == "MainThread" or thread.os_thread_id == process.pid:
+            return thread.frames
+    return threads[0].frames if threads else ()

@@ -1,0 +1,176 @@
+"""Where each rank stands, in one word, for every view."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.frames_of_interest import user_frame
+from distwatch.diagnosis.job import INIT_STEPS, Job, main_frames
+from distwatch.diagnosis.operations import operation_name
+from distwatch.diagnosis.signals import exit_text
+from distwatch.state.model import Process, RunState, Step
+
+LETTERS = {
+    "unobserved": ".",
+    "starting": "s",
+    "initializing": "i",
+    "loading": "l",
+    "running": "r",
+    "waiting": "w",
+    "stopped": "T",
+    "frozen": "F",
+    "exited": "x",
+    "failed": "E",
+    "killed": "K",
+}
+_WAITS_FROM_S = 1.0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """One expected rank. `since_s`: seconds since it last moved, on its host's clock."""
+
+    global_rank: int
+    process: str | None = None
+    host: str = ""
+    pid: int | None = None
+    word: str = "unobserved"
+    letter: str = "."
+    doing: str = ""
+    where: str = ""
+    since_s: float | None = None
+    heartbeat_s: float | None = None
+    instrumented: bool = False
+    blocked: bool = False
+
+
+def standings(state: RunState) -> list[Standing]:
+    """One per expected rank, ordered by global rank; unobserved ones included."""
+    job = Job(state)
+    expected = set(range(job.world or 0)) | set(job.ranks)
+    return [standing_of(job, global_rank) for global_rank in sorted(expected)]
+
+
+def expected_world(state: RunState) -> int | None:
+    """The world size that most ranks say; None where none does."""
+    return Job(state).world
+
+
+def current_processes(state: RunState) -> list[Process]:
+    """The ranks' processes of the newest restart, by global rank."""
+    return list(Job(state).ranks.values())
+
+
+def standing_of(job: Job, global_rank: int) -> Standing:
+    """Where one rank stands."""
+    process = job.ranks.get(global_rank)
+    if process is None:
+        return Standing(global_rank=global_rank, doing="no process was seen")
+    word, doing, since_ns = _word(job, process)
+    return Standing(
+        global_rank=global_rank,
+        process=process.key,
+        host=process.host,
+        pid=process.pid,
+        word=word,
+        letter=LETTERS[word],
+        doing=doing,
+        where=where(process),
+        since_s=None if since_ns is None else job.age_s(process, since_ns),
+        heartbeat_s=None if process.ended_ns else job.heartbeat_s(process),
+        instrumented=process.instrumented,
+        blocked=word in ("waiting", "stopped", "frozen"),
+    )
+
+
+def where(process: Process) -> str:
+    """The innermost frame of the user's code, or where it ended; '' where nobody looked."""
+    if process.exception is not None and process.exception.site is not None:
+        return short_site(
+            process.exception.site.file,
+            process.exception.site.line,
+            process.exception.site.function,
+        )
+    frame = user_frame(main_frames(process))
+    return short_site(frame.file, frame.line, frame.function) if frame else ""
+
+
+def short_site(file: str, line: int, function: str) -> str:
+    """`train.py:42 in step`."""
+    return f"{file.rpartition('/')[2]}:{line} in {function}"
+
+
+def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
+    if process.ended_ns is not None:
+        return _ended_word(process)
+    if job.kernel_state(process) == "T":
+        return "stopped", "stopped by a signal (SIGSTOP or SIGTSTP)", _beat_ns(process)
+    step = job.innermost_step(process)
+    if job.is_frozen(process):
+        held = "in the kernel" if job.kernel_state(process) == "D" else "the GIL is held"
+        return "frozen", f"{_step_text(step) + ' · ' if step else ''}{held}", _beat_ns(process)
+    if step is not None:
+        outermost = process.open_steps()[0]
+        loading = outermost.name == "from_pretrained" and step.name not in INIT_STEPS
+        return "loading" if loading else "initializing", _step_text(step), step.moved_ns
+    return _running_word(job, process)
+
+
+def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
+    global_rank = process.global_rank or 0
+    waits = sorted(job.waits_for(global_rank), key=lambda wait: -wait.waited_s)
+    if waits and waits[0].waited_s >= _WAITS_FROM_S:
+        wait = waits[0]
+        since = job.now_ns(process) - int(wait.waited_s * 1e9)
+        return "waiting", _wait_text(job, process, wait.pg_name, wait.seq), since
+    if not process.instrumented:
+        inside = job.in_collective_by_stack(process)
+        since = process.outside.stack.unchanged_since_ns if process.outside.stack else None
+        return (
+            ("waiting", f"{inside} (by its stack)", since)
+            if inside
+            else ("running", "without distwatch", since)
+        )
+    moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
+    if not process.confirmed and not process.steps:
+        return "starting", "has not initialized yet", process.started_ns
+    return "running", _last_operation(job, process), max(moved, default=process.last_ns)
+
+
+def _last_operation(job: Job, process: Process) -> str:
+    operations = process.outside.operations
+    if not operations:
+        return ""
+    last = operations[-1]
+    number = f" #{last.seq}" if last.seq >= 0 else ""
+    return f"after {operation_name(last.op)}{number}"
+
+
+def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:
+    global_rank = process.global_rank or 0
+    operation = job.operation(global_rank, pg_name, seq) or job.recorded(global_rank, pg_name, seq)
+    group = process.groups.get(pg_name)
+    named = bool(group and group.pg_desc and group.pg_desc != "undefined")
+    title = group.pg_desc if group and named else f"group {pg_name}"
+    return f"{operation_name(operation.op) if operation else 'collective'} #{seq} in {title}"
+
+
+def _ended_word(process: Process) -> tuple[str, str, int | None]:
+    seen, error = process.outside.exit, process.exception
+    text = exit_text(seen)
+    if error is not None:
+        return "failed", f"{text}: {error.type_name}: {error.message}"[:200], process.ended_ns
+    if seen is not None and seen.signal is not None:
+        return "killed", text, process.ended_ns
+    if seen is not None and seen.exit_code:
+        return "failed", text, process.ended_ns
+    return "exited", text, process.ended_ns
+
+
+def _beat_ns(process: Process) -> int | None:
+    return process.outside.pulse.beat_ns if process.outside.pulse else None
+
+
+def _step_text(step: Step) -> str:
+    count = f" {step.done} of {step.total}" if step.total else ""
+    label = f" ({step.label})" if step.label else ""
+    return f"{step.name}{count}{label}"

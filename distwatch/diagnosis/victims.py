@@ -1,0 +1,124 @@
+"""Who died of its own accord, and who only because somebody else was gone."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from distwatch.diagnosis.job import Job
+from distwatch.state.model import Process
+
+_COMMUNICATION_TYPES = (
+    "DistBackendError",
+    "DistNetworkError",
+    "DistStoreError",
+    "DistError",
+    "DistQueueEmptyError",
+    "ConnectionResetError",
+    "ConnectionRefusedError",
+    "BrokenPipeError",
+    "RendezvousTimeoutError",
+    "RendezvousConnectionError",
+)
+_COMMUNICATION_WORDS = re.compile(
+    r"(?i)connection (was )?(reset|closed|refused|aborted)|closed by peer|broken pipe|timed out"
+    r"|socket timeout|wait timeout|watchdog caught collective|ncclremoteerror|ncclsystemerror"
+    r"|failed to recv|failed to connect|connectfullmesh|nccl communicator was aborted"
+    r"|gloo/transport|application timeout caused pair closure"
+)
+_TORCH_DISTRIBUTED = re.compile(r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore", re.I)
+TEARDOWN_SIGNALS = frozenset({2, 9, 15})
+AT_ONCE_S = 2.0
+
+
+class Deaths(msgspec.Struct, frozen=True, kw_only=True):
+    """The ended ranks of a job, by what their end says."""
+
+    own: dict[int, Process] = {}
+    """Ended by their own failure or a signal that nothing else explains."""
+    victims: dict[int, Process] = {}
+    """Ended since a peer was gone, or were ended by the launcher after a failure."""
+    clean: dict[int, Process] = {}
+    """Ended in an orderly way."""
+    stopped_from_outside: bool = False
+    """Every rank was ended by a signal at once: somebody or something ended the job."""
+
+    @property
+    def first_own_ns(self) -> int | None:
+        return min((death_ns(process) for process in self.own.values()), default=None)
+
+
+def death_ns(process: Process) -> int:
+    """When its end began: the uncaught exception where there was one, else the exit."""
+    ends = [ns for ns in (process.exception_ns, process.ended_ns) if ns is not None]
+    return min(ends, default=0)
+
+
+def is_communication_error(type_name: str, message: str) -> bool:
+    """Whether an exception only says that a peer or the store was gone or late."""
+    if type_name.rpartition(".")[2] in _COMMUNICATION_TYPES:
+        return True
+    return bool(_COMMUNICATION_WORDS.search(message) and _TORCH_DISTRIBUTED.search(message))
+
+
+def deaths_of(job: Job) -> Deaths:
+    """Sorts the ended ranks. Times are compared within one host only through their order."""
+    failed = {
+        r: p for r, p in job.ranks.items() if p.exception is not None or p.ended_ns is not None
+    }
+    clean = {r: p for r, p in failed.items() if _ended_well(p)}
+    ended = {r: p for r, p in failed.items() if r not in clean}
+    peers_lost = {
+        r: p
+        for r, p in ended.items()
+        if p.exception and is_communication_error(p.exception.type_name, p.exception.message)
+    }
+    signalled = {
+        r: p for r, p in ended.items() if r not in peers_lost and _signal(p) in TEARDOWN_SIGNALS
+    }
+    own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
+    first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
+    # A launcher ends the others with SIGTERM or SIGKILL once one has failed.
+    own |= {r: p for r, p in signalled.items() if first is None or death_ns(p) < first}
+    own = _first_killed(own, signalled)
+    victims = {r: p for r, p in ended.items() if r not in own}
+    return Deaths(
+        own=own, victims=victims, clean=clean, stopped_from_outside=_all_signalled(job, own)
+    )
+
+
+def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dict[int, Process]:
+    """Where several ranks were ended by signals, a SIGTERM after another's death is teardown."""
+    if not own or set(own) - set(signalled):
+        return own
+    first = min(death_ns(p) for p in own.values())
+    killed_first = any(_signal(p) == 9 and death_ns(p) == first for p in own.values())
+    return {
+        r: p
+        for r, p in own.items()
+        if not (killed_first and _signal(p) == 15 and death_ns(p) > first)
+    }
+
+
+def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
+    ranks = list(job.ranks.values())
+    if len(own) < len(ranks) or not ranks or any(_signal(p) not in TEARDOWN_SIGNALS for p in ranks):
+        return False
+    times = [death_ns(p) for p in ranks]
+    return (max(times) - min(times)) / 1e9 <= AT_ONCE_S
+
+
+def _signal(process: Process) -> int | None:
+    seen = process.outside.exit
+    return seen.signal if seen else None
+
+
+def _ended_well(process: Process) -> bool:
+    seen = process.outside.exit
+    if process.exception is not None or seen is None:
+        return False
+    if seen.exit_code is None and seen.signal is None:
+        # Nobody saw the status: an orderly interpreter exit is in the journal.
+        return process.ending is not None
+    return seen.exit_code == 0

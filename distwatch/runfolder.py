@@ -1,0 +1,257 @@
+"""The run folder: where a run's processes, observers and viewers meet on one node.
+
+    <root>/<run id>/            0700, outlives its processes
+        <host>-<pid>.start      who began here (written before torch loads)
+        <host>-<pid>.journal    that process's events, copied to disk by the observer
+        <host>-<pid>.pulse      its last pulse, likewise
+        observer.sock · observer.lock · incidents/<n>/
+    <volatile>/<run id>/        the same folder where it is on tmpfs, else under /dev/shm
+        <host>-<pid>.ring       the journal as the process itself writes it
+        <host>-<pid>.pulse      the live page
+
+Memory maps live on tmpfs only: on a disk, a full or truncated file kills its writer by SIGBUS.
+Imports nothing but os: it runs at the start of every process of a job.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+
+SHM = "/dev/shm"
+START_VARIABLES = (
+    "RANK LOCAL_RANK GROUP_RANK NODE_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT "
+    "TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT TORCHELASTIC_USE_AGENT_STORE SLURM_JOB_ID "
+    "SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NODEID SLURM_NTASKS SLURM_NTASKS_PER_NODE "
+    "SLURM_RESTART_COUNT OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_SIZE "
+    "OMPI_COMM_WORLD_LOCAL_SIZE OMPI_COMM_WORLD_NODE_RANK PMI_RANK PMI_SIZE PMIX_RANK PMIX_SIZE "
+    "MPI_LOCALRANKID MPI_LOCALNRANKS CROSS_RANK CROSS_SIZE LOCAL_SIZE RAY_RAYLET_PID RAY_JOB_ID "
+    "ACCELERATE_MIXED_PRECISION PET_NNODES PET_NODE_RANK DISTWATCH_RUN_ID"
+).split()
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+_FORGOTTEN_AFTER_S = 120.0
+
+
+class FolderDenied(OSError):
+    """The folder is not ours alone: someone else could read or plant things in it."""
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot, which with its pid is unique; 0: gone."""
+    return _stat_field(pid, 19) or 0
+
+
+def parent_pid(pid: int) -> int:
+    """The parent's pid; 0 where the process is gone."""
+    return _stat_field(pid, 1) or 0
+
+
+def _stat_field(pid: int, field: int) -> int | None:
+    # The command name stands in parentheses and may hold anything: count from the last one.
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[field])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_alive(pid: int, ticks: int) -> bool:
+    """Whether that very process still runs (a zombie does not)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return int(fields[19]) == ticks and fields[0] not in (b"Z", b"X")
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def make_private(path: str) -> None:
+    """Creates a folder that is ours alone, with its parents.
+
+    Raises:
+        FolderDenied: it exists, and is a link, someone else's, or open to others.
+    """
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise FolderDenied(f"{path} is not a folder of uid {os.getuid()}; set DISTWATCH_DIR")
+    if status.st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+def filesystem_of(path: str) -> str:
+    """The type of the file system that holds `path`, '' where /proc does not say."""
+    best, kind = "", ""
+    path = os.path.realpath(path)
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                fields, _, tail = line.partition(" - ")
+                mount = fields.split()[4]
+                inside = path == mount or path.startswith(mount.rstrip("/") + "/")
+                if inside and len(mount) >= len(best):
+                    best, kind = mount, tail.split()[0]
+    except (OSError, IndexError):
+        return ""
+    return kind
+
+
+class RunFolder:
+    """Paths of one run. Constructing it touches nothing."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self.run_id = os.path.basename(self.path)
+
+    @property
+    def volatile(self) -> str:
+        """Where rings and live pulses are: tmpfs, or '' where the machine has none."""
+        existing = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        if filesystem_of(existing) == "tmpfs":
+            return self.path
+        if filesystem_of(SHM) != "tmpfs":
+            return ""
+        # Two roots may hold runs of one name: their rings must not meet.
+        root = os.path.dirname(self.path).strip("/").replace("/", "-")
+        return f"{SHM}/distwatch-{os.getuid()}/{root}/{self.run_id}"
+
+    def create(self) -> None:
+        """Makes both folders, private to this user."""
+        make_private(os.path.dirname(self.path))
+        make_private(self.path)
+        if (volatile := self.volatile) and volatile != self.path:
+            make_private(f"{SHM}/distwatch-{os.getuid()}")
+            make_private(os.path.dirname(volatile))
+            make_private(volatile)
+
+    def journal(self, stem: str) -> str:
+        return os.path.join(self.path, f"{stem}.journal")
+
+    def kept_pulse(self, stem: str) -> str:
+        return os.path.join(self.path, f"{stem}.pulse")
+
+    @property
+    def socket(self) -> str:
+        return os.path.join(self.path, "observer.sock")
+
+    @property
+    def lock(self) -> str:
+        return os.path.join(self.path, "observer.lock")
+
+    @property
+    def incidents(self) -> str:
+        return os.path.join(self.path, "incidents")
+
+    def stems(self, suffix: str, folder: str | None = None) -> list[str]:
+        """Stems of the files with that suffix, in the run folder by default."""
+        try:
+            names = os.listdir(folder or self.path)
+        except OSError:
+            return []
+        return sorted(name[: -len(suffix)] for name in names if name.endswith(suffix))
+
+    def starts(self) -> list[dict[str, str]]:
+        """The start records: `pid`, `ticks`, `ppid`, `role`, `host`, and launcher variables."""
+        return [
+            _read_start(os.path.join(self.path, f"{stem}.start")) for stem in self.stems(".start")
+        ]
+
+
+def _read_start(path: str) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(16384).splitlines()
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str:
+    """Leaves this process's start record; returns the stem of its files."""
+    pid, host = os.getpid(), os.uname().nodename
+    stem = f"{host}-{pid}"
+    lines = [
+        f"pid={pid}",
+        f"ticks={start_ticks(pid)}",
+        f"ppid={os.getppid()}",
+        f"host={host}",
+        f"role={role}",
+    ]
+    lines += [f"{name}={environ[name]}" for name in START_VARIABLES if environ.get(name)]
+    path = os.path.join(folder.path, f"{stem}.start")
+    # A record of an earlier process with our pid would be someone else's history.
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        os.write(descriptor, "\n".join(lines).encode("utf-8", "replace") + b"\n")
+    finally:
+        os.close(descriptor)
+    return stem
+
+
+def is_child_of_rank(folder: RunFolder) -> bool:
+    """Whether an ancestor has a start record as a rank here: then this is its helper."""
+    ranks = {(r.get("pid"), r.get("ticks")) for r in folder.starts() if r.get("role") == "rank"}
+    pid = os.getppid()
+    for _ in range(16):
+        if pid <= 1:
+            return False
+        if (str(pid), str(start_ticks(pid))) in ranks:
+            return True
+        pid = parent_pid(pid)
+    return False
+
+
+def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
+    """The folder of this launch of the run: the newest of that name, or a new one.
+
+    A name may come again (torchrun without --rdzv-id, a fixed port): a launch whose processes
+    have all ended is not joined when it is old, or when this process's rank was taken in it.
+    Later launches get `name~2`, `name~3`, ….
+    """
+    name = "".join(c if c.isalnum() or c in "._-:" else "_" for c in name).lstrip(".") or "run"
+    generation = 1
+    while os.path.isdir(os.path.join(root, _generation(name, generation + 1))):
+        generation += 1
+    folder = RunFolder(os.path.join(root, _generation(name, generation)))
+    while os.path.isdir(folder.path) and not _joinable(folder, environ):
+        generation += 1
+        folder = RunFolder(os.path.join(root, _generation(name, generation)))
+    folder.create()
+    return folder
+
+
+def _generation(name: str, generation: int) -> str:
+    return name if generation == 1 else f"{name}~{generation}"
+
+
+def _joinable(folder: RunFolder, environ: Mapping[str, str]) -> bool:
+    starts = [start for start in folder.starts() if start.get("role") in ("rank", "other")]
+    me = (str(os.getpid()), str(start_ticks(os.getpid())))
+    others = [start for start in starts if (start.get("pid"), start.get("ticks")) != me]
+    if len(others) < len(starts) or not others:
+        return True
+    if any(is_alive(int(s.get("pid", 0)), int(s.get("ticks", 0))) for s in others):
+        return True
+    if any(_claim(start) == _claim(environ) for start in others if _claim(environ)[1]):
+        return False
+    return _age_s(folder) < _FORGOTTEN_AFTER_S
+
+
+def _claim(variables: Mapping[str, str]) -> tuple[str, str]:
+    rank = next((variables[name] for name in RANK_VARIABLES if variables.get(name)), "")
+    return variables.get("TORCHELASTIC_RESTART_COUNT", "0"), rank
+
+
+def _age_s(folder: RunFolder) -> float:
+    import time
+
+    newest = 0.0
+    for stem in folder.stems(".start"):
+        try:
+            newest = max(newest, os.stat(os.path.join(folder.path, f"{stem}.start")).st_mtime)
+        except OSError:
+            continue
+    return time.time() - newest

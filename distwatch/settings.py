@@ -1,0 +1,84 @@
+"""Settings, from DISTWATCH_* variables. A value that makes no sense falls back, with a word."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DEADLINES = {"init": 120.0, "group": 120.0, "load": 900.0, "collective": 300.0}
+ON_HANG = ("report", "raise", "abort")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this process is watched. `complaints` are sentences about values that were ignored."""
+
+    enabled: bool | None = None
+    root: str = ""
+    run_id: str | None = None
+    deadlines: dict[str, float] = field(default_factory=lambda: dict(DEADLINES))
+    on_hang: str = "report"
+    integrations_off: frozenset[str] = frozenset()
+    integrations_only: frozenset[str] | None = None
+    observer: str = "auto"
+    complaints: tuple[str, ...] = ()
+
+    def wants(self, integration: str) -> bool:
+        """Whether an integration is to be applied."""
+        if integration in self.integrations_off:
+            return False
+        return self.integrations_only is None or integration in self.integrations_only
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads DISTWATCH_* of an environment, the process's own by default. Never raises."""
+    env = os.environ if environ is None else environ
+    complaints: list[str] = []
+    only, off = _integrations(env.get("DISTWATCH_INTEGRATIONS", "all"))
+    on_hang = env.get("DISTWATCH_ON_HANG", "report")
+    if on_hang not in ON_HANG:
+        complaints.append(f"DISTWATCH_ON_HANG={on_hang!r} is none of {', '.join(ON_HANG)}")
+        on_hang = "report"
+    return Settings(
+        enabled={"1": True, "0": False}.get(env.get("DISTWATCH", "")),
+        root=run_root(env),
+        run_id=env.get("DISTWATCH_RUN_ID") or None,
+        deadlines=_deadlines(env.get("DISTWATCH_DEADLINES", ""), complaints),
+        on_hang=on_hang,
+        integrations_only=only,
+        integrations_off=off,
+        observer=env.get("DISTWATCH_OBSERVER") or "auto",
+        complaints=tuple(complaints),
+    )
+
+
+def run_root(environ: Mapping[str, str]) -> str:
+    """The folder that holds the run folders."""
+    if explicit := environ.get("DISTWATCH_DIR"):
+        return os.path.abspath(explicit)
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        return os.path.join(runtime, "distwatch")
+    return f"/tmp/distwatch-{os.getuid()}"
+
+
+def _deadlines(text: str, complaints: list[str]) -> dict[str, float]:
+    deadlines = dict(DEADLINES)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition("=")
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < float("inf"):
+            complaints.append(f"DISTWATCH_DEADLINES: {part!r} is not kind=seconds")
+            continue
+        deadlines[name.strip()] = seconds
+    return deadlines
+
+
+def _integrations(text: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    off = frozenset(name[1:] for name in names if name.startswith("-"))
+    on = frozenset(name for name in names if not name.startswith("-") and name != "all")
+    return (on or None), off

@@ -1,0 +1,448 @@
+"""Everything that can be written to a journal: frozen facts in the past tense.
+
+An agent writes about its own process; an observer writes what it sees from outside. Times
+are CLOCK_MONOTONIC nanoseconds of the host and travel in the frame, not in the event.
+A kind that this version does not know decodes to `UnknownEvent` and survives re-encoding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from distwatch.state.finding import Finding
+from distwatch.state.identity import Identity
+
+
+def _kind(class_name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in class_name).lstrip("_")
+
+
+class Event(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag=_kind
+):
+    """Base of all events."""
+
+
+class UnknownEvent(msgspec.Struct, frozen=True):
+    """An event of a newer distwatch: kept, shown by its kind, and never interpreted."""
+
+    kind: str
+    payload: bytes
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A place in the user's source."""
+
+    file: str
+    line: int
+    function: str = "?"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+# ---- written by the agent, about its own process --------------------------------------
+
+
+class ProcessStarted(Event, frozen=True, kw_only=True):
+    """The first record of every agent's journal."""
+
+    host: str
+    pid: int
+    start_ticks: int
+    ppid: int
+    role: Literal["rank", "launcher", "other"]
+    identity: Identity
+    command: tuple[str, ...] = ()
+    python: str = ""
+    cwd: str = ""
+    distwatch_version: str = ""
+    deadlines: dict[str, float] = {}
+
+
+class IdentityConfirmed(Event, frozen=True, kw_only=True):
+    """What torch says once the default process group exists."""
+
+    global_rank: int
+    world_size: int
+    local_rank: int | None = None
+
+
+class IntegrationChanged(Event, frozen=True, kw_only=True):
+    """An integration's honest status: `reason` says why it was skipped or failed."""
+
+    name: str
+    status: Literal["armed", "applied", "skipped", "failed", "removed"]
+    reason: str = ""
+    version: str = ""
+
+
+class StepStarted(Event, frozen=True, kw_only=True):
+    """A supervised call began. The observer judges its deadline; nobody else acts on it."""
+
+    step: int
+    name: str
+    parent: int | None = None
+    deadline_s: float | None = None
+    label: str = ""
+    total: int | None = None
+    site: Site | None = None
+    thread: str = ""
+
+
+class StepProgressed(Event, frozen=True, kw_only=True):
+    step: int
+    done: int
+    total: int | None = None
+    label: str = ""
+
+
+class StepEnded(Event, frozen=True, kw_only=True):
+    step: int
+    error: str | None = None
+
+
+class GroupCreated(Event, frozen=True, kw_only=True):
+    """This process now holds a process group."""
+
+    pg_name: str
+    pg_desc: str = ""
+    backend: str = ""
+    members: tuple[int, ...] = ()
+    timeout_s: float | None = None
+    site: Site | None = None
+
+
+class GroupCalled(Event, frozen=True, kw_only=True):
+    """`new_group` was called, by members and non-members alike: call number `number` of it."""
+
+    number: int
+    members: tuple[int, ...] | None
+    pg_desc: str = ""
+    site: Site | None = None
+
+
+class GroupDestroyed(Event, frozen=True, kw_only=True):
+    pg_name: str
+    """Empty: all of them."""
+
+
+class SiteSeen(Event, frozen=True, kw_only=True):
+    """A call site got a small number, which the operations ring uses."""
+
+    number: int
+    site: Site
+
+
+class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of torch's flight recorder."""
+
+    pg_name: str
+    pg_desc: str = ""
+    seq: int
+    op: str
+    is_p2p: bool = False
+    retired: bool = False
+    state: str = ""
+    input_sizes: tuple[tuple[int, ...], ...] = ()
+    output_sizes: tuple[tuple[int, ...], ...] = ()
+    input_dtypes: tuple[str, ...] = ()
+    created_wall_ns: int = 0
+    timeout_ms: int | None = None
+
+
+class CollectivesDumped(Event, frozen=True, kw_only=True):
+    """The newest entries of the flight recorder, on suspicion or on request."""
+
+    reason: str
+    entries: tuple[Collective, ...] = ()
+    not_observed: str | None = None
+
+
+class ExceptionUncaught(Event, frozen=True, kw_only=True):
+    """An exception left the main thread: the process is about to end with code 1."""
+
+    type_name: str
+    message: str
+    traceback: tuple[str, ...] = ()
+    site: Site | None = None
+    cause: str = ""
+
+
+class ProcessEnding(Event, frozen=True, kw_only=True):
+    """The interpreter is shutting down in an orderly way."""
+
+    reason: str = "exit"
+
+
+class HookFailed(Event, frozen=True, kw_only=True):
+    """A hook raised inside distwatch and switched itself off; the job went on."""
+
+    hook: str
+    error: str
+
+
+class Snapshot(Event, frozen=True, kw_only=True):
+    """What a reader needs to go on when the ring has overwritten older records."""
+
+    started: ProcessStarted
+    confirmed: IdentityConfirmed | None = None
+    integrations: tuple[IntegrationChanged, ...] = ()
+    groups: tuple[GroupCreated, ...] = ()
+    group_calls: tuple[GroupCalled, ...] = ()
+    steps: tuple[tuple[int, StepStarted], ...] = ()
+    """Open steps, each with its start time (ns)."""
+    sites: tuple[SiteSeen, ...] = ()
+    dropped: int = 0
+
+
+# ---- written by an observer, about what it sees from outside -----------------------------
+
+
+class ObserverStarted(Event, frozen=True, kw_only=True):
+    host: str
+    pid: int
+    distwatch_version: str = ""
+    embedded: bool = False
+
+
+class ObserverEnded(Event, frozen=True, kw_only=True):
+    host: str
+    reason: str
+
+
+class Ticked(Event, frozen=True, kw_only=True):
+    """The host's clock moved on: deadlines are judged against the newest time seen."""
+
+    host: str
+
+
+class ProcessSighted(Event, frozen=True, kw_only=True):
+    """A process of the job was seen in the process table."""
+
+    process: str
+    host: str
+    pid: int
+    start_ticks: int
+    ppid: int
+    role: str
+    """rank, launcher, dataloader, child, …"""
+    identity: Identity
+    command: tuple[str, ...] = ()
+    instrumented: bool = False
+
+
+class ProcessSampled(Event, frozen=True, kw_only=True):
+    process: str
+    state: str
+    """The kernel's letter: R, S, D, T, Z, …"""
+    wchan: str = ""
+    syscall: str = ""
+    cpu_s: float | None = None
+    rss_bytes: int | None = None
+    threads: int | None = None
+    blocked_on: str = ""
+    """The file or socket that the main thread's system call is about, where readable."""
+    children: tuple[int, ...] = ()
+
+
+class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far this process is in one process group (sequence numbers of torch, -1: none)."""
+
+    pg_name: str
+    enqueued: int = -1
+    completed: int = -1
+    changed_ns: int = 0
+    """When either number last moved, as the agent's thread saw it (at most one beat late)."""
+    p2p: int = -1
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call of a `ProcessGroup` method from Python, from the operations ring."""
+
+    number: int
+    op: str
+    pg_name: str
+    seq: int = -1
+    """Expected collective sequence number in its group, -1 where it is not known."""
+    site: int = 0
+    entered_ns: int
+    left_ns: int = 0
+    """0: the call has not returned."""
+    numel: int = -1
+    dtype: str = ""
+    peer: int = -1
+
+
+class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The live page of one process, rewritten in place by the agent's thread."""
+
+    beat: int = 0
+    beat_ns: int = 0
+    groups: tuple[GroupProgress, ...] = ()
+    recorder: str = ""
+    """Where the sequence numbers come from, or why there are none."""
+    dropped: int = 0
+
+
+class PulseRead(Event, frozen=True, kw_only=True):
+    process: str
+    pulse: Pulse
+    operations: tuple[Operation, ...] = ()
+
+
+class ExitSeen(Event, frozen=True, kw_only=True):
+    """The process is gone. Code and signal are None where nothing said them."""
+
+    process: str
+    exit_code: int | None = None
+    signal: int | None = None
+    how: str = ""
+    oom_killed: str | None = None
+    """The kernel's or cgroup's words for it, where one said so."""
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    function: str
+    file: str
+    line: int = 0
+    native: bool = False
+
+
+class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thread, outermost frame first."""
+
+    name: str = ""
+    os_thread_id: int | None = None
+    active: bool = False
+    owns_gil: bool = False
+    frames: tuple[Frame, ...] = ()
+
+
+class StackTaken(Event, frozen=True, kw_only=True):
+    process: str
+    threads: tuple[ThreadStack, ...] = ()
+    source: str = "py-spy"
+    error: str | None = None
+    unchanged_since_ns: int | None = None
+    """Since when this observer saw the main thread's frames just so."""
+
+
+class HostSampled(Event, frozen=True, kw_only=True):
+    host: str
+    memory_total: int = 0
+    memory_available: int = 0
+    cgroup_limit: int | None = None
+    cgroup_used: int | None = None
+    oom_kills: int | None = None
+    cpus: int | None = None
+    load: float | None = None
+
+
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pid: int
+    memory_bytes: int | None = None
+    utilization: int | None = None
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One accelerator. None: not reported by its driver."""
+
+    index: int
+    uuid: str = ""
+    name: str = ""
+    memory_total: int | None = None
+    memory_used: int | None = None
+    utilization: int | None = None
+    temperature_c: int | None = None
+    throttle: tuple[str, ...] = ()
+    ecc_uncorrected: int | None = None
+    xid: tuple[int, ...] = ()
+    processes: tuple[DeviceUse, ...] = ()
+
+
+class DevicesSampled(Event, frozen=True, kw_only=True):
+    host: str
+    devices: tuple[Device, ...] = ()
+    not_observed: str | None = None
+
+
+class NotObserved(Event, frozen=True, kw_only=True):
+    """Something could not be seen, and why: missing is not zero."""
+
+    host: str
+    what: str
+    why: str
+    process: str | None = None
+
+
+class FindingsJudged(Event, frozen=True, kw_only=True):
+    """The verdict changed. Kept for the record; viewers derive their own."""
+
+    host: str
+    findings: tuple[Finding, ...] = ()
+    incident: int | None = None
+
+
+AnyEvent = (
+    ProcessStarted
+    | IdentityConfirmed
+    | IntegrationChanged
+    | StepStarted
+    | StepProgressed
+    | StepEnded
+    | GroupCreated
+    | GroupCalled
+    | GroupDestroyed
+    | SiteSeen
+    | CollectivesDumped
+    | ExceptionUncaught
+    | ProcessEnding
+    | HookFailed
+    | Snapshot
+    | ObserverStarted
+    | ObserverEnded
+    | Ticked
+    | ProcessSighted
+    | ProcessSampled
+    | PulseRead
+    | ExitSeen
+    | StackTaken
+    | HostSampled
+    | DevicesSampled
+    | NotObserved
+    | FindingsJudged
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
+_KNOWN = frozenset(_kind(t.__name__) for t in AnyEvent.__args__)
+
+
+def encode_event(event: AnyEvent | UnknownEvent) -> bytes:
+    """An event as msgpack."""
+    if isinstance(event, UnknownEvent):
+        return event.payload
+    return _encoder.encode(event)
+
+
+def decode_event(payload: bytes) -> AnyEvent | UnknownEvent | None:
+    """An event from msgpack; None where the bytes are no event. Never raises on garbage."""
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
+        return _unknown(payload)
+
+
+def _unknown(payload: bytes) -> UnknownEvent | None:
+    try:
+        plain: Any = msgspec.msgpack.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, TypeError):
+        return None
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    # A known kind that does not fit its type is damage or abuse, not a newer version.
+    if not isinstance(kind, str) or kind in _KNOWN:
+        return None
+    return UnknownEvent(kind=kind, payload=payload)

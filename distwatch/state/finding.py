@@ -1,0 +1,46 @@
+"""A finding: what is wrong, whose fault it is, how we know, and what to do.
+
+Field names and codes are the public contract of `report.json`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Severity = Literal["hang", "crash", "warning", "info"]
+Role = Literal["root", "symptom"]
+Source = Literal[
+    "journal", "pulse", "stack", "proc", "store", "flight_recorder", "exit", "operations"
+]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One observed fact. `global_rank` is None where it is about no single rank."""
+
+    source: str
+    text: str
+    global_rank: int | None = None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A diagnosis. `culprit_ranks` never holds a rank that only suffers."""
+
+    code: str
+    severity: Severity
+    summary: str
+    advice: str
+    role: Role = "root"
+    culprit_ranks: tuple[int, ...] = ()
+    waiting_ranks: tuple[int, ...] = ()
+    pg_name: str | None = None
+    pg_desc: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    confidence: float = 1.0
+    """0 to 1: how far the evidence decides. Below 0.5 nobody should act on it alone."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the job cannot go on: what exit code 3 stands for."""
+        return self.severity in ("hang", "crash")

@@ -1,0 +1,154 @@
+"""Who a process is in its job, as its launcher's environment says it.
+
+The environment is a hint: `dist.get_rank()` is the truth once a process group exists
+(the agent then journals `IdentityConfirmed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process's place in the job. `None` means: not said by the launcher."""
+
+    launcher: str = "unknown"
+    launch_id: str | None = None
+    """What the launcher calls this job (TORCHELASTIC_RUN_ID, SLURM_JOB_ID, …)."""
+    restart: int = 0
+    global_rank: int | None = None
+    local_rank: int | None = None
+    node_rank: int | None = None
+    world_size: int | None = None
+    local_world_size: int | None = None
+    master_addr: str | None = None
+    master_port: int | None = None
+    agent_store: bool = False
+    """The launcher hosts the store (TORCHELASTIC_USE_AGENT_STORE), not rank 0."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """`MASTER_ADDR:MASTER_PORT`, or None where one of them is unknown."""
+        if self.master_addr is None or self.master_port is None:
+            return None
+        return f"{self.master_addr}:{self.master_port}"
+
+    @property
+    def single_node(self) -> bool:
+        """True where the launcher says that every rank runs on this node."""
+        return self.world_size is not None and self.local_world_size == self.world_size
+
+
+_FIELDS = ("global_rank", "local_rank", "node_rank", "world_size", "local_world_size")
+
+_LAUNCHERS: tuple[tuple[str, str, tuple[str, str, str, str, str]], ...] = (
+    # launcher, the variable that gives it away, names of _FIELDS
+    (
+        "torchrun",
+        "TORCHELASTIC_RUN_ID",
+        ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ),
+    (
+        "ray",
+        "RAY_RAYLET_PID",
+        ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ),
+    (
+        "deepspeed",
+        "CROSS_SIZE",
+        ("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE"),
+    ),
+    (
+        "accelerate",
+        "ACCELERATE_MIXED_PRECISION",
+        ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ),
+    (
+        "kubeflow",
+        "PET_NNODES",
+        ("RANK", "LOCAL_RANK", "PET_NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ),
+    (
+        "slurm",
+        "SLURM_PROCID",
+        (
+            "SLURM_PROCID",
+            "SLURM_LOCALID",
+            "SLURM_NODEID",
+            "SLURM_NTASKS",
+            "SLURM_NTASKS_PER_NODE",
+        ),
+    ),
+    (
+        "mpi",
+        "OMPI_COMM_WORLD_RANK",
+        (
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+            "OMPI_COMM_WORLD_NODE_RANK",
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ),
+    ),
+    (
+        "mpi",
+        "PMI_RANK",
+        ("PMI_RANK", "MPI_LOCALRANKID", "MPI_NODE_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    ),
+    ("mpi", "PMIX_RANK", ("PMIX_RANK", "LOCAL_RANK", "NODE_RANK", "PMIX_SIZE", "LOCAL_SIZE")),
+    ("env", "RANK", ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")),
+)
+
+
+def identify(environ: Mapping[str, str]) -> Identity:
+    """Reads a process's identity from its launcher's variables.
+
+    torch's own names (RANK, WORLD_SIZE, …) win over the launcher's where both are set: a
+    script under Slurm that exports RANK means it. A value that is no number counts as unset.
+
+    Args:
+        environ: the environment of that process, its own or read from /proc.
+    """
+    own = _LAUNCHERS[-1][2]
+    launcher, names = next(
+        ((name, names) for name, telltale, names in _LAUNCHERS if environ.get(telltale)),
+        ("unknown", own),
+    )
+    values = {
+        field: _first_number(environ, own_name, name)
+        for field, own_name, name in zip(_FIELDS, own, names, strict=True)
+    }
+    return Identity(
+        launcher=launcher,
+        launch_id=_launch_id(environ),
+        restart=_first_number(environ, "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT") or 0,
+        master_addr=environ.get("MASTER_ADDR") or None,
+        master_port=_first_number(environ, "MASTER_PORT"),
+        agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        **values,
+    )
+
+
+def _first_number(environ: Mapping[str, str], *names: str) -> int | None:
+    for name in names:
+        value = environ.get(name, "").strip()
+        if value.isascii() and value.isdigit():
+            return int(value)
+    return None
+
+
+def _launch_id(environ: Mapping[str, str]) -> str | None:
+    elastic = environ.get("TORCHELASTIC_RUN_ID")
+    # torchrun without --rdzv-id calls every job "none": that names nothing.
+    if elastic and elastic != "none":
+        return elastic
+    if job := environ.get("SLURM_JOB_ID"):
+        step = environ.get("SLURM_STEP_ID")
+        return f"slurm-{job}.{step}" if step else f"slurm-{job}"
+    ray_job = environ.get("RAY_JOB_ID")
+    if ray_job and set(ray_job.lower()) != {"f"}:
+        return f"ray-{ray_job}"
+    addr, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
+    return f"{addr}-{port}" if addr and port else None

@@ -1,0 +1,210 @@
+"""`RunState`: everything known about one run, as plain data.
+
+Two kinds of fields, by who wrote the events: what a process said itself comes in the order of
+its own journal; what observers saw are registers, in which the newest sighting wins. That is
+why any interleaving of streams gives the same state.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+
+import msgspec
+
+from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+from distwatch.state.identity import Identity
+
+CLOSED_STEPS_KEPT = 64
+TIMELINE_KEPT = 2000
+
+Stamp = tuple[int, str, int]
+"""(time_ns, stream, seq): a total order of sightings."""
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """A supervised call of one process. Times are CLOCK_MONOTONIC ns of its host."""
+
+    step: int
+    name: str
+    parent: int | None
+    deadline_s: float | None
+    label: str
+    site: ev.Site | None
+    thread: str
+    started_ns: int
+    moved_ns: int
+    """When it last made progress; its start where it never did."""
+    done: int = 0
+    total: int | None = None
+    ended_ns: int | None = None
+    error: str | None = None
+
+
+class Group(msgspec.Struct, kw_only=True):
+    """A process group as one member holds it."""
+
+    pg_name: str
+    pg_desc: str
+    backend: str
+    members: tuple[int, ...]
+    timeout_s: float | None
+    site: ev.Site | None
+    created_ns: int
+    destroyed_ns: int | None = None
+
+
+class Sighting(msgspec.Struct, kw_only=True):
+    """What observers saw of a process from outside; each field is its newest sighting."""
+
+    seen: ev.ProcessSighted | None = None
+    sample: ev.ProcessSampled | None = None
+    pulse: ev.Pulse | None = None
+    operations: tuple[ev.Operation, ...] = ()
+    exit: ev.ExitSeen | None = None
+    exit_ns: int | None = None
+    stack: ev.StackTaken | None = None
+    stack_ns: int | None = None
+    not_observed: dict[str, str] = {}
+    stamps: dict[str, Stamp] = {}
+
+
+class Process(msgspec.Struct, kw_only=True):
+    """One process of the run, instrumented or only seen."""
+
+    key: str
+    started: ev.ProcessStarted | None = None
+    started_ns: int | None = None
+    confirmed: ev.IdentityConfirmed | None = None
+    integrations: dict[str, ev.IntegrationChanged] = {}
+    steps: dict[int, Step] = {}
+    groups: dict[str, Group] = {}
+    group_calls: list[ev.GroupCalled] = []
+    sites: dict[int, ev.Site] = {}
+    collectives: ev.CollectivesDumped | None = None
+    collectives_ns: int | None = None
+    exception: ev.ExceptionUncaught | None = None
+    exception_ns: int | None = None
+    ending: ev.ProcessEnding | None = None
+    ending_ns: int | None = None
+    hook_failures: dict[str, str] = {}
+    last_seq: int = 0
+    last_ns: int = 0
+    gaps: int = 0
+    """Records known to be lost between two that were read."""
+    outside: Sighting = msgspec.field(default_factory=Sighting)
+
+    @property
+    def identity(self) -> Identity:
+        """What its own environment said, or what was read of it from outside."""
+        if self.started is not None:
+            return self.started.identity
+        if self.outside.seen is not None:
+            return self.outside.seen.identity
+        return Identity()
+
+    @property
+    def global_rank(self) -> int | None:
+        """torch's word where it was heard, else the environment's."""
+        return self.confirmed.global_rank if self.confirmed else self.identity.global_rank
+
+    @property
+    def world_size(self) -> int | None:
+        return self.confirmed.world_size if self.confirmed else self.identity.world_size
+
+    @property
+    def host(self) -> str:
+        source = self.started or self.outside.seen
+        return source.host if source else self.key.rpartition("-")[0]
+
+    @property
+    def pid(self) -> int:
+        source = self.started or self.outside.seen
+        return source.pid if source else 0
+
+    @property
+    def ppid(self) -> int:
+        source = self.started or self.outside.seen
+        return source.ppid if source else 0
+
+    @property
+    def role(self) -> str:
+        """rank, launcher, dataloader, child, other."""
+        if self.confirmed is not None:
+            return "rank"
+        source = self.started or self.outside.seen
+        return source.role if source else "other"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        source = self.started or self.outside.seen
+        return source.command if source else ()
+
+    @property
+    def instrumented(self) -> bool:
+        """Whether an agent speaks from inside it."""
+        return self.started is not None
+
+    @property
+    def ended_ns(self) -> int | None:
+        """When it was seen gone; None while it lives or nobody looked."""
+        return self.outside.exit_ns
+
+    def open_steps(self) -> list[Step]:
+        """Steps that have not ended, outermost first."""
+        steps = [step for step in self.steps.values() if step.ended_ns is None]
+        return sorted(steps, key=lambda step: step.step)
+
+
+class Host(msgspec.Struct, kw_only=True):
+    """One machine of the run."""
+
+    host: str
+    now_ns: int = 0
+    """The newest time that any event of this host carries: the clock of diagnosis."""
+    wall_offset_ns: int = 0
+    sample: ev.HostSampled | None = None
+    devices: ev.DevicesSampled | None = None
+    observers: dict[str, ev.ObserverStarted] = {}
+    not_observed: dict[str, str] = {}
+    stamps: dict[str, Stamp] = {}
+
+
+class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A notable event, ordered by host time, then by stream and place in it."""
+
+    time_ns: int
+    stream: str
+    seq: int
+    host: str
+    process: str
+    event: ev.AnyEvent | ev.UnknownEvent
+
+    @property
+    def stamp(self) -> Stamp:
+        return (self.time_ns, self.stream, self.seq)
+
+
+class RunState(msgspec.Struct, kw_only=True):
+    """One run. Changed by `reduce` alone, read by everything else."""
+
+    run_id: str = ""
+    processes: dict[str, Process] = {}
+    hosts: dict[str, Host] = {}
+    judged: ev.FindingsJudged | None = None
+    judged_stamp: Stamp = (0, "", 0)
+    streams: dict[str, int] = {}
+    """The last sequence number read of each observer's stream."""
+    timeline: list[TimelineEntry] = []
+    unknown_events: int = 0
+
+    @property
+    def recorded_findings(self) -> tuple[Finding, ...]:
+        """The verdict as an observer last wrote it."""
+        return self.judged.findings if self.judged else ()
+
+    def remember(self, entry: TimelineEntry) -> None:
+        """Keeps the newest TIMELINE_KEPT entries, whatever order they arrive in."""
+        insort(self.timeline, entry, key=lambda e: e.stamp)
+        if len(self.timeline) > TIMELINE_KEPT:
+            del self.timeline[0]

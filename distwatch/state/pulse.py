@@ -1,0 +1,89 @@
+"""The pulse file's bytes: one seqlocked page, a name table and a ring of operations.
+
+The agent writes it in place, readers map it and never disturb the writer:
+
+    0      seqlock u64 (odd: being written) · length u32 · crc32 u32 · msgpack `Pulse`
+    8192   the operations ring: SLOTS slots of SLOT_SIZE bytes
+    …      the name table of the ring's strings: a u32 length, then `name\\n` …
+
+An operation's slot is valid where both of its numbers agree: the first is written before
+the body and the last after it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import msgspec
+
+from distwatch.state.events import Operation, Pulse
+
+PAGE_SIZE = 8192
+PAGE_HEAD = struct.Struct("<QII")
+SLOTS = 128
+# number · entered · left · seq · numel · site · op · group · dtype · peer · number again
+SLOT = struct.Struct("<QQQqqIHHHxxiQ")
+SLOT_SIZE = 64
+LEFT_OFFSET = 16
+NAMES_OFFSET = PAGE_SIZE + SLOTS * SLOT_SIZE
+NAMES_SIZE = 16 * 1024
+FILE_SIZE = NAMES_OFFSET + NAMES_SIZE
+
+assert SLOT.size <= SLOT_SIZE
+
+
+def encode_page(pulse: Pulse) -> bytes | None:
+    """Length, crc and body, to be written after the seqlock; None where it does not fit."""
+    body = msgspec.msgpack.encode(pulse)
+    if len(body) > PAGE_SIZE - PAGE_HEAD.size:
+        return None
+    return struct.pack("<II", len(body), zlib.crc32(body)) + body
+
+
+def decode_page(page: bytes) -> Pulse | None:
+    """The pulse of a page; None where it is torn, empty or damaged. Never raises."""
+    if len(page) < PAGE_HEAD.size:
+        return None
+    lock, length, crc = PAGE_HEAD.unpack_from(page)
+    body = page[PAGE_HEAD.size : PAGE_HEAD.size + length]
+    if lock % 2 or len(body) != length or zlib.crc32(body) != crc or not body:
+        return None
+    try:
+        return msgspec.msgpack.decode(body, type=Pulse)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def decode_operations(content: bytes) -> tuple[Operation, ...]:
+    """The ring's whole operations, oldest first. Never raises."""
+    if len(content) < FILE_SIZE:
+        return ()
+    names = _decode_names(content)
+    found: list[Operation] = []
+    for slot in range(SLOTS):
+        fields = SLOT.unpack_from(content, PAGE_SIZE + slot * SLOT_SIZE)
+        number, entered, left, seq, numel, site, op, group, dtype, peer, again = fields
+        if not number or number != again or max(op, group, dtype) >= len(names):
+            continue
+        found.append(
+            Operation(
+                number=number,
+                op=names[op],
+                pg_name=names[group],
+                seq=seq,
+                site=site,
+                entered_ns=entered,
+                left_ns=left,
+                numel=numel,
+                dtype=names[dtype],
+                peer=peer,
+            )
+        )
+    return tuple(sorted(found, key=lambda operation: operation.number))
+
+
+def _decode_names(content: bytes) -> list[str]:
+    (length,) = struct.unpack_from("<I", content, NAMES_OFFSET)
+    table = content[NAMES_OFFSET + 4 : NAMES_OFFSET + 4 + min(length, NAMES_SIZE - 4)]
+    return table.decode("utf-8", "replace").split("\n")[:-1]

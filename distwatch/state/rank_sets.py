@@ -1,0 +1,16 @@
+"""Sets of ranks as people write them: `0-2,5`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def format_ranks(ranks: Iterable[int]) -> str:
+    """`(0, 1, 2, 5)` → `0-2,5`; '' for none."""
+    runs: list[list[int]] = []
+    for member in sorted(set(ranks)):
+        if runs and member == runs[-1][1] + 1:
+            runs[-1][1] = member
+        else:
+            runs.append([member, member])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

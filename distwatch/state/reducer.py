@@ -1,0 +1,358 @@
+"""The one function that changes a `RunState`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distwatch.state import events as ev
+from distwatch.state.frames import FileHeader
+from distwatch.state.model import (
+    CLOSED_STEPS_KEPT,
+    Group,
+    Host,
+    Process,
+    RunState,
+    Step,
+    TimelineEntry,
+)
+
+_QUIET = (
+    ev.Ticked,
+    ev.PulseRead,
+    ev.ProcessSampled,
+    ev.HostSampled,
+    ev.DevicesSampled,
+    ev.SiteSeen,
+)
+
+
+def reduce(
+    state: RunState,
+    header: FileHeader,
+    seq: int,
+    time_ns: int,
+    event: ev.AnyEvent | ev.UnknownEvent,
+) -> None:
+    """Folds one event of one stream into the state.
+
+    Records of a stream must come in its own order; streams may interleave in any way, and a
+    record that was read before changes nothing.
+
+    Args:
+        header: the stream that the event was read from.
+        seq: its place in that stream, from 1; 0 for what is never journaled (a live pulse).
+        time_ns: CLOCK_MONOTONIC of the stream's host.
+    """
+    if seq and not _advance(state, header, seq, time_ns, event):
+        return
+    host = _host(state, header.host)
+    host.now_ns = max(host.now_ns, time_ns)
+    # A host has one clock, whichever of its streams is read first.
+    host.wall_offset_ns = max(host.wall_offset_ns, header.wall_offset_ns)
+    if isinstance(event, ev.UnknownEvent):
+        state.unknown_events += 1
+    elif handler := _OUTSIDE.get(type(event)):
+        handler(state, (time_ns, header.stream, seq), event)
+    else:
+        _INSIDE[type(event)](_process(state, header.stream), time_ns, event)
+    if seq and not isinstance(event, _QUIET):
+        state.remember(
+            TimelineEntry(
+                time_ns=time_ns,
+                stream=header.stream,
+                seq=seq,
+                host=header.host,
+                process=getattr(event, "process", None) or header.stream,
+                event=event,
+            )
+        )
+
+
+def _advance(
+    state: RunState,
+    header: FileHeader,
+    seq: int,
+    time_ns: int,
+    event: ev.AnyEvent | ev.UnknownEvent,
+) -> bool:
+    """Moves the stream's cursor; False for what was read before."""
+    last = state.streams.get(header.stream, 0)
+    if seq <= last:
+        return False
+    state.streams[header.stream] = seq
+    if type(event) in _INSIDE:
+        process = _process(state, header.stream)
+        # A snapshot says itself what came before it.
+        if last and seq > last + 1 and not isinstance(event, ev.Snapshot):
+            process.gaps += seq - last - 1
+        process.last_seq = seq
+        process.last_ns = max(process.last_ns, time_ns)
+    return True
+
+
+def _process(state: RunState, key: str) -> Process:
+    process = state.processes.get(key)
+    if process is None:
+        process = state.processes[key] = Process(key=key)
+    return process
+
+
+def _host(state: RunState, name: str) -> Host:
+    host = state.hosts.get(name)
+    if host is None:
+        host = state.hosts[name] = Host(host=name)
+    return host
+
+
+# ---- what a process says of itself ---------------------------------------------------------
+
+
+def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -> None:
+    process.started, process.started_ns = event, time_ns
+
+
+def _identity_confirmed(process: Process, _: int, event: ev.IdentityConfirmed) -> None:
+    process.confirmed = event
+
+
+def _integration_changed(process: Process, _: int, event: ev.IntegrationChanged) -> None:
+    process.integrations[event.name] = event
+
+
+def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None:
+    process.steps[event.step] = Step(
+        step=event.step,
+        name=event.name,
+        parent=event.parent,
+        deadline_s=event.deadline_s,
+        label=event.label,
+        site=event.site,
+        thread=event.thread,
+        total=event.total,
+        started_ns=time_ns,
+        moved_ns=time_ns,
+    )
+
+
+def _step_progressed(process: Process, time_ns: int, event: ev.StepProgressed) -> None:
+    step = process.steps.get(event.step)
+    if step is None:
+        return
+    step.done, step.moved_ns = event.done, time_ns
+    step.total = event.total if event.total is not None else step.total
+    step.label = event.label or step.label
+    _touch_parents(process, step, time_ns)
+
+
+def _touch_parents(process: Process, step: Step, time_ns: int) -> None:
+    parent = process.steps.get(step.parent) if step.parent is not None else None
+    while parent is not None and parent.moved_ns < time_ns:
+        parent.moved_ns = time_ns
+        parent = process.steps.get(parent.parent) if parent.parent is not None else None
+
+
+def _step_ended(process: Process, time_ns: int, event: ev.StepEnded) -> None:
+    step = process.steps.get(event.step)
+    if step is None:
+        return
+    step.ended_ns, step.error = time_ns, event.error
+    _touch_parents(process, step, time_ns)
+    closed = [number for number, kept in process.steps.items() if kept.ended_ns is not None]
+    for number in sorted(closed)[:-CLOSED_STEPS_KEPT]:
+        del process.steps[number]
+
+
+def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> None:
+    process.groups[event.pg_name] = Group(
+        pg_name=event.pg_name,
+        pg_desc=event.pg_desc,
+        backend=event.backend,
+        members=event.members,
+        timeout_s=event.timeout_s,
+        site=event.site,
+        created_ns=time_ns,
+    )
+
+
+def _group_called(process: Process, _: int, event: ev.GroupCalled) -> None:
+    if all(call.number != event.number for call in process.group_calls):
+        process.group_calls.append(event)
+
+
+def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -> None:
+    for group in process.groups.values():
+        if event.pg_name in ("", group.pg_name) and group.destroyed_ns is None:
+            group.destroyed_ns = time_ns
+    if not event.pg_name:
+        process.group_calls.clear()
+
+
+def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
+    process.sites[event.number] = event.site
+
+
+def _collectives_dumped(process: Process, time_ns: int, event: ev.CollectivesDumped) -> None:
+    process.collectives, process.collectives_ns = event, time_ns
+
+
+def _exception_uncaught(process: Process, time_ns: int, event: ev.ExceptionUncaught) -> None:
+    process.exception, process.exception_ns = event, time_ns
+
+
+def _process_ending(process: Process, time_ns: int, event: ev.ProcessEnding) -> None:
+    process.ending, process.ending_ns = event, time_ns
+
+
+def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
+    process.hook_failures[event.hook] = event.error
+
+
+def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
+    if process.started is None:
+        _process_started(process, time_ns, event.started)
+    if event.confirmed is not None:
+        process.confirmed = event.confirmed
+    for integration in event.integrations:
+        process.integrations[integration.name] = integration
+    for group in event.groups:
+        if group.pg_name not in process.groups:
+            _group_created(process, time_ns, group)
+    for call in event.group_calls:
+        _group_called(process, time_ns, call)
+    for started_ns, step in event.steps:
+        if step.step not in process.steps:
+            _step_started(process, started_ns, step)
+    for site in event.sites:
+        process.sites[site.number] = site.site
+    still_open = {step.step for _, step in event.steps}
+    for kept in process.open_steps():
+        if kept.step not in still_open:
+            kept.ended_ns = time_ns
+
+
+# ---- what observers see from outside ---------------------------------------------------------
+
+Stamp = tuple[int, str, int]
+
+
+def _newest(stamps: dict[str, Stamp], field: str, stamp: Stamp) -> bool:
+    if stamps.get(field, (-1, "", -1)) >= stamp:
+        return False
+    stamps[field] = stamp
+    return True
+
+
+def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) -> None:
+    outside = _process(state, event.process).outside
+    if _newest(outside.stamps, "seen", stamp):
+        outside.seen = event
+
+
+def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) -> None:
+    outside = _process(state, event.process).outside
+    if _newest(outside.stamps, "sample", stamp):
+        outside.sample = event
+
+
+def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
+    outside = _process(state, event.process).outside
+    # A pulse is as new as its beat, not as its reading; a frozen page has still newer
+    # operations than the last reading of it.
+    order = (
+        event.pulse.beat_ns,
+        "",
+        max((op.left_ns or op.entered_ns for op in event.operations), default=0),
+    )
+    if _newest(outside.stamps, "pulse", order):
+        outside.pulse, outside.operations = event.pulse, event.operations
+
+
+def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
+    outside = _process(state, event.process).outside
+    # The first sighting of an end is the nearest to it; one that knows the status wins.
+    knows = event.exit_code is not None or event.signal is not None
+    order = (int(knows), "", -stamp[0])
+    if _newest(outside.stamps, "exit", order):
+        outside.exit = event
+    outside.exit_ns = min(outside.exit_ns or stamp[0], stamp[0])
+
+
+def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
+    outside = _process(state, event.process).outside
+    # A dump that failed must not hide the last one that did not.
+    if event.threads and _newest(outside.stamps, "stack", stamp):
+        outside.stack, outside.stack_ns = event, stamp[0]
+    elif not event.threads and _newest(outside.stamps, "not_observed:stack", stamp):
+        outside.not_observed["stack"] = event.error or "no threads"
+
+
+def _observer_started(state: RunState, stamp: Stamp, event: ev.ObserverStarted) -> None:
+    _host(state, event.host).observers[stamp[1]] = event
+
+
+def _observer_ended(state: RunState, stamp: Stamp, event: ev.ObserverEnded) -> None:
+    host = _host(state, event.host)
+    if _newest(host.stamps, "observer_ended", stamp):
+        host.not_observed["observer"] = event.reason
+
+
+def _ticked(state: RunState, _: Stamp, event: ev.Ticked) -> None:
+    _host(state, event.host)
+
+
+def _host_sampled(state: RunState, stamp: Stamp, event: ev.HostSampled) -> None:
+    host = _host(state, event.host)
+    if _newest(host.stamps, "sample", stamp):
+        host.sample = event
+
+
+def _devices_sampled(state: RunState, stamp: Stamp, event: ev.DevicesSampled) -> None:
+    host = _host(state, event.host)
+    if _newest(host.stamps, "devices", stamp):
+        host.devices = event
+
+
+def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
+    place = _process(state, event.process).outside if event.process else _host(state, event.host)
+    if _newest(place.stamps, f"not_observed:{event.what}", stamp):
+        place.not_observed[event.what] = event.why
+
+
+def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
+    if stamp > state.judged_stamp:
+        state.judged, state.judged_stamp = event, stamp
+
+
+_INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
+    ev.ProcessStarted: _process_started,
+    ev.IdentityConfirmed: _identity_confirmed,
+    ev.IntegrationChanged: _integration_changed,
+    ev.StepStarted: _step_started,
+    ev.StepProgressed: _step_progressed,
+    ev.StepEnded: _step_ended,
+    ev.GroupCreated: _group_created,
+    ev.GroupCalled: _group_called,
+    ev.GroupDestroyed: _group_destroyed,
+    ev.SiteSeen: _site_seen,
+    ev.CollectivesDumped: _collectives_dumped,
+    ev.ExceptionUncaught: _exception_uncaught,
+    ev.ProcessEnding: _process_ending,
+    ev.HookFailed: _hook_failed,
+    ev.Snapshot: _snapshot,
+}
+
+_OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
+    ev.ObserverStarted: _observer_started,
+    ev.ObserverEnded: _observer_ended,
+    ev.Ticked: _ticked,
+    ev.ProcessSighted: _process_sighted,
+    ev.ProcessSampled: _process_sampled,
+    ev.PulseRead: _pulse_read,
+    ev.ExitSeen: _exit_seen,
+    ev.StackTaken: _stack_taken,
+    ev.HostSampled: _host_sampled,
+    ev.DevicesSampled: _devices_sampled,
+    ev.NotObserved: _not_observed,
+    ev.FindingsJudged: _findings_judged,
+}

@@ -1,0 +1,360 @@
+"""The verdict on recorded jobs: right code, right culprits, root before symptom, no victim blamed."""
+
+from __future__ import annotations
+
+import pytest
+from distwatch.diagnosis import diagnose
+from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+
+from tests.diagnosis.recorded import READING, WAITING, RecordedJob, frame, hung_job
+
+PEER_LOST = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"
+
+
+def blamed(findings: list[Finding]) -> set[int]:
+    return {rank for finding in findings if finding.blocks for rank in finding.culprit_ranks}
+
+
+def root(findings: list[Finding]) -> Finding:
+    assert findings, "nothing was found"
+    assert findings[0].role == "root"
+    return findings[0]
+
+
+@pytest.mark.parametrize(("world", "culprit"), [(2, 1), (4, 2), (8, 0)])
+def test_a_rank_that_never_enters_a_collective(world: int, culprit: int) -> None:
+    findings = diagnose(hung_job(world, culprit).state)
+    verdict = root(findings)
+    assert verdict.code == "collective.rank_missing"
+    assert verdict.culprit_ranks == (culprit,)
+    assert verdict.waiting_ranks == tuple(r for r in range(world) if r != culprit)
+    assert "data.py:42 in read_shard" in verdict.summary
+    assert "all_reduce #5 of default_pg" in verdict.summary
+
+
+def test_within_the_deadline_nothing_is_found() -> None:
+    assert diagnose(hung_job(waited=9.0).state) == []
+
+
+def test_torchs_own_timeout_shortens_the_deadline() -> None:
+    job = RecordedJob(2)
+    job.start(0, 1)
+    job.initialize(0, 1)
+    for rank in (0, 1):
+        job.hold(rank, "0", (0, 1), desc="default_pg", timeout_s=6.0)
+    job.pulse(0, at=15, groups={"0": (1, -1, 10.0)})
+    job.pulse(1, at=15, groups={"0": (-1, -1, 0.0)})
+    job.tick(15)
+    assert root(diagnose(job.state)).culprit_ranks == (1,)
+
+
+def test_a_stopped_rank_explains_those_who_wait_for_it() -> None:
+    job = hung_job()
+    job.sample(2, 30.5, "T")
+    findings = diagnose(job.state)
+    assert root(findings).code == "process.stopped"
+    assert root(findings).waiting_ranks == (0, 1, 3)
+    assert {f.role for f in findings[1:]} <= {"symptom"}
+    assert blamed(findings) == {2}
+
+
+def test_a_held_gil_is_told_by_the_heartbeat_and_the_stack() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.pulse(0, at=30, groups={"0": (5, 4, 10.0)})
+    job.pulse(1, at=10, groups={"0": (4, 4, 9.0)})
+    native = (frame("main", "/job/train.py", 3), frame("native_sleep", "/job/train.py", 30))
+    job.stack(1, 30, native, owns_gil=True)
+    job.sample(1, 30, "S")
+    job.tick(30)
+    findings = diagnose(job.state)
+    assert root(findings).code == "process.gil_held"
+    assert blamed(findings) == {1}
+    assert "native_sleep" in root(findings).summary + root(findings).evidence[1].text
+
+
+def test_an_uncaught_exception_is_the_root_and_its_peers_are_victims() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    job.fail(1, 20.0, "ValueError", "bad batch")
+    for rank in (0, 2):
+        job.fail(rank, 20.1, "torch.distributed.DistBackendError", PEER_LOST)
+        job.exit(rank, 20.4, code=1)
+    job.exit(1, 20.6, code=1)
+    findings = diagnose(job.state)
+    assert root(findings).code == "process.exited"
+    assert root(findings).culprit_ranks == (1,)
+    assert root(findings).waiting_ranks == (0, 2)
+    assert "ValueError at train.py:7 in step: bad batch" in root(findings).summary
+    assert blamed(findings) == {1}
+
+
+def test_the_same_exception_on_all_ranks_is_one_finding() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank in (0, 1):
+        job.fail(rank, 20.0 + rank, "ValueError", "same bug")
+        job.exit(rank, 22.0, code=1)
+    findings = diagnose(job.state)
+    assert [f.culprit_ranks for f in findings] == [(0, 1)]
+
+
+def test_a_killed_rank_and_its_victims() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    job.exit(1, 20.0, signal=9)
+    job.fail(0, 20.2, "RuntimeError", PEER_LOST)
+    job.exit(0, 20.5, code=1)
+    job.exit(2, 21.0, signal=15)  # torchrun ends the rest
+    findings = diagnose(job.state)
+    assert root(findings).code == "process.killed"
+    assert root(findings).culprit_ranks == (1,)
+    assert blamed(findings) == {1}
+    assert "SIGKILL" in root(findings).summary
+
+
+def test_oom_only_where_the_kernel_says_so() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.exit(1, 20.0, signal=9, oom_killed="memory.events: oom_kill 0 → 1")
+    assert root(diagnose(job.state)).code == "process.oom_killed"
+
+
+def test_ranks_that_end_well_at_different_times_are_no_finding() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    for rank in range(3):
+        job.pulse(rank, at=19, groups={"0": (5, 5, 18.0)})
+        job.exit(rank, 20.0 + 5 * rank, code=0)
+        job.tick(21.0 + 5 * rank)
+        assert diagnose(job.state) == []
+
+
+def test_a_rank_that_ends_well_but_too_early_is_the_culprit() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.pulse(0, at=21, groups={"0": (5, 4, 20.0)})
+    job.pulse(1, at=19, groups={"0": (4, 4, 18.0)})
+    job.exit(1, 19.5, code=0)
+    job.tick(21)
+    findings = diagnose(job.state)
+    assert root(findings).code == "process.exited"
+    assert blamed(findings) == {1}
+
+
+def test_a_job_ended_by_sigterm_is_no_crash() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.exit(0, 20.0, signal=15)
+    job.exit(1, 20.1, signal=15)
+    assert blamed(diagnose(job.state)) == set()
+
+
+def test_a_hang_that_was_cleared_away_with_sigkill_stays_the_verdict() -> None:
+    job = hung_job()
+    for rank in range(4):
+        job.exit(rank, 30.1 + rank / 100, signal=9)
+    findings = diagnose(job.state)
+    assert root(findings).code == "collective.rank_missing"
+    assert blamed(findings[:1]) == {2}
+    assert all(f.role == "symptom" for f in findings[1:])
+
+
+def test_ranks_that_never_started() -> None:
+    job = RecordedJob(4)
+    job.start(0, 1)
+    for rank in (0, 1):
+        job.begin(rank, 1, "init_process_group", 1.0)
+    job.tick(5.0)
+    assert diagnose(job.state) == []
+    job.tick(12.0)
+    findings = diagnose(job.state)
+    assert root(findings).code == "rendezvous.rank_never_started"
+    assert root(findings).culprit_ranks == (2, 3)
+    assert root(findings).waiting_ranks == (0, 1)
+
+
+def test_on_many_nodes_an_unseen_rank_may_be_elsewhere() -> None:
+    job = RecordedJob(4, single_node=False)
+    job.start(0, 1)
+    job.begin(0, 1, "init_process_group", 1.0)
+    job.begin(1, 1, "init_process_group", 1.0)
+    job.tick(20.0)
+    assert root(diagnose(job.state)).confidence < 0.9
+
+
+def test_a_rank_that_died_before_it_arrived_is_known_at_once() -> None:
+    job = RecordedJob(2)
+    job.start(0, 1)
+    job.begin(0, 1, "init_process_group", 1.0)
+    job.fail(1, 2.0, "ImportError", "no module named foo")
+    job.exit(1, 2.1, code=1)
+    findings = diagnose(job.state)
+    assert root(findings).code == "rendezvous.rank_died"
+    assert blamed(findings) == {1}
+    assert "ImportError" in root(findings).summary
+
+
+def test_a_rank_that_is_alive_but_elsewhere() -> None:
+    job = RecordedJob(2)
+    job.start(0, 1)
+    job.begin(0, 1, "init_process_group", 1.0)
+    job.stack(1, 11.0, READING)
+    job.tick(12.0)
+    findings = diagnose(job.state)
+    assert root(findings).code == "rendezvous.rank_missing"
+    assert blamed(findings) == {1}
+    assert "data.py:42 in read_shard" in root(findings).summary
+
+
+def test_after_torchs_timeout_the_missing_rank_is_still_named() -> None:
+    job = RecordedJob(3)
+    job.start(0, 1)
+    for rank in (0, 1):
+        job.begin(rank, 1, "init_process_group", 1.0)
+        job.say(rank, 6.0, ev.StepEnded(step=1, error="DistStoreError: Timed out after 6 seconds"))
+        job.fail(rank, 6.0, "torch.distributed.DistStoreError", "Timed out after 6 seconds")
+        job.exit(rank, 6.5, code=1)
+    findings = diagnose(job.state)
+    assert root(findings).code == "rendezvous.rank_never_started"
+    assert blamed(findings) == {2}
+
+
+def test_new_group_that_only_one_rank_calls() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.say(0, 2.0, ev.GroupCalled(number=1, members=(0, 1)))
+    job.begin(0, 2, "new_group #1", 2.0)
+    job.pulse(0, at=20, groups={"0": (0, 0, 2.0)})
+    job.pulse(
+        1, at=20, groups={"0": (1, -1, 2.0)}, operations=(job.operation(1, "barrier", 1, at=2),)
+    )
+    job.stack(1, 20, WAITING)
+    job.tick(20)
+    findings = diagnose(job.state)
+    assert root(findings).code == "group.call_missing"
+    assert root(findings).culprit_ranks == (1,)
+    assert blamed(findings) == {1}, "rank 0 waits itself and is a victim of the barrier's wait"
+
+
+def test_different_operations_under_one_number() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    for rank in range(3):
+        op = "broadcast" if rank == 1 else "allreduce"
+        inside = job.operation(rank, op, 3, at=10, site=1)
+        job.say(
+            rank, 10, ev.SiteSeen(number=1, site=ev.Site(file="/job/t.py", line=rank, function="f"))
+        )
+        job.pulse(rank, at=12, groups={"0": (3, 2, 10.0)}, operations=(inside,))
+    job.tick(12)
+    verdict = root(diagnose(job.state))
+    assert verdict.code == "collective.op_mismatch"
+    assert verdict.culprit_ranks == (1,)
+    assert any("/job/t.py:1" in e.text for e in verdict.evidence)
+    assert any("/job/t.py:0" in e.text for e in verdict.evidence)
+
+
+def test_two_that_differ_are_both_named_with_less_confidence() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank, op in enumerate(("allgather", "barrier")):
+        job.pulse(
+            rank, at=12, groups={"0": (3, 2, 10.0)}, operations=(job.operation(rank, op, 3, at=10),)
+        )
+    job.tick(12)
+    verdict = root(diagnose(job.state))
+    assert verdict.code == "collective.op_mismatch"
+    assert verdict.culprit_ranks == (0, 1)
+    assert verdict.confidence < 0.9
+
+
+def test_a_mismatch_that_aborts_explains_the_deaths() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank, numel in enumerate((100, 200)):
+        inside = job.operation(rank, "allreduce", 1, at=10, numel=numel)
+        job.pulse(rank, at=10.2, groups={"0": (1, -1, 10.0)}, operations=(inside,))
+    job.exit(0, 10.5, signal=6)
+    job.fail(1, 10.6, "RuntimeError", PEER_LOST)
+    job.exit(1, 10.8, code=1)
+    findings = diagnose(job.state)
+    assert root(findings).code == "collective.shape_mismatch"
+    assert all(f.role == "symptom" for f in findings[1:])
+
+
+def test_a_load_without_progress() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.begin(1, 5, "from_pretrained", 5.0, label="/models/llama")
+    job.begin(1, 6, "shards", 6.0, parent=5, total=7)
+    job.say(1, 8.0, ev.StepProgressed(step=6, done=3, total=7, label="model-00003.safetensors"))
+    job.pulse(0, at=20, groups={"0": (1, -1, 6.0)})
+    job.pulse(1, at=8, groups={"0": (0, 0, 2.0)})
+    job.sample(
+        1,
+        20,
+        "D",
+        wchan="folio_wait_bit_common",
+        blocked_on="/models/llama/model-00003.safetensors",
+    )
+    job.tick(20)
+    findings = diagnose(job.state)
+    assert root(findings).code == "load.stalled"
+    assert blamed(findings) == {1}
+    assert "3 of 7" in root(findings).summary
+    assert "model-00003.safetensors" in root(findings).summary
+
+
+def test_a_slow_load_that_moves_is_no_finding() -> None:
+    job = RecordedJob(1)
+    job.initialize(0)
+    job.begin(0, 5, "from_pretrained", 5.0)
+    job.begin(0, 6, "shards", 6.0, parent=5, total=70)
+    for shard in range(60):
+        job.say(0, 6.0 + 20 * shard, ev.StepProgressed(step=6, done=shard, total=70))
+        job.tick(6.0 + 20 * shard + 19)
+        assert diagnose(job.state) == []
+
+
+def test_a_rank_without_distwatch_is_named_by_elimination_and_less_surely() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 2)
+    job.sight(1, 2.0)
+    for rank in (0, 2):
+        job.pulse(rank, at=30, groups={"0": (5, 4, 10.0)})
+    job.stack(1, 29.0, READING)
+    job.tick(30)
+    verdict = root(diagnose(job.state))
+    assert verdict.code == "collective.rank_missing"
+    assert verdict.culprit_ranks == (1,)
+    assert verdict.confidence <= 0.6
+    assert any("without distwatch" in e.text for e in verdict.evidence)
+
+
+def test_a_job_without_agents_is_judged_by_its_stacks() -> None:
+    job = RecordedJob(3)
+    for rank in range(3):
+        job.sight(rank, 1.0)
+        thread = ev.ThreadStack(name="MainThread", frames=READING if rank == 2 else WAITING)
+        taken = ev.StackTaken(
+            process=job.key(rank), threads=(thread,), unchanged_since_ns=2_000_000_000
+        )
+        job.see(5.0, taken)
+    job.tick(8.0)
+    assert diagnose(job.state) == []
+    job.tick(20.0)
+    verdict = root(diagnose(job.state))
+    assert verdict.code == "collective.rank_missing"
+    assert verdict.culprit_ranks == (2,)
+
+
+def test_a_healthy_job_has_no_findings() -> None:
+    job = RecordedJob(4)
+    job.initialize(*range(4))
+    for second in range(2, 60):
+        for rank in range(4):
+            job.pulse(rank, at=second, groups={"0": (second, second - 1, second - 0.2)})
+        job.tick(second)
+        assert diagnose(job.state) == []
