@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from distwatch.agent.ptrace import allow_tracing_by, yama_asks_for_consent
 from distwatch.runfolder import RunFolder
 from distwatch.settings import Settings
 
@@ -29,6 +30,7 @@ class ObserverStart:
         self._wanted = settings.observer == "auto"
         self._next_check = 0.0
         self._tries = 0
+        self._allowed: int | None = None
 
     def ensure(self) -> None:
         """Spawns an observer, detached, where none runs. Called by the agent's thread only."""
@@ -36,7 +38,8 @@ class ObserverStart:
         if not self._wanted or now < self._next_check or self._tries >= TRIES:
             return
         self._next_check = now + CHECK_EVERY_S
-        if self._runs():
+        if (observer := self._observer_pid()) is not None:
+            self._consent(observer)
             return
         # All ranks of a node find at once that nobody observes: one of them acts.
         gate = os.open(
@@ -56,14 +59,20 @@ class ObserverStart:
         finally:
             os.close(gate)
 
-    def _runs(self) -> bool:
+    def _observer_pid(self) -> int | None:
         try:
             with open(self._folder.lock, "rb") as file:
                 pid = int(file.read(32).split()[0])
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                return b"distwatch" in file.read()
+                return pid if b"distwatch" in file.read() else None
         except (OSError, ValueError, IndexError):
-            return False
+            return None
+
+    def _consent(self, observer: int) -> None:
+        if observer != self._allowed:
+            self._allowed = observer
+            if yama_asks_for_consent():
+                allow_tracing_by(observer)
 
     def _spawn(self) -> None:
         environ = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

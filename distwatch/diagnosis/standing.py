@@ -124,12 +124,10 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
         return "waiting", _wait_text(job, process, wait.pg_name, wait.seq), since
     if not process.instrumented:
         inside = job.in_collective_by_stack(process)
-        since = process.outside.stack.unchanged_since_ns if process.outside.stack else None
-        return (
-            ("waiting", f"{inside} (by its stack)", since)
-            if inside
-            else ("running", "without distwatch", since)
-        )
+        unchanged = process.outside.stack.unchanged_since_ns if process.outside.stack else None
+        if inside:
+            return "waiting", f"{inside} (by its stack)", unchanged
+        return "running", "without distwatch", unchanged
     moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
     if not process.confirmed and not process.steps:
         return "starting", "has not initialized yet", process.started_ns

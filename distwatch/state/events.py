@@ -70,6 +70,14 @@ class IdentityConfirmed(Event, frozen=True, kw_only=True):
     local_rank: int | None = None
 
 
+class IdentityClaimed(Event, frozen=True, kw_only=True):
+    """What `init_process_group` was told, where the environment says nothing (mp.spawn)."""
+
+    global_rank: int
+    world_size: int = 0
+    """0: not given."""
+
+
 class IntegrationChanged(Event, frozen=True, kw_only=True):
     """An integration's honest status: `reason` says why it was skipped or failed."""
 
@@ -388,6 +396,7 @@ class FindingsJudged(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     ProcessStarted
+    | IdentityClaimed
     | IdentityConfirmed
     | IntegrationChanged
     | StepStarted

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from distwatch.runfolder import launch_id
+
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A process's place in the job. `None` means: not said by the launcher."""
@@ -122,7 +124,7 @@ def identify(environ: Mapping[str, str]) -> Identity:
     }
     return Identity(
         launcher=launcher,
-        launch_id=_launch_id(environ),
+        launch_id=launch_id(environ),
         restart=_first_number(environ, "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT") or 0,
         master_addr=environ.get("MASTER_ADDR") or None,
         master_port=_first_number(environ, "MASTER_PORT"),
@@ -138,17 +140,3 @@ def _first_number(environ: Mapping[str, str], *names: str) -> int | None:
             return int(value)
     return None
 
-
-def _launch_id(environ: Mapping[str, str]) -> str | None:
-    elastic = environ.get("TORCHELASTIC_RUN_ID")
-    # torchrun without --rdzv-id calls every job "none": that names nothing.
-    if elastic and elastic != "none":
-        return elastic
-    if job := environ.get("SLURM_JOB_ID"):
-        step = environ.get("SLURM_STEP_ID")
-        return f"slurm-{job}.{step}" if step else f"slurm-{job}"
-    ray_job = environ.get("RAY_JOB_ID")
-    if ray_job and set(ray_job.lower()) != {"f"}:
-        return f"ray-{ray_job}"
-    addr, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
-    return f"{addr}-{port}" if addr and port else None

@@ -75,6 +75,7 @@ class Process(msgspec.Struct, kw_only=True):
     key: str
     started: ev.ProcessStarted | None = None
     started_ns: int | None = None
+    claimed: ev.IdentityClaimed | None = None
     confirmed: ev.IdentityConfirmed | None = None
     integrations: dict[str, ev.IntegrationChanged] = {}
     steps: dict[int, Step] = {}
@@ -105,12 +106,14 @@ class Process(msgspec.Struct, kw_only=True):
 
     @property
     def global_rank(self) -> int | None:
-        """torch's word where it was heard, else the environment's."""
-        return self.confirmed.global_rank if self.confirmed else self.identity.global_rank
+        """torch's word where it was heard, else what it was told, else the environment's."""
+        said = self.confirmed or self.claimed
+        return said.global_rank if said else self.identity.global_rank
 
     @property
     def world_size(self) -> int | None:
-        return self.confirmed.world_size if self.confirmed else self.identity.world_size
+        said = self.confirmed or self.claimed
+        return (said.world_size if said else 0) or self.identity.world_size
 
     @property
     def host(self) -> str:
@@ -130,7 +133,7 @@ class Process(msgspec.Struct, kw_only=True):
     @property
     def role(self) -> str:
         """rank, launcher, dataloader, child, other."""
-        if self.confirmed is not None:
+        if self.confirmed is not None or self.claimed is not None:
             return "rank"
         source = self.started or self.outside.seen
         return source.role if source else "other"

@@ -112,6 +112,10 @@ def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -
     process.started, process.started_ns = event, time_ns
 
 
+def _identity_claimed(process: Process, _: int, event: ev.IdentityClaimed) -> None:
+    process.claimed = event
+
+
 def _identity_confirmed(process: Process, _: int, event: ev.IdentityConfirmed) -> None:
     process.confirmed = event
 
@@ -326,6 +330,7 @@ def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) ->
 
 _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.ProcessStarted: _process_started,
+    ev.IdentityClaimed: _identity_claimed,
     ev.IdentityConfirmed: _identity_confirmed,
     ev.IntegrationChanged: _integration_changed,
     ev.StepStarted: _step_started,

@@ -1,0 +1,86 @@
+"""`import distwatch.auto`: the one line that makes a process visible.
+
+Leaves a start record, arms the hooks, and waits: neither torch nor anything heavy is imported
+here. The agent starts when torch.distributed is loaded by a rank, or at the first hooked call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType, TracebackType
+
+from distwatch.settings import read_settings
+
+_activated_pid: int | None = None
+
+
+def activate() -> None:
+    """Turns distwatch on in this process; idempotent, and never raises."""
+    global _activated_pid
+    settings = read_settings()
+    if settings.enabled is False or _activated_pid == os.getpid():
+        return
+    _activated_pid = os.getpid()
+    try:
+        for complaint in settings.complaints:
+            print(f"distwatch: {complaint}; the default holds", file=sys.stderr)
+        from distwatch.agent.entry import enter_run, role_of
+
+        argv = getattr(sys, "orig_argv", sys.argv)
+        role = role_of(argv, os.environ)
+        if role == "launcher":
+            return  # it is seen from outside; its ranks speak for themselves
+        if role == "rank":
+            enter_run(os.environ)
+        _size_the_recorder()
+        _chain_excepthook()
+        _arm()
+    except Exception as error:
+        print(f"distwatch: off in process {os.getpid()}: {error}", file=sys.stderr)
+
+
+def _size_the_recorder() -> None:
+    # torch 2.8 to 2.12 have a flight recorder for gloo, of size 0 unless this is set.
+    names = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
+    if "torch" not in sys.modules and not any(name in os.environ for name in names):
+        os.environ["TORCH_FR_BUFFER_SIZE"] = "2000"
+
+
+def _arm() -> None:
+    from distwatch.hooks.imports import when_imported
+
+    # The registry imports msgspec: it is loaded once the first library of interest is.
+    for trigger in ("torch.distributed.distributed_c10d", "transformers.modeling_utils"):
+        when_imported(trigger, _library_imported)
+
+
+def _library_imported(module: ModuleType) -> None:
+    from distwatch.agent import core
+    from distwatch.agent.entry import enter_run
+    from distwatch.integrations import registry
+
+    registry.arm(read_settings())
+    torch_distributed = module.__name__.startswith("torch.")
+    if torch_distributed and core.current() is None and enter_run(os.environ)[2] == "rank":
+        registry.running_agent()
+
+
+def _chain_excepthook() -> None:
+    previous = sys.excepthook
+
+    def excepthook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        try:
+            from distwatch.agent.exceptions import journal_uncaught
+
+            journal_uncaught(kind, error, traceback)
+        except Exception as failure:
+            print(f"distwatch: the exception was not journaled: {failure}", file=sys.stderr)
+        previous(kind, error, traceback)
+
+    sys.excepthook = excepthook
+
+
+activate()

@@ -1,0 +1,60 @@
+"""Wraps a function so that it is seen: the original runs exactly once, outside our guard."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from distwatch.agent.guard import guard, is_off
+
+
+class Observer(Protocol):
+    """What is told of a call. Both methods run under the guard and may fail."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call is about to be made; what is returned comes back as `token`."""
+        ...
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        """The call returned `result`, or raised `error`."""
+        ...
+
+
+def observe(name: str, original: Callable[..., Any], observer: Observer) -> Callable[..., Any]:
+    """A stand-in for `original` with its signature, results and exceptions.
+
+    Args:
+        name: of the hook, under which a failure is said and switched off.
+    """
+
+    @functools.wraps(original)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        if is_off(name):
+            return original(*args, **kwargs)
+        token = guard(name, observer.before, args, kwargs)
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            guard(name, observer.after, token, None, error)
+            raise
+        guard(name, observer.after, token, result, None)
+        return result
+
+    return observed
+
+
+def observe_method(name: str, descriptor: Any, observer: Observer) -> Any:
+    """As `observe`, for what stands in a class's `__dict__`: class and static methods included."""
+    if isinstance(descriptor, (classmethod, staticmethod)):
+        return type(descriptor)(observe(name, descriptor.__func__, observer))
+    return observe(name, descriptor, observer)
+
+
+def error_text(error: BaseException | None) -> str | None:
+    """`TypeName: first line`, or None."""
+    if error is None:
+        return None
+    message = str(error).strip()
+    first = message.splitlines()[0] if message else ""
+    return f"{type(error).__name__}: {first}"[:300]

@@ -1,0 +1,136 @@
+"""The integrations, declared; and their honest status. Imports none of the libraries."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+from distwatch.agent import core
+from distwatch.hooks.imports import when_imported
+from distwatch.hooks.patch import PatchSet
+from distwatch.settings import Settings
+
+log = logging.getLogger("distwatch")
+
+
+class IntegrationSpec(NamedTuple):
+    """One library: applied right after `trigger` has been imported."""
+
+    name: str
+    trigger: str
+    implementation: str
+
+
+class Implementation(Protocol):
+    """What an integration's module offers."""
+
+    def apply(self, module: ModuleType, patches: PatchSet) -> str:
+        """Patches; returns a remark on what could not be hooked, '' where all was."""
+        ...
+
+    def undo(self) -> None:
+        """Drops what else it set up; the patches are undone by the registry."""
+        ...
+
+
+class NotApplicable(Exception):
+    """The library is there, but not in a form that this integration knows."""
+
+
+REGISTRY = (
+    IntegrationSpec(
+        "torch_distributed",
+        "torch.distributed.distributed_c10d",
+        "distwatch.integrations.torch_distributed",
+    ),
+    IntegrationSpec(
+        "transformers",
+        "transformers.modeling_utils",
+        "distwatch.integrations.transformers",
+    ),
+    IntegrationSpec(
+        "transformers_auto",
+        "transformers.models.auto.auto_factory",
+        "distwatch.integrations.transformers_auto",
+    ),
+)
+
+
+class Status(NamedTuple):
+    """armed, applied, skipped, failed or removed; and why."""
+
+    status: str
+    reason: str = ""
+    version: str = ""
+
+
+_statuses: dict[str, Status] = {}
+_patches: dict[str, PatchSet] = {}
+
+
+def arm(settings: Settings) -> None:
+    """Waits for each library's import; those that are loaded are hooked at once. Idempotent."""
+    for spec in REGISTRY:
+        if spec.name in _statuses and _statuses[spec.name].status != "removed":
+            continue
+        if not settings.wants(spec.name.removesuffix("_auto")):
+            _set(spec.name, Status("skipped", "switched off by DISTWATCH_INTEGRATIONS"))
+            continue
+        _set(spec.name, Status("armed"))
+        when_imported(spec.trigger, lambda module, spec=spec: apply(spec, module))  # type: ignore[misc]
+
+
+def apply(spec: IntegrationSpec, module: ModuleType) -> None:
+    """Hooks one library; a failure leaves it as it was and is the status."""
+    if _statuses.get(spec.name, Status("")).status not in ("armed", "failed"):
+        return
+    patches = PatchSet()
+    version = str(
+        getattr(importlib.import_module(spec.trigger.partition(".")[0]), "__version__", "")
+    )
+    try:
+        implementation: Implementation = importlib.import_module(spec.implementation)
+        remark = implementation.apply(module, patches)
+    except NotApplicable as reason:
+        patches.undo()
+        _set(spec.name, Status("skipped", str(reason), version))
+    except Exception as error:
+        patches.undo()
+        _set(spec.name, Status("failed", f"{type(error).__name__}: {error}", version))
+        log.warning("distwatch: %s is not hooked; the job goes on (%s)", spec.name, error)
+    else:
+        _patches[spec.name] = patches
+        _set(spec.name, Status("applied", remark, version))
+
+
+def undo_all() -> None:
+    """Removes every hook, the last applied first."""
+    for name, patches in reversed(list(_patches.items())):
+        spec = next(spec for spec in REGISTRY if spec.name == name)
+        implementation: Implementation = importlib.import_module(spec.implementation)
+        complete = patches.undo()
+        implementation.undo()
+        _set(name, Status("removed", "" if complete else "a later wrapper keeps ours in place"))
+    _patches.clear()
+
+
+def statuses() -> dict[str, Status]:
+    """The status of each integration, by name."""
+    return dict(_statuses)
+
+
+def running_agent() -> core.Agent | None:
+    """The agent; started now where this process had no reason for one before."""
+    agent = core.current()
+    if agent is None and (agent := core.start()) is not None:
+        for name, status in _statuses.items():
+            agent.set_integration(name, *status)
+    return agent
+
+
+def _set(name: str, status: Status) -> None:
+    _statuses[name] = status
+    if agent := core.current():
+        agent.set_integration(name, *status)

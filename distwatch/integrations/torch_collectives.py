@@ -1,0 +1,163 @@
+"""Calls of `ProcessGroup` methods, for call sites and for what the flight recorder leaves out.
+
+Collectives themselves are counted by torch's flight recorder, which also sees those of DDP
+and compiled code. Plain closures: about 1.5 µs a call (shared/facts/torch.md §3).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import CodeType, ModuleType
+from typing import Any
+
+from distwatch.agent.guard import switch_off
+from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.registry import running_agent
+
+COLLECTIVES = (
+    "allreduce allreduce_coalesced reduce broadcast allgather _allgather_base all_gather_single "
+    "all_gather_single_coalesced allgather_coalesced allgather_into_tensor_coalesced gather scatter "
+    "reduce_scatter _reduce_scatter_base reduce_scatter_single reduce_scatter_single_coalesced "
+    "reduce_scatter_tensor_coalesced alltoall alltoall_base all_to_all_single barrier"
+).split()
+P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
+_HOOK = "ProcessGroup methods"
+
+
+class Counts:
+    """Per group: what was called from Python, as the main thread saw it."""
+
+    def __init__(self) -> None:
+        self.collectives: dict[str, int] = {}
+        """Sequence number of the last collective called here."""
+        self.p2p: dict[str, int] = {}
+        self.p2p_before: dict[str, int] = {}
+        """The p2p count at that last collective: the recorder's numbers include them."""
+
+
+_active: Calls | None = None
+
+
+def apply(module: ModuleType, patches: PatchSet) -> Counts:
+    """Patches the class; names that this torch does not have are left out."""
+    global _active
+    counts = Counts()
+    calls = _active = Calls(counts)
+    owner = module.ProcessGroup
+    # The class that Python code calls may be a subclass of the one that has the methods.
+    definer = next((c for c in owner.__mro__ if "allreduce" in vars(c)), owner)
+    for name in (*COLLECTIVES, *P2P):
+        if name in vars(definer):
+            patches.replace(definer, name, calls.observe(name, vars(definer)[name]))
+    return counts
+
+
+def undo() -> None:
+    """Lets go of the ring."""
+    global _active
+    _active = None
+
+
+class Calls:
+    """Writes each call to the operations ring."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._on = True
+        self._sites: dict[tuple[int, int], int] = {}
+        self._library: dict[int, tuple[CodeType, bool]] = {}
+        self._dtypes: dict[Any, int] = {}
+
+    def observe(self, name: str, original: Any) -> Callable[..., Any]:
+        """A stand-in for one method; the original runs exactly once."""
+        begin = self._begin_p2p if name in P2P else self._begin_collective
+        now = time.monotonic_ns
+
+        def observed(group: Any, *args: Any, **kwargs: Any) -> Any:
+            token = None
+            if self._on:
+                try:
+                    token = begin(name, group, args)
+                except Exception as error:
+                    self._fail(error)
+            try:
+                return original(group, *args, **kwargs)
+            finally:
+                if token is not None:
+                    token[0].leave(token[1], now())
+
+        observed.__name__ = name
+        observed.__qualname__ = getattr(original, "__qualname__", name)
+        observed.__doc__ = original.__doc__
+        observed.__wrapped__ = original  # type: ignore[attr-defined]
+        return observed
+
+    def _begin_collective(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
+        pg_name = group.group_name
+        counts = self._counts
+        sent = counts.p2p.get(pg_name, 0)
+        # torch counts p2p along, which ranks do unequally often: left out, numbers compare.
+        seq = group._get_sequence_number_for_group() + 1 - sent
+        counts.collectives[pg_name] = seq
+        counts.p2p_before[pg_name] = sent
+        return self._enter(name, pg_name, seq, args, -1)
+
+    def _begin_p2p(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
+        pg_name = group.group_name
+        if name != "monitored_barrier":
+            self._counts.p2p[pg_name] = self._counts.p2p.get(pg_name, 0) + 1
+        peer = args[1] if name in ("send", "recv") and len(args) > 1 else -1
+        return self._enter(name, pg_name, -1, args, peer)
+
+    def _enter(self, name: str, pg_name: str, seq: int, args: tuple[Any, ...], peer: int) -> Any:
+        agent = running_agent()
+        ring = agent.operations if agent is not None else None
+        if agent is None or ring is None:
+            return None
+        tensor = args[0] if args else None
+        while isinstance(tensor, (list, tuple)):
+            tensor = tensor[0] if tensor else None
+        numel, dtype = -1, 0
+        if tensor is not None and hasattr(tensor, "numel"):
+            numel = tensor.numel()
+            kind = tensor.dtype
+            found = self._dtypes.get(kind)
+            if found is None:
+                found = self._dtypes[kind] = ring.name(str(kind).removeprefix("torch."))
+            dtype = found
+        site = self._site(agent)
+        number = ring.enter(
+            time.monotonic_ns(), ring.name(name), ring.name(pg_name), seq, site, numel, dtype, peer
+        )
+        return ring, number
+
+    def _site(self, agent: Any) -> int:
+        frame = sys._getframe(4)
+        library = self._library
+        while frame is not None:
+            code = frame.f_code
+            seen = library.get(id(code))
+            if seen is None:
+                # The code object is kept, or its id could come again for another one.
+                file = code.co_filename
+                seen = library[id(code)] = (code, "/torch/" in file or "/distwatch/" in file)
+            if not seen[1]:
+                key = (id(code), frame.f_lineno)
+                number = self._sites.get(key)
+                if number is None:
+                    number = self._sites[key] = agent.site_number(code, frame.f_lineno)
+                return number
+            if frame.f_back is None:
+                return 0
+            frame = frame.f_back
+        return 0
+
+    def _fail(self, error: Exception) -> None:
+        from distwatch.agent import guard
+
+        if guard.transparent:
+            raise error
+        self._on = False
+        switch_off(_HOOK, error)

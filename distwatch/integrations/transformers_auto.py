@@ -1,0 +1,21 @@
+"""transformers' Auto classes: their `from_pretrained` reads the config before any model class is."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from distwatch.hooks.observed import observe_method
+from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.transformers import FromPretrained
+
+
+def apply(module: ModuleType, patches: PatchSet) -> str:
+    """Hooks `transformers.models.auto.auto_factory`."""
+    owner = module._BaseAutoModelClass
+    hook = observe_method("Auto from_pretrained", vars(owner)["from_pretrained"], FromPretrained())
+    patches.replace(owner, "from_pretrained", hook)
+    return ""
+
+
+def undo() -> None:
+    """Nothing beyond the patches."""

@@ -1,0 +1,113 @@
+"""Single cells: what is known of one thing → a few styled characters. Pure."""
+
+from __future__ import annotations
+
+import time
+
+from rich.text import Text
+
+from distwatch.diagnosis.standing import Standing
+from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STATES, STRONG, UNKNOWN, YELLOW
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def format_age(seconds: float | None) -> str:
+    """`4.2 s`, `73 s`, `12 min`, `3.5 h`; `–` where it was not observed."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 180:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def format_bytes(count: int | None) -> str:
+    """`1.5 GiB`; `–` where it was not observed."""
+    if count is None:
+        return UNKNOWN
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} {_UNITS[-1]}"
+
+
+def format_clock(wall_ns: int) -> str:
+    """Local wall clock to the millisecond: `14:03:07.250`."""
+    seconds, rest = divmod(wall_ns, 1_000_000_000)
+    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{rest // 1_000_000:03d}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 rank`, `4 ranks`, `2 processes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def rank_cell(global_rank: int, culprit: bool) -> Text:
+    """The rank's number, marked where a root finding blames it."""
+    if culprit:
+        return Text.assemble((CULPRIT, RED), (f"{global_rank:>5}", f"bold {RED}"))
+    return Text(f" {global_rank:>5}", STRONG)
+
+
+def state_cell(standing: Standing) -> Text:
+    """Letter and word: colour only repeats them."""
+    style = STATES.get(standing.word, "")
+    return Text.assemble((standing.letter, f"bold {style}"), " ", (standing.word, style))
+
+
+def since_cell(standing: Standing) -> Text:
+    """How long it has not moved."""
+    style = YELLOW if standing.blocked else MUTED
+    return Text(format_age(standing.since_s), style)
+
+
+def heartbeat_cell(standing: Standing) -> Text:
+    """Age of the agent's last heartbeat; why there is none."""
+    if standing.process is None or not standing.instrumented:
+        return Text(UNKNOWN, FAINT)
+    late = standing.heartbeat_s is not None and standing.heartbeat_s > 3
+    return Text(format_age(standing.heartbeat_s), YELLOW if late else MUTED)
+
+
+def doing_cell(standing: Standing) -> Text:
+    """What it does, in a clause."""
+    return Text(standing.doing or UNKNOWN, "" if standing.doing else FAINT)
+
+
+def where_cell(standing: Standing) -> Text:
+    """`train.py:42 in step`, the place in bold."""
+    if not standing.where:
+        return Text(UNKNOWN, FAINT)
+    place, _, function = standing.where.partition(" in ")
+    return Text.assemble(place, (f" in {function}" if function else "", MUTED))
+
+
+def share_cell(used: int | None, total: int | None, width: int = 10) -> Text:
+    """A bar with its numbers: `████░░░░░░ 12.1 of 31.3 GiB`."""
+    if not total or used is None:
+        return Text(f"{format_bytes(used)} of {format_bytes(total)}", MUTED)
+    share = min(1.0, max(0.0, used / total))
+    filled = round(share * width)
+    style = RED if share > 0.95 else YELLOW if share > 0.85 else MUTED
+    return Text.assemble(
+        ("█" * filled, style),
+        ("░" * (width - filled), FAINT),
+        f" {format_bytes(used)} of {format_bytes(total)} ({share:.0%})",
+    )
+
+
+def fit(text: Text, width: int, *, right: bool = False) -> Text:
+    """Exactly `width` cells, cut with an ellipsis or padded."""
+    fitted = text.copy()
+    fitted.truncate(width, overflow="ellipsis")
+    missing = width - fitted.cell_len
+    if missing > 0 and right:
+        fitted.pad_left(missing)
+    elif missing > 0:
+        fitted.pad_right(missing)
+    return fitted

@@ -1,0 +1,39 @@
+"""Colours and glyphs. Whatever a colour says, a glyph or a word says too."""
+
+from __future__ import annotations
+
+RED, ORANGE, YELLOW = "#e06c75", "#d9916a", "#d8b25f"
+GREEN, BLUE, VIOLET = "#7fb685", "#6fa3d8", "#b08fd0"
+MUTED, FAINT = "#8b95a5", "#667080"
+STRONG = "bold"
+
+SEVERITIES: dict[str, tuple[str, str]] = {
+    # severity or mood → glyph, style
+    "crash": ("✗", f"bold {RED}"),
+    "hang": ("■", f"bold {RED}"),
+    "warning": ("▲", f"bold {YELLOW}"),
+    "info": ("●", f"bold {BLUE}"),
+    "healthy": ("✓", f"bold {GREEN}"),
+    "ended": ("✓", f"bold {MUTED}"),
+    "watching": ("…", f"bold {YELLOW}"),
+    "starting": ("○", f"bold {BLUE}"),
+}
+
+STATES: dict[str, str] = {
+    "unobserved": FAINT,
+    "starting": BLUE,
+    "initializing": BLUE,
+    "loading": VIOLET,
+    "running": GREEN,
+    "waiting": YELLOW,
+    "stopped": RED,
+    "frozen": RED,
+    "exited": MUTED,
+    "failed": RED,
+    "killed": RED,
+}
+
+CULPRIT = "▶"
+CURSOR = "›"
+UNKNOWN = "–"
+"""Not observed: never shown as a zero."""

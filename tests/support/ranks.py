@@ -1,0 +1,330 @@
+"""Real ranks under a test: launched, followed by named steps, judged by the observer, ended.
+
+Nothing here sleeps: a test waits for a step (a line in a pipe), for an end (a pidfd) or for a
+change of the run folder (inotify), each with a deadline, and a failure shows the whole job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.standing import standings
+from distwatch.observer.runs import load_state
+from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+from distwatch.state.model import Process, RunState
+from tests.support.folder_watch import FolderWatch
+from tests.support.leftovers import end_processes, is_running, processes_of, wait_gone
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+JOBS = REPOSITORY / "tests" / "scenarios" / "jobs"
+DEADLINES = "init=4,group=4,load=4,collective=4"
+PATIENT = "init=100,group=100,load=100,collective=100"
+"""For jobs whose slowness is legitimate: nothing may be said before that."""
+RUN_ID = "scenario"
+
+
+class Job:
+    """One job of real processes, with its own run root, port and pipes."""
+
+    def __init__(self) -> None:
+        # Short and outside pytest's long names: a Unix socket's path holds 107 bytes.
+        self.root = tempfile.mkdtemp(prefix="dw-", dir="/tmp")
+        self.folder = RunFolder(os.path.join(self.root, RUN_ID))
+        self.folder.create()
+        self.work = Path(tempfile.mkdtemp(prefix="work-", dir=self.root))
+        self.launched: list[subprocess.Popen[bytes]] = []
+        self.seen_steps: set[tuple[str, int]] = set()
+        self._steps_path = str(self.work / "steps")
+        os.mkfifo(self._steps_path)
+        # Read and write: a pipe with a writer never reports its end.
+        self._steps = os.open(self._steps_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._unread = b""
+        self._watch = FolderWatch(self.folder.path)
+
+    # ---- launching -----------------------------------------------------------------------
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], log: str) -> None:
+        """Starts one process of the job; its output goes to `log` in the work folder."""
+        with open(self.work / log, "wb") as output:
+            self.launched.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**_inherited(), **self._own_environment(), **env},
+                    cwd=self.work,
+                    start_new_session=True,
+                )
+            )
+
+    def _own_environment(self) -> dict[str, str]:
+        return {
+            "DISTWATCH": "1",
+            "DISTWATCH_DIR": self.root,
+            "DISTWATCH_RUN_ID": RUN_ID,
+            "DISTWATCH_DEADLINES": DEADLINES,
+            "MASTER_ADDR": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(JOBS)]),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TEST_STEPS": self._steps_path,
+            "TEST_WORK": str(self.work),
+        }
+
+    # ---- steps ---------------------------------------------------------------------------
+
+    def wait_step(self, name: str, ranks: Iterable[int], timeout_s: float = 60.0) -> None:
+        """Blocks until each of `ranks` has reported the step.
+
+        Raises:
+            AssertionError: the time is over, or no process of the job is left that could.
+        """
+        wanted = {(name, rank) for rank in ranks}
+        limit = time.monotonic() + timeout_s
+        while missing := wanted - self.seen_steps:
+            pidfds = [os.pidfd_open(p.pid) for p in self.launched if p.poll() is None]
+            try:
+                left_s = max(0.0, limit - time.monotonic())
+                ready, _, _ = select.select([self._steps, *pidfds], [], [], left_s)
+            finally:
+                for descriptor in pidfds:
+                    os.close(descriptor)
+            if self._steps in ready:
+                self._read_steps()
+            elif not ready or not pidfds:
+                why = "in time" if pidfds else "before every process had ended"
+                raise AssertionError(f"steps {sorted(missing)} were not reached {why}")
+
+    def _read_steps(self) -> None:
+        *lines, self._unread = (self._unread + os.read(self._steps, 1 << 16)).split(b"\n")
+        for line in lines:
+            rank, _, name = line.decode().partition(":")
+            self.seen_steps.add((name, int(rank)))
+
+    def open_gate(self, name: str, rank: int) -> None:
+        """Lets a rank pass its `gate(name)`, which it must have reached."""
+        self.wait_step(f"gate {name}", {rank})
+        descriptor = os.open(self.work / f"gate-{name}-{rank}", os.O_WRONLY | os.O_NONBLOCK)
+        os.write(descriptor, b".")
+        os.close(descriptor)
+
+    # ---- ends ----------------------------------------------------------------------------
+
+    def wait_ended(self, timeout_s: float = 60.0) -> list[int]:
+        """Waits for all launched processes; their exit codes, negative for a signal."""
+        limit = time.monotonic() + timeout_s
+        return [p.wait(max(0.1, limit - time.monotonic())) for p in self.launched]
+
+    def wait_observer_ended(self, timeout_s: float = 60.0) -> None:
+        """Waits until the observer has ended by itself."""
+        if (pid := self.observer_pid()) is not None:
+            assert wait_gone(pid, timeout_s), f"the observer, pid {pid}, is still there"
+
+    def observer_pid(self) -> int | None:
+        """The pid in the observer's lock, where that process lives."""
+        try:
+            pid = int(Path(self.folder.lock).read_bytes().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        return pid if is_running(pid) else None
+
+    def kill(self, rank: int, sign: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to one rank."""
+        os.kill(self.pid_of(rank), sign)
+
+    def kill_everything(self, *, observer: bool) -> None:
+        """SIGKILL to the launcher and every rank at once, and to the observer on request."""
+        spared = None if observer else self.observer_pid()
+        for pid in [p for p in processes_of(self.root) if p != spared]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.wait_ended()
+
+    def pid_of(self, rank: int) -> int:
+        """The process of a rank, from its start record."""
+        starts = [s for s in self.folder.starts() if s.get("role") == "rank"]
+        return next(int(s["pid"]) for s in starts if s.get("RANK") == str(rank))
+
+    # ---- what is judged --------------------------------------------------------------------
+
+    def state(self) -> RunState:
+        """The run as it can be read from disk now."""
+        return load_state(self.folder)
+
+    def wait_state(self, condition: Callable[[RunState], bool], timeout_s: float = 60.0) -> RunState:
+        """Blocks until the state read from disk satisfies the condition; that state."""
+        limit = time.monotonic() + timeout_s
+        while True:
+            state = self.state() if self.folder.starts() else RunState()
+            if condition(state):
+                return state
+            left_s = limit - time.monotonic()
+            assert left_s > 0, f"{condition.__name__} did not become true in {timeout_s:.0f} s"
+            self._watch.wait(left_s)
+
+    def wait_findings(
+        self, code: str | Iterable[str], culprits: Iterable[int], timeout_s: float = 60.0
+    ) -> list[Finding]:
+        """Blocks until the observer has judged so; returns what it wrote down."""
+        codes, blamed = {code} if isinstance(code, str) else set(code), set(culprits)
+
+        def observer_judged(state: RunState) -> bool:
+            found = state.recorded_findings
+            return any(f.code in codes and set(f.culprit_ranks) == blamed for f in found)
+
+        return list(self.wait_state(observer_judged, timeout_s).recorded_findings)
+
+    def wait_ticks(self, count: int, timeout_s: float = 60.0) -> None:
+        """Blocks until the observer has looked `count` more times: it had its chance to be wrong."""
+        start = _newest_ns(self.state())
+
+        def observer_looked(state: RunState) -> bool:
+            return _newest_ns(state) >= start + count * 1_000_000_000
+
+        self.wait_state(observer_looked, timeout_s)
+
+    def judged_blocking(self) -> list[Finding]:
+        """Every hang or crash that any verdict of the run's whole history named."""
+        judged = [e.event for e in self.state().timeline if isinstance(e.event, ev.FindingsJudged)]
+        return [finding for verdict in judged for finding in verdict.findings if finding.blocks]
+
+    def output(self, log: str = "") -> str:
+        """What the processes printed."""
+        logs = [self.work / log] if log else sorted(self.work.glob("*.log"))
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in logs)
+
+    # ---- the end -------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """All that a person needs to see why a scenario failed."""
+        lines = [self.output(), f"== steps {sorted(self.seen_steps)}"]
+        try:
+            state = self.state()
+        except Exception as error:
+            return "\n".join([*lines, f"== no state: {error!r}"])
+        lines += ["== timeline"]
+        lines += [f"{e.time_ns / 1e9:.3f} {e.process} {e.event}"[:400] for e in state.timeline[-120:]]
+        lines += ["== ranks", *(str(standing) for standing in standings(state))]
+        lines += ["== findings now", *(str(finding) for finding in diagnose(state))]
+        lines += ["== findings recorded", *(str(finding) for finding in state.recorded_findings)]
+        for log in sorted(Path(self.folder.path).glob("observer*.log")):
+            lines += [f"== {log.name}", log.read_text(errors="replace")[-4000:]]
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        """Ends every process of the job and removes its folders."""
+        end_processes(self.root)
+        for process in self.launched:
+            process.wait(10)
+        self._watch.close()
+        os.close(self._steps)
+        volatile = self.folder.volatile
+        if volatile and volatile != self.folder.path:
+            shutil.rmtree(os.path.dirname(volatile), ignore_errors=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def launch_ranks(
+    script: str,
+    world_size: int,
+    *,
+    ranks: Iterable[int] | None = None,
+    without_distwatch: Iterable[int] = (),
+    env: Mapping[str, str] | None = None,
+    args: Sequence[str] = (),
+) -> Iterator[Job]:
+    """Starts `jobs/<script>.py` as plain processes with the launcher's variables.
+
+    Args:
+        ranks: those that are really started; all by default.
+        without_distwatch: those that run with DISTWATCH=0.
+    """
+    chosen = range(world_size) if ranks is None else list(ranks)
+    dark = set(without_distwatch)
+    with _job() as job:
+        port = free_port()
+        for rank in chosen:
+            variables = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world_size),
+                "LOCAL_WORLD_SIZE": str(world_size),
+                "MASTER_PORT": str(port),
+                **({"DISTWATCH": "0"} if rank in dark else {}),
+                **(env or {}),
+            }
+            job.start([sys.executable, str(JOBS / f"{script}.py"), *args], variables, f"rank{rank}.log")
+        yield job
+
+
+@contextlib.contextmanager
+def torchrun(
+    script: str, nproc: int, *, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+) -> Iterator[Job]:
+    """Starts `jobs/<script>.py` under a real torchrun."""
+    with _job() as job:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1"]
+        launcher += [f"--nproc-per-node={nproc}", f"--master-port={free_port()}"]
+        job.start([*launcher, str(JOBS / f"{script}.py"), *args], env or {}, "torchrun.log")
+        yield job
+
+
+@contextlib.contextmanager
+def single_process(script: str, *, env: Mapping[str, str] | None = None) -> Iterator[Job]:
+    """Starts `jobs/<script>.py` alone, without any launcher's variables."""
+    with _job() as job:
+        job.start([sys.executable, str(JOBS / f"{script}.py")], env or {}, "script.log")
+        yield job
+
+
+@contextlib.contextmanager
+def _job() -> Iterator[Job]:
+    job = Job()
+    try:
+        try:
+            yield job
+        except BaseException:
+            print(job.describe())
+            raise
+    finally:
+        job.close()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def process_of(state: RunState, rank: int) -> Process | None:
+    """The process of a rank, None where none was seen."""
+    return next((p for p in state.processes.values() if p.role == "rank" and p.global_rank == rank), None)
+
+
+def _newest_ns(state: RunState) -> int:
+    return max((host.now_ns for host in state.hosts.values()), default=0)
+
+
+def _inherited() -> dict[str, str]:
+    # The test's own launcher variables or settings must not reach the job.
+    foreign = ("DISTWATCH", "RANK", "WORLD", "LOCAL_", "MASTER_", "TORCH", "SLURM", "OMPI", "PYTEST")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
