@@ -12,6 +12,11 @@ from types import ModuleType, TracebackType
 
 from distwatch.settings import read_settings
 
+_TRIGGERS = (
+    "torch.distributed.distributed_c10d",
+    "transformers.modeling_utils",
+    "transformers.models.auto.auto_factory",
+)
 _activated_pid: int | None = None
 
 
@@ -51,7 +56,7 @@ def _arm() -> None:
     from distwatch.hooks.imports import when_imported
 
     # The registry imports msgspec: it is loaded once the first library of interest is.
-    for trigger in ("torch.distributed.distributed_c10d", "transformers.modeling_utils"):
+    for trigger in _TRIGGERS:
         when_imported(trigger, _library_imported)
 
 

@@ -6,12 +6,15 @@ user's import.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # importlib.abc and typing cost every process of a job more than the whole of us.
+    import importlib.machinery
+    from typing import Any
 
 Callback = Callable[[ModuleType], None]
 _callbacks: dict[str, list[Callback]] = {}
@@ -51,7 +54,7 @@ def _call_back(module: ModuleType, callback: Callback) -> None:
         )
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds nothing itself: lets the others find, and wraps the loader of what is awaited."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from distwatch.redaction import redact_text
 SKIP = ("/transformers/", "/torch/", "/accelerate/", "importlib")
 PROGRESS_EVERY_NS = 250_000_000
 _MODEL_PHASES = {
-    "_load_pretrained_model": "weights",
+    "_load_pretrained_model": "shards",
     "_finalize_model_loading": "finalize",
 }
 _MODULE_PHASES = {
@@ -40,7 +40,7 @@ class Load:
     def __init__(self, agent: Any, step: int) -> None:
         self.agent = agent
         self.step = step
-        self.weights: int | None = None
+        self.shards: int | None = None
         self.opened = 0
         self.files: int | None = None
         self.parameters: int | None = None
@@ -155,21 +155,21 @@ class Phase:
         if load is None:
             return None
         total = None
-        if self._name == "weights":
+        if self._name == "shards":
             total = load.files = _checkpoint_files(args, kwargs)
         step = load.agent.begin_step(self._name, deadline_kind="load", total=total)
-        if self._name == "weights":
-            load.weights, load.opened, load.placed = step, 0, 0
+        if self._name == "shards":
+            load.shards, load.opened, load.placed = step, 0, 0
         return load, step
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
         load, step = token
-        if self._name == "weights":
+        if self._name == "shards":
             if load.parameters is not None:
                 load.agent.end_step(load.parameters, error_text(error))
-            load.weights = load.parameters = None
+            load.shards = load.parameters = None
         load.agent.end_step(step, error_text(error))
 
 
@@ -185,14 +185,14 @@ class Shard:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
-        if load is None or load.weights is None:
+        if load is None or load.shards is None:
             return
         path = args[0] if args else kwargs.get("filename", "?")
         while isinstance(path, (list, tuple)):
             path = path[0]
         load.opened += 1
         load.agent.progress_step(
-            load.weights, load.opened, total=load.files, label=os.path.basename(str(path))
+            load.shards, load.opened, total=load.files, label=os.path.basename(str(path))
         )
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
@@ -207,7 +207,7 @@ class Parameter:
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         load = current_load()
-        if load is None or load.weights is None or error is not None:
+        if load is None or load.shards is None or error is not None:
             return
         load.placed += 1
         now = time.monotonic_ns()

@@ -53,7 +53,9 @@ def read_journal(path: str) -> Contents | None:
     # Behind the last frame a ring may hold anything; zeros are no damage in either.
     if not header.capacity and content[end:].strip(b"\0"):
         damaged += len(content) - end
-    return Contents(header=header, records=records, end=end, damaged=0 if header.capacity else damaged)
+    return Contents(
+        header=header, records=records, end=end, damaged=0 if header.capacity else damaged
+    )
 
 
 class Segment:

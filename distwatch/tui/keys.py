@@ -45,7 +45,7 @@ KEYS: tuple[Key, ...] = (
     *_VIEW_KEYS,
     Key("c", "c", "culprit", "Culprit", "jump to the rank that the verdict blames", "Look", True),
     Key("enter", "Enter", "detail", "Detail", "all that is known of the selected line", "Look", True),
-    Key("escape", "Esc", "back", "Back", "leave the detail, then the filter", "Look"),
+    Key("escape", "Esc", "leave", "Back", "leave the detail, then the filter", "Look"),
     Key("slash", "/", "filter", "Filter", "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text", "Look", True),
     Key("g", "g", "go_to_rank", "Go to rank", "type a rank's number", "Look"),
     Key("s", "s", "sort", "Sort", "ranks: sort by the next column", "Look"),

@@ -16,9 +16,10 @@ class FolderWatch:
     def __init__(self, path: str) -> None:
         self._descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         mask = _MODIFY | _CREATE | _MOVED_TO | _CLOSE_WRITE
-        if self._descriptor < 0 or _libc.inotify_add_watch(
-            self._descriptor, os.fsencode(path), mask
-        ) < 0:
+        if (
+            self._descriptor < 0
+            or _libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask) < 0
+        ):
             raise OSError(ctypes.get_errno(), f"cannot watch {path}")
 
     def wait(self, timeout_s: float) -> bool:

@@ -101,7 +101,7 @@ class Job:
         while missing := wanted - self.seen_steps:
             pidfds = [os.pidfd_open(p.pid) for p in self.launched if p.poll() is None]
             try:
-                left_s = max(0.0, limit - time.monotonic())
+                left_s = max(0.0, limit - time.monotonic()) if pidfds else 0.0
                 ready, _, _ = select.select([self._steps, *pidfds], [], [], left_s)
             finally:
                 for descriptor in pidfds:
@@ -168,7 +168,9 @@ class Job:
         """The run as it can be read from disk now."""
         return load_state(self.folder)
 
-    def wait_state(self, condition: Callable[[RunState], bool], timeout_s: float = 60.0) -> RunState:
+    def wait_state(
+        self, condition: Callable[[RunState], bool], timeout_s: float = 60.0
+    ) -> RunState:
         """Blocks until the state read from disk satisfies the condition; that state."""
         limit = time.monotonic() + timeout_s
         while True:
@@ -177,7 +179,8 @@ class Job:
                 return state
             left_s = limit - time.monotonic()
             assert left_s > 0, f"{condition.__name__} did not become true in {timeout_s:.0f} s"
-            self._watch.wait(left_s)
+            # Pulses are memory maps, whose changes no kernel announces: look once a second, too.
+            self._watch.wait(min(left_s, 1.0))
 
     def wait_findings(
         self, code: str | Iterable[str], culprits: Iterable[int], timeout_s: float = 60.0
@@ -208,7 +211,9 @@ class Job:
     def output(self, log: str = "") -> str:
         """What the processes printed."""
         logs = [self.work / log] if log else sorted(self.work.glob("*.log"))
-        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in logs)
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in logs
+        )
 
     # ---- the end -------------------------------------------------------------------------
 
@@ -220,7 +225,9 @@ class Job:
         except Exception as error:
             return "\n".join([*lines, f"== no state: {error!r}"])
         lines += ["== timeline"]
-        lines += [f"{e.time_ns / 1e9:.3f} {e.process} {e.event}"[:400] for e in state.timeline[-120:]]
+        lines += [
+            f"{e.time_ns / 1e9:.3f} {e.process} {e.event}"[:400] for e in state.timeline[-120:]
+        ]
         lines += ["== ranks", *(str(standing) for standing in standings(state))]
         lines += ["== findings now", *(str(finding) for finding in diagnose(state))]
         lines += ["== findings recorded", *(str(finding) for finding in state.recorded_findings)]
@@ -271,7 +278,9 @@ def launch_ranks(
                 **({"DISTWATCH": "0"} if rank in dark else {}),
                 **(env or {}),
             }
-            job.start([sys.executable, str(JOBS / f"{script}.py"), *args], variables, f"rank{rank}.log")
+            job.start(
+                [sys.executable, str(JOBS / f"{script}.py"), *args], variables, f"rank{rank}.log"
+            )
         yield job
 
 
@@ -317,7 +326,9 @@ def free_port() -> int:
 
 def process_of(state: RunState, rank: int) -> Process | None:
     """The process of a rank, None where none was seen."""
-    return next((p for p in state.processes.values() if p.role == "rank" and p.global_rank == rank), None)
+    return next(
+        (p for p in state.processes.values() if p.role == "rank" and p.global_rank == rank), None
+    )
 
 
 def _newest_ns(state: RunState) -> int:
@@ -326,5 +337,15 @@ def _newest_ns(state: RunState) -> int:
 
 def _inherited() -> dict[str, str]:
     # The test's own launcher variables or settings must not reach the job.
-    foreign = ("DISTWATCH", "RANK", "WORLD", "LOCAL_", "MASTER_", "TORCH", "SLURM", "OMPI", "PYTEST")
+    foreign = (
+        "DISTWATCH",
+        "RANK",
+        "WORLD",
+        "LOCAL_",
+        "MASTER_",
+        "TORCH",
+        "SLURM",
+        "OMPI",
+        "PYTEST",
+    )
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

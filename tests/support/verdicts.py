@@ -24,9 +24,13 @@ def assert_verdict(
     """
     findings = list(findings)
     codes = {code} if isinstance(code, str) else set(code)
-    told = "\n".join(f"  {f.role} {f.severity} {f.code} {f.culprit_ranks}: {f.summary}" for f in findings)
+    told = "\n".join(
+        f"  {f.role} {f.severity} {f.code} {f.culprit_ranks}: {f.summary}" for f in findings
+    )
     matching = [f for f in findings if f.code in codes and set(f.culprit_ranks) == set(culprits)]
-    assert matching, f"no {sorted(codes)} with culprits {sorted(culprits)} among:\n{told or '  nothing'}"
+    assert matching, (
+        f"no {sorted(codes)} with culprits {sorted(culprits)} among:\n{told or '  nothing'}"
+    )
     finding = matching[0]
     if root:
         assert findings[0] is finding, f"{finding.code} is not the first root cause:\n{told}"

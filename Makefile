@@ -1,0 +1,36 @@
+# Each target sets up its own environment in .venv; a second call finds the stamp and starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := test
+
+# torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
+$(STAMP): pyproject.toml distwatch.pth
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "distwatch needs Python 3.10 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/distwatch demo $(CASE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/import_cost.py
+	$(BIN)/python benchmarks/collective_cost.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+"""When a job is worth a closer look, well before any deadline has passed."""
+
+from __future__ import annotations
+
+from distwatch.diagnosis.job import Job
+from distwatch.state.model import RunState
+
+SUSPICIOUS_AFTER_S = 5.0
+
+
+def suspicion(state: RunState) -> str:
+    """Why to take stacks now, in a clause; '' where everything moves. Costs the job nothing."""
+    job = Job(state)
+    for global_rank, process in job.ranks.items():
+        if process.ended_ns is not None:
+            continue
+        if job.is_frozen(process) or job.kernel_state(process) == "T":
+            return f"rank {global_rank} has no heartbeat"
+        step = job.innermost_step(process)
+        if step is not None and job.age_s(process, step.moved_ns) > SUSPICIOUS_AFTER_S:
+            return f"rank {global_rank} has been in {step.name} without progress"
+    for wait in job.waits:
+        if wait.waited_s > SUSPICIOUS_AFTER_S and job.ranks[wait.global_rank].ended_ns is None:
+            return (
+                f"rank {wait.global_rank} waits in collective #{wait.seq} of group {wait.pg_name}"
+            )
+    return ""

@@ -1,0 +1,235 @@
+"""The observer of one run on one node: follow, probe, judge, keep, serve; ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+from distwatch import __version__
+from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.suspicion import suspicion
+from distwatch.observer.following import Followed, Follower
+from distwatch.observer.inspection import Inspection
+from distwatch.observer.judging import Judge
+from distwatch.observer.reading import Entry, read_entries
+from distwatch.observer.recording import Recording
+from distwatch.observer.tracking import Tracking
+from distwatch.probes.devices import Devices
+from distwatch.probes.host import sample_host
+from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
+from distwatch.state.events import decode_event
+from distwatch.state.frames import FileHeader
+from distwatch.state.model import RunState
+from distwatch.state.reducer import reduce
+
+TICK_S = 0.5
+SAMPLE_EVERY_S = 1.0
+HOST_EVERY_S = 5.0
+LINGER_S = 3.0
+NOBODY_CAME_S = 60.0
+LOOK_EVERY_S = 5.0
+
+Sink = Callable[[Entry], None]
+
+
+class Observer:
+    """Works on one event loop. `state` and `judge.findings` are what viewers show."""
+
+    def __init__(self, folder: RunFolder, *, embedded: bool = False, writable: bool = True) -> None:
+        self.folder = folder
+        self.embedded = embedded
+        self.state = RunState(run_id=folder.run_id)
+        self.sinks: list[Sink] = []
+        self.viewers = 0
+        self._writable = writable
+        for entry in read_entries(folder):
+            reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
+        self.recording = Recording(folder, self._fold, writable=writable)
+        self.tracking = Tracking(self.recording)
+        self.inspection = Inspection(self.recording, self.tracking)
+        self.judge = Judge(folder, self.state, self.recording)
+        self._follower = Follower(folder)
+        self._devices = Devices()
+        self._host = os.uname().nodename
+        self._began = time.monotonic()
+        self._last_alive = self._began
+        self._due: dict[str, float] = {}
+        self._stopping = asyncio.Event()
+        self._inspected_verdict = True
+        self.recording.record(
+            ev.ObserverStarted(
+                host=self._host, pid=os.getpid(), distwatch_version=__version__, embedded=embedded
+            )
+        )
+
+    async def run(self) -> str:
+        """Observes until the run has ended or `stop` is called; returns why it ended."""
+        reason = ""
+        while not reason:
+            self.tick()
+            reason = self._reason_to_end()
+            if not reason:
+                await self._pause()
+        await self.finish(reason)
+        return reason
+
+    def stop(self) -> None:
+        """Asks the observer to come to its end, in order."""
+        self._stopping.set()
+
+    async def _pause(self) -> None:
+        """A tick's time, or less: an end, or the end of an inspection, is looked at at once."""
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        watched = [t.watch.fileno() for t in self.tracking.living() if t.watch is not None]
+        for descriptor in watched:
+            loop.add_reader(descriptor, woken.set)
+        waits = [asyncio.create_task(woken.wait()), asyncio.create_task(self._stopping.wait())]
+        try:
+            await asyncio.wait(waits, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for descriptor in watched:
+                loop.remove_reader(descriptor)
+            for wait in waits:
+                wait.cancel()
+
+    def tick(self) -> None:
+        """One round of following, sampling and judging."""
+        self._follow()
+        ended = self.tracking.collect_ends()
+        if ended:
+            self._read_last_words()
+        if self._is_due("sample", SAMPLE_EVERY_S):
+            self.tracking.sample()
+            self._keep_pulses()
+        if self._is_due("host", HOST_EVERY_S):
+            self.recording.record(sample_host(self._host))
+            self.recording.record(self._devices.sample(self._host))
+        self.tracking.look_for_children()
+        job = Job(self.state)
+        complete = job.world is not None and len(job.ranks) >= job.world
+        identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
+        self.tracking.search(identity, complete)
+        self.recording.record(ev.Ticked(host=self._host))
+        self._judge()
+
+    async def dump(self, reason: str) -> str:
+        """A full incident now; returns its folder."""
+        await self.inspection.begin(reason, self._sockets())
+        self._follow()
+        self.recording.record(ev.Ticked(host=self._host))
+        return self.judge.keep_on_demand()
+
+    async def finish(self, reason: str) -> None:
+        """The last look, the last verdict, everything on disk."""
+        if self.inspection.running or self.judge.blocked:
+            await self.inspection.begin("the observer ends", self._sockets())
+        self._read_last_words()
+        if self.judge.judge() or self.judge.blocked:
+            self.judge.keep()
+        for followed in self._follower.followed.values():
+            followed.flush()
+        self.recording.record(ev.ObserverEnded(host=self._host, reason=reason))
+        self.recording.flush()
+        self.recording.close()
+        self.tracking.close()
+        self._follower.close()
+        self._devices.close()
+
+    # ---- parts of a tick -------------------------------------------------------------------
+
+    def _follow(self, *, last_time: bool = False) -> None:
+        for start in self._follower.new_starts():
+            self.tracking.add_start(start)
+        for followed in self._follower.discover():
+            self.tracking.add_agent(followed.header)
+        for followed in self._follower.followed.values():
+            for record in followed.read(last_time=last_time):
+                event = decode_event(record.payload)
+                if event is not None:
+                    self._fold(followed.header, record.seq, record.time_ns, event)
+            self._read_pulse(followed)
+
+    def _read_pulse(self, followed: Followed) -> None:
+        read = followed.read_pulse()
+        if read is not None:
+            self.recording.record(read)
+        if followed.trouble:
+            why, followed.trouble = followed.trouble, ""
+            key = followed.header.stream
+            known = self.state.processes.get(key)
+            if known is None or known.outside.not_observed.get("disk") != why:
+                self.recording.record(
+                    ev.NotObserved(host=self._host, what="disk", why=why, process=key)
+                )
+
+    def _read_last_words(self) -> None:
+        """After an end: what the process wrote last is still in its ring and its pulse."""
+        self._follow(last_time=True)
+        self._keep_pulses()
+
+    def _keep_pulses(self) -> None:
+        if self._writable:
+            for followed in self._follower.followed.values():
+                followed.keep_pulse()
+
+    def _judge(self) -> None:
+        changed = self.judge.judge()
+        why = suspicion(self.state) or ("a verdict stands" if self.judge.blocked else "")
+        if not why and self._looks_from_outside_only():
+            why = "no agent speaks from inside"
+        if changed:
+            self.inspection.again_soon()
+            self._inspected_verdict = False
+        was_running = self.inspection.running
+        self.inspection.consider(why, sockets=self._sockets())
+        # A new verdict is kept at once, and again with the stacks that it caused to be taken.
+        if changed or (
+            not self._inspected_verdict and not was_running and not self.inspection.running
+        ):
+            self._inspected_verdict = not changed
+            self.judge.keep()
+            if self.judge.blocked:
+                for followed in self._follower.followed.values():
+                    followed.flush()
+
+    def _looks_from_outside_only(self) -> bool:
+        return self.embedded and not any(p.instrumented for p in self.state.processes.values())
+
+    def _sockets(self) -> dict[str, str]:
+        volatile = self.folder.volatile
+        living = {tracked.key for tracked in self.tracking.living()}
+        return {
+            followed.header.stream: f"{volatile}/{stem}.sock"
+            for stem, followed in self._follower.followed.items()
+            if followed.header.stream in living
+        }
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + every_s
+        return True
+
+    def _reason_to_end(self) -> str:
+        now = time.monotonic()
+        if self._stopping.is_set():
+            return "asked to end"
+        if self.tracking.living() or self.viewers or self.inspection.running:
+            self._last_alive = now
+            return ""
+        if not self.tracking.processes:
+            return "no process came" if now - self._began > NOBODY_CAME_S else ""
+        return "the run has ended" if now - self._last_alive > LINGER_S else ""
+
+    def _fold(
+        self, header: FileHeader, seq: int, time_ns: int, event: ev.AnyEvent | ev.UnknownEvent
+    ) -> None:
+        reduce(self.state, header, seq, time_ns, event)
+        entry = Entry(header, seq, time_ns, event)
+        for sink in list(self.sinks):
+            sink(entry)

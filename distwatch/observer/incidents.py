@@ -1,0 +1,55 @@
+"""Incidents: a verdict and the state it came from, as files that outlive everything."""
+
+from __future__ import annotations
+
+import os
+
+from distwatch.runfolder import RunFolder, make_private
+from distwatch.state.finding import Finding
+from distwatch.state.model import RunState
+
+
+def next_incident(folder: RunFolder) -> int:
+    """The number after the newest incident, from 1."""
+    try:
+        names = os.listdir(folder.incidents)
+    except OSError:
+        return 1
+    return max((int(name) for name in names if name.isdigit()), default=0) + 1
+
+
+def write_incident(
+    folder: RunFolder, state: RunState, findings: list[Finding], number: int | None = None
+) -> str:
+    """Writes report.json, report.md and report.html of an incident; returns its folder.
+
+    Each file is replaced as a whole: a reader never sees half of one.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    from distwatch.report.document import build_report, to_json
+    from distwatch.report.html import render_html
+    from distwatch.report.markdown import render_markdown
+
+    report = build_report(state, findings, folder.run_id)
+    place = os.path.join(folder.incidents, str(number or next_incident(folder)))
+    make_private(folder.incidents)
+    make_private(place)
+    write_whole(f"{place}/report.json", to_json(report))
+    write_whole(f"{place}/report.md", render_markdown(report).encode())
+    write_whole(f"{place}/report.html", render_html(report).encode())
+    return place
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Replaces a file at once, readable by its owner alone."""
+    temporary = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,70 @@
+"""Turns the state into verdicts, and verdicts that block a job into incidents."""
+
+from __future__ import annotations
+
+from distwatch.diagnosis import diagnose
+from distwatch.observer.incidents import next_incident, write_incident
+from distwatch.observer.recording import Recording
+from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+from distwatch.state.model import RunState
+
+
+class Judge:
+    """Keeps the standing verdict. The same roots are the same incident, told ever better."""
+
+    def __init__(self, folder: RunFolder, state: RunState, recording: Recording) -> None:
+        self._folder = folder
+        self._state = state
+        self._recording = recording
+        self._roots: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+        self._number: int | None = None
+        self.findings: list[Finding] = []
+        self.path = ""
+
+    def judge(self) -> bool:
+        """Derives the findings anew; True where the roots of the verdict changed."""
+        self.findings = diagnose(self._state)
+        roots = frozenset(
+            (f.code, f.culprit_ranks) for f in self.findings if f.role == "root" and f.blocks
+        )
+        if roots == self._roots:
+            return False
+        # More evidence of one trouble is no second incident.
+        if roots and not (roots & self._roots):
+            self._number = None
+        self._roots = roots
+        return True
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a hang or a crash stands."""
+        return bool(self._roots)
+
+    def keep(self) -> str:
+        """Records the verdict and writes its incident; returns the incident's folder, or ''."""
+        if self.blocked:
+            try:
+                self._number = self._number or next_incident(self._folder)
+                self.path = write_incident(self._folder, self._state, self.findings, self._number)
+            except OSError as error:
+                why = f"not written: {error.strerror}"
+                host = self._recording.header.host
+                self._recording.record(ev.NotObserved(host=host, what="incident", why=why))
+        self._recording.record(
+            ev.FindingsJudged(
+                host=self._recording.header.host,
+                findings=tuple(self.findings),
+                incident=self._number if self.blocked else None,
+            )
+        )
+        self._recording.flush()
+        return self.path if self.blocked else ""
+
+    def keep_on_demand(self) -> str:
+        """As `keep`, but also where nothing blocks: somebody asked for a full record."""
+        self.judge()
+        self._number = self._number or next_incident(self._folder)
+        self.path = write_incident(self._folder, self._state, self.findings, self._number)
+        return self.path

@@ -1,0 +1,193 @@
+"""Which runs this node knows, and which of them a person means."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.job import Job
+from distwatch.errors import NoSuchTarget, PartialData
+from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.reading import any_alive, load_state
+from distwatch.runfolder import RunFolder, is_alive, parent_pid, start_ticks
+
+__all__ = ["RunSummary", "find_run", "find_run_of_pid", "list_runs", "load_state", "summarize"]
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `distwatch ps`. `started_wall_ns` is 0 where nothing says it."""
+
+    run_id: str
+    path: str
+    started_wall_ns: int
+    world_size: int | None
+    ranks_alive: int
+    ranks_seen: int
+    hosts: tuple[str, ...]
+    observer_pid: int | None
+    alive: bool
+    verdict: str
+    blocked: bool = False
+
+
+def list_runs(root: str) -> list[RunSummary]:
+    """All runs under a root, the newest first; unreadable ones say so as their verdict."""
+    return sorted(
+        (summarize(folder) for folder in run_folders(root)),
+        key=lambda summary: (-summary.started_wall_ns, summary.run_id),
+    )
+
+
+def run_folders(root: str) -> list[RunFolder]:
+    """Folders under the root that hold anything of a run."""
+    try:
+        names = sorted(os.listdir(root))
+    except OSError:
+        return []
+    folders = [RunFolder(os.path.join(root, name)) for name in names]
+    return [folder for folder in folders if is_run(folder)]
+
+
+def is_run(folder: RunFolder) -> bool:
+    """Whether a folder holds anything of a run."""
+    return bool(folder.stems(".start") or folder.stems(".journal") or folder.stems(".ring"))
+
+
+def summarize(folder: RunFolder) -> RunSummary:
+    """A run in one line."""
+    observer = lock_holder(folder)
+    alive = any_alive(folder)
+    try:
+        state = load_state(folder)
+    except PartialData as error:
+        return RunSummary(
+            run_id=folder.run_id,
+            path=folder.path,
+            started_wall_ns=0,
+            world_size=None,
+            ranks_alive=0,
+            ranks_seen=0,
+            hosts=(),
+            observer_pid=observer,
+            alive=alive,
+            verdict=str(error),
+        )
+    job, findings = Job(state), diagnose(state)
+    starts = [
+        process.started_ns + state.hosts[process.host].wall_offset_ns
+        for process in state.processes.values()
+        if process.started_ns is not None and process.host in state.hosts
+    ]
+    return RunSummary(
+        run_id=folder.run_id,
+        path=folder.path,
+        started_wall_ns=min(starts, default=_folder_ns(folder)),
+        world_size=job.world,
+        ranks_alive=sum(_lives(process.pid, process.key) for process in job.ranks.values()),
+        ranks_seen=len(job.ranks),
+        hosts=tuple(sorted({process.host for process in job.ranks.values()})),
+        observer_pid=observer,
+        alive=alive,
+        verdict=findings[0].summary if findings else "no findings",
+        blocked=any(finding.blocks for finding in findings),
+    )
+
+
+def find_run(target: str, root: str) -> RunFolder:
+    """The run that a person names by run id, folder, incident folder or pid.
+
+    A bare id means the newest launch of that name.
+
+    Raises:
+        NoSuchTarget: there is none; the advice lists what there is.
+    """
+    if target.isdigit() and (folder := find_run_of_pid(int(target), root)) is not None:
+        return folder
+    by_path = _folder_at(target)
+    if by_path is not None:
+        return by_path
+    generations = [
+        folder
+        for folder in run_folders(root)
+        if folder.run_id == target or folder.run_id.rpartition("~")[0] == target
+    ]
+    exact = [folder for folder in generations if folder.run_id == target and "~" in target]
+    if found := (exact or sorted(generations, key=_generation)):
+        return found[-1]
+    raise NoSuchTarget(_complaint(target), advice=_what_there_is(root))
+
+
+def find_run_of_pid(pid: int, root: str) -> RunFolder | None:
+    """The run that a rank, its launcher or one of its children belongs to; None: no run."""
+    folders = run_folders(root)
+    current = pid
+    for _ in range(16):
+        if current <= 1:
+            break
+        for folder in folders:
+            if _has_process(folder, current):
+                return folder
+        current = parent_pid(current)
+    # A launcher is the parent of what is recorded.
+    for folder in folders:
+        for start in folder.starts():
+            if start.get("ppid") == str(pid) and os.path.isdir(f"/proc/{pid}"):
+                return folder
+    return None
+
+
+def _has_process(folder: RunFolder, pid: int) -> bool:
+    host = os.uname().nodename
+    return any(
+        start.get("ticks") == str(start_ticks(pid)) or not os.path.isdir(f"/proc/{pid}")
+        for start in folder.starts_of(f"{host}-{pid}")
+    )
+
+
+def _folder_at(target: str) -> RunFolder | None:
+    if os.sep not in target and not os.path.isdir(target):
+        return None
+    path = os.path.abspath(target if os.path.isdir(target) else os.path.dirname(target))
+    for candidate in (path, os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
+        folder = RunFolder(candidate)
+        if is_run(folder):
+            return folder
+    if os.path.isdir(target):
+        raise PartialData(
+            f"{target} holds nothing of a run",
+            advice="A run folder has *.journal files; `distwatch ps` lists the runs.",
+        )
+    return None
+
+
+def _generation(folder: RunFolder) -> int:
+    _, tilde, number = folder.run_id.rpartition("~")
+    return int(number) if tilde and number.isdigit() else 1
+
+
+def _complaint(target: str) -> str:
+    if target.isdigit():
+        exists = os.path.isdir(f"/proc/{target}")
+        return f"process {target} belongs to no run" if exists else f"there is no process {target}"
+    return f"there is no run {target!r}"
+
+
+def _what_there_is(root: str) -> str:
+    names = [folder.run_id for folder in run_folders(root)][-8:]
+    if not names:
+        return f"No run is recorded under {root}: start one with `distwatch run -- …`, or set DISTWATCH_DIR."
+    return f"Recorded under {root}: {', '.join(names)}."
+
+
+def _lives(pid: int, key: str) -> bool:
+    ticks = key.rpartition(".")[2]
+    return ticks.isdigit() and is_alive(pid, int(ticks))
+
+
+def _folder_ns(folder: RunFolder) -> int:
+    try:
+        return os.stat(folder.path).st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,209 @@
+"""Serves viewers of this user on a Unix socket: all events so far, then each one as it comes.
+
+Frames are a u32 length and msgpack. A viewer that does not keep up, or sends what is no
+request, is disconnected; the observer goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from typing import Any
+
+import msgspec
+
+from distwatch.observer.daemon import Observer
+from distwatch.observer.reading import Entry, read_entries
+from distwatch.state.events import decode_event, encode_event
+from distwatch.state.frames import FileHeader
+
+FRAME_LIMIT = 1024 * 1024
+QUEUE_LIMIT = 20_000
+_LENGTH = struct.Struct("<I")
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """What a viewer asks: `events` once, `dump` any time."""
+
+    want: str
+    reason: str = ""
+
+
+class Wire(msgspec.Struct, array_like=True):
+    """One event on its way to a viewer; or, with an empty payload, an answer to a request."""
+
+    header: FileHeader | None
+    seq: int
+    time_ns: int
+    payload: bytes
+    answer: str = ""
+
+
+_wires: msgspec.msgpack.Decoder[list[Wire]] = msgspec.msgpack.Decoder(list[Wire])
+
+
+def pack(wires: list[Wire]) -> bytes:
+    """One frame."""
+    body = msgspec.msgpack.encode(wires)
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """The body of one frame.
+
+    Raises:
+        ValueError: it is longer than FRAME_LIMIT.
+        asyncio.IncompleteReadError: the other side is gone.
+    """
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    if length > FRAME_LIMIT:
+        raise ValueError(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
+    return await reader.readexactly(length)
+
+
+def unpack(body: bytes) -> list[Wire]:
+    """The events of a frame; raises msgspec.DecodeError on anything else."""
+    return _wires.decode(body)
+
+
+def to_wire(entry: Entry) -> Wire:
+    return Wire(entry.header, entry.seq, entry.time_ns, encode_event(entry.event))
+
+
+def from_wire(wire: Wire) -> Entry | None:
+    event = decode_event(wire.payload)
+    if event is None or wire.header is None:
+        return None
+    return Entry(wire.header, wire.seq, wire.time_ns, event)
+
+
+class ViewerServer:
+    """Listens on `<run>/observer.sock` while the observer runs."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._path = observer.folder.socket
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Begins to listen; a socket left by a dead observer is replaced.
+
+        Raises:
+            OSError: the path cannot be bound (107 bytes are the system's limit).
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, self._path)
+        finally:
+            os.umask(mask)
+
+    async def close(self) -> None:
+        """Lets go of the viewers and removes the socket."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            if _peer_uid(writer) in (os.getuid(), 0):
+                await _Viewer(self._observer, reader, writer).serve()
+        except (OSError, ValueError, msgspec.DecodeError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    raw = writer.get_extra_info("socket")
+    credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int(struct.unpack("3i", credentials)[1])
+
+
+class _Viewer:
+    """One connection."""
+
+    def __init__(
+        self, observer: Observer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._observer = observer
+        self._reader = reader
+        self._writer = writer
+        self._queue: asyncio.Queue[Wire | None] = asyncio.Queue(QUEUE_LIMIT)
+
+    async def serve(self) -> None:
+        sender: asyncio.Task[None] | None = None
+        self._observer.viewers += 1
+        try:
+            while True:
+                request = msgspec.msgpack.decode(await read_frame(self._reader), type=Request)
+                if request.want == "events" and sender is None:
+                    self._observer.sinks.append(self._take)
+                    sender = asyncio.create_task(self._send())
+                elif request.want == "dump":
+                    path = await self._observer.dump(request.reason or "a viewer asked")
+                    self._put(Wire(None, 0, 0, b"", f"incident written to {path}"))
+                    if sender is None:
+                        sender = asyncio.create_task(self._send_queue())
+                else:
+                    return
+        finally:
+            self._observer.viewers -= 1
+            if self._take in self._observer.sinks:
+                self._observer.sinks.remove(self._take)
+            if sender is not None:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+
+    def _take(self, entry: Entry) -> None:
+        self._put(to_wire(entry))
+
+    def _put(self, wire: Wire) -> None:
+        try:
+            self._queue.put_nowait(wire)
+        except asyncio.QueueFull:
+            # It can connect again and read everything from the journals.
+            self._writer.transport.abort()
+
+    async def _send(self) -> None:
+        history = await asyncio.to_thread(read_entries, self._observer.folder)
+        batch: list[Wire] = []
+        size = 0
+        for entry in history:
+            wire = to_wire(entry)
+            if size + len(wire.payload) > FRAME_LIMIT // 4:
+                await self._write(batch)
+                batch, size = [], 0
+            batch.append(wire)
+            size += len(wire.payload) + 200
+        await self._write(batch)
+        await self._send_queue()
+
+    async def _send_queue(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            size = 0
+            while not self._queue.empty() and size < FRAME_LIMIT // 4:
+                batch.append(self._queue.get_nowait())
+                size += len(batch[-1].payload) + 200 if batch[-1] else 0
+            await self._write([wire for wire in batch if wire is not None])
+
+    async def _write(self, batch: list[Wire]) -> None:
+        self._writer.write(pack(batch))
+        await self._writer.drain()

@@ -1,0 +1,314 @@
+"""What a viewer looks at: a live run, a run of our own observing, or a recorded one. One interface."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import Protocol
+
+import msgspec
+
+from distwatch.errors import AttachDenied, DistwatchError, NoSuchTarget
+from distwatch.observer.__main__ import lock_holder, take_lock
+from distwatch.observer.daemon import Observer
+from distwatch.observer.reading import Entry, any_alive, read_entries
+from distwatch.observer.runs import find_run, find_run_of_pid
+from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
+from distwatch.probes import discovery
+from distwatch.runfolder import RunFolder, make_private
+from distwatch.state.events import ProcessSighted
+from distwatch.state.model import RunState
+from distwatch.state.reducer import reduce
+
+_LENGTH = 4
+CONNECT_WITHIN_S = 2.0
+
+
+class SourceLost(DistwatchError):
+    """What was looked at is gone; the state keeps what it last said."""
+
+
+class RunSource(Protocol):
+    """A run to look at. `state` changes only inside `poll` and `seek`.
+
+    Attributes:
+        note: where it comes from, for the header: `observer pid 123`, `replay`, ….
+        span: first and last time (ns) of a recording; None while it is live.
+        cursor_ns: where in the recording `state` stands.
+    """
+
+    run_id: str
+    live: bool
+    note: str
+    state: RunState
+    span: tuple[int, int] | None
+    cursor_ns: int
+
+    async def open(self) -> None: ...
+    async def poll(self) -> bool: ...
+    async def dump(self) -> str: ...
+    def seek(self, time_ns: int) -> None: ...
+    async def close(self) -> None: ...
+
+
+def open_source(target: str, root: str) -> RunSource:
+    """The best way to look at what a person names: PID, run id or folder.
+
+    A live run is looked at through its observer, or observed here where it has none; an ended
+    one is a recording; a process that no run knows is observed from outside.
+
+    Raises:
+        NoSuchTarget: there is nothing of that name.
+        AttachDenied: it belongs to another user.
+    """
+    if target.isdigit():
+        pid = int(target)
+        folder = find_run_of_pid(pid, root)
+        if folder is None:
+            return _foreign(pid, root)
+    else:
+        folder = find_run(target, root)
+    if lock_holder(folder) is not None:
+        return LiveRun(folder)
+    if any_alive(folder):
+        return EmbeddedRun(folder, "embedded: this run has no observer")
+    return RecordedRun(folder)
+
+
+def _foreign(pid: int, root: str) -> RunSource:
+    """A job that never heard of distwatch: read from outside."""
+    sighted = discovery.job_of(pid)
+    ranks = [process for process in sighted if process.role in ("rank", "launcher")]
+    if not ranks and not any(
+        "python" in process.command[0] for process in sighted if process.command
+    ):
+        command = " ".join(sighted[0].command[:3]) if sighted else "?"
+        raise NoSuchTarget(
+            f"process {pid} ({command}) is neither Python nor part of a job",
+            advice="Give the pid of a rank, its launcher or a dataloader worker; `distwatch ps` lists runs.",
+        )
+    folder = RunFolder(os.path.join(root, f"attached-{pid}"))
+    folder.create()
+    return EmbeddedRun(folder, "from outside: this job runs without distwatch", sighted)
+
+
+class RecordedRun:
+    """A run from disk, at its end first; `seek` goes to any moment of it."""
+
+    live = False
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.run_id = folder.run_id
+        self.note = "recorded"
+        self.state = RunState(run_id=folder.run_id)
+        self.span: tuple[int, int] | None = None
+        self.cursor_ns = 0
+        self._entries: list[Entry] = []
+        self._changed = True
+
+    async def open(self) -> None:
+        """Reads everything; raises PartialData where there is nothing."""
+        from distwatch.observer.reading import load_state
+
+        load_state(self.folder)
+        self._entries = read_entries(self.folder)
+        times = [entry.time_ns for entry in self._entries if entry.time_ns]
+        self.span = (min(times), max(times))
+        self.seek(self.span[1])
+
+    async def poll(self) -> bool:
+        changed, self._changed = self._changed, False
+        return changed
+
+    async def dump(self) -> str:
+        return "a recorded run cannot be dumped: `distwatch report` writes what is on disk"
+
+    def seek(self, time_ns: int) -> None:
+        """Folds the recording up to that time."""
+        first, last = self.span or (0, 0)
+        self.cursor_ns = max(first, min(time_ns, last))
+        state = RunState(run_id=self.run_id)
+        for entry in self._entries:
+            if entry.time_ns > self.cursor_ns:
+                break
+            reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
+        self.state = state
+        self._changed = True
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class LiveRun:
+    """A run through its observer's socket. A lost observer leaves the last state standing."""
+
+    live = True
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.run_id = folder.run_id
+        self.note = f"observer pid {lock_holder(folder) or '?'}"
+        self.state = RunState(run_id=folder.run_id)
+        self.span: tuple[int, int] | None = None
+        self.cursor_ns = 0
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: list[Wire] = []
+        self._answers: asyncio.Queue[str] = asyncio.Queue()
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._lost = ""
+
+    async def open(self) -> None:
+        """Connects; raises SourceLost where the observer does not answer."""
+        deadline = time.monotonic() + CONNECT_WITHIN_S
+        while True:
+            try:
+                connection = await asyncio.open_unix_connection(self.folder.socket)
+                break
+            except OSError as error:
+                # It holds its lock before it listens.
+                if time.monotonic() > deadline:
+                    raise SourceLost(
+                        f"the observer of {self.run_id} does not answer: {error}",
+                        advice="`distwatch report` reads the same run from disk.",
+                    ) from error
+                await asyncio.sleep(0.05)
+        self._reader, self._writer = connection
+        self._writer.write(_request("events"))
+        await self._writer.drain()
+        self._task = asyncio.create_task(self._receive(self._reader))
+        await self.wait(CONNECT_WITHIN_S)
+        await self.poll()
+
+    async def poll(self) -> bool:
+        """Folds what arrived; raises SourceLost once where the observer left."""
+        wires, self._waiting = self._waiting, []
+        self._arrived.clear()
+        for wire in wires:
+            entry = from_wire(wire)
+            if entry is not None:
+                reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
+        if not wires and self._lost:
+            lost, self._lost = self._lost, ""
+            self.live = False
+            self.note = "the observer has left: this is what it last said"
+            raise SourceLost(lost)
+        return bool(wires)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when something has arrived or the observer left, or after `timeout_s`."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+
+    async def dump(self) -> str:
+        if self._writer is None or not self.live:
+            return "the observer has left: nothing can be asked of it"
+        self._writer.write(_request("dump", "a person asked"))
+        await self._writer.drain()
+        return await asyncio.wait_for(self._answers.get(), 30)
+
+    def seek(self, time_ns: int) -> None:
+        """A live run has no other moment than now."""
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                for wire in unpack(await read_frame(reader)):
+                    if wire.header is None:
+                        self._answers.put_nowait(wire.answer)
+                    else:
+                        self._waiting.append(wire)
+                self._arrived.set()
+        except (OSError, ValueError, msgspec.DecodeError, asyncio.IncompleteReadError):
+            self._lost = "the observer has ended"
+            self._arrived.set()
+
+
+def _request(want: str, reason: str = "") -> bytes:
+    body = msgspec.msgpack.encode(Request(want=want, reason=reason))
+    return len(body).to_bytes(_LENGTH, "little") + body
+
+
+class EmbeddedRun:
+    """An observer inside the viewer, where none runs or none can."""
+
+    live = True
+
+    def __init__(
+        self, folder: RunFolder, note: str, sighted: list[ProcessSighted] | None = None
+    ) -> None:
+        self.folder = folder
+        self.run_id = folder.run_id
+        self.note = note
+        self.span: tuple[int, int] | None = None
+        self.cursor_ns = 0
+        self.state = RunState(run_id=folder.run_id)
+        self._sighted = sighted or []
+        self._observer: Observer | None = None
+        self._task: asyncio.Task[str] | None = None
+        self._lock: int | None = None
+        self._changed = False
+
+    async def open(self) -> None:
+        """Begins to observe; raises AttachDenied where the folder cannot be written."""
+        try:
+            make_private(self.folder.path)
+            self._lock = take_lock(self.folder)
+        except OSError as error:
+            raise AttachDenied(
+                f"{self.folder.path} cannot be written: {error.strerror or error}",
+                advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
+            ) from error
+        self._observer = Observer(self.folder, embedded=True, writable=self._lock is not None)
+        self._observer.viewers = 1
+        for sighted in self._sighted:
+            self._observer.tracking.add_sighting(sighted)
+        self.state = self._observer.state
+        self._observer.sinks.append(self._note_change)
+        self._task = asyncio.create_task(self._observer.run())
+        await self._observer.inspection.begin("attached", {})
+
+    async def poll(self) -> bool:
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            error, self._task = self._task.exception(), None
+            if error is not None:
+                raise SourceLost(f"the embedded observer failed: {error}") from error
+        changed, self._changed = self._changed, False
+        return changed
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns after a tick of the observer, or after `timeout_s`."""
+        await asyncio.sleep(min(timeout_s, 0.25))
+
+    async def dump(self) -> str:
+        if self._observer is None:
+            return "nothing is observed yet"
+        return f"incident written to {await self._observer.dump('a person asked')}"
+
+    def seek(self, time_ns: int) -> None:
+        """A live run has no other moment than now."""
+
+    async def close(self) -> None:
+        if self._observer is not None and self._task is not None:
+            self._observer.stop()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = None
+
+    def _note_change(self, _: Entry) -> None:
+        self._changed = True

@@ -1,0 +1,141 @@
+"""The processes of a run on this node: found, watched to their end, sampled while they live."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import msgspec
+
+from distwatch.observer.reading import sighting_of_start
+from distwatch.observer.recording import Recording
+from distwatch.probes import discovery, process
+from distwatch.probes.exits import ExitWatch
+from distwatch.runfolder import is_alive
+from distwatch.state import events as ev
+from distwatch.state.frames import FileHeader
+from distwatch.state.identity import Identity
+
+CHILDREN_EVERY_S = 5.0
+SEARCH_FIRST_S = 1.0
+SEARCH_MOST_S = 60.0
+
+
+class Tracked(msgspec.Struct, kw_only=True):
+    """One process. `watch` is None once it has ended, or where it could not be watched."""
+
+    key: str
+    pid: int
+    ticks: int
+    role: str
+    watch: ExitWatch | None = None
+    ended: bool = False
+
+
+class Tracking:
+    """Keeps the process table of one run."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self.processes: dict[str, Tracked] = {}
+        self._looked_for_children = 0.0
+        self._next_search = 0.0
+        self._search_every = SEARCH_FIRST_S
+
+    def add_start(self, start: dict[str, str]) -> None:
+        """A start record: that process is known from now on, whatever becomes of it."""
+        sighted = sighting_of_start(start)
+        if sighted is not None:
+            self._recording.record(sighted)
+            self._track(sighted.process, sighted.pid, sighted.start_ticks, sighted.role)
+            self._sight_launcher(sighted.ppid)
+
+    def add_agent(self, header: FileHeader) -> None:
+        """The writer of a ring."""
+        self._track(header.stream, header.pid, header.start_ticks, "agent")
+
+    def add_sighting(self, sighted: ev.ProcessSighted) -> None:
+        """A process that was found in the process table."""
+        if sighted.process not in self.processes:
+            self._recording.record(sighted)
+            self._track(sighted.process, sighted.pid, sighted.start_ticks, sighted.role)
+
+    def search(self, identity: Identity | None, complete: bool) -> None:
+        """Looks for ranks without distwatch while some are missing, ever more rarely."""
+        now = time.monotonic()
+        if complete or identity is None or now < self._next_search:
+            return
+        self._next_search = now + self._search_every
+        self._search_every = min(2 * self._search_every, SEARCH_MOST_S)
+        for sighted in discovery.ranks_of(identity):
+            self.add_sighting(sighted)
+
+    def look_for_children(self) -> None:
+        """Dataloader workers and other children of ranks."""
+        now = time.monotonic()
+        if now - self._looked_for_children < CHILDREN_EVERY_S:
+            return
+        self._looked_for_children = now
+        for tracked in [t for t in self.processes.values() if not t.ended]:
+            if tracked.role in ("dataloader", "child", "launcher"):
+                continue
+            for child in discovery.children_of(tracked.pid, main_thread_only=True):
+                sighted = discovery.sight(child)
+                if sighted is not None and sighted.role in ("dataloader", "child"):
+                    self.add_sighting(sighted)
+
+    def sample(self) -> None:
+        """The cheap look at every living process; a change of state is always journaled."""
+        for tracked in self.living():
+            seen = process.sample(tracked.key, tracked.pid)
+            if seen is not None:
+                self._recording.record(seen)
+
+    def examine(self) -> None:
+        """The thorough look at every living process."""
+        for tracked in self.living():
+            seen = process.examine(tracked.key, tracked.pid)
+            if seen is not None:
+                self._recording.record(seen, keep=True)
+
+    def living(self) -> list[Tracked]:
+        return [tracked for tracked in self.processes.values() if not tracked.ended]
+
+    def collect_ends(self) -> list[Tracked]:
+        """Processes that have ended since the last call; their ends are recorded."""
+        ended: list[Tracked] = []
+        for tracked in self.living():
+            if tracked.watch is not None:
+                if not tracked.watch.has_ended():
+                    continue
+                seen = tracked.watch.collect()
+                tracked.watch.close()
+                tracked.watch = None
+            elif is_alive(tracked.pid, tracked.ticks):
+                continue
+            else:
+                seen = ev.ExitSeen(process=tracked.key, how="gone before it could be watched")
+            tracked.ended = True
+            self._recording.record(seen)
+            ended.append(tracked)
+        return ended
+
+    def close(self) -> None:
+        for tracked in self.processes.values():
+            if tracked.watch is not None:
+                tracked.watch.close()
+
+    def _track(self, key: str, pid: int, ticks: int, role: str) -> None:
+        known = self.processes.get(key)
+        if known is not None:
+            return
+        tracked = self.processes[key] = Tracked(key=key, pid=pid, ticks=ticks, role=role)
+        with contextlib.suppress(OSError):
+            tracked.watch = ExitWatch(key, pid, ticks)
+
+    def _sight_launcher(self, ppid: int) -> None:
+        if any(tracked.pid == ppid for tracked in self.processes.values()):
+            return
+        sighted = discovery.sight(ppid)
+        if sighted is not None and sighted.role == "launcher":
+            self.add_sighting(sighted)

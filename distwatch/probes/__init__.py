@@ -1,0 +1,1 @@
+"""Read-only looks from outside: process, stacks, exits, host, devices. They touch nothing of the job."""

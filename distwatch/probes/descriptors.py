@@ -1,0 +1,92 @@
+"""What a file descriptor of another process is: a path, a pipe, or a socket and its peer."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from distwatch.probes.procfs import read_text
+
+_STANDARD = {0: "stdin", 1: "stdout", 2: "stderr"}
+_INODE = re.compile(r"socket:\[(\d+)\]")
+_CONNECTING, _LISTENING = "02", "0A"
+_KEPT = 4096
+
+# The tables of a node with many connections are long; an inode's endpoints do not change.
+_known: dict[str, str] = {}
+
+
+def describe_descriptor(pid: int, descriptor: int, *, look_up: bool = True) -> str:
+    """`/data/shard-3`, `socket 10.0.0.1:1234→10.0.0.2:29500`, `stdin (/dev/null)`; '' if unknown.
+
+    Args:
+        look_up: whether the socket tables may be read (a millisecond or more); without it only
+            sockets that were looked up before carry their endpoints.
+    """
+    try:
+        target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return ""
+    target = os.fsencode(target).decode("utf-8", "replace")
+    if match := _INODE.fullmatch(target):
+        target = _socket(pid, match[1], look_up)
+    return f"{_STANDARD[descriptor]} ({target})" if descriptor in _STANDARD else target
+
+
+def watched_by_epoll(pid: int, descriptor: int) -> list[int]:
+    """The descriptors that an epoll descriptor waits for."""
+    lines = read_text(f"/proc/{pid}/fdinfo/{descriptor}").splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith("tfd:")]
+
+
+def _socket(pid: int, inode: str, look_up: bool) -> str:
+    if inode in _known:
+        return _known[inode]
+    if not look_up:
+        return "socket"
+    text, lasting = _find_socket(pid, inode)
+    if lasting:
+        if len(_known) >= _KEPT:
+            _known.clear()
+        _known[inode] = text
+    return text
+
+
+def _find_socket(pid: int, inode: str) -> tuple[str, bool]:
+    """A socket in words, and whether they stay true for as long as it is open."""
+    # The tables of the process, not ours: it may live in a network namespace of its own.
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in _lines_with(pid, table, inode):
+            fields = line.split()
+            if len(fields) > 9 and fields[9] == inode:
+                return _internet(table, *fields[1:4])
+    for line in _lines_with(pid, "unix", inode):
+        unix = line.split(None, 7)
+        if len(unix) > 6 and unix[6] == inode:
+            return f"unix socket {unix[7].strip()}" if len(unix) > 7 else "unix socket", True
+    return "socket", False
+
+
+def _lines_with(pid: int, table: str, inode: str) -> list[str]:
+    text = read_text(f"/proc/{pid}/net/{table}")
+    return [line for line in text.splitlines() if inode in line] if inode in text else []
+
+
+def _internet(table: str, local: str, peer: str, state: str) -> tuple[str, bool]:
+    kind = "socket" if table.startswith("tcp") else "udp socket"
+    if table.startswith("tcp") and state == _LISTENING:
+        return f"{kind} listening on {_address(local)}", True
+    text = f"{kind} {_address(local)}→{_address(peer)}"
+    return (f"{text} (connecting)", False) if state == _CONNECTING else (text, True)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.partition(":")
+    # The kernel prints words of 32 bits in the machine's byte order.
+    groups = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
+    raw = b"".join(groups)
+    if len(raw) == 4 or raw[:12] == b"\0" * 10 + b"\xff\xff":
+        return ".".join(str(byte) for byte in raw[-4:]) + f":{int(port, 16)}"
+    words = ":".join(f"{raw[i] << 8 | raw[i + 1]:x}" for i in range(0, 16, 2))
+    words = re.sub(r"(^|:)0(:0)+(:|$)", "::", words, count=1)
+    return f"[{words}]:{int(port, 16)}"

@@ -1,0 +1,35 @@
+"""The machine: memory, cgroup limits, load."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from distwatch.probes.cgroups import memory_group
+from distwatch.state.events import HostSampled
+
+
+def sample_host(host: str, pid: int | None = None) -> HostSampled:
+    """Memory and load of this machine, and the memory cgroup of `pid` (this process's by default).
+
+    The cgroup's limit is the one with the least room, its own or that of a group above it.
+    """
+    memory = psutil.virtual_memory()
+    group = memory_group(pid or os.getpid())
+    limit, used = group.limit if group else (None, None)
+    return HostSampled(
+        host=host,
+        memory_total=memory.total,
+        memory_available=memory.available,
+        cgroup_limit=limit,
+        cgroup_used=used,
+        oom_kills=group.oom_kills if group else None,
+        cpus=_usable_cpus(),
+        load=os.getloadavg()[0],
+    )
+
+
+def _usable_cpus() -> int | None:
+    # What this process may run on: a scheduler often pins a job to fewer than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()

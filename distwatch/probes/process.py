@@ -1,0 +1,151 @@
+"""What the kernel says of a process: state, place in the kernel, and what its call is about."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from distwatch.probes.descriptors import describe_descriptor, watched_by_epoll
+from distwatch.probes.procfs import children_of, name_of, read_text, stat_fields, tasks_of
+from distwatch.probes.syscalls import ON_DESCRIPTOR, PATH_ARGUMENT, Call, call_of
+from distwatch.state.events import ProcessSampled
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_POLLFD = struct.Struct("=ihh")
+_NAMED = 4
+"""How many descriptors of one poll or epoll are named."""
+
+
+def sample(key: str, pid: int) -> ProcessSampled | None:
+    """The cheap look, five small reads: for each process each second. None where it is gone.
+
+    `children` are the main thread's, and a socket is named with its endpoints only once
+    `examine` has looked them up. Fields that only the process's own user may read stay empty.
+    """
+    return _look(key, pid, thorough=False)
+
+
+def examine(key: str, pid: int) -> ProcessSampled | None:
+    """The thorough look: also socket endpoints, all children, and a thread stuck in D state.
+
+    `state` is the main thread's; another thread that is in D state is told in `wchan`, and
+    `blocked_on` is about that one where the main thread's call is about nothing nameable.
+    """
+    return _look(key, pid, thorough=True)
+
+
+def _look(key: str, pid: int, *, thorough: bool) -> ProcessSampled | None:
+    fields = stat_fields(pid)
+    if fields is None:
+        return None
+    state = fields[0]
+    call, wchan = Call(""), ""
+    if state not in "RZX":
+        call, wchan = call_of(pid, pid, state), _wchan(pid, pid)
+    blocked_on = _subject(pid, call, thorough)
+    if thorough and state not in "DTtZX" and (stuck := _stuck_thread(pid)) is not None:
+        task, words = stuck
+        wchan = f"{wchan}; {words}" if wchan else words
+        blocked_on = blocked_on or _subject(pid, call_of(pid, task, "D"), thorough)
+    return ProcessSampled(
+        process=key,
+        state=state,
+        wchan=wchan,
+        syscall=call.name,
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS,
+        rss_bytes=int(fields[21]) * _PAGE,
+        threads=int(fields[17]),
+        blocked_on=blocked_on,
+        children=tuple(children_of(pid, None if thorough else [pid])),
+    )
+
+
+def _wchan(pid: int, task: int) -> str:
+    text = read_text(f"/proc/{pid}/task/{task}/wchan")
+    return "" if text == "0" else text
+
+
+def _stuck_thread(pid: int) -> tuple[int, str] | None:
+    """A thread in D state besides the main thread, and words about it."""
+    for task in tasks_of(pid):
+        fields = stat_fields(pid, task) if task != pid else None
+        if fields is not None and fields[0] == "D":
+            place = _wchan(pid, task) or "unknown"
+            return task, f"thread {task} ({name_of(task)}) in D: {place}"
+    return None
+
+
+def _subject(pid: int, call: Call, thorough: bool) -> str:
+    """What a system call is about, in words; '' where nothing can be named."""
+    name, arguments = call
+    if not arguments:
+        return ""
+    if name in ON_DESCRIPTOR:
+        return describe_descriptor(pid, _signed(arguments[0]), look_up=thorough)
+    if (place := PATH_ARGUMENT.get(name)) is not None:
+        return _string_at(pid, arguments[place])
+    if name in ("wait4", "waitid", "vfork", "clone", "clone3"):
+        return _awaited_child(pid, name, arguments)
+    descriptors = _polled(pid, name, arguments)
+    named = [describe_descriptor(pid, one, look_up=thorough) for one in descriptors[:_NAMED]]
+    more = f" and {len(descriptors) - _NAMED} more" if len(descriptors) > _NAMED else ""
+    return ", ".join(filter(None, named)) + more
+
+
+def _polled(pid: int, name: str, arguments: tuple[int, ...]) -> list[int]:
+    """The descriptors of a poll, select or epoll call."""
+    if name in ("poll", "ppoll"):
+        size = _POLLFD.size * min(arguments[1], 256)
+        memory = _memory_at(pid, arguments[0], size)
+        whole = memory[: len(memory) // _POLLFD.size * _POLLFD.size]
+        return [one for one, _, _ in _POLLFD.iter_unpack(whole) if one >= 0]
+    if name in ("select", "pselect6"):
+        count = min(arguments[0], 1024)
+        sets = [_memory_at(pid, at, (count + 7) // 8) for at in arguments[1:3] if at]
+        bits = [int.from_bytes(one, "little") for one in sets]
+        return [one for one in range(count) if any(word >> one & 1 for word in bits)]
+    if name.startswith("epoll_"):
+        return watched_by_epoll(pid, _signed(arguments[0]))
+    return []
+
+
+def _awaited_child(pid: int, name: str, arguments: tuple[int, ...]) -> str:
+    children = children_of(pid)
+    if name == "wait4" and _signed(arguments[0]) > 0:
+        child = _signed(arguments[0])
+    elif name == "waitid" and arguments[0] == os.P_PID:
+        child = arguments[1]
+    elif name in ("wait4", "waitid") and len(children) > 1:
+        return f"any of {len(children)} child processes"
+    elif children:
+        child = children[-1]
+    else:
+        return ""
+    return f"child process {child} ({name_of(child)})" if child in children else ""
+
+
+def _string_at(pid: int, address: int) -> str:
+    # To the end of the page only: the next one need not be mapped.
+    memory = _memory_at(pid, address, min(1024, _PAGE - address % _PAGE))
+    return memory.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+def _memory_at(pid: int, address: int, size: int) -> bytes:
+    """Reads the process's memory; it is neither stopped nor changed by that."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, size, address)
+    except (OSError, OverflowError):
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def _signed(argument: int) -> int:
+    """A C int as /proc prints it."""
+    value = argument & 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value

@@ -1,0 +1,217 @@
+"""Python stacks from outside, by py-spy without pausing: works on frozen and stopped ranks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+
+import msgspec
+
+from distwatch.errors import DistwatchError
+from distwatch.probes.procfs import owner_of, read_text, state_of, stat_fields, tasks_of
+from distwatch.probes.ptrace import ptrace_rights
+from distwatch.state.events import Frame, StackTaken, ThreadStack
+
+_ATTEMPTS = 3
+_PERMANENT = (
+    ("permission denied", "denied"),
+    ("operation not permitted", "denied"),
+    ("no such process", "gone"),
+    ("failed to get process executable name", "gone"),
+    ("failed to find python version", "foreign"),
+    ("failed to find a python interpreter", "foreign"),
+)
+
+
+class StackUnreadable(DistwatchError):
+    """A text that should be py-spy's JSON is not."""
+
+
+class _PySpyFrame(msgspec.Struct):
+    name: str
+    filename: str | None = None
+    module: str | None = None
+    line: int | None = None
+
+
+class _PySpyThread(msgspec.Struct):
+    frames: tuple[_PySpyFrame, ...]
+    thread_name: str | None = None
+    os_thread_id: int | None = None
+    active: bool = False
+    owns_gil: bool = False
+
+
+_decoder = msgspec.json.Decoder(tuple[_PySpyThread, ...])
+
+
+def find_py_spy() -> str | None:
+    """The path of the py-spy program: beside this interpreter, else on PATH."""
+    places = (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))
+    for place in places:
+        if place and os.access(path := os.path.join(place, "py-spy"), os.X_OK):
+            return path
+    return shutil.which("py-spy")
+
+
+async def take_stack(
+    key: str, pid: int, *, native: bool = False, timeout_s: float = 5.0
+) -> StackTaken:
+    """One look at all threads; `error` says why there is none, and what to do. Never raises.
+
+    Without `native` the process is not paused, so that a frozen one answers, too.
+
+    Args:
+        native: also C frames. py-spy pauses the process for that (0.2 to 0.8 s), so it is
+            refused for one that is stopped or has a thread in D state.
+        timeout_s: after so many seconds py-spy is killed; the process goes on.
+    """
+    if (why_not := _refusal(pid, native)) is not None:
+        return StackTaken(process=key, error=why_not)
+    program = find_py_spy()
+    if program is None:
+        return StackTaken(
+            process=key,
+            error="py-spy is not installed beside this Python nor on PATH: pip install py-spy",
+        )
+    mode = "--native" if native else "--nonblocking"
+    command = [program, "dump", "--json", mode, "--pid", str(pid)]
+    attempts = 1 if native else _ATTEMPTS
+    try:
+        threads = await asyncio.wait_for(_dump(command, pid, attempts), timeout_s)
+    except asyncio.TimeoutError:
+        error = f"py-spy did not answer within {timeout_s:g} s and was ended"
+        return StackTaken(process=key, error=error + (_undo_stop(pid) if native else ""))
+    except (StackUnreadable, OSError) as unreadable:
+        return StackTaken(process=key, error=str(unreadable))
+    if not threads:
+        return StackTaken(process=key, error="py-spy saw no Python thread: it starts or ends now")
+    return StackTaken(process=key, threads=threads)
+
+
+def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:
+    """The output of `py-spy dump --json` as stacks, outermost frame first.
+
+    Raises:
+        StackUnreadable: the text is not that.
+    """
+    try:
+        threads = _decoder.decode(text.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise StackUnreadable(
+            f"not the output of `py-spy dump --json`: {error}",
+            advice="Record it again with `py-spy dump --json --nonblocking --pid PID > FILE`",
+        ) from None
+    return tuple(
+        ThreadStack(
+            name=thread.thread_name or "",
+            os_thread_id=thread.os_thread_id,
+            active=thread.active,
+            owns_gil=thread.owns_gil,
+            frames=tuple(_frame(frame) for frame in reversed(thread.frames)),
+        )
+        for thread in threads
+    )
+
+
+def _frame(frame: _PySpyFrame) -> Frame:
+    # py-spy names a module, that is a shared object, for native frames only.
+    return Frame(
+        function=frame.name,
+        file=frame.filename or frame.module or "",
+        line=frame.line or 0,
+        native=frame.module is not None,
+    )
+
+
+def _refusal(pid: int, native: bool) -> str | None:
+    state = state_of(pid)
+    if not state:
+        return f"process {pid} is gone"
+    if state in "ZX":
+        return f"process {pid} has ended and waits for its parent: it has no stack any more"
+    if not native:
+        return None
+    if state in "Tt":
+        return "native frames cannot be read of a stopped process; take its Python frames"
+    states = [fields[0] for task in tasks_of(pid) if (fields := stat_fields(pid, task))]
+    if "D" in states:
+        return (
+            "a thread is blocked in the kernel (state D), which would block the reader of native "
+            "frames, too; take its Python frames"
+        )
+    return None
+
+
+async def _dump(command: list[str], pid: int, attempts: int) -> tuple[ThreadStack, ...]:
+    """Runs py-spy until it makes sense of the process, which moves on while it is read."""
+    while True:
+        attempts -= 1
+        code, out, err = await _run(command)
+        if code == 0:
+            return parse_py_spy(out.decode("utf-8", "replace"))
+        message = err.decode("utf-8", "replace")
+        lasting = _lasting_reason(message, pid)
+        if lasting or attempts <= 0:
+            raise StackUnreadable(lasting or _passing_reason(message))
+
+
+async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, out, err
+
+
+def _lasting_reason(message: str, pid: int) -> str:
+    """Why asking again would not help, in a sentence; '' where it might."""
+    kind = next((kind for phrase, kind in _PERMANENT if phrase in message.lower()), "")
+    if kind == "gone" or (kind and not state_of(pid)):
+        return f"process {pid} is gone"
+    if kind == "foreign":
+        return f"process {pid} is no Python process that py-spy knows"
+    if kind == "denied":
+        owner, allowed, why = owner_of(pid), *ptrace_rights()
+        if allowed and owner not in (None, os.geteuid()):
+            why = f"it runs under uid {owner}: run distwatch as that user, or with CAP_SYS_PTRACE"
+        return f"not permitted to read process {pid}: {why}"
+    return ""
+
+
+def _passing_reason(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    words = lines[0].removeprefix("Error: ") if lines else "it ended without a word"
+    return f"py-spy could not read the process while it moved ({words[:200]}): ask again"
+
+
+def _undo_stop(pid: int) -> str:
+    """A killed py-spy can leave the stop signal behind that it attached with: takes it back."""
+    stop = 1 << (signal.SIGSTOP - 1)
+    pending = any(_pending(pid, task) & stop for task in tasks_of(pid))
+    if not pending and state_of(pid) != "T":
+        return ""
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGCONT)
+    return "; the process was resumed by SIGCONT"
+
+
+def _pending(pid: int, task: int) -> int:
+    for line in read_text(f"/proc/{pid}/task/{task}/status").splitlines():
+        if line.startswith("SigPnd:"):
+            return int(line.split()[1], 16)
+    return 0

@@ -1,0 +1,365 @@
+"""The application: polls a source, draws one picture at a time, and turns keys into looks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import ClassVar
+
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.screen import Screen
+from textual.theme import Theme
+from textual.widgets import ContentSwitcher, Footer, Input, Static
+
+from distwatch.tui.bars import Prompt, Tabs, TopBar
+from distwatch.tui.export import render_reports, write_reports
+from distwatch.tui.filters import Filter, FilterInvalid, parse_filter
+from distwatch.tui.help import HelpScreen
+from distwatch.tui.keys import KEYS, VIEWS, bindings
+from distwatch.tui.line_list import LineList
+from distwatch.tui.session import Session, Source
+from distwatch.tui.verdict import verdict_markdown
+from distwatch.tui.views import ranks
+from distwatch.tui.views.detail import detail
+from distwatch.tui.views.line import subject_of
+from distwatch.tui.views.shown import Shown, draw_view
+
+REFRESH_S = 0.5
+"""Over SSH, more than two refreshes a second cost more than they tell."""
+
+CALM = Theme(
+    name="distwatch",
+    primary="#6fa3d8",
+    secondary="#b08fd0",
+    accent="#6fa3d8",
+    warning="#d8b25f",
+    error="#e06c75",
+    success="#7fb685",
+    foreground="#d5dae2",
+    background="#14171c",
+    surface="#1a1e25",
+    panel="#20252d",
+    dark=True,
+)
+
+
+class DetailPage(VerticalScroll, can_focus=True, inherit_bindings=False):
+    """The pane that Enter opens."""
+
+
+class DistwatchApp(App[None]):
+    """The TUI on one run, live or recorded. It reads; it never changes the job."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "distwatch"
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings())
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        export_folder: str | None = None,
+        refresh_s: float = REFRESH_S,
+    ) -> None:
+        """Args:
+        clock: wall clock in ns, for ages in the header.
+        export_folder: where `e` writes; the working directory by default.
+        refresh_s: seconds between two polls of the source.
+        """
+        super().__init__()
+        self.animation_level = "none"
+        self.register_theme(CALM)
+        self.theme = CALM.name
+        self.session = Session(source, clock)
+        self._refresh_s = refresh_s
+        self._export_folder = export_folder
+        self._view = VIEWS[0].name
+        self._detail_key: str | None = None
+        self._filter = Filter()
+        self._order = ranks.Order()
+        self._folded: frozenset[str] = frozenset()
+
+    def compose(self) -> ComposeResult:
+        self._top = TopBar(id="top")
+        self._tabs = Tabs(id="tabs")
+        self._lists = {v.name: LineList(id=v.name, follow=v.name == "events") for v in VIEWS}
+        self._detail_text = Static(id="detail-text")
+        self._prompt = Prompt()
+        yield self._top
+        yield self._tabs
+        with ContentSwitcher(id="views", initial=self._view) as self._switcher:
+            yield from self._lists.values()
+            with DetailPage(id="detail") as self._detail_page:
+                yield self._detail_text
+        yield self._prompt
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self._lists[self._view].focus()
+        self.draw()
+        self.run_worker(self._follow(), exclusive=True, group="follow", exit_on_error=False)
+
+    async def _follow(self) -> None:
+        try:
+            while True:
+                await self.poll_once()
+                # A run so large that its picture is slow must not take the whole loop.
+                await asyncio.sleep(max(self._refresh_s, 4 * self.session.cost_s))
+        finally:
+            await self.session.close()
+
+    async def poll_once(self) -> None:
+        """Reads what is new and draws it, once."""
+        if await self.session.poll() and not self.session.paused:
+            self.draw()
+        else:
+            self._top.show_sight(self.session.picture, self.session.sight())
+
+    # ---- drawing ---------------------------------------------------------------------------
+
+    def draw(self) -> None:
+        """Draws the picture on display: head, tabs, and the open view or detail."""
+        picture = self.session.picture
+        self._top.show(picture, self.session.sight())
+        shown = draw_view(self._view, picture, self._filter, self._order, self._folded)
+        self._lists[self._view].show(shown.lines, shown.heading, self._empty_text(shown))
+        hits = f"{len(shown.lines)} of {shown.total}"
+        self._tabs.show(self._view, self._detail_key is not None, picture, self._filter, hits)
+        if self._detail_key is not None:
+            self._detail_text.update(detail(picture, self._detail_key))
+
+    def _empty_text(self, shown: Shown) -> str:
+        if shown.total:
+            return f"no line matches the filter {self._filter.text!r}; Esc clears it"
+        return shown.empty
+
+    def _open_pane(self, name: str) -> None:
+        self._switcher.current = name
+        pane = self._detail_page if name == "detail" else self._lists[name]
+        pane.focus()
+        self.draw()
+
+    @property
+    def _list(self) -> LineList:
+        return self._lists[self._view]
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.draw)
+
+    # ---- looking ---------------------------------------------------------------------------
+
+    def action_view(self, name: str) -> None:
+        """Opens one of the numbered views."""
+        self._view, self._detail_key = name, None
+        self._open_pane(name)
+
+    def action_detail(self) -> None:
+        """Opens what the cursor is on; in the stacks, folds it."""
+        line = self._list.selected
+        if line is None or self._detail_key is not None:
+            return
+        if self._view == "stacks":
+            self._folded ^= {line.key}
+            self.draw()
+        else:
+            self._open_detail(subject_of(line.key))
+
+    def _open_detail(self, key: str) -> None:
+        self._detail_key = key
+        self._detail_page.scroll_home(animate=False)
+        self._open_pane("detail")
+
+    def on_line_list_opened(self) -> None:
+        self.action_detail()
+
+    def action_leave(self) -> None:
+        """Closes the prompt, else the detail, else clears the filter."""
+        if self._prompt.purpose:
+            if self._prompt.purpose == "filter":
+                self._filter = Filter()
+            self._close_prompt()
+        elif self._detail_key is not None:
+            self._detail_key = None
+            self._open_pane(self._view)
+        elif self._filter.text:
+            self._filter = Filter()
+            self.draw()
+
+    def action_culprit(self) -> None:
+        """Jumps to the first rank that the verdict blames."""
+        root = self.session.picture.root
+        if root is None or not root.culprit_ranks:
+            why = "the verdict names no rank" if root else "nothing was found wrong so far"
+            self.notify(f"no culprit: {why}")
+            return
+        self._go_to_rank(root.culprit_ranks[0])
+
+    def _go_to_rank(self, global_rank: int) -> None:
+        picture = self.session.picture
+        if picture.standing(global_rank) is None:
+            self.notify(f"there is no rank {global_rank} among {len(picture.standings)} ranks")
+            return
+        in_detail = self._detail_key is not None
+        self.action_view("ranks")
+        if not self._list.select(f"rank:{global_rank}"):
+            self._filter = Filter()
+            self.draw()
+            self._list.select(f"rank:{global_rank}")
+            self.notify("the filter hid that rank: cleared")
+        if in_detail:
+            self._open_detail(f"rank:{global_rank}")
+
+    def action_sort(self) -> None:
+        """Sorts the ranks by the next column."""
+        self._order = ranks.next_order(self._order)
+        self.draw()
+
+    def action_sort_reverse(self) -> None:
+        """Turns the order of the ranks round."""
+        self._order = self._order._replace(reverse=not self._order.reverse)
+        self.draw()
+
+    def action_move(self, steps: int) -> None:
+        """Moves the cursor, or scrolls the detail."""
+        if self._detail_key is None:
+            self._list.move(steps)
+        else:
+            self._detail_page.scroll_relative(y=steps, animate=False)
+
+    def action_page(self, direction: int) -> None:
+        """As `action_move`, by a screen."""
+        if self._detail_key is None:
+            self._list.page(direction)
+        else:
+            self._detail_page.scroll_relative(
+                y=direction * max(1, self._detail_page.size.height - 1), animate=False
+            )
+
+    # ---- time ------------------------------------------------------------------------------
+
+    def action_pause(self) -> None:
+        """Freezes the display or lets it go on; in a replay, plays or stops."""
+        self.session.toggle()
+        self.draw()
+
+    def action_step(self, direction: int) -> None:
+        """Replay: to the next or previous event. Live: to the next or previous rank."""
+        if self.session.replays:
+            self.session.step(direction)
+            self.draw()
+            return
+        self._list.move(direction)
+        line = self._list.selected
+        if self._detail_key is not None and line is not None:
+            self._open_detail(subject_of(line.key))
+
+    def action_edge(self, direction: int) -> None:
+        """Replay: to the beginning or the end. Live: to the first or last line."""
+        if self.session.replays:
+            self.session.edge(direction)
+            self.draw()
+        elif self._detail_key is None:
+            self._list.edge(direction)
+        elif direction < 0:
+            self._detail_page.scroll_home(animate=False)
+        else:
+            self._detail_page.scroll_end(animate=False)
+
+    # ---- the prompt ------------------------------------------------------------------------
+
+    def action_filter(self) -> None:
+        """Opens the filter's line; it acts while it is typed."""
+        hint = "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text"
+        self._prompt.open("filter", self._filter.text, hint)
+
+    def action_go_to_rank(self) -> None:
+        """Asks for a rank's number."""
+        self._prompt.open("rank", "", "rank number")
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if self._prompt.purpose != "filter":
+            self._prompt.say("")
+            return
+        try:
+            self._filter = parse_filter(event.value)
+        except FilterInvalid as error:
+            self._prompt.say(str(error))
+            return
+        self._prompt.say("")
+        self.draw()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        if self._prompt.purpose == "filter":
+            try:
+                self._filter = parse_filter(event.value)
+            except FilterInvalid as error:
+                self._prompt.say(f"{error}; Esc drops the filter")
+                return
+            self._close_prompt()
+        elif self._prompt.purpose == "rank":
+            number = event.value.strip()
+            if not number.isdecimal():
+                self._prompt.say(f"{number!r} is no rank: type a number, or Esc")
+                return
+            self._close_prompt()
+            self._go_to_rank(int(number))
+
+    def _close_prompt(self) -> None:
+        self._prompt.close()
+        self._open_pane("detail" if self._detail_key is not None else self._view)
+
+    # ---- keeping ---------------------------------------------------------------------------
+
+    def action_copy(self) -> None:
+        """Copies the verdict as Markdown, by the terminal's own clipboard (OSC 52)."""
+        self.copy_to_clipboard(verdict_markdown(self.session.picture))
+        self.notify(
+            "verdict copied as Markdown (by OSC 52; where the terminal forbids that, press e)"
+        )
+
+    def action_export(self) -> None:
+        """Writes the report of what is on display."""
+        self.run_worker(self._export(), group="export", exclusive=True, exit_on_error=False)
+
+    async def _export(self) -> None:
+        folder = self._export_folder or os.getcwd()
+        picture = self.session.picture
+        try:
+            reports = render_reports(picture)
+            paths = await asyncio.to_thread(write_reports, reports, folder, picture.run_id)
+        except OSError as error:
+            text = (
+                f"cannot write in {folder}: {error.strerror}; start in a folder that you may write"
+            )
+            self.notify(text, severity="error")
+            return
+        stem = paths[0].rpartition(".")[0]
+        self.notify(f"report written: {stem}.{{{','.join(reports)}}}", timeout=10)
+
+    def action_dump(self) -> None:
+        """Asks every rank and observer for a full incident now."""
+        self.notify("asking for a dump …")
+        self.run_worker(self._dump(), group="dump", exclusive=True, exit_on_error=False)
+
+    async def _dump(self) -> None:
+        self.notify(await self.session.dump(), timeout=10)
+
+    # ---- program ---------------------------------------------------------------------------
+
+    def action_help(self) -> None:
+        """Keys and words on one page."""
+        self.push_screen(HelpScreen())
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The key table again, by name."""
+        for key in KEYS:
+            if key.action != "command_palette":
+                title = f"{key.label}  [{key.shown}]"
+                yield SystemCommand(title, key.help, partial(self.run_action, key.action))
+        yield SystemCommand("Theme", "other colours", self.action_change_theme)

@@ -1,0 +1,103 @@
+"""The fixed parts around the views: verdict, header, tabs, prompt."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Input, Static
+
+from distwatch.tui.filters import Filter
+from distwatch.tui.keys import VIEWS
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import FAINT, MUTED, YELLOW
+from distwatch.tui.verdict import (
+    Sight,
+    advice_line,
+    coverage_line,
+    run_line,
+    sight_line,
+    verdict_line,
+)
+
+_DOT = (" · ", FAINT)
+
+
+class TopBar(Vertical):
+    """The verdict in one line, what to do, whose run, how much of it is seen, how old."""
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="verdict")
+        yield Static(id="advice")
+        yield Static(id="run")
+        yield Static(id="sight")
+
+    def show(self, picture: Picture, sight: Sight) -> None:
+        """Draws the picture's head."""
+        advice = advice_line(picture)
+        self.query_one("#verdict", Static).update(verdict_line(picture))
+        self.query_one("#advice", Static).update(advice)
+        self.query_one("#advice", Static).display = bool(advice)
+        self.show_sight(picture, sight)
+
+    def show_sight(self, picture: Picture, sight: Sight) -> None:
+        """Draws only what changes while nothing happens: the ages."""
+        line = Text.assemble(run_line(picture), _DOT, coverage_line(picture))
+        self.query_one("#run", Static).update(line)
+        self.query_one("#sight", Static).update(sight_line(sight, picture))
+
+
+class Tabs(Static):
+    """The numbered views, the open one marked, and the filter that narrows them."""
+
+    def show(self, view: str, in_detail: bool, picture: Picture, wanted: Filter, hits: str) -> None:
+        """Draws the bar."""
+        narrow = self.app.size.width < 100
+        text = Text()
+        for number, each in enumerate(VIEWS, 1):
+            here = each.name == view
+            label = f"{number} {each.title}"
+            if each.name == "findings" and picture.findings:
+                label += f" {len(picture.findings)}"
+            shown = Text(f"[{label}]" if here else f" {label} ", "bold" if here else MUTED)
+            text.append(shown.on(meta={"@click": f"app.view('{each.name}')"}))
+            text.append("" if narrow else " ")
+        if in_detail:
+            text.append(" detail · Esc", YELLOW)
+        elif wanted.text:
+            text.append(f" / {wanted.text} ({hits})", YELLOW)
+        self.update(text)
+
+
+class Prompt(Vertical):
+    """One line of input at the bottom, and beneath it what is wrong with what was typed."""
+
+    def __init__(self) -> None:
+        super().__init__(id="prompt")
+        self.purpose = ""
+        """filter or rank; '' while it is closed."""
+
+    def compose(self) -> ComposeResult:
+        line = Input(id="prompt-line", compact=True)
+        line.cursor_blink = False
+        yield line
+        yield Static(id="prompt-says")
+
+    def open(self, purpose: str, value: str, hint: str) -> None:
+        """Shows the line, ready to type."""
+        self.purpose = purpose
+        self.add_class("open")
+        self.say("")
+        line = self.query_one(Input)
+        line.placeholder, line.value = hint, value
+        line.focus()
+
+    def close(self) -> None:
+        self.purpose = ""
+        self.remove_class("open")
+
+    def say(self, complaint: str) -> None:
+        """What is wrong with what was typed, '' for nothing."""
+        says = self.query_one("#prompt-says", Static)
+        says.update(Text(complaint))
+        says.display = bool(complaint)

@@ -1,0 +1,45 @@
+"""Writes the report of what is on display."""
+
+from __future__ import annotations
+
+import os
+
+from distwatch.tui.picture import Picture
+
+
+def render_reports(picture: Picture) -> dict[str, bytes]:
+    """Extension → content: Markdown, JSON and one self-contained HTML page."""
+    # The report's templates cost start-up time that only an export should pay.
+    from distwatch.report.document import build_report, to_json
+    from distwatch.report.html import render_html
+    from distwatch.report.markdown import render_markdown
+
+    report = build_report(picture.state, list(picture.findings), picture.run_id)
+    return {
+        "md": render_markdown(report).encode("utf-8", "replace"),
+        "json": to_json(report),
+        "html": render_html(report).encode("utf-8", "replace"),
+    }
+
+
+def write_reports(reports: dict[str, bytes], folder: str, run_id: str) -> list[str]:
+    """Writes them side by side under a name that is not taken; returns their paths.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in run_id).strip(".") or "run"
+    number = 1
+    while any(os.path.exists(path) for path in _paths(folder, safe, number, reports)):
+        number += 1
+    paths = _paths(folder, safe, number, reports)
+    for path, content in zip(paths, reports.values(), strict=True):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    return paths
+
+
+def _paths(folder: str, name: str, number: int, reports: dict[str, bytes]) -> list[str]:
+    stem = f"distwatch-{name}" if number == 1 else f"distwatch-{name}-{number}"
+    return [os.path.join(folder, f"{stem}.{extension}") for extension in reports]

@@ -1,0 +1,56 @@
+"""The verdict and the ranks as plain text: for pipes, and for where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.text import Text
+
+from distwatch.state.model import RunState
+from distwatch.tui.cells import count_of
+from distwatch.tui.picture import Picture, take_picture
+from distwatch.tui.styles import MUTED
+from distwatch.tui.verdict import advice_line, coverage_line, run_line, verdict_line
+from distwatch.tui.views import ranks
+
+_MOST_RANKS = 100
+
+
+def render_once(state: RunState, width: int, *, run_id: str = "", color: bool = False) -> str:
+    """One screen of text, ending in a newline. No ANSI codes unless `color`.
+
+    Beyond 100 ranks, the ones that are worst off are shown, and how many are not.
+    """
+    picture = take_picture(state, run_id or state.run_id)
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=max(40, width),
+        force_terminal=color,
+        color_system="truecolor" if color else None,
+        no_color=not color,
+        legacy_windows=False,
+        highlight=False,
+        _environ={},
+    )
+    for text in _screen(picture, max(40, width)):
+        console.print(text)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _screen(picture: Picture, width: int) -> list[Text]:
+    texts = [verdict_line(picture)]
+    if advice := advice_line(picture):
+        texts.append(advice)
+    texts += [run_line(picture), coverage_line(picture)]
+    if not picture.standings:
+        return [*texts, Text(ranks.EMPTY, MUTED)]
+    many = len(picture.standings) > _MOST_RANKS
+    order = ranks.Order("state") if many else ranks.Order()
+    lines = ranks.lines(picture, order)
+    texts += [Text(), ranks.heading(order, width)]
+    texts += [line.draw(width) for line in lines[:_MOST_RANKS]]
+    if many:
+        texts.append(Text(f"… and {count_of(len(lines) - _MOST_RANKS, 'rank')} more", MUTED))
+    return texts

@@ -1,0 +1,140 @@
+"""What one refresh shows: derived once from the state, then only looked at."""
+
+from __future__ import annotations
+
+import copy
+
+import msgspec
+
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
+from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
+from distwatch.state.finding import Finding
+from distwatch.state.model import Process, RunState, TimelineEntry
+from distwatch.state.rank_sets import format_ranks
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment of the run. Nothing that draws it computes a diagnosis."""
+
+    run_id: str
+    state: RunState
+    """For details on demand; a frozen picture holds a copy of its own."""
+    findings: tuple[Finding, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    groups: tuple[GroupView, ...] = ()
+    stacks: tuple[StackNode, ...] = ()
+    world_size: int | None = None
+    dropped: int = 0
+    """Events that are known to be lost."""
+    not_observed: tuple[str, ...] = ()
+    clock_ns: int | None = None
+    """Wall clock of the newest event; None before the first."""
+
+    @property
+    def root(self) -> Finding | None:
+        """The first root finding: the verdict."""
+        return next((finding for finding in self.findings if finding.role == "root"), None)
+
+    @property
+    def symptoms(self) -> int:
+        return sum(finding.role == "symptom" for finding in self.findings)
+
+    @property
+    def culprits(self) -> frozenset[int]:
+        """Ranks that a root finding blames."""
+        return frozenset(r for f in self.findings if f.role == "root" for r in f.culprit_ranks)
+
+    @property
+    def observed(self) -> int:
+        """How many of the expected ranks were seen at all."""
+        return sum(standing.process is not None for standing in self.standings)
+
+    @property
+    def launcher(self) -> str:
+        """What started the job; '' where no process says it."""
+        names = [process.identity.launcher for process in self.state.processes.values()]
+        return next((name for name in names if name not in ("unknown", "env")), "")
+
+    def standing(self, global_rank: int) -> Standing | None:
+        return next((s for s in self.standings if s.global_rank == global_rank), None)
+
+    def process(self, global_rank: int) -> Process | None:
+        """The rank's process, if one was ever seen."""
+        standing = self.standing(global_rank)
+        return self.state.processes.get(standing.process or "") if standing else None
+
+    def ranks_by_process(self) -> dict[str, int]:
+        """Process key → global rank."""
+        return {s.process: s.global_rank for s in self.standings if s.process is not None}
+
+    def wall_ns(self, entry: TimelineEntry) -> int:
+        """When it happened, on its host's wall clock."""
+        host = self.state.hosts.get(entry.host)
+        return entry.time_ns + (host.wall_offset_ns if host else 0)
+
+
+def take_picture(state: RunState, run_id: str) -> Picture:
+    """Derives everything that the views show."""
+    return Picture(
+        run_id=run_id,
+        state=state,
+        findings=tuple(diagnose(state)),
+        standings=tuple(standings(state)),
+        groups=tuple(group_views(state)),
+        stacks=tuple(merge_stacks(state)),
+        world_size=expected_world(state),
+        dropped=_dropped(state),
+        not_observed=tuple(_not_observed(state)),
+        clock_ns=max((h.now_ns + h.wall_offset_ns for h in state.hosts.values()), default=None),
+    )
+
+
+def freeze(picture: Picture) -> Picture:
+    """The same picture on a state that later events do not change."""
+    state = copy.copy(picture.state)
+    state.processes = {key: _frozen(process) for key, process in state.processes.items()}
+    state.hosts = {name: copy.copy(host) for name, host in state.hosts.items()}
+    for host in state.hosts.values():
+        host.not_observed, host.observers = dict(host.not_observed), dict(host.observers)
+    state.timeline = list(state.timeline)
+    return msgspec.structs.replace(picture, state=state)
+
+
+def _frozen(process: Process) -> Process:
+    still = copy.copy(process)
+    still.steps = {number: copy.copy(step) for number, step in process.steps.items()}
+    still.groups = {name: copy.copy(group) for name, group in process.groups.items()}
+    still.integrations, still.sites = dict(process.integrations), dict(process.sites)
+    still.group_calls = list(process.group_calls)
+    still.hook_failures = dict(process.hook_failures)
+    still.outside = copy.copy(process.outside)
+    still.outside.not_observed = dict(process.outside.not_observed)
+    return still
+
+
+def _dropped(state: RunState) -> int:
+    processes = state.processes.values()
+    pulses = [process.outside.pulse for process in processes]
+    return sum(p.gaps for p in processes) + sum(pulse.dropped for pulse in pulses if pulse)
+
+
+def _not_observed(state: RunState) -> list[str]:
+    """`stack of ranks 0-3: no permission to ptrace`, one line a reason."""
+    reasons: dict[tuple[str, str], list[int]] = {}
+    for process in current_processes(state):
+        if process.global_rank is not None:
+            for what, why in process.outside.not_observed.items():
+                reasons.setdefault((what, why), []).append(process.global_rank)
+    lines = [
+        f"{what} of rank{'s' if len(ranks) > 1 else ''} {format_ranks(ranks)}: {why}"
+        for (what, why), ranks in reasons.items()
+    ]
+    several = len(state.hosts) > 1
+    for name, host in sorted(state.hosts.items()):
+        seen = dict(host.not_observed)
+        if host.devices is not None and host.devices.not_observed:
+            seen.setdefault("devices", host.devices.not_observed)
+        lines += [f"{what}{' on ' + name if several else ''}: {why}" for what, why in seen.items()]
+    return lines

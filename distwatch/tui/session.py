@@ -1,0 +1,191 @@
+"""What the viewer looks at: one interface for live and recorded runs, pause and stepping in it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from typing import Protocol
+
+from distwatch.state.model import RunState
+from distwatch.tui.cells import format_age
+from distwatch.tui.picture import Picture, freeze, take_picture
+from distwatch.tui.verdict import Sight, mood
+
+
+class Source(Protocol):
+    """What is asked of a `distwatch.observer.sources.RunSource`."""
+
+    run_id: str
+    live: bool
+    note: str
+    state: RunState
+    span: tuple[int, int] | None
+    cursor_ns: int
+
+    async def open(self) -> None: ...
+    async def poll(self) -> bool: ...
+    async def dump(self) -> str: ...
+    def seek(self, time_ns: int) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Session:
+    """A source, and the picture of it that is on display. Knows nothing of widgets."""
+
+    def __init__(self, source: Source, clock: Callable[[], int] = time.time_ns) -> None:
+        self.source = source
+        self._clock = clock
+        self._opened = False
+        self._moments: list[int] = []
+        self._frozen: Picture | None = None
+        self._frozen_at = 0
+        self._played_at: int | None = None
+        self._failure = ""
+        self._current = take_picture(source.state, source.run_id)
+        self.cost_s = 0.0
+        """Seconds that the last picture took: who refreshes leaves time for the rest."""
+
+    @property
+    def picture(self) -> Picture:
+        """What is on display: the frozen picture while paused."""
+        return self._frozen or self._current
+
+    @property
+    def paused(self) -> bool:
+        return self._frozen is not None
+
+    @property
+    def replays(self) -> bool:
+        return self.source.span is not None and not self.source.live
+
+    async def poll(self) -> bool:
+        """Reads what is new; True if there is anything new. A source that fails is told, not raised."""
+        try:
+            if not self._opened:
+                await self.source.open()
+                self._opened = True
+                self._note_moments()
+                changed = True
+            else:
+                changed = await self.source.poll()
+            self._failure = ""
+        except asyncio.CancelledError:
+            raise
+        except (OSError, EOFError) as error:
+            # Nobody at the other end, or gone in mid-sentence.
+            self._failure = (
+                "the observer left" if self._opened else f"cannot reach the run: {error}"
+            )
+            return False
+        except Exception as error:
+            self._failure = str(error) or type(error).__name__
+            return False
+        if self._play() or changed:
+            self._retake()
+            return True
+        return False
+
+    async def dump(self) -> str:
+        """Asks for a full incident now; a sentence about what came of it."""
+        try:
+            return await self.source.dump()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            return f"no dump: {error}"
+
+    async def close(self) -> None:
+        if self._opened:
+            self._opened = False
+            await self.source.close()
+
+    def toggle(self) -> None:
+        """Pause or go on; in a replay, play or stop."""
+        if self.replays:
+            self._toggle_play()
+        elif self._frozen is None:
+            self._frozen, self._frozen_at = freeze(self._current), self._clock()
+        else:
+            self._frozen = None
+
+    def step(self, direction: int) -> None:
+        """Replay: to the next or previous event."""
+        cursor = self.source.cursor_ns
+        after, before = bisect_right(self._moments, cursor), bisect_left(self._moments, cursor) - 1
+        place = after if direction > 0 else before
+        if self._moments:
+            self._seek(self._moments[max(0, min(place, len(self._moments) - 1))])
+
+    def edge(self, direction: int) -> None:
+        """Replay: to the beginning or the end."""
+        if self.source.span is not None:
+            self._seek(self.source.span[0 if direction < 0 else 1])
+
+    def sight(self) -> Sight:
+        """How the display stands to the run just now."""
+        picture, span = self.picture, self.source.span
+        now = self._clock()
+        age = None if picture.clock_ns is None else max(0.0, (now - picture.clock_ns) / 1e9)
+        first, last = span if span is not None else (0, 0)
+        return Sight(
+            mode="paused" if self.paused else "replay" if self.replays else "live",
+            note=self.source.note,
+            age_s=age,
+            behind_s=max(0.0, (now - self._frozen_at) / 1e9) if self.paused else 0.0,
+            news=self._news() if self._frozen is not None else 0,
+            changed=self.paused and mood(self._current)[0] != mood(picture)[0],
+            playing=self._played_at is not None,
+            position_s=max(0.0, (self.source.cursor_ns - first) / 1e9),
+            length_s=(last - first) / 1e9,
+            failure=self._failure_text(age),
+        )
+
+    def _failure_text(self, age_s: float | None) -> str:
+        if not self._failure:
+            return ""
+        if age_s is None:
+            return f"{self._failure}; trying again"
+        return f"{self._failure}; showing what it last said ({format_age(age_s)} old)"
+
+    def _news(self) -> int:
+        shown, timeline = self.picture.state.timeline, self._current.state.timeline
+        last = shown[-1].stamp if shown else (-1, "", -1)
+        return sum(entry.stamp > last for entry in timeline)
+
+    def _retake(self) -> None:
+        began = time.perf_counter()
+        self._current = take_picture(self.source.state, self.source.run_id)
+        self.cost_s = time.perf_counter() - began
+
+    def _seek(self, time_ns: int) -> None:
+        self._played_at = None
+        self.source.seek(time_ns)
+        self._retake()
+
+    def _note_moments(self) -> None:
+        """Learns when something happened in a recorded run: its state only knows up to the cursor."""
+        if not self.replays or self.source.span is None:
+            return
+        cursor = self.source.cursor_ns
+        self.source.seek(self.source.span[1])
+        self._moments = sorted({entry.time_ns for entry in self.source.state.timeline})
+        self.source.seek(cursor)
+
+    def _toggle_play(self) -> None:
+        if self._played_at is not None or self.source.span is None:
+            self._played_at = None
+            return
+        if self.source.cursor_ns >= self.source.span[1]:
+            self.source.seek(self.source.span[0])
+            self._retake()
+        self._played_at = self._clock()
+
+    def _play(self) -> bool:
+        if self._played_at is None or self.source.span is None:
+            return False
+        now, end = self._clock(), self.source.span[1]
+        self.source.seek(min(end, self.source.cursor_ns + now - self._played_at))
+        self._played_at = now if self.source.cursor_ns < end else None
+        return True

@@ -1,0 +1,170 @@
+"""The lines at the top: the verdict, what to do, and how much of the run is seen. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from rich.text import Text
+
+from distwatch.state.finding import Finding
+from distwatch.state.rank_sets import format_ranks
+from distwatch.tui.cells import count_of, format_age, format_clock
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import FAINT, GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
+
+_ENDED = ("exited", "failed", "killed")
+_UNDER_WAY = ("unobserved", "starting", "initializing", "loading")
+_QUIET_S = 5.0
+"""A wait that lasts this long is mentioned even while nothing is wrong yet."""
+
+
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """How the viewer stands to the run: what the header says beside the run's own facts."""
+
+    mode: Literal["live", "paused", "replay"] = "live"
+    note: str = ""
+    age_s: float | None = None
+    """Seconds since the newest event that was read."""
+    behind_s: float = 0.0
+    """Seconds since the display was frozen."""
+    news: int = 0
+    """Notable events since then."""
+    changed: bool = False
+    """The verdict is another one by now."""
+    playing: bool = False
+    position_s: float = 0.0
+    length_s: float = 0.0
+    failure: str = ""
+    """Why the source gives nothing new; '' while it does."""
+
+
+def mood(picture: Picture) -> tuple[str, str]:
+    """(severity or mood, sentence): the verdict in words."""
+    if picture.root is not None:
+        return picture.root.severity, picture.root.summary
+    words = [standing.word for standing in picture.standings]
+    total = len(words)
+    if not total:
+        return "starting", "no ranks seen yet"
+    if all(word in _ENDED for word in words):
+        return "ended", f"{total}/{total} ranks have ended; nothing was found wrong"
+    if any(word in _UNDER_WAY for word in words):
+        counts = {word: words.count(word) for word in dict.fromkeys(words)}
+        told = ", ".join(f"{number} {word}" for word, number in counts.items())
+        return "starting", f"{picture.observed}/{total} ranks seen: {told}"
+    return _running_mood(picture, total)
+
+
+def _running_mood(picture: Picture, total: int) -> tuple[str, str]:
+    alive = [s for s in picture.standings if s.word not in _ENDED]
+    blocked = [s.since_s for s in alive if s.blocked and s.since_s is not None]
+    if blocked and max(blocked) >= _QUIET_S:
+        return "watching", (
+            f"no verdict yet: {len(blocked)}/{total} ranks wait, "
+            f"the longest for {format_age(max(blocked))}"
+        )
+    moved = [s.since_s for s in alive if s.since_s is not None]
+    last = f", last progress {format_age(min(moved))} ago" if moved else ""
+    gone = f", {total - len(alive)} ended" if len(alive) < total else ""
+    return "healthy", f"{len(alive)}/{total} ranks{gone}{last}"
+
+
+def verdict_line(picture: Picture) -> Text:
+    """`■ HANG  rank 2 never entered …  · 2 symptoms`."""
+    word, sentence = mood(picture)
+    glyph, style = SEVERITIES[word]
+    line = Text.assemble((f"{glyph} {word.upper()}", style), "  ", (sentence, STRONG))
+    others = sum(finding.role == "root" for finding in picture.findings) - 1
+    if others > 0:
+        line.append(f"  + {count_of(others, 'more root cause')}", YELLOW)
+    if picture.symptoms:
+        line.append(f"  · {count_of(picture.symptoms, 'symptom')}", MUTED)
+    return line
+
+
+def advice_line(picture: Picture) -> Text:
+    """What to do, '' where there is nothing to do."""
+    root = picture.root
+    return Text.assemble(("→ ", GREEN), root.advice) if root and root.advice else Text()
+
+
+def run_line(picture: Picture) -> Text:
+    """Whose run this is: id, launcher, world, hosts."""
+    hosts = sorted({s.host for s in picture.standings if s.host} or set(picture.state.hosts))
+    world = picture.world_size if picture.world_size is not None else "not known yet"
+    parts = [Text(picture.run_id or "run", STRONG), Text(f"world {world}", MUTED)]
+    if picture.launcher:
+        parts.insert(1, Text(picture.launcher, MUTED))
+    if len(hosts) == 1:
+        parts.append(Text(hosts[0], MUTED))
+    elif hosts:
+        parts.append(Text(f"{len(hosts)} hosts", MUTED))
+    return Text(" · ", FAINT).join(parts)
+
+
+def coverage_line(picture: Picture) -> Text:
+    """How much is seen: `4/4 ranks observed · 0 events dropped · not observed: …`."""
+    total = len(picture.standings)
+    if not total:
+        return Text("no ranks observed yet", MUTED)
+    whole = picture.observed == total
+    parts = [
+        Text(f"{picture.observed}/{total} ranks observed", MUTED if whole else YELLOW),
+        Text(f"{count_of(picture.dropped, 'event')} dropped", YELLOW if picture.dropped else MUTED),
+    ]
+    if picture.state.unknown_events:
+        parts.append(Text(f"{picture.state.unknown_events} of a newer version", YELLOW))
+    if picture.not_observed:
+        parts.append(Text(f"not observed: {'; '.join(picture.not_observed)}", YELLOW))
+    return Text(" · ", FAINT).join(parts)
+
+
+def sight_line(sight: Sight, picture: Picture) -> Text:
+    """Live, paused or replay, and how old what is shown is."""
+    if sight.failure:
+        return Text(f"! {sight.failure}", f"bold {RED}")
+    clock = format_clock(picture.clock_ns)[:8] if picture.clock_ns else ""
+    if sight.mode == "replay":
+        where = f"{sight.position_s:.1f} of {sight.length_s:.1f} s"
+        word = "▶ PLAYING" if sight.playing else "REPLAY"
+        line = Text.assemble((word, f"bold {YELLOW}"), (f" {clock} · {where}", MUTED))
+    elif sight.mode == "paused":
+        line = Text(f"PAUSED {sight.behind_s:.0f} s behind", f"bold {YELLOW}")
+        if sight.news:
+            line.append(f" · {count_of(sight.news, 'new event')}", YELLOW)
+        if sight.changed:
+            line.append(" · the verdict changed", f"bold {RED}")
+    else:
+        age = f"{sight.age_s:.0f} s old" if sight.age_s is not None else "nothing read yet"
+        line = Text.assemble(("LIVE", f"bold {GREEN}"), (f" {age}", MUTED))
+    if sight.note and sight.note != sight.mode:
+        line.append(f" · {sight.note}", FAINT)
+    return line
+
+
+def verdict_markdown(picture: Picture) -> str:
+    """The verdict as a person pastes it into an issue or a chat."""
+    word, sentence = mood(picture)
+    lines = [f"**{word.upper()}** {sentence}", ""]
+    for finding in picture.findings:
+        lines += _finding_markdown(finding)
+    total = len(picture.standings)
+    lines.append(
+        f"_{picture.run_id}: {picture.observed}/{total} ranks observed, "
+        f"{count_of(picture.dropped, 'event')} dropped; distwatch_"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _finding_markdown(finding: Finding) -> list[str]:
+    culprits = format_ranks(finding.culprit_ranks) or "none named"
+    waiting = format_ranks(finding.waiting_ranks) or "none"
+    lines = [
+        f"- `{finding.code}` ({finding.role}, confidence {finding.confidence:.0%}): "
+        f"{finding.summary}",
+        f"  - culprit ranks: {culprits}; waiting ranks: {waiting}",
+    ]
+    lines += [f"  - {e.source}: {' / '.join(e.text.splitlines())}" for e in finding.evidence]
+    lines += [f"  - **do**: {finding.advice}"] if finding.advice else []
+    return [*lines, ""]

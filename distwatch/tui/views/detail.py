@@ -1,0 +1,122 @@
+"""All that is known of one line's subject, as text that wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rich.text import Text
+
+from distwatch.diagnosis.group_views import GroupView
+from distwatch.state.model import Host
+from distwatch.state.rank_sets import format_ranks
+from distwatch.tui.cells import count_of, format_clock
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import FAINT, MUTED, STRONG, YELLOW
+from distwatch.tui.views.devices import host_lines
+from distwatch.tui.views.events import describe, find_entry
+from distwatch.tui.views.findings import finding_texts
+from distwatch.tui.views.groups import find_group, flight
+from distwatch.tui.views.line import subject_of
+from distwatch.tui.views.process_detail import process_detail, rank_detail
+from distwatch.tui.views.stacks import find_node
+from distwatch.tui.views.text import join_lines, section
+
+
+def detail(picture: Picture, key: str) -> Text:
+    """The detail that Enter opens on a line; a sentence where its subject is gone."""
+    subject = subject_of(key)
+    teller = _TELLERS.get(subject.partition(":")[0])
+    text = teller(picture, subject) if teller else None
+    return text or Text("this is no longer in the run's state; Esc goes back", MUTED)
+
+
+def _rank(picture: Picture, key: str) -> Text | None:
+    return rank_detail(picture, int(key.partition(":")[2]))
+
+
+def _process(picture: Picture, key: str) -> Text | None:
+    process = picture.state.processes.get(key.partition(":")[2])
+    return process_detail(picture, process) if process else None
+
+
+def _group(picture: Picture, key: str) -> Text | None:
+    group = find_group(picture, key)
+    if group is None:
+        return None
+    return join_lines(
+        [Text(group.title, STRONG), flight(group), Text(), *_member_lines(picture, group)]
+    )
+
+
+def _member_lines(picture: Picture, group: GroupView) -> Iterable[Text]:
+    yield Text(f"{'RANK':>6}  {'ENTERED':>8}  {'COMPLETED':>9}  {'P2P':>5}  STATE", FAINT)
+    for rank in group.members:
+        standing, progress = picture.standing(rank), group.progress.get(rank)
+        word = f"{standing.word} · {standing.where or standing.doing}" if standing else "unobserved"
+        missing = group.in_flight and rank in group.missing
+        if progress is None:
+            numbers = f"{'not observed':>26}"
+        else:
+            shown = (progress.enqueued, progress.completed, progress.p2p)
+            entered, completed, p2p = (f"#{n}" if n >= 0 else "none" for n in shown)
+            numbers = f"{entered:>8}  {completed:>9}  {p2p:>5}"
+        mark = "  ← missing" if missing else ""
+        yield Text(f"{rank:>6}  {numbers}  {word}{mark}", YELLOW if missing else "")
+
+
+def _stack(picture: Picture, key: str) -> Text | None:
+    node = find_node(picture, key)
+    if node is None:
+        return None
+    title = Text.assemble((node.function, STRONG), f"  {node.file}:{node.line}")
+    ranks = [s for s in picture.standings if s.global_rank in set(node.global_ranks)]
+    told = [Text(f"rank {s.global_rank}: {s.word} · {s.doing} · {s.where}") for s in ranks]
+    return join_lines([title, Text(f"ranks {format_ranks(node.global_ranks)}", MUTED), *told])
+
+
+def _event(picture: Picture, key: str) -> Text | None:
+    entry = find_entry(picture, key)
+    if entry is None:
+        return None
+    kind, text = describe(entry.event)
+    fields = getattr(entry.event, "__struct_fields__", ())
+    told = [
+        Text.assemble((f"{name:<20} ", MUTED), str(value))
+        for name in fields
+        if (value := getattr(entry.event, name)) not in (None, "", (), {})
+    ]
+    when = f"{format_clock(picture.wall_ns(entry))} · {entry.process} · record {entry.seq}"
+    return join_lines([Text(kind, STRONG), Text(text), Text(when, MUTED), Text(), *told])
+
+
+def _finding(picture: Picture, key: str) -> Text | None:
+    number = int(key.partition(":")[2])
+    if number >= len(picture.findings):
+        return None
+    return join_lines(finding_texts(picture.findings[number]))
+
+
+def _host(picture: Picture, key: str) -> Text | None:
+    host = picture.state.hosts.get(key.partition(":")[2])
+    return join_lines([*host_lines(host), *_observer_lines(host)]) if host else None
+
+
+def _observer_lines(host: Host) -> Iterable[Text]:
+    told = [f"pid {o.pid}, distwatch {o.distwatch_version or '?'}" for o in host.observers.values()]
+    yield from section("observers", [Text(line) for line in told] or [Text("none seen", MUTED)])
+    clock = format_clock(host.now_ns + host.wall_offset_ns)
+    yield Text(
+        f"  newest event at {clock}; {count_of(len(host.not_observed), 'thing')} not observed",
+        MUTED,
+    )
+
+
+_TELLERS: dict[str, Callable[[Picture, str], Text | None]] = {
+    "rank": _rank,
+    "process": _process,
+    "group": _group,
+    "stack": _stack,
+    "event": _event,
+    "finding": _finding,
+    "host": _host,
+}

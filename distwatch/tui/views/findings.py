@@ -1,0 +1,52 @@
+"""View 6: root causes and their symptoms, with the evidence."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rich.text import Text
+
+from distwatch.state.finding import Finding
+from distwatch.state.rank_sets import format_ranks
+from distwatch.tui.cells import fit
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, SEVERITIES, STRONG
+from distwatch.tui.views.line import Line, part_key
+
+EMPTY = "nothing was found wrong so far"
+
+
+def lines(picture: Picture) -> list[Line]:
+    """Each finding with its advice and evidence, in the order of cause."""
+    found: list[Line] = []
+    for number, finding in enumerate(picture.findings):
+        ranks = tuple(sorted({*finding.culprit_ranks, *finding.waiting_ranks})) or None
+        for place, text in enumerate(finding_texts(finding)):
+            key = f"finding:{number}"
+            found.append(Line(part_key(key, place) if place else key, partial(fit, text), ranks))
+    return found
+
+
+def finding_texts(finding: Finding) -> list[Text]:
+    """The finding as lines: what, who, how sure, what to do, how we know."""
+    glyph, style = SEVERITIES[finding.severity]
+    symptom = finding.role == "symptom"
+    culprits = format_ranks(finding.culprit_ranks) or "none named"
+    waiting = format_ranks(finding.waiting_ranks) or "none"
+    head = Text.assemble(
+        (f"{glyph} {finding.role} ", MUTED if symptom else style),
+        (f"{finding.severity} ", MUTED if symptom else style),
+        (finding.code, STRONG), (f"  confidence {finding.confidence:.0%}", MUTED),
+    )  # fmt: skip
+    texts = [
+        head,
+        Text(f"    {finding.summary}"),
+        Text(f"    culprit ranks: {culprits} · waiting ranks: {waiting}", MUTED),
+    ]
+    if finding.advice:
+        texts.append(Text.assemble(("    → ", GREEN), finding.advice))
+    for evidence in finding.evidence:
+        first, *rest = evidence.text.splitlines() or [""]
+        texts.append(Text.assemble((f"    {evidence.source:<16} ", BLUE), first))
+        texts += [Text(f"{'':<21}{line}", FAINT) for line in rest]
+    return [*texts, Text()]

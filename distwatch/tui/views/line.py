@@ -1,0 +1,55 @@
+"""A line of a view: drawn only while it is on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from rich.text import Text
+
+from distwatch.tui.filters import Filter
+from distwatch.tui.picture import Picture
+
+_WIDE = 500
+"""Cells to draw a line in when its words are searched, so that nothing is cut off."""
+
+
+PART = "\x1f"
+"""Separates what a line is about from which line of it this is."""
+
+
+class Line(NamedTuple):
+    """One line. `draw` takes the width in cells."""
+
+    key: str
+    """What it is about, `rank:2`: the detail that Enter opens, and what the cursor stays on."""
+    draw: Callable[[int], Text]
+    ranks: tuple[int, ...] | None = None
+    """Ranks that it is about; None: no particular ones, so no filter on ranks removes it."""
+    groups: tuple[str, ...] | None = None
+    """Group names that it is about; None: it is about no group."""
+
+
+def part_key(key: str, part: int | str) -> str:
+    """The key of a further line about the same thing."""
+    return f"{key}{PART}{part}"
+
+
+def subject_of(key: str) -> str:
+    """What a line is about, whichever line of it this is."""
+    return key.partition(PART)[0]
+
+
+def visible(lines: Iterable[Line], wanted: Filter, picture: Picture) -> list[Line]:
+    """The lines that a filter lets pass."""
+    selected = wanted.selected(picture)
+    found: list[Line] = []
+    for line in lines:
+        if selected is not None and (line.ranks is None or selected.isdisjoint(line.ranks)):
+            continue
+        groups = line.groups
+        if groups is not None and not all(any(map(test, groups)) for test in wanted.pg_tests):
+            continue
+        if not wanted.words or wanted.has_words(line.draw(_WIDE).plain):
+            found.append(line)
+    return found

@@ -1,0 +1,23 @@
+"""Lines put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+
+from distwatch.tui.styles import BLUE
+
+
+def join_lines(lines: Iterable[Text]) -> Text:
+    """One text of many lines, without blank ends."""
+    text = Text("\n").join(lines)
+    text.rstrip()
+    return text
+
+
+def section(title: str, lines: Sequence[Text]) -> list[Text]:
+    """A titled part of a detail; nothing where there is nothing to say."""
+    if not lines:
+        return []
+    return [Text(), Text(title, f"bold {BLUE}"), *(Text.assemble("  ", line) for line in lines)]

@@ -1,0 +1,251 @@
+"""torch.distributed seen from inside, in real processes on gloo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distwatch.state import events as ev
+from distwatch.state.pulse import PAGE_SIZE, decode_operations, decode_page
+from tests.agent.rings import read_events
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A run root on tmpfs, so that rings lie in the run folder itself."""
+    folder = Path(f"/dev/shm/distwatch-test-{os.getpid()}-{tmp_path.name}")
+    yield folder
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def run(home: Path, source: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {
+        **os.environ,
+        "DISTWATCH": "1",
+        "DISTWATCH_DIR": str(home),
+        "DISTWATCH_RUN_ID": "job",
+        "DISTWATCH_OBSERVER": "off",
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", "import distwatch.auto\n" + source],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def ring_of(home: Path) -> Path:
+    (ring,) = (home / "job").glob("*.ring")
+    return ring
+
+
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+JOB = """
+from torch.distributed import init_process_group
+import torch, torch.distributed as dist
+init_process_group("gloo")
+group = dist.new_group([0], group_desc="mine")
+t = torch.ones(8)
+dist.all_reduce(t)
+dist.broadcast(t, 0, group=group)
+work = dist.all_gather([torch.ones(8)], t, async_op=True); work.wait()
+print("sum", float(t.sum()))
+import time
+from distwatch.agent import core
+core.current().beat()
+core.current().dump("test")
+dist.destroy_process_group()
+"""
+
+
+def test_a_job_is_told_step_by_step(home: Path) -> None:
+    done = run(home, JOB, **ALONE)
+    assert (done.returncode, done.stdout) == (0, "sum 8.0\n"), done.stderr
+    events = read_events(ring_of(home))
+    steps = [event.name for event in events if isinstance(event, ev.StepStarted)]
+    assert steps[:2] == ["init_process_group", "rendezvous"]
+    assert "new_group #1" in steps
+    assert all(e.error is None for e in events if isinstance(e, ev.StepEnded))
+    groups = {e.pg_name: e for e in events if isinstance(e, ev.GroupCreated)}
+    assert (groups["0"].pg_desc, groups["0"].members, groups["0"].timeout_s) == (
+        "default_pg",
+        (0,),
+        1800,
+    )
+    assert groups["1"].pg_desc == "mine"
+    assert any(isinstance(e, ev.IdentityConfirmed) and e.world_size == 1 for e in events)
+    assert events[-1] == ev.ProcessEnding()
+    assert any(e == ev.GroupDestroyed(pg_name="") for e in events)
+    applied = [e for e in events if isinstance(e, ev.IntegrationChanged) and e.status == "applied"]
+    assert [(e.name, e.version.partition("+")[0]) for e in applied] == [
+        ("torch_distributed", "2.13.0")
+    ]
+    assert not any(isinstance(e, ev.HookFailed) for e in events)
+
+
+def test_progress_operations_and_recorder_agree(home: Path) -> None:
+    run(home, JOB.replace("dist.destroy_process_group()", "import os; os._exit(0)"), **ALONE)
+    ring = ring_of(home)
+    content = ring.with_suffix(".pulse").read_bytes()
+    pulse = decode_page(content[:PAGE_SIZE])
+    assert pulse is not None
+    assert {g.pg_name: (g.enqueued, g.completed) for g in pulse.groups} == {
+        "0": (2, 2),
+        "1": (1, 1),
+    }
+    operations = decode_operations(content)
+    assert [(o.op, o.pg_name, o.seq, o.numel, o.dtype) for o in operations] == [
+        ("allreduce", "0", 1, 8, "float32"),
+        ("broadcast", "1", 1, 8, "float32"),
+        ("allgather", "0", 2, 8, "float32"),
+    ]
+    assert all(operation.left_ns for operation in operations)
+    events = read_events(ring)
+    sites = {e.number: e.site for e in events if isinstance(e, ev.SiteSeen)}
+    assert [sites[o.site].line for o in operations] == [8, 9, 10]
+    (dumped,) = [e for e in events if isinstance(e, ev.CollectivesDumped)]
+    assert [(c.pg_name, c.seq, c.op) for c in dumped.entries] == [
+        ("0", 1, "gloo:all_reduce"),
+        ("0", 2, "gloo:all_gather"),
+        ("1", 1, "gloo:broadcast"),
+    ]
+
+
+def test_p2p_does_not_shift_the_numbers_of_collectives(home: Path) -> None:
+    source = """
+import torch, torch.distributed as dist, torch.multiprocessing as mp, os
+from distwatch.agent import core
+def main(rank):
+    dist.init_process_group("gloo", init_method="tcp://127.0.0.1:PORT", rank=rank, world_size=3)
+    t = torch.ones(4)
+    dist.all_reduce(t)
+    if rank == 0:
+        dist.send(t, 1); dist.send(t, 1)
+    elif rank == 1:
+        dist.recv(t, 0); dist.recv(t, 0)
+    dist.all_reduce(t)
+    torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    core.current().beat()
+    dist.barrier()
+    os._exit(0)
+if __name__ == "__main__":
+    mp.start_processes(main, nprocs=3, start_method="fork")
+"""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = home.with_suffix(".py")
+    script.write_text("import distwatch.auto\n" + source.replace("PORT", str(port)))
+    try:
+        done = run(home, f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
+        assert done.returncode == 0, done.stderr
+    finally:
+        script.unlink()
+    numbers = set()
+    for pulse_file in (home / "job").glob("*.pulse"):
+        pulse = decode_page(pulse_file.read_bytes()[:PAGE_SIZE])
+        assert pulse is not None
+        numbers |= {g.enqueued for g in pulse.groups}
+    ranks = [
+        event.global_rank
+        for ring in (home / "job").glob("*.ring")
+        for event in read_events(ring)
+        if isinstance(event, ev.IdentityConfirmed)
+    ]
+    assert sorted(ranks) == [0, 1, 2], "forked ranks must each have a journal of their own"
+    assert len(numbers) == 1, f"ranks disagree about how many collectives there were: {numbers}"
+
+
+def test_undo_leaves_torch_as_it_was(home: Path) -> None:
+    source = """
+import torch.distributed.distributed_c10d as c10d
+from distwatch.integrations import registry
+hooked = c10d.init_process_group
+assert hasattr(hooked, "__wrapped__") and c10d.ProcessGroup.allreduce.__name__ == "allreduce"
+registry.arm(__import__("distwatch.settings").settings.read_settings())
+assert c10d.init_process_group is hooked, "arming twice hooked twice"
+registry.undo_all()
+assert c10d.init_process_group is hooked.__wrapped__
+assert not hasattr(c10d.ProcessGroup.allreduce, "__wrapped__")
+import torch, torch.distributed as dist
+dist.init_process_group("gloo"); t = torch.ones(2); dist.all_reduce(t); print(t.tolist())
+"""
+    done = run(home, source, **ALONE)
+    assert (done.returncode, done.stdout) == (0, "[1.0, 1.0]\n"), done.stderr
+
+
+def test_a_late_arming_takes_over_what_holds(home: Path) -> None:
+    source = """
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+dist.new_group([0])
+import os; os.environ["DISTWATCH"] = "1"
+import distwatch.auto; distwatch.auto.activate()
+t = torch.ones(2); dist.all_reduce(t)
+from distwatch.agent import core
+core.current().beat()
+"""
+    environ = {**os.environ, **ALONE, "DISTWATCH_DIR": str(home), "DISTWATCH_RUN_ID": "job",
+               "DISTWATCH_OBSERVER": "off", "DISTWATCH": ""}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    events = read_events(ring_of(home))
+    assert {e.pg_name for e in events if isinstance(e, ev.GroupCreated)} == {"0", "1"}
+    assert any("before arming" in e.reason for e in events if isinstance(e, ev.IntegrationChanged))
+
+
+def test_an_exception_before_torch_is_ever_loaded_is_journaled(home: Path) -> None:
+    done = run(home, "import no_such_module", **ALONE)
+    assert done.returncode == 1
+    assert done.stderr.count("ModuleNotFoundError: No module named 'no_such_module'") == 1
+    (error,) = [e for e in read_events(ring_of(home)) if isinstance(e, ev.ExceptionUncaught)]
+    assert error.type_name == "ModuleNotFoundError"
+    assert error.site is not None
+
+
+def test_a_switched_off_integration_is_skipped_and_says_so(home: Path) -> None:
+    done = run(home, JOB.replace("core.current().beat()", "").replace('core.current().dump("test")', ""),
+               **ALONE, DISTWATCH_INTEGRATIONS="-torch_distributed")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    events = read_events(ring_of(home))
+    skipped = [e for e in events if isinstance(e, ev.IntegrationChanged) and e.status == "skipped"]
+    assert [e.name for e in skipped] == ["torch_distributed"]
+    assert not any(isinstance(e, ev.StepStarted) for e in events)
+
+
+def test_without_the_recorder_calls_are_still_counted(home: Path) -> None:
+    run(home, JOB.replace("dist.destroy_process_group()", "import os; os._exit(0)"), **ALONE,
+        TORCH_FR_BUFFER_SIZE="0")  # fmt: skip
+    pulse = decode_page(ring_of(home).with_suffix(".pulse").read_bytes()[:PAGE_SIZE])
+    assert pulse is not None
+    assert {g.pg_name: g.enqueued for g in pulse.groups} == {"0": 2, "1": 1}
+
+
+def test_off_means_off(home: Path) -> None:
+    done = run(home, "import sys; print('msgspec' in sys.modules)", **ALONE, DISTWATCH="0")
+    assert done.stdout == "False\n"
+    assert not home.exists()
+
+
+def test_the_import_is_light(home: Path) -> None:
+    heavy = "torch textual psutil msgspec rich asyncio jinja2 click pynvml".split()
+    done = run(home, f"import sys; print([m for m in {heavy} if m in sys.modules])", **ALONE)
+    assert done.stdout == "[]\n"

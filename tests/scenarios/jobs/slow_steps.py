@@ -1,0 +1,15 @@
+"""Every step is slow, and all of them together take longer than the collectives' deadline."""
+
+import distwatch.auto  # noqa: F401, I001
+import time
+
+import torch
+import torch.distributed as dist
+from steps import RANK, step
+
+dist.init_process_group("gloo")
+for _ in range(8):
+    time.sleep(1.0 if RANK == 1 else 0.0)  # the work of one step
+    dist.all_reduce(torch.ones(4))
+step("done")
+dist.destroy_process_group()

@@ -1,0 +1,43 @@
+"""Jobs in which some ranks run without distwatch: they work as before, and reports say so."""
+
+from __future__ import annotations
+
+import re
+
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.standing import standings
+from tests.support.ranks import Job, launch_ranks
+from tests.support.verdicts import assert_healthy, assert_verdict
+
+
+def results(job: Job) -> list[str]:
+    return re.findall(r"^result.*$", job.output(), re.MULTILINE)
+
+
+def test_a_job_computes_the_same_with_some_all_and_no_ranks_observed() -> None:
+    computed = []
+    for without in ([], [1], [0, 1]):
+        with launch_ranks("healthy", 2, without_distwatch=without) as job:
+            assert job.wait_ended() == [0, 0]
+            computed.append(results(job))
+            if len(without) == 1:
+                job.wait_observer_ended()
+                state = job.state()
+                assert_healthy(diagnose(state))
+                assert_healthy(job.judged_blocking())
+                seen = {s.global_rank: s.instrumented for s in standings(state)}
+                assert seen == {0: True, 1: False}
+    assert len(computed[0]) == 2
+    assert computed[0] == computed[1] == computed[2]
+
+
+def test_the_missing_rank_is_the_one_without_distwatch() -> None:
+    args = ("read", "1", "all_reduce")
+    with launch_ranks("elsewhere", 2, without_distwatch=[1], args=args) as job:
+        job.wait_step("stalled", {1})
+        job.wait_step("waiting", {0})
+        findings = job.wait_findings("collective.rank_missing", {1})
+        finding = assert_verdict(
+            findings, code="collective.rank_missing", culprits={1}, mentions=("without distwatch",)
+        )
+        assert finding.waiting_ranks == (0,)

@@ -1,0 +1,42 @@
+"""What is left on disk when everything was killed at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.standing import standings
+from tests.support.ranks import torchrun
+from tests.support.verdicts import assert_verdict
+
+
+@pytest.mark.parametrize("observer", [False, True], ids=["observer-lives", "observer-killed-too"])
+def test_verdict_survives_the_end_of_every_rank_and_the_launcher(observer: bool) -> None:
+    with torchrun("elsewhere", 3, args=("read", "2", "all_reduce")) as job:
+        job.wait_step("stalled", {2})
+        job.wait_step("waiting", {0, 1})
+        job.wait_findings("collective.rank_missing", {2})
+        job.kill_everything(observer=observer)
+        if not observer:
+            job.wait_observer_ended()
+        state = job.state()
+        findings = diagnose(state)
+        finding = next(f for f in findings if f.code == "collective.rank_missing")
+        assert finding.culprit_ranks == (2,)
+        assert finding.waiting_ranks == (0, 1)
+        assert findings[0] is finding, "the hang stood before the end, which is its consequence"
+        doing = {standing.global_rank: standing for standing in standings(state)}
+        assert set(doing) == {0, 1, 2}
+        assert "read_next_shard" in doing[2].where
+
+
+def test_verdict_without_any_observer() -> None:
+    with torchrun(
+        "elsewhere", 2, args=("read", "1", "all_reduce"), env={"DISTWATCH_OBSERVER": "off"}
+    ) as job:
+        job.wait_step("stalled", {1})
+        job.wait_step("waiting", {0})
+        job.wait_state(lambda state: len(diagnose(state)) > 0)
+        job.kill_everything(observer=True)
+        assert job.observer_pid() is None
+        assert_verdict(diagnose(job.state()), code="collective.rank_missing", culprits={1})
