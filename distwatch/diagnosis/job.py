@@ -14,6 +14,8 @@ from distwatch.state.model import Process, RunState, Step
 INIT_STEPS = ("init_process_group", "rendezvous")
 KILLED_WHILE_WAITING_S = 5.0
 """A wait this long at the end of a job that was killed is told as its hang."""
+FROZEN_AFTER_S = 5.0
+"""Heartbeats come twice a second; a busy machine delays them, but not by this much."""
 TIMEOUT_SHARE = 0.8
 """distwatch speaks before torch's own timeout does."""
 _COLLECTIVE_FRAMES = frozenset(
@@ -77,7 +79,7 @@ class Job:
     def is_frozen(self, process: Process) -> bool:
         """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
         age = self.heartbeat_s(process)
-        return process.ended_ns is None and age is not None and age > 3.0
+        return process.ended_ns is None and age is not None and age > FROZEN_AFTER_S
 
     def kernel_state(self, process: Process) -> str:
         sample = process.outside.sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
-from distwatch.diagnosis.job import main_frames
+from distwatch.diagnosis.job import FROZEN_AFTER_S, main_frames
 from distwatch.diagnosis.signals import exit_text, signal_name
 from distwatch.diagnosis.victims import death_ns
 from distwatch.state.finding import Evidence, Finding
@@ -193,7 +193,15 @@ class RankFrozen:
                 continue
             if any(step.name == "from_pretrained" for step in process.open_steps()):
                 continue  # load.stalled says it, with the phase and the file
+            if not self._is_certain(case, process, age):
+                continue
             yield self._finding(case, rank, process, age, waiting)
+
+    def _is_certain(self, case: Case, process: Process, age: float) -> bool:
+        """A stack in which nobody owns the GIL says that only the agent's thread is late."""
+        if case.job.kernel_state(process) == "D" or process.outside.stack is None:
+            return age > 2 * FROZEN_AFTER_S
+        return any(thread.owns_gil for thread in process.outside.stack.threads)
 
     def _finding(
         self, case: Case, rank: int, process: Process, age: float, waiting: tuple[int, ...]

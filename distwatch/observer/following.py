@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 
 from distwatch.observer.reading import parse_pulse
@@ -15,16 +16,29 @@ from distwatch.state.frames import FileHeader, Record
 from distwatch.state.pulse import FILE_SIZE
 
 
-class Followed:
-    """One process's ring and pulse. Idle, a tick costs two small reads."""
+TRY_AGAIN_S = 5.0
 
-    def __init__(self, folder: RunFolder, stem: str, volatile: str) -> None:
+
+class Followed:
+    """One process's ring and pulse. Idle, a tick costs a few small reads.
+
+    Attributes:
+        trouble: why something could not be kept on disk; whoever says it clears it.
+        over: its writer is gone and everything was read.
+    """
+
+    def __init__(
+        self, folder: RunFolder, stem: str, volatile: str, *, writable: bool = True
+    ) -> None:
         """Opens the ring; raises OSError or ValueError where it is not (yet) one."""
         self.stem = stem
         self.ring = Ring(f"{volatile}/{stem}.ring")
         self.header: FileHeader = self.ring.header
         self.segment: Segment | None = None
         self.trouble = ""
+        self.over = False
+        self._writable = writable
+        self._retry_at = 0.0
         self._folder = folder
         self._volatile = volatile
         self._pulse_file = -1
@@ -33,8 +47,10 @@ class Followed:
 
     def read(self, *, last_time: bool = False) -> list[Record]:
         """New records, already on their way to disk."""
+        if self.over:
+            return []
         records = self.ring.read(last_time=last_time)
-        if records or self.segment is None:
+        if self._writable and (records or self.segment is None):
             self._keep(records)
         return records
 
@@ -53,7 +69,9 @@ class Followed:
 
     def keep_pulse(self) -> None:
         """Copies the pulse to disk where it changed; the live one goes with the machine."""
-        if self._pulse == self._kept or not self._pulse or self._volatile == self._folder.path:
+        if not self._writable or not self._pulse or self._volatile == self._folder.path:
+            return
+        if self._pulse == self._kept:
             return
         path = self._folder.kept_pulse(self.stem)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -81,6 +99,9 @@ class Followed:
             os.close(self._pulse_file)
 
     def _keep(self, records: list[Record]) -> None:
+        # To open a segment costs a reading of it and of the ring: not at every tick of a full disk.
+        if self.segment is None and time.monotonic() < self._retry_at:
+            return
         try:
             if self.segment is None:
                 self.segment = Segment(self._folder.journal(self.stem), self.header)
@@ -89,6 +110,7 @@ class Followed:
         except OSError as error:
             # The ring still has them: the next try takes up from what is on disk.
             self.trouble = f"its journal is not on disk: {error.strerror}"
+            self._retry_at = time.monotonic() + TRY_AGAIN_S
             if self.segment is not None:
                 self.segment.close()
             self.segment = None
@@ -97,8 +119,9 @@ class Followed:
 class Follower:
     """All processes of a run folder."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, writable: bool = True) -> None:
         self.folder = folder
+        self._writable = writable
         self._volatile = folder.volatile
         self.followed: dict[str, Followed] = {}
         self._seen_starts: set[str] = set()
@@ -112,16 +135,22 @@ class Follower:
                 continue
             # A ring whose header is not written yet is taken at the next tick.
             with contextlib.suppress(OSError, ValueError):
-                self.followed[stem] = Followed(self.folder, stem, self._volatile)
+                self.followed[stem] = Followed(
+                    self.folder, stem, self._volatile, writable=self._writable
+                )
                 found.append(self.followed[stem])
         return found
 
     def new_starts(self) -> Iterator[dict[str, str]]:
         """Start records that are new since the last call."""
         for stem in self.folder.stems(".start"):
-            if stem not in self._seen_starts:
-                self._seen_starts.add(stem)
-                yield from self.folder.starts_of(stem)
+            if stem in self._seen_starts:
+                continue
+            for start in self.folder.starts_of(stem):
+                # A record is made empty and filled then: what is not whole comes at the next tick.
+                if "role" in start:
+                    self._seen_starts.add(stem)
+                    yield start
 
     def close(self) -> None:
         for followed in self.followed.values():

@@ -37,7 +37,7 @@ def load_state(folder: RunFolder) -> RunState:
         PartialData: not one record could be read.
     """
     state = RunState(run_id=folder.run_id)
-    entries = read_entries(folder)
+    entries = read_entries(folder, ends=True)
     for entry in entries:
         reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
     if not entries:
@@ -48,17 +48,22 @@ def load_state(folder: RunFolder) -> RunState:
     return state
 
 
-def read_entries(folder: RunFolder) -> list[Entry]:
-    """All events of a run in order of time; unreadable parts are named by NotObserved events."""
+def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
+    """All events of a run in order of time; unreadable parts are named by NotObserved events.
+
+    Args:
+        ends: also say of processes that are gone that they are, where no observer saw it.
+    """
     by_stream: dict[str, dict[int, Entry]] = {}
     headers: dict[str, FileHeader] = {}
     trouble: list[tuple[str, str]] = []
     for path in journal_paths(folder):
         _read_into(path, by_stream, headers, trouble)
-    entries = [entry for stream in by_stream.values() for entry in stream.values()]
+    entries = [entry for stream in by_stream.values() for entry in in_order(stream)]
     newest = max((entry.time_ns for entry in entries), default=0)
     entries += read_pulses(folder, headers)
     entries += _starts(folder, newest)
+    entries += _unseen_ends(entries) if ends else []
     host = os.uname().nodename
     note = _reader(host)
     entries += [
@@ -68,6 +73,50 @@ def read_entries(folder: RunFolder) -> list[Entry]:
     if any_alive(folder):
         entries.append(Entry(note, 0, time.monotonic_ns(), ev.Ticked(host=host)))
     return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+
+
+def in_order(stream: dict[int, Entry]) -> list[Entry]:
+    """A stream by sequence number, with times that never go back.
+
+    Two threads of a process can take their times in one order and their places in the other: to
+    sort by time alone would fold the later record first, and the reducer would drop the earlier.
+    """
+    ordered: list[Entry] = []
+    newest = 0
+    for seq in sorted(stream):
+        entry = stream[seq]
+        newest = max(newest, entry.time_ns)
+        ordered.append(entry if entry.time_ns == newest else Entry(entry.header, seq, newest, entry.event))
+    return ordered
+
+
+def _unseen_ends(entries: list[Entry]) -> list[Entry]:
+    """Processes of this node that are gone although no observer saw their end.
+
+    Their last sign of life is the only time that is known.
+    """
+    host = os.uname().nodename
+    ended = {entry.event.process for entry in entries if isinstance(entry.event, ev.ExitSeen)}
+    last: dict[str, int] = {}
+    for entry in entries:
+        event = entry.event
+        key = event.process if isinstance(event, ev.ProcessSighted | ev.PulseRead) else ""
+        if not key and not entry.header.stream.startswith(("observer:", "reader:")):
+            key = entry.header.stream
+        if key and entry.header.host == host and key not in ended:
+            last[key] = max(last.get(key, 0), entry.time_ns)
+    how = "gone; nobody was there to see its end"
+    return [
+        Entry(_reader(host), 0, time_ns, ev.ExitSeen(process=key, how=how))
+        for key, time_ns in last.items()
+        if not _lives(key)
+    ]
+
+
+def _lives(key: str) -> bool:
+    name, _, ticks = key.rpartition(".")
+    pid = name.rpartition("-")[2]
+    return pid.isdigit() and ticks.isdigit() and is_alive(int(pid), int(ticks))
 
 
 def journal_paths(folder: RunFolder) -> list[str]:
@@ -138,7 +187,7 @@ def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry
     for place in places:
         for stem in folder.stems(".pulse", place):
             owner = by_stem.get(stem)
-            read = read_pulse(f"{place}/{stem}.pulse", header.stream) if header else None
+            read = read_pulse(f"{place}/{stem}.pulse", owner.stream) if owner else None
             if owner is not None and read is not None:
                 times = [
                     read.pulse.beat_ns,

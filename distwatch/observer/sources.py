@@ -13,7 +13,7 @@ import msgspec
 from distwatch.errors import AttachDenied, DistwatchError, NoSuchTarget
 from distwatch.observer.__main__ import lock_holder, take_lock
 from distwatch.observer.daemon import Observer
-from distwatch.observer.reading import Entry, any_alive, read_entries
+from distwatch.observer.reading import Entry, any_alive, load_state, read_entries
 from distwatch.observer.runs import find_run, find_run_of_pid
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
 from distwatch.probes import discovery
@@ -111,10 +111,8 @@ class RecordedRun:
 
     async def open(self) -> None:
         """Reads everything; raises PartialData where there is nothing."""
-        from distwatch.observer.reading import load_state
-
         load_state(self.folder)
-        self._entries = read_entries(self.folder)
+        self._entries = read_entries(self.folder, ends=True)
         times = [entry.time_ns for entry in self._entries if entry.time_ns]
         self.span = (min(times), max(times))
         self.seek(self.span[1])

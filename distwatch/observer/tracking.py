@@ -11,6 +11,7 @@ from distwatch.observer.reading import sighting_of_start
 from distwatch.observer.recording import Recording
 from distwatch.probes import discovery, process
 from distwatch.probes.exits import ExitWatch
+from distwatch.probes.procfs import children_of
 from distwatch.runfolder import is_alive
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader
@@ -79,7 +80,7 @@ class Tracking:
         for tracked in [t for t in self.processes.values() if not t.ended]:
             if tracked.role in ("dataloader", "child", "launcher"):
                 continue
-            for child in discovery.children_of(tracked.pid, main_thread_only=True):
+            for child in children_of(tracked.pid, [tracked.pid]):
                 sighted = discovery.sight(child)
                 if sighted is not None and sighted.role in ("dataloader", "child"):
                     self.add_sighting(sighted)

@@ -1,1 +1,1 @@
-"""Read-only looks from outside: process, stacks, exits, host, devices. They touch nothing of the job."""
+"""Read-only looks from outside: process, stacks, exits, host, devices, and who belongs to a job."""

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from distwatch.state.events import Device, DevicesSampled, DeviceUse
+from distwatch.probes.kernel_log import KernelLog, xids
+from distwatch.state.events import Device, DevicesSampled, DeviceUse, NotObserved
 
-T = TypeVar("T")
-
+# Each under its newer and its older name: GpuIdle and clocks that somebody set are no complaint.
 _THROTTLE = {
-    "nvmlClocksEventReasonSwPowerCap": "power cap",
-    "nvmlClocksEventReasonHwSlowdown": "hardware slowdown",
-    "nvmlClocksEventReasonSwThermalSlowdown": "thermal (software)",
-    "nvmlClocksThrottleReasonHwThermalSlowdown": "thermal (hardware)",
-    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
-    "nvmlClocksEventReasonSyncBoost": "sync boost",
+    "SwPowerCap": "power cap",
+    "HwSlowdown": "hardware slowdown",
+    "SwThermalSlowdown": "thermal (software)",
+    "HwThermalSlowdown": "thermal (hardware)",
+    "HwPowerBrakeSlowdown": "power brake",
+    "SyncBoost": "sync boost",
 }
+_XIDS_KEPT = 16
 
 
 class Devices:
-    """NVML, opened at the first sample. Whatever a driver does not report stays None."""
+    """NVML, opened at the first sample. Whatever a driver does not report stays None.
 
-    def __init__(self, nvml: Any = None) -> None:
+    A driver whose device hangs can block in any call: sample in a thread of its own.
+    """
+
+    def __init__(self, nvml: Any = None, log_path: str = "/dev/kmsg") -> None:
         """`nvml`: the pynvml module, imported when it is needed by default."""
         self._nvml = nvml
-        self._handles: list[Any] = []
+        self._log_path = log_path
+        self._log: KernelLog | None = None
+        self._handles: list[Any | str] = []
         self._why_not: str | None = None
         self._opened = False
         self._events: Any = None
+        self._addresses: dict[str, int] = {}
         self._xids: dict[int, list[int]] = {}
 
     def sample(self, host: str) -> DevicesSampled:
@@ -42,75 +49,93 @@ class Devices:
         devices = tuple(self._device(i, handle) for i, handle in enumerate(self._handles))
         return DevicesSampled(host=host, devices=devices)
 
+    def blind_spots(self, host: str) -> list[NotObserved]:
+        """What cannot be seen of the devices that were sampled, and why."""
+        if self._log is None or self._log.why_not is None:
+            return []
+        why = f"the driver gives no events, and {self._log.why_not}"
+        return [NotObserved(host=host, what="xid", why=why)]
+
     def close(self) -> None:
         """Gives NVML back."""
+        if self._log is not None:
+            self._log.close()
         if self._opened and self._why_not is None:
-            self._try(self._nvml.nvmlShutdown)
-        self._opened = False
+            if self._events is not None:
+                self._try("nvmlEventSetFree", self._events)
+            self._try("nvmlShutdown")
+        self._opened, self._events, self._log = False, None, None
+        self._handles, self._addresses = [], {}
 
     def _open(self) -> str | None:
         if self._nvml is None:
             try:
                 import pynvml
             except ImportError:
-                return "nvidia-ml-py is not installed"
+                return "nvidia-ml-py is not installed: pip install nvidia-ml-py"
             self._nvml = pynvml
         try:
             self._nvml.nvmlInit()
             count = self._nvml.nvmlDeviceGetCount()
-            self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
         except self._nvml.NVMLError as error:
             return f"no NVIDIA driver: {error}"
+        if not count:
+            return "no NVIDIA device is visible: the driver is there and lists none"
+        self._handles = [self._handle(index) for index in range(count)]
         self._watch_xids()
         return None
 
-    def _try(self, function: Callable[..., T], *args: Any) -> T | None:
-        """The driver's answer; None where it does not support the question."""
+    def _handle(self, index: int) -> Any | str:
+        """NVML's handle, or why there is none: one lost device must not hide the others."""
         try:
-            return function(*args)
-        except (self._nvml.NVMLError, AttributeError):
+            return self._nvml.nvmlDeviceGetHandleByIndex(index)
+        except self._nvml.NVMLError as error:
+            return f"not readable: {error}"
+
+    def _try(self, name: str, *arguments: Any) -> Any:
+        """The driver's answer; None where it, or this pynvml, does not know the question."""
+        function: Callable[..., Any] | None = getattr(self._nvml, name, None)
+        if function is None:
+            return None
+        try:
+            return function(*arguments)
+        except self._nvml.NVMLError:
             return None
 
-    def _device(self, index: int, handle: Any) -> Device:
+    def _device(self, index: int, handle: Any | str) -> Device:
+        if isinstance(handle, str):
+            return Device(index=index, name=handle, xid=self._xids_of(index))
         nvml = self._nvml
-        memory = self._try(nvml.nvmlDeviceGetMemoryInfo, handle)
-        use = self._try(nvml.nvmlDeviceGetUtilizationRates, handle)
+        memory = self._try("nvmlDeviceGetMemoryInfo", handle)
+        use = self._try("nvmlDeviceGetUtilizationRates", handle)
+        uncorrected, volatile = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         return Device(
             index=index,
-            uuid=_text(self._try(nvml.nvmlDeviceGetUUID, handle)),
-            name=_text(self._try(nvml.nvmlDeviceGetName, handle)),
+            uuid=_text(self._try("nvmlDeviceGetUUID", handle)),
+            name=_text(self._try("nvmlDeviceGetName", handle)),
             memory_total=int(memory.total) if memory else None,
             memory_used=int(memory.used) if memory else None,
             utilization=int(use.gpu) if use else None,
-            temperature_c=self._try(
-                nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU
-            ),
+            temperature_c=self._try("nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
             throttle=self._throttle(handle),
-            ecc_uncorrected=self._try(
-                nvml.nvmlDeviceGetTotalEccErrors,
-                handle,
-                nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
-                nvml.NVML_VOLATILE_ECC,
-            ),
-            xid=tuple(self._xids.get(index, ())),
+            ecc_uncorrected=self._try("nvmlDeviceGetTotalEccErrors", handle, uncorrected, volatile),
+            xid=self._xids_of(index),
             processes=self._processes(handle),
         )
 
     def _throttle(self, handle: Any) -> tuple[str, ...]:
-        query = getattr(self._nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or getattr(
-            self._nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None
-        )
-        reasons = self._try(query, handle) if query else None
-        if not reasons:
-            return ()
-        return tuple(
-            word for name, word in _THROTTLE.items() if reasons & int(getattr(self._nvml, name, 0))
-        )
+        reasons = self._try("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        if reasons is None:
+            reasons = self._try("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+        return tuple(word for name, word in _THROTTLE.items() if (reasons or 0) & self._bit(name))
+
+    def _bit(self, reason: str) -> int:
+        newer = getattr(self._nvml, f"nvmlClocksEventReason{reason}", 0)
+        return int(newer or getattr(self._nvml, f"nvmlClocksThrottleReason{reason}", 0))
 
     def _processes(self, handle: Any) -> tuple[DeviceUse, ...]:
-        nvml = self._nvml
-        running = self._try(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
-        samples = self._try(nvml.nvmlDeviceGetProcessUtilization, handle, 0) or []
+        running = self._try("nvmlDeviceGetComputeRunningProcesses", handle) or []
+        samples = self._try("nvmlDeviceGetProcessUtilization", handle, 0) or []
         newest = {s.pid: int(s.smUtil) for s in sorted(samples, key=lambda s: s.timeStamp)}
         return tuple(
             DeviceUse(
@@ -122,26 +147,48 @@ class Devices:
         )
 
     def _watch_xids(self) -> None:
-        nvml = self._nvml
-        events = self._try(nvml.nvmlEventSetCreate)
-        if events is None:
-            return
-        for handle in self._handles:
-            self._try(
-                nvml.nvmlDeviceRegisterEvents, handle, nvml.nvmlEventTypeXidCriticalError, events
-            )
-        self._events = events
+        """By NVML's events where every device gives them, else from the kernel's log."""
+        readable = [handle for handle in self._handles if not isinstance(handle, str)]
+        for index, handle in enumerate(self._handles):
+            if not isinstance(handle, str):
+                address = self._try("nvmlDeviceGetPciInfo", handle)
+                self._addresses[_address(_text(getattr(address, "busId", "")))] = index
+        events = self._try("nvmlEventSetCreate")
+        critical = getattr(self._nvml, "nvmlEventTypeXidCriticalError", 8)
+        if events is not None and len(readable) == len(self._handles):
+            try:
+                for handle in readable:
+                    self._nvml.nvmlDeviceRegisterEvents(handle, critical, events)
+                self._events = events
+                return
+            except self._nvml.NVMLError:
+                self._try("nvmlEventSetFree", events)
+        self._log = KernelLog(self._log_path)
 
     def _collect_xids(self) -> None:
-        for _ in range(16):
-            event = (
-                self._try(self._nvml.nvmlEventSetWait_v2, self._events, 0) if self._events else None
-            )
-            if event is None:
+        if self._log is not None:
+            for address, number in xids(self._log.read()):
+                if (index := self._addresses.get(_address(address))) is not None:
+                    self._keep_xid(index, number)
+            return
+        for _ in range(_XIDS_KEPT):
+            event = self._try("nvmlEventSetWait_v2", self._events, 0)
+            index = self._try("nvmlDeviceGetIndex", event.device) if event is not None else None
+            if index is None:
                 return
-            index = self._try(self._nvml.nvmlDeviceGetIndex, event.device)
-            if index is not None:
-                self._xids.setdefault(int(index), []).append(int(event.eventData))
+            self._keep_xid(int(index), int(event.eventData))
+
+    def _keep_xid(self, index: int, number: int) -> None:
+        self._xids[index] = [*self._xids.get(index, []), number][-_XIDS_KEPT:]
+
+    def _xids_of(self, index: int) -> tuple[int, ...]:
+        return tuple(self._xids.get(index, ()))
+
+
+def _address(text: str) -> str:
+    """A PCI address without its domain's padding and its function, as both sources tell it."""
+    domain, _, rest = text.lower().partition(":")
+    return f"{int(domain, 16) if domain else 0:x}:{rest.partition('.')[0]}"
 
 
 def _text(value: Any) -> str:

@@ -3,183 +3,200 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import pwd
 
 from distwatch.errors import AttachDenied, NoSuchTarget
+from distwatch.probes.procfs import owner_of, read_bytes
+from distwatch.probes.ptrace import ptrace_rights
+from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
-from distwatch.runfolder import parent_pid, start_ticks
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
-from distwatch.state.identity import Identity, identify
+from distwatch.state.identity import Identity
 
-_LAUNCHER_PROGRAMS = ("torchrun", "accelerate", "deepspeed")
-_LAUNCHER_MODULES = (
-    "torch.distributed.run",
-    "torch.distributed.launch",
-    "accelerate.commands.launch",
-)
+__all__ = ["job_of", "ranks_of", "read_command", "read_environ", "sight"]
 
-
-def read_environ(pid: int) -> dict[str, str] | None:
-    """The environment that a process began with; None where it is gone or not ours to read."""
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
-    pairs = (item.decode("utf-8", "replace").partition("=") for item in raw.split(b"\0") if item)
-    return {name: value for name, _, value in pairs}
+_ARGUMENTS = 32
+_LENGTH = 400
+_ORDER = {"launcher": 0, "rank": 1}
 
 
 def read_command(pid: int) -> tuple[str, ...]:
     """Its command line, secrets redacted; empty where it is gone or a kernel thread."""
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return ()
-    return redact_command(
-        part.decode("utf-8", "replace") for part in raw.rstrip(b"\0").split(b"\0")
+    raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0")
+    return (
+        _shown(tuple(part.decode("utf-8", "replace") for part in raw.split(b"\0"))) if raw else ()
     )
 
 
 def sight(pid: int) -> ProcessSighted | None:
     """What a process is, from outside; None where it is gone or not ours to read."""
-    environ, ticks = read_environ(pid), start_ticks(pid)
-    if environ is None or not ticks:
-        return None
-    host, command, identity = os.uname().nodename, read_command(pid), identify(environ)
-    return ProcessSighted(
-        process=process_key(host, pid, ticks),
-        host=host,
-        pid=pid,
-        start_ticks=ticks,
-        ppid=parent_pid(pid),
-        role=_role(pid, command, identity),
-        identity=identity,
-        command=command[:32],
-    )
+    table = ProcessTable()
+    seen = table.get(pid) if pid > 0 else None
+    return _sighted(table, seen) if seen is not None and seen.environ is not None else None
 
 
 def ranks_of(identity: Identity) -> list[ProcessSighted]:
-    """All ranks on this host whose launcher names the same endpoint."""
-    if identity.endpoint is None:
-        return []
-    found = [sight(pid) for pid in _own_pids()]
-    return [
-        process
-        for process in found
-        if process is not None
-        and process.role == "rank"
-        and process.identity.endpoint == identity.endpoint
-    ]
+    """All ranks on this host whose launcher variables name the same endpoint (or job)."""
+    table = ProcessTable()
+    return [_sighted(table, rank) for rank in _ranks(table, identity)]
 
 
 def job_of(pid: int) -> list[ProcessSighted]:
-    """The run that a process belongs to: its launcher, all ranks, and their children.
+    """The part of a run that is on this node: launchers first, then ranks, then their children.
+
+    Args:
+        pid: any process of it: a rank, its launcher or the shell above that, a dataloader's
+            worker, another subprocess of a rank, a Ray worker.
 
     Raises:
         NoSuchTarget: there is no such process.
-        AttachDenied: it is another user's.
+        AttachDenied: it is not ours to read.
     """
-    start = sight(pid)
-    if start is None:
-        _refuse(pid)
-    assert start is not None
-    rank = _nearest_rank(start) or _rank_below(start)
-    ranks = ranks_of(rank.identity) if rank is not None else [start]
-    if rank is not None and all(one.pid != rank.pid for one in ranks):
+    table = ProcessTable()
+    start = _require(table, pid)
+    rank = table.rank_of(start) or _rank_below(table, start)
+    if rank is not None:
+        members = _around_ranks(table, rank)
+    else:
+        members = _ray_workers(table, start) or [start, *table.below(start)]
+        members += [one for one in table.above(start) if one.is_launcher]
+    found = {one.pid: one for one in [start, *members] if one.environ is not None}
+    sighted = [_sighted(table, one) for one in found.values() if not one.is_distwatch]
+    return sorted(sighted, key=_place)
+
+
+def _around_ranks(table: ProcessTable, rank: Seen) -> list[Seen]:
+    ranks = [one for one in _ranks(table, rank.identity) if _same_network(one, rank)]
+    if all(one.pid != rank.pid for one in ranks):
         ranks.append(rank)
-    launchers = {one.ppid for one in ranks}
-    above = [found for ppid in launchers if (found := sight(ppid)) and found.role == "launcher"]
-    children = [found for one in ranks for child in children_of(one.pid) if (found := sight(child))]
-    return [*above, *ranks, *children]
+    members = list(ranks)
+    for one in ranks:
+        members += [above for above in table.above(one) if table.role_of(above) == "launcher"]
+        members += table.below(one)
+    return members
 
 
-def children_of(pid: int, *, main_thread_only: bool = False) -> list[int]:
-    """The direct children of a process, of all its threads by default."""
-    found: list[int] = []
-    try:
-        tasks = [str(pid)] if main_thread_only else os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return []
-    for task in tasks:
-        try:
-            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-        except (OSError, ValueError):
-            continue
-    return sorted(set(found))
+def _ranks(table: ProcessTable, identity: Identity) -> list[Seen]:
+    return [
+        one
+        for one in table.all()
+        if _same_run(one.identity, identity)
+        and (rank := table.rank_of(one)) is not None
+        and rank.pid == one.pid
+    ]
 
 
-def _refuse(pid: int) -> None:
-    if not os.path.isdir(f"/proc/{pid}"):
-        raise NoSuchTarget(f"there is no process {pid}", advice="See `distwatch ps` and `ps`.")
-    raise AttachDenied(
-        f"process {pid} belongs to another user",
-        advice="Run distwatch as that user, or as root with CAP_SYS_PTRACE.",
-    )
-
-
-def _nearest_rank(process: ProcessSighted) -> ProcessSighted | None:
-    current: ProcessSighted | None = process
-    for _ in range(16):
-        if current is None or current.role == "rank":
-            return current
-        current = sight(current.ppid) if current.ppid > 1 else None
+def _rank_below(table: ProcessTable, start: Seen) -> Seen | None:
+    """A rank below a process, or else below the launcher above it."""
+    tops = [start, *(one for one in table.above(start) if table.role_of(one) == "launcher")]
+    for top in tops:
+        for one in table.below(top):
+            if (rank := table.rank_of(one)) is not None:
+                return rank
     return None
 
 
-def _rank_below(process: ProcessSighted) -> ProcessSighted | None:
-    pending = children_of(process.pid)
-    for _ in range(4096):
-        if not pending:
-            return None
-        found = sight(pending[0])
-        if found is not None and found.role == "rank":
-            return found
-        pending = pending[1:] + children_of(pending[0])
-    return None
+def _ray_workers(table: ProcessTable, start: Seen) -> list[Seen]:
+    """Ray workers whose ranks were set at run time, so that no environment shows them."""
+
+    def place(one: Seen) -> tuple[str, str] | None:
+        environ = one.environ or {}
+        busy = bool(one.argv) and one.argv[0].startswith("ray::") and "IDLE" not in one.argv[0]
+        raylet = environ.get("RAY_RAYLET_PID", "")
+        return (raylet, environ.get("RAY_JOB_ID", "")) if raylet and busy else None
+
+    mine = place(start)
+    return [one for one in table.all() if place(one) == mine] if mine is not None else []
 
 
-def _own_pids() -> list[int]:
-    uid = os.getuid()
-    found: list[int] = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            if uid == 0 or os.stat(f"/proc/{name}").st_uid == uid:
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
+def _same_run(one: Identity, other: Identity) -> bool:
+    if one.endpoint is not None and other.endpoint is not None:
+        return one.endpoint == other.endpoint
+    return one.launch_id is not None and one.launch_id == other.launch_id
 
 
-def _role(pid: int, command: tuple[str, ...], identity: Identity) -> str:
-    if is_launcher(command):
-        return "launcher"
-    parent = parent_pid(pid)
-    parent_command = read_command(parent)
-    inherited = _is_python(parent_command) and not is_launcher(parent_command)
-    if inherited and (environ := read_environ(parent)) is not None:
-        above = identify(environ)
-        same = above.global_rank is not None and above.global_rank == identity.global_rank
-        if same and above.endpoint == identity.endpoint:
-            forked = parent_command == command
-            spawned = any("multiprocessing" in part for part in command)
-            return "dataloader" if forked or spawned else "child"
-    if identity.global_rank is None or not _is_python(command):
-        return "other"
-    return "rank"
-
-
-def is_launcher(command: tuple[str, ...]) -> bool:
-    """torchrun, accelerate launch, deepspeed, or python running one of their modules."""
-    names = {os.path.basename(part) for part in command[:2]}
-    if names & set(_LAUNCHER_PROGRAMS):
+def _same_network(one: Seen, other: Seen) -> bool:
+    """127.0.0.1 of one container is not that of another."""
+    address = other.identity.master_addr or ""
+    if address != "localhost" and not address.startswith("127."):
         return True
-    return any(module in command[:5] for module in _LAUNCHER_MODULES)
+    try:
+        spaces = {os.readlink(f"/proc/{seen.pid}/ns/net") for seen in (one, other)}
+    except OSError:
+        return True
+    return len(spaces) == 1
 
 
-def _is_python(command: tuple[str, ...]) -> bool:
-    return bool(command) and (
-        "python" in os.path.basename(command[0]) or command[0].startswith("ray::")
+def _sighted(table: ProcessTable, seen: Seen) -> ProcessSighted:
+    host = os.uname().nodename
+    return ProcessSighted(
+        process=process_key(host, seen.pid, seen.start_ticks),
+        host=host,
+        pid=seen.pid,
+        start_ticks=seen.start_ticks,
+        ppid=seen.ppid,
+        role=table.role_of(seen),
+        identity=seen.identity,
+        command=_shown(seen.argv),
+        instrumented=False,
     )
+
+
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(argument[:_LENGTH] for argument in redact_command(argv))[:_ARGUMENTS]
+
+
+def _place(process: ProcessSighted) -> tuple[int, int, int]:
+    rank = process.identity.global_rank if process.role == "rank" else None
+    return _ORDER.get(process.role, 2), -1 if rank is None else rank, process.pid
+
+
+def _require(table: ProcessTable, pid: int) -> Seen:
+    """A process that we may read.
+
+    Raises:
+        NoSuchTarget: there is no such process.
+        AttachDenied: it is not ours to read.
+    """
+    seen = table.get(pid) if pid > 0 else None
+    if seen is None:
+        if pid > 0 and _exists(pid):  # /proc is mounted with hidepid
+            raise AttachDenied(
+                f"process {pid} is hidden from this user",
+                advice="Run distwatch as the user of the job, or as root",
+            )
+        raise NoSuchTarget(
+            f"there is no process {pid} on {os.uname().nodename}",
+            advice="`distwatch ps` lists the runs of this node",
+        )
+    if seen.environ is None:
+        raise _denied(pid)
+    return seen
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _denied(pid: int) -> AttachDenied:
+    owner = owner_of(pid)
+    if owner is not None and owner != os.geteuid():
+        return AttachDenied(
+            f"process {pid} belongs to {_user(owner)}, and distwatch runs as {_user(os.geteuid())}",
+            advice="Run it as that user, or with CAP_SYS_PTRACE (as root)",
+        )
+    return AttachDenied(f"process {pid} does not let itself be read", advice=ptrace_rights()[1])
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

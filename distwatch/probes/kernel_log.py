@@ -7,7 +7,9 @@ import os
 import re
 
 _RECORD = re.compile(r"(\d+),\d+,\d+,[^;]*;(.*)")
-_KILLED = re.compile(r"(?:Out of memory|Memory cgroup out of memory|oom-kill).*?[Kk]illed process (\d+)")
+_KILLED = re.compile(
+    r"(?:Out of memory|Memory cgroup out of memory|oom-kill).*?[Kk]illed process (\d+)"
+)
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)")
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 _KEPT = 256

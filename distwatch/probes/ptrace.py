@@ -15,9 +15,7 @@ _ADVICE = (
 
 def ptrace_rights() -> tuple[bool, str]:
     """Whether stacks of this user's processes can be read from outside, and why or why not."""
-    return explain_rights(
-        uid=os.geteuid(), capable=has_ptrace_capability(), scope=yama_scope()
-    )
+    return explain_rights(uid=os.geteuid(), capable=has_ptrace_capability(), scope=yama_scope())
 
 
 def explain_rights(uid: int, capable: bool, scope: int | None) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ import sysconfig
 import msgspec
 
 from distwatch.errors import DistwatchError
-from distwatch.probes.procfs import owner_of, read_text, state_of, stat_fields, tasks_of
+from distwatch.probes.procfs import owner_of, read_text, stat_fields, state_of, tasks_of
 from distwatch.probes.ptrace import ptrace_rights
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
@@ -22,13 +22,17 @@ from distwatch.tui.filters import Filter, FilterInvalid, parse_filter
 from distwatch.tui.help import HelpScreen
 from distwatch.tui.keys import KEYS, VIEWS, bindings
 from distwatch.tui.line_list import LineList
-from distwatch.tui.session import Session, Source
+from distwatch.tui.session import Session
 from distwatch.tui.verdict import verdict_markdown
 from distwatch.tui.views import ranks
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of
 from distwatch.tui.views.shown import Shown, draw_view
 
+if TYPE_CHECKING:
+    from distwatch.observer.sources import RunSource
+
+RETRY_S = 2.0
 REFRESH_S = 0.5
 """Over SSH, more than two refreshes a second cost more than they tell."""
 
@@ -61,7 +65,7 @@ class DistwatchApp(App[None]):
 
     def __init__(
         self,
-        source: Source,
+        source: RunSource,
         *,
         clock: Callable[[], int] = time.time_ns,
         export_folder: str | None = None,
@@ -106,13 +110,14 @@ class DistwatchApp(App[None]):
         self.run_worker(self._follow(), exclusive=True, group="follow", exit_on_error=False)
 
     async def _follow(self) -> None:
-        try:
-            while True:
-                await self.poll_once()
-                # A run so large that its picture is slow must not take the whole loop.
-                await asyncio.sleep(max(self._refresh_s, 4 * self.session.cost_s))
-        finally:
-            await self.session.close()
+        while True:
+            await self.poll_once()
+            # A run so large that its picture is slow must not take the whole loop.
+            pause = max(self._refresh_s, 4 * self.session.cost_s)
+            await asyncio.sleep(max(pause, RETRY_S) if self.session.fails else pause)
+
+    async def on_unmount(self) -> None:
+        await self.session.close()
 
     async def poll_once(self) -> None:
         """Reads what is new and draws it, once."""

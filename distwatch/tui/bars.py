@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Input, Static
 
+from distwatch.tui.cells import clip, dotted
 from distwatch.tui.filters import Filter
 from distwatch.tui.keys import VIEWS
 from distwatch.tui.picture import Picture
@@ -20,7 +21,7 @@ from distwatch.tui.verdict import (
     verdict_line,
 )
 
-_DOT = (" · ", FAINT)
+_VERDICT_LINES, _ADVICE_LINES = 3, 2
 
 
 class TopBar(Vertical):
@@ -30,21 +31,25 @@ class TopBar(Vertical):
         yield Static(id="verdict")
         yield Static(id="advice")
         yield Static(id="run")
-        yield Static(id="sight")
+        yield Static(id="coverage")
 
     def show(self, picture: Picture, sight: Sight) -> None:
         """Draws the picture's head."""
-        advice = advice_line(picture)
-        self.query_one("#verdict", Static).update(verdict_line(picture))
+        width = max(20, self.app.size.width - 2)
+        advice = clip(advice_line(picture), _ADVICE_LINES, width)
+        verdict = clip(verdict_line(picture), _VERDICT_LINES, width)
+        self.query_one("#verdict", Static).update(verdict)
         self.query_one("#advice", Static).update(advice)
         self.query_one("#advice", Static).display = bool(advice)
         self.show_sight(picture, sight)
 
     def show_sight(self, picture: Picture, sight: Sight) -> None:
         """Draws only what changes while nothing happens: the ages."""
-        line = Text.assemble(run_line(picture), _DOT, coverage_line(picture))
-        self.query_one("#run", Static).update(line)
-        self.query_one("#sight", Static).update(sight_line(sight, picture))
+        parts = [sight_line(sight, picture), run_line(picture)]
+        if sight.note and not sight.failure:
+            parts.append(Text(sight.note, FAINT))
+        self.query_one("#run", Static).update(dotted(parts))
+        self.query_one("#coverage", Static).update(coverage_line(picture))
 
 
 class Tabs(Static):
@@ -54,7 +59,11 @@ class Tabs(Static):
         """Draws the bar."""
         narrow = self.app.size.width < 100
         text = Text()
+        # On a narrow screen the filter matters more than the names of the other views.
+        crowded = narrow and bool(wanted.text) and not in_detail
         for number, each in enumerate(VIEWS, 1):
+            if crowded and each.name != view:
+                continue
             here = each.name == view
             label = f"{number} {each.title}"
             if each.name == "findings" and picture.findings:

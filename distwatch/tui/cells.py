@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from rich.text import Text
 
@@ -45,6 +46,24 @@ def count_of(number: int, noun: str) -> str:
     """`1 rank`, `4 ranks`, `2 processes`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def dotted(parts: Iterable[Text]) -> Text:
+    """The parts, with faint dots between them."""
+    line = Text()
+    for part in parts:
+        if line:
+            line.append(" · ", FAINT)
+        line.append_text(part)
+    return line
+
+
+def clip(text: Text, lines: int, width: int) -> Text:
+    """What about fits into so many lines when it wraps, with an ellipsis where it does not."""
+    clipped = text.copy()
+    # Words that do not break leave some of each line but the last empty.
+    clipped.truncate(max(width, lines * width - 10 * (lines - 1)), overflow="ellipsis")
+    return clipped
 
 
 def rank_cell(global_rank: int, culprit: bool) -> Text:

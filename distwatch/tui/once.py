@@ -52,5 +52,5 @@ def _screen(picture: Picture, width: int) -> list[Text]:
     texts += [Text(), ranks.heading(order, width)]
     texts += [line.draw(width) for line in lines[:_MOST_RANKS]]
     if many:
-        texts.append(Text(f"… and {count_of(len(lines) - _MOST_RANKS, 'rank')} more", MUTED))
+        texts.append(Text(f"… and {count_of(len(lines) - _MOST_RANKS, 'more rank')}", MUTED))
     return texts

@@ -6,35 +6,21 @@ import asyncio
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from distwatch.state.model import RunState
 from distwatch.tui.cells import format_age
 from distwatch.tui.picture import Picture, freeze, take_picture
 from distwatch.tui.verdict import Sight, mood
 
-
-class Source(Protocol):
-    """What is asked of a `distwatch.observer.sources.RunSource`."""
-
-    run_id: str
-    live: bool
-    note: str
-    state: RunState
-    span: tuple[int, int] | None
-    cursor_ns: int
-
-    async def open(self) -> None: ...
-    async def poll(self) -> bool: ...
-    async def dump(self) -> str: ...
-    def seek(self, time_ns: int) -> None: ...
-    async def close(self) -> None: ...
+if TYPE_CHECKING:
+    # At run time it would load the whole observer, which a viewer of a recording never needs.
+    from distwatch.observer.sources import RunSource
 
 
 class Session:
     """A source, and the picture of it that is on display. Knows nothing of widgets."""
 
-    def __init__(self, source: Source, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, source: RunSource, clock: Callable[[], int] = time.time_ns) -> None:
         self.source = source
         self._clock = clock
         self._opened = False
@@ -70,7 +56,8 @@ class Session:
                 changed = True
             else:
                 changed = await self.source.poll()
-            self._failure = ""
+            if changed or self.source.live or self.replays:
+                self._failure = ""  # a live source that has ended says so only once
         except asyncio.CancelledError:
             raise
         except (OSError, EOFError) as error:
@@ -86,6 +73,11 @@ class Session:
             self._retake()
             return True
         return False
+
+    @property
+    def fails(self) -> bool:
+        """Whether the last reading failed."""
+        return bool(self._failure)
 
     async def dump(self) -> str:
         """Asks for a full incident now; a sentence about what came of it."""
@@ -169,9 +161,11 @@ class Session:
         if not self.replays or self.source.span is None:
             return
         cursor = self.source.cursor_ns
-        self.source.seek(self.source.span[1])
+        if cursor != self.source.span[1]:
+            self.source.seek(self.source.span[1])
         self._moments = sorted({entry.time_ns for entry in self.source.state.timeline})
-        self.source.seek(cursor)
+        if cursor != self.source.span[1]:
+            self.source.seek(cursor)
 
     def _toggle_play(self) -> None:
         if self._played_at is not None or self.source.span is None:

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
-from distwatch.tui.cells import count_of, format_age, format_clock
+from distwatch.tui.cells import count_of, dotted, format_age, format_clock
 from distwatch.tui.picture import Picture
-from distwatch.tui.styles import FAINT, GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
+from distwatch.tui.styles import GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
 
 _ENDED = ("exited", "failed", "killed")
 _UNDER_WAY = ("unobserved", "starting", "initializing", "loading")
@@ -100,7 +100,7 @@ def run_line(picture: Picture) -> Text:
         parts.append(Text(hosts[0], MUTED))
     elif hosts:
         parts.append(Text(f"{len(hosts)} hosts", MUTED))
-    return Text(" · ", FAINT).join(parts)
+    return dotted(parts)
 
 
 def coverage_line(picture: Picture) -> Text:
@@ -117,7 +117,7 @@ def coverage_line(picture: Picture) -> Text:
         parts.append(Text(f"{picture.state.unknown_events} of a newer version", YELLOW))
     if picture.not_observed:
         parts.append(Text(f"not observed: {'; '.join(picture.not_observed)}", YELLOW))
-    return Text(" · ", FAINT).join(parts)
+    return dotted(parts)
 
 
 def sight_line(sight: Sight, picture: Picture) -> Text:
@@ -138,8 +138,6 @@ def sight_line(sight: Sight, picture: Picture) -> Text:
     else:
         age = f"{sight.age_s:.0f} s old" if sight.age_s is not None else "nothing read yet"
         line = Text.assemble(("LIVE", f"bold {GREEN}"), (f" {age}", MUTED))
-    if sight.note and sight.note != sight.mode:
-        line.append(f" · {sight.note}", FAINT)
     return line
 
 

@@ -165,10 +165,12 @@ class Script:
         self.see(at, ev.DevicesSampled(host=HOST, not_observed="no NVIDIA driver on this host"))
 
     def _add(self, header: FileHeader, at: float, event: ev.AnyEvent | ev.UnknownEvent) -> None:
-        self._said.append((int(at * SECOND), header, event))
+        self._said.append((round(at * SECOND), header, event))
 
 
-AGENT_LOOP = ev.Frame(function="_beat", file="/opt/venv/lib/python3.11/distwatch/agent/core.py", line=9)
+AGENT_LOOP = ev.Frame(
+    function="_beat", file="/opt/venv/lib/python3.11/distwatch/agent/core.py", line=9
+)
 _BEGINNING = (
     ev.Frame(function="<module>", file="/job/train.py", line=96),
     ev.Frame(function="main", file="/job/train.py", line=81),
@@ -247,12 +249,20 @@ def failed_job() -> Script:
     error = ev.ExceptionUncaught(
         type_name="ValueError",
         message="token id 50301 is not in the vocabulary",
-        traceback=('  File "/job/data_loader.py", line 77, in encode', "ValueError: token id 50301"),
+        traceback=(
+            '  File "/job/data_loader.py", line 77, in encode',
+            "ValueError: token id 50301",
+        ),
         site=ev.Site(file="/job/data_loader.py", line=77, function="encode"),
     )
     script.say(1, 9.5, error)
     script.see(10.0, ev.ExitSeen(process=script.key(1), exit_code=1, how="pidfd"))
-    script.see(12.0, ev.NotObserved(host=HOST, what="stack", why="no permission to ptrace", process=script.key(0)))
+    script.see(
+        12.0,
+        ev.NotObserved(
+            host=HOST, what="stack", why="no permission to ptrace", process=script.key(0)
+        ),
+    )
     script.see(12.0, ev.UnknownEvent(kind="moon_phase_seen", payload=b""))
     return script
 

@@ -33,7 +33,7 @@ def lines(picture: Picture) -> list[Line]:
     return [
         Line(
             key=f"event:{entry.stream}:{entry.seq}",
-            draw=partial(_draw, entry, picture.wall_ns(entry), _who(entry, ranks)),
+            draw=partial(_draw, entry, picture.wall_ns(entry), _who(picture, entry, ranks)),
             ranks=(ranks[entry.process],) if entry.process in ranks else None,
         )
         for entry in picture.state.timeline
@@ -46,13 +46,11 @@ def find_entry(picture: Picture, key: str) -> TimelineEntry | None:
     return next((e for e in entries if e.stream == stream and str(e.seq) == seq), None)
 
 
-def _who(entry: TimelineEntry, ranks: dict[str, int]) -> str:
+def _who(picture: Picture, entry: TimelineEntry, ranks: dict[str, int]) -> str:
     if entry.process in ranks:
         return f"rank {ranks[entry.process]}"
-    return "observer" if type(entry.event) in _ABOUT_THE_HOST else entry.process.partition(".")[0]
-
-
-_ABOUT_THE_HOST = (ev.ObserverStarted, ev.ObserverEnded, ev.FindingsJudged, ev.NotObserved)
+    process = picture.state.processes.get(entry.process)
+    return f"pid {process.pid}" if process is not None and process.pid else "observer"
 
 
 def _draw(entry: TimelineEntry, wall_ns: int, who: str, width: int) -> Text:
@@ -115,7 +113,7 @@ def _findings(event: ev.FindingsJudged) -> str:
 
 
 _TELLERS: dict[type, Callable[[Any], str]] = {
-    ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}: {' '.join(e.command)}",
+    ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",
     ev.IntegrationChanged: lambda e: f"{e.name} {e.status}{': ' + e.reason if e.reason else ''}",
     ev.StepStarted: _step,
@@ -135,7 +133,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.Snapshot: lambda e: f"{count_of(len(e.steps), 'open step')}, {e.dropped} dropped",
     ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",
     ev.ObserverEnded: lambda e: e.reason,
-    ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}: {' '.join(e.command)}",
+    ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.ExitSeen: _exit,
     ev.StackTaken: lambda e: (
         f"{count_of(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error

@@ -81,8 +81,8 @@ def _identity(process: Process) -> Iterable[Text]:
     identity = process.identity
     yield _pair("process", f"pid {process.pid} on {process.host}, parent {process.ppid}")
     world = process.world_size if process.world_size is not None else "not known"
-    source = "torch" if process.confirmed else "environment"
-    yield _pair("rank", f"{process.global_rank} of {world} (said by its {source})")
+    source = "torch" if process.confirmed else "its environment"
+    yield _pair("rank", f"{process.global_rank} of {world} (said by {source})")
     for name, value in (
         ("local rank", identity.local_rank),
         ("node rank", identity.node_rank),

@@ -1,0 +1,316 @@
+"""report.json, to the public contract (`distwatch.report/1`)."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import msgspec
+
+from distwatch.diagnosis.event_text import event_text
+from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
+from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
+from distwatch.redaction import redact_text
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process, RunState, Step
+
+SCHEMA = "distwatch.report/1"
+TIMELINE_KEPT = 400
+
+
+class Run(msgspec.Struct, kw_only=True):
+    id: str
+    started: str | None
+    launcher: str
+    world_size: int | None
+    hosts: list[str]
+
+
+class Coverage(msgspec.Struct, kw_only=True):
+    expected_ranks: int | None
+    observed_ranks: int
+    unobserved: dict[str, str]
+    """Rank → why nothing, or less than everything, is known of it."""
+    dropped_events: int
+    not_observed: dict[str, str] = {}
+    """Everything else that could not be seen, and why."""
+
+
+class Rank(msgspec.Struct, kw_only=True):
+    global_rank: int
+    host: str
+    pid: int | None
+    state: str
+    doing: str
+    where: str
+    since_s: float | None
+    heartbeat_s: float | None
+    instrumented: bool
+    exception: list[str] = []
+    integrations: dict[str, str] = {}
+
+
+class Group(msgspec.Struct, kw_only=True):
+    pg_name: str
+    pg_desc: str
+    backend: str
+    members: list[int]
+    in_flight: bool
+    collective_seq: int
+    op: str
+    entered: list[int]
+    missing: list[int]
+    waited_s: float
+    progress: dict[str, list[int]]
+    """Rank → [last entered, last completed] sequence number."""
+
+
+class Model(msgspec.Struct, kw_only=True):
+    global_rank: int
+    model: str
+    phase: str
+    done: int
+    total: int | None
+    file: str
+    ended: bool
+    error: str | None = None
+
+
+class HostDevices(msgspec.Struct, kw_only=True):
+    host: str
+    memory_total: int | None
+    memory_available: int | None
+    cgroup_limit: int | None
+    cgroup_used: int | None
+    devices: list[dict[str, Any]]
+    not_observed: str | None
+
+
+class Happening(msgspec.Struct, kw_only=True):
+    time: str
+    host: str
+    global_rank: int | None
+    process: str
+    kind: str
+    text: str
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The whole report; its fields are the contract."""
+
+    schema: str = SCHEMA
+    run: Run
+    coverage: Coverage
+    findings: list[Finding]
+    ranks: list[Rank]
+    groups: list[Group]
+    stacks: list[StackNode]
+    models: list[Model]
+    devices: list[HostDevices]
+    timeline: list[Happening]
+
+
+def build_report(state: RunState, findings: list[Finding], run_id: str) -> Report:
+    """Collects what the report says; all free text is redacted here, once for every format."""
+    ranks = standings(state)
+    return Report(
+        run=_run(state, run_id),
+        coverage=_coverage(state, ranks),
+        findings=[_redacted(finding) for finding in findings],
+        ranks=[_rank(state, standing) for standing in ranks],
+        groups=[_group(view) for view in group_views(state)],
+        stacks=merge_stacks(state),
+        models=_models(state),
+        devices=_devices(state),
+        timeline=_timeline(state),
+    )
+
+
+def to_json(report: Report) -> bytes:
+    """The report as JSON, indented."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def _run(state: RunState, run_id: str) -> Run:
+    processes = current_processes(state)
+    starts = [
+        process.started_ns + state.hosts[process.host].wall_offset_ns
+        for process in processes
+        if process.started_ns is not None and process.host in state.hosts
+    ]
+    return Run(
+        id=run_id,
+        started=wall_text(min(starts)) if starts else None,
+        launcher=processes[0].identity.launcher if processes else "unknown",
+        world_size=expected_world(state),
+        hosts=sorted({process.host for process in processes}),
+    )
+
+
+def wall_text(wall_ns: int) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    moment = datetime.datetime.fromtimestamp(wall_ns / 1e9, datetime.timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _coverage(state: RunState, ranks: list[Standing]) -> Coverage:
+    unobserved: dict[str, str] = {}
+    for standing in ranks:
+        if standing.process is None:
+            unobserved[str(standing.global_rank)] = "no process seen"
+        elif not standing.instrumented:
+            unobserved[str(standing.global_rank)] = "runs without distwatch: seen from outside only"
+        else:
+            said = state.processes[standing.process].outside.not_observed
+            if said:
+                why = "; ".join(f"{what}: {reason}" for what, reason in said.items())
+                unobserved[str(standing.global_rank)] = why
+    elsewhere = {
+        f"{what} on {host.host}": why
+        for host in state.hosts.values()
+        for what, why in host.not_observed.items()
+    }
+    for host in state.hosts.values():
+        if host.devices is not None and host.devices.not_observed:
+            elsewhere[f"GPUs on {host.host}"] = host.devices.not_observed
+        elif host.devices is None:
+            elsewhere[f"GPUs on {host.host}"] = "no observer looked"
+    seen = [s for s in ranks if s.process is not None and s.instrumented]
+    dropped = sum(
+        process.gaps + (process.outside.pulse.dropped if process.outside.pulse else 0)
+        for process in state.processes.values()
+    )
+    return Coverage(
+        expected_ranks=expected_world(state),
+        observed_ranks=len(seen),
+        unobserved=unobserved,
+        dropped_events=dropped,
+        not_observed=elsewhere,
+    )
+
+
+def _redacted(finding: Finding) -> Finding:
+    return msgspec.structs.replace(
+        finding,
+        summary=redact_text(finding.summary),
+        advice=redact_text(finding.advice),
+        evidence=tuple(
+            Evidence(source=e.source, global_rank=e.global_rank, text=redact_text(e.text))
+            for e in finding.evidence
+        ),
+    )
+
+
+def _rank(state: RunState, standing: Standing) -> Rank:
+    process = state.processes.get(standing.process) if standing.process else None
+    error = process.exception if process else None
+    return Rank(
+        global_rank=standing.global_rank,
+        host=standing.host,
+        pid=standing.pid,
+        state=standing.word,
+        doing=redact_text(standing.doing),
+        where=standing.where,
+        since_s=_rounded(standing.since_s),
+        heartbeat_s=_rounded(standing.heartbeat_s),
+        instrumented=standing.instrumented,
+        exception=[redact_text(line) for line in error.traceback] if error else [],
+        integrations={
+            name: f"{changed.status}{': ' + changed.reason if changed.reason else ''}"
+            for name, changed in (process.integrations if process else {}).items()
+        },
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 2)
+
+
+def _group(view: GroupView) -> Group:
+    return Group(
+        pg_name=view.pg_name,
+        pg_desc=view.pg_desc,
+        backend=view.backend,
+        members=list(view.members),
+        in_flight=view.in_flight,
+        collective_seq=view.seq,
+        op=view.op,
+        entered=list(view.entered),
+        missing=list(view.missing),
+        waited_s=round(view.waited_s, 2),
+        progress={str(r): [p.enqueued, p.completed] for r, p in view.progress.items()},
+    )
+
+
+def _models(state: RunState) -> list[Model]:
+    models: list[Model] = []
+    for process in current_processes(state):
+        steps = sorted(process.steps.values(), key=lambda step: step.step)
+        for load in steps:
+            if load.name == "from_pretrained" and not _inside_a_load(process, load):
+                models.append(_model(process, load, steps))
+    return models
+
+
+def _inside_a_load(process: Process, step: Step) -> bool:
+    parent = process.steps.get(step.parent) if step.parent is not None else None
+    while parent is not None:
+        if parent.name == "from_pretrained":
+            return True
+        parent = process.steps.get(parent.parent) if parent.parent is not None else None
+    return False
+
+
+def _model(process: Process, load: Step, steps: list[Step]) -> Model:
+    until = load.ended_ns
+    inner = [s for s in steps if s.step > load.step and (until is None or s.started_ns <= until)]
+    shards = next((s for s in reversed(inner) if s.name == "shards"), None)
+    still = [s for s in inner if s.ended_ns is None]
+    phase = (still or [load])[-1].name if until is None else "done"
+    return Model(
+        global_rank=process.global_rank or 0,
+        model=redact_text(load.label),
+        phase=phase,
+        done=shards.done if shards else 0,
+        total=shards.total if shards else None,
+        file=shards.label if shards else "",
+        ended=until is not None,
+        error=load.error,
+    )
+
+
+def _devices(state: RunState) -> list[HostDevices]:
+    found: list[HostDevices] = []
+    for host in sorted(state.hosts.values(), key=lambda host: host.host):
+        sample, devices = host.sample, host.devices
+        found.append(
+            HostDevices(
+                host=host.host,
+                memory_total=sample.memory_total if sample else None,
+                memory_available=sample.memory_available if sample else None,
+                cgroup_limit=sample.cgroup_limit if sample else None,
+                cgroup_used=sample.cgroup_used if sample else None,
+                devices=[msgspec.to_builtins(d) for d in devices.devices] if devices else [],
+                not_observed=devices.not_observed if devices else "no observer looked",
+            )
+        )
+    return found
+
+
+def _timeline(state: RunState) -> list[Happening]:
+    happenings: list[Happening] = []
+    for entry in state.timeline[-TIMELINE_KEPT:]:
+        host = state.hosts.get(entry.host)
+        process = state.processes.get(entry.process)
+        happenings.append(
+            Happening(
+                time=wall_text(entry.time_ns + (host.wall_offset_ns if host else 0)),
+                host=entry.host,
+                global_rank=process.global_rank if process else None,
+                process=entry.process,
+                kind=type(entry.event).__name__,
+                text=redact_text(event_text(entry.event)),
+            )
+        )
+    return happenings

@@ -1,0 +1,215 @@
+"""The report as Markdown that pastes into an issue or a chat, and never exceeds their limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from distwatch.diagnosis.stack_tree import StackNode
+from distwatch.report.document import Report
+from distwatch.state.finding import Finding
+from distwatch.state.rank_sets import format_ranks
+
+LIMIT = 65_000
+_ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")
+_MARKS = {"hang": "🔴 hang", "crash": "💥 crash", "warning": "🟡 warning", "info": "ℹ️ info"}
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report in fewer than LIMIT characters; what was cut is said where it was."""
+    shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "evidence": 40}
+    while True:
+        text = "\n".join(_render(report, shares)) + "\n"
+        if len(text) < LIMIT:
+            return text
+        # The verdict is never cut: what is long gives way, the timeline first.
+        if all(share <= 4 for share in shares.values()):
+            return text[: LIMIT - 40].rsplit("\n", 1)[0] + "\n\n… cut here …\n"
+        shares = {name: max(4, share // 2) for name, share in shares.items()}
+
+
+def escape(text: str) -> str:
+    """Text that stays text: no markup, no mention, one line."""
+    flat = " ".join(text.split())
+    return _ACTIVE.sub(r"\\\1", flat).replace("@", "@\u200b")
+
+
+def code(text: str) -> str:
+    """A code span that its own backticks cannot end."""
+    return f"`{' '.join(text.split()).replace('`', 'ˋ')}`"
+
+
+def fence(lines: Iterable[str]) -> list[str]:
+    """A code block that nothing inside can close."""
+    return ["```text", *(line.replace("```", "ˋˋˋ") for line in lines), "```"]
+
+
+def _render(report: Report, shares: dict[str, int]) -> Iterable[str]:
+    yield from _verdict(report)
+    for finding in report.findings:
+        yield from _finding(finding, shares["evidence"])
+    yield from _ranks(report, shares["ranks"])
+    yield from _groups(report, shares["ranks"])
+    yield from _models(report)
+    yield from _stacks(report, shares["stacks"])
+    yield from _timeline(report, shares["timeline"])
+    yield from _unknown(report)
+
+
+def _verdict(report: Report) -> Iterable[str]:
+    run, seen = report.run, report.coverage
+    if report.findings:
+        first = report.findings[0]
+        yield f"## {_MARKS[first.severity]}: {escape(first.summary)}"
+        yield ""
+        yield f"**What to do:** {escape(first.advice)}"
+    else:
+        yield "## No findings"
+        yield ""
+        yield "Nothing that was observed is wrong. What was not observed is named at the end."
+    yield ""
+    expected = seen.expected_ranks if seen.expected_ranks is not None else "an unknown number of"
+    hosts = ", ".join(run.hosts) or "no host"
+    yield (
+        f"run {code(run.id)} · {escape(run.launcher)} · world size {run.world_size or 'unknown'} · "
+        f"{escape(hosts)} · started {run.started or 'not observed'} · "
+        f"{seen.observed_ranks} of {expected} ranks observed"
+    )
+    yield ""
+
+
+def _finding(finding: Finding, most: int) -> Iterable[str]:
+    culprits = (
+        f", culprit rank {format_ranks(finding.culprit_ranks)}" if finding.culprit_ranks else ""
+    )
+    waiting = f", waiting: {format_ranks(finding.waiting_ranks)}" if finding.waiting_ranks else ""
+    yield f"### {code(finding.code)} ({finding.role}{culprits}{waiting}, confidence {finding.confidence:.0%})"
+    yield ""
+    yield escape(finding.summary)
+    yield ""
+    for evidence in finding.evidence[:most]:
+        rank = f"rank {evidence.global_rank}, " if evidence.global_rank is not None else ""
+        lines = evidence.text.splitlines() or [""]
+        yield f"- {rank}{escape(evidence.source)}: {escape(lines[0]) if len(lines) == 1 else ''}"
+        if len(lines) > 1:
+            yield from (f"  {line}" for line in fence(lines))
+    if len(finding.evidence) > most:
+        yield f"- … {len(finding.evidence) - most} more"
+    yield ""
+
+
+def _ranks(report: Report, most: int) -> Iterable[str]:
+    if not report.ranks:
+        return
+    yield "### Ranks"
+    yield ""
+    yield "| rank | host | pid | state | doing | where | since |"
+    yield "|---:|---|---:|---|---|---|---:|"
+    for rank in report.ranks[:most]:
+        since = "" if rank.since_s is None else f"{rank.since_s:.1f} s"
+        yield (
+            f"| {rank.global_rank} | {escape(rank.host)} | {rank.pid or ''} | {rank.state} | "
+            f"{escape(rank.doing)} | {escape(rank.where)} | {since} |"
+        )
+    if len(report.ranks) > most:
+        yield f"\n… {len(report.ranks) - most} more ranks …"
+    yield ""
+
+
+def _groups(report: Report, most: int) -> Iterable[str]:
+    if not report.groups:
+        return
+    yield "### Groups: last entered / completed collective of each rank"
+    yield ""
+    yield "| group | members | in flight | who is in | who is missing | numbers |"
+    yield "|---|---|---|---|---|---|"
+    for group in report.groups[:most]:
+        flight = f"{group.op or 'collective'} #{group.collective_seq}" if group.in_flight else "–"
+        numbers = ", ".join(
+            f"{rank}: {max(e, 0)}/{max(c, 0)}" for rank, (e, c) in group.progress.items()
+        )
+        shown = numbers if len(numbers) < 300 else numbers[:300] + " …"
+        yield (
+            f"| {escape(group.pg_desc or group.pg_name)} ({escape(group.pg_name)}, {escape(group.backend)}) | "
+            f"{format_ranks(group.members)} | {escape(flight)} | {format_ranks(group.entered)} | "
+            f"{format_ranks(group.missing)} | {shown or 'not observed'} |"
+        )
+    yield ""
+
+
+def _models(report: Report) -> Iterable[str]:
+    loading = [model for model in report.models if not model.ended]
+    if not loading:
+        return
+    yield "### Models being loaded"
+    yield ""
+    for model in loading[:32]:
+        total = f" of {model.total}" if model.total else ""
+        yield (
+            f"- rank {model.global_rank}: {escape(model.model)}, phase {escape(model.phase)}, "
+            f"shard {model.done}{total} {escape(model.file)}"
+        )
+    yield ""
+
+
+def _stacks(report: Report, most: int) -> Iterable[str]:
+    lines = list(tree_lines(report.stacks))
+    if not lines:
+        return
+    yield "<details><summary>Merged stacks of the main threads</summary>"
+    yield ""
+    yield from fence(
+        [*lines[:most], *([f"… {len(lines) - most} more frames …"] if len(lines) > most else [])]
+    )
+    yield ""
+    yield "</details>"
+    yield ""
+
+
+def tree_lines(nodes: list[StackNode], depth: int = 0) -> Iterable[str]:
+    """The tree as indented text; a rank set stands where the stacks part."""
+    for node in nodes:
+        indent = "  " * depth
+        yield f"{indent}{node.function} ({node.file}:{node.line})  [{format_ranks(node.global_ranks)}]"
+        current, level = node, depth
+        # A chain without forks is one level: thirty frames deep must still fit a screen.
+        while len(current.children) == 1 and current.children[0].global_ranks == node.global_ranks:
+            current = current.children[0]
+            yield f"{'  ' * level}· {current.function} ({current.file}:{current.line})"
+        yield from tree_lines(current.children, depth + 1)
+
+
+def _timeline(report: Report, most: int) -> Iterable[str]:
+    if not report.timeline:
+        return
+    yield "<details><summary>Timeline</summary>"
+    yield ""
+    shown = report.timeline[-most:]
+    cut = len(report.timeline) - len(shown)
+    lines = [f"… {cut} earlier …"] if cut else []
+    for happening in shown:
+        who = (
+            f"rank {happening.global_rank}" if happening.global_rank is not None else happening.host
+        )
+        lines.append(f"{happening.time}  {who:<10} {happening.text}"[:240])
+    yield from fence(lines)
+    yield ""
+    yield "</details>"
+    yield ""
+
+
+def _unknown(report: Report) -> Iterable[str]:
+    seen = report.coverage
+    yield "### What is not known"
+    yield ""
+    for rank, why in seen.unobserved.items():
+        yield f"- rank {rank}: {escape(why)}"
+    for what, why in seen.not_observed.items():
+        yield f"- {escape(what)}: {escape(why)}"
+    if seen.dropped_events:
+        yield f"- {seen.dropped_events} events were dropped before anybody read them"
+    if not report.stacks:
+        yield "- stacks: none was taken"
+    if not (seen.unobserved or seen.not_observed or seen.dropped_events or not report.stacks):
+        yield "- nothing that distwatch looks for went unobserved"
+    yield ""

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from distwatch.state import events as ev
+from distwatch.tui.picture import freeze, take_picture
+from distwatch.tui.verdict import (
+    Sight,
+    coverage_line,
+    mood,
+    run_line,
+    sight_line,
+    verdict_line,
+    verdict_markdown,
+)
+from tests.tui.scripted import (
+    HOST,
+    Script,
+    failed_job,
+    healthy_job,
+    hung_job,
+    state_of,
+)
+
+
+def test_a_hang_is_told_by_glyph_word_and_rank() -> None:
+    line = verdict_line(take_picture(state_of(hung_job()), "r")).plain
+    assert line.startswith("■ HANG  rank 2 never entered all_reduce #5")
+
+
+def test_a_healthy_run_says_how_many_and_how_lately() -> None:
+    line = verdict_line(take_picture(state_of(healthy_job()), "r")).plain
+    assert line == "✓ HEALTHY  4/4 ranks, last progress 1.0 s ago"
+
+
+def test_nothing_seen_yet_is_no_verdict() -> None:
+    picture = take_picture(state_of(Script(4)), "r")
+    assert mood(picture) == ("starting", "no ranks seen yet")
+    assert coverage_line(picture).plain == "no ranks observed yet"
+
+
+def test_a_job_that_starts_says_how_far_it_is() -> None:
+    script = Script(4)
+    script.start(0)
+    script.start(1)
+    script.see(1.0, ev.Ticked(host=HOST))
+    word, sentence = mood(take_picture(state_of(script), "r"))
+    assert word == "starting"
+    assert sentence == "2/4 ranks seen: 2 starting, 2 unobserved"
+
+
+def test_a_wait_below_its_deadline_is_watched_not_judged() -> None:
+    script = healthy_job()
+    for rank in (0, 1, 2):
+        script.pulse(rank, 38.0, 10, 9, 31.0)
+    script.pulse(3, 38.0, 9, 9, 29.0)
+    word, sentence = mood(take_picture(state_of(script), "r"))
+    assert word == "watching"
+    assert sentence == "no verdict yet: 3/4 ranks wait, the longest for 7.0 s"
+
+
+def test_ranks_that_ended_in_order_are_no_failure() -> None:
+    script = healthy_job()
+    for rank in range(4):
+        script.say(rank, 31.0, ev.ProcessEnding())
+        script.see(32.0, ev.ExitSeen(process=script.key(rank), exit_code=0))
+    assert mood(take_picture(state_of(script), "r")) == (
+        "ended",
+        "4/4 ranks have ended; nothing was found wrong",
+    )
+
+
+def test_the_header_names_what_is_missing_and_why() -> None:
+    picture = take_picture(state_of(failed_job()), "llama-ft")
+    assert run_line(picture).plain == "llama-ft · torchrun · world 4 · node01"
+    assert coverage_line(picture).plain == (
+        "3/4 ranks observed · 0 events dropped · 1 of a newer version"
+        " · not observed: stack of rank 0: no permission to ptrace"
+    )
+
+
+def test_lost_events_are_counted() -> None:
+    script = Script(1)
+    script.start(0)
+    state = state_of(script)
+    state.processes[script.key(0)].gaps = 12
+    assert "12 events dropped" in coverage_line(take_picture(state, "r")).plain
+
+
+def test_each_way_to_look_is_named() -> None:
+    picture = take_picture(state_of(hung_job()), "r")
+    live = sight_line(Sight(age_s=2.0), picture).plain
+    paused = sight_line(Sight(mode="paused", behind_s=12.0, news=3, changed=True), picture).plain
+    replay = sight_line(Sight(mode="replay", position_s=3.5, length_s=62.5), picture).plain
+    failed = sight_line(Sight(failure="the observer left"), picture).plain
+    assert live == "LIVE 2 s old"
+    assert paused == "PAUSED 12 s behind · 3 new events · the verdict changed"
+    assert replay == "REPLAY 14:04:02 · 3.5 of 62.5 s"
+    assert failed == "! the observer left"
+
+
+def test_the_copied_verdict_holds_culprit_evidence_and_advice() -> None:
+    text = verdict_markdown(take_picture(state_of(hung_job()), "llama-ft"))
+    assert text.startswith("**HANG** rank 2 never entered")
+    assert "culprit ranks: 2; waiting ranks: 0-1,3" in text
+    assert "data_loader.py:41 in __getitem__" in text
+    assert "**do**: " in text
+    assert "llama-ft: 4/4 ranks observed" in text
+
+
+def test_a_frozen_picture_does_not_change_with_the_run() -> None:
+    script = hung_job()
+    state = state_of(script)
+    picture = take_picture(state, "r")
+    still = freeze(picture)
+    process = state.processes[script.key(2)]
+    process.steps.clear()
+    process.outside.not_observed["stack"] = "gone"
+    state.timeline.clear()
+    state.hosts[HOST].not_observed["x"] = "y"
+    kept = still.state.processes[script.key(2)]
+    assert kept.steps
+    assert not kept.outside.not_observed
+    assert still.state.timeline
+    assert not still.state.hosts[HOST].not_observed
