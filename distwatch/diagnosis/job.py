@@ -42,7 +42,9 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def overdue(self) -> bool:
-        return self.waited_s > (KILLED_WHILE_WAITING_S if self.killed else self.deadline_s)
+        # Ended from outside: nobody could wait out the deadline, a shorter one still holds.
+        limit_s = min(KILLED_WHILE_WAITING_S, self.deadline_s) if self.killed else self.deadline_s
+        return self.waited_s > limit_s
 
 
 class Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -29,9 +30,10 @@ TICK_S = 0.5
 SAMPLE_EVERY_S = 1.0
 HOST_EVERY_S = 5.0
 LINGER_S = 3.0
+LAST_LOOK_WITHIN_S = 3.0
 NOBODY_CAME_S = 60.0
-LOOK_EVERY_S = 5.0
 
+log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
 
 
@@ -48,10 +50,13 @@ class Observer:
         for entry in read_entries(folder):
             reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
         self.recording = Recording(folder, self._fold, writable=writable)
-        self.tracking = Tracking(self.recording)
+        over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
+        self.tracking = Tracking(self.recording, over)
         self.inspection = Inspection(self.recording, self.tracking)
-        self.judge = Judge(folder, self.state, self.recording)
-        self._follower = Follower(folder)
+        self.judge = Judge(folder, self.state, self.recording, writable=writable)
+        self._follower = Follower(folder, writable=writable)
+        self._volatile = folder.volatile
+        self._failures: set[str] = set()
         self._devices = Devices()
         self._host = os.uname().nodename
         self._began = time.monotonic()
@@ -69,12 +74,24 @@ class Observer:
         """Observes until the run has ended or `stop` is called; returns why it ended."""
         reason = ""
         while not reason:
-            self.tick()
+            try:
+                self.tick()
+            except Exception as error:
+                self._failed(error)
             reason = self._reason_to_end()
             if not reason:
                 await self._pause()
         await self.finish(reason)
         return reason
+
+    def _failed(self, error: Exception) -> None:
+        # What cannot be judged or read today must not end the watch over the ranks.
+        why = f"{type(error).__name__}: {error}"[:300]
+        if why in self._failures:
+            return
+        self._failures.add(why)
+        log.error("a tick failed: %s", why, exc_info=error)
+        self.recording.record(ev.NotObserved(host=self._host, what="observer", why=why))
 
     def stop(self) -> None:
         """Asks the observer to come to its end, in order."""
@@ -101,7 +118,7 @@ class Observer:
         self._follow()
         ended = self.tracking.collect_ends()
         if ended:
-            self._read_last_words()
+            self._read_last_words({tracked.key for tracked in ended})
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
             self._keep_pulses()
@@ -118,18 +135,26 @@ class Observer:
 
     async def dump(self, reason: str) -> str:
         """A full incident now; returns its folder."""
-        await self.inspection.begin(reason, self._sockets())
+        if self.inspection.running:
+            await self.inspection.begin(reason, self._sockets())
+        await self.inspection.begin(reason, self._sockets(), ask=True)
         self._follow()
         self.recording.record(ev.Ticked(host=self._host))
         return self.judge.keep_on_demand()
 
     async def finish(self, reason: str) -> None:
         """The last look, the last verdict, everything on disk."""
-        if self.inspection.running or self.judge.blocked:
-            await self.inspection.begin("the observer ends", self._sockets())
-        self._read_last_words()
-        if self.judge.judge() or self.judge.blocked:
-            self.judge.keep()
+        if self.inspection.running or (self.judge.blocked and self.tracking.living()):
+            look = self.inspection.begin("the observer ends", self._sockets())
+            # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
+            await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
+        try:
+            self._read_last_words(set(self._follower.by_key()))
+            self.recording.record(ev.Ticked(host=self._host), keep=True)
+            if self.judge.judge() or self.judge.blocked:
+                self.judge.keep()
+        except Exception as error:
+            self._failed(error)
         for followed in self._follower.followed.values():
             followed.flush()
         self.recording.record(ev.ObserverEnded(host=self._host, reason=reason))
@@ -141,17 +166,21 @@ class Observer:
 
     # ---- parts of a tick -------------------------------------------------------------------
 
-    def _follow(self, *, last_time: bool = False) -> None:
+    def _follow(self) -> None:
         for start in self._follower.new_starts():
             self.tracking.add_start(start)
         for followed in self._follower.discover():
             self.tracking.add_agent(followed.header)
         for followed in self._follower.followed.values():
-            for record in followed.read(last_time=last_time):
-                event = decode_event(record.payload)
-                if event is not None:
-                    self._fold(followed.header, record.seq, record.time_ns, event)
-            self._read_pulse(followed)
+            if not followed.over:
+                self._fold_records(followed)
+                self._read_pulse(followed)
+
+    def _fold_records(self, followed: Followed, *, last_time: bool = False) -> None:
+        for record in followed.read(last_time=last_time):
+            event = decode_event(record.payload)
+            if event is not None:
+                self._fold(followed.header, record.seq, record.time_ns, event)
 
     def _read_pulse(self, followed: Followed) -> None:
         read = followed.read_pulse()
@@ -166,10 +195,19 @@ class Observer:
                     ev.NotObserved(host=self._host, what="disk", why=why, process=key)
                 )
 
-    def _read_last_words(self) -> None:
-        """After an end: what the process wrote last is still in its ring and its pulse."""
-        self._follow(last_time=True)
-        self._keep_pulses()
+    def _read_last_words(self, keys: set[str]) -> None:
+        """After an end: what those processes wrote last is still in their rings and pulses."""
+        self._follow()
+        for key, followed in self._follower.by_key().items():
+            if key in keys and not followed.over:
+                self._fold_records(followed, last_time=True)
+                self._read_pulse(followed)
+                followed.keep_pulse()
+                followed.flush()
+                followed.over = key not in self.tracking.processes or self._has_ended(key)
+
+    def _has_ended(self, key: str) -> bool:
+        return self.tracking.processes[key].ended
 
     def _keep_pulses(self) -> None:
         if self._writable:
@@ -185,7 +223,8 @@ class Observer:
             self.inspection.again_soon()
             self._inspected_verdict = False
         was_running = self.inspection.running
-        self.inspection.consider(why, sockets=self._sockets())
+        sockets = self._sockets() if why else {}
+        self.inspection.consider(why, sockets=sockets, steady=self._looks_from_outside_only())
         # A new verdict is kept at once, and again with the stacks that it caused to be taken.
         if changed or (
             not self._inspected_verdict and not was_running and not self.inspection.running
@@ -200,10 +239,9 @@ class Observer:
         return self.embedded and not any(p.instrumented for p in self.state.processes.values())
 
     def _sockets(self) -> dict[str, str]:
-        volatile = self.folder.volatile
         living = {tracked.key for tracked in self.tracking.living()}
         return {
-            followed.header.stream: f"{volatile}/{stem}.sock"
+            followed.header.stream: f"{self._volatile}/{stem}.sock"
             for stem, followed in self._follower.followed.items()
             if followed.header.stream in living
         }

@@ -15,7 +15,6 @@ from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.pulse import FILE_SIZE
 
-
 TRY_AGAIN_S = 5.0
 
 
@@ -140,6 +139,10 @@ class Follower:
                 )
                 found.append(self.followed[stem])
         return found
+
+    def by_key(self) -> dict[str, Followed]:
+        """The same, by process key."""
+        return {followed.header.stream: followed for followed in self.followed.values()}
 
     def new_starts(self) -> Iterator[dict[str, str]]:
         """Start records that are new since the last call."""

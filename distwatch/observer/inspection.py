@@ -15,6 +15,8 @@ from distwatch.state import events as ev
 AT_ONCE = 2
 ASK_WITHIN_S = 1.0
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
+STEADY_S = 5.0
+QUIET_AFTER_S = 60.0
 
 
 class Inspection:
@@ -27,22 +29,35 @@ class Inspection:
         self._rounds = 0
         self._next = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._asked_for = ""
+        self._ask = True
+        self._suspected = 0.0
 
     @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def consider(self, why: str, *, sockets: dict[str, str]) -> None:
-        """Begins a round where one is due for that reason ('' : nothing is suspicious)."""
-        if not why:
-            self._rounds, self._next = 0, 0.0
-            return
-        if not self.running and time.monotonic() >= self._next:
-            self.begin(why, sockets)
+    def consider(self, why: str, *, sockets: dict[str, str], steady: bool = False) -> None:
+        """Begins a round where one is due for that reason ('' : nothing is suspicious).
 
-    def begin(self, why: str, sockets: dict[str, str]) -> asyncio.Task[None]:
-        """Begins a round now; the one under way where there is one."""
+        Args:
+            steady: somebody looks at ranks that say nothing themselves: do not become rarer.
+        """
+        now = time.monotonic()
+        if not why:
+            # A step that is slow again and again is no new suspicion each time.
+            if now - self._suspected > QUIET_AFTER_S:
+                self._rounds, self._next = 0, 0.0
+                self._ask = True
+            return
+        self._suspected = now
+        if not self.running and now >= self._next:
+            self.begin(why, sockets)
+            if steady:
+                self._next = now + STEADY_S
+
+    def begin(self, why: str, sockets: dict[str, str], *, ask: bool = False) -> asyncio.Task[None]:
+        """Begins a round now; the one under way where there is one. `ask`: for dumps, too."""
+        self._ask = self._ask or ask
         if self._task is None or self._task.done():
             pause = PAUSES_S[min(self._rounds, len(PAUSES_S) - 1)]
             self._rounds += 1
@@ -53,14 +68,17 @@ class Inspection:
     def again_soon(self) -> None:
         """The verdict changed: the next round need not wait."""
         self._rounds, self._next = min(self._rounds, 1), 0.0
+        self._ask = True
 
     async def _look(self, why: str, sockets: dict[str, str]) -> None:
-        self._tracking.examine()
         gate = asyncio.Semaphore(AT_ONCE)
+        # A dump of the recorder holds the GIL of its rank for tens of milliseconds.
+        asked, self._ask = (sockets if self._ask else {}), False
         wanted = [t for t in self._tracking.living() if t.role in ("rank", "agent", "other")]
         await asyncio.gather(
             *(self._take_stack(tracked, gate) for tracked in wanted),
-            *(self._ask_for_dump(key, path, why) for key, path in sockets.items()),
+            *(self._ask_for_dump(key, path, why) for key, path in asked.items()),
+            self._tracking.examine(),
         )
 
     async def _take_stack(self, tracked: Tracked, gate: asyncio.Semaphore) -> None:
@@ -96,9 +114,11 @@ class Inspection:
         if not os.path.exists(path):
             return
         try:
-            answer = await asyncio.wait_for(_ask(path, f"dump {why}\n"), ASK_WITHIN_S)
+            answer = await asyncio.wait_for(
+                _ask(path, f"dump {' '.join(why.split())[:400]}\n"), ASK_WITHIN_S
+            )
             problem = "" if answer.startswith("ok") else answer.strip()[:200]
-        except (OSError, asyncio.TimeoutError):
+        except (OSError, ValueError, asyncio.TimeoutError):
             problem = f"its agent did not answer within {ASK_WITHIN_S:.0f} s"
         if problem:
             host = self._recording.header.host

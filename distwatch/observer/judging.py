@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+
 from distwatch.diagnosis import diagnose
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.recording import Recording
@@ -10,25 +13,33 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
+log = logging.getLogger("distwatch.observer")
+
 
 class Judge:
     """Keeps the standing verdict. The same roots are the same incident, told ever better."""
 
-    def __init__(self, folder: RunFolder, state: RunState, recording: Recording) -> None:
+    def __init__(
+        self, folder: RunFolder, state: RunState, recording: Recording, *, writable: bool = True
+    ) -> None:
         self._folder = folder
+        self._writable = writable
+        self._told = ""
         self._state = state
         self._recording = recording
         self._roots: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
         self._number: int | None = None
         self.findings: list[Finding] = []
         self.path = ""
+        # An observer that takes over from one that was ended goes on with its incident.
+        if state.judged is not None and state.judged.incident is not None:
+            self._roots = _roots_of(state.judged.findings)
+            self._number = state.judged.incident
 
     def judge(self) -> bool:
         """Derives the findings anew; True where the roots of the verdict changed."""
         self.findings = diagnose(self._state)
-        roots = frozenset(
-            (f.code, f.culprit_ranks) for f in self.findings if f.role == "root" and f.blocks
-        )
+        roots = _roots_of(self.findings)
         if roots == self._roots:
             return False
         # More evidence of one trouble is no second incident.
@@ -44,14 +55,8 @@ class Judge:
 
     def keep(self) -> str:
         """Records the verdict and writes its incident; returns the incident's folder, or ''."""
-        if self.blocked:
-            try:
-                self._number = self._number or next_incident(self._folder)
-                self.path = write_incident(self._folder, self._state, self.findings, self._number)
-            except OSError as error:
-                why = f"not written: {error.strerror}"
-                host = self._recording.header.host
-                self._recording.record(ev.NotObserved(host=host, what="incident", why=why))
+        if self.blocked and self._writable:
+            self._write()
         self._recording.record(
             ev.FindingsJudged(
                 host=self._recording.header.host,
@@ -65,6 +70,24 @@ class Judge:
     def keep_on_demand(self) -> str:
         """As `keep`, but also where nothing blocks: somebody asked for a full record."""
         self.judge()
-        self._number = self._number or next_incident(self._folder)
-        self.path = write_incident(self._folder, self._state, self.findings, self._number)
+        if not self._writable:
+            return ""
+        self._write()
         return self.path
+
+    def _write(self) -> None:
+        try:
+            self._number = self._number or next_incident(self._folder)
+            self.path = write_incident(self._folder, self._state, self.findings, self._number)
+        except Exception as error:
+            # Whatever fails in a report, the verdict itself goes into the journal.
+            reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
+            host, why = self._recording.header.host, f"not written: {reason[:300]}"
+            if self._told != why:
+                self._told = why
+                log.warning("incident %s", why, exc_info=True)
+                self._recording.record(ev.NotObserved(host=host, what="incident", why=why))
+
+
+def _roots_of(findings: Iterable[Finding]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((f.code, f.culprit_ranks) for f in findings if f.role == "root" and f.blocks)

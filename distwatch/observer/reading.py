@@ -86,7 +86,9 @@ def in_order(stream: dict[int, Entry]) -> list[Entry]:
     for seq in sorted(stream):
         entry = stream[seq]
         newest = max(newest, entry.time_ns)
-        ordered.append(entry if entry.time_ns == newest else Entry(entry.header, seq, newest, entry.event))
+        ordered.append(
+            entry if entry.time_ns == newest else Entry(entry.header, seq, newest, entry.event)
+        )
     return ordered
 
 

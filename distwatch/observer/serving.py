@@ -21,7 +21,11 @@ from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader
 
 FRAME_LIMIT = 1024 * 1024
-QUEUE_LIMIT = 20_000
+QUEUE_LIMIT = 16 * 1024 * 1024
+"""Bytes that wait for a viewer at most."""
+FIRST_WITHIN_S = 10.0
+NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
+_OVERHEAD = 300
 _LENGTH = struct.Struct("<I")
 
 
@@ -33,7 +37,10 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Wire(msgspec.Struct, array_like=True):
-    """One event on its way to a viewer; or, with an empty payload, an answer to a request."""
+    """One event on its way to a viewer.
+
+    Without a header: an answer to a request, or, where that is empty, the end of the history.
+    """
 
     header: FileHeader | None
     seq: int
@@ -122,7 +129,7 @@ class ViewerServer:
         try:
             if _peer_uid(writer) in (os.getuid(), 0):
                 await _Viewer(self._observer, reader, writer).serve()
-        except (OSError, ValueError, msgspec.DecodeError, asyncio.IncompleteReadError):
+        except (OSError, ValueError, msgspec.DecodeError, EOFError, asyncio.TimeoutError):
             pass
         finally:
             writer.close()
@@ -145,24 +152,29 @@ class _Viewer:
         self._observer = observer
         self._reader = reader
         self._writer = writer
-        self._queue: asyncio.Queue[Wire | None] = asyncio.Queue(QUEUE_LIMIT)
+        self._queue: asyncio.Queue[Wire] = asyncio.Queue()
+        self._queued = 0
 
     async def serve(self) -> None:
         sender: asyncio.Task[None] | None = None
+        # Who only connects is no viewer, and must not keep the observer from its end.
+        first = await asyncio.wait_for(read_frame(self._reader), FIRST_WITHIN_S)
+        request = msgspec.msgpack.decode(first, type=Request)
         self._observer.viewers += 1
         try:
             while True:
-                request = msgspec.msgpack.decode(await read_frame(self._reader), type=Request)
                 if request.want == "events" and sender is None:
                     self._observer.sinks.append(self._take)
                     sender = asyncio.create_task(self._send())
                 elif request.want == "dump":
                     path = await self._observer.dump(request.reason or "a viewer asked")
-                    self._put(Wire(None, 0, 0, b"", f"incident written to {path}"))
+                    told = f"incident written to {path}" if path else NOTHING_WRITTEN
+                    self._put(Wire(None, 0, 0, b"", told))
                     if sender is None:
                         sender = asyncio.create_task(self._send_queue())
                 else:
                     return
+                request = msgspec.msgpack.decode(await read_frame(self._reader), type=Request)
         finally:
             self._observer.viewers -= 1
             if self._take in self._observer.sinks:
@@ -175,11 +187,12 @@ class _Viewer:
         self._put(to_wire(entry))
 
     def _put(self, wire: Wire) -> None:
-        try:
-            self._queue.put_nowait(wire)
-        except asyncio.QueueFull:
+        self._queued += len(wire.payload) + _OVERHEAD
+        if self._queued > QUEUE_LIMIT:
             # It can connect again and read everything from the journals.
             self._writer.transport.abort()
+            return
+        self._queue.put_nowait(wire)
 
     async def _send(self) -> None:
         history = await asyncio.to_thread(read_entries, self._observer.folder)
@@ -191,18 +204,19 @@ class _Viewer:
                 await self._write(batch)
                 batch, size = [], 0
             batch.append(wire)
-            size += len(wire.payload) + 200
-        await self._write(batch)
+            size += len(wire.payload) + _OVERHEAD
+        await self._write([*batch, Wire(None, 0, 0, b"")])
         await self._send_queue()
 
     async def _send_queue(self) -> None:
         while True:
             batch = [await self._queue.get()]
-            size = 0
+            size = len(batch[0].payload) + _OVERHEAD
             while not self._queue.empty() and size < FRAME_LIMIT // 4:
                 batch.append(self._queue.get_nowait())
-                size += len(batch[-1].payload) + 200 if batch[-1] else 0
-            await self._write([wire for wire in batch if wire is not None])
+                size += len(batch[-1].payload) + _OVERHEAD
+            await self._write(batch)
+            self._queued -= size
 
     async def _write(self, batch: list[Wire]) -> None:
         self._writer.write(pack(batch))

@@ -15,7 +15,7 @@ from distwatch.observer.__main__ import lock_holder, take_lock
 from distwatch.observer.daemon import Observer
 from distwatch.observer.reading import Entry, any_alive, load_state, read_entries
 from distwatch.observer.runs import find_run, find_run_of_pid
-from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
+from distwatch.observer.serving import NOTHING_WRITTEN, Request, Wire, from_wire, read_frame, unpack
 from distwatch.probes import discovery
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.events import ProcessSighted
@@ -24,6 +24,8 @@ from distwatch.state.reducer import reduce
 
 _LENGTH = 4
 CONNECT_WITHIN_S = 2.0
+HISTORY_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 30.0
 
 
 class SourceLost(DistwatchError):
@@ -157,6 +159,7 @@ class LiveRun:
         self._waiting: list[Wire] = []
         self._answers: asyncio.Queue[str] = asyncio.Queue()
         self._arrived = asyncio.Event()
+        self._told_all = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
 
@@ -179,7 +182,8 @@ class LiveRun:
         self._writer.write(_request("events"))
         await self._writer.drain()
         self._task = asyncio.create_task(self._receive(self._reader))
-        await self.wait(CONNECT_WITHIN_S)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._told_all.wait(), HISTORY_WITHIN_S)
         await self.poll()
 
     async def poll(self) -> bool:
@@ -207,7 +211,10 @@ class LiveRun:
             return "the observer has left: nothing can be asked of it"
         self._writer.write(_request("dump", "a person asked"))
         await self._writer.drain()
-        return await asyncio.wait_for(self._answers.get(), 30)
+        try:
+            return await asyncio.wait_for(self._answers.get(), ANSWER_WITHIN_S)
+        except asyncio.TimeoutError:
+            return f"the observer did not answer within {ANSWER_WITHIN_S:.0f} s"
 
     def seek(self, time_ns: int) -> None:
         """A live run has no other moment than now."""
@@ -225,14 +232,17 @@ class LiveRun:
         try:
             while True:
                 for wire in unpack(await read_frame(reader)):
-                    if wire.header is None:
+                    if wire.header is not None:
+                        self._waiting.append(wire)
+                    elif wire.answer:
                         self._answers.put_nowait(wire.answer)
                     else:
-                        self._waiting.append(wire)
+                        self._told_all.set()
                 self._arrived.set()
-        except (OSError, ValueError, msgspec.DecodeError, asyncio.IncompleteReadError):
+        except (OSError, ValueError, msgspec.DecodeError, EOFError):
             self._lost = "the observer has ended"
             self._arrived.set()
+            self._told_all.set()
 
 
 def _request(want: str, reason: str = "") -> bytes:
@@ -261,15 +271,21 @@ class EmbeddedRun:
         self._changed = False
 
     async def open(self) -> None:
-        """Begins to observe; raises AttachDenied where the folder cannot be written."""
+        """Begins to observe, without writing where it may not write.
+
+        Raises:
+            AttachDenied: the folder cannot even be read.
+        """
         try:
             make_private(self.folder.path)
             self._lock = take_lock(self.folder)
         except OSError as error:
-            raise AttachDenied(
-                f"{self.folder.path} cannot be written: {error.strerror or error}",
-                advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
-            ) from error
+            if not os.access(self.folder.path, os.R_OK | os.X_OK):
+                raise AttachDenied(
+                    f"{self.folder.path} cannot be read: {error.strerror or error}",
+                    advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
+                ) from error
+            self.note += "; nothing is kept, its folder cannot be written"
         self._observer = Observer(self.folder, embedded=True, writable=self._lock is not None)
         self._observer.viewers = 1
         for sighted in self._sighted:
@@ -294,7 +310,8 @@ class EmbeddedRun:
     async def dump(self) -> str:
         if self._observer is None:
             return "nothing is observed yet"
-        return f"incident written to {await self._observer.dump('a person asked')}"
+        path = await self._observer.dump("a person asked")
+        return f"incident written to {path}" if path else NOTHING_WRITTEN
 
     def seek(self, time_ns: int) -> None:
         """A live run has no other moment than now."""

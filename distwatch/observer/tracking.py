@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.observer.background import in_background
 from distwatch.observer.reading import sighting_of_start
 from distwatch.observer.recording import Recording
 from distwatch.probes import discovery, process
@@ -36,8 +39,10 @@ class Tracked(msgspec.Struct, kw_only=True):
 class Tracking:
     """Keeps the process table of one run."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, over: Iterable[str] = ()) -> None:
+        """`over`: processes whose ends an earlier observer has recorded."""
         self._recording = recording
+        self._over = frozenset(over)
         self.processes: dict[str, Tracked] = {}
         self._looked_for_children = 0.0
         self._next_search = 0.0
@@ -46,7 +51,8 @@ class Tracking:
     def add_start(self, start: dict[str, str]) -> None:
         """A start record: that process is known from now on, whatever becomes of it."""
         sighted = sighting_of_start(start)
-        if sighted is not None:
+        # On a shared disk other nodes leave their records here, too: their pids are not ours.
+        if sighted is not None and sighted.host == self._recording.header.host:
             self._recording.record(sighted)
             self._track(sighted.process, sighted.pid, sighted.start_ticks, sighted.role)
             self._sight_launcher(sighted.ppid)
@@ -57,7 +63,7 @@ class Tracking:
 
     def add_sighting(self, sighted: ev.ProcessSighted) -> None:
         """A process that was found in the process table."""
-        if sighted.process not in self.processes:
+        if sighted.process not in self.processes and sighted.process not in self._over:
             self._recording.record(sighted)
             self._track(sighted.process, sighted.pid, sighted.start_ticks, sighted.role)
 
@@ -92,11 +98,20 @@ class Tracking:
             if seen is not None:
                 self._recording.record(seen)
 
-    def examine(self) -> None:
-        """The thorough look at every living process."""
+    async def examine(self) -> None:
+        """The thorough look at every living process; one that cannot be read in time is told."""
         for tracked in self.living():
-            seen = process.examine(tracked.key, tracked.pid)
-            if seen is not None:
+            try:
+                # Memory of a process that is stuck in the kernel may block whoever reads it.
+                seen = await in_background(process.examine, tracked.key, tracked.pid)
+            except asyncio.TimeoutError:
+                host = self._recording.header.host
+                why = f"/proc/{tracked.pid} did not answer: the process holds its memory map"
+                self._recording.record(
+                    ev.NotObserved(host=host, what="process", why=why, process=tracked.key)
+                )
+                continue
+            if seen is not None and not tracked.ended:
                 self._recording.record(seen, keep=True)
 
     def living(self) -> list[Tracked]:
@@ -127,8 +142,7 @@ class Tracking:
                 tracked.watch.close()
 
     def _track(self, key: str, pid: int, ticks: int, role: str) -> None:
-        known = self.processes.get(key)
-        if known is not None:
+        if key in self.processes or key in self._over:
             return
         tracked = self.processes[key] = Tracked(key=key, pid=pid, ticks=ticks, role=role)
         with contextlib.suppress(OSError):

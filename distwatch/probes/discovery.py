@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.probes.procfs import owner_of, read_bytes
-from distwatch.probes.ptrace import ptrace_rights
+from distwatch.probes.procfs import read_bytes
+from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
 from distwatch.state.events import ProcessSighted
@@ -171,7 +170,7 @@ def _require(table: ProcessTable, pid: int) -> Seen:
             advice="`distwatch ps` lists the runs of this node",
         )
     if seen.environ is None:
-        raise _denied(pid)
+        raise AttachDenied(f"process {pid} cannot be read: {explain_denial(pid)}")
     return seen
 
 
@@ -183,20 +182,3 @@ def _exists(pid: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-def _denied(pid: int) -> AttachDenied:
-    owner = owner_of(pid)
-    if owner is not None and owner != os.geteuid():
-        return AttachDenied(
-            f"process {pid} belongs to {_user(owner)}, and distwatch runs as {_user(os.geteuid())}",
-            advice="Run it as that user, or with CAP_SYS_PTRACE (as root)",
-        )
-    return AttachDenied(f"process {pid} does not let itself be read", advice=ptrace_rights()[1])
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 
-from distwatch.probes.procfs import read_text
+from distwatch.probes.procfs import owner_of, read_text
 
 _CAP_SYS_PTRACE = 19
 _ADVICE = (
@@ -35,6 +36,32 @@ def explain_rights(uid: int, capable: bool, scope: int | None) -> tuple[bool, st
             f"{_ADVICE}, or set it to 0: sysctl kernel.yama.ptrace_scope=0"
         )
     return False, f"kernel.yama.ptrace_scope is {scope}: reading takes CAP_SYS_PTRACE; {_ADVICE}"
+
+
+def explain_denial(pid: int) -> str:
+    """Why a process that exists could not be read, and what to do, as the end of a sentence."""
+    owner = owner_of(pid)
+    if owner is not None and owner != os.geteuid():
+        me = user_name(os.geteuid())
+        return (
+            f"it belongs to {user_name(owner)} and distwatch runs as {me}: run distwatch as that "
+            "user, or with CAP_SYS_PTRACE (as root)"
+        )
+    allowed, why = ptrace_rights()
+    if not allowed:
+        return why
+    return (
+        "it runs under another group or in another namespace, or does not let itself be read "
+        "(PR_SET_DUMPABLE): run distwatch with CAP_SYS_PTRACE (as root)"
+    )
+
+
+def user_name(uid: int) -> str:
+    """`name (uid 1000)`, or `uid 1000` where nobody knows the name."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def has_ptrace_capability() -> bool:

@@ -13,8 +13,8 @@ import sysconfig
 import msgspec
 
 from distwatch.errors import DistwatchError
-from distwatch.probes.procfs import owner_of, read_text, stat_fields, state_of, tasks_of
-from distwatch.probes.ptrace import ptrace_rights
+from distwatch.probes.procfs import read_text, stat_fields, state_of, tasks_of
+from distwatch.probes.ptrace import explain_denial
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 
 _ATTEMPTS = 3
@@ -41,6 +41,7 @@ class _PySpyFrame(msgspec.Struct):
 
 class _PySpyThread(msgspec.Struct):
     frames: tuple[_PySpyFrame, ...]
+    pid: int | None = None
     thread_name: str | None = None
     os_thread_id: int | None = None
     active: bool = False
@@ -109,7 +110,7 @@ def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:
         ) from None
     return tuple(
         ThreadStack(
-            name=thread.thread_name or "",
+            name=thread.thread_name or _unnamed(thread),
             os_thread_id=thread.os_thread_id,
             active=thread.active,
             owns_gil=thread.owns_gil,
@@ -117,6 +118,12 @@ def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:
         )
         for thread in threads
     )
+
+
+def _unnamed(thread: _PySpyThread) -> str:
+    # py-spy reads names from the threading module, which a small program has not imported.
+    main = thread.pid is not None and thread.pid == thread.os_thread_id
+    return "MainThread" if main else ""
 
 
 def _frame(frame: _PySpyFrame) -> Frame:
@@ -186,10 +193,7 @@ def _lasting_reason(message: str, pid: int) -> str:
     if kind == "foreign":
         return f"process {pid} is no Python process that py-spy knows"
     if kind == "denied":
-        owner, allowed, why = owner_of(pid), *ptrace_rights()
-        if allowed and owner not in (None, os.geteuid()):
-            why = f"it runs under uid {owner}: run distwatch as that user, or with CAP_SYS_PTRACE"
-        return f"not permitted to read process {pid}: {why}"
+        return f"not permitted to read process {pid}: {explain_denial(pid)}"
     return ""
 
 

@@ -55,6 +55,7 @@ def other(
     *arguments: str,
     environ: Mapping[str, str] | None = None,
     uid: int | None = None,
+    gid: int | None = None,
     command: list[str] | None = None,
 ) -> Iterator[Other]:
     """A Python process that runs `code`, or another command."""
@@ -64,6 +65,8 @@ def other(
         stdout=subprocess.PIPE,
         env=None if environ is None else {"PATH": os.environ["PATH"], **environ},
         user=uid,
+        group=gid,
+        extra_groups=None if gid is None else [],
         start_new_session=True,
     )
     try:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.standing import standings
+from distwatch.errors import PartialData
 from distwatch.observer.runs import load_state
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
@@ -168,13 +169,19 @@ class Job:
         """The run as it can be read from disk now."""
         return load_state(self.folder)
 
+    def _state_or_nothing(self) -> RunState:
+        try:
+            return self.state()
+        except PartialData:
+            return RunState()  # nobody has written anything yet
+
     def wait_state(
         self, condition: Callable[[RunState], bool], timeout_s: float = 60.0
     ) -> RunState:
         """Blocks until the state read from disk satisfies the condition; that state."""
         limit = time.monotonic() + timeout_s
         while True:
-            state = self.state() if self.folder.starts() else RunState()
+            state = self._state_or_nothing()
             if condition(state):
                 return state
             left_s = limit - time.monotonic()

@@ -1,0 +1,5 @@
+"""`python -m distwatch`."""
+
+from distwatch.cli.__main__ import main
+
+main()

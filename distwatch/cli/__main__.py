@@ -1,0 +1,121 @@
+"""The `distwatch` command."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from distwatch import __version__
+
+GROUPS = {
+    "Look at a job": {
+        "attach": "The TUI on the whole run that a process belongs to.",
+        "ps": "The runs of this node, one line each.",
+        "status": "The ranks of a run and the verdict.",
+        "stacks": "All ranks' stacks, merged into one tree with rank sets.",
+        "dump": "Ask the observer for a full incident now.",
+    },
+    "Start a job": {
+        "run": "Run any command with distwatch on.",
+        "demo": "A real torchrun job that hangs, and the report on it.",
+    },
+    "Afterwards": {
+        "report": "The post-mortem from what is on disk, the job alive or dead.",
+        "replay": "The TUI on a recorded run: step, seek, pause.",
+        "clean": "Remove the folders of runs that have ended.",
+    },
+}
+EPILOG = """\b
+Examples:
+  distwatch run -- torchrun --nproc-per-node=8 train.py
+  distwatch attach 12345
+  distwatch report my-run -o html --output report.html
+\b
+Exit codes: 0 ok · 1 error · 2 usage or no terminal · 3 a hang or crash was found ·
+4 permission · 5 no such run or process · 6 partial data"""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's file when it is called, and not for `--help`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for commands in GROUPS.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"distwatch.cli.{name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.list_commands(ctx):
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else " See `distwatch --help`."
+            ctx.fail(f"there is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()))
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="distwatch")
+def cli() -> None:
+    """Why does my distributed PyTorch job hang? Which rank, which step, why, what to do."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Runs the command line and exits with the contract's codes."""
+    # The tool must never watch itself.
+    os.environ["DISTWATCH"] = "0" if (arguments or sys.argv[1:])[:1] != ["run"] else "1"
+    try:
+        code = cli.main(args=arguments, prog_name="distwatch", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`): that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    from distwatch.errors import DistwatchError
+
+    if os.environ.get("DISTWATCH_DEBUG") == "1":
+        raise error
+    if isinstance(error, DistwatchError):
+        click.echo(f"distwatch: {error}", err=True)
+        return error.exit_code
+    if isinstance(error, PermissionError):
+        click.echo(f"distwatch: not permitted: {error}. Run it as the job's user.", err=True)
+        return 4
+    if isinstance(error, OSError):
+        click.echo(f"distwatch: {error}", err=True)
+        return 1
+    click.echo(
+        f"distwatch: unexpected {type(error).__name__}: {error}. "
+        "DISTWATCH_DEBUG=1 shows where; please report it.",
+        err=True,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""`distwatch clean`: removes the folders of runs that have ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+
+import click
+
+from distwatch.cli.options import root_option
+from distwatch.errors import UsageError
+from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.reading import any_alive
+from distwatch.observer.runs import run_folders
+from distwatch.runfolder import RunFolder
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.command()
+@click.option("--older-than", default="7d", show_default=True, metavar="AGE", help="30m, 12h, 7d.")
+@click.option("--all", "everything", is_flag=True, help="Whatever their age.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+@root_option
+def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:
+    """Remove the folders of ended runs, on disk and in memory. Living runs always stay."""
+    limit_s = 0.0 if everything else _seconds(older_than)
+    removed = 0
+    for folder in run_folders(root):
+        if any_alive(folder) or lock_holder(folder) is not None or _age_s(folder) < limit_s:
+            continue
+        removed += 1
+        click.echo(folder.path)
+        if not dry_run:
+            _remove(folder)
+    verb = "would be removed" if dry_run else "removed"
+    click.echo(f"distwatch: {removed} run{'s' if removed != 1 else ''} {verb}", err=True)
+    return 0
+
+
+def _remove(folder: RunFolder) -> None:
+    volatile = folder.volatile
+    if volatile and volatile != folder.path:
+        shutil.rmtree(volatile, ignore_errors=True)
+    shutil.rmtree(folder.path)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is no age", advice="Write it as 30m, 12h or 7d.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _age_s(folder: RunFolder) -> float:
+    newest = 0.0
+    for name in os.listdir(folder.path):
+        try:
+            newest = max(newest, os.lstat(os.path.join(folder.path, name)).st_mtime)
+        except OSError:
+            continue
+    return time.time() - newest

@@ -1,0 +1,168 @@
+"""`distwatch demo`: a real job that hangs, seen live and explained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+import click
+
+from distwatch.cli.options import is_terminal, root_option
+from distwatch.cli.run import environment_for
+from distwatch.demo import CASES, DEFAULT_CASE, DemoCase, environment
+from distwatch.demo import command as job_command
+from distwatch.errors import DistwatchError, NoSuchTarget
+
+VERDICT_WITHIN_S = 90.0
+
+
+class DemoImpossible(DistwatchError):
+    """What the demo needs is not installed."""
+
+
+@click.command()
+@click.argument("case", default=DEFAULT_CASE, type=click.Choice(list(CASES)), metavar="[CASE]")
+@click.option("--no-tui", is_flag=True, help="Print the verdict even where there is a terminal.")
+@root_option
+def command(case: str, no_tui: bool, root: str) -> int:
+    """A real torchrun job (4 gloo ranks, a small Llama, DDP) that goes wrong, and why.
+
+    \b
+    Cases: data_stall (default), rank_missing, load_stall, gil_held, exited, killed, healthy.
+    """
+    for module in ("torch", "transformers"):
+        if importlib.util.find_spec(module) is None:
+            raise DemoImpossible(
+                f"the demo needs {module}", advice="pip install 'distwatch[demo]', or `make demo`."
+            )
+    chosen = CASES[case]
+    click.echo(f"demo: {chosen.summary}", err=True)
+    with tempfile.TemporaryDirectory(prefix="distwatch-demo-") as folder:
+        job = _Job(chosen, folder, root)
+        try:
+            if is_terminal() and not no_tui:
+                return asyncio.run(job.show())
+            return asyncio.run(job.explain())
+        finally:
+            job.end()
+
+
+class _Job:
+    """The job's processes, and the eyes on it."""
+
+    def __init__(self, case: DemoCase, folder: str, root: str) -> None:
+        self._case = case
+        self._root = root
+        self._run_id = f"demo-{case.name}-{secrets.token_hex(2)}"
+        environ = {**environment_for({"dir": root, "run_id": self._run_id}), **environment()}
+        self._log = os.path.join(folder, "job.log")
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                job_command(case.name, folder),
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def show(self) -> int:
+        """The TUI while the job hangs."""
+        from distwatch.tui.app import DistwatchApp
+
+        source = await self._source()
+        await DistwatchApp(source).run_async()
+        return 0
+
+    async def explain(self) -> int:
+        """Waits for the verdict and prints it, with the paths of the report."""
+        from distwatch.observer.sources import SourceLost
+
+        source = await self._source()
+        await source.open()
+        try:
+            findings = await self._verdict(source)
+        except SourceLost:
+            findings = self._recorded()
+        finally:
+            await source.close()
+        return self._print(findings)
+
+    def end(self) -> None:
+        """Ends the job and everything it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    async def _source(self) -> Any:
+        """The job's observer, once its first rank has started one."""
+        from distwatch.observer.sources import LiveRun, open_source
+
+        deadline = time.monotonic() + VERDICT_WITHIN_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None and not self._case.expected_code:
+                break
+            with contextlib.suppress(NoSuchTarget):
+                source = open_source(self._run_id, self._root)
+                if isinstance(source, LiveRun) or self._process.poll() is not None:
+                    return source
+            await asyncio.sleep(0.2)
+        with open(self._log, encoding="utf-8", errors="replace") as log:
+            tail = log.read()[-2000:]
+        raise DemoImpossible(f"the demo's job did not come up:\n{tail}")
+
+    async def _verdict(self, source: Any) -> list[Any]:
+        """The findings, once what was expected stands with its evidence, or the job has ended."""
+        from distwatch.diagnosis import diagnose
+
+        deadline = time.monotonic() + VERDICT_WITHIN_S
+        findings: list[Any] = []
+        while time.monotonic() < deadline:
+            await source.wait(1.0)
+            await source.poll()
+            findings = diagnose(source.state)
+            if self._case.expected_code and self._is_complete(findings, source.state):
+                break
+        return findings
+
+    def _is_complete(self, findings: list[Any], state: Any) -> bool:
+        if not any(finding.code == self._case.expected_code for finding in findings):
+            return False
+        recorded = state.recorded_findings
+        return (
+            bool(recorded) and recorded[0].code == findings[0].code and self._has_evidence(findings)
+        )
+
+    def _has_evidence(self, findings: list[Any]) -> bool:
+        root = findings[0]
+        dead = root.severity == "crash"
+        return dead or any(evidence.source == "stack" for evidence in root.evidence)
+
+    def _recorded(self) -> list[Any]:
+        from distwatch.diagnosis import diagnose
+        from distwatch.observer.runs import find_run, load_state
+
+        return diagnose(load_state(find_run(self._run_id, self._root)))
+
+    def _print(self, findings: list[Any]) -> int:
+        from distwatch.observer.runs import find_run
+
+        folder = find_run(self._run_id, self._root)
+        if findings:
+            click.echo(f"{findings[0].severity}: {findings[0].code}: {findings[0].summary}")
+            click.echo(f"do: {findings[0].advice}")
+            for name in ("report.md", "report.html"):
+                click.echo(f"{folder.incidents}/1/{name}")
+        else:
+            click.echo("no findings: the job is healthy")
+        click.echo(f"demo: `distwatch report {self._run_id}` tells all of it again", err=True)
+        found = (findings[0].code, findings[0].culprit_ranks) if findings else ("", ())
+        return 0 if found == (self._case.expected_code, self._case.culprit_ranks) else 1

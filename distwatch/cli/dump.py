@@ -1,0 +1,34 @@
+"""`distwatch dump RUN|PID`: a full incident now."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from distwatch.cli.options import newest_run, root_option
+from distwatch.errors import UsageError
+from distwatch.observer.sources import RunSource, open_source
+
+
+@click.command()
+@click.argument("target", required=False, metavar="RUN|PID")
+@root_option
+def command(target: str | None, root: str) -> int:
+    """Ask every rank and the observer for a full incident now, hang or not."""
+    source = open_source(target or newest_run(root), root)
+    if not source.live:
+        raise UsageError(
+            "that run has ended: nothing can be asked of it",
+            advice="`distwatch report` writes what is on disk.",
+        )
+    click.echo(asyncio.run(_dump(source)))
+    return 0
+
+
+async def _dump(source: RunSource) -> str:
+    try:
+        await source.open()
+        return await source.dump()
+    finally:
+        await source.close()

@@ -1,0 +1,62 @@
+"""`distwatch ps`: the runs of this node."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import click
+import msgspec
+
+from distwatch.cli.options import output_option, root_option
+from distwatch.observer.runs import RunSummary, list_runs
+
+SCHEMA = "distwatch.ps/1"
+
+
+@click.command()
+@output_option("table", "json", "ndjson", "md")
+@root_option
+def command(output: str, root: str) -> int:
+    """The runs of this node, the newest first."""
+    runs = list_runs(root)
+    if output == "json":
+        click.echo(_json({"schema": SCHEMA, "runs": [msgspec.to_builtins(run) for run in runs]}))
+    elif output == "ndjson":
+        for run in runs:
+            click.echo(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(run)}).decode())
+    elif not runs:
+        click.echo(f"distwatch: no run is recorded under {root}", err=True)
+    else:
+        rows = [("RUN", "STARTED", "RANKS", "OBSERVER", "VERDICT"), *map(_row, runs)]
+        for line in lay_out(rows, markdown=output == "md"):
+            click.echo(line)
+    return 0
+
+
+def lay_out(rows: list[tuple[str, ...]], *, markdown: bool) -> list[str]:
+    """Rows as aligned text or a Markdown table; the first row is the heading."""
+    if markdown:
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _row(run: RunSummary) -> tuple[str, ...]:
+    began = "not observed"
+    if run.started_wall_ns:
+        moment = datetime.datetime.fromtimestamp(run.started_wall_ns / 1e9).astimezone()
+        began = moment.strftime("%Y-%m-%d %H:%M:%S")
+    expected = run.world_size if run.world_size is not None else run.ranks_seen
+    observer = "ended" if not run.alive else "none"
+    if run.observer_pid is not None:
+        observer = f"pid {run.observer_pid}"
+    return (run.run_id, began, f"{run.ranks_alive}/{expected} alive", observer, run.verdict[:100])
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -1,0 +1,27 @@
+"""`distwatch replay RUN`: the TUI on what was recorded."""
+
+from __future__ import annotations
+
+import click
+
+from distwatch.cli.options import is_terminal, root_option
+from distwatch.errors import UsageError
+
+
+@click.command()
+@click.argument("target", metavar="RUN|DIR")
+@root_option
+def command(target: str, root: str) -> int:
+    """The TUI on a recorded run: step with [ and ], pause with space."""
+    from distwatch.observer.runs import find_run
+    from distwatch.observer.sources import RecordedRun
+
+    folder = find_run(target, root)
+    if not is_terminal():
+        raise UsageError(
+            "there is no terminal here", advice="`distwatch report` prints the same run."
+        )
+    from distwatch.tui.app import DistwatchApp
+
+    DistwatchApp(RecordedRun(folder)).run()
+    return 0

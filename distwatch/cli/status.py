@@ -1,0 +1,69 @@
+"""`distwatch status RUN`: where every rank stands."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from distwatch.cli.options import exit_code, newest_run, output_option, root_option
+from distwatch.cli.ps import lay_out
+from distwatch.diagnosis import diagnose
+from distwatch.observer.runs import find_run, load_state
+from distwatch.report.document import Report, build_report
+
+SCHEMA = "distwatch.status/1"
+
+
+@click.command()
+@click.argument("target", required=False, metavar="RUN|PID")
+@output_option("table", "json", "ndjson", "md")
+@root_option
+def command(target: str | None, output: str, root: str) -> int:
+    """The ranks of a run and the verdict; the newest living run where none is named."""
+    folder = find_run(target or newest_run(root), root)
+    state = load_state(folder)
+    findings = diagnose(state)
+    report = build_report(state, findings, folder.run_id)
+    if output == "json":
+        document = {
+            "schema": SCHEMA,
+            **{k: v for k, v in msgspec.to_builtins(report).items() if k != "schema"},
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    elif output == "ndjson":
+        for rank in report.ranks:
+            click.echo(
+                msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(rank)}).decode()
+            )
+    else:
+        _print_table(report, markdown=output == "md")
+    missing = report.coverage.expected_ranks or 0
+    return exit_code(findings, partial=report.coverage.observed_ranks < missing)
+
+
+def _print_table(report: Report, *, markdown: bool) -> None:
+    if report.findings:
+        first = report.findings[0]
+        click.echo(f"{first.severity}: {first.summary}")
+        click.echo(f"do: {first.advice}")
+    else:
+        click.echo("no findings")
+    click.echo()
+    rows: list[tuple[str, ...]] = [("RANK", "HOST", "PID", "STATE", "SINCE", "DOING", "WHERE")]
+    for rank in report.ranks:
+        since = "" if rank.since_s is None else f"{rank.since_s:.1f} s"
+        rows.append(
+            (
+                str(rank.global_rank),
+                rank.host,
+                str(rank.pid or ""),
+                rank.state,
+                since,
+                rank.doing,
+                rank.where,
+            )
+        )
+    for line in lay_out(rows, markdown=markdown):
+        click.echo(line)
+    for rank_number, why in report.coverage.unobserved.items():
+        click.echo(f"rank {rank_number}: {why}", err=True)

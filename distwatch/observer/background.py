@@ -1,0 +1,46 @@
+"""Calls that may block for ever, on threads that nobody waits for at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+WITHIN_S = 2.0
+
+
+async def in_background(
+    function: Callable[..., T], *arguments: object, within_s: float = WITHIN_S
+) -> T:
+    """Calls a blocking function; its thread is a daemon and is left behind where it hangs.
+
+    Raises:
+        asyncio.TimeoutError: it did not return in time.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]
+
+    def work() -> None:
+        value, problem = None, None
+        try:
+            value = function(*arguments)
+        except Exception as error:
+            problem = error
+        # The loop may be closed by the time a hanging call returns.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, value, problem)
+
+    threading.Thread(target=work, name="distwatch look", daemon=True).start()
+    return await asyncio.wait_for(result, within_s)
