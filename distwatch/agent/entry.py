@@ -18,22 +18,41 @@ from distwatch.runfolder import (
 )
 from distwatch.settings import run_root
 
-_LAUNCHERS = ("torchrun", "accelerate", "deepspeed", "srun", "mpirun")
+_LAUNCHERS = ("torchrun", "accelerate", "accelerate-launch", "deepspeed", "srun", "mpirun")
 _LAUNCHER_MODULES = (
     "torch.distributed.run",
     "torch.distributed.launch",
     "accelerate.commands.launch",
+    "accelerate.commands.accelerate_cli",
+    "deepspeed.launcher.runner",
+    "deepspeed.launcher.launch",
 )
 _entered: tuple[int, RunFolder, str, str] | None = None
 
 
 def role_of(argv: list[str], environ: Mapping[str, str]) -> str:
     """launcher, rank or other, from the command line and the launcher's variables."""
-    if len(argv) > 1 and os.path.basename(argv[1]) in _LAUNCHERS:
-        return "launcher"
-    if any(module in argv[:4] for module in _LAUNCHER_MODULES):
+    script, module = _program(argv)
+    if os.path.basename(script) in _LAUNCHERS or module in _LAUNCHER_MODULES:
         return "launcher"
     return "rank" if any(environ.get(name) for name in RANK_VARIABLES) else "other"
+
+
+def _program(argv: list[str]) -> tuple[str, str]:
+    """The script and the module that the interpreter was asked to run; '' for what it was not."""
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        if not argument.startswith("-"):
+            return argument, ""
+        if argument.startswith("--"):
+            continue
+        # Flags may be joined (-um module); these four take the rest, or the next argument.
+        place = next((n for n, letter in enumerate(argument) if letter in "cmWX"), None)
+        if place is not None:
+            value = argument[place + 1 :] or next(arguments, "")
+            if argument[place] in "cm":
+                return "", value if argument[place] == "m" else ""
+    return "", ""
 
 
 def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:

@@ -7,6 +7,7 @@ KeyboardInterrupt belongs to the user.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,6 +20,8 @@ log = logging.getLogger("distwatch")
 transparent = False
 """Tests set it: what production swallows, tests re-raise."""
 _off: set[str] = set()
+_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+_OUR_JOBS = os.path.join(_OURS, "demo", "")
 
 
 def guard(hook: str, function: Callable[..., T], *args: object) -> T | None:
@@ -58,13 +61,23 @@ def switch_on_all() -> None:
 
 
 def caller_site(skip: tuple[str, ...]) -> Site | None:
-    """The innermost frame whose file contains none of the `skip` fragments."""
+    """The innermost frame of the user's own code: outside of us and of the `skip` folders."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if "/distwatch/" not in file and not any(part in file for part in skip):
+        if is_users(file, skip):
             return Site(file=file, line=frame.f_lineno, function=frame.f_code.co_name)
         if frame.f_back is None:
             return None
         frame = frame.f_back
     return None
+
+
+def is_users(file: str, skip: tuple[str, ...]) -> bool:
+    """Whether a source file is neither ours nor below one of the `skip` folders.
+
+    By folder, never by a part of the path: users' projects are called torch or distwatch, too.
+    """
+    if file.startswith(_OURS):
+        return file.startswith(_OUR_JOBS)
+    return not file.startswith((*skip, "<frozen "))

@@ -6,6 +6,8 @@ from distwatch.diagnosis.job import Job
 from distwatch.state.model import RunState
 
 SUSPICIOUS_AFTER_S = 5.0
+DEADLINE_SHARE = 0.5
+"""A short deadline must not pass before anybody has looked."""
 
 
 def suspicion(state: RunState) -> str:
@@ -17,11 +19,18 @@ def suspicion(state: RunState) -> str:
         if job.is_frozen(process) or job.kernel_state(process) == "T":
             return f"rank {global_rank} has no heartbeat"
         step = job.innermost_step(process)
-        if step is not None and job.age_s(process, step.moved_ns) > SUSPICIOUS_AFTER_S:
+        if step is not None and job.age_s(process, step.moved_ns) > _patience_s(step.deadline_s):
             return f"rank {global_rank} has been in {step.name} without progress"
     for wait in job.waits:
-        if wait.waited_s > SUSPICIOUS_AFTER_S and job.ranks[wait.global_rank].ended_ns is None:
+        if (
+            wait.waited_s > _patience_s(wait.deadline_s)
+            and job.ranks[wait.global_rank].ended_ns is None
+        ):
             return (
                 f"rank {wait.global_rank} waits in collective #{wait.seq} of group {wait.pg_name}"
             )
     return ""
+
+
+def _patience_s(deadline_s: float | None) -> float:
+    return min(SUSPICIOUS_AFTER_S, DEADLINE_SHARE * (deadline_s or SUSPICIOUS_AFTER_S * 2))

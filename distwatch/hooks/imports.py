@@ -73,7 +73,8 @@ class _Finder:
                     continue
                 spec: importlib.machinery.ModuleSpec | None = find(fullname, path, target)
                 if spec is not None:
-                    if spec.loader is not None:
+                    # A loader of the old kind has no step that we could wait for.
+                    if hasattr(spec.loader, "exec_module"):
                         spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                     return spec
         finally:

@@ -17,11 +17,18 @@ def rebind_early_imports(patches: PatchSet, original: Any, replacement: Any) -> 
     if not isinstance(original, FunctionType):
         return 0
     found = 0
-    for module in list(sys.modules.values()):
-        if not isinstance(module, ModuleType) or module.__name__.startswith("distwatch"):
+    for key, module in list(sys.modules.items()):
+        if key.partition(".")[0] == "distwatch" or not _is_plain(module):
             continue
         for name, value in list(vars(module).items()):
             if value is original:
                 patches.replace(module, name, replacement)
                 found += 1
     return found
+
+
+def _is_plain(module: object) -> bool:
+    # A module that overrides assignment (torch's config modules) may check, copy or refuse.
+    return (
+        isinstance(module, ModuleType) and type(module).__setattr__ is ModuleType.__setattr__
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import sys
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -72,6 +74,7 @@ _patches: dict[str, PatchSet] = {}
 
 def arm(settings: Settings) -> None:
     """Waits for each library's import; those that are loaded are hooked at once. Idempotent."""
+    _complain_of_unknown(settings)
     for spec in REGISTRY:
         if spec.name in _statuses and _statuses[spec.name].status != "removed":
             continue
@@ -82,14 +85,24 @@ def arm(settings: Settings) -> None:
         when_imported(spec.trigger, lambda module, spec=spec: apply(spec, module))  # type: ignore[misc]
 
 
+def _complain_of_unknown(settings: Settings) -> None:
+    known = {spec.name.removesuffix("_auto") for spec in REGISTRY}
+    asked = settings.integrations_off | (settings.integrations_only or frozenset())
+    unknown = sorted(asked - known)
+    if unknown and not _statuses:
+        log.warning(
+            "distwatch: DISTWATCH_INTEGRATIONS names %s; there are: %s",
+            ", ".join(unknown),
+            ", ".join(sorted(known)),
+        )
+
+
 def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     """Hooks one library; a failure leaves it as it was and is the status."""
     if _statuses.get(spec.name, Status("")).status not in ("armed", "failed"):
         return
     patches = PatchSet()
-    version = str(
-        getattr(importlib.import_module(spec.trigger.partition(".")[0]), "__version__", "")
-    )
+    version = str(getattr(sys.modules.get(spec.trigger.partition(".")[0]), "__version__", ""))
     try:
         implementation: Implementation = importlib.import_module(spec.implementation)
         remark = implementation.apply(module, patches)
@@ -119,6 +132,12 @@ def undo_all() -> None:
 def statuses() -> dict[str, Status]:
     """The status of each integration, by name."""
     return dict(_statuses)
+
+
+def folders_of(*packages: str) -> tuple[str, ...]:
+    """Where those of the packages lie that are loaded, each with a final separator."""
+    files = (getattr(sys.modules.get(package), "__file__", None) for package in packages)
+    return tuple(os.path.join(os.path.dirname(file), "") for file in files if file)
 
 
 def running_agent() -> core.Agent | None:

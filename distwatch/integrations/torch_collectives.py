@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
-from distwatch.agent.guard import switch_off
+from distwatch.agent.guard import guard, is_users, switch_off
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.registry import running_agent
+from distwatch.integrations.registry import folders_of, running_agent
+from distwatch.integrations.torch_groups import KnownGroups
 
 COLLECTIVES = (
     "allreduce allreduce_coalesced reduce broadcast allgather _allgather_base all_gather_single "
@@ -35,16 +36,21 @@ class Counts:
         self.p2p: dict[str, int] = {}
         self.p2p_before: dict[str, int] = {}
         """The p2p count at that last collective: the recorder's numbers include them."""
+        self.unnumbered: set[str] = set()
+        """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
+
+    def forget(self, pg_name: str) -> None:
+        """Drops a destroyed group, whose name may come again; all of them for ''."""
+        for table in (self.collectives, self.p2p, self.p2p_before):
+            table.pop(pg_name, None) if pg_name else table.clear()
+        self.unnumbered.discard(pg_name) if pg_name else self.unnumbered.clear()
 
 
-_active: Calls | None = None
 
-
-def apply(module: ModuleType, patches: PatchSet) -> Counts:
+def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
     """Patches the class; names that this torch does not have are left out."""
-    global _active
     counts = Counts()
-    calls = _active = Calls(counts)
+    calls = Calls(counts, known)
     owner = module.ProcessGroup
     # The class that Python code calls may be a subclass of the one that has the methods.
     definer = next((c for c in owner.__mro__ if "allreduce" in vars(c)), owner)
@@ -54,18 +60,15 @@ def apply(module: ModuleType, patches: PatchSet) -> Counts:
     return counts
 
 
-def undo() -> None:
-    """Lets go of the ring."""
-    global _active
-    _active = None
-
-
 class Calls:
     """Writes each call to the operations ring."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, known: KnownGroups) -> None:
         self._counts = counts
+        self._known = known
         self._on = True
+        self._agent: Any = None
+        self._skip = folders_of("torch")
         self._sites: dict[tuple[int, int], int] = {}
         self._library: dict[int, tuple[CodeType, bool]] = {}
         self._dtypes: dict[Any, int] = {}
@@ -86,7 +89,10 @@ class Calls:
                 return original(group, *args, **kwargs)
             finally:
                 if token is not None:
-                    token[0].leave(token[1], now())
+                    try:
+                        token[0].leave(token[1], now())
+                    except Exception as error:
+                        self._fail(error)
 
         observed.__name__ = name
         observed.__qualname__ = getattr(original, "__qualname__", name)
@@ -98,11 +104,25 @@ class Calls:
         pg_name = group.group_name
         counts = self._counts
         sent = counts.p2p.get(pg_name, 0)
-        # torch counts p2p along, which ranks do unequally often: left out, numbers compare.
-        seq = group._get_sequence_number_for_group() + 1 - sent
+        if pg_name not in counts.collectives:
+            self._first_use(pg_name, group)
+        if pg_name in counts.unnumbered:
+            seq = counts.collectives.get(pg_name, 0) + 1
+        else:
+            # torch counts p2p along, which ranks do unequally often: left out, numbers compare.
+            seq = group._get_sequence_number_for_group() + 1 - sent
         counts.collectives[pg_name] = seq
         counts.p2p_before[pg_name] = sent
         return self._enter(name, pg_name, seq, args, -1)
+
+    def _first_use(self, pg_name: str, group: Any) -> None:
+        try:
+            group._get_sequence_number_for_group()
+        except RuntimeError:
+            self._counts.unnumbered.add(pg_name)
+        if agent := running_agent():
+            # Also a group that nobody made by torch's functions is one by now.
+            guard("process groups", self._known.read, agent)
 
     def _begin_p2p(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
         pg_name = group.group_name
@@ -116,6 +136,11 @@ class Calls:
         ring = agent.operations if agent is not None else None
         if agent is None or ring is None:
             return None
+        if agent is not self._agent:
+            # A forked rank has a ring and sites of its own: its parent's numbers mean nothing there.
+            self._agent = agent
+            self._sites.clear()
+            self._dtypes.clear()
         tensor = args[0] if args else None
         while isinstance(tensor, (list, tuple)):
             tensor = tensor[0] if tensor else None
@@ -141,8 +166,7 @@ class Calls:
             seen = library.get(id(code))
             if seen is None:
                 # The code object is kept, or its id could come again for another one.
-                file = code.co_filename
-                seen = library[id(code)] = (code, "/torch/" in file or "/distwatch/" in file)
+                seen = library[id(code)] = (code, not is_users(code.co_filename, self._skip))
             if not seen[1]:
                 key = (id(code), frame.f_lineno)
                 number = self._sites.get(key)

@@ -7,6 +7,7 @@ hooked; names that were bound earlier are found and rebound.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,12 +19,13 @@ from distwatch.hooks.observed import error_text, observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations import torch_collectives
-from distwatch.integrations.registry import running_agent
-from distwatch.integrations.torch_groups import KnownGroups
+from distwatch.integrations.registry import folders_of, running_agent
+from distwatch.integrations.torch_groups import KnownGroups, members_of_call
+from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_recorder import FlightRecorder
-from distwatch.state.events import GroupCalled, IdentityClaimed
+from distwatch.redaction import redact_text
+from distwatch.state.events import GroupCalled, IdentityClaimed, Site
 
-SKIP = ("/torch/", "importlib")
 _TIMEOUT_SHARE = 0.8
 _known: KnownGroups | None = None
 _recorder: FlightRecorder | None = None
@@ -33,14 +35,15 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     """Hooks `torch.distributed.distributed_c10d`."""
     global _known, _recorder
     known = _known = KnownGroups(module)
-    counts = torch_collectives.apply(module, patches)
-    _recorder = FlightRecorder(known, counts)
+    counts = torch_collectives.apply(module, patches, known)
+    recorder = _recorder = FlightRecorder(known, counts)
     observers: dict[str, Any] = {
-        "init_process_group": _InitProcessGroup(module, known, _recorder),
-        "new_group": _NewGroup(known),
-        "split_group": _SplitGroup(known),
-        "destroy_process_group": _DestroyProcessGroup(module, known),
-        "_new_process_group_helper": _NewProcessGroup(known),
+        "init_process_group": _InitProcessGroup(module, known, recorder),
+        "new_group": _NewGroup(module, known),
+        "split_group": _SplitGroup(module, known),
+        "destroy_process_group": _DestroyProcessGroup(module, known, counts, recorder),
+        "_new_process_group_helper": _NewProcessGroup(module, known),
+        "_store_based_barrier": _StoreBarrier(module),
     }
     absent = [name for name in observers if not hasattr(module, name)]
     for name, observer in observers.items():
@@ -73,7 +76,6 @@ def undo() -> None:
     if agent is not None and _recorder is not None:
         agent.progress_sources[:] = [s for s in agent.progress_sources if s != _recorder.progress]
         agent.dump_sources[:] = [s for s in agent.dump_sources if s != _recorder.dump]
-    torch_collectives.undo()
     _known = _recorder = None
 
 
@@ -101,7 +103,14 @@ def _initialized(
 def _bound(
     original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    return dict(inspect.signature(original).bind_partial(*args, **kwargs).arguments)
+    try:
+        return dict(inspect.signature(original).bind_partial(*args, **kwargs).arguments)
+    except TypeError:
+        return kwargs  # the user's mistake, of which the original tells them
+
+
+def _site() -> Site | None:
+    return caller_site(folders_of("torch"))
 
 
 def _share_of(timeout: object) -> float | None:
@@ -125,13 +134,14 @@ class _InitProcessGroup:
             return None
         given = _bound(self._original, args, kwargs)
         self._claim(agent, given)
+        self._known.initializing = True
         method = given.get("init_method") or "env://"
         step = agent.begin_step(
             "init_process_group",
             deadline_kind="init",
             deadline_s=_share_of(given.get("timeout")),
             label=f"{given.get('backend') or 'default backend'}, {method}",
-            site=caller_site(SKIP),
+            site=_site(),
         )
         return agent, step
 
@@ -141,6 +151,7 @@ class _InitProcessGroup:
             agent.record(IdentityClaimed(global_rank=global_rank, world_size=max(world_size, 0)))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        self._known.initializing = False
         if token is None:
             return
         agent, step = token
@@ -152,78 +163,97 @@ class _InitProcessGroup:
 class _NewGroup:
     """Every call of `new_group`, by members and non-members, with its running number."""
 
-    def __init__(self, known: KnownGroups) -> None:
+    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
+        self._original = vars(module)["new_group"]
         self._known = known
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = running_agent()
         if agent is None:
             return None
-        ranks = kwargs.get("ranks", args[0] if args else None)
-        members = tuple(int(r) for r in ranks) if ranks is not None else None
-        self._known.calls += 1
-        number = self._known.calls
-        description = str(kwargs.get("group_desc") or "")
-        site = caller_site(SKIP)
-        agent.call_group(
-            GroupCalled(number=number, members=members, pg_desc=description, site=site)
-        )
-        timeout = kwargs.get("timeout", args[1] if len(args) > 1 else None)
+        given = _bound(self._original, args, kwargs)
+        description = str(given.get("group_desc") or "")
+        site = _site()
         step = agent.begin_step(
-            f"new_group #{number}",
+            self._count(agent, given, description, site),
             deadline_kind="group",
-            deadline_s=_share_of(timeout),
+            deadline_s=_share_of(given.get("timeout")),
             label=description,
             site=site,
         )
-        return agent, step
+        return agent, step, site
+
+    def _count(self, agent: Any, given: dict[str, Any], description: str, site: Any) -> str:
+        """The step's name. Calls that only members make have no number that ranks could compare."""
+        if given.get("use_local_synchronization"):
+            return "new_group (members only)"
+        self._known.calls += 1
+        agent.call_group(
+            GroupCalled(
+                number=self._known.calls,
+                members=members_of_call(given.get("ranks")),
+                pg_desc=description,
+                site=site,
+            )
+        )
+        return f"new_group #{self._known.calls}"
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        agent, step = token
+        agent, step, site = token
         if error is None:
-            self._known.read(agent)
+            self._known.read(agent, site)
         agent.end_step(step, error_text(error))
 
 
 class _SplitGroup:
-    def __init__(self, known: KnownGroups) -> None:
+    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
+        self._original = vars(module).get("split_group")
         self._known = known
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = running_agent()
-        if agent is None:
+        if agent is None or self._original is None:
             return None
+        given = _bound(self._original, args, kwargs)
+        site = _site()
         step = agent.begin_step(
             "split_group",
             deadline_kind="group",
-            deadline_s=_share_of(kwargs.get("timeout")),
-            label=str(kwargs.get("group_desc") or ""),
-            site=caller_site(SKIP),
+            deadline_s=_share_of(given.get("timeout")),
+            label=str(given.get("group_desc") or ""),
+            site=site,
         )
-        return agent, step
+        return agent, step, site
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        agent, step = token
+        agent, step, site = token
         if error is None:
-            self._known.read(agent)
+            self._known.read(agent, site)
         agent.end_step(step, error_text(error))
 
 
 class _NewProcessGroup:
-    """The connecting part of any group's creation, also where others call it directly."""
+    """The connecting part of any group's creation, also where others call it directly.
 
-    def __init__(self, known: KnownGroups) -> None:
+    A group of theirs has its members later, if ever: it is read at its first collective.
+    """
+
+    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
+        self._original = vars(module).get("_new_process_group_helper")
         self._known = known
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = running_agent()
-        if agent is None:
+        if agent is None or self._original is None:
             return None
-        name = kwargs.get("group_name", args[5] if len(args) > 5 else "")
+        given = _bound(self._original, args, kwargs)
+        name = given.get("group_name")
+        if not given.get("global_ranks_in_group") and not self._known.initializing:
+            self._known.own_worlds.add(str(name))
         label = f"connects group {name}" if name not in ("", None) else ""
         return agent, agent.begin_step("new_process_group", deadline_kind="group", label=label)
 
@@ -231,13 +261,43 @@ class _NewProcessGroup:
         if token is None:
             return
         agent, step = token
+        if error is None:
+            self._known.note_order()
         agent.end_step(step, error_text(error))
 
 
+class _StoreBarrier:
+    """Where every rank waits for all others after a group's creation, if torch does that at all."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._original = vars(module).get("_store_based_barrier")
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        agent = running_agent()
+        if agent is None or self._original is None:
+            return None
+        given = _bound(self._original, args, kwargs)
+        return agent, agent.begin_step(
+            "store barrier",
+            deadline_kind="group",
+            deadline_s=_share_of(given.get("timeout")),
+            label=f"group {given.get('group_name', '?')}",
+        )
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is not None:
+            agent, step = token
+            agent.end_step(step, error_text(error))
+
+
 class _DestroyProcessGroup:
-    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
+    def __init__(
+        self, module: ModuleType, known: KnownGroups, counts: Counts, recorder: FlightRecorder
+    ) -> None:
         self._module = module
         self._known = known
+        self._counts = counts
+        self._recorder = recorder
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         group = kwargs.get("group", args[0] if args else None)
@@ -247,9 +307,12 @@ class _DestroyProcessGroup:
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         from distwatch.agent import core
 
-        agent = core.current()
-        if agent is not None and error is None and isinstance(token, str):
-            self._known.forget(token)
+        if error is not None or not isinstance(token, str):
+            return
+        self._recorder.forget(token)
+        self._counts.forget(token)
+        self._known.forget(token)
+        if agent := core.current():
             agent.release_group(token)
 
 
@@ -290,11 +353,14 @@ def _observed_rendezvous(iterator: Iterator[Any], url: str) -> Iterator[Any]:
 
 def _begin_rendezvous(url: str) -> Any:
     agent = running_agent()
-    return (
-        None
-        if agent is None
-        else (agent, agent.begin_step("rendezvous", deadline_kind="init", label=url))
-    )
+    if agent is None:
+        return None
+    label = url
+    if url.startswith("env://"):
+        # What torch reads at this very moment; missing is said, not made up.
+        addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        label = f"{url}, {addr}:{port}"
+    return agent, agent.begin_step("rendezvous", deadline_kind="init", label=redact_text(label))
 
 
 def _end_rendezvous(token: Any, error: BaseException | None) -> None:

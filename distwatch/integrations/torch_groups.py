@@ -2,55 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
-from distwatch.state.events import GroupCreated
+from distwatch.state.events import GroupCreated, Site
 
 
 class KnownGroups:
     """What was read of `distributed_c10d._world`, in order of creation.
 
+    Only the threads that call torch read it: `group.rank()` and its like drop the GIL, which
+    the agent's thread must not.
+
     Attributes:
         calls: how many times `new_group` was called since the last full destroy.
         created: names of the groups of each backend in order of creation in this process,
             which is what the flight recorder numbers them by. Grows for ever, as its numbers do.
+        initializing: whether `init_process_group` is under way.
+        own_worlds: names of root groups that were not made by it: they number members from 0.
     """
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
         self._names: set[str] = set()
+        self._ordered: set[str] = set()
         self.calls = 0
         self.created: dict[str, list[str]] = {}
+        self.initializing = False
+        self.own_worlds: set[str] = set()
 
-    def read(self, agent: Any) -> None:
-        """Records the groups that are new since the last reading."""
+    def note_order(self) -> None:
+        """Takes down which groups there are now, before their members are known."""
+        world = self._module._world
+        for group, (backend, _) in list(world.pg_map.items()):
+            name = str(world.pg_names.get(group, ""))
+            if name in self._ordered:
+                continue
+            self._ordered.add(name)
+            config = str(world.pg_backend_config.get(group, backend))
+            for one in dict.fromkeys(_backends(config) or [str(backend)]):
+                self.created.setdefault(one, []).append(name)
+
+    def read(self, agent: Any, site: Site | None = None) -> None:
+        """Records the groups that are new since the last reading.
+
+        Args:
+            site: of the call that made them, where one is known.
+        """
+        self.note_order()
         world = self._module._world
         for group, (backend, _) in list(world.pg_map.items()):
             name = str(world.pg_names.get(group, ""))
             if name in self._names:
                 continue
             self._names.add(name)
-            config = str(world.pg_backend_config.get(group, backend))
-            for one in dict.fromkeys(_backends(config) or [str(backend)]):
-                self.created.setdefault(one, []).append(name)
-            members = tuple(int(r) for r in world.pg_group_ranks.get(group, {}))
-            created = GroupCreated(
-                pg_name=name,
-                pg_desc=str(getattr(group, "group_desc", "") or ""),
-                backend=str(backend),
-                members=tuple(sorted(members)),
-                timeout_s=_timeout_s(group),
+            agent.hold_group(
+                GroupCreated(
+                    pg_name=name,
+                    pg_desc=str(getattr(group, "group_desc", "") or ""),
+                    backend=str(backend),
+                    members=self._members(group),
+                    timeout_s=_timeout_s(group),
+                    site=site,
+                )
             )
-            agent.hold_group(created)
+
+    def _members(self, group: Any) -> tuple[int, ...]:
+        """Global ranks, sorted; none where torch does not say, or says something else.
+
+        Frameworks that build a root group of their own (slime, SGLang) number its members from
+        0: with those numbers, the wrong ranks would be blamed.
+        """
+        world = self._module._world
+        ranks = world.pg_group_ranks.get(group) or {}
+        if world.pg_names.get(group) in self.own_worlds or not self._module.is_initialized():
+            return ()
+        if ranks.get(self._module.get_rank()) != group.rank():
+            return ()
+        return tuple(sorted(int(r) for r in ranks))
 
     def forget(self, pg_name: str) -> None:
         """Drops a destroyed group; all of them for ''."""
         if pg_name:
             self._names.discard(pg_name)
+            self._ordered.discard(pg_name)
+            self.own_worlds.discard(pg_name)
         else:
             self._names.clear()
+            self._ordered.clear()
+            self.own_worlds.clear()
             self.calls = 0
+
+
+def members_of_call(ranks: object) -> tuple[int, ...] | None:
+    """What `new_group` was given: None for all; none where looking would use it up."""
+    if ranks is None:
+        return None
+    # A generator can be read once, and that is torch's.
+    return tuple(int(r) for r in ranks) if isinstance(ranks, Collection) else ()
 
 
 def _backends(config: str) -> list[str]:
@@ -60,8 +110,9 @@ def _backends(config: str) -> list[str]:
 
 def _timeout_s(group: Any) -> float | None:
     for device in getattr(group, "_device_types", ()):
-        options = getattr(group._get_backend(device), "options", None)
-        timeout = getattr(options, "_timeout", None)
-        if timeout is not None:
-            return float(timeout.total_seconds())
+        try:
+            timeout = group._get_backend(device).options._timeout
+        except (AttributeError, RuntimeError):
+            continue  # a backend without options, or of another kind: it has no timeout to tell
+        return float(timeout.total_seconds())
     return None

@@ -50,20 +50,22 @@ class Observer:
         for entry in read_entries(folder):
             reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
         self.recording = Recording(folder, self._fold, writable=writable)
-        over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
-        self.tracking = Tracking(self.recording, over)
+        self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
+        self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._follower = Follower(folder, writable=writable)
         self._volatile = folder.volatile
         self._failures: set[str] = set()
+        self._finished = False
         self._devices = Devices()
         self._host = os.uname().nodename
         self._began = time.monotonic()
         self._last_alive = self._began
         self._due: dict[str, float] = {}
         self._stopping = asyncio.Event()
-        self._inspected_verdict = True
+        self._verdict_due = False
+        self._woken = asyncio.Event()
         self.recording.record(
             ev.ObserverStarted(
                 host=self._host, pid=os.getpid(), distwatch_version=__version__, embedded=embedded
@@ -91,7 +93,7 @@ class Observer:
             return
         self._failures.add(why)
         log.error("a tick failed: %s", why, exc_info=error)
-        self.recording.record(ev.NotObserved(host=self._host, what="observer", why=why))
+        self.recording.record(ev.NotObserved(host=self._host, what="tick", why=why))
 
     def stop(self) -> None:
         """Asks the observer to come to its end, in order."""
@@ -100,7 +102,8 @@ class Observer:
     async def _pause(self) -> None:
         """A tick's time, or less: an end, or the end of an inspection, is looked at at once."""
         loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
+        woken = self._woken
+        woken.clear()
         watched = [t.watch.fileno() for t in self.tracking.living() if t.watch is not None]
         for descriptor in watched:
             loop.add_reader(descriptor, woken.set)
@@ -143,7 +146,10 @@ class Observer:
         return self.judge.keep_on_demand()
 
     async def finish(self, reason: str) -> None:
-        """The last look, the last verdict, everything on disk."""
+        """The last look, the last verdict, everything on disk; once."""
+        if self._finished:
+            return
+        self._finished = True
         if self.inspection.running or (self.judge.blocked and self.tracking.living()):
             look = self.inspection.begin("the observer ends", self._sockets())
             # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
@@ -221,15 +227,18 @@ class Observer:
             why = "no agent speaks from inside"
         if changed:
             self.inspection.again_soon()
-            self._inspected_verdict = False
-        was_running = self.inspection.running
+            self._verdict_due = True
         sockets = self._sockets() if why else {}
-        self.inspection.consider(why, sockets=sockets, steady=self._looks_from_outside_only())
-        # A new verdict is kept at once, and again with the stacks that it caused to be taken.
-        if changed or (
-            not self._inspected_verdict and not was_running and not self.inspection.running
-        ):
-            self._inspected_verdict = not changed
+        look = self.inspection.consider(
+            why, sockets=sockets, steady=self._looks_from_outside_only()
+        )
+        if look is not None:
+            # What a look brings belongs into the verdict that asked for it.
+            look.add_done_callback(lambda _: self._woken.set())
+            self._verdict_due = self._verdict_due or self.judge.blocked
+        # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
+        if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
+            self._verdict_due = self.inspection.running
             self.judge.keep()
             if self.judge.blocked:
                 for followed in self._follower.followed.values():
@@ -260,7 +269,7 @@ class Observer:
         if self.tracking.living() or self.viewers or self.inspection.running:
             self._last_alive = now
             return ""
-        if not self.tracking.processes:
+        if not self.tracking.processes and not self._over:
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 

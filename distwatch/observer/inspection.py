@@ -36,8 +36,10 @@ class Inspection:
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def consider(self, why: str, *, sockets: dict[str, str], steady: bool = False) -> None:
-        """Begins a round where one is due for that reason ('' : nothing is suspicious).
+    def consider(
+        self, why: str, *, sockets: dict[str, str], steady: bool = False
+    ) -> asyncio.Task[None] | None:
+        """Begins a round where one is due for that reason ('' : nothing is suspicious); returns it.
 
         Args:
             steady: somebody looks at ranks that say nothing themselves: do not become rarer.
@@ -48,12 +50,14 @@ class Inspection:
             if now - self._suspected > QUIET_AFTER_S:
                 self._rounds, self._next = 0, 0.0
                 self._ask = True
-            return
+            return None
         self._suspected = now
-        if not self.running and now >= self._next:
-            self.begin(why, sockets)
-            if steady:
-                self._next = now + STEADY_S
+        if self.running or now < self._next:
+            return None
+        look = self.begin(why, sockets)
+        if steady:
+            self._next = now + STEADY_S
+        return look
 
     def begin(self, why: str, sockets: dict[str, str], *, ask: bool = False) -> asyncio.Task[None]:
         """Begins a round now; the one under way where there is one. `ask`: for dumps, too."""

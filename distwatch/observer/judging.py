@@ -53,6 +53,11 @@ class Judge:
         """Whether a hang or a crash stands."""
         return bool(self._roots)
 
+    @property
+    def crashed(self) -> bool:
+        """Whether the first root is an end, not a hang."""
+        return bool(self.findings) and self.findings[0].severity == "crash"
+
     def keep(self) -> str:
         """Records the verdict and writes its incident; returns the incident's folder, or ''."""
         if self.blocked and self._writable:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
+import msgspec
+
 from distwatch.probes.descriptors import describe_descriptor, watched_by_epoll
 from distwatch.probes.procfs import children_of, name_of, read_text, stat_fields, tasks_of
 from distwatch.probes.syscalls import ON_DESCRIPTOR, PATH_ARGUMENT, Call, call_of
@@ -15,15 +17,29 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _POLLFD = struct.Struct("=ihh")
 _NAMED = 4
 """How many descriptors of one poll or epoll are named."""
+_KEPT = 4096
+
+# What `examine` found, for as long as the process neither leaves its call nor uses the CPU:
+# its system call, its CPU ticks, and what the call is about.
+_examined: dict[str, tuple[Call, int, str]] = {}
 
 
 def sample(key: str, pid: int) -> ProcessSampled | None:
     """The cheap look, five small reads: for each process each second. None where it is gone.
 
-    `children` are the main thread's, and a socket is named with its endpoints only once
-    `examine` has looked them up. Fields that only the process's own user may read stay empty.
+    It reads nothing that a stuck process could block. So `children` are the main thread's, and
+    what takes the process's memory or the socket tables to know is told only once `examine` has
+    found it. Fields that only the process's own user may read stay empty.
     """
-    return _look(key, pid, thorough=False)
+    fields = stat_fields(pid)
+    if fields is None:
+        return None
+    call = _call(pid, fields[0])
+    blocked_on = _subject(pid, call, thorough=False)
+    known, ticks, words = _examined.get(key, (None, 0, ""))
+    if known == call and ticks == _cpu_ticks(fields):
+        blocked_on = words
+    return _sampled(key, pid, fields, call, blocked_on)
 
 
 def examine(key: str, pid: int) -> ProcessSampled | None:
@@ -31,34 +47,46 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
 
     `state` is the main thread's; another thread that is in D state is told in `wchan`, and
     `blocked_on` is about that one where the main thread's call is about nothing nameable.
+    It may read the process's memory, which can block while the process is stuck in the kernel:
+    call it where that harms nobody.
     """
-    return _look(key, pid, thorough=True)
-
-
-def _look(key: str, pid: int, *, thorough: bool) -> ProcessSampled | None:
     fields = stat_fields(pid)
     if fields is None:
         return None
-    state = fields[0]
-    call, wchan = Call(""), ""
-    if state not in "RZX":
-        call, wchan = call_of(pid, pid, state), _wchan(pid, pid)
-    blocked_on = _subject(pid, call, thorough)
-    if thorough and state not in "DTtZX" and (stuck := _stuck_thread(pid)) is not None:
+    call = _call(pid, fields[0])
+    blocked_on = _subject(pid, call, thorough=True)
+    sampled = _sampled(key, pid, fields, call, blocked_on)
+    if fields[0] not in "DTtZX" and (stuck := _stuck_thread(pid)) is not None:
         task, words = stuck
-        wchan = f"{wchan}; {words}" if wchan else words
-        blocked_on = blocked_on or _subject(pid, call_of(pid, task, "D"), thorough)
+        blocked_on = blocked_on or _subject(pid, call_of(pid, task, "D"), thorough=True)
+        wchan = f"{sampled.wchan}; {words}" if sampled.wchan else words
+        sampled = msgspec.structs.replace(sampled, wchan=wchan, blocked_on=blocked_on)
+    if len(_examined) >= _KEPT:
+        _examined.clear()
+    _examined[key] = call, _cpu_ticks(fields), blocked_on
+    return msgspec.structs.replace(sampled, children=tuple(children_of(pid)))
+
+
+def _sampled(key: str, pid: int, fields: list[str], call: Call, blocked_on: str) -> ProcessSampled:
     return ProcessSampled(
         process=key,
-        state=state,
-        wchan=wchan,
+        state=fields[0],
+        wchan="" if fields[0] in "RZX" else _wchan(pid, pid),
         syscall=call.name,
-        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS,
+        cpu_s=_cpu_ticks(fields) / _TICKS,
         rss_bytes=int(fields[21]) * _PAGE,
         threads=int(fields[17]),
         blocked_on=blocked_on,
-        children=tuple(children_of(pid, None if thorough else [pid])),
+        children=tuple(children_of(pid, [pid])),
     )
+
+
+def _call(pid: int, state: str) -> Call:
+    return Call("") if state in "RZX" else call_of(pid, pid, state)
+
+
+def _cpu_ticks(fields: list[str]) -> int:
+    return int(fields[11]) + int(fields[12])
 
 
 def _wchan(pid: int, task: int) -> str:
@@ -83,12 +111,14 @@ def _subject(pid: int, call: Call, thorough: bool) -> str:
         return ""
     if name in ON_DESCRIPTOR:
         return describe_descriptor(pid, _signed(arguments[0]), look_up=thorough)
-    if (place := PATH_ARGUMENT.get(name)) is not None:
-        return _string_at(pid, arguments[place])
     if name in ("wait4", "waitid", "vfork", "clone", "clone3"):
         return _awaited_child(pid, name, arguments)
+    if not thorough:
+        return ""
+    if (place := PATH_ARGUMENT.get(name)) is not None:
+        return _string_at(pid, arguments[place])
     descriptors = _polled(pid, name, arguments)
-    named = [describe_descriptor(pid, one, look_up=thorough) for one in descriptors[:_NAMED]]
+    named = [describe_descriptor(pid, one) for one in descriptors[:_NAMED]]
     more = f" and {len(descriptors) - _NAMED} more" if len(descriptors) > _NAMED else ""
     return ", ".join(filter(None, named)) + more
 

@@ -18,6 +18,7 @@ from distwatch.probes.ptrace import explain_denial
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 
 _ATTEMPTS = 3
+_PATIENCE_S = 1.0
 _PERMANENT = (
     ("permission denied", "denied"),
     ("operation not permitted", "denied"),
@@ -180,7 +181,9 @@ async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        # One that waits for the memory map of a stuck process cannot even be killed.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), _PATIENCE_S)
         raise
     return process.returncode or 0, out, err
 

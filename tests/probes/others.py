@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+
+import psutil
 
 NOBODY = 65534
 
@@ -76,10 +79,14 @@ def other(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and what it started: its session is its own."""
+    """Ends a process and all that it started, whose sessions may be their own."""
+    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for child in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -102,7 +109,10 @@ def stop(pid: int) -> None:
 def as_nobody(function: Callable[[], str]) -> str:
     """What `function` returns in a process of another, unprivileged user."""
     reader, writer = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # The suite's own timer is a thread, of which the child needs nothing.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         try:
             os.setgroups([])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from distwatch.state.frames import process_key
 from distwatch.state.identity import identify
 from tests.probes.others import NOBODY, Other, as_nobody, other, wait_until
 
-WAIT = "import os; print(os.getpid(), flush=True); os.read(0, 1)"
+# One write, since several processes may share the pipe.
+WAIT = "import os; os.write(1, b'%d\\n' % os.getpid()); os.read(0, 1)"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_a_subprocess_with_a_rank_of_its_own_is_a_rank(ports: int) -> None:
 
 
 def test_a_shell_around_a_rank_is_none(ports: int) -> None:
-    command = ["/bin/sh", "-c", f"{sys.executable} -c '{WAIT}'; true"]
+    command = ["/bin/sh", "-c", f"{sys.executable} -c {shlex.quote(WAIT)}; true"]
     with other("", command=command, environ=variables(0, ports)) as shell:
         zero = shell.number()
         assert seen(shell.pid).role == "other"
@@ -218,8 +220,8 @@ def test_ray_workers_whose_ranks_no_environment_shows(ports: int) -> None:
     def worker(job: str, title: str) -> contextlib.AbstractContextManager[Other]:
         environ = {"RAY_RAYLET_PID": str(ports), "RAY_JOB_ID": job}
         # Ray renames its workers: their first argument is what they do.
-        command = ["/bin/sh", "-c", f'exec -a "{title}" {sys.executable} -c "{WAIT}"']
-        command[0] = "/bin/bash"
+        script = f"exec -a {title} {sys.executable} -c {shlex.quote(WAIT)}"
+        command = ["/bin/bash", "-c", script]
         return other("", command=command, environ=environ)
 
     with (

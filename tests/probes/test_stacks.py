@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distwatch.probes import stacks
+from distwatch.probes.process import examine, sample
 from distwatch.probes.procfs import state_of
 from distwatch.probes.stacks import StackUnreadable, find_py_spy, parse_py_spy, take_stack
 from distwatch.state.events import StackTaken, ThreadStack
-from tests.probes.others import BLOCK_IN_KERNEL, as_nobody, other, stop, wait_until
+from tests.probes.others import BLOCK_IN_KERNEL, Other, as_nobody, other, stop, wait_until
 
 PARKED = """
 import os, threading
@@ -30,6 +31,13 @@ outer()
 """
 
 
+def wait_parked(child: Other) -> int:
+    """Until it sits in its read; the native id of its main thread."""
+    native_id = child.number()
+    wait_until(lambda: (s := sample("k", child.pid)) is not None and s.syscall == "read")
+    return native_id
+
+
 def main_thread(taken: StackTaken) -> ThreadStack:
     assert taken.error is None
     return next(thread for thread in taken.threads if thread.name == "MainThread")
@@ -41,7 +49,7 @@ def functions(thread: ThreadStack) -> list[str]:
 
 async def test_frames_come_outermost_first() -> None:
     with other(PARKED) as child:
-        native_id = child.number()
+        native_id = wait_parked(child)
         taken = await take_stack("k", child.pid)
         thread = main_thread(taken)
         assert (taken.process, taken.source) == ("k", "py-spy")
@@ -70,7 +78,7 @@ async def test_who_holds_the_gil() -> None:
 
 async def test_a_stopped_process_answers() -> None:
     with other(PARKED) as child:
-        child.line()
+        wait_parked(child)
         stop(child.pid)
         taken = await take_stack("k", child.pid)
         assert functions(main_thread(taken))[-1] == "inner"
@@ -85,11 +93,11 @@ async def test_a_process_blocked_in_the_kernel_answers(thread: str) -> None:
     start = "block()" if thread == "main" else "threading.Thread(target=block).start()"
     with other(BLOCK_IN_KERNEL + "print(1, flush=True)\n" + start) as child:
         child.line()
-        tasks = f"/proc/{child.pid}/task"
         wait_until(
-            lambda: any(
-                Path(f"{tasks}/{task}/stat").read_text().rpartition(")")[2].split()[0] == "D"
-                for task in os.listdir(tasks)
+            lambda: (
+                (s := examine("k", child.pid)) is not None
+                and len(s.children) == 1
+                and (s.state == "D" or "in D" in s.wchan)
             )
         )
         taken = await take_stack("k", child.pid)
@@ -100,7 +108,7 @@ async def test_a_process_blocked_in_the_kernel_answers(thread: str) -> None:
 
 async def test_native_frames_are_told_from_pythons() -> None:
     with other(PARKED) as child:
-        child.line()
+        wait_parked(child)
         taken = await take_stack("k", child.pid, native=True, timeout_s=60)
         frames = main_thread(taken).frames
         python = [frame.function for frame in frames if not frame.native]
@@ -125,7 +133,7 @@ async def test_a_zombie_has_no_stack() -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_user_is_told_what_to_do() -> None:
     with other(PARKED) as child:
-        child.line()
+        wait_parked(child)
         program = find_py_spy()
         assert program is not None
 
@@ -221,3 +229,14 @@ def test_what_is_not_py_spys_json_is_refused_with_advice(text: str) -> None:
 def test_garbage_never_raises_anything_else(text: str) -> None:
     with contextlib.suppress(StackUnreadable):
         assert isinstance(parse_py_spy(text), tuple)
+
+
+@pytest.mark.parametrize("timeout_s", [0.002, 0.02, 0.1])
+async def test_a_native_look_that_was_cut_short_leaves_the_process_running(
+    timeout_s: float,
+) -> None:
+    with other(PARKED) as child:
+        wait_parked(child)
+        await take_stack("k", child.pid, native=True, timeout_s=timeout_s)
+        wait_until(lambda: state_of(child.pid) == "S")
+        assert functions(main_thread(await take_stack("k", child.pid)))[-1] == "inner"

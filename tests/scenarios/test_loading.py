@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from tests.support.ranks import launch_ranks
-from tests.support.verdicts import assert_verdict
 
 
 def test_shard_that_cannot_be_read() -> None:
     with launch_ranks("load_stalls", 2) as job:
         job.wait_step("loading", {0, 1}, timeout_s=90)
-        findings = job.wait_findings("load.stalled", {1})
-        finding = assert_verdict(
-            findings, code="load.stalled", culprits={1}, mentions=("from_pretrained",)
-        )
+        finding = job.wait_verdict("load.stalled", {1}, mentions=("from_pretrained",))
         assert finding.waiting_ranks == (0,)

@@ -7,7 +7,7 @@ import re
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.standing import standings
 from tests.support.ranks import Job, launch_ranks
-from tests.support.verdicts import assert_healthy, assert_verdict
+from tests.support.verdicts import assert_healthy
 
 
 def results(job: Job) -> list[str]:
@@ -36,8 +36,5 @@ def test_the_missing_rank_is_the_one_without_distwatch() -> None:
     with launch_ranks("elsewhere", 2, without_distwatch=[1], args=args) as job:
         job.wait_step("stalled", {1})
         job.wait_step("waiting", {0})
-        findings = job.wait_findings("collective.rank_missing", {1})
-        finding = assert_verdict(
-            findings, code="collective.rank_missing", culprits={1}, mentions=("without distwatch",)
-        )
+        finding = job.wait_verdict("collective.rank_missing", {1}, mentions=("without distwatch",))
         assert finding.waiting_ranks == (0,)

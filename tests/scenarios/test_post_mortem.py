@@ -15,7 +15,7 @@ def test_verdict_survives_the_end_of_every_rank_and_the_launcher(observer: bool)
     with torchrun("elsewhere", 3, args=("read", "2", "all_reduce")) as job:
         job.wait_step("stalled", {2})
         job.wait_step("waiting", {0, 1})
-        job.wait_findings("collective.rank_missing", {2})
+        job.wait_verdict("collective.rank_missing", {2}, mentions=("read_next_shard",))
         job.kill_everything(observer=observer)
         if not observer:
             job.wait_observer_ended()

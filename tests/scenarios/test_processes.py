@@ -5,16 +5,13 @@ from __future__ import annotations
 import signal
 
 from tests.support.ranks import launch_ranks, torchrun
-from tests.support.verdicts import assert_verdict
 
 
 def test_rank_that_raises_before_the_barrier() -> None:
     with torchrun("ends_early", 2, args=("raise",)) as job:
-        findings = job.wait_findings("process.exited", {1})
-        assert_verdict(
-            findings,
-            code="process.exited",
-            culprits={1},
+        job.wait_verdict(
+            "process.exited",
+            {1},
             mentions=("ValueError", "the loss is not finite", "ends_early.py", "compute_loss"),
         )
         assert job.wait_ended() == [1]
@@ -22,8 +19,7 @@ def test_rank_that_raises_before_the_barrier() -> None:
 
 def test_rank_that_exits_in_silence_while_others_wait() -> None:
     with launch_ranks("ends_early", 3, args=("exit",)) as job:
-        findings = job.wait_findings("process.exited", {1})
-        assert_verdict(findings, code="process.exited", culprits={1})
+        job.wait_verdict("process.exited", {1})
 
 
 def test_rank_that_is_killed() -> None:
@@ -31,8 +27,7 @@ def test_rank_that_is_killed() -> None:
         job.wait_step("gate fate", {1})
         job.wait_step("waiting", {0})
         job.kill(1)
-        findings = job.wait_findings("process.killed", {1})
-        assert_verdict(findings, code="process.killed", culprits={1}, mentions=("SIGKILL",))
+        job.wait_verdict("process.killed", {1}, mentions=("SIGKILL",))
 
 
 def test_rank_that_is_stopped() -> None:
@@ -41,18 +36,11 @@ def test_rank_that_is_stopped() -> None:
         job.wait_step("waiting", {0})
         pid = job.pid_of(1)
         job.kill(1, signal.SIGSTOP)
-        findings = job.wait_findings("process.stopped", {1})
-        finding = assert_verdict(findings, code="process.stopped", culprits={1})
+        finding = job.wait_verdict("process.stopped", {1})
         assert f"kill -CONT {pid}" in finding.advice
 
 
 def test_native_code_that_holds_the_gil() -> None:
     with launch_ranks("gil_holder", 2) as job:
         job.wait_step("initialized", {0, 1})
-        findings = job.wait_findings("process.gil_held", {1})
-        assert_verdict(
-            findings,
-            code="process.gil_held",
-            culprits={1},
-            mentions=("gil_holder.py", "call_native_kernel"),
-        )
+        job.wait_verdict("process.gil_held", {1}, mentions=("gil_holder.py", "call_native_kernel"))

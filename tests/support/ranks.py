@@ -29,6 +29,7 @@ from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
 from tests.support.folder_watch import FolderWatch
 from tests.support.leftovers import end_processes, is_running, processes_of, wait_gone
+from tests.support.verdicts import assert_verdict, text_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = REPOSITORY / "tests" / "scenarios" / "jobs"
@@ -189,17 +190,33 @@ class Job:
             # Pulses are memory maps, whose changes no kernel announces: look once a second, too.
             self._watch.wait(min(left_s, 1.0))
 
-    def wait_findings(
-        self, code: str | Iterable[str], culprits: Iterable[int], timeout_s: float = 60.0
-    ) -> list[Finding]:
-        """Blocks until the observer has judged so; returns what it wrote down."""
+    def wait_verdict(
+        self,
+        code: str | Iterable[str],
+        culprits: Iterable[int],
+        *,
+        mentions: Sequence[str] = (),
+        timeout_s: float = 60.0,
+    ) -> Finding:
+        """Blocks until the observer has judged so, and nobody else is blamed; the finding.
+
+        Args:
+            code: one code, or several of which any is right.
+            mentions: words of its evidence, which may come later than the finding, as a stack does.
+        """
         codes, blamed = {code} if isinstance(code, str) else set(code), set(culprits)
 
-        def observer_judged(state: RunState) -> bool:
-            found = state.recorded_findings
-            return any(f.code in codes and set(f.culprit_ranks) == blamed for f in found)
+        def is_it(finding: Finding) -> bool:
+            right = finding.code in codes and set(finding.culprit_ranks) == blamed
+            return right and all(words in text_of(finding) for words in mentions)
 
-        return list(self.wait_state(observer_judged, timeout_s).recorded_findings)
+        def observer_judged(state: RunState) -> bool:
+            return any(is_it(finding) for finding in state.recorded_findings)
+
+        state = self.wait_state(observer_judged, timeout_s)
+        return assert_verdict(
+            state.recorded_findings, code=codes, culprits=blamed, mentions=mentions
+        )
 
     def wait_ticks(self, count: int, timeout_s: float = 60.0) -> None:
         """Blocks until the observer has looked `count` more times: it had its chance to be wrong."""

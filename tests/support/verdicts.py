@@ -37,7 +37,7 @@ def assert_verdict(
         assert finding.role == "root", told
     blamed = {rank for f in findings if f.blocks for rank in f.culprit_ranks}
     assert blamed <= set(culprits), f"victims are blamed: {sorted(blamed - set(culprits))}\n{told}"
-    text = " ".join([finding.summary, *(evidence.text for evidence in finding.evidence)])
+    text = text_of(finding)
     for words in mentions:
         assert words in text, f"{words!r} is not in: {text}"
     assert finding.advice, "a finding says what to do"
@@ -49,3 +49,8 @@ def assert_healthy(findings: Iterable[Finding]) -> None:
     """Nothing of severity hang or crash."""
     blocking = [f for f in findings if f.blocks]
     assert not blocking, "\n".join(f"{f.code} {f.culprit_ranks}: {f.summary}" for f in blocking)
+
+
+def text_of(finding: Finding) -> str:
+    """Summary and evidence, to look for words in."""
+    return " ".join([finding.summary, *(evidence.text for evidence in finding.evidence)])
