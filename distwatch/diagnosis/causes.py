@@ -52,9 +52,13 @@ def _hangs_before_their_end(ranked: list[Finding]) -> list[Finding]:
         f for f in ranked if f.code in ("process.killed", "process.oom_killed", "process.exited")
     ]
     late = [end for end in ends if any(_outlives(hang, end) for hang in hangs)]
-    return [f for f in ranked if f not in late] + [
-        msgspec.structs.replace(end, role="symptom") for end in late
-    ]
+    return [f for f in ranked if f not in late] + [_as_aftermath(end) for end in late]
+
+
+def _as_aftermath(end: Finding) -> Finding:
+    """Who was cleared away with a hanging job is to blame for nothing."""
+    ended = tuple(sorted({*end.culprit_ranks, *end.waiting_ranks}))
+    return msgspec.structs.replace(end, role="symptom", culprit_ranks=(), waiting_ranks=ended)
 
 
 def _outlives(hang: Finding, end: Finding) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.job import FROZEN_AFTER_S, main_frames
 from distwatch.diagnosis.signals import exit_text, signal_name
-from distwatch.diagnosis.victims import death_ns
+from distwatch.diagnosis.victims import death_ns, ended_before
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
@@ -55,7 +55,7 @@ class RankEnded:
         gone = sorted(rank for rank in case.deaths.clean if rank in missing)
         if not gone and case.deaths.victims and not case.deaths.own:
             first = min(death_ns(p) for p in case.deaths.victims.values())
-            gone = sorted(r for r, p in case.deaths.clean.items() if death_ns(p) < first)
+            gone = sorted(r for r, p in case.deaths.clean.items() if ended_before(p, first))
         if not gone:
             return
         waiting = set(case.waiting_for(gone)) | set(case.deaths.victims)

@@ -30,6 +30,8 @@ _COMMUNICATION_WORDS = re.compile(
 _TORCH_DISTRIBUTED = re.compile(r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore", re.I)
 TEARDOWN_SIGNALS = frozenset({2, 9, 15})
 AT_ONCE_S = 2.0
+SEEN_LATE_S = 1.0
+"""An end is seen when an observer looks; a peer's exception about it is stamped at once."""
 
 
 class Deaths(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +52,15 @@ class Deaths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def death_ns(process: Process) -> int:
-    """When its end began: the uncaught exception where there was one, else the exit."""
-    ends = [ns for ns in (process.exception_ns, process.ended_ns) if ns is not None]
-    return min(ends, default=0)
+    """When its end began, as far as it said so itself; else when it was seen gone."""
+    ends = [process.exception_ns, process.ending_ns, process.ended_ns]
+    return min((ns for ns in ends if ns is not None), default=0)
+
+
+def ended_before(process: Process, ns: int, late_s: float = SEEN_LATE_S) -> bool:
+    """Whether its end came first, where one that was only seen may have been seen late."""
+    told = process.exception_ns is not None or process.ending_ns is not None
+    return death_ns(process) - (0 if told else int(late_s * 1e9)) < ns
 
 
 def is_communication_error(type_name: str, message: str) -> bool:
@@ -80,7 +88,13 @@ def deaths_of(job: Job) -> Deaths:
     own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
     first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
     # A launcher ends the others with SIGTERM or SIGKILL once one has failed.
-    own |= {r: p for r, p in signalled.items() if first is None or death_ns(p) < first}
+    # Where all that is told is a lost peer, a SIGKILL that was seen just after is what it lost.
+    late_s = {9: 0.0 if own else SEEN_LATE_S}
+    own |= {
+        r: p
+        for r, p in signalled.items()
+        if first is None or ended_before(p, first, late_s.get(_signal(p) or 0, 0.0))
+    }
     own = _first_killed(own, signalled)
     victims = {r: p for r, p in ended.items() if r not in own}
     return Deaths(

@@ -29,6 +29,4 @@ def rebind_early_imports(patches: PatchSet, original: Any, replacement: Any) -> 
 
 def _is_plain(module: object) -> bool:
     # A module that overrides assignment (torch's config modules) may check, copy or refuse.
-    return (
-        isinstance(module, ModuleType) and type(module).__setattr__ is ModuleType.__setattr__
-    )
+    return isinstance(module, ModuleType) and type(module).__setattr__ is ModuleType.__setattr__

@@ -46,7 +46,6 @@ class Counts:
         self.unnumbered.discard(pg_name) if pg_name else self.unnumbered.clear()
 
 
-
 def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
     """Patches the class; names that this torch does not have are left out."""
     counts = Counts()
@@ -126,6 +125,8 @@ class Calls:
 
     def _begin_p2p(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
         pg_name = group.group_name
+        if pg_name not in self._counts.p2p and pg_name not in self._counts.collectives:
+            self._first_use(pg_name, group)
         if name != "monitored_barrier":
             self._counts.p2p[pg_name] = self._counts.p2p.get(pg_name, 0) + 1
         peer = args[1] if name in ("send", "recv") and len(args) > 1 else -1

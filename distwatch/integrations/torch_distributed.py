@@ -20,8 +20,8 @@ from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations import torch_collectives
 from distwatch.integrations.registry import folders_of, running_agent
-from distwatch.integrations.torch_groups import KnownGroups, members_of_call
 from distwatch.integrations.torch_collectives import Counts
+from distwatch.integrations.torch_groups import KnownGroups, members_of_call
 from distwatch.integrations.torch_recorder import FlightRecorder
 from distwatch.redaction import redact_text
 from distwatch.state.events import GroupCalled, IdentityClaimed, Site
@@ -203,7 +203,7 @@ class _NewGroup:
             return
         agent, step, site = token
         if error is None:
-            self._known.read(agent, site)
+            self._known.read(agent, result, site)
         agent.end_step(step, error_text(error))
 
 
@@ -232,7 +232,7 @@ class _SplitGroup:
             return
         agent, step, site = token
         if error is None:
-            self._known.read(agent, site)
+            self._known.read(agent, result, site)
         agent.end_step(step, error_text(error))
 
 

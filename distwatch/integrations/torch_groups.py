@@ -44,11 +44,11 @@ class KnownGroups:
             for one in dict.fromkeys(_backends(config) or [str(backend)]):
                 self.created.setdefault(one, []).append(name)
 
-    def read(self, agent: Any, site: Site | None = None) -> None:
+    def read(self, agent: Any, made: Any = None, site: Site | None = None) -> None:
         """Records the groups that are new since the last reading.
 
         Args:
-            site: of the call that made them, where one is known.
+            made: the group that the call at `site` returned.
         """
         self.note_order()
         world = self._module._world
@@ -64,7 +64,7 @@ class KnownGroups:
                     backend=str(backend),
                     members=self._members(group),
                     timeout_s=_timeout_s(group),
-                    site=site,
+                    site=site if group is made else None,
                 )
             )
 

@@ -17,6 +17,8 @@ from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.state.events import Collective, CollectivesDumped, GroupProgress
 
 DUMPED_PER_GROUP = 64
+DUMPED_AT_MOST = 1000
+"""Of all groups together, about 180 KB: the journal drops what is larger than 256 KB."""
 _DUMPS = {"gloo": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
 
 
@@ -27,6 +29,10 @@ class FlightRecorder:
         self._known = known
         self._counts = counts
         self._names: dict[tuple[str, str], str] = {}
+        """What a full dump taught: the recorder's number of a group → its name."""
+        self._learned_of: set[tuple[str, str]] = set()
+        self._gone: set[tuple[str, str]] = set()
+        """Numbers of destroyed groups, which the recorder keeps reporting."""
         self._last: dict[str, GroupProgress] = {}
         self._dumps = _find_dumps()
 
@@ -44,16 +50,56 @@ class FlightRecorder:
     def progress(self) -> list[GroupProgress]:
         """The numbers of every group that has any, as of now."""
         found: dict[str, GroupProgress] = {}
-        for backend, dump in self._dumps.items():
-            status = json.loads(dump(includeCollectives=False)).get("pg_status") or {}
-            for pg_id, numbers in status.items():
+        for backend in list(self._dumps):
+            status = self._status(backend)
+            if self._is_shifted(backend, status):
+                self._learn(backend)
+            # A name may come again: the newest group of that name is the one that lives.
+            for pg_id in sorted(status, key=_number):
                 if name := self._name(backend, pg_id):
-                    found[name] = self._collectives_only(name, numbers)
+                    found[name] = self._collectives_only(name, status[pg_id])
         for name, seq in list(self._counts.collectives.items()):
             # No recorder, or a full one: what Python called is all that is known.
             if name not in found:
                 found[name] = GroupProgress(pg_name=name, enqueued=seq)
         return [self._since(progress) for progress in found.values()]
+
+    def forget(self, pg_name: str) -> None:
+        """Stops telling of a destroyed group; of all that there are now for ''."""
+        for backend in list(self._dumps):
+            for pg_id in self._status(backend):
+                if not pg_name or self._name(backend, pg_id) == pg_name:
+                    self._gone.add((backend, pg_id))
+        self._last.pop(pg_name, None) if pg_name else self._last.clear()
+
+    def _status(self, backend: str) -> dict[str, dict[str, Any]]:
+        try:
+            content = json.loads(self._dumps[backend](includeCollectives=False))
+        except (RuntimeError, TypeError, ValueError):
+            # A recorder that is built in and does not work must not silence the other one.
+            self._dumps.pop(backend, None)
+            return {}
+        return content.get("pg_status") or {}
+
+    def _is_shifted(self, backend: str, status: dict[str, dict[str, Any]]) -> bool:
+        """Whether the order of creation cannot be the recorder's numbering.
+
+        A backend object that somebody built without a process group takes a number, too.
+        """
+        unnamed = {
+            (backend, pg_id)
+            for pg_id in status
+            if (backend, pg_id) not in self._names
+            and _number(pg_id) >= len(self._known.created.get(backend, []))
+        }
+        new = unnamed - self._learned_of - self._gone
+        self._learned_of |= new
+        return bool(new)
+
+    def _learn(self, backend: str) -> None:
+        """Reads the names that the recorder's own entries have. Holds the GIL for a full dump."""
+        for raw in json.loads(self._dumps[backend]()).get("entries") or []:
+            self._names[backend, str(raw.get("pg_id"))] = _group_of(raw)[0]
 
     def _collectives_only(self, name: str, numbers: dict[str, str]) -> GroupProgress:
         """The recorder numbers p2p along with collectives, which ranks do unequally often."""
@@ -89,11 +135,13 @@ class FlightRecorder:
         return changed
 
     def _name(self, backend: str, pg_id: str) -> str:
+        if (backend, pg_id) in self._gone:
+            return ""
         learned = self._names.get((backend, pg_id))
         if learned is not None:
             return learned
         created = self._known.created.get(backend, [])
-        return created[int(pg_id)] if pg_id.isdigit() and int(pg_id) < len(created) else ""
+        return created[_number(pg_id)] if 0 <= _number(pg_id) < len(created) else ""
 
     def dump(self, reason: str) -> CollectivesDumped:
         """The newest entries of each group, and what they teach about the recorder's numbering."""
@@ -101,16 +149,26 @@ class FlightRecorder:
             return CollectivesDumped(
                 reason=reason, not_observed="this torch has no flight recorder"
             )
-        entries: list[Collective] = []
-        for backend, dump in self._dumps.items():
-            by_group: dict[str, list[Collective]] = {}
+        by_group: dict[tuple[str, str], list[Collective]] = {}
+        for backend, dump in list(self._dumps.items()):
             for raw in json.loads(dump()).get("entries") or []:
+                number = (backend, str(raw.get("pg_id")))
                 entry = _entry(raw)
-                self._names[backend, str(raw.get("pg_id"))] = entry.pg_name
-                by_group.setdefault(entry.pg_name, []).append(entry)
-            for group in by_group.values():
-                entries += group[-DUMPED_PER_GROUP:]
-        return CollectivesDumped(reason=reason, entries=tuple(entries))
+                self._names[number] = entry.pg_name
+                if number not in self._gone:
+                    by_group.setdefault(number, []).append(entry)
+        share = min(DUMPED_PER_GROUP, max(DUMPED_AT_MOST // max(len(by_group), 1), 1))
+        entries = [entry for group in by_group.values() for entry in group[-share:]]
+        return CollectivesDumped(reason=reason, entries=tuple(entries[:DUMPED_AT_MOST]))
+
+
+def _number(pg_id: str) -> int:
+    return int(pg_id) if pg_id.isdigit() else -1
+
+
+def _group_of(raw: dict[str, Any]) -> tuple[str, str]:
+    name, description = (*map(str, raw.get("process_group") or ("?",)), "")[:2]
+    return name, description
 
 
 def _find_dumps() -> dict[str, Callable[..., Any]]:
@@ -120,7 +178,7 @@ def _find_dumps() -> dict[str, Callable[..., Any]]:
 
 
 def _entry(raw: dict[str, Any]) -> Collective:
-    name, description = (*map(str, raw.get("process_group") or ("?",)), "")[:2]
+    name, description = _group_of(raw)
     return Collective(
         pg_name=name,
         pg_desc=description,

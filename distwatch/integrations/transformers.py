@@ -16,10 +16,10 @@ from typing import Any
 from distwatch.agent.guard import caller_site
 from distwatch.hooks.observed import error_text, observe, observe_method
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.registry import running_agent
+from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.redaction import redact_text
 
-SKIP = ("/transformers/", "/torch/", "/accelerate/", "importlib")
+LIBRARIES = ("transformers", "torch", "accelerate", "huggingface_hub")
 PROGRESS_EVERY_NS = 250_000_000
 _MODEL_PHASES = {
     "_load_pretrained_model": "shards",
@@ -32,16 +32,36 @@ _MODULE_PHASES = {
     "accelerate_dispatch": "dispatch",
     "load_offloaded_weights": "offload re-read",
 }
+# Phase → the module that defines it, the class by its names in 5.x and 4.x, the method.
+_READERS = {
+    "config": (
+        "transformers.configuration_utils",
+        ("PreTrainedConfig", "PretrainedConfig"),
+        "get_config_dict",
+    ),
+    "generation config": (
+        "transformers.generation.configuration_utils",
+        ("GenerationConfig",),
+        "from_pretrained",
+    ),
+}
 
 
 class Load:
-    """One `from_pretrained` under way, shared by its worker threads."""
+    """One `from_pretrained` under way, shared by its worker threads.
+
+    Attributes:
+        opened: each checkpoint file, and which one in order it is: 4.x opens them several times.
+        thread: that made the call; only there do steps begin, for a step's parent is the
+            innermost open one of its thread.
+    """
 
     def __init__(self, agent: Any, step: int) -> None:
         self.agent = agent
         self.step = step
+        self.thread = threading.get_ident()
         self.shards: int | None = None
-        self.opened = 0
+        self.opened: dict[str, int] = {}
         self.files: int | None = None
         self.parameters: int | None = None
         self.placed = 0
@@ -68,8 +88,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
             hook = observe(f"from_pretrained {phase}", vars(module)[name], Phase(phase))
             patches.replace(module, name, hook)
     absent = [] if _hook_shards(module, patches) else ["shards"]
-    if not _hook_generation_config(patches):
-        absent.append("generation config")
+    absent += [phase for phase in _READERS if not _hook_reader(phase, patches)]
     return f"not seen in this version: {', '.join(absent)}" if absent else ""
 
 
@@ -98,23 +117,26 @@ def _observe_open(original: Any) -> Any:
     return observe("from_pretrained shards", original, Shard())
 
 
-def _hook_generation_config(patches: PatchSet) -> bool:
-    defining = sys.modules.get("transformers.generation.configuration_utils")
-    owner = getattr(defining, "GenerationConfig", None)
-    if owner is None or "from_pretrained" not in vars(owner):
+def _hook_reader(phase: str, patches: PatchSet) -> bool:
+    """Hooks what reads a small file, from the hub perhaps: it can take minutes in silence."""
+    module, classes, method = _READERS[phase]
+    defining = sys.modules.get(module)
+    owners = [owner for name in classes if (owner := getattr(defining, name, None)) is not None]
+    owner = next((owner for owner in owners if method in vars(owner)), None)
+    if owner is None:
         return False
-    hook = observe_method(
-        "from_pretrained generation config",
-        vars(owner)["from_pretrained"],
-        Phase("generation config"),
-    )
-    patches.replace(owner, "from_pretrained", hook)
+    hook = observe_method(f"from_pretrained {phase}", vars(owner)[method], Phase(phase))
+    patches.replace(owner, method, hook)
     return True
 
 
 def current_load() -> Load | None:
-    """The load that began last, whichever thread asks."""
-    return _loads[-1] if _loads else None
+    """This thread's innermost load; in a worker thread, which has none, the one that began last."""
+    loads = list(_loads)
+    mine = threading.get_ident()
+    return next(
+        (load for load in reversed(loads) if load.thread == mine), loads[-1] if loads else None
+    )
 
 
 class FromPretrained:
@@ -129,7 +151,7 @@ class FromPretrained:
             "from_pretrained",
             deadline_kind="load",
             label=redact_text(str(given))[:300],
-            site=caller_site(SKIP),
+            site=caller_site(folders_of(*LIBRARIES)),
         )
         load = Load(agent, step)
         with _lock:
@@ -152,14 +174,14 @@ class Phase:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
-        if load is None:
+        if load is None or load.thread != threading.get_ident():
             return None
         total = None
         if self._name == "shards":
             total = load.files = _checkpoint_files(args, kwargs)
         step = load.agent.begin_step(self._name, deadline_kind="load", total=total)
         if self._name == "shards":
-            load.shards, load.opened, load.placed = step, 0, 0
+            load.shards, load.opened, load.placed = step, {}, 0
         return load, step
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
@@ -186,14 +208,15 @@ class Shard:
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
         if load is None or load.shards is None:
-            return
+            return None
         path = args[0] if args else kwargs.get("filename", "?")
         while isinstance(path, (list, tuple)):
             path = path[0]
-        load.opened += 1
+        number = load.opened.setdefault(str(path), len(load.opened) + 1)
         load.agent.progress_step(
-            load.shards, load.opened, total=load.files, label=os.path.basename(str(path))
+            load.shards, number, total=load.files, label=os.path.basename(str(path))
         )
+        return None
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         """Nothing: the next shard, or the end of the step, says that this one is done."""
@@ -211,7 +234,7 @@ class Parameter:
             return
         load.placed += 1
         now = time.monotonic_ns()
-        if now - load.told_ns < PROGRESS_EVERY_NS:
+        if now - load.told_ns < PROGRESS_EVERY_NS or load.thread != threading.get_ident():
             return
         load.told_ns = now
         if load.parameters is None:

@@ -95,7 +95,7 @@ def in_order(stream: dict[int, Entry]) -> list[Entry]:
 def _unseen_ends(entries: list[Entry]) -> list[Entry]:
     """Processes of this node that are gone although no observer saw their end.
 
-    Their last sign of life is the only time that is known.
+    How they ended is not observed, which is no reason to call it a crash.
     """
     host = os.uname().nodename
     ended = {entry.event.process for entry in entries if isinstance(entry.event, ev.ExitSeen)}
@@ -107,9 +107,14 @@ def _unseen_ends(entries: list[Entry]) -> list[Entry]:
             key = entry.header.stream
         if key and entry.header.host == host and key not in ended:
             last[key] = max(last.get(key, 0), entry.time_ns)
-    how = "gone; nobody was there to see its end"
+    why = "it is gone, and no observer was there to see how it ended"
     return [
-        Entry(_reader(host), 0, time_ns, ev.ExitSeen(process=key, how=how))
+        Entry(
+            _reader(host),
+            0,
+            time_ns,
+            ev.NotObserved(host=host, what="end", why=why, process=key),
+        )
         for key, time_ns in last.items()
         if not _lives(key)
     ]

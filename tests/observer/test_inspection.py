@@ -48,7 +48,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     async def take_stack(key: str, pid: int) -> ev.StackTaken:
         pids.append(pid)
         frames = (ev.Frame(function="main", file="train.py", line=3),)
-        return ev.StackTaken(process=key, threads=(ev.ThreadStack(name="MainThread", frames=frames),))
+        return ev.StackTaken(
+            process=key, threads=(ev.ThreadStack(name="MainThread", frames=frames),)
+        )
 
     monkeypatch.setattr(module, "take_stack", take_stack)
     return pids

@@ -19,7 +19,7 @@ def main() -> None:
     )
     seen = sum(int(batch.sum()) for batch in loader)
     print(f"result rank={RANK} seen={seen}")
-    gate("workers live")
+    gate("workers live").read(1)
     dist.barrier()
     del loader
     dist.destroy_process_group()

@@ -16,6 +16,6 @@ if sys.argv[1] == "return":
     dist.destroy_process_group()
 step("done")
 if RANK == 1:
-    gate("last work")
+    gate("last work").read(1)
 if sys.argv[1] == "os_exit":
     os._exit(0)

@@ -7,7 +7,7 @@ from steps import RANK, gate, step
 
 
 def read_the_token() -> None:
-    gate("token")
+    gate("token").read(1)
 
 
 if RANK == 1:

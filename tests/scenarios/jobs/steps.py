@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import BinaryIO
 
 RANK = int(os.environ.get("RANK", "0"))
 WORK = os.environ["TEST_WORK"]
@@ -23,11 +24,13 @@ def silent_pipe(name: str) -> str:
     return path
 
 
-def gate(name: str) -> None:
-    """Blocks until the test calls `open_gate(name, rank)`."""
+def gate(name: str) -> BinaryIO:
+    """A pipe whose `read(1)` blocks until the test calls `open_gate(name, rank)`.
+
+    The script reads it itself, so that the function in which it is stuck is its own.
+    """
     path = os.path.join(WORK, f"gate-{name}-{RANK}")
     os.mkfifo(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    pipe = os.fdopen(os.open(path, os.O_RDWR | os.O_CLOEXEC), "rb", buffering=0)
     step(f"gate {name}")
-    os.read(descriptor, 1)
-    os.close(descriptor)
+    return pipe
