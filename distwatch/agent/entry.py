@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 
+from distwatch.launch import launch_id
 from distwatch.runfolder import (
     RANK_VARIABLES,
     RunFolder,
     is_child_of_rank,
     join,
-    launch_id,
     parent_pid,
     start_ticks,
     write_start,

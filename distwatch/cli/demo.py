@@ -80,6 +80,8 @@ class _Job:
 
         source = await self._source()
         await DistwatchApp(source).run_async()
+        # The screen is gone with the TUI: what stays in the scrollback is the verdict.
+        self._print(self._recorded())
         return 0
 
     async def explain(self) -> int:

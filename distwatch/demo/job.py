@@ -139,7 +139,9 @@ def main() -> None:
     dist.barrier()
     if (arguments.case, rank) == ("load_stall", 1):
         checkpoint = mirror_checkpoint(checkpoint, os.path.join(arguments.folder, "mirror"))
-    model = DistributedDataParallel(AutoModelForCausalLM.from_pretrained(checkpoint))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    # Its buffers are rotary tables, the same on every rank.
+    model = DistributedDataParallel(model, broadcast_buffers=False)
     stalled = (arguments.case, rank) == ("data_stall", 2)
     data = os.path.join(arguments.folder, "data")
     train(model, TokenLoader(write_shards(data, rank, stalled)), arguments.case, rank)

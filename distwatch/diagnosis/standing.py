@@ -131,16 +131,35 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
     moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
     if not process.confirmed and not process.steps:
         return "starting", "has not initialized yet", process.started_ns
-    return "running", _last_operation(job, process), max(moved, default=process.last_ns)
+    doing = _absence(job, process) or _last_collective(process)
+    return "running", doing, max(moved, default=process.last_ns)
 
 
-def _last_operation(job: Job, process: Process) -> str:
-    operations = process.outside.operations
-    if not operations:
+def _absence(job: Job, process: Process) -> str:
+    """The collective that others are in and this rank is not, if they wait for long enough."""
+    entered = {
+        g.pg_name: g.enqueued
+        for g in (process.outside.pulse.groups if process.outside.pulse else ())
+    }
+    for wait in sorted(job.waits, key=lambda wait: -wait.waited_s):
+        group = process.groups.get(wait.pg_name)
+        if group is None or group.members != wait.members or wait.waited_s < _WAITS_FROM_S:
+            continue
+        if entered.get(wait.pg_name, 0) < wait.seq:
+            other = job.ranks[wait.global_rank]
+            return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
+    return ""
+
+
+def _last_collective(process: Process) -> str:
+    groups = process.outside.pulse.groups if process.outside.pulse else ()
+    last = max(groups, key=lambda group: group.changed_ns, default=None)
+    if last is None or last.enqueued < 1:
         return ""
-    last = operations[-1]
-    number = f" #{last.seq}" if last.seq >= 0 else ""
-    return f"after {operation_name(last.op)}{number}"
+    for operation in reversed(process.outside.operations):
+        if (operation.pg_name, operation.seq) == (last.pg_name, last.enqueued):
+            return f"after {operation_name(operation.op)} #{last.enqueued}"
+    return f"after collective #{last.enqueued}"
 
 
 def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ COLLECTIVES = (
 ).split()
 P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
 _HOOK = "ProcessGroup methods"
+RUNS_KEPT = 8192
 
 
 class Counts:
@@ -34,16 +36,42 @@ class Counts:
         self.collectives: dict[str, int] = {}
         """Sequence number of the last collective called here."""
         self.p2p: dict[str, int] = {}
-        self.p2p_before: dict[str, int] = {}
-        """The p2p count at that last collective: the recorder's numbers include them."""
+        self._taken: dict[str, list[tuple[int, int]]] = {}
+        """Runs of numbers that p2p took: the last one, and how many there were up to it."""
         self.unnumbered: set[str] = set()
         """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
 
+    def take(self, pg_name: str, before: int, taken: int) -> None:
+        """Notes that the numbers from `before` + 1 on went to p2p or a monitored barrier."""
+        if taken <= 0:
+            return
+        runs = self._taken.setdefault(pg_name, [])
+        last, total = runs[-1] if runs else (-1, 0)
+        run = (before + taken, total + taken)
+        if last == before:
+            runs[-1] = run
+        else:
+            runs.append(run)
+            if len(runs) > RUNS_KEPT:
+                del runs[: RUNS_KEPT // 2]
+
+    def without_p2p(self, pg_name: str, number: int) -> int:
+        """A collective's number as if there were no p2p, which ranks do unequally often."""
+        runs = self._taken.get(pg_name)
+        if not runs or number <= 0:
+            return number
+        place = bisect_right(runs, (number, sys.maxsize))
+        return number - (runs[place - 1][1] if place else 0)
+
     def forget(self, pg_name: str) -> None:
         """Drops a destroyed group, whose name may come again; all of them for ''."""
-        for table in (self.collectives, self.p2p, self.p2p_before):
-            table.pop(pg_name, None) if pg_name else table.clear()
-        self.unnumbered.discard(pg_name) if pg_name else self.unnumbered.clear()
+        tables: tuple[dict[str, Any], ...] = (self.collectives, self.p2p, self._taken)
+        for table in tables:
+            if pg_name:
+                table.pop(pg_name, None)
+            else:
+                table.clear()
+        self.unnumbered -= {pg_name} if pg_name else self.unnumbered
 
 
 def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
@@ -74,8 +102,10 @@ class Calls:
 
     def observe(self, name: str, original: Any) -> Callable[..., Any]:
         """A stand-in for one method; the original runs exactly once."""
-        begin = self._begin_p2p if name in P2P else self._begin_collective
-        now = time.monotonic_ns
+        p2p = name in P2P
+        begin, end = (
+            (self._begin_p2p, self._end_p2p) if p2p else (self._begin_collective, self._end)
+        )
 
         def observed(group: Any, *args: Any, **kwargs: Any) -> Any:
             token = None
@@ -89,7 +119,7 @@ class Calls:
             finally:
                 if token is not None:
                     try:
-                        token[0].leave(token[1], now())
+                        end(token, group)
                     except Exception as error:
                         self._fail(error)
 
@@ -102,16 +132,14 @@ class Calls:
     def _begin_collective(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
         pg_name = group.group_name
         counts = self._counts
-        sent = counts.p2p.get(pg_name, 0)
         if pg_name not in counts.collectives:
             self._first_use(pg_name, group)
         if pg_name in counts.unnumbered:
             seq = counts.collectives.get(pg_name, 0) + 1
         else:
-            # torch counts p2p along, which ranks do unequally often: left out, numbers compare.
-            seq = group._get_sequence_number_for_group() + 1 - sent
+            number: int = group._get_sequence_number_for_group() + 1
+            seq = counts.without_p2p(pg_name, number)
         counts.collectives[pg_name] = seq
-        counts.p2p_before[pg_name] = sent
         return self._enter(name, pg_name, seq, args, -1)
 
     def _first_use(self, pg_name: str, group: Any) -> None:
@@ -130,7 +158,21 @@ class Calls:
         if name != "monitored_barrier":
             self._counts.p2p[pg_name] = self._counts.p2p.get(pg_name, 0) + 1
         peer = args[1] if name in ("send", "recv") and len(args) > 1 else -1
-        return self._enter(name, pg_name, -1, args, peer)
+        token = self._enter(name, pg_name, -1, args, peer)
+        if token is None or pg_name in self._counts.unnumbered:
+            return token
+        return (*token, pg_name, group._get_sequence_number_for_group())
+
+    def _end_p2p(self, token: Any, group: Any) -> None:
+        self._end(token, group)
+        if len(token) == 4:
+            # gloo takes one number for a send, NCCL none, a monitored barrier as many as ranks.
+            _, _, pg_name, before = token
+            taken = group._get_sequence_number_for_group() - before
+            self._counts.take(pg_name, before, taken)
+
+    def _end(self, token: Any, group: Any) -> None:
+        token[0].leave(token[1], time.monotonic_ns())
 
     def _enter(self, name: str, pg_name: str, seq: int, args: tuple[Any, ...], peer: int) -> Any:
         agent = running_agent()

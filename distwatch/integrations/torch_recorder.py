@@ -101,19 +101,14 @@ class FlightRecorder:
         for raw in json.loads(self._dumps[backend]()).get("entries") or []:
             self._names[backend, str(raw.get("pg_id"))] = _group_of(raw)[0]
 
-    def _collectives_only(self, name: str, numbers: dict[str, str]) -> GroupProgress:
-        """The recorder numbers p2p along with collectives, which ranks do unequally often."""
-        enqueued = int(numbers.get("last_enqueued_collective", -1))
-        completed = int(numbers.get("last_completed_collective", -1))
-        sent = self._counts.p2p.get(name, 0)
-        if sent and enqueued > 0:
-            before = self._counts.p2p_before.get(name, 0)
-            called = self._counts.collectives.get(name, 0)
-            outside = before if enqueued - before == called else sent
-            waiting = enqueued - completed
-            enqueued -= outside
-            completed = enqueued - waiting
-        return GroupProgress(pg_name=name, enqueued=enqueued, completed=completed, p2p=sent or -1)
+    def _collectives_only(self, name: str, numbers: dict[str, Any]) -> GroupProgress:
+        only = self._counts.without_p2p
+        return GroupProgress(
+            pg_name=name,
+            enqueued=only(name, int(numbers.get("last_enqueued_collective", -1))),
+            completed=only(name, int(numbers.get("last_completed_collective", -1))),
+            p2p=self._counts.p2p.get(name, -1),
+        )
 
     def _since(self, progress: GroupProgress) -> GroupProgress:
         last = self._last.get(progress.pg_name)

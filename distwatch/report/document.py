@@ -247,9 +247,8 @@ def _models(state: RunState) -> list[Model]:
     models: list[Model] = []
     for process in current_processes(state):
         steps = sorted(process.steps.values(), key=lambda step: step.step)
-        for load in steps:
-            if load.name == "from_pretrained" and not _inside_a_load(process, load):
-                models.append(_model(process, load, steps))
+        loads = [s for s in steps if s.name == "from_pretrained" and not _inside_a_load(process, s)]
+        models += [_model(process, load, steps) for load in loads]
     return models
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from distwatch.runfolder import launch_id
+from distwatch.launch import launch_id
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -37,6 +37,8 @@ class RecordedJob:
         self.launcher = launcher
         self.local = world if single_node else None
         self._seq: dict[str, int] = {}
+        self.headers: dict[str, FileHeader] = {}
+        self.records: dict[str, list[tuple[int, int, ev.AnyEvent]]] = {}
         self._observer = FileHeader(
             stream="observer:node1-1.1",
             host=HOST,
@@ -69,6 +71,8 @@ class RecordedJob:
 
     def _fold(self, header: FileHeader, at: float, event: ev.AnyEvent) -> None:
         seq = self._seq[header.stream] = self._seq.get(header.stream, 0) + 1
+        self.headers[header.stream] = header
+        self.records.setdefault(header.stream, []).append((seq, int(at * SECOND), event))
         reduce(self.state, header, seq, int(at * SECOND), event)
 
     def identity(self, rank: int) -> Identity:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from distwatch.diagnosis import diagnose
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
-
 from tests.diagnosis.recorded import READING, WAITING, RecordedJob, frame, hung_job
 
 PEER_LOST = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"

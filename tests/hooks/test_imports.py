@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -86,5 +88,28 @@ def test_a_finder_of_others_still_finds_first(library: str) -> None:
         importlib.import_module(library)
         assert library in asked
         assert Theirs in sys.meta_path
+    finally:
+        sys.meta_path.remove(Theirs)  # type: ignore[arg-type]
+
+
+def test_a_loader_of_the_old_kind_still_loads(library: str) -> None:
+    class Old:
+        @staticmethod
+        def load_module(name: str) -> ModuleType:
+            module = sys.modules[name] = ModuleType(name)
+            module.value = 7  # type: ignore[attr-defined]
+            return module
+
+    class Theirs:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> object:
+            return importlib.util.spec_from_loader(name, Old()) if name == library else None  # type: ignore[arg-type]
+
+    sys.meta_path.insert(0, Theirs)  # type: ignore[arg-type]
+    try:
+        when_imported(library, lambda _: None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)
+            assert importlib.import_module(library).value == 7
     finally:
         sys.meta_path.remove(Theirs)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import pytest
@@ -49,8 +50,6 @@ def test_what_somebody_wrapped_later_stays() -> None:
 
 
 def test_early_imports_are_found_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     module, user = a_module(), types.ModuleType("user_code")
     user.work = user.alias = module.work  # type: ignore[attr-defined]
     user.number = 5  # type: ignore[attr-defined]
@@ -62,3 +61,16 @@ def test_early_imports_are_found_and_given_back(monkeypatch: pytest.MonkeyPatch)
     patches.undo()
     assert user.work is user.alias is original
     assert rebind_early_imports(patches, 5, replacement) == 0
+
+
+def test_a_module_that_minds_assignments_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Config(types.ModuleType):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(f"no setting {name}")
+
+    module, config = a_module(), Config("config_module")
+    vars(config)["work"] = module.work
+    monkeypatch.setitem(sys.modules, "config_module", config)
+    patches = PatchSet()
+    assert rebind_early_imports(patches, module.work, lambda x: -x) == 0
+    assert config.work is module.work

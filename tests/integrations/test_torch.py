@@ -22,16 +22,19 @@ def home(tmp_path: Path) -> Path:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-def run(home: Path, source: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environ = {
+def environment(home: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "DISTWATCH": "1",
         "DISTWATCH_DIR": str(home),
         "DISTWATCH_RUN_ID": "job",
         "DISTWATCH_OBSERVER": "off",
         "OMP_NUM_THREADS": "1",
-        **variables,
     }
+
+
+def run(home: Path, source: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {**environment(home), **variables}
     return subprocess.run(
         [sys.executable, "-c", "import distwatch.auto\n" + source],
         env=environ,
@@ -132,6 +135,7 @@ def main(rank):
         dist.send(t, 1); dist.send(t, 1)
     elif rank == 1:
         dist.recv(t, 0); dist.recv(t, 0)
+    dist.monitored_barrier()
     dist.all_reduce(t)
     torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
     core.current().beat()

@@ -1,0 +1,21 @@
+"""What launchers call a job. Pure, and free of imports: it runs at the start of every process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def launch_id(environ: Mapping[str, str]) -> str | None:
+    """What the launcher calls this job; None where it gives no name."""
+    elastic = environ.get("TORCHELASTIC_RUN_ID")
+    # torchrun without --rdzv-id calls every job "none": that names nothing.
+    if elastic and elastic != "none":
+        return elastic
+    if job := environ.get("SLURM_JOB_ID"):
+        step = environ.get("SLURM_STEP_ID")
+        return f"slurm-{job}.{step}" if step else f"slurm-{job}"
+    ray_job = environ.get("RAY_JOB_ID")
+    if ray_job and set(ray_job.lower()) != {"f"}:
+        return f"ray-{ray_job}"
+    addr, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
+    return f"{addr}-{port}" if addr and port else None

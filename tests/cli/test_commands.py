@@ -1,0 +1,315 @@
+"""The real command line: what it prints where, and the contract's exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runs import distwatch, save
+from tests.diagnosis.recorded import RecordedJob, hung_job
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "runs"
+    yield folder
+    name = str(folder).strip("/").replace("/", "-")
+    shutil.rmtree(f"/dev/shm/distwatch-{os.getuid()}/{name}", ignore_errors=True)
+
+
+@pytest.fixture
+def hung(root: Path) -> Path:
+    save(hung_job(), root, "hung")
+    return root
+
+
+@pytest.fixture
+def healthy(root: Path) -> Path:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank in range(2):
+        job.exit(rank, 9.0, code=0)
+    save(job, root, "healthy")
+    return root
+
+
+@pytest.mark.parametrize("output", ["md", "json", "html"])
+def test_report_on_a_hang_ends_with_3(hung: Path, output: str) -> None:
+    done = distwatch("report", "hung", "-o", output, root=hung)
+    assert done.returncode == 3, done.stderr
+    assert "never entered" in done.stdout
+    assert done.stderr == ""
+    if output == "json":
+        assert json.loads(done.stdout)["schema"] == "distwatch.report/1"
+
+
+def test_report_on_a_healthy_run_ends_with_0(healthy: Path) -> None:
+    done = distwatch("report", "healthy", root=healthy)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No findings" in done.stdout
+
+
+def test_report_with_unobserved_ranks_and_no_finding_ends_with_6(root: Path) -> None:
+    job = RecordedJob(4)
+    job.initialize(0, 1)
+    save(job, root, "partial")
+    done = distwatch("report", "partial", root=root)
+    assert done.returncode == 6
+    assert "no process seen" in done.stdout
+
+
+def test_report_to_a_file_is_private_and_whole(hung: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    done = distwatch("report", "hung", "-o", "html", "--output", str(target), root=hung)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert target.read_text().startswith("<!doctype html>")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_report_by_folder_and_incident_path(hung: Path) -> None:
+    assert distwatch("report", str(hung / "hung"), root=Path("/nonexistent")).returncode == 3
+
+
+def test_a_corrupted_journal_loses_only_what_was_hit(hung: Path) -> None:
+    victim = next((hung / "hung").glob("node1-1003*.journal"))
+    content = bytearray(victim.read_bytes())
+    content[-20:] = b"\xff" * 20
+    victim.write_bytes(content)
+    (hung / "hung" / "garbage.journal").write_bytes(os.urandom(5000))
+    done = distwatch("report", "hung", root=hung)
+    assert done.returncode == 3
+    assert "rank 2 never entered" in done.stdout.replace("\\", "")
+    assert "damaged" in done.stdout.partition("What is not known")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("report", "nothing"), 5, "there is no run 'nothing'"),
+        (("report", "999999999"), 5, "there is no process 999999999"),
+        (("status",), 5, "no run is recorded"),
+        (("stacks", "999999999"), 5, "there is no process"),
+        (("attach", "999999999", "--once"), 5, "there is no process"),
+        (("attach", "999999999"), 2, "no terminal"),
+        (("replay", "nothing"), 5, "there is no run"),
+        (("dump", "nothing"), 5, "there is no run"),
+        (("run",), 2, "nothing to run"),
+        (("run", "--", "no-such-program"), 2, "no command on PATH"),
+        (("clean", "--older-than", "soon"), 2, "is no age"),
+        (("atach", "1"), 2, "Did you mean 'attach'"),
+        (("report", "hung", "-o", "pdf"), 2, "pdf"),
+        (("demo", "nonsense"), 2, "nonsense"),
+    ],
+)
+def test_bad_input_is_answered_with_a_sentence(
+    root: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = distwatch(*arguments, root=root)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_empty_folder_says_what_a_run_folder_has(root: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = distwatch("report", str(empty), root=root)
+    assert done.returncode == 6
+    assert "holds nothing of a run" in done.stderr
+
+
+def test_an_output_that_is_a_folder_is_refused(hung: Path, tmp_path: Path) -> None:
+    done = distwatch("report", "hung", "--output", str(tmp_path), root=hung)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_process_that_is_no_job(root: Path) -> None:
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        done = distwatch("attach", str(sleeper.pid), "--once", root=root)
+        assert done.returncode == 5
+        assert "neither Python nor part of a job" in done.stderr
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_someone_elses_process() -> None:
+    theirs = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd="/")
+    mine = Path(f"/tmp/distwatch-test-{os.getpid()}")
+    mine.mkdir()
+    os.chown(mine, 65534, 65534)
+    # Everything is imported as root: that user may not be able to read this Python.
+    code = (
+        "import os, sys, distwatch.cli.attach, distwatch.observer.sources, distwatch.tui.once\n"
+        "from distwatch.cli.__main__ import main\n"
+        f"os.setuid(65534); main(['attach', '{theirs.pid}', '--once'])"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "DISTWATCH_DIR": str(mine)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 4, done.stderr
+        assert "Traceback" not in done.stderr
+        assert str(theirs.pid) in done.stderr
+    finally:
+        theirs.kill()
+        theirs.wait()
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def test_ps_and_status_in_every_format(hung: Path) -> None:
+    table = distwatch("ps", root=hung)
+    assert table.returncode == 0
+    assert "hung" in table.stdout
+    assert json.loads(distwatch("ps", "-o", "json", root=hung).stdout)["schema"] == "distwatch.ps/1"
+    for line in distwatch("ps", "-o", "ndjson", root=hung).stdout.splitlines():
+        assert json.loads(line)["run_id"] == "hung"
+    assert distwatch("ps", "-o", "md", root=hung).stdout.startswith("| RUN |")
+    status = distwatch("status", root=hung)
+    assert status.returncode == 3
+    assert "rank 2 never entered" in status.stdout
+    document = json.loads(distwatch("status", "hung", "-o", "json", root=hung).stdout)
+    assert document["schema"] == "distwatch.status/1"
+    assert [r["global_rank"] for r in document["ranks"]] == [0, 1, 2, 3]
+
+
+def test_stacks_of_an_ended_run_come_from_disk(hung: Path) -> None:
+    done = distwatch("stacks", "hung", root=hung)
+    assert "read_shard (/job/data.py:42)  [2]" in done.stdout
+    assert "[0-1,3]" in done.stdout
+
+
+def test_stacks_of_a_foreign_python_process(root: Path) -> None:
+    code = "import sys\ndef waits_here():\n    print(flush=True); sys.stdin.read()\nwaits_here()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        done = distwatch("stacks", str(child.pid), root=root)
+        assert done.returncode == 0, done.stderr
+        assert "waits_here" in done.stdout
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_attach_once_prints_one_screen_without_escapes(hung: Path) -> None:
+    done = distwatch("attach", "hung", "--once", root=hung)
+    assert done.returncode == 3, done.stderr
+    assert "never entered" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_run_passes_output_variables_and_exit_code_on(root: Path) -> None:
+    code = "import os, sys; print(os.environ['DISTWATCH'], os.environ['DISTWATCH_RUN_ID']); sys.exit(7)"
+    done = distwatch("run", "--run-id", "mine", "--", sys.executable, "-c", code, root=root)
+    assert (done.returncode, done.stdout) == (7, "1 mine\n")
+    assert "distwatch attach mine" in done.stderr
+    assert "distwatch report mine" in done.stderr
+
+
+def test_run_passes_signals_on(root: Path) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
+        "print('up', flush=True); signal.pause()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "distwatch", "run", "--", sys.executable, "-c", code],
+        env={**os.environ, "DISTWATCH_DIR": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"up\n"
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=30) == 9
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_run_reads_the_projects_settings(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.distwatch]\nrun-id = 'from-project'\ndeadlines = {init = 7}\n"
+    )
+    code = "import os; print(os.environ['DISTWATCH_RUN_ID'], os.environ['DISTWATCH_DEADLINES'])"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "distwatch",
+            "run",
+            "--deadlines",
+            "init=3",
+            "--",
+            sys.executable,
+            "-c",
+            code,
+        ],
+        env={**os.environ, "DISTWATCH_DIR": str(root)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if sys.version_info >= (3, 11):
+        assert done.stdout == "from-project init=3\n", done.stderr
+    else:
+        assert "3.11" in done.stderr
+
+
+def test_clean_removes_ended_runs_and_keeps_the_living(hung: Path) -> None:
+    dry = distwatch("clean", "--all", "--dry-run", root=hung)
+    assert dry.stdout.strip() == str(hung / "hung")
+    assert (hung / "hung").is_dir()
+    alive = hung / "alive"
+    alive.mkdir()
+    me = os.getpid()
+    ticks = Path(f"/proc/{me}/stat").read_text().rpartition(")")[2].split()[19]
+    host = os.uname().nodename
+    (alive / f"{host}-{me}.start").write_text(
+        f"pid={me}\nticks={ticks}\nppid=1\nhost={host}\nrole=rank\nRANK=0\n"
+    )
+    assert distwatch("clean", root=hung).stdout == ""
+    done = distwatch("clean", "--all", root=hung)
+    assert done.returncode == 0
+    assert not (hung / "hung").exists()
+    assert alive.is_dir()
+
+
+def test_help_is_quick_to_load() -> None:
+    heavy = "textual psutil jinja2 msgspec rich asyncio torch".split()
+    code = (
+        "import sys; from distwatch.cli.__main__ import cli\n"
+        "try: cli.main(['--help'])\n"
+        f"except SystemExit: print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Exit codes" in done.stdout
+
+
+def test_version() -> None:
+    assert distwatch("--version").stdout.startswith("distwatch, version ")

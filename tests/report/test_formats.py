@@ -1,0 +1,163 @@
+"""The report's three formats, of the same recorded jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from distwatch.diagnosis import diagnose
+from distwatch.report.document import build_report, to_json
+from distwatch.report.html import render_html
+from distwatch.report.markdown import LIMIT, render_markdown
+from distwatch.state import events as ev
+from distwatch.state.model import RunState
+from tests.diagnosis.recorded import RecordedJob, frame, hung_job
+
+SECRETS = {
+    "hf_abcdefghijklmnopqrstuvwxyz0123": "token {}",
+    "s3cr3t-passw0rd": "cannot reach https://user:{}@hub.example/x",
+    "AKIAIOSFODNN7EXAMPLE": "credentials {} are refused",
+    "hunter2hunter2": "login failed: password={}",
+    "ghp_abcdefghijklmnopqrstuvwxyz0123456789": "git says {}",
+}
+
+
+def formats(state: RunState) -> dict[str, str]:
+    report = build_report(state, diagnose(state), "run-1")
+    return {
+        "json": to_json(report).decode(),
+        "md": render_markdown(report),
+        "html": render_html(report),
+    }
+
+
+def crashed_job() -> RecordedJob:
+    """Rank 1 dies of an exception that carries secrets, and Markdown and HTML, too."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    message = "; ".join(text.format(secret) for secret, text in SECRETS.items())
+    error = ev.ExceptionUncaught(
+        type_name="ValueError",
+        message=message,
+        traceback=(
+            "Traceback:",
+            f"  {message}",
+            "```",
+            "<script>alert(1)</script> @everyone | `x`",
+        ),
+        site=ev.Site(file="/job/train.py", line=7, function="step"),
+    )
+    job.say(1, 20.0, error)
+    job.exit(1, 20.2, code=1)
+    return job
+
+
+def test_json_is_the_contract() -> None:
+    report = json.loads(formats(hung_job().state)["json"])
+    assert report["schema"] == "distwatch.report/1"
+    assert list(report) == (
+        "schema run coverage findings ranks groups stacks models devices timeline".split()
+    )
+    assert set(report["run"]) == {"id", "started", "launcher", "world_size", "hosts"}
+    assert {"expected_ranks", "observed_ranks", "unobserved", "dropped_events"} <= set(
+        report["coverage"]
+    )
+    (finding,) = report["findings"]
+    assert set(finding) == set(
+        "code role severity culprit_ranks waiting_ranks pg_name pg_desc summary advice evidence confidence".split()
+    )
+    assert (finding["code"], finding["culprit_ranks"]) == ("collective.rank_missing", [2])
+    assert all(
+        set(evidence) == {"source", "text", "global_rank"} for evidence in finding["evidence"]
+    )
+    assert [rank["state"] for rank in report["ranks"]] == [
+        "waiting",
+        "waiting",
+        "running",
+        "waiting",
+    ]
+    (group,) = report["groups"]
+    assert (group["entered"], group["missing"], group["collective_seq"]) == ([0, 1, 3], [2], 5)
+
+
+@pytest.mark.parametrize("kind", ["json", "md", "html"])
+def test_no_secret_is_in_any_format(kind: str) -> None:
+    text = formats(crashed_job().state)[kind]
+    assert [secret for secret in SECRETS if secret in text] == []
+    assert "ValueError" in text
+
+
+@pytest.mark.parametrize("kind", ["md", "html"])
+def test_the_verdict_comes_first(kind: str) -> None:
+    text = formats(hung_job().state)[kind]
+    body = text.partition("<body>")[2] or text
+    assert body.index("never entered") < 700
+
+
+def test_markdown_cannot_be_broken_out_of() -> None:
+    text = formats(crashed_job().state)["md"]
+    assert text.count("```") % 2 == 0
+    outside = re.sub(r"```.*?```", "", text, flags=re.S)
+    assert "<script>" not in outside
+    assert "@everyone" not in outside
+
+
+class Checker(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.outside += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+
+
+def test_html_is_one_file_without_script_or_network() -> None:
+    checker = Checker()
+    text = formats(crashed_job().state)["html"]
+    checker.feed(text)
+    assert (checker.scripts, checker.outside) == (0, [])
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_a_healthy_run_has_no_findings_and_says_so() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    texts = formats(job.state)
+    assert json.loads(texts["json"])["findings"] == []
+    assert "No findings" in texts["md"]
+    assert "no findings" in texts["html"]
+
+
+def test_what_was_not_observed_is_named() -> None:
+    job = hung_job()
+    del job.state.processes[job.key(3)]
+    job.see(31, ev.DevicesSampled(host="node1", not_observed="no NVIDIA driver"))
+    texts = formats(job.state)
+    coverage = json.loads(texts["json"])["coverage"]
+    assert coverage["unobserved"]["3"] == "no process seen"
+    assert (coverage["observed_ranks"], coverage["expected_ranks"]) == (3, 4)
+    for text in (texts["md"], texts["html"]):
+        unknown = text.partition("What is not known")[2]
+        assert "no process seen" in unknown
+        assert "no NVIDIA driver" in unknown
+
+
+def test_markdown_fits_an_issue_however_large_the_job() -> None:
+    world = 2000
+    job = RecordedJob(world)
+    job.initialize(*range(world))
+    for rank in range(world):
+        frames = tuple(
+            frame(f"function_{rank}_{depth}", f"/job/{rank}.py", depth) for depth in range(20)
+        )
+        job.stack(rank, 5, frames)
+    text = formats(job.state)["md"]
+    assert len(text) < LIMIT
+    assert text.count("```") % 2 == 0
+    assert "more ranks" in text
