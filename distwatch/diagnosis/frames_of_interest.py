@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from distwatch.state.events import Frame
 
-_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen", "/distwatch/")
+_LIBRARIES = (
+    "/site-packages/",
+    "/dist-packages/",
+    "/lib/python3",
+    "<frozen",
+    # Ours inside a job, by folder: a clone of the repository is called distwatch, too.
+    "/distwatch/agent/",
+    "/distwatch/hooks/",
+    "/distwatch/integrations/",
+)
 
 
 def user_frame(frames: tuple[Frame, ...]) -> Frame | None:

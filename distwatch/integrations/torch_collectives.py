@@ -10,10 +10,12 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
+from distwatch.agent import core
 from distwatch.agent.guard import guard, is_users, switch_off
+from distwatch.agent.pulse import OperationsRing
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
@@ -87,6 +89,10 @@ def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
     return counts
 
 
+def _nowhere(*_: int) -> int:
+    return 0
+
+
 class Calls:
     """Writes each call to the operations ring."""
 
@@ -94,11 +100,15 @@ class Calls:
         self._counts = counts
         self._known = known
         self._on = True
-        self._agent: Any = None
+        self._agent: core.Agent | None = None
         self._skip = folders_of("torch")
         self._sites: dict[tuple[int, int], int] = {}
         self._library: dict[int, tuple[CodeType, bool]] = {}
         self._dtypes: dict[Any, int] = {}
+        self._names: dict[str, int] = {}
+        self._ring: OperationsRing | None = None
+        self._ring_enter: Callable[..., int] = _nowhere
+        self._leave: Callable[[int, int], object] = _nowhere
 
     def observe(self, name: str, original: Any) -> Callable[..., Any]:
         """A stand-in for one method; the original runs exactly once."""
@@ -137,8 +147,9 @@ class Calls:
         if pg_name in counts.unnumbered:
             seq = counts.collectives.get(pg_name, 0) + 1
         else:
-            number: int = group._get_sequence_number_for_group() + 1
-            seq = counts.without_p2p(pg_name, number)
+            seq = group._get_sequence_number_for_group() + 1
+            if pg_name in counts.p2p:
+                seq = counts.without_p2p(pg_name, seq)
         counts.collectives[pg_name] = seq
         return self._enter(name, pg_name, seq, args, -1)
 
@@ -161,48 +172,62 @@ class Calls:
         token = self._enter(name, pg_name, -1, args, peer)
         if token is None or pg_name in self._counts.unnumbered:
             return token
-        return (*token, pg_name, group._get_sequence_number_for_group())
+        return token, pg_name, group._get_sequence_number_for_group()
 
     def _end_p2p(self, token: Any, group: Any) -> None:
-        self._end(token, group)
-        if len(token) == 4:
+        if not isinstance(token, tuple):
+            self._end(token, group)
+        else:
+            number, pg_name, before = token
+            self._end(number, group)
             # gloo takes one number for a send, NCCL none, a monitored barrier as many as ranks.
-            _, _, pg_name, before = token
             taken = group._get_sequence_number_for_group() - before
             self._counts.take(pg_name, before, taken)
 
-    def _end(self, token: Any, group: Any) -> None:
-        token[0].leave(token[1], time.monotonic_ns())
+    def _end(self, token: int, group: Any) -> None:
+        self._leave(token, time.monotonic_ns())
 
     def _enter(self, name: str, pg_name: str, seq: int, args: tuple[Any, ...], peer: int) -> Any:
-        agent = running_agent()
-        ring = agent.operations if agent is not None else None
-        if agent is None or ring is None:
-            return None
-        if agent is not self._agent:
-            # A forked rank has a ring and sites of its own: its parent's numbers mean nothing there.
-            self._agent = agent
-            self._sites.clear()
-            self._dtypes.clear()
-        tensor = args[0] if args else None
-        while isinstance(tensor, (list, tuple)):
-            tensor = tensor[0] if tensor else None
+        agent = core.current()
+        if agent is not self._agent or agent is None:
+            agent = self._change_agent()
+            if agent is None:
+                return None
         numel, dtype = -1, 0
-        if tensor is not None and hasattr(tensor, "numel"):
-            numel = tensor.numel()
-            kind = tensor.dtype
-            found = self._dtypes.get(kind)
-            if found is None:
-                found = self._dtypes[kind] = ring.name(str(kind).removeprefix("torch."))
-            dtype = found
-        site = self._site(agent)
-        number = ring.enter(
-            time.monotonic_ns(), ring.name(name), ring.name(pg_name), seq, site, numel, dtype, peer
+        for tensor in args[:1]:
+            while isinstance(tensor, (list, tuple)):
+                tensor = tensor[0] if tensor else None
+            kind = getattr(tensor, "dtype", None)
+            if kind is not None:
+                numel = tensor.numel()
+                dtype = self._dtypes.get(kind, -1)
+                if dtype < 0:
+                    dtype = self._dtypes[kind] = self._name(str(kind).removeprefix("torch."))
+        names = self._names
+        op, number = names.get(name) or self._name(name), names.get(pg_name) or self._name(pg_name)
+        return self._ring_enter(
+            time.monotonic_ns(), op, number, seq, self._site(agent), numel, dtype, peer
         )
-        return ring, number
+
+    def _name(self, text: str) -> int:
+        number = self._names[text] = self._ring.name(text) if self._ring is not None else 0
+        return number
+
+    def _change_agent(self) -> core.Agent | None:
+        """A forked rank has a ring and sites of its own: its parent's numbers mean nothing there."""
+        agent = running_agent()
+        if agent is None or agent.operations is None:
+            return None
+        self._agent = agent
+        self._ring = agent.operations
+        self._ring_enter = agent.operations.enter
+        self._leave = agent.operations.leave
+        for table in (self._sites, self._dtypes, self._names):
+            table.clear()
+        return agent
 
     def _site(self, agent: Any) -> int:
-        frame = sys._getframe(4)
+        frame: FrameType | None = sys._getframe(4)
         library = self._library
         while frame is not None:
             code = frame.f_code
@@ -216,8 +241,6 @@ class Calls:
                 if number is None:
                     number = self._sites[key] = agent.site_number(code, frame.f_lineno)
                 return number
-            if frame.f_back is None:
-                return 0
             frame = frame.f_back
         return 0
 
