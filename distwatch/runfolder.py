@@ -80,6 +80,24 @@ def make_private(path: str) -> None:
         os.chmod(path, 0o700)
 
 
+def require_safe_root(path: str) -> None:
+    """Creates the folder that holds run folders; one that exists is left as it is.
+
+    It may be anybody's choice (`DISTWATCH_DIR=/tmp`), so its mode is not ours to change.
+
+    Raises:
+        FolderDenied: others could rename or replace what we put into it.
+    """
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    status = os.stat(path)
+    if status.st_uid not in (os.getuid(), 0):
+        raise FolderDenied(
+            f"{path} belongs to uid {status.st_uid}; set DISTWATCH_DIR to a folder of yours"
+        )
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        raise FolderDenied(f"others may write to {path}; set DISTWATCH_DIR to a folder of yours")
+
+
 def filesystem_of(path: str) -> str:
     """The type of the file system that holds `path`, '' where /proc does not say."""
     best, kind = "", ""
@@ -118,7 +136,7 @@ class RunFolder:
 
     def create(self) -> None:
         """Makes both folders, private to this user."""
-        make_private(os.path.dirname(self.path))
+        require_safe_root(os.path.dirname(self.path))
         make_private(self.path)
         if (volatile := self.volatile) and volatile != self.path:
             make_private(f"{SHM}/distwatch-{os.getuid()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from typing import Any
+import time
 
 import click
 
@@ -16,7 +16,10 @@ from distwatch.cli.options import (
     root_option,
     wants_color,
 )
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.outside import STILL_S
 from distwatch.errors import UsageError
+from distwatch.observer.sources import RunSource, open_source
 
 SETTLE_S = 1.5
 
@@ -31,8 +34,6 @@ def command(target: str | None, once: bool, root: str, color: str) -> int:
 
     Works on a job that never heard of distwatch, with what can be read from outside.
     """
-    from distwatch.observer.sources import open_source
-
     if not once and not is_terminal():
         raise UsageError(
             "there is no terminal here", advice="`distwatch attach --once` prints one screen."
@@ -46,15 +47,27 @@ def command(target: str | None, once: bool, root: str, color: str) -> int:
     return 0
 
 
-async def print_once(source: Any, color: bool) -> int:
+async def _settle(source: RunSource) -> None:
+    """A moment; without an agent inside, as long as it takes to tell still stacks from busy ones."""
+    await asyncio.sleep(SETTLE_S)
+    await source.poll()
+    if any(process.instrumented for process in source.state.processes.values()):
+        return
+    click.echo(f"distwatch: no agent speaks from inside: looking for {STILL_S:.0f} s", err=True)
+    deadline = time.monotonic() + STILL_S + SETTLE_S
+    while time.monotonic() < deadline and not diagnose(source.state):
+        await asyncio.sleep(0.5)
+        await source.poll()
+
+
+async def print_once(source: RunSource, color: bool) -> int:
     """One look: opened, given a moment for evidence to arrive, printed."""
-    from distwatch.diagnosis import diagnose
     from distwatch.tui.once import render_once
 
     try:
         await source.open()
         if source.live:
-            await asyncio.sleep(SETTLE_S)
+            await _settle(source)
         await source.poll()
         width = shutil.get_terminal_size((100, 24)).columns
         text = render_once(source.state, width, run_id=source.run_id, color=color)

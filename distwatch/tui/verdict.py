@@ -64,6 +64,13 @@ def _running_mood(picture: Picture, total: int) -> tuple[str, str]:
             f"no verdict yet: {len(blocked)}/{total} ranks wait, "
             f"the longest for {format_age(max(blocked))}"
         )
+    if not any(s.instrumented for s in alive):
+        waiting = sum(s.word == "waiting" for s in alive)
+        inside = f"; {waiting} in a collective by their stacks" if waiting else ""
+        return (
+            "watching",
+            f"no verdict yet: {len(alive)}/{total} ranks, seen from outside only{inside}",
+        )
     moved = [s.since_s for s in alive if s.since_s is not None]
     last = f", last progress {format_age(min(moved))} ago" if moved else ""
     gone = f", {total - len(alive)} ended" if len(alive) < total else ""

@@ -10,11 +10,11 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from distwatch.agent.journal import Journal, create_map
 from distwatch.state import events as ev
 from distwatch.state.frames import HEADER_SIZE, FileHeader, decode_header, scan
 from distwatch.state.identity import Identity
-
 from tests.agent.rings import read_events, read_ring
 
 STARTED = ev.ProcessStarted(

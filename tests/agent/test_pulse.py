@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from distwatch.agent.pulse import PulsePage
 from distwatch.state.events import GroupProgress, Pulse
 from distwatch.state.pulse import PAGE_SIZE, SLOTS, decode_operations, decode_page
