@@ -19,7 +19,15 @@ from distwatch.runfolder import (
 from distwatch.settings import run_root
 
 # distwatch's own command is one, too: in a rank's shell it must not pose as that rank.
-_LAUNCHERS = ("distwatch", "torchrun", "accelerate", "accelerate-launch", "deepspeed", "srun", "mpirun")
+_LAUNCHERS = (
+    "distwatch",
+    "torchrun",
+    "accelerate",
+    "accelerate-launch",
+    "deepspeed",
+    "srun",
+    "mpirun",
+)
 _LAUNCHER_MODULES = (
     "distwatch",
     "torch.distributed.run",

@@ -1,7 +1,8 @@
-"""One line of text for each kind of event, for timelines."""
+"""What happened, in words: the kind of each event and one line about it, for timelines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from distwatch.diagnosis.signals import exit_text
@@ -9,65 +10,85 @@ from distwatch.state import events as ev
 from distwatch.state.rank_sets import format_ranks
 
 
-def event_text(event: ev.AnyEvent | ev.UnknownEvent) -> str:
-    """What happened, in one line; an unknown kind by its name."""
+def event_kind(event: ev.AnyEvent | ev.UnknownEvent) -> str:
+    """`step started`, `exit seen`, …"""
     if isinstance(event, ev.UnknownEvent):
-        return f"{event.kind} (an event of a newer distwatch)"
+        return event.kind.replace("_", " ")
+    return str(event.__struct_config__.tag).replace("_", " ")
+
+
+def event_text(event: ev.AnyEvent | ev.UnknownEvent) -> str:
+    """One line about an event; '' for what only moves clocks and numbers."""
+    if isinstance(event, ev.UnknownEvent):
+        return "an event of a newer distwatch"
     teller = _TELLERS.get(type(event))
-    return teller(event) if teller else type(event).__name__
+    return teller(event) if teller else ""
 
 
-def _step_started(event: ev.StepStarted) -> str:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _step(event: ev.StepStarted) -> str:
     label = f" ({event.label})" if event.label else ""
-    deadline = f", deadline {event.deadline_s:g} s" if event.deadline_s else ""
-    return f"{event.name} began{label}{deadline}"
+    limit = f", deadline {event.deadline_s:.0f} s" if event.deadline_s is not None else ""
+    site = f" at {event.site}" if event.site else ""
+    return f"{event.name}{label}{limit}{site}"
 
 
-def _step_progressed(event: ev.StepProgressed) -> str:
-    total = f" of {event.total}" if event.total else ""
+def _progress(event: ev.StepProgressed) -> str:
+    total = f" of {event.total}" if event.total is not None else ""
     return f"step {event.step}: {event.done}{total} {event.label}".rstrip()
 
 
-def _stack(event: ev.StackTaken) -> str:
-    return (
-        f"no stack: {event.error}" if event.error else f"stack taken ({len(event.threads)} threads)"
-    )
+def _exit(event: ev.ExitSeen) -> str:
+    return f"{exit_text(event)}{'; ' + event.oom_killed if event.oom_killed else ''}"
 
 
-def _judged(event: ev.FindingsJudged) -> str:
+def _group(event: ev.GroupCreated) -> str:
+    title = event.pg_desc or event.pg_name
+    return f"{title} ({event.backend}) of ranks {format_ranks(event.members) or 'not known'}"
+
+
+def _called(event: ev.GroupCalled) -> str:
+    members = "all" if event.members is None else format_ranks(event.members)
+    return f"new_group call {event.number} of ranks {members}{f' at {event.site}' if event.site else ''}"
+
+
+def _findings(event: ev.FindingsJudged) -> str:
     if not event.findings:
-        return "verdict: no findings"
-    first = event.findings[0]
-    return f"verdict: {first.code}: {first.summary}"
+        return "nothing is wrong any more"
+    more = f" (+{len(event.findings) - 1})" if len(event.findings) > 1 else ""
+    return f"{event.findings[0].code}: {event.findings[0].summary}{more}"
 
 
-_TELLERS: dict[type, Any] = {
-    ev.ProcessStarted: lambda e: f"agent started, pid {e.pid}, {e.role} ({e.identity.launcher})",
+_TELLERS: dict[type, Callable[[Any], str]] = {
+    ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.IdentityClaimed: lambda e: f"says it is rank {e.global_rank}",
-    ev.IdentityConfirmed: lambda e: f"is rank {e.global_rank} of {e.world_size}",
+    ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",
     ev.IntegrationChanged: lambda e: f"{e.name} {e.status}{': ' + e.reason if e.reason else ''}",
-    ev.StepStarted: _step_started,
-    ev.StepProgressed: _step_progressed,
-    ev.StepEnded: lambda e: f"step {e.step} {'failed: ' + e.error if e.error else 'ended'}",
-    ev.GroupCreated: lambda e: (
-        f"group {e.pg_name} {e.pg_desc} of ranks {format_ranks(e.members)} ({e.backend})"
-    ),
-    ev.GroupCalled: lambda e: f"calls new_group #{e.number}",
-    ev.GroupDestroyed: lambda e: f"destroyed {'group ' + e.pg_name if e.pg_name else 'all groups'}",
+    ev.StepStarted: _step,
+    ev.StepProgressed: _progress,
+    ev.StepEnded: lambda e: f"step {e.step}" + (f" failed: {e.error}" if e.error else " done"),
+    ev.GroupCreated: _group,
+    ev.GroupCalled: _called,
+    ev.GroupDestroyed: lambda e: e.pg_name or "all groups",
     ev.CollectivesDumped: lambda e: (
-        f"flight recorder dumped ({len(e.entries)} entries): {e.reason}"
+        f"{_count(len(e.entries), 'collective')}, {e.reason}"
+        if not e.not_observed
+        else f"not observed: {e.not_observed}"
     ),
-    ev.ExceptionUncaught: lambda e: f"uncaught {e.type_name}: {e.message}"[:300],
-    ev.ProcessEnding: lambda e: "the interpreter shuts down in order",
-    ev.HookFailed: lambda e: f"hook {e.hook} failed and is off: {e.error}",
-    ev.Snapshot: lambda e: "the ring began a new lap",
-    ev.ObserverStarted: lambda e: (
-        f"observer started, pid {e.pid}{' (embedded)' if e.embedded else ''}"
+    ev.ExceptionUncaught: lambda e: f"{e.type_name}: {e.message}",
+    ev.ProcessEnding: lambda e: e.reason,
+    ev.HookFailed: lambda e: f"{e.hook}: {e.error}",
+    ev.Snapshot: lambda e: f"{_count(len(e.steps), 'open step')}, {e.dropped} dropped",
+    ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",
+    ev.ObserverEnded: lambda e: e.reason,
+    ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
+    ev.ExitSeen: _exit,
+    ev.StackTaken: lambda e: (
+        f"{_count(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),
-    ev.ObserverEnded: lambda e: f"observer ended: {e.reason}",
-    ev.ProcessSighted: lambda e: f"seen: pid {e.pid}, {e.role}",
-    ev.ExitSeen: lambda e: exit_text(e) + (f"; {e.oom_killed}" if e.oom_killed else ""),
-    ev.StackTaken: _stack,
-    ev.NotObserved: lambda e: f"not observed: {e.what}: {e.why}",
-    ev.FindingsJudged: _judged,
+    ev.NotObserved: lambda e: f"{e.what}: {e.why}",
+    ev.FindingsJudged: _findings,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis.event_text import event_text
+from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView, group_views
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
@@ -308,7 +308,7 @@ def _timeline(state: RunState) -> list[Happening]:
                 host=entry.host,
                 global_rank=process.global_rank if process else None,
                 process=entry.process,
-                kind=type(entry.event).__name__,
+                kind=event_kind(entry.event),
                 text=redact_text(event_text(entry.event)),
             )
         )

@@ -191,7 +191,7 @@ def _timeline(report: Report, most: int) -> Iterable[str]:
         who = (
             f"rank {happening.global_rank}" if happening.global_rank is not None else happening.host
         )
-        lines.append(f"{happening.time}  {who:<10} {happening.text}"[:240])
+        lines.append(f"{happening.time}  {who:<10} {happening.kind}: {happening.text}"[:240])
     yield from fence(lines)
     yield ""
     yield "</details>"

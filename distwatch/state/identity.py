@@ -139,4 +139,3 @@ def _first_number(environ: Mapping[str, str], *names: str) -> int | None:
         if value.isascii() and value.isdigit():
             return int(value)
     return None
-

@@ -29,9 +29,7 @@ class Viewer:
     def __init__(self, source: ScriptedSource, *, at: float, folder: str | None = None) -> None:
         self.source = source
         self.clock = Clock(at)
-        self.app = DistwatchApp(
-            source, clock=self.clock, export_folder=folder, refresh_s=NEVER_S
-        )
+        self.app = DistwatchApp(source, clock=self.clock, export_folder=folder, refresh_s=NEVER_S)
         self.pilot: Pilot[None]
 
     async def press(self, *keys: str) -> None:

@@ -10,7 +10,14 @@ from distwatch.tui.styles import SEVERITIES, STATES
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(None, "–"), (0.04, "0.0 s"), (9.94, "9.9 s"), (42.2, "42 s"), (240.0, "4 min"), (9000.0, "2.5 h")],
+    [
+        (None, "–"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (42.2, "42 s"),
+        (240.0, "4 min"),
+        (9000.0, "2.5 h"),
+    ],
 )
 def test_an_age_reads_as_people_say_it(seconds: float | None, shown: str) -> None:
     assert cells.format_age(seconds) == shown
@@ -18,7 +25,14 @@ def test_an_age_reads_as_people_say_it(seconds: float | None, shown: str) -> Non
 
 @pytest.mark.parametrize(
     ("count", "shown"),
-    [(None, "–"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (500 << 20, "500 MiB"), (3 << 50, "3072.0 TiB")],
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (500 << 20, "500 MiB"),
+        (3 << 50, "3072.0 TiB"),
+    ],
 )
 def test_bytes_have_a_unit(count: int | None, shown: str) -> None:
     assert cells.format_bytes(count) == shown
@@ -54,7 +68,12 @@ def test_a_share_shows_its_numbers() -> None:
 
 @pytest.mark.parametrize("width", [1, 5, 12, 40])
 def test_fitting_gives_exactly_that_width_also_for_wide_characters(width: int) -> None:
-    for text in ("", "short", "a rather long line of text that must be cut", "模型加载模型加载模型加载"):
+    for text in (
+        "",
+        "short",
+        "a rather long line of text that must be cut",
+        "模型加载模型加载模型加载",
+    ):
         assert cells.fit(Text(text), width).cell_len == width
         assert cells.fit(Text(text), width, right=True).cell_len == width
 

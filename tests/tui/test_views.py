@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.diagnosis import event_text
 from distwatch.state import events as ev
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.views import devices, events, findings, groups, ranks, stacks
@@ -30,7 +31,7 @@ def test_ranks_show_state_place_and_the_culprit(hung: Picture) -> None:
     shown = texts(ranks.lines(hung, ranks.Order()))
     assert shown[0].split("  ")[0:] and "w waiting" in shown[0]
     assert shown[2].startswith("▶    2")
-    assert "data_loader.py:41 in __getitem" in shown[2]
+    assert "data_loader.py:41 in __getit" in shown[2]
 
 
 @pytest.mark.parametrize("width", [38, 60, 78, 100, 118, 140, 238])
@@ -98,7 +99,9 @@ def test_devices_show_memory_cgroup_and_the_process_tree(hung: Picture) -> None:
     assert "cgroup   █████████░ 14.0 GiB of 16.0 GiB (88%)" in text
     assert "devices  not observed: no NVIDIA driver on this host" in text
     rows = [line.split()[0:2] for line in shown]
-    assert rows.index(["rank", "2"]) + 1 == next(n for n, r in enumerate(rows) if r[0] == "dataloader")
+    assert rows.index(["rank", "2"]) + 1 == next(
+        n for n, r in enumerate(rows) if r[0] == "dataloader"
+    )
     assert "/mnt/nfs/tokens-00017.bin" in text
 
 
@@ -141,8 +144,15 @@ def test_every_kind_of_event_has_words(failed: Picture) -> None:
     assert "exit seen            exit code 1" in text
     assert "moon phase seen      an event of a newer distwatch" in text
     for kind in ev.AnyEvent.__args__:
-        if kind not in (ev.Ticked, ev.PulseRead, ev.ProcessSampled, ev.HostSampled, ev.DevicesSampled, ev.SiteSeen):
-            assert kind in events._TELLERS, kind
+        if kind not in (
+            ev.Ticked,
+            ev.PulseRead,
+            ev.ProcessSampled,
+            ev.HostSampled,
+            ev.DevicesSampled,
+            ev.SiteSeen,
+        ):
+            assert kind in event_text._TELLERS, kind
 
 
 def test_findings_show_evidence_and_confidence(hung: Picture) -> None:
@@ -195,7 +205,15 @@ def test_the_detail_of_a_group_lists_each_member(hung: Picture) -> None:
 
 
 def test_what_is_gone_has_a_sentence_instead_of_a_detail(hung: Picture) -> None:
-    for key in ("rank:99", "group:9:0", "event:x:1", "finding:7", "stack:/x@y:1", "host:gone", "nonsense"):
+    for key in (
+        "rank:99",
+        "group:9:0",
+        "event:x:1",
+        "finding:7",
+        "stack:/x@y:1",
+        "host:gone",
+        "nonsense",
+    ):
         assert "no longer in the run's state" in detail(hung, key).plain
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rich.text import Text
 
+from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView
 from distwatch.state.model import Host
 from distwatch.state.rank_sets import format_ranks
@@ -13,7 +14,7 @@ from distwatch.tui.cells import count_of, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, STRONG, YELLOW
 from distwatch.tui.views.devices import host_lines
-from distwatch.tui.views.events import describe, find_entry
+from distwatch.tui.views.events import find_entry
 from distwatch.tui.views.findings import finding_texts
 from distwatch.tui.views.groups import find_group, flight
 from distwatch.tui.views.line import subject_of
@@ -78,7 +79,7 @@ def _event(picture: Picture, key: str) -> Text | None:
     entry = find_entry(picture, key)
     if entry is None:
         return None
-    kind, text = describe(entry.event)
+    kind, text = event_kind(entry.event), event_text(entry.event)
     fields = getattr(entry.event, "__struct_fields__", ())
     told = [
         Text.assemble((f"{name:<20} ", MUTED), str(value))

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
+from distwatch.diagnosis.event_text import event_text
 from distwatch.diagnosis.operations import operation_name
 from distwatch.state.events import ThreadStack
 from distwatch.state.model import Process, Step
 from distwatch.tui.cells import format_age, format_bytes, state_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
-from distwatch.tui.views.events import describe
 from distwatch.tui.views.text import join_lines, section
 
 _CLOSED_STEPS = 6
@@ -110,7 +110,7 @@ def _exception(process: Process) -> Iterable[Text]:
 
 def _end(process: Process) -> Iterable[Text]:
     if process.outside.exit is not None:
-        yield Text(describe(process.outside.exit)[1], RED)
+        yield Text(event_text(process.outside.exit), RED)
         if process.outside.exit.how:
             yield Text(f"known by {process.outside.exit.how}", MUTED)
     if process.ending is not None:
