@@ -38,7 +38,7 @@ class Counts:
         self.collectives: dict[str, int] = {}
         """Sequence number of the last collective called here."""
         self.p2p: dict[str, int] = {}
-        self._taken: dict[str, list[tuple[int, int]]] = {}
+        self.taken: dict[str, list[tuple[int, int]]] = {}
         """Runs of numbers that p2p took: the last one, and how many there were up to it."""
         self.unnumbered: set[str] = set()
         """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
@@ -47,7 +47,7 @@ class Counts:
         """Notes that the numbers from `before` + 1 on went to p2p or a monitored barrier."""
         if taken <= 0:
             return
-        runs = self._taken.setdefault(pg_name, [])
+        runs = self.taken.setdefault(pg_name, [])
         last, total = runs[-1] if runs else (-1, 0)
         run = (before + taken, total + taken)
         if last == before:
@@ -59,7 +59,7 @@ class Counts:
 
     def without_p2p(self, pg_name: str, number: int) -> int:
         """A collective's number as if there were no p2p, which ranks do unequally often."""
-        runs = self._taken.get(pg_name)
+        runs = self.taken.get(pg_name)
         if not runs or number <= 0:
             return number
         place = bisect_right(runs, (number, sys.maxsize))
@@ -67,7 +67,7 @@ class Counts:
 
     def forget(self, pg_name: str) -> None:
         """Drops a destroyed group, whose name may come again; all of them for ''."""
-        tables: tuple[dict[str, Any], ...] = (self.collectives, self.p2p, self._taken)
+        tables: tuple[dict[str, Any], ...] = (self.collectives, self.p2p, self.taken)
         for table in tables:
             if pg_name:
                 table.pop(pg_name, None)
@@ -148,7 +148,7 @@ class Calls:
             seq = counts.collectives.get(pg_name, 0) + 1
         else:
             seq = group._get_sequence_number_for_group() + 1
-            if pg_name in counts.p2p:
+            if pg_name in counts.taken:
                 seq = counts.without_p2p(pg_name, seq)
         counts.collectives[pg_name] = seq
         return self._enter(name, pg_name, seq, args, -1)

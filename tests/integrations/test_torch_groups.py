@@ -208,6 +208,9 @@ from distwatch.agent import core
 dist.init_process_group("gloo")
 rank, t = dist.get_rank(), torch.ones(4)
 first = dist.new_group([0], group_desc="only rank 0")
+both = dist.new_group(group_desc="both")
+dist.monitored_barrier(both)
+dist.all_reduce(t, group=both)
 dist.all_reduce(t)
 if rank == 0: dist.send(t, 1)
 else: dist.recv(t, 0)
@@ -244,15 +247,23 @@ def test_two_ranks_of_torchrun_tell_the_same_story(home: Path) -> None:
         of_rank[confirmed.global_rank] = (ring, events)
     assert set(of_rank) == {0, 1}
     for rank, (ring, events) in of_rank.items():
-        (called,) = [e for e in events if isinstance(e, ev.GroupCalled)]
+        called, _ = [e for e in events if isinstance(e, ev.GroupCalled)]
         assert (called.number, called.members, called.pg_desc) == (1, (0,), "only rank 0")
         held = [e.pg_desc for e in events if isinstance(e, ev.GroupCreated)]
-        assert held == ["default_pg", "only rank 0"][: 2 - rank]
+        assert held == [["default_pg", "only rank 0", "both"], ["default_pg", "both"]][rank]
         content = ring.with_suffix(".pulse").read_bytes()
         operations = decode_operations(content)
+        both = [(o.op, o.seq) for o in operations if o.pg_name == "2"]
+        assert both == [("monitored_barrier", -1), ("allreduce", 1)]
         # The last barrier is entered after the beat, and nobody waits for it to be left.
-        expected = ["allreduce", ("send", "recv")[rank], "monitored_barrier", "barrier", "barrier"]
-        assert [operation.op for operation in operations] == expected
-        assert [o.seq for o in operations] == [1, -1, -1, 2, 3]
-        assert operations[1].peer == 1 - rank
-        assert progress_of(ring)["0"] == (2, 2)
+        world = [(o.op, o.seq) for o in operations if o.pg_name == "0"]
+        assert world == [
+            ("allreduce", 1),
+            (("send", "recv")[rank], -1),
+            ("monitored_barrier", -1),
+            ("barrier", 2),
+            ("barrier", 3),
+        ]
+        assert {o.peer for o in operations if o.op in ("send", "recv")} == {1 - rank}
+        progress = progress_of(ring)
+        assert (progress["0"], progress["2"]) == ((2, 2), (1, 1))
