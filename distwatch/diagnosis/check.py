@@ -48,7 +48,8 @@ class Case:
             return Evidence(source="proc", global_rank=global_rank, text="no process was ever seen")
         if standing.where and main_frames(process):
             doing = f" ({standing.doing})" if standing.doing else ""
-            text = f"rank {global_rank} is at {standing.where}{doing}; pid {process.pid} on {process.host}"
+            tense = "is" if process.ended_ns is None else "was"
+            text = f"rank {global_rank} {tense} at {standing.where}{doing}; pid {process.pid} on {process.host}"
             return Evidence(source="stack", global_rank=global_rank, text=text)
         why = process.outside.not_observed.get("stack", "no stack was taken")
         text = f"rank {global_rank}: {standing.word}, {standing.doing or 'nothing else known'}"

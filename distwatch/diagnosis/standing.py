@@ -101,7 +101,9 @@ def short_site(file: str, line: int, function: str) -> str:
 
 def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
     if process.ended_ns is not None:
-        return _ended_word(process)
+        word, text, since_ns = _ended_word(process)
+        last = _last_standing(job, process)
+        return word, f"{text}; {last}" if last else text, since_ns
     if job.kernel_state(process) == "T":
         return "stopped", "stopped by a signal (SIGSTOP or SIGTSTP)", _beat_ns(process)
     step = job.innermost_step(process)
@@ -141,7 +143,7 @@ def _absence(job: Job, process: Process) -> str:
         g.pg_name: g.enqueued
         for g in (process.outside.pulse.groups if process.outside.pulse else ())
     }
-    for wait in sorted(job.waits, key=lambda wait: -wait.waited_s):
+    for wait in sorted(job.waits, key=lambda wait: wait.seq):
         group = process.groups.get(wait.pg_name)
         if group is None or group.members != wait.members or wait.waited_s < _WAITS_FROM_S:
             continue
@@ -169,6 +171,16 @@ def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:
     named = bool(group and group.pg_desc and group.pg_desc != "undefined")
     title = group.pg_desc if group and named else f"group {pg_name}"
     return f"{operation_name(operation.op) if operation else 'collective'} #{seq} in {title}"
+
+
+def _last_standing(job: Job, process: Process) -> str:
+    """What it was in when it ended, where that was nothing of its own."""
+    if process.exception is not None:
+        return ""
+    waits = sorted(job.waits_for(process.global_rank or 0), key=lambda wait: -wait.waited_s)
+    if waits and waits[0].waited_s >= _WAITS_FROM_S:
+        return f"was in {_wait_text(job, process, waits[0].pg_name, waits[0].seq)}"
+    return _absence(job, process).replace("is not in", "was not in")
 
 
 def _ended_word(process: Process) -> tuple[str, str, int | None]:
