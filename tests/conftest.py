@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from distwatch.agent import guard
+from distwatch.runfolder import RunFolder
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,3 +35,17 @@ def no_process_left() -> Iterator[None]:
     for child in left:
         child.kill()
     assert not told, f"left behind: {told}"
+
+
+@pytest.fixture(autouse=True)
+def no_memory_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Removes the rings of run folders under the test's tmp_path: their tmpfs is no temp folder."""
+    if "tmp_path" not in request.fixturenames:
+        yield
+        return
+    run = RunFolder(str(request.getfixturevalue("tmp_path") / "run"))
+    yield
+    place = Path(run.volatile).parent
+    if run.volatile != run.path:
+        for left in place.parent.glob(f"{place.name}*"):
+            shutil.rmtree(left, ignore_errors=True)

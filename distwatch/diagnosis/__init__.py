@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from distwatch.diagnosis.causes import order_by_cause
 from distwatch.diagnosis.check import Case
-from distwatch.diagnosis.collectives import CollectiveRankMissing, OperationsDiffer
+from distwatch.diagnosis.collectives import CollectiveRankMissing, OperationsDiffer, Straggler
 from distwatch.diagnosis.groups import GroupCallMissing
 from distwatch.diagnosis.loading import LoadStalled
 from distwatch.diagnosis.outside import MissingByStack
@@ -26,6 +26,7 @@ CHECKS = (
     RankFrozen(),
     OperationsDiffer(),
     CollectiveRankMissing(),
+    Straggler(),
     MissingByStack(),
 )
 

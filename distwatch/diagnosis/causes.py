@@ -23,6 +23,7 @@ _PRECEDENCE = (
     "process.gil_held",
     "rendezvous.rank_missing",
     "collective.rank_missing",
+    "collective.straggler",
 )
 _MISMATCHES = ("collective.op_mismatch", "collective.dtype_mismatch", "collective.shape_mismatch")
 _SEVERITIES = ("crash", "hang", "warning", "info")

@@ -88,6 +88,47 @@ class CollectiveRankMissing:
                 yield evidence
 
 
+class Straggler:
+    """collective.straggler: late, not stuck: it did enter, when torch's timeout had ended others."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            if view.timed_out and not view.missing and (late := self._late(case, view)):
+                yield self._finding(case, view, late)
+
+    def _late(self, case: Case, view: GroupView) -> dict[int, float]:
+        """Rank → seconds after the first timeout at which it entered. Hosts' clocks differ."""
+        first = min(view.timed_out, key=lambda rank: case.job.ranks[rank].exception_ns or 0)
+        gone = case.job.ranks[first]
+        late: dict[int, float] = {}
+        for rank in view.entered:
+            process = case.job.ranks[rank]
+            called = case.job.operation(rank, view.pg_name, view.seq)
+            if called is None or process.host != gone.host or gone.exception_ns is None:
+                continue
+            if called.entered_ns > gone.exception_ns:
+                late[rank] = (called.entered_ns - gone.exception_ns) / 1e9
+        return late
+
+    def _finding(self, case: Case, view: GroupView, late: dict[int, float]) -> Finding:
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        worst = max(late.values())
+        return Finding(
+            code="collective.straggler",
+            severity="crash",
+            culprit_ranks=tuple(late),
+            waiting_ranks=view.timed_out,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{name_ranks(late)} entered {title} only {seconds(worst)} after the timeout of "
+            f"{name_ranks(view.timed_out)}: late, not stuck",
+            advice="Raise the timeout of init_process_group above the longest work between two "
+            "collectives, or make that work shorter on the late rank.",
+            evidence=tuple(e for r in view.members[:8] if (e := _call_evidence(case, view, r))),
+            confidence=0.9,
+        )
+
+
 class OperationsDiffer:
     """op_mismatch, shape_mismatch, dtype_mismatch: the same number, but not the same call."""
 

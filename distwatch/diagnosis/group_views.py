@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.diagnosis.job import Job, Wait
+from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.operations import operation_name
 from distwatch.state.events import GroupProgress
 from distwatch.state.model import Group, RunState
@@ -28,6 +28,8 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: bool = False
     waited_s: float = 0.0
     overdue: bool = False
+    timed_out: tuple[int, ...] = ()
+    """Members that torch's own timeout ended in it."""
     timeout_s: float | None = None
 
     @property
@@ -79,12 +81,9 @@ def _view(job: Job, held: list[Group]) -> GroupView:
         entered=entered,
         missing=tuple(rank for rank in first.members if rank not in entered),
         waited_s=max(wait.waited_s for wait in waits),
-        overdue=any(_overdue(wait) for wait in waits),
+        overdue=any(wait.overdue for wait in waits),
+        timed_out=tuple(sorted(wait.global_rank for wait in waits if wait.timed_out)),
     )
-
-
-def _overdue(wait: Wait) -> bool:
-    return wait.overdue
 
 
 def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -11,6 +12,9 @@ from distwatch.diagnosis.operations import P2P, operation_name
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 
+_TIMED_OUT = re.compile(
+    r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
+)
 INIT_STEPS = ("init_process_group", "rendezvous")
 KILLED_WHILE_WAITING_S = 5.0
 """A wait this long at the end of a job that was killed is told as its hang."""
@@ -39,9 +43,13 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     killed: bool = False
     """The rank was ended from outside while it waited."""
+    timed_out: bool = False
+    """torch's own timeout ended it, and the rank with it."""
 
     @property
     def overdue(self) -> bool:
+        if self.timed_out:
+            return True
         # Ended from outside: nobody could wait out the deadline, a shorter one still holds.
         limit_s = min(KILLED_WHILE_WAITING_S, self.deadline_s) if self.killed else self.deadline_s
         return self.waited_s > limit_s
@@ -140,6 +148,31 @@ class Job:
 
     def _waits_of(self, global_rank: int) -> Iterable[Wait]:
         process = self.ranks[global_rank]
+        if is_timeout(process):
+            return self._timed_out_wait(global_rank, process)
+        return self._standing_waits(global_rank, process)
+
+    def _timed_out_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
+        """The collective in which torch's timeout struck: the recorder calls it completed then."""
+        pulse = process.outside.pulse
+        last = max(pulse.groups if pulse else (), key=lambda g: g.changed_ns, default=None)
+        group = process.groups.get(last.pg_name) if last else None
+        if last is None or group is None or last.enqueued < 1:
+            return
+        called = self.operation(global_rank, last.pg_name, last.enqueued)
+        until = process.exception_ns or self.now_ns(process)
+        since = called.entered_ns if called else until - int((group.timeout_s or 0) * 1e9)
+        yield Wait(
+            global_rank=global_rank,
+            pg_name=last.pg_name,
+            members=group.members,
+            seq=last.enqueued,
+            waited_s=max(0.0, (until - since) / 1e9),
+            deadline_s=self.deadline_s(process, "collective", group.timeout_s),
+            timed_out=True,
+        )
+
+    def _standing_waits(self, global_rank: int, process: Process) -> Iterable[Wait]:
         pulse = process.outside.pulse
         for progress in pulse.groups if pulse else ():
             group = process.groups.get(progress.pg_name)
@@ -164,12 +197,24 @@ def _completion_observed(progress: ev.GroupProgress) -> bool:
     return progress.completed >= 0 or progress.enqueued == 1
 
 
+def is_timeout(process: Process) -> bool:
+    """Whether torch's own timeout of a collective is what ended it."""
+    error = process.exception
+    if error is None or not _TIMED_OUT.search(error.message):
+        return False
+    return process.confirmed is not None and any(
+        g.destroyed_ns is None for g in process.groups.values()
+    )
+
+
 def _was_killed(process: Process) -> bool:
     seen = process.outside.exit
     if process.ended_ns is None or seen is None:
         return False
+    if process.exception is not None:
+        return process.exception.type_name == "KeyboardInterrupt"
     unexplained = seen.exit_code is None and seen.signal is None and process.ending is None
-    return seen.signal in (2, 9, 15) or (unexplained and process.exception is None)
+    return seen.signal in (2, 9, 15) or unexplained
 
 
 def _newest_ranks(state: RunState) -> dict[int, Process]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.job import FROZEN_AFTER_S, main_frames
 from distwatch.diagnosis.signals import exit_text, signal_name
-from distwatch.diagnosis.victims import death_ns, ended_before
+from distwatch.diagnosis.victims import death_ns, ended_before, ending_signal
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
@@ -36,7 +36,7 @@ class RankEnded:
     def _finding(self, case: Case, code: str, ranks: list[int]) -> Finding:
         first = min(ranks, key=lambda rank: death_ns(case.deaths.own[rank]))
         process = case.deaths.own[first]
-        requested = case.deaths.stopped_from_outside and _signal(process) in _ENDED_BY_REQUEST
+        requested = case.deaths.stopped_from_outside and ending_signal(process) in _ENDED_BY_REQUEST
         victims = set(case.deaths.victims) | set(case.waiting_for(ranks))
         return Finding(
             code=code,
@@ -85,10 +85,6 @@ def _kind_of_death(process: Process) -> tuple[str, str]:
     return "process.exited", str(seen.exit_code if seen else None)
 
 
-def _signal(process: Process) -> int | None:
-    return process.outside.exit.signal if process.outside.exit else None
-
-
 def _status_known(process: Process) -> bool:
     seen = process.outside.exit
     return seen is not None and (seen.exit_code is not None or seen.signal is not None)
@@ -101,7 +97,7 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
         message = error.message.strip().splitlines()[0][:160] if error.message.strip() else ""
         return f"{name_ranks(ranks)} ended by an uncaught {error.type_name}{place}: {message}"
     if case.deaths.stopped_from_outside:
-        names = signal_name(_signal(process) or 0)
+        names = signal_name(ending_signal(process) or 0)
         return f"the whole job was ended from outside: {name_ranks(ranks)} by {names} at once"
     oom = process.outside.exit.oom_killed if process.outside.exit else None
     tail = f"; {oom}" if oom else ""
@@ -118,9 +114,9 @@ def _death_advice(code: str, process: Process, requested: bool) -> str:
         return "Lower the memory per rank (batch, workers, offload) or raise the cgroup's limit."
     if process.exception is not None:
         return "Fix that exception; the other ranks only lost their peer."
-    if _signal(process) in (11, 6, 7, 4, 8):
+    if ending_signal(process) in (11, 6, 7, 4, 8):
         return "A crash in native code: run that rank with `python -X faulthandler` and read its last frames."
-    if _signal(process) is not None:
+    if ending_signal(process) is not None:
         return "Find who sent the signal: the scheduler, an operator, or the kernel (`dmesg`, memory limits)."
     return "Read the end of that rank's own log: no exception reached distwatch."
 

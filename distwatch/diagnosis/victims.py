@@ -77,13 +77,11 @@ def deaths_of(job: Job) -> Deaths:
     }
     clean = {r: p for r, p in failed.items() if _ended_well(p)}
     ended = {r: p for r, p in failed.items() if r not in clean}
-    peers_lost = {
+    peers_lost = {r: p for r, p in ended.items() if _lost_a_peer(job, r, p)}
+    signalled = {
         r: p
         for r, p in ended.items()
-        if p.exception and is_communication_error(p.exception.type_name, p.exception.message)
-    }
-    signalled = {
-        r: p for r, p in ended.items() if r not in peers_lost and _signal(p) in TEARDOWN_SIGNALS
+        if r not in peers_lost and ending_signal(p) in TEARDOWN_SIGNALS
     }
     own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
     first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
@@ -93,7 +91,7 @@ def deaths_of(job: Job) -> Deaths:
     own |= {
         r: p
         for r, p in signalled.items()
-        if first is None or ended_before(p, first, late_s.get(_signal(p) or 0, 0.0))
+        if first is None or ended_before(p, first, late_s.get(ending_signal(p) or 0, 0.0))
     }
     own = _first_killed(own, signalled)
     victims = {r: p for r, p in ended.items() if r not in own}
@@ -102,28 +100,43 @@ def deaths_of(job: Job) -> Deaths:
     )
 
 
+def _lost_a_peer(job: Job, global_rank: int, process: Process) -> bool:
+    if process.exception is not None:
+        return is_communication_error(process.exception.type_name, process.exception.message)
+    # NCCL's watchdog aborts its process when a collective has timed out.
+    aborted = ending_signal(process) == 6
+    return aborted and any(wait.overdue for wait in job.waits_for(global_rank))
+
+
 def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dict[int, Process]:
     """Where several ranks were ended by signals, a SIGTERM after another's death is teardown."""
     if not own or set(own) - set(signalled):
         return own
     first = min(death_ns(p) for p in own.values())
-    killed_first = any(_signal(p) == 9 and death_ns(p) == first for p in own.values())
+    killed_first = any(ending_signal(p) == 9 and death_ns(p) == first for p in own.values())
     return {
         r: p
         for r, p in own.items()
-        if not (killed_first and _signal(p) == 15 and death_ns(p) > first)
+        if not (killed_first and ending_signal(p) == 15 and death_ns(p) > first)
     }
 
 
 def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
     ranks = list(job.ranks.values())
-    if len(own) < len(ranks) or not ranks or any(_signal(p) not in TEARDOWN_SIGNALS for p in ranks):
+    if (
+        len(own) < len(ranks)
+        or not ranks
+        or any(ending_signal(p) not in TEARDOWN_SIGNALS for p in ranks)
+    ):
         return False
     times = [death_ns(p) for p in ranks]
     return (max(times) - min(times)) / 1e9 <= AT_ONCE_S
 
 
-def _signal(process: Process) -> int | None:
+def ending_signal(process: Process) -> int | None:
+    """The signal that ended it; Ctrl-C is one, although Python turns it into an exception."""
+    if process.exception is not None and process.exception.type_name == "KeyboardInterrupt":
+        return 2
     seen = process.outside.exit
     return seen.signal if seen else None
 

@@ -358,3 +358,73 @@ def test_a_healthy_job_has_no_findings() -> None:
             job.pulse(rank, at=second, groups={"0": (second, second - 1, second - 0.2)})
         job.tick(second)
         assert diagnose(job.state) == []
+
+
+def test_ctrl_c_is_no_crash() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank in (0, 1):
+        job.fail(rank, 20.0, "KeyboardInterrupt", "")
+        job.exit(rank, 20.1, code=1)
+    findings = diagnose(job.state)
+    assert blamed(findings) == set()
+    assert [finding.severity for finding in findings] == ["info"]
+
+
+def test_ctrl_c_on_a_hanging_job_leaves_its_verdict() -> None:
+    job = hung_job()
+    for rank in range(4):
+        job.fail(rank, 30.1, "KeyboardInterrupt", "")
+        job.exit(rank, 30.2, code=1)
+    assert root(diagnose(job.state)).code == "collective.rank_missing"
+
+
+GLOO_TIMEOUT = (
+    "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 6000ms for recv operation"
+)
+
+
+def timed_out_job(late: float | None) -> RecordedJob:
+    """Rank 0 times out in #2 at 16 s; rank 1 enters it `late` seconds after that, or never."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    inside = job.operation(0, "allreduce", 2, at=10, left=16)
+    # The recorder calls a collective that failed completed.
+    job.pulse(0, at=16, groups={"0": (2, 2, 16.0)}, operations=(inside,))
+    job.fail(0, 16.0, "RuntimeError", GLOO_TIMEOUT)
+    job.exit(0, 16.2, code=1)
+    if late is None:
+        job.pulse(1, at=16, groups={"0": (1, 1, 9.0)})
+        job.stack(1, 15.0, READING)
+        job.exit(1, 16.5, signal=15)
+    else:
+        at = 16 + late
+        entered = job.operation(1, "allreduce", 2, at=at, left=at + 0.1)
+        job.pulse(1, at=at, groups={"0": (2, 2, at)}, operations=(entered,))
+        job.fail(1, at + 0.1, "RuntimeError", PEER_LOST)
+        job.exit(1, at + 0.2, code=1)
+    return job
+
+
+def test_after_torchs_timeout_the_rank_that_was_missing_is_named() -> None:
+    findings = diagnose(timed_out_job(late=None).state)
+    assert root(findings).code == "collective.rank_missing"
+    assert blamed(findings) == {1}
+    assert "data.py:42 in read_shard" in root(findings).summary
+
+
+def test_a_rank_that_comes_after_torchs_timeout_is_a_straggler() -> None:
+    findings = diagnose(timed_out_job(late=8.0).state)
+    assert root(findings).code == "collective.straggler"
+    assert blamed(findings) == {1}
+    assert "8.1 s" in root(findings).summary or "8.0 s" in root(findings).summary
+
+
+def test_an_abort_by_nccls_watchdog_is_no_crash_of_that_rank() -> None:
+    job = hung_job(world=3, culprit=2)
+    for rank in (0, 1):
+        job.exit(rank, 30.1, signal=6)
+    job.exit(2, 30.5, signal=15)
+    findings = diagnose(job.state)
+    assert root(findings).code == "collective.rank_missing"
+    assert blamed(findings) == {2}
