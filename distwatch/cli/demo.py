@@ -128,10 +128,14 @@ class _Job:
         deadline = time.monotonic() + VERDICT_WITHIN_S
         findings: list[Any] = []
         while time.monotonic() < deadline:
+            ended = self._process.poll() is not None
             await source.wait(1.0)
             await source.poll()
             findings = diagnose(source.state)
             if self._case.expected_code and self._is_complete(findings, source.state):
+                break
+            # What the job did last has arrived by now: nothing else will.
+            if ended and not self._case.expected_code:
                 break
         return findings
 
