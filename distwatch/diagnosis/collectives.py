@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -148,10 +149,12 @@ class OperationsDiffer:
         if not stuck and not case.deaths.own and not case.deaths.victims:
             return {}
         seqs = [view.seq] if view.in_flight else _last_seqs(case, view)
+        # The recorder also has what C++ called (DDP); the ring also survives an abort.
         for seq in seqs:
-            calls = {r: c for r in view.members if (c := _entered_call(case, view, r, seq))}
-            if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
-                return calls
+            for source in (_entered_call, _recorded_call):
+                calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
+                if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
+                    return calls
         return {}
 
     def _compare(
@@ -231,6 +234,21 @@ def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | No
         numel=operation.numel,
         dtype=operation.dtype,
         site=str(site) if site else "",
+    )
+
+
+def _recorded_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:
+    entry = case.job.recorded(rank, view.pg_name, seq)
+    if entry is None:
+        return None
+    sizes = entry.input_sizes or entry.output_sizes
+    waits = any(w.pg_name == view.pg_name and w.seq == seq for w in case.job.waits_for(rank))
+    return Call(
+        seq=seq,
+        op=operation_name(entry.op),
+        numel=math.prod(sizes[0]) if sizes else -1,
+        dtype=entry.input_dtypes[0].lower() if entry.input_dtypes else "",
+        site=case.where(rank) if waits else "",
     )
 
 

@@ -41,6 +41,8 @@ class NotApplicable(Exception):
     """The library is there, but not in a form that this integration knows."""
 
 
+CALLS = "torch_calls"
+"""Recording each collective's call site: a part of torch_distributed that can be off alone."""
 REGISTRY = (
     IntegrationSpec(
         "torch_distributed",
@@ -86,7 +88,7 @@ def arm(settings: Settings) -> None:
 
 
 def _complain_of_unknown(settings: Settings) -> None:
-    known = {spec.name.removesuffix("_auto") for spec in REGISTRY}
+    known = {spec.name.removesuffix("_auto") for spec in REGISTRY} | {CALLS}
     asked = settings.integrations_off | (settings.integrations_only or frozenset())
     unknown = sorted(asked - known)
     if unknown and not _statuses:

@@ -428,3 +428,23 @@ def test_an_abort_by_nccls_watchdog_is_no_crash_of_that_rank() -> None:
     findings = diagnose(job.state)
     assert root(findings).code == "collective.rank_missing"
     assert blamed(findings) == {2}
+
+
+def test_calls_that_only_the_recorder_saw_are_compared_too() -> None:
+    """pt#33148: DDP's all_reduce comes from C++, the other rank's barrier from Python."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.pulse(
+        0, at=12, groups={"0": (9, 8, 10.0)}, operations=(job.operation(0, "barrier", 9, at=10),)
+    )
+    job.pulse(1, at=12, groups={"0": (9, 8, 10.0)})
+    for rank, op in enumerate(("gloo:barrier", "gloo:all_reduce")):
+        entry = ev.Collective(
+            pg_name="0", seq=9, op=op, input_sizes=((20,),), input_dtypes=("Float",)
+        )
+        job.say(rank, 12, ev.CollectivesDumped(reason="test", entries=(entry,)))
+        job.stack(rank, 12, WAITING)
+    job.tick(12)
+    verdict = root(diagnose(job.state))
+    assert verdict.code == "collective.op_mismatch"
+    assert {"barrier", "all_reduce"} <= set(" ".join(e.text for e in verdict.evidence).split())

@@ -255,3 +255,13 @@ def test_the_import_is_light(home: Path) -> None:
     heavy = "torch textual psutil msgspec rich asyncio jinja2 click pynvml".split()
     done = run(home, f"import sys; print([m for m in {heavy} if m in sys.modules])", **ALONE)
     assert done.stdout == "[]\n"
+
+
+def test_call_sites_can_be_left_to_the_recorder(home: Path) -> None:
+    run(home, JOB, **ALONE, DISTWATCH_INTEGRATIONS="-torch_calls")
+    ring = ring_of(home)
+    content = ring.with_suffix(".pulse").read_bytes()
+    assert decode_operations(content) == ()
+    (dumped,) = [e for e in read_events(ring) if isinstance(e, ev.CollectivesDumped)]
+    assert [(c.pg_name, c.seq) for c in dumped.entries] == [("0", 1), ("0", 2), ("1", 1)]
+    assert {g.pg_name for g in read_events(ring) if isinstance(g, ev.GroupCreated)} == {"0", "1"}

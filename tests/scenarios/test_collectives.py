@@ -65,3 +65,9 @@ def test_ranks_whose_operations_differ(case: str, operations: tuple[str, ...]) -
         job.wait_verdict(
             "collective.op_mismatch", {0, 1}, mentions=("different_operations.py", *operations)
         )
+
+
+def test_one_rank_with_a_batch_more_meets_the_others_barrier() -> None:
+    with launch_ranks("uneven_batches", 3) as job:
+        job.wait_step("barrier", {0, 2})
+        job.wait_verdict("collective.op_mismatch", {1}, mentions=("barrier", "all_reduce"))
