@@ -160,16 +160,32 @@ class _InitProcessGroup:
         agent.end_step(step, error_text(error))
 
 
-class _NewGroup:
-    """Every call of `new_group`, by members and non-members, with its running number."""
+class _MakesGroup:
+    """A call that returns a process group, which is read once it holds."""
+
+    function = ""
 
     def __init__(self, module: ModuleType, known: KnownGroups) -> None:
-        self._original = vars(module)["new_group"]
+        self._original = vars(module).get(self.function)
         self._known = known
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        agent, step, site = token
+        if error is None:
+            self._known.read(agent, result, site)
+        agent.end_step(step, error_text(error))
+
+
+class _NewGroup(_MakesGroup):
+    """Every call of `new_group`, by members and non-members, with its running number."""
+
+    function = "new_group"
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = running_agent()
-        if agent is None:
+        if agent is None or self._original is None:
             return None
         given = _bound(self._original, args, kwargs)
         description = str(given.get("group_desc") or "")
@@ -198,19 +214,9 @@ class _NewGroup:
         )
         return f"new_group #{self._known.calls}"
 
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        agent, step, site = token
-        if error is None:
-            self._known.read(agent, result, site)
-        agent.end_step(step, error_text(error))
 
-
-class _SplitGroup:
-    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
-        self._original = vars(module).get("split_group")
-        self._known = known
+class _SplitGroup(_MakesGroup):
+    function = "split_group"
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = running_agent()
@@ -226,14 +232,6 @@ class _SplitGroup:
             site=site,
         )
         return agent, step, site
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        agent, step, site = token
-        if error is None:
-            self._known.read(agent, result, site)
-        agent.end_step(step, error_text(error))
 
 
 class _NewProcessGroup:
