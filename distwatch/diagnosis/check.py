@@ -10,7 +10,7 @@ from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.standing import standing_of
 from distwatch.diagnosis.victims import Deaths, deaths_of
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import RunState
+from distwatch.state.model import RunState, Step
 from distwatch.state.rank_sets import format_ranks
 
 
@@ -39,6 +39,16 @@ class Case:
             if view.in_flight and blamed & set(view.missing):
                 waiting |= set(view.entered)
         return tuple(sorted(waiting - blamed))
+
+    def waiting_in_init(self) -> dict[int, Step]:
+        """Ranks whose init has begun and has not come to a good end, with that step."""
+        waiting: dict[int, Step] = {}
+        for rank, process in self.job.ranks.items():
+            steps = [s for s in process.steps.values() if s.name == "init_process_group"]
+            last = max(steps, key=lambda step: step.step, default=None)
+            if last is not None and not process.confirmed and (last.ended_ns is None or last.error):
+                waiting[rank] = last
+        return waiting
 
     def place(self, global_rank: int) -> Evidence:
         """Where a rank is now, from its stack, its journal or the process table."""

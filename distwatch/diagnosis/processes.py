@@ -29,9 +29,7 @@ class RankEnded:
 
     def _is_ours(self, case: Case, rank: int) -> bool:
         # Who died before it arrived is rendezvous.rank_died, if anybody waits for it there.
-        return case.job.has_arrived(rank) or not any(
-            case.job.has_arrived(other) for other in case.job.ranks if other != rank
-        )
+        return case.job.has_arrived(rank) or not case.waiting_in_init()
 
     def _finding(self, case: Case, code: str, ranks: list[int]) -> Finding:
         first = min(ranks, key=lambda rank: death_ns(case.deaths.own[rank]))

@@ -15,7 +15,7 @@ class RanksNotArrived:
     """rank_never_started, rank_died, rank_missing: told apart by what was seen of the process."""
 
     def find(self, case: Case) -> Iterable[Finding]:
-        waiting = self._waiting(case)
+        waiting = case.waiting_in_init()
         if not waiting or case.job.world is None:
             return
         absent = [rank for rank in range(case.job.world) if not case.job.has_arrived(rank)]
@@ -31,16 +31,6 @@ class RanksNotArrived:
         elsewhere = [rank for rank in absent if rank in case.job.ranks and rank not in dead]
         if elsewhere:
             yield self._elsewhere(case, elsewhere, waiting)
-
-    def _waiting(self, case: Case) -> dict[int, Step]:
-        """Ranks whose init has begun and has not come to a good end, with that step."""
-        waiting: dict[int, Step] = {}
-        for rank, process in case.job.ranks.items():
-            steps = [s for s in process.steps.values() if s.name == "init_process_group"]
-            last = max(steps, key=lambda step: step.step, default=None)
-            if last is not None and not process.confirmed and (last.ended_ns is None or last.error):
-                waiting[rank] = last
-        return waiting
 
     def _ended(self, case: Case, rank: int) -> bool:
         process = case.job.ranks.get(rank)

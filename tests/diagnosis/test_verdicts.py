@@ -448,3 +448,15 @@ def test_calls_that_only_the_recorder_saw_are_compared_too() -> None:
     verdict = root(diagnose(job.state))
     assert verdict.code == "collective.op_mismatch"
     assert {"barrier", "all_reduce"} <= set(" ".join(e.text for e in verdict.evidence).split())
+
+
+def test_a_rank_without_distwatch_that_is_killed_is_no_less_dead() -> None:
+    job = RecordedJob(2)
+    job.initialize(0)
+    job.sight(1, 2.0)
+    job.exit(1, 20.0, signal=11)
+    job.fail(0, 20.1, "RuntimeError", PEER_LOST)
+    job.exit(0, 20.2, code=1)
+    findings = diagnose(job.state)
+    assert root(findings).code == "process.killed"
+    assert blamed(findings) == {1}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.diagnosis import diagnose
+from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks, torchrun
 
 WAYS = [
@@ -34,9 +36,14 @@ def test_rank_missing_in_a_sub_group_blames_no_rank_outside_it() -> None:
         job.wait_step("waiting", {1})
         job.wait_step("idle", {0, 2})
         job.wait_verdict("collective.rank_missing", {3})
-        # Ranks 0 and 2 have gone on to a barrier of all, in which ranks 1 and 3 are missing.
-        waiting = {found.waiting_ranks for found in job.state().recorded_findings}
-        assert (1,) in waiting
+
+        def both_waits_are_told(state: RunState) -> bool:
+            # Ranks 0 and 2 have gone on to a barrier of all, in which 1 and 3 are missing.
+            return {(1,), (0, 2)} <= {found.waiting_ranks for found in diagnose(state)}
+
+        state = job.wait_state(both_waits_are_told)
+        blamed = {rank for found in diagnose(state) for rank in found.culprit_ranks}
+        assert blamed == {3}
 
 
 def test_barrier_on_rank_0_only() -> None:
