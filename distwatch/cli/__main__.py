@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -61,6 +62,14 @@ class LazyGroup(click.Group):
             ctx.fail(f"there is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read us has gone (`| head`): that is no failure of ours. click would end with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in GROUPS.items():
             with formatter.section(title):
@@ -77,6 +86,10 @@ def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line and exits with the contract's codes."""
     # The tool must never watch itself.
     os.environ["DISTWATCH"] = "0" if (arguments or sys.argv[1:])[:1] != ["run"] else "1"
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has no letter for something shows its number instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(args=arguments, prog_name="distwatch", standalone_mode=False)
     except click.exceptions.Abort:
@@ -86,10 +99,6 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except BrokenPipeError:
-        # Whoever read us has gone (`| head`): that is no failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -97,6 +106,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _explain(error: Exception) -> int:
     from distwatch.errors import DistwatchError
+    from distwatch.runfolder import FolderDenied
 
     if os.environ.get("DISTWATCH_DEBUG") == "1":
         raise error
@@ -105,6 +115,9 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, PermissionError):
         click.echo(f"distwatch: not permitted: {error}. Run it as the job's user.", err=True)
+        return 4
+    if isinstance(error, FolderDenied):
+        click.echo(f"distwatch: {error}", err=True)
         return 4
     if isinstance(error, OSError):
         click.echo(f"distwatch: {error}", err=True)

@@ -14,12 +14,12 @@ from distwatch.cli.options import (
     is_terminal,
     newest_run,
     root_option,
-    wants_color,
 )
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.outside import STILL_S
 from distwatch.errors import UsageError
-from distwatch.observer.sources import RunSource, open_source
+from distwatch.observer.runs import load_state
+from distwatch.observer.sources import RecordedRun, RunSource, open_source
 
 SETTLE_S = 1.5
 
@@ -29,7 +29,7 @@ SETTLE_S = 1.5
 @click.option("--once", is_flag=True, help="Print one screen and end; needs no terminal.")
 @root_option
 @color_option
-def command(target: str | None, once: bool, root: str, color: str) -> int:
+def command(target: str | None, once: bool, root: str) -> int:
     """The TUI on the run that a process belongs to: a rank, its launcher, a dataloader worker.
 
     Works on a job that never heard of distwatch, with what can be read from outside.
@@ -40,11 +40,19 @@ def command(target: str | None, once: bool, root: str, color: str) -> int:
         )
     source = open_source(target or newest_run(root), root)
     if once:
-        return asyncio.run(print_once(source, wants_color(color)))
+        color = click.get_current_context().color
+        return asyncio.run(print_once(source, bool(color)))
+    require_readable(source)
     from distwatch.tui.app import DistwatchApp
 
     DistwatchApp(source).run()
     return 0
+
+
+def require_readable(source: RunSource) -> None:
+    """Says before the screen is taken that a recording holds nothing; raises PartialData."""
+    if isinstance(source, RecordedRun):
+        load_state(source.folder)
 
 
 async def _settle(source: RunSource) -> None:

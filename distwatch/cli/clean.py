@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
 
 import click
@@ -17,6 +18,7 @@ from distwatch.observer.runs import run_folders
 from distwatch.runfolder import RunFolder
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_FAR_RUN_ENDED_S = 86400.0
 
 
 @click.command()
@@ -27,17 +29,40 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:
     """Remove the folders of ended runs, on disk and in memory. Living runs always stay."""
     limit_s = 0.0 if everything else _seconds(older_than)
-    removed = 0
+    removed = failed = 0
     for folder in run_folders(root):
         if any_alive(folder) or lock_holder(folder) is not None or _age_s(folder) < limit_s:
             continue
+        if reason := _reason_to_keep(folder):
+            click.echo(f"distwatch: kept: {folder.path}: {reason}", err=True)
+            continue
+        try:
+            if not dry_run:
+                _remove(folder)
+        except OSError as error:
+            failed += 1
+            click.echo(f"distwatch: not removed: {folder.path}: {error}", err=True)
+            continue
         removed += 1
         click.echo(folder.path)
-        if not dry_run:
-            _remove(folder)
     verb = "would be removed" if dry_run else "removed"
     click.echo(f"distwatch: {removed} run{'s' if removed != 1 else ''} {verb}", err=True)
-    return 0
+    return 1 if failed else 0
+
+
+def _reason_to_keep(folder: RunFolder) -> str:
+    """Why a folder may not be a dead run of ours; '' where it is one."""
+    status = os.lstat(folder.path)
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is a link"
+    # Every run folder is made private: one that is not is something else with similar files.
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        return f"distwatch of uid {os.getuid()} did not make it"
+    here = os.uname().nodename
+    far = sorted({host for start in folder.starts() if (host := start.get("host", here)) != here})
+    if far and _age_s(folder) < _FAR_RUN_ENDED_S:
+        return f"it was written within a day, and whether {', '.join(far)} still runs it cannot be seen"
+    return ""
 
 
 def _remove(folder: RunFolder) -> None:

@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 
 import click
 
+from distwatch.errors import AttachDenied, NoSuchTarget, UsageError
 from distwatch.settings import run_root
 from distwatch.state.finding import Finding
 
 F = TypeVar("F", bound=Callable[..., Any])
 HANG_FOUND = 3
 PARTIAL = 6
+_SEVERITY_COLORS = {"hang": "red", "crash": "red", "warning": "yellow"}
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 
 def root_option(function: F) -> F:
@@ -26,16 +29,44 @@ def root_option(function: F) -> F:
         default=lambda: run_root(os.environ),
         show_default="DISTWATCH_DIR or the runtime folder",
         help="Root of the run folders.",
+        callback=lambda _context, _parameter, path: readable_root(path),
     )(function)
 
 
+def readable_root(path: str) -> str:
+    """The absolute path of a root, which need not exist yet.
+
+    Raises:
+        UsageError: it is a file.
+        AttachDenied: it is there and cannot be read: what is in it must not pass for nothing.
+    """
+    path = os.path.abspath(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UsageError(
+            f"{path} is not a folder", advice="Name the folder that holds the run folders."
+        )
+    if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+        raise AttachDenied(
+            f"{path} cannot be read by uid {os.getuid()}",
+            advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
+        )
+    return path
+
+
 def color_option(function: F) -> F:
-    """`--color auto|always|never`; NO_COLOR wins over auto."""
+    """`--color auto|always|never`; NO_COLOR wins over auto. Rules what `click.echo` lets pass."""
+
+    def choose(context: click.Context, _: click.Parameter, choice: str) -> str:
+        context.color = wants_color(choice)
+        return choice
+
     return click.option(
         "--color",
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
-        help="Colour in text output.",
+        expose_value=False,
+        callback=choose,
+        help="Colour in text output; auto: on a terminal without NO_COLOR.",
     )(function)
 
 
@@ -50,13 +81,24 @@ def output_option(*formats: str) -> Callable[[F], F]:
 def wants_color(choice: str) -> bool:
     """Whether text on stdout is to be coloured."""
     if choice == "auto":
-        return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        dumb = os.environ.get("TERM") == "dumb"
+        return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not dumb
     return choice == "always"
 
 
 def is_terminal() -> bool:
     """Whether a person sits at both ends."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def printable(text: str) -> str:
+    """Text of foreign origin as one line that cannot steer a terminal."""
+    return text.translate(_CONTROLS)
+
+
+def severity_style(severity: str, text: str) -> str:
+    """Text in the colour of a finding's severity; `click.echo` drops it where none is wanted."""
+    return click.style(text, fg=_SEVERITY_COLORS.get(severity, "cyan"), bold=True)
 
 
 def exit_code(findings: list[Finding], *, partial: bool = False) -> int:
@@ -66,13 +108,17 @@ def exit_code(findings: list[Finding], *, partial: bool = False) -> int:
     return PARTIAL if partial else 0
 
 
+def is_partial(expected: int | None, observed: int) -> bool:
+    """Whether ranks are missing from what was seen; no rank at all is no healthy job either."""
+    return observed < (expected or 1)
+
+
 def newest_run(root: str) -> str:
     """The run that is meant where none is named: the newest living one, else the newest.
 
     Raises:
         NoSuchTarget: there is none.
     """
-    from distwatch.errors import NoSuchTarget
     from distwatch.observer.runs import list_runs
 
     runs = list_runs(root)

@@ -8,7 +8,13 @@ from typing import Any
 import click
 import msgspec
 
-from distwatch.cli.options import output_option, root_option
+from distwatch.cli.options import (
+    color_option,
+    output_option,
+    printable,
+    root_option,
+    severity_style,
+)
 from distwatch.observer.runs import RunSummary, list_runs
 
 SCHEMA = "distwatch.ps/1"
@@ -17,6 +23,7 @@ SCHEMA = "distwatch.ps/1"
 @click.command()
 @output_option("table", "json", "ndjson", "md")
 @root_option
+@color_option
 def command(output: str, root: str) -> int:
     """The runs of this node, the newest first."""
     runs = list_runs(root)
@@ -29,13 +36,18 @@ def command(output: str, root: str) -> int:
         click.echo(f"distwatch: no run is recorded under {root}", err=True)
     else:
         rows = [("RUN", "STARTED", "RANKS", "OBSERVER", "VERDICT"), *map(_row, runs)]
-        for line in lay_out(rows, markdown=output == "md"):
-            click.echo(line)
+        heading, *lines = lay_out(rows, markdown=output == "md")
+        click.echo(heading)
+        # Markdown has a rule under its heading.
+        marks = [False] * (len(lines) - len(runs)) + [run.blocked for run in runs]
+        for line, blocked in zip(lines, marks, strict=True):
+            click.echo(severity_style("hang", line) if blocked and output == "table" else line)
     return 0
 
 
 def lay_out(rows: list[tuple[str, ...]], *, markdown: bool) -> list[str]:
     """Rows as aligned text or a Markdown table; the first row is the heading."""
+    rows = [tuple(printable(cell) for cell in row) for row in rows]
     if markdown:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]

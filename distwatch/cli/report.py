@@ -6,7 +6,7 @@ import os
 
 import click
 
-from distwatch.cli.options import exit_code, output_option, root_option
+from distwatch.cli.options import exit_code, is_partial, output_option, root_option
 from distwatch.diagnosis import diagnose
 from distwatch.errors import UsageError
 from distwatch.observer.incidents import write_whole
@@ -26,20 +26,37 @@ def command(target: str, output: str, path: str | None, root: str) -> int:
 
     Ends with 3 where it found a hang or a crash, with 6 where ranks were not observed.
     """
-    if path is not None and os.path.isdir(path):
-        raise UsageError(f"{path} is a folder", advice="Name the file to write.")
+    if path is not None:
+        _require_file(path)
     folder = find_run(target, root)
     state = load_state(folder)
     findings = diagnose(state)
     report = build_report(state, findings, folder.run_id)
     content = _render(report, output)
     if path is None:
-        click.echo(content.decode(), nl=False)
+        click.echo(content, nl=False)
+    else:
+        _write(path, content)
+        click.echo(f"distwatch: written to {path}", err=True)
+    coverage = report.coverage
+    return exit_code(findings, partial=is_partial(coverage.expected_ranks, coverage.observed_ranks))
+
+
+def _require_file(path: str) -> None:
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder", advice="Name the file to write.")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise UsageError(f"there is no folder {parent}", advice="Make it first.")
+
+
+def _write(path: str, content: bytes) -> None:
+    # A device or a pipe is written to: replacing it would take it from everybody.
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(content)
     else:
         write_whole(path, content)
-        click.echo(f"distwatch: written to {path}", err=True)
-    expected = report.coverage.expected_ranks or 0
-    return exit_code(findings, partial=report.coverage.observed_ranks < expected)
 
 
 def _render(report: Report, output: str) -> bytes:

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
 import sysconfig
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 import click
 
-from distwatch.errors import UsageError
+from distwatch.cli.options import readable_root
+from distwatch.cli.project import KEYS, project_settings
+from distwatch.errors import AttachDenied, UsageError
+from distwatch.settings import DEADLINES, ON_HANG, read_settings, run_root
 
-_KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer")
-_SITE = """import os, sys
-sys.path[:0] = [{home!r}]
-try:
-    import distwatch.auto
-except Exception as error:
-    print("distwatch: not active here:", error, file=sys.stderr)
-# Another sitecustomize on the path would be shadowed by this one.
-import importlib.machinery, importlib.util
-_here = os.path.dirname(os.path.abspath(__file__))
-_spec = importlib.machinery.PathFinder.find_spec("sitecustomize", [p for p in sys.path if p != _here])
-if _spec and _spec.loader:
-    _module = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(_module)
-"""
+BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--dir", "dir_", metavar="DIR", help="DISTWATCH_DIR: root of the run folders.")
 @click.option("--run-id", metavar="NAME", help="DISTWATCH_RUN_ID: names the run.")
 @click.option(
     "--deadlines", metavar="KIND=S,…", help="DISTWATCH_DEADLINES, e.g. init=60,collective=120."
 )
-@click.option(
-    "--on-hang", type=click.Choice(["report", "raise", "abort"]), help="DISTWATCH_ON_HANG."
-)
+@click.option("--on-hang", type=click.Choice(ON_HANG), help="DISTWATCH_ON_HANG.")
 @click.option(
     "--integrations", metavar="LIST", help="DISTWATCH_INTEGRATIONS; -name switches one off."
 )
@@ -66,34 +55,90 @@ def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None)
             advice="Give the command as you would type it.",
         )
     environ = environment_for({"dir": dir_, **options})
-    run_id = environ["DISTWATCH_RUN_ID"]
-    click.echo(f"distwatch: run {run_id}; watch it with: distwatch attach {run_id}", err=True)
-    with tempfile.TemporaryDirectory(prefix="distwatch-site-") as site:
-        if not has_pth():
-            _add_site(site, environ)
-        code = forward([program, *arguments[1:]], environ)
-    if code:
-        click.echo(
-            f"distwatch: the command ended with {code}; what was seen: distwatch report {run_id}",
-            err=True,
-        )
+    named = _name_for_viewers(environ)
+    click.echo(
+        f"distwatch: run {environ['DISTWATCH_RUN_ID']}; watch it with: distwatch attach {named}",
+        err=True,
+    )
+    code = forward([program, *arguments[1:]], environ)
+    _say_what_is_left(code, environ, named)
     return code
 
 
-def environment_for(options: dict[str, str | None]) -> dict[str, str]:
-    """The environment of the command: options, then variables, then the project's settings."""
+def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment of the command: options, then variables, then the project's settings.
+
+    Raises:
+        UsageError: a value makes no sense.
+        AttachDenied: the root cannot be written.
+    """
     environ = dict(os.environ)
-    project = _project_settings()
-    for key in _KEYS:
+    project = project_settings()
+    for key in KEYS:
         name = f"DISTWATCH_{key.upper()}"
         if (given := options.get(key)) is not None:
             environ[name] = given
         elif key in project:
             environ.setdefault(name, project[key])
     today = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    environ.setdefault("DISTWATCH_RUN_ID", f"run-{today}-{secrets.token_hex(2)}")
+    if not environ.get("DISTWATCH_RUN_ID"):
+        environ["DISTWATCH_RUN_ID"] = f"run-{today}-{secrets.token_hex(2)}"
     environ["DISTWATCH"] = "1"
+    if not has_pth():
+        _add_bootstrap(environ)
+    # The job's processes may change their folder: for all of them this is one place.
+    environ["DISTWATCH_DIR"] = readable_root(run_root(environ))
+    _require_sense(environ)
     return environ
+
+
+def _require_sense(environ: Mapping[str, str]) -> None:
+    run_id, root = environ["DISTWATCH_RUN_ID"], environ["DISTWATCH_DIR"]
+    if not re.fullmatch(r"(?!\d+$)[\w:][\w.:-]*", run_id, re.ASCII):
+        raise UsageError(
+            f"{run_id!r} cannot name a run",
+            advice="Use letters, digits and . _ : -; a number alone would be taken for a pid.",
+        )
+    settings = read_settings(environ)
+    if settings.complaints:
+        raise UsageError(
+            settings.complaints[0], advice="For example DISTWATCH_DEADLINES=init=60,collective=120."
+        )
+    if unknown := sorted(set(settings.deadlines) - set(DEADLINES)):
+        raise UsageError(
+            f"there is no deadline {unknown[0]!r}", advice=f"There are {', '.join(DEADLINES)}."
+        )
+    if settings.observer not in ("auto", "off") and ":" not in settings.observer:
+        raise UsageError(
+            f"DISTWATCH_OBSERVER={settings.observer!r} makes no sense",
+            advice="It is auto, off or host:port.",
+        )
+    if os.path.isdir(root) and not os.access(root, os.W_OK):
+        raise AttachDenied(
+            f"{root} cannot be written by uid {os.getuid()}",
+            advice="Set DISTWATCH_DIR to a folder of your own.",
+        )
+
+
+def _name_for_viewers(environ: Mapping[str, str]) -> str:
+    """The run as the other commands find it from this shell."""
+    name = shlex.quote(environ["DISTWATCH_RUN_ID"])
+    root = environ["DISTWATCH_DIR"]
+    return name if root == run_root(os.environ) else f"{name} --dir {shlex.quote(root)}"
+
+
+def _say_what_is_left(code: int, environ: Mapping[str, str], named: str) -> None:
+    if not os.path.isdir(os.path.join(environ["DISTWATCH_DIR"], environ["DISTWATCH_RUN_ID"])):
+        click.echo(
+            f"distwatch: the command ended with {code}, and nothing was recorded here: no Python "
+            "process of it used torch.distributed, or its Python has no distwatch installed",
+            err=True,
+        )
+    elif code:
+        click.echo(
+            f"distwatch: the command ended with {code}; what was seen: distwatch report {named}",
+            err=True,
+        )
 
 
 def has_pth() -> bool:
@@ -102,25 +147,36 @@ def has_pth() -> bool:
     return any(place and os.path.exists(os.path.join(place, "distwatch.pth")) for place in places)
 
 
-def _add_site(site: str, environ: dict[str, str]) -> None:
+def _add_bootstrap(environ: dict[str, str]) -> None:
     """From a source tree there is no .pth: a sitecustomize does its work, and calls the next one."""
-    home = str(Path(__file__).resolve().parents[2])
-    Path(site, "sitecustomize.py").write_text(_SITE.format(home=home))
-    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, environ.get("PYTHONPATH", "")]))
+    paths = [BOOTSTRAP, environ.get("PYTHONPATH", "")]
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def forward(argv: list[str], environ: dict[str, str]) -> int:
     """Runs a command in our place: signals go to it, its exit code comes back (128+n for signal n)."""
-    process = subprocess.Popen(argv, env=environ)
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
+        # Ctrl-C and Ctrl-\ reach the whole foreground group: the command has its own already.
+        if number in (signal.SIGINT, signal.SIGQUIT) and _in_foreground():
+            return
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
 
-    # Ctrl-C reaches the whole foreground group by itself: we only must not die of it first.
-    previous: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None)}
-    for passed in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        previous[passed] = signal.signal(passed, pass_on)
+    names = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    previous: dict[int, Any] = {}
+    for number in (getattr(signal, name) for name in names):
+        # What was ignored stays so, for the command, too: that is how nohup works.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, pass_on)
     try:
+        process = subprocess.Popen(argv, env=environ)
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
     finally:
         for number, handler in previous.items():
@@ -128,25 +184,12 @@ def forward(argv: list[str], environ: dict[str, str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _project_settings() -> dict[str, str]:
-    path = Path("pyproject.toml")
-    if not path.is_file():
-        return {}
-    try:
-        import tomllib
-    except ImportError:
-        click.echo("distwatch: [tool.distwatch] is not read: that takes Python 3.11", err=True)
-        return {}
-    try:
-        table = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("distwatch", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"./pyproject.toml cannot be read: {error}", advice="Mend it first."
-        ) from None
-    return {key.replace("-", "_"): _setting(value) for key, value in table.items()}
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={number}" for key, number in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+def _in_foreground() -> bool:
+    """Whether what the terminal's keys send has reached the command without us."""
+    with contextlib.suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return os.tcgetpgrp(terminal) == os.getpgrp()
+        finally:
+            os.close(terminal)
+    return False

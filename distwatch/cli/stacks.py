@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import click
 import msgspec
 
-from distwatch.cli.options import newest_run, output_option, root_option
+from distwatch.cli.options import newest_run, output_option, printable, root_option
 from distwatch.diagnosis.job import Job, main_frames
-from distwatch.diagnosis.stack_tree import StackNode, merge
+from distwatch.diagnosis.stack_tree import merge
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.runs import find_run, find_run_of_pid, load_state
 from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
+from distwatch.runfolder import is_alive
 from distwatch.state.events import Frame, StackTaken
+from distwatch.state.model import Process
+from distwatch.state.rank_sets import format_ranks
 
 SCHEMA = "distwatch.stacks/1"
 _Stacks = dict[int, tuple[Frame, ...]]
+
+
+class Collected(msgspec.Struct, kw_only=True):
+    """Main threads' frames by global rank, and what is not as fresh or complete as it looks."""
+
+    run_id: str | None = None
+    fresh: _Stacks = {}
+    recorded: _Stacks = {}
+    problems: dict[int, str] = {}
+
+    @property
+    def stacks(self) -> _Stacks:
+        """A stack from a minute ago beats none."""
+        return {**self.recorded, **self.fresh}
+
+    @property
+    def old(self) -> list[int]:
+        return sorted(set(self.recorded) - set(self.fresh))
 
 
 @click.command()
@@ -30,36 +52,53 @@ def command(target: str | None, native: bool, output: str, root: str) -> int:
     """All ranks' Python stacks merged into one tree with rank sets.
 
     Fresh ones of ranks that live on this node; the last recorded ones of those that do not.
+    Ends with 6 where a rank's stack is not known.
     """
     target = target or newest_run(root)
-    stacks, problems = _collect(target, root, native)
-    for rank, problem in sorted(problems.items()):
+    collected = asyncio.run(_collect(target, root, native))
+    if collected.old:
+        ranks = format_ranks(collected.old)
+        click.echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
+    for rank, problem in sorted(collected.problems.items()):
         click.echo(f"distwatch: rank {rank}: {problem}", err=True)
-    if not stacks:
-        reason = next(iter(problems.values()), "none was recorded")
+    if not collected.stacks:
+        reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
         raise error(f"no stack of {target} could be had: {reason}")
-    _print(merge(stacks), output)
-    return 6 if problems else 0
+    _print(collected, output)
+    return 6 if collected.problems else 0
 
 
-def _collect(target: str, root: str, native: bool) -> tuple[_Stacks, dict[int, str]]:
-    recorded: _Stacks = {}
-    pids: dict[int, int] = {}
+async def _collect(target: str, root: str, native: bool) -> Collected:
     if target.isdigit() and find_run_of_pid(int(target), root) is None:
-        for sighted in discovery.job_of(int(target)):
-            if sighted.role == "rank" and sighted.identity.global_rank is not None:
-                pids[sighted.identity.global_rank] = sighted.pid
-        pids = pids or {0: int(target)}
-    else:
-        job = Job(load_state(find_run(target, root)))
-        recorded = {rank: frames for rank, p in job.ranks.items() if (frames := main_frames(p))}
-        pids = {
-            rank: process.pid for rank, process in job.ranks.items() if process.ended_ns is None
-        }
-    fresh, problems = asyncio.run(_take(pids, native))
-    # A stack from a minute ago beats none, and its rank is named as not fresh.
-    return {**recorded, **fresh}, problems
+        fresh, problems = await _take(_foreign(int(target)), native)
+        return Collected(fresh=fresh, problems=problems)
+    folder = find_run(target, root)
+    ranks = Job(load_state(folder)).ranks
+    recorded = {rank: frames for rank, process in ranks.items() if (frames := main_frames(process))}
+    living = {rank: process.pid for rank, process in ranks.items() if _lives_here(process)}
+    fresh, problems = await _take(living, native)
+    for rank, process in ranks.items():
+        if rank not in living and rank not in recorded:
+            where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
+            problems[rank] = f"it {where}, and no stack of it was recorded"
+    return Collected(run_id=folder.run_id, fresh=fresh, recorded=recorded, problems=problems)
+
+
+def _foreign(pid: int) -> dict[int, int]:
+    """Pids by global rank of the job that a process belongs to; a job of one is rank 0."""
+    pids: dict[int, int] = {}
+    for sighted in discovery.job_of(pid):
+        if sighted.role == "rank" and sighted.identity.global_rank is not None:
+            pids[sighted.identity.global_rank] = sighted.pid
+    return pids or {0: pid}
+
+
+def _lives_here(process: Process) -> bool:
+    # Its number may be another process's by now, or on another host from the start.
+    ticks = process.key.rpartition(".")[2]
+    here = process.host == os.uname().nodename
+    return here and ticks.isdigit() and is_alive(process.pid, int(ticks))
 
 
 async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, str]]:
@@ -80,11 +119,19 @@ async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, 
     return stacks, problems
 
 
-def _print(tree: list[StackNode], output: str) -> None:
+def _print(collected: Collected, output: str) -> None:
+    tree = merge(collected.stacks)
+    lines = [printable(line) for line in tree_lines(tree)]
     if output == "json":
-        document = {"schema": SCHEMA, "stacks": msgspec.to_builtins(tree)}
+        document = {
+            "schema": SCHEMA,
+            "run_id": collected.run_id,
+            "stacks": msgspec.to_builtins(tree),
+            "recorded_ranks": collected.old,
+            "unobserved": {str(rank): why for rank, why in sorted(collected.problems.items())},
+        }
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     elif output == "md":
-        click.echo("\n".join(fence(tree_lines(tree))))
+        click.echo("\n".join(fence(lines)))
     else:
-        click.echo("\n".join(tree_lines(tree)))
+        click.echo("\n".join(lines))

@@ -5,7 +5,16 @@ from __future__ import annotations
 import click
 import msgspec
 
-from distwatch.cli.options import exit_code, newest_run, output_option, root_option
+from distwatch.cli.options import (
+    color_option,
+    exit_code,
+    is_partial,
+    newest_run,
+    output_option,
+    printable,
+    root_option,
+    severity_style,
+)
 from distwatch.cli.ps import lay_out
 from distwatch.diagnosis import diagnose
 from distwatch.observer.runs import find_run, load_state
@@ -18,6 +27,7 @@ SCHEMA = "distwatch.status/1"
 @click.argument("target", required=False, metavar="RUN|PID")
 @output_option("table", "json", "ndjson", "md")
 @root_option
+@color_option
 def command(target: str | None, output: str, root: str) -> int:
     """The ranks of a run and the verdict; the newest living run where none is named."""
     folder = find_run(target or newest_run(root), root)
@@ -37,15 +47,16 @@ def command(target: str | None, output: str, root: str) -> int:
             )
     else:
         _print_table(report, markdown=output == "md")
-    missing = report.coverage.expected_ranks or 0
-    return exit_code(findings, partial=report.coverage.observed_ranks < missing)
+    coverage = report.coverage
+    return exit_code(findings, partial=is_partial(coverage.expected_ranks, coverage.observed_ranks))
 
 
 def _print_table(report: Report, *, markdown: bool) -> None:
     if report.findings:
         first = report.findings[0]
-        click.echo(f"{first.severity}: {first.summary}")
-        click.echo(f"do: {first.advice}")
+        severity = severity_style(first.severity, f"{first.severity}:")
+        click.echo(f"{severity} {printable(first.summary)}")
+        click.echo(f"do: {printable(first.advice)}")
     else:
         click.echo("no findings")
     click.echo()
@@ -66,4 +77,4 @@ def _print_table(report: Report, *, markdown: bool) -> None:
     for line in lay_out(rows, markdown=markdown):
         click.echo(line)
     for rank_number, why in report.coverage.unobserved.items():
-        click.echo(f"rank {rank_number}: {why}", err=True)
+        click.echo(f"rank {rank_number}: {printable(why)}", err=True)

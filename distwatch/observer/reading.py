@@ -40,7 +40,8 @@ def load_state(folder: RunFolder) -> RunState:
     entries = read_entries(folder, ends=True)
     for entry in entries:
         reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
-    if not entries:
+    # That a file is damaged is a word about the run, and not yet one from it.
+    if all(isinstance(entry.event, ev.NotObserved) for entry in entries):
         raise PartialData(
             f"{folder.path} holds no readable record",
             advice="Is it a run folder? `distwatch ps` lists them.",

@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.job import Job
-from distwatch.errors import NoSuchTarget, PartialData
+from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
 from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.reading import any_alive, load_state
 from distwatch.runfolder import RunFolder, is_alive, parent_pid, start_ticks
@@ -155,6 +155,10 @@ def _folder_at(target: str) -> RunFolder | None:
         if is_run(folder):
             return folder
     if os.path.isdir(target):
+        if not os.access(target, os.R_OK | os.X_OK):
+            raise AttachDenied(
+                f"{target} cannot be read by uid {os.getuid()}", advice="Run as the job's user."
+            )
         raise PartialData(
             f"{target} holds nothing of a run",
             advice="A run folder has *.journal files; `distwatch ps` lists the runs.",

@@ -5,41 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.runs import distwatch, save
-from tests.diagnosis.recorded import RecordedJob, hung_job
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "runs"
-    yield folder
-    name = str(folder).strip("/").replace("/", "-")
-    shutil.rmtree(f"/dev/shm/distwatch-{os.getuid()}/{name}", ignore_errors=True)
-
-
-@pytest.fixture
-def hung(root: Path) -> Path:
-    save(hung_job(), root, "hung")
-    return root
-
-
-@pytest.fixture
-def healthy(root: Path) -> Path:
-    job = RecordedJob(2)
-    job.initialize(0, 1)
-    for rank in range(2):
-        job.exit(rank, 9.0, code=0)
-    save(job, root, "healthy")
-    return root
+from tests.diagnosis.recorded import RecordedJob
 
 
 @pytest.mark.parametrize("output", ["md", "json", "html"])
@@ -218,85 +192,6 @@ def test_attach_once_prints_one_screen_without_escapes(hung: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert "never entered" in done.stdout
     assert "\x1b" not in done.stdout
-
-
-def test_run_passes_output_variables_and_exit_code_on(root: Path) -> None:
-    code = "import os, sys; print(os.environ['DISTWATCH'], os.environ['DISTWATCH_RUN_ID']); sys.exit(7)"
-    done = distwatch("run", "--run-id", "mine", "--", sys.executable, "-c", code, root=root)
-    assert (done.returncode, done.stdout) == (7, "1 mine\n")
-    assert "distwatch attach mine" in done.stderr
-    assert "distwatch report mine" in done.stderr
-
-
-def test_run_passes_signals_on(root: Path) -> None:
-    code = (
-        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
-        "print('up', flush=True); signal.pause()"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-m", "distwatch", "run", "--", sys.executable, "-c", code],
-        env={**os.environ, "DISTWATCH_DIR": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == b"up\n"
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=30) == 9
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def test_run_reads_the_projects_settings(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text(
-        "[tool.distwatch]\nrun-id = 'from-project'\ndeadlines = {init = 7}\n"
-    )
-    code = "import os; print(os.environ['DISTWATCH_RUN_ID'], os.environ['DISTWATCH_DEADLINES'])"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "distwatch",
-            "run",
-            "--deadlines",
-            "init=3",
-            "--",
-            sys.executable,
-            "-c",
-            code,
-        ],
-        env={**os.environ, "DISTWATCH_DIR": str(root)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if sys.version_info >= (3, 11):
-        assert done.stdout == "from-project init=3\n", done.stderr
-    else:
-        assert "3.11" in done.stderr
-
-
-def test_clean_removes_ended_runs_and_keeps_the_living(hung: Path) -> None:
-    dry = distwatch("clean", "--all", "--dry-run", root=hung)
-    assert dry.stdout.strip() == str(hung / "hung")
-    assert (hung / "hung").is_dir()
-    alive = hung / "alive"
-    alive.mkdir()
-    me = os.getpid()
-    ticks = Path(f"/proc/{me}/stat").read_text().rpartition(")")[2].split()[19]
-    host = os.uname().nodename
-    (alive / f"{host}-{me}.start").write_text(
-        f"pid={me}\nticks={ticks}\nppid=1\nhost={host}\nrole=rank\nRANK=0\n"
-    )
-    assert distwatch("clean", root=hung).stdout == ""
-    done = distwatch("clean", "--all", root=hung)
-    assert done.returncode == 0
-    assert not (hung / "hung").exists()
-    assert alive.is_dir()
 
 
 def test_help_is_quick_to_load() -> None:

@@ -1,0 +1,80 @@
+"""`[tool.distwatch]` of ./pyproject.toml: the project's own settings."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distwatch.errors import UsageError
+
+KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer")
+_MEND = "Mend [tool.distwatch], or run from another folder."
+
+
+def project_settings() -> dict[str, str]:
+    """The project's settings as values of DISTWATCH_* variables; empty where it has none.
+
+    Raises:
+        UsageError: the file or the table makes no sense.
+    """
+    try:
+        text = Path("pyproject.toml").read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_MEND) from None
+    if "distwatch" not in text:
+        return {}
+    toml = _parser()
+    if toml is None:
+        click.echo(
+            "distwatch: [tool.distwatch] of ./pyproject.toml is not read: that takes Python 3.11 "
+            "or the tomli package",
+            err=True,
+        )
+        return {}
+    try:
+        tool = toml.loads(text).get("tool", {})
+    except ValueError as error:
+        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_MEND) from None
+    table = tool.get("distwatch", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise UsageError("[tool.distwatch] of ./pyproject.toml is no table", advice=_MEND)
+    return _values(table)
+
+
+def _values(table: Mapping[str, object]) -> dict[str, str]:
+    values = {key.replace("-", "_"): _value(key, value) for key, value in table.items()}
+    if unknown := sorted(set(values) - set(KEYS)):
+        raise UsageError(
+            f"[tool.distwatch] of ./pyproject.toml has {', '.join(unknown)}",
+            advice=f"Its keys are {', '.join(KEYS)}.",
+        )
+    return values
+
+
+def _value(key: str, value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={number}" for name, number in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(
+            f"{key} of [tool.distwatch] in ./pyproject.toml is {value!r}",
+            advice="Write it as the DISTWATCH_ variable of that name.",
+        )
+    return str(value)
+
+
+def _parser() -> Any:
+    """A module that reads TOML; None where Python is too old and tomli is not installed."""
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
