@@ -77,10 +77,14 @@ def _chain_excepthook() -> None:
     def excepthook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
+        # After Ctrl-C Python ends by SIGINT, unless source is evaluated before that, which the
+        # first import of the agent does; where no agent runs there is nothing to journal.
+        first = "distwatch.agent.core" not in sys.modules
         try:
-            from distwatch.agent.exceptions import journal_uncaught
+            if not (first and issubclass(kind, KeyboardInterrupt)):
+                from distwatch.agent.exceptions import journal_uncaught
 
-            journal_uncaught(kind, error, traceback)
+                journal_uncaught(kind, error, traceback)
         except Exception as failure:
             print(f"distwatch: the exception was not journaled: {failure}", file=sys.stderr)
         previous(kind, error, traceback)

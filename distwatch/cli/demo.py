@@ -166,7 +166,8 @@ class _Job:
             click.echo(f"{findings[0].severity}: {findings[0].code}: {findings[0].summary}")
             click.echo(f"do: {findings[0].advice}")
             for name in ("report.md", "report.html"):
-                click.echo(f"{folder.incidents}/1/{name}")
+                if os.path.exists(path := f"{folder.incidents}/1/{name}"):
+                    click.echo(path)
         else:
             click.echo("no findings: the job is healthy")
         click.echo(f"demo: `distwatch report {self._run_id}` tells all of it again", err=True)

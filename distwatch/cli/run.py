@@ -84,11 +84,11 @@ def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
     if not environ.get("DISTWATCH_RUN_ID"):
         environ["DISTWATCH_RUN_ID"] = f"run-{today}-{secrets.token_hex(2)}"
     environ["DISTWATCH"] = "1"
-    if not has_pth():
-        _add_bootstrap(environ)
     # The job's processes may change their folder: for all of them this is one place.
     environ["DISTWATCH_DIR"] = readable_root(run_root(environ))
     _require_sense(environ)
+    if not has_pth():
+        _add_bootstrap(environ)
     return environ
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import msgspec
+
+from distwatch.agent.journal import Journal
 from distwatch.observer.segments import Segment
 from distwatch.runfolder import RunFolder
-from distwatch.state.events import encode_event
-from distwatch.state.frames import Record
+from distwatch.state.events import ProcessStarted, encode_event
+from distwatch.state.frames import FileHeader, Record, process_key
 from tests.diagnosis.recorded import RecordedJob
 
 
@@ -30,6 +34,33 @@ def save(job: RecordedJob, root: Path, run_id: str) -> RunFolder:
         )
         segment.close()
     return folder
+
+
+def rings(folder: RunFolder, job: RecordedJob, ranks: dict[int, tuple[int, int]]) -> None:
+    """Writes ranks' own events through the agent's journal: pid and start ticks by global rank."""
+    folder.create()
+    host = os.uname().nodename
+    for rank, (pid, ticks) in ranks.items():
+        stem = f"{host}-{pid}"
+        header = FileHeader(
+            stream=process_key(host, pid, ticks),
+            host=host,
+            pid=pid,
+            start_ticks=ticks,
+            boot_id="b",
+            wall_offset_ns=time.time_ns() - time.monotonic_ns(),
+            salt=rank + 1,
+            capacity=64 * 1024,
+        )
+        Path(folder.path, f"{stem}.start").write_text(
+            f"pid={pid}\nticks={ticks}\nppid=1\nhost={host}\nrole=rank\n"
+            f"RANK={rank}\nWORLD_SIZE={job.world}\n"
+        )
+        journal = Journal(f"{folder.volatile or folder.path}/{stem}.ring", header, lambda _: None)
+        for _, _, event in job.records[job.key(rank)]:
+            if isinstance(event, ProcessStarted):
+                event = msgspec.structs.replace(event, host=host, pid=pid, start_ticks=ticks)
+            journal.append(event)
 
 
 def distwatch(

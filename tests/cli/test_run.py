@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
 
 from tests.cli.runs import distwatch
 
+SOURCE = Path(__file__).resolve().parents[2]
 SHOW = "import os; print(os.environ['DISTWATCH_RUN_ID'], os.environ['DISTWATCH_DEADLINES'])"
 ENDS_WITH_7 = (
     "import os, sys; print(os.environ['DISTWATCH'], os.environ['DISTWATCH_RUN_ID']); sys.exit(7)"
@@ -117,6 +120,12 @@ def test_the_death_of_the_command_by_a_signal_is_told_as_shells_do(root: Path) -
     assert distwatch("run", "--", "sh", "-c", "kill -9 $$", root=root).returncode == 128 + 9
 
 
+def test_an_interrupted_python_ends_by_the_signal_as_without_us(root: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    done = distwatch("run", "--", sys.executable, "-c", code, root=root)
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_options_win_over_variables_and_variables_over_the_project(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,25 +160,38 @@ def test_project_settings_without_sense_start_nothing(
     assert not (tmp_path / "started").exists()
 
 
-def test_the_bootstrap_activates_and_hands_on_to_the_next_sitecustomize(
-    root: Path, tmp_path: Path
-) -> None:
-    from distwatch.cli.run import BOOTSTRAP
+@pytest.fixture
+def bare_python(tmp_path: Path) -> str:
+    """A Python that finds what distwatch needs, and has no .pth of it: as from a source tree."""
+    home = tmp_path / "bare"
+    venv.create(home, symlinks=True, with_pip=False)
+    places = sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)})
+    Path(places, "needed.pth").write_text(sysconfig.get_path("purelib"))
+    return str(home / "bin" / "python")
 
+
+def test_a_source_tree_activates_and_hands_on_to_the_next_sitecustomize(
+    root: Path, tmp_path: Path, bare_python: str
+) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('the next one')")
     code = "import sys; print('distwatch.auto' in sys.modules)"
-    for value, active in (("1", "True"), ("0", "False")):
+    child = [bare_python, "-c", code]
+    environ = {**os.environ, "DISTWATCH_DIR": str(root), "PYTHONPATH": str(tmp_path)}
+    environ.pop("DISTWATCH", None)
+
+    def lines(*command: str) -> list[str]:
         done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={
-                **os.environ,
-                "DISTWATCH": value,
-                "DISTWATCH_DIR": str(root),
-                "PYTHONPATH": os.pathsep.join([BOOTSTRAP, str(tmp_path)]),
-            },
+            command,
+            env=environ,
+            cwd=SOURCE,
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
         )
-        assert done.stdout.splitlines() == ["the next one", active], done.stderr
+        return done.stdout.splitlines()
+
+    assert lines(*child) == ["the next one", "False"]
+    through_us = (bare_python, "-m", "distwatch", "run", "--", *child)
+    # The first line is of our own Python, which is started with the same PYTHONPATH.
+    assert lines(*through_us) == ["the next one", "the next one", "True"]
