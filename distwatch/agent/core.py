@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterable
 from types import CodeType
 
+import msgspec
+
 from distwatch import __version__
 from distwatch.agent.control import ControlSocket
 from distwatch.agent.entry import enter_run
@@ -28,6 +30,7 @@ from distwatch.redaction import redact_command
 from distwatch.runfolder import RunFolder, start_ticks
 from distwatch.settings import Settings, read_settings
 from distwatch.state import events as ev
+from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import identify
 
@@ -50,6 +53,8 @@ class Agent:
         self.progress_sources: list[Callable[[], Iterable[ev.GroupProgress]]] = []
         self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
         self.recorder = "no collectives seen yet"
+        self.is_initializing = False
+        """Whether `distwatch.initialize` is under way in this process."""
         self._steps = itertools.count(1)
         self._stack = threading.local()
         self._open_steps: dict[int, tuple[int, ev.StepStarted]] = {}
@@ -58,6 +63,10 @@ class Agent:
         self._integrations: dict[str, ev.IntegrationChanged] = {}
         self._sites: dict[tuple[CodeType, int], ev.SiteSeen] = {}
         self._confirmed: ev.IdentityConfirmed | None = None
+        self._planned: ev.InitPlanned | None = None
+        self._initialized = False
+        self._raised: list[ev.FindingRaised] = []
+        self._meshes: list[ev.MeshMade] = []
         self._beat = 0
         self._pid = os.getpid()
         self._stopping = threading.Event()
@@ -148,6 +157,8 @@ class Agent:
         else:
             self._groups.clear()
             self._group_calls.clear()
+            self._meshes.clear()
+            self._initialized = False
         self.record(ev.GroupDestroyed(pg_name=pg_name))
 
     def call_group(self, called: ev.GroupCalled) -> None:
@@ -156,11 +167,31 @@ class Agent:
             self._group_calls.append(called)
         self.record(called)
 
+    def plan_init(self, planned: ev.InitPlanned) -> None:
+        """Records what this process is about to initialize with, under its running number."""
+        number = (self._planned.number if self._planned else 0) + 1
+        self._planned = msgspec.structs.replace(planned, number=number)
+        self._initialized = False
+        self.record(self._planned)
+
+    def hold_mesh(self, made: ev.MeshMade) -> None:
+        """Records a device mesh."""
+        if len(self._meshes) < 64:
+            self._meshes.append(made)
+        self.record(made)
+
+    def raise_finding(self, finding: Finding, step: str = "") -> None:
+        """Records a diagnosis that this process came to by itself."""
+        raised = ev.FindingRaised(finding=finding, step=step)
+        self._raised = [*self._raised[-15:], raised]
+        self.record(raised)
+
     def confirm(self, global_rank: int, world_size: int, local_rank: int | None = None) -> None:
         """Records torch's own word on who this is."""
         self._confirmed = ev.IdentityConfirmed(
             global_rank=global_rank, world_size=world_size, local_rank=local_rank
         )
+        self._initialized = True
         self.record(self._confirmed)
 
     def set_integration(self, name: str, status: str, reason: str = "", version: str = "") -> None:
@@ -243,6 +274,10 @@ class Agent:
             integrations=tuple(self._integrations.values()),
             groups=tuple(self._groups.values()),
             group_calls=tuple(self._group_calls[-256:]),
+            planned=self._planned,
+            raised=tuple(self._raised),
+            meshes=tuple(self._meshes),
+            initialized=self._initialized,
             steps=tuple(self._open_steps.values()),
             sites=tuple(list(self._sites.values())[-512:]),
             dropped=dropped,

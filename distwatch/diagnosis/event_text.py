@@ -55,6 +55,22 @@ def _called(event: ev.GroupCalled) -> str:
     return f"new_group call {event.number} of ranks {members}{f' at {event.site}' if event.site else ''}"
 
 
+def _plan(event: ev.InitPlanned) -> str:
+    rank = "?" if event.global_rank is None else event.global_rank
+    sizes = "".join(f" {axis}={size}" for axis, size in event.sizes.items())
+    return f"rank {rank} of {event.world_size or '?'} by {event.method} {event.endpoint}{sizes}{_at(event.site)}"
+
+
+def _axes(event: ev.MeshMade) -> str:
+    return " × ".join(
+        f"{axis or '?'} {size}" for axis, size in zip(event.axes, event.sizes, strict=False)
+    )
+
+
+def _at(site: ev.Site | None) -> str:
+    return f" at {site}" if site else ""
+
+
 def _findings(event: ev.FindingsJudged) -> str:
     if not event.findings:
         return "nothing is wrong any more"
@@ -64,7 +80,11 @@ def _findings(event: ev.FindingsJudged) -> str:
 
 _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
-    ev.IdentityClaimed: lambda e: f"says it is rank {e.global_rank}",
+    ev.InitPlanned: _plan,
+    ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
+    ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",
+    ev.NonMemberCalled: lambda e: f"{e.op} on a group without this rank{_at(e.site)}",
+    ev.EndpointProbed: lambda e: f"{e.endpoint}: {e.outcome}{', ' + e.detail if e.detail else ''}",
     ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",
     ev.IntegrationChanged: lambda e: f"{e.name} {e.status}{': ' + e.reason if e.reason else ''}",
     ev.StepStarted: _step,

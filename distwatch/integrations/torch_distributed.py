@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.guard import caller_site, guard
+from distwatch.agent.plan import read_plan
 from distwatch.hooks.observed import error_text, observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
@@ -24,7 +25,7 @@ from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_groups import KnownGroups, members_of_call
 from distwatch.integrations.torch_recorder import FlightRecorder
 from distwatch.redaction import redact_text
-from distwatch.state.events import GroupCalled, IdentityClaimed, Site
+from distwatch.state.events import GroupCalled, InitPlanned, Site
 
 _TIMEOUT_SHARE = 0.8
 _known: KnownGroups | None = None
@@ -113,6 +114,19 @@ def _site() -> Site | None:
     return caller_site(folders_of("torch"))
 
 
+def _plan_of(given: dict[str, Any], site: Site | None) -> InitPlanned:
+    timeout = given.get("timeout")
+    return read_plan(
+        backend=given.get("backend"),
+        init_method=given.get("init_method"),
+        store=given.get("store"),
+        global_rank=given.get("rank"),
+        world_size=given.get("world_size"),
+        timeout_s=timeout.total_seconds() if isinstance(timeout, timedelta) else None,
+        site=site,
+    )
+
+
 def _share_of(timeout: object) -> float | None:
     if isinstance(timeout, timedelta) and timeout.total_seconds() > 0:
         return timeout.total_seconds() * _TIMEOUT_SHARE
@@ -133,22 +147,20 @@ class _InitProcessGroup:
         if agent is None:
             return None
         given = _bound(self._original, args, kwargs)
-        self._claim(agent, given)
+        site = _site()
+        # `distwatch.initialize` has stated its own plan, which says more.
+        if not agent.is_initializing:
+            agent.plan_init(_plan_of(given, site))
         self._known.initializing = True
         method = given.get("init_method") or "env://"
         step = agent.begin_step(
             "init_process_group",
             deadline_kind="init",
             deadline_s=_share_of(given.get("timeout")),
-            label=f"{given.get('backend') or 'default backend'}, {method}",
-            site=_site(),
+            label=redact_text(f"{given.get('backend') or 'default backend'}, {method}"),
+            site=site,
         )
         return agent, step
-
-    def _claim(self, agent: Any, given: dict[str, Any]) -> None:
-        global_rank, world_size = given.get("rank", -1), given.get("world_size", -1)
-        if isinstance(global_rank, int) and isinstance(world_size, int) and global_rank >= 0:
-            agent.record(IdentityClaimed(global_rank=global_rank, world_size=max(world_size, 0)))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         self._known.initializing = False

@@ -70,12 +70,62 @@ class IdentityConfirmed(Event, frozen=True, kw_only=True):
     local_rank: int | None = None
 
 
-class IdentityClaimed(Event, frozen=True, kw_only=True):
-    """What `init_process_group` was told, where the environment says nothing (mp.spawn)."""
+class InitPlanned(Event, frozen=True, kw_only=True):
+    """What a rank is about to initialize with, as its call and its environment say.
 
-    global_rank: int
-    world_size: int = 0
-    """0: not given."""
+    Ranks are compared by it: a world forms only where they agree.
+    """
+
+    number: int = 1
+    """Which initialization of this process it is, from 1: a closed world can be formed again."""
+    by: Literal["torch", "distwatch"] = "torch"
+    """Who performs it: the user's own call, or `distwatch.initialize`."""
+    global_rank: int | None = None
+    world_size: int | None = None
+    method: str = "env"
+    """env, tcp, file or store: where the rank gets its store from."""
+    endpoint: str = ""
+    """`host:port`, or the file of a FileStore; empty where it is not known."""
+    hosts_store: bool = False
+    """Whether this process is the one that listens at the endpoint."""
+    backend: str = ""
+    timeout_s: float | None = None
+    framework: str = ""
+    sizes: dict[str, int] = {}
+    """Parallel sizes by axis; only those that were asked for."""
+    order: tuple[str, ...] = ()
+    """Axes from the one whose ranks lie closest together to the farthest."""
+    variables: dict[str, str] = {}
+    """Environment variables that rule communication, where set."""
+    interfaces: tuple[str, ...] = ()
+    """Network interfaces of this host."""
+    versions: dict[str, str] = {}
+    """torch, distwatch."""
+    site: Site | None = None
+
+
+class FindingRaised(Event, frozen=True, kw_only=True):
+    """A diagnosis that this process itself came to and told its caller, or printed."""
+
+    finding: Finding
+    step: str = ""
+
+
+class MeshMade(Event, frozen=True, kw_only=True):
+    """A device mesh: axes from the outermost in, and its ranks in row-major order."""
+
+    device: str
+    axes: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+    members: tuple[int, ...] = ()
+    site: Site | None = None
+
+
+class NonMemberCalled(Event, frozen=True, kw_only=True):
+    """A collective was called on a group that this rank is not in: torch does nothing then."""
+
+    op: str
+    site: Site | None = None
 
 
 class IntegrationChanged(Event, frozen=True, kw_only=True):
@@ -121,6 +171,8 @@ class GroupCreated(Event, frozen=True, kw_only=True):
     members: tuple[int, ...] = ()
     timeout_s: float | None = None
     site: Site | None = None
+    axis: str = ""
+    """The axis of a device mesh or parallel layout that this group runs along."""
 
 
 class GroupCalled(Event, frozen=True, kw_only=True):
@@ -200,6 +252,11 @@ class Snapshot(Event, frozen=True, kw_only=True):
     integrations: tuple[IntegrationChanged, ...] = ()
     groups: tuple[GroupCreated, ...] = ()
     group_calls: tuple[GroupCalled, ...] = ()
+    planned: InitPlanned | None = None
+    raised: tuple[FindingRaised, ...] = ()
+    meshes: tuple[MeshMade, ...] = ()
+    initialized: bool = False
+    """Whether a default process group holds now."""
     steps: tuple[tuple[int, StepStarted], ...] = ()
     """Open steps, each with its start time (ns)."""
     sites: tuple[SiteSeen, ...] = ()
@@ -254,6 +311,27 @@ class ProcessSampled(Event, frozen=True, kw_only=True):
     blocked_on: str = ""
     """The file or socket that the main thread's system call is about, where readable."""
     children: tuple[int, ...] = ()
+
+
+class EndpointProbed(Event, frozen=True, kw_only=True):
+    """What answers at the address where a job's ranks are to meet, as seen from `host`."""
+
+    host: str
+    endpoint: str
+    outcome: Literal["store", "refused", "silent", "no_answer", "unresolved", "foreign", "error"]
+    """A TCPStore answered · nobody listens · accepts and says nothing · packets vanish ·
+    the name is unknown · something else than a TCPStore answered · any other failure."""
+    detail: str = ""
+    addresses: tuple[str, ...] = ()
+    owner_pid: int | None = None
+    """The listener, where it is on this host and ours to see."""
+    owner_command: tuple[str, ...] = ()
+    owner_process: str | None = None
+    """The key of that process."""
+    clients: int | None = None
+    """How many torch clients have joined the store."""
+    arrived: tuple[int, ...] = ()
+    """Ranks that published their address in it."""
 
 
 class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -396,7 +474,10 @@ class FindingsJudged(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     ProcessStarted
-    | IdentityClaimed
+    | InitPlanned
+    | FindingRaised
+    | MeshMade
+    | NonMemberCalled
     | IdentityConfirmed
     | IntegrationChanged
     | StepStarted
@@ -417,6 +498,7 @@ AnyEvent = (
     | ProcessSighted
     | ProcessSampled
     | PulseRead
+    | EndpointProbed
     | ExitSeen
     | StackTaken
     | HostSampled

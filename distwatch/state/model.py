@@ -16,6 +16,8 @@ from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 
 CLOSED_STEPS_KEPT = 64
+MESHES_KEPT = 64
+RAISED_KEPT = 16
 TIMELINE_KEPT = 2000
 
 Stamp = tuple[int, str, int]
@@ -51,6 +53,7 @@ class Group(msgspec.Struct, kw_only=True):
     timeout_s: float | None
     site: ev.Site | None
     created_ns: int
+    axis: str = ""
     destroyed_ns: int | None = None
 
 
@@ -75,13 +78,21 @@ class Process(msgspec.Struct, kw_only=True):
     key: str
     started: ev.ProcessStarted | None = None
     started_ns: int | None = None
-    claimed: ev.IdentityClaimed | None = None
+    planned: ev.InitPlanned | None = None
+    """Its newest initialization, under way, done or failed."""
+    planned_ns: int | None = None
+    initialized: bool = False
+    """Whether it holds a default process group now."""
     confirmed: ev.IdentityConfirmed | None = None
     integrations: dict[str, ev.IntegrationChanged] = {}
     steps: dict[int, Step] = {}
     groups: dict[str, Group] = {}
     group_calls: list[ev.GroupCalled] = []
     sites: dict[int, ev.Site] = {}
+    meshes: list[ev.MeshMade] = []
+    raised: list[ev.FindingRaised] = []
+    """What it found itself, oldest first; a bounded number."""
+    non_member_calls: list[ev.NonMemberCalled] = []
     collectives: ev.CollectivesDumped | None = None
     collectives_ns: int | None = None
     exception: ev.ExceptionUncaught | None = None
@@ -107,13 +118,18 @@ class Process(msgspec.Struct, kw_only=True):
     @property
     def global_rank(self) -> int | None:
         """torch's word where it was heard, else what it was told, else the environment's."""
-        said = self.confirmed or self.claimed
-        return said.global_rank if said else self.identity.global_rank
+        if self.confirmed is not None:
+            return self.confirmed.global_rank
+        planned = self.planned.global_rank if self.planned else None
+        return self.identity.global_rank if planned is None else planned
 
     @property
     def world_size(self) -> int | None:
-        said = self.confirmed or self.claimed
-        return (said.world_size if said else 0) or self.identity.world_size
+        """What it is to be a part of; a plan that is newer than torch's word wins."""
+        planned = self.planned.world_size if self.planned else None
+        confirmed = self.confirmed.world_size if self.confirmed else None
+        said = confirmed or planned if self.initialized else planned or confirmed
+        return said or self.identity.world_size
 
     @property
     def host(self) -> str:
@@ -133,7 +149,7 @@ class Process(msgspec.Struct, kw_only=True):
     @property
     def role(self) -> str:
         """rank, launcher, dataloader, child, other."""
-        if self.confirmed is not None or self.claimed is not None:
+        if self.confirmed is not None or self.planned is not None:
             return "rank"
         source = self.started or self.outside.seen
         return source.role if source else "other"
@@ -169,6 +185,10 @@ class Host(msgspec.Struct, kw_only=True):
     sample: ev.HostSampled | None = None
     devices: ev.DevicesSampled | None = None
     observers: dict[str, ev.ObserverStarted] = {}
+    endpoints: dict[str, ev.EndpointProbed] = {}
+    """The newest look at each endpoint of the run's jobs, by `host:port`."""
+    answered_ns: dict[str, int] = {}
+    """When a store last answered there."""
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 

@@ -9,6 +9,8 @@ from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader
 from distwatch.state.model import (
     CLOSED_STEPS_KEPT,
+    MESHES_KEPT,
+    RAISED_KEPT,
     Group,
     Host,
     Process,
@@ -112,12 +114,30 @@ def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -
     process.started, process.started_ns = event, time_ns
 
 
-def _identity_claimed(process: Process, _: int, event: ev.IdentityClaimed) -> None:
-    process.claimed = event
+def _init_planned(process: Process, time_ns: int, event: ev.InitPlanned) -> None:
+    process.planned, process.planned_ns, process.initialized = event, time_ns, False
+
+
+def _finding_raised(process: Process, _: int, event: ev.FindingRaised) -> None:
+    if event not in process.raised:
+        process.raised.append(event)
+        del process.raised[:-RAISED_KEPT]
+
+
+def _mesh_made(process: Process, _: int, event: ev.MeshMade) -> None:
+    if event not in process.meshes:
+        process.meshes.append(event)
+        del process.meshes[:-MESHES_KEPT]
+
+
+def _non_member_called(process: Process, _: int, event: ev.NonMemberCalled) -> None:
+    if event not in process.non_member_calls:
+        process.non_member_calls.append(event)
+        del process.non_member_calls[:-RAISED_KEPT]
 
 
 def _identity_confirmed(process: Process, _: int, event: ev.IdentityConfirmed) -> None:
-    process.confirmed = event
+    process.confirmed, process.initialized = event, True
 
 
 def _integration_changed(process: Process, _: int, event: ev.IntegrationChanged) -> None:
@@ -176,6 +196,7 @@ def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> No
         timeout_s=event.timeout_s,
         site=event.site,
         created_ns=time_ns,
+        axis=event.axis,
     )
 
 
@@ -190,6 +211,8 @@ def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -
             group.destroyed_ns = time_ns
     if not event.pg_name:
         process.group_calls.clear()
+        process.meshes.clear()
+        process.initialized = False
 
 
 def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
@@ -215,8 +238,15 @@ def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
 def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     if process.started is None:
         _process_started(process, time_ns, event.started)
+    if event.planned is not None:
+        _init_planned(process, process.planned_ns or time_ns, event.planned)
     if event.confirmed is not None:
         process.confirmed = event.confirmed
+    process.initialized = event.initialized
+    for raised in event.raised:
+        _finding_raised(process, time_ns, raised)
+    for mesh in event.meshes:
+        _mesh_made(process, time_ns, mesh)
     for integration in event.integrations:
         process.integrations[integration.name] = integration
     for group in event.groups:
@@ -241,7 +271,7 @@ Stamp = tuple[int, str, int]
 
 
 def _newest(stamps: dict[str, Stamp], field: str, stamp: Stamp) -> bool:
-    if stamps.get(field, (-1, "", -1)) >= stamp:
+    if field in stamps and stamps[field] >= stamp:
         return False
     stamps[field] = stamp
     return True
@@ -263,11 +293,8 @@ def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
     outside = _process(state, event.process).outside
     # A pulse is as new as its beat, not as its reading; a frozen page has still newer
     # operations than the last reading of it.
-    order = (
-        event.pulse.beat_ns,
-        "",
-        max((op.left_ns or op.entered_ns for op in event.operations), default=0),
-    )
+    newest_ns = max((op.left_ns or op.entered_ns for op in event.operations), default=0)
+    order = (event.pulse.beat_ns, f"{newest_ns:020}{stamp[1]}", stamp[2])
     if _newest(outside.stamps, "pulse", order):
         outside.pulse, outside.operations = event.pulse, event.operations
 
@@ -276,7 +303,7 @@ def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
     outside = _process(state, event.process).outside
     # The first sighting of an end is the nearest to it; one that knows the status wins.
     knows = event.exit_code is not None or event.signal is not None
-    order = (int(knows), "", -stamp[0])
+    order = ((int(knows) << 63) - stamp[0], stamp[1], stamp[2])
     if _newest(outside.stamps, "exit", order):
         outside.exit = event
     outside.exit_ns = min(outside.exit_ns or stamp[0], stamp[0])
@@ -311,6 +338,15 @@ def _host_sampled(state: RunState, stamp: Stamp, event: ev.HostSampled) -> None:
         host.sample = event
 
 
+def _endpoint_probed(state: RunState, stamp: Stamp, event: ev.EndpointProbed) -> None:
+    host = _host(state, event.host)
+    if _newest(host.stamps, f"endpoint:{event.endpoint}", stamp):
+        host.endpoints[event.endpoint] = event
+    if event.outcome == "store":
+        before = host.answered_ns.get(event.endpoint, 0)
+        host.answered_ns[event.endpoint] = max(before, stamp[0])
+
+
 def _devices_sampled(state: RunState, stamp: Stamp, event: ev.DevicesSampled) -> None:
     host = _host(state, event.host)
     if _newest(host.stamps, "devices", stamp):
@@ -330,7 +366,10 @@ def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) ->
 
 _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.ProcessStarted: _process_started,
-    ev.IdentityClaimed: _identity_claimed,
+    ev.InitPlanned: _init_planned,
+    ev.FindingRaised: _finding_raised,
+    ev.MeshMade: _mesh_made,
+    ev.NonMemberCalled: _non_member_called,
     ev.IdentityConfirmed: _identity_confirmed,
     ev.IntegrationChanged: _integration_changed,
     ev.StepStarted: _step_started,
@@ -357,6 +396,7 @@ _OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
     ev.ExitSeen: _exit_seen,
     ev.StackTaken: _stack_taken,
     ev.HostSampled: _host_sampled,
+    ev.EndpointProbed: _endpoint_probed,
     ev.DevicesSampled: _devices_sampled,
     ev.NotObserved: _not_observed,
     ev.FindingsJudged: _findings_judged,

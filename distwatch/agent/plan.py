@@ -1,0 +1,117 @@
+"""What a rank is about to initialize with, read from its call and its environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from distwatch import __version__
+from distwatch.state.events import InitPlanned, Site
+from distwatch.state.identity import identify
+
+COMMUNICATION_VARIABLES = (
+    "TORCH_DISTRIBUTED_DEBUG",
+    "TORCH_DIST_INIT_BARRIER",
+    "GLOO_SOCKET_IFNAME",
+    "TP_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_SOCKET_FAMILY",
+    "NCCL_IB_DISABLE",
+    "NCCL_IB_HCA",
+    "NCCL_P2P_DISABLE",
+    "NCCL_SHM_DISABLE",
+    "NCCL_NET",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
+    "USE_LIBUV",
+)
+
+
+def read_plan(
+    *,
+    backend: object = None,
+    init_method: str | None = None,
+    store: object = None,
+    global_rank: object = None,
+    world_size: object = None,
+    timeout_s: float | None = None,
+    environ: Mapping[str, str] | None = None,
+    site: Site | None = None,
+) -> InitPlanned:
+    """The plan of one call of `init_process_group`; what it leaves out comes from the environment.
+
+    Numbers that are missing or make no sense are None here; torch tells the user of them.
+    """
+    env = os.environ if environ is None else environ
+    method, endpoint, query = _method(init_method, store, env)
+    rank = _number(global_rank, query.get("rank"), env.get("RANK") if method == "env" else None)
+    world = _number(
+        world_size, query.get("world_size"), env.get("WORLD_SIZE") if method == "env" else None
+    )
+    return InitPlanned(
+        global_rank=rank,
+        world_size=world or None,
+        method=method,
+        endpoint=endpoint,
+        hosts_store=method in ("env", "tcp") and rank == 0 and not identify(env).agent_store,
+        backend=str(backend or ""),
+        timeout_s=timeout_s,
+        variables={name: env[name] for name in COMMUNICATION_VARIABLES if env.get(name)},
+        interfaces=interfaces(),
+        versions=versions(),
+        site=site,
+    )
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int] | None:
+    """`host:port` (an IPv6 host in brackets or not) in its parts; None where it is none."""
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or not port.isdigit() or not host or int(port) > 65535:
+        return None
+    return host.strip("[]"), int(port)
+
+
+def interfaces() -> tuple[str, ...]:
+    """The network interfaces of this host; empty where they cannot be listed."""
+    try:
+        return tuple(name for _, name in socket.if_nameindex())
+    except OSError:
+        return ()
+
+
+def versions() -> dict[str, str]:
+    """Of distwatch, and of torch where it is loaded."""
+    torch = getattr(sys.modules.get("torch"), "__version__", None)
+    found = {"distwatch": __version__, "python": sys.version.split()[0]}
+    return {**found, "torch": str(torch)} if torch else found
+
+
+def _method(
+    init_method: str | None, store: object, env: Mapping[str, str]
+) -> tuple[str, str, dict[str, str]]:
+    if store is not None:
+        host, port = getattr(store, "host", None), getattr(store, "port", None)
+        return "store", f"{host}:{port}" if host and port else "", {}
+    url = urlsplit(init_method or "env://")
+    query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    if url.scheme == "tcp":
+        return "tcp", url.netloc, query
+    if url.scheme == "file":
+        return "file", url.path, query
+    if url.scheme != "env":
+        return url.scheme or "unknown", "", query
+    addr, port = env.get("MASTER_ADDR"), env.get("MASTER_PORT")
+    return "env", f"{addr}:{port}" if addr and port else "", query
+
+
+def _number(*candidates: Any) -> int | None:
+    for value in candidates:
+        if isinstance(value, int) and value >= 0:
+            return value
+        if isinstance(value, str) and value.strip().isdigit():
+            return int(value)
+    return None
