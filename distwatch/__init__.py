@@ -1,3 +1,44 @@
 """distwatch: knows, within seconds, why a distributed PyTorch job hangs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distwatch.errors import (
+        AlreadyInitialized,
+        AttachDenied,
+        DistwatchError,
+        InitFailed,
+        InitTimeout,
+        PlanInvalid,
+    )
+    from distwatch.integrations.world import World, initialize
+    from distwatch.preflight.environment import check
+
 __version__ = "0.1.0"
+__all__ = [
+    "AlreadyInitialized",
+    "AttachDenied",
+    "DistwatchError",
+    "InitFailed",
+    "InitTimeout",
+    "PlanInvalid",
+    "World",
+    "check",
+    "initialize",
+]
+_PLACES = {
+    **dict.fromkeys(__all__[:6], "distwatch.errors"),
+    **dict.fromkeys(("World", "initialize"), "distwatch.integrations.world"),
+    "check": "distwatch.preflight.environment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing distwatch costs a job nothing: what is not used is not loaded.
+    import importlib
+
+    if name not in _PLACES:
+        raise AttributeError(f"module 'distwatch' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from distwatch.state.finding import Finding
 
 
@@ -18,6 +20,83 @@ class DistwatchError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}. {self.advice}" if self.advice else message
+
+
+class InitFailed(DistwatchError):
+    """A world cannot form: `finding` says why and who.
+
+    Attributes:
+        step: the step of the initialization that failed.
+    """
+
+    def __init__(
+        self, message: str, *, step: str, advice: str = "", finding: Finding | None = None
+    ) -> None:
+        super().__init__(message, advice=advice, finding=finding)
+        self.step = step
+
+
+class InitTimeout(InitFailed, TimeoutError):
+    """A step of the initialization did not end within its deadline.
+
+    Attributes:
+        deadline_s: of that step.
+        arrived: global ranks that came.
+        missing: those that did not.
+        places: where each missing rank is now, as far as anybody saw, by global rank.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: str,
+        deadline_s: float,
+        arrived: tuple[int, ...] = (),
+        missing: tuple[int, ...] = (),
+        places: Mapping[int, str] | None = None,
+        advice: str = "",
+        finding: Finding | None = None,
+    ) -> None:
+        super().__init__(message, step=step, advice=advice, finding=finding)
+        self.deadline_s = deadline_s
+        self.arrived = arrived
+        self.missing = missing
+        self.places = dict(places or {})
+
+
+class AlreadyInitialized(DistwatchError):
+    """This process holds a world of another plan.
+
+    Attributes:
+        held: the plan of the world that holds.
+        asked: the plan that was asked for now.
+        first_call: the stack of the call that formed the world, outermost line first.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        held: str,
+        asked: str,
+        first_call: tuple[str, ...] = (),
+        finding: Finding | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            advice="Close the first world (`world.close()`) before forming another.",
+            finding=finding,
+        )
+        self.held = held
+        self.asked = asked
+        self.first_call = first_call
+
+
+class PlanInvalid(DistwatchError):
+    """A plan that no world can be built by: sizes that do not divide, an unknown framework, …."""
+
+    exit_code = 2
 
 
 class UsageError(DistwatchError):

@@ -136,6 +136,10 @@ class StoreClient:
         value = self.get(CLIENTS_KEY)
         return int(value) if value is not None and value.isdigit() else None
 
+    def fileno(self) -> int:
+        """The descriptor of the connection."""
+        return self._connection.fileno()
+
     def close(self) -> None:
         """Hangs up."""
         self._connection.close()

@@ -58,6 +58,7 @@ class Agent:
         self._steps = itertools.count(1)
         self._stack = threading.local()
         self._open_steps: dict[int, tuple[int, ev.StepStarted]] = {}
+        self._moved_ns = time.monotonic_ns()
         self._groups: dict[str, ev.GroupCreated] = {}
         self._group_calls: list[ev.GroupCalled] = []
         self._integrations: dict[str, ev.IntegrationChanged] = {}
@@ -67,7 +68,9 @@ class Agent:
         self._initialized = False
         self._raised: list[ev.FindingRaised] = []
         self._meshes: list[ev.MeshMade] = []
+        self._non_member_calls: list[ev.NonMemberCalled] = []
         self._beat = 0
+        self._progress: tuple[ev.GroupProgress, ...] = ()
         self._pid = os.getpid()
         self._stopping = threading.Event()
         volatile = folder.volatile
@@ -125,7 +128,8 @@ class Agent:
             thread=threading.current_thread().name,
         )
         stack.append(number)
-        self._open_steps[number] = (time.monotonic_ns(), step)
+        self._moved_ns = time.monotonic_ns()
+        self._open_steps[number] = (self._moved_ns, step)
         self.record(step)
         return number
 
@@ -133,6 +137,7 @@ class Agent:
         self, step: int, done: int, total: int | None = None, label: str = ""
     ) -> None:
         """Records that a step moved; from any thread."""
+        self._moved_ns = time.monotonic_ns()
         self.record(ev.StepProgressed(step=step, done=done, total=total, label=label))
 
     def end_step(self, step: int, error: str | None = None) -> None:
@@ -140,8 +145,10 @@ class Agent:
         stack: list[int] = self._stack.__dict__.setdefault("steps", [])
         if step in stack:
             del stack[stack.index(step) :]
-        self._open_steps.pop(step, None)
-        self.record(ev.StepEnded(step=step, error=error))
+        self._moved_ns = time.monotonic_ns()
+        # A supervising thread may have ended it before the thread that began it.
+        if self._open_steps.pop(step, None) is not None:
+            self.record(ev.StepEnded(step=step, error=error))
 
     # ---- what holds ------------------------------------------------------------------------
 
@@ -149,6 +156,12 @@ class Agent:
         """Records a process group that this process now is a member of."""
         self._groups[created.pg_name] = created
         self.record(created)
+
+    def name_axis(self, pg_name: str, axis: str) -> None:
+        """Records along which axis of a mesh a group runs."""
+        held = self._groups.get(pg_name)
+        if held is not None and held.axis != axis:
+            self.hold_group(msgspec.structs.replace(held, axis=axis))
 
     def release_group(self, pg_name: str) -> None:
         """Records that a group was destroyed; all of them for ''."""
@@ -167,18 +180,30 @@ class Agent:
             self._group_calls.append(called)
         self.record(called)
 
-    def plan_init(self, planned: ev.InitPlanned) -> None:
+    @property
+    def planned(self) -> ev.InitPlanned | None:
+        """The newest initialization of this process."""
+        return self._planned
+
+    def plan_init(self, planned: ev.InitPlanned) -> ev.InitPlanned:
         """Records what this process is about to initialize with, under its running number."""
         number = (self._planned.number if self._planned else 0) + 1
         self._planned = msgspec.structs.replace(planned, number=number)
         self._initialized = False
         self.record(self._planned)
+        return self._planned
 
     def hold_mesh(self, made: ev.MeshMade) -> None:
         """Records a device mesh."""
         if len(self._meshes) < 64:
             self._meshes.append(made)
         self.record(made)
+
+    def note_non_member(self, called: ev.NonMemberCalled) -> None:
+        """Records a call on a group without this rank, once for each place."""
+        if called not in self._non_member_calls and len(self._non_member_calls) < 64:
+            self._non_member_calls.append(called)
+            self.record(called)
 
     def raise_finding(self, finding: Finding, step: str = "") -> None:
         """Records a diagnosis that this process came to by itself."""
@@ -225,22 +250,33 @@ class Agent:
         groups: list[ev.GroupProgress] = []
         for source in list(self.progress_sources):
             groups += guard("progress", source) or ()
+        self._progress = tuple(groups)
         self._beat += 1
         self.page.write(
             ev.Pulse(
                 beat=self._beat,
                 beat_ns=time.monotonic_ns(),
-                groups=tuple(groups),
+                groups=self._progress,
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
             )
         )
         self.journal.drain()
 
+    def _end_if_hung(self) -> None:
+        from distwatch.agent.ending import end_rank
+        from distwatch.agent.overdue import overdue
+
+        steps = [step for _, step in list(self._open_steps.values())]
+        if why := overdue(self._progress, steps, self._moved_ns, self.settings.deadlines):
+            end_rank(self, why)
+
     def _run(self) -> None:
         guard("observer start", self._observer.ensure)
         while not self._stopping.is_set():
             guard("beat", self.beat)
+            if self.settings.on_hang == "abort":
+                guard("abort", self._end_if_hung)
             guard("observer start", self._observer.ensure)
             if guard("control", self._control.serve, BEAT_S) is None:
                 self._stopping.wait(BEAT_S)

@@ -81,3 +81,12 @@ def is_users(file: str, skip: tuple[str, ...]) -> bool:
     if file.startswith(_OURS):
         return file.startswith(_OUR_JOBS)
     return not file.startswith((*skip, "<frozen "))
+
+
+def error_text(error: BaseException | None) -> str | None:
+    """`TypeName: first line`, or None."""
+    if error is None:
+        return None
+    message = str(error).strip()
+    first = message.splitlines()[0] if message else ""
+    return f"{type(error).__name__}: {first}"[:300]

@@ -49,12 +49,3 @@ def observe_method(name: str, descriptor: Any, observer: Observer) -> Any:
     if isinstance(descriptor, (classmethod, staticmethod)):
         return type(descriptor)(observe(name, descriptor.__func__, observer))
     return observe(name, descriptor, observer)
-
-
-def error_text(error: BaseException | None) -> str | None:
-    """`TypeName: first line`, or None."""
-    if error is None:
-        return None
-    message = str(error).strip()
-    first = message.splitlines()[0] if message else ""
-    return f"{type(error).__name__}: {first}"[:300]

@@ -50,6 +50,11 @@ REGISTRY = (
         "distwatch.integrations.torch_distributed",
     ),
     IntegrationSpec(
+        "device_mesh",
+        "torch.distributed.device_mesh",
+        "distwatch.integrations.device_mesh",
+    ),
+    IntegrationSpec(
         "transformers",
         "transformers.modeling_utils",
         "distwatch.integrations.transformers",

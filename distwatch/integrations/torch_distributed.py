@@ -14,20 +14,21 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-from distwatch.agent.guard import caller_site, guard
+from distwatch.agent.guard import caller_site, error_text, guard
 from distwatch.agent.plan import read_plan
-from distwatch.hooks.observed import error_text, observe
+from distwatch.hooks.observed import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
-from distwatch.integrations import torch_collectives
+from distwatch.integrations import torch_collectives, torch_deadlines
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.integrations.torch_collectives import Counts
+from distwatch.integrations.torch_deadlines import TIMEOUT_SHARE
 from distwatch.integrations.torch_groups import KnownGroups, members_of_call
 from distwatch.integrations.torch_recorder import FlightRecorder
 from distwatch.redaction import redact_text
-from distwatch.state.events import GroupCalled, InitPlanned, Site
+from distwatch.settings import read_settings
+from distwatch.state.events import GroupCalled, InitPlanned, NonMemberCalled, Site
 
-_TIMEOUT_SHARE = 0.8
 _known: KnownGroups | None = None
 _recorder: FlightRecorder | None = None
 
@@ -35,6 +36,8 @@ _recorder: FlightRecorder | None = None
 def apply(module: ModuleType, patches: PatchSet) -> str:
     """Hooks `torch.distributed.distributed_c10d`."""
     global _known, _recorder
+    if (on_hang := read_settings().on_hang) != "report":
+        torch_deadlines.supervise(module, patches, on_hang)
     known = _known = KnownGroups(module)
     counts = torch_collectives.apply(module, patches, known)
     recorder = _recorder = FlightRecorder(known, counts)
@@ -45,6 +48,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
         "destroy_process_group": _DestroyProcessGroup(module, known, counts, recorder),
         "_new_process_group_helper": _NewProcessGroup(module, known),
         "_store_based_barrier": _StoreBarrier(module),
+        "_warn_not_in_group": _WarnNotInGroup(),
     }
     absent = [name for name in observers if not hasattr(module, name)]
     for name, observer in observers.items():
@@ -129,7 +133,7 @@ def _plan_of(given: dict[str, Any], site: Site | None) -> InitPlanned:
 
 def _share_of(timeout: object) -> float | None:
     if isinstance(timeout, timedelta) and timeout.total_seconds() > 0:
-        return timeout.total_seconds() * _TIMEOUT_SHARE
+        return timeout.total_seconds() * TIMEOUT_SHARE
     return None
 
 
@@ -298,6 +302,18 @@ class _StoreBarrier:
         if token is not None:
             agent, step = token
             agent.end_step(step, error_text(error))
+
+
+class _WarnNotInGroup:
+    """torch says this, and does nothing, where a rank uses a group that it is not in."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if agent := running_agent():
+            op = str(kwargs.get("op_name", args[0] if args else "?"))
+            agent.note_non_member(NonMemberCalled(op=op, site=_site()))
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        """It returns at once."""
 
 
 class _DestroyProcessGroup:

@@ -13,8 +13,8 @@ import time
 from types import ModuleType
 from typing import Any
 
-from distwatch.agent.guard import caller_site
-from distwatch.hooks.observed import error_text, observe, observe_method
+from distwatch.agent.guard import caller_site, error_text
+from distwatch.hooks.observed import observe, observe_method
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.redaction import redact_text

@@ -89,6 +89,8 @@ class InitPlanned(Event, frozen=True, kw_only=True):
     hosts_store: bool = False
     """Whether this process is the one that listens at the endpoint."""
     backend: str = ""
+    device: str = ""
+    """The accelerator that this rank will work on, by its UUID; empty where there is none."""
     timeout_s: float | None = None
     framework: str = ""
     sizes: dict[str, int] = {}

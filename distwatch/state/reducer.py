@@ -188,6 +188,10 @@ def _step_ended(process: Process, time_ns: int, event: ev.StepEnded) -> None:
 
 
 def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> None:
+    held = process.groups.get(event.pg_name)
+    if held is not None and held.destroyed_ns is None and held.members == event.members:
+        held.axis = event.axis or held.axis  # said again since its axis became known
+        return
     process.groups[event.pg_name] = Group(
         pg_name=event.pg_name,
         pg_desc=event.pg_desc,

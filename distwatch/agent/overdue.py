@@ -1,0 +1,35 @@
+"""What has not moved for longer than its deadline, once the world holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from distwatch.state.events import GroupProgress, StepStarted
+
+
+def overdue(
+    progress: Iterable[GroupProgress],
+    open_steps: Iterable[StepStarted],
+    moved_ns: int,
+    deadlines: Mapping[str, float],
+) -> str:
+    """A collective or a load that is late, in words; '' where none is.
+
+    Initialization is judged where it is called, and everything by the observer: this is for the
+    rank that is to end itself.
+
+    Args:
+        moved_ns: when any step of this process last moved.
+        deadlines: seconds by kind of step.
+    """
+    now = time.monotonic_ns()
+    for group in progress:
+        waited_s = (now - group.changed_ns) / 1e9
+        if 0 <= group.completed < group.enqueued and waited_s > deadlines["collective"]:
+            return f"collective #{group.completed + 1} of group {group.pg_name} has waited for {waited_s:.0f} s"
+    stalled_s = (now - moved_ns) / 1e9
+    loading = any(step.name == "from_pretrained" for step in open_steps)
+    if loading and stalled_s > deadlines["load"]:
+        return f"from_pretrained has not moved for {stalled_s:.0f} s"
+    return ""

@@ -1,0 +1,117 @@
+"""The named steps of an initialization and their deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import time
+from collections.abc import Iterator, Mapping
+
+from distwatch.agent.core import Agent
+from distwatch.agent.guard import error_text
+from distwatch.errors import PlanInvalid
+from distwatch.state.events import Site
+
+ENVIRONMENT = "environment"
+ENDPOINT = "endpoint"
+STORE = "store"
+ARRIVAL = "arrival"
+AGREEMENT = "agreement"
+GROUP = "process group"
+ROUND_TRIP = "round trip"
+FRAMEWORK = "framework groups"
+LAYOUTS = "layouts"
+STEPS = (ENVIRONMENT, ENDPOINT, STORE, ARRIVAL, AGREEMENT, GROUP, ROUND_TRIP, FRAMEWORK, LAYOUTS)
+_SHORT = {"group": GROUP, "round_trip": ROUND_TRIP, "framework": FRAMEWORK, "framework_groups": FRAMEWORK,
+          "process_group": GROUP}  # fmt: skip
+
+
+class Deadlines:
+    """Seconds by step. A step without its own has what is left of the whole."""
+
+    def __init__(self, asked: Mapping[str, float] | None, whole_s: float) -> None:
+        """
+        Args:
+            asked: by name of a step (spaces or underscores), `group` for short, or `init`: the whole.
+            whole_s: for all steps together, where `asked` does not say.
+
+        Raises:
+            PlanInvalid: an unknown step, or no positive number.
+        """
+        own = {_step_name(name): _positive(name, value) for name, value in (asked or {}).items()}
+        self.whole_s = own.pop("init", whole_s)
+        self._own = own
+        self._began = time.monotonic()
+
+    def of(self, step: str) -> float:
+        """Seconds that a step may take if it began now."""
+        left_s = self._began + self.whole_s - time.monotonic()
+        return max(0.0, min(left_s, self._own.get(step, left_s)))
+
+
+def _step_name(name: str) -> str:
+    known = {**_SHORT, **{step: step for step in STEPS}, "init": "init"}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
+    raise PlanInvalid(f"there is no step {name!r} that could have a deadline", advice=hint)
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        raise PlanInvalid(
+            f"deadlines[{name!r}] is {value!r}", advice="Give a positive number of seconds."
+        )
+    return float(value)
+
+
+class Ledger:
+    """Writes the steps into the journal; without an agent it only keeps their names."""
+
+    def __init__(self, agent: Agent | None) -> None:
+        self._agent = agent
+        self.current = ""
+        self._open: list[int] = []
+
+    @contextlib.contextmanager
+    def step(
+        self, name: str, deadline_s: float, *, label: str = "", total: int | None = None,
+        site: Site | None = None,
+    ) -> Iterator[None]:  # fmt: skip
+        """One step; what is raised in it is its error."""
+        outer, self.current = self.current, name
+        number = self._begin(name, deadline_s, label, total, site)
+        try:
+            yield
+        except BaseException as error:
+            self._end(number, error)
+            raise
+        self._end(number, None)
+        self.current = outer
+
+    def tell(self, done: int, total: int | None = None, label: str = "") -> None:
+        """The innermost step has moved."""
+        if self._agent is not None and self._open:
+            self._agent.progress_step(self._open[-1], done, total, label)
+
+    def give_up(self, error: BaseException) -> None:
+        """Writes that the open steps have failed, before the caller is told of it."""
+        while self._open:
+            self._end(self._open[-1], error)
+
+    def _begin(
+        self, name: str, deadline_s: float, label: str, total: int | None, site: Site | None
+    ) -> int:
+        if self._agent is None:
+            return 0
+        number = self._agent.begin_step(
+            name, deadline_s=deadline_s, label=label, total=total, site=site
+        )
+        self._open.append(number)
+        return number
+
+    def _end(self, number: int, error: BaseException | None) -> None:
+        if self._agent is not None and number in self._open:
+            self._open.remove(number)
+            self._agent.end_step(number, error_text(error))

@@ -1,0 +1,156 @@
+"""DISTWATCH_ON_HANG=raise|abort: what torch's own initialization does once its deadline has passed.
+
+With `report`, the default, nothing here is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+from distwatch.agent.absence import look_for
+from distwatch.agent.core import Agent
+from distwatch.agent.ending import end_rank
+from distwatch.agent.meeting import meet
+from distwatch.agent.plan import read_plan, split_endpoint
+from distwatch.agent.supervision import Supervision
+from distwatch.errors import InitFailed, InitTimeout
+from distwatch.hooks.patch import PatchSet
+from distwatch.hooks.rebinding import rebind_early_imports
+from distwatch.integrations.registry import running_agent
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Finding
+from distwatch.tcpstore import StoreUnreachable
+
+_KINDS = {"init_process_group": "init", "new_group": "group", "split_group": "group"}
+TIMEOUT_SHARE = 0.8
+"""distwatch acts before torch's own timeout does."""
+_EXPLAINS = ("rendezvous.", "process.", "group.")
+
+
+def supervise(module: ModuleType, patches: PatchSet, on_hang: str) -> None:
+    """Puts torch's initializing functions under deadlines that are acted on."""
+    for name, kind in _KINDS.items():
+        original = vars(module).get(name)
+        if original is not None:
+            supervised = _supervised(original, name, kind, on_hang)
+            patches.replace(module, name, supervised)
+            rebind_early_imports(patches, original, supervised)
+
+
+def _supervised(
+    original: Callable[..., Any], name: str, kind: str, on_hang: str
+) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        agent = running_agent()
+        # `distwatch.initialize` acts on its own deadlines.
+        if agent is None or agent.is_initializing:
+            return original(*args, **kwargs)
+        plan = _plan(signature, args, kwargs) if kind == "init" else agent.planned
+        limit_s = agent.settings.deadlines[kind]
+        if plan is not None and plan.timeout_s is not None:
+            limit_s = min(limit_s, TIMEOUT_SHARE * plan.timeout_s)
+        hang = _Hang(agent, name, limit_s, plan, on_hang)
+        if kind == "init" and on_hang == "raise":
+            hang.await_endpoint()
+        with hang.supervision():
+            return original(*args, **kwargs)
+
+    return call
+
+
+def _plan(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> InitPlanned | None:
+    try:
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        return None  # the user's mistake, of which torch tells them
+    timeout = given.get("timeout")
+    return read_plan(
+        init_method=given.get("init_method"),
+        store=given.get("store"),
+        global_rank=given.get("rank"),
+        world_size=given.get("world_size"),
+        timeout_s=timeout.total_seconds() if isinstance(timeout, timedelta) else None,
+    )
+
+
+class _Hang:
+    """One supervised call, and what is done once it is late."""
+
+    def __init__(
+        self, agent: Agent, name: str, deadline_s: float, plan: InitPlanned | None, on_hang: str
+    ) -> None:
+        self._agent = agent
+        self._name = name
+        self._deadline_s = deadline_s
+        self._plan = plan
+        self._address = split_endpoint(plan.endpoint) if plan else None
+        self._on_hang = on_hang
+
+    def supervision(self) -> Supervision:
+        """To be entered around the call."""
+        return Supervision(
+            deadline_s=self._deadline_s,
+            port=self._address[1] if self._address else None,
+            late=self._late,
+        )
+
+    def await_endpoint(self) -> None:
+        """Waits here for a store that torch would wait for where nothing can reach it.
+
+        Raises:
+            InitTimeout: none answered within the deadline.
+        """
+        if self._plan is None or self._address is None or self._plan.hosts_store:
+            return
+        if self._plan.method not in ("env", "tcp"):
+            return
+        step = self._agent.begin_step("endpoint", deadline_s=self._deadline_s)
+        try:
+            meet(*self._address, self._deadline_s).close()
+        except StoreUnreachable as error:
+            self._agent.end_step(step, f"InitTimeout: {error.detail}")
+            raise self._timeout(error.detail) from None
+        self._agent.end_step(step)
+
+    def _late(self) -> InitFailed:
+        failure = self._timeout("")
+        if self._on_hang == "abort":
+            end_rank(self._agent, failure)
+        return failure
+
+    def _timeout(self, why: str) -> InitTimeout:
+        finding, missing = self._judge()
+        rank = self._plan.global_rank if self._plan else None
+        told = finding.summary if finding else why or "no observer could say why"
+        failure = InitTimeout(
+            f"{self._name}: not done within {self._deadline_s:g} s: {told}",
+            step=self._name,
+            deadline_s=self._deadline_s,
+            arrived=finding.waiting_ranks if finding else () if rank is None else (rank,),
+            missing=tuple(missing),
+            places=missing,
+            advice=finding.advice if finding else "",
+            finding=finding,
+        )
+        if finding is not None:
+            self._agent.raise_finding(finding, self._name)
+        return failure
+
+    def _judge(self) -> tuple[Finding | None, dict[int, str]]:
+        _, verdict = look_for((), self._agent.folder)
+        found = verdict.findings if verdict else ()
+        finding = next((f for f in found if f.blocks and f.code.startswith(_EXPLAINS)), None)
+        if finding is None:
+            return None, {}
+        places, _ = look_for(finding.culprit_ranks, self._agent.folder)
+        return finding, {rank: place.text for rank, place in places.items()}

@@ -1,0 +1,74 @@
+"""The device that a rank works on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+from distwatch.agent.environment import Launched
+from distwatch.state.finding import Evidence, Finding
+
+
+def default_backend() -> str:
+    """nccl where there are GPUs, xla on a Neuron or TPU machine, else gloo."""
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        return "nccl"
+    if os.environ.get("PJRT_DEVICE") and importlib.util.find_spec("torch_xla") is not None:
+        return "xla"
+    return "gloo"
+
+
+def device_of(backend: str) -> Any:
+    """The `torch.device` that a backend's tensors lie on."""
+    import torch
+
+    if "nccl" in backend:
+        return torch.device("cuda", torch.cuda.current_device())
+    if "xla" in backend:
+        return importlib.import_module("torch_xla.core.xla_model").xla_device()
+    return torch.device("cpu")
+
+
+def device_identity(backend: str, launched: Launched) -> str:
+    """The GPU that this rank will work on, by its UUID; '' where it works on none."""
+    import torch
+
+    if "nccl" not in backend or not torch.cuda.is_available():
+        return ""
+    count = torch.cuda.device_count()
+    index = launched.local_rank if count > 1 else 0
+    if index >= count:
+        return ""
+    return str(getattr(torch.cuda.get_device_properties(index), "uuid", ""))
+
+
+def device_finding(launched: Launched) -> Finding | None:
+    """More ranks on this host than GPUs that they see; None where each has one."""
+    import torch
+
+    count, local = torch.cuda.device_count(), launched.local_rank
+    # One visible GPU each is how Slurm and Ray share a host.
+    if local < count or (count == 1 and _is_shown_one()):
+        return None
+    rank = launched.global_rank
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+    return Finding(
+        code="rendezvous.backend_unavailable",
+        severity="crash",
+        culprit_ranks=() if rank is None else (rank,),
+        summary=f"rank {rank} has LOCAL_RANK {local}, and this process sees {count} of the host's GPUs{shown}",
+        advice="Start at most one rank per GPU (torchrun --nproc-per-node), or show the process its GPU.",
+        evidence=(
+            Evidence(source="journal", global_rank=rank, text=f"{count} GPUs, LOCAL_RANK {local}"),
+        ),
+    )
+
+
+def _is_shown_one() -> bool:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return bool(visible) and "," not in visible

@@ -1,0 +1,256 @@
+"""What the initializer asks of torch: a store, the default process group, a round trip, a mesh."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from distwatch.agent.environment import Launched
+from distwatch.agent.initializer import Layout
+from distwatch.agent.plan import split_endpoint
+from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Evidence, Finding
+
+_hosted: dict[tuple[str, int], Any] = {}
+"""Stores that this process listens for. They stay until it ends: peers may still read in them,
+and a world that is formed again meets there."""
+AFTER_DEADLINE_S = 15.0
+_PACKAGES = {"xla": "torch_xla"}
+
+
+class TorchLibrary:
+    """torch.distributed, as the initializer uses it in one process."""
+
+    def __init__(self, timeout: timedelta | None, axes: tuple[tuple[str, int], ...]) -> None:
+        """
+        Args:
+            timeout: of the collectives that come later; None for torch's own default.
+            axes: of the device mesh, outermost first.
+        """
+        self._timeout = timeout
+        self._axes = axes
+        self.mesh: Any = None
+
+    def unavailable(self, backend: str, launched: Launched) -> Finding | None:
+        """Why the backend cannot work in this process; None where it can."""
+        for one in backends_of(backend):
+            if why := _why_unavailable(one):
+                return _unavailable(launched, one, *why)
+        return device_finding(launched) if "nccl" in backends_of(backend) else None
+
+    def host_store(self, host: str, port: int, world_size: int, timeout_s: float) -> None:
+        """Listens at the endpoint, or goes on to: a later world of this process meets there, too."""
+        import torch.distributed as dist
+
+        if (host, port) not in _hosted:
+            _hosted[host, port] = dist.TCPStore(
+                host_name=host,
+                port=port,
+                world_size=world_size,
+                is_master=True,
+                timeout=timedelta(seconds=timeout_s),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+
+    def form(self, launched: Launched, plan: InitPlanned, within_s: float, prefix: str) -> None:
+        """Forms the default process group in torch's own way, so that ranks without us meet it.
+
+        Args:
+            prefix: of the keys of a world that is formed again; torch's own would meet those of
+                the first one and hang. '' for the first.
+        """
+        import torch.distributed as dist
+
+        if "nccl" in backends_of(plan.backend):
+            _select_device(launched)
+        asked = self._timeout or _default_timeout(plan.backend)
+        # While the group forms, peers are waited for little longer than the step may take: the
+        # deadline, which names who is missing, comes first.
+        adjustable = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "").upper() != "DETAIL"
+        longest = timedelta(seconds=within_s + AFTER_DEADLINE_S)
+        forming = min(asked, longest) if adjustable else asked
+        dist.init_process_group(
+            backend=plan.backend, timeout=forming, **_meeting(launched, prefix, forming)
+        )
+        if forming != asked:
+            _set_timeout(asked)
+
+    def round_trip(self, world_size: int, within_s: float) -> None:
+        """Adds up one number of every rank.
+
+        Raises:
+            RuntimeError: it did not come back in time, or came back wrong.
+        """
+        import torch
+        import torch.distributed as dist
+
+        one = torch.ones(1, device=device_of(str(dist.get_backend())))
+        work = dist.all_reduce(one, async_op=True)
+        if work is not None:
+            work.wait(timedelta(seconds=within_s))
+        total = int(one.item())
+        if total != world_size:
+            raise RuntimeError(f"the first round trip gave {total}, not {world_size}")
+
+    def build(self, plan: InitPlanned) -> Layout:
+        """The device mesh, its axes named from the outermost in."""
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+
+        names = tuple(name for name, _ in self._axes)
+        sizes = tuple(size for _, size in self._axes)
+        device = device_of(plan.backend).type
+        self.mesh = init_device_mesh(device, sizes, mesh_dim_names=names)
+        return {
+            name: tuple(dist.get_process_group_ranks(self.mesh.get_group(name))) for name in names
+        }
+
+    def undo(self) -> None:
+        """Destroys the mesh's groups, the last built first, then the default group."""
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            return
+        world = dist.group.WORLD
+        mesh, self.mesh = self.mesh, None
+        for name, _ in reversed(self._axes if mesh is not None else ()):
+            group = mesh.get_group(name)
+            if group is not world:
+                dist.destroy_process_group(group)
+        dist.destroy_process_group()
+
+
+def backends_of(backend: str) -> list[str]:
+    """`cpu:gloo,cuda:nccl` → gloo, nccl; in lower case, as torch reads it."""
+    return [part.rpartition(":")[2].strip().lower() for part in backend.split(",")]
+
+
+def _meeting(launched: Launched, prefix: str, timeout: timedelta) -> dict[str, Any]:
+    """The arguments of `init_process_group` that say where the ranks meet."""
+    import torch.distributed as dist
+
+    rank, world = launched.global_rank, launched.world_size
+    place = {"rank": rank, "world_size": world}
+    if launched.method == "alone":
+        return {**place, "store": dist.HashStore()}
+    if prefix:
+        return {**place, "store": dist.PrefixStore(prefix, _store_again(launched, timeout))}
+    if launched.method == "file":
+        return {**place, "init_method": f"file://{launched.endpoint}"}
+    if launched.method == "env" and all(
+        os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    ):
+        return {"init_method": "env://"}
+    return {**place, "init_method": f"tcp://{launched.endpoint}"}
+
+
+def _store_again(launched: Launched, timeout: timedelta) -> Any:
+    import torch.distributed as dist
+
+    if launched.method == "file":
+        return dist.FileStore(launched.endpoint, launched.world_size or -1)
+    host, port = split_endpoint(launched.endpoint) or ("", 0)
+    if (host, port) in _hosted:
+        return _hosted[host, port]
+    return dist.TCPStore(
+        host_name=host, port=port, world_size=launched.world_size, is_master=False,
+        timeout=timeout, wait_for_workers=False,
+    )  # fmt: skip
+
+
+def _default_timeout(backend: str) -> timedelta:
+    import torch.distributed as dist
+
+    if "nccl" in backends_of(backend):
+        return timedelta(minutes=10)
+    default: timedelta = dist.distributed_c10d.default_pg_timeout
+    return default
+
+
+def _set_timeout(timeout: timedelta) -> None:
+    import torch.distributed as dist
+
+    dist.distributed_c10d._set_pg_timeout(timeout)
+    dist.distributed_c10d._get_default_store().set_timeout(timeout)
+
+
+def _select_device(launched: Launched) -> None:
+    import torch
+
+    count = torch.cuda.device_count()
+    # A launcher that shows each rank one GPU numbers it 0 for everybody.
+    torch.cuda.set_device(launched.local_rank if count > 1 else 0)
+
+
+def _why_unavailable(backend: str) -> tuple[str, str] | None:
+    """The reason and the fix; None for a backend that can be used here."""
+    import torch
+    import torch.distributed as dist
+
+    if backend == "nccl":
+        if not dist.is_nccl_available():
+            return (
+                "this build of torch has no NCCL",
+                "Install a CUDA build of torch, or use backend='gloo'.",
+            )
+        if not torch.cuda.is_available():
+            return (
+                "torch sees no GPU in this process",
+                "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'.",
+            )
+        return None
+    if backend == "gloo":
+        return (
+            None
+            if dist.is_gloo_available()
+            else ("this build of torch has no gloo", "Use another backend.")
+        )
+    if backend == "mpi":
+        return None if dist.is_mpi_available() else (
+            "this build of torch has no MPI", "Build torch with MPI, or use backend='gloo'.")  # fmt: skip
+    package = _PACKAGES.get(backend)
+    if package and importlib.util.find_spec(package) is None:
+        return (
+            f"{package} is not installed",
+            f"pip install {package.replace('_', '-')} for this torch, or use backend='gloo'.",
+        )
+    if package:
+        importlib.import_module(f"{package}.distributed.xla_backend")
+    if not hasattr(dist.Backend, backend.upper()):
+        known = ", ".join(dist.Backend.backend_list)
+        return (
+            f"torch knows no backend {backend!r}",
+            f"It knows {known}; a plugin must be imported first.",
+        )
+    return None
+
+
+def _unavailable(launched: Launched, backend: str, why: str, fix: str) -> Finding:
+    rank = launched.global_rank
+    who = "this process" if rank is None else f"rank {rank}"
+    return Finding(
+        code="rendezvous.backend_unavailable",
+        severity="crash",
+        culprit_ranks=() if rank is None else (rank,),
+        summary=f"{who} cannot use backend {backend!r}: {why}",
+        advice=fix,
+        evidence=(Evidence(source="journal", global_rank=rank, text=why),),
+    )
+
+
+def choose_backend(asked: str | None) -> str:
+    """What was asked for, else by this process's devices: nccl, xla or gloo."""
+    return asked.lower() if asked else default_backend()
+
+
+def axes_of(
+    names_and_sizes: Iterable[tuple[str, int]], world_size: int
+) -> tuple[tuple[str, int], ...]:
+    """The axes that are longer than one rank; the data axis alone where none is."""
+    axes = tuple((name, size) for name, size in names_and_sizes if size > 1)
+    return axes or (("dp", world_size),)

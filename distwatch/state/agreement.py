@@ -1,0 +1,242 @@
+"""Whether the plans of a world's ranks agree: asked by the ranks themselves, and by diagnosis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Evidence, Finding, Severity
+from distwatch.state.rank_sets import format_ranks
+
+Plans = Mapping[int, InitPlanned]
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
+_LISTED = 8
+
+
+class _Term(NamedTuple):
+    """One thing that ranks must agree on. `read` gives None where a plan says nothing of it."""
+
+    name: str
+    code: str
+    severity: Severity
+    read: Callable[[InitPlanned], str | None]
+    consequence: str
+    advice: str
+
+
+def _world_size(plan: InitPlanned) -> str | None:
+    return str(plan.world_size) if plan.world_size else None
+
+
+def _backend(plan: InitPlanned) -> str | None:
+    return plan.backend.lower() or None
+
+
+def _detail(plan: InitPlanned) -> str | None:
+    level = plan.variables.get("TORCH_DISTRIBUTED_DEBUG", "OFF").upper()
+    return "DETAIL" if level == "DETAIL" else "not DETAIL"
+
+
+def _timeout(plan: InitPlanned) -> str | None:
+    return f"{plan.timeout_s:g} s" if plan.timeout_s else None
+
+
+def _torch(plan: InitPlanned) -> str | None:
+    version = plan.versions.get("torch")
+    return ".".join(version.split(".")[:2]) if version else None
+
+
+def _framework(plan: InitPlanned) -> str | None:
+    return (plan.framework or "none") if plan.by == "distwatch" else None
+
+
+def _sizes(plan: InitPlanned) -> str | None:
+    if plan.by != "distwatch":
+        return None
+    return " ".join(f"{axis}={size}" for axis, size in sorted(plan.sizes.items())) or "none"
+
+
+def _order(plan: InitPlanned) -> str | None:
+    return "-".join(plan.order) or None
+
+
+_TERMS = (
+    _Term(
+        "WORLD_SIZE",
+        "rendezvous.world_size_disagrees",
+        "hang",
+        _world_size,
+        "the ranks wait for different numbers of peers",
+        "Start every rank with the same WORLD_SIZE (torchrun: the same --nnodes and --nproc-per-node).",
+    ),
+    _Term(
+        "backend",
+        "rendezvous.config_disagrees",
+        "hang",
+        _backend,
+        "the ranks look for each other by different means and never meet",
+        "Pass the same backend to init_process_group on every rank.",
+    ),
+    _Term(
+        "TORCH_DISTRIBUTED_DEBUG",
+        "rendezvous.config_disagrees",
+        "hang",
+        _detail,
+        "under DETAIL torch builds one more group and checks every collective, for which the others never come",
+        "Set the same TORCH_DISTRIBUTED_DEBUG on every rank, or on none.",
+    ),
+    _Term(
+        "framework",
+        "group.layout_disagrees",
+        "hang",
+        _framework,
+        "the ranks would build different process groups",
+        "Call distwatch.initialize with the same framework on every rank.",
+    ),
+    _Term(
+        "parallel sizes",
+        "group.layout_disagrees",
+        "hang",
+        _sizes,
+        "the ranks would build different process groups",
+        "Give every rank the same tensor, pipeline, context, expert and data sizes.",
+    ),
+    _Term(
+        "order of axes",
+        "group.layout_disagrees",
+        "hang",
+        _order,
+        "the ranks would build different process groups",
+        "Give every rank the same order of axes.",
+    ),
+    _Term(
+        "timeout",
+        "rendezvous.config_disagrees",
+        "warning",
+        _timeout,
+        "the ranks with the shorter timeout give up first and look like the cause",
+        "Pass the same timeout to init_process_group on every rank.",
+    ),
+    _Term(
+        "torch version",
+        "rendezvous.config_disagrees",
+        "warning",
+        _torch,
+        "versions of torch differ in what they say to each other",
+        "Install the same torch on every host.",
+    ),
+)
+
+
+def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[Finding]:
+    """What the plans of one world's ranks differ in, what hangs the job first.
+
+    The odd ones out are the culprits: those outside the largest group of ranks that agree; on
+    a tie those that differ from the lowest rank, at a lower confidence.
+
+    Args:
+        plans: of the ranks that meet at one endpoint, by global rank.
+        hosts: their hosts, where known: interface names are compared within one host only.
+    """
+    found = [
+        finding
+        for term in _TERMS
+        if (finding := _judge(term, {rank: term.read(plan) for rank, plan in plans.items()}))
+    ]
+    return found + list(_interfaces(plans, hosts or {}))
+
+
+def odd_ones(values: Mapping[int, str]) -> tuple[set[int], Literal["majority", "tie"]]:
+    """The ranks whose value is not the common one, and whether a majority decided that."""
+    counts = Counter(values.values())
+    most = max(counts.values())
+    leading = [value for value, count in counts.items() if count == most]
+    common = values[min(values)] if values[min(values)] in leading else leading[0]
+    decided: Literal["majority", "tie"] = "majority" if len(leading) == 1 else "tie"
+    return {rank for rank, value in values.items() if value != common}, decided
+
+
+def layouts_differ(layouts: Mapping[int, Mapping[str, tuple[int, ...]]]) -> Finding | None:
+    """Where ranks hold other groups than their peers in them do; None where all agree.
+
+    Args:
+        layouts: by global rank, its group along each axis, members in the order of the axis.
+    """
+    for axis in dict.fromkeys(axis for layout in layouts.values() for axis in layout):
+        for rank, layout in sorted(layouts.items()):
+            members = layout.get(axis, ())
+            held = {peer: _members(layouts[peer].get(axis)) for peer in members if peer in layouts}
+            held[rank] = _members(members)
+            if len(set(held.values())) > 1:
+                return _layout_finding(axis, held)
+    return None
+
+
+def _members(members: tuple[int, ...] | None) -> str:
+    return "-".join(map(str, members)) if members else "no group"
+
+
+def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
+    odd, decided = odd_ones(held)
+    return Finding(
+        code="group.layout_disagrees",
+        severity="hang",
+        culprit_ranks=tuple(sorted(odd)),
+        waiting_ranks=tuple(sorted(set(held) - odd)),
+        summary=f"the ranks hold different {axis} groups: {'; '.join(_who_says(held))}",
+        advice="Build the groups with the same sizes and the same order of axes on every rank.",
+        evidence=tuple(
+            Evidence(source="journal", global_rank=rank, text=f"rank {rank}: {axis} {members}")
+            for rank, members in list(held.items())[:_LISTED]
+        ),
+        confidence=0.95 if decided == "majority" else 0.6,
+    )
+
+
+def _judge(term: _Term, read: Mapping[int, str | None], where: str = "") -> Finding | None:
+    values = {rank: value for rank, value in sorted(read.items()) if value is not None}
+    if len(set(values.values())) < 2:
+        return None
+    odd, decided = odd_ones(values)
+    listed = "; ".join(_who_says(values))
+    return Finding(
+        code=term.code,
+        severity=term.severity,
+        culprit_ranks=tuple(sorted(odd)),
+        waiting_ranks=tuple(sorted(set(values) - odd)) if term.severity == "hang" else (),
+        summary=f"{term.name} differs{where}: {listed}; {term.consequence}",
+        advice=term.advice,
+        evidence=tuple(
+            Evidence(source="journal", global_rank=rank, text=f"rank {rank}: {term.name} {value}")
+            for rank, value in list(values.items())[:_LISTED]
+        ),
+        confidence=0.95 if decided == "majority" else 0.6,
+    )
+
+
+def _who_says(values: Mapping[int, str]) -> Iterable[str]:
+    by_value: dict[str, list[int]] = {}
+    for rank, value in values.items():
+        by_value.setdefault(value, []).append(rank)
+    for value, ranks in by_value.items():
+        many = len(ranks) != 1
+        yield f"rank{'s' if many else ''} {format_ranks(ranks)} {'have' if many else 'has'} {value}"
+
+
+def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
+    for host in sorted(set(hosts.values())):
+        here = {rank: plan for rank, plan in plans.items() if hosts.get(rank) == host}
+        for name in _INTERFACE_VARIABLES:
+            term = _Term(
+                name,
+                "rendezvous.config_disagrees",
+                "warning",
+                lambda plan, name=name: plan.variables.get(name, "unset"),  # type: ignore[misc]
+                "ranks of one host talk over different networks",
+                f"Set the same {name} for all ranks of a host.",
+            )
+            read = {rank: term.read(plan) for rank, plan in here.items()}
+            if finding := _judge(term, read, f" on {host}"):
+                yield finding
