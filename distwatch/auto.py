@@ -14,6 +14,7 @@ from distwatch.settings import read_settings
 
 _TRIGGERS = (
     "torch.distributed.distributed_c10d",
+    "torch.distributed.device_mesh",  # imports the former: it must be awaited before that
     "transformers.modeling_utils",
     "transformers.models.auto.auto_factory",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from distwatch.state.finding import Evidence, Finding
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
+_MOST_RANKS = 1 << 16
 _FAILED = "failed"
 _FORMED = "formed"
 
@@ -65,6 +66,7 @@ class Arrival:
         self._board = board
         self._me = me
         self._world_size = world_size
+        self._largest = world_size
         self.global_rank = global_rank
         self.seen: dict[int, Arrived] = {global_rank: me}
         """Ranks whose word was read."""
@@ -87,8 +89,9 @@ class Arrival:
         else:
             # A supervisor has started it again while the others still wait: it is counted already.
             self._board.claim(key, own, instead_of=held)
-        terms = msgspec.msgpack.encode(_terms(self._me.plan))
-        if self._board.claim("terms", terms) != terms:
+        own_terms = msgspec.msgpack.encode(_terms(self._me.plan))
+        if (terms := self._board.claim("terms", own_terms)) != own_terms:
+            self._largest = max(self._largest, _world_of(terms))
             self.compare()
 
     def wait(
@@ -190,8 +193,7 @@ class Arrival:
 
     def _read_beyond(self) -> None:
         """Who planned a larger world may stand beyond the end of ours."""
-        largest = max(arrived.plan.world_size or 0 for arrived in self.seen.values())
-        for rank in range(self._world_size, largest):
+        for rank in range(self._world_size, self._largest):
             if rank not in self.seen and (raw := self._board.get(f"rank/{rank}")) is not None:
                 self.seen[rank] = self._read(raw)
 
@@ -287,6 +289,13 @@ def _terms(plan: InitPlanned) -> tuple[object, ...]:
         sorted(plan.variables.items()),
         plan.versions.get("torch"),
     )
+
+
+def _world_of(terms: bytes) -> int:
+    with contextlib.suppress(msgspec.DecodeError, IndexError):
+        world = msgspec.msgpack.decode(terms, type=tuple[Any, ...])[0]
+        return min(world, _MOST_RANKS) if isinstance(world, int) else 0
+    return 0
 
 
 def _duplicated(global_rank: int, me: Arrived, other: Arrived) -> Finding:

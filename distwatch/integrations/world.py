@@ -298,10 +298,10 @@ def _adopt(plan: InitPlanned) -> World:
     fits = backend == plan.backend and (plan.world_size or size) == size and not plan.framework
     if not fits or plan.global_rank not in (None, rank):
         held = f"rank {rank} of {size}, {backend}, formed by init_process_group itself"
-        raise _another(held, _describe(plan), (f"first call: {first}",) if first else ())
+        raise _another(held, _describe(plan), (str(first),) if first else ())
     launched = Launched(global_rank=rank, world_size=size, method="env")
     formed = Formed(launched=launched, plan=plan, layout={}, leave=lambda: None)
-    return World(formed, TorchLibrary(None, ()), (f"first call: {first}",) if first else ())
+    return World(formed, TorchLibrary(None, ()), (str(first),) if first else ())
 
 
 def _another(held: str, asked: str, stack: tuple[str, ...]) -> AlreadyInitialized:
@@ -315,7 +315,7 @@ def _another(held: str, asked: str, stack: tuple[str, ...]) -> AlreadyInitialize
     )
     message = f"a world of another plan holds: {held}; asked for now: {asked}"
     if stack:
-        message += f"; first formed at {where}"
+        message += f"; formed first at {where}"
     return AlreadyInitialized(message, held=held, asked=asked, first_call=stack, finding=finding)
 
 

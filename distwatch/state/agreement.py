@@ -145,7 +145,7 @@ def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[
         for term in _TERMS
         if (finding := _judge(term, {rank: term.read(plan) for rank, plan in plans.items()}))
     ]
-    return found + list(_interfaces(plans, hosts or {}))
+    return [*_shared_devices(plans), *found, *_interfaces(plans, hosts or {})]
 
 
 def odd_ones(values: Mapping[int, str]) -> tuple[set[int], Literal["majority", "tie"]]:
@@ -223,6 +223,28 @@ def _who_says(values: Mapping[int, str]) -> Iterable[str]:
     for value, ranks in by_value.items():
         many = len(ranks) != 1
         yield f"rank{'s' if many else ''} {format_ranks(ranks)} {'have' if many else 'has'} {value}"
+
+
+def _shared_devices(plans: Plans) -> Iterable[Finding]:
+    """A UUID names one GPU in the world: two ranks on it cannot both talk NCCL."""
+    by_device: dict[str, list[int]] = {}
+    for rank, plan in sorted(plans.items()):
+        if plan.device:
+            by_device.setdefault(plan.device, []).append(rank)
+    for device, ranks in by_device.items():
+        if len(ranks) > 1:
+            yield Finding(
+                code="rendezvous.backend_unavailable",
+                severity="crash",
+                culprit_ranks=tuple(ranks),
+                summary=f"ranks {format_ranks(ranks)} would work on one GPU ({device}), which NCCL refuses",
+                advice="Give each rank a GPU of its own: torch.cuda.set_device(LOCAL_RANK), "
+                "and no CUDA_VISIBLE_DEVICES that names one twice.",
+                evidence=tuple(
+                    Evidence(source="journal", global_rank=rank, text=f"rank {rank}: GPU {device}")
+                    for rank in ranks[:_LISTED]
+                ),
+            )
 
 
 def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:

@@ -1,0 +1,125 @@
+"""A blocking call is ended at its deadline by cutting its connections, and by nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from distwatch.agent.interruption import cut_connections
+from distwatch.agent.steps import GROUP, Deadlines
+from distwatch.agent.supervision import Supervision
+from distwatch.errors import InitFailed, PlanInvalid
+
+LATE = InitFailed("late", step="process group")
+REFUTED = InitFailed("refuted", step="agreement")
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def port_of(server: socket.socket) -> int:
+    return int(server.getsockname()[1])
+
+
+def wait_for_a_byte(server: socket.socket) -> bytes:
+    """As torch waits for its store: until a byte comes, or the connection is gone."""
+    with socket.create_connection(server.getsockname()) as connection:
+        if not (byte := connection.recv(1)):
+            raise ConnectionResetError("got 0 bytes")
+        return byte
+
+
+def test_only_connections_to_that_port_are_cut(server: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, contextlib.ExitStack() as stack:
+        cut, kept, spared = (
+            stack.enter_context(socket.create_connection(place.getsockname()))
+            for place in (server, other, server)
+        )
+        assert cut_connections(port_of(server), spared={spared.fileno()}) == 1
+        assert cut.recv(1) == b""
+        for connection, place in ((kept, other), (spared, server)):
+            peers = [place.accept()[0] for _ in range(1 if place is other else 2)]
+            for peer in peers:
+                peer.sendall(b"x")
+                peer.close()
+            assert connection.recv(1) == b"x"
+
+
+def test_a_call_that_returns_is_left_alone(server: socket.socket) -> None:
+    with Supervision(deadline_s=60, port=port_of(server), late=lambda: LATE):
+        result = 1
+    assert result == 1
+
+
+def test_a_call_that_is_late_ends_with_the_failure_in_place_of_its_own_error(
+    server: socket.socket,
+) -> None:
+    with (
+        pytest.raises(InitFailed, match="late") as caught,
+        Supervision(deadline_s=0.05, port=port_of(server), late=lambda: LATE),
+    ):
+        wait_for_a_byte(server)
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+def test_what_is_found_meanwhile_ends_it_at_once(server: socket.socket) -> None:
+    found = iter([None, REFUTED])
+    with (
+        pytest.raises(InitFailed, match="refuted"),
+        Supervision(
+            deadline_s=60, port=port_of(server), late=lambda: LATE, look=lambda: next(found)
+        ),
+    ):
+        wait_for_a_byte(server)
+
+
+def test_a_world_that_formed_against_the_plan_does_not_pass() -> None:
+    looked = threading.Event()
+
+    def look() -> InitFailed:
+        looked.set()
+        return REFUTED
+
+    with (
+        pytest.raises(InitFailed, match="refuted"),
+        Supervision(deadline_s=60, port=None, late=lambda: LATE, look=look),
+    ):
+        assert looked.wait(30)
+
+
+def test_an_error_of_the_call_itself_is_its_own() -> None:
+    with (
+        pytest.raises(ValueError, match="own"),
+        Supervision(deadline_s=60, port=None, late=lambda: LATE),
+    ):
+        raise ValueError("own")
+
+
+def test_ctrl_c_passes(server: socket.socket) -> None:
+    with pytest.raises(KeyboardInterrupt), Supervision(deadline_s=60, port=None, late=lambda: LATE):
+        raise KeyboardInterrupt
+
+
+def test_deadlines_by_step_and_as_a_whole() -> None:
+    deadlines = Deadlines({"group": 3, "round_trip": 500}, 100)
+    assert deadlines.of(GROUP) == 3
+    assert 99 < deadlines.of("round trip") <= 100, "no step outlasts the whole"
+    assert 99 < deadlines.of("arrival") <= 100
+    assert Deadlines({"init": 7}, 100).whole_s == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"grup": 3.0}, "'group'"), ({"store": -1}, "positive"), ({"store": True}, "positive"),
+     ({"store": "5"}, "positive"), ({"": 1}, "There are")],
+)  # fmt: skip
+def test_deadlines_that_make_no_sense(asked: dict[str, float], words: str) -> None:
+    with pytest.raises(PlanInvalid, match=words):
+        Deadlines(asked, 100)
