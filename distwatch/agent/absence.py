@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from distwatch.agent.arrival import Place
+from distwatch.agent.words import Place
 from distwatch.runfolder import RunFolder, is_alive
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import format_ranks
@@ -51,6 +51,8 @@ def look_for(
 def nearest(places: Iterable[Place]) -> Place:
     """One place from several hosts' views: where it was seen; else that nobody saw it, and who looked."""
     ordered = sorted(places, key=lambda place: _NEAREST[place.standing])
+    if not ordered:
+        return Place(host="", standing="unknown", text="not observed: no host answered in time")
     first = ordered[0]
     if first.standing != "unseen":
         return first

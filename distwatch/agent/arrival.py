@@ -1,72 +1,70 @@
 """Every rank of a world says that it has come and what it means to form, and sees who has not.
 
-Built so that a world of 10,000 ranks can do it: each waiting rank reads one counter and one
-key; the ranks' own words are read one by one only when something is wrong.
+Built for worlds of 10,000 ranks: a rank that comes claims a handful of keys, a rank that waits
+reads one key and one counter, and the ranks' own words are read one by one only when something
+is wrong, by one rank for all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
 
 import msgspec
 
 from distwatch.agent.board import Board
-from distwatch.errors import InitFailed
+from distwatch.agent.words import (
+    Arrived,
+    Failure,
+    Place,
+    TimedOut,
+    View,
+    encode,
+    host_terms_of,
+    read_arrived,
+    read_failure,
+    read_view,
+    terms_of,
+    world_of,
+)
+from distwatch.errors import InitFailed, InitTimeout
 from distwatch.runfolder import is_alive
 from distwatch.state.agreement import disagreements
-from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
-_MOST_RANKS = 1 << 16
+RANKS_A_SECOND = 10_000
+"""How many waiting ranks a store serves at ease: larger worlds look less often."""
+SETTLE_S = 1.0
+"""With two plans at hand nobody is the odd one out: a moment more shows what most ranks plan."""
+VIEWS_WITHIN_S = 3.5
+FINAL_WITHIN_S = 8.0
 _FAILED = "failed"
 _FORMED = "formed"
-
-
-class Arrived(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's word on the board."""
-
-    plan: InitPlanned
-    host: str
-    pid: int
-    start_ticks: int
-    command: str = ""
-
-
-class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a missing rank is, as seen from one host."""
-
-    host: str
-    standing: Literal["alive", "ended", "unseen", "unknown"]
-    """unknown: nobody looked; `text` says why."""
-    text: str
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the world cannot form, for those that come later."""
-
-    step: str
-    message: str
-    finding: Finding
-
-
-_read_arrived = msgspec.msgpack.Decoder(Arrived)
-_read_view = msgspec.msgpack.Decoder(dict[int, Place])
-_read_failure = msgspec.msgpack.Decoder(Failure)
+LookFor = Callable[[tuple[int, ...]], View]
 
 
 class Arrival:
     """One rank's part in the arrival of a world. Not for several threads at once."""
 
-    def __init__(self, board: Board, me: Arrived, global_rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        board: Board,
+        me: Arrived,
+        global_rank: int,
+        world_size: int,
+        look_for: LookFor = lambda _: {},
+    ) -> None:
+        """`look_for`: where missing ranks are, as seen from this host."""
         self._board = board
         self._me = me
         self._world_size = world_size
         self._largest = world_size
+        self._look_for = look_for
+        self._differs = False
+        self._pause_s = max(LONGEST_PAUSE_S, world_size / RANKS_A_SECOND)
         self.global_rank = global_rank
         self.seen: dict[int, Arrived] = {global_rank: me}
         """Ranks whose word was read."""
@@ -79,7 +77,7 @@ class Arrival:
         Raises:
             InitFailed: another process has come as this rank, or the others plan otherwise.
         """
-        own = msgspec.msgpack.encode(self._me)
+        own = encode(self._me)
         key = f"rank/{self.global_rank}"
         held = self._board.claim(key, own)
         if held == own:
@@ -89,10 +87,19 @@ class Arrival:
         else:
             # A supervisor has started it again while the others still wait: it is counted already.
             self._board.claim(key, own, instead_of=held)
-        own_terms = msgspec.msgpack.encode(_terms(self._me.plan))
-        if (terms := self._board.claim("terms", own_terms)) != own_terms:
-            self._largest = max(self._largest, _world_of(terms))
+        terms = self._board.claim("terms", terms_of(self._me.plan))
+        self._largest = max(self._largest, world_of(terms))
+        self._differs = terms != terms_of(self._me.plan) or self._differs_nearby()
+        if self._differs:
             self.compare()
+
+    def _differs_nearby(self) -> bool:
+        """Whether another rank has claimed this one's GPU, or talks over another network here."""
+        plan, rank = self._me.plan, str(self.global_rank).encode()
+        host_terms = host_terms_of(plan)
+        if self._board.claim(f"host/{self._me.host}", host_terms) != host_terms:
+            return True
+        return bool(plan.device) and self._board.claim(f"device/{plan.device}", rank) != rank
 
     def wait(
         self, until: float, patience_s: float, tell: Callable[[int], None] = lambda _: None
@@ -127,7 +134,7 @@ class Arrival:
             if now > until:
                 raise TimeoutError
             time.sleep(pause_s)
-            pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(1.5 * pause_s, self._pause_s)
 
     def _is_over(self, other: Arrived) -> bool:
         return other.host == self._me.host and not is_alive(other.pid, other.start_ticks)
@@ -153,21 +160,26 @@ class Arrival:
         return self._board.counted()
 
     def look(self) -> None:
-        """Looks whether some rank has found that the world cannot form.
+        """Looks whether some rank has found that the world does not form.
 
         Raises:
             InitFailed: it has; with its finding.
+            InitTimeout: its deadline has passed first; with what every host saw.
         """
         raw = self._board.get(_FAILED)
         if raw is not None:
-            failure = _read_failure.decode(raw)
-            self._board.set(f"knows/{self.global_rank}", b"1")
-            raise InitFailed(
-                failure.message,
-                step=failure.step,
-                advice=failure.finding.advice,
-                finding=failure.finding,
-            )
+            raise self._follow(read_failure(raw))
+
+    def _follow(self, failure: Failure) -> InitFailed:
+        """Another rank's failure, once it is final: till then it asks every host for its view."""
+        until = time.monotonic() + FINAL_WITHIN_S
+        if not failure.final and failure.timed_out is not None:
+            self._leave_view(failure.timed_out.missing)
+        while not failure.final and time.monotonic() < until:
+            time.sleep(LONGEST_PAUSE_S)
+            failure = read_failure(self._board.get(_FAILED) or encode(failure))
+        self._board.set(f"knows/{self.global_rank}", b"1")
+        return _error_of(failure)
 
     def sweep(self) -> tuple[int, ...]:
         """Reads every rank's word; the ranks that have left none."""
@@ -176,19 +188,35 @@ class Arrival:
                 self.seen[rank] = self._read(raw)
         return tuple(rank for rank in range(self._world_size) if rank not in self.seen)
 
+    def agree(self) -> None:
+        """Once all have come: where plans were seen to differ, the whole of it.
+
+        Raises:
+            InitFailed: they differ in what keeps the world from forming.
+        """
+        if self._differs:
+            self.compare()
+
     def compare(self) -> None:
         """Compares all plans that are known.
 
         Raises:
             InitFailed: they differ in what keeps the world from forming.
         """
-        self.sweep()
-        self._read_beyond()
-        plans = {rank: arrived.plan for rank, arrived in self.seen.items()}
-        hosts = {rank: arrived.host for rank, arrived in self.seen.items()}
-        found = disagreements(plans, hosts)
+        until = time.monotonic() + SETTLE_S
+        while True:
+            missing = self.sweep()
+            self._read_beyond()
+            plans = {rank: arrived.plan for rank, arrived in self.seen.items()}
+            hosts = {rank: arrived.host for rank, arrived in self.seen.items()}
+            found = disagreements(plans, hosts)
+            blocking = [finding for finding in found if finding.blocks]
+            decided = not blocking or blocking[0].confidence > 0.9
+            if decided or not missing or time.monotonic() > until:
+                break
+            time.sleep(self._pause_s)
         self.warnings = [finding for finding in found if not finding.blocks]
-        if blocking := [finding for finding in found if finding.blocks]:
+        if blocking:
             raise self.fail("agreement", blocking[0])
 
     def _read_beyond(self) -> None:
@@ -200,9 +228,42 @@ class Arrival:
     def fail(self, step: str, finding: Finding) -> InitFailed:
         """Leaves word of a failure for the others; the first one stands. The error to raise."""
         failure = Failure(step=step, message=finding.summary, finding=finding)
-        self._board.claim(_FAILED, msgspec.msgpack.encode(failure))
+        self._board.claim(_FAILED, encode(failure))
         self._board.set(f"knows/{self.global_rank}", b"1")
-        return InitFailed(finding.summary, step=step, advice=finding.advice, finding=finding)
+        return _error_of(failure)
+
+    def call_the_roll(
+        self, step: str, deadline_s: float
+    ) -> tuple[TimedOut, dict[int, list[Place]]]:
+        """A deadline has passed here first: who is missing, and where every host sees them.
+
+        Raises:
+            InitFailed: another rank was faster; its failure.
+        """
+        missing = self.sweep()
+        timed_out = TimedOut(
+            deadline_s=deadline_s, arrived=tuple(sorted(self.seen)), missing=missing
+        )
+        asking = encode(Failure(step=step, message="", timed_out=timed_out, final=False))
+        held = self._board.claim(_FAILED, asking)
+        if held != asking:
+            raise self._follow(read_failure(held))
+        self._leave_view(missing)
+        return timed_out, self._gather_views(missing)
+
+    def conclude(self, error: InitTimeout) -> None:
+        """Leaves what the roll call came to, in place of the question."""
+        timed_out = TimedOut(
+            deadline_s=error.deadline_s,
+            arrived=error.arrived,
+            missing=error.missing,
+            places=error.places,
+        )
+        failure = Failure(
+            step=error.step, message=error.args[0], finding=error.finding, timed_out=timed_out
+        )
+        self._board.set(_FAILED, encode(failure))
+        self._board.set(f"knows/{self.global_rank}", b"1")
 
     def linger(self, until: float) -> None:
         """Stays until every rank of the world knows of the failure, at most until then.
@@ -216,26 +277,25 @@ class Arrival:
                 unknowing -= knowing
                 time.sleep(LONGEST_PAUSE_S)
 
-    def leave_view(self, places: Mapping[int, Place]) -> None:
-        """Tells the others where missing ranks are, as seen from this host."""
-        self._board.set(f"view/{self.global_rank}", msgspec.msgpack.encode(places))
+    def _leave_view(self, missing: tuple[int, ...]) -> None:
+        """One rank of each host looks for the missing ones."""
+        rank = str(self.global_rank).encode()
+        if self._board.claim(f"viewer/{self._me.host}", rank) == rank:
+            self._board.set(f"view/{self._me.host}", encode(self._look_for(missing)))
 
-    def gather_views(self, longest_s: float) -> dict[int, list[Place]]:
-        """What every rank that has come sees of the missing ones, by missing rank."""
-        until = time.monotonic() + longest_s
-        waiting, views = set(self.seen), dict[int, list[Place]]()
-        while waiting:
-            for rank in sorted(waiting):
-                if (raw := self._board.get(f"view/{rank}")) is not None:
-                    waiting.discard(rank)
-                    for missing, place in _read_view.decode(raw).items():
-                        known = views.setdefault(missing, [])
-                        known += [place] if place not in known else []
-            if time.monotonic() > until:
-                break
-            if waiting:
-                time.sleep(LONGEST_PAUSE_S)
-        return views
+    def _gather_views(self, missing: tuple[int, ...]) -> dict[int, list[Place]]:
+        until = time.monotonic() + VIEWS_WITHIN_S
+        waiting = {arrived.host for arrived in self.seen.values()}
+        views: dict[int, list[Place]] = {rank: [] for rank in missing}
+        while True:
+            for host in sorted(waiting):
+                if (raw := self._board.get(f"view/{host}")) is not None:
+                    waiting.discard(host)
+                    for rank, place in read_view(raw).items():
+                        views.setdefault(rank, []).append(place)
+            if not waiting or time.monotonic() > until:
+                return views
+            time.sleep(LONGEST_PAUSE_S)
 
     def agree_on(self, key: str, value: bytes) -> bytes:
         """The first word on a matter stands for all."""
@@ -268,7 +328,7 @@ class Arrival:
 
     def _read(self, raw: bytes) -> Arrived:
         try:
-            return _read_arrived.decode(raw)
+            return read_arrived(raw)
         except msgspec.DecodeError as error:
             raise InitFailed(
                 f"a rank's word on the board cannot be read: {error}",
@@ -277,25 +337,23 @@ class Arrival:
             ) from error
 
 
-def _terms(plan: InitPlanned) -> tuple[object, ...]:
-    """What every plan of a world has in common; where it differs, all plans are compared."""
-    return (
-        plan.world_size,
-        plan.backend,
-        plan.timeout_s,
-        plan.framework,
-        sorted(plan.sizes.items()),
-        plan.order,
-        sorted(plan.variables.items()),
-        plan.versions.get("torch"),
+def _error_of(failure: Failure) -> InitFailed:
+    advice = failure.finding.advice if failure.finding else ""
+    if failure.timed_out is None:
+        return InitFailed(
+            failure.message, step=failure.step, advice=advice, finding=failure.finding
+        )
+    told = failure.timed_out
+    return InitTimeout(
+        failure.message or f"{failure.step}: not done within {round(told.deadline_s, 1):g} s",
+        step=failure.step,
+        deadline_s=told.deadline_s,
+        arrived=told.arrived,
+        missing=told.missing,
+        places=told.places,
+        advice=advice,
+        finding=failure.finding,
     )
-
-
-def _world_of(terms: bytes) -> int:
-    with contextlib.suppress(msgspec.DecodeError, IndexError):
-        world = msgspec.msgpack.decode(terms, type=tuple[Any, ...])[0]
-        return min(world, _MOST_RANKS) if isinstance(world, int) else 0
-    return 0
 
 
 def _duplicated(global_rank: int, me: Arrived, other: Arrived) -> Finding:

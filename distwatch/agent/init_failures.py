@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Mapping
 
 from distwatch.agent import steps as st
 from distwatch.agent.absence import finding_of_absence, look_for, nearest
-from distwatch.agent.arrival import Arrival, Place
+from distwatch.agent.arrival import Arrival
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched
 from distwatch.agent.meeting import finding_of_no_listening, finding_of_no_meeting
 from distwatch.agent.steps import Ledger
+from distwatch.agent.words import Place
 from distwatch.errors import InitFailed, InitTimeout
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.verdict import Verdict
 from distwatch.tcpstore import StoreUnreachable
 
-VIEWS_WITHIN_S = 1.5
 REMIND_EVERY_S = 10.0
 _LISTED = 8
 _NOT_MET = (
@@ -46,34 +45,47 @@ class InitFailures:
         self._last_words = ""
 
     def late(self, arrival: Arrival, step: str, within_s: float) -> InitFailed:
-        """A deadline has passed: who is missing, and where they are."""
+        """A deadline has passed: who is missing, and where they are, as every host sees it."""
+        # The observer judges by the journal: there the step has failed now.
+        self._ledger.give_up(_timeout(step, within_s))
         try:
-            arrival.look()
-            missing = arrival.sweep()
+            timed_out, views = arrival.call_the_roll(step, within_s)
+            error = self._absent(step, within_s, timed_out.missing, timed_out.arrived, views)
+            arrival.conclude(error)
         except InitFailed as failure:
             return failure
-        except OSError as error:
-            return self.store_lost(step, error)
-        return self.absent(step, within_s, missing, tuple(sorted(arrival.seen)), arrival)
+        except OSError as lost:
+            return self.store_lost(step, lost)
+        return error
 
     def absent(
+        self, step: str, within_s: float, missing: tuple[int, ...], arrived: tuple[int, ...]
+    ) -> InitTimeout:
+        """Ranks did not come, and there is nobody to ask but this host."""
+        self._ledger.give_up(_timeout(step, within_s))
+        views = {rank: [place] for rank, place in self.look_for(missing).items()}
+        return self._absent(step, within_s, missing, arrived, views)
+
+    def look_for(self, missing: tuple[int, ...]) -> dict[int, Place]:
+        """Where missing ranks are, as seen from this host."""
+        return look_for(missing, self._agent.folder if self._agent else None)[0]
+
+    def _absent(
         self,
         step: str,
         within_s: float,
         missing: tuple[int, ...],
         arrived: tuple[int, ...],
-        arrival: Arrival | None = None,
+        views: Mapping[int, list[Place]],
     ) -> InitTimeout:
-        """Ranks that did not come, and where each of them is."""
-        said = f"{step}: not done within {round(within_s, 1):g} s"
-        # The observer judges by the journal: there the step has failed now.
-        self._ledger.give_up(InitTimeout(said, step=step, deadline_s=within_s))
-        places, verdict = self._places_of(missing, arrival)
-        finding = _explaining(verdict, missing)
+        places = {rank: nearest(views.get(rank, ())) for rank in missing}
+        finding = _explaining(self._verdict(), missing)
         world = self._launched.world_size or 1
         if finding is None and missing:
             finding = finding_of_absence(missing, arrived, world, places, within_s)
-        message = f"{said}; arrived: {_ranks(arrived)}; missing: {_ranks(missing)}"
+        message = (
+            f"{_timeout(step, within_s)}; arrived: {_ranks(arrived)}; missing: {_ranks(missing)}"
+        )
         where = _told(places)
         return InitTimeout(
             f"{message}. {where}" if where else message,
@@ -153,19 +165,6 @@ class InitFailures:
             self._last_words = finding.summary
             print(f"distwatch: {finding.summary}. {finding.advice}", file=sys.stderr, flush=True)
 
-    def _places_of(
-        self, missing: tuple[int, ...], arrival: Arrival | None
-    ) -> tuple[dict[int, Place], Verdict | None]:
-        """Where the missing are, as every host with a rank that came sees it."""
-        places, verdict = look_for(missing, self._agent.folder if self._agent else None)
-        views = {rank: [place] for rank, place in places.items()}
-        if arrival is not None:
-            with contextlib.suppress(OSError):
-                arrival.leave_view(places)
-                for rank, seen in arrival.gather_views(VIEWS_WITHIN_S).items():
-                    views.setdefault(rank, []).extend(seen)
-        return {rank: nearest(views[rank]) for rank in missing}, verdict
-
     def _judged(self, codes: tuple[str, ...]) -> Finding | None:
         verdict = self._verdict()
         findings = verdict.findings if verdict else ()
@@ -182,6 +181,11 @@ def _explaining(verdict: Verdict | None, missing: tuple[int, ...] | None) -> Fin
         if finding.blocks and finding.code.startswith(_EXPLAINS) and fits:
             return finding
     return None
+
+
+def _timeout(step: str, within_s: float) -> InitTimeout:
+    said = f"{step}: not done within {round(within_s, 1):g} s"
+    return InitTimeout(said, step=step, deadline_s=within_s)
 
 
 def _failed(finding: Finding, step: str) -> InitFailed:

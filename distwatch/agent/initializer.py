@@ -7,88 +7,34 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 import msgspec
 
 from distwatch.agent import steps as st
-from distwatch.agent.arrival import Arrival, Arrived
+from distwatch.agent.arrival import Arrival
 from distwatch.agent.board import Board, FileBoard, OwnBoard, StoreBoard
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, unfit
 from distwatch.agent.init_failures import InitFailures
+from distwatch.agent.library import Formed, Layout, Library
 from distwatch.agent.meeting import meet
 from distwatch.agent.plan import split_endpoint
 from distwatch.agent.steps import Deadlines, Ledger
 from distwatch.agent.supervision import Supervision
-from distwatch.errors import InitFailed
+from distwatch.agent.words import Arrived
+from distwatch.errors import InitFailed, InitTimeout
 from distwatch.redaction import redact_command
 from distwatch.runfolder import start_ticks
 from distwatch.state.agreement import layouts_differ
 from distwatch.state.events import InitPlanned
-from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 
-Layout = dict[str, tuple[int, ...]]
-"""This rank's groups: axis → members in the order of the axis."""
 PATIENCE_S = 10.0
 LINGER_S = 3.0
 _failed_epochs: dict[tuple[str, str], int] = {}
 """The newest attempt of this process that failed, by endpoint and world."""
-
-
-class Library(Protocol):
-    """What the initializer needs of torch, or of whatever forms groups in its place."""
-
-    def unavailable(self, backend: str, launched: Launched) -> Finding | None:
-        """Why the backend cannot work in this process; None where it can."""
-        ...
-
-    def host_store(self, host: str, port: int, world_size: int, timeout_s: float) -> None:
-        """Listens at the endpoint; torch's own store of this process reuses it.
-
-        Raises:
-            RuntimeError: it cannot.
-        """
-        ...
-
-    def form(self, launched: Launched, plan: InitPlanned, within_s: float, prefix: str) -> None:
-        """Forms the default process group, and returns when it holds.
-
-        Args:
-            prefix: of keys of its own, where torch's own ones in this store are used up; else ''.
-        """
-        ...
-
-    def round_trip(self, world_size: int, within_s: float) -> None:
-        """Exchanges one number with every rank.
-
-        Raises:
-            RuntimeError: it did not come back, or came back wrong.
-        """
-        ...
-
-    def build(self, plan: InitPlanned) -> Layout:
-        """Builds the framework's groups."""
-        ...
-
-    def undo(self) -> None:
-        """Destroys what was built, the last first."""
-        ...
-
-
-class Formed(msgspec.Struct, frozen=True, kw_only=True):
-    """What now holds."""
-
-    launched: Launched
-    plan: InitPlanned
-    layout: Layout
-    without: tuple[int, ...] = ()
-    """Ranks that came without `distwatch.initialize`."""
-    leave: Callable[[], None]
-    """To be called when the world is closed, or the process ends."""
 
 
 class Initializer:
@@ -140,11 +86,13 @@ class Initializer:
             self._check_environment()
         self._board = self._reach_board()
         board = self._board.below(str(self._enter_epoch(self._board)))
-        arrival = self._arrival = Arrival(board, self._me(), self._rank, self._world)
+        arrival = self._arrival = Arrival(
+            board, self._me(), self._rank, self._world, self._failures.look_for
+        )
         with self._step(st.ARRIVAL, total=self._world):
             complete = self._arrive(arrival)
         with self._step(st.AGREEMENT):
-            arrival.compare()
+            arrival.agree()
             self._warn(arrival)
         with self._step(st.GROUP):
             self._form(arrival, complete)
@@ -350,7 +298,7 @@ class Initializer:
         _failed_epochs[self._launched.endpoint, self._prefix] = self._epoch
         if self._arrival is not None:
             with contextlib.suppress(OSError, InitFailed):
-                if failure.finding is not None:
+                if failure.finding is not None and not isinstance(failure, InitTimeout):
                     self._arrival.fail(failure.step, failure.finding)
         if self._launched.hosts_store and self._arrival is not None:
             # The store ends with this process, and takes the reason away from those that come later.

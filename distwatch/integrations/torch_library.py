@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from distwatch.agent.environment import Launched
-from distwatch.agent.initializer import Layout
+from distwatch.agent.library import Layout
 from distwatch.agent.plan import split_endpoint
 from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
 from distwatch.state.events import InitPlanned

@@ -15,7 +15,8 @@ from typing import Any
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, read_environment
 from distwatch.agent.guard import caller_site
-from distwatch.agent.initializer import Formed, Initializer
+from distwatch.agent.initializer import Initializer
+from distwatch.agent.library import Formed
 from distwatch.agent.plan import COMMUNICATION_VARIABLES, interfaces, versions
 from distwatch.agent.steps import Deadlines
 from distwatch.errors import AlreadyInitialized, PlanInvalid

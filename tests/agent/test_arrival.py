@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from distwatch.agent.arrival import Arrival, Arrived, Place
+from distwatch.agent.arrival import Arrival
 from distwatch.agent.board import Board, FileBoard
-from distwatch.errors import InitFailed
+from distwatch.agent.words import Arrived, Place
+from distwatch.errors import InitFailed, InitTimeout
 from distwatch.runfolder import start_ticks
 from distwatch.state.events import InitPlanned
 
@@ -167,19 +169,70 @@ def test_a_timeout_that_differs_is_only_a_warning(board: Board) -> None:
     arrival(board, 0, arrived(timeout_s=5.0)).come()
     other = arrival(board, 1, arrived(timeout_s=9.0))
     other.come()
+    other.agree()
     assert [finding.severity for finding in other.warnings] == ["warning"]
 
 
-def test_views_of_several_hosts_come_together(board: Board) -> None:
-    ranks = [arrival(board, rank) for rank in (0, 1)]
-    for one in ranks:
+def place(host: str, standing: str = "unseen") -> Place:
+    return Place(host=host, standing=standing, text=f"{standing} on {host}")  # type: ignore[arg-type]
+
+
+def test_the_first_deadline_asks_every_host_and_tells_all(board: Board) -> None:
+    asked: list[str] = []
+
+    def on(host: str, standing: str) -> Callable[[tuple[int, ...]], dict[int, Place]]:
+        def look_for(missing: tuple[int, ...]) -> dict[int, Place]:
+            asked.append(host)
+            return dict.fromkeys(missing, place(host, standing))
+
+        return look_for
+
+    late = Arrival(board, arrived(host="a"), 0, 4, on("a", "unseen"))
+    others = [Arrival(board, arrived(host="b"), rank, 4, on("b", "alive")) for rank in (1, 2)]
+    for one in (late, *others):
         one.come()
-    ranks[0].sweep()
-    unseen = Place(host="a", standing="unseen", text="no process of it was seen on a")
-    alive = Place(host="b", standing="alive", text="at train.py:3")
-    ranks[0].leave_view({2: unseen})
-    ranks[1].leave_view({2: alive})
-    assert ranks[0].gather_views(30) == {2: [unseen, alive]}
+    errors: list[InitFailed] = []
+
+    def wait(one: Arrival) -> None:
+        try:
+            one.wait(soon(), 60)
+        except InitFailed as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=wait, args=(one,)) for one in others]
+    for thread in threads:
+        thread.start()
+    timed_out, views = late.call_the_roll("arrival", 30.0)
+    assert (timed_out.arrived, timed_out.missing) == ((0, 1, 2), (3,))
+    assert views == {3: [place("a"), place("b", "alive")]}
+    assert sorted(asked) == ["a", "b"], "one rank of each host looks"
+    late.conclude(
+        InitTimeout("late", step="arrival", deadline_s=30.0, missing=(3,), places={3: "at b"})
+    )
+    for thread in threads:
+        thread.join()
+    assert [(type(e), e.missing, e.places) for e in errors] == [
+        (InitTimeout, (3,), {3: "at b"})
+    ] * 2  # type: ignore[attr-defined]
+
+
+def test_whose_deadline_passes_second_follows_the_first(board: Board) -> None:
+    first, second = arrival(board, 0), arrival(board, 1)
+    first.come()
+    second.come()
+    first.call_the_roll("arrival", 30.0)
+    first.conclude(InitTimeout("first", step="arrival", deadline_s=30.0, missing=(2,)))
+    with pytest.raises(InitTimeout, match="first"):
+        second.call_the_roll("arrival", 30.0)
+
+
+def test_two_ranks_on_one_gpu_are_known_when_the_second_comes(board: Board) -> None:
+    arrival(board, 0, arrived(device="GPU-1")).come()
+    arrival(board, 1, arrived(device="GPU-2")).come()
+    with pytest.raises(InitFailed, match="one GPU") as caught:
+        arrival(board, 2, arrived(device="GPU-1")).come()
+    assert caught.value.finding is not None
+    assert caught.value.finding.culprit_ranks == (0, 2)
 
 
 def test_words_on_a_matter_are_collected(board: Board) -> None:
