@@ -61,6 +61,8 @@ class StoreClient:
             connection = socket.create_connection((host, port), timeout=timeout_s)
         except OSError as error:
             raise StoreUnreachable(_outcome_of(error), _detail_of(error, host, port)) from error
+        # A write has no answer: what follows it must not wait 40 ms for its acknowledgement.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = cls(connection)
         try:
             client._send(struct.pack("=BI", _VALIDATE, _MAGIC))
