@@ -35,7 +35,7 @@ def meet(
     while True:
         left_s = until - time.monotonic()
         try:
-            # One more look is always due: the deadline may be shorter than a connection takes.
+            # A last look is due at the very end.
             return StoreClient.connect(
                 host, port, timeout_s=max(0.05, min(ANSWER_WITHIN_S, left_s))
             )
@@ -43,12 +43,13 @@ def meet(
             silences = silences + 1 if error.outcome == "silent" else 0
             if error.outcome == "foreign" or silences >= SILENCES:
                 raise
-            if time.monotonic() + pause_s > until:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
                 raise
             if error.detail != told:
                 told = error.detail
                 tell(told)
-        time.sleep(pause_s)
+        time.sleep(min(pause_s, left_s))
         pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
 

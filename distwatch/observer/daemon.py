@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from distwatch import __version__
 from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.standing import standings
 from distwatch.diagnosis.suspicion import suspicion
 from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
@@ -25,12 +26,14 @@ from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
+from distwatch.state.verdict import RankStanding, Verdict
 
 TICK_S = 0.5
 SAMPLE_EVERY_S = 1.0
 HOST_EVERY_S = 5.0
 LINGER_S = 3.0
 LAST_LOOK_WITHIN_S = 3.0
+ANSWER_WITHIN_S = 1.5
 NOBODY_CAME_S = 60.0
 
 log = logging.getLogger("distwatch.observer")
@@ -144,6 +147,33 @@ class Observer:
         self._follow()
         self.recording.record(ev.Ticked(host=self._host))
         return self.judge.keep_on_demand()
+
+    async def verdict(self) -> Verdict:
+        """What a waiting rank is told: the verdict after a fresh look."""
+        self._follow()
+        self.recording.record(ev.Ticked(host=self._host))
+        self.judge.judge()
+        look = self.inspection.begin("a rank asks why its world does not form", self._sockets())
+        # The look goes on beyond that: the rank is not to wait for a stack that does not come.
+        await asyncio.wait([look], timeout=ANSWER_WITHIN_S)
+        self._follow()
+        self.recording.record(ev.Ticked(host=self._host))
+        self._judge()
+        return Verdict(
+            host=self._host,
+            findings=tuple(self.judge.findings),
+            standings=tuple(
+                RankStanding(
+                    global_rank=standing.global_rank,
+                    word=standing.word,
+                    doing=standing.doing,
+                    where=standing.where,
+                    host=standing.host,
+                    pid=standing.pid,
+                )
+                for standing in standings(self.state)
+            ),
+        )
 
     async def finish(self, reason: str) -> None:
         """The last look, the last verdict, everything on disk; once."""

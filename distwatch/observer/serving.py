@@ -30,7 +30,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What a viewer asks: `events` once, `dump` any time."""
+    """What a viewer asks: `events` once, `dump` any time; a rank asks for the `verdict`."""
 
     want: str
     reason: str = ""
@@ -160,6 +160,11 @@ class _Viewer:
         # Who only connects is no viewer, and must not keep the observer from its end.
         first = await asyncio.wait_for(read_frame(self._reader), FIRST_WITHIN_S)
         request = msgspec.msgpack.decode(first, type=Request)
+        if request.want == "verdict":
+            body = msgspec.msgpack.encode(await self._observer.verdict())
+            self._writer.write(_LENGTH.pack(len(body)) + body)
+            await self._writer.drain()
+            return
         self._observer.viewers += 1
         try:
             while True:

@@ -1,0 +1,1 @@
+"""Before a launch: plans, the environment and the machine, checked. Imports nothing by itself."""
