@@ -43,6 +43,16 @@ VIEWS_WITHIN_S = 3.5
 FINAL_WITHIN_S = 8.0
 _FAILED = "failed"
 _FORMED = "formed"
+
+
+class Late(Exception):
+    """A deadline has passed. Not a TimeoutError: that is a store that does not answer."""
+
+    def __init__(self, missing: tuple[int, ...] = ()) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+
 LookFor = Callable[[tuple[int, ...]], View]
 
 
@@ -115,7 +125,7 @@ class Arrival:
 
         Raises:
             InitFailed: the world cannot form.
-            TimeoutError: `until` has passed.
+            Late: `until` has passed.
             OSError: the board is lost.
         """
         patient_until = time.monotonic() + patience_s
@@ -132,7 +142,7 @@ class Arrival:
             if here + self._board.count_others() >= self._world_size or now > patient_until:
                 return False
             if now > until:
-                raise TimeoutError
+                raise Late
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, self._pause_s)
 
@@ -310,7 +320,7 @@ class Arrival:
 
         Raises:
             InitFailed: some rank has found that the world cannot form.
-            TimeoutError: not all came; `args[0]` are the ranks that did not.
+            Late: not all came; `missing` are the ranks that did not.
         """
         words: dict[int, bytes] = {}
         pause_s = FIRST_PAUSE_S
@@ -322,7 +332,7 @@ class Arrival:
                 return words
             self.look()
             if time.monotonic() > until:
-                raise TimeoutError(tuple(rank for rank in ranks if rank not in words))
+                raise Late(tuple(rank for rank in ranks if rank not in words))
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from distwatch.agent import steps as st
-from distwatch.agent.arrival import Arrival
+from distwatch.agent.arrival import Arrival, Late
 from distwatch.agent.board import Board, FileBoard, OwnBoard, StoreBoard
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, unfit
@@ -80,6 +80,10 @@ class Initializer:
             except InitFailed as failure:
                 self._tell(failure)
                 raise
+            except OSError as error:
+                lost = self._failures.store_lost(self._ledger.current, error)
+                self._tell(lost)
+                raise lost from error
 
     def _perform(self) -> Formed:
         with self._step(st.ENVIRONMENT):
@@ -199,7 +203,7 @@ class Initializer:
             return arrival.wait(until, min(PATIENCE_S, within_s / 2), tell)
         except InitFailed:
             raise
-        except TimeoutError:
+        except Late:
             raise self._failures.late(arrival, st.ARRIVAL, within_s) from None
         except OSError as error:
             raise self._failures.store_lost(st.ARRIVAL, error) from error
@@ -271,8 +275,8 @@ class Initializer:
             words = arrival.collect("layout", tuple(sorted(peers)), time.monotonic() + within_s)
         except InitFailed:
             raise
-        except TimeoutError as error:
-            missing = tuple(error.args[0])
+        except Late as error:
+            missing = error.missing
             raise self._failures.absent(
                 st.LAYOUTS, within_s, missing, tuple(sorted(peers - set(missing)))
             ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.agent.arrival import Arrival
+from distwatch.agent.arrival import Arrival, Late
 from distwatch.agent.board import Board, FileBoard
 from distwatch.agent.words import Arrived, Place
 from distwatch.errors import InitFailed, InitTimeout
@@ -86,7 +86,7 @@ def test_the_deadline_names_who_is_missing(board: Board) -> None:
     arrival(board, 2).come()
     one = arrival(board, 0)
     one.come()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(Late):
         one.wait(time.monotonic(), 30)
     assert one.sweep() == (1,)
     assert sorted(one.seen) == [0, 2]
@@ -240,9 +240,9 @@ def test_words_on_a_matter_are_collected(board: Board) -> None:
     for one in ranks[:2]:
         one.put("layout", f"rank {one.global_rank}".encode())
     assert ranks[2].collect("layout", (0, 1), soon()) == {0: b"rank 0", 1: b"rank 1"}
-    with pytest.raises(TimeoutError) as caught:
+    with pytest.raises(Late) as caught:
         ranks[2].collect("layout", (0, 1, 2), time.monotonic())
-    assert caught.value.args[0] == (2,)
+    assert caught.value.missing == (2,)
 
 
 def test_what_no_version_of_ours_wrote_is_said(board: Board) -> None:
