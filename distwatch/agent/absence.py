@@ -13,15 +13,18 @@ from distwatch.state.verdict import RankStanding, Verdict
 
 ASK_WITHIN_S = 3.0
 _LISTED = 8
+_WAITS_TOO = "initializing"
 _ENDED = ("exited", "failed", "killed")
-_NEAREST = {"alive": 0, "ended": 1, "unseen": 2, "unknown": 3}
+_NEAREST = {"here": 0, "alive": 1, "ended": 2, "unseen": 3, "unknown": 4}
 _CODES = {
+    "here": "rendezvous.rank_missing",
     "alive": "rendezvous.rank_missing",
     "ended": "rendezvous.rank_died",
     "unseen": "rendezvous.rank_never_started",
     "unknown": "rendezvous.rank_missing",
 }
 _ADVICE = {
+    "here": "Look at the stacks: every rank has come, and torch still waits.",
     "alive": "Look at what that rank does before its initialization.",
     "ended": "Fix what ended that rank; the others only wait for it.",
     "unseen": "Start the missing ranks, or set WORLD_SIZE to the number that is started.",
@@ -95,8 +98,10 @@ def _place_of(standing: RankStanding | None, host: str) -> Place:
     where = f" at {standing.where}" if standing.where else ""
     doing = f": {standing.doing}" if standing.doing else ""
     text = f"{standing.word}{where}{doing} (pid {standing.pid} on {standing.host or host})"
-    ended = standing.word in _ENDED
-    return Place(host=standing.host or host, standing="ended" if ended else "alive", text=text)
+    host = standing.host or host
+    if standing.word in _ENDED:
+        return Place(host=host, standing="ended", text=text)
+    return Place(host=host, standing="here" if standing.word == _WAITS_TOO else "alive", text=text)
 
 
 def _place_by_record(rank: int, folder: RunFolder, host: str) -> Place:

@@ -79,6 +79,12 @@ class InitFailures:
         views: Mapping[int, list[Place]],
     ) -> InitTimeout:
         places = {rank: nearest(views.get(rank, ())) for rank in missing}
+        # Who calls torch directly leaves no word of ours, and waits for the missing as we do.
+        here = {rank for rank, place in places.items() if place.standing == "here"}
+        if len(here) < len(missing):
+            arrived = tuple(sorted({*arrived, *here}))
+            missing = tuple(rank for rank in missing if rank not in here)
+            places = {rank: places[rank] for rank in missing}
         finding = _explaining(self._verdict(), missing)
         world = self._launched.world_size or 1
         if finding is None and missing:

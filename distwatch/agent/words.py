@@ -26,8 +26,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where a missing rank is, as seen from one host."""
 
     host: str
-    standing: Literal["alive", "ended", "unseen", "unknown"]
-    """unknown: nobody looked; `text` says why."""
+    standing: Literal["here", "alive", "ended", "unseen", "unknown"]
+    """here: it waits, too, by a call of torch itself · unknown: nobody looked; `text` says why."""
     text: str
 
 

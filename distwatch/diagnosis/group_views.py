@@ -17,6 +17,8 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     pg_desc: str
     backend: str
     members: tuple[int, ...]
+    axis: str = ""
+    """The axis of a mesh that it runs along; empty where none is known."""
     progress: dict[int, GroupProgress] = {}
     """By global rank. A member that is absent was not observed."""
     seq: int = -1
@@ -35,9 +37,13 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         """What a person calls it: its description, and its name where that says more."""
+        if self.pg_desc == "default_pg":
+            return f"default_pg, axis {self.axis}" if self.axis else "default_pg"
+        if self.axis:
+            return f"axis {self.axis} ({self.pg_name})"
         if not self.pg_desc or self.pg_desc == "undefined":
             return f"group {self.pg_name}"
-        return self.pg_desc if self.pg_desc == "default_pg" else f"{self.pg_desc} ({self.pg_name})"
+        return f"{self.pg_desc} ({self.pg_name})"
 
 
 def group_views(state: RunState) -> list[GroupView]:
@@ -64,6 +70,7 @@ def _view(job: Job, held: list[Group]) -> GroupView:
         pg_desc=next((group.pg_desc for group in held if group.pg_desc), ""),
         backend=first.backend,
         members=first.members,
+        axis=next((group.axis for group in held if group.axis), ""),
         progress=progress,
         seq=max((p.enqueued for p in progress.values()), default=-1),
         timeout_s=min((g.timeout_s for g in held if g.timeout_s), default=None),

@@ -15,6 +15,7 @@ from distwatch.diagnosis.suspicion import suspicion
 from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
+from distwatch.observer.meeting import MeetingPlaces
 from distwatch.observer.reading import Entry, read_entries
 from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
@@ -56,6 +57,7 @@ class Observer:
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking)
+        self.meeting_places = MeetingPlaces(self.recording)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._follower = Follower(folder, writable=writable)
         self._volatile = folder.volatile
@@ -125,6 +127,7 @@ class Observer:
         ended = self.tracking.collect_ends()
         if ended:
             self._read_last_words({tracked.key for tracked in ended})
+            self.meeting_places.look_again()
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
             self._keep_pulses()
@@ -132,6 +135,7 @@ class Observer:
             self.recording.record(sample_host(self._host))
             self.recording.record(self._devices.sample(self._host))
         self.tracking.look_for_children()
+        self.meeting_places.consider(self.state)
         job = Job(self.state)
         complete = job.world is not None and len(job.ranks) >= job.world
         identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
@@ -154,8 +158,11 @@ class Observer:
         self.recording.record(ev.Ticked(host=self._host))
         self.judge.judge()
         look = self.inspection.begin("a rank asks why its world does not form", self._sockets())
-        # The look goes on beyond that: the rank is not to wait for a stack that does not come.
-        await asyncio.wait([look], timeout=ANSWER_WITHIN_S)
+        # They go on beyond that: the rank is not to wait for a stack that does not come.
+        await asyncio.gather(
+            asyncio.wait([look], timeout=ANSWER_WITHIN_S),
+            self.meeting_places.look_now(self.state, ANSWER_WITHIN_S),
+        )
         self._follow()
         self.recording.record(ev.Ticked(host=self._host))
         self._judge()

@@ -56,6 +56,8 @@ class Group(msgspec.Struct, kw_only=True):
     pg_desc: str
     backend: str
     members: list[int]
+    axis: str
+    """The axis of a mesh that it runs along; empty where none is known."""
     in_flight: bool
     collective_seq: int
     op: str
@@ -233,6 +235,7 @@ def _group(view: GroupView) -> Group:
         pg_desc=view.pg_desc,
         backend=view.backend,
         members=list(view.members),
+        axis=view.axis,
         in_flight=view.in_flight,
         collective_seq=view.seq,
         op=view.op,

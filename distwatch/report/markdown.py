@@ -130,7 +130,8 @@ def _groups(report: Report, most: int) -> Iterable[str]:
         )
         shown = numbers if len(numbers) < 300 else numbers[:300] + " …"
         yield (
-            f"| {escape(group.pg_desc or group.pg_name)} ({escape(group.pg_name)}, {escape(group.backend)}) | "
+            f"| {escape(group.pg_desc or group.pg_name)} ({escape(group.pg_name)}, {escape(group.backend)})"
+            f"{escape(f', axis {group.axis}') if group.axis else ''} | "
             f"{format_ranks(group.members)} | {escape(flight)} | {format_ranks(group.entered)} | "
             f"{format_ranks(group.missing)} | {shown or 'not observed'} |"
         )

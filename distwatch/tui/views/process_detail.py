@@ -144,7 +144,8 @@ def _groups(process: Process, now_ns: int) -> Iterable[Text]:
     pulse = process.outside.pulse
     progress = {p.pg_name: p for p in (pulse.groups if pulse else ())}
     for group in process.groups.values():
-        name = f"{group.pg_desc or 'group'} ({group.pg_name}, {group.backend or '?'})"
+        axis = f", axis {group.axis}" if group.axis else ""
+        name = f"{group.pg_desc or 'group'} ({group.pg_name}, {group.backend or '?'}{axis})"
         seen = progress.get(group.pg_name)
         if group.destroyed_ns is not None:
             yield Text(f"{name}: destroyed", FAINT)
