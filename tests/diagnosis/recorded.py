@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from distwatch.state import events as ev
+from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import Identity
 from distwatch.state.model import RunState
@@ -36,27 +39,29 @@ class RecordedJob:
         self.world = world
         self.launcher = launcher
         self.local = world if single_node else None
+        self.standing: dict[int, Identity] = {}
+        """Processes that are not what their number says: by that number."""
+        self.hosts: dict[int, str] = {}
         self._seq: dict[str, int] = {}
         self.headers: dict[str, FileHeader] = {}
         self.records: dict[str, list[tuple[int, int, ev.AnyEvent]]] = {}
-        self._observer = FileHeader(
-            stream="observer:node1-1.1",
-            host=HOST,
-            pid=1,
-            start_ticks=1,
-            boot_id="b",
-            wall_offset_ns=0,
-            salt=1,
-        )
+
+    def host(self, rank: int) -> str:
+        return self.hosts.get(rank, HOST)
 
     def key(self, rank: int) -> str:
-        return process_key(HOST, 1000 + rank, 5)
+        return process_key(self.host(rank), 1000 + rank, 5)
+
+    def stand(self, process: int, *, host: str = HOST, **identity: object) -> None:
+        """A process beside the ranks, or a rank with another environment or on another host."""
+        own = msgspec.structs.replace(self.identity(process), **identity)
+        self.standing[process], self.hosts[process] = own, host
 
     def say(self, rank: int, at: float, event: ev.AnyEvent) -> None:
         """An event of the rank's own journal."""
         header = FileHeader(
             stream=self.key(rank),
-            host=HOST,
+            host=self.host(rank),
             pid=1000 + rank,
             start_ticks=5,
             boot_id="b",
@@ -65,9 +70,18 @@ class RecordedJob:
         )
         self._fold(header, at, event)
 
-    def see(self, at: float, event: ev.AnyEvent) -> None:
-        """An event of the observer's journal."""
-        self._fold(self._observer, at, event)
+    def see(self, at: float, event: ev.AnyEvent, host: str = HOST) -> None:
+        """An event of a host's observer's journal."""
+        observer = FileHeader(
+            stream=f"observer:{host}-1.1",
+            host=host,
+            pid=1,
+            start_ticks=1,
+            boot_id="b",
+            wall_offset_ns=0,
+            salt=1,
+        )
+        self._fold(observer, at, event)
 
     def _fold(self, header: FileHeader, at: float, event: ev.AnyEvent) -> None:
         seq = self._seq[header.stream] = self._seq.get(header.stream, 0) + 1
@@ -76,6 +90,8 @@ class RecordedJob:
         reduce(self.state, header, seq, int(at * SECOND), event)
 
     def identity(self, rank: int) -> Identity:
+        if rank in self.standing:
+            return self.standing[rank]
         return Identity(
             launcher=self.launcher,
             global_rank=rank,
@@ -88,28 +104,131 @@ class RecordedJob:
     def start(self, *ranks: int, at: float = 0.0) -> None:
         for rank in ranks:
             started = ev.ProcessStarted(
-                host=HOST,
+                host=self.host(rank),
                 pid=1000 + rank,
                 start_ticks=5,
                 ppid=999,
-                role="rank",
+                role="rank" if self.identity(rank).global_rank is not None else "other",
+                command=("python", "train.py"),
                 identity=self.identity(rank),
                 deadlines=DEADLINES,
             )
             self.say(rank, at, started)
 
     def begin(self, rank: int, step: int, name: str, at: float, **more: object) -> None:
-        kind = {"from_pretrained": "load", "init_process_group": "init"}.get(name, "group")
+        kinds = {"from_pretrained": "load", "init_process_group": "init", "initialize": "init"}
+        kind = kinds.get(name, "group")
         started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind], **more)  # type: ignore[arg-type]
         self.say(rank, at, started)
 
-    def initialize(self, *ranks: int, at: float = 1.0) -> None:
+    def plan(self, rank: int, at: float = 1.0, **given: object) -> None:
+        """What a rank is about to initialize with; by default what its environment says."""
+        identity = self.identity(rank)
+        said: dict[str, object] = {
+            "global_rank": identity.global_rank,
+            "world_size": identity.world_size,
+            "endpoint": identity.endpoint or "",
+            "backend": "gloo",
+            "hosts_store": identity.global_rank == 0 and not identity.agent_store,
+            "interfaces": ("lo", "eth0"),
+            "site": ev.Site(file="/job/train.py", line=10 + rank, function="main"),
+        }
+        self.say(rank, at, ev.InitPlanned(**{**said, **given}))  # type: ignore[arg-type]
+
+    def enter(
+        self, *ranks: int, at: float = 1.0, step: int = 1, inner: str = "rendezvous", **given: object
+    ) -> None:  # fmt: skip
+        """The ranks come to an initialization, with their plans, and stay in it."""
+        for rank in ranks:
+            if self.key(rank) not in self.state.processes:
+                self.start(rank)
+            self.plan(rank, at, **given)
+            site = ev.Site(file="/job/train.py", line=10 + rank, function="main")
+            self.begin(rank, step, "init_process_group", at, site=site)
+            if inner:
+                self.say(rank, at, ev.StepStarted(step=step + 1, name=inner, parent=step))
+
+    def form(
+        self, *ranks: int, at: float = 2.0, step: int = 1, members: tuple[int, ...] | None = None
+    ) -> None:
+        """What the ranks have entered comes to a good end."""
+        for rank in ranks:
+            process = self.state.processes[self.key(rank)]
+            world = tuple(range(process.world_size or self.world)) if members is None else members
+            self.say(rank, at, ev.StepEnded(step=step + 1))
+            self.hold(rank, "0", world, desc="default_pg", at=at)
+            self.say(rank, at, ev.StepEnded(step=step))
+            number = process.global_rank if process.global_rank is not None else rank
+            self.say(rank, at, ev.IdentityConfirmed(global_rank=number, world_size=len(world)))
+
+    def refuse(
+        self, rank: int, at: float, error: str, step: int = 1, *, uncaught: bool = True
+    ) -> None:
+        """A rank's initialization fails with `TypeName: message`, which by default ends it."""
+        if self.state.processes[self.key(rank)].steps.get(step + 1) is not None:
+            self.say(rank, at, ev.StepEnded(step=step + 1, error=error))
+        self.say(rank, at, ev.StepEnded(step=step, error=error))
+        if uncaught:
+            kind, _, message = error.partition(": ")
+            self.fail(rank, at, kind, message)
+            self.exit(rank, at + 0.2, code=1)
+
+    def probe(
+        self, outcome: str, at: float, *, endpoint: str = "10.0.0.1:29500", host: str = HOST, **more: object
+    ) -> None:  # fmt: skip
+        """A look of a host's observer at an endpoint."""
+        looked = ev.EndpointProbed(host=host, endpoint=endpoint, outcome=outcome, **more)  # type: ignore[arg-type]
+        self.see(at, looked, host)
+
+    def mesh(self, rank: int, at: float, axes: dict[str, int]) -> None:
+        """A device mesh over the whole world."""
+        made = ev.MeshMade(
+            device="cpu", axes=tuple(axes), sizes=tuple(axes.values()), members=tuple(range(self.world)),
+            site=ev.Site(file="/job/train.py", line=50 + rank, function="mesh"),
+        )  # fmt: skip
+        self.say(rank, at, made)
+
+    def call_group(
+        self,
+        rank: int,
+        at: float,
+        number: int,
+        members: tuple[int, ...] | None,
+        *,
+        stays: bool = False,
+    ) -> None:
+        """A call of `new_group`, which returns at once or never."""
+        site = ev.Site(file="/job/train.py", line=100 + number, function="groups")
+        self.say(rank, at, ev.GroupCalled(number=number, members=members, site=site))
+        self.begin(rank, 100 + number, f"new_group #{number}", at, site=site)
+        if not stays:
+            self.say(rank, at, ev.StepEnded(step=100 + number))
+
+    def raise_finding(self, rank: int, at: float, step: str, **finding: object) -> None:
+        """What a process found itself."""
+        found = Finding(
+            **{"severity": "hang", "summary": "found inside", "advice": "do", **finding}
+        )  # type: ignore[arg-type]
+        self.say(rank, at, ev.FindingRaised(finding=found, step=step))
+
+    def launch(self, pid: int = 999, at: float = 0.0, host: str = HOST) -> str:
+        """A torchrun that started the ranks; its key."""
+        key = process_key(host, pid, 4)
+        sighted = ev.ProcessSighted(
+            process=key, host=host, pid=pid, start_ticks=4, ppid=1, role="launcher", identity=Identity(),
+            command=("torchrun", "train.py"),
+        )  # fmt: skip
+        self.see(at, sighted, host)
+        return key
+
+    def initialize(self, *ranks: int, at: float = 1.0, timeout_s: float = 1800.0) -> None:
         """Starts the ranks and forms the default group."""
         for rank in ranks:
             if self.key(rank) not in self.state.processes:
                 self.start(rank)
             self.begin(rank, 1, "init_process_group", at)
-            self.hold(rank, "0", tuple(range(self.world)), desc="default_pg", at=at)
+            members = tuple(range(self.world))
+            self.hold(rank, "0", members, desc="default_pg", at=at, timeout_s=timeout_s)
             self.say(rank, at, ev.StepEnded(step=1))
             self.say(rank, at, ev.IdentityConfirmed(global_rank=rank, world_size=self.world))
 
@@ -157,7 +276,7 @@ class RecordedJob:
     def sight(self, rank: int, at: float) -> None:
         """A rank without distwatch, seen in the process table."""
         sighted = ev.ProcessSighted(
-            process=self.key(rank), host=HOST, pid=1000 + rank, start_ticks=5, ppid=999, role="rank",
+            process=self.key(rank), host=self.host(rank), pid=1000 + rank, start_ticks=5, ppid=999, role="rank",
             identity=self.identity(rank),
         )  # fmt: skip
         self.see(at, sighted)
@@ -185,7 +304,8 @@ class RecordedJob:
         self.see(at, seen)
 
     def tick(self, at: float) -> None:
-        self.see(at, ev.Ticked(host=HOST))
+        for host in sorted({HOST, *self.hosts.values()}):
+            self.see(at, ev.Ticked(host=host), host)
 
 
 def hung_job(world: int = 4, culprit: int = 2, waited: float = 20.0) -> RecordedJob:

@@ -39,10 +39,7 @@ def test_within_the_deadline_nothing_is_found() -> None:
 
 def test_torchs_own_timeout_shortens_the_deadline() -> None:
     job = RecordedJob(2)
-    job.start(0, 1)
-    job.initialize(0, 1)
-    for rank in (0, 1):
-        job.hold(rank, "0", (0, 1), desc="default_pg", timeout_s=6.0)
+    job.initialize(0, 1, timeout_s=6.0)
     job.pulse(0, at=15, groups={"0": (1, -1, 10.0)})
     job.pulse(1, at=15, groups={"0": (-1, -1, 0.0)})
     job.tick(15)

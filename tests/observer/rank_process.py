@@ -128,6 +128,12 @@ class _Rank:
             ev.StepStarted(step=self._steps, name=name, deadline_s=float(deadline_s))
         )
 
+    def plan(self, endpoint: str, world_size: str) -> None:
+        """It means to form a world at that endpoint."""
+        self._journal.append(
+            ev.InitPlanned(global_rank=0, world_size=int(world_size), endpoint=endpoint)
+        )
+
     def group(self, world_size: str) -> None:
         members = tuple(range(int(world_size)))
         self._journal.append(ev.GroupCreated(pg_name="0", pg_desc="default_pg", members=members))
