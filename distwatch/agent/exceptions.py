@@ -8,6 +8,7 @@ from types import TracebackType
 
 from distwatch.agent import core
 from distwatch.agent.entry import enter_run
+from distwatch.agent.guard import is_users
 from distwatch.redaction import redact_text
 from distwatch.state.events import ExceptionUncaught, Site
 
@@ -49,8 +50,13 @@ def _qualified(kind: type[BaseException]) -> str:
 def _user_site(traceback: TracebackType | None) -> Site | None:
     """The innermost line of the user's own code; the innermost of all where there is none."""
     frames = list(tracebacks.walk_tb(traceback))
-    own = [f for f in frames if not any(part in f[0].f_code.co_filename for part in _LIBRARY)]
+    own = [frame for frame in frames if _is_users(frame[0].f_code.co_filename)]
     if not frames:
         return None
     frame, line = (own or frames)[-1]
     return Site(file=frame.f_code.co_filename, line=line, function=frame.f_code.co_name)
+
+
+def _is_users(file: str) -> bool:
+    # Our own frames lie between the user's and torch's wherever a hook calls the original.
+    return is_users(file, ()) and not any(part in file for part in _LIBRARY)
