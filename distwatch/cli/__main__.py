@@ -21,6 +21,11 @@ GROUPS = {
         "stacks": "All ranks' stacks, merged into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
     },
+    "Before a launch": {
+        "check": "A plan: what divides, who is with whom, what this machine lacks.",
+        "doctor": "This machine: rights, py-spy, GPUs, memory, network, versions.",
+        "env": "The launcher's variables: said, derived, missing.",
+    },
     "Start a job": {
         "run": "Run any command with distwatch on.",
         "demo": "A real torchrun job that hangs, and the report on it.",
@@ -33,6 +38,7 @@ GROUPS = {
 }
 EPILOG = """\b
 Examples:
+  distwatch check plan.yaml --world-size 16
   distwatch run -- torchrun --nproc-per-node=8 train.py
   distwatch attach 12345
   distwatch report my-run -o html --output report.html

@@ -23,10 +23,10 @@ from distwatch.errors import AlreadyInitialized, PlanInvalid
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.integrations.torch_devices import device_identity
 from distwatch.integrations.torch_library import TorchLibrary, axes_of, choose_backend
+from distwatch.preflight.plan import Plan, validate
 from distwatch.settings import read_settings
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.layout import data_size
 
 FRAMEWORKS = ("mesh",)
 _PLANNED = ("megatron", "sglang", "neuron")
@@ -241,11 +241,13 @@ def _mesh_axes(
     tensor, pipeline, context = (
         _size(name, sizes[name]) for name in ("tensor", "pipeline", "context")
     )
-    replica = {"tensor": tensor, "pipeline": pipeline, "context": context}
-    try:
-        data = data_size(world, replica, sizes["data"])
-    except ValueError as error:
-        raise _does_not_divide(str(error)) from error
+    plan = Plan(
+        framework="mesh", tensor=tensor, pipeline=pipeline, context=context, data=sizes["data"]
+    )
+    for finding in validate(plan, world):
+        if finding.blocks:
+            raise PlanInvalid(finding.summary, advice=finding.advice, finding=finding)
+    data = plan.data_size(world)
     return axes_of((("pp", pipeline), ("dp", data), ("cp", context), ("tp", tensor)), world)
 
 

@@ -11,30 +11,33 @@ _WORDS = {"world": "a world of", "expert_tensor": "expert tensor"}
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong. `axes` are those that would have to change; `sizes`: to what."""
+    """One thing that is wrong. `axes` are those of which another size could end it."""
 
+    kind: str
     what: str
     advice: str = ""
     severity: Severity = "crash"
     axes: tuple[str, ...] = ()
     code: str = "group.size_invalid"
-    sizes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
-    def with_sizes(self, working: Mapping[str, tuple[int, ...]]) -> Fault:
-        """The same fault with the sizes of its axes that would work."""
-        fitting = {axis: sizes for axis, sizes in working.items() if axis in (*self.axes, "world")}
-        return self._replace(sizes=tuple(fitting.items()))
+    @property
+    def blocks(self) -> bool:
+        """Whether the plan cannot run with it."""
+        return self.severity in ("hang", "crash")
 
 
-def finding_of(fault: Fault) -> Finding:
-    """The finding of a fault."""
-    would = [
-        f"{_WORDS.get(axis, axis)} {' or '.join(map(str, sizes))}" for axis, sizes in fault.sizes
-    ]
+def finding_of(fault: Fault, working: Mapping[str, tuple[int, ...]]) -> Finding:
+    """The finding of a fault.
+
+    Args:
+        working: by axis, the sizes with which it would not be there.
+    """
+    would = [f"{_WORDS.get(axis, axis)} {_either(sizes)}" for axis, sizes in working.items()]
     advice = fault.advice
-    if fault.axes and fault.severity != "info":
-        mend = f"It would work with {', or with '.join(would)}." if would else "Change several sizes: no other size of one axis alone would work."  # fmt: skip
-        advice = f"{mend} {fault.advice}".strip()
+    if would:
+        advice = f"It would work with {', or with '.join(would)}. {fault.advice}".strip()
+    elif fault.axes:
+        advice = f"No other size of one axis alone would do: change several. {fault.advice}".strip()
     return Finding(
         code=fault.code,
         severity=fault.severity,
@@ -42,3 +45,8 @@ def finding_of(fault: Fault) -> Finding:
         advice=advice,
         evidence=tuple(Evidence(source="plan", text=f"would work: {text}") for text in would),
     )
+
+
+def _either(sizes: tuple[int, ...]) -> str:
+    *others, last = map(str, sizes)
+    return f"{', '.join(others)} or {last}" if others else last

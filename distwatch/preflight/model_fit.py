@@ -32,9 +32,15 @@ def model_faults(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     Args:
         cuts: sizes by axis: tensor, ulysses, pipeline, virtual pipeline, expert.
     """
-    facts = {name: getattr(model, name) for name in Model.__struct_fields__ if name != "uneven_pipeline"}
+    facts = {
+        name: getattr(model, name) for name in Model.__struct_fields__ if name != "uneven_pipeline"
+    }
     senseless = [
-        Fault(f"{name}={value} is no size of a model", "Correct the model's configuration.")
+        Fault(
+            f"no size: {name}",
+            f"{name}={value} is no size of a model",
+            "Correct the model's configuration.",
+        )
         for name, value in facts.items()
         if value is not None and value < 1
     ]
@@ -49,7 +55,8 @@ def _heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     if heads is None or heads % (tensor * ulysses) == 0:
         return []
     by = f"tensor {tensor}" if ulysses == 1 else f"tensor {tensor} × ulysses {ulysses}"
-    return [Fault(f"{heads} attention heads cannot be divided by {by}", axes=("tensor", "ulysses"))]
+    what = f"{heads} attention heads cannot be divided by {by}"
+    return [Fault("heads", what, axes=("tensor",) if ulysses == 1 else ("tensor", "ulysses"))]
 
 
 def _key_value_heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
@@ -59,27 +66,31 @@ def _key_value_heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     if tensor % heads == 0:
         what = f"tensor {tensor} is more than the {heads} key/value heads: each is held by {tensor // heads} ranks"
         advice = "vLLM and SGLang replicate them and newer Megatron-core does; older Megatron-core refuses."
-        return [Fault(what, advice, severity="warning")]
-    what = f"{heads} key/value heads cannot be divided by tensor {tensor}, nor spread evenly over it"
-    return [Fault(what, axes=("tensor",))]
+        return [Fault("key/value heads", what, advice, severity="warning")]
+    what = (
+        f"{heads} key/value heads cannot be divided by tensor {tensor}, nor spread evenly over it"
+    )
+    return [Fault("key/value heads", what, axes=("tensor",))]
 
 
 def _widths(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     tensor, faults = cuts["tensor"], []
     if model.intermediate_size is not None and model.intermediate_size % tensor:
         what = f"intermediate size {model.intermediate_size} cannot be divided by tensor {tensor}"
-        faults.append(Fault(what, axes=("tensor",)))
+        faults.append(Fault("intermediate", what, axes=("tensor",)))
     heads, hidden = model.num_attention_heads, model.hidden_size
     if hidden is not None and hidden % tensor:
         what = f"hidden size {hidden} cannot be divided by tensor {tensor}"
-        faults.append(Fault(what, "Check that the framework pads or gathers it.", severity="warning"))
+        advice = "Check that the framework pads or gathers it."
+        faults.append(Fault("hidden", what, advice, severity="warning"))
     elif heads is not None and hidden is not None and hidden % heads:
         what = f"hidden size {hidden} is no multiple of {heads} attention heads"
-        faults.append(Fault(what, "Make sure that the configuration says head_dim.", severity="warning"))
+        advice = "Make sure that the configuration says head_dim."
+        faults.append(Fault("hidden", what, advice, severity="warning"))
     if model.vocab_size is not None and model.vocab_size % tensor:
         what = f"the vocabulary of {model.vocab_size} cannot be divided by tensor {tensor}: it has to be padded"
         advice = "Megatron-core, vLLM and SGLang pad it by themselves; others may not."
-        faults.append(Fault(what, advice, severity="info"))
+        faults.append(Fault("vocabulary", what, advice, severity="info"))
     return faults
 
 
@@ -90,12 +101,13 @@ def _layers(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     virtual = cuts["virtual pipeline"] if stages > 1 else 1
     if layers < stages * virtual:
         what = f"{layers} layers are fewer than the {stages * virtual} stages of the pipeline"
-        return [Fault(what, axes=("pipeline",))]
+        return [Fault("layers", what, axes=("pipeline",))]
     if layers % (stages * virtual) == 0 or model.uneven_pipeline:
         return []
     by = f"pipeline {stages}" if virtual == 1 else f"pipeline {stages} × virtual pipeline {virtual}"
     return [
         Fault(
+            "layers",
             f"{layers} layers cannot be divided by {by}",
             "Or say which layers each stage has (Megatron-core: num_layers_in_first_pipeline_stage, "
             "…_last_…, or a pipeline layout).",
@@ -106,8 +118,7 @@ def _layers(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
 
 def _experts(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     experts, ranks = model.num_experts, cuts["expert"]
-    if ranks == 1 or experts is not None and experts % ranks == 0:
+    if experts is None or experts % ranks == 0:
         return []
-    if experts is None:
-        return []
-    return [Fault(f"{experts} experts cannot be divided by expert {ranks}", axes=("expert",))]
+    what = f"{experts} experts cannot be divided by expert {ranks}"
+    return [Fault("experts", what, axes=("expert",))]

@@ -101,48 +101,54 @@ def validate(plan: Plan, world_size: int | None = None) -> list[Finding]:
     """
     world = plan.ranks if world_size is None else world_size
     faults = _faults(plan, world)
-    if world is not None and any(fault.severity == "crash" for fault in faults):
-        advice = sizes_that_work(plan, world)
-        faults = [f.with_sizes(advice) if f.axes else f for f in faults]
-    findings = [finding_of(fault) for fault in faults]
+    findings = [finding_of(fault, sizes_that_work(plan, world, fault.kind)) for fault in faults]
     return sorted(findings, key=lambda finding: not finding.blocks)
 
 
-def sizes_that_work(plan: Plan, world_size: int) -> dict[str, tuple[int, ...]]:
-    """By axis, the nearest sizes with which nothing stands against the plan, the others as they are.
+def sizes_that_work(plan: Plan, world: int | None, kind: str) -> dict[str, tuple[int, ...]]:
+    """By axis, the nearest sizes that end a fault and begin no other, the others as they are.
 
     `world` are numbers of ranks. An axis for which there are none is left out.
     """
+    before = {fault.kind: fault for fault in _faults(plan, world)}
+    if world is None or kind not in before or not before[kind].axes:
+        return {}
     found = {}
-    for axis in ("tensor", "pipeline", "context", "ulysses", "expert", "expert_tensor"):
-        asked = getattr(plan, axis)
-        if asked is None or asked < 1:
-            continue
-        sizes = [n for n in _divisors(world_size) if n != asked and _works(plan, world_size, axis, n)]
-        found[axis] = tuple(sorted(_nearest(sizes, asked)))
-    replica = lcm(*(max(1, prod(sizes.values())) for sizes in _replicas(plan)))
-    if plan.data is not None and plan.data > 0:
-        replica = lcm(replica, plan.data)
-    below = world_size // replica * replica
-    worlds = [n for n in (below, below + replica) if n != world_size]
-    if plan.data is not None and not plan.is_engine:
-        worlds = [plan.data * prod(plan.replica.values())]
-    found["world"] = tuple(n for n in worlds if n > 0 and not _blocked(plan, n))
+    for axis in before[kind].axes:
+        asked = plan.tensor if axis == "expert_tensor" and not plan.expert_tensor else None
+        asked = asked or getattr(plan, axis) or 1
+        sizes = _divisors(world) if axis != "data" else [plan.data_size(world) or 1]
+        changed = ((n, msgspec.structs.replace(plan, **{axis: n})) for n in sizes if n != asked)
+        working = [n for n, other in changed if _ends(other, world, kind, set(before))]
+        found[axis] = _nearest(working, asked)
+    # Another number of ranks than was said is what is asked about here.
+    free = msgspec.structs.replace(plan, world_size=None, nodes=None)
+    found["world"] = tuple(
+        n for n in _worlds_near(plan, world) if n != world and _ends(free, n, kind, set(before))
+    )
     return {axis: sizes for axis, sizes in found.items() if sizes}
+
+
+def _ends(plan: Plan, world: int, kind: str, before: set[str]) -> bool:
+    left = {fault.kind for fault in _faults(plan, world) if fault.blocks}
+    return kind not in left and left <= before
+
+
+def _worlds_near(plan: Plan, world: int) -> tuple[int, ...]:
+    if plan.data is not None and not plan.is_engine:
+        return (plan.data * prod(plan.replica.values()),)
+    step = _step(plan)
+    below = world // step * step
+    return tuple(n for n in (below, below + step) if n > 0)
+
+
+def _step(plan: Plan) -> int:
+    """Every number of ranks that works is a multiple of this."""
+    return lcm(*(prod(sizes.values()) for sizes in _replicas(plan)), plan.data or 1)
 
 
 def _replicas(plan: Plan) -> list[dict[str, int]]:
     return [plan.replica] if plan.is_engine else [plan.replica, plan.experts_replica]
-
-
-def _works(plan: Plan, world: int, axis: str, size: int) -> bool:
-    return not _blocked(msgspec.structs.replace(plan, **{axis: size}), world)
-
-
-def _blocked(plan: Plan, world: int) -> bool:
-    # A world of another size than was said is what is asked about here.
-    free = msgspec.structs.replace(plan, world_size=None, nodes=None)
-    return any(fault.severity in ("crash", "hang") for fault in _faults(free, world))
 
 
 def _faults(plan: Plan, world: int | None) -> list[Fault]:
@@ -154,7 +160,17 @@ def _faults(plan: Plan, world: int | None) -> list[Fault]:
         faults += _undivided(plan, world) or _data_faults(plan, world)
     else:
         faults.append(_world_unknown(plan))
-    return [*faults, *_pipeline_faults(plan), *_spanning(plan, world), *model_faults(plan, _cuts(plan))]
+    return [
+        *faults,
+        *_pipeline_faults(plan),
+        *_spanning(plan, world),
+        *model_faults(_as_cut(plan), _cuts(plan)),
+    ]
+
+
+def _as_cut(plan: Plan) -> Plan:
+    # Engines give the stages what layers there are.
+    return msgspec.structs.replace(plan, uneven_pipeline=True) if plan.is_engine else plan
 
 
 def _cuts(plan: Plan) -> dict[str, int]:
@@ -169,7 +185,7 @@ def _no_sizes(plan: Plan, world: int | None) -> list[Fault]:
         "ranks_per_node": plan.ranks_per_node,
     }  # fmt: skip
     return [
-        Fault(f"{name}={size} is no size", "Give a positive whole number.")
+        Fault(f"no size: {name}", f"{name}={size} is no size", "Give a positive whole number.")
         for name, size in named.items()
         if size is not None and size < 1
     ]
@@ -189,6 +205,7 @@ def _ranks_disagree(plan: Plan) -> list[Fault]:
     )
     return [
         Fault(
+            "ranks",
             what,
             "Make nodes × ranks per node the world size.",
             severity="hang" if few else "crash",
@@ -204,7 +221,8 @@ def _undivided(plan: Plan, world: int) -> list[Fault]:
         if world % replica:
             told = _product(sizes)
             what = f"a world of {world} cannot be divided by {told}"
-            faults.append(Fault(what, axes=tuple(n.replace(" ", "_") for n in sizes)))
+            axes = tuple(name.replace(" ", "_") for name in sizes)
+            faults.append(Fault("-".join(axes), what, axes=axes))
     # Without experts both say the same; the first one says it in the user's words.
     return faults[:1] if plan.expert == 1 and plan.expert_tensor is None else faults
 
@@ -215,15 +233,16 @@ def _data_faults(plan: Plan, world: int) -> list[Fault]:
         instance = plan.tensor * (plan.data or 1)
         if plan.data is not None and left % plan.data:
             told = _product({**plan.replica, "data": plan.data})
-            return [Fault(f"a world of {world} holds no whole number of instances of {told}", axes=tuple(plan.replica))]  # fmt: skip
+            what = f"a world of {world} holds no whole number of instances of {told}"
+            return [Fault("instances", what, axes=(*plan.replica, "data"))]
         if instance % plan.expert:
             what = f"expert {plan.expert} does not divide tensor {plan.tensor} × data {plan.data or 1} = {instance}"
-            return [Fault(what, axes=("expert", "tensor"))]
+            return [Fault("engine experts", what, axes=("expert", "tensor"))]
         return []
     if plan.data is not None and plan.data != left:
         told = _product({**plan.replica, "data": plan.data})
-        what = f"{told} ranks, and the world has {world}: data {left} is what is left for it"
-        return [Fault(what, axes=tuple(plan.replica))]
+        what = f"{told} ranks, and the world has {world}, which leaves data {left}"
+        return [Fault("data", what, axes=("data", *plan.replica))]
     return []
 
 
@@ -236,20 +255,30 @@ def _order_faults(plan: Plan, world: int | None) -> list[Fault]:
     advice = f"Write each axis once: {'-'.join(ORDER)}."
     if unknown or twice:
         wrong = f"{unknown[0]!r}, which is no axis" if unknown else f"{twice[0]} twice"
-        return [Fault(f"the order {told} has {wrong}", advice)]
+        return [Fault("order", f"the order {told} has {wrong}", advice)]
     if left_out:
-        return [Fault(f"the order {told} leaves out {', '.join(left_out)}, which has a size", advice)]
-    if world is None or plan.is_engine or plan.pipeline == 1 or plan.order[-1] == "pp":
+        return [
+            Fault(
+                "order",
+                f"the order {told} leaves out {', '.join(left_out)}, which has a size",
+                advice,
+            )
+        ]
+    if world is None or plan.framework not in ("", "megatron"):
+        return []
+    if plan.pipeline == 1 or plan.order[-1] == "pp":
         return []
     if world % prod(plan.replica.values()) or world % prod(plan.experts_replica.values()):
         return []
     dense, experts = plan.data_size(world), plan.experts_data_size(world)
-    if dense != experts or pipeline_stride(plan, world) != pipeline_stride(plan, world, experts=True):
+    if dense != experts or pipeline_stride(plan, world) != pipeline_stride(
+        plan, world, experts=True
+    ):
         what = (
             f"the order {told} gives the expert layers other pipeline groups than the rest "
             f"(data {dense}, expert data {experts})"
         )
-        return [Fault(what, "Put pp last in the order.", axes=("context", "expert"))]
+        return [Fault("order", what, "Put pp last in the order.")]
     return []
 
 
@@ -259,20 +288,17 @@ def pipeline_stride(plan: Plan, world: int, *, experts: bool = False) -> int:
     return prod(size for _, size in takewhile(lambda axis: axis[0] != "pp", sizes))
 
 
-def sizes_in_order(
-    plan: Plan, world: int, *, experts: bool = False
-) -> tuple[tuple[str, int], ...]:
+def sizes_in_order(plan: Plan, world: int, *, experts: bool = False) -> tuple[tuple[str, int], ...]:
     """The axes that cut the world, from the one whose ranks lie closest together."""
     if experts:
-        tensor = plan.experts_replica["expert tensor"]
-        sizes = {"tp": tensor, "ep": plan.expert, "dp": plan.experts_data_size(world), "pp": plan.pipeline}  # fmt: skip
-    elif plan.is_engine:
-        instances = plan.data_size(world)
-        return (("tp", plan.tensor), ("sp", plan.ulysses), ("cp", plan.context), ("pp", plan.pipeline), ("dp", instances))  # fmt: skip
+        tensor, replicas = plan.experts_replica["expert tensor"], plan.experts_data_size(world)
+        sizes = {"tp": tensor, "ep": plan.expert, "dp": replicas, "pp": plan.pipeline}
     else:
-        sizes = {"tp": plan.tensor, "cp": plan.context, "dp": plan.data_size(world), "pp": plan.pipeline}  # fmt: skip
+        replicas = plan.data_size(world)
+        sizes = {"tp": plan.tensor, "cp": plan.context, "dp": replicas, "pp": plan.pipeline}
+    order = ("tp", "cp", "pp", "dp") if plan.is_engine else plan.order
     # Axes that the order leaves out have one rank, or are data: they come last, as in Megatron.
-    names = [*(name for name in plan.order if name in sizes), *(n for n in sizes if n not in plan.order)]
+    names = [*(name for name in order if name in sizes), *(n for n in sizes if n not in order)]
     ordered = [(name, sizes[name]) for name in names]
     if plan.ulysses > 1 and not experts:
         ordered.insert(names.index("tp") + 1, ("sp", plan.ulysses))
@@ -283,7 +309,7 @@ def _pipeline_faults(plan: Plan) -> list[Fault]:
     if plan.virtual_pipeline is None or plan.virtual_pipeline == 1 or plan.pipeline > 1:
         return []
     what = f"virtual pipeline {plan.virtual_pipeline} needs a pipeline of at least 2 stages"
-    return [Fault(what, "Drop the virtual pipeline, or set a pipeline size.")]
+    return [Fault("virtual pipeline", what, "Drop the virtual pipeline, or set a pipeline size.")]
 
 
 def _spanning(plan: Plan, world: int | None) -> list[Fault]:
@@ -296,6 +322,7 @@ def _spanning(plan: Plan, world: int | None) -> list[Fault]:
     what = f"tensor groups of {plan.tensor} span hosts of {per_node} ranks each"
     return [
         Fault(
+            "hosts",
             what,
             "Choose a tensor size that divides the ranks per node, and cut further by pipeline.",
             severity="warning",
@@ -304,11 +331,11 @@ def _spanning(plan: Plan, world: int | None) -> list[Fault]:
 
 
 def _world_unknown(plan: Plan) -> Fault:
-    fitting = lcm(*(prod(sizes.values()) for sizes in _replicas(plan)), plan.data or 1)
     what = "how many ranks there will be is not known, so whether the sizes divide them was not checked"
     return Fault(
+        "world unknown",
         what,
-        f"Say world_size, or nodes and ranks_per_node; it must be a multiple of {fitting}.",
+        f"Say world_size, or nodes and ranks_per_node; it must be a multiple of {_step(plan)}.",
         severity="info",
     )
 
@@ -323,5 +350,5 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def _nearest(sizes: list[int], asked: int) -> list[int]:
-    return sorted(sizes, key=lambda size: (abs(size - asked), size))[:_NEAREST]
+def _nearest(sizes: list[int], asked: int) -> tuple[int, ...]:
+    return tuple(sorted(sorted(sizes, key=lambda size: abs(size - asked))[:_NEAREST]))

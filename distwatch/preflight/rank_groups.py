@@ -24,12 +24,12 @@ class Axis(msgspec.Struct, frozen=True, kw_only=True):
     stride: int
     count: int
 
-    def groups(self) -> Iterator[tuple[int, ...]]:
+    def groups(self) -> Iterator[range]:
         """The groups, members in the order of the axis; the groups in the order of their first rank."""
         block = self.size * self.stride
         for start in range(0, self.count * self.size, block):
             for first in range(start, start + self.stride):
-                yield tuple(range(first, first + block, self.stride))
+                yield range(first, first + block, self.stride)
 
 
 def axes_of(plan: Plan, world_size: int) -> tuple[Axis, ...]:
@@ -38,18 +38,17 @@ def axes_of(plan: Plan, world_size: int) -> tuple[Axis, ...]:
     The expert layers' own come after: `expert`, and `expert tensor` and `expert data` where they
     differ from those of the other layers.
     """
-    dense = _axes(sizes_in_order(plan, world_size), world_size, "replica" if plan.is_engine else "data")
-    if plan.is_engine or plan.expert == 1 and plan.expert_tensor in (None, plan.tensor):
+    dense = _axes(
+        sizes_in_order(plan, world_size), world_size, "replica" if plan.is_engine else "data"
+    )
+    if plan.is_engine or (plan.expert == 1 and plan.expert_tensor in (None, plan.tensor)):
         return dense
     experts = _axes(sizes_in_order(plan, world_size, experts=True), world_size, "data")
-    named = {
-        "tensor": "expert tensor",
-        "data": "expert data",
-    }
+    named = {"tensor": "expert tensor", "data": "expert data"}
     renamed = [
         msgspec.structs.replace(axis, name=named.get(axis.name, axis.name))
         for axis in experts
-        if axis not in dense
+        if axis not in dense and axis.size > 1
     ]
     return (*dense, *renamed)
 

@@ -12,7 +12,7 @@ import msgspec
 Severity = Literal["hang", "crash", "warning", "info"]
 Role = Literal["root", "symptom"]
 Source = Literal[
-    "journal", "pulse", "stack", "proc", "store", "flight_recorder", "exit", "operations"
+    "journal", "pulse", "stack", "proc", "store", "flight_recorder", "exit", "operations", "plan"
 ]
 
 

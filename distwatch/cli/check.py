@@ -1,0 +1,213 @@
+"""`distwatch check PLAN`: a plan against its world and this machine, before anything is launched."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from distwatch.cli.options import (
+    color_option,
+    exit_code,
+    output_option,
+    printable,
+    severity_style,
+)
+from distwatch.errors import NoSuchTarget, UsageError
+from distwatch.preflight.examination import Checkup, examine_section
+from distwatch.preflight.model_config import read_model
+from distwatch.preflight.plan import Plan
+from distwatch.preflight.plan_file import read_plans
+from distwatch.preflight.rank_groups import Axis
+from distwatch.preflight.values import SIZE_LIMIT, Section
+
+SCHEMA = "distwatch.check/1"
+_HELPS = {
+    "world_size": "Ranks in all.",
+    "nodes": "Hosts.",
+    "ranks_per_node": "Ranks on each host.",
+    "tensor": "Ranks that share a tensor.",
+    "pipeline": "Stages.",
+    "context": "Ranks that share a sequence.",
+    "expert": "Ranks that share the experts.",
+    "data": "Replicas; by default what is left.",
+}
+_SHOWN = 4
+_MOST_RANKS = 20_000
+
+
+def _sizes(function: Any) -> Any:
+    """The options that are sizes of a plan, as its fields are named."""
+    for name, text in reversed(_HELPS.items()):
+        option = f"--{name.replace('_', '-')}"
+        function = click.option(
+            option, name, type=int, metavar="N", help=text, callback=_size_or_none
+        )(function)
+    return function
+
+
+def _size_or_none(_: click.Context, __: click.Parameter, size: int | None) -> int | None:
+    if size is not None and not 0 < size <= SIZE_LIMIT:
+        raise click.BadParameter(f"{size} is no size: give a positive whole number")
+    return size
+
+
+@click.command()
+@click.argument("plan", required=False, metavar="[PLAN|-]")
+@_sizes
+@click.option("--backend", metavar="NAME", help="gloo, nccl, xla, ….")
+@click.option("--model", metavar="DIR", help="Folder with the model's config.json.")
+@output_option("table", "json", "md")
+@color_option
+def command(plan: str | None, output: str, **options: Any) -> int:
+    """Check a plan before a launch: what divides, who is with whom, what this machine lacks.
+
+    PLAN is YAML with distwatch's keys (tensor: 2, pipeline: 4, …) or a training framework's file
+    (tensor_model_parallel_size and the like, anywhere in it). Options win over the file, in each of
+    its layouts; without a file they are the plan.
+    """
+    given = _given(**options)
+    if plan is None and not given:
+        raise UsageError(
+            "there is no plan to check",
+            advice="distwatch check PLAN.yaml, or distwatch check --world-size 16 --tensor 4",
+        )
+    sections = _read(plan) if plan else [Section(name="options", plan=Plan())]
+    checkups = [examine_section(_with_options(section, given)) for section in sections]
+    if output == "json":
+        click.echo(_document(checkups))
+    else:
+        for number, checkup in enumerate(checkups):
+            if number:
+                click.echo()
+            _print(checkup, markdown=output == "md")
+    return exit_code([finding for checkup in checkups for finding in checkup.findings])
+
+
+def _given(backend: str | None, model: str | None, **sizes: int | None) -> dict[str, Any]:
+    """The fields of a plan that options set."""
+    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    if backend:
+        given["backend"] = backend.lower()
+    if model:
+        facts = msgspec.structs.asdict(read_model(model))
+        given |= {name: value for name, value in facts.items() if value not in (None, False)}
+    return given
+
+
+def _read(plan: str) -> list[Section]:
+    try:
+        if plan == "-":
+            return read_plans(sys.stdin.buffer.read().decode("utf-8"), "stdin")
+        return read_plans(Path(plan).read_text("utf-8"), plan)
+    except FileNotFoundError:
+        raise NoSuchTarget(
+            f"there is no file {plan}", advice="Name a YAML file, or - for stdin."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{plan} is no text: {error}", advice="Name a YAML file.") from None
+    except IsADirectoryError:
+        raise UsageError(f"{plan} is a folder", advice="Name a YAML file in it.") from None
+
+
+def _with_options(section: Section, given: dict[str, Any]) -> Section:
+    changes = dict(given)
+    # A number of ranks from the command line is not to be held against the file's nodes.
+    if "world_size" in given:
+        changes.setdefault("nodes", None if section.plan.ranks_per_node else section.plan.nodes)
+    elif "nodes" in given or "ranks_per_node" in given:
+        changes["world_size"] = None
+    plan = msgspec.structs.replace(section.plan, **changes)
+    left = tuple(axis for axis in section.undecided if axis not in given)
+    return msgspec.structs.replace(section, plan=plan, undecided=left)
+
+
+def _document(checkups: list[Checkup]) -> str:
+    layouts = [
+        {
+            "name": one.section.name,
+            "world_size": one.section.plan.ranks,
+            "plan": {
+                k: v for k, v in msgspec.to_builtins(one.section.plan).items() if v is not None
+            },
+            "axes": [_axis(axis) for axis in one.axes],
+            "undecided": one.section.undecided,
+            "notes": one.section.notes,
+            "findings": msgspec.to_builtins(one.findings),
+        }
+        for one in checkups
+    ]
+    sound = not any(finding.blocks for one in checkups for finding in one.findings)
+    document = {"schema": SCHEMA, "sound": sound, "layouts": layouts}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    """Groups are listed as far as that is of use; size, stride and count tell the rest."""
+    groups = list(islice(axis.groups(), _MOST_RANKS // axis.size))
+    return {
+        **msgspec.to_builtins(axis),
+        "groups": [list(group) for group in groups],
+        "groups_left_out": axis.count - len(groups),
+    }
+
+
+def _print(checkup: Checkup, *, markdown: bool) -> None:
+    from distwatch.cli.ps import lay_out
+
+    section = checkup.section
+    name = printable(section.name)
+    click.echo(f"## {name}\n" if markdown else click.style(name, bold=True))
+    click.echo(printable(_heading(section)))
+    if checkup.axes:
+        rows: list[tuple[str, ...]] = [("AXIS", "RANKS", "GROUPS", "WHO IS WITH WHOM")]
+        rows += [
+            (axis.name, str(axis.size), str(axis.count), _members(axis)) for axis in checkup.axes
+        ]
+        for line in ([""] if markdown else []) + lay_out(rows, markdown=markdown):
+            click.echo(line if markdown else f"  {line}")
+        if markdown:
+            click.echo()
+    for finding in checkup.findings:
+        severity = severity_style(finding.severity, f"{finding.severity}:")
+        click.echo(f"{'- ' if markdown else ''}{severity} {printable(finding.summary)}")
+        if finding.advice:
+            click.echo(f"  do: {printable(finding.advice)}")
+    if not checkup.findings:
+        click.echo("- sound" if markdown else "sound")
+    for note in section.notes:
+        click.echo(f"distwatch: {name}: {printable(note)}", err=True)
+
+
+def _heading(section: Section) -> str:
+    plan = section.plan
+    ranks = f"{plan.ranks} ranks" if plan.ranks else "an unknown number of ranks"
+    if plan.nodes and plan.ranks_per_node:
+        ranks += f" ({plan.nodes} × {plan.ranks_per_node})"
+    words = [ranks, *filter(None, (plan.framework, plan.backend))]
+    words += [
+        f"{name} {size}"
+        for name, size in (*plan.replica.items(), ("expert", plan.expert))
+        if size > 1
+    ]
+    if plan.timeout_s:
+        words.append(f"timeout {plan.timeout_s:g} s")
+    return ", ".join(words)
+
+
+def _members(axis: Axis) -> str:
+    shown = [_ranks(group) for group in islice(axis.groups(), _SHOWN)]
+    more = f" … {axis.count - _SHOWN} more" if axis.count > _SHOWN else ""
+    return " ".join(f"[{group}]" for group in shown) + more
+
+
+def _ranks(group: range) -> str:
+    if group.step == 1 and len(group) > 1:
+        return f"{group[0]}-{group[-1]}"
+    if len(group) <= _SHOWN:
+        return ",".join(map(str, group))
+    return f"{group[0]},{group[1]},…,{group[-1]}"

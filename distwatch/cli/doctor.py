@@ -1,0 +1,53 @@
+"""`distwatch doctor`: is this machine fit for a job, and for watching one?"""
+
+from __future__ import annotations
+
+import os
+
+import click
+import msgspec
+
+from distwatch.cli.options import color_option, output_option, printable, root_option
+from distwatch.preflight.checkup import Checked
+from distwatch.preflight.machine import examine
+from distwatch.redaction import redact_text
+
+SCHEMA = "distwatch.doctor/1"
+_COLORS = {"pass": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@output_option("table", "json")
+@root_option
+@color_option
+def command(output: str, root: str) -> int:
+    """Look at this machine: rights, py-spy, GPUs, memory, network, versions; each with the fix.
+
+    Ends with 1 where something fails; warnings alone end with 0.
+    """
+    checked = [_without_secrets(one) for one in examine(os.environ, root)]
+    counts = {status: sum(one.status == status for one in checked) for status in _COLORS}
+    if output == "json":
+        document = {
+            "schema": SCHEMA,
+            "host": os.uname().nodename,
+            "counts": counts,
+            "checks": msgspec.to_builtins(checked),
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        width = max(len(one.what) for one in checked)
+        for one in checked:
+            mark = click.style(
+                one.status.ljust(4), fg=_COLORS[one.status], bold=one.status != "pass"
+            )
+            click.echo(f"{mark}  {one.what.ljust(width)}  {printable(one.detail)}")
+            if one.fix:
+                click.echo(f"{'':{width + 8}}do: {printable(one.fix)}")
+        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        click.echo(f"distwatch: {told}", err=True)
+    return 1 if counts["fail"] else 0
+
+
+def _without_secrets(one: Checked) -> Checked:
+    return msgspec.structs.replace(one, detail=redact_text(one.detail))

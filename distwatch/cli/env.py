@@ -1,0 +1,109 @@
+"""`distwatch env [PID]`: what a launcher said, what follows from it, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+
+import click
+import msgspec
+
+from distwatch.cli.options import (
+    color_option,
+    exit_code,
+    output_option,
+    printable,
+    severity_style,
+)
+from distwatch.cli.ps import lay_out
+from distwatch.errors import AttachDenied, NoSuchTarget
+from distwatch.preflight.standing import Standing, read_standing
+from distwatch.probes.procfs import stat_fields
+from distwatch.probes.ptrace import explain_denial
+from distwatch.probes.table import read_environ
+
+SCHEMA = "distwatch.env/1"
+
+
+@click.command()
+@click.argument("pid", required=False, type=click.IntRange(1))
+@output_option("table", "json", "sh")
+@color_option
+def command(pid: int | None, output: str) -> int:
+    """The launcher's variables of this shell, or of a process; what is derived and what is missing.
+
+    `-o sh` prints the lines that complete it: eval "$(distwatch env -o sh)".
+    """
+    environ = _environ(pid)
+    standing = read_standing(environ, pid)
+    if output == "json":
+        document = {"schema": SCHEMA, "pid": pid, **msgspec.to_builtins(standing)}
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    elif output == "sh":
+        _print_exports(standing)
+    else:
+        _print(standing, pid)
+    return exit_code(standing.findings)
+
+
+def _environ(pid: int | None) -> Mapping[str, str]:
+    # The command switches distwatch off for itself: what the shell gave is what counts.
+    environ = read_environ(os.getpid() if pid is None else pid)
+    if environ is not None:
+        return environ
+    if pid is None:
+        return os.environ
+    if stat_fields(pid) is None:
+        raise NoSuchTarget(f"there is no process {pid}", advice="`distwatch ps` lists the runs.")
+    raise AttachDenied(
+        f"the environment of process {pid} cannot be read: {explain_denial(pid)}",
+        advice="Run this in that process's own shell.",
+    )
+
+
+def _print_exports(standing: Standing) -> None:
+    for name, value in standing.completes.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+    if standing.missing:
+        click.echo(
+            f"distwatch: {', '.join(standing.missing)} can be derived from nothing: set by hand",
+            err=True,
+        )
+    for finding in standing.findings:
+        if finding.blocks:
+            click.echo(f"distwatch: {printable(finding.summary)}", err=True)
+
+
+def _print(standing: Standing, pid: int | None) -> None:
+    whose = "this shell" if pid is None else f"process {pid}"
+    rows: list[tuple[str, ...]] = [("launcher", standing.launcher), ("place", standing.place)]
+    made = "" if standing.run_folder_exists else " (not made yet)"
+    rows.append(("run", f"{standing.run_id or ''} ({standing.run_id_source})".strip()))
+    rows.append(("run folder", f"{standing.run_folder}{made}"))
+    _print_rows(whose, rows)
+    _print_rows("variables", list(standing.variables.items()) or [("none of a launcher", "")])
+    if standing.derived:
+        _print_rows(
+            "derived", [(f"{name}={value}", "") for name, value in standing.completes.items()]
+        )
+        for sentence in standing.derived:
+            click.echo(f"  {printable(sentence)}")
+    if standing.missing:
+        _print_rows("missing", [(name, "") for name in standing.missing])
+    settings = [(one.name, one.value, one.source) for one in standing.settings]
+    _print_rows("settings", settings)
+    for finding in standing.findings:
+        severity = severity_style(finding.severity, f"{finding.severity}:")
+        click.echo(f"{severity} {printable(finding.summary)}")
+        click.echo(f"  do: {printable(finding.advice)}")
+    if not standing.findings:
+        click.echo("sound")
+    for complaint in standing.complaints:
+        click.echo(f"distwatch: {printable(complaint)}", err=True)
+
+
+def _print_rows(title: str, rows: Sequence[tuple[str, ...]]) -> None:
+    click.echo(click.style(title, bold=True))
+    for line in lay_out(list(rows), markdown=False):
+        click.echo(f"  {line}")

@@ -1,0 +1,152 @@
+"""Whether a backend can work here, and whether each rank has a GPU. Never imports torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from distwatch.agent.environment import Launched
+from distwatch.state.finding import Evidence, Finding, Severity
+
+_PLUGINS = {"xla": "torch_xla", "hccl": "torch_npu", "ccl": "oneccl_bindings_for_pytorch"}
+_BUILT_IN = ("gloo", "nccl", "mpi", "ucc")
+
+
+def host_gpus() -> int | None:
+    """The GPUs of this host or container; None where they cannot be counted (AMD's)."""
+    devices = _names("/dev")
+    given = [name for name in devices if re.fullmatch(r"nvidia\d+", name)]
+    if given:
+        return len(given)
+    if listed := _names("/proc/driver/nvidia/gpus"):
+        return len(listed)
+    return None if "kfd" in devices else 0
+
+
+def visible_gpus(environ: Mapping[str, str]) -> int | None:
+    """How many of them a process of that environment sees; None where that is not known."""
+    total = host_gpus()
+    said = environ.get("CUDA_VISIBLE_DEVICES")
+    if said is None or total is None:
+        return total
+    named = _named(said)
+    return min(len(named), total) if all(name.isdigit() for name in named) else len(named)
+
+
+def backend_findings(backend: str, launched: Launched, environ: Mapping[str, str]) -> list[Finding]:
+    """What of a backend (`gloo`, `nccl`, `cpu:gloo,cuda:nccl`, …) is not there."""
+    rank = launched.global_rank if launched.method != "alone" else None
+    who = "this process" if rank is None else f"rank {rank}"
+    names = (part.rpartition(":")[2].strip().lower() for part in backend.split(","))
+    return [
+        Finding(
+            code="rendezvous.backend_unavailable",
+            severity=lack.severity,
+            culprit_ranks=() if rank is None else (rank,),
+            summary=f"{who} cannot use backend {name!r} here: {lack.reason}",
+            advice=lack.fix,
+            evidence=(Evidence(source="proc", global_rank=rank, text=lack.reason),),
+            confidence=1.0 if lack.severity == "crash" else 0.6,
+        )
+        for name in names
+        if name and (lack := _lack_of(name, environ)) is not None
+    ]
+
+
+def gpu_findings(environ: Mapping[str, str], launched: Launched, *, nccl: bool) -> list[Finding]:
+    """GPUs that two ranks would share, or that are not there. `nccl`: the backend needs them."""
+    severity: Severity = "crash" if nccl else "warning"
+    return [*_double(environ, launched, severity), *_too_few(environ, launched, severity)]
+
+
+def _double(environ: Mapping[str, str], launched: Launched, severity: Severity) -> list[Finding]:
+    said, total = environ.get("CUDA_VISIBLE_DEVICES", ""), host_gpus()
+    named = _named(said)
+    twice = [name for name, count in Counter(named).items() if count > 1]
+    absent = [name for name in named if total and name.isdigit() and int(name) >= total]
+    if twice:
+        told = f"names GPU {twice[0]} twice"
+        advice = "Name each GPU once: two ranks on one GPU cannot talk NCCL."
+    elif absent:
+        told = f"names GPU {absent[0]}, and this host has {total}: CUDA hides it and those after it"
+        advice = "Name the GPUs that nvidia-smi lists."
+    else:
+        return []
+    return [_finding(f"CUDA_VISIBLE_DEVICES={said} {told}", advice, launched, severity)]
+
+
+def _too_few(environ: Mapping[str, str], launched: Launched, severity: Severity) -> list[Finding]:
+    visible, local = visible_gpus(environ), launched.local_world_size
+    if not visible or local is None or local <= visible:
+        return []
+    # One visible GPU each is how Slurm and Ray share a host.
+    if visible == 1 and environ.get("CUDA_VISIBLE_DEVICES"):
+        return []
+    what = f"{local} ranks are to run on this host, and {visible} of its GPUs can be seen"
+    advice = "Start at most one rank per GPU (torchrun --nproc-per-node), or show more GPUs."
+    return [_finding(what, advice, launched, severity)]
+
+
+def _finding(what: str, advice: str, launched: Launched, severity: Severity) -> Finding:
+    rank = launched.global_rank if launched.method != "alone" else None
+    return Finding(
+        code="rendezvous.backend_unavailable",
+        severity=severity,
+        culprit_ranks=() if rank is None else (rank,),
+        summary=what,
+        advice=advice,
+        evidence=(Evidence(source="proc", global_rank=rank, text=what),),
+    )
+
+
+class _Lack(NamedTuple):
+    """Why a backend cannot be used, and what to do."""
+
+    reason: str
+    fix: str
+    severity: Severity = "crash"
+
+
+def _lack_of(name: str, environ: Mapping[str, str]) -> _Lack | None:
+    if importlib.util.find_spec("torch") is None:
+        fix = "pip install torch, or activate the job's environment."
+        return _Lack("torch is not installed in this Python", fix)
+    c10d = sys.modules.get("torch.distributed")
+    is_available = getattr(c10d, f"is_{name}_available", None)
+    if is_available is not None and not is_available():
+        fix = "Use another backend (gloo needs nothing), or a build of torch that has it."
+        return _Lack(f"this build of torch has no {name}", fix)
+    if name == "nccl" and visible_gpus(environ) == 0:
+        fix = "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'."
+        return _Lack("no GPU can be seen", fix)
+    package = _PLUGINS.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        fix = f"pip install {package.replace('_', '-')} for this torch, or use backend='gloo'."
+        return _Lack(f"{package} is not installed", fix)
+    is_registered = hasattr(getattr(c10d, "Backend", None), name.upper())
+    if name in _BUILT_IN or package is not None or is_registered:
+        return None
+    fix = "Import the plugin that registers it, or correct the name."
+    return _Lack(f"torch has no backend {name!r} by itself", fix, "warning")
+
+
+def _named(said: str) -> list[str]:
+    names: list[str] = []
+    for name in (part.strip() for part in said.split(",")):
+        # CUDA reads up to the first number that is none.
+        if name in ("", "-1", "NoDevFiles"):
+            break
+        names.append(name)
+    return names
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

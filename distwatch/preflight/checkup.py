@@ -1,0 +1,55 @@
+"""What a look at the machine gives: passed, to be aware of, or to be mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+Status = Literal["pass", "warn", "fail"]
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at.
+
+    Attributes:
+        what: its name, as a heading.
+        detail: what was seen, or why nothing could be.
+        fix: what to do about it; '' where nothing has to be done.
+    """
+
+    status: Status
+    what: str
+    detail: str
+    fix: str = ""
+
+
+Look = Callable[[], Checked]
+
+
+def passed(what: str, detail: str) -> Checked:
+    """It is as it should be."""
+    return Checked(status="pass", what=what, detail=detail)
+
+
+def warned(what: str, detail: str, fix: str) -> Checked:
+    """It works, and will trip somebody."""
+    return Checked(status="warn", what=what, detail=detail, fix=fix)
+
+
+def failed(what: str, detail: str, fix: str) -> Checked:
+    """It does not work."""
+    return Checked(status="fail", what=what, detail=detail, fix=fix)
+
+
+def bytes_text(count: int | None) -> str:
+    """`64 MiB`; 'unknown' for None."""
+    if count is None:
+        return "unknown"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

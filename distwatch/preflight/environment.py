@@ -1,0 +1,157 @@
+"""A process's environment before it initializes: what would keep it from its world.
+
+Runs in the job: standard library and msgspec only, and torch's word only where torch is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from distwatch.agent.environment import Launched, read_environment, unfit
+from distwatch.preflight.accelerators import backend_findings, gpu_findings, host_gpus
+from distwatch.preflight.interfaces import interface_findings, read_interfaces
+from distwatch.preflight.meeting_place import endpoint_findings, own_name_finding
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.identity import Identity, identify
+
+_NODES = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES", "GROUP_WORLD_SIZE",
+          "PET_NNODES", "CROSS_SIZE")  # fmt: skip
+DEBUG_LEVELS = ("OFF", "INFO", "DETAIL")
+
+
+def check(
+    environ: Mapping[str, str] | None = None, *, backend: str | None = None, pid: int | None = None
+) -> list[Finding]:
+    """What in an environment keeps a rank from its world, or will trip it; empty where it is sound.
+
+    Looks up MASTER_ADDR and may connect to it (2 s at most); starts nothing and waits for nobody.
+
+    Args:
+        environ: by default this process's.
+        backend: that is going to be used, as of `init_process_group`.
+        pid: of the process that the environment is of, on this host; by default this one.
+    """
+    env = os.environ if environ is None else environ
+    launched, identity = read_environment(env), identify(env)
+    several = (count_nodes(env, identity) or 1) > 1
+    gpus = host_gpus()
+    uses_nccl = "nccl" in (backend or ("nccl" if gpus != 0 else ""))
+    found = [
+        *_place_findings(env, launched, identity),
+        *_debug_level(env),
+        *endpoint_findings(launched, env, several_nodes=several, pid=pid or os.getpid()),
+        *interface_findings(env, read_interfaces(), several_nodes=several, uses_nccl=uses_nccl),
+        *backend_findings(backend or "", launched, env),
+        *gpu_findings(env, launched, nccl="nccl" in (backend or "")),
+    ]
+    if not env.get("GLOO_SOCKET_IFNAME"):
+        own_name = own_name_finding(several, gloo_only=backend == "gloo" or gpus == 0)
+        found += [own_name] if own_name is not None else []
+    return sorted(found, key=lambda finding: (not finding.blocks, finding.severity == "info"))
+
+
+def count_nodes(environ: Mapping[str, str], identity: Identity) -> int | None:
+    """How many nodes the launcher says the job has; None where it does not."""
+    for name in _NODES:
+        value = environ.get(name, "").strip()
+        if value.isascii() and value.isdigit() and int(value):
+            return int(value)
+    world, local = identity.world_size, identity.local_world_size
+    return -(-world // local) if world and local else None
+
+
+def derived_variables(launched: Launched) -> dict[str, str]:
+    """torch's variables with the values that were worked out for this process."""
+    values = {"RANK": launched.global_rank, "WORLD_SIZE": launched.world_size,
+              "LOCAL_RANK": launched.local_rank, "LOCAL_WORLD_SIZE": launched.local_world_size}  # fmt: skip
+    told = {name: str(value) for name, value in values.items() if value is not None}
+    if launched.method == "env" and launched.endpoint:
+        host, _, port = launched.endpoint.rpartition(":")
+        told |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    return told
+
+
+def _place_findings(
+    environ: Mapping[str, str], launched: Launched, identity: Identity
+) -> list[Finding]:
+    stopped = unfit(launched)
+    if stopped is not None:
+        return [stopped]
+    found = [*_local_place(launched, identity), *_same_rank_for_all(environ, identity)]
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    unset = [name for name in needed if not environ.get(name)]
+    if launched.method == "env" and unset:
+        told = [f"{name}={value}" for name, value in derived_variables(launched).items() if name in unset]  # fmt: skip
+        found.append(
+            Finding(
+                code="rendezvous.env_missing",
+                severity="info",
+                summary=f"{', '.join(unset)} not set: distwatch.initialize derives "
+                f"{', '.join(told)}; init_process_group by itself asks for them",
+                advice='Use distwatch.initialize, or eval "$(distwatch env -o sh)" in each task.',
+                evidence=tuple(Evidence(source="proc", text=text) for text in launched.derived),
+            )
+        )
+    return found
+
+
+def _local_place(launched: Launched, identity: Identity) -> list[Finding]:
+    rank, local, size = launched.global_rank, identity.local_rank, identity.local_world_size
+    world = launched.world_size
+    culprits = () if rank is None else (rank,)
+    if local is not None and size is not None and local >= size:
+        what = f"LOCAL_RANK {local} is out of range: LOCAL_WORLD_SIZE={size} has 0 to {size - 1}"
+        code = "rendezvous.rank_out_of_range"
+    elif size is not None and world is not None and size > world:
+        what = f"LOCAL_WORLD_SIZE={size} on this host alone is more than WORLD_SIZE={world}"
+        code = "rendezvous.world_size_disagrees"
+    else:
+        return []
+    advice = "Correct the launcher's arguments: ranks per node, nodes and world size must fit."
+    evidence = (Evidence(source="proc", global_rank=rank, text=what),)
+    return [
+        Finding(code=code, severity="crash", culprit_ranks=culprits, summary=what, advice=advice, evidence=evidence)
+    ]  # fmt: skip
+
+
+def _same_rank_for_all(environ: Mapping[str, str], identity: Identity) -> list[Finding]:
+    """RANK exported in a batch script is the same in every task."""
+    task, rank = environ.get("SLURM_PROCID", ""), environ.get("RANK", "")
+    tasks = environ.get("SLURM_NTASKS", "")
+    if identity.launcher != "slurm" or not rank or not tasks.isdigit() or int(tasks) < 2:
+        return []
+    if not task.isdigit() or task == rank or str(identity.world_size) != tasks:
+        return []
+    what = f"RANK={rank} in Slurm task {task} of {tasks}: exported in the batch script it is the same in every task"
+    return [
+        Finding(
+            code="rendezvous.rank_duplicated",
+            severity="warning",
+            summary=what,
+            advice="Set it per task: srun bash -c 'RANK=$SLURM_PROCID … python train.py'.",
+            evidence=(Evidence(source="proc", text=what),),
+            confidence=0.6,
+        )
+    ]
+
+
+def _debug_level(environ: Mapping[str, str]) -> list[Finding]:
+    level = environ.get("TORCH_DISTRIBUTED_DEBUG")
+    if level is None or level.upper() in ("OFF", "INFO"):
+        return []
+    if level.upper() == "DETAIL":
+        what = "TORCH_DISTRIBUTED_DEBUG=DETAIL checks every collective: about 8 times slower for small ones"
+        advice = "Set it on all ranks or on none; distwatch finds mismatches without it."
+    else:
+        what = f"TORCH_DISTRIBUTED_DEBUG={level!r} ends init_process_group with a ValueError"
+        advice = f"Set it to {', '.join(DEBUG_LEVELS)}, or unset it."
+    return [
+        Finding(
+            code="rendezvous.config_disagrees",
+            severity="info" if level.upper() == "DETAIL" else "crash",
+            summary=what,
+            advice=advice,
+            evidence=(Evidence(source="proc", text=f"TORCH_DISTRIBUTED_DEBUG={level}"),),
+        )
+    ]

@@ -1,0 +1,243 @@
+"""Layouts as Megatron-style training frameworks write them, anywhere in their files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from distwatch.errors import PlanInvalid
+from distwatch.preflight import plan_keys as keys
+from distwatch.preflight.model_config import read_model
+from distwatch.preflight.model_fit import Model
+from distwatch.preflight.placement import placed_ranks
+from distwatch.preflight.plan import Plan
+from distwatch.preflight.values import Section, number, whole
+from distwatch.preflight.yaml_text import Document, Path, Unresolved
+
+
+def foreign_sections(document: Document) -> list[Section]:
+    """Each mapping with parallel sizes is a layout of its own, named by its place.
+
+    Raises:
+        PlanInvalid: a size is no number.
+    """
+    own = tuple((name,) for name in keys.OWN_SECTIONS)
+    places = [
+        path
+        for path, mapping in document.mappings()
+        if not keys.ANCHORS.isdisjoint(map(str, mapping))
+        and path[:1] not in own
+        and _has_ranks(path)
+    ]
+    return [_Layout(document, path).read() for path in sorted(places, key=document.line)]
+
+
+def _has_ranks(path: Path) -> bool:
+    return not any(word in part.lower() for part in path for word in keys.NO_RANKS)
+
+
+class _Layout:
+    """One layout, and what the mappings around it say of it."""
+
+    def __init__(self, document: Document, path: Path) -> None:
+        self._document = document
+        self._path = path
+        self._notes: list[str] = []
+
+    def read(self) -> Section:
+        """The layout.
+
+        Raises:
+            PlanInvalid: a size is no number.
+        """
+        fields: dict[str, Any] = {}
+        undecided: list[str] = []
+        for axis, names in keys.SIZES.items():
+            told = len(self._notes)
+            if (size := self._own_size(names)) is not None:
+                fields[axis] = size
+            elif len(self._notes) > told:
+                undecided.append(axis)
+        fields |= {"framework": self._framework(), "backend": self._backend()}
+        fields |= {"timeout_s": self._timeout_s(), "uneven_pipeline": self._is_uneven()}
+        plan = Plan(**fields, **self._ranks(), **self._facts(), **self._order())
+        return Section(
+            name=".".join(self._path) or "top level",
+            plan=plan,
+            undecided=tuple(undecided),
+            notes=tuple(self._notes),
+        )
+
+    def _own_size(self, names: Iterable[str]) -> int | None:
+        for name in names:
+            place = (*self._path, name)
+            value = self._value(place)
+            # -1 and 0 leave it to the framework.
+            if value is not None and value not in (-1, 0):
+                return whole(self._document, place, value)
+        return None
+
+    def _value(self, place: Path) -> Any:
+        """What stands there; None, with a note, where only something else tells it."""
+        value = self._document.at(place)
+        if isinstance(value, Unresolved) or (isinstance(value, str) and _is_template(value)):
+            self._notes.append(f"{'.'.join(place)} was not resolved: {str(value)!r}")
+            return None
+        return value
+
+    def _framework(self) -> str:
+        inside = {str(name) for name in self._mapping(self._path)}
+        is_engine = bool(set(keys.ENGINE_PLACES) & {part.lower() for part in self._path})
+        if not is_engine and inside.isdisjoint(keys.ENGINE_KEYS):
+            sharded = inside.isdisjoint((*keys.SIZES["tensor"], *keys.SIZES["pipeline"]))
+            return "" if sharded else "megatron"
+        said = [self._document.at((*self._path, name)) for name in ("rollout_backend", "name")]
+        return "sglang" if "sglang" in (*said, *self._path) else "vllm"
+
+    def _ranks(self) -> dict[str, Any]:
+        said = {
+            "world_size": self._near(keys.WORLD),
+            "nodes": self._near(keys.NODES),
+            "ranks_per_node": self._near(keys.RANKS_PER_NODE),
+        }
+        if (placed := self._placed()) is not None:
+            # The component has a part of the nodes' accelerators.
+            said |= {"world_size": placed, "ranks_per_node": None}
+        return {name: value for name, value in said.items() if value is not None}
+
+    def _placed(self) -> int | None:
+        """RLinf gives each component accelerators of its own."""
+        placement = self._document.root.get("cluster")
+        placement = placement.get("component_placement") if isinstance(placement, dict) else None
+        if not isinstance(placement, dict) or not self._path:
+            return None
+        nodes, per_node = self._near(keys.NODES), self._near(keys.RANKS_PER_NODE)
+        everything = nodes * per_node if nodes and per_node else None
+        ranks, note = placed_ranks(placement, self._path[0], everything)
+        if note:
+            self._notes.append(note)
+        return ranks
+
+    def _near(self, names: Iterable[str]) -> int | None:
+        """A number that is said for this layout: in its own mapping, else in the nearest around it."""
+        for scope in self._scopes():
+            said = {
+                place: value for place in _places(scope, names) if (value := self._count(place))
+            }
+            if len(set(said.values())) == 1:
+                return next(iter(said.values()))
+            if said:
+                told = ", ".join(f"{'.'.join(place)}={value}" for place, value in said.items())
+                self._notes.append(f"not decided, since the file says several: {told}")
+                return None
+        return None
+
+    def _count(self, place: Path) -> int | None:
+        if place[-1] == "devices" and "num_nodes" not in self._mapping(place[:-1]):
+            return None
+        value = self._value(place)
+        if place[-1] == "devices" and isinstance(value, list):
+            return len(value) or None
+        # 0 is how a part that is switched off is written; "1:4" and auto are torchrun's.
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            return None
+        return whole(self._document, place, value)
+
+    def _scopes(self) -> Iterator[list[tuple[Path, Mapping[str, Any]]]]:
+        """From this mapping outwards: each one around it, with the mappings that stand in it."""
+        yield [(self._path, self._mapping(self._path))]
+        for length in range(len(self._path), -1, -1):
+            path = self._path[:length]
+            mapping = self._mapping(path)
+            yield [
+                (path, mapping),
+                *(
+                    ((*path, str(name)), one)
+                    for name, one in mapping.items()
+                    if isinstance(one, dict)
+                ),
+            ]
+
+    def _mapping(self, path: Path) -> Mapping[str, Any]:
+        value: Any = self._document.root
+        for name in path:
+            value = next((one for key, one in value.items() if str(key) == name), {})
+        return value if isinstance(value, dict) else {}
+
+    def _backend(self) -> str:
+        for scope in self._scopes():
+            for place in _places(scope, keys.BACKEND):
+                value = self._value(place)
+                if isinstance(value, str):
+                    return value.lower()
+        return ""
+
+    def _timeout_s(self) -> float | None:
+        for scope in self._scopes():
+            for unit_s, names in ((60, keys.TIMEOUT_MINUTES), (1, keys.TIMEOUT_SECONDS)):
+                for place in _places(scope, names):
+                    if (value := self._value(place)) is not None:
+                        return number(self._document, place, value) * unit_s
+        return None
+
+    def _order(self) -> dict[str, Any]:
+        for name in keys.ORDER:
+            value = self._value((*self._path, name))
+            if isinstance(value, str) and "-" in value:
+                return {"order": tuple(value.lower().split("-"))}
+        return {}
+
+    def _is_uneven(self) -> bool:
+        here = [mapping for _, mapping in next(self._scopes())]
+        inside = [one for mapping in here for one in mapping.values() if isinstance(one, dict)]
+        return any(mapping.get(name) for mapping in (*here, *inside) for name in keys.UNEVEN)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, int] = {}
+        model = self._model()
+        for fact, names in keys.FACTS.items():
+            said = self._own_size(names)
+            if said is None and model is not None:
+                said = getattr(model, fact)
+            if said is not None:
+                facts[fact] = said
+        return facts
+
+    def _model(self) -> Model | None:
+        """The configuration of the nearest model path that is on this machine."""
+        for scope in self._scopes():
+            for place in _model_places(scope):
+                value = self._value(place)
+                if not isinstance(value, str):
+                    continue
+                path, name = os.path.expanduser(value), ".".join(place)
+                if not os.path.exists(path):
+                    self._notes.append(
+                        f"{name}={value} is not on this machine: heads and layers were not checked"
+                    )
+                    return None
+                try:
+                    model = read_model(path)
+                except PlanInvalid as error:
+                    self._notes.append(
+                        f"{name}: {error.args[0]}: heads and layers were not checked"
+                    )
+                    return None
+                self._notes.append(f"model facts from {name}={value}")
+                return model
+        return None
+
+
+def _places(scope: Iterable[tuple[Path, Mapping[str, Any]]], names: Iterable[str]) -> list[Path]:
+    return [(*path, name) for name in names for path, mapping in scope if name in mapping]
+
+
+def _model_places(scope: list[tuple[Path, Mapping[str, Any]]]) -> list[Path]:
+    named = _places(scope, keys.MODEL_PATHS)
+    in_model = [(*path, "path") for path, one in scope if path[-1:] == ("model",) and "path" in one]
+    return [*named, *in_model]
+
+
+def _is_template(value: str) -> bool:
+    return "$" in value or "{" in value

@@ -1,0 +1,54 @@
+"""A model's facts from its Hugging Face configuration on this machine. Never asks the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from distwatch.errors import PlanInvalid
+from distwatch.preflight.model_fit import Model
+from distwatch.preflight.plan_keys import FACTS
+
+_INNER = ("text_config", "llm_config", "language_config")
+"""Where multimodal models keep their language model."""
+_LARGEST_BYTES = 4 << 20
+
+
+def read_model(path: str) -> Model:
+    """The facts of a `config.json`, or of the folder that holds one. What it does not say is None.
+
+    Raises:
+        PlanInvalid: there is none, or it is no configuration.
+    """
+    file = os.path.join(path, "config.json") if os.path.isdir(path) else path
+    try:
+        if os.path.getsize(file) > _LARGEST_BYTES:
+            raise PlanInvalid(f"{file} is too large for a configuration", advice=_NAME_ONE)
+        with open(file, "rb") as content:
+            config = msgspec.json.decode(content.read())
+    except OSError as error:
+        raise PlanInvalid(f"{file}: {error.strerror or error}", advice=_NAME_ONE) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PlanInvalid(f"{file} is no JSON: {error}", advice=_NAME_ONE) from None
+    if not isinstance(config, dict):
+        raise PlanInvalid(f"{file} holds no configuration", advice=_NAME_ONE)
+    return facts_of(config)
+
+
+_NAME_ONE = "Name a local folder with the model's config.json, or write its facts into the plan."
+
+
+def facts_of(config: Mapping[str, Any]) -> Model:
+    """The facts that a configuration says, in its own part or its language model's."""
+    parts = [config, *(part for name in _INNER if isinstance(part := config.get(name), dict))]
+    facts: dict[str, Any] = {}
+    for fact, names in FACTS.items():
+        said = (part.get(name) for part in parts for name in names)
+        # 0 is how a dense model says that it has no experts.
+        values = [one for one in said if isinstance(one, int) and one and one is not True]
+        if values:
+            facts[fact] = values[0]
+    return Model(**facts)

@@ -1,0 +1,47 @@
+"""How many ranks a component of RLinf has, from `cluster.component_placement`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?")
+
+
+def placed_ranks(
+    placement: Mapping[Any, Any], component: str, everything: int | None
+) -> tuple[int | None, str]:
+    """The ranks of a component, and a note where they are not known.
+
+    Args:
+        placement: `actor,rollout: 0-7`, `actor: all`, or `actor: 0-3:0-7` (accelerators:processes).
+        everything: all accelerators of the cluster, where that is known.
+    """
+    for names, said in placement.items():
+        if component not in (name.strip() for name in str(names).split(",")):
+            continue
+        if isinstance(said, dict):
+            said = said.get("placement")
+        told = f"cluster.component_placement of {component} is {said!r}"
+        if said == "all":
+            why = "" if everything else f"{told}, and how many accelerators a node has is not said"
+            return everything, why
+        count = _count(str(said))
+        return count, "" if count else f"{told}: it was not understood"
+    return None, ""
+
+
+def _count(text: str) -> int | None:
+    total = 0
+    for part in text.split(","):
+        # Accelerators alone have one process each.
+        processes = part.rpartition(":")[2].strip()
+        match = _RANGE.fullmatch(processes)
+        if match is None:
+            return None
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            return None
+        total += last - first + 1
+    return total

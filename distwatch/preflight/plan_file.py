@@ -1,0 +1,185 @@
+"""Plans from files: distwatch's own keys, and layouts as training frameworks write them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import msgspec
+
+from distwatch.errors import PlanInvalid
+from distwatch.preflight.foreign_layouts import foreign_sections
+from distwatch.preflight.model_config import read_model
+from distwatch.preflight.model_fit import Model
+from distwatch.preflight.plan import Plan
+from distwatch.preflight.plan_keys import OWN_SECTIONS, SIZES
+from distwatch.preflight.values import SIZE_LIMIT, Section, number, whole
+from distwatch.preflight.yaml_text import Document, Path, Unresolved
+
+_NUMBERS = (
+    "world_size", "tensor", "pipeline", "context", "expert", "expert_tensor", "virtual_pipeline",
+    "ulysses", "data", "nodes", "ranks_per_node", "num_attention_heads", "num_key_value_heads",
+    "num_layers", "num_experts", "hidden_size", "intermediate_size", "vocab_size",
+)  # fmt: skip
+_TEXTS = ("backend", "framework")
+_OTHERS = ("order", "deadlines", "timeout", "model", "uneven_pipeline")
+KEYS = (*_NUMBERS, *_TEXTS, *_OTHERS)
+FRAMEWORKS = ("mesh", "megatron", "sglang", "vllm", "neuron")
+
+
+def read_plans(text: str, name: str = "plan") -> list[Section]:
+    """The layouts of a YAML text, each with what the text does not decide.
+
+    Args:
+        name: of the file; relative model paths are looked for beside it.
+
+    Raises:
+        PlanInvalid: no plan can be read from it; the message says where and what to do.
+    """
+    document = Document(text, name)
+    foreign = foreign_sections(document)
+    places = _own_places(document, found_others=bool(foreign))
+    return [*(_own(document, path) for path in places), *foreign]
+
+
+def _own_places(document: Document, *, found_others: bool) -> list[Path]:
+    """The mappings that hold distwatch's own keys."""
+    named: list[Path] = [
+        (name,)
+        for name in OWN_SECTIONS
+        if isinstance(mapping := document.root.get(name), dict)
+        # Other programs have plans, too.
+        and (not found_others or name == "distwatch" or set(mapping) & set(KEYS))
+    ]
+    if named or found_others:
+        return named
+    _require_known(document, ())
+    return [()]
+
+
+def _require_known(document: Document, path: Path) -> None:
+    mapping = document.root
+    for name in path:
+        mapping = mapping[name]
+    for key in mapping:
+        if key in KEYS:
+            continue
+        near = difflib.get_close_matches(str(key), KEYS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else (
+            f"The keys are {', '.join(KEYS)}; or name a framework's file, with tensor_model_parallel_size "
+            "and the like anywhere in it."
+        )  # fmt: skip
+        raise PlanInvalid(
+            f"{document.where((*path, str(key)))}: {key!r} is no key of a plan", advice=hint
+        )
+
+
+def _own(document: Document, path: Path) -> Section:
+    if path:
+        _require_known(document, path)
+    values: dict[str, Any] = {}
+    notes: list[str] = []
+    undecided: list[str] = []
+    for key in KEYS:
+        place = (*path, key)
+        value = document.at(place)
+        if isinstance(value, Unresolved):
+            notes.append(f"{key} was not resolved: {str(value)!r}")
+            if key in SIZES:
+                undecided.append(key)
+        elif value is not None:
+            values |= _read(document, place, key, value, notes)
+    plan = msgspec.convert(values, Plan)
+    name = ".".join(path) or "plan"
+    return Section(name=name, plan=plan, undecided=tuple(undecided), notes=tuple(notes))
+
+
+def _read(
+    document: Document, place: Path, key: str, value: Any, notes: list[str]
+) -> dict[str, Any]:
+    """The fields of a plan that one key sets."""
+    if key in _NUMBERS:
+        return {key: whole(document, place, value)}
+    if key == "timeout":
+        return {"timeout_s": number(document, place, value)}
+    if key == "order":
+        return {"order": read_order(document, place, value)}
+    if key == "deadlines":
+        return {"deadlines": _deadlines(document, place, value)}
+    if key == "model":
+        return _model(document, place, value, notes)
+    if key == "uneven_pipeline":
+        if not isinstance(value, bool):
+            raise PlanInvalid(
+                f"{document.where(place)}: {key} is {value!r}", advice="Write true or false."
+            )
+        return {key: value}
+    if not isinstance(value, str):
+        raise PlanInvalid(f"{document.where(place)}: {key} is {value!r}", advice="Write a name.")
+    if key == "framework" and value not in FRAMEWORKS:
+        near = difflib.get_close_matches(value, FRAMEWORKS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(FRAMEWORKS)}."
+        raise PlanInvalid(f"{document.where(place)}: there is no framework {value!r}", advice=hint)
+    return {key: value}
+
+
+def read_order(document: Document, place: Path, value: Any) -> tuple[str, ...]:
+    """The axes of `tp-cp-ep-dp-pp`, or of a list of them.
+
+    Raises:
+        PlanInvalid: it is neither.
+    """
+    names = value.split("-") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+        raise PlanInvalid(
+            f"{document.where(place)}: the order is {value!r}", advice="Write it as tp-cp-ep-dp-pp."
+        )
+    return tuple(name.strip().lower() for name in names)
+
+
+def _deadlines(document: Document, place: Path, value: Any) -> dict[str, float]:
+    from distwatch.agent.steps import Deadlines
+
+    if not isinstance(value, dict):
+        raise PlanInvalid(
+            f"{document.where(place)}: deadlines are {value!r}",
+            advice="Write seconds by step, e.g. `deadlines: {store: 30, group: 60}`.",
+        )
+    seconds = {str(step): number(document, (*place, str(step)), one) for step, one in value.items()}
+    try:
+        Deadlines(seconds, float(SIZE_LIMIT))
+    except PlanInvalid as error:
+        raise PlanInvalid(
+            f"{document.where(place)}: {error.args[0]}", advice=error.advice
+        ) from None
+    return seconds
+
+
+def _model(document: Document, place: Path, value: Any, notes: list[str]) -> dict[str, Any]:
+    if isinstance(value, str):
+        beside = os.path.join(os.path.dirname(document.name), os.path.expanduser(value))
+        model = read_model(beside if os.path.exists(beside) else os.path.expanduser(value))
+        notes.append(f"model facts from {value}")
+        return _said(model)
+    if not isinstance(value, dict):
+        raise PlanInvalid(
+            f"{document.where(place)}: model is {value!r}",
+            advice="Name a folder with a config.json, or write its keys inline.",
+        )
+    known = Model.__struct_fields__
+    facts: dict[str, Any] = {}
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"The keys are {', '.join(known)}."
+            raise PlanInvalid(
+                f"{document.where((*place, str(key)))}: {key!r} is no key of a model", advice=hint
+            )
+        facts |= _read(document, (*place, key), key, document.at((*place, key)), notes)
+    return facts
+
+
+def _said(model: Model) -> dict[str, Any]:
+    facts = msgspec.structs.asdict(model)
+    return {name: value for name, value in facts.items() if value not in (None, False)}

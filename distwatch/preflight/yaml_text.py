@@ -1,0 +1,189 @@
+"""YAML as plain data, with the line of each key. Reads nothing that could run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from distwatch.errors import PlanInvalid
+
+Path = tuple[str, ...]
+LARGEST_BYTES = 1 << 20
+MOST_VALUES = 50_000
+_REFERENCE = re.compile(r"\$\{\s*(\.*[\w.\-\[\]]+)\s*\}")
+_SELECTED = re.compile(r"\$\{\s*oc\.select\s*:\s*([\w.\-]+)\s*(?:,\s*(.*?))?\s*\}", re.S)
+_HOPS = 20
+_DEEPEST = 40
+
+
+class Unresolved(str):
+    """A value that the file alone does not tell; the text says what it holds instead."""
+
+
+class Document:
+    """One YAML file: its values by path, and where they stand.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        PlanInvalid: it is empty, too large, no YAML, or no mapping.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        if len(text) > LARGEST_BYTES:
+            raise PlanInvalid(
+                f"{name} has {len(text)} characters: that is no plan",
+                advice="Name the configuration file of the job.",
+            )
+        self.root = _load(text, name)
+        self._lines = _lines(text, name)
+
+    def where(self, path: Path) -> str:
+        """`plan.yaml line 3`, as far as it is known."""
+        line = self._lines.get(path)
+        return self.name if line is None else f"{self.name} line {line}"
+
+    def line(self, path: Path) -> int:
+        """The line of a key; 0 where it is not known."""
+        return self._lines.get(path, 0)
+
+    def mappings(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+        """Every mapping of the file, the outer ones first."""
+        pending: list[tuple[Path, Any]] = [((), self.root)]
+        for seen, (path, value) in enumerate(pending):
+            if seen > MOST_VALUES:
+                break
+            if isinstance(value, dict) and len(path) <= _DEEPEST:
+                yield path, value
+                pending += [((*path, str(key)), one) for key, one in value.items()]
+
+    def at(self, path: Path) -> Any:
+        """The value at a path, references followed; None where there is none, or it is null."""
+        for _ in range(_HOPS):
+            value = self._plain(path)
+            if not isinstance(value, str) or "${" not in value:
+                return _missing(value)
+            target = self._target(value, path)
+            if target is None:
+                return Unresolved(value)
+            path, default = target
+            if default is not None and self._plain(path) is None:
+                return default
+        return Unresolved(f"{value} (a circle)")
+
+    def _plain(self, path: Path) -> Any:
+        value: Any = self.root
+        for name in path:
+            if not isinstance(value, dict):
+                return None
+            value = value.get(name)
+        return value
+
+    def _target(self, text: str, path: Path) -> tuple[Path, Any] | None:
+        """The path that a reference names, and what stands for it where there is none."""
+        if match := _REFERENCE.fullmatch(text.strip()):
+            name, default = match[1], None
+        elif match := _SELECTED.fullmatch(text.strip()):
+            name, default = match[1], _default(match[2])
+        else:
+            return None
+        dots = len(name) - len(name.lstrip("."))
+        base = path[: len(path) - dots] if dots else ()
+        target = (*base, *(part for part in name.strip(".").split(".") if part))
+        if "[" in name or (default is None and not self._has(target)):
+            return None
+        return target, default
+
+    def _has(self, path: Path) -> bool:
+        parent = self._plain(path[:-1]) if path else None
+        return isinstance(parent, dict) and path[-1] in parent
+
+
+def _missing(value: Any) -> Any:
+    # OmegaConf's word for what the command line has to give.
+    return Unresolved("???") if value == "???" else value
+
+
+def _default(text: str | None) -> Any:
+    try:
+        return yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        return Unresolved(text or "")
+
+
+def _load(text: str, name: str) -> Mapping[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PlanInvalid(
+            f"{name} is no YAML: {_words(error)}", advice="Mend that line; nothing was checked."
+        ) from None
+    except RecursionError:
+        raise PlanInvalid(f"{name} is nested too deeply", advice="Is that the file?") from None
+    except Exception as error:
+        # PyYAML lets out whatever its constructors stumble over (`!!int x`, `2001-13-99`).
+        raise PlanInvalid(
+            f"{name} has a value that YAML cannot build: {error or type(error).__name__}",
+            advice="Look for a tag (!!…) or a date that makes no sense.",
+        ) from None
+    if value is None:
+        raise PlanInvalid(
+            f"{name} is empty", advice="A plan has at least a size, e.g. `tensor: 2`."
+        )
+    if not isinstance(value, dict):
+        raise PlanInvalid(
+            f"{name} holds a {_kind(value)} and no mapping",
+            advice="Write keys and values, e.g. `tensor: 2`.",
+        )
+    return value
+
+
+def _words(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+
+
+def _kind(value: Any) -> str:
+    names: dict[type, str] = {list: "list", str: "text"}
+    return names.get(type(value), "single value")
+
+
+def _lines(text: str, name: str) -> dict[Path, int]:
+    """The line of each key.
+
+    Raises:
+        PlanInvalid: a key stands twice in one mapping, of which YAML would silently take the last.
+    """
+    lines: dict[Path, int] = {}
+    pending: list[tuple[Path, Any]] = [((), yaml.compose(text, Loader=yaml.SafeLoader))]
+    for path, node in pending:
+        # An alias stands for its whole tree again, and trees of aliases grow without end.
+        if len(pending) > MOST_VALUES:
+            raise PlanInvalid(
+                f"{name} has more than {MOST_VALUES} values", advice="Is that the file?"
+            )
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        if len(path) > _DEEPEST:
+            raise PlanInvalid(f"{name} is nested too deeply", advice="Is that the file?")
+        seen: set[str] = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            word = str(key.value)
+            if word in seen and word != "<<":
+                raise PlanInvalid(
+                    f"{name} line {key.start_mark.line + 1}: {word!r} is there twice",
+                    advice="Remove one of them.",
+                )
+            seen.add(word)
+            place = (*path, word)
+            lines[place] = key.start_mark.line + 1
+            pending.append((place, value))
+    return lines
