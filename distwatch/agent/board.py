@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
-from typing import Protocol
+import time
+from typing import Literal, Protocol
 
 from distwatch.tcpstore import StoreClient
 
 _COUNT = "count"
+LIST_EVERY_S = 1.0
+GLOO_ADDRESS = re.compile(r"/default_pg/0//\w+//\d+/\d+")
+"""Where a rank of the default group publishes its address as it enters it, in torch 2.10 to 2.13."""
+Others = Literal["clients", "addresses", "unknown"]
 
 
 class Board(Protocol):
@@ -55,12 +61,17 @@ class Board(Protocol):
 class StoreBoard:
     """On the TCPStore at the endpoint."""
 
-    def __init__(self, client: StoreClient, prefix: str, *, counts_clients: bool) -> None:
-        """`counts_clients`: whether the store's count of clients is one of this world's ranks."""
+    def __init__(self, client: StoreClient, prefix: str, others: Others = "unknown") -> None:
+        """
+        Args:
+            others: what in the store shows ranks that call torch directly: its count of clients,
+                the addresses of gloo that they publish, or nothing.
+        """
         self._client = client
         # torch's clients write a slash before every key.
         self._prefix = f"/{prefix.strip('/')}/"
-        self._counts_clients = counts_clients
+        self._others = others
+        self._listed = (0.0, 0)
 
     def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
         return self._client.compare_set(self._prefix + key, instead_of, value)
@@ -78,13 +89,21 @@ class StoreBoard:
         return int(self._client.get(self._prefix + _COUNT) or b"0")
 
     def count_others(self) -> int:
-        # Ranks that call torch directly join before they wait; ours join only afterwards.
-        return (self._client.count_clients() or 0) if self._counts_clients else 0
+        # They join before they wait, and ours join only afterwards.
+        if self._others == "clients":
+            return self._client.count_clients() or 0
+        return self._count_addresses() if self._others == "addresses" else 0
+
+    def _count_addresses(self) -> int:
+        listed, count = self._listed
+        if time.monotonic() - listed > LIST_EVERY_S:
+            keys = self._client.list_keys()
+            count = sum(GLOO_ADDRESS.fullmatch(key) is not None for key in keys)
+            self._listed = (time.monotonic(), count)
+        return count
 
     def below(self, name: str) -> StoreBoard:
-        return StoreBoard(
-            self._client, f"{self._prefix}{name}", counts_clients=self._counts_clients
-        )
+        return StoreBoard(self._client, f"{self._prefix}{name}", self._others)
 
     def close(self) -> None:
         self._client.close()

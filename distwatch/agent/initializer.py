@@ -13,13 +13,13 @@ import msgspec
 
 from distwatch.agent import steps as st
 from distwatch.agent.arrival import Arrival, Late
-from distwatch.agent.board import Board, FileBoard, OwnBoard, StoreBoard
+from distwatch.agent.board import Board, FileBoard, Others, OwnBoard, StoreBoard
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, unfit
 from distwatch.agent.init_failures import InitFailures
 from distwatch.agent.library import Formed, Layout, Library
 from distwatch.agent.meeting import meet
-from distwatch.agent.plan import split_endpoint
+from distwatch.agent.plan import split_endpoint, torch_version_of
 from distwatch.agent.steps import Deadlines, Ledger
 from distwatch.agent.supervision import Supervision
 from distwatch.agent.words import Arrived
@@ -170,9 +170,18 @@ class Initializer:
                 self._host_store(address, within_s)
         with self._step(st.ENDPOINT, label=self._launched.endpoint):
             client = self._client = self._meet(address)
+        return StoreBoard(client, self._prefix, self._others())
+
+    def _others(self) -> Others:
+        """How ranks without a word of ours show themselves in the store."""
+        if self._formed_before:
+            return "unknown"
         # A store that torchrun hosts has counted clients of its own and of earlier attempts.
-        first = not self._formed_before and self._launched.store_host == "rank 0"
-        return StoreBoard(client, self._prefix, counts_clients=first)
+        if self._launched.store_host == "rank 0":
+            return "clients"
+        # A store before torch 2.10 hangs up on who asks for its keys.
+        listing = torch_version_of(self._plan) >= (2, 10)
+        return "addresses" if listing and "gloo" in self._plan.backend else "unknown"
 
     def _host_store(self, address: tuple[str, int], within_s: float) -> None:
         try:

@@ -90,6 +90,14 @@ def versions() -> dict[str, str]:
     return {**found, "torch": str(torch)} if torch else found
 
 
+def torch_version_of(plan: InitPlanned) -> tuple[int, int]:
+    """Major and minor version of a rank's torch; (0, 0) where the plan does not say."""
+    parts = plan.versions.get("torch", "").split(".")
+    if len(parts) < 2 or not parts[0].isdigit() or not parts[1].isdigit():
+        return 0, 0
+    return int(parts[0]), int(parts[1])
+
+
 def _method(
     init_method: str | None, store: object, env: Mapping[str, str]
 ) -> tuple[str, str, dict[str, str]]:

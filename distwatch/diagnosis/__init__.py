@@ -8,19 +8,44 @@ from __future__ import annotations
 
 from distwatch.diagnosis.causes import order_by_cause
 from distwatch.diagnosis.check import Case
+from distwatch.diagnosis.claims import RankDuplicated, RankOutOfRange
+from distwatch.diagnosis.cohorts import cohorts_of
 from distwatch.diagnosis.collectives import CollectiveRankMissing, OperationsDiffer, Straggler
+from distwatch.diagnosis.endpoints import EndpointDisagrees, small_worlds
+from distwatch.diagnosis.environments import BackendUnavailable, EnvMissing
+from distwatch.diagnosis.group_calls import GroupCallsDiffer
+from distwatch.diagnosis.group_misuse import GroupMisused
 from distwatch.diagnosis.groups import GroupCallMissing
+from distwatch.diagnosis.interfaces import InterfaceInvalid
+from distwatch.diagnosis.layouts import LayoutsDiffer
 from distwatch.diagnosis.loading import LoadStalled
 from distwatch.diagnosis.outside import MissingByStack
+from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
+from distwatch.diagnosis.raised import with_raised
 from distwatch.diagnosis.rendezvous import RanksNotArrived
+from distwatch.diagnosis.store import PortTaken, StoreLost
+from distwatch.diagnosis.unreachable import StoreUnreachable
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
 CHECKS = (
+    EnvMissing(),
+    BackendUnavailable(),
+    InterfaceInvalid(),
+    RankOutOfRange(),
+    RankDuplicated(),
+    PlansDisagree(),
+    EndpointDisagrees(),
+    PortTaken(),
+    StoreLost(),
+    StoreUnreachable(),
+    GroupMisused(),
     RankEnded(),
     RankStopped(),
     RanksNotArrived(),
+    LayoutsDiffer(),
+    GroupCallsDiffer(),
     GroupCallMissing(),
     LoadStalled(),
     RankFrozen(),
@@ -32,6 +57,20 @@ CHECKS = (
 
 
 def diagnose(state: RunState) -> list[Finding]:
-    """All findings of a run, the root cause first, its symptoms after it; empty when sound."""
-    case = Case(state)
-    return order_by_cause([finding for check in CHECKS for finding in check.find(case)])
+    """All findings of a run, the root cause first, its symptoms after it; empty when sound.
+
+    Worlds that stand side by side in one run are judged each by itself.
+    """
+    cases = [Case(state, cohort) for cohort in cohorts_of(state)]
+    if not cases:
+        return []
+    judged = [finding for case in cases for finding in _judge(case)]
+    judged += small_worlds(cases)
+    # The order of causes is that of each world; between them it is the roots that come first.
+    return sorted(judged, key=lambda finding: (finding.role == "symptom", not finding.blocks))
+
+
+def _judge(case: Case) -> list[Finding]:
+    found = [finding for check in CHECKS for finding in check.find(case)]
+    found = with_raised(case, found)
+    return order_by_cause(found, case.excuses(found))

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from distwatch.state.finding import Finding
 
 _PRECEDENCE = (
     # An earlier line explains a later one about the same culprits or their waiters.
+    # What a process was started with, or calls wrongly, ends it or keeps others waiting.
+    "rendezvous.env_missing",
+    "rendezvous.backend_unavailable",
+    "rendezvous.interface_invalid",
+    "rendezvous.rank_out_of_range",
+    "rendezvous.rank_duplicated",
+    "rendezvous.world_size_disagrees",
+    "rendezvous.endpoint_disagrees",
+    "rendezvous.port_taken",
+    "rendezvous.store_lost",
+    "group.not_initialized",
+    "group.already_initialized",
+    "group.size_invalid",
+    "group.not_member",
     "process.oom_killed",
     "process.killed",
     "process.exited",
     "process.stopped",
+    "rendezvous.store_unreachable",
     "rendezvous.rank_died",
     "rendezvous.rank_never_started",
+    "rendezvous.config_disagrees",
+    "group.layout_disagrees",
+    "group.counter_skew",
+    "group.members_disagree",
     "collective.op_mismatch",
     "collective.dtype_mismatch",
     "collective.shape_mismatch",
@@ -26,12 +47,32 @@ _PRECEDENCE = (
     "collective.straggler",
 )
 _MISMATCHES = ("collective.op_mismatch", "collective.dtype_mismatch", "collective.shape_mismatch")
+_ENDS = ("process.exited", "process.killed", "rendezvous.rank_died")
+STANDING = (
+    "rendezvous.rank_out_of_range",
+    "rendezvous.rank_duplicated",
+    "rendezvous.world_size_disagrees",
+    "rendezvous.endpoint_disagrees",
+    "rendezvous.port_taken",
+    "rendezvous.config_disagrees",
+    "group.layout_disagrees",
+    "group.counter_skew",
+    "group.members_disagree",
+)
+"""What keeps a job from going on whoever lives: nobody's death can have caused it."""
 _SEVERITIES = ("crash", "hang", "warning", "info")
 
 
-def order_by_cause(findings: list[Finding]) -> list[Finding]:
-    """The same findings with their roles: roots first, in the order of causes."""
-    ranked = sorted(findings, key=_precedence)
+def order_by_cause(
+    findings: list[Finding], excuses: Mapping[int, str] | None = None
+) -> list[Finding]:
+    """The same findings with their roles: roots first, in the order of causes.
+
+    Args:
+        excuses: ranks whose end is no second fault, with the code of the finding that says why:
+            they ended by nothing but a call that failed, or were cleared away.
+    """
+    ranked = sorted(_excuse(findings, excuses or {}), key=_precedence)
     roots: list[Finding] = []
     symptoms: list[Finding] = []
     for finding in _hangs_before_their_end(ranked):
@@ -41,6 +82,24 @@ def order_by_cause(findings: list[Finding]) -> list[Finding]:
         else:
             roots.append(finding)
     return roots + symptoms
+
+
+def _excuse(findings: list[Finding], excuses: Mapping[int, str]) -> list[Finding]:
+    told = {finding.code for finding in findings if finding.code not in _ENDS}
+    excused = {rank for rank, code in excuses.items() if code in told}
+    return [
+        _without(finding, excused)
+        if finding.code in _ENDS and excused & set(finding.culprit_ranks)
+        else finding
+        for finding in findings
+    ]
+
+
+def _without(end: Finding, excused: set[int]) -> Finding:
+    if set(end.culprit_ranks) <= excused:
+        return _as_aftermath(end)
+    left = tuple(rank for rank in end.culprit_ranks if rank not in excused)
+    return msgspec.structs.replace(end, culprit_ranks=left)
 
 
 def _hangs_before_their_end(ranked: list[Finding]) -> list[Finding]:
@@ -69,8 +128,10 @@ def _outlives(hang: Finding, end: Finding) -> bool:
         native = end.code == "process.killed"
         return native or set(end.culprit_ranks) <= set(hang.culprit_ranks) | set(hang.waiting_ranks)
     involved = set(hang.culprit_ranks) | set(hang.waiting_ranks)
+    if hang.code == "rendezvous.rank_never_started":
+        involved = set(hang.waiting_ranks)  # there is nobody else who could end
     # Both the culprit and those who waited for it were ended: somebody cleared the job away.
-    return bool(hang.culprit_ranks) and involved <= set(end.culprit_ranks)
+    return bool(hang.culprit_ranks and involved) and involved <= set(end.culprit_ranks)
 
 
 def _explains(root: Finding, finding: Finding) -> bool:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from distwatch.diagnosis.causes import STANDING
+from distwatch.diagnosis.cohorts import Cohort
+from distwatch.diagnosis.communication import is_init_symptom
+from distwatch.diagnosis.failures import Failure, failures_of, is_own_failure
 from distwatch.diagnosis.group_views import GroupView, groups_of
+from distwatch.diagnosis.initializations import holds_world, newest_init
 from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.standing import standing_of
-from distwatch.diagnosis.victims import Deaths, deaths_of
+from distwatch.diagnosis.victims import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import RunState, Step
 from distwatch.state.rank_sets import format_ranks
@@ -23,13 +28,47 @@ class Check(Protocol):
 
 
 class Case:
-    """One state under diagnosis, with what several checks ask of it."""
+    """One world of a state under diagnosis, with what several checks ask of it.
 
-    def __init__(self, state: RunState) -> None:
+    Attributes:
+        waiting: ranks whose initialization has begun and has not come to a good end, with that
+            step: it is open, or ended in words that blame nobody.
+        failures: calls that a process itself made wrong or could not make.
+    """
+
+    def __init__(self, state: RunState, cohort: Cohort | None = None) -> None:
+        """By default of the run's largest world."""
         self.state = state
-        self.job = Job(state)
+        self.job = Job(state, cohort)
         self.groups: list[GroupView] = groups_of(self.job)
         self.deaths: Deaths = deaths_of(self.job)
+        self.failures: list[Failure] = failures_of(self.job.processes)
+        self.waiting: dict[int, Step] = {
+            rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
+        }
+
+    def _wait_in_init(self, rank: int) -> Step | None:
+        process = self.job.ranks[rank]
+        step = newest_init(process)
+        if step is None or holds_world(process) or is_own_failure(process, step):
+            return None
+        # Who was cleared away with the whole job had waited until then.
+        if rank in self.deaths.own and not self.deaths.stopped_from_outside:
+            return None
+        if step.ended_ns is None:
+            return None if rank in self.deaths.clean else step
+        return step if step.error and is_init_symptom(step.error) else None
+
+    def excuses(self, found: Iterable[Finding]) -> dict[int, str]:
+        """Ranks whose end is no second fault, with the code of the finding that says why."""
+        failed = {f.process.key: f.code for f in self.failures if f.uncaught}
+        excuses = {r: failed[p.key] for r, p in self.job.ranks.items() if p.key in failed}
+        standing = next((f.code for f in found if f.blocks and f.code in STANDING), None)
+        for rank, process in self.deaths.own.items() if standing else ():
+            seen = process.outside.exit
+            if ending_signal(process) in TEARDOWN_SIGNALS and not (seen and seen.oom_killed):
+                excuses.setdefault(rank, standing or "")
+        return excuses
 
     def waiting_for(self, culprits: Iterable[int]) -> tuple[int, ...]:
         """Ranks in a collective that one of the culprits has not entered, or in an init with them."""
@@ -38,17 +77,20 @@ class Case:
         for view in self.groups:
             if view.in_flight and blamed & set(view.missing):
                 waiting |= set(view.entered)
+        if any(self._is_awaited_in_init(rank) for rank in blamed):
+            waiting |= set(self.waiting)
         return tuple(sorted(waiting - blamed))
 
-    def waiting_in_init(self) -> dict[int, Step]:
-        """Ranks whose init has begun and has not come to a good end, with that step."""
-        waiting: dict[int, Step] = {}
-        for rank, process in self.job.ranks.items():
-            steps = [s for s in process.steps.values() if s.name == "init_process_group"]
-            last = max(steps, key=lambda step: step.step, default=None)
-            if last is not None and not process.confirmed and (last.ended_ns is None or last.error):
-                waiting[rank] = last
-        return waiting
+    def _is_awaited_in_init(self, rank: int) -> bool:
+        process = self.job.ranks.get(rank)
+        return process is None or not holds_world(process)
+
+    def waiting_s(self, rank: int) -> float:
+        """How long a rank has waited, or did wait, in its initialization."""
+        step, process = self.waiting[rank], self.job.ranks[rank]
+        if step.ended_ns is not None:
+            return max(0.0, (step.ended_ns - step.started_ns) / 1e9)
+        return self.job.age_s(process, step.started_ns)
 
     def place(self, global_rank: int) -> Evidence:
         """Where a rank is now, from its stack, its journal or the process table."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
+from distwatch.diagnosis.group_calls import stuck_creation
 from distwatch.diagnosis.group_views import GroupView
 from distwatch.diagnosis.operations import operation_name
 from distwatch.state.finding import Evidence, Finding
@@ -57,10 +58,9 @@ class CollectiveRankMissing:
         process = case.job.ranks.get(rank)
         if process is None:
             return False
-        if any(
-            step.name.startswith(("new_group", "init_process_group"))
-            for step in process.open_steps()
-        ):
+        if stuck_creation(process) is not None:
+            return True
+        if any(step.name == "init_process_group" for step in process.open_steps()):
             return True
         return any(
             (w.pg_name, w.members) != (view.pg_name, view.members) for w in case.job.waits_for(rank)

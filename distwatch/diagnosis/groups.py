@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
+from distwatch.diagnosis.communication import has_timed_out
+from distwatch.diagnosis.group_calls import first_skew, stuck_creation
 from distwatch.state.events import GroupCalled
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, Step
@@ -16,22 +18,28 @@ class GroupCallMissing:
     def find(self, case: Case) -> Iterable[Finding]:
         stuck: dict[int, dict[int, Step]] = {}
         for rank, process in case.job.ranks.items():
-            step = next((s for s in process.open_steps() if s.name.startswith("new_group")), None)
+            step = stuck_creation(process)
             call = max(process.group_calls, key=lambda c: c.number, default=None)
             if step is not None and call is not None:
                 stuck.setdefault(call.number, {})[rank] = step
+        skew = first_skew(case)
         for number, waiting in sorted(stuck.items()):
+            if skew is not None and number >= skew.number:
+                return  # numbers that do not mean the same call cannot be compared
             if any(self._is_overdue(case, rank, step) for rank, step in waiting.items()):
                 yield from self._missing(case, number, waiting)
 
     def _is_overdue(self, case: Case, rank: int, step: Step) -> bool:
+        if step.error and has_timed_out(step.error):
+            return True
         process = case.job.ranks[rank]
         limit = (
             step.deadline_s
             if step.deadline_s is not None
             else case.job.deadline_s(process, "group")
         )
-        return case.job.age_s(process, step.started_ns) > limit
+        until_ns = step.ended_ns if step.ended_ns is not None else case.job.now_ns(process)
+        return (until_ns - step.started_ns) / 1e9 > limit
 
     def _missing(self, case: Case, number: int, waiting: dict[int, Step]) -> Iterable[Finding]:
         call = _call(case.job.ranks[next(iter(waiting))], number)
@@ -42,7 +50,7 @@ class GroupCallMissing:
             for rank in members
             if (process := case.job.ranks.get(rank)) is not None
             and process.instrumented
-            and process.ended_ns is None
+            and (process.ended_ns is None or rank in case.deaths.victims)
             and max((c.number for c in process.group_calls), default=0) < number
         ]
         if not absent:

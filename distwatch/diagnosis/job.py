@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.diagnosis.cohorts import Cohort, cohorts_of
+from distwatch.diagnosis.initializations import INIT_STEPS as INIT_STEPS
+from distwatch.diagnosis.initializations import number_of
 from distwatch.diagnosis.operations import P2P, operation_name
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
@@ -15,7 +18,7 @@ from distwatch.state.model import Process, RunState, Step
 _TIMED_OUT = re.compile(
     r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
 )
-INIT_STEPS = ("init_process_group", "rendezvous")
+_INIT_FRAMES = ("init_process_group", "rendezvous")
 KILLED_WHILE_WAITING_S = 5.0
 """A wait this long at the end of a job that was killed is told as its hang."""
 FROZEN_AFTER_S = 5.0
@@ -56,12 +59,23 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job:
-    """Read-only questions about a `RunState`."""
+    """Read-only questions about one world of a run.
 
-    def __init__(self, state: RunState) -> None:
+    Attributes:
+        processes: all of that world, also several that claim one rank, or that know none.
+        ranks: of them the one that stands for each global rank.
+        claims: by global rank, all that are that rank by a plan of their own.
+    """
+
+    def __init__(self, state: RunState, cohort: Cohort | None = None) -> None:
+        """By default the run's largest world."""
         self.state = state
-        self.ranks = _newest_ranks(state)
-        self.world = _world(self.ranks.values())
+        if cohort is None:
+            cohort = next(iter(cohorts_of(state)), ())
+        self.processes = cohort
+        self.ranks = _ranks_of(cohort)
+        self.claims = _claims_of(cohort)
+        self.world = _world(self.ranks)
         self.waits = [wait for rank in self.ranks for wait in self._waits_of(rank)]
 
     def now_ns(self, process: Process) -> int:
@@ -73,6 +87,11 @@ class Job:
     def age_s(self, process: Process, since_ns: int) -> float:
         """Seconds from `since_ns` to the process's now, never negative."""
         return max(0.0, (self.now_ns(process) - since_ns) / 1e9)
+
+    def wall_ns(self, process: Process, time_ns: int) -> int:
+        """A time of its host by the wall clock, which alone can be compared between hosts."""
+        host = self.state.hosts.get(process.host)
+        return time_ns + (host.wall_offset_ns if host else 0)
 
     def heartbeat_s(self, process: Process) -> float | None:
         """Age of the last pulse; None where there never was one."""
@@ -104,14 +123,25 @@ class Job:
         """The waits of one rank."""
         return [wait for wait in self.waits if wait.global_rank == global_rank]
 
-    def has_arrived(self, global_rank: int) -> bool:
-        """Whether the rank has ever called init_process_group, as far as anyone saw."""
+    def has_arrived(self, global_rank: int, number: int = 1) -> bool:
+        """Whether the rank has called init_process_group, as far as anyone saw.
+
+        Args:
+            number: for the how many-th time at least.
+        """
         process = self.ranks.get(global_rank)
         if process is None:
             return False
-        if process.confirmed or any(s.name in INIT_STEPS for s in process.steps.values()):
+        if number_of(process) >= number:
             return True
-        return bool(process.groups) or self.frame_of(process, INIT_STEPS) is not None
+        if process.planned is None and any(s.name in INIT_STEPS for s in process.steps.values()):
+            return True
+        # A rank without distwatch has no number: it is there, or it is not.
+        return not process.instrumented and self.is_in_init_by_stack(process)
+
+    def is_in_init_by_stack(self, process: Process) -> bool:
+        """Whether it stood in torch's initialization when its stack was last taken."""
+        return self.frame_of(process, _INIT_FRAMES) is not None
 
     def frame_of(self, process: Process, functions: Iterable[str]) -> ev.Frame | None:
         """The main thread's innermost torch.distributed frame of that name, if it is in one."""
@@ -217,18 +247,24 @@ def _was_killed(process: Process) -> bool:
     return seen.signal in (2, 9, 15) or unexplained
 
 
-def _newest_ranks(state: RunState) -> dict[int, Process]:
-    processes = [p for p in state.processes.values() if p.role == "rank"]
-    found = [p for p in processes if p.global_rank is not None]
+def _ranks_of(cohort: Cohort) -> dict[int, Process]:
+    found = [process for process in cohort if process.global_rank is not None]
     if not found:
-        lone = [p for p in state.processes.values() if p.instrumented and p.role == "other"]
-        return {0: min(lone, key=lambda p: p.started_ns or 0)} if lone else {}
-    restart = max(p.identity.restart for p in found)
+        return {0: cohort[0]} if cohort else {}
     ranks: dict[int, Process] = {}
     for process in sorted(found, key=_preference):
-        if process.identity.restart == restart and process.global_rank is not None:
+        if process.global_rank is not None:
             ranks[process.global_rank] = process
     return dict(sorted(ranks.items()))
+
+
+def _claims_of(cohort: Cohort) -> dict[int, list[Process]]:
+    claims: dict[int, list[Process]] = {}
+    for process in cohort:
+        said = process.planned.global_rank if process.planned else None
+        if said is not None:
+            claims.setdefault(said, []).append(process)
+    return claims
 
 
 def _preference(process: Process) -> tuple[bool, bool, int, str]:
@@ -240,9 +276,11 @@ def _preference(process: Process) -> tuple[bool, bool, int, str]:
     )
 
 
-def _world(processes: Iterable[Process]) -> int | None:
-    sizes = Counter(p.world_size for p in processes if p.world_size)
-    return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
+def _world(ranks: dict[int, Process]) -> int | None:
+    """What most ranks say; on a tie what rank 0 says, whom the others come to."""
+    sizes = Counter(p.world_size for p in ranks.values() if p.world_size)
+    word = ranks[0].world_size if 0 in ranks else None
+    return max(sizes, key=lambda size: (sizes[size], size == word, size)) if sizes else None
 
 
 def main_frames(process: Process) -> tuple[ev.Frame, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
-from distwatch.diagnosis.job import INIT_STEPS
+from distwatch.diagnosis.initializations import INIT_STEPS
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, Step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
+from distwatch.diagnosis.group_calls import first_skew
 from distwatch.diagnosis.job import FROZEN_AFTER_S, main_frames
 from distwatch.diagnosis.signals import exit_text, signal_name
 from distwatch.diagnosis.victims import death_ns, ended_before, ending_signal
@@ -29,7 +30,7 @@ class RankEnded:
 
     def _is_ours(self, case: Case, rank: int) -> bool:
         # Who died before it arrived is rendezvous.rank_died, if anybody waits for it there.
-        return case.job.has_arrived(rank) or not case.waiting_in_init()
+        return case.job.has_arrived(rank) or not case.waiting
 
     def _finding(self, case: Case, code: str, ranks: list[int]) -> Finding:
         first = min(ranks, key=lambda rank: death_ns(case.deaths.own[rank]))
@@ -49,10 +50,14 @@ class RankEnded:
 
     def _left_early(self, case: Case) -> Iterable[Finding]:
         """A rank that ended in order while others still need it."""
+        if first_skew(case) is not None:
+            return  # groups that were mixed up are why it could end, and others could not
         missing = {r for view in case.groups if view.in_flight for r in view.missing}
         gone = sorted(rank for rank in case.deaths.clean if rank in missing)
         if not gone and case.deaths.victims and not case.deaths.own:
-            first = min(death_ns(p) for p in case.deaths.victims.values())
+            # Who was still to meet the others has not lost them as peers.
+            lost = [p for rank, p in case.deaths.victims.items() if rank not in case.waiting]
+            first = min((death_ns(process) for process in lost), default=0)
             gone = sorted(r for r, p in case.deaths.clean.items() if ended_before(p, first))
         if not gone:
             return

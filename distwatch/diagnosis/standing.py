@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from distwatch.diagnosis.frames_of_interest import user_frame
-from distwatch.diagnosis.job import INIT_STEPS, Job, main_frames
+from distwatch.diagnosis.initializations import INIT_STEPS
+from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.signals import exit_text
 from distwatch.state.model import Process, RunState, Step

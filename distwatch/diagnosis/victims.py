@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
+from distwatch.diagnosis.communication import is_communication_error, is_init_symptom
+from distwatch.diagnosis.failures import error_line, is_own_failure
+from distwatch.diagnosis.initializations import newest_init
 from distwatch.diagnosis.job import Job
 from distwatch.state.model import Process
 
-_COMMUNICATION_TYPES = (
-    "DistBackendError",
-    "DistNetworkError",
-    "DistStoreError",
-    "DistError",
-    "DistQueueEmptyError",
-    "ConnectionResetError",
-    "ConnectionRefusedError",
-    "BrokenPipeError",
-    "RendezvousTimeoutError",
-    "RendezvousConnectionError",
-)
-_COMMUNICATION_WORDS = re.compile(
-    r"(?i)connection (was )?(reset|closed|refused|aborted)|closed by peer|broken pipe|timed out"
-    r"|socket timeout|wait timeout|watchdog caught collective|ncclremoteerror|ncclsystemerror"
-    r"|failed to recv|failed to connect|connectfullmesh|nccl communicator was aborted"
-    r"|gloo/transport|application timeout caused pair closure"
-)
-_TORCH_DISTRIBUTED = re.compile(r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore", re.I)
 TEARDOWN_SIGNALS = frozenset({2, 9, 15})
 AT_ONCE_S = 2.0
 SEEN_LATE_S = 1.0
@@ -63,13 +45,6 @@ def ended_before(process: Process, ns: int, late_s: float = SEEN_LATE_S) -> bool
     return death_ns(process) - (0 if told else int(late_s * 1e9)) < ns
 
 
-def is_communication_error(type_name: str, message: str) -> bool:
-    """Whether an exception only says that a peer or the store was gone or late."""
-    if type_name.rpartition(".")[2] in _COMMUNICATION_TYPES:
-        return True
-    return bool(_COMMUNICATION_WORDS.search(message) and _TORCH_DISTRIBUTED.search(message))
-
-
 def deaths_of(job: Job) -> Deaths:
     """Sorts the ended ranks. Times are compared within one host only through their order."""
     failed = {
@@ -102,10 +77,20 @@ def deaths_of(job: Job) -> Deaths:
 
 def _lost_a_peer(job: Job, global_rank: int, process: Process) -> bool:
     if process.exception is not None:
-        return is_communication_error(process.exception.type_name, process.exception.message)
+        error = process.exception
+        return is_communication_error(error.type_name, error.message) or _waited_in_vain(process)
     # NCCL's watchdog aborts its process when a collective has timed out.
     aborted = ending_signal(process) == 6
     return aborted and any(wait.overdue for wait in job.waits_for(global_rank))
+
+
+def _waited_in_vain(process: Process) -> bool:
+    """Whether its initialization ended in words that elsewhere would say too little."""
+    step = newest_init(process)
+    if step is None or process.initialized or is_own_failure(process, step):
+        return False
+    told = (step.error or "")[:200]
+    return bool(told) and error_line(process).startswith(told) and is_init_symptom(told)
 
 
 def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dict[int, Process]:

@@ -127,7 +127,7 @@ class Observer:
         ended = self.tracking.collect_ends()
         if ended:
             self._read_last_words({tracked.key for tracked in ended})
-            self.meeting_places.look_again()
+            self.meeting_places.look_again([tracked.key for tracked in ended], self.state)
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
             self._keep_pulses()
@@ -154,18 +154,14 @@ class Observer:
 
     async def verdict(self) -> Verdict:
         """What a waiting rank is told: the verdict after a fresh look."""
-        self._follow()
-        self.recording.record(ev.Ticked(host=self._host))
-        self.judge.judge()
+        self._refresh()
         look = self.inspection.begin("a rank asks why its world does not form", self._sockets())
         # They go on beyond that: the rank is not to wait for a stack that does not come.
         await asyncio.gather(
             asyncio.wait([look], timeout=ANSWER_WITHIN_S),
             self.meeting_places.look_now(self.state, ANSWER_WITHIN_S),
         )
-        self._follow()
-        self.recording.record(ev.Ticked(host=self._host))
-        self._judge()
+        self._refresh()
         return Verdict(
             host=self._host,
             findings=tuple(self.judge.findings),
@@ -191,6 +187,7 @@ class Observer:
             look = self.inspection.begin("the observer ends", self._sockets())
             # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
+        self.meeting_places.close()
         try:
             self._read_last_words(set(self._follower.by_key()))
             self.recording.record(ev.Ticked(host=self._host), keep=True)
@@ -206,6 +203,15 @@ class Observer:
         self.tracking.close()
         self._follower.close()
         self._devices.close()
+
+    def _refresh(self) -> None:
+        """The verdict of this moment, as far as it can be had."""
+        try:
+            self._follow()
+            self.recording.record(ev.Ticked(host=self._host))
+            self._judge()
+        except Exception as error:
+            self._failed(error)
 
     # ---- parts of a tick -------------------------------------------------------------------
 

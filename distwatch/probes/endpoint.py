@@ -2,112 +2,190 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import socket
+from collections.abc import Iterable
 
 import msgspec
 import psutil
 
-from distwatch.probes.listeners import Listener, listeners_of
+from distwatch.probes.listeners import Listener, listeners_of, plain_address
+from distwatch.probes.store_keys import Expected, arrived_ranks
 from distwatch.state.events import EndpointProbed
-from distwatch.tcpstore import Outcome, StoreClient, StoreUnreachable
+from distwatch.tcpstore import StoreClient, StoreUnreachable
 
 ANSWER_WITHIN_S = 2.0
-_GLOO_ADDRESS = re.compile(r"/default_pg/0//\w+//\d+/(\d+)")
-"""Where a rank of the default group publishes its address, as it enters: torch 2.10 to 2.13."""
-_OUR_WORD = re.compile(r"/distwatch/(\d+)/(\d+)/(\d+)/rank/(\d+)")
+"""For each connection, and for each answer."""
+LISTED_FROM_AFAR = 512
+"""Larger worlds' keys are listed on the store's own host alone: each node looks at the one store."""
+_TRIED = 4
+_TELLING = ("refused", "no_answer", "unresolved", "error")
+"""Of several addresses that nobody answered at: a refusal shows at least a host that lives."""
 
 
-def probe_endpoint(host_name: str, port: int, *, network_of: int | None = None) -> EndpointProbed:
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """What a name stands for; without addresses: why not."""
+
+    addresses: tuple[str, ...] = ()
+    why: str = ""
+
+
+def resolve(host_name: str, port: int) -> Resolved:
+    """Looks a name up. Blocks for as long as its name server lets it."""
+    try:
+        found = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else "it is no host name"
+        return Resolved(why=f"{host_name[:255]!r} does not resolve ({words})")
+    return Resolved(addresses=tuple(dict.fromkeys(str(place[0]) for *_, place in found)))
+
+
+def probe_endpoint(
+    endpoint: str,
+    address: tuple[str, int],
+    *,
+    resolved: Resolved | None = None,
+    expected: Expected | None = None,
+    ranks: Iterable[int] = (),
+    likely: Iterable[int] = (),
+) -> EndpointProbed:
     """Resolves, connects, pings, and reads who has come. Blocks for some seconds at most.
 
     Args:
-        host_name: name or address, as the ranks were given it.
-        network_of: a rank; where it lives in a network of its own, nothing is seen from here.
+        endpoint: as the ranks write it: the event carries it so.
+        address: the same in its parts, host name and port.
+        resolved: what `resolve` said of the name, where it was looked up already.
+        expected: the world whose ranks are looked for in the store; without it none is named.
+        ranks: processes of this host that wait there; from another network than this process's
+            own nothing is seen.
+        likely: processes that probably listen there.
     """
-    endpoint = f"[{host_name}]:{port}" if ":" in host_name else f"{host_name}:{port}"
-    if network_of is not None and not _same_network(network_of):
-        away = EndpointProbed(
-            host=os.uname().nodename,
-            endpoint=endpoint,
-            outcome="error",
-            detail="not observed: the ranks live in a network of their own",
-        )
-        return _with_owner(away, listeners_of(port, network_of=network_of))
-    addresses = _addresses(host_name, port)
-    listeners = listeners_of(port) if _is_here(addresses) else []
-    return _with_owner(_look(host_name, port, endpoint, addresses), listeners)
-
-
-def _look(host_name: str, port: int, endpoint: str, addresses: tuple[str, ...]) -> EndpointProbed:
-    here = os.uname().nodename
-    outcome: Outcome
-    try:
-        with StoreClient.connect(host_name, port, timeout_s=ANSWER_WITHIN_S) as client:
-            return EndpointProbed(
-                host=here,
-                endpoint=endpoint,
-                outcome="store",
-                addresses=addresses,
-                clients=client.count_clients(),
-                arrived=_arrived(client),
-            )
-    except StoreUnreachable as error:
-        outcome, detail = error.outcome, error.detail
-    except OSError as error:
-        outcome, detail = "error", str(error)
-    return EndpointProbed(
-        host=here, endpoint=endpoint, outcome=outcome, detail=detail, addresses=addresses
-    )
-
-
-def _with_owner(probed: EndpointProbed, listeners: list[Listener]) -> EndpointProbed:
-    if not listeners:
+    host_name, port = address
+    away = _other_networks(ranks)
+    if away:
+        return _not_seen(endpoint, port, away)
+    resolved = resolve(host_name, port) if resolved is None else resolved
+    probed, met = _look(endpoint, port, resolved, expected)
+    meant = (met,) if met else resolved.addresses
+    if not meant or not is_here(meant):
         return probed
-    first = listeners[0]
-    return msgspec.structs.replace(
-        probed,
-        owner_pid=first.pid,
-        owner_command=first.command,
-        owner_process=first.process,
-    )
+    return _with_owner(probed, meant, listeners_of(port, likely=likely))
 
 
-def _arrived(client: StoreClient) -> tuple[int, ...]:
-    try:
-        keys = client.list_keys()
-    except OSError:
-        return ()  # torch before 2.10 cannot list, and hangs up
-    ranks = {int(found[1]) for key in keys if (found := _GLOO_ADDRESS.fullmatch(key))}
-    words = [tuple(map(int, found.groups())) for key in keys if (found := _OUR_WORD.fullmatch(key))]
-    newest = max((word[:3] for word in words), default=None)
-    return tuple(sorted(ranks | {word[3] for word in words if word[:3] == newest}))
-
-
-def _addresses(host_name: str, port: int) -> tuple[str, ...]:
-    try:
-        found = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ()
-    return tuple(dict.fromkeys(str(place[0]) for *_, place in found))
-
-
-def _is_here(addresses: tuple[str, ...]) -> bool:
-    """Whether any of them is an address of this host."""
+def is_here(addresses: Iterable[str]) -> bool:
+    """Whether any of them is an address of this host: of an interface, or loopback."""
     own = {
-        address.address.partition("%")[0]
+        plain_address(address.address)
         for interface in psutil.net_if_addrs().values()
         for address in interface
+        if address.family in (socket.AF_INET, socket.AF_INET6)
     }
-    return any(
-        one in own or ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in addresses
+    places = [plain_address(address) for address in addresses]
+    return any(one.is_loopback or one.is_unspecified or one in own for one in places)
+
+
+def _look(
+    endpoint: str, port: int, resolved: Resolved, expected: Expected | None
+) -> tuple[EndpointProbed, str]:
+    """What is there, and the address that took the connection, where one did."""
+    seen = EndpointProbed(
+        host=os.uname().nodename,
+        endpoint=endpoint,
+        outcome="unresolved",
+        detail=resolved.why,
+        addresses=resolved.addresses,
+    )
+    failures: list[StoreUnreachable] = []
+    for address in resolved.addresses[:_TRIED]:
+        try:
+            with StoreClient.connect(address, port, timeout_s=ANSWER_WITHIN_S) as client:
+                return _read(client, seen, expected), address
+        except StoreUnreachable as error:
+            if error.outcome not in _TELLING:
+                return _failed(seen, error), address
+            failures.append(error)
+    if not failures:
+        return seen, ""
+    return _failed(seen, min(failures, key=lambda error: _TELLING.index(error.outcome))), ""
+
+
+def _failed(seen: EndpointProbed, error: StoreUnreachable) -> EndpointProbed:
+    return msgspec.structs.replace(seen, outcome=error.outcome, detail=error.detail)
+
+
+def _read(client: StoreClient, seen: EndpointProbed, expected: Expected | None) -> EndpointProbed:
+    """What a store that answered holds; what it does not tell is said in `detail`."""
+    clients: int | None = None
+    arrived: tuple[int, ...] = ()
+    detail = ""
+    try:
+        clients = client.count_clients()
+        if expected is not None and _may_list(expected, seen.addresses):
+            arrived, detail = arrived_ranks(client.list_keys(), expected)
+    except TimeoutError:
+        detail = "it answers, and does not list its keys in time"
+    except (OSError, ValueError):
+        # It has answered a ping: an unknown query is what it hangs up at.
+        detail = "it does not list its keys (torch before 2.10)"
+    return msgspec.structs.replace(
+        seen, outcome="store", detail=detail, clients=clients, arrived=arrived
     )
 
 
-def _same_network(pid: int) -> bool:
+def _may_list(expected: Expected, addresses: tuple[str, ...]) -> bool:
+    return (expected.world_size or 0) <= LISTED_FROM_AFAR or is_here(addresses)
+
+
+def _with_owner(
+    probed: EndpointProbed, addresses: tuple[str, ...], listeners: list[Listener]
+) -> EndpointProbed:
+    """The listener that is meant by the address; else one that has the port at another address."""
+
+    def nearness(listener: Listener) -> int:
+        return max(listener.nearness(address) for address in addresses)
+
+    if not listeners:
+        return probed
+    meant = max(listeners, key=nearness)
+    if nearness(meant):
+        return _owned(probed, meant)
+    if probed.outcome != "refused":
+        return probed  # whoever answered is not among those that are seen
+    detail = f"{probed.detail}; {meant} has this port at {meant.address}"
+    return _owned(msgspec.structs.replace(probed, detail=detail), meant)
+
+
+def _owned(probed: EndpointProbed, owner: Listener) -> EndpointProbed:
+    return msgspec.structs.replace(
+        probed, owner_pid=owner.pid, owner_command=owner.command, owner_process=owner.process
+    )
+
+
+def _not_seen(endpoint: str, port: int, away: dict[str, int]) -> EndpointProbed:
+    several = len(away) > 1
+    whose = "several networks" if several else "a network of their own"
+    probed = EndpointProbed(
+        host=os.uname().nodename,
+        endpoint=endpoint,
+        outcome="error",
+        detail=f"not observed: the ranks of this host live in {whose}",
+    )
     try:
-        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
-    except OSError:
-        return True
+        listeners = [] if several else listeners_of(port, network_of=next(iter(away.values())))
+    except ProcessLookupError:
+        return probed
+    if len(listeners) != 1:
+        return probed
+    return _owned(probed, listeners[0])
+
+
+def _other_networks(pids: Iterable[int]) -> dict[str, int]:
+    """The networks of those processes, one process of each; empty where all live in this one."""
+    own = os.readlink("/proc/self/ns/net")
+    found: dict[str, int] = {}
+    for pid in pids:
+        try:
+            found.setdefault(os.readlink(f"/proc/{pid}/ns/net"), pid)
+        except OSError:
+            continue  # it has ended, or is not ours to look into
+    return {} if set(found) <= {own} else found

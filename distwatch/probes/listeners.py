@@ -2,83 +2,172 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from distwatch.probes.procfs import all_pids, read_bytes, read_text, stat_fields
-from distwatch.redaction import redact_command
+from distwatch.probes.discovery import read_command
+from distwatch.probes.procfs import all_pids, read_text, stat_fields
 from distwatch.state.frames import process_key
 
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-_ARGUMENTS = 12
+_DEPTH = 16
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that listens. `pid` is None where it is not ours to see."""
+    """A socket that listens, and whose it is."""
 
+    address: str = "::"
+    """Where it is bound; `0.0.0.0` and `::` are every address."""
     pid: int | None = None
     command: tuple[str, ...] = ()
+    """Its command line, secrets redacted."""
     process: str | None = None
-    """Its key, as journals name it."""
+    """The key of that process, as journals name it."""
+    why: str = "a process that this user cannot see"
+    """Who it is instead, where the process is not named."""
 
     def __str__(self) -> str:
         if self.pid is None:
-            return "a process that this user cannot see"
+            return self.why
         return f"pid {self.pid} ({' '.join(self.command)[:200] or 'no command line'})"
 
+    def nearness(self, address: str) -> int:
+        """How well it is meant by an address: 2 bound to it, 1 to every address, 0 to another."""
+        own, other = plain_address(self.address), plain_address(address)
+        if own == other or (own.is_loopback and other.is_unspecified):
+            return 2
+        # A socket of IPv6 takes connections of IPv4, too, unless its owner forbade it.
+        return 1 if own.is_unspecified and (own.version == 6 or other.version == 4) else 0
 
-def listeners_of(port: int, *, network_of: int | None = None) -> list[Listener]:
-    """The processes that listen on a port, on any address; empty where it is free.
+
+def listeners_of(
+    port: int, *, network_of: int | None = None, likely: Iterable[int] = ()
+) -> list[Listener]:
+    """Every socket that listens on a port, on any address; empty where it is free.
 
     Args:
         network_of: a process whose network it is; this process's own by default.
+        likely: processes that probably have it: the whole table is read only where they do not.
+
+    Raises:
+        ProcessLookupError: that process has ended, so its network cannot be seen.
     """
-    inodes = _listening_inodes(port, network_of)
-    if not inodes:
-        return []
-    found = [_listener(pid) for pid in all_pids() if _holds(pid, inodes)]
-    return found or [Listener()]
+    sockets = _listening(port, network_of)
+    holders, denied = _holders(set(sockets), likely)
+    found = []
+    for inode, (address, uid) in sockets.items():
+        found.append(_listener(address, holders.get(inode), _who_instead(uid, denied)))
+    return sorted(found, key=lambda one: (one.address, one.pid or 0))
 
 
-def _listening_inodes(port: int, network_of: int | None) -> set[str]:
-    place = f"/proc/{network_of or 'self'}/net"
-    rows = (line.split() for table in ("tcp", "tcp6") for line in _rows(f"{place}/{table}"))
-    return {
-        row[9]
-        for row in rows
-        if len(row) > 9 and row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port
-    }
+def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its interface; of IPv4 where it is one in the dress of IPv6."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
-def _rows(path: str) -> Iterable[str]:
-    return read_text(path).splitlines()[1:]
+def _listening(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:
+    """Address and user by the socket's inode."""
+    place = f"/proc/{'self' if network_of is None else network_of}/net"
+    if not os.path.exists(f"{place}/tcp"):
+        raise ProcessLookupError(f"process {network_of} has ended, and its network with it")
+    found = {}
+    needle = f":{port:04X} "
+    for table in ("tcp", "tcp6"):
+        for line in read_text(f"{place}/{table}").splitlines():
+            # A busy host has tens of thousands of lines, of which few are of that port.
+            row = line.split() if needle in line else []
+            if len(row) < 10 or row[3] != _LISTENING:
+                continue
+            address, _, hexport = row[1].partition(":")
+            if int(hexport, 16) == port:
+                found[row[9]] = (_address(address), int(row[7]))
+    return found
 
 
-def _holds(pid: int, inodes: set[str]) -> bool:
+def _address(text: str) -> str:
+    # The kernel prints words of 32 bits in the machine's byte order.
+    step = -1 if sys.byteorder == "little" else 1
+    raw = b"".join(bytes.fromhex(text[i : i + 8])[::step] for i in range(0, len(text), 8))
+    return str(plain_address(str(ipaddress.ip_address(raw))))
+
+
+def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], bool]:
+    """The process of each socket, and whether some process could not be looked into."""
+    found: dict[str, int] = {}
+    denied = False
+    for pid in _in_turn(likely) if inodes else ():
+        try:
+            held = _sockets_of(pid)
+        except PermissionError:
+            denied = True
+            continue
+        for inode in held & (inodes - found.keys()):
+            found[inode] = _first_holder(pid, inode)
+        if found.keys() >= inodes:
+            break
+    return found, denied
+
+
+def _in_turn(likely: Iterable[int]) -> Iterator[int]:
+    yield from likely
+    yield from all_pids()
+
+
+def _first_holder(pid: int, inode: str) -> int:
+    """A forked child holds its parent's sockets, too: the parent is the one who listens."""
+    for _ in range(_DEPTH):
+        fields = stat_fields(pid)
+        parent = int(fields[1]) if fields else 0
+        try:
+            if parent <= 0 or inode not in _sockets_of(parent):
+                return pid
+        except PermissionError:
+            return pid
+        pid = parent
+    return pid
+
+
+def _sockets_of(pid: int) -> set[str]:
+    """The inodes of its sockets; raises PermissionError where it is not ours to look into."""
     folder = f"/proc/{pid}/fd"
+    found: set[str] = set()
     try:
         names = os.listdir(folder)
+    except PermissionError:
+        raise
     except OSError:
-        return False
+        return found
     for name in names:
         try:
-            found = _SOCKET.fullmatch(os.readlink(f"{folder}/{name}"))
+            match = _SOCKET.fullmatch(os.readlink(f"{folder}/{name}"))
         except OSError:
             continue
-        if found and found[1] in inodes:
-            return True
-    return False
+        if match:
+            found.add(match[1])
+    return found
 
 
-def _listener(pid: int) -> Listener:
-    argv = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0").split(b"\0")
-    fields = stat_fields(pid)
+def _who_instead(uid: int, denied: bool) -> str:
+    if denied:
+        return f"a process that this user cannot see (of user {uid})"
+    return f"a process that is not seen from here, of another container (user {uid})"
+
+
+def _listener(address: str, pid: int | None, instead: str) -> Listener:
+    fields = stat_fields(pid) if pid is not None else None
+    if pid is None or fields is None:
+        return Listener(address=address, why=instead)
     return Listener(
+        address=address,
         pid=pid,
-        command=tuple(redact_command(p.decode("utf-8", "replace") for p in argv[:_ARGUMENTS])),
-        process=process_key(os.uname().nodename, pid, int(fields[19])) if fields else None,
+        command=read_command(pid),
+        process=process_key(os.uname().nodename, pid, int(fields[19])),
     )

@@ -29,6 +29,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     master_port: int | None = None
     agent_store: bool = False
     """The launcher hosts the store (TORCHELASTIC_USE_AGENT_STORE), not rank 0."""
+    task: int | None = None
+    """Which task of Slurm or MPI it is, whatever RANK says."""
+    tasks: int | None = None
+    """How many tasks Slurm or MPI started, whatever WORLD_SIZE says."""
 
     @property
     def endpoint(self) -> str | None:
@@ -45,6 +49,12 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _FIELDS = ("global_rank", "local_rank", "node_rank", "world_size", "local_world_size")
 
+_TASKS = (
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("PMIX_RANK", "PMIX_SIZE"),
+)
 _LAUNCHERS: tuple[tuple[str, str, tuple[str, str, str, str, str]], ...] = (
     # launcher, the variable that gives it away, names of _FIELDS
     (
@@ -122,6 +132,7 @@ def identify(environ: Mapping[str, str]) -> Identity:
         field: _first_number(environ, own_name, name)
         for field, own_name, name in zip(_FIELDS, own, names, strict=True)
     }
+    task, tasks = next((names for names in _TASKS if environ.get(names[0])), _TASKS[0])
     return Identity(
         launcher=launcher,
         launch_id=launch_id(environ),
@@ -129,6 +140,8 @@ def identify(environ: Mapping[str, str]) -> Identity:
         master_addr=environ.get("MASTER_ADDR") or None,
         master_port=_first_number(environ, "MASTER_PORT"),
         agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        task=_first_number(environ, task),
+        tasks=_first_number(environ, tasks),
         **values,
     )
 

@@ -117,11 +117,11 @@ class Process(msgspec.Struct, kw_only=True):
 
     @property
     def global_rank(self) -> int | None:
-        """torch's word where it was heard, else what it was told, else the environment's."""
-        if self.confirmed is not None:
-            return self.confirmed.global_rank
+        """torch's word where it was heard, else the environment's; a plan that is newer wins."""
         planned = self.planned.global_rank if self.planned else None
-        return self.identity.global_rank if planned is None else planned
+        confirmed = self.confirmed.global_rank if self.confirmed else None
+        said = (confirmed, planned) if self.initialized else (planned, confirmed)
+        return next((rank for rank in (*said, self.identity.global_rank) if rank is not None), None)
 
     @property
     def world_size(self) -> int | None:

@@ -21,7 +21,7 @@ def store() -> dist.TCPStore:
 def board(request: pytest.FixtureRequest, store: dist.TCPStore, tmp_path: Path) -> Iterator[Board]:
     if request.param == "store":
         client = StoreClient.connect("127.0.0.1", store.port)
-        made: Board = StoreBoard(client, f"test/{request.node.name}", counts_clients=False)
+        made: Board = StoreBoard(client, f"test/{request.node.name}")
     elif request.param == "file":
         made = FileBoard(str(tmp_path / "meet"), "test/0")
     else:
@@ -66,12 +66,20 @@ def test_ranks_are_counted(board: Board) -> None:
 
 def test_ranks_without_us_are_counted_by_the_store(store: dist.TCPStore) -> None:
     with StoreClient.connect("127.0.0.1", store.port) as client:
-        board = StoreBoard(client, "with others", counts_clients=True)
+        board = StoreBoard(client, "with others", "clients")
         before = board.count_others()
         worker = dist.TCPStore("127.0.0.1", store.port, 1, False)
         assert board.count_others() == before + 1
-        assert StoreBoard(client, "a later world", counts_clients=False).count_others() == 0
+        assert StoreBoard(client, "a later world").count_others() == 0
         del worker
+
+
+def test_under_torchrun_they_are_counted_by_their_addresses(store: dist.TCPStore) -> None:
+    with StoreClient.connect("127.0.0.1", store.port) as client:
+        board = StoreBoard(client, "under torchrun", "addresses")
+        client.set("/default_pg/0//cpu//0/3", b"an address")
+        client.set("/default_pg/0//1//cpu//0/3", b"an address in a group of the mesh")
+        assert board.count_others() == 1
 
 
 def test_the_last_to_leave_a_file_clears_it_away(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from distwatch.diagnosis import diagnose
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
@@ -136,17 +137,20 @@ class RecordedJob:
         self.say(rank, at, ev.InitPlanned(**{**said, **given}))  # type: ignore[arg-type]
 
     def enter(
-        self, *ranks: int, at: float = 1.0, step: int = 1, inner: str = "rendezvous", **given: object
+        self, *ranks: int, at: float = 1.0, step: int = 1, inner: str | None = None, **given: object
     ) -> None:  # fmt: skip
-        """The ranks come to an initialization, with their plans, and stay in it."""
+        """The ranks come to an initialization, with their plans, and stay in it.
+
+        As torch does: rank 0 waits in the store for all, the others go on to wait for each other.
+        """
         for rank in ranks:
             if self.key(rank) not in self.state.processes:
                 self.start(rank)
             self.plan(rank, at, **given)
             site = ev.Site(file="/job/train.py", line=10 + rank, function="main")
             self.begin(rank, step, "init_process_group", at, site=site)
-            if inner:
-                self.say(rank, at, ev.StepStarted(step=step + 1, name=inner, parent=step))
+            usual = "rendezvous" if self.identity(rank).global_rank == 0 else "new_process_group"
+            self.say(rank, at, ev.StepStarted(step=step + 1, name=inner or usual, parent=step))
 
     def form(
         self, *ranks: int, at: float = 2.0, step: int = 1, members: tuple[int, ...] | None = None
@@ -255,7 +259,8 @@ class RecordedJob:
             for n, (e, c, changed) in (groups or {}).items()
         )
         pulse = ev.Pulse(beat=int(at * 2) + 1, beat_ns=int(at * SECOND), groups=progress)
-        self.see(at, ev.PulseRead(process=self.key(rank), pulse=pulse, operations=operations))
+        read = ev.PulseRead(process=self.key(rank), pulse=pulse, operations=operations)
+        self.see(at, read, self.host(rank))
 
     def operation(
         self, rank: int, op: str, seq: int, *, at: float, site: int = 0, numel: int = 64, left: float = 0.0,
@@ -268,10 +273,11 @@ class RecordedJob:
 
     def stack(self, rank: int, at: float, frames: tuple[ev.Frame, ...], **more: object) -> None:
         thread = ev.ThreadStack(name="MainThread", os_thread_id=1000 + rank, frames=frames, **more)  # type: ignore[arg-type]
-        self.see(at, ev.StackTaken(process=self.key(rank), threads=(thread,)))
+        self.see(at, ev.StackTaken(process=self.key(rank), threads=(thread,)), self.host(rank))
 
     def sample(self, rank: int, at: float, state: str, **more: object) -> None:
-        self.see(at, ev.ProcessSampled(process=self.key(rank), state=state, **more))  # type: ignore[arg-type]
+        sampled = ev.ProcessSampled(process=self.key(rank), state=state, **more)  # type: ignore[arg-type]
+        self.see(at, sampled, self.host(rank))
 
     def sight(self, rank: int, at: float) -> None:
         """A rank without distwatch, seen in the process table."""
@@ -279,7 +285,7 @@ class RecordedJob:
             process=self.key(rank), host=self.host(rank), pid=1000 + rank, start_ticks=5, ppid=999, role="rank",
             identity=self.identity(rank),
         )  # fmt: skip
-        self.see(at, sighted)
+        self.see(at, sighted, self.host(rank))
 
     def fail(self, rank: int, at: float, type_name: str, message: str, line: int = 7) -> None:
         error = ev.ExceptionUncaught(
@@ -301,11 +307,43 @@ class RecordedJob:
         seen = ev.ExitSeen(
             process=self.key(rank), exit_code=code, signal=signal, how="pidfd", **more
         )  # type: ignore[arg-type]
-        self.see(at, seen)
+        self.see(at, seen, self.host(rank))
 
     def tick(self, at: float) -> None:
         for host in sorted({HOST, *self.hosts.values()}):
             self.see(at, ev.Ticked(host=host), host)
+
+
+def judged(job: RecordedJob) -> list[Finding]:
+    """The verdict, which must not depend on the order in which journals are read."""
+    findings = diagnose(job.state)
+    for streams in (sorted(job.records), sorted(job.records, reverse=True)):
+        state = RunState(run_id="recorded")
+        for stream in streams:
+            for seq, time_ns, event in job.records[stream]:
+                reduce(state, job.headers[stream], seq, time_ns, event)
+        assert diagnose(state) == findings, f"read as {streams}"
+    for finding in findings:
+        assert not set(finding.culprit_ranks) & set(finding.waiting_ranks), finding
+        assert finding.advice
+        assert "—" not in finding.summary + finding.advice
+    return findings
+
+
+def blamed(findings: list[Finding]) -> set[int]:
+    """Every rank that a hang or a crash blames."""
+    return {rank for finding in findings if finding.blocks for rank in finding.culprit_ranks}
+
+
+def only_root(job: RecordedJob, code: str, *culprits: int) -> Finding:
+    """The one root of the verdict, which has that code and those culprits; nobody else is blamed."""
+    findings = judged(job)
+    told = [f"{f.role} {f.severity} {f.code} {f.culprit_ranks}: {f.summary}" for f in findings]
+    roots = [finding for finding in findings if finding.role == "root" and finding.blocks]
+    assert [(f.code, f.culprit_ranks) for f in roots] == [(code, culprits)], told
+    assert findings[0] is roots[0], told
+    assert blamed(findings) <= set(culprits), told
+    return roots[0]
 
 
 def hung_job(world: int = 4, culprit: int = 2, waited: float = 20.0) -> RecordedJob:

@@ -128,10 +128,24 @@ class _Rank:
             ev.StepStarted(step=self._steps, name=name, deadline_s=float(deadline_s))
         )
 
-    def plan(self, endpoint: str, world_size: str) -> None:
-        """It means to form a world at that endpoint."""
+    def plan(self, endpoint: str, world_size: str, global_rank: str = "0", by: str = "") -> None:
+        """It means to form a world at that endpoint; `by` "store": it hosts the store there."""
+        planned = ev.InitPlanned(
+            global_rank=int(global_rank),
+            world_size=int(world_size),
+            endpoint=endpoint,
+            hosts_store=by == "store",
+        )
+        self._journal.append(planned)
+
+    def end(self, error: str = "") -> None:
+        """Its newest step has ended."""
+        self._journal.append(ev.StepEnded(step=self._steps, error=error or None))
+
+    def confirm(self, global_rank: str, world_size: str) -> None:
+        """It holds a world."""
         self._journal.append(
-            ev.InitPlanned(global_rank=0, world_size=int(world_size), endpoint=endpoint)
+            ev.IdentityConfirmed(global_rank=int(global_rank), world_size=int(world_size))
         )
 
     def group(self, world_size: str) -> None:

@@ -280,19 +280,22 @@ def launch_ranks(
     ranks: Iterable[int] | None = None,
     without_distwatch: Iterable[int] = (),
     env: Mapping[str, str] | None = None,
+    env_of: Mapping[int, Mapping[str, str]] | None = None,
     args: Sequence[str] = (),
+    port: int | None = None,
 ) -> Iterator[Job]:
     """Starts `jobs/<script>.py` as plain processes with the launcher's variables.
 
     Args:
-        ranks: those that are really started; all by default.
+        ranks: those that are really started, as often as they are named; all by default.
         without_distwatch: those that run with DISTWATCH=0.
+        env_of: variables of single ranks; an empty value takes one away.
     """
     chosen = range(world_size) if ranks is None else list(ranks)
     dark = set(without_distwatch)
     with _job() as job:
-        port = free_port()
-        for rank in chosen:
+        port = port or free_port()
+        for place, rank in enumerate(chosen):
             variables = {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
@@ -301,30 +304,43 @@ def launch_ranks(
                 "MASTER_PORT": str(port),
                 **({"DISTWATCH": "0"} if rank in dark else {}),
                 **(env or {}),
+                **(env_of or {}).get(rank, {}),
             }
+            variables = {name: value for name, value in variables.items() if value}
+            again = f"-{place}" if list(chosen).count(rank) > 1 else ""
             job.start(
-                [sys.executable, str(JOBS / f"{script}.py"), *args], variables, f"rank{rank}.log"
+                [sys.executable, str(JOBS / f"{script}.py"), *args],
+                variables,
+                f"rank{rank}{again}.log",
             )
         yield job
 
 
 @contextlib.contextmanager
 def torchrun(
-    script: str, nproc: int, *, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+    script: str,
+    nproc: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    args: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> Iterator[Job]:
-    """Starts `jobs/<script>.py` under a real torchrun."""
+    """Starts `jobs/<script>.py` under a real torchrun, with more options of its own."""
     with _job() as job:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1"]
         launcher += [f"--nproc-per-node={nproc}", f"--master-port={free_port()}"]
+        launcher += options
         job.start([*launcher, str(JOBS / f"{script}.py"), *args], env or {}, "torchrun.log")
         yield job
 
 
 @contextlib.contextmanager
-def single_process(script: str, *, env: Mapping[str, str] | None = None) -> Iterator[Job]:
+def single_process(
+    script: str, *, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+) -> Iterator[Job]:
     """Starts `jobs/<script>.py` alone, without any launcher's variables."""
     with _job() as job:
-        job.start([sys.executable, str(JOBS / f"{script}.py")], env or {}, "script.log")
+        job.start([sys.executable, str(JOBS / f"{script}.py"), *args], env or {}, "script.log")
         yield job
 
 

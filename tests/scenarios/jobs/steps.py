@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ def step(name: str) -> None:
 def silent_pipe(name: str) -> str:
     """A FIFO that nobody ever writes."""
     path = os.path.join(WORK, name)
-    if not os.path.exists(path):
+    with contextlib.suppress(FileExistsError):
         os.mkfifo(path)
     return path
 

@@ -1,0 +1,58 @@
+"""Errors that only say that a peer or the store was gone or late."""
+
+from __future__ import annotations
+
+import re
+
+_COMMUNICATION_TYPES = (
+    "DistBackendError",
+    "DistNetworkError",
+    "DistStoreError",
+    "DistError",
+    "DistQueueEmptyError",
+    "ConnectionResetError",
+    "ConnectionRefusedError",
+    "BrokenPipeError",
+    "RendezvousTimeoutError",
+    "RendezvousConnectionError",
+    "InitTimeout",
+    "InitFailed",
+)
+_COMMUNICATION_WORDS = re.compile(
+    r"(?i)connection (was )?(reset|closed|refused|aborted)|closed by peer|broken pipe|timed out"
+    r"|socket timeout|wait timeout|watchdog caught collective|ncclremoteerror|ncclsystemerror"
+    r"|failed to recv|failed to connect|connectfullmesh|nccl communicator was aborted"
+    r"|gloo/transport|application timeout caused pair closure"
+)
+_TORCH_DISTRIBUTED = re.compile(r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore", re.I)
+_TIME_OVER = re.compile(r"(?i)timed out|time-?out")
+_STORE_LOST = re.compile(
+    r"(?i)failed to recv|got 0 bytes|recvvalue|sendbytes|connection reset|broken pipe"
+    r"|connection was likely closed|remote server shutdown"
+)
+
+
+def is_communication_error(type_name: str, message: str) -> bool:
+    """Whether an exception only says that a peer or the store was gone or late."""
+    if type_name.rpartition(".")[2] in _COMMUNICATION_TYPES:
+        return True
+    return bool(_COMMUNICATION_WORDS.search(message) and _TORCH_DISTRIBUTED.search(message))
+
+
+def is_init_symptom(step_error: str) -> bool:
+    """The same for an initialization's `TypeName: message`, which needs fewer words to be sure."""
+    type_name, _, message = step_error.partition(": ")
+    words = _COMMUNICATION_WORDS.search(message)
+    return bool(words) or is_communication_error(type_name, message)
+
+
+def has_timed_out(step_error: str) -> bool:
+    """Whether an initialization ended since its time was over."""
+    return bool(_TIME_OVER.search(step_error))
+
+
+def lost_the_store(step_error: str) -> bool:
+    """Whether an initialization ended since the store that it was connected to went away."""
+    type_name, _, message = step_error.partition(": ")
+    ours = type_name in ("DistNetworkError", "DistStoreError", "DistError", "ConnectionResetError")
+    return ours and bool(_STORE_LOST.search(message))

@@ -1,0 +1,75 @@
+"""Which ranks have come, by the keys that they leave in a TCPStore.
+
+With gloo a rank of the default group publishes its address as it enters (torch 2.10 to 2.13):
+`/default_pg/0//cpu//0/<rank>` in a store of `env://` or `tcp://`, `/0//cpu//0/<rank>` in one that
+the user made, each below the user's own prefixes. A subgroup's are `…/0//<name>//cpu//0/<rank>`.
+`distwatch.initialize` leaves `/distwatch/<attempt>/<worlds before>/<try>/rank/<rank>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+_ADDRESS = re.compile(r"((?:/[^/]+)*?)(/default_pg)?/0//\w+//\d+/(\d+)")
+_WORD = re.compile(r"/distwatch/(\d+)/(\d+)/(\d+)/rank/(\d+)")
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """The world whose ranks are looked for."""
+
+    world_size: int | None = None
+    attempt: int = 0
+    """How often the launcher has started the job again."""
+    number: int = 1
+    """Which world of its processes it is."""
+    own_store: bool = False
+    """Whether the user handed the store over, so that torch adds no prefix of its own."""
+    kept_store: bool = False
+    """Whether the store outlives an attempt, as the one of torchrun's agent does."""
+
+
+def arrived_ranks(keys: Iterable[str], expected: Expected) -> tuple[tuple[int, ...], str]:
+    """The ranks that have come, and why some may not be told, where that is so."""
+    if expected.number > 1:
+        return (), "who has come is not told: the keys of an earlier world are still in it"
+    names = list(keys)
+    words = _by_words(names, expected)
+    if expected.kept_store and expected.attempt:
+        told = _by_attempt(names, expected.attempt)
+        why = "the addresses of an earlier attempt are still in it: only words of distwatch count"
+        return tuple(sorted(words | told)), "" if told else why
+    return tuple(sorted(words | _by_addresses(names, expected))), ""
+
+
+def _by_words(keys: list[str], expected: Expected) -> set[int]:
+    """Ranks under `distwatch.initialize`, of the newest try of this attempt's first world."""
+    found = (_WORD.fullmatch(key) for key in keys)
+    words = [tuple(map(int, match.groups())) for match in found if match]
+    mine = [word for word in words if word[:2] == (expected.attempt, 0)]
+    newest = max((word[2] for word in mine), default=None)
+    return {word[3] for word in mine if word[2] == newest}
+
+
+def _by_addresses(keys: list[str], expected: Expected) -> set[int]:
+    if not expected.own_store:
+        return _at("", keys) or _by_attempt(keys, expected.attempt)
+    below: dict[str, set[int]] = {}
+    for key in keys:
+        match = _ADDRESS.fullmatch(key)
+        if match and not match[2] and not match[1].startswith("/distwatch/"):
+            below.setdefault(match[1], set()).add(int(match[3]))
+    # Under several prefixes there are several worlds, and nothing says which one is meant.
+    return next(iter(below.values())) if len(below) == 1 else set()
+
+
+def _by_attempt(keys: list[str], attempt: int) -> set[int]:
+    """Older torchruns give every attempt a prefix of its own."""
+    return _at(f"/worker/attempt_{attempt}", keys)
+
+
+def _at(prefix: str, keys: list[str]) -> set[int]:
+    found = (_ADDRESS.fullmatch(key) for key in keys)
+    return {int(match[3]) for match in found if match and match[2] and match[1] == prefix}
