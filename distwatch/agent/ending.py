@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from distwatch.agent.core import Agent
-from distwatch.state.events import ProcessEnding
+from distwatch.state.events import GAVE_UP, ProcessEnding
 
 EXIT_CODE = 75
 """EX_TEMPFAIL: whoever restarts the job may try again."""
@@ -19,11 +19,10 @@ def end_rank(agent: Agent, why: object) -> NoReturn:
     The hanging call cannot be left in any other way, so nothing of Python's own exit runs.
     """
     agent.dump("abort")
-    agent.record(ProcessEnding(reason=f"DISTWATCH_ON_HANG=abort: {why}"))
+    agent.record(ProcessEnding(reason=f"{GAVE_UP}: {why}"[:500]))
     agent.beat()
     print(
-        f"distwatch: {why}\ndistwatch: DISTWATCH_ON_HANG=abort ends pid {os.getpid()} "
-        f"with exit code {EXIT_CODE}",
+        f"distwatch: {why}\ndistwatch: {GAVE_UP} ends pid {os.getpid()} with exit code {EXIT_CODE}",
         file=sys.stderr,
         flush=True,
     )

@@ -26,8 +26,13 @@ def overdue(
     now = time.monotonic_ns()
     for group in progress:
         waited_s = (now - group.changed_ns) / 1e9
-        if 0 <= group.completed < group.enqueued and waited_s > deadlines["collective"]:
-            return f"collective #{group.completed + 1} of group {group.pg_name} has waited for {waited_s:.0f} s"
+        done = max(group.completed, 0)
+        # Without a recorder only entries are counted: -1 with several entered says nothing.
+        known = group.completed >= 0 or group.enqueued == 1
+        if known and done < group.enqueued and waited_s > deadlines["collective"]:
+            return (
+                f"collective #{done + 1} of group {group.pg_name} has waited for {waited_s:.0f} s"
+            )
     stalled_s = (now - moved_ns) / 1e9
     loading = any(step.name == "from_pretrained" for step in open_steps)
     if loading and stalled_s > deadlines["load"]:

@@ -8,7 +8,7 @@ from distwatch.diagnosis.check import Case
 from distwatch.diagnosis.claims import duplicates, out_of_range
 from distwatch.diagnosis.communication import has_timed_out, is_init_symptom
 from distwatch.diagnosis.init_waits import arrived_by_store
-from distwatch.diagnosis.initializations import newest_init, number_of
+from distwatch.diagnosis.initializations import holds_world, newest_init, number_of
 from distwatch.diagnosis.victims import death_ns, ending_signal
 from distwatch.state.model import Process
 
@@ -89,12 +89,22 @@ def lost_host(case: Case) -> Process | None:
 
 
 def since_loss_s(case: Case) -> float:
-    """For how long the store's host is gone: that long nobody had anything to wait for."""
-    host = lost_host(case)
-    if host is None:
+    """For how long this world cannot form any more, since one of it has ended by itself.
+
+    Who still had time then has not kept anybody waiting.
+    """
+    if case.deaths.stopped_from_outside:
         return 0.0
-    clock = case.state.hosts.get(host.host)
-    return max(0.0, ((clock.now_ns if clock else 0) - death_ns(host)) / 1e9)
+    gone = [failure.process for failure in case.failures if failure.uncaught]
+    gone += [process for process in case.deaths.own.values() if not holds_world(process)]
+    if (host := lost_host(case)) is not None:
+        gone.append(host)
+    return max((_since_s(case, process) for process in gone), default=0.0)
+
+
+def _since_s(case: Case, ended: Process) -> float:
+    host = case.state.hosts.get(ended.host)
+    return max(0.0, ((host.now_ns if host else 0) - death_ns(ended)) / 1e9)
 
 
 def _smallest_world(case: Case) -> int:

@@ -8,6 +8,7 @@ from distwatch.diagnosis.communication import is_communication_error, is_init_sy
 from distwatch.diagnosis.failures import error_line, is_own_failure
 from distwatch.diagnosis.initializations import newest_init
 from distwatch.diagnosis.job import Job
+from distwatch.state.events import GAVE_UP
 from distwatch.state.model import Process
 
 TEARDOWN_SIGNALS = frozenset({2, 9, 15})
@@ -75,7 +76,13 @@ def deaths_of(job: Job) -> Deaths:
     )
 
 
+def _gave_up(process: Process) -> bool:
+    return process.ending is not None and process.ending.reason.startswith(GAVE_UP)
+
+
 def _lost_a_peer(job: Job, global_rank: int, process: Process) -> bool:
+    if _gave_up(process):
+        return True
     if process.exception is not None:
         error = process.exception
         return is_communication_error(error.type_name, error.message) or _waited_in_vain(process)
@@ -128,7 +135,7 @@ def ending_signal(process: Process) -> int | None:
 
 def _ended_well(process: Process) -> bool:
     seen = process.outside.exit
-    if process.exception is not None or seen is None:
+    if process.exception is not None or seen is None or _gave_up(process):
         return False
     if seen.exit_code is None and seen.signal is None:
         # Nobody saw the status: an orderly interpreter exit is in the journal.

@@ -57,7 +57,7 @@ class Observer:
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking)
-        self.meeting_places = MeetingPlaces(self.recording)
+        self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._follower = Follower(folder, writable=writable)
         self._volatile = folder.volatile
@@ -276,7 +276,6 @@ class Observer:
             why, sockets=sockets, steady=self._looks_from_outside_only()
         )
         if look is not None:
-            # What a look brings belongs into the verdict that asked for it.
             look.add_done_callback(lambda _: self._woken.set())
             self._verdict_due = self._verdict_due or self.judge.blocked
         # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
@@ -286,6 +285,11 @@ class Observer:
             if self.judge.blocked:
                 for followed in self._follower.followed.values():
                     followed.flush()
+
+    def _judge_soon(self) -> None:
+        """What a look brings belongs into the verdict that stands, or makes one."""
+        self._verdict_due = self._verdict_due or self.judge.blocked
+        self._woken.set()
 
     def _looks_from_outside_only(self) -> bool:
         return self.embedded and not any(p.instrumented for p in self.state.processes.values())

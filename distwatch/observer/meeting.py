@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import msgspec
@@ -52,8 +52,10 @@ class _Watched(msgspec.Struct):
 class MeetingPlaces:
     """Probes each endpoint that a rank of this host waits at, once for all its ranks."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, told: Callable[[], None] = lambda: None) -> None:
+        """`told`: is called when a look has brought something new."""
         self._recording = recording
+        self._told = told
         self._host = os.uname().nodename
         self._watched: dict[str, _Watched] = {}
         self._asked: set[str] = set()
@@ -185,9 +187,12 @@ class MeetingPlaces:
         now_ns = time.monotonic_ns()
         # A store that still answers is said again from time to time, so that its loss is seen.
         stale = probed.outcome == "store" and now_ns - watched.said_ns >= RARELY_S * 0.95e9
-        if probed != watched.last or stale:
+        news = probed != watched.last
+        if news or stale:
             watched.last, watched.said_ns = probed, now_ns
             self._recording.record(probed)
+        if news:
+            self._told()
 
     def _cannot_look(self, endpoint: str, why: str) -> None:
         if why not in self._failures:

@@ -233,8 +233,12 @@ class ExceptionUncaught(Event, frozen=True, kw_only=True):
     cause: str = ""
 
 
+GAVE_UP = "DISTWATCH_ON_HANG=abort"
+"""How the reason of a rank's end begins that ended itself, since it waited in vain."""
+
+
 class ProcessEnding(Event, frozen=True, kw_only=True):
-    """The interpreter is shutting down in an orderly way."""
+    """The interpreter is shutting down in an orderly way, or distwatch ends it as it was asked to."""
 
     reason: str = "exit"
 

@@ -193,6 +193,19 @@ def test_a_rank_that_is_killed_in_its_initialization() -> None:
     assert only_root(job, "process.killed", 2).waiting_ranks == (0, 1)
 
 
+def test_who_still_had_time_when_another_died_is_not_to_blame() -> None:
+    job = RecordedJob(4)
+    job.start(0, 1, 2, 3)
+    job.enter(0, 1, 2)
+    job.exit(2, 3.0, signal=9)
+    job.stack(3, 5.0, READING)
+    job.tick(30.0)
+    only_root(job, "process.killed", 2)
+    for rank in (0, 1):
+        job.refuse(rank, 31.0, "DistStoreError: wait timeout after 30000ms")
+    only_root(job, "process.killed", 2)
+
+
 def test_a_rank_whose_initialization_failed_and_that_went_on() -> None:
     job = RecordedJob(2)
     job.enter(0, 1)

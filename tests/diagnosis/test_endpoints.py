@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.state.events import Site
-from distwatch.state.identity import Identity
+from distwatch.state.identity import Identity, identify
 from tests.diagnosis.recorded import RecordedJob, judged, only_root
 
 ELSEWHERE = "10.0.0.1:29501"
@@ -127,6 +127,22 @@ def small_worlds(identities: list[Identity]) -> RecordedJob:
         job.form(number, members=(0,))
     job.tick(60.0)
     return job
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"},
+        {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"},
+        {"PMI_RANK": "2", "PMI_SIZE": "4"},
+    ],
+)
+def test_what_the_launcher_started_is_known_whatever_the_script_was_given(
+    variables: dict[str, str],
+) -> None:
+    identity = identify({**variables, "RANK": "0", "WORLD_SIZE": "1"})
+    assert (identity.task, identity.tasks) == (2, 4)
+    assert (identity.global_rank, identity.world_size) == (0, 1)
 
 
 def test_tasks_of_slurm_that_each_form_a_world_of_one() -> None:

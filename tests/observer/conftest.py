@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from distwatch.observer.daemon import Observer
+from distwatch.observer.serving import ViewerServer
 from distwatch.runfolder import RunFolder
 from tests.observer.rank_process import RankProcess
 
@@ -35,3 +38,14 @@ def start_rank(folder: RunFolder) -> Iterator[Callable[..., RankProcess]]:
     yield start
     for rank in ranks:
         rank.close()
+
+
+@pytest_asyncio.fixture
+async def observer(folder: RunFolder) -> AsyncIterator[Observer]:
+    """A served observer, driven tick by tick."""
+    made = Observer(folder)
+    server = ViewerServer(made)
+    await server.start()
+    yield made
+    await server.close()
+    await made.finish("the test ends")

@@ -1,44 +1,30 @@
-"""The observer looks at the place where ranks are to meet, and answers a rank that asks."""
+"""The observer looks at the place where ranks are to meet: when, how often, and what it says."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import torch.distributed as dist
 
-from distwatch.agent.observer_question import ask_verdict
 from distwatch.observer import meeting
 from distwatch.observer.daemon import Observer
-from distwatch.observer.meeting import _is_due, is_on_its_way
-from distwatch.observer.serving import ViewerServer
+from distwatch.observer.meeting import _expected, _is_due, is_on_its_way
 from distwatch.probes.endpoint import Resolved, probe_endpoint, resolve
+from distwatch.probes.store_keys import Expected
 from distwatch.runfolder import RunFolder
-from distwatch.state.events import EndpointProbed, NotObserved
+from distwatch.state.events import EndpointProbed, InitPlanned, NotObserved, ProcessStarted
+from distwatch.state.identity import Identity
 from distwatch.state.model import Process, RunState, Step
 from tests.observer.rank_process import RankProcess
-from tests.support.ranks import PATIENT, launch_ranks, torchrun
+from tests.probes.others import other
 
 Start = Callable[..., RankProcess]
-PATIENCE = {"DISTWATCH_DEADLINES": PATIENT}
-
-
-@pytest_asyncio.fixture
-async def observer(folder: RunFolder) -> AsyncIterator[Observer]:
-    """A served observer, driven tick by tick."""
-    made = Observer(folder)
-    server = ViewerServer(made)
-    await server.start()
-    yield made
-    await server.close()
-    await made.finish("the test ends")
 
 
 def looks(state: RunState) -> list[EndpointProbed]:
@@ -52,10 +38,6 @@ def outcomes(observer: Observer) -> list[tuple[str, str]]:
 def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
-
-
-def looks_now(state: RunState) -> list[EndpointProbed]:
-    return [look for host in state.hosts.values() for look in host.endpoints.values()]
 
 
 async def look_on(observer: Observer) -> None:
@@ -81,6 +63,15 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "FIRST_AFTER_S", 0.0)
     monkeypatch.setattr(meeting, "LEAST_S", 0.0)
+
+
+TAKES_IT = """
+import socket, sys
+sys.stdin.readline()
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print(server.getsockname()[1], flush=True)
+sys.stdin.readline()
+"""
 
 
 @pytest.mark.usefixtures("at_once")
@@ -165,11 +156,11 @@ async def test_the_end_of_who_hosts_the_store_is_looked_at_though_all_had_met(
     observer: Observer, start_rank: Start, begun: list[str]
 ) -> None:
     place = f"127.0.0.1:{closed_port()}"
-    host, other, elsewhere = (start_rank(rank, 3) for rank in range(3))
+    host, guest, elsewhere = (start_rank(rank, 3) for rank in range(3))
     host.do(f"plan {place} 3 0 store")
-    other.do(f"plan {place} 3 1")
+    guest.do(f"plan {place} 3 1")
     elsewhere.do("plan 127.0.0.1:1 3 2")
-    for number, rank in enumerate((host, other, elsewhere)):
+    for number, rank in enumerate((host, guest, elsewhere)):
         rank.do("begin init_process_group 100")
         rank.do("end")
         rank.do(f"confirm {number} 3")
@@ -182,7 +173,7 @@ async def test_the_end_of_who_hosts_the_store_is_looked_at_though_all_had_met(
     observer.tick()
     await look_on(observer)
     assert outcomes(observer) == [(place, "refused")]
-    other.kill()
+    guest.kill()
     observer.tick()
     await look_on(observer)
     assert begun == [place]
@@ -221,6 +212,37 @@ async def test_a_store_that_still_answers_is_said_again_from_time_to_time(
         await observer.meeting_places.look_now(observer.state, 30)
         answered.append(observer.state.hosts[looks(observer.state)[0].host].answered_ns[place])
     assert answered[0] < answered[1]
+
+
+async def inspected(observer: Observer) -> None:
+    """Lets the stacks that a verdict asked for come in, and judges what they brought."""
+    while observer.inspection.running:
+        await asyncio.wait([observer.inspection.begin("", {})])
+        observer.tick()
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_news_of_the_place_is_told_with_the_verdict_that_stands(
+    observer: Observer, start_rank: Start
+) -> None:
+    rank, port = start_rank(0, 2), closed_port()
+    rank.do(f"plan 127.0.0.1:{port} 2 0 store")
+    rank.do("begin init_process_group 100")
+    rank.do("end EADDRINUSE")
+    with other(TAKES_IT, str(port)) as taker:
+        observer.tick()
+        await look_on(observer)
+        observer.tick()
+        await inspected(observer)
+        (finding,) = observer.state.recorded_findings
+        assert finding.code == "rendezvous.port_taken"
+        assert str(taker.pid) not in finding.summary
+        taker.say()
+        taker.number()
+        await observer.meeting_places.look_now(observer.state, 30)
+        observer.tick()
+        (finding,) = observer.state.recorded_findings
+        assert f"pid {taker.pid} " in finding.summary
 
 
 class MuteNameServer:
@@ -362,67 +384,19 @@ def test_who_is_on_its_way(
     assert is_on_its_way(process, now_s * 1_000_000_000) is on_its_way
 
 
-async def test_a_rank_that_asks_is_told_where_everybody_stands(
-    observer: Observer, start_rank: Start
-) -> None:
-    rank = start_rank(0, 2)
-    rank.do(f"plan 127.0.0.1:{closed_port()} 2")
-    rank.do("begin init_process_group 0")
-    observer.tick()
-    verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
-    assert verdict is not None
-    assert [(s.global_rank, s.word, s.pid) for s in verdict.standings] == [
-        (0, "initializing", rank.pid),
-        (1, "unobserved", None),
-    ]
-    assert [(f.code, f.culprit_ranks) for f in verdict.findings] == [
-        ("rendezvous.rank_never_started", (1,))
-    ]
-    assert observer.viewers == 0
-    judged = [f.code for f in observer.state.recorded_findings]
-    assert judged == ["rendezvous.rank_never_started"], "what a rank is told is on record"
+def test_the_world_that_is_looked_for_is_the_newest() -> None:
+    def rank(restart: int, number: int, method: str = "env") -> Process:
+        planned = InitPlanned(number=number, world_size=4, method=method, endpoint="h:1")
+        identity = Identity(restart=restart, agent_store=True)
+        started = ProcessStarted(
+            host="h", pid=1, start_ticks=1, ppid=0, role="rank", identity=identity
+        )
+        return Process(key="h-1.1", started=started, planned=planned)
 
-
-async def test_without_an_observer_nobody_answers(folder: RunFolder) -> None:
-    assert await asyncio.to_thread(ask_verdict, folder, 1.0) is None
-
-
-async def test_an_observer_that_does_not_answer_is_not_waited_for(folder: RunFolder) -> None:
-    with socket.socket(socket.AF_UNIX) as mute:
-        mute.bind(folder.socket)
-        mute.listen()
-        assert await asyncio.to_thread(ask_verdict, folder, 0.1) is None
-
-
-def test_real_ranks_that_wait_for_another_are_seen_in_their_store() -> None:
-    with launch_ranks("init_only", world_size=3, ranks=[0, 1], env=PATIENCE) as job:
-        job.wait_step("init", {0, 1})
-
-        def rank_1_was_named(state: RunState) -> bool:
-            return any(look.arrived == (1,) for look in looks_now(state))
-
-        (look,) = looks_now(job.wait_state(rank_1_was_named))
-        assert (look.outcome, look.clients) == ("store", 2)
-        assert look.owner_pid == job.pid_of(0)
-        assert look.owner_process in job.state().processes
-
-
-def test_the_end_of_torchruns_store_is_on_record() -> None:
-    with torchrun("late_before_init", 2, env=PATIENCE) as job:
-        job.wait_step("gate token", {1})
-        job.wait_step("init", {0})
-        launcher = job.launched[0].pid
-
-        def store_answered(state: RunState) -> bool:
-            return any(look.owner_pid == launcher for look in looks_now(state))
-
-        (look,) = looks_now(job.wait_state(store_answered))
-        assert (look.outcome, look.arrived) == ("store", (0,))
-        os.kill(launcher, signal.SIGKILL)
-
-        def store_is_gone(state: RunState) -> bool:
-            return [look.outcome for look in looks_now(state)] == ["refused"]
-
-        state = job.wait_state(store_is_gone)
-        assert all(look.endpoint in host.answered_ns for host in state.hosts.values()
-                   for look in host.endpoints.values())  # fmt: skip
+    assert _expected([rank(1, 1), rank(0, 2)]) == Expected(
+        world_size=4, attempt=1, number=1, own_store=False, kept_store=True
+    )
+    assert _expected([rank(0, 1), rank(0, 2, "store")]) == Expected(
+        world_size=4, attempt=0, number=2, own_store=True, kept_store=True
+    )
+    assert _expected([]) is None

@@ -27,17 +27,6 @@ Start = Callable[..., RankProcess]
 
 
 @pytest_asyncio.fixture
-async def observer(folder: RunFolder) -> AsyncIterator[Observer]:
-    """A served observer, driven tick by tick."""
-    made = Observer(folder)
-    server = ViewerServer(made)
-    await server.start()
-    yield made
-    await server.close()
-    await made.finish("the test ends")
-
-
-@pytest_asyncio.fixture
 async def viewer(observer: Observer) -> AsyncIterator[LiveRun]:
     run = LiveRun(observer.folder)
     await run.open()

@@ -40,6 +40,10 @@ store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 3, False)
 rank = int(os.environ["RANK"])
 dist.init_process_group("gloo", store=dist.PrefixStore("mine", store), rank=rank, world_size=3)
 """
+BY_US = """
+import distwatch
+distwatch.initialize(backend="gloo")
+"""
 FAILS_ONCE = """
 import os, signal, sys
 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
@@ -112,6 +116,13 @@ def test_ranks_that_have_entered_are_named_by_torchs_own_keys(
     assert probed.detail == ""
 
 
+def test_ranks_under_initialize_are_named_before_torch_knows_them(store: dist.TCPStore) -> None:
+    with other(BY_US, environ=environ_of(1, store.port)):
+        store.wait(["distwatch/0/0/0/rank/1"], WITHIN)
+        probed = probe("127.0.0.1", store.port)
+    assert (probed.outcome, probed.arrived) == ("store", (1,))
+
+
 def test_ranks_of_an_attempt_that_failed_have_not_come_to_the_next(tmp_path: Path) -> None:
     script = tmp_path / "fails_once.py"
     script.write_text(FAILS_ONCE)
@@ -146,9 +157,7 @@ def test_a_store_by_name_and_by_an_address_of_ipv6() -> None:
     assert by_address.endpoint == written, "the ranks' own spelling is what it is found by"
 
 
-def test_of_several_addresses_the_one_that_answers_counts(
-    store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_addresses_the_one_that_answers_counts(store: dist.TCPStore) -> None:
     nobody = "127.0.0.9"
     with socket.create_server((nobody, 0)) as server:
         unused = server.getsockname()[1]
@@ -187,13 +196,20 @@ def test_a_port_that_somebody_has_at_another_address() -> None:
     assert "127.0.0.2" in probed.detail
 
 
-def test_the_owner_is_who_answers_not_who_has_the_port_elsewhere(store: dist.TCPStore) -> None:
+def test_the_owner_is_who_answers_not_who_has_the_port_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoints, "ANSWER_WITHIN_S", 0.2)
     with other(MUTE.replace("127.0.0.1", "127.0.0.3").replace(", 0)", ", int(sys.argv[1]))"),
                str(closed_port())) as process:  # fmt: skip
         port = process.number()
         server = socket.create_server(("127.0.0.1", port))
         with contextlib.closing(server):
-            owners = {a: probe(a, port).owner_pid for a in ("127.0.0.1", "127.0.0.3")}
+            owners = {}
+            for first, second in (("127.0.0.1", "127.0.0.3"), ("127.0.0.3", "127.0.0.1")):
+                both = endpoints.Resolved(addresses=(first, second))
+                probed = probe_endpoint(f"two:{port}", ("two", port), resolved=both)
+                owners[first] = probed.owner_pid
     assert owners == {"127.0.0.1": os.getpid(), "127.0.0.3": process.pid}
 
 

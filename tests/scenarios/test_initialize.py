@@ -181,6 +181,18 @@ def test_on_hang_abort() -> None:
         assert all(reason.startswith("DISTWATCH_ON_HANG=abort") for reason in reasons)
 
 
+def test_on_hang_abort_in_a_collective() -> None:
+    env = {
+        "DISTWATCH_ON_HANG": "abort",
+        "DISTWATCH_DEADLINES": "init=60,group=60,load=60,collective=3",
+    }
+    each = {2: {"TEST_CHOICE": "late"}}
+    with launch_ranks("forms", 3, env=env, env_of=each, args=["reduce_but_for_one"]) as job:
+        job.wait_step("gate door", {2})
+        assert [process.wait(60) for process in job.launched[:2]] == [75, 75]
+        job.wait_verdict("collective.rank_missing", {2}, mentions=("reduce_but_for_one",))
+
+
 def test_on_hang_report_leaves_the_job_alone() -> None:
     with launch_ranks("forms", 3, ranks=[0, 1], args=["form_and_reduce"]) as job:
         job.wait_verdict(NEVER, {2})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ LISTEN = {
 
 
 @pytest.fixture(params=LISTEN)
-def foreign(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, int]]:
     """Another program's pid, and the port that it listens on."""
     code = (
         "import http.server, socket, sys\nplace = ('127.0.0.1', 0)\n"
@@ -33,7 +34,9 @@ def foreign(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
         "print(address[1], flush=True)\n"
         "server.serve_forever() if hasattr(server, 'serve_forever') else sys.stdin.read()\n"
     )
-    command = [sys.executable, "-c", code, "the-other-program"]
+    program = tmp_path / "the_other_program.py"
+    program.write_text(code)
+    command = [sys.executable, str(program)]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null) as process:
         assert process.stdout is not None
@@ -46,7 +49,7 @@ def test_a_port_that_another_program_has(how: str, foreign: tuple[int, int]) -> 
     pid, port = foreign
     env = {"DISTWATCH_DEADLINES": PATIENT, "TEST_HOW": how}
     with launch_ranks("forms", 2, port=port, env=env, args=["wait_at_the_end"]) as job:
-        job.wait_verdict(TAKEN, set(), mentions=(f"pid {pid}", "the-other-program"))
+        job.wait_verdict(TAKEN, set(), mentions=(f"pid {pid}", "the_other_program.py"))
         if how == "initialize":
             codes = {outcome["code"] for outcome in outcomes_of(job, {0, 1}).values()}
             assert codes == {TAKEN}

@@ -1,0 +1,87 @@
+"""A rank asks its observer why its world does not form, and is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from distwatch.agent.observer_question import ask_verdict
+from distwatch.observer import daemon
+from distwatch.observer.daemon import Observer
+from distwatch.runfolder import RunFolder
+from distwatch.state.events import NotObserved
+from tests.observer.rank_process import RankProcess
+
+Start = Callable[..., RankProcess]
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+async def test_a_rank_that_asks_is_told_where_everybody_stands(
+    observer: Observer, start_rank: Start
+) -> None:
+    rank = start_rank(0, 2)
+    rank.do(f"plan 127.0.0.1:{closed_port()} 2")
+    rank.do("begin init_process_group 0")
+    observer.tick()
+    verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
+    assert verdict is not None
+    assert [(s.global_rank, s.word, s.pid) for s in verdict.standings] == [
+        (0, "initializing", rank.pid),
+        (1, "unobserved", None),
+    ]
+    assert [(f.code, f.culprit_ranks) for f in verdict.findings] == [
+        ("rendezvous.rank_never_started", (1,))
+    ]
+    assert observer.viewers == 0
+    judged = [f.code for f in observer.state.recorded_findings]
+    assert judged == ["rendezvous.rank_never_started"], "what a rank is told is on record"
+
+
+async def test_without_an_observer_nobody_answers(folder: RunFolder) -> None:
+    assert await asyncio.to_thread(ask_verdict, folder, 1.0) is None
+
+
+async def test_an_observer_that_does_not_answer_is_not_waited_for(folder: RunFolder) -> None:
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(folder.socket)
+        mute.listen()
+        assert await asyncio.to_thread(ask_verdict, folder, 0.1) is None
+
+
+async def test_what_cannot_be_judged_is_told_and_the_rank_is_answered_yet(
+    observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rank(0, 2)
+
+    def broken() -> bool:
+        raise ValueError("a check failed")
+
+    monkeypatch.setattr(observer.judge, "judge", broken)
+    verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
+    assert verdict is not None
+    assert [standing.global_rank for standing in verdict.standings] == [0, 1]
+    told = [e.event for e in observer.state.timeline if isinstance(e.event, NotObserved)]
+    assert any("a check failed" in one.why for one in told)
+
+
+async def test_an_answer_does_not_wait_for_a_look_that_does_not_end(
+    observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "ANSWER_WITHIN_S", 0.01)
+    rank = start_rank(0, 2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        rank.do(f"plan 127.0.0.1:{mute.getsockname()[1]} 2")
+        rank.do("begin init_process_group 100")
+        observer.tick()
+        verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
+        assert verdict is not None
+        (watched,) = observer.meeting_places._watched.values()
+        assert watched.looking is not None, "the look goes on"
+        await asyncio.wait([watched.looking])
