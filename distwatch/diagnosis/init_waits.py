@@ -88,7 +88,8 @@ def evidence_of_store(case: Case) -> Iterable[Evidence]:
         told.add(view.endpoint)
         joined = "an unknown number of" if view.clients is None else str(view.clients)
         came = f"; addresses of {name_ranks(view.arrived)}" if view.arrived else ""
-        text = f"the store at {view.endpoint}: {joined} torch clients have joined{came}"
+        more = f" ({view.detail})" if view.detail else ""
+        text = f"the store at {view.endpoint}: {joined} torch clients have joined{came}{more}"
         yield Evidence(source="store", text=text)
 
 

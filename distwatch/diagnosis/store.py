@@ -46,7 +46,8 @@ class PortTaken:
         if probed.owner_pid is not None and _is_ours(case, probed.host, probed.owner_pid):
             return False
         if failed:
-            return probed.outcome in ("foreign", "silent", "store")
+            # torch binds every address: another program on one of them is enough to refuse it.
+            return probed.outcome in ("foreign", "silent", "store") or probed.owner_pid is not None
         waited = [case.waiting_s(rank) for rank in case.waiting]
         if probed.outcome == "foreign":
             return bool(waited)

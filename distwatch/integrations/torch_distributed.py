@@ -173,6 +173,9 @@ class _InitProcessGroup:
         agent, step = token
         if error is None:
             _initialized(agent, self._module, self._known, self._recorder)
+        elif self._module.is_initialized():
+            # A second call was refused: what the first one formed still holds.
+            agent.confirm(self._module.get_rank(), self._module.get_world_size())
         agent.end_step(step, error_text(error))
 
 

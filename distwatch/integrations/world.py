@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+from distwatch.agent import core
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, read_environment
 from distwatch.agent.guard import caller_site
@@ -19,7 +21,7 @@ from distwatch.agent.initializer import Initializer
 from distwatch.agent.library import Formed
 from distwatch.agent.plan import COMMUNICATION_VARIABLES, interfaces, versions
 from distwatch.agent.steps import Deadlines
-from distwatch.errors import AlreadyInitialized, PlanInvalid
+from distwatch.errors import AlreadyInitialized, DistwatchError, PlanInvalid
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.integrations.torch_devices import device_identity
 from distwatch.integrations.torch_library import TorchLibrary, axes_of, choose_backend
@@ -131,16 +133,19 @@ def initialize(
     launched = read_environment(
         os.environ, init_method=init_method, global_rank=rank, world_size=world_size
     )
-    plan, named = _plan(
-        launched, backend, framework,
-        {"tensor": tensor, "pipeline": pipeline, "context": context, "expert": expert, "data": data},
-        axes, _seconds(timeout),
-    )  # fmt: skip
-    settings = read_settings()
-    limits = Deadlines(deadlines, settings.deadlines["init"])
+    sizes = {
+        "tensor": tensor,
+        "pipeline": pipeline,
+        "context": context,
+        "expert": expert,
+        "data": data,
+    }
     with _lock:
-        if (same := _already(plan)) is not None:
-            return same
+        with _on_record():
+            plan, named = _plan(launched, backend, framework, sizes, axes, _seconds(timeout))
+            limits = Deadlines(deadlines, read_settings().deadlines["init"])
+            if (same := _already(plan)) is not None:
+                return same
         agent = _activated_agent()
         library = TorchLibrary(_as_timedelta(timeout), named)
         if agent is not None:
@@ -158,6 +163,18 @@ def initialize(
         atexit.register(formed.leave)
         _held = World(formed, library, _users_stack())
         return _held
+
+
+@contextlib.contextmanager
+def _on_record() -> Iterator[None]:
+    """Whoever catches what is raised here must not be the only one to know of it."""
+    try:
+        yield
+    except DistwatchError as error:
+        agent = core.current()
+        if agent is not None and error.finding is not None:
+            agent.raise_finding(error.finding, "initialize")
+        raise
 
 
 def _plan(

@@ -293,7 +293,7 @@ def launch_ranks(
     """
     chosen = range(world_size) if ranks is None else list(ranks)
     dark = set(without_distwatch)
-    with _job() as job:
+    with empty_job() as job:
         port = port or free_port()
         for place, rank in enumerate(chosen):
             variables = {
@@ -326,7 +326,7 @@ def torchrun(
     options: Sequence[str] = (),
 ) -> Iterator[Job]:
     """Starts `jobs/<script>.py` under a real torchrun, with more options of its own."""
-    with _job() as job:
+    with empty_job() as job:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1"]
         launcher += [f"--nproc-per-node={nproc}", f"--master-port={free_port()}"]
         launcher += options
@@ -339,13 +339,14 @@ def single_process(
     script: str, *, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
 ) -> Iterator[Job]:
     """Starts `jobs/<script>.py` alone, without any launcher's variables."""
-    with _job() as job:
+    with empty_job() as job:
         job.start([sys.executable, str(JOBS / f"{script}.py"), *args], env or {}, "script.log")
         yield job
 
 
 @contextlib.contextmanager
-def _job() -> Iterator[Job]:
+def empty_job() -> Iterator[Job]:
+    """A job without processes: the test starts them itself. Whatever it started is ended."""
     job = Job()
     try:
         try:
