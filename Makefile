@@ -30,6 +30,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py
 	$(BIN)/python benchmarks/collective_cost.py
+	$(BIN)/python benchmarks/init_cost.py
+	$(BIN)/python benchmarks/init_verdicts.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
