@@ -200,6 +200,8 @@ class _Layout:
             said = self._own_size(names)
             if said is None and model is not None:
                 said = getattr(model, fact)
+            if said is None:
+                said = self._near(names)  # a `model:` beside the sizes
             if said is not None:
                 facts[fact] = said
         return facts

@@ -283,3 +283,18 @@ def test_any_text_gives_plans_or_says_why_not(text: str) -> None:
 
 def test_the_order_of_a_list_is_that_of_a_word() -> None:
     assert only("order: [tp, cp, ep, dp, pp]").order == ORDER == only("order: TP-cp-ep-dp-pp").order
+
+
+def test_a_model_that_stands_beside_the_sizes_is_theirs() -> None:
+    text = """
+actor:
+  megatron: {tensor_model_parallel_size: 4}
+  model: {num_attention_heads: 30, num_layers: 32}
+critic:
+  megatron: {tensor_model_parallel_size: 2}
+  model: {num_attention_heads: 16}
+"""
+    found = sections(text)
+    actor, critic = found["actor.megatron"].plan, found["critic.megatron"].plan
+    assert (actor.num_attention_heads, actor.num_layers) == (30, 32)
+    assert (critic.num_attention_heads, critic.num_layers) == (16, None)
