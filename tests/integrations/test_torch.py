@@ -92,7 +92,8 @@ def test_a_job_is_told_step_by_step(home: Path) -> None:
     assert any(e == ev.GroupDestroyed(pg_name="") for e in events)
     applied = [e for e in events if isinstance(e, ev.IntegrationChanged) and e.status == "applied"]
     assert [(e.name, e.version.partition("+")[0]) for e in applied] == [
-        ("torch_distributed", "2.13.0")
+        ("torch_distributed", "2.13.0"),
+        ("device_mesh", "2.13.0"),
     ]
     assert not any(isinstance(e, ev.HookFailed) for e in events)
 
