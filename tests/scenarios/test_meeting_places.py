@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.diagnosis import diagnose
+from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.outcomes import outcomes_of
-from tests.support.ranks import PATIENT, free_port, launch_ranks, single_process
+from tests.support.ranks import PATIENT, Job, free_port, launch_ranks, single_process
+from tests.support.verdicts import assert_verdict
 
 HOWS = ["torch", "initialize"]
 TAKEN = "rendezvous.port_taken"
@@ -103,6 +106,14 @@ def is_met_by(rank: int) -> Callable[[RunState], bool]:
     return met
 
 
+def assert_told_at_the_end(
+    job: Job, code: str, culprits: set[int], mentions: tuple[str, ...]
+) -> Finding:
+    """A job that fails at once may have ended before an observer has come: its journal tells it."""
+    assert job.wait_ended() == [1]
+    return assert_verdict(diagnose(job.state()), code=code, culprits=culprits, mentions=mentions)
+
+
 @pytest.mark.parametrize(
     ("backend", "words"), [("xla", "torch_xla"), ("nccl", "NCCL")], ids=["xla", "nccl"]
 )
@@ -110,7 +121,7 @@ def is_met_by(rank: int) -> Callable[[RunState], bool]:
 def test_a_backend_that_is_not_there(how: str, backend: str, words: str) -> None:
     env = {"TEST_HOW": how, "TEST_BACKEND": backend}
     with launch_ranks("forms", 1, env=env, args=["wait_at_the_end"]) as job:
-        job.wait_verdict("rendezvous.backend_unavailable", {0}, mentions=(words,))
+        assert_told_at_the_end(job, "rendezvous.backend_unavailable", {0}, (words,))
 
 
 def test_an_interface_that_is_not_there() -> None:
@@ -123,14 +134,13 @@ def test_an_interface_that_is_not_there() -> None:
 def test_variables_that_no_launcher_has_set(how: str) -> None:
     env = {"TEST_HOW": how, "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
     with single_process("forms", env=env, args=["wait_at_the_end"]) as job:
-        job.wait_verdict("rendezvous.env_missing", set(), mentions=("RANK",))
-        assert job.wait_ended() == [1]
+        assert_told_at_the_end(job, "rendezvous.env_missing", set(), ("RANK",))
 
 
 def test_a_ray_actor_is_told_how_to_pass_them() -> None:
     env = {"RAY_RAYLET_PID": str(os.getpid()), "RAY_JOB_ID": "01000000"}
     with single_process("forms", env=env, args=["wait_at_the_end"]) as job:
-        finding = job.wait_verdict("rendezvous.env_missing", set())
+        finding = assert_told_at_the_end(job, "rendezvous.env_missing", set(), ("RANK",))
         assert "runtime_env" in finding.advice
 
 
