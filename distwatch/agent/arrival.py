@@ -178,7 +178,7 @@ class Arrival:
         """
         raw = self._board.get(_FAILED)
         if raw is not None:
-            raise self._follow(read_failure(raw))
+            raise self._follow(_read_failure(raw))
 
     def _follow(self, failure: Failure) -> InitFailed:
         """Another rank's failure, once it is final: till then it asks every host for its view."""
@@ -187,7 +187,7 @@ class Arrival:
             self._leave_view(failure.timed_out.missing)
         while not failure.final and time.monotonic() < until:
             time.sleep(LONGEST_PAUSE_S)
-            failure = read_failure(self._board.get(_FAILED) or encode(failure))
+            failure = _read_failure(self._board.get(_FAILED) or encode(failure))
         self._board.set(f"knows/{self.global_rank}", b"1")
         return _error_of(failure)
 
@@ -257,7 +257,7 @@ class Arrival:
         asking = encode(Failure(step=step, message="", timed_out=timed_out, final=False))
         held = self._board.claim(_FAILED, asking)
         if held != asking:
-            raise self._follow(read_failure(held))
+            raise self._follow(_read_failure(held))
         self._leave_view(missing)
         return timed_out, self._gather_views(missing)
 
@@ -301,8 +301,9 @@ class Arrival:
             for host in sorted(waiting):
                 if (raw := self._board.get(f"view/{host}")) is not None:
                     waiting.discard(host)
-                    for rank, place in read_view(raw).items():
-                        views.setdefault(rank, []).append(place)
+                    with contextlib.suppress(msgspec.DecodeError):
+                        for rank, place in read_view(raw).items():
+                            views.setdefault(rank, []).append(place)
             if not waiting or time.monotonic() > until:
                 return views
             time.sleep(LONGEST_PAUSE_S)
@@ -340,11 +341,23 @@ class Arrival:
         try:
             return read_arrived(raw)
         except msgspec.DecodeError as error:
-            raise InitFailed(
-                f"a rank's word on the board cannot be read: {error}",
-                step="arrival",
-                advice="Install the same distwatch on every host.",
-            ) from error
+            raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> InitFailed:
+    """What another rank left cannot be read: it is of another version, or of somebody else."""
+    return InitFailed(
+        f"a rank's word on the board cannot be read: {error}",
+        step="arrival",
+        advice="Install the same distwatch on every host.",
+    )
+
+
+def _read_failure(raw: bytes) -> Failure:
+    try:
+        return read_failure(raw)
+    except msgspec.DecodeError as error:
+        raise unreadable(error) from error
 
 
 def _error_of(failure: Failure) -> InitFailed:

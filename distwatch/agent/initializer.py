@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from distwatch.agent import steps as st
-from distwatch.agent.arrival import Arrival, Late
+from distwatch.agent.arrival import Arrival, Late, unreadable
 from distwatch.agent.board import Board, FileBoard, Others, OwnBoard, StoreBoard
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, unfit
@@ -80,6 +80,10 @@ class Initializer:
             except InitFailed as failure:
                 self._tell(failure)
                 raise
+            except msgspec.DecodeError as error:
+                strange = unreadable(error)
+                self._tell(strange)
+                raise strange from error
             except OSError as error:
                 lost = self._failures.store_lost(self._ledger.current, error)
                 self._tell(lost)

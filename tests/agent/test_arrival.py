@@ -250,3 +250,9 @@ def test_what_no_version_of_ours_wrote_is_said(board: Board) -> None:
     with pytest.raises(InitFailed, match="cannot be read") as caught:
         arrival(board, 1).come()
     assert "same distwatch" in caught.value.advice
+
+
+def test_a_failure_that_cannot_be_read_is_said_and_breaks_nothing(board: Board) -> None:
+    board.claim("failed", b"\xc1 not msgpack")
+    with pytest.raises(InitFailed, match="cannot be read"):
+        arrival(board, 0).look()
