@@ -7,14 +7,27 @@ import os
 import select
 import socket
 import struct
+import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 
+import msgspec
+
+from distwatch.state.events import Frame, ThreadStack
+
+THREADS_TOLD = 64
+FRAMES_TOLD = 200
 _ANSWER_WITHIN_S = 0.5
 _PATH_LIMIT = 107
 
 
 class ControlSocket:
-    """Serves `dump <reason>` lines from processes of our own uid; one short request at a time."""
+    """Serves lines from processes of our own uid; one short request at a time.
+
+    `dump <reason>` journals the recorders' entries; `stacks` answers with all Python stacks, as
+    JSON in one line, for an observer that the kernel does not let look itself.
+    """
 
     def __init__(self, path: str, dump: Callable[[str], None]) -> None:
         self._dump = dump
@@ -66,8 +79,10 @@ class ControlSocket:
         if command == "dump":
             self._dump(reason or "asked")
             connection.sendall(b"ok\n")
+        elif command == "stacks":
+            connection.sendall(msgspec.json.encode(own_stacks()) + b"\n")
         else:
-            connection.sendall(b"unknown command; this socket knows: dump <reason>\n")
+            connection.sendall(b"unknown command; this socket knows: dump <reason>, stacks\n")
 
     def close(self) -> None:
         """Stops listening and removes the socket's file."""
@@ -82,3 +97,29 @@ class ControlSocket:
         listener, self._socket = self._socket, None
         if listener is not None:
             listener.close()
+
+
+def own_stacks() -> list[ThreadStack]:
+    """This process's Python threads, the outermost frame first; about 0.1 ms."""
+    known = {thread.ident: thread for thread in threading.enumerate()}
+    stacks: list[ThreadStack] = []
+    for ident, innermost in list(sys._current_frames().items())[:THREADS_TOLD]:
+        thread = known.get(ident)
+        stacks.append(
+            ThreadStack(
+                name=thread.name if thread else "",
+                os_thread_id=thread.native_id if thread else None,
+                frames=_frames(innermost),
+            )
+        )
+    return stacks
+
+
+def _frames(innermost: FrameType) -> tuple[Frame, ...]:
+    frames: list[Frame] = []
+    frame: FrameType | None = innermost
+    while frame is not None and len(frames) < FRAMES_TOLD:
+        code = frame.f_code
+        frames.append(Frame(function=code.co_name, file=code.co_filename, line=frame.f_lineno or 0))
+        frame = frame.f_back
+    return tuple(reversed(frames))

@@ -51,6 +51,7 @@ class Agent:
         self.settings = settings
         self.folder = folder
         self.progress_sources: list[Callable[[], Iterable[ev.GroupProgress]]] = []
+        self.peer_sources: list[Callable[[], Iterable[ev.PeerProgress]]] = []
         self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
         self.recorder = "no collectives seen yet"
         self.is_initializing = False
@@ -257,6 +258,7 @@ class Agent:
                 beat=self._beat,
                 beat_ns=time.monotonic_ns(),
                 groups=self._progress,
+                peers=tuple(peer for source in list(self.peer_sources) for peer in source()),
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
             )
@@ -300,6 +302,7 @@ class Agent:
             self.operations.forget()
         self.operations = None
         self.progress_sources.clear()
+        self.peer_sources.clear()
         self.dump_sources.clear()
         self._control.abandon()
 

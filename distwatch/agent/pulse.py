@@ -37,7 +37,14 @@ class PulsePage:
         body = encode_page(pulse)
         if body is None:
             newest = sorted(pulse.groups, key=lambda group: -group.changed_ns)[:64]
-            body = encode_page(Pulse(beat=pulse.beat, beat_ns=pulse.beat_ns, groups=tuple(newest)))
+            body = encode_page(
+                Pulse(
+                    beat=pulse.beat,
+                    beat_ns=pulse.beat_ns,
+                    groups=tuple(newest),
+                    peers=pulse.peers[:16],
+                )
+            )
             if body is None:
                 return
         _U64.pack_into(self._map, 0, self._lock + 1)
@@ -72,13 +79,35 @@ class OperationsRing:
         return number
 
     def enter(
-        self, now: int, op: int, group: int, seq: int, site: int, numel: int, dtype: int, peer: int
+        self,
+        now: int,
+        op: int,
+        group: int,
+        seq: int,
+        site: int,
+        numel: int,
+        dtype: int,
+        peer: int,
+        tag: int = 0,
     ) -> int:
         """Records that a call began (`now`: CLOCK_MONOTONIC ns); returns the token for `leave`."""
         number = next(self._numbers)
         offset = PAGE_SIZE + number % SLOTS * SLOT_SIZE
         SLOT.pack_into(
-            self._memory, offset, number, now, 0, seq, numel, site, op, group, dtype, peer, number
+            self._memory,
+            offset,
+            number,
+            now,
+            0,
+            seq,
+            numel,
+            site,
+            op,
+            group,
+            dtype,
+            tag,
+            peer,
+            number,
         )
         return number
 

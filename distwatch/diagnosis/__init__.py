@@ -11,15 +11,18 @@ from distwatch.diagnosis.check import Case
 from distwatch.diagnosis.claims import RankDuplicated, RankOutOfRange
 from distwatch.diagnosis.cohorts import cohorts_of
 from distwatch.diagnosis.collectives import CollectiveRankMissing, OperationsDiffer, Straggler
+from distwatch.diagnosis.debugging import Debugged
 from distwatch.diagnosis.endpoints import EndpointDisagrees, small_worlds
 from distwatch.diagnosis.environments import BackendUnavailable, EnvMissing
 from distwatch.diagnosis.group_calls import GroupCallsDiffer
 from distwatch.diagnosis.group_misuse import GroupMisused
 from distwatch.diagnosis.groups import GroupCallMissing
+from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
 from distwatch.diagnosis.layouts import LayoutsDiffer
 from distwatch.diagnosis.loading import LoadStalled
 from distwatch.diagnosis.outside import MissingByStack
+from distwatch.diagnosis.p2p import Circles, PeerMissing
 from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
@@ -49,7 +52,11 @@ CHECKS = (
     GroupCallMissing(),
     LoadStalled(),
     RankFrozen(),
+    Debugged(),
+    HeldUp(),
     OperationsDiffer(),
+    PeerMissing(),
+    Circles(),
     CollectiveRankMissing(),
     Straggler(),
     MissingByStack(),

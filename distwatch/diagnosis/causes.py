@@ -35,6 +35,7 @@ _PRECEDENCE = (
     "group.layout_disagrees",
     "group.counter_skew",
     "group.members_disagree",
+    "collective.count_uneven",
     "collective.op_mismatch",
     "collective.dtype_mismatch",
     "collective.shape_mismatch",
@@ -42,11 +43,24 @@ _PRECEDENCE = (
     "load.stalled",
     "process.io_blocked",
     "process.gil_held",
+    "process.debugger",
+    "process.worker_died",
+    "process.data_stall",
+    "process.lock_wait",
+    "process.livelock",
+    "network.partition",
     "rendezvous.rank_missing",
+    "p2p.unmatched",
+    "p2p.cycle",
     "collective.rank_missing",
     "collective.straggler",
 )
-_MISMATCHES = ("collective.op_mismatch", "collective.dtype_mismatch", "collective.shape_mismatch")
+_MISMATCHES = (
+    "collective.count_uneven",
+    "collective.op_mismatch",
+    "collective.dtype_mismatch",
+    "collective.shape_mismatch",
+)
 _ENDS = ("process.exited", "process.killed", "rendezvous.rank_died")
 STANDING = (
     "rendezvous.rank_out_of_range",

@@ -9,13 +9,16 @@ from distwatch.diagnosis.causes import STANDING
 from distwatch.diagnosis.cohorts import Cohort
 from distwatch.diagnosis.communication import is_init_symptom
 from distwatch.diagnosis.failures import Failure, failures_of, is_own_failure
+from distwatch.diagnosis.frames_of_interest import user_frame
 from distwatch.diagnosis.group_views import GroupView, groups_of
 from distwatch.diagnosis.initializations import holds_world, newest_init
 from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.standing import standing_of
 from distwatch.diagnosis.victims import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
+from distwatch.diagnosis.wait_for import WaitGraph, wait_graph
+from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import RunState, Step
+from distwatch.state.model import Process, RunState, Step
 from distwatch.state.rank_sets import format_ranks
 
 
@@ -46,6 +49,7 @@ class Case:
         self.waiting: dict[int, Step] = {
             rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
         }
+        self.graph: WaitGraph = wait_graph(self)
 
     def _wait_in_init(self, rank: int) -> Step | None:
         process = self.job.ranks[rank]
@@ -63,6 +67,7 @@ class Case:
         """Ranks whose end is no second fault, with the code of the finding that says why."""
         failed = {f.process.key: f.code for f in self.failures if f.uncaught}
         excuses = {r: failed[p.key] for r, p in self.job.ranks.items() if p.key in failed}
+        excuses |= {rank: found.code for found in found for rank in _ends_explained(found)}
         standing = next((f.code for f in found if f.blocks and f.code in STANDING), None)
         for rank, process in self.deaths.own.items() if standing else ():
             seen = process.outside.exit
@@ -77,6 +82,7 @@ class Case:
         for view in self.groups:
             if view.in_flight and blamed & set(view.missing):
                 waiting |= set(view.entered)
+        waiting |= self.graph.behind(blamed)
         if any(self._is_awaited_in_init(rank) for rank in blamed):
             waiting |= set(self.waiting)
         return tuple(sorted(waiting - blamed))
@@ -101,7 +107,8 @@ class Case:
         if standing.where and main_frames(process):
             doing = f" ({standing.doing})" if standing.doing else ""
             tense = "is" if process.ended_ns is None else "was"
-            text = f"rank {global_rank} {tense} at {standing.where}{doing}; pid {process.pid} on {process.host}"
+            line = self._line(process)
+            text = f"rank {global_rank} {tense} at {standing.where}{line}{doing}; pid {process.pid} on {process.host}"
             return Evidence(source="stack", global_rank=global_rank, text=text)
         why = process.outside.not_observed.get("stack", "no stack was taken")
         text = f"rank {global_rank}: {standing.word}, {standing.doing or 'nothing else known'}"
@@ -111,9 +118,25 @@ class Case:
             text=f"{text}; where it is: not observed ({why})",
         )
 
+    def _line(self, process: Process) -> str:
+        frame = user_frame(main_frames(process))
+        text = self.state.sources.get((frame.file, frame.line)) if frame else None
+        return f": `{text}`" if text else ""
+
+    def source(self, site: Site) -> str:
+        """A call site with the text of its line, where that was read."""
+        text = self.state.sources.get((site.file, site.line))
+        return f"{site}: `{text}`" if text else str(site)
+
     def where(self, global_rank: int) -> str:
         """`train.py:42 in step`, or '' where it was not observed."""
         return standing_of(self.job, global_rank).where
+
+
+def _ends_explained(finding: Finding) -> tuple[int, ...]:
+    """Ranks whose exception is this finding, told better."""
+    own = finding.code in ("process.debugger", "process.worker_died")
+    return finding.culprit_ranks if own and finding.severity == "crash" else ()
 
 
 def name_ranks(ranks: Iterable[int]) -> str:

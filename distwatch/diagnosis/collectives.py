@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
-from distwatch.diagnosis.group_calls import stuck_creation
+from distwatch.diagnosis.debugging import debugged_by_intent
 from distwatch.diagnosis.group_views import GroupView
 from distwatch.diagnosis.operations import operation_name
+from distwatch.diagnosis.waiting_on import pastime_of
 from distwatch.state.finding import Evidence, Finding
 
 SETTLED_S = 1.0
@@ -25,15 +26,18 @@ class CollectiveRankMissing:
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
-            if view.in_flight and view.overdue and view.missing:
-                yield self._finding(case, view)
+            if not (view.in_flight and view.overdue and view.missing):
+                continue
+            if all(debugged_by_intent(case, rank) for rank in view.missing):
+                continue  # process.debugger says it
+            yield self._finding(case, view)
 
     def _finding(self, case: Case, view: GroupView) -> Finding:
-        busy = {rank for rank in view.missing if self._waits_itself(case, view, rank)}
+        busy = {rank for rank in view.missing if case.graph.waits(rank)}
         culprits = tuple(rank for rank in view.missing if rank not in busy)
         seen = [rank for rank in culprits if rank in case.job.ranks]
         known = all(rank in view.progress for rank in culprits)
-        place = case.where(seen[0]) if len(seen) == 1 else ""
+        place = self._place(case, seen[0]) if len(seen) == 1 else ""
         title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
         who = name_ranks(culprits or view.missing)
         return Finding(
@@ -53,18 +57,13 @@ class CollectiveRankMissing:
             confidence=0.95 if known and culprits else 0.6,
         )
 
-    def _waits_itself(self, case: Case, view: GroupView, rank: int) -> bool:
-        """Whether a missing rank is held up by others, so that it is no cause."""
-        process = case.job.ranks.get(rank)
-        if process is None:
-            return False
-        if stuck_creation(process) is not None:
-            return True
-        if any(step.name == "init_process_group" for step in process.open_steps()):
-            return True
-        return any(
-            (w.pg_name, w.members) != (view.pg_name, view.members) for w in case.job.waits_for(rank)
-        )
+    def _place(self, case: Case, rank: int) -> str:
+        """Where the missing rank is, and what it waits for there."""
+        place = case.where(rank)
+        pastime = pastime_of(case.state, case.job.ranks[rank])
+        if not place or pastime is None or pastime.waits_for_others:
+            return place
+        return f"{place}, in {pastime.text}" if pastime.certain else place
 
     def _evidence(self, case: Case, view: GroupView, absent: Iterable[int]) -> Iterable[Evidence]:
         for rank in list(absent)[:8]:

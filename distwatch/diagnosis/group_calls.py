@@ -15,7 +15,7 @@ from distwatch.diagnosis.communication import is_init_symptom
 from distwatch.state.agreement import odd_ones
 from distwatch.state.events import GroupCalled
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Process, Step
+from distwatch.state.model import Step
 from distwatch.state.rank_sets import format_ranks
 
 SETTLED_S = 2.0
@@ -151,15 +151,6 @@ def _stuck(case: Case, number: int) -> dict[int, Step]:
             if open_s >= SETTLED_S or (step.error and is_init_symptom(step.error)):
                 found.setdefault(rank, step)
     return found
-
-
-def stuck_creation(process: Process) -> Step | None:
-    """The creation of a group that it is in, or that was its last and failed for want of others."""
-    steps = [step for step in process.steps.values() if step.name.startswith("new_group")]
-    newest = max(steps, key=lambda step: step.step, default=None)
-    if newest is None or (newest.ended_ns is not None and not is_init_symptom(newest.error or "")):
-        return None
-    return newest
 
 
 def _number_of(step: Step) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.communication import has_timed_out
-from distwatch.diagnosis.group_calls import first_skew, stuck_creation
+from distwatch.diagnosis.group_calls import first_skew
+from distwatch.diagnosis.initializations import stuck_creation
 from distwatch.state.events import GroupCalled
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, Step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from distwatch.diagnosis.communication import is_init_symptom
 from distwatch.state.model import Process, Step
 
 INIT_STEPS = ("init_process_group", "initialize", "rendezvous")
@@ -64,3 +65,12 @@ def depth(process: Process, step: Step) -> list[Step]:
 def knows_its_cause(step: Step) -> bool:
     """Whether it ended since a cause was found, not since time was over."""
     return (step.error or "").startswith(_CAUSE_KNOWN)
+
+
+def stuck_creation(process: Process) -> Step | None:
+    """The creation of a group that it is in, or that was its last and failed for want of others."""
+    steps = [step for step in process.steps.values() if step.name.startswith("new_group")]
+    newest = max(steps, key=lambda step: step.step, default=None)
+    if newest is None or (newest.ended_ns is not None and not is_init_symptom(newest.error or "")):
+        return None
+    return newest

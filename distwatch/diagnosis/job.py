@@ -12,6 +12,7 @@ from distwatch.diagnosis.cohorts import Cohort, cohorts_of
 from distwatch.diagnosis.initializations import INIT_STEPS as INIT_STEPS
 from distwatch.diagnosis.initializations import number_of
 from distwatch.diagnosis.operations import P2P, operation_name
+from distwatch.diagnosis.peer_waits import PeerWait, peer_waits
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 
@@ -23,6 +24,8 @@ KILLED_WHILE_WAITING_S = 5.0
 """A wait this long at the end of a job that was killed is told as its hang."""
 FROZEN_AFTER_S = 5.0
 """Heartbeats come twice a second; a busy machine delays them, but not by this much."""
+BEAT_NS = 1_000_000_000
+"""A change is stamped when the agent's thread sees it, at most this much later."""
 TIMEOUT_SHARE = 0.8
 """distwatch speaks before torch's own timeout does."""
 _COLLECTIVE_FRAMES = frozenset(
@@ -77,6 +80,11 @@ class Job:
         self.claims = _claims_of(cohort)
         self.world = _world(self.ranks)
         self.waits = [wait for rank in self.ranks for wait in self._waits_of(rank)]
+        self.peer_waits = {
+            rank: wait
+            for rank, wait in peer_waits(self.ranks).items()
+            if not self._has_gone_on(rank, wait)
+        }
 
     def now_ns(self, process: Process) -> int:
         """The host's newest time, or the process's end."""
@@ -122,6 +130,33 @@ class Job:
     def waits_for(self, global_rank: int) -> list[Wait]:
         """The waits of one rank."""
         return [wait for wait in self.waits if wait.global_rank == global_rank]
+
+    def peer_waited_s(self, wait: PeerWait) -> float:
+        """For how long a rank has been in its send or recv, or was when it ended."""
+        process = self.ranks[wait.global_rank]
+        until = process.exception_ns if is_timeout(process) else None
+        until = until if until is not None else self.now_ns(process)
+        return max(0.0, (until - wait.entered_ns) / 1e9)
+
+    def peer_overdue(self, wait: PeerWait) -> bool:
+        """Whether it has been in it for longer than a collective may take."""
+        process = self.ranks[wait.global_rank]
+        if is_timeout(process):
+            return True
+        group = process.groups.get(wait.pg_name)
+        limit_s = self.deadline_s(process, "collective", group.timeout_s if group else None)
+        if _was_killed(process):
+            limit_s = min(KILLED_WHILE_WAITING_S, limit_s)
+        return self.peer_waited_s(wait) > limit_s
+
+    def _has_gone_on(self, rank: int, wait: PeerWait) -> bool:
+        """Whether it has entered a collective since, which Python may not have called."""
+        since = wait.entered_ns + BEAT_NS
+        pulse = self.ranks[rank].outside.pulse
+        return any(
+            group.changed_ns > since and group.enqueued > max(group.completed, 0)
+            for group in (pulse.groups if pulse else ())
+        )
 
     def has_arrived(self, global_rank: int, number: int = 1) -> bool:
         """Whether the rank has called init_process_group, as far as anyone saw.
@@ -179,8 +214,14 @@ class Job:
     def _waits_of(self, global_rank: int) -> Iterable[Wait]:
         process = self.ranks[global_rank]
         if is_timeout(process):
+            if self._newest_is_p2p(process):
+                return ()
             return self._timed_out_wait(global_rank, process)
         return self._standing_waits(global_rank, process)
+
+    def _newest_is_p2p(self, process: Process) -> bool:
+        operations = process.outside.operations
+        return bool(operations) and operation_name(operations[-1].op) in P2P
 
     def _timed_out_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
         """The collective in which torch's timeout struck: the recorder calls it completed then."""

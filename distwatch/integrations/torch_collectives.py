@@ -21,6 +21,8 @@ from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import CALLS, folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.settings import read_settings
+from distwatch.state.events import PeerProgress
+from distwatch.state.pulse import OTHER_TAG
 
 COLLECTIVES = (
     "allreduce allreduce_coalesced reduce broadcast allgather _allgather_base all_gather_single "
@@ -31,6 +33,8 @@ COLLECTIVES = (
 P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
 _HOOK = "ProcessGroup methods"
 RUNS_KEPT = 8192
+PEERS_KEPT = 1024
+PEERS_TOLD = 48
 
 
 class Counts:
@@ -40,10 +44,30 @@ class Counts:
         self.collectives: dict[str, int] = {}
         """Sequence number of the last collective called here."""
         self.p2p: dict[str, int] = {}
+        self.peers: dict[tuple[str, str, int, int], int] = {}
+        """Posted so far, by group, send or recv, peer's rank in the group, and tag; the one
+        that was used last comes last."""
         self.taken: dict[str, list[tuple[int, int]]] = {}
         """Runs of numbers that p2p took: the last one, and how many there were up to it."""
         self.unnumbered: set[str] = set()
         """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
+
+    def post(self, pg_name: str, op: str, peer: int, tag: int) -> int:
+        """Counts a send or recv; the how many-th of its kind it is."""
+        key = (pg_name, op, peer, tag)
+        posted = self.peers.pop(key, 0) + 1
+        self.peers[key] = posted
+        if len(self.peers) > PEERS_KEPT:
+            del self.peers[next(iter(self.peers))]
+        return posted
+
+    def newest_peers(self) -> tuple[PeerProgress, ...]:
+        """The peers that were sent to or received from last, newest first."""
+        newest = list(self.peers.items())[-PEERS_TOLD:]
+        return tuple(
+            PeerProgress(pg_name=name, op=op, peer=peer, tag=tag, posted=posted)  # type: ignore[arg-type]
+            for (name, op, peer, tag), posted in reversed(newest)
+        )
 
     def take(self, pg_name: str, before: int, taken: int) -> None:
         """Notes that the numbers from `before` + 1 on went to p2p or a monitored barrier."""
@@ -75,6 +99,8 @@ class Counts:
                 table.pop(pg_name, None)
             else:
                 table.clear()
+        kept = {key: n for key, n in self.peers.items() if pg_name and key[0] != pg_name}
+        self.peers = kept
         self.unnumbered -= {pg_name} if pg_name else self.unnumbered
 
 
@@ -90,6 +116,11 @@ def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
         if name in vars(definer):
             patches.replace(definer, name, calls.observe(name, vars(definer)[name]))
     return counts
+
+
+def _tag(args: tuple[Any, ...]) -> int:
+    tag = args[0] if args else 0
+    return tag if isinstance(tag, int) and 0 <= tag < OTHER_TAG else OTHER_TAG
 
 
 def _nowhere(*_: int) -> int:
@@ -169,10 +200,14 @@ class Calls:
         pg_name = group.group_name
         if pg_name not in self._counts.p2p and pg_name not in self._counts.collectives:
             self._first_use(pg_name, group)
+        peer, tag, posted = -1, 0, -1
         if name != "monitored_barrier":
             self._counts.p2p[pg_name] = self._counts.p2p.get(pg_name, 0) + 1
-        peer = args[1] if name in ("send", "recv") and len(args) > 1 else -1
-        token = self._enter(name, pg_name, -1, args, peer)
+            any_source = name == "recv_anysource"
+            peer = -1 if any_source or len(args) < 2 else int(args[1])
+            tag = _tag(args[1 if any_source else 2 :])
+            posted = self._counts.post(pg_name, "send" if name == "send" else "recv", peer, tag)
+        token = self._enter(name, pg_name, posted, args, peer, tag)
         if token is None or pg_name in self._counts.unnumbered:
             return token
         return token, pg_name, group._get_sequence_number_for_group()
@@ -190,7 +225,9 @@ class Calls:
     def _end(self, token: int, group: Any) -> None:
         self._leave(token, time.monotonic_ns())
 
-    def _enter(self, name: str, pg_name: str, seq: int, args: tuple[Any, ...], peer: int) -> Any:
+    def _enter(
+        self, name: str, pg_name: str, seq: int, args: tuple[Any, ...], peer: int, tag: int = 0
+    ) -> Any:
         agent = core.current()
         if agent is not self._agent or agent is None:
             agent = self._change_agent()
@@ -209,7 +246,7 @@ class Calls:
         names = self._names
         op, number = names.get(name) or self._name(name), names.get(pg_name) or self._name(pg_name)
         return self._ring_enter(
-            time.monotonic_ns(), op, number, seq, self._site(agent), numel, dtype, peer
+            time.monotonic_ns(), op, number, seq, self._site(agent), numel, dtype, peer, tag
         )
 
     def _name(self, text: str) -> int:

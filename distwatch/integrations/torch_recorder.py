@@ -40,6 +40,7 @@ class FlightRecorder:
         """Makes the agent's thread poll; once."""
         if self.progress not in agent.progress_sources:
             agent.progress_sources.append(self.progress)
+            agent.peer_sources.append(self._counts.newest_peers)
             agent.dump_sources.append(self.dump)
         agent.recorder = (
             f"flight recorder ({', '.join(self._dumps)})"

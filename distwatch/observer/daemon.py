@@ -56,7 +56,7 @@ class Observer:
         self.recording = Recording(folder, self._fold, writable=writable)
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)
-        self.inspection = Inspection(self.recording, self.tracking)
+        self.inspection = Inspection(self.recording, self.tracking, self.state)
         self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._follower = Follower(folder, writable=writable)
@@ -277,6 +277,10 @@ class Observer:
         )
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
+        if self.judge.blocked and not self.inspection.running:
+            native = self.inspection.look_natively(self.judge.findings)
+            if native is not None:
+                native.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
         # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
         if self._verdict_due and not (self.inspection.running and not self.judge.crashed):

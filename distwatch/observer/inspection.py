@@ -1,34 +1,40 @@
-"""The closer look: stacks of all ranks, the thorough process table, the recorders' entries."""
+"""The closer look: stacks, the thorough process table, connections, the recorders' entries."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 
+from distwatch.diagnosis.closer_look import lines_of_interest, worth_a_native_look
+from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
+from distwatch.observer.stack_looks import ASK_WITHIN_S, StackLooks, ask
 from distwatch.observer.tracking import Tracked, Tracking
-from distwatch.probes.stacks import take_stack
+from distwatch.probes.connections import examine_connections
+from distwatch.probes.sources import read_lines
 from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+from distwatch.state.model import RunState
 
-AT_ONCE = 2
-ASK_WITHIN_S = 1.0
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
 STEADY_S = 5.0
 QUIET_AFTER_S = 60.0
+_LOOKED_AT = ("rank", "agent", "other")
 
 
 class Inspection:
     """Looks on suspicion, and then ever more rarely: a long hang must not cost much."""
 
-    def __init__(self, recording: Recording, tracking: Tracking) -> None:
+    def __init__(self, recording: Recording, tracking: Tracking, state: RunState) -> None:
         self._recording = recording
         self._tracking = tracking
-        self._frames: dict[str, tuple[object, int]] = {}
+        self._state = state
+        self._stacks = StackLooks(recording)
         self._rounds = 0
         self._next = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._native: asyncio.Task[bool] | None = None
         self._ask = True
         self._suspected = 0.0
 
@@ -42,6 +48,7 @@ class Inspection:
         """Begins a round where one is due for that reason ('' : nothing is suspicious); returns it.
 
         Args:
+            sockets: the agents' control sockets, by process key.
             steady: somebody looks at ranks that say nothing themselves: do not become rarer.
         """
         now = time.monotonic()
@@ -69,49 +76,65 @@ class Inspection:
             self._task = asyncio.create_task(self._look(why, sockets))
         return self._task
 
+    def look_natively(self, findings: list[Finding]) -> asyncio.Task[bool] | None:
+        """C frames of the culprits whose Python frames do not tell why; None where none are due."""
+        if self._native is not None and not self._native.done():
+            return None
+        keys = worth_a_native_look(self._state, findings)
+        if not keys:
+            return None
+        self._native = asyncio.create_task(self._stacks.take_native(keys, self._tracking.living()))
+        return self._native
+
     def again_soon(self) -> None:
         """The verdict changed: the next round need not wait."""
         self._rounds, self._next = min(self._rounds, 1), 0.0
         self._ask = True
 
     async def _look(self, why: str, sockets: dict[str, str]) -> None:
-        gate = asyncio.Semaphore(AT_ONCE)
         # A dump of the recorder holds the GIL of its rank for tens of milliseconds.
         asked, self._ask = (sockets if self._ask else {}), False
-        wanted = [t for t in self._tracking.living() if t.role in ("rank", "agent", "other")]
+        living = self._tracking.living()
+        wanted = [tracked for tracked in living if tracked.role in _LOOKED_AT]
         await asyncio.gather(
-            *(self._take_stack(tracked, gate) for tracked in wanted),
+            self._take_stacks(wanted, living, sockets),
             *(self._ask_for_dump(key, path, why) for key, path in asked.items()),
+            *(self._see_connections(tracked) for tracked in wanted),
             self._tracking.examine(),
         )
+        await self._read_sources(wanted)
 
-    async def _take_stack(self, tracked: Tracked, gate: asyncio.Semaphore) -> None:
-        async with gate:
-            taken = await take_stack(tracked.key, tracked.pid)
-        if tracked.ended:
+    async def _take_stacks(
+        self, wanted: list[Tracked], living: list[Tracked], sockets: dict[str, str]
+    ) -> None:
+        taken = await asyncio.gather(
+            *(self._stacks.take(tracked, sockets.get(tracked.key, "")) for tracked in wanted)
+        )
+        await self._stacks.take_of_workers(taken, living)
+
+    async def _see_connections(self, tracked: Tracked) -> None:
+        try:
+            seen = await in_background(examine_connections, tracked.key, tracked.pid)
+        except asyncio.TimeoutError:
             return
-        since = self._unchanged_since(tracked.key, taken)
-        self._recording.record(
-            ev.StackTaken(
-                process=taken.process,
-                threads=taken.threads,
-                source=taken.source,
-                error=taken.error,
-                unchanged_since_ns=since,
-            )
-        )
+        process = self._state.processes.get(tracked.key)
+        if seen is None or tracked.ended or process is None:
+            return
+        if process.outside.connections != seen:
+            self._recording.record(seen)
 
-    def _unchanged_since(self, key: str, taken: ev.StackTaken) -> int | None:
-        if not taken.threads:
-            return None
-        main = next(
-            (t.frames for t in taken.threads if t.name == "MainThread"), taken.threads[0].frames
-        )
-        frames, since = self._frames.get(key, (None, 0))
-        if frames != main:
-            since = time.monotonic_ns()
-            self._frames[key] = (main, since)
-        return since
+    async def _read_sources(self, looked_at: list[Tracked]) -> None:
+        pids = {tracked.key: tracked.pid for tracked in looked_at if not tracked.ended}
+        lines: list[ev.SourceLine] = []
+        for key, places in lines_of_interest(self._state).items():
+            if key in pids:
+                try:
+                    lines += await in_background(read_lines, pids[key], places)
+                except asyncio.TimeoutError:
+                    return  # a file system that hangs: the verdict does without its lines
+        if lines:
+            host = self._recording.header.host
+            self._recording.record(ev.SourcesRead(host=host, lines=tuple(dict.fromkeys(lines))))
 
     async def _ask_for_dump(self, key: str, path: str, why: str) -> None:
         """Asks an agent for its recorder's entries; a frozen one does not answer, and that is said."""
@@ -119,7 +142,7 @@ class Inspection:
             return
         try:
             answer = await asyncio.wait_for(
-                _ask(path, f"dump {' '.join(why.split())[:400]}\n"), ASK_WITHIN_S
+                ask(path, f"dump {' '.join(why.split())[:400]}\n"), ASK_WITHIN_S
             )
             problem = "" if answer.startswith("ok") else answer.strip()[:200]
         except (OSError, ValueError, asyncio.TimeoutError):
@@ -129,15 +152,3 @@ class Inspection:
             self._recording.record(
                 ev.NotObserved(host=host, what="flight recorder", why=problem, process=key)
             )
-
-
-async def _ask(path: str, line: str) -> str:
-    reader, writer = await asyncio.open_unix_connection(path)
-    try:
-        writer.write(line.encode())
-        await writer.drain()
-        return (await reader.readline()).decode("utf-8", "replace")
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()

@@ -13,6 +13,7 @@ from distwatch.observer.background import in_background
 from distwatch.observer.reading import sighting_of_start
 from distwatch.observer.recording import Recording
 from distwatch.probes import discovery, process
+from distwatch.probes.error_files import error_file_of, read_error_file
 from distwatch.probes.exits import ExitWatch
 from distwatch.probes.procfs import children_of
 from distwatch.runfolder import is_alive
@@ -21,6 +22,8 @@ from distwatch.state.frames import FileHeader
 from distwatch.state.identity import Identity
 
 CHILDREN_EVERY_S = 5.0
+CHILDREN_KEPT = 2048
+"""A rank that starts a process each second must not fill the record with them."""
 SEARCH_FIRST_S = 1.0
 SEARCH_MOST_S = 60.0
 
@@ -32,6 +35,8 @@ class Tracked(msgspec.Struct, kw_only=True):
     pid: int
     ticks: int
     role: str
+    ppid: int = 0
+    error_file: str = ""
     watch: ExitWatch | None = None
     ended: bool = False
 
@@ -45,6 +50,8 @@ class Tracking:
         self._over = frozenset(over)
         self.processes: dict[str, Tracked] = {}
         self._looked_for_children = 0.0
+        self._children: set[int] = set()
+        """Pids that have been looked at; a number that comes again is the exception."""
         self._next_search = 0.0
         self._search_every = SEARCH_FIRST_S
 
@@ -54,18 +61,20 @@ class Tracking:
         # On a shared disk other nodes leave their records here, too: their pids are not ours.
         if sighted is not None and sighted.host == self._recording.header.host:
             self._recording.record(sighted)
-            self._track(sighted.process, sighted.pid, sighted.start_ticks, sighted.role)
+            self._track(sighted)
             self._sight_launcher(sighted.ppid)
 
     def add_agent(self, header: FileHeader) -> None:
         """The writer of a ring."""
-        self._track(header.stream, header.pid, header.start_ticks, "agent")
+        self._watch(
+            Tracked(key=header.stream, pid=header.pid, ticks=header.start_ticks, role="agent")
+        )
 
     def add_sighting(self, sighted: ev.ProcessSighted) -> None:
         """A process that was found in the process table."""
         if sighted.process not in self.processes and sighted.process not in self._over:
             self._recording.record(sighted)
-            self._track(sighted.process, sighted.pid, sighted.start_ticks, sighted.role)
+            self._track(sighted)
 
     def search(self, identity: Identity | None, complete: bool) -> None:
         """Looks for ranks without distwatch while some are missing, ever more rarely."""
@@ -87,16 +96,19 @@ class Tracking:
             if tracked.role in ("dataloader", "child", "launcher"):
                 continue
             for child in children_of(tracked.pid, [tracked.pid]):
-                sighted = discovery.sight(child)
-                if sighted is not None and sighted.role in ("dataloader", "child"):
-                    self.add_sighting(sighted)
+                self._sight_child(child)
 
     def sample(self) -> None:
         """The cheap look at every living process; a change of state is always journaled."""
         for tracked in self.living():
             seen = process.sample(tracked.key, tracked.pid)
-            if seen is not None:
-                self._recording.record(seen)
+            if seen is None:
+                continue
+            self._recording.record(seen)
+            # A worker that ends soon is to be known by then.
+            if tracked.role in ("rank", "agent"):
+                for child in seen.children:
+                    self._sight_child(child)
 
     async def examine(self) -> None:
         """The thorough look at every living process; one that cannot be read in time is told."""
@@ -133,6 +145,8 @@ class Tracking:
                 seen = ev.ExitSeen(process=tracked.key, how="gone before it could be watched")
             tracked.ended = True
             self._recording.record(seen)
+            if tracked.error_file and (left := read_error_file(tracked.key, tracked.error_file)):
+                self._recording.record(left)
             ended.append(tracked)
         return ended
 
@@ -141,12 +155,32 @@ class Tracking:
             if tracked.watch is not None:
                 tracked.watch.close()
 
-    def _track(self, key: str, pid: int, ticks: int, role: str) -> None:
-        if key in self.processes or key in self._over:
+    def _track(self, sighted: ev.ProcessSighted) -> None:
+        self._watch(
+            Tracked(
+                key=sighted.process,
+                pid=sighted.pid,
+                ticks=sighted.start_ticks,
+                role=sighted.role,
+                ppid=sighted.ppid,
+                error_file=error_file_of(sighted.pid) if sighted.role == "rank" else "",
+            )
+        )
+
+    def _watch(self, tracked: Tracked) -> None:
+        if tracked.key in self.processes or tracked.key in self._over:
             return
-        tracked = self.processes[key] = Tracked(key=key, pid=pid, ticks=ticks, role=role)
+        self.processes[tracked.key] = tracked
         with contextlib.suppress(OSError):
-            tracked.watch = ExitWatch(key, pid, ticks)
+            tracked.watch = ExitWatch(tracked.key, tracked.pid, tracked.ticks)
+
+    def _sight_child(self, pid: int) -> None:
+        if pid in self._children or len(self._children) >= CHILDREN_KEPT:
+            return
+        self._children.add(pid)
+        sighted = discovery.sight(pid)
+        if sighted is not None and sighted.role in ("dataloader", "child"):
+            self.add_sighting(sighted)
 
     def _sight_launcher(self, ppid: int) -> None:
         if any(tracked.pid == ppid for tracked in self.processes.values()):

@@ -75,12 +75,13 @@ def _lines_with(pid: int, table: str, inode: str) -> list[str]:
 def _internet(table: str, local: str, peer: str, state: str) -> tuple[str, bool]:
     kind = "socket" if table.startswith("tcp") else "udp socket"
     if table.startswith("tcp") and state == _LISTENING:
-        return f"{kind} listening on {_address(local)}", True
-    text = f"{kind} {_address(local)}→{_address(peer)}"
+        return f"{kind} listening on {address_of(local)}", True
+    text = f"{kind} {address_of(local)}→{address_of(peer)}"
     return (f"{text} (connecting)", False) if state == _CONNECTING else (text, True)
 
 
-def _address(text: str) -> str:
+def address_of(text: str) -> str:
+    """`10.0.0.1:29500` of an address as /proc/net/tcp prints it."""
     host, _, port = text.partition(":")
     # The kernel prints words of 32 bits in the machine's byte order.
     groups = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]

@@ -67,6 +67,12 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
     return msgspec.structs.replace(sampled, children=tuple(children_of(pid)))
 
 
+def main_thread_cpu_s(pid: int) -> float | None:
+    """CPU seconds that its main thread has used so far; None where it is gone."""
+    fields = stat_fields(pid, pid)
+    return None if fields is None else _cpu_ticks(fields) / _TICKS
+
+
 def _sampled(key: str, pid: int, fields: list[str], call: Call, blocked_on: str) -> ProcessSampled:
     return ProcessSampled(
         process=key,

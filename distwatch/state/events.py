@@ -366,6 +366,21 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     numel: int = -1
     dtype: str = ""
     peer: int = -1
+    """The other side's rank within the group, -1 where there is none or any will do."""
+    tag: int = 0
+    p2p_seq: int = -1
+    """For a send or recv: the how many-th it is to or from that peer with that tag, from 1."""
+
+
+class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many sends to, or recvs from, one peer this process has posted in one group."""
+
+    pg_name: str
+    op: Literal["send", "recv"]
+    peer: int
+    """The peer's rank within the group; -1: a recv from any."""
+    tag: int = 0
+    posted: int
 
 
 class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -374,6 +389,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     beat: int = 0
     beat_ns: int = 0
     groups: tuple[GroupProgress, ...] = ()
+    peers: tuple[PeerProgress, ...] = ()
+    """The peers last sent to or received from; a bounded number."""
     recorder: str = ""
     """Where the sequence numbers come from, or why there are none."""
     dropped: int = 0
@@ -418,8 +435,59 @@ class StackTaken(Event, frozen=True, kw_only=True):
     threads: tuple[ThreadStack, ...] = ()
     source: str = "py-spy"
     error: str | None = None
+    native: bool = False
+    """Whether C frames are among them."""
     unchanged_since_ns: int | None = None
     """Since when this observer saw the main thread's frames just so."""
+    settled_since_ns: int | None = None
+    """Since when it saw the main thread inside the same call of the user's code: lines within
+    that function, and what it calls, may differ."""
+    settled_cpu_s: float | None = None
+    """CPU seconds that the main thread has used since then."""
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A TCP connection whose data does not get through, as the kernel's table shows it."""
+
+    local: str
+    """`address:port`"""
+    peer: str
+    state: str
+    """The kernel's word: established, syn_sent, …"""
+    unacknowledged_bytes: int = 0
+    retransmits: int = 0
+    """How often the oldest of it was sent again, or the connection attempt repeated."""
+
+
+class ConnectionsSeen(Event, frozen=True, kw_only=True):
+    """A process's connections to other addresses; only those that are stuck are listed."""
+
+    process: str
+    addresses: tuple[str, ...] = ()
+    """Its own addresses, as they stand in its connections."""
+    stuck: tuple[Connection, ...] = ()
+
+
+class SourceLine(msgspec.Struct, frozen=True, kw_only=True):
+    file: str
+    line: int
+    text: str
+
+
+class SourcesRead(Event, frozen=True, kw_only=True):
+    """Lines of source that a verdict is about, as they stood in the files when it was made."""
+
+    host: str
+    lines: tuple[SourceLine, ...] = ()
+
+
+class ErrorFileRead(Event, frozen=True, kw_only=True):
+    """What an ended process left in its TORCHELASTIC_ERROR_FILE."""
+
+    process: str
+    type_name: str
+    message: str
+    traceback: tuple[str, ...] = ()
 
 
 class HostSampled(Event, frozen=True, kw_only=True):
@@ -507,6 +575,9 @@ AnyEvent = (
     | EndpointProbed
     | ExitSeen
     | StackTaken
+    | ConnectionsSeen
+    | SourcesRead
+    | ErrorFileRead
     | HostSampled
     | DevicesSampled
     | NotObserved

@@ -18,6 +18,7 @@ from distwatch.state.identity import Identity
 CLOSED_STEPS_KEPT = 64
 MESHES_KEPT = 64
 RAISED_KEPT = 16
+SOURCES_KEPT = 512
 TIMELINE_KEPT = 2000
 
 Stamp = tuple[int, str, int]
@@ -68,6 +69,10 @@ class Sighting(msgspec.Struct, kw_only=True):
     exit_ns: int | None = None
     stack: ev.StackTaken | None = None
     stack_ns: int | None = None
+    native: ev.StackTaken | None = None
+    """The newest stack with C frames, which is taken once where Python frames do not tell."""
+    connections: ev.ConnectionsSeen | None = None
+    error_file: ev.ErrorFileRead | None = None
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 
@@ -97,6 +102,8 @@ class Process(msgspec.Struct, kw_only=True):
     collectives_ns: int | None = None
     exception: ev.ExceptionUncaught | None = None
     exception_ns: int | None = None
+    exception_by_agent: bool = False
+    """False where torchelastic's error file is all that tells of it."""
     ending: ev.ProcessEnding | None = None
     ending_ns: int | None = None
     hook_failures: dict[str, str] = {}
@@ -214,6 +221,8 @@ class RunState(msgspec.Struct, kw_only=True):
     run_id: str = ""
     processes: dict[str, Process] = {}
     hosts: dict[str, Host] = {}
+    sources: dict[tuple[str, int], str] = {}
+    """Lines of source that a verdict was about, by file and line."""
     judged: ev.FindingsJudged | None = None
     judged_stamp: Stamp = (0, "", 0)
     streams: dict[str, int] = {}

@@ -22,13 +22,17 @@ from distwatch.state.events import Operation, Pulse
 PAGE_SIZE = 8192
 PAGE_HEAD = struct.Struct("<QII")
 SLOTS = 128
-# number · entered · left · seq · numel · site · op · group · dtype · peer · number again
-SLOT = struct.Struct("<QQQqqIHHHxxiQ")
+# number · entered · left · seq · numel · site · op · group · dtype · tag · peer · number again
+SLOT = struct.Struct("<QQQqqIHHHHiQ")
 SLOT_SIZE = 64
 LEFT_OFFSET = 16
 NAMES_OFFSET = PAGE_SIZE + SLOTS * SLOT_SIZE
 NAMES_SIZE = 16 * 1024
 FILE_SIZE = NAMES_OFFSET + NAMES_SIZE
+
+OTHER_TAG = 0xFFFF
+"""All tags that a slot has no room for."""
+_P2P = frozenset({"send", "recv", "recv_anysource"})
 
 assert SLOT.size <= SLOT_SIZE
 
@@ -63,15 +67,18 @@ def decode_operations(content: bytes) -> tuple[Operation, ...]:
     found: list[Operation] = []
     for slot in range(SLOTS):
         fields = SLOT.unpack_from(content, PAGE_SIZE + slot * SLOT_SIZE)
-        number, entered, left, seq, numel, site, op, group, dtype, peer, again = fields
+        number, entered, left, seq, numel, site, op, group, dtype, tag, peer, again = fields
         if not number or number != again or max(op, group, dtype) >= len(names):
             continue
+        p2p = names[op] in _P2P
         found.append(
             Operation(
                 number=number,
                 op=names[op],
                 pg_name=names[group],
-                seq=seq,
+                seq=-1 if p2p else seq,
+                p2p_seq=seq if p2p else -1,
+                tag=tag,
                 site=site,
                 entered_ns=entered,
                 left_ns=left,

@@ -11,6 +11,7 @@ from distwatch.state.model import (
     CLOSED_STEPS_KEPT,
     MESHES_KEPT,
     RAISED_KEPT,
+    SOURCES_KEPT,
     Group,
     Host,
     Process,
@@ -229,6 +230,7 @@ def _collectives_dumped(process: Process, time_ns: int, event: ev.CollectivesDum
 
 def _exception_uncaught(process: Process, time_ns: int, event: ev.ExceptionUncaught) -> None:
     process.exception, process.exception_ns = event, time_ns
+    process.exception_by_agent = True
 
 
 def _process_ending(process: Process, time_ns: int, event: ev.ProcessEnding) -> None:
@@ -316,10 +318,41 @@ def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
 def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
     outside = _process(state, event.process).outside
     # A dump that failed must not hide the last one that did not.
-    if event.threads and _newest(outside.stamps, "stack", stamp):
+    if event.native:
+        if event.threads and _newest(outside.stamps, "native", stamp):
+            outside.native = event
+    elif event.threads and _newest(outside.stamps, "stack", stamp):
         outside.stack, outside.stack_ns = event, stamp[0]
     elif not event.threads and _newest(outside.stamps, "not_observed:stack", stamp):
         outside.not_observed["stack"] = event.error or "no threads"
+
+
+def _connections_seen(state: RunState, stamp: Stamp, event: ev.ConnectionsSeen) -> None:
+    outside = _process(state, event.process).outside
+    if _newest(outside.stamps, "connections", stamp):
+        outside.connections = event
+
+
+def _sources_read(state: RunState, _: Stamp, event: ev.SourcesRead) -> None:
+    for line in event.lines:
+        # Whichever host reads it: the greatest text wins, so that no order of reading matters.
+        known = state.sources.get((line.file, line.line), "")
+        if len(state.sources) < SOURCES_KEPT or known:
+            state.sources[line.file, line.line] = max(known, line.text)
+
+
+def _error_file_read(state: RunState, stamp: Stamp, event: ev.ErrorFileRead) -> None:
+    outside = _process(state, event.process).outside
+    if not _newest(outside.stamps, "error_file", stamp):
+        return
+    outside.error_file = event
+    process = _process(state, event.process)
+    # What the process's own agent said is nearer to it, in time and in words.
+    if not process.exception_by_agent:
+        process.exception_ns = stamp[0]
+        process.exception = ev.ExceptionUncaught(
+            type_name=event.type_name, message=event.message, traceback=event.traceback
+        )
 
 
 def _observer_started(state: RunState, stamp: Stamp, event: ev.ObserverStarted) -> None:
@@ -399,6 +432,9 @@ _OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
     ev.PulseRead: _pulse_read,
     ev.ExitSeen: _exit_seen,
     ev.StackTaken: _stack_taken,
+    ev.ConnectionsSeen: _connections_seen,
+    ev.SourcesRead: _sources_read,
+    ev.ErrorFileRead: _error_file_read,
     ev.HostSampled: _host_sampled,
     ev.EndpointProbed: _endpoint_probed,
     ev.DevicesSampled: _devices_sampled,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from distwatch.observer import inspection as module
+from distwatch.observer import stack_looks
 from distwatch.observer.background import in_background
 from distwatch.observer.daemon import Observer
 from distwatch.observer.inspection import Inspection
@@ -52,7 +53,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             process=key, threads=(ev.ThreadStack(name="MainThread", frames=frames),)
         )
 
-    monkeypatch.setattr(module, "take_stack", take_stack)
+    monkeypatch.setattr(stack_looks, "take_stack", take_stack)
     return pids
 
 

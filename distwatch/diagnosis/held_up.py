@@ -1,0 +1,237 @@
+"""process.data_stall, lock_wait, livelock, worker_died: why a rank that others wait for does not come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.check import Case, name_ranks, seconds
+from distwatch.diagnosis.children import Child, children_of, died
+from distwatch.diagnosis.frames_of_interest import user_frame
+from distwatch.diagnosis.signals import exit_text
+from distwatch.diagnosis.standing import short_site
+from distwatch.diagnosis.waiting_on import Pastime, pastime_of, spins
+from distwatch.state.events import ThreadStack
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
+
+_NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger", "device")
+_WORKERS_SHOWN = 4
+
+
+class HeldUp:
+    """Looks at each rank at which a chain of overdue waits ends."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for rank in sorted(awaited_roots(case)):
+            process = case.job.ranks.get(rank)
+            if process is None or process.ended_ns is not None:
+                continue
+            if any(step.name == "from_pretrained" for step in process.open_steps()):
+                continue  # load.* says it
+            if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t", "D"):
+                continue  # process.stopped, gil_held and io_blocked say it
+            if finding := self._of_rank(case, rank, process):
+                yield finding
+
+    def _of_rank(self, case: Case, rank: int, process: Process) -> Finding | None:
+        pastime = pastime_of(case.state, process)
+        kind = pastime.kind if pastime else ""
+        dead = died(children_of(case, process))
+        if dead and (kind in ("data", "queue", "child") or _waits_in_lock(process, pastime)):
+            return self._worker_died(case, rank, pastime, dead)
+        if pastime is not None and kind in ("data", "file"):
+            return self._data_stall(case, rank, process, pastime)
+        if pastime is not None and kind in ("lock", "file_lock"):
+            return self._lock_wait(case, rank, process, pastime)
+        busy_s = spins(process)
+        if busy_s is not None and kind not in _NOT_A_LOOP:
+            return self._livelock(case, rank, process, busy_s)
+        return None
+
+    def _worker_died(
+        self, case: Case, rank: int, pastime: Pastime | None, dead: list[Child]
+    ) -> Finding:
+        first = dead[0]
+        return self._finding(
+            case,
+            rank,
+            code="process.worker_died",
+            doing=f"waits for a child process that has ended: {first}, {exit_text(first.process.outside.exit)}",
+            advice="Find out why that process ended (its own output; memory: each worker holds a copy of what "
+            "it touches; /dev/shm), and give the loader a timeout so that it raises instead of waiting.",
+            evidence=[
+                Evidence(
+                    source="exit",
+                    global_rank=rank,
+                    text=f"{child}: {exit_text(child.process.outside.exit)}{_oom(child.process)}",
+                )
+                for child in dead[:_WORKERS_SHOWN]
+            ],
+            confidence=0.9,
+        )
+
+    def _data_stall(self, case: Case, rank: int, process: Process, pastime: Pastime) -> Finding:
+        workers = [child for child in children_of(case, process) if child.lives]
+        return self._finding(
+            case,
+            rank,
+            code="process.data_stall",
+            doing=f"waits for data: {_worker_text(case, workers) or pastime.text}",
+            advice="Look at where that data comes from (a stalled mount, an object store, a slow or stuck "
+            "worker below), and give the loader a timeout.",
+            evidence=[*_sample_evidence(rank, process), *_worker_evidence(case, rank, workers)],
+            confidence=0.95 if pastime.certain else 0.7,
+        )
+
+    def _lock_wait(self, case: Case, rank: int, process: Process, pastime: Pastime) -> Finding:
+        others = _other_threads(process)
+        alone = pastime.kind == "lock" and not others and pastime.certain
+        return self._finding(
+            case,
+            rank,
+            code="process.lock_wait",
+            doing=f"waits for {pastime.text}"
+            + (", and no other Python thread of it is left that could release it" if alone else ""),
+            advice="Find who holds it: the other threads are below. A lock that was taken before a fork, by the "
+            "same thread, or by a thread that waits itself is never released."
+            if pastime.kind == "lock"
+            else "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it; a lock of "
+            "another host on a shared file system may have no living owner at all.",
+            evidence=[
+                *_sample_evidence(rank, process),
+                *(
+                    Evidence(
+                        source="stack", global_rank=rank, text=f"thread {_thread_text(thread)}"
+                    )
+                    for thread in others[:_WORKERS_SHOWN]
+                ),
+            ],
+            confidence=0.9 if pastime.certain else 0.7,
+        )
+
+    def _livelock(self, case: Case, rank: int, process: Process, busy_s: float) -> Finding:
+        stack = process.outside.stack
+        cpu = stack.settled_cpu_s if stack and stack.settled_cpu_s is not None else 0.0
+        return self._finding(
+            case,
+            rank,
+            code="process.livelock",
+            doing="runs without progress",
+            advice="Look at the loop at that line: what would end it never comes (a flag that nobody sets, a "
+            "retry without limit), or it is work that must be shorter than the deadline.",
+            evidence=[
+                Evidence(
+                    source="stack",
+                    global_rank=rank,
+                    text=f"its main thread has used {cpu:.1f} s of CPU in {seconds(busy_s)} without leaving "
+                    "that function",
+                )
+            ],
+            confidence=0.8,
+        )
+
+    def _finding(
+        self,
+        case: Case,
+        rank: int,
+        *,
+        code: str,
+        doing: str,
+        advice: str,
+        evidence: list[Evidence],
+        confidence: float,
+    ) -> Finding:
+        place = case.where(rank)
+        waiting = tuple(sorted(case.graph.behind([rank]) - {rank}))
+        longest = next(iter(case.graph.awaited_by(rank)), None)
+        waits = (
+            f"; {name_ranks(waiting)} {'has' if len(waiting) == 1 else 'have'} waited for it in "
+            f"{longest.what} for {seconds(longest.waited_s)}"
+            if longest
+            else ""
+        )
+        return Finding(
+            code=code,
+            severity="hang",
+            culprit_ranks=(rank,),
+            waiting_ranks=waiting,
+            pg_name=(longest.pg_name or None) if longest else None,
+            summary=f"rank {rank} {doing}{', at ' + place if place else ''}{waits}",
+            advice=advice,
+            evidence=(*evidence, case.place(rank)),
+            confidence=confidence,
+        )
+
+
+def awaited_roots(case: Case) -> set[int]:
+    """Ranks that wait for nobody, and for whom somebody has waited for too long."""
+    roots = case.graph.roots()
+    return {r for r in roots if any(edge.overdue for edge in case.graph.awaited_by(r))}
+
+
+def _waits_in_lock(process: Process, pastime: Pastime | None) -> bool:
+    sample = process.outside.sample
+    return (pastime is not None and pastime.kind == "lock") or (
+        pastime is None and sample is not None and sample.syscall in ("futex", "poll")
+    )
+
+
+def _oom(process: Process) -> str:
+    seen = process.outside.exit
+    return f"; {seen.oom_killed}" if seen and seen.oom_killed else ""
+
+
+def _worker_text(case: Case, workers: list[Child]) -> str:
+    """The worker that tells most: one that is at something that can be named."""
+    for worker in workers:
+        pastime = pastime_of(case.state, worker.process)
+        if pastime is not None and pastime.kind in (
+            "file",
+            "network",
+            "lock",
+            "file_lock",
+            "sleep",
+        ):
+            return f"{worker} waits for {pastime.text}"
+    return ""
+
+
+def _worker_evidence(case: Case, rank: int, workers: list[Child]) -> Iterable[Evidence]:
+    for worker in workers[:_WORKERS_SHOWN]:
+        sample = worker.process.outside.sample
+        stack = worker.process.outside.stack
+        text = str(worker)
+        if sample is not None:
+            text += f": state {sample.state}"
+            text += f", in {sample.syscall}" if sample.syscall else ""
+            text += f" on {sample.blocked_on}" if sample.blocked_on else ""
+        frame = user_frame(stack.threads[0].frames) if stack and stack.threads else None
+        if frame is not None:
+            text += f", at {short_site(frame.file, frame.line, frame.function)}"
+        yield Evidence(source="proc", global_rank=rank, text=text)
+
+
+def _sample_evidence(rank: int, process: Process) -> Iterable[Evidence]:
+    sample = process.outside.sample
+    if sample is not None and (sample.syscall or sample.blocked_on):
+        subject = f" on {sample.blocked_on}" if sample.blocked_on else ""
+        text = f"process state {sample.state}, in {sample.syscall or 'no system call'}{subject}"
+        yield Evidence(source="proc", global_rank=rank, text=text)
+
+
+def _other_threads(process: Process) -> list[ThreadStack]:
+    stack = process.outside.stack
+    threads = stack.threads if stack else ()
+    return [
+        thread
+        for thread in threads
+        if thread.os_thread_id != process.pid
+        and thread.name not in ("MainThread", "distwatch")
+        and thread.frames
+    ]
+
+
+def _thread_text(thread: ThreadStack) -> str:
+    frame = user_frame(thread.frames) or thread.frames[-1]
+    name = thread.name or thread.os_thread_id
+    return f"{name} is at {short_site(frame.file, frame.line, frame.function)}"

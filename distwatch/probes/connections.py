@@ -1,0 +1,79 @@
+"""TCP connections of a process whose data does not get through: the kernel sends it again and again."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from distwatch.probes.descriptors import address_of
+from distwatch.probes.procfs import read_text
+from distwatch.state.events import Connection, ConnectionsSeen
+
+_INODE = re.compile(r"socket:\[(\d+)\]")
+_STATES = {"01": "established", "02": "syn_sent", "04": "fin_wait1", "08": "close_wait", "09": "last_ack"}  # fmt: skip
+_RETRANSMITTING = "01"
+"""The timer that runs: a closed window has another one, and says that the peer does not read."""
+SENT_AGAIN = 2
+LISTED = 16
+ADDRESSES = 8
+
+
+def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
+    """The process's connections beyond this host; None where they cannot be read.
+
+    A connection is stuck where its oldest data, or its opening, has been sent at least
+    `SENT_AGAIN` times more without an answer. It reads a table of all connections of the
+    process's network: a millisecond for each thousand of them.
+    """
+    inodes = _sockets_of(pid)
+    if inodes is None:
+        return None
+    addresses: dict[str, None] = {}
+    stuck: list[Connection] = []
+    for table in ("tcp", "tcp6"):
+        for line in read_text(f"/proc/{pid}/net/{table}").splitlines()[1:]:
+            fields = line.split()
+            if len(fields) < 10 or fields[9] not in inodes or fields[3] not in _STATES:
+                continue
+            local, peer = address_of(fields[1]), address_of(fields[2])
+            if local.startswith(("127.", "[::1]")):
+                continue
+            addresses.setdefault(local.rpartition(":")[0])
+            if (found := _stuck(fields, local, peer)) is not None:
+                stuck.append(found)
+    stuck.sort(key=lambda one: (-one.retransmits, one.peer))
+    return ConnectionsSeen(
+        process=key, addresses=tuple(addresses)[:ADDRESSES], stuck=tuple(stuck[:LISTED])
+    )
+
+
+def _sockets_of(pid: int) -> set[str] | None:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return None
+    found: set[str] = set()
+    for name in names:
+        try:
+            match = _INODE.fullmatch(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except OSError:
+            continue
+        if match:
+            found.add(match[1])
+    return found
+
+
+def _stuck(fields: list[str], local: str, peer: str) -> Connection | None:
+    unsent = int(fields[4].partition(":")[0], 16)
+    timer = fields[5].partition(":")[0]
+    again = int(fields[6], 16)
+    opening = fields[3] == "02"
+    if timer != _RETRANSMITTING or again < SENT_AGAIN or not (unsent or opening):
+        return None
+    return Connection(
+        local=local,
+        peer=peer,
+        state=_STATES[fields[3]],
+        unacknowledged_bytes=unsent,
+        retransmits=again,
+    )
