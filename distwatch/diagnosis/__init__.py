@@ -19,8 +19,11 @@ from distwatch.diagnosis.group_misuse import GroupMisused
 from distwatch.diagnosis.groups import GroupCallMissing
 from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
+from distwatch.diagnosis.iterations import CountUneven
 from distwatch.diagnosis.layouts import LayoutsDiffer
 from distwatch.diagnosis.loading import LoadStalled
+from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
+from distwatch.diagnosis.network import NobodyMissing, Partition
 from distwatch.diagnosis.outside import MissingByStack
 from distwatch.diagnosis.p2p import Circles, PeerMissing
 from distwatch.diagnosis.plans import PlansDisagree
@@ -28,6 +31,7 @@ from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
 from distwatch.diagnosis.rendezvous import RanksNotArrived
 from distwatch.diagnosis.store import PortTaken, StoreLost
+from distwatch.diagnosis.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.unreachable import StoreUnreachable
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
@@ -54,11 +58,16 @@ CHECKS = (
     RankFrozen(),
     Debugged(),
     HeldUp(),
+    Partition(),
+    CountUneven(),
     OperationsDiffer(),
     PeerMissing(),
     Circles(),
     CollectiveRankMissing(),
+    MonitoredBarrierMissing(),
     Straggler(),
+    NobodyMissing(),
+    TimeoutsDisagree(),
     MissingByStack(),
 )
 

@@ -17,6 +17,7 @@ _UNEXPLAINED = (
     "p2p.unmatched",
     "process.gil_held",
     "process.livelock",
+    "process.lock_wait",
     "network.partition",
 )
 _RANKS = 64

@@ -12,6 +12,7 @@ from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.debugging import debugged_by_intent
 from distwatch.diagnosis.group_views import GroupView
 from distwatch.diagnosis.operations import operation_name
+from distwatch.diagnosis.sequences import sequence_evidence
 from distwatch.diagnosis.waiting_on import pastime_of
 from distwatch.state.finding import Evidence, Finding
 
@@ -63,7 +64,9 @@ class CollectiveRankMissing:
         pastime = pastime_of(case.state, case.job.ranks[rank])
         if not place or pastime is None or pastime.waits_for_others:
             return place
-        return f"{place}, in {pastime.text}" if pastime.certain else place
+        if case.job.is_frozen(case.job.ranks[rank]):
+            return place
+        return f"{place}, {pastime.doing}" if pastime.certain else place
 
     def _evidence(self, case: Case, view: GroupView, absent: Iterable[int]) -> Iterable[Evidence]:
         for rank in list(absent)[:8]:
@@ -134,27 +137,13 @@ class OperationsDiffer:
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
-            calls = self._calls(case, view)
+            calls = differing_calls(case, view)
             if len(calls) < 2:
                 continue
             for aspect in ("op", "dtype", "shape"):
                 if finding := self._compare(case, view, calls, aspect):
                     yield finding
                     break
-
-    def _calls(self, case: Case, view: GroupView) -> dict[int, Call]:
-        """What each member did as the collective in flight, all of it from one source."""
-        stuck = view.in_flight and view.waited_s >= SETTLED_S
-        if not stuck and not case.deaths.own and not case.deaths.victims:
-            return {}
-        seqs = [view.seq] if view.in_flight else _last_seqs(case, view)
-        # The recorder also has what C++ called (DDP); the ring also survives an abort.
-        for seq in seqs:
-            for source in (_entered_call, _recorded_call):
-                calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
-                if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
-                    return calls
-        return {}
 
     def _compare(
         self, case: Case, view: GroupView, calls: dict[int, Call], aspect: str
@@ -183,14 +172,43 @@ class OperationsDiffer:
             advice="Every member must make the same calls in the same order: compare the two call sites below."
             if aspect == "op"
             else "Every member must pass tensors of the same shape and type: compare the call sites below.",
-            evidence=tuple(
-                Evidence(
-                    source="operations", global_rank=rank, text=f"rank {rank}: #{seq} is {call}"
-                )
-                for rank, call in list(calls.items())[:16]
+            evidence=(
+                *(
+                    Evidence(
+                        source="operations", global_rank=rank, text=f"rank {rank}: #{seq} is {call}"
+                    )
+                    for rank, call in list(calls.items())[:16]
+                ),
+                *sequence_evidence(case, view, odd, seq),
             ),
             confidence=0.95 if decided else 0.7,
         )
+
+
+def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
+    """What each member did as one collective, where they did not do the same; else nothing.
+
+    All of it is from one source. The recorder also has what C++ called (DDP); the ring also
+    survives an abort.
+    """
+    stuck = view.in_flight and view.waited_s >= SETTLED_S
+    if not stuck and not case.deaths.own and not case.deaths.victims:
+        return {}
+    for seq in [view.seq] if view.in_flight else _last_seqs(case, view):
+        for source in (_entered_call, _recorded_call):
+            calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
+            if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
+                return calls
+    return {}
+
+
+def calls_differ(case: Case, view: GroupView) -> bool:
+    """Whether the members are in different calls, or in calls that do not fit."""
+    calls = differing_calls(case, view).values()
+    return any(
+        len({value for call in calls if (value := call.aspect(aspect)) is not None}) > 1
+        for aspect in ("op", "dtype", "shape")
+    )
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +250,7 @@ def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | No
         op=operation_name(operation.op),
         numel=operation.numel,
         dtype=operation.dtype,
-        site=str(site) if site else "",
+        site=case.source(site) if site else "",
     )
 
 

@@ -109,6 +109,11 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.StackTaken: lambda e: (
         f"{_count(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),
+    ev.ConnectionsSeen: lambda e: (
+        f"{_count(len(e.stuck), 'connection')} without an answer"
+        + "".join(f"; {one.local} → {one.peer}" for one in e.stuck[:2])
+    ),
+    ev.ErrorFileRead: lambda e: f"{e.type_name}: {e.message}",
     ev.NotObserved: lambda e: f"{e.what}: {e.why}",
     ev.FindingsJudged: _findings,
 }

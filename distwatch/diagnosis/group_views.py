@@ -101,7 +101,14 @@ def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:
         if process is None or pulse is None or group.pg_name not in process.groups:
             continue
         seen = next((p for p in pulse.groups if p.pg_name == group.pg_name), None)
-        progress[rank] = seen or GroupProgress(pg_name=group.pg_name)
+        seen = seen or GroupProgress(pg_name=group.pg_name)
+        # The agent's thread polls the numbers; whoever froze before its next beat has called more.
+        called = max(
+            (o.seq for o in process.outside.operations if o.pg_name == group.pg_name), default=-1
+        )
+        if called > seen.enqueued:
+            seen = msgspec.structs.replace(seen, enqueued=called)
+        progress[rank] = seen
     return progress
 
 

@@ -1,7 +1,8 @@
-"""process.data_stall, lock_wait, livelock, worker_died: why a rank that others wait for does not come."""
+"""process.data_stall, io_blocked, lock_wait, livelock, worker_died: why a rank that others wait for does not come."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks, seconds
@@ -9,26 +10,42 @@ from distwatch.diagnosis.children import Child, children_of, died
 from distwatch.diagnosis.frames_of_interest import user_frame
 from distwatch.diagnosis.signals import exit_text
 from distwatch.diagnosis.standing import short_site
-from distwatch.diagnosis.waiting_on import Pastime, pastime_of, spins
+from distwatch.diagnosis.waiting_on import (
+    Pastime,
+    by_syscall,
+    frames_of_main,
+    in_native_code,
+    pastime_of,
+    spins,
+)
 from distwatch.state.events import ThreadStack
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
 _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger", "device")
 _WORKERS_SHOWN = 4
+_WORKER_GONE = re.compile(r"DataLoader worker \(pid")
+_WORKER_ADVICE = (
+    "Find out why that process ended (its own output; memory: each worker holds a copy of what it "
+    "touches; /dev/shm), and give the loader a timeout so that it raises instead of waiting."
+)
 
 
 class HeldUp:
     """Looks at each rank at which a chain of overdue waits ends."""
 
     def find(self, case: Case) -> Iterable[Finding]:
-        for rank in sorted(awaited_roots(case)):
-            process = case.job.ranks.get(rank)
-            if process is None or process.ended_ns is not None:
+        for rank, process in case.job.ranks.items():
+            error = process.exception
+            if error is not None and _WORKER_GONE.search(error.message):
+                yield self._lost_its_worker(case, rank, process)
+        for rank in sorted(awaited_roots(case) & set(case.job.ranks)):
+            process = case.job.ranks[rank]
+            if process.ended_ns is not None:
                 continue
             if any(step.name == "from_pretrained" for step in process.open_steps()):
                 continue  # load.* says it
-            if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t", "D"):
+            if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
                 continue  # process.stopped, gil_held and io_blocked say it
             if finding := self._of_rank(case, rank, process):
                 yield finding
@@ -39,6 +56,8 @@ class HeldUp:
         dead = died(children_of(case, process))
         if dead and (kind in ("data", "queue", "child") or _waits_in_lock(process, pastime)):
             return self._worker_died(case, rank, pastime, dead)
+        if case.job.kernel_state(process) == "D" and kind != "data":
+            return self._io_blocked(case, rank, process)
         if pastime is not None and kind in ("data", "file"):
             return self._data_stall(case, rank, process, pastime)
         if pastime is not None and kind in ("lock", "file_lock"):
@@ -57,17 +76,39 @@ class HeldUp:
             rank,
             code="process.worker_died",
             doing=f"waits for a child process that has ended: {first}, {exit_text(first.process.outside.exit)}",
-            advice="Find out why that process ended (its own output; memory: each worker holds a copy of what "
-            "it touches; /dev/shm), and give the loader a timeout so that it raises instead of waiting.",
+            advice=_WORKER_ADVICE,
             evidence=[
-                Evidence(
-                    source="exit",
-                    global_rank=rank,
-                    text=f"{child}: {exit_text(child.process.outside.exit)}{_oom(child.process)}",
-                )
+                Evidence(source="exit", global_rank=rank, text=_end_of(child))
                 for child in dead[:_WORKERS_SHOWN]
             ],
             confidence=0.9,
+        )
+
+    def _lost_its_worker(self, case: Case, rank: int, process: Process) -> Finding:
+        error = process.exception
+        message = error.message.strip().splitlines()[0][:200] if error else ""
+        site = f", at {error.site}" if error and error.site else ""
+        dead = died(children_of(case, process))
+        victims = (set(case.deaths.victims) | set(case.waiting_for([rank]))) - {rank}
+        return Finding(
+            code="process.worker_died",
+            severity="crash",
+            culprit_ranks=(rank,),
+            waiting_ranks=tuple(sorted(victims)),
+            summary=f"rank {rank} lost a data worker and ended by it: {message}{site}",
+            advice=_WORKER_ADVICE,
+            evidence=(
+                *(
+                    Evidence(source="exit", global_rank=rank, text=_end_of(child))
+                    for child in dead[:_WORKERS_SHOWN]
+                ),
+                Evidence(
+                    source="journal",
+                    global_rank=rank,
+                    text="\n".join(error.traceback[-6:]) if error else "",
+                ),
+            ),
+            confidence=0.95,
         )
 
     def _data_stall(self, case: Case, rank: int, process: Process, pastime: Pastime) -> Finding:
@@ -81,6 +122,19 @@ class HeldUp:
             "worker below), and give the loader a timeout.",
             evidence=[*_sample_evidence(rank, process), *_worker_evidence(case, rank, workers)],
             confidence=0.95 if pastime.certain else 0.7,
+        )
+
+    def _io_blocked(self, case: Case, rank: int, process: Process) -> Finding:
+        sample = process.outside.sample
+        blocked_on = f" on {sample.blocked_on}" if sample and sample.blocked_on else ""
+        return self._finding(
+            case,
+            rank,
+            code="process.io_blocked",
+            doing=f"is blocked in the kernel{blocked_on}",
+            advice="Look at the file system or device behind that call (a stalled mount, a failing disk).",
+            evidence=[*_sample_evidence(rank, process)],
+            confidence=0.9,
         )
 
     def _lock_wait(self, case: Case, rank: int, process: Process, pastime: Pastime) -> Finding:
@@ -176,22 +230,18 @@ def _waits_in_lock(process: Process, pastime: Pastime | None) -> bool:
     )
 
 
-def _oom(process: Process) -> str:
-    seen = process.outside.exit
-    return f"; {seen.oom_killed}" if seen and seen.oom_killed else ""
+def _end_of(child: Child) -> str:
+    seen = child.process.outside.exit
+    oom = f"; {seen.oom_killed}" if seen and seen.oom_killed else ""
+    return f"{child}: {exit_text(seen)}{oom}"
 
 
 def _worker_text(case: Case, workers: list[Child]) -> str:
     """The worker that tells most: one that is at something that can be named."""
     for worker in workers:
-        pastime = pastime_of(case.state, worker.process)
-        if pastime is not None and pastime.kind in (
-            "file",
-            "network",
-            "lock",
-            "file_lock",
-            "sleep",
-        ):
+        # Idle ones wait in a pipe for work; that says nothing.
+        pastime = by_syscall(worker.process) or in_native_code(worker.process)
+        if pastime is not None and "pipe:[" not in pastime.text:
             return f"{worker} waits for {pastime.text}"
     return ""
 
@@ -199,13 +249,12 @@ def _worker_text(case: Case, workers: list[Child]) -> str:
 def _worker_evidence(case: Case, rank: int, workers: list[Child]) -> Iterable[Evidence]:
     for worker in workers[:_WORKERS_SHOWN]:
         sample = worker.process.outside.sample
-        stack = worker.process.outside.stack
+        frame = user_frame(frames_of_main(worker.process, worker.process.outside.stack))
         text = str(worker)
         if sample is not None:
             text += f": state {sample.state}"
             text += f", in {sample.syscall}" if sample.syscall else ""
             text += f" on {sample.blocked_on}" if sample.blocked_on else ""
-        frame = user_frame(stack.threads[0].frames) if stack and stack.threads else None
         if frame is not None:
             text += f", at {short_site(frame.file, frame.line, frame.function)}"
         yield Evidence(source="proc", global_rank=rank, text=text)

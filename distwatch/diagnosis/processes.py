@@ -9,6 +9,8 @@ from distwatch.diagnosis.group_calls import first_skew
 from distwatch.diagnosis.job import FROZEN_AFTER_S, main_frames
 from distwatch.diagnosis.signals import exit_text, signal_name
 from distwatch.diagnosis.victims import death_ns, ended_before, ending_signal
+from distwatch.diagnosis.waiting_on import native_frames
+from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
@@ -211,10 +213,12 @@ class RankFrozen:
         owner = gil_owner(process)
         place = case.where(rank)
         at = f" at {place}" if place else ""
+        inner = native_frames(process)
+        native = f" ({_library_call(inner[-1])})" if inner else ""
         cause = (
             f"is blocked in the kernel{blocked_on}{at}"
             if in_kernel
-            else f"holds the GIL in native code{at}, so that none of its Python threads can run"
+            else f"holds the GIL in native code{native}{at}, so that none of its Python threads can run"
         )
         return Finding(
             code="process.io_blocked" if in_kernel else "process.gil_held",
@@ -238,9 +242,23 @@ class RankFrozen:
                     global_rank=rank,
                     text=owner or "who holds the GIL was not observed",
                 ),
+                *_native_evidence(rank, inner),
                 case.place(rank),
             ),
             confidence=0.95 if owner or in_kernel else 0.6,
+        )
+
+
+def _library_call(frame: Frame) -> str:
+    library = frame.file.rpartition("/")[2]
+    return f"`{frame.function}`, {library}" if library else f"`{frame.function}`"
+
+
+def _native_evidence(rank: int, frames: tuple[Frame, ...]) -> Iterable[Evidence]:
+    if frames:
+        calls = " < ".join(_library_call(frame) for frame in reversed(frames[-6:]))
+        yield Evidence(
+            source="stack", global_rank=rank, text=f"native frames, innermost first: {calls}"
         )
 
 

@@ -91,6 +91,14 @@ class Pastime(msgspec.Struct, frozen=True, kw_only=True):
     certain: bool = True
 
     @property
+    def doing(self) -> str:
+        """As the end of a sentence: `asleep`, `in the data loader`, `waiting for a lock`."""
+        if self.kind == "sleep":
+            return "asleep"
+        inside = self.kind in ("data", "compile", "checkpoint", "debugger")
+        return f"{'in' if inside else 'waiting for'} {self.text}"
+
+    @property
     def waits_for_others(self) -> bool:
         """Whether other ranks may be what it waits for."""
         return self.kind in _DISTRIBUTED
@@ -100,7 +108,7 @@ def pastime_of(state: RunState, process: Process) -> Pastime | None:
     """What the main thread is at, where its stack, its system call or its source say so."""
     frames = frames_of_main(process, process.outside.stack)
     if not frames:
-        return _by_syscall(process)
+        return by_syscall(process)
     files = [frame.file for frame in frames if not frame.native]
     for kind, text, parts in _FILES:
         if any(part in file for file in files for part in parts.split()):
@@ -111,7 +119,7 @@ def pastime_of(state: RunState, process: Process) -> Pastime | None:
         for kind, text, part, functions in _INNERMOST:
             if part in frame.file and (not functions or frame.function in functions.split()):
                 return Pastime(kind=kind, text=_with_subject(process, text, kind))
-    return _in_native_code(process) or _by_syscall(process) or _by_source(state, process, frames)
+    return in_native_code(process) or by_syscall(process) or _by_source(state, process, frames)
 
 
 def frames_of_main(process: Process, stack: StackTaken | None) -> tuple[Frame, ...]:
@@ -164,14 +172,9 @@ def _with_subject(process: Process, text: str, kind: Kind) -> str:
     return f"{text} ({blocked_on})"
 
 
-def _in_native_code(process: Process) -> Pastime | None:
-    native = frames_of_main(process, process.outside.native)
-    # Frames of a thread that has gone on since tell nothing of now.
-    if not native or not _is_same_place(process):
-        return None
-    for frame in reversed(native):
-        if not frame.native:
-            return None
+def in_native_code(process: Process) -> Pastime | None:
+    """What its C frames say, where they were taken and it has not gone on since."""
+    for frame in reversed(native_frames(process)):
         for kind, text, names in _NATIVE:
             if any(name in frame.function for name in names.split()):
                 return Pastime(kind=kind, text=text)
@@ -179,18 +182,33 @@ def _in_native_code(process: Process) -> Pastime | None:
 
 
 def _is_same_place(process: Process) -> bool:
+    # Frames of a thread that has gone on since tell nothing of now.
     native = [f for f in frames_of_main(process, process.outside.native) if not f.native]
     python = [f for f in frames_of_main(process, process.outside.stack) if not f.native]
     return [(f.file, f.function) for f in native] == [(f.file, f.function) for f in python]
 
 
-def _by_syscall(process: Process) -> Pastime | None:
+def native_frames(process: Process) -> tuple[Frame, ...]:
+    """The C frames inside its innermost Python frame, the innermost last; () where none are known."""
+    native = frames_of_main(process, process.outside.native)
+    if not _is_same_place(process):
+        return ()
+    inner: list[Frame] = []
+    for frame in reversed(native):
+        if not frame.native:
+            break
+        inner.append(frame)
+    return tuple(reversed(inner))
+
+
+def by_syscall(process: Process) -> Pastime | None:
+    """What the system call that it sits in is about."""
     sample = process.outside.sample
     if sample is None or process.ended_ns is not None:
         return None
     name, subject = sample.syscall, sample.blocked_on
     if name in _SLEEPS:
-        return Pastime(kind="sleep", text="time to pass (it sleeps)")
+        return Pastime(kind="sleep", text="time to pass")
     if name in _LOCK_FILES:
         return Pastime(kind="file_lock", text=f"a lock on {subject or 'a file'}")
     if name in ("wait4", "waitid"):

@@ -60,6 +60,7 @@ class Judge:
 
     def keep(self) -> str:
         """Records the verdict and writes its incident; returns the incident's folder, or ''."""
+        self._recording.write_pending()
         if self.blocked and self._writable:
             self._write()
         self._recording.record(

@@ -62,6 +62,8 @@ class Recording:
         self.dropped = 0
         self._sink = sink
         self._kept: dict[tuple[type, str], tuple[int, object]] = {}
+        self._pending: dict[tuple[type, str], tuple[int, ev.AnyEvent]] = {}
+        """The newest of what repeats, where it was handed on and not journaled."""
         self._segment: Segment | None = None
         self._seq = 0
         self._said: set[str] = set()
@@ -75,9 +77,23 @@ class Recording:
         """Notes an event now. `keep`: journal it however often it repeats."""
         now = time.monotonic_ns()
         seq = 0
-        if self._path and (keep or self._is_due(event, now)):
+        due = keep or self._is_due(event, now)
+        if self._path and due:
             seq = self._write(now, event)
+        if isinstance(event, _OFTEN):
+            key = _key(event)
+            if due:
+                self._pending.pop(key, None)
+            else:
+                self._pending[key] = (now, event)
         self._sink(self.header, seq, now, event)
+
+    def write_pending(self) -> None:
+        """Journals the newest of everything: what a verdict rests on must be on disk with it."""
+        pending = sorted(self._pending.values(), key=lambda one: one[0])
+        self._pending.clear()
+        for now, event in pending if self._path else ():
+            self._write(now, event)
 
     def flush(self) -> None:
         """Has the kernel write it through; a failure is said, not raised."""
@@ -96,7 +112,7 @@ class Recording:
     def _is_due(self, event: ev.AnyEvent, now: int) -> bool:
         if not isinstance(event, _OFTEN):
             return True
-        key = (type(event), str(getattr(event, "process", "")))
+        key = _key(event)
         kept_ns, kept = self._kept.get(key, (0, None))
         size = self._segment.size if self._segment is not None else 0
         if kept_ns and size > ROUTINE_LIMIT:
@@ -149,6 +165,10 @@ class Recording:
             return
         self._said.add(why)
         self.record(ev.NotObserved(host=self.header.host, what=what, why=why))
+
+
+def _key(event: ev.AnyEvent) -> tuple[type, str]:
+    return type(event), str(getattr(event, "process", ""))
 
 
 def _material(event: ev.AnyEvent) -> object:

@@ -27,6 +27,7 @@ _QUIET = (
     ev.HostSampled,
     ev.DevicesSampled,
     ev.SiteSeen,
+    ev.SourcesRead,
 )
 
 

@@ -7,6 +7,7 @@ import copy
 import msgspec
 
 from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.early import early_suspicion
 from distwatch.diagnosis.group_views import GroupView, group_views
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
@@ -29,6 +30,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     """Events that are known to be lost."""
     not_observed: tuple[str, ...] = ()
+    suspicion: Finding | None = None
+    """What the verdict will be if nothing moves; only where there is none yet."""
     clock_ns: int | None = None
     """Wall clock of the newest event; None before the first."""
 
@@ -77,10 +80,12 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 def take_picture(state: RunState, run_id: str) -> Picture:
     """Derives everything that the views show."""
+    findings = diagnose(state)
     return Picture(
         run_id=run_id,
         state=state,
-        findings=tuple(diagnose(state)),
+        findings=tuple(findings),
+        suspicion=None if any(f.blocks for f in findings) else early_suspicion(state),
         standings=tuple(standings(state)),
         groups=tuple(group_views(state)),
         stacks=tuple(merge_stacks(state)),

@@ -15,6 +15,7 @@ SEVERITIES: dict[str, tuple[str, str]] = {
     "info": ("●", f"bold {BLUE}"),
     "healthy": ("✓", f"bold {GREEN}"),
     "ended": ("✓", f"bold {MUTED}"),
+    "suspicion": ("?", f"bold {ORANGE}"),
     "watching": ("…", f"bold {YELLOW}"),
     "starting": ("○", f"bold {BLUE}"),
 }

@@ -41,6 +41,8 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 
 def mood(picture: Picture) -> tuple[str, str]:
     """(severity or mood, sentence): the verdict in words."""
+    if picture.suspicion is not None:
+        return "suspicion", f"{picture.suspicion.summary} (no deadline has passed yet)"
     if picture.root is not None:
         return picture.root.severity, picture.root.summary
     words = [standing.word for standing in picture.standings]

@@ -47,14 +47,25 @@ def test_a_job_that_starts_says_how_far_it_is() -> None:
     assert sentence == "2/4 ranks seen: 2 starting, 2 unobserved"
 
 
-def test_a_wait_below_its_deadline_is_watched_not_judged() -> None:
+def test_a_wait_below_its_deadline_is_a_suspicion_not_a_verdict() -> None:
     script = healthy_job()
     for rank in (0, 1, 2):
         script.pulse(rank, 38.0, 10, 9, 31.0)
     script.pulse(3, 38.0, 9, 9, 29.0)
-    word, sentence = mood(take_picture(state_of(script), "r"))
-    assert word == "watching"
-    assert sentence == "no verdict yet: 3/4 ranks wait, the longest for 7.0 s"
+    picture = take_picture(state_of(script), "r")
+    assert not picture.findings
+    word, sentence = mood(picture)
+    assert word == "suspicion"
+    assert sentence.startswith("rank 3 never entered collective #10 of default_pg")
+    assert sentence.endswith("have waited in it for 7.0 s (no deadline has passed yet)")
+
+
+def test_a_wait_of_a_moment_is_no_suspicion() -> None:
+    script = healthy_job()
+    for rank in (0, 1, 2):
+        script.pulse(rank, 34.0, 10, 9, 31.0)
+    script.pulse(3, 34.0, 9, 9, 29.0)
+    assert mood(take_picture(state_of(script), "r"))[0] == "healthy"
 
 
 def test_ranks_that_ended_in_order_are_no_failure() -> None:

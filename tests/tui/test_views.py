@@ -151,6 +151,7 @@ def test_every_kind_of_event_has_words(failed: Picture) -> None:
             ev.HostSampled,
             ev.DevicesSampled,
             ev.SiteSeen,
+            ev.SourcesRead,
         ):
             assert kind in event_text._TELLERS, kind
 
