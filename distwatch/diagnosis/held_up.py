@@ -113,11 +113,13 @@ class HeldUp:
 
     def _data_stall(self, case: Case, rank: int, process: Process, pastime: Pastime) -> Finding:
         workers = [child for child in children_of(case, process) if child.lives]
+        called = by_syscall(process)
+        own = called.text if called and called.kind in ("file", "network") else pastime.text
         return self._finding(
             case,
             rank,
             code="process.data_stall",
-            doing=f"waits for data: {_worker_text(case, workers) or pastime.text}",
+            doing=f"waits for data: {_worker_text(workers) or own}",
             advice="Look at where that data comes from (a stalled mount, an object store, a slow or stuck "
             "worker below), and give the loader a timeout.",
             evidence=[*_sample_evidence(rank, process), *_worker_evidence(case, rank, workers)],
@@ -236,7 +238,7 @@ def _end_of(child: Child) -> str:
     return f"{child}: {exit_text(seen)}{oom}"
 
 
-def _worker_text(case: Case, workers: list[Child]) -> str:
+def _worker_text(workers: list[Child]) -> str:
     """The worker that tells most: one that is at something that can be named."""
     for worker in workers:
         # Idle ones wait in a pipe for work; that says nothing.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -38,7 +37,7 @@ _FILES: tuple[tuple[Kind, str, str], ...] = (
 )
 _INNERMOST: tuple[tuple[Kind, str, str, str], ...] = (
     # Kind, words, part of the file's path, functions (any where none is named): what the library
-    # frames inside the user's code say, from the innermost out.
+    # frames inside the user's code say; the outermost that says anything.
     ("file_lock", "a file lock", "/filelock/", ""),
     ("file_lock", "a file lock", "/portalocker/", ""),
     ("child", "a child process", "/subprocess.py", "wait _wait communicate _communicate _try_wait"),
@@ -117,7 +116,9 @@ def pastime_of(state: RunState, process: Process) -> Pastime | None:
         return Pastime(kind="prompt", text="somebody to type on its stdin")
     for frame in _library_frames(frames):
         for kind, text, part, functions in _INNERMOST:
-            if part in frame.file and (not functions or frame.function in functions.split()):
+            # py-spy names methods with their class.
+            called = frame.function.rpartition(".")[2]
+            if part in frame.file and (not functions or called in functions.split()):
                 return Pastime(kind=kind, text=_with_subject(process, text, kind))
     return in_native_code(process) or by_syscall(process) or _by_source(state, process, frames)
 
@@ -155,13 +156,11 @@ def reads_stdin(process: Process) -> bool:
     return sample.syscall in ("read", "readv", "poll", "select", "pselect6", "ppoll")
 
 
-def _library_frames(frames: tuple[Frame, ...]) -> Iterable[Frame]:
-    """From the innermost frame out to the user's code."""
+def _library_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """What the user's code called, that call first: a queue says more than the lock inside it."""
     users = user_frame(frames)
-    for frame in reversed(frames):
-        if frame is users:
-            return
-        yield frame
+    place = next((n for n, frame in enumerate(frames) if frame is users), -1)
+    return frames[place + 1 :]
 
 
 def _with_subject(process: Process, text: str, kind: Kind) -> str:

@@ -8,26 +8,27 @@ from distwatch.diagnosis import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks, torchrun
 
+MISSING = "collective.rank_missing"
 WAYS = [
-    pytest.param("read", "all_reduce", 2, 1, "read_next_shard", id="fifo-2-ranks"),
-    pytest.param("queue", "async", 3, 0, "take_batch", id="queue-rank-0"),
-    pytest.param("child", "gather", 2, 1, "await_upload", id="child-process"),
-    pytest.param("lock", "barrier", 8, 5, "acquire_cache_lock", id="lock-8-ranks"),
+    pytest.param("read", "all_reduce", 2, 1, "read_next_shard", "process.data_stall", id="fifo"),
+    pytest.param("queue", "async", 3, 0, "take_batch", MISSING, id="queue-rank-0"),
+    pytest.param("child", "gather", 2, 1, "await_upload", MISSING, id="child-process"),
+    pytest.param("lock", "barrier", 8, 5, "acquire_cache_lock", "process.lock_wait", id="8-ranks"),
 ]
 
 
-@pytest.mark.parametrize(("way", "collective", "world_size", "missing", "function"), WAYS)
+@pytest.mark.parametrize(("way", "collective", "world_size", "missing", "function", "code"), WAYS)
 def test_rank_that_never_enters_a_collective(
-    way: str, collective: str, world_size: int, missing: int, function: str
+    way: str, collective: str, world_size: int, missing: int, function: str, code: str
 ) -> None:
     args = (way, str(missing), collective)
     with launch_ranks("elsewhere", world_size, args=args) as job:
         job.wait_step("stalled", {missing})
         job.wait_step("waiting", set(range(world_size)) - {missing})
-        finding = job.wait_verdict(
-            "collective.rank_missing", {missing}, mentions=("elsewhere.py", function)
-        )
+        finding = job.wait_verdict(code, {missing}, mentions=("elsewhere.py", function))
         assert set(finding.waiting_ranks) == set(range(world_size)) - {missing}
+        told = {(f.code, f.culprit_ranks) for f in diagnose(job.state())}
+        assert (MISSING, (missing,)) in told
 
 
 def test_rank_missing_in_a_sub_group_blames_no_rank_outside_it() -> None:
@@ -35,7 +36,7 @@ def test_rank_missing_in_a_sub_group_blames_no_rank_outside_it() -> None:
         job.wait_step("stalled", {3})
         job.wait_step("waiting", {1})
         job.wait_step("idle", {0, 2})
-        job.wait_verdict("collective.rank_missing", {3})
+        job.wait_verdict("process.data_stall", {3})
 
         def both_waits_are_told(state: RunState) -> bool:
             # Ranks 0 and 2 have gone on to a barrier of all, in which 1 and 3 are missing.
@@ -51,7 +52,9 @@ def test_barrier_on_rank_0_only() -> None:
         job.wait_step("gate evaluation", {1})
         job.wait_step("waiting", {0})
         job.wait_verdict(
-            "collective.rank_missing", {1}, mentions=("barrier_on_rank0.py", "evaluate_for_ever")
+            ("collective.rank_missing", "process.data_stall"),
+            {1},
+            mentions=("barrier_on_rank0.py", "evaluate_for_ever"),
         )
 
 
@@ -77,4 +80,8 @@ def test_ranks_whose_operations_differ(case: str, operations: tuple[str, ...]) -
 def test_one_rank_with_a_batch_more_meets_the_others_barrier() -> None:
     with launch_ranks("uneven_batches", 3) as job:
         job.wait_step("barrier", {0, 2})
-        job.wait_verdict("collective.op_mismatch", {1}, mentions=("barrier", "all_reduce"))
+        job.wait_verdict(
+            "collective.count_uneven",
+            {1},
+            mentions=("barrier", "all_reduce", "4 times", "only 3 times"),
+        )

@@ -59,13 +59,19 @@ class Job:
 
     # ---- launching -----------------------------------------------------------------------
 
-    def start(self, command: Sequence[str], env: Mapping[str, str], log: str) -> None:
+    def start(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: str,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         """Starts one process of the job; its output goes to `log` in the work folder."""
         with open(self.work / log, "wb") as output:
             self.launched.append(
                 subprocess.Popen(
                     command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=stdin,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**_inherited(), **self._own_environment(), **env},
@@ -283,6 +289,7 @@ def launch_ranks(
     env_of: Mapping[int, Mapping[str, str]] | None = None,
     args: Sequence[str] = (),
     port: int | None = None,
+    stdin_of: Mapping[int, int] | None = None,
 ) -> Iterator[Job]:
     """Starts `jobs/<script>.py` as plain processes with the launcher's variables.
 
@@ -290,6 +297,7 @@ def launch_ranks(
         ranks: those that are really started, as often as they are named; all by default.
         without_distwatch: those that run with DISTWATCH=0.
         env_of: variables of single ranks; an empty value takes one away.
+        stdin_of: descriptors that single ranks read; the others read /dev/null.
     """
     chosen = range(world_size) if ranks is None else list(ranks)
     dark = set(without_distwatch)
@@ -312,6 +320,7 @@ def launch_ranks(
                 [sys.executable, str(JOBS / f"{script}.py"), *args],
                 variables,
                 f"rank{rank}{again}.log",
+                (stdin_of or {}).get(rank, subprocess.DEVNULL),
             )
         yield job
 

@@ -10,7 +10,7 @@ from distwatch.tui.keys import KEYS
 from tests.tui.driving import watching
 from tests.tui.scripted import failed_job, healthy_job, hung_job, large_job
 
-VERDICT = "rank 2 never entered all_reduce #5"
+VERDICT = "rank 2 waits for data"
 
 
 async def test_it_opens_on_the_verdict() -> None:

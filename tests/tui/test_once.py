@@ -12,7 +12,7 @@ def test_the_screen_of_text_fits_and_has_no_escapes(width: int) -> None:
     text = render_once(state_of(hung_job()), width, run_id="llama-ft")
     assert "\x1b" not in text
     assert all(len(line) <= width for line in text.splitlines())
-    assert text.startswith("■ HANG  rank 2 never")
+    assert text.startswith("■ HANG  rank 2 waits")
     assert text.endswith("\n")
     assert "llama-ft · torchrun" in text
 

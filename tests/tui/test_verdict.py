@@ -23,7 +23,7 @@ from tests.tui.scripted import (
 
 def test_a_hang_is_told_by_glyph_word_and_rank() -> None:
     line = verdict_line(take_picture(state_of(hung_job()), "r")).plain
-    assert line.startswith("■ HANG  rank 2 never entered all_reduce #5")
+    assert line.startswith("■ HANG  rank 2 waits for data")
 
 
 def test_a_healthy_run_says_how_many_and_how_lately() -> None:
@@ -56,7 +56,7 @@ def test_a_wait_below_its_deadline_is_a_suspicion_not_a_verdict() -> None:
     assert not picture.findings
     word, sentence = mood(picture)
     assert word == "suspicion"
-    assert sentence.startswith("rank 3 never entered collective #10 of default_pg")
+    assert sentence.startswith("rank 3 never entered all_reduce #10 of default_pg")
     assert sentence.endswith("have waited in it for 7.0 s (no deadline has passed yet)")
 
 
@@ -110,7 +110,7 @@ def test_each_way_to_look_is_named() -> None:
 
 def test_the_copied_verdict_holds_culprit_evidence_and_advice() -> None:
     text = verdict_markdown(take_picture(state_of(hung_job()), "llama-ft"))
-    assert text.startswith("**HANG** rank 2 never entered")
+    assert text.startswith("**HANG** rank 2 waits for data")
     assert "culprit ranks: 2; waiting ranks: 0-1,3" in text
     assert "data_loader.py:41 in __getitem__" in text
     assert "**do**: " in text

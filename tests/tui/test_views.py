@@ -158,7 +158,7 @@ def test_every_kind_of_event_has_words(failed: Picture) -> None:
 
 def test_findings_show_evidence_and_confidence(hung: Picture) -> None:
     shown = texts(findings.lines(hung), 200)
-    assert shown[0] == "■ root hang collective.rank_missing  confidence 95%"
+    assert shown[0] == "■ root hang process.data_stall  confidence 95%"
     assert "    culprit ranks: 2 · waiting ranks: 0-1,3" in shown
     assert any(line.startswith("    flight_recorder") for line in shown)
 
@@ -166,7 +166,7 @@ def test_findings_show_evidence_and_confidence(hung: Picture) -> None:
 def test_the_detail_of_a_rank_tells_all_that_is_known(hung: Picture) -> None:
     text = detail(hung, "rank:2").plain
     for part in (
-        "▶ blamed by the verdict", "collective.rank_missing (root, culprit)", "pid 4202 on node01, parent 4100",
+        "▶ blamed by the verdict", "process.data_stall (root, culprit)", "pid 4202 on node01, parent 4100",
         "2 of 4 (said by torch)", "from_pretrained shards 3 of 3", "entered #4, completed #4",
         "all_reduce #4 in 0 4096 × float32", "__getitem__  /job/data_loader.py:41", "/mnt/nfs/tokens-00017.bin",
     ):  # fmt: skip
