@@ -24,7 +24,7 @@ class PeerMissing:
             if not edges or not case.job.peer_overdue(wait) or wait.peer_rank < 0:
                 continue
             peer = case.job.ranks.get(wait.peer_rank)
-            arriving = peer is not None and not holds_world(peer)
+            arriving = peer is not None and peer.instrumented and not holds_world(peer)
             if case.graph.waits(wait.peer_rank) or arriving:
                 continue
             awaited.setdefault(wait.peer_rank, []).append(wait)

@@ -252,13 +252,16 @@ class RecordedJob:
         at: float,
         groups: dict[str, tuple[int, int, float]] | None = None,
         operations: tuple[ev.Operation, ...] = (),
+        peers: tuple[ev.PeerProgress, ...] = (),
     ) -> None:
         """A pulse: group name → (enqueued, completed, when that last changed)."""
         progress = tuple(
             ev.GroupProgress(pg_name=n, enqueued=e, completed=c, changed_ns=int(changed * SECOND))
             for n, (e, c, changed) in (groups or {}).items()
         )
-        pulse = ev.Pulse(beat=int(at * 2) + 1, beat_ns=int(at * SECOND), groups=progress)
+        pulse = ev.Pulse(
+            beat=int(at * 2) + 1, beat_ns=int(at * SECOND), groups=progress, peers=peers
+        )
         read = ev.PulseRead(process=self.key(rank), pulse=pulse, operations=operations)
         self.see(at, read, self.host(rank))
 
@@ -271,9 +274,24 @@ class RecordedJob:
             entered_ns=int(at * SECOND), left_ns=int(left * SECOND),
         )  # fmt: skip
 
-    def stack(self, rank: int, at: float, frames: tuple[ev.Frame, ...], **more: object) -> None:
+    def peer(
+        self, rank: int, op: str, peer: int, *, at: float, posted: int, tag: int = 0, pg_name: str = "0",
+        number: int = 1, left: float = 0.0,
+    ) -> ev.Operation:  # fmt: skip
+        """A send or recv, the `posted`-th of its kind."""
+        return ev.Operation(
+            number=number, op=op, pg_name=pg_name, peer=peer, tag=tag, p2p_seq=posted, numel=8,
+            dtype="float32", entered_ns=int(at * SECOND), left_ns=int(left * SECOND),
+        )  # fmt: skip
+
+    def stack(
+        self, rank: int, at: float, frames: tuple[ev.Frame, ...],
+        looked: dict[str, object] | None = None, **more: object,
+    ) -> None:  # fmt: skip
+        """A look at a rank's main thread; `looked`: what else the look says."""
         thread = ev.ThreadStack(name="MainThread", os_thread_id=1000 + rank, frames=frames, **more)  # type: ignore[arg-type]
-        self.see(at, ev.StackTaken(process=self.key(rank), threads=(thread,)), self.host(rank))
+        taken = ev.StackTaken(process=self.key(rank), threads=(thread,), **(looked or {}))  # type: ignore[arg-type]
+        self.see(at, taken, self.host(rank))
 
     def sample(self, rank: int, at: float, state: str, **more: object) -> None:
         sampled = ev.ProcessSampled(process=self.key(rank), state=state, **more)  # type: ignore[arg-type]

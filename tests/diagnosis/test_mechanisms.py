@@ -1,0 +1,250 @@
+"""Held-up ranks, uneven loops, timeouts that differ, partitions, debuggers: each by its evidence."""
+
+from __future__ import annotations
+
+import pytest
+
+from distwatch.diagnosis.early import early_suspicion
+from distwatch.state import events as ev
+from distwatch.state.frames import process_key
+from distwatch.state.identity import Identity
+from tests.diagnosis.recorded import (
+    HOST,
+    SECOND,
+    WAITING,
+    RecordedJob,
+    frame,
+    hung_job,
+    judged,
+    only_root,
+)
+
+LIB = "/venv/lib/python3.11"
+LOADER = (
+    frame("main", "/job/train.py", 9),
+    frame("_try_get_data", f"{LIB}/site-packages/torch/utils/data/dataloader.py", 1100),
+    frame("wait", f"{LIB}/threading.py", 320),
+)
+
+
+def at(function: str, file: str) -> tuple[ev.Frame, ...]:
+    return (frame("main", "/job/train.py", 9), frame(function, f"{LIB}/{file}", 5))
+
+
+@pytest.mark.parametrize(
+    ("frames", "sample", "code"),
+    [
+        (at("Condition.wait", "threading.py"), {"syscall": "futex"}, "process.lock_wait"),
+        (at("acquire", "site-packages/filelock/_api.py"), {}, "process.lock_wait"),
+        ((frame("main", "/job/train.py", 9),), {"syscall": "flock", "blocked_on": "/tmp/l"}, "process.lock_wait"),
+        (LOADER, {"syscall": "futex"}, "process.data_stall"),
+        ((frame("main", "/job/train.py", 9),), {"syscall": "read", "blocked_on": "/data/x"}, "process.data_stall"),
+        (at("interaction", "pdb.py"), {"syscall": "read", "blocked_on": "stdin (pipe:[7])"}, "process.debugger"),
+    ],
+)  # fmt: skip
+def test_why_the_missing_rank_does_not_come(
+    frames: tuple[ev.Frame, ...], sample: dict[str, str], code: str
+) -> None:
+    job = hung_job()
+    job.stack(2, 30.1, frames)
+    job.sample(2, 30.1, "S", **sample)
+    finding = only_root(job, code, 2)
+    assert finding.waiting_ranks == (0, 1, 3)
+    assert [f.code for f in judged(job) if f.role == "symptom"] == ["collective.rank_missing"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "sample"),
+    [
+        (at("get", "queue.py"), {"syscall": "futex"}),
+        (at("Popen.communicate", "subprocess.py"), {"syscall": "read", "blocked_on": "pipe:[3]"}),
+        ((frame("main", "/job/train.py", 9),), {"syscall": "clock_nanosleep"}),
+        (at("_compile", "site-packages/torch/_inductor/codecache.py"), {"syscall": ""}),
+    ],
+)
+def test_what_has_no_code_of_its_own_stays_a_missing_rank(
+    frames: tuple[ev.Frame, ...], sample: dict[str, str]
+) -> None:
+    job = hung_job()
+    job.stack(2, 30.1, frames)
+    job.sample(2, 30.1, "S", **sample)
+    only_root(job, "collective.rank_missing", 2)
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "code"), [(9.0, "process.livelock"), (0.5, "collective.rank_missing")]
+)
+def test_a_rank_that_runs_at_one_place_is_a_livelock_only_where_it_really_runs(
+    cpu_s: float, code: str
+) -> None:
+    job = hung_job()
+    looked: dict[str, object] = {"settled_since_ns": 20 * SECOND, "settled_cpu_s": cpu_s}
+    job.stack(2, 30.1, (frame("spin", "/job/train.py", 9),), looked)
+    job.sample(2, 30.1, "R")
+    only_root(job, code, 2)
+
+
+def test_an_attended_debugger_is_told_and_no_hang() -> None:
+    job = hung_job()
+    job.stack(2, 30.1, at("interaction", "pdb.py"))
+    job.sample(2, 30.1, "S", syscall="read", blocked_on="stdin (/dev/pts/3)")
+    assert [(f.code, f.severity) for f in judged(job)] == [("process.debugger", "info")]
+
+
+def worker(job: RecordedJob, rank: int, pid: int, **end: object) -> None:
+    key = process_key(HOST, pid, 9)
+    sighted = ev.ProcessSighted(
+        process=key, host=HOST, pid=pid, start_ticks=9, ppid=1000 + rank, role="dataloader",
+        identity=Identity(),
+    )  # fmt: skip
+    job.see(5, sighted)
+    if end:
+        job.see(9, ev.ExitSeen(process=key, how="pidfd", **end))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ({"signal": 9}, "process.worker_died"),
+        ({"exit_code": 1}, "process.worker_died"),
+        ({"exit_code": 0}, "process.data_stall"),
+        ({"signal": 15}, "process.data_stall"),
+        ({}, "process.data_stall"),
+    ],
+)
+def test_a_worker_that_died_explains_the_loader_that_waits_for_it(
+    end: dict[str, object], code: str
+) -> None:
+    job = hung_job()
+    worker(job, 2, 5000, **end)
+    job.stack(2, 30.1, LOADER)
+    job.sample(2, 30.1, "S", syscall="poll", blocked_on="pipe:[9]")
+    only_root(job, code, 2)
+
+
+def loop(job: RecordedJob, rank: int, rounds: int, then: str | None) -> None:
+    """`rounds` calls of the loop at site 1, and one of something else at site 2."""
+    job.say(
+        rank, 2, ev.SiteSeen(number=1, site=ev.Site(file="/job/train.py", line=30, function="step"))
+    )
+    job.say(
+        rank, 2, ev.SiteSeen(number=2, site=ev.Site(file="/job/train.py", line=60, function="end"))
+    )
+    calls = [
+        job.operation(rank, "allreduce", n, at=9 + n * 0.01, left=9 + n * 0.01, site=1)
+        for n in range(1, rounds + 1)
+    ]
+    if then is not None:
+        calls.append(job.operation(rank, then, rounds + 1, at=10, site=2, numel=-1))
+    last = len(calls)
+    job.pulse(rank, at=30, groups={"0": (last, last - 1, 10.0)}, operations=tuple(calls))
+    job.stack(rank, 30, WAITING)
+    job.sample(rank, 30, "S")
+
+
+def test_one_iteration_more_is_counted_by_call_site() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    loop(job, 0, 3, "barrier")
+    loop(job, 1, 4, None)
+    loop(job, 2, 3, "barrier")
+    job.tick(31)
+    finding = only_root(job, "collective.count_uneven", 1)
+    assert "train.py:30 in step 4 times" in finding.summary
+    assert "only 3 times" in finding.summary
+
+
+def test_one_call_alone_is_no_loop() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    loop(job, 0, 1, "barrier")
+    loop(job, 1, 2, None)
+    loop(job, 2, 1, "barrier")
+    job.tick(31)
+    only_root(job, "collective.op_mismatch", 1)
+
+
+def test_timeouts_that_differ_are_a_warning() -> None:
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    for rank in range(3):
+        job.hold(rank, "1", (0, 1, 2), desc="eval", timeout_s=6.0 if rank == 1 else 600.0)
+    job.tick(3)
+    findings = judged(job)
+    assert [(f.code, f.severity, f.culprit_ranks) for f in findings] == [
+        ("collective.timeout_disagrees", "warning", (1,))
+    ]
+
+
+def test_stuck_connections_between_hosts_are_a_partition() -> None:
+    job = RecordedJob(4)
+    for rank in (2, 3):
+        job.hosts[rank] = "node2"
+    job.initialize(0, 1, 2, 3)
+    for rank in range(4):
+        inside = job.operation(rank, "allreduce", 1, at=10)
+        job.pulse(rank, at=30, groups={"0": (1, 0, 10.0)}, operations=(inside,))
+        job.stack(rank, 30, WAITING)
+        job.sample(rank, 30, "S")
+        own, other = ("10.0.0.1", "10.0.0.2") if rank < 2 else ("10.0.0.2", "10.0.0.1")
+        stuck = ev.Connection(
+            local=f"{own}:4000", peer=f"{other}:5000", state="established",
+            unacknowledged_bytes=64, retransmits=6,
+        )  # fmt: skip
+        seen = ev.ConnectionsSeen(process=job.key(rank), addresses=(own,), stuck=(stuck,))
+        job.see(30, seen, job.host(rank))
+    job.tick(31)
+    finding = only_root(job, "network.partition")
+    assert finding.waiting_ranks == (0, 1, 2, 3)
+    assert (
+        "10.0.0.1 (ranks 0-1) and 10.0.0.2 (ranks 2-3) no longer reach each other"
+        in finding.summary
+    )
+
+
+def test_a_collective_that_all_have_entered_blames_nobody() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank in range(2):
+        inside = job.operation(rank, "allreduce", 1, at=10)
+        job.pulse(rank, at=30, groups={"0": (1, 0, 10.0)}, operations=(inside,))
+        job.stack(rank, 30, WAITING)
+        job.sample(rank, 30, "S")
+    job.tick(31)
+    finding = only_root(job, "network.partition")
+    assert finding.confidence < 0.5
+
+
+def test_an_error_file_tells_the_exception_of_a_rank_without_distwatch() -> None:
+    job = RecordedJob(2)
+    job.initialize(0)
+    job.sight(1, 1)
+    left = ev.ErrorFileRead(
+        process=job.key(1), type_name="ValueError", message="bad batch", traceback=("x",)
+    )
+    job.exit(1, 12, code=1)
+    job.see(12, left)
+    job.tick(20)
+    finding = only_root(job, "process.exited", 1)
+    assert "ValueError" in finding.summary
+    assert "bad batch" in finding.summary
+
+
+def test_the_source_of_a_call_is_shown_with_it() -> None:
+    job = hung_job()
+    job.see(
+        30,
+        ev.SourcesRead(
+            host=HOST, lines=(ev.SourceLine(file="/job/data.py", line=42, text="f.read(n)"),)
+        ),
+    )
+    assert any("`f.read(n)`" in e.text for f in judged(job) for e in f.evidence)
+
+
+def test_a_suspicion_names_the_rank_before_any_deadline() -> None:
+    job = hung_job(waited=7.0)
+    assert judged(job) == []
+    suspected = early_suspicion(job.state)
+    assert suspected is not None
+    assert suspected.culprit_ranks == (2,)
+    assert judged(job) == [], "to suspect changes nothing"
