@@ -92,7 +92,7 @@ def order_by_cause(
     for finding in _hangs_before_their_end(ranked):
         explained = finding.role == "symptom" or any(_explains(root, finding) for root in roots)
         if explained:
-            symptoms.append(msgspec.structs.replace(finding, role="symptom"))
+            symptoms.append(_as_symptom(finding, roots))
         else:
             roots.append(finding)
     return roots + symptoms
@@ -127,6 +127,19 @@ def _hangs_before_their_end(ranked: list[Finding]) -> list[Finding]:
     ]
     late = [end for end in ends if any(_outlives(hang, end) for hang in hangs)]
     return [f for f in ranked if f not in late] + [_as_aftermath(end) for end in late]
+
+
+def _as_symptom(finding: Finding, roots: list[Finding]) -> Finding:
+    """Whoever only waits by a root's account is blamed by no symptom of it either."""
+    blamed = {rank for root in roots for rank in root.culprit_ranks}
+    waiting = {rank for root in roots for rank in root.waiting_ranks}
+    culprits = set(finding.culprit_ranks)
+    if not roots or not culprits or culprits & blamed or not culprits <= waiting:
+        return msgspec.structs.replace(finding, role="symptom")
+    affected = tuple(sorted({*finding.waiting_ranks, *culprits}))
+    return msgspec.structs.replace(
+        finding, role="symptom", culprit_ranks=(), waiting_ranks=affected
+    )
 
 
 def _as_aftermath(end: Finding) -> Finding:

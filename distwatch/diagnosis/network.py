@@ -52,7 +52,7 @@ class Partition:
         listed = "; ".join(f"{a} and {b}" for a, b in cut[:4])
         view = max(waits, key=lambda one: one.waited_s, default=None)
         affected = {one.global_rank for one in stuck} | {r for one in stuck for r in one.peers}
-        waiting = set(view.entered) if view else affected
+        waiting = set(view.members) if view else affected
         worst = max(one.connection.retransmits for one in stuck)
         odd = _one_side(stuck)
         where = (
@@ -81,7 +81,7 @@ class Partition:
                 )
                 for one in stuck[:_SHOWN]
             ),
-            confidence=0.9,
+            confidence=0.9 if all(one.peers for one in stuck) else 0.7,
         )
 
 
@@ -125,13 +125,15 @@ def stuck_connections(case: Case) -> list[Stuck]:
         for address in seen.addresses if seen else ():
             owners.setdefault(address, set()).add(rank)
     found: list[Stuck] = []
+    # Of ranks on hosts that nobody here sees, the addresses are not known either.
+    unseen = len(case.job.ranks) < (case.job.world or 0)
     for rank, process in case.job.ranks.items():
         seen = process.outside.connections
         if process.ended_ns is not None or seen is None:
             continue
         for connection in seen.stuck:
             peers = owners.get(connection.peer.rpartition(":")[0], set())
-            if connection.retransmits >= RETRANSMITS and peers:
+            if connection.retransmits >= RETRANSMITS and (peers or unseen):
                 found.append(
                     Stuck(global_rank=rank, connection=connection, peers=tuple(sorted(peers)))
                 )
@@ -144,7 +146,12 @@ def _names(case: Case, stuck: list[Stuck]) -> dict[str, str]:
     for one in stuck:
         ranks.setdefault(one.own_address, set()).add(one.global_rank)
         ranks.setdefault(one.peer_address, set()).update(one.peers)
-    return {address: f"{address} ({name_ranks(held)})" for address, held in ranks.items()}
+    return {
+        address: f"{address} ({name_ranks(held)})"
+        if held
+        else f"{address} (ranks not seen from here)"
+        for address, held in ranks.items()
+    }
 
 
 def _one_side(stuck: list[Stuck]) -> tuple[int, ...]:

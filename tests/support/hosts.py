@@ -18,7 +18,7 @@ INTERFACE = "eth0"
 _BLACK_HOLE = """
 add table inet distwatch
 add chain inet distwatch input { type filter hook input priority 0; }
-add rule inet distwatch input tcp dport %d drop
+add rule inet distwatch input %s drop
 """
 
 
@@ -35,7 +35,11 @@ class Host:
 
     def drop_packets_to(self, port: int) -> None:
         """From now on nothing that comes for that port gets an answer of any kind."""
-        _run(*self.command(["nft", "-f", "-"]), words=_BLACK_HOLE % port)
+        _run(*self.command(["nft", "-f", "-"]), words=_BLACK_HOLE % f"tcp dport {port}")
+
+    def drop_packets_from(self, other: Host) -> None:
+        """From now on nothing that the other host sends arrives, and nobody is told."""
+        _run(*self.command(["nft", "-f", "-"]), words=_BLACK_HOLE % f"ip saddr {other.address}")
 
 
 @contextlib.contextmanager
