@@ -33,6 +33,7 @@ GROUPS = {
     "Afterwards": {
         "report": "The post-mortem from what is on disk, the job alive or dead.",
         "replay": "The TUI on a recorded run: step, seek, pause.",
+        "import": "Dumps of torch's flight recorder or of py-spy, as a run with its verdict.",
         "clean": "Remove the folders of runs that have ended.",
     },
 }
@@ -56,7 +57,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"distwatch.cli.{name}").command
+        module = "import_" if name == "import" else name
+        command: click.Command = importlib.import_module(f"distwatch.cli.{module}").command
         return command
 
     def resolve_command(

@@ -1,0 +1,1 @@
+"""Dumps that other tools left: read as plain data, and told as the events of a run."""

@@ -1,0 +1,114 @@
+"""Which files of a folder are dumps of which rank."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from distwatch.dumps.imported import RankDump
+from distwatch.dumps.plain_pickle import LARGEST
+from distwatch.dumps.recorder import NotARecorderDump, RecorderDump, read_recorder_dump
+from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.probes.stacks import parse_py_spy
+from distwatch.state.events import ThreadStack
+
+FILES_AT_MOST = 200_000
+_RANK = re.compile(r"(?i)rank[_\-=]?(\d+)")
+_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+_SUFFIXES = (".json", ".pickle", ".pkl", ".txt", ".dump", ".pyspy")
+
+
+def read_dumps(path: str) -> tuple[list[RankDump], dict[str, str]]:
+    """What a folder, or one file, holds of each rank; and the files that were not read, with reasons.
+
+    Raises:
+        NoSuchTarget: there is no such folder or file.
+    """
+    if not os.path.exists(path):
+        raise NoSuchTarget(f"there is no {path}", advice="Name the folder that holds the dumps.")
+    found: dict[int, RankDump] = {}
+    refused: dict[str, str] = {}
+    for file in _files(path):
+        name = os.path.relpath(file, path) if os.path.isdir(path) else os.path.basename(file)
+        try:
+            _add(found, *_read(file))
+        except DistwatchError as error:
+            refused[name] = error.args[0] if error.args else str(error)
+        except OSError as error:
+            refused[name] = f"not readable: {error.strerror or error}"
+    return list(found.values()), refused
+
+
+def rank_of(name: str) -> int | None:
+    """The rank that a file's name says: `nccl_trace_rank_3`, `rank3.json`, `trace_3`; else None."""
+    stem = os.path.basename(name)
+    while (parts := os.path.splitext(stem))[1].lower() in _SUFFIXES:
+        stem = parts[0]
+    said = _RANK.search(stem) or _NUMBER.search(stem)
+    return int(said[1]) if said else None
+
+
+def _files(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    files = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if not name.startswith(".")
+    ]
+    if len(files) > FILES_AT_MOST:
+        raise NoSuchTarget(
+            f"{path} holds {len(files)} files", advice="Name the folder that holds the dumps alone."
+        )
+    return sorted(files)
+
+
+def _read(file: str) -> tuple[int, int, RecorderDump | tuple[ThreadStack, ...]]:
+    """(rank, time of writing, content) of one file."""
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotARecorderDump("it is no regular file")
+    if status.st_size > LARGEST:
+        raise NotARecorderDump(f"it is larger than {LARGEST >> 20} MiB")
+    if not status.st_size:
+        raise NotARecorderDump("it is empty: its rank was ended before it had written it")
+    with open(file, "rb") as opened:
+        content = opened.read()
+    dump: RecorderDump | tuple[ThreadStack, ...]
+    # A list is what py-spy writes; a recorder's dump is an object.
+    is_stacks = content.lstrip()[:1] == b"["
+    dump = (
+        parse_py_spy(content.decode("utf-8", "replace"))
+        if is_stacks
+        else read_recorder_dump(content)
+    )
+    rank = rank_of(file)
+    if isinstance(dump, RecorderDump) and dump.rank is not None:
+        rank = dump.rank
+    if rank is None:
+        raise NotARecorderDump("neither its name nor its content says which rank it is of")
+    return rank, status.st_mtime_ns, dump
+
+
+def _add(
+    found: dict[int, RankDump],
+    rank: int,
+    taken_ns: int,
+    content: RecorderDump | tuple[ThreadStack, ...],
+) -> None:
+    known = found.get(rank) or RankDump(global_rank=rank, taken_ns=taken_ns)
+    if isinstance(content, RecorderDump):
+        if known.recorder is not None:
+            raise NotARecorderDump(f"another file is of rank {rank}, too; the first one counts")
+        found[rank] = RankDump(
+            global_rank=rank, taken_ns=taken_ns, recorder=content, threads=known.threads
+        )
+    else:
+        found[rank] = RankDump(
+            global_rank=rank,
+            taken_ns=known.taken_ns if known.recorder else taken_ns,
+            recorder=known.recorder,
+            threads=content,
+        )

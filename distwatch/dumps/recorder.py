@@ -1,0 +1,153 @@
+"""torch's flight recorder as it is dumped: pickle or JSON, of any version that is known.
+
+Source: torch/csrc/distributed/c10d/FlightRecorder (versions 1.x to 2.10 of its format); NCCL's
+and gloo's entries have the same fields with other habits. gloo leaves `state` at "scheduled" for
+ever, and only `retired` says that a collective is over; NCCL writes "completed".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from distwatch.dumps.plain_pickle import NotPlain, load_plain
+from distwatch.errors import DistwatchError
+
+ENTRIES_AT_MOST = 100_000
+_RANKS = re.compile(r"\d+")
+_P2P = re.compile(r"(send|recv)\s+(\d+)\s*(?:->|<-)\s*(\d+)")
+
+
+class NotARecorderDump(DistwatchError):
+    """A file that is readable and something else."""
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One Python frame of a call; the recorder lists the innermost first."""
+
+    name: str = "?"
+    filename: str = ""
+    line: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One recorded call, by the recorder's own field names."""
+
+    record_id: int = 0
+    pg_id: int = -1
+    process_group: tuple[str, str] = ("", "")
+    collective_seq_id: int = 0
+    p2p_seq_id: int = 0
+    seq_id: int = 0
+    """Of format 1.x."""
+    profiling_name: str = ""
+    time_created_ns: int = 0
+    input_sizes: tuple[tuple[int, ...], ...] = ()
+    output_sizes: tuple[tuple[int, ...], ...] = ()
+    input_dtypes: tuple[str, ...] = ()
+    state: str = ""
+    retired: bool = False
+    timeout_ms: int | None = None
+    is_p2p: bool = False
+    frames: tuple[Frame, ...] = ()
+
+    @property
+    def seq(self) -> int:
+        return self.collective_seq_id or self.seq_id
+
+    @property
+    def over(self) -> bool:
+        return self.retired or self.state == "completed"
+
+    @property
+    def peers(self) -> tuple[str, int] | None:
+        """(`send` or `recv`, the peer's rank in the group) of a p2p call."""
+        found = _P2P.search(self.profiling_name) if self.is_p2p else None
+        return (found[1], int(found[3])) if found else None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How far a group is, by its newest numbers; -1 where there was none."""
+
+    last_enqueued_collective: int = -1
+    last_completed_collective: int = -1
+
+
+class GroupConfig(msgspec.Struct, frozen=True):
+    name: str = ""
+    desc: str = ""
+    ranks: str | tuple[int, ...] = ""
+    """A list, or its text, as the version has it; empty with gloo."""
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        if isinstance(self.ranks, tuple):
+            return self.ranks
+        return tuple(int(number) for number in _RANKS.findall(self.ranks))
+
+
+class RecorderDump(msgspec.Struct, frozen=True):
+    """The recorder of one rank."""
+
+    entries: tuple[Entry, ...]
+    version: str = ""
+    pg_config: dict[str, GroupConfig] = {}
+    pg_status: dict[str, Status] = {}
+    rank: int | None = None
+    """Only some writers say it; the file's name does otherwise."""
+
+
+def read_recorder_dump(content: bytes) -> RecorderDump:
+    """A dump from its bytes, pickle or JSON.
+
+    Raises:
+        NotPlain: a pickle that is damaged or wants to run something.
+        NotARecorderDump: it is something else.
+    """
+    try:
+        plain: Any = msgspec.json.decode(content) if _is_json(content) else load_plain(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotARecorderDump(f"it is no whole JSON: {error}"[:200]) from None
+    if not isinstance(plain, dict) or "entries" not in plain:
+        raise NotARecorderDump("it has no `entries`: no dump of torch's flight recorder")
+    if len(plain["entries"] or ()) > ENTRIES_AT_MOST:
+        raise NotARecorderDump(f"it has more than {ENTRIES_AT_MOST} entries")
+    try:
+        return msgspec.convert(_tidied(plain), RecorderDump, strict=False)
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
+        raise NotARecorderDump(
+            f"its entries are not what a recorder writes: {error}"[:200]
+        ) from None
+
+
+def _is_json(content: bytes) -> bool:
+    return content.lstrip()[:1] in (b"{", b"[")
+
+
+def _tidied(plain: dict[Any, Any]) -> dict[str, Any]:
+    """What the versions write differently, in one way; what nobody needs is left out."""
+    return {
+        "entries": [_tidy_entry(entry) for entry in plain["entries"] or ()],
+        "version": str(plain.get("version", "")),
+        "pg_config": {
+            str(key): {name: value for name, value in config.items() if value is not None}
+            for key, config in (plain.get("pg_config") or {}).items()
+        },
+        "pg_status": {str(key): status for key, status in (plain.get("pg_status") or {}).items()},
+        "rank": plain.get("rank"),
+    }
+
+
+def _tidy_entry(entry: Any) -> dict[str, Any]:
+    known = {key: entry[key] for key in Entry.__struct_fields__ if entry.get(key) is not None}
+    group = known.get("process_group")
+    if isinstance(group, str):
+        known["process_group"] = (group, "")
+    elif group is not None:
+        known["process_group"] = (*map(str, group), "")[:2]
+    return known
+
+
+__all__ = ["NotARecorderDump", "NotPlain", "RecorderDump", "read_recorder_dump"]
