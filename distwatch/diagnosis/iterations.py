@@ -93,9 +93,18 @@ def uneven_round(case: Case, view: GroupView) -> Round | None:
         for loop in kinds:
             more = {rank: entry for rank, entry in at.items() if entry.place == loop}
             fewer = {rank: entry for rank, entry in at.items() if entry.place != loop}
-            if found := _uneven(seq, more, fewer, histories):
+            if _is_told_apart(more, fewer) and (found := _uneven(seq, more, fewer, histories)):
                 return found
     return None
+
+
+def _is_told_apart(more: dict[int, Entry], fewer: dict[int, Entry]) -> bool:
+    """Whether it can be a loop that some have left, and not one call that some made otherwise."""
+    loop, after = next(iter(more.values())), next(iter(fewer.values()))
+    if loop.site is None and after.site is None:
+        # Without call sites: one odd call among many is rather a wrong one.
+        return loop.op != after.op and len(fewer) >= len(more)
+    return True
 
 
 def _uneven(

@@ -115,11 +115,19 @@ def read_recorder_dump(content: bytes) -> RecorderDump:
     if len(plain["entries"] or ()) > ENTRIES_AT_MOST:
         raise NotARecorderDump(f"it has more than {ENTRIES_AT_MOST} entries")
     try:
-        return msgspec.convert(_tidied(plain), RecorderDump, strict=False)
+        return _converted(plain)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
         raise NotARecorderDump(
             f"its entries are not what a recorder writes: {error}"[:200]
         ) from None
+
+
+def _converted(plain: dict[Any, Any]) -> RecorderDump:
+    try:
+        # As the newest versions write it: a tenth of the time of looking at each field.
+        return msgspec.convert(plain, RecorderDump, strict=False)
+    except msgspec.ValidationError:
+        return msgspec.convert(_tidied(plain), RecorderDump, strict=False)
 
 
 def _is_json(content: bytes) -> bool:
