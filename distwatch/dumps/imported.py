@@ -168,8 +168,9 @@ def _tell_recorder(
         reason="imported", entries=tuple(_collective(entry) for entry in kept)
     )
     sites: dict[ev.Site, int] = {}
+    whole = _is_whole(dump)
     newest = sorted(_entries(dump), key=lambda entry: entry.record_id)[-_OPERATIONS:]
-    operations = [_operation(entry, sites, by_group, _is_whole(dump)) for entry in newest]
+    operations = [_operation(entry, sites, by_group, whole) for entry in newest]
     stream.events += [
         (now_ns, ev.SiteSeen(number=number, site=site)) for site, number in sites.items()
     ]
@@ -179,7 +180,7 @@ def _tell_recorder(
         beat_ns=now_ns,
         groups=tuple(_progress(dump, group, entries) for group, entries in by_group.items()),
         # Once the ring has forgotten its beginning, nobody can count from there.
-        peers=tuple(_peers(_entries(dump))) if _is_whole(dump) else (),
+        peers=tuple(_peers(_entries(dump))) if whole else (),
         recorder="imported dump",
     )
     outside.events.append(
