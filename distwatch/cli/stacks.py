@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 
 import click
 import msgspec
 
 from distwatch.cli.options import newest_run, output_option, printable, root_option
-from distwatch.diagnosis.job import Job, main_frames
-from distwatch.diagnosis.stack_tree import merge
+from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.stack_tree import StackNode, merge
+from distwatch.diagnosis.waiting_on import main_thread
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.runs import find_run, find_run_of_pid, load_state
 from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
+from distwatch.report.speedscope import speedscope
 from distwatch.runfolder import is_alive
-from distwatch.state.events import Frame, StackTaken
+from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import format_ranks
 
 SCHEMA = "distwatch.stacks/1"
-_Stacks = dict[int, tuple[Frame, ...]]
+MAIN = "MainThread"
+_Stacks = dict[int, tuple[ThreadStack, ...]]
 
 
 class Collected(msgspec.Struct, kw_only=True):
-    """Main threads' frames by global rank, and what is not as fresh or complete as it looks."""
+    """Threads by global rank, the main thread first, and what is not as fresh or complete as it looks."""
 
     run_id: str | None = None
     fresh: _Stacks = {}
@@ -38,6 +42,17 @@ class Collected(msgspec.Struct, kw_only=True):
         """A stack from a minute ago beats none."""
         return {**self.recorded, **self.fresh}
 
+    def by_thread(self, *, all_threads: bool) -> dict[str, dict[int, tuple[Frame, ...]]]:
+        """Frames by global rank, of each thread by its name; of the main thread alone by default."""
+        found: dict[str, dict[int, tuple[Frame, ...]]] = {MAIN: {}}
+        for rank, threads in self.stacks.items():
+            found[MAIN][rank] = threads[0].frames
+            for number, thread in enumerate(threads[1:] if all_threads else (), 1):
+                name = thread.name or f"unnamed thread {number}"
+                held = found.setdefault(name, {})
+                held.setdefault(rank, thread.frames)
+        return {name: stacks for name, stacks in found.items() if stacks}
+
     @property
     def old(self) -> list[int]:
         return sorted(set(self.recorded) - set(self.fresh))
@@ -46,13 +61,15 @@ class Collected(msgspec.Struct, kw_only=True):
 @click.command()
 @click.argument("target", required=False, metavar="RUN|PID")
 @click.option("--native", is_flag=True, help="Also C frames; pauses each rank for a moment.")
-@output_option("tree", "json", "md")
+@click.option("--threads", is_flag=True, help="All threads, not the main ones alone.")
+@output_option("tree", "json", "speedscope", "md")
 @root_option
-def command(target: str | None, native: bool, output: str, root: str) -> int:
+def command(target: str | None, native: bool, threads: bool, output: str, root: str) -> int:
     """All ranks' Python stacks merged into one tree with rank sets.
 
     Fresh ones of ranks that live on this node; the last recorded ones of those that do not.
-    Ends with 6 where a rank's stack is not known.
+    Ends with 6 where a rank's stack is not known. `-o speedscope` is for https://www.speedscope.app
+    (or `npx speedscope FILE`), where each rank weighs 1.
     """
     target = target or newest_run(root)
     collected = asyncio.run(_collect(target, root, native))
@@ -65,7 +82,7 @@ def command(target: str | None, native: bool, output: str, root: str) -> int:
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
         raise error(f"no stack of {target} could be had: {reason}")
-    _print(collected, output)
+    _print(collected, output, all_threads=threads)
     return 6 if collected.problems else 0
 
 
@@ -75,7 +92,7 @@ async def _collect(target: str, root: str, native: bool) -> Collected:
         return Collected(fresh=fresh, problems=problems)
     folder = find_run(target, root)
     ranks = Job(load_state(folder)).ranks
-    recorded = {rank: frames for rank, process in ranks.items() if (frames := main_frames(process))}
+    recorded = {rank: held for rank, process in ranks.items() if (held := _recorded(process))}
     living = {rank: process.pid for rank, process in ranks.items() if _lives_here(process)}
     fresh, problems = await _take(living, native)
     for rank, process in ranks.items():
@@ -83,6 +100,13 @@ async def _collect(target: str, root: str, native: bool) -> Collected:
             where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
             problems[rank] = f"it {where}, and no stack of it was recorded"
     return Collected(run_id=folder.run_id, fresh=fresh, recorded=recorded, problems=problems)
+
+
+def _recorded(process: Process) -> tuple[ThreadStack, ...]:
+    stack = process.outside.stack
+    main = main_thread(process, stack)
+    others = [t for t in (stack.threads if stack else ()) if t is not main]
+    return (main, *others) if main is not None else ()
 
 
 def _foreign(pid: int) -> dict[int, int]:
@@ -112,26 +136,37 @@ async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, 
     problems: dict[int, str] = {}
     for rank, taken in await asyncio.gather(*(take(rank, pid) for rank, pid in pids.items())):
         if taken.threads:
-            main = next((t for t in taken.threads if t.name == "MainThread"), taken.threads[0])
-            stacks[rank] = main.frames
+            main = next((t for t in taken.threads if t.name == MAIN), taken.threads[0])
+            stacks[rank] = (main, *(t for t in taken.threads if t is not main))
         else:
             problems[rank] = taken.error or "no threads were seen"
     return stacks, problems
 
 
-def _print(collected: Collected, output: str) -> None:
-    tree = merge(collected.stacks)
-    lines = [printable(line) for line in tree_lines(tree)]
+def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
+    by_thread = collected.by_thread(all_threads=all_threads)
+    if output == "speedscope":
+        title = collected.run_id or "distwatch"
+        click.echo(msgspec.json.encode(speedscope(title, by_thread)).decode())
+        return
+    trees = {name: merge(stacks) for name, stacks in by_thread.items()}
     if output == "json":
         document = {
             "schema": SCHEMA,
             "run_id": collected.run_id,
-            "stacks": msgspec.to_builtins(tree),
+            "stacks": msgspec.to_builtins(trees.get(MAIN, [])),
+            **({"threads": msgspec.to_builtins(trees)} if all_threads else {}),
             "recorded_ranks": collected.old,
             "unobserved": {str(rank): why for rank, why in sorted(collected.problems.items())},
         }
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-    elif output == "md":
-        click.echo("\n".join(fence(lines)))
-    else:
-        click.echo("\n".join(lines))
+        return
+    lines = [printable(line) for line in _lines(trees, titled=all_threads)]
+    click.echo("\n".join(fence(lines) if output == "md" else lines))
+
+
+def _lines(trees: dict[str, list[StackNode]], *, titled: bool) -> Iterable[str]:
+    for name, tree in trees.items():
+        if titled:
+            yield f"thread {name}"
+        yield from tree_lines(tree, 1 if titled else 0)
