@@ -8,6 +8,7 @@ import jinja2
 
 from distwatch.report.document import Report
 from distwatch.report.markdown import tree_lines
+from distwatch.report.matrix import build_matrix
 from distwatch.state.rank_sets import format_ranks
 
 
@@ -20,4 +21,8 @@ def render_html(report: Report) -> str:
     environment.filters["ranks"] = format_ranks
     environment.filters["gib"] = lambda count: "–" if count is None else f"{count / 2**30:.1f} GiB"
     template = environment.from_string(source)
-    return template.render(report=report, stack_lines=list(tree_lines(report.stacks)))
+    return template.render(
+        report=report,
+        stack_lines=list(tree_lines(report.stacks)),
+        matrix=build_matrix(report),
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.stack_tree import StackNode
 from distwatch.report.document import Report
+from distwatch.report.matrix import build_matrix
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 
@@ -49,6 +50,7 @@ def _render(report: Report, shares: dict[str, int]) -> Iterable[str]:
     for finding in report.findings:
         yield from _finding(finding, shares["evidence"])
     yield from _ranks(report, shares["ranks"])
+    yield from _matrix(report)
     yield from _groups(report, shares["ranks"])
     yield from _models(report)
     yield from _stacks(report, shares["stacks"])
@@ -116,24 +118,40 @@ def _ranks(report: Report, most: int) -> Iterable[str]:
     yield ""
 
 
+def _matrix(report: Report) -> Iterable[str]:
+    matrix = build_matrix(report)
+    if not matrix.columns or not matrix.rows:
+        return
+    yield "### Ranks in groups: the last collective entered, and completed where that differs"
+    yield ""
+    yield f"| ranks | {' | '.join(escape(title) for title in matrix.columns)} |"
+    yield f"|---|{'---|' * len(matrix.columns)}"
+    for row in matrix.rows:
+        mark = " ◀" if row.culprit else ""
+        cells = (
+            f"{escape(cell.text)} {f'**{cell.word}**' if cell.word else ''}" for cell in row.cells
+        )
+        yield f"| {row.ranks}{mark} | {' | '.join(cell.rstrip() for cell in cells)} |"
+    left = [(matrix.rows_left_out, "rows"), (matrix.columns_left_out, "groups")]
+    if told := ", ".join(f"{count} more {what}" for count, what in left if count):
+        yield f"\n… {told} …"
+    yield ""
+
+
 def _groups(report: Report, most: int) -> Iterable[str]:
     if not report.groups:
         return
-    yield "### Groups: last entered / completed collective of each rank"
+    yield "### Groups"
     yield ""
-    yield "| group | members | in flight | who is in | who is missing | numbers |"
-    yield "|---|---|---|---|---|---|"
+    yield "| group | members | in flight | who is in | who is missing |"
+    yield "|---|---|---|---|---|"
     for group in report.groups[:most]:
         flight = f"{group.op or 'collective'} #{group.collective_seq}" if group.in_flight else "–"
-        numbers = ", ".join(
-            f"{rank}: {max(e, 0)}/{max(c, 0)}" for rank, (e, c) in group.progress.items()
-        )
-        shown = numbers if len(numbers) < 300 else numbers[:300] + " …"
         yield (
             f"| {escape(group.pg_desc or group.pg_name)} ({escape(group.pg_name)}, {escape(group.backend)})"
             f"{escape(f', axis {group.axis}') if group.axis else ''} | "
             f"{format_ranks(group.members)} | {escape(flight)} | {format_ranks(group.entered)} | "
-            f"{format_ranks(group.missing)} | {shown or 'not observed'} |"
+            f"{format_ranks(group.missing)} |"
         )
     yield ""
 

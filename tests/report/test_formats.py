@@ -12,6 +12,7 @@ from distwatch.diagnosis import diagnose
 from distwatch.report.document import build_report, to_json
 from distwatch.report.html import render_html
 from distwatch.report.markdown import LIMIT, render_markdown
+from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from tests.diagnosis.recorded import RecordedJob, frame, hung_job
@@ -161,3 +162,31 @@ def test_markdown_fits_an_issue_however_large_the_job() -> None:
     assert len(text) < LIMIT
     assert text.count("```") % 2 == 0
     assert "more ranks" in text
+
+
+def matrix_of(job: RecordedJob) -> Matrix:
+    return build_matrix(build_report(job.state, diagnose(job.state), "recorded"))
+
+
+def test_the_matrix_folds_ranks_that_stand_alike_and_puts_the_culprit_first() -> None:
+    matrix = matrix_of(hung_job(8, culprit=5))
+    assert matrix.columns == ("default_pg",)
+    told = [(row.ranks, row.culprit, row.cells[0].text, row.cells[0].word) for row in matrix.rows]
+    assert told == [("5", True, "#4", "missing"), ("0-4,6-7", False, "#5, done #4", "waits")]
+
+
+def test_groups_of_one_description_share_a_column() -> None:
+    job = hung_job(4)
+    for rank in range(4):
+        members = (0, 1) if rank < 2 else (2, 3)
+        job.hold(rank, str(1 + rank // 2), members, desc="tensor")
+    matrix = matrix_of(job)
+    assert matrix.columns == ("default_pg", "tensor")
+    assert {row.cells[1].text for row in matrix.rows} == {"#0"}
+
+
+def test_who_is_no_member_or_was_not_observed_is_not_at_zero() -> None:
+    job = hung_job(4)
+    job.hold(0, "1", (0, 1), desc="pair")
+    cells = {row.ranks: row.cells[1].text for row in matrix_of(job).rows}
+    assert cells == {"2": "·", "0": "#0", "1": "?", "3": "·"}
