@@ -28,7 +28,7 @@ CASES = {
             "data_stall",
             "rank 2's next data shard is on a source that stopped answering; the others wait in "
             "backward's all_reduce",
-            "collective.rank_missing",
+            "process.data_stall",
             (2,),
         ),
         DemoCase(

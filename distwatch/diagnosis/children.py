@@ -9,6 +9,8 @@ from distwatch.state.model import Process
 
 _ROLES = ("dataloader", "child")
 _BY_REQUEST = (2, 15)
+AT_ONCE_NS = 2_000_000_000
+"""Whoever clears a job away ends its children within such a time of it."""
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,9 +18,13 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
     process: Process
 
-    @property
-    def lives(self) -> bool:
-        return self.process.ended_ns is None
+    def outlived(self, parent: Process) -> bool:
+        """Whether it lives, or ended no earlier than its parent did."""
+        if self.process.ended_ns is None:
+            return True
+        return parent.ended_ns is not None and (
+            self.process.ended_ns > parent.ended_ns - AT_ONCE_NS
+        )
 
     def __str__(self) -> str:
         kind = "data worker" if self.process.role == "dataloader" else "child process"
@@ -35,9 +41,9 @@ def children_of(case: Case, parent: Process) -> list[Child]:
     return [Child(process=process) for process in sorted(found, key=lambda p: p.key)]
 
 
-def died(children: list[Child]) -> list[Child]:
-    """Those that ended by a failure or a signal that nobody sends to end a program."""
-    return [child for child in children if _failed(child.process)]
+def died(parent: Process, children: list[Child]) -> list[Child]:
+    """Those that ended before it by a failure, or a signal that nobody sends to end a program."""
+    return [child for child in children if _failed(child.process) and not child.outlived(parent)]
 
 
 def _failed(process: Process) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.children import Child, children_of, died
 from distwatch.diagnosis.frames_of_interest import user_frame
+from distwatch.diagnosis.job import was_cut_off
 from distwatch.diagnosis.signals import exit_text
 from distwatch.diagnosis.standing import short_site
 from distwatch.diagnosis.waiting_on import (
@@ -41,7 +42,7 @@ class HeldUp:
                 yield self._lost_its_worker(case, rank, process)
         for rank in sorted(awaited_roots(case) & set(case.job.ranks)):
             process = case.job.ranks[rank]
-            if process.ended_ns is not None:
+            if process.ended_ns is not None and not was_cut_off(process):
                 continue
             if any(step.name == "from_pretrained" for step in process.open_steps()):
                 continue  # load.* says it
@@ -53,7 +54,7 @@ class HeldUp:
     def _of_rank(self, case: Case, rank: int, process: Process) -> Finding | None:
         pastime = pastime_of(case.state, process)
         kind = pastime.kind if pastime else ""
-        dead = died(children_of(case, process))
+        dead = died(process, children_of(case, process))
         if dead and (kind in ("data", "queue", "child") or _waits_in_lock(process, pastime)):
             return self._worker_died(case, rank, pastime, dead)
         if case.job.kernel_state(process) == "D" and kind != "data":
@@ -88,7 +89,7 @@ class HeldUp:
         error = process.exception
         message = error.message.strip().splitlines()[0][:200] if error else ""
         site = f", at {error.site}" if error and error.site else ""
-        dead = died(children_of(case, process))
+        dead = died(process, children_of(case, process))
         victims = (set(case.deaths.victims) | set(case.waiting_for([rank]))) - {rank}
         return Finding(
             code="process.worker_died",
@@ -112,7 +113,7 @@ class HeldUp:
         )
 
     def _data_stall(self, case: Case, rank: int, process: Process, pastime: Pastime) -> Finding:
-        workers = [child for child in children_of(case, process) if child.lives]
+        workers = [child for child in children_of(case, process) if child.outlived(process)]
         called = by_syscall(process)
         own = called.text if called and called.kind in ("file", "network") else pastime.text
         return self._finding(
@@ -214,9 +215,15 @@ class HeldUp:
             pg_name=(longest.pg_name or None) if longest else None,
             summary=f"rank {rank} {doing}{', at ' + place if place else ''}{waits}",
             advice=advice,
-            evidence=(*evidence, case.place(rank)),
-            confidence=confidence,
+            evidence=(*evidence, *_from_outside(case, rank), case.place(rank)),
+            confidence=confidence if case.job.ranks[rank].instrumented else min(confidence, 0.7),
         )
+
+
+def _from_outside(case: Case, rank: int) -> Iterable[Evidence]:
+    if not case.job.ranks[rank].instrumented:
+        text = f"rank {rank} runs without distwatch: it was seen from outside only"
+        yield Evidence(source="proc", global_rank=rank, text=text)
 
 
 def awaited_roots(case: Case) -> set[int]:

@@ -145,7 +145,7 @@ class Job:
             return True
         group = process.groups.get(wait.pg_name)
         limit_s = self.deadline_s(process, "collective", group.timeout_s if group else None)
-        if _was_killed(process):
+        if was_cut_off(process):
             limit_s = min(KILLED_WHILE_WAITING_S, limit_s)
         return self.peer_waited_s(wait) > limit_s
 
@@ -259,7 +259,7 @@ class Job:
                 seq=completed + 1,
                 waited_s=self.age_s(process, progress.changed_ns),
                 deadline_s=self.deadline_s(process, "collective", group.timeout_s),
-                killed=_was_killed(process),
+                killed=was_cut_off(process),
             )
 
 
@@ -278,7 +278,8 @@ def is_timeout(process: Process) -> bool:
     )
 
 
-def _was_killed(process: Process) -> bool:
+def was_cut_off(process: Process) -> bool:
+    """Whether it was ended from outside: what it was at until then is what held it up."""
     seen = process.outside.exit
     if process.ended_ns is None or seen is None:
         return False

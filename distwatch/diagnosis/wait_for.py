@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from distwatch.diagnosis.initializations import INIT_STEPS, stuck_creation
+from distwatch.diagnosis.job import was_cut_off
 from distwatch.diagnosis.peer_waits import PeerWait
 from distwatch.diagnosis.waiting_on import pastime_of
 
@@ -132,7 +133,7 @@ def wait_graph(case: Case) -> WaitGraph:
 def is_elsewhere(case: Case, rank: int) -> bool:
     """Whether its stack or system call shows a rank at something of its own."""
     process = case.job.ranks.get(rank)
-    if process is None or process.ended_ns is not None:
+    if process is None or (process.ended_ns is not None and not was_cut_off(process)):
         return False
     if case.job.kernel_state(process) in ("T", "t"):
         return True

@@ -104,7 +104,10 @@ class Pastime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pastime_of(state: RunState, process: Process) -> Pastime | None:
-    """What the main thread is at, where its stack, its system call or its source say so."""
+    """What the main thread is at, where its stack, its system call or its source say so.
+
+    Of a process that has ended: what it was at when it was last looked at.
+    """
     frames = frames_of_main(process, process.outside.stack)
     if not frames:
         return by_syscall(process)
@@ -203,7 +206,7 @@ def native_frames(process: Process) -> tuple[Frame, ...]:
 def by_syscall(process: Process) -> Pastime | None:
     """What the system call that it sits in is about."""
     sample = process.outside.sample
-    if sample is None or process.ended_ns is not None:
+    if sample is None:
         return None
     name, subject = sample.syscall, sample.blocked_on
     if name in _SLEEPS:
@@ -214,6 +217,8 @@ def by_syscall(process: Process) -> Pastime | None:
         return Pastime(kind="child", text=subject or "a child process")
     if "socket" in subject and name in _READS | _TALKS:
         return Pastime(kind="network", text=subject)
+    if name in _READS and "pipe:[" in subject:
+        return Pastime(kind="queue", text=f"a pipe from another process ({subject})")
     if name in _READS and subject:
         return Pastime(kind="file", text=f"a read of {subject}")
     return None

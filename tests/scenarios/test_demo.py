@@ -57,7 +57,8 @@ def test_the_default_demo_names_rank_step_and_place(root: str) -> None:
     demo = distwatch(root, "demo")
     out, err = demo.communicate(timeout=120)
     assert demo.returncode == 0, err
-    assert "collective.rank_missing: rank 2 never entered all_reduce" in out
+    assert "process.data_stall: rank 2 waits for data: a read of" in out
+    assert "ranks 0-1,3 have waited for it in all_reduce" in out
     assert "train.py" in out
     assert "read_shard" in out
     assert job_processes(root) == []

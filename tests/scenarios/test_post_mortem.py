@@ -14,13 +14,13 @@ def test_verdict_survives_the_end_of_every_rank_and_the_launcher(observer: bool)
     with torchrun("elsewhere", 3, args=("read", "2", "all_reduce")) as job:
         job.wait_step("stalled", {2})
         job.wait_step("waiting", {0, 1})
-        job.wait_verdict("collective.rank_missing", {2}, mentions=("read_next_shard",))
+        job.wait_verdict("process.data_stall", {2}, mentions=("read_next_shard",))
         job.kill_everything(observer=observer)
         if not observer:
             job.wait_observer_ended()
         state = job.state()
         findings = diagnose(state)
-        finding = next(f for f in findings if f.code == "collective.rank_missing")
+        finding = next(f for f in findings if f.code == "process.data_stall")
         assert finding.culprit_ranks == (2,)
         assert finding.waiting_ranks == (0, 1)
         assert findings[0] is finding, "the hang stood before the end, which is its consequence"
