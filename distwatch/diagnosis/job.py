@@ -219,6 +219,17 @@ class Job:
             return self._timed_out_wait(global_rank, process)
         return self._standing_waits(global_rank, process)
 
+    def _retired(self, process: Process, pg_name: str) -> int:
+        """The last collective that is over by the recorder's entries; -1: nothing is known.
+
+        Threads that end collectives at the same time leave its status at the one that wrote last.
+        """
+        dumped = process.collectives.entries if process.collectives else ()
+        entries = [entry for entry in dumped if entry.pg_name == pg_name and not entry.is_p2p]
+        open_ones = [entry.seq for entry in entries if not _completed_entry(entry)]
+        newest = max((entry.seq for entry in entries), default=-1)
+        return min(open_ones) - 1 if open_ones else newest
+
     def _newest_is_p2p(self, process: Process) -> bool:
         operations = process.outside.operations
         return bool(operations) and operation_name(operations[-1].op) in P2P
@@ -247,7 +258,7 @@ class Job:
         pulse = process.outside.pulse
         for progress in pulse.groups if pulse else ():
             group = process.groups.get(progress.pg_name)
-            completed = max(progress.completed, 0)
+            completed = max(progress.completed, self._retired(process, progress.pg_name), 0)
             if group is None or progress.enqueued <= completed:
                 continue
             if group.destroyed_ns is not None or not _completion_observed(progress):
@@ -261,6 +272,10 @@ class Job:
                 deadline_s=self.deadline_s(process, "collective", group.timeout_s),
                 killed=was_cut_off(process),
             )
+
+
+def _completed_entry(entry: ev.Collective) -> bool:
+    return entry.retired or entry.state == "completed"
 
 
 def _completion_observed(progress: ev.GroupProgress) -> bool:

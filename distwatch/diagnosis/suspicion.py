@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from distwatch.diagnosis.group_views import groups_of
 from distwatch.diagnosis.job import Job
 from distwatch.state.model import RunState
 
 SUSPICIOUS_AFTER_S = 5.0
+UNLIKE_AFTER_S = 1.0
 DEADLINE_SHARE = 0.5
 """A short deadline must not pass before anybody has looked."""
 
@@ -29,6 +31,24 @@ def suspicion(state: RunState) -> str:
             return (
                 f"rank {wait.global_rank} waits in collective #{wait.seq} of group {wait.pg_name}"
             )
+    for rank, peer in job.peer_waits.items():
+        deadline_s = job.deadline_s(job.ranks[rank], "collective")
+        if job.peer_waited_s(peer) > _patience_s(deadline_s) and job.ranks[rank].ended_ns is None:
+            return f"rank {rank} waits in {peer}"
+    return _unlike_calls(job)
+
+
+def _unlike_calls(job: Job) -> str:
+    """All have entered, some from Python and some from elsewhere, and it does not complete.
+
+    Where the calls are alike, they come from one place: this is worth the recorders' word at once.
+    """
+    for view in groups_of(job) if job.waits else ():
+        if not view.in_flight or view.missing or view.waited_s < UNLIKE_AFTER_S:
+            continue
+        known = [job.operation(rank, view.pg_name, view.seq) is not None for rank in view.members]
+        if any(known) and not all(known):
+            return f"{view.title} does not complete #{view.seq}, which not all called from Python"
     return ""
 
 

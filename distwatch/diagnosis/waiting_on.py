@@ -78,7 +78,8 @@ _TALKS = frozenset(
 )
 _LOCK_LINES = (".acquire(", "with lock", "lock:", "_lock:", ".wait(", ".join(")
 _WORK_LINES = (".wait(", ".all_reduce", ".recv(", ".send(", "dist.")
-LIVELOCK_CPU = 0.5
+LIVELOCK_CPU = 0.3
+"""Of a core: where there are more threads than cores, a loop does not get a whole one."""
 LIVELOCK_S = 1.0
 
 

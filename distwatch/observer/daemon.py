@@ -277,11 +277,11 @@ class Observer:
         )
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
+            self._verdict_due = self._verdict_due or self.judge.blocked
         if self.judge.blocked and not self.inspection.running:
             native = self.inspection.look_natively(self.judge.findings)
             if native is not None:
                 native.add_done_callback(lambda _: self._judge_soon())
-            self._verdict_due = self._verdict_due or self.judge.blocked
         # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
         if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
             self._verdict_due = self.inspection.running

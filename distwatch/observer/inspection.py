@@ -34,7 +34,7 @@ class Inspection:
         self._rounds = 0
         self._next = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._native: asyncio.Task[bool] | None = None
+        self._native: asyncio.Task[None] | None = None
         self._ask = True
         self._suspected = 0.0
 
@@ -76,14 +76,15 @@ class Inspection:
             self._task = asyncio.create_task(self._look(why, sockets))
         return self._task
 
-    def look_natively(self, findings: list[Finding]) -> asyncio.Task[bool] | None:
+    def look_natively(self, findings: list[Finding]) -> asyncio.Task[None] | None:
         """C frames of the culprits whose Python frames do not tell why; None where none are due."""
         if self._native is not None and not self._native.done():
             return None
         keys = worth_a_native_look(self._state, findings)
-        if not keys:
+        chosen = self._stacks.not_yet_native(keys, self._tracking.living())
+        if not chosen:
             return None
-        self._native = asyncio.create_task(self._stacks.take_native(keys, self._tracking.living()))
+        self._native = asyncio.create_task(self._stacks.take_native(chosen))
         return self._native
 
     def again_soon(self) -> None:

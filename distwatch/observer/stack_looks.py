@@ -75,22 +75,26 @@ class StackLooks:
                     chosen.append(worker)
         await asyncio.gather(*(self.take(worker) for worker in chosen[:WORKERS_OF_ALL]))
 
-    async def take_native(self, keys: Iterable[str], living: list[Tracked]) -> bool:
-        """C frames of a few processes, once for each place that they stand at; whether any came.
+    def not_yet_native(self, keys: Iterable[str], living: list[Tracked]) -> list[Tracked]:
+        """Of these processes the ones whose C frames were not asked for since they stand there."""
+        wanted = set(keys)
+        return [
+            tracked
+            for tracked in living
+            if tracked.key in wanted and self._native.get(tracked.key, ...) != self._stand(tracked)
+        ][:NATIVE_OF_ALL]
+
+    async def take_native(self, chosen: Iterable[Tracked]) -> None:
+        """C frames of a few processes, once for each place that they stand at.
 
         py-spy pauses a process for some tenths of a second for it: only for those that hold up
         the others, and whose Python frames do not say why.
         """
-        came = False
-        for tracked in [t for t in living if t.key in set(keys)][:NATIVE_OF_ALL]:
-            frames, _, _ = self._settled.get(tracked.key, (None, 0, 0.0))
-            if self._native.get(tracked.key, ...) == frames:
-                continue
-            self._native[tracked.key] = frames
+        for tracked in chosen:
+            self._native[tracked.key] = self._stand(tracked)
             taken = await take_stack(tracked.key, tracked.pid, native=True)
             if taken.threads:
                 self._recording.record(msgspec.structs.replace(taken, native=True), keep=True)
-                came = True
             else:
                 self._recording.record(
                     ev.NotObserved(
@@ -100,7 +104,9 @@ class StackLooks:
                         process=tracked.key,
                     )
                 )
-        return came
+
+    def _stand(self, tracked: Tracked) -> object:
+        return self._settled.get(tracked.key, (None, 0, 0.0))[0]
 
     def _unchanged_since(self, key: str, frames: tuple[ev.Frame, ...], now: int) -> int | None:
         if not frames:

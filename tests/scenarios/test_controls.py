@@ -131,3 +131,26 @@ def test_nothing_is_left_of_a_job_that_ended() -> None:
     with torchrun("healthy", 2) as job:
         assert_ended_well(job)
         assert [pid for pid in processes_of(job.root) if is_running(pid)] == []
+
+
+def test_ranks_that_all_compute_for_longer_than_a_deadline() -> None:
+    with launch_ranks("after_the_gate", 2) as job:
+        job.wait_step("gate reduce", {0, 1})
+        # As in a first step that compiles: nobody waits for anybody.
+        job.wait_ticks(6)
+        assert_healthy(diagnose(job.state()))
+        for rank in (0, 1):
+            job.open_gate("reduce", rank)
+        assert_ended_well(job)
+
+
+def test_a_rank_that_comes_late_but_within_the_deadline() -> None:
+    with launch_ranks("after_the_gate", 3, env=PATIENCE) as job:
+        job.wait_step("gate reduce", {0, 1, 2})
+        job.open_gate("reduce", 0)
+        job.open_gate("reduce", 2)
+        job.wait_state(lambda state: is_in_collective(state, 0) and is_in_collective(state, 2))
+        job.wait_ticks(7)
+        assert_healthy(diagnose(job.state()))
+        job.open_gate("reduce", 1)
+        assert_ended_well(job)
