@@ -39,9 +39,11 @@ def _content(pid: int, file: str) -> list[str]:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             continue
+        found = os.fstat(descriptor)
+        # What stands on a stack as a file name may be anything, a device, too.
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+            os.close(descriptor)
+            continue
         with os.fdopen(descriptor, "rb") as opened:
-            found = os.fstat(opened.fileno())
-            # What stands on a stack as a file name may be anything, a device, too.
-            if stat.S_ISREG(found.st_mode) and found.st_size <= _LARGEST:
-                return opened.read().decode("utf-8", "replace").splitlines()
+            return opened.read().decode("utf-8", "replace").splitlines()
     return []

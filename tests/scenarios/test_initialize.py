@@ -190,7 +190,7 @@ def test_on_hang_abort_in_a_collective() -> None:
     with launch_ranks("forms", 3, env=env, env_of=each, args=["reduce_but_for_one"]) as job:
         job.wait_step("gate door", {2})
         assert [process.wait(60) for process in job.launched[:2]] == [75, 75]
-        job.wait_verdict("collective.rank_missing", {2}, mentions=("reduce_but_for_one",))
+        job.wait_verdict("process.data_stall", {2}, mentions=("reduce_but_for_one",))
 
 
 def test_on_hang_report_leaves_the_job_alone() -> None:

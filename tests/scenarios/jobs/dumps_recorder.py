@@ -16,19 +16,18 @@ from torch._C._distributed_c10d import _dump_fr_trace, _dump_fr_trace_json
 
 CASE, KIND = sys.argv[1:]
 WORLD = int(os.environ["WORLD_SIZE"])
+LAST = {"missing": 4, "mismatch": 3, "uneven": 5, "healthy": 0}
+"""The number of the collective that never ends."""
 STANDING = threading.Event()
 folder = os.path.join(WORK, "dumps")
 os.makedirs(folder, exist_ok=True)
 
 
 def is_blocked() -> bool:
-    """Whether the main thread sits in a collective that is not over."""
-    status = json.loads(_dump_fr_trace_json(includeCollectives=False))["pg_status"].get("0", {})
-    enqueued, completed = (
-        int(status.get(f"last_{w}_collective", -1)) for w in ("enqueued", "completed")
-    )
-    frame = sys._current_frames()[threading.main_thread().ident or 0]
-    return enqueued > completed and "torch" in frame.f_code.co_filename
+    """Whether the main thread sits in the collective that never ends, and all before are over."""
+    entries = json.loads(_dump_fr_trace_json()).get("entries") or []
+    open_ones = [entry["collective_seq_id"] for entry in entries if not entry["retired"]]
+    return open_ones == [LAST[CASE]]
 
 
 def dump_when_asked() -> None:
