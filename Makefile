@@ -32,6 +32,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/collective_cost.py
 	$(BIN)/python benchmarks/init_cost.py
 	$(BIN)/python benchmarks/init_verdicts.py
+	$(BIN)/python benchmarks/verdict_latency.py
+	$(BIN)/python benchmarks/stack_merge.py
+	$(BIN)/python benchmarks/dump_matching.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -122,7 +122,7 @@ class HeldUp:
             code="process.data_stall",
             doing=f"waits for data: {_worker_text(workers) or own}",
             advice="Look at where that data comes from (a stalled mount, an object store, a slow or stuck "
-            "worker below), and give the loader a timeout.",
+            "worker), and give the loader a timeout.",
             evidence=[*_sample_evidence(rank, process), *_worker_evidence(case, rank, workers)],
             confidence=0.95 if pastime.certain else 0.7,
         )
