@@ -11,6 +11,7 @@ from distwatch.diagnosis.frames_of_interest import user_frame
 from distwatch.diagnosis.job import was_cut_off
 from distwatch.diagnosis.signals import exit_text
 from distwatch.diagnosis.standing import short_site
+from distwatch.diagnosis.wait_for import Edge
 from distwatch.diagnosis.waiting_on import (
     Pastime,
     by_syscall,
@@ -213,11 +214,17 @@ class HeldUp:
             culprit_ranks=(rank,),
             waiting_ranks=waiting,
             pg_name=(longest.pg_name or None) if longest else None,
+            pg_desc=_description(case, longest) if longest else None,
             summary=f"rank {rank} {doing}{', at ' + place if place else ''}{waits}",
             advice=advice,
             evidence=(*evidence, *_from_outside(case, rank), case.place(rank)),
             confidence=confidence if case.job.ranks[rank].instrumented else min(confidence, 0.7),
         )
+
+
+def _description(case: Case, edge: Edge) -> str | None:
+    group = case.job.ranks[edge.waiter].groups.get(edge.pg_name)
+    return (group.pg_desc or None) if group else None
 
 
 def _from_outside(case: Case, rank: int) -> Iterable[Evidence]:

@@ -125,6 +125,9 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
         wait = waits[0]
         since = job.now_ns(process) - int(wait.waited_s * 1e9)
         return "waiting", _wait_text(job, process, wait.pg_name, wait.seq), since
+    peer = job.peer_waits.get(global_rank)
+    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
+        return "waiting", str(peer), peer.entered_ns
     if not process.instrumented:
         inside = job.in_collective_by_stack(process)
         unchanged = process.outside.stack.unchanged_since_ns if process.outside.stack else None
@@ -134,8 +137,9 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
     moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
     if not process.confirmed and not process.steps:
         return "starting", "has not initialized yet", process.started_ns
-    doing = _absence(job, process) or _last_collective(process)
-    return "running", doing, max(moved, default=process.last_ns)
+    doing = _absence(job, process) or _last_collective(process) or _last_peer_call(process)
+    called = [o.left_ns or o.entered_ns for o in process.outside.operations[-1:]]
+    return "running", doing, max(moved or called, default=process.last_ns)
 
 
 def _absence(job: Job, process: Process) -> str:
@@ -165,6 +169,13 @@ def _last_collective(process: Process) -> str:
     return f"after collective #{last.enqueued}"
 
 
+def _last_peer_call(process: Process) -> str:
+    newest = process.outside.operations[-1] if process.outside.operations else None
+    if newest is None or newest.p2p_seq < 0:
+        return ""
+    return f"after {operation_name(newest.op)} #{newest.p2p_seq}"
+
+
 def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:
     global_rank = process.global_rank or 0
     operation = job.operation(global_rank, pg_name, seq) or job.recorded(global_rank, pg_name, seq)
@@ -178,6 +189,9 @@ def _last_standing(job: Job, process: Process) -> str:
     """What it was in when it ended, where that was nothing of its own."""
     if process.exception is not None:
         return ""
+    peer = job.peer_waits.get(process.global_rank or 0)
+    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
+        return f"was in {peer}"
     waits = sorted(job.waits_for(process.global_rank or 0), key=lambda wait: -wait.waited_s)
     if waits and waits[0].waited_s >= _WAITS_FROM_S:
         return f"was in {_wait_text(job, process, waits[0].pg_name, waits[0].seq)}"

@@ -11,6 +11,7 @@ COLUMNS = 10
 ROWS = 64
 NOT_A_MEMBER = "·"
 NOT_OBSERVED = "?"
+NONE_YET = "none"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +85,8 @@ def _cell(groups: list[Group], rank: int) -> Cell:
     if numbers is None:
         return Cell(text=NOT_OBSERVED, word=word)
     entered, completed = max(numbers[0], 0), max(numbers[1], 0)
+    if not entered:
+        return Cell(text=NONE_YET, word=word)
     return Cell(
         text=f"#{entered}" if entered == completed else f"#{entered}, done #{completed}", word=word
     )

@@ -84,6 +84,22 @@ def test_a_rank_that_runs_at_one_place_is_a_livelock_only_where_it_really_runs(
     only_root(job, code, 2)
 
 
+def test_a_collective_inside_a_loader_waits_for_others() -> None:
+    job = hung_job(4, culprit=2)
+    job.hold(2, "1", (2, 3), desc="pair")
+    job.hold(3, "1", (2, 3), desc="pair")
+    done = job.operation(2, "allreduce", 4, at=9, left=9.5)
+    inside = job.operation(2, "allreduce", 1, at=10, pg_name="1", number=9)
+    job.pulse(2, at=30.2, groups={"0": (4, 4, 9.5), "1": (1, 0, 10.0)}, operations=(done, inside))
+    job.stack(2, 30.2, (*LOADER[:2], WAITING[-1]))
+    job.sample(2, 30.2, "S", syscall="futex")
+    job.stack(3, 30.2, (frame("evaluate", "/job/eval.py", 3),))
+    findings = judged(job)
+    assert "process.data_stall" not in {finding.code for finding in findings}
+    # 2 waits for 3 in one group and 3 for 2 in the other: their order is crossed.
+    assert (findings[0].code, findings[0].culprit_ranks) == ("collective.op_mismatch", (2, 3))
+
+
 def test_an_attended_debugger_is_told_and_no_hang() -> None:
     job = hung_job()
     job.stack(2, 30.1, at("interaction", "pdb.py"))

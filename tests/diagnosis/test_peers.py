@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.diagnosis.standing import standings
 from distwatch.state import events as ev
 from tests.diagnosis.recorded import READING, RecordedJob, frame, judged, only_root
 
@@ -35,6 +36,15 @@ def test_a_recv_whose_peer_has_sent_less_is_its_peers_fault() -> None:
     finding = only_root(job, "p2p.unmatched", 0)
     assert finding.waiting_ranks == (1,)
     assert "has posted 2 sends to rank 1, and 3 are needed" in str(finding.evidence)
+
+
+def test_a_rank_in_a_recv_is_shown_as_waiting_in_it() -> None:
+    job = job_of(2)
+    job.pulse(0, at=30)
+    job.pulse(1, at=30, operations=(job.peer(1, "recv", 0, at=10, posted=3, tag=5),))
+    job.tick(31)
+    words = [(standing.word, standing.doing) for standing in standings(job.state)]
+    assert words[1] == ("waiting", "recv #3 from rank 0, tag 5")
 
 
 def test_a_recv_that_its_peer_has_answered_is_no_wait() -> None:

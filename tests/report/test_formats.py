@@ -182,11 +182,11 @@ def test_groups_of_one_description_share_a_column() -> None:
         job.hold(rank, str(1 + rank // 2), members, desc="tensor")
     matrix = matrix_of(job)
     assert matrix.columns == ("default_pg", "tensor")
-    assert {row.cells[1].text for row in matrix.rows} == {"#0"}
+    assert {row.cells[1].text for row in matrix.rows} == {"none"}
 
 
 def test_who_is_no_member_or_was_not_observed_is_not_at_zero() -> None:
     job = hung_job(4)
     job.hold(0, "1", (0, 1), desc="pair")
     cells = {row.ranks: row.cells[1].text for row in matrix_of(job).rows}
-    assert cells == {"2": "·", "0": "#0", "1": "?", "3": "·"}
+    assert cells == {"2": "·", "0": "none", "1": "?", "3": "·"}
