@@ -24,6 +24,8 @@ _FILES: tuple[tuple[Kind, str, str], ...] = (
         "a debugger",
         "/pdb.py /bdb.py /debugpy/ pydevd /ipdb/ /pudb/ /IPython/terminal/debugger",
     ),
+    # A sampler or a collate function may call a collective: then it waits for others.
+    ("collective", "torch.distributed", "/torch/distributed/distributed_c10d.py"),
     ("data", "the data loader", "/torch/utils/data/ /torchdata/ /webdataset/ /litdata/ /ffcv/"),
     ("data", "the data loader", "/nvidia/dali/ /tensorflow/python/data/ /streaming/base/"),
     ("data", "the data loader", "/datasets/iterable_dataset /datasets/arrow_"),
