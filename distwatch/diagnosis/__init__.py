@@ -10,7 +10,12 @@ from distwatch.diagnosis.causes import order_by_cause
 from distwatch.diagnosis.check import Case
 from distwatch.diagnosis.claims import RankDuplicated, RankOutOfRange
 from distwatch.diagnosis.cohorts import cohorts_of
-from distwatch.diagnosis.collectives import CollectiveRankMissing, OperationsDiffer, Straggler
+from distwatch.diagnosis.collectives import (
+    CollectiveRankMissing,
+    Late,
+    OperationsDiffer,
+    Straggler,
+)
 from distwatch.diagnosis.debugging import Debugged
 from distwatch.diagnosis.endpoints import EndpointDisagrees, small_worlds
 from distwatch.diagnosis.environments import BackendUnavailable, EnvMissing
@@ -66,6 +71,7 @@ CHECKS = (
     CollectiveRankMissing(),
     MonitoredBarrierMissing(),
     Straggler(),
+    Late(),
     NobodyMissing(),
     TimeoutsDisagree(),
     MissingByStack(),

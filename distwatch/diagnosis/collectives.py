@@ -11,11 +11,14 @@ import msgspec
 from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.debugging import debugged_by_intent
 from distwatch.diagnosis.group_views import GroupView
+from distwatch.diagnosis.job import Wait
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.sequences import sequence_evidence
-from distwatch.diagnosis.waiting_on import pastime_of
+from distwatch.diagnosis.waiting_on import pastime_of, spins
 from distwatch.state.finding import Evidence, Finding
 
+LATE_SHARE = 0.5
+MOVES_S = 60.0
 SETTLED_S = 1.0
 """A difference is believed once the collective has not completed for this long."""
 _SAME_SHAPE = frozenset({"all_reduce", "broadcast", "reduce"})
@@ -129,6 +132,61 @@ class Straggler:
             "collectives, or make that work shorter on the late rank.",
             evidence=tuple(e for r in view.members[:8] if (e := _call_evidence(case, view, r))),
             confidence=0.9,
+        )
+
+
+class Late:
+    """collective.straggler, as a warning: others wait for a rank that is busy, and time is left."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            if not view.in_flight or view.overdue or not view.missing:
+                continue
+            wait = max(
+                (
+                    w
+                    for w in case.job.waits
+                    if (w.pg_name, w.members) == (view.pg_name, view.members)
+                ),
+                key=lambda w: w.waited_s / w.deadline_s,
+            )
+            late = [rank for rank in view.missing if not case.graph.waits(rank)]
+            if wait.waited_s < LATE_SHARE * wait.deadline_s or not late:
+                continue
+            if all(self._moves(case, rank) for rank in late):
+                yield self._finding(case, view, wait, tuple(late))
+
+    def _moves(self, case: Case, rank: int) -> bool:
+        process = case.job.ranks.get(rank)
+        if process is None or process.ended_ns is not None or case.job.is_frozen(process):
+            return False
+        stack = process.outside.stack
+        if spins(process) is not None:
+            return True
+        since = stack.unchanged_since_ns if stack else None
+        seen = process.outside.stack_ns
+        # Between the last two looks it has gone on.
+        return since is not None and since == seen and case.job.age_s(process, since) < MOVES_S
+
+    def _finding(self, case: Case, view: GroupView, wait: Wait, late: tuple[int, ...]) -> Finding:
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        place = case.where(late[0]) if len(late) == 1 else ""
+        left_s = wait.deadline_s - wait.waited_s
+        return Finding(
+            code="collective.straggler",
+            severity="warning",
+            culprit_ranks=late,
+            waiting_ranks=view.entered,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{name_ranks(late)} {'is' if len(late) == 1 else 'are'} late for {title}, and busy"
+            f"{' at ' + place if place else ''}; {name_ranks(view.entered)} "
+            f"{'has' if len(view.entered) == 1 else 'have'} waited for {seconds(wait.waited_s)}, the "
+            f"deadline is in {seconds(left_s)}",
+            advice="Nothing yet, if this step is known to be uneven (a first compilation, a checkpoint); "
+            "else make that work shorter or raise the timeout.",
+            evidence=tuple(case.place(rank) for rank in late[:8]),
+            confidence=0.8,
         )
 
 

@@ -74,9 +74,21 @@ class RankEnded:
             f"while {name_ranks(waiting)} still needed it",
             advice="Every member of a group must make the same calls: look for an early return, "
             "fewer batches, or a main() that ends without the last collective on that rank.",
-            evidence=tuple(_death_evidence(case, gone)),
+            evidence=(*_death_evidence(case, gone), *_how_far(case, gone)),
             confidence=0.9,
         )
+
+
+def _how_far(case: Case, gone: list[int]) -> Iterable[Evidence]:
+    """How many collectives those who left have made, and those who stayed."""
+    for view in case.groups:
+        numbers = {rank: max(p.enqueued, 0) for rank, p in view.progress.items()}
+        left = {rank: numbers[rank] for rank in gone if rank in numbers}
+        most = max(numbers.values(), default=0)
+        for rank, number in left.items():
+            if number < most:
+                text = f"rank {rank} has made {number} collectives of {view.title}, others {most}"
+                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
 
 
 def _kind_of_death(process: Process) -> tuple[str, str]:

@@ -264,3 +264,21 @@ def test_a_suspicion_names_the_rank_before_any_deadline() -> None:
     assert suspected is not None
     assert suspected.culprit_ranks == (2,)
     assert judged(job) == [], "to suspect changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("waited", "busy", "told"), [(8.0, True, True), (8.0, False, False), (3.0, True, False)]
+)
+def test_a_rank_that_is_late_and_busy_is_a_warning_before_its_deadline(
+    waited: float, busy: bool, told: bool
+) -> None:
+    job = hung_job(waited=waited)
+    now = 10.0 + waited
+    looked: dict[str, object] = {
+        "settled_since_ns": int((now - 2) * SECOND),
+        "settled_cpu_s": 2.0 if busy else 0.0,
+        "unchanged_since_ns": int((now - 2) * SECOND),
+    }
+    job.stack(2, now, (frame("compile_step", "/job/train.py", 9),), looked)
+    findings = [(f.code, f.severity, f.culprit_ranks) for f in judged(job)]
+    assert findings == ([("collective.straggler", "warning", (2,))] if told else [])
