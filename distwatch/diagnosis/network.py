@@ -91,7 +91,10 @@ class NobodyMissing:
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
             everyone = view.in_flight and view.overdue and not view.missing
-            if not everyone or view.timed_out or len(view.members) < 2:
+            if not everyone or view.timed_out:
+                continue
+            if len(view.members) == 1:
+                yield self._alone(view)
                 continue
             if not all(self._runs(case, rank) for rank in view.members) or calls_differ(case, view):
                 continue
@@ -109,6 +112,21 @@ class NobodyMissing:
                 evidence=tuple(case.place(rank) for rank in view.members[:_SHOWN]),
                 confidence=0.4,
             )
+
+    def _alone(self, view: GroupView) -> Finding:
+        """A group of one never waits: it has members that nobody has told of."""
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        return Finding(
+            code="collective.rank_missing",
+            severity="hang",
+            waiting_ranks=view.members,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{name_ranks(view.members)} has waited in {title} for {seconds(view.waited_s)}, and "
+            "who else belongs to that group was not observed",
+            advice="Look up the other members of this group in the code: one of them has not made this call.",
+            confidence=0.4,
+        )
 
     def _runs(self, case: Case, rank: int) -> bool:
         process = case.job.ranks.get(rank)

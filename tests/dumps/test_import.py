@@ -147,6 +147,21 @@ def test_a_double_of_nccl_dumps_with_a_rank_whose_file_is_missing(
     assert status == 3
 
 
+def test_a_group_whose_other_members_no_dump_names(tmp_path: Path, root: Path) -> None:
+    folder = tmp_path / "gloo"
+    pair: dict[str, object] = {"process_group": ("1", "pair"), "pg_id": 1, "state": "scheduled"}
+    alone = entry(1, **pair, retired=False, profiling_name="gloo:all_reduce")
+    for rank, entries in ((0, [entry(1), alone]), (1, [entry(1)])):
+        content = {"version": "2.10", "entries": entries, "pg_config": {}, "pg_status": {}}
+        write(folder, f"trace_{rank}", pickle.dumps(content))
+    status, report, _ = run_import(folder, root)
+    finding = report["findings"][0]
+    assert (finding["code"], finding["culprit_ranks"]) == ("collective.rank_missing", [])
+    assert finding["confidence"] < 0.5
+    assert "members of the groups on imported" in report["coverage"]["not_observed"]
+    assert status == 3
+
+
 def test_sends_without_a_recv_are_read_from_names(tmp_path: Path, root: Path) -> None:
     folder = tmp_path / "p2p"
     sent = entry(1, is_p2p=True, profiling_name="nccl:send 0->1", state="scheduled", retired=False)
