@@ -13,6 +13,8 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
+Roots = frozenset[tuple[str, tuple[int, ...]]]
+"""Code and culprits of each root that blocks the job."""
 log = logging.getLogger("distwatch.observer")
 
 
@@ -27,7 +29,7 @@ class Judge:
         self._told = ""
         self._state = state
         self._recording = recording
-        self._roots: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
+        self._roots: Roots = frozenset()
         self._number: int | None = None
         self.findings: list[Finding] = []
         self.path = ""
@@ -42,8 +44,8 @@ class Judge:
         roots = _roots_of(self.findings)
         if roots == self._roots:
             return False
-        # More evidence of one trouble is no second incident.
-        if roots and not (roots & self._roots):
+        # More evidence of one trouble, or a better word for it, is no second incident.
+        if roots and not _share_a_culprit(roots, self._roots):
             self._number = None
         self._roots = roots
         return True
@@ -95,5 +97,10 @@ class Judge:
                 self._recording.record(ev.NotObserved(host=host, what="incident", why=why))
 
 
-def _roots_of(findings: Iterable[Finding]) -> frozenset[tuple[str, tuple[int, ...]]]:
+def _share_a_culprit(roots: Roots, before: Roots) -> bool:
+    blamed = {rank for _, culprits in before for rank in culprits}
+    return bool(roots & before) or any(blamed & set(culprits) for _, culprits in roots)
+
+
+def _roots_of(findings: Iterable[Finding]) -> Roots:
     return frozenset((f.code, f.culprit_ranks) for f in findings if f.role == "root" and f.blocks)

@@ -20,12 +20,12 @@ _NAMED = 4
 _KEPT = 4096
 
 # What `examine` found, for as long as the process neither leaves its call nor uses the CPU:
-# its system call, its CPU ticks, and what the call is about.
-_examined: dict[str, tuple[Call, int, str]] = {}
+# its system call, whether another thread is what the words are about, CPU ticks, the words.
+_examined: dict[str, tuple[Call, bool, int, str]] = {}
 
 
 def sample(key: str, pid: int) -> ProcessSampled | None:
-    """The cheap look, five small reads: for each process each second. None where it is gone.
+    """The cheap look, six small reads: for each process each second. None where it is gone.
 
     It reads nothing that a stuck process could block. So `children` are the main thread's, and
     what takes the process's memory or the socket tables to know is told only once `examine` has
@@ -36,8 +36,8 @@ def sample(key: str, pid: int) -> ProcessSampled | None:
         return None
     call = _call(pid, fields[0])
     blocked_on = _subject(pid, call, thorough=False)
-    known, ticks, words = _examined.get(key, (None, 0, ""))
-    if known == call and ticks == _cpu_ticks(fields):
+    known, whole, ticks, words = _examined.get(key, (None, False, 0, ""))
+    if known == call and ticks == _ticks_of(pid, fields, whole=whole):
         blocked_on = words
     return _sampled(key, pid, fields, call, blocked_on)
 
@@ -56,14 +56,16 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
     call = _call(pid, fields[0])
     blocked_on = _subject(pid, call, thorough=True)
     sampled = _sampled(key, pid, fields, call, blocked_on)
+    whole = False
     if fields[0] not in "DTtZX" and (stuck := _stuck_thread(pid)) is not None:
         task, words = stuck
+        whole = True
         blocked_on = blocked_on or _subject(pid, call_of(pid, task, "D"), thorough=True)
         wchan = f"{sampled.wchan}; {words}" if sampled.wchan else words
         sampled = msgspec.structs.replace(sampled, wchan=wchan, blocked_on=blocked_on)
     if len(_examined) >= _KEPT:
         _examined.clear()
-    _examined[key] = call, _cpu_ticks(fields), blocked_on
+    _examined[key] = call, whole, _ticks_of(pid, fields, whole=whole), blocked_on
     return msgspec.structs.replace(sampled, children=tuple(children_of(pid)))
 
 
@@ -89,6 +91,12 @@ def _sampled(key: str, pid: int, fields: list[str], call: Call, blocked_on: str)
 
 def _call(pid: int, state: str) -> Call:
     return Call("") if state in "RZX" else call_of(pid, pid, state)
+
+
+def _ticks_of(pid: int, fields: list[str], *, whole: bool) -> int:
+    """CPU ticks of the main thread; of the whole process where its words are about another thread."""
+    own = fields if whole else stat_fields(pid, pid)
+    return _cpu_ticks(own) if own is not None else -1
 
 
 def _cpu_ticks(fields: list[str]) -> int:
