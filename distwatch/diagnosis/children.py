@@ -52,4 +52,5 @@ def _failed(process: Process) -> bool:
         return False
     if seen.oom_killed or (seen.signal is not None and seen.signal not in _BY_REQUEST):
         return True
-    return bool(seen.exit_code)
+    # A program that a rank has run may end with any code, and nobody waits for it any more.
+    return bool(seen.exit_code) and process.role == "dataloader"

@@ -258,7 +258,7 @@ def _worker_text(workers: list[Child]) -> str:
         # Idle ones wait in a pipe for work; that says nothing.
         pastime = by_syscall(worker.process) or in_native_code(worker.process)
         if pastime is not None and "pipe:[" not in pastime.text:
-            return f"{worker} waits for {pastime.text}"
+            return f"{worker} is {pastime.doing}"
     return ""
 
 

@@ -107,10 +107,10 @@ def test_an_attended_debugger_is_told_and_no_hang() -> None:
     assert [(f.code, f.severity) for f in judged(job)] == [("process.debugger", "info")]
 
 
-def worker(job: RecordedJob, rank: int, pid: int, **end: object) -> None:
+def worker(job: RecordedJob, rank: int, pid: int, role: str = "dataloader", **end: object) -> None:
     key = process_key(HOST, pid, 9)
     sighted = ev.ProcessSighted(
-        process=key, host=HOST, pid=pid, start_ticks=9, ppid=1000 + rank, role="dataloader",
+        process=key, host=HOST, pid=pid, start_ticks=9, ppid=1000 + rank, role=role,
         identity=Identity(),
     )  # fmt: skip
     job.see(5, sighted)
@@ -136,6 +136,14 @@ def test_a_worker_that_died_explains_the_loader_that_waits_for_it(
     job.stack(2, 30.1, LOADER)
     job.sample(2, 30.1, "S", syscall="poll", blocked_on="pipe:[9]")
     only_root(job, code, 2)
+
+
+def test_a_program_that_failed_before_is_not_what_a_queue_waits_for() -> None:
+    job = hung_job()
+    worker(job, 2, 5000, role="child", exit_code=127)
+    job.stack(2, 30.1, at("Queue.get", "queue.py"))
+    job.sample(2, 30.1, "S", syscall="futex")
+    only_root(job, "collective.rank_missing", 2)
 
 
 def loop(job: RecordedJob, rank: int, rounds: int, then: str | None) -> None:
