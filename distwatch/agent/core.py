@@ -251,6 +251,9 @@ class Agent:
         groups: list[ev.GroupProgress] = []
         for source in list(self.progress_sources):
             groups += guard("progress", source) or ()
+        peers: list[ev.PeerProgress] = []
+        for peer_source in list(self.peer_sources):
+            peers += guard("peers", peer_source) or ()
         self._progress = tuple(groups)
         self._beat += 1
         self.page.write(
@@ -258,7 +261,7 @@ class Agent:
                 beat=self._beat,
                 beat_ns=time.monotonic_ns(),
                 groups=self._progress,
-                peers=tuple(peer for source in list(self.peer_sources) for peer in source()),
+                peers=tuple(peers),
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
             )
