@@ -76,8 +76,9 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
     if collected.old:
         ranks = format_ranks(collected.old)
         click.echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
-    for rank, problem in sorted(collected.problems.items()):
-        click.echo(f"distwatch: rank {rank}: {problem}", err=True)
+    for problem, affected in _by_problem(collected.problems).items():
+        who = f"rank{'s' if len(affected) > 1 else ''} {format_ranks(affected)}"
+        click.echo(f"distwatch: {who}: {problem}", err=True)
     if not collected.stacks:
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
@@ -100,6 +101,13 @@ async def _collect(target: str, root: str, native: bool) -> Collected:
             where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
             problems[rank] = f"it {where}, and no stack of it was recorded"
     return Collected(run_id=folder.run_id, fresh=fresh, recorded=recorded, problems=problems)
+
+
+def _by_problem(problems: dict[int, str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for rank, problem in sorted(problems.items()):
+        found.setdefault(problem, []).append(rank)
+    return found
 
 
 def _recorded(process: Process) -> tuple[ThreadStack, ...]:
