@@ -10,7 +10,7 @@ import msgspec
 from distwatch.diagnosis.initializations import INIT_STEPS, stuck_creation
 from distwatch.diagnosis.job import was_cut_off
 from distwatch.diagnosis.peer_waits import PeerWait
-from distwatch.diagnosis.waiting_on import pastime_of
+from distwatch.diagnosis.waiting_on import any_thread_communicates, pastime_of
 
 if TYPE_CHECKING:
     from distwatch.diagnosis.check import Case
@@ -138,7 +138,10 @@ def is_elsewhere(case: Case, rank: int) -> bool:
     if case.job.kernel_state(process) in ("T", "t"):
         return True
     pastime = pastime_of(case.state, process)
-    return pastime is not None and pastime.certain and not pastime.waits_for_others
+    if pastime is None or not pastime.certain or pastime.waits_for_others:
+        return False
+    # A server's main thread idles in its event loop while another one is in the collective.
+    return not any_thread_communicates(process)
 
 
 def _edges(case: Case) -> Iterable[Edge]:

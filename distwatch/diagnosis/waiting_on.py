@@ -17,23 +17,27 @@ Kind = Literal[
 _DISTRIBUTED: tuple[Kind, ...] = ("collective", "store", "device")
 """A rank in one of these may wait for others; in any other it holds them up itself."""
 
+_DEBUGGERS = (
+    "/pdb.py",
+    "/bdb.py",
+    "/debugpy/",
+    "pydevd",
+    "/ipdb/",
+    "/pudb/",
+    "/IPython/terminal/debugger",
+)
+_C10D = "/torch/distributed/distributed_c10d.py"
 _FILES: tuple[tuple[Kind, str, str], ...] = (
     # What a library's file anywhere on the stack says, whatever lies inside it; the first that fits.
-    (
-        "debugger",
-        "a debugger",
-        "/pdb.py /bdb.py /debugpy/ pydevd /ipdb/ /pudb/ /IPython/terminal/debugger",
-    ),
     # A sampler or a collate function may call a collective: then it waits for others.
-    ("collective", "torch.distributed", "/torch/distributed/distributed_c10d.py"),
+    ("collective", "torch.distributed", _C10D),
     ("data", "the data loader", "/torch/utils/data/ /torchdata/ /webdataset/ /litdata/ /ffcv/"),
     ("data", "the data loader", "/nvidia/dali/ /tensorflow/python/data/ /streaming/base/"),
     ("data", "the data loader", "/datasets/iterable_dataset /datasets/arrow_"),
-    (
-        "compile",
-        "compilation",
-        "/torch/_inductor/ /torch/_dynamo/ /triton/compiler/ /triton/runtime/",
-    ),
+    # Not all of _dynamo and _inductor: what they have compiled runs through their frames, too.
+    ("compile", "compilation", "/torch/_dynamo/convert_frame /torch/_dynamo/symbolic_convert"),
+    ("compile", "compilation", "/torch/_inductor/graph.py /torch/_inductor/scheduler.py"),
+    ("compile", "compilation", "/torch/_inductor/async_compile /triton/compiler/"),
     ("compile", "compilation", "/torch/utils/cpp_extension"),
     ("checkpoint", "a checkpoint", "/torch/distributed/checkpoint/ /torch/serialization.py"),
 )
@@ -114,6 +118,8 @@ def pastime_of(state: RunState, process: Process) -> Pastime | None:
     frames = frames_of_main(process, process.outside.stack)
     if not frames:
         return by_syscall(process)
+    if stands_in_debugger(frames):
+        return Pastime(kind="debugger", text="a debugger")
     files = [frame.file for frame in frames if not frame.native]
     for kind, text, parts in _FILES:
         if any(part in file for file in files for part in parts.split()):
@@ -127,6 +133,26 @@ def pastime_of(state: RunState, process: Process) -> Pastime | None:
             if part in frame.file and (not functions or called in functions.split()):
                 return Pastime(kind=kind, text=_with_subject(process, text, kind))
     return in_native_code(process) or by_syscall(process) or _by_source(state, process, frames)
+
+
+def any_thread_communicates(process: Process) -> bool:
+    """Whether some Python thread of it was in a call of torch.distributed."""
+    stack = process.outside.stack
+    return any(
+        frame.file.endswith(_C10D)
+        for thread in (stack.threads if stack else ())
+        for frame in thread.frames
+    )
+
+
+def stands_in_debugger(frames: tuple[Frame, ...]) -> bool:
+    """Whether the debugger is what the thread is in, and not what merely runs the script."""
+    for frame in reversed(frames):
+        if any(part in frame.file for part in _DEBUGGERS):
+            return True
+        if not frame.native and not any(part in frame.file for part in ("/lib/python3", "<frozen")):
+            return False
+    return False
 
 
 def frames_of_main(process: Process, stack: StackTaken | None) -> tuple[Frame, ...]:

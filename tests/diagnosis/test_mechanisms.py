@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis.early import early_suspicion
+from distwatch.diagnosis.waiting_on import pastime_of, stands_in_debugger
 from distwatch.state import events as ev
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
@@ -98,6 +99,60 @@ def test_a_collective_inside_a_loader_waits_for_others() -> None:
     assert "process.data_stall" not in {finding.code for finding in findings}
     # 2 waits for 3 in one group and 3 for 2 in the other: their order is crossed.
     assert (findings[0].code, findings[0].culprit_ranks) == ("collective.op_mismatch", (2, 3))
+
+
+COMPILED = (
+    frame("main", "/job/train.py", 9),
+    frame("compile_wrapper", f"{LIB}/site-packages/torch/_dynamo/eval_frame.py", 700),
+    frame("call", "/tmp/torchinductor_root/ab/cabc.py", 40),
+)
+DEBUGPY = "/home/me/.vscode/extensions/ms-python.debugpy-2026/bundled/libs/debugpy"
+
+
+def test_compiled_code_that_runs_is_not_compilation() -> None:
+    job = hung_job()
+    job.stack(0, 30.1, COMPILED)
+    job.sample(0, 30.1, "S", syscall="futex")
+    # Rank 0 still waits for rank 2 in the collective that its compiled code has called.
+    assert only_root(job, "collective.rank_missing", 2).waiting_ranks == (0, 1, 3)
+    assert pastime_of(job.state, job.state.processes[job.key(0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("inner", "stands"),
+    [
+        ((), False),
+        ((frame("do_wait_suspend", f"{DEBUGPY}/_vendored/pydevd/pydevd.py", 9),), True),
+        ((frame("cmdloop", f"{LIB}/cmd.py", 9),), False),
+        ((frame("interaction", f"{LIB}/pdb.py", 3), frame("cmdloop", f"{LIB}/cmd.py", 9)), True),
+    ],
+)
+def test_a_debugger_that_only_runs_the_script_is_not_where_it_stands(
+    inner: tuple[ev.Frame, ...], stands: bool
+) -> None:
+    runner = frame("_exec", f"{DEBUGPY}/_vendored/pydevd/pydevd.py", 1)
+    frames = (runner, frame("main", "/job/train.py", 9), *inner)
+    assert stands_in_debugger(frames) is stands
+
+
+def test_a_server_whose_worker_thread_is_in_the_collective_waits_in_it() -> None:
+    job = hung_job()
+    loop = (
+        frame("main", "/job/serve.py", 9),
+        frame("run_forever", f"{LIB}/asyncio/base_events.py", 6),
+    )
+    threads = (
+        ev.ThreadStack(name="MainThread", os_thread_id=1000, frames=loop),
+        ev.ThreadStack(name="scheduler", os_thread_id=77, frames=WAITING),
+    )
+    job.see(30.1, ev.StackTaken(process=job.key(0), threads=threads))
+    assert only_root(job, "collective.rank_missing", 2).waiting_ranks == (0, 1, 3)
+    job.hold(0, "1", (0, 1), desc="pair")
+    job.hold(1, "1", (0, 1), desc="pair")
+    inside = job.operation(1, "allreduce", 1, at=9, pg_name="1", number=9)
+    job.pulse(1, at=30.3, groups={"0": (4, 4, 8.0), "1": (1, 0, 9.0)}, operations=(inside,))
+    # Rank 1 waits for rank 0, which is not at something of its own: it waits for 1 and 2.
+    assert only_root(job, "collective.rank_missing", 2).waiting_ranks == (0, 3)
 
 
 def test_an_attended_debugger_is_told_and_no_hang() -> None:
