@@ -26,6 +26,7 @@ from distwatch.state.model import Process
 
 _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger", "device")
 _WORKERS_SHOWN = 4
+_WAITS_SHOWN = 3
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid")
 _WORKER_ADVICE = (
     "Find out why that process ended (its own output; memory: each worker holds a copy of what it "
@@ -202,12 +203,6 @@ class HeldUp:
         place = case.where(rank)
         waiting = tuple(sorted(case.graph.behind([rank]) - {rank}))
         longest = next(iter(case.graph.awaited_by(rank)), None)
-        waits = (
-            f"; {name_ranks(waiting)} {'has' if len(waiting) == 1 else 'have'} waited for it in "
-            f"{longest.what} for {seconds(longest.waited_s)}"
-            if longest
-            else ""
-        )
         return Finding(
             code=code,
             severity="hang",
@@ -215,11 +210,30 @@ class HeldUp:
             waiting_ranks=waiting,
             pg_name=(longest.pg_name or None) if longest else None,
             pg_desc=_description(case, longest) if longest else None,
-            summary=f"rank {rank} {doing}{', at ' + place if place else ''}{waits}",
+            summary=f"rank {rank} {doing}{', at ' + place if place else ''}{_waits_text(case, rank, waiting)}",
             advice=advice,
             evidence=(*evidence, *_from_outside(case, rank), case.place(rank)),
             confidence=confidence if case.job.ranks[rank].instrumented else min(confidence, 0.7),
         )
+
+
+def _waits_text(case: Case, rank: int, waiting: tuple[int, ...]) -> str:
+    """Who waits for it and for how long; in what, of those that wait for nobody in between."""
+    direct = case.graph.awaited_by(rank)
+    if not direct:
+        return ""
+    waiters_in: dict[str, set[int]] = {}
+    for edge in direct:
+        waiters_in.setdefault(edge.what, set()).add(edge.waiter)
+    lasted = f"for {seconds(direct[0].waited_s)}"
+    waits = f"; {name_ranks(waiting)} {'has' if len(waiting) == 1 else 'have'} waited for it"
+    if set(waiting) == waiters_in[direct[0].what]:
+        return f"{waits} in {direct[0].what} {lasted}"
+    # By rank, not by time: neighbours in a pipeline begin to wait within a moment of each other.
+    calls = sorted(waiters_in.items(), key=lambda call: min(call[1]))
+    named = [f"{name_ranks(sorted(ranks))} in {what}" for what, ranks in calls[:_WAITS_SHOWN]]
+    more = [f"{len(calls) - _WAITS_SHOWN} more"] if len(calls) > _WAITS_SHOWN else []
+    return f"{waits} {lasted} ({', '.join(named + more)})"
 
 
 def _description(case: Case, edge: Edge) -> str | None:
