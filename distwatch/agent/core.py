@@ -33,6 +33,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import identify
+from distwatch.state.loads import LoadProgress
 
 BEAT_S = 0.5
 SITES_KEPT = 20_000
@@ -52,6 +53,7 @@ class Agent:
         self.folder = folder
         self.progress_sources: list[Callable[[], Iterable[ev.GroupProgress]]] = []
         self.peer_sources: list[Callable[[], Iterable[ev.PeerProgress]]] = []
+        self.load_sources: list[Callable[[], Iterable[LoadProgress]]] = []
         self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
         self.recorder = "no collectives seen yet"
         self.is_initializing = False
@@ -68,6 +70,8 @@ class Agent:
         self._planned: ev.InitPlanned | None = None
         self._initialized = False
         self._raised: list[ev.FindingRaised] = []
+        self._loads: list[ev.LoadPlanned] = []
+        self._placed: list[ev.ModelPlaced] = []
         self._meshes: list[ev.MeshMade] = []
         self._non_member_calls: list[ev.NonMemberCalled] = []
         self._beat = 0
@@ -135,11 +139,31 @@ class Agent:
         return number
 
     def progress_step(
-        self, step: int, done: int, total: int | None = None, label: str = ""
+        self,
+        step: int,
+        done: int,
+        total: int | None = None,
+        label: str = "",
+        *,
+        parameters: int = 0,
+        parameters_total: int | None = None,
+        bytes_done: int = 0,
+        bytes_total: int | None = None,
     ) -> None:
         """Records that a step moved; from any thread."""
         self._moved_ns = time.monotonic_ns()
-        self.record(ev.StepProgressed(step=step, done=done, total=total, label=label))
+        self.record(
+            ev.StepProgressed(
+                step=step,
+                done=done,
+                total=total,
+                label=label,
+                parameters=parameters,
+                parameters_total=parameters_total,
+                bytes=bytes_done,
+                bytes_total=bytes_total,
+            )
+        )
 
     def end_step(self, step: int, error: str | None = None) -> None:
         """Records that a step returned, or raised `error`."""
@@ -193,6 +217,16 @@ class Agent:
         self._initialized = False
         self.record(self._planned)
         return self._planned
+
+    def plan_load(self, planned: ev.LoadPlanned) -> None:
+        """Records what a model load was asked for."""
+        self._loads = [*self._loads[-7:], planned]
+        self.record(planned)
+
+    def place_model(self, placed: ev.ModelPlaced) -> None:
+        """Records where a loaded model lies."""
+        self._placed = [*self._placed[-7:], placed]
+        self.record(placed)
 
     def hold_mesh(self, made: ev.MeshMade) -> None:
         """Records a device mesh."""
@@ -254,6 +288,9 @@ class Agent:
         peers: list[ev.PeerProgress] = []
         for peer_source in list(self.peer_sources):
             peers += guard("peers", peer_source) or ()
+        loads: list[LoadProgress] = []
+        for load_source in list(self.load_sources):
+            loads += guard("loads", load_source) or ()
         self._progress = tuple(groups)
         self._beat += 1
         self.page.write(
@@ -262,6 +299,7 @@ class Agent:
                 beat_ns=time.monotonic_ns(),
                 groups=self._progress,
                 peers=tuple(peers),
+                loads=tuple(loads),
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
             )
@@ -306,6 +344,7 @@ class Agent:
         self.operations = None
         self.progress_sources.clear()
         self.peer_sources.clear()
+        self.load_sources.clear()
         self.dump_sources.clear()
         self._control.abandon()
 
@@ -318,6 +357,8 @@ class Agent:
             group_calls=tuple(self._group_calls[-256:]),
             planned=self._planned,
             raised=tuple(self._raised),
+            loads=tuple(self._loads),
+            placed=tuple(self._placed),
             meshes=tuple(self._meshes),
             initialized=self._initialized,
             steps=tuple(self._open_steps.values()),

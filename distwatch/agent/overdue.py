@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from distwatch.state.events import GroupProgress, StepStarted
+from distwatch.state.loads import LOAD_STEPS
 
 
 def overdue(
@@ -34,7 +35,7 @@ def overdue(
                 f"collective #{done + 1} of group {group.pg_name} has waited for {waited_s:.0f} s"
             )
     stalled_s = (now - moved_ns) / 1e9
-    loading = any(step.name == "from_pretrained" for step in open_steps)
-    if loading and stalled_s > deadlines["load"]:
-        return f"from_pretrained has not moved for {stalled_s:.0f} s"
+    loading = next((step for step in open_steps if step.name in LOAD_STEPS), None)
+    if loading is not None and stalled_s > deadlines["load"]:
+        return f"{loading.name} has not moved for {stalled_s:.0f} s"
     return ""

@@ -43,6 +43,7 @@ class PulsePage:
                     beat_ns=pulse.beat_ns,
                     groups=tuple(newest),
                     peers=pulse.peers[:16],
+                    loads=pulse.loads[:4],
                 )
             )
             if body is None:

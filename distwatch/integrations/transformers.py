@@ -1,242 +1,217 @@
 """transformers: `from_pretrained` as steps with progress, on 4.57 and 5.x alike.
 
-Names that a version lacks are left out. Whatever may hold the GIL (safetensors does, while it
-opens and faults in a file) is journaled before it is called.
+Names that a version lacks are left out.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-import time
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from distwatch.agent.guard import caller_site, error_text
-from distwatch.hooks.observed import observe, observe_method
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.registry import folders_of, running_agent
-from distwatch.redaction import redact_text
+from distwatch.integrations.load_arguments import read_arguments
+from distwatch.integrations.loads import (
+    Counted,
+    FileOpened,
+    Load,
+    Phase,
+    TensorPlaced,
+    TensorRead,
+    begin_load,
+    current_load,
+    end_load,
+    forget_loads,
+    hook_function,
+    hook_method,
+)
+from distwatch.integrations.placements import placement_of
 
-LIBRARIES = ("transformers", "torch", "accelerate", "huggingface_hub")
-PROGRESS_EVERY_NS = 250_000_000
+TENSORS_KNOWN = 20_000
+"""So many tensors are told apart by their files: what is kept must not grow with the model."""
 _MODEL_PHASES = {
-    "_load_pretrained_model": "shards",
     "_finalize_model_loading": "finalize",
+    "tie_weights": "tie",
+    "load_adapter": "adapter",
 }
 _MODULE_PHASES = {
+    "resolve_revision": "revision",
     "_get_resolved_checkpoint_files": "files",
     "_get_device_map": "device map",
     "dispatch_model": "dispatch",
     "accelerate_dispatch": "dispatch",
-    "load_offloaded_weights": "offload re-read",
+    "caching_allocator_warmup": "allocator warm-up",
+    "initialize_tensor_parallelism": "tensor parallel mesh",
 }
-# Phase → the module that defines it, the class by its names in 5.x and 4.x, the method.
-_READERS = {
-    "config": (
-        "transformers.configuration_utils",
-        ("PreTrainedConfig", "PretrainedConfig"),
-        "get_config_dict",
-    ),
-    "generation config": (
-        "transformers.generation.configuration_utils",
-        ("GenerationConfig",),
-        "from_pretrained",
-    ),
-}
-
-
-class Load:
-    """One `from_pretrained` under way, shared by its worker threads.
-
-    Attributes:
-        opened: each checkpoint file, and which one in order it is: 4.x opens them several times.
-        thread: that made the call; only there do steps begin, for a step's parent is the
-            innermost open one of its thread.
-    """
-
-    def __init__(self, agent: Any, step: int) -> None:
-        self.agent = agent
-        self.step = step
-        self.thread = threading.get_ident()
-        self.shards: int | None = None
-        self.opened: dict[str, int] = {}
-        self.files: int | None = None
-        self.parameters: int | None = None
-        self.placed = 0
-        self.told_ns = 0
-
-
-_loads: list[Load] = []
-_lock = threading.Lock()
+_OPENS = ("safe_open", "load_shard_file", "load_state_dict")
+# Where a tensor gets its place: the module, the function, and which argument the tensor is.
+_PLACES = (
+    ("transformers.core_model_loading", "set_param_for_module", 2, "param_value"),
+    ("transformers.core_model_loading", "offload_and_maybe_resave_param", 1, "param"),
+    ("transformers.modeling_utils", "_load_parameter_into_model", 2, "tensor"),
+    ("transformers.modeling_utils", "offload_weight", 0, "weight"),
+    ("transformers.modeling_utils", "shard_and_distribute_module", 1, "param"),
+)
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
     """Hooks `transformers.modeling_utils`."""
     model = module.PreTrainedModel
-    observed = vars(model)["from_pretrained"]
-    patches.replace(
-        model, "from_pretrained", observe_method("from_pretrained", observed, FromPretrained())
-    )
+    hook_method(patches, model, "from_pretrained", FromPretrained())
+    hook_method(patches, model, "_load_pretrained_model", Shards())
+    hook_method(patches, model, "get_init_context", Building())
     for name, phase in _MODEL_PHASES.items():
-        if name in vars(model):
-            hook = observe_method(f"from_pretrained {phase}", vars(model)[name], Phase(phase))
-            patches.replace(model, name, hook)
+        hook_method(patches, model, name, Phase(phase))
+    hook_method(patches, model, "prepare_distribute_model", Phase("tensor parallel mesh"))
     for name, phase in _MODULE_PHASES.items():
-        if callable(vars(module).get(name)):
-            hook = observe(f"from_pretrained {phase}", vars(module)[name], Phase(phase))
-            patches.replace(module, name, hook)
-    absent = [] if _hook_shards(module, patches) else ["shards"]
-    absent += [phase for phase in _READERS if not _hook_reader(phase, patches)]
+        hook_function(patches, module, name, Phase(phase))
+    opens = [hook_function(patches, module, name, FileOpened()) for name in _OPENS]
+    absent = [] if any(opens) else ["shards"]
+    _hook_tensors(patches, module)
+    quantizers = sys.modules.get("transformers.quantizers.base")
+    for name in ("preprocess_model", "postprocess_model"):
+        owner = getattr(quantizers, "HfQuantizer", None)
+        if owner is not None:
+            hook_method(patches, owner, name, Phase("quantizer"))
+    generation = sys.modules.get("transformers.generation.configuration_utils")
+    config = getattr(generation, "GenerationConfig", None)
+    if config is None or not hook_method(
+        patches, config, "from_pretrained", GenerationConfigRead()
+    ):
+        absent.append("generation config")
     return f"not seen in this version: {', '.join(absent)}" if absent else ""
 
 
 def undo() -> None:
     """Forgets loads under way."""
-    _loads.clear()
+    forget_loads()
 
 
-def _hook_shards(module: ModuleType, patches: PatchSet) -> bool:
-    found = False
-    for name in ("safe_open", "load_shard_file"):
-        if callable(vars(module).get(name)):
-            hook = _observe_open(vars(module)[name])
-            patches.replace(module, name, hook)
-            found = True
+def _hook_tensors(patches: PatchSet, module: ModuleType) -> None:
+    for place, name, position, argument in _PLACES:
+        hook_function(patches, sys.modules.get(place), name, TensorPlaced(position, argument))
     loading = sys.modules.get("transformers.core_model_loading")
-    for name in ("set_param_for_module", "offload_and_maybe_resave_param"):
-        if loading is not None and callable(vars(loading).get(name)):
-            hook = observe("from_pretrained parameters", vars(loading)[name], Parameter())
-            patches.replace(loading, name, hook)
-    return found
-
-
-def _observe_open(original: Any) -> Any:
-    """`safe_open` is a class: a subclass would change what it is, a function does not."""
-    return observe("from_pretrained shards", original, Shard())
-
-
-def _hook_reader(phase: str, patches: PatchSet) -> bool:
-    """Hooks what reads a small file, from the hub perhaps: it can take minutes in silence."""
-    module, classes, method = _READERS[phase]
-    defining = sys.modules.get(module)
-    owners = [owner for name in classes if (owner := getattr(defining, name, None)) is not None]
-    owner = next((owner for owner in owners if method in vars(owner)), None)
-    if owner is None:
-        return False
-    hook = observe_method(f"from_pretrained {phase}", vars(owner)[method], Phase(phase))
-    patches.replace(owner, method, hook)
-    return True
-
-
-def current_load() -> Load | None:
-    """This thread's innermost load; in a worker thread, which has none, the one that began last."""
-    loads = list(_loads)
-    mine = threading.get_ident()
-    return next(
-        (load for load in reversed(loads) if load.thread == mine), loads[-1] if loads else None
-    )
+    hook_function(patches, loading, "_materialize_copy", TensorRead())
+    hook_function(patches, module, "convert_and_load_state_dict_in_model", TensorsNamed())
 
 
 class FromPretrained:
     """The whole call: a model class's, or an Auto class's around it."""
 
+    def __init__(self, *, adopts: bool = False) -> None:
+        self._adopts = adopts
+
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        agent = running_agent()
-        if agent is None:
-            return None
         given = args[1] if len(args) > 1 else kwargs.get("pretrained_model_name_or_path")
-        step = agent.begin_step(
-            "from_pretrained",
-            deadline_kind="load",
-            label=redact_text(str(given))[:300],
-            site=caller_site(folders_of(*LIBRARIES)),
-        )
-        load = Load(agent, step)
-        with _lock:
-            _loads.append(load)
-        return load
+        arguments = read_arguments(given, kwargs)
+        return begin_load("from_pretrained", arguments, adopts=self._adopts)
 
     def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        with _lock:
-            _loads.remove(token)
-        token.agent.end_step(token.step, error_text(error))
+        model = result[0] if isinstance(result, tuple) and result else result
+        placement = None
+        try:
+            if error is None and model is not None:
+                placement = placement_of(model, token.generation)
+        finally:
+            end_load(token, placement, error)
 
 
-class Phase:
-    """A part of a load, as a step of its own. Outside a load it is nothing to us."""
+class Building:
+    """`get_init_context` comes right before the model's class is called, on meta."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        load = current_load()
+        if load is not None and load.is_mine and error is None:
+            load.begin_building()
+
+
+class Shards(Counted):
+    """The reading of the checkpoint's files."""
+
+    def __init__(self) -> None:
+        super().__init__("shards")
+
+    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        for value in (kwargs.get("checkpoint_files"), *args):
+            if isinstance(value, (list, tuple)) and value:
+                return len(value) if all(isinstance(file, str) for file in value) else None
+        return None
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        token = super().before(args, kwargs)
+        if token is not None:
+            load, _ = token
+            metadata = _sharded_metadata(args, kwargs)
+            names = metadata.get("weight_map")
+            load.bytes_total = _total_size(metadata)
+            load.parameters_total = len(names) if isinstance(names, Mapping) else None
+        return token
+
+
+class TensorsNamed:
+    """5.x reads tensors in worker threads: from here on it is known in which file each one lies."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
-        if load is None or load.thread != threading.get_ident():
+        tensors = kwargs.get("state_dict") or (args[1] if len(args) > 1 else None)
+        if load is None or load.counting is None or not isinstance(tensors, dict):
             return None
-        total = None
-        if self._name == "shards":
-            total = load.files = _checkpoint_files(args, kwargs)
-        step = load.agent.begin_step(self._name, deadline_kind="load", total=total)
-        if self._name == "shards":
-            load.shards, load.opened, load.placed = step, {}, 0
-        return load, step
+        load.parameters_total = len(tensors)
+        weight_map = _sharded_metadata(args, kwargs).get("weight_map")
+        if len(tensors) > TENSORS_KNOWN:
+            return None
+        paths = {path.rpartition("/")[2]: path for path in load.opened}
+        for name, tensor in tensors.items():
+            if isinstance(weight_map, Mapping):
+                path = paths.get(str(weight_map.get(name)), "")
+            else:
+                path = next(iter(paths.values()), "") if len(paths) == 1 else ""
+            if path:
+                load.file_of[id(tensor)] = path
+        return None
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        """Nothing: the end of the shards forgets the names."""
+
+
+class GenerationConfigRead(Phase):
+    """The generation config: whether the model got the checkpoint's own one is worth a word."""
+
+    def __init__(self) -> None:
+        super().__init__("generation config")
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        token = super().before(args, kwargs)
+        return (*token, bool(kwargs.get("_from_model_config"))) if token is not None else None
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        load, step = token
-        if self._name == "shards":
-            if load.parameters is not None:
-                load.agent.end_step(load.parameters, error_text(error))
-            load.shards = load.parameters = None
-        load.agent.end_step(step, error_text(error))
+        load, step, is_substitute = token
+        super().after((load, step), result, error)
+        if is_substitute:
+            return  # made from the model's config, since the checkpoint's own did not come
+        missing = error is not None and "does not appear to have a file" in str(error)
+        load.generation = "loaded" if error is None else "default" if missing else "lost"
 
 
-def _checkpoint_files(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    for value in (kwargs.get("checkpoint_files"), *args):
-        if isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value):
-            return len(value)
-    return None
+def _sharded_metadata(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    """What the checkpoint's index says; empty where it has none. 5.x hides it in `load_config`."""
+    for value in (*kwargs.values(), *args):
+        found = getattr(value, "sharded_metadata", value)
+        if isinstance(found, Mapping) and "weight_map" in found:
+            return found
+    return {}
 
 
-class Shard:
-    """A checkpoint file that is about to be opened: written down first, it may never return."""
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None or load.shards is None:
-            return None
-        path = args[0] if args else kwargs.get("filename", "?")
-        while isinstance(path, (list, tuple)):
-            path = path[0]
-        number = load.opened.setdefault(str(path), len(load.opened) + 1)
-        load.agent.progress_step(
-            load.shards, number, total=load.files, label=os.path.basename(str(path))
-        )
-        return None
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        """Nothing: the next shard, or the end of the step, says that this one is done."""
-
-
-class Parameter:
-    """A parameter that was placed: counted, and told four times a second at most."""
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return None
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        load = current_load()
-        if load is None or load.shards is None or error is not None:
-            return
-        load.placed += 1
-        now = time.monotonic_ns()
-        if now - load.told_ns < PROGRESS_EVERY_NS or load.thread != threading.get_ident():
-            return
-        load.told_ns = now
-        if load.parameters is None:
-            load.parameters = load.agent.begin_step("parameters", deadline_kind="load")
-        load.agent.progress_step(load.parameters, load.placed, label=f"{load.placed} placed")
+def _total_size(metadata: Mapping[str, Any]) -> int | None:
+    size = metadata.get("total_size")
+    if size is None and isinstance(metadata.get("metadata"), Mapping):
+        size = metadata["metadata"].get("total_size")
+    return int(size) if isinstance(size, (int, float)) and size > 0 else None

@@ -12,7 +12,8 @@ from distwatch.integrations.transformers import FromPretrained
 def apply(module: ModuleType, patches: PatchSet) -> str:
     """Hooks `transformers.models.auto.auto_factory`."""
     owner = module._BaseAutoModelClass
-    hook = observe_method("Auto from_pretrained", vars(owner)["from_pretrained"], FromPretrained())
+    observer = FromPretrained(adopts=True)
+    hook = observe_method("Auto from_pretrained", vars(owner)["from_pretrained"], observer)
     patches.replace(owner, "from_pretrained", hook)
     return ""
 

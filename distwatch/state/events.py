@@ -13,6 +13,7 @@ import msgspec
 
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
+from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 
 
 def _kind(class_name: str) -> str:
@@ -157,11 +158,30 @@ class StepProgressed(Event, frozen=True, kw_only=True):
     done: int
     total: int | None = None
     label: str = ""
+    parameters: int = 0
+    """Of a load: tensors placed so far."""
+    parameters_total: int | None = None
+    bytes: int = 0
+    bytes_total: int | None = None
 
 
 class StepEnded(Event, frozen=True, kw_only=True):
     step: int
     error: str | None = None
+
+
+class LoadPlanned(Event, frozen=True, kw_only=True):
+    """A load began with these arguments. `step` is its outermost step."""
+
+    step: int
+    arguments: LoadArguments
+
+
+class ModelPlaced(Event, frozen=True, kw_only=True):
+    """A load ended well, and this is where the model lies."""
+
+    step: int
+    placement: Placement
 
 
 class GroupCreated(Event, frozen=True, kw_only=True):
@@ -260,6 +280,8 @@ class Snapshot(Event, frozen=True, kw_only=True):
     group_calls: tuple[GroupCalled, ...] = ()
     planned: InitPlanned | None = None
     raised: tuple[FindingRaised, ...] = ()
+    loads: tuple[LoadPlanned, ...] = ()
+    placed: tuple[ModelPlaced, ...] = ()
     meshes: tuple[MeshMade, ...] = ()
     initialized: bool = False
     """Whether a default process group holds now."""
@@ -391,6 +413,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: tuple[GroupProgress, ...] = ()
     peers: tuple[PeerProgress, ...] = ()
     """The peers last sent to or received from; a bounded number."""
+    loads: tuple[LoadProgress, ...] = ()
+    """Model loads under way."""
     recorder: str = ""
     """Where the sequence numbers come from, or why there are none."""
     dropped: int = 0
@@ -490,6 +514,30 @@ class ErrorFileRead(Event, frozen=True, kw_only=True):
     traceback: tuple[str, ...] = ()
 
 
+class LockHolder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process that a lock file belongs to."""
+
+    pid: int
+    """0: one that this host cannot see."""
+    command: tuple[str, ...] = ()
+    alive: bool = True
+
+
+class LockLooked(Event, frozen=True, kw_only=True):
+    """A lock file that a process waits for, as it stands on `host`."""
+
+    host: str
+    path: str
+    exists: bool = True
+    holders: tuple[LockHolder, ...] = ()
+    """Who holds it: by the kernel's table, or by the lock file's own words."""
+    says_host: str = ""
+    """The host that the lock file's own words name."""
+    age_s: float | None = None
+    """Since it was last written."""
+    not_observed: str = ""
+
+
 class HostSampled(Event, frozen=True, kw_only=True):
     host: str
     memory_total: int = 0
@@ -557,6 +605,8 @@ AnyEvent = (
     | StepStarted
     | StepProgressed
     | StepEnded
+    | LoadPlanned
+    | ModelPlaced
     | GroupCreated
     | GroupCalled
     | GroupDestroyed
@@ -578,6 +628,7 @@ AnyEvent = (
     | ConnectionsSeen
     | SourcesRead
     | ErrorFileRead
+    | LockLooked
     | HostSampled
     | DevicesSampled
     | NotObserved

@@ -14,8 +14,10 @@ import msgspec
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
+from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 
 CLOSED_STEPS_KEPT = 64
+LOADS_KEPT = 8
 MESHES_KEPT = 64
 RAISED_KEPT = 16
 SOURCES_KEPT = 512
@@ -40,8 +42,22 @@ class Step(msgspec.Struct, kw_only=True):
     """When it last made progress; its start where it never did."""
     done: int = 0
     total: int | None = None
+    parameters: int = 0
+    parameters_total: int | None = None
+    bytes: int = 0
+    bytes_total: int | None = None
     ended_ns: int | None = None
     error: str | None = None
+
+
+class ModelLoad(msgspec.Struct, kw_only=True):
+    """One model load of a process; its phases are the steps below `step`."""
+
+    step: int
+    arguments: LoadArguments
+    began_ns: int
+    placement: Placement | None = None
+    """Where the model lies; None until the load has ended well."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -91,6 +107,8 @@ class Process(msgspec.Struct, kw_only=True):
     confirmed: ev.IdentityConfirmed | None = None
     integrations: dict[str, ev.IntegrationChanged] = {}
     steps: dict[int, Step] = {}
+    loads: dict[int, ModelLoad] = {}
+    """By the number of their outermost step; the newest LOADS_KEPT."""
     groups: dict[str, Group] = {}
     group_calls: list[ev.GroupCalled] = []
     sites: dict[int, ev.Site] = {}
@@ -176,6 +194,11 @@ class Process(msgspec.Struct, kw_only=True):
         """When it was seen gone; None while it lives or nobody looked."""
         return self.outside.exit_ns
 
+    def load_progress(self, step: int) -> LoadProgress | None:
+        """What its pulse says of a load under way."""
+        loads = self.outside.pulse.loads if self.outside.pulse else ()
+        return next((load for load in loads if load.step == step), None)
+
     def open_steps(self) -> list[Step]:
         """Steps that have not ended, outermost first."""
         steps = [step for step in self.steps.values() if step.ended_ns is None]
@@ -194,6 +217,8 @@ class Host(msgspec.Struct, kw_only=True):
     observers: dict[str, ev.ObserverStarted] = {}
     endpoints: dict[str, ev.EndpointProbed] = {}
     """The newest look at each endpoint of the run's jobs, by `host:port`."""
+    locks: dict[str, ev.LockLooked] = {}
+    """The newest look at each lock file that somebody waits for, by path."""
     answered_ns: dict[str, int] = {}
     """When a store last answered there."""
     not_observed: dict[str, str] = {}

@@ -9,11 +9,13 @@ from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader
 from distwatch.state.model import (
     CLOSED_STEPS_KEPT,
+    LOADS_KEPT,
     MESHES_KEPT,
     RAISED_KEPT,
     SOURCES_KEPT,
     Group,
     Host,
+    ModelLoad,
     Process,
     RunState,
     Step,
@@ -168,6 +170,10 @@ def _step_progressed(process: Process, time_ns: int, event: ev.StepProgressed) -
     step.done, step.moved_ns = event.done, time_ns
     step.total = event.total if event.total is not None else step.total
     step.label = event.label or step.label
+    step.parameters = max(step.parameters, event.parameters)
+    step.parameters_total = event.parameters_total or step.parameters_total
+    step.bytes = max(step.bytes, event.bytes)
+    step.bytes_total = event.bytes_total or step.bytes_total
     _touch_parents(process, step, time_ns)
 
 
@@ -184,9 +190,27 @@ def _step_ended(process: Process, time_ns: int, event: ev.StepEnded) -> None:
         return
     step.ended_ns, step.error = time_ns, event.error
     _touch_parents(process, step, time_ns)
-    closed = [number for number, kept in process.steps.items() if kept.ended_ns is not None]
+    loads = process.loads.keys()
+    closed = [
+        number
+        for number, kept in process.steps.items()
+        if kept.ended_ns is not None and number not in loads and kept.parent not in loads
+    ]
     for number in sorted(closed)[:-CLOSED_STEPS_KEPT]:
         del process.steps[number]
+
+
+def _load_planned(process: Process, time_ns: int, event: ev.LoadPlanned) -> None:
+    if event.step not in process.loads:
+        load = ModelLoad(step=event.step, arguments=event.arguments, began_ns=time_ns)
+        process.loads[event.step] = load
+        for number in sorted(process.loads)[:-LOADS_KEPT]:
+            del process.loads[number]
+
+
+def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
+    if load := process.loads.get(event.step):
+        load.placement = event.placement
 
 
 def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> None:
@@ -252,6 +276,10 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     process.initialized = event.initialized
     for raised in event.raised:
         _finding_raised(process, time_ns, raised)
+    for planned in event.loads:
+        _load_planned(process, time_ns, planned)
+    for placed in event.placed:
+        _model_placed(process, time_ns, placed)
     for mesh in event.meshes:
         _mesh_made(process, time_ns, mesh)
     for integration in event.integrations:
@@ -385,6 +413,12 @@ def _endpoint_probed(state: RunState, stamp: Stamp, event: ev.EndpointProbed) ->
         host.answered_ns[event.endpoint] = max(before, stamp[0])
 
 
+def _lock_looked(state: RunState, stamp: Stamp, event: ev.LockLooked) -> None:
+    host = _host(state, event.host)
+    if _newest(host.stamps, f"lock:{event.path}", stamp):
+        host.locks[event.path] = event
+
+
 def _devices_sampled(state: RunState, stamp: Stamp, event: ev.DevicesSampled) -> None:
     host = _host(state, event.host)
     if _newest(host.stamps, "devices", stamp):
@@ -413,6 +447,8 @@ _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.StepStarted: _step_started,
     ev.StepProgressed: _step_progressed,
     ev.StepEnded: _step_ended,
+    ev.LoadPlanned: _load_planned,
+    ev.ModelPlaced: _model_placed,
     ev.GroupCreated: _group_created,
     ev.GroupCalled: _group_called,
     ev.GroupDestroyed: _group_destroyed,
@@ -436,6 +472,7 @@ _OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
     ev.ConnectionsSeen: _connections_seen,
     ev.SourcesRead: _sources_read,
     ev.ErrorFileRead: _error_file_read,
+    ev.LockLooked: _lock_looked,
     ev.HostSampled: _host_sampled,
     ev.EndpointProbed: _endpoint_probed,
     ev.DevicesSampled: _devices_sampled,

@@ -1,0 +1,120 @@
+"""accelerate: `load_checkpoint_and_dispatch` and `dispatch_model`, by themselves or inside a load.
+
+Its `offload_state_dict` writes what goes to the CPU into TMPDIR while it loads, and reads all of
+it again afterwards: that is a phase of its own, and a silent one.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from distwatch.hooks.observed import observe
+from distwatch.hooks.patch import PatchSet
+from distwatch.hooks.rebinding import rebind_early_imports
+from distwatch.integrations.load_arguments import read_arguments
+from distwatch.integrations.loads import (
+    Counted,
+    FileOpened,
+    Load,
+    Phase,
+    TensorPlaced,
+    begin_load,
+    current_load,
+    end_load,
+)
+from distwatch.integrations.placements import placement_of
+
+
+def apply(module: ModuleType, patches: PatchSet) -> str:
+    """Hooks `accelerate.big_modeling`, and `accelerate.utils.modeling`, which it has imported."""
+    modeling = sys.modules.get("accelerate.utils.modeling")
+    offload = sys.modules.get("accelerate.utils.offload")
+    wholes = {
+        "load_checkpoint_and_dispatch": Whole("load_checkpoint_and_dispatch"),
+        "dispatch_model": Whole("dispatch_model"),
+    }
+    found = [_hook(patches, module, name, observer) for name, observer in wholes.items()]
+    found += [
+        _hook(patches, modeling, "load_checkpoint_in_model", Whole("load_checkpoint_in_model")),
+        _hook(patches, modeling, "load_offloaded_weights", OffloadReread()),
+        _hook(patches, modeling, "infer_auto_device_map", Phase("device map")),
+        _hook(patches, modeling, "load_state_dict", FileOpened()),
+        _hook(patches, modeling, "set_module_tensor_to_device", TensorPlaced(3, "value")),
+        _hook(patches, offload, "load_offloaded_weight", FileOpened()),
+        _hook(patches, offload, "offload_weight", TensorPlaced(0, "weight")),
+    ]
+    return "" if all(found) else "parts of this version are not seen"
+
+
+def undo() -> None:
+    """Nothing beyond the patches."""
+
+
+def _hook(patches: PatchSet, module: ModuleType | None, name: str, observer: Any) -> bool:
+    original = vars(module).get(name) if module is not None else None
+    if module is None or not callable(original):
+        return False
+    hook = observe(f"accelerate.{name}", original, observer)
+    patches.replace(module, name, hook)
+    # accelerate's own modules import these functions from each other.
+    rebind_early_imports(patches, original, hook)
+    return True
+
+
+class Whole:
+    """A call that loads or places a model; inside another load it is a phase of that one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        counted = name == "load_checkpoint_in_model"
+        self._phase: Phase = Counted("shards") if counted else Phase("dispatch")
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outer = current_load()
+        if outer is not None and outer.is_mine:
+            return outer, self._phase.before(args, kwargs)
+        # The checkpoint, where there is one, is the second argument of all of them.
+        given = kwargs.get("checkpoint", args[1] if len(args) > 1 else "")
+        checkpoint = "" if self._name == "dispatch_model" else given
+        arguments = read_arguments(checkpoint, {"device_map": _device_map(args), **kwargs})
+        load = begin_load(self._name, arguments)
+        if load is not None and self._name == "load_checkpoint_in_model":
+            load.begin_counting(load.step, None)
+        return load, None
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        load, phase = token
+        if phase is not None:
+            self._phase.after(phase, result, error)
+        elif load is not None and self._owns(load):
+            self._end(load, result, error)
+
+    def _owns(self, load: Load) -> bool:
+        return load.name == self._name
+
+    def _end(self, load: Load, result: Any, error: BaseException | None) -> None:
+        placement = None
+        try:
+            if error is None and result is not None:
+                placement = placement_of(result)
+        finally:
+            end_load(load, placement, error)
+
+
+def _device_map(args: tuple[Any, ...]) -> Any:
+    return next((value for value in args[1:4] if isinstance(value, dict)), None)
+
+
+class OffloadReread(Counted):
+    """Everything that lies on the CPU is read again from where it was written during the load."""
+
+    def __init__(self) -> None:
+        super().__init__("offload re-read")
+
+    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        index = args[1] if len(args) > 1 else kwargs.get("index")
+        return len(index) if isinstance(index, dict) else None

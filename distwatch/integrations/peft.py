@@ -1,0 +1,51 @@
+"""peft: adapters that are loaded onto a model."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.load_arguments import read_arguments
+from distwatch.integrations.loads import (
+    Load,
+    Phase,
+    begin_load,
+    end_load,
+    hook_function,
+    hook_method,
+)
+from distwatch.integrations.placements import placement_of
+
+
+def apply(module: ModuleType, patches: PatchSet) -> str:
+    """Hooks `peft.peft_model`."""
+    hook_method(patches, module.PeftModel, "from_pretrained", AdapterLoaded())
+    hook_method(patches, module.PeftModel, "load_adapter", Phase("adapter"))
+    found = [
+        hook_function(patches, module, "load_peft_weights", Phase("adapter weights")),
+        hook_function(patches, module, "set_peft_model_state_dict", Phase("adapter placing")),
+    ]
+    return "" if all(found) else "parts of this version are not seen"
+
+
+def undo() -> None:
+    """Nothing beyond the patches."""
+
+
+class AdapterLoaded:
+    """`PeftModel.from_pretrained(model, adapter)`."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = args[2] if len(args) > 2 else kwargs.get("model_id")
+        return begin_load("from_pretrained", read_arguments(given, kwargs))
+
+    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        placement = None
+        try:
+            if error is None:
+                placement = placement_of(result)
+        finally:
+            end_load(token, placement, error)

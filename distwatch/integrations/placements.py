@@ -1,0 +1,192 @@
+"""Where a model's parameters lie, derived from the parameters themselves.
+
+`model.hf_device_map` is absent for most maps of one device, and says what was planned, not what
+holds. A parameter on meta is offloaded where a hook of accelerate will fetch it, and else leaked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from distwatch.state.loads import (
+    MODULES_KEPT,
+    NAMES_KEPT,
+    DeviceBytes,
+    ModuleDevice,
+    Placement,
+)
+
+Nowhere = Literal["ram", "disk", "meta"]
+"""Of a parameter on meta: offloaded to RAM, to disk, or leaked."""
+PLACES_KEPT = 8
+
+
+class Tensor(NamedTuple):
+    """One parameter or buffer of a model."""
+
+    name: str
+    device: str
+    size: int
+    dtype: str
+    is_buffer: bool
+
+
+def placement_of(model: Any, generation: str = "") -> Placement | None:
+    """Where the parameters and buffers of a `torch.nn.Module` lie; None where it is none.
+
+    Args:
+        generation: what became of the checkpoint's generation config.
+    """
+    if not hasattr(model, "named_parameters"):
+        return None
+    offloaded = OffloadedWeights(model)
+    tensors = list(_tensors(model, offloaded))
+    modules = shortest_map(tensors)
+    parameters = [tensor for tensor in tensors if not tensor.is_buffer]
+    leaked = [tensor.name for tensor in parameters if tensor.device == "meta"]
+    return Placement(
+        model_class=type(model).__name__,
+        modules=tuple(modules[:MODULES_KEPT]),
+        modules_left_out=max(0, len(modules) - MODULES_KEPT),
+        devices=_by_device(tensors),
+        dtypes=_by_dtype(parameters),
+        tied=_tied(model),
+        leaked=tuple(leaked[:NAMES_KEPT]),
+        leaked_count=len(leaked),
+        offload_places=tuple(sorted(offloaded.places)[:PLACES_KEPT]),
+        generation=generation,
+        notes=tuple(_notes(model)),
+    )
+
+
+class OffloadedWeights:
+    """Which parameters on meta a hook of accelerate will fetch, and from where.
+
+    Attributes:
+        places: folders on disk that some of them are fetched from, as far as they were asked for.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.places: set[str] = set()
+        # A hook may stand at any module above a parameter, and serve all that is below it.
+        self._maps = {
+            name: weights for name, module in model.named_modules() if (weights := _weights(module))
+        }
+
+    def locate(self, name: str) -> Nowhere:
+        """Where a parameter on meta is fetched from; `meta` where from nowhere."""
+        owner = name.rpartition(".")[0]
+        while True:
+            weights = self._maps.get(owner)
+            found = self._locate_in(weights, name.removeprefix(f"{owner}.") if owner else name)
+            if found is not None:
+                return found
+            if not owner:
+                return "meta"
+            owner = owner.rpartition(".")[0]
+
+    def _locate_in(self, weights: Any, key: str) -> Nowhere | None:
+        while hasattr(weights, "dataset") and hasattr(weights, "prefix"):
+            weights, key = weights.dataset, f"{weights.prefix}{key}"
+        if weights is None:
+            return None
+        in_memory = getattr(weights, "state_dict", None)
+        index = getattr(weights, "index", None)
+        if isinstance(in_memory, Mapping) and key in in_memory:
+            return "ram"
+        if isinstance(index, Mapping) and key in index:
+            self._note_place(weights, index[key])
+            return "disk"
+        return "ram" if isinstance(weights, dict) and key in weights else None
+
+    def _note_place(self, weights: Any, entry: Any) -> None:
+        file = entry.get("safetensors_file") if isinstance(entry, Mapping) else None
+        place = os.path.dirname(str(file)) if file else getattr(weights, "save_folder", None)
+        if place and len(self.places) < PLACES_KEPT:
+            self.places.add(str(place))
+
+
+def _weights(module: Any) -> Any:
+    """The map that a module's hook fetches weights from; None where it has none."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in (*getattr(hook, "hooks", ()), hook):
+        if one is not None and getattr(one, "weights_map", None) is not None:
+            return one.weights_map
+    return None
+
+
+def _tensors(model: Any, offloaded: OffloadedWeights) -> Iterator[Tensor]:
+    for name, parameter in model.named_parameters():
+        yield _tensor(name, parameter, offloaded, is_buffer=False)
+    for name, buffer in model.named_buffers():
+        yield _tensor(name, buffer, offloaded, is_buffer=True)
+
+
+def _tensor(name: str, tensor: Any, offloaded: OffloadedWeights, *, is_buffer: bool) -> Tensor:
+    # Of a sharded parameter (DTensor), this rank holds the local shard.
+    held = getattr(tensor, "_local_tensor", tensor)
+    device = offloaded.locate(name) if held.is_meta else str(held.device)
+    dtype = str(held.dtype).removeprefix("torch.")
+    return Tensor(name, device, int(held.numel() * held.element_size()), dtype, is_buffer)
+
+
+def shortest_map(tensors: list[Tensor]) -> list[ModuleDevice]:
+    """The fewest entries that say where everything lies, in the model's order; buffers follow."""
+    devices: dict[str, set[str]] = {}
+    sizes: dict[str, int] = {}
+    parameters = [tensor for tensor in tensors if not tensor.is_buffer] or tensors
+    for tensor in parameters:
+        for module in _modules_above(tensor.name):
+            devices.setdefault(module, set()).add(tensor.device)
+            sizes[module] = sizes.get(module, 0) + tensor.size
+    entries: dict[str, ModuleDevice] = {}
+    for tensor in parameters:
+        above = next((m for m in _modules_above(tensor.name) if len(devices[m]) == 1), tensor.name)
+        size = sizes.get(above, tensor.size)
+        entries.setdefault(above, ModuleDevice(module=above, device=tensor.device, bytes=size))
+    return list(entries.values())
+
+
+def _modules_above(name: str) -> Iterator[str]:
+    """'' first, the module that holds the parameter last."""
+    yield ""
+    parts = name.split(".")[:-1]
+    for depth in range(1, len(parts) + 1):
+        yield ".".join(parts[:depth])
+
+
+def _by_device(tensors: list[Tensor]) -> tuple[DeviceBytes, ...]:
+    found: dict[str, list[int]] = {}
+    for tensor in tensors:
+        held = found.setdefault(tensor.device, [0, 0, 0])
+        held[1 if tensor.is_buffer else 0] += tensor.size
+        held[2] += 1
+    return tuple(
+        DeviceBytes(device=device, parameters=held[0], buffers=held[1], tensors=held[2])
+        for device, held in sorted(found.items())
+    )
+
+
+def _by_dtype(parameters: list[Tensor]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for tensor in parameters:
+        found[tensor.dtype] = found.get(tensor.dtype, 0) + tensor.size
+    return found
+
+
+def _tied(model: Any) -> int:
+    """Parameter names that are second names of another one's tensor."""
+    every = sum(1 for _ in model.named_parameters(remove_duplicate=False))
+    return every - sum(1 for _ in model.named_parameters())
+
+
+def _notes(model: Any) -> Iterator[str]:
+    generation = getattr(model, "generation_config", None)
+    config = getattr(model, "config", None)
+    if generation is None:
+        return
+    pads = [getattr(owner, "pad_token_id", None) for owner in (generation, config)]
+    if all(pad is None for pad in pads):
+        yield "no pad token: generate() on a batch of uneven lengths warns or pads with eos"
