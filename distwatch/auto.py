@@ -15,8 +15,13 @@ from distwatch.settings import read_settings
 _TRIGGERS = (
     "torch.distributed.distributed_c10d",
     "torch.distributed.device_mesh",  # imports the former: it must be awaited before that
+    # Each of these may import the ones before it.
+    "huggingface_hub.file_download",
+    "accelerate.big_modeling",
+    "transformers.configuration_utils",
     "transformers.modeling_utils",
     "transformers.models.auto.auto_factory",
+    "peft.peft_model",
 )
 _activated_pid: int | None = None
 

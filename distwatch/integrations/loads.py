@@ -91,8 +91,8 @@ class Load:
         self.bytes = 0
         self.bytes_total: int | None = None
         self._file = ""
-        self._fetched = 0
-        self._downloads = 0
+        self._fetched = self._seen_fetched = 0
+        self._answers = 0
         self._model_step: int | None = None
         self._told_ns = 0
         self._phases: list[tuple[int, str]] = []
@@ -204,6 +204,11 @@ class Load:
         self._waits[token] = wait
         return token
 
+    def is_downloading(self, what: str) -> bool:
+        """Whether that body is on its way already."""
+        waits = list(self._waits.values())
+        return any((w.waiting, w.what, w.last_error) == ("download", what, "") for w in waits)
+
     def end_wait(self, token: int, error: BaseException | None = None) -> None:
         """It has come back. What failed stays in sight until something else is begun."""
         wait = self._waits.pop(token, None)
@@ -213,10 +218,14 @@ class Load:
             wait.last_error = redact_text(error_text(error) or "")[:200]
             self._waits[token] = wait
             return
+        self._answers += 1
         if wait.waiting == "download":
             self._fetched += wait.size or wait.fetched()
-            self._downloads += 1
-        self.agent.progress_step(self.step, 0)
+        self._tell_fetching(wait.what, self._fetched)
+
+    def _tell_fetching(self, what: str, fetched: int) -> None:
+        step = self._phases[-1][0] if self._phases else self.step
+        self.agent.progress_step(step, self._answers, label=what, bytes_done=fetched)
 
     def _forget_failed(self, what: str) -> None:
         for token, earlier in list(self._waits.items()):
@@ -228,7 +237,7 @@ class Load:
         waits = sorted(self._waits.values(), key=lambda wait: wait.since_ns)
         self._follow_downloads(waits)
         now = time.monotonic_ns()
-        done = self.bytes if self.counting is not None else self._fetched
+        done = self.bytes if self.counting is not None else self._seen_fetched
         self._samples.append((now, done))
         first_ns, first = self._samples[0]
         lasted_s = (now - first_ns) / 1e9
@@ -256,16 +265,10 @@ class Load:
         downloads = [wait for wait in waits if wait.waiting == "download"]
         if not downloads:
             return
-        newest = sum(wait.fetched() for wait in downloads)
-        total = self._fetched + newest
-        if total > self.bytes and self.counting is None:
-            self.bytes = total
-            self.agent.progress_step(
-                self.step,
-                self._downloads,
-                label="",
-                bytes_done=total,
-            )
+        fetched = self._fetched + sum(wait.fetched() for wait in downloads)
+        if fetched > self._seen_fetched:
+            self._seen_fetched = fetched
+            self._tell_fetching(downloads[0].what, fetched)
 
 
 _loads: list[Load] = []
@@ -296,7 +299,6 @@ def begin_load(name: str, arguments: LoadArguments, *, adopts: bool = False) -> 
     outer = next((load for load in reversed(list(_loads)) if load.is_mine), None)
     if outer is not None and outer.adopts:
         outer.adopts = False
-        agent.plan_load(LoadPlanned(step=outer.step, arguments=arguments))
         return None
     step = agent.begin_step(
         name,
@@ -305,8 +307,7 @@ def begin_load(name: str, arguments: LoadArguments, *, adopts: bool = False) -> 
         site=caller_site(folders_of(*LIBRARIES)),
     )
     load = Load(agent, step, name, adopts=adopts)
-    if not adopts:
-        agent.plan_load(LoadPlanned(step=step, arguments=arguments))
+    agent.plan_load(LoadPlanned(step=step, arguments=arguments))
     with _lock:
         _loads.append(load)
         if _progress not in agent.load_sources:

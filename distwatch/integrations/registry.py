@@ -23,6 +23,8 @@ class IntegrationSpec(NamedTuple):
     name: str
     trigger: str
     implementation: str
+    part_of: str = ""
+    """The integration by whose name it is switched off, where it is not its own."""
 
 
 class Implementation(Protocol):
@@ -55,6 +57,22 @@ REGISTRY = (
         "distwatch.integrations.device_mesh",
     ),
     IntegrationSpec(
+        "huggingface_hub",
+        "huggingface_hub.file_download",
+        "distwatch.integrations.huggingface_hub",
+    ),
+    IntegrationSpec(
+        "accelerate",
+        "accelerate.big_modeling",
+        "distwatch.integrations.accelerate",
+    ),
+    IntegrationSpec(
+        "transformers_config",
+        "transformers.configuration_utils",
+        "distwatch.integrations.transformers_config",
+        part_of="transformers",
+    ),
+    IntegrationSpec(
         "transformers",
         "transformers.modeling_utils",
         "distwatch.integrations.transformers",
@@ -63,6 +81,12 @@ REGISTRY = (
         "transformers_auto",
         "transformers.models.auto.auto_factory",
         "distwatch.integrations.transformers_auto",
+        part_of="transformers",
+    ),
+    IntegrationSpec(
+        "peft",
+        "peft.peft_model",
+        "distwatch.integrations.peft",
     ),
 )
 
@@ -85,7 +109,7 @@ def arm(settings: Settings) -> None:
     for spec in REGISTRY:
         if spec.name in _statuses and _statuses[spec.name].status != "removed":
             continue
-        if not settings.wants(spec.name.removesuffix("_auto")):
+        if not settings.wants(spec.part_of or spec.name):
             _set(spec.name, Status("skipped", "switched off by DISTWATCH_INTEGRATIONS"))
             continue
         _set(spec.name, Status("armed"))
@@ -93,7 +117,7 @@ def arm(settings: Settings) -> None:
 
 
 def _complain_of_unknown(settings: Settings) -> None:
-    known = {spec.name.removesuffix("_auto") for spec in REGISTRY} | {CALLS}
+    known = {spec.part_of or spec.name for spec in REGISTRY} | {CALLS}
     asked = settings.integrations_off | (settings.integrations_only or frozenset())
     unknown = sorted(asked - known)
     if unknown and not _statuses:

@@ -1,0 +1,124 @@
+"""huggingface_hub: requests, downloads and cache locks that a load is in.
+
+Hooked where all of them pass: the HTTP client's `send` (requests in 0.x, httpx and its successor
+later), the functions that write a body to a file, and `filelock`, whose locks guard the cache.
+Outside a load nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.loads import Wait, current_load, hook_function, hook_method
+
+_CLIENTS = (("httpx2", "Client"), ("httpx", "Client"), ("requests", "Session"))
+
+
+def apply(module: ModuleType, patches: PatchSet) -> str:
+    """Hooks `huggingface_hub.file_download` and the client that it talks through."""
+    http = sys.modules.get("huggingface_hub.utils._http")
+    clients = [getattr(getattr(http, name, None), kind, None) for name, kind in _CLIENTS]
+    client = next((client for client in clients if client is not None), None)
+    absent = []
+    if client is None or not hook_method(patches, client, "send", Request()):
+        absent.append("requests")
+    if not hook_function(patches, module, "http_get", Download(1, "temp_file")):
+        absent.append("downloads")
+    hook_function(patches, module, "xet_get", Download(0, "incomplete_path"))
+    lock = getattr(sys.modules.get("filelock"), "BaseFileLock", None)
+    if lock is None or not hook_method(patches, lock, "acquire", Locked()):
+        absent.append("locks")
+    return f"not seen in this version: {', '.join(absent)}" if absent else ""
+
+
+def undo() -> None:
+    """Nothing beyond the patches."""
+
+
+def shown_url(url: object) -> str:
+    """A URL without its query, which may hold a signature, and without credentials."""
+    parts = urlsplit(str(url))
+    host = parts.hostname or "?"
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"[:300]
+
+
+class Request:
+    """One HTTP request of a load, up to the answer's headers."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None:
+            return None
+        request = args[1] if len(args) > 1 else kwargs.get("request")
+        what = f"{getattr(request, 'method', '?')} {shown_url(getattr(request, 'url', ''))}"
+        return load, load.begin_wait(Wait("request", what))
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        load, wait = token
+        status = getattr(result, "status_code", 0)
+        failed = ConnectionError(f"HTTP {status}") if status >= 500 or status == 429 else None
+        load.end_wait(wait, error or failed)
+
+
+class Download:
+    """The body of a file, on its way into the cache."""
+
+    def __init__(self, position: int, name: str) -> None:
+        """
+        Args:
+            position: among the arguments, of what the body is written to: a file or its path.
+            name: of that argument.
+        """
+        self._position = position
+        self._name = name
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None:
+            return None
+        target = args[self._position] if len(args) > self._position else kwargs.get(self._name)
+        name = kwargs.get("displayed_filename") or (
+            args[0] if args else kwargs.get("url", "a file")
+        )
+        what = shown_url(name) if "://" in str(name) else str(name)
+        if load.is_downloading(what):
+            return None  # http_get calls itself again after a timeout
+        size = kwargs.get("expected_size")
+        size = size if isinstance(size, int) else 0
+        if isinstance(target, (str, os.PathLike)):
+            wait = Wait("download", what, path=os.fspath(target), size=size)
+        else:
+            wait = Wait("download", what, descriptor=_descriptor(target), size=size)
+        return load, load.begin_wait(wait)
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is not None:
+            load, wait = token
+            load.end_wait(wait, error)
+
+
+def _descriptor(file: Any) -> int:
+    return int(file.fileno()) if hasattr(file, "fileno") else -1
+
+
+class Locked:
+    """A lock file of the cache: who holds it may be gone."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None or not args or getattr(args[0], "is_locked", False):
+            return None
+        return load, load.begin_wait(Wait("lock", str(getattr(args[0], "lock_file", "?"))))
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is not None:
+            load, wait = token
+            load.end_wait(wait, error)
