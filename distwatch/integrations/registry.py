@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from distwatch.agent import core
 from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.settings import Settings
 
 log = logging.getLogger("distwatch")
@@ -87,6 +88,10 @@ REGISTRY = (
         "peft",
         "peft.peft_model",
         "distwatch.integrations.peft",
+    ),
+    *(
+        IntegrationSpec(name, trigger, f"distwatch.integrations.frameworks.{name}")
+        for name, trigger in TRIGGERS.items()
     ),
 )
 

@@ -134,6 +134,14 @@ def _mesh_made(process: Process, _: int, event: ev.MeshMade) -> None:
         del process.meshes[:-MESHES_KEPT]
 
 
+def _layout_held(process: Process, _: int, event: ev.LayoutHeld) -> None:
+    process.layouts[event.framework] = event
+
+
+def _layout_released(process: Process, _: int, event: ev.LayoutReleased) -> None:
+    process.layouts.pop(event.framework, None)
+
+
 def _non_member_called(process: Process, _: int, event: ev.NonMemberCalled) -> None:
     if event not in process.non_member_calls:
         process.non_member_calls.append(event)
@@ -242,6 +250,7 @@ def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -
     if not event.pg_name:
         process.group_calls.clear()
         process.meshes.clear()
+        process.layouts.clear()
         process.initialized = False
 
 
@@ -282,6 +291,7 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
         _model_placed(process, time_ns, placed)
     for mesh in event.meshes:
         _mesh_made(process, time_ns, mesh)
+    process.layouts = {layout.framework: layout for layout in event.layouts}
     for integration in event.integrations:
         process.integrations[integration.name] = integration
     for group in event.groups:
@@ -441,6 +451,8 @@ _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.InitPlanned: _init_planned,
     ev.FindingRaised: _finding_raised,
     ev.MeshMade: _mesh_made,
+    ev.LayoutHeld: _layout_held,
+    ev.LayoutReleased: _layout_released,
     ev.NonMemberCalled: _non_member_called,
     ev.IdentityConfirmed: _identity_confirmed,
     ev.IntegrationChanged: _integration_changed,

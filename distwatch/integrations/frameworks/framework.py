@@ -1,0 +1,255 @@
+"""What a framework with parallel state of its own has to say of itself; the rest is here.
+
+A file of a framework has one class that says how it is initialized, read back and destroyed, and
+ends with
+
+    framework = Megatron()
+    apply, undo = framework.apply, framework.undo
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from distwatch.agent import core
+from distwatch.agent.guard import caller_site, error_text, is_users
+from distwatch.agent.library import Layout
+from distwatch.hooks.observed import observe
+from distwatch.hooks.patch import PatchSet
+from distwatch.hooks.rebinding import rebind_early_imports
+from distwatch.integrations.frameworks import TRIGGERS
+from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
+from distwatch.preflight.plan import Plan
+from distwatch.state.events import HeldGroup, LayoutHeld
+from distwatch.state.layouts import PARALLEL_STATE, layout_label
+
+_FRAMES = 8
+
+
+class Part(NamedTuple):
+    """A process group as the framework holds it.
+
+    Attributes:
+        role: the framework's own name for it.
+        group: torch's object, by which its name and members are read.
+        axis: tp, pp, cp, ep, dp, etp, edp; '' for one that runs along several axes.
+        members: global ranks in the order of the axis, where torch does not know them.
+    """
+
+    role: str
+    group: Any
+    axis: str = ""
+    members: tuple[int, ...] = ()
+
+
+class Framework:
+    """One framework. Subclasses set the names and implement `build`, `parts` and `destroy`."""
+
+    name = ""
+    """As in `distwatch.initialize(framework=…)`, and of its integration."""
+    packages: tuple[str, ...] = ()
+    """Modules with a folder; their frames are not the user's."""
+    initializers: tuple[str, ...] = ()
+    """Functions of the module that build the state. At least one has to be there."""
+    destroyers: tuple[str, ...] = ()
+    """Functions that take it down."""
+    arguments: Mapping[str, str] = {}
+    """Of the initializers: the axis that an argument gives the size of, by its name."""
+
+    # ---- what a framework says -------------------------------------------------------------
+
+    def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
+        """Calls the framework's own initializer. torch's default group is there.
+
+        Args:
+            options: further arguments of the user's, for the initializer as they are.
+        """
+        raise NotImplementedError
+
+    def parts(self, module: ModuleType) -> Iterable[Part]:
+        """The groups that it holds now; none where it is not initialized."""
+        raise NotImplementedError
+
+    def destroy(self, module: ModuleType) -> None:
+        """Takes the state down; harmless where there is none."""
+        for name in self.destroyers:
+            getattr(module, name)()
+
+    def asked(self, given: Mapping[str, Any]) -> dict[str, int]:
+        """The sizes, by axis, of a call of an initializer; only those that say something.
+
+        Args:
+            given: its arguments by name, defaults included.
+        """
+        asked = {axis: given.get(name) for name, axis in self.arguments.items()}
+        return {axis: size for axis, size in asked.items() if isinstance(size, int) and size > 1}
+
+    def order(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Axes from the one whose ranks lie closest together; () where the call does not say."""
+        return ()
+
+    def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
+        """Hooks what else there is to see in it; a remark on what could not be hooked."""
+        return ""
+
+    # ---- what follows from it --------------------------------------------------------------
+
+    def module(self) -> ModuleType:
+        """The module of the parallel state, imported."""
+        return importlib.import_module(TRIGGERS[self.name])
+
+    def read(self, module: ModuleType) -> tuple[HeldGroup, ...]:
+        """Every group that it holds, with role, members and torch's name; () without state."""
+        return tuple(_held(part) for part in self.parts(module))
+
+    def layout(self, module: ModuleType) -> Layout:
+        """This rank's group along each axis."""
+        return {group.axis: group.members for group in self.read(module) if group.axis}
+
+    def apply(self, module: ModuleType, patches: PatchSet) -> str:
+        """Hooks initializers and destroyers, and reads what is held already."""
+        absent = [n for n in (*self.initializers, *self.destroyers) if n not in vars(module)]
+        if set(self.initializers) <= set(absent):
+            raise NotApplicable(f"{module.__name__} has no {' or '.join(self.initializers)}")
+        for name in self.initializers:
+            if name not in absent:
+                _replace(module, patches, name, _Initializes(self, module, vars(module)[name]))
+        for name in self.destroyers:
+            if name not in absent:
+                _replace(module, patches, name, _Destroys(self, module))
+        remarks = [self.hook_more(module, patches)]
+        if absent:
+            remarks.append(f"not in this version: {', '.join(absent)}")
+        if self.read(module):
+            self.hold(module)
+            remarks.append("initialized before arming: its call was not seen")
+        return "; ".join(filter(None, remarks))
+
+    def undo(self) -> None:
+        """Nothing is held beside the patches."""
+
+    def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
+        """Writes down what is held now. The call is told where there was one (`given`)."""
+        agent = running_agent()
+        groups = self.read(module)
+        if agent is None or not groups:
+            return
+        for group in groups:
+            if group.axis:
+                agent.name_axis(group.pg_name, group.axis)
+        known = agent.layouts.get(self.name)
+        first = known is None or not known.stack
+        agent.hold_layout(
+            LayoutHeld(
+                framework=self.name,
+                sizes={g.axis: len(g.members) for g in groups if g.axis},
+                order=self.order(given or {}),
+                groups=groups,
+                site=caller_site(self.folders()) if given is not None else None,
+                stack=self._stack() if given is not None and first else known.stack if known else (),
+            )
+        )
+
+    def folders(self) -> tuple[str, ...]:
+        """Whose frames are not the user's."""
+        return folders_of("torch", *self.packages)
+
+    def _stack(self) -> tuple[str, ...]:
+        skip = self.folders()
+        frames = [f for f in traceback.extract_stack() if is_users(f.filename, skip)]
+        return tuple(f"{f.filename}:{f.lineno} in {f.name}" for f in frames[-_FRAMES:])
+
+
+def framework_of(name: str) -> Framework:
+    """The framework of that name, which need not be installed."""
+    found = importlib.import_module(f"distwatch.integrations.frameworks.{name}").framework
+    if not isinstance(found, Framework):
+        raise TypeError(f"{name} offers no framework")
+    return found
+
+
+def arguments_of(call: Callable[..., Any], args: Iterable[Any], kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name, whatever version's signature it has, defaults included."""
+    try:
+        bound = inspect.signature(call).bind(*args, **kwargs)
+    except TypeError:
+        return dict(kwargs)  # the user's mistake, of which the original tells them
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def accepted(call: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `wanted`, what this version's signature takes."""
+    parameters = inspect.signature(call).parameters
+    return {name: value for name, value in wanted.items() if name in parameters}
+
+
+def _replace(module: ModuleType, patches: PatchSet, name: str, observer: Any) -> None:
+    original = vars(module)[name]
+    hooked = observe(f"{module.__name__}.{name}", original, observer)
+    patches.replace(module, name, hooked)
+    rebind_early_imports(patches, original, hooked)
+
+
+class _Initializes:
+    """A call that builds the state: a step under the deadline of groups, and what then holds."""
+
+    def __init__(self, framework: Framework, module: ModuleType, original: Any) -> None:
+        self._framework = framework
+        self._module = module
+        self._original = original
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        agent = running_agent()
+        if agent is None:
+            return None
+        given = arguments_of(self._original, args, kwargs)
+        framework = self._framework
+        step = agent.begin_step(
+            PARALLEL_STATE,
+            deadline_kind="group",
+            label=layout_label(framework.name, framework.asked(given), framework.order(given)),
+            site=caller_site(framework.folders()),
+        )
+        return agent, step, given
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        agent, step, given = token
+        if error is None:
+            self._framework.hold(self._module, given)
+        agent.end_step(step, error_text(error))
+
+
+class _Destroys:
+    """A call that takes the state down."""
+
+    def __init__(self, framework: Framework, module: ModuleType) -> None:
+        self._framework = framework
+        self._module = module
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        agent = core.current()
+        if error is None and agent is not None and not self._framework.read(self._module):
+            agent.release_layout(self._framework.name)
+
+
+def _held(part: Part) -> HeldGroup:
+    c10d: Any = sys.modules["torch.distributed.distributed_c10d"]
+    members = part.members or tuple(int(r) for r in c10d.get_process_group_ranks(part.group))
+    return HeldGroup(
+        role=part.role,
+        axis=part.axis,
+        pg_name=str(c10d._world.pg_names.get(part.group, "")),
+        members=members,
+    )
