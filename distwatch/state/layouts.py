@@ -6,9 +6,6 @@ A partition is the groups along one axis. A layout is a partition for each axis,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import combinations
-
-from distwatch.state.rank_sets import format_ranks
 
 Partition = tuple[tuple[int, ...], ...]
 """Groups in the order of their first rank, members in the order of the axis."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from distwatch.agent import core
 from distwatch.agent.guard import caller_site, error_text, is_users
 from distwatch.agent.library import Layout
@@ -25,11 +27,16 @@ from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
-from distwatch.preflight.plan import Plan
+from distwatch.preflight.plan import Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
+from distwatch.state.finding import Finding
 from distwatch.state.layouts import PARALLEL_STATE, layout_label
 
 _FRAMES = 8
+_FIELDS = {
+    "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
+}  # fmt: skip
+"""The field of a plan that gives the size of an axis."""
 
 
 class Part(NamedTuple):
@@ -54,7 +61,9 @@ class Framework:
     name = ""
     """As in `distwatch.initialize(framework=…)`, and of its integration."""
     packages: tuple[str, ...] = ()
-    """Modules with a folder; their frames are not the user's."""
+    """Modules with a folder, whose frames are not the user's; without the first it is not installed."""
+    distribution = ""
+    """What has to be installed, as pip calls it."""
     initializers: tuple[str, ...] = ()
     """Functions of the module that build the state. At least one has to be there."""
     destroyers: tuple[str, ...] = ()
@@ -94,6 +103,24 @@ class Framework:
         """Axes from the one whose ranks lie closest together; () where the call does not say."""
         return ()
 
+    def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
+        """The plan with what the options say of sizes and order."""
+        said = {_FIELDS[a]: options[n] for n, a in self.arguments.items() if options.get(n)}
+        if order := self.order(options):
+            said["order"] = order
+        return msgspec.structs.replace(plan, **said)
+
+    def validate(self, plan: Plan, world: int) -> list[Finding]:
+        """What is wrong with a plan for a world of that size, what cannot run first."""
+        return validate(plan, world)
+
+    def sizes(self, plan: Plan, world: int | None = None) -> dict[str, int]:
+        """The plan's sizes by axis, those of one rank left out; the data size of a known world."""
+        asked = {axis: getattr(plan, field) or 1 for axis, field in _FIELDS.items()}
+        if world is not None:
+            asked["dp"] = plan.data_size(world)
+        return {axis: size for axis, size in asked.items() if size > 1}
+
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks what else there is to see in it; a remark on what could not be hooked."""
         return ""
@@ -106,7 +133,8 @@ class Framework:
 
     def read(self, module: ModuleType) -> tuple[HeldGroup, ...]:
         """Every group that it holds, with role, members and torch's name; () without state."""
-        return tuple(_held(part) for part in self.parts(module))
+        held = (_held(part) for part in self.parts(module))
+        return tuple(group for group in held if group is not None)
 
     def layout(self, module: ModuleType) -> Layout:
         """This rank's group along each axis."""
@@ -152,7 +180,11 @@ class Framework:
                 order=self.order(given or {}),
                 groups=groups,
                 site=caller_site(self.folders()) if given is not None else None,
-                stack=self._stack() if given is not None and first else known.stack if known else (),
+                stack=self._stack()
+                if given is not None and first
+                else known.stack
+                if known
+                else (),
             )
         )
 
@@ -244,12 +276,11 @@ class _Destroys:
             agent.release_layout(self._framework.name)
 
 
-def _held(part: Part) -> HeldGroup:
+def _held(part: Part) -> HeldGroup | None:
+    """None for what torch has destroyed: frameworks keep such groups."""
     c10d: Any = sys.modules["torch.distributed.distributed_c10d"]
+    name = c10d._world.pg_names.get(part.group)
+    if name is None:
+        return None
     members = part.members or tuple(int(r) for r in c10d.get_process_group_ranks(part.group))
-    return HeldGroup(
-        role=part.role,
-        axis=part.axis,
-        pg_name=str(c10d._world.pg_names.get(part.group, "")),
-        members=members,
-    )
+    return HeldGroup(role=part.role, axis=part.axis, pg_name=str(name), members=members)

@@ -25,6 +25,7 @@ class Megatron(Framework):
 
     name = "megatron"
     packages = ("megatron.core",)
+    distribution = "megatron-core"
     initializers = ("initialize_model_parallel",)
     destroyers = ("destroy_model_parallel",)
     arguments = {
