@@ -25,7 +25,7 @@ from distwatch.diagnosis.groups import GroupCallMissing
 from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
 from distwatch.diagnosis.iterations import CountUneven
-from distwatch.diagnosis.layouts import LayoutsDiffer
+from distwatch.diagnosis.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
 from distwatch.diagnosis.loading import LoadStalled
 from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.network import NobodyMissing, Partition
@@ -57,6 +57,8 @@ CHECKS = (
     RankStopped(),
     RanksNotArrived(),
     LayoutsDiffer(),
+    GroupsOverlap(),
+    FrameworksDiffer(),
     GroupCallsDiffer(),
     GroupCallMissing(),
     LoadStalled(),

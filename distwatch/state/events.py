@@ -140,6 +140,10 @@ class LayoutHeld(Event, frozen=True, kw_only=True):
     """A framework's parallel state, as this process holds it from now on."""
 
     framework: str
+    number: int = 1
+    """Which initialization of this framework in this process it is, from 1; 0: it was not seen."""
+    label: str = ""
+    """What the call asked for, as its step says it."""
     sizes: dict[str, int] = {}
     """By axis, as the groups have them."""
     order: tuple[str, ...] = ()

@@ -134,8 +134,9 @@ def _mesh_made(process: Process, _: int, event: ev.MeshMade) -> None:
         del process.meshes[:-MESHES_KEPT]
 
 
-def _layout_held(process: Process, _: int, event: ev.LayoutHeld) -> None:
+def _layout_held(process: Process, time_ns: int, event: ev.LayoutHeld) -> None:
     process.layouts[event.framework] = event
+    process.layouts_ns[event.framework] = time_ns
 
 
 def _layout_released(process: Process, _: int, event: ev.LayoutReleased) -> None:
@@ -291,7 +292,9 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
         _model_placed(process, time_ns, placed)
     for mesh in event.meshes:
         _mesh_made(process, time_ns, mesh)
-    process.layouts = {layout.framework: layout for layout in event.layouts}
+    known, process.layouts = process.layouts_ns, {}
+    for layout in event.layouts:
+        _layout_held(process, known.get(layout.framework, time_ns), layout)
     for integration in event.integrations:
         process.integrations[integration.name] = integration
     for group in event.groups:
