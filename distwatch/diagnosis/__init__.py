@@ -19,6 +19,8 @@ from distwatch.diagnosis.collectives import (
 from distwatch.diagnosis.debugging import Debugged
 from distwatch.diagnosis.endpoints import EndpointDisagrees, small_worlds
 from distwatch.diagnosis.environments import BackendUnavailable, EnvMissing
+from distwatch.diagnosis.framework_places import with_places
+from distwatch.diagnosis.gradients import GradientsSkipped
 from distwatch.diagnosis.group_calls import GroupCallsDiffer
 from distwatch.diagnosis.group_misuse import GroupMisused
 from distwatch.diagnosis.groups import GroupCallMissing
@@ -76,6 +78,7 @@ CHECKS = (
     Late(),
     NobodyMissing(),
     TimeoutsDisagree(),
+    GradientsSkipped(),
     MissingByStack(),
 )
 
@@ -97,4 +100,4 @@ def diagnose(state: RunState) -> list[Finding]:
 def _judge(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
     found = with_raised(case, found)
-    return order_by_cause(found, case.excuses(found))
+    return with_places(case.job, order_by_cause(found, case.excuses(found)))

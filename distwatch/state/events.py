@@ -160,6 +160,19 @@ class LayoutReleased(Event, frozen=True, kw_only=True):
     framework: str
 
 
+class GradientSkipped(Event, frozen=True, kw_only=True):
+    """Backward steps of this rank's pipeline stage were left out: its output needs no gradient.
+
+    Written at the first one, then at every tenfold, and when one was not left out after that.
+    """
+
+    framework: str
+    skipped: int
+    of: int
+    """Backward steps so far, those included."""
+    site: Site | None = None
+
+
 class NonMemberCalled(Event, frozen=True, kw_only=True):
     """A collective was called on a group that this rank is not in: torch does nothing then."""
 
@@ -320,6 +333,7 @@ class Snapshot(Event, frozen=True, kw_only=True):
     placed: tuple[ModelPlaced, ...] = ()
     meshes: tuple[MeshMade, ...] = ()
     layouts: tuple[LayoutHeld, ...] = ()
+    skipped: tuple[GradientSkipped, ...] = ()
     initialized: bool = False
     """Whether a default process group holds now."""
     steps: tuple[tuple[int, StepStarted], ...] = ()
@@ -638,6 +652,7 @@ AnyEvent = (
     | MeshMade
     | LayoutHeld
     | LayoutReleased
+    | GradientSkipped
     | NonMemberCalled
     | IdentityConfirmed
     | IntegrationChanged

@@ -143,6 +143,10 @@ def _layout_released(process: Process, _: int, event: ev.LayoutReleased) -> None
     process.layouts.pop(event.framework, None)
 
 
+def _gradient_skipped(process: Process, _: int, event: ev.GradientSkipped) -> None:
+    process.skipped_gradients[event.framework] = event
+
+
 def _non_member_called(process: Process, _: int, event: ev.NonMemberCalled) -> None:
     if event not in process.non_member_calls:
         process.non_member_calls.append(event)
@@ -292,6 +296,8 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
         _model_placed(process, time_ns, placed)
     for mesh in event.meshes:
         _mesh_made(process, time_ns, mesh)
+    for skipped in event.skipped:
+        _gradient_skipped(process, time_ns, skipped)
     known, process.layouts = process.layouts_ns, {}
     for layout in event.layouts:
         _layout_held(process, known.get(layout.framework, time_ns), layout)
@@ -456,6 +462,7 @@ _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.MeshMade: _mesh_made,
     ev.LayoutHeld: _layout_held,
     ev.LayoutReleased: _layout_released,
+    ev.GradientSkipped: _gradient_skipped,
     ev.NonMemberCalled: _non_member_called,
     ev.IdentityConfirmed: _identity_confirmed,
     ev.IntegrationChanged: _integration_changed,
