@@ -19,7 +19,7 @@ _NAMES = {
 
 def place_in(held: LayoutHeld, global_rank: int) -> str:
     """`pipeline stage 2 of 2, tensor rank 1 of 2`; '' where all sizes are 1."""
-    words = []
+    words: list[str] = []
     for group in held.groups:
         if len(group.members) < 2 or global_rank not in group.members:
             continue
