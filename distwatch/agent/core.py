@@ -75,6 +75,7 @@ class Agent:
         self._meshes: list[ev.MeshMade] = []
         self.layouts: dict[str, ev.LayoutHeld] = {}
         """Parallel states that are held now, by framework."""
+        self._skipped: dict[str, ev.GradientSkipped] = {}
         self._non_member_calls: list[ev.NonMemberCalled] = []
         self._beat = 0
         self._progress: tuple[ev.GroupProgress, ...] = ()
@@ -247,6 +248,11 @@ class Agent:
         if self.layouts.pop(framework, None) is not None:
             self.record(ev.LayoutReleased(framework=framework))
 
+    def note_skipped(self, skipped: ev.GradientSkipped) -> None:
+        """Records that backward steps were left out, in place of what was said before."""
+        self._skipped[skipped.framework] = skipped
+        self.record(skipped)
+
     def note_non_member(self, called: ev.NonMemberCalled) -> None:
         """Records a call on a group without this rank, once for each place."""
         if called not in self._non_member_calls and len(self._non_member_calls) < 64:
@@ -374,6 +380,7 @@ class Agent:
             placed=tuple(self._placed),
             meshes=tuple(self._meshes),
             layouts=tuple(self.layouts.values()),
+            skipped=tuple(self._skipped.values()),
             initialized=self._initialized,
             steps=tuple(self._open_steps.values()),
             sites=tuple(list(self._sites.values())[-512:]),

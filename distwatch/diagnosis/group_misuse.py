@@ -7,6 +7,13 @@ from collections.abc import Iterable
 from distwatch.diagnosis.check import Case, name_ranks
 from distwatch.diagnosis.environments import ranks_of, severity_of, who_of
 from distwatch.diagnosis.failures import Failure
+from distwatch.diagnosis.framework_misuse import (
+    Told,
+    framework_of,
+    initialized_twice,
+    place_of,
+    used_too_early,
+)
 from distwatch.diagnosis.initializations import first_init, newest_init
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
@@ -43,9 +50,6 @@ def _words(failure: Failure) -> str:
     return (failure.text.partition(": ")[2].strip().splitlines() or [""])[0][:200]
 
 
-Told = tuple[str, str, tuple[Evidence, ...]]
-
-
 def _size_invalid(case: Case, failed: list[Failure], words: str) -> Told:
     world = case.job.world
     return (
@@ -63,6 +67,8 @@ def _fitting_sizes(world: int | None) -> str:
 
 
 def _already_initialized(case: Case, failed: list[Failure], words: str) -> Told:
+    if framework := framework_of(failed):
+        return initialized_twice(framework, failed, words)
     evidence = [e for failure in failed[:4] if (e := _first_call(failure.process))]
     first = first_init(failed[0].process)
     before = f" (first at {first.site})" if first and first.site else ""
@@ -85,6 +91,8 @@ def _first_call(process: Process) -> Evidence | None:
 
 
 def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
+    if framework := framework_of(failed):
+        return used_too_early(framework, failed, words)
     destroyed = any(f.process.confirmed is not None for f in failed)
     tried = any(newest_init(f.process) is not None for f in failed)
     if destroyed:
@@ -93,33 +101,20 @@ def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
         why = "its initialization had not come to a good end"
     else:
         why = "init_process_group was never called there"
-    framework = _framework_of(failed)
     return (
-        f"{who_of(failed)} used a group that does not exist{_at(failed[0])}: {words} ({why})",
-        f"Call {framework} before anything that needs a group is built"
+        f"{who_of(failed)} used a group that does not exist{place_of(failed[0])}: {words} ({why})",
+        "Call init_process_group or distwatch.initialize() before anything that needs a group is built"
         + (", or do not destroy the groups before the last use." if destroyed else "."),
         (),
     )
 
 
-def _framework_of(failed: list[Failure]) -> str:
-    told = " ".join([failed[0].text, *failed[0].traceback]).lower()
-    for name in ("sglang", "megatron", "neuron"):
-        if name in told:
-            return f'distwatch.initialize(framework="{name}")'
-    return "init_process_group or distwatch.initialize()"
-
-
 def _not_member(case: Case, failed: list[Failure], words: str) -> Told:
     return (
-        f"{who_of(failed)} used a group that it is not in{_at(failed[0])}: {words}",
+        f"{who_of(failed)} used a group that it is not in{place_of(failed[0])}: {words}",
         "Ask for the group of that rank: new_group gives non-members nothing that they can use.",
         (),
     )
-
-
-def _at(failure: Failure) -> str:
-    return f" at {failure.site}" if failure.site else ""
 
 
 _TELLERS = {

@@ -137,7 +137,7 @@ class FrameworkBuilder:
     def _compare(self, held: Layout) -> None:
         asked = self.framework.sizes(self._plan)
         holds = {axis: len(members) for axis, members in held.items()}
-        if all(holds.get(axis, 1) == size for axis, size in asked.items()):
+        if all(holds.get(axis, 1) == asked.get(axis, 1) for axis in ("tp", "cp", "pp", "ep")):
             return
         agent = running_agent()
         known = agent.layouts.get(self.framework.name) if agent is not None else None

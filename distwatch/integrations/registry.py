@@ -138,7 +138,7 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     if _statuses.get(spec.name, Status("")).status not in ("armed", "failed"):
         return
     patches = PatchSet()
-    version = str(getattr(sys.modules.get(spec.trigger.partition(".")[0]), "__version__", ""))
+    version = _version_of(spec.trigger)
     try:
         implementation: Implementation = importlib.import_module(spec.implementation)
         remark = implementation.apply(module, patches)
@@ -152,6 +152,13 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     else:
         _patches[spec.name] = patches
         _set(spec.name, Status("applied", remark, version))
+
+
+def _version_of(module: str) -> str:
+    """As the outermost package that has one says it: `megatron` itself is but a folder of others."""
+    parts = module.split(".")
+    packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+    return next((str(v) for p in packages if (v := getattr(p, "__version__", None))), "")
 
 
 def undo_all() -> None:

@@ -140,6 +140,10 @@ class LayoutHeld(Event, frozen=True, kw_only=True):
     """A framework's parallel state, as this process holds it from now on."""
 
     framework: str
+    number: int = 1
+    """Which initialization of this framework in this process it is, from 1; 0: it was not seen."""
+    label: str = ""
+    """What the call asked for, as its step says it."""
     sizes: dict[str, int] = {}
     """By axis, as the groups have them."""
     order: tuple[str, ...] = ()
@@ -154,6 +158,19 @@ class LayoutReleased(Event, frozen=True, kw_only=True):
     """A framework's parallel state was taken down."""
 
     framework: str
+
+
+class GradientSkipped(Event, frozen=True, kw_only=True):
+    """Backward steps of this rank's pipeline stage were left out: its output needs no gradient.
+
+    Written at the first one, then at every tenfold, and when one was not left out after that.
+    """
+
+    framework: str
+    skipped: int
+    of: int
+    """Backward steps so far, those included."""
+    site: Site | None = None
 
 
 class NonMemberCalled(Event, frozen=True, kw_only=True):
@@ -316,6 +333,7 @@ class Snapshot(Event, frozen=True, kw_only=True):
     placed: tuple[ModelPlaced, ...] = ()
     meshes: tuple[MeshMade, ...] = ()
     layouts: tuple[LayoutHeld, ...] = ()
+    skipped: tuple[GradientSkipped, ...] = ()
     initialized: bool = False
     """Whether a default process group holds now."""
     steps: tuple[tuple[int, StepStarted], ...] = ()
@@ -634,6 +652,7 @@ AnyEvent = (
     | MeshMade
     | LayoutHeld
     | LayoutReleased
+    | GradientSkipped
     | NonMemberCalled
     | IdentityConfirmed
     | IntegrationChanged

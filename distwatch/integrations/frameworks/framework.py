@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from distwatch.agent import core
+from distwatch.agent.core import Agent
 from distwatch.agent.guard import caller_site, error_text, is_users
 from distwatch.agent.library import Layout
 from distwatch.hooks.observed import observe
@@ -70,6 +71,9 @@ class Framework:
     """Functions that take it down."""
     arguments: Mapping[str, str] = {}
     """Of the initializers: the axis that an argument gives the size of, by its name."""
+
+    def __init__(self) -> None:
+        self._calls = 0
 
     # ---- what a framework says -------------------------------------------------------------
 
@@ -133,12 +137,21 @@ class Framework:
 
     def read(self, module: ModuleType) -> tuple[HeldGroup, ...]:
         """Every group that it holds, with role, members and torch's name; () without state."""
-        held = (_held(part) for part in self.parts(module))
-        return tuple(group for group in held if group is not None)
+        held = [group for part in self.parts(module) if (group := _held(part)) is not None]
+        # Destroyers forget some of what runs along no single axis.
+        return tuple(held) if any(group.axis for group in held) else ()
 
     def layout(self, module: ModuleType) -> Layout:
-        """This rank's group along each axis."""
-        return {group.axis: group.members for group in self.read(module) if group.axis}
+        """This rank's group along each axis of more than one rank, or of data.
+
+        The expert layers' own axes where they differ from those of the others.
+        """
+        held = {group.axis: group.members for group in self.read(module) if group.axis}
+        return {
+            axis: members
+            for axis, members in held.items()
+            if axis == "dp" or (len(members) > 1 and members != held.get(axis.removeprefix("e")))
+        }
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks initializers and destroyers, and reads what is held already."""
@@ -162,6 +175,20 @@ class Framework:
     def undo(self) -> None:
         """Nothing is held beside the patches."""
 
+    def begin(self, agent: Agent, given: Mapping[str, Any]) -> int:
+        """The step of a call with these arguments, under the deadline of groups."""
+        self._calls += 1
+        return agent.begin_step(
+            f"{PARALLEL_STATE} #{self._calls}",
+            deadline_kind="group",
+            label=self.label(given),
+            site=caller_site(self.folders()),
+        )
+
+    def label(self, given: Mapping[str, Any]) -> str:
+        """What a call asks for, in words that ranks can be compared by."""
+        return layout_label(self.name, self.asked(given), self.order(given))
+
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
         """Writes down what is held now. The call is told where there was one (`given`)."""
         agent = running_agent()
@@ -176,6 +203,8 @@ class Framework:
         agent.hold_layout(
             LayoutHeld(
                 framework=self.name,
+                number=self._calls,
+                label=self.label(given) if given is not None else "",
                 sizes={g.axis: len(g.members) for g in groups if g.axis},
                 order=self.order(given or {}),
                 groups=groups,
@@ -242,14 +271,7 @@ class _Initializes:
         if agent is None:
             return None
         given = arguments_of(self._original, args, kwargs)
-        framework = self._framework
-        step = agent.begin_step(
-            PARALLEL_STATE,
-            deadline_kind="group",
-            label=layout_label(framework.name, framework.asked(given), framework.order(given)),
-            site=caller_site(framework.folders()),
-        )
-        return agent, step, given
+        return agent, self._framework.begin(agent, given), given
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
