@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         InitTimeout,
         PlanInvalid,
     )
+    from distwatch.integrations.sglang_runner import build_sglang_runner
     from distwatch.integrations.world import World, initialize
     from distwatch.preflight.environment import check
 
@@ -25,12 +26,14 @@ __all__ = [
     "InitTimeout",
     "PlanInvalid",
     "World",
+    "build_sglang_runner",
     "check",
     "initialize",
 ]
 _PLACES = {
     **dict.fromkeys(__all__[:6], "distwatch.errors"),
     **dict.fromkeys(("World", "initialize"), "distwatch.integrations.world"),
+    "build_sglang_runner": "distwatch.integrations.sglang_runner",
     "check": "distwatch.preflight.environment",
 }
 

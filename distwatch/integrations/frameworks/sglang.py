@@ -27,10 +27,10 @@ _COORDINATORS = {
     "_PDMUX_PREFILL_TP_GROUP": "",
     "_SHARED_EXPERTS_TP": "shared_experts_tp",
     "_DCP": "dcp",
-    "_MOE_DP": "edp",
-    "_MOE_TP": "etp",
-    "_MOE_EP": "ep",
-    "_ATTN_CP": "cp",
+    "_MOE_DP": "moe_dp",
+    "_MOE_TP": "moe_tp",
+    "_MOE_EP": "moe_ep",
+    "_ATTN_CP": "attn_cp",
     "_ATTN_TP": "attn_tp",
     "_PP": "pp",
     "_TP": "tp",
@@ -45,6 +45,14 @@ _FIELDS = {
     "decode_context_parallel_size": "attn_dcp_size",
 }
 """By the initializer's argument: the field of `get_parallel()` that took its place."""
+_PLANNED = {
+    "tensor_model_parallel_size": "tensor",
+    "pipeline_model_parallel_size": "pipeline",
+    "expert_model_parallel_size": "expert",
+    "attention_context_model_parallel_size": "context",
+    "attention_data_parallel_size": "data",
+}
+"""By the initializer's argument: the field of a plan. All but the pipeline lie within tensor's."""
 _CONTEXT = "sglang.srt.runtime_context"
 
 
@@ -59,8 +67,8 @@ class SGLang(Framework):
     arguments = {
         "tensor_model_parallel_size": "tp",
         "pipeline_model_parallel_size": "pp",
-        "expert_model_parallel_size": "ep",
-        "attention_context_model_parallel_size": "cp",
+        "expert_model_parallel_size": "moe_ep",
+        "attention_context_model_parallel_size": "attn_cp",
     }
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
@@ -161,14 +169,13 @@ class SGLang(Framework):
 
     def sizes(self, plan: Plan, world: int | None = None) -> dict[str, int]:
         """Data is attention's and has no group of its own."""
-        asked = {"tp": plan.tensor, "pp": plan.pipeline, "cp": plan.context, "ep": plan.expert}
+        asked = {axis: getattr(plan, _PLANNED[name]) for name, axis in self.arguments.items()}
         return {axis: size for axis, size in asked.items() if size > 1}
 
     def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
         """The plan with the options' sizes, attention's data size included."""
-        data = options.get("attention_data_parallel_size")
-        planned = super().planned(plan, options)
-        return msgspec.structs.replace(planned, data=data) if data else planned
+        said = {field: options[name] for name, field in _PLANNED.items() if options.get(name)}
+        return msgspec.structs.replace(plan, **said)
 
 
 def takes_sizes(call: Any) -> bool:
@@ -178,15 +185,8 @@ def takes_sizes(call: Any) -> bool:
 
 def _sizes(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
     """The sizes by the initializer's arguments, and the options that are none."""
-    sizes = {
-        "tensor_model_parallel_size": plan.tensor,
-        "pipeline_model_parallel_size": plan.pipeline,
-        "expert_model_parallel_size": plan.expert,
-        "attention_data_parallel_size": plan.data or 1,
-        "attention_context_model_parallel_size": plan.context,
-        "moe_data_model_parallel_size": 1,
-        "decode_context_parallel_size": 1,
-    }
+    planned = {name: getattr(plan, field) or 1 for name, field in _PLANNED.items()}
+    sizes = {name: planned.get(name, 1) for name in _FIELDS}
     sizes.update({name: size for name, size in options.items() if name in sizes})
     return sizes, {name: value for name, value in options.items() if name not in sizes}
 
