@@ -67,6 +67,19 @@ def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
     )
 
 
+def heads_do_not_fit(failed: list[Failure], words: str) -> Told:
+    """group.size_invalid: key and value heads cannot be laid over the tensor groups."""
+    held = failed[0].process.layouts.get("neuron")
+    tensor = f" of {held.sizes['tp']}" if held and "tp" in held.sizes else ""
+    return (
+        f"{who_of(failed)}: the key and value heads cannot be shared out over a tensor group{tensor}"
+        f"{place_of(failed[0])}: {words}",
+        "Choose kv_size_multiplier so that it divides the tensor size, and heads × multiplier are a "
+        "multiple of it; or a tensor size that divides the number of key and value heads.",
+        (),
+    )
+
+
 def place_of(failure: Failure) -> str:
     """` at train.py:9 in main`, or nothing where it is not known."""
     return f" at {failure.site}" if failure.site else ""
