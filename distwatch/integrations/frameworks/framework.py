@@ -28,7 +28,7 @@ from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
-from distwatch.preflight.plan import Plan, validate
+from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import PARALLEL_STATE, layout_label
@@ -187,7 +187,8 @@ class Framework:
 
     def label(self, given: Mapping[str, Any]) -> str:
         """What a call asks for, in words that ranks can be compared by."""
-        return layout_label(self.name, self.asked(given), self.order(given))
+        order = self.order(given)
+        return layout_label(self.name, self.asked(given), order if order != ORDER else ())
 
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
         """Writes down what is held now. The call is told where there was one (`given`)."""
