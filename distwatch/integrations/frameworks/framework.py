@@ -38,6 +38,8 @@ _FIELDS = {
     "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
 }  # fmt: skip
 """The field of a plan that gives the size of an axis."""
+_TWINS = {"etp": "tp", "edp": "dp"}
+"""The expert layers' axes, and those of the other layers that they may be the same as."""
 
 
 class Part(NamedTuple):
@@ -150,7 +152,7 @@ class Framework:
         return {
             axis: members
             for axis, members in held.items()
-            if axis == "dp" or (len(members) > 1 and members != held.get(axis.removeprefix("e")))
+            if axis == "dp" or (len(members) > 1 and members != held.get(_TWINS.get(axis, "")))
         }
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
