@@ -56,13 +56,12 @@ def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
 
 
 def _placed(job: Job, finding: Finding) -> Finding:
-    more = []
-    for rank in finding.culprit_ranks[:_TOLD]:
-        process = job.ranks.get(rank)
-        for place in places_of(process) if process is not None else ():
-            more.append(
-                Evidence(source="journal", global_rank=rank, text=f"rank {rank} is {place}")
-            )
+    culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
+    more = [
+        Evidence(source="journal", global_rank=rank, text=f"rank {rank} is {place}")
+        for rank, process in culprits.items()
+        for place in places_of(process)
+    ]
     role = role_of(job, finding.pg_name) if finding.pg_name else ""
     if role:
         text = f"group {finding.pg_name} is {role}"

@@ -42,6 +42,10 @@ class Builder(Protocol):
         """Every group that it holds, by its own name for it."""
         ...
 
+    def holds(self) -> bool:
+        """Whether they are still there: others may have taken them down."""
+        ...
+
     def undo(self) -> None:
         """Takes them down; harmless where there are none."""
         ...
@@ -74,6 +78,10 @@ class MeshBuilder:
             name: tuple(dist.get_process_group_ranks(self.mesh.get_group(name)))
             for name, _ in (self._axes if self.mesh is not None else ())
         }
+
+    def holds(self) -> bool:
+        """Nobody else takes a mesh down alone."""
+        return self.mesh is not None
 
     def undo(self) -> None:
         """The last built first."""
@@ -128,11 +136,15 @@ class FrameworkBuilder:
         """By the framework's own names."""
         return {group.role: group.members for group in self.framework.read(self.framework.module())}
 
+    def holds(self) -> bool:
+        """Whether its own module says so."""
+        module = sys.modules.get(TRIGGERS[self.framework.name])
+        return module is not None and bool(self.framework.read(module))
+
     def undo(self) -> None:
         """Calls the framework's own destroyer where it holds anything."""
-        module = sys.modules.get(TRIGGERS[self.framework.name])
-        if module is not None and self.framework.read(module):
-            self.framework.destroy(module)
+        if self.holds():
+            self.framework.destroy(self.framework.module())
 
     def _compare(self, held: Layout) -> None:
         asked = self.framework.sizes(self._plan)

@@ -101,6 +101,15 @@ class World:
         if len(self.layouts) == 1:
             self.groups.update(layout)
 
+    def _forget_destroyed(self) -> None:
+        """Frameworks whose groups the user took down can be built again, with other sizes."""
+        for name, builder in list(zip(self.layouts, self._library.builders, strict=True)):
+            if not builder.holds():
+                self._library.builders.remove(builder)
+                del self._plans[name]
+                for axis in self.layouts.pop(name):
+                    self.groups.pop(axis, None)
+
     def __enter__(self) -> World:
         return self
 
@@ -238,6 +247,7 @@ def _already(asked: Asked) -> World | None:
         return None
     if _held is None:
         return _adopt(asked)
+    _held._forget_destroyed()
     held, plan = _held._plans.get(asked.plan.framework), asked.plan
     if held is not None and world_terms(held) == world_terms(plan):
         if framework_terms(held) == framework_terms(plan):

@@ -28,7 +28,7 @@ from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
-from distwatch.preflight.plan import Plan, validate
+from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import PARALLEL_STATE, layout_label
@@ -38,6 +38,8 @@ _FIELDS = {
     "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
 }  # fmt: skip
 """The field of a plan that gives the size of an axis."""
+_TWINS = {"etp": "tp", "edp": "dp"}
+"""The expert layers' axes, and those of the other layers that they may be the same as."""
 
 
 class Part(NamedTuple):
@@ -150,7 +152,7 @@ class Framework:
         return {
             axis: members
             for axis, members in held.items()
-            if axis == "dp" or (len(members) > 1 and members != held.get(axis.removeprefix("e")))
+            if axis == "dp" or (len(members) > 1 and members != held.get(_TWINS.get(axis, "")))
         }
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
@@ -187,7 +189,8 @@ class Framework:
 
     def label(self, given: Mapping[str, Any]) -> str:
         """What a call asks for, in words that ranks can be compared by."""
-        return layout_label(self.name, self.asked(given), self.order(given))
+        order = self.order(given)
+        return layout_label(self.name, self.asked(given), order if order != ORDER else ())
 
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
         """Writes down what is held now. The call is told where there was one (`given`)."""
