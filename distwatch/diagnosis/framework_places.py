@@ -12,6 +12,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
 _TOLD = 4
+_ABOUT_PLACES = ("process.", "collective.", "p2p.", "load.", "network.")
 _NAMES = {
     "tp": "tensor rank", "cp": "context rank", "dp": "data rank", "ep": "expert rank",
 }  # fmt: skip
@@ -56,6 +57,8 @@ def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
 
 
 def _placed(job: Job, finding: Finding) -> Finding:
+    if not finding.code.startswith(_ABOUT_PLACES):
+        return finding
     culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
     more = [
         Evidence(source="journal", global_rank=rank, text=f"rank {rank} is {place}")

@@ -31,15 +31,13 @@ from distwatch.integrations.registry import NotApplicable, folders_of, running_a
 from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
-from distwatch.state.layouts import PARALLEL_STATE, layout_label
+from distwatch.state.layouts import PARALLEL_STATE, TWINS, layout_label
 
 _FRAMES = 8
 _FIELDS = {
     "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
 }  # fmt: skip
 """The field of a plan that gives the size of an axis."""
-_TWINS = {"etp": "tp", "edp": "dp"}
-"""The expert layers' axes, and those of the other layers that they may be the same as."""
 
 
 class Part(NamedTuple):
@@ -152,7 +150,7 @@ class Framework:
         return {
             axis: members
             for axis, members in held.items()
-            if axis == "dp" or (len(members) > 1 and members != held.get(_TWINS.get(axis, "")))
+            if axis == "dp" or (len(members) > 1 and members != held.get(TWINS.get(axis, "")))
         }
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
