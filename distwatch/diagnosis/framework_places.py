@@ -33,12 +33,12 @@ def place_in(held: LayoutHeld, global_rank: int) -> str:
 
 
 def places_of(process: Process) -> list[str]:
-    """A line for each framework: `megatron: pipeline stage 2 of 2, tensor rank 1 of 2`."""
+    """A line for each framework: `pipeline stage 2 of 2, tensor rank 1 of 2 in megatron`."""
     rank = process.global_rank
     places = {
         name: place_in(held, rank) for name, held in process.layouts.items() if rank is not None
     }
-    return [f"{name}: {place}" for name, place in places.items() if place]
+    return [f"{place} in {name}" for name, place in places.items() if place]
 
 
 def role_of(job: Job, pg_name: str) -> str:

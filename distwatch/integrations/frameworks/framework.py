@@ -4,12 +4,13 @@ A file of a framework has one class that says how it is initialized, read back a
 ends with
 
     framework = Megatron()
-    apply, undo = framework.apply, framework.undo
+    apply, undo, version = framework.apply, framework.undo, framework.version
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import sys
 import traceback
@@ -171,6 +172,13 @@ class Framework:
             self.hold(module)
             remarks.append("initialized before arming: its call was not seen")
         return "; ".join(filter(None, remarks))
+
+    def version(self) -> str:
+        """As pip knows it; the packages themselves say it too late, or not at all."""
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return ""
 
     def undo(self) -> None:
         """Nothing is held beside the patches."""
