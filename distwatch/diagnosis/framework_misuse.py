@@ -6,7 +6,7 @@ from distwatch.diagnosis.environments import who_of
 from distwatch.diagnosis.failures import Failure
 from distwatch.state.events import LayoutHeld
 from distwatch.state.finding import Evidence
-from distwatch.state.layouts import PARALLEL_STATE
+from distwatch.state.layouts import PARALLEL_STATE, TWINS
 from distwatch.state.model import Process
 
 Told = tuple[str, str, tuple[Evidence, ...]]
@@ -86,7 +86,12 @@ def place_of(failure: Failure) -> str:
 
 
 def _sizes(held: LayoutHeld) -> str:
-    return " × ".join(f"{a} {s}" for a, s in held.sizes.items() if s > 1) or "sizes of 1"
+    sizes = {
+        axis: size
+        for axis, size in held.sizes.items()
+        if size > 1 and size != held.sizes.get(TWINS.get(axis, ""))
+    }
+    return " × ".join(f"{axis} {size}" for axis, size in sizes.items()) or "sizes of 1"
 
 
 def _first_call(process: Process, framework: str) -> list[Evidence]:

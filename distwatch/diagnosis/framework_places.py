@@ -12,6 +12,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
 _TOLD = 4
+_ABOUT_PLACES = ("process.", "collective.", "p2p.", "load.", "network.")
 _NAMES = {
     "tp": "tensor rank", "cp": "context rank", "dp": "data rank", "ep": "expert rank",
 }  # fmt: skip
@@ -32,12 +33,12 @@ def place_in(held: LayoutHeld, global_rank: int) -> str:
 
 
 def places_of(process: Process) -> list[str]:
-    """A line for each framework: `megatron: pipeline stage 2 of 2, tensor rank 1 of 2`."""
+    """A line for each framework: `pipeline stage 2 of 2, tensor rank 1 of 2 in megatron`."""
     rank = process.global_rank
     places = {
         name: place_in(held, rank) for name, held in process.layouts.items() if rank is not None
     }
-    return [f"{name}: {place}" for name, place in places.items() if place]
+    return [f"{place} in {name}" for name, place in places.items() if place]
 
 
 def role_of(job: Job, pg_name: str) -> str:
@@ -56,6 +57,8 @@ def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
 
 
 def _placed(job: Job, finding: Finding) -> Finding:
+    if not finding.code.startswith(_ABOUT_PLACES):
+        return finding
     culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
     more = [
         Evidence(source="journal", global_rank=rank, text=f"rank {rank} is {place}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks
@@ -20,6 +21,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
 _LISTED = 8
+_OWN_RANK = re.compile(r"\brank \d+")
 
 
 class GroupMisused:
@@ -29,8 +31,10 @@ class GroupMisused:
         by_kind: dict[tuple[str, str], list[Failure]] = {}
         for failure in case.failures:
             if failure.code in _TELLERS:
-                by_kind.setdefault((failure.code, _words(failure)), []).append(failure)
-        for (code, words), failed in sorted(by_kind.items()):
+                kind = failure.code, _OWN_RANK.sub("rank N", _words(failure))
+                by_kind.setdefault(kind, []).append(failure)
+        for (code, _), failed in sorted(by_kind.items()):
+            words = _words(failed[0])
             culprits = ranks_of(failed)
             waiting = case.waiting_for(culprits)
             summary, advice, more = _TELLERS[code](case, failed, words)

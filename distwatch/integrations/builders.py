@@ -151,12 +151,11 @@ class FrameworkBuilder:
         holds = {axis: len(members) for axis, members in held.items()}
         if all(holds.get(axis, 1) == asked.get(axis, 1) for axis in ("tp", "cp", "pp", "ep")):
             return
-        agent = running_agent()
-        known = agent.layouts.get(self.framework.name) if agent is not None else None
+        name = self.framework.name
         raise already_initialized(
-            f"{self.framework.name} {_told(holds)}, initialized by itself",
-            f"{self.framework.name} {_told(asked)}",
-            known.stack if known is not None else (),
+            f"{name} {_told(holds)}, initialized by itself",
+            f"{name} {_told(asked)}",
+            first_call(name),
         )
 
 
@@ -174,6 +173,13 @@ def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> Alread
     if stack:
         message += f"; formed first at {where}"
     return AlreadyInitialized(message, held=held, asked=asked, first_call=stack, finding=finding)
+
+
+def first_call(framework: str) -> tuple[str, ...]:
+    """The stack of the call that built a framework's state, where it was seen."""
+    agent = running_agent()
+    known = agent.layouts.get(framework) if agent is not None else None
+    return known.stack if known is not None else ()
 
 
 def _told(sizes: Mapping[str, int]) -> str:

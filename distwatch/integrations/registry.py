@@ -141,6 +141,7 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     version = _version_of(spec.trigger)
     try:
         implementation: Implementation = importlib.import_module(spec.implementation)
+        version = version or getattr(implementation, "version", str)()
         remark = implementation.apply(module, patches)
     except NotApplicable as reason:
         patches.undo()

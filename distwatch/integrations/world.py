@@ -22,7 +22,12 @@ from distwatch.agent.initializer import Initializer
 from distwatch.agent.library import Formed, Layout
 from distwatch.agent.steps import Deadlines
 from distwatch.errors import DistwatchError
-from distwatch.integrations.builders import Builder, FrameworkBuilder, already_initialized
+from distwatch.integrations.builders import (
+    Builder,
+    FrameworkBuilder,
+    already_initialized,
+    first_call,
+)
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.torch_library import TorchLibrary
 from distwatch.integrations.world_plan import (
@@ -254,7 +259,8 @@ def _already(asked: Asked) -> World | None:
             return _held
     elif held is None and world_terms(_held.plan) == world_terms(plan) and _extend(_held, asked):
         return _held
-    raise already_initialized(describe(held or _held.plan), describe(plan), _held._stack)
+    stack = first_call(plan.framework) if held is not None else ()
+    raise already_initialized(describe(held or _held.plan), describe(plan), stack or _held._stack)
 
 
 def _extend(world: World, asked: Asked) -> bool:

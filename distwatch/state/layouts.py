@@ -19,6 +19,8 @@ Partition = tuple[tuple[int, ...], ...]
 Layout = Mapping[str, Partition]
 PARALLEL_STATE = "parallel state"
 """How the name of a step begins in which a framework builds its groups; its number follows."""
+TWINS = {"etp": "tp", "edp": "dp"}
+"""The expert layers' axes, and those of the other layers that they may be the same as."""
 _SHOWN = 4
 
 

@@ -69,3 +69,39 @@ def test_its_groups_are_what_it_was_asked_for_in_every_layout(world: int, sizes:
         assert roles["TENSOR_MODEL_PARALLEL_GROUP"].axis == "tp"
         assert all(layout.stack[-1].startswith(str(layout.site.file)) for layout in held.values())
         assert_healthy(job.judged_blocking())
+
+
+MISUSES = [
+    (
+        "get_too_early", "group.not_initialized",
+        ("tensor model parallel group is not initialized", 'distwatch.initialize(framework="megatron"',
+         "was never built"),
+    ),
+    ("get_after_destroying", "group.not_initialized", ("it was taken down before", "framework=")),
+    (
+        "initialize_twice", "group.already_initialized",
+        ("already initialized", "still holds with tp 2", "first call: ", "in build_model"),
+    ),
+    (
+        "initialize_again_by_distwatch", "group.already_initialized",
+        ("megatron tp=2", "megatron pp=2", "in build_model"),
+    ),
+    ("divide_badly", "group.size_invalid", ("not divisible by 3", "each of them one of 1, 2")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "code", "mentions"), MISUSES)
+def test_what_it_refuses_is_explained(case: str, code: str, mentions: tuple[str, ...]) -> None:
+    with launch_ranks("megatron_misuse", 2, args=(case,)) as job:
+        finding = job.wait_verdict(code, {0, 1})
+        told = " ".join(
+            [finding.summary, finding.advice, *(evidence.text for evidence in finding.evidence)]
+        )
+        assert not [words for words in mentions if words not in told], told
+
+
+def test_sizes_that_differ_between_ranks_name_the_odd_one() -> None:
+    with launch_ranks("megatron_misuse", 4, args=("differ_in_sizes",)) as job:
+        finding = job.wait_verdict("group.layout_disagrees", {3})
+        assert "tp 2 × pp 2" in finding.summary
+        assert "tp 4" in finding.summary

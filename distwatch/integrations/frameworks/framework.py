@@ -4,12 +4,13 @@ A file of a framework has one class that says how it is initialized, read back a
 ends with
 
     framework = Megatron()
-    apply, undo = framework.apply, framework.undo
+    apply, undo, version = framework.apply, framework.undo, framework.version
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import sys
 import traceback
@@ -31,15 +32,13 @@ from distwatch.integrations.registry import NotApplicable, folders_of, running_a
 from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
-from distwatch.state.layouts import PARALLEL_STATE, layout_label
+from distwatch.state.layouts import PARALLEL_STATE, TWINS, layout_label
 
 _FRAMES = 8
 _FIELDS = {
     "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
 }  # fmt: skip
 """The field of a plan that gives the size of an axis."""
-_TWINS = {"etp": "tp", "edp": "dp"}
-"""The expert layers' axes, and those of the other layers that they may be the same as."""
 
 
 class Part(NamedTuple):
@@ -152,7 +151,7 @@ class Framework:
         return {
             axis: members
             for axis, members in held.items()
-            if axis == "dp" or (len(members) > 1 and members != held.get(_TWINS.get(axis, "")))
+            if axis == "dp" or (len(members) > 1 and members != held.get(TWINS.get(axis, "")))
         }
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
@@ -173,6 +172,13 @@ class Framework:
             self.hold(module)
             remarks.append("initialized before arming: its call was not seen")
         return "; ".join(filter(None, remarks))
+
+    def version(self) -> str:
+        """As pip knows it; the packages themselves say it too late, or not at all."""
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return ""
 
     def undo(self) -> None:
         """Nothing is held beside the patches."""

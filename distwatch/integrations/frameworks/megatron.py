@@ -131,4 +131,4 @@ def _is_group(held: object) -> bool:
 
 
 framework = Megatron()
-apply, undo = framework.apply, framework.undo
+apply, undo, version = framework.apply, framework.undo, framework.version
