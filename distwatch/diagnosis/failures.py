@@ -39,7 +39,9 @@ _NOT_INITIALIZED = re.compile(
     r"|config namespace 'parallel' not published"
 )
 _BARE_ASSERT = re.compile(r"^\s*assert (?:torch\.distributed|dist|c10d)\.is_initialized\(\)\s*$")
-_WORDS_OF_BARE_ASSERT = "AssertionError: torch.distributed is not initialized (an assert without words of its own)"
+_WORDS_OF_BARE_ASSERT = (
+    "AssertionError: torch.distributed's default group is not initialized (asserted without a word)"
+)
 _SIZE = re.compile(
     r"(?i)mesh should not be bigger than|world.?size.{0,80}(?:divisible|multiple of|divided)"
     r"|world of \d+ cannot be divided|ranks, and the world has \d+|is \d+, and the world has \d+"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from distwatch.diagnosis.environments import who_of
 from distwatch.diagnosis.failures import Failure
 from distwatch.state.events import LayoutHeld
@@ -22,7 +24,7 @@ def framework_of(failed: list[Failure]) -> str:
     if step is not None and step.name.startswith(PARALLEL_STATE):
         return step.label.partition(":")[0]
     told = " ".join([failed[0].text, *failed[0].traceback]).lower()
-    return next((name for name in _FRAMEWORKS if name in told), "")
+    return next((name for name in _FRAMEWORKS if re.search(rf"\b{name}", told)), "")
 
 
 def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told:
