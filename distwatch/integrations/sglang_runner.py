@@ -98,11 +98,11 @@ def mezo_defaults(
     the radix cache, which has to be flushed whenever the weights change: its keys and values are
     those of the weights that computed them.
     """
-    sides = 2 * batch_size
-    defaults = {
+    sides, length = 2 * batch_size, context_length or _context_length(model_path)
+    defaults: dict[str, Any] = {
         "device": device,
         "max_running_requests": sides,
-        "context_length": context_length or _context_length(model_path),
+        "context_length": length,
         "disable_cuda_graph": True,
         "disable_radix_cache": False,
         "disable_overlap_schedule": True,
@@ -113,7 +113,7 @@ def mezo_defaults(
             "attention_backend": "torch_native",
             "sampling_backend": "pytorch",
             # A share of all memory is meant for a server that has the machine to itself.
-            "max_total_tokens": sides * int(defaults["context_length"]),
+            "max_total_tokens": sides * length,
             "grammar_backend": "none",
         }
     return defaults

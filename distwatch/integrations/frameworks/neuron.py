@@ -82,8 +82,9 @@ class Neuron(Framework):
         for name, group in list(vars(module).items()):
             if not name.startswith("_") or not name.endswith("_GROUP") or group is None:
                 continue
-            listed = vars(module).get(name + _SPMD)
-            members = next((m for m in listed if rank in m), ()) if _is_listing(listed) else ()
+            listed: Any = vars(module).get(name + _SPMD)
+            all_of_kind = listed if _is_listing(listed) else ()
+            members = next((group for group in all_of_kind if rank in group), ())
             yield Part(
                 role=name.lstrip("_"),
                 group=group,
@@ -160,7 +161,9 @@ def _own_rank() -> int:
 
 
 def _told(sizes: Mapping[str, int]) -> str:
-    return " × ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "all of size 1"
+    return (
+        " × ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "all of size 1"
+    )
 
 
 framework = Neuron()

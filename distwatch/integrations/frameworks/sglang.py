@@ -218,7 +218,7 @@ def _compare(published: Mapping[str, int], sizes: Mapping[str, int]) -> None:
 def _write_sizes(context: Any, sizes: Mapping[str, int], rank: int) -> None:
     """For good, since layers read sizes and ranks long after the groups were built."""
     parallel = context.get_parallel()
-    fields = {_FIELDS[name]: size for name, size in sizes.items()}
+    fields: dict[str, Any] = {_FIELDS[name]: size for name, size in sizes.items()}
     fields["shared_experts_tp_size"] = None
     attention = fields["attn_cp_size"] * fields["attn_dp_size"]
     experts = fields["moe_ep_size"] * fields["moe_dp_size"]

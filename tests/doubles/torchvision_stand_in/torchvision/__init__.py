@@ -9,7 +9,13 @@ import sys
 from types import ModuleType
 
 __version__ = "0.0.0"
-_SUBMODULES = ("io", "transforms", "transforms.functional", "transforms.v2", "transforms.v2.functional")
+_SUBMODULES = (
+    "io",
+    "transforms",
+    "transforms.functional",
+    "transforms.v2",
+    "transforms.v2.functional",
+)
 
 
 class _StandIn(ModuleType):
@@ -20,7 +26,8 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {"NEAREST": 0, "NEAREST_EXACT": 0, "BILINEAR": 2, "BICUBIC": 3, "LANCZOS": 1, "BOX": 4, "HAMMING": 5})
+        modes = ("NEAREST", "NEAREST_EXACT", "BILINEAR", "BICUBIC", "LANCZOS", "BOX", "HAMMING")
+        made = type(name, (), {mode: mode.lower() for mode in modes})
         setattr(self, name, made)
         return made
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
-from sglang.srt.runtime_context import get_parallel
 
+from sglang.srt.runtime_context import get_parallel
 from tests.doubles.sglang_groups import GroupCoordinator, build_groups, destroy_groups
 
 _WORLD: GroupCoordinator | None = None
