@@ -18,7 +18,7 @@ from distwatch.cli.options import (
     severity_style,
 )
 from distwatch.errors import NoSuchTarget, UsageError
-from distwatch.preflight.examination import Checkup, examine_section
+from distwatch.preflight.examination import Checkup, examine_sections
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_file import read_plans
@@ -77,7 +77,7 @@ def command(plan: str | None, output: str, **options: Any) -> int:
             advice="distwatch check PLAN.yaml, or distwatch check --world-size 16 --tensor 4",
         )
     sections = _read(plan) if plan else [Section(name="options", plan=Plan())]
-    checkups = [examine_section(_with_options(section, given)) for section in sections]
+    checkups = examine_sections([_with_options(section, given) for section in sections])
     if output == "json":
         click.echo(_document(checkups))
     else:
