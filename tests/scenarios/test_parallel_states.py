@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -201,3 +203,24 @@ def test_a_framework_that_is_not_installed() -> None:
     with launch_ranks("parallel_states", 1, env=env, args=["without_runtime"]) as job:
         assert job.wait_ended() == [1]
         assert "pip.repos.neuron.amazonaws.com" in job.output()
+
+
+def test_a_plan_is_compared_with_what_the_job_holds() -> None:
+    env = double("sglang 0.5.23", TEST_SIZES=sizes(tensor=2, pipeline=2))
+    with launch_ranks("parallel_states", 4, env=env, args=["initialize"]) as job:
+        job.wait_step("gate again", range(4))
+        plan = job.work / "plan.yaml"
+        for tensor, pipeline, fits in ((2, 2, True), (4, 1, False)):
+            plan.write_text(
+                f"rollout: {{rollout_backend: sglang, tp_size: {tensor}, pp_size: {pipeline}}}"
+            )
+            command = [sys.executable, "-m", "distwatch", "check", str(plan), "-o", "json"]
+            checked = subprocess.run(
+                [*command, "--world-size", "4", "--against", job.folder.path],
+                capture_output=True,
+                check=False,
+                text=True,
+            )
+            layouts = json.loads(checked.stdout)["layouts"]
+            codes = [finding["code"] for finding in layouts[0]["findings"]]
+            assert codes == ([] if fits else ["group.layout_disagrees"]), checked.stderr
