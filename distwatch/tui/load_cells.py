@@ -1,0 +1,182 @@
+"""Cells of model loads: one load, or one part of it → a few styled characters. Pure."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from distwatch.diagnosis.load_bars import (
+    DeviceBar,
+    Piece,
+    Span,
+    device_pieces,
+    spans_of,
+    timeline_pieces,
+)
+from distwatch.diagnosis.load_groups import LoadGroup
+from distwatch.diagnosis.loads import LoadStanding
+from distwatch.state.loads import Outstanding, Placement
+from distwatch.tui.cells import count_of, dotted, format_age, format_bytes
+from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, RED, STRONG, UNKNOWN, VIOLET, YELLOW
+
+_BAR = 24
+_DEVICE_TEXT = 24
+_WAITING = {
+    "request": "a request",
+    "download": "a download",
+    "lock": "a lock file",
+    "file": "a file",
+}
+
+
+def outcome_cell(group: LoadGroup) -> Text:
+    """How it stands, in a clause: `still for 42 s of 58 s`, `loaded in 3.1 s`, `✗ failed`."""
+    load = group.load
+    if load.under_way:
+        still = Text(f"still for {format_age(load.still_s)}", YELLOW if load.still_s > 10 else "")
+        return Text.assemble(still, (f" of {format_age(load.took_s)}", MUTED))
+    if load.cut_off:
+        return Text(f"✗ its process ended after {format_age(load.took_s)}", RED)
+    several = format_age(group.quickest_s) != format_age(load.took_s)
+    took = f"{format_age(group.quickest_s)} to " if several else ""
+    took += format_age(load.took_s)
+    if load.error:
+        return Text(f"✗ failed after {took}", RED)
+    return Text.assemble(("✓ ", GREEN), (f"loaded in {took}", MUTED))
+
+
+def timeline_cell(load: LoadStanding, width: int) -> Text:
+    """The phases to scale; an open end is an arrow."""
+    spans = spans_of(load)
+    text = Text()
+    for piece in timeline_pieces(spans, width - 1):
+        text.append(piece.text, _span_style(spans[piece.place]))
+    return text.append("▸" if load.under_way else "✗" if load.cut_off else "│", FAINT)
+
+
+def _span_style(span: Span) -> str:
+    if span.error:
+        return RED
+    if not span.number:
+        return FAINT
+    return f"bold {VIOLET}" if span.under_way else BLUE if span.number % 2 else MUTED
+
+
+def phases_cell(load: LoadStanding, width: int) -> Text:
+    """What the numbers of the timeline are: failed and longest first, so that a cut costs least."""
+    spans = sorted(spans_of(load), key=lambda s: (not s.error, not s.under_way, -s.took_s))
+    return dotted(map(phase_cell, filter(lambda span: span.number or span.took_s > 1, spans)))
+
+
+def phase_cell(span: Span) -> Text:
+    """`4 shards 45 s …`"""
+    took = format_age(span.took_s)
+    if not span.number:
+        return Text(f"outside all phases {took}", FAINT)
+    text = Text.assemble((f"{span.number} {span.name} ", _span_style(span)), (took, MUTED))
+    if span.under_way:
+        text.append(" so far", MUTED)
+    return text.append(f" ✗ {one_line(span.error)}", RED) if span.error else text
+
+
+def files_cell(load: LoadStanding, width: int) -> Text:
+    """`████░░░░ shards 3 of 7  model-00003-of-00007.safetensors`"""
+    count = f" {load.phase or 'file'} {load.done} of {load.total}"
+    return Text.assemble(
+        bar_cell(load.done / load.total if load.total else None, _bar_width(width)),
+        count, "  ", (load.file, MUTED),
+    )  # fmt: skip
+
+
+def tensors_cell(load: LoadStanding, width: int) -> Text:
+    """`███░░░ 120 of 723 · 12.1 GiB of 131 GiB · 1.2 GiB/s`"""
+    total = load.parameters_total
+    share = load.parameters / total if total else None
+    count = f"{load.parameters} of {UNKNOWN if total is None else total}"
+    speed = load.bytes_per_s
+    rate = UNKNOWN if speed is None else f"{format_bytes(int(speed))}/s"
+    size = f"{format_bytes(load.bytes)} of {format_bytes(load.bytes_total)}"
+    told = dotted([Text(count), Text(size), Text(rate, YELLOW if speed == 0 else "")])
+    return Text.assemble(bar_cell(share, _bar_width(width)), " ", told)
+
+
+def _bar_width(width: int) -> int:
+    return _BAR if width >= 90 else _BAR // 2
+
+
+def bar_cell(share: float | None, width: int) -> Text:
+    """`████░░░░`; dots where it is not known how much there is to do."""
+    if share is None:
+        return Text("·" * width, FAINT)
+    filled = round(min(1.0, max(0.0, share)) * width)
+    return Text.assemble(("█" * filled, VIOLET), ("░" * (width - filled), FAINT))
+
+
+def wait_cell(load: LoadStanding, outstanding: Outstanding, width: int) -> Text:
+    """`a request for 42 s, attempt 3, before: TimeoutError  HEAD http://…`"""
+    waited = load.waited_s(outstanding)
+    text = Text.assemble(
+        (_WAITING[outstanding.waiting], STRONG),
+        (f" for {format_age(waited)}", YELLOW if waited > 10 else ""),
+    )
+    if outstanding.attempts > 1:
+        text.append(f", attempt {outstanding.attempts}", YELLOW)
+    text.append(f"  {one_line(outstanding.what)}")
+    if outstanding.last_error:
+        text.append(f"  before: {one_line(outstanding.last_error)}", RED)
+    return text
+
+
+def model_cell(placement: Placement, width: int) -> Text:
+    """`LlamaForCausalLM · bfloat16 131 GiB · 2 tied · generation config loaded`"""
+    parts = [Text(placement.model_class, STRONG)]
+    parts += [Text(f"{dtype} {format_bytes(size)}") for dtype, size in placement.dtypes.items()]
+    if placement.tied:
+        parts.append(Text(f"{count_of(placement.tied, 'tied name')}", MUTED))
+    if placement.generation:
+        lost = placement.generation == "lost"
+        parts.append(Text(f"generation config {placement.generation}", YELLOW if lost else MUTED))
+    return dotted(parts)
+
+
+def device_cell(bar: DeviceBar, largest: int, width: int) -> Text:
+    """`│embed_tokens─│layers.0-15──────────│  61.2 GiB, 291 tensors`"""
+    told = f"  {format_bytes(bar.bytes)}, {count_of(bar.tensors, 'tensor')}"
+    if not bar.modules:
+        return Text.assemble(("│", FAINT), (told, MUTED), (" (buffers)", FAINT))
+    text = Text()
+    pieces = device_pieces(bar, largest, max(4, width - _DEVICE_TEXT - 1))
+    for number, piece in enumerate(pieces):
+        text.append(piece.text, _module_style(bar, piece, number))
+    return text.append("│", FAINT).append(told, MUTED)
+
+
+def _module_style(bar: DeviceBar, piece: Piece, number: int) -> str:
+    if piece.place < 0:
+        return FAINT
+    if bar.is_nowhere:
+        return RED
+    return (YELLOW if bar.is_offloaded else BLUE) if number % 2 == 0 else MUTED
+
+
+def offload_cell(placement: Placement, width: int) -> Text:
+    """`512 MiB in ram · 1.5 GiB on disk in /scratch/offload`"""
+    parts = []
+    if ram := placement.bytes_on("ram"):
+        parts.append(Text(f"{format_bytes(ram)} in ram", YELLOW))
+    if disk := placement.bytes_on("disk"):
+        places = f" in {', '.join(placement.offload_places)}" if placement.offload_places else ""
+        parts.append(Text(f"{format_bytes(disk)} on disk{places}", YELLOW))
+    return dotted(parts)
+
+
+def leaked_cell(placement: Placement, width: int) -> Text:
+    """`✗ 3 parameters lie nowhere: lm_head.weight, …`"""
+    count = placement.leaked_count
+    more = ", …" if count > len(placement.leaked) else ""
+    lie = "lies" if count == 1 else "lie"
+    head = f"✗ {count_of(count, 'parameter')} {lie} nowhere: "
+    return Text.assemble((head, f"bold {RED}"), f"{', '.join(placement.leaked)}{more}")
+
+
+def one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
