@@ -130,9 +130,7 @@ def device_bars(placement: Placement) -> list[DeviceBar]:
             device=name,
             bytes=placement.bytes_on(name),
             tensors=held[name].tensors if name in held else 0,
-            modules=tuple(
-                _runs([module for module in placement.modules if module.device == name])
-            ),
+            modules=tuple(_runs([module for module in placement.modules if module.device == name])),
         )
         for name in dict.fromkeys(names)
     ]

@@ -29,11 +29,11 @@ _WAITING = {
 
 
 def outcome_cell(group: LoadGroup) -> Text:
-    """How it stands, in a clause: `still for 42 s of 58 s`, `loaded in 3.1 s`, `✗ failed`."""
+    """How it stands: `moved 42 s ago, began 58 s ago`, `loaded in 3.1 s`, `✗ failed after 3.1 s`."""
     load = group.load
     if load.under_way:
-        still = Text(f"still for {format_age(load.still_s)}", YELLOW if load.still_s > 10 else "")
-        return Text.assemble(still, (f" of {format_age(load.took_s)}", MUTED))
+        moved = Text(f"moved {format_age(load.still_s)} ago", YELLOW if load.still_s > 10 else "")
+        return Text.assemble(moved, (f", began {format_age(load.took_s)} ago", MUTED))
     if load.cut_off:
         return Text(f"✗ its process ended after {format_age(load.took_s)}", RED)
     several = format_age(group.quickest_s) != format_age(load.took_s)
@@ -64,18 +64,25 @@ def _span_style(span: Span) -> str:
 def phases_cell(load: LoadStanding, width: int) -> Text:
     """What the numbers of the timeline are: failed and longest first, so that a cut costs least."""
     spans = sorted(spans_of(load), key=lambda s: (not s.error, not s.under_way, -s.took_s))
-    return dotted(map(phase_cell, filter(lambda span: span.number or span.took_s > 1, spans)))
+    shown = [span for span in spans if span.number or span.took_s > 1]
+    return dotted(phase_cell(span, load.error) for span in shown)
 
 
-def phase_cell(span: Span) -> Text:
-    """`4 shards 45 s …`"""
+def phase_cell(span: Span, told: str | None = None) -> Text:
+    """`4 shards 45 s so far`, `4 shards 45 s ✗ OSError: …`.
+
+    Args:
+        told: an error that stands elsewhere already.
+    """
     took = format_age(span.took_s)
     if not span.number:
         return Text(f"outside all phases {took}", FAINT)
     text = Text.assemble((f"{span.number} {span.name} ", _span_style(span)), (took, MUTED))
     if span.under_way:
         text.append(" so far", MUTED)
-    return text.append(f" ✗ {one_line(span.error)}", RED) if span.error else text
+    if span.error:
+        text.append(" ✗" if span.error == told else f" ✗ {one_line(span.error)}", RED)
+    return text
 
 
 def files_cell(load: LoadStanding, width: int) -> Text:
@@ -89,6 +96,8 @@ def files_cell(load: LoadStanding, width: int) -> Text:
 
 def tensors_cell(load: LoadStanding, width: int) -> Text:
     """`███░░░ 120 of 723 · 12.1 GiB of 131 GiB · 1.2 GiB/s`"""
+    if not load.parameters_total and not load.bytes:
+        return Text("nothing to count yet", FAINT)
     total = load.parameters_total
     share = load.parameters / total if total else None
     count = f"{load.parameters} of {UNKNOWN if total is None else total}"
@@ -100,7 +109,7 @@ def tensors_cell(load: LoadStanding, width: int) -> Text:
 
 
 def _bar_width(width: int) -> int:
-    return _BAR if width >= 90 else _BAR // 2
+    return _BAR if width >= 80 else _BAR // 2
 
 
 def bar_cell(share: float | None, width: int) -> Text:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from distwatch.diagnosis import diagnose
@@ -9,6 +11,14 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import Identity
+from distwatch.state.loads import (
+    LOAD_STEPS,
+    LoadArguments,
+    LoadProgress,
+    Outstanding,
+    Placement,
+    Waiting,
+)
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 
@@ -30,6 +40,15 @@ WAITING = (
         3000,
     ),
 )
+
+
+class Entry(NamedTuple):
+    """One record of one stream."""
+
+    header: FileHeader
+    seq: int
+    time_ns: int
+    event: ev.AnyEvent
 
 
 class RecordedJob:
@@ -84,6 +103,16 @@ class RecordedJob:
         )
         self._fold(observer, at, event)
 
+    @property
+    def entries(self) -> list[Entry]:
+        """All records in order of time."""
+        found = [
+            Entry(self.headers[stream], *record)
+            for stream, records in self.records.items()
+            for record in records
+        ]
+        return sorted(found, key=lambda entry: entry.time_ns)
+
     def _fold(self, header: FileHeader, at: float, event: ev.AnyEvent) -> None:
         seq = self._seq[header.stream] = self._seq.get(header.stream, 0) + 1
         self.headers[header.stream] = header
@@ -117,10 +146,40 @@ class RecordedJob:
             self.say(rank, at, started)
 
     def begin(self, rank: int, step: int, name: str, at: float, **more: object) -> None:
-        kinds = {"from_pretrained": "load", "init_process_group": "init", "initialize": "init"}
+        kinds = {name: "load" for name in LOAD_STEPS}
+        kinds |= {"init_process_group": "init", "initialize": "init"}
         kind = kinds.get(name, "group")
         started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind], **more)  # type: ignore[arg-type]
         self.say(rank, at, started)
+
+    def load(
+        self, rank: int, at: float, *, step: int = 50, call: str = "from_pretrained",
+        checkpoint: str = "/models/llama", **asked: object,
+    ) -> None:  # fmt: skip
+        """A rank begins to load a model; its phases are steps from `step` + 1 on."""
+        if self.key(rank) not in self.state.processes:
+            self.start(rank)
+        self.begin(rank, step, call, at, label=checkpoint)
+        arguments = LoadArguments(checkpoint=checkpoint, **asked)  # type: ignore[arg-type]
+        self.say(rank, at, ev.LoadPlanned(step=step, arguments=arguments))
+
+    def phase(
+        self, rank: int, step: int, name: str, at: float, until: float | None = None, *,
+        parent: int = 50, error: str | None = None, **more: object,
+    ) -> None:  # fmt: skip
+        """A part of a load; under way where it has no end."""
+        started = ev.StepStarted(step=step, name=name, parent=parent, **more)  # type: ignore[arg-type]
+        self.say(rank, at, started)
+        if until is not None:
+            self.say(rank, until, ev.StepEnded(step=step, error=error))
+
+    def place(self, rank: int, at: float, placement: Placement, *, step: int = 50) -> None:
+        """A load ends well."""
+        self.say(rank, at, ev.ModelPlaced(step=step, placement=placement))
+        self.say(rank, at, ev.StepEnded(step=step))
+
+    def outstanding(self, waiting: Waiting, what: str, since: float, **more: object) -> Outstanding:
+        return Outstanding(waiting=waiting, what=what, since_ns=int(since * SECOND), **more)  # type: ignore[arg-type]
 
     def plan(self, rank: int, at: float = 1.0, **given: object) -> None:
         """What a rank is about to initialize with; by default what its environment says."""
@@ -253,6 +312,7 @@ class RecordedJob:
         groups: dict[str, tuple[int, int, float]] | None = None,
         operations: tuple[ev.Operation, ...] = (),
         peers: tuple[ev.PeerProgress, ...] = (),
+        loads: tuple[LoadProgress, ...] = (),
     ) -> None:
         """A pulse: group name → (enqueued, completed, when that last changed)."""
         progress = tuple(
@@ -260,7 +320,11 @@ class RecordedJob:
             for n, (e, c, changed) in (groups or {}).items()
         )
         pulse = ev.Pulse(
-            beat=int(at * 2) + 1, beat_ns=int(at * SECOND), groups=progress, peers=peers
+            beat=int(at * 2) + 1,
+            beat_ns=int(at * SECOND),
+            groups=progress,
+            peers=peers,
+            loads=loads,
         )
         read = ev.PulseRead(process=self.key(rank), pulse=pulse, operations=operations)
         self.see(at, read, self.host(rank))

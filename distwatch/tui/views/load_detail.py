@@ -46,7 +46,7 @@ def _lines(group: LoadGroup) -> Iterable[Text]:
         yield Text(one_line(load.error), RED)
     yield from section("arguments", list(_arguments(load)))
     of = f", of the slowest: rank {load.global_rank}" if len(ranks) > 1 else ""
-    yield from section(f"phases{of}", [phase_cell(span) for span in spans_of(load)])
+    yield from section(f"phases{of}", [phase_cell(span, load.error) for span in spans_of(load)])
     yield from section("progress", list(_progress(load)))
     yield from section("waits in", [wait_cell(load, one, _WIDE) for one in load.outstanding])
     if load.placement is not None:
@@ -71,7 +71,7 @@ def _arguments(load: LoadStanding) -> Iterable[Text]:
 def _progress(load: LoadStanding) -> Iterable[Text]:
     if load.total:
         yield files_cell(load, _WIDE)
-    if load.parameters or load.parameters_total or load.bytes or load.bytes_per_s is not None:
+    if load.parameters_total or load.bytes:
         yield tensors_cell(load, _WIDE)
 
 

@@ -19,6 +19,7 @@ from distwatch.tui.load_cells import (
     leaked_cell,
     model_cell,
     offload_cell,
+    one_line,
     outcome_cell,
     phases_cell,
     tensors_cell,
@@ -89,6 +90,9 @@ def _parts(group: LoadGroup, culprits: frozenset[int]) -> list[Callable[[int], T
     """What draws each line of a block."""
     load = group.load
     parts: list[Callable[[int], Text]] = [partial(_title, group, culprits)]
+    if load.error:
+        error = Text(one_line(load.error), RED)
+        parts.append(_labelled("error", partial(fit, error), RED))
     if load.phases:
         parts.append(_labelled("time", partial(timeline_cell, load)))
         parts.append(_labelled("", partial(phases_cell, load)))
@@ -119,18 +123,18 @@ def _title(group: LoadGroup, culprits: frozenset[int], width: int) -> Text:
     load, ranks = group.load, group.global_ranks
     blamed = not culprits.isdisjoint(ranks)
     who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {format_ranks(ranks)}"
+    name = Text(who, f"bold {RED}" if blamed else STRONG)
+    name.truncate(max(20, width // 3), overflow="ellipsis")
     end = outcome_cell(group)
     left = Text.assemble(
-        (f"{CULPRIT} " if blamed else "", RED), (who, f"bold {RED}" if blamed else STRONG), "  ",
-        (load.call, BLUE), "  ", load.arguments.checkpoint,
+        (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  ",
+        load.arguments.checkpoint,
     )  # fmt: skip
     room = width - end.cell_len - 2
     return fit(Text.assemble(fit(left, room), "  ", end) if room >= 20 else left, width)
 
 
-def _labelled(
-    label: str, cell: Callable[[int], Text], style: str = MUTED
-) -> Callable[[int], Text]:
+def _labelled(label: str, cell: Callable[[int], Text], style: str = MUTED) -> Callable[[int], Text]:
     def draw(width: int) -> Text:
         room = max(8, width - _LABEL - 2)
         return fit(Text.assemble((f"  {label:<{_LABEL}}", style), cell(room)), width)
