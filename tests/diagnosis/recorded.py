@@ -146,7 +146,7 @@ class RecordedJob:
             self.say(rank, at, started)
 
     def begin(self, rank: int, step: int, name: str, at: float, **more: object) -> None:
-        kinds = {name: "load" for name in LOAD_STEPS}
+        kinds = dict.fromkeys(LOAD_STEPS, "load")
         kinds |= {"init_process_group": "init", "initialize": "init"}
         kind = kinds.get(name, "group")
         started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind], **more)  # type: ignore[arg-type]
