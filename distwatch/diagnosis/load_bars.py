@@ -191,6 +191,12 @@ def device_pieces(bar: DeviceBar, largest: int, cells: int) -> list[Piece]:
     return [*pieces, Piece(text=more, place=-1)] if more else pieces
 
 
+def module_label(name: str) -> str:
+    """What of a module's name tells it from its neighbours: `layers.0-15`, `embed_tokens`."""
+    *above, last = (name or "whole model").split(".")
+    return f"{above[-1]}.{last}" if above and last[:1].isdigit() else last
+
+
 def _short(name: str, room: int) -> str:
     """The end of a module's name says most: `model.layers.0-15`, `layers.0-15`, `0-15`."""
     while len(name) > room and "." in name:

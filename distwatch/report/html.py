@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import jinja2
 
-from distwatch.diagnosis.load_bars import device_bars, spans_of
+from distwatch.diagnosis.load_bars import device_bars, module_label, spans_of
 from distwatch.diagnosis.load_groups import group_loads
 from distwatch.report import model_text
 from distwatch.report.document import Report
@@ -27,6 +27,7 @@ _LOAD_FILTERS = {
     "offload_text": model_text.offload_text,
     "leaked_text": model_text.leaked_text,
     "device_bars": device_bars,
+    "module_label": module_label,
     "size": model_text.size_text,
 }
 

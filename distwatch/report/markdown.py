@@ -20,7 +20,7 @@ _MARKS = {"hang": "🔴 hang", "crash": "💥 crash", "warning": "🟡 warning",
 
 def render_markdown(report: Report) -> str:
     """The whole report in fewer than LIMIT characters; what was cut is said where it was."""
-    shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "models": 128, "evidence": 40}
+    shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "models": 32, "evidence": 40}
     while True:
         text = "\n".join(_render(report, shares)) + "\n"
         if len(text) < LIMIT:

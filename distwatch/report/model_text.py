@@ -30,7 +30,7 @@ def load_lines(group: LoadGroup) -> Iterable[str]:
     if load.phases:
         spans = spans_of(load)
         bar = "".join(piece.text for piece in timeline_pieces(spans, CELLS - 1))
-        yield _labelled("time", f"{bar}{'▸' if load.under_way else '✗' if load.cut_off else '│'}")
+        yield _labelled("phases", f"{bar}{'▸' if load.under_way else '✗' if load.cut_off else '│'}")
         yield _labelled("", " · ".join(span_text(span, load) for span in shown_spans(load)))
     if not load.ended or load.error:
         yield from (_labelled(name, text) for name, text in progress(load))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from distwatch.diagnosis.load_bars import (
@@ -9,6 +11,7 @@ from distwatch.diagnosis.load_bars import (
     device_bars,
     device_pieces,
     divide,
+    module_label,
     spans_of,
     timeline_pieces,
 )
@@ -103,7 +106,7 @@ def test_spans_fill_the_whole_time_without_overlaps(loads: dict[int, LoadStandin
         spans = spans_of(load)
         assert spans[0].began_s == 0.0
         assert spans[-1].ended_s == load.took_s
-        for one, following in zip(spans, spans[1:], strict=False):
+        for one, following in itertools.pairwise(spans):
             assert one.ended_s == following.began_s
     assert [span.name for span in spans_of(loads[0])] == ["config", "files", "", "model", "shards"]
     assert spans_of(loads[0])[-1].under_way
@@ -182,9 +185,7 @@ def test_devices_come_before_what_is_offloaded_and_what_lies_nowhere() -> None:
 
 def test_device_bars_are_to_scale_with_the_fullest_device() -> None:
     bars = device_bars(spread_placement())
-    drawn = [
-        "".join(piece.text for piece in device_pieces(bar, bars[0].bytes, 48)) for bar in bars
-    ]
+    drawn = ["".join(piece.text for piece in device_pieces(bar, bars[0].bytes, 48)) for bar in bars]
     assert drawn[0] == "│embed_…│model.layers.0-9───────────────────────"
     assert [len(text) for text in drawn] == [48, 24, 6, 6, 8]
     assert drawn[1] == "│model.layers.10-15───│n"
@@ -202,3 +203,16 @@ def test_modules_without_room_are_counted() -> None:
     assert sum(len(piece.text) for piece in pieces) == 30
     kept = [piece for piece in pieces if piece.place >= 0]
     assert pieces[-1].text == f"│+{40 - len(kept)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("", "whole model"),
+        ("model.embed_tokens", "embed_tokens"),
+        ("model.layers.0-15", "layers.0-15"),
+        ("7", "7"),
+    ],
+)
+def test_a_modules_label_is_the_end_of_its_name(name: str, label: str) -> None:
+    assert module_label(name) == label

@@ -183,7 +183,9 @@ def test_every_line_opens_a_detail_that_tells_all(picture: Picture) -> None:
 def test_a_map_longer_than_what_was_kept_says_so() -> None:
     job = RecordedJob(1)
     job.load(0, 1.0)
-    job.place(0, 2.0, Placement(model_class="M", modules_left_out=40, leaked=("a",), leaked_count=9))
+    job.place(
+        0, 2.0, Placement(model_class="M", modules_left_out=40, leaked=("a",), leaked_count=9)
+    )
     picture = take_picture(job.state, "r")
     assert "longer by 40" in detail(picture, "load:0:50").plain
     assert "9 parameters lie nowhere: a, …" in block(picture, "load:0:50")

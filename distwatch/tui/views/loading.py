@@ -94,7 +94,7 @@ def _parts(group: LoadGroup, culprits: frozenset[int]) -> list[Callable[[int], T
         error = Text(one_line(load.error), RED)
         parts.append(_labelled("error", partial(fit, error), RED))
     if load.phases:
-        parts.append(_labelled("time", partial(timeline_cell, load)))
+        parts.append(_labelled("phases", partial(timeline_cell, load)))
         parts.append(_labelled("", partial(phases_cell, load)))
     if load.total and not (load.ended and not load.error):
         parts.append(_labelled("files", partial(files_cell, load)))
