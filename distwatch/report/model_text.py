@@ -89,11 +89,11 @@ def progress(load: LoadStanding) -> Iterable[tuple[str, str]]:
 
 
 def wait_text(load: LoadStanding, one: Outstanding) -> str:
-    """`a request for 42.0 s, attempt 3: HEAD http://…, before: TimeoutError`."""
+    """`a request for 42.0 s, attempt 3 after TimeoutError: HEAD http://…`."""
     kind = "a lock file" if one.waiting == "lock" else f"a {one.waiting}"
     again = f", attempt {one.attempts}" if one.attempts > 1 else ""
-    before = f", before: {one.last_error}" if one.last_error else ""
-    return f"{kind} for {load.waited_s(one):.1f} s{again}: {one.what}{before}"
+    after = f" after {one.last_error}" if one.last_error else ""
+    return f"{kind} for {load.waited_s(one):.1f} s{again}{after}: {one.what}"
 
 
 def size_text(count: int | None) -> str:

@@ -121,7 +121,7 @@ def bar_cell(share: float | None, width: int) -> Text:
 
 
 def wait_cell(load: LoadStanding, outstanding: Outstanding, width: int) -> Text:
-    """`a request for 42 s, attempt 3, before: TimeoutError  HEAD http://…`"""
+    """`a request for 42 s, attempt 3 after TimeoutError  HEAD http://…`"""
     waited = load.waited_s(outstanding)
     text = Text.assemble(
         (_WAITING[outstanding.waiting], STRONG),
@@ -129,10 +129,12 @@ def wait_cell(load: LoadStanding, outstanding: Outstanding, width: int) -> Text:
     )
     if outstanding.attempts > 1:
         text.append(f", attempt {outstanding.attempts}", YELLOW)
-    text.append(f"  {one_line(outstanding.what)}")
     if outstanding.last_error:
-        text.append(f"  before: {one_line(outstanding.last_error)}", RED)
-    return text
+        # The error says more than the end of an address, and both must fit.
+        error = Text(one_line(outstanding.last_error), RED)
+        error.truncate(max(16, width // 3), overflow="ellipsis")
+        text.append(" after ").append_text(error)
+    return text.append(f"  {one_line(outstanding.what)}")
 
 
 def model_cell(placement: Placement, width: int) -> Text:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from distwatch.diagnosis import diagnose
@@ -11,14 +9,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import Identity
-from distwatch.state.loads import (
-    LOAD_STEPS,
-    LoadArguments,
-    LoadProgress,
-    Outstanding,
-    Placement,
-    Waiting,
-)
+from distwatch.state.loads import LOAD_STEPS, LoadProgress
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 
@@ -40,15 +31,6 @@ WAITING = (
         3000,
     ),
 )
-
-
-class Entry(NamedTuple):
-    """One record of one stream."""
-
-    header: FileHeader
-    seq: int
-    time_ns: int
-    event: ev.AnyEvent
 
 
 class RecordedJob:
@@ -103,16 +85,6 @@ class RecordedJob:
         )
         self._fold(observer, at, event)
 
-    @property
-    def entries(self) -> list[Entry]:
-        """All records in order of time."""
-        found = [
-            Entry(self.headers[stream], *record)
-            for stream, records in self.records.items()
-            for record in records
-        ]
-        return sorted(found, key=lambda entry: entry.time_ns)
-
     def _fold(self, header: FileHeader, at: float, event: ev.AnyEvent) -> None:
         seq = self._seq[header.stream] = self._seq.get(header.stream, 0) + 1
         self.headers[header.stream] = header
@@ -151,35 +123,6 @@ class RecordedJob:
         kind = kinds.get(name, "group")
         started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind], **more)  # type: ignore[arg-type]
         self.say(rank, at, started)
-
-    def load(
-        self, rank: int, at: float, *, step: int = 50, call: str = "from_pretrained",
-        checkpoint: str = "/models/llama", **asked: object,
-    ) -> None:  # fmt: skip
-        """A rank begins to load a model; its phases are steps from `step` + 1 on."""
-        if self.key(rank) not in self.state.processes:
-            self.start(rank)
-        self.begin(rank, step, call, at, label=checkpoint)
-        arguments = LoadArguments(checkpoint=checkpoint, **asked)  # type: ignore[arg-type]
-        self.say(rank, at, ev.LoadPlanned(step=step, arguments=arguments))
-
-    def phase(
-        self, rank: int, step: int, name: str, at: float, until: float | None = None, *,
-        parent: int = 50, error: str | None = None, **more: object,
-    ) -> None:  # fmt: skip
-        """A part of a load; under way where it has no end."""
-        started = ev.StepStarted(step=step, name=name, parent=parent, **more)  # type: ignore[arg-type]
-        self.say(rank, at, started)
-        if until is not None:
-            self.say(rank, until, ev.StepEnded(step=step, error=error))
-
-    def place(self, rank: int, at: float, placement: Placement, *, step: int = 50) -> None:
-        """A load ends well."""
-        self.say(rank, at, ev.ModelPlaced(step=step, placement=placement))
-        self.say(rank, at, ev.StepEnded(step=step))
-
-    def outstanding(self, waiting: Waiting, what: str, since: float, **more: object) -> Outstanding:
-        return Outstanding(waiting=waiting, what=what, since_ns=int(since * SECOND), **more)  # type: ignore[arg-type]
 
     def plan(self, rank: int, at: float = 1.0, **given: object) -> None:
         """What a rank is about to initialize with; by default what its environment says."""

@@ -1,13 +1,76 @@
-"""A recorded job of eight ranks whose model loads stand as differently as they can."""
+"""Recorded jobs that load models, told event by event as `recorded.py` tells the others."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from distwatch.state import events as ev
-from distwatch.state.loads import DeviceBytes, LoadProgress, ModuleDevice, Placement
-from tests.diagnosis.recorded import RecordedJob
+from distwatch.state.frames import FileHeader
+from distwatch.state.loads import (
+    DeviceBytes,
+    LoadArguments,
+    LoadProgress,
+    ModuleDevice,
+    Outstanding,
+    Placement,
+    Waiting,
+)
+from tests.diagnosis.recorded import SECOND, RecordedJob
 
 GIB = 1 << 30
 FILE = "model-00003-of-00007.safetensors"
+
+
+class Entry(NamedTuple):
+    """One record of one stream."""
+
+    header: FileHeader
+    seq: int
+    time_ns: int
+    event: ev.AnyEvent
+
+
+class LoadingJob(RecordedJob):
+    """A recorded job whose ranks load models."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All records in order of time."""
+        found = [
+            Entry(self.headers[stream], *record)
+            for stream, records in self.records.items()
+            for record in records
+        ]
+        return sorted(found, key=lambda entry: entry.time_ns)
+
+    def load(
+        self, rank: int, at: float, *, step: int = 50, call: str = "from_pretrained",
+        checkpoint: str = "/models/llama", **asked: object,
+    ) -> None:  # fmt: skip
+        """A rank begins to load a model; its phases are steps from `step` + 1 on."""
+        if self.key(rank) not in self.state.processes:
+            self.start(rank)
+        self.begin(rank, step, call, at, label=checkpoint)
+        arguments = LoadArguments(checkpoint=checkpoint, **asked)  # type: ignore[arg-type]
+        self.say(rank, at, ev.LoadPlanned(step=step, arguments=arguments))
+
+    def phase(
+        self, rank: int, step: int, name: str, at: float, until: float | None = None, *,
+        parent: int = 50, error: str | None = None, **more: object,
+    ) -> None:  # fmt: skip
+        """A part of a load; under way where it has no end."""
+        started = ev.StepStarted(step=step, name=name, parent=parent, **more)  # type: ignore[arg-type]
+        self.say(rank, at, started)
+        if until is not None:
+            self.say(rank, until, ev.StepEnded(step=step, error=error))
+
+    def place(self, rank: int, at: float, placement: Placement, *, step: int = 50) -> None:
+        """A load ends well."""
+        self.say(rank, at, ev.ModelPlaced(step=step, placement=placement))
+        self.say(rank, at, ev.StepEnded(step=step))
+
+    def outstanding(self, waiting: Waiting, what: str, since: float, **more: object) -> Outstanding:
+        return Outstanding(waiting=waiting, what=what, since_ns=int(since * SECOND), **more)  # type: ignore[arg-type]
 
 
 def placement_on(device: str) -> Placement:
@@ -54,9 +117,9 @@ def spread_placement() -> Placement:
     )
 
 
-def loading_job() -> RecordedJob:
+def loading_job() -> LoadingJob:
     """0 waits for a file, 1 for the hub, 2 moves, 3 to 5 are loaded, 6 has failed, 7 is spread."""
-    job = RecordedJob(8)
+    job = LoadingJob(8)
     _reads_a_file(job, 0)
     _asks_the_hub(job, 1)
     _moves(job, 2)
@@ -73,14 +136,14 @@ def loading_job() -> RecordedJob:
     return job
 
 
-def _begin_shards(job: RecordedJob, rank: int) -> None:
+def _begin_shards(job: LoadingJob, rank: int) -> None:
     job.load(rank, 2.0)
     job.phase(rank, 51, "config", 2.0, 2.2)
     job.phase(rank, 52, "files", 2.2, 3.0)
     job.phase(rank, 53, "model", 6.0, 9.0)
 
 
-def _reads_a_file(job: RecordedJob, rank: int) -> None:
+def _reads_a_file(job: LoadingJob, rank: int) -> None:
     _begin_shards(job, rank)
     job.phase(rank, 54, "shards", 9.0, total=7)
     said = ev.StepProgressed(
@@ -96,7 +159,7 @@ def _reads_a_file(job: RecordedJob, rank: int) -> None:
     job.pulse(rank, at=59.5, loads=(told,))
 
 
-def _asks_the_hub(job: RecordedJob, rank: int) -> None:
+def _asks_the_hub(job: LoadingJob, rank: int) -> None:
     job.load(rank, 2.0, checkpoint="org/model")
     job.phase(rank, 51, "config", 2.0)
     head = job.outstanding(
@@ -108,7 +171,7 @@ def _asks_the_hub(job: RecordedJob, rank: int) -> None:
     job.pulse(rank, at=59.5, loads=(told,))
 
 
-def _moves(job: RecordedJob, rank: int) -> None:
+def _moves(job: LoadingJob, rank: int) -> None:
     _begin_shards(job, rank)
     job.phase(rank, 54, "shards", 9.0, total=7)
     said = ev.StepProgressed(step=54, done=6, total=7, label="model-00006-of-00007.safetensors")
@@ -120,14 +183,14 @@ def _moves(job: RecordedJob, rank: int) -> None:
     job.pulse(rank, at=59.5, loads=(told,))
 
 
-def _loads(job: RecordedJob, rank: int, until: float) -> None:
+def _loads(job: LoadingJob, rank: int, until: float) -> None:
     _begin_shards(job, rank)
     job.phase(rank, 54, "shards", 9.0, until - 1.0, total=7)
     job.phase(rank, 55, "generation config", until - 1.0, until)
     job.place(rank, until, placement_on("cpu"))
 
 
-def _fails(job: RecordedJob, rank: int) -> None:
+def _fails(job: LoadingJob, rank: int) -> None:
     _begin_shards(job, rank)
     error = "SafetensorError: incomplete metadata, file not fully covered"
     job.phase(rank, 54, "shards", 9.0, total=7)
@@ -138,9 +201,9 @@ def _fails(job: RecordedJob, rank: int) -> None:
     job.say(rank, 12.5, ev.StepEnded(step=50, error=error))
 
 
-def many_loads(world: int, ended: int) -> RecordedJob:
+def many_loads(world: int, ended: int) -> LoadingJob:
     """A large job: the first ranks have ended, the others are at their shards."""
-    job = RecordedJob(world)
+    job = LoadingJob(world)
     for rank in range(world):
         if rank < ended:
             _loads(job, rank, 20.0)

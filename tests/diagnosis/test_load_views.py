@@ -18,8 +18,13 @@ from distwatch.diagnosis.load_bars import (
 from distwatch.diagnosis.load_groups import LoadGroup, group_loads
 from distwatch.diagnosis.loads import LoadStanding, loads_of
 from distwatch.state.loads import DeviceBytes, ModuleDevice, Placement
-from tests.diagnosis.recorded import RecordedJob
-from tests.diagnosis.recorded_loads import FILE, loading_job, many_loads, spread_placement
+from tests.diagnosis.recorded_loads import (
+    FILE,
+    LoadingJob,
+    loading_job,
+    many_loads,
+    spread_placement,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def loads() -> dict[int, LoadStanding]:
     return {load.global_rank: load for load in loads_of(loading_job().state)}
 
 
-def grouped(job: RecordedJob) -> list[LoadGroup]:
+def grouped(job: LoadingJob) -> list[LoadGroup]:
     return group_loads(loads_of(job.state))
 
 
@@ -43,7 +48,7 @@ def test_ended_loads_that_came_out_alike_are_told_by_the_slowest() -> None:
 
 
 def test_the_same_load_made_twice_by_one_rank_is_two_loads() -> None:
-    job = RecordedJob(2)
+    job = LoadingJob(2)
     for rank in (0, 1):
         job.load(rank, 1.0)
         job.place(rank, 2.0, spread_placement())
@@ -55,7 +60,7 @@ def test_the_same_load_made_twice_by_one_rank_is_two_loads() -> None:
 
 
 def test_loads_of_other_arguments_or_other_devices_are_not_alike() -> None:
-    job = RecordedJob(3)
+    job = LoadingJob(3)
     for rank in range(3):
         job.load(rank, 1.0, dtype="float32" if rank == 1 else "")
         device = "cuda:1" if rank == 2 else "cuda:0"

@@ -14,8 +14,7 @@ from distwatch.report.markdown import LIMIT, render_markdown
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadProgress
 from distwatch.state.model import RunState
-from tests.diagnosis.recorded import RecordedJob
-from tests.diagnosis.recorded_loads import FILE, GIB, loading_job, many_loads
+from tests.diagnosis.recorded_loads import FILE, GIB, LoadingJob, loading_job, many_loads
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz0123"
 
@@ -79,7 +78,9 @@ def test_markdown_draws_each_load_in_a_code_block(told: dict[str, str]) -> None:
     assert f"  files    3 of 7 {FILE}" in text
     assert "  tensors  120 of 291 · 6.0 GiB of 16.0 GiB · 0 B/s" in text
     assert f"  waits in a file for 42.0 s: /models/llama/{FILE}" in text
-    assert "a request for 18.0 s, attempt 3: HEAD https://hub.example" in text
+    assert (
+        "a request for 18.0 s, attempt 3 after ConnectTimeout: timed out: HEAD https://hub." in text
+    )
     assert "rank 6  from_pretrained /models/llama: failed after 10.5 s" in text
     assert "  error    SafetensorError: incomplete metadata" in text
     assert "ranks 3-5  from_pretrained /models/llama: loaded in 21.0 to 23.0 s" in text
@@ -114,7 +115,7 @@ def test_html_draws_phases_and_devices_to_scale(told: dict[str, str]) -> None:
 
 
 def test_what_no_pulse_said_is_not_a_zero() -> None:
-    job = RecordedJob(1)
+    job = LoadingJob(1)
     job.load(0, 1.0)
     job.phase(0, 51, "shards", 2.0)
     job.say(0, 3.0, ev.StepProgressed(step=51, done=1, parameters=3, bytes=1024))
@@ -126,7 +127,7 @@ def test_what_no_pulse_said_is_not_a_zero() -> None:
 
 @pytest.mark.parametrize("kind", ["json", "md", "html"])
 def test_no_secret_of_a_load_is_in_any_format(kind: str) -> None:
-    job = RecordedJob(2)
+    job = LoadingJob(2)
     for rank in (0, 1):
         job.load(
             rank, 1.0, checkpoint=f"https://user:{SECRET}@hub/m", quantization=f"token {SECRET}"
@@ -145,7 +146,7 @@ def test_no_secret_of_a_load_is_in_any_format(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["md", "html"])
 def test_the_names_of_a_load_cannot_break_out(kind: str) -> None:
-    job = RecordedJob(1)
+    job = LoadingJob(1)
     job.load(0, 1.0, checkpoint="```\n<script>alert(1)</script>")
     job.phase(0, 51, "<script>```", 1.0, 2.0, error="```<script>\n```")
     text = formats(job.state)[kind]
@@ -164,7 +165,7 @@ def test_a_large_job_stays_within_bounds_and_counts_what_it_leaves_out() -> None
 
 
 def test_a_run_without_loads_has_no_section_of_models() -> None:
-    job = RecordedJob(1)
+    job = LoadingJob(1)
     job.initialize(0)
     texts = formats(job.state)
     assert models_of(texts["json"]) == []

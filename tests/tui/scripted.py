@@ -279,7 +279,7 @@ def large_job(world: int) -> Script:
 
 
 class Records(Protocol):
-    """What a source is made from: a script of this file, or a `RecordedJob`."""
+    """What a source is made from: a script of this file, or a `LoadingJob`."""
 
     @property
     def entries(self) -> Sequence[Record]: ...

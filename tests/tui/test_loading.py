@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from distwatch.diagnosis.load_groups import LoadGroup
 from distwatch.diagnosis.loads import LoadStanding
 from distwatch.state import events as ev
+from distwatch.state.finding import Finding
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 from distwatch.tui import load_cells
 from distwatch.tui.filters import parse_filter
@@ -15,8 +17,7 @@ from distwatch.tui.picture import Picture, freeze, take_picture
 from distwatch.tui.views import loading
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of, visible
-from tests.diagnosis.recorded import RecordedJob
-from tests.diagnosis.recorded_loads import loading_job, many_loads, spread_placement
+from tests.diagnosis.recorded_loads import LoadingJob, loading_job, many_loads, spread_placement
 from tests.tui.driving import watching
 from tests.tui.scripted import hung_job, state_of
 
@@ -25,7 +26,11 @@ STILL = loading.FIRST_ORDER
 
 @pytest.fixture(scope="module")
 def picture() -> Picture:
-    return take_picture(loading_job().state, "loads")
+    blamed = Finding(
+        code="load.stalled", severity="hang", culprit_ranks=(0,), summary="s", advice="a", confidence=1.0
+    )  # fmt: skip
+    picture = take_picture(loading_job().state, "loads")
+    return msgspec.structs.replace(picture, findings=(blamed,))
 
 
 def block(picture: Picture, subject: str, width: int = 118) -> str:
@@ -104,8 +109,10 @@ def test_a_load_at_the_hub_shows_attempts_and_what_the_last_one_ended_with(
 ) -> None:
     shown = block(picture, "load:1:50", 160)
     assert "  waits in a lock file for 30 s  /hub/.locks/models--org--model/5f.lock" in shown
-    assert "a request for 18 s, attempt 3  HEAD https://hub.example/org/model" in shown
-    assert "before: ConnectTimeout: timed out" in shown
+    asks = (
+        "a request for 18 s, attempt 3 after ConnectTimeout: timed out  HEAD https://hub.example/"
+    )
+    assert asks in shown
 
 
 def test_a_failed_load_shows_its_error_and_the_phase_it_was_in(picture: Picture) -> None:
@@ -163,7 +170,7 @@ def test_a_filter_by_words_keeps_whole_blocks_and_by_ranks_those_of_them(picture
     lines = loading.lines(picture, STILL)
     found = visible(lines, parse_filter("5f.lock"), picture)
     assert [subject_of(line.key) for line in found] == ["load:1:50"] * len(found)
-    assert found[0].draw(100).plain.startswith("▶ rank 1")
+    assert found[0].draw(100).plain.startswith("rank 1")
     of_four = visible(lines, parse_filter("rank=4"), picture)
     assert {subject_of(line.key) for line in of_four} == {"load:3:50"}
     assert visible(lines, parse_filter("no-such-word"), picture) == []
@@ -176,12 +183,12 @@ def test_every_line_opens_a_detail_that_tells_all(picture: Picture) -> None:
     for part in ("device_map      auto", "10.0 GiB  model.layers.0-9", "ram: 1.0 GiB, 9 tensors"):
         assert part in spread, part
     assert "phases, of the slowest: rank 5" in detail(picture, "load:3:50").plain
-    assert "before: ConnectTimeout: timed out" in detail(picture, "load:1:50").plain
+    assert "attempt 3 after ConnectTimeout: timed out" in detail(picture, "load:1:50").plain
     assert "no longer in the run's state" in detail(picture, "load:7:99").plain
 
 
 def test_a_map_longer_than_what_was_kept_says_so() -> None:
-    job = RecordedJob(1)
+    job = LoadingJob(1)
     job.load(0, 1.0)
     job.place(
         0, 2.0, Placement(model_class="M", modules_left_out=40, leaked=("a",), leaked_count=9)
@@ -192,7 +199,7 @@ def test_a_map_longer_than_what_was_kept_says_so() -> None:
 
 
 def test_a_frozen_picture_keeps_its_loads() -> None:
-    job = RecordedJob(1)
+    job = LoadingJob(1)
     job.load(0, 1.0)
     still = freeze(take_picture(job.state, "r"))
     job.place(0, 2.0, spread_placement())
@@ -201,7 +208,7 @@ def test_a_frozen_picture_keeps_its_loads() -> None:
 
 
 def test_text_of_several_lines_stays_on_its_line() -> None:
-    job = RecordedJob(1)
+    job = LoadingJob(1)
     job.load(0, 1.0)
     job.say(0, 2.0, ev.StepEnded(step=50, error="OSError: first\nsecond"))
     waits = job.outstanding("file", "/a\nb", 1.0, last_error="x\ny")
@@ -216,7 +223,7 @@ def test_half_a_thousand_loads_are_a_block_each_and_the_ended_are_one() -> None:
     lines = loading.lines(picture, STILL)
     assert len({subject_of(line.key) for line in lines}) == 257
     assert len(lines) < 2000
-    assert lines[0].draw(80).plain.split()[1:3] == ["rank", "256"]
+    assert lines[0].draw(80).plain.split("rank ")[1].startswith("256")
     assert "ranks 0-255" in lines[-6].draw(80).plain
 
 
@@ -246,7 +253,7 @@ async def test_without_colour_bars_and_marks_remain(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NO_COLOR", "1")
     async with watching(loading_job(), size=(80, 50)) as viewer:
         await viewer.press("7")
-        for part in ("│4 shards┄┄", "✗ failed", "model.layers.0-9", "▶ rank 1", "███"):
+        for part in ("│4 shards┄┄", "✗ failed", "model.layers.0-9", "▸", "███"):
             assert part in viewer.screen, part
 
 
