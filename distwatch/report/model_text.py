@@ -83,9 +83,11 @@ def progress(load: LoadStanding) -> Iterable[tuple[str, str]]:
         yield "files", f"{load.done} of {load.total}{file}"
     if load.parameters_total or load.bytes:
         total = "–" if load.parameters_total is None else load.parameters_total
+        counted = load.parameters_total or load.parameters
+        count = f"{load.parameters} of {total} · " if counted else ""
         speed = "–" if load.bytes_per_s is None else size_text(int(load.bytes_per_s))
         size = f"{size_text(load.bytes)} of {size_text(load.bytes_total)}"
-        yield "tensors", f"{load.parameters} of {total} · {size} · {speed}/s"
+        yield "tensors", f"{count}{size} · {speed}/s"
 
 
 def wait_text(load: LoadStanding, one: Outstanding) -> str:

@@ -15,7 +15,7 @@ from distwatch.diagnosis.load_bars import (
 from distwatch.diagnosis.load_groups import LoadGroup
 from distwatch.diagnosis.loads import LoadStanding
 from distwatch.state.loads import Outstanding, Placement
-from distwatch.tui.cells import count_of, dotted, format_age, format_bytes
+from distwatch.tui.cells import clip_middle, count_of, dotted, format_age, format_bytes
 from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, RED, STRONG, UNKNOWN, VIOLET, YELLOW
 
 _BAR = 24
@@ -98,13 +98,13 @@ def tensors_cell(load: LoadStanding, width: int) -> Text:
     """`███░░░ 120 of 723 · 12.1 GiB of 131 GiB · 1.2 GiB/s`"""
     if not load.parameters_total and not load.bytes:
         return Text("nothing to count yet", FAINT)
-    total = load.parameters_total
-    share = load.parameters / total if total else None
-    count = f"{load.parameters} of {UNKNOWN if total is None else total}"
-    speed = load.bytes_per_s
+    total, speed = load.parameters_total, load.bytes_per_s
+    parts = [Text(f"{format_bytes(load.bytes)} of {format_bytes(load.bytes_total)}")]
+    if total or load.parameters:  # files are fetched before there are any
+        parts.insert(0, Text(f"{load.parameters} of {UNKNOWN if total is None else total}"))
     rate = UNKNOWN if speed is None else f"{format_bytes(int(speed))}/s"
-    size = f"{format_bytes(load.bytes)} of {format_bytes(load.bytes_total)}"
-    told = dotted([Text(count), Text(size), Text(rate, YELLOW if speed == 0 else "")])
+    told = dotted([*parts, Text(rate, YELLOW if speed == 0 else "")])
+    share = load.share if total or load.bytes_total else None
     return Text.assemble(bar_cell(share, _bar_width(width)), " ", told)
 
 
@@ -134,7 +134,8 @@ def wait_cell(load: LoadStanding, outstanding: Outstanding, width: int) -> Text:
         error = Text(one_line(outstanding.last_error), RED)
         error.truncate(max(16, width // 3), overflow="ellipsis")
         text.append(" after ").append_text(error)
-    return text.append(f"  {one_line(outstanding.what)}")
+    room = max(16, width - text.cell_len - 2)
+    return text.append(f"  {clip_middle(one_line(outstanding.what), room)}")
 
 
 def model_cell(placement: Placement, width: int) -> Text:

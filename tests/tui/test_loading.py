@@ -9,7 +9,7 @@ from distwatch.diagnosis.load_groups import LoadGroup
 from distwatch.diagnosis.loads import LoadStanding
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
-from distwatch.state.loads import LoadArguments, LoadProgress, Placement
+from distwatch.state.loads import LoadArguments, LoadProgress, Outstanding, Placement
 from distwatch.tui import load_cells
 from distwatch.tui.filters import parse_filter
 from distwatch.tui.once import render_once
@@ -73,6 +73,38 @@ def test_what_no_pulse_said_is_not_a_zero() -> None:
     told = standing(parameters=3, parameters_total=12, bytes=1536, bytes_per_s=0.0)
     assert load_cells.tensors_cell(told, 60).plain.endswith("· 0 B/s")
     assert load_cells.tensors_cell(standing(), 60).plain == "nothing to count yet"
+
+
+def test_files_that_are_fetched_are_told_by_their_bytes() -> None:
+    load = standing(bytes=1 << 20, bytes_total=4 << 20, bytes_per_s=1024.0)
+    told = load_cells.tensors_cell(load, 60).plain
+    assert told == "███░░░░░░░░░ 1.0 MiB of 4.0 MiB · 1.0 KiB/s"
+    # How many files there are says nothing about how many bytes.
+    counted = standing(bytes=1 << 20, done=1, total=2)
+    assert load_cells.tensors_cell(counted, 60).plain.startswith("············ 1.0 MiB of –")
+
+
+def test_a_wait_keeps_both_ends_of_its_address_and_not_all_of_an_error() -> None:
+    waits = Outstanding(
+        waiting="request", what="GET https://hub.example/org/model/resolve/main/model-3.safetensors",
+        since_ns=0, attempts=2, last_error="ConnectTimeout: " + "very long " * 20,
+    )  # fmt: skip
+    told = load_cells.wait_cell(standing(now_ns=5_000_000_000), waits, 100).plain
+    assert told.startswith("a request for 5.0 s, attempt 2 after ConnectTimeout: very long")
+    assert "…  GET h" in told
+    assert told.endswith("model-3.safetensors")
+    assert len(told) <= 100
+
+
+def test_who_is_blamed_now_is_not_marked_at_a_load_that_it_came_through(picture: Picture) -> None:
+    job = loading_job()
+    job.load(3, 59.0, step=70)
+    blamed = msgspec.structs.replace(picture.findings[0], culprit_ranks=(3, 7))
+    shown = take_picture(job.state, "r")
+    shown = msgspec.structs.replace(shown, findings=(blamed,))
+    assert block(shown, "load:3:70").startswith("▶ rank 3 ")
+    assert block(shown, "load:3:50").startswith("ranks 3-5 ")
+    assert block(shown, "load:7:50").startswith("▶ rank 7 ")
 
 
 def test_a_bar_without_a_total_is_dots() -> None:

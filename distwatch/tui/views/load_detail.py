@@ -29,6 +29,7 @@ from distwatch.tui.views.loading import find_load
 from distwatch.tui.views.text import join_lines, section
 
 _WIDE = 120
+_UNCUT = 10_000
 
 
 def load_detail(picture: Picture, key: str) -> Text | None:
@@ -48,7 +49,7 @@ def _lines(group: LoadGroup) -> Iterable[Text]:
     of = f", of the slowest: rank {load.global_rank}" if len(ranks) > 1 else ""
     yield from section(f"phases{of}", [phase_cell(span, load.error) for span in spans_of(load)])
     yield from section("progress", list(_progress(load)))
-    yield from section("waits in", [wait_cell(load, one, _WIDE) for one in load.outstanding])
+    yield from section("waits in", [wait_cell(load, one, _UNCUT) for one in load.outstanding])
     if load.placement is not None:
         yield from _placed(load.placement)
 

@@ -12,7 +12,7 @@ from distwatch.diagnosis.load_bars import DeviceBar, device_bars
 from distwatch.diagnosis.load_groups import LoadGroup
 from distwatch.state.loads import Placement
 from distwatch.state.rank_sets import format_ranks
-from distwatch.tui.cells import dotted, fit
+from distwatch.tui.cells import clip_middle, dotted, fit
 from distwatch.tui.load_cells import (
     device_cell,
     files_cell,
@@ -61,12 +61,17 @@ def find_load(picture: Picture, key: str) -> LoadGroup | None:
 def lines(picture: Picture, order: Order) -> list[Line]:
     """A block a load under way; ended ones that are alike are one block of all their ranks."""
     found: list[Line] = []
+    loading = {
+        rank for group in picture.loads if group.load.under_way for rank in group.global_ranks
+    }
     groups = sorted(picture.loads, key=_SORTED_BY[order.column])
     for group in reversed(groups) if order.reverse else groups:
         key = load_key(group)
+        # Who is blamed now is blamed for the load that it is in, not for one that it came through.
+        blamed = picture.culprits - (frozenset() if group.load.under_way else loading)
         found += [
             Line(part_key(key, n) if n else key, draw, group.global_ranks, block=key)
-            for n, draw in enumerate(_parts(group, picture.culprits))
+            for n, draw in enumerate(_parts(group, not blamed.isdisjoint(group.global_ranks)))
         ]
     return found
 
@@ -86,10 +91,10 @@ def heading(picture: Picture, order: Order, width: int) -> Text:
     return fit(dotted([*parts, Text(f"{by[order.column]}{way}", FAINT)]), width)
 
 
-def _parts(group: LoadGroup, culprits: frozenset[int]) -> list[Callable[[int], Text]]:
+def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
     """What draws each line of a block."""
     load = group.load
-    parts: list[Callable[[int], Text]] = [partial(_title, group, culprits)]
+    parts: list[Callable[[int], Text]] = [partial(_title, group, blamed)]
     if load.error:
         error = Text(one_line(load.error), RED)
         parts.append(_labelled("error", partial(fit, error), RED))
@@ -119,18 +124,17 @@ def _placed(placement: Placement) -> list[Callable[[int], Text]]:
     return [*parts, *(_labelled("note", note) for note in notes)]
 
 
-def _title(group: LoadGroup, culprits: frozenset[int], width: int) -> Text:
+def _title(group: LoadGroup, blamed: bool, width: int) -> Text:
     load, ranks = group.load, group.global_ranks
-    blamed = not culprits.isdisjoint(ranks)
     who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {format_ranks(ranks)}"
     name = Text(who, f"bold {RED}" if blamed else STRONG)
     name.truncate(max(20, width // 3), overflow="ellipsis")
     end = outcome_cell(group)
     left = Text.assemble(
-        (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  ",
-        load.arguments.checkpoint,
-    )  # fmt: skip
+        (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  "
+    )
     room = width - end.cell_len - 2
+    left.append(clip_middle(load.arguments.checkpoint, max(12, room - left.cell_len)))
     return fit(Text.assemble(fit(left, room), "  ", end) if room >= 20 else left, width)
 
 
