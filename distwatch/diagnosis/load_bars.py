@@ -14,6 +14,10 @@ OFFLOADED = ("ram", "disk")
 NOWHERE = "meta"
 _GAP_CELLS = 2
 """Time between phases that would take less is not drawn."""
+_MODULE_CELLS = 2
+"""The fewest that show a module."""
+_COUNTED_FROM = 10
+"""Cells of a bar that has room to count the modules that it does not show."""
 _NUMBERED = re.compile(r"^(.*\.)?(\d+)$")
 
 
@@ -178,12 +182,15 @@ def device_pieces(bar: DeviceBar, largest: int, cells: int) -> list[Piece]:
     """
     width = max(min(cells, 6), round(cells * bar.bytes / largest)) if largest else cells
     modules = bar.modules
-    shown = sorted(range(len(modules)), key=lambda place: -modules[place].bytes)
-    kept = sorted(shown[: max(1, (width - 4) // 2)]) if 2 * len(shown) > width else sorted(shown)
+    by_size = sorted(range(len(modules)), key=lambda place: -modules[place].bytes)
+    room = width // _MODULE_CELLS
+    if len(modules) > room and width >= _COUNTED_FROM:
+        room = (width - len(f"│+{len(modules)}")) // _MODULE_CELLS
+    kept = sorted(by_size[:room])
     left = len(modules) - len(kept)
-    more = f"│+{left}"[:width] if left else ""
+    more = f"│+{left}" if left and width >= _COUNTED_FROM else ""
     sizes = [modules[place].bytes for place in kept]
-    widths = divide(sizes, width - len(more), [2] * len(kept))
+    widths = divide(sizes, width - len(more), [_MODULE_CELLS] * len(kept))
     pieces = [
         Piece(text=f"│{_short(modules[place].module or 'whole model', size - 1):─<{size - 1}}", place=place)
         for place, size in zip(kept, widths, strict=True)

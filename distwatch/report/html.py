@@ -22,6 +22,7 @@ _LOAD_FILTERS = {
     "shown_spans": model_text.shown_spans,
     "span_text": model_text.span_text,
     "progress": model_text.progress,
+    "waits_label": model_text.waits_label,
     "wait_text": model_text.wait_text,
     "model_text": model_text.model_text,
     "offload_text": model_text.offload_text,

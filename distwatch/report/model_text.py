@@ -35,7 +35,7 @@ def load_lines(group: LoadGroup) -> Iterable[str]:
     if not load.ended or load.error:
         yield from (_labelled(name, text) for name, text in progress(load))
     for one in load.outstanding:
-        yield _labelled("waits in", wait_text(load, one))
+        yield _labelled(waits_label(load), wait_text(load, one))
     if load.placement is not None:
         yield from _placed(load.placement)
 
@@ -56,7 +56,7 @@ def outcome(group: LoadGroup) -> str:
     if load.under_way:
         return f"moved {load.still_s:.1f} s ago, began {took} ago"
     if load.cut_off:
-        return f"its process ended after {took}"
+        return f"its process ended after {took}, moved {load.still_s:.1f} s before"
     if f"{group.quickest_s:.1f} s" != took:
         took = f"{group.quickest_s:.1f} to {took}"
     return f"failed after {took}" if load.error else f"loaded in {took}"
@@ -88,6 +88,10 @@ def progress(load: LoadStanding) -> Iterable[tuple[str, str]]:
         speed = "–" if load.bytes_per_s is None else size_text(int(load.bytes_per_s))
         size = f"{size_text(load.bytes)} of {size_text(load.bytes_total)}"
         yield "tensors", f"{count}{size} · {speed}/s"
+
+
+def waits_label(load: LoadStanding) -> str:
+    return "waits in" if load.under_way else "was in"
 
 
 def wait_text(load: LoadStanding, one: Outstanding) -> str:

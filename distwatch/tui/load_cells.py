@@ -35,7 +35,8 @@ def outcome_cell(group: LoadGroup) -> Text:
         moved = Text(f"moved {format_age(load.still_s)} ago", YELLOW if load.still_s > 10 else "")
         return Text.assemble(moved, (f", began {format_age(load.took_s)} ago", MUTED))
     if load.cut_off:
-        return Text(f"✗ its process ended after {format_age(load.took_s)}", RED)
+        end = f"✗ its process ended after {format_age(load.took_s)}"
+        return Text(f"{end}, moved {format_age(load.still_s)} before", RED)
     several = format_age(group.quickest_s) != format_age(load.took_s)
     took = f"{format_age(group.quickest_s)} to " if several else ""
     took += format_age(load.took_s)

@@ -196,6 +196,20 @@ def test_device_bars_are_to_scale_with_the_fullest_device() -> None:
     assert drawn[1] == "│model.layers.10-15───│n"
 
 
+@pytest.mark.parametrize("cells", [2, 4, 6, 9, 10, 11, 30, 79, 80, 200])
+def test_a_bar_of_many_modules_fills_its_cells_exactly(cells: int) -> None:
+    modules = tuple(
+        ModuleDevice(module=f"block{n}.weight", device="cpu", bytes=n % 3) for n in range(40)
+    )
+    placement = Placement(
+        model_class="M", modules=modules, devices=(DeviceBytes(device="cpu", parameters=39),)
+    )
+    (bar,) = device_bars(placement)
+    pieces = device_pieces(bar, 39, cells)
+    assert sum(len(piece.text) for piece in pieces) == cells
+    assert all(piece.text.startswith("│") and len(piece.text) > 1 for piece in pieces)
+
+
 def test_modules_without_room_are_counted() -> None:
     modules = tuple(
         ModuleDevice(module=f"block{n}.weight", device="cpu", bytes=1) for n in range(40)

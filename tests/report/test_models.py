@@ -114,6 +114,17 @@ def test_html_draws_phases_and_devices_to_scale(told: dict[str, str]) -> None:
     assert "1 parameter lies nowhere: lm_head.weight" in spread
 
 
+def test_a_load_that_was_cut_off_says_where_it_was() -> None:
+    job = loading_job()
+    job.exit(0, 61.0, signal=9)
+    job.tick(90.0)
+    texts = formats(job.state)
+    assert models_of(texts["json"])[0]["cut_off"] is True
+    for kind in ("md", "html"):
+        assert "its process ended after 59.0 s, moved 43.0 s before" in texts[kind]
+        assert "was in" in texts[kind]
+
+
 def test_what_no_pulse_said_is_not_a_zero() -> None:
     job = LoadingJob(1)
     job.load(0, 1.0)

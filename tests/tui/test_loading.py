@@ -53,7 +53,10 @@ def alone(load: LoadStanding, quickest_s: float | None = None) -> LoadGroup:
     ("load", "text"),
     [
         (standing(took_s=58, still_s=42), "moved 42 s ago, began 58 s ago"),
-        (standing(took_s=58, cut_off=True), "✗ its process ended after 58 s"),
+        (
+            standing(took_s=58, still_s=12, cut_off=True),
+            "✗ its process ended after 58 s, moved 12 s before",
+        ),
         (standing(took_s=58, ended=True), "✓ loaded in 58 s"),
         (standing(took_s=58, ended=True, error="OSError: no"), "✗ failed after 58 s"),
     ],
@@ -122,7 +125,8 @@ def test_the_end_of_a_timeline_tells_open_from_cut_off_from_ended(picture: Pictu
     job.exit(0, 61.0, signal=9)
     shown = block(take_picture(job.state, "r"), "load:0:50")
     assert shown.splitlines()[1].endswith("✗")
-    assert "its process ended after 59 s" in shown
+    assert "its process ended after 59 s, moved 43 s before" in shown
+    assert "  was in   a file for 43 s" in shown
 
 
 def test_a_load_that_waits_shows_phase_files_tensors_and_the_file(picture: Picture) -> None:

@@ -49,7 +49,8 @@ def _lines(group: LoadGroup) -> Iterable[Text]:
     of = f", of the slowest: rank {load.global_rank}" if len(ranks) > 1 else ""
     yield from section(f"phases{of}", [phase_cell(span, load.error) for span in spans_of(load)])
     yield from section("progress", list(_progress(load)))
-    yield from section("waits in", [wait_cell(load, one, _UNCUT) for one in load.outstanding])
+    wait = "waits in" if load.under_way else "was in"
+    yield from section(wait, [wait_cell(load, one, _UNCUT) for one in load.outstanding])
     if load.placement is not None:
         yield from _placed(load.placement)
 

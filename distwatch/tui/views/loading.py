@@ -105,7 +105,8 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
         parts.append(_labelled("files", partial(files_cell, load)))
     if load.under_way or load.cut_off:
         parts.append(_labelled("tensors", partial(tensors_cell, load)))
-    parts += [_labelled("waits in", partial(wait_cell, load, one)) for one in load.outstanding]
+    wait = "waits in" if load.under_way else "was in"
+    parts += [_labelled(wait, partial(wait_cell, load, one)) for one in load.outstanding]
     if load.placement is not None:
         parts += _placed(load.placement)
     return [*parts, lambda width: Text()]
