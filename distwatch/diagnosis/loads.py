@@ -75,7 +75,9 @@ class LoadStanding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """`shards 3 of 7 (model-00003-of-00007.safetensors)`."""
+        """`shards 3 of 7 (model-00003-of-00007.safetensors)`, `done`, `failed`."""
+        if self.ended:
+            return "failed" if self.error else "done"
         count = f" {self.done} of {self.total}" if self.total else ""
         file = f" ({self.file})" if self.file else ""
         return f"{self.phase or 'begins'}{count}{file}"

@@ -46,6 +46,7 @@ class Wait:
         """
         self.waiting = waiting
         self.what = what
+        self.thread = threading.get_ident()
         self.since_ns = time.monotonic_ns()
         self.attempts = 1
         self.last_error = ""
@@ -218,14 +219,22 @@ class Load:
             wait.last_error = redact_text(error_text(error) or "")[:200]
             self._waits[token] = wait
             return
+        if wait.waiting == "request" and self._resumes_download(wait):
+            return
         self._answers += 1
         if wait.waiting == "download":
             self._fetched += wait.size or wait.fetched()
         self._tell_fetching(wait.what, self._fetched)
 
+    def _resumes_download(self, request: Wait) -> bool:
+        """A body that stops is asked for again and again: only its bytes are progress."""
+        mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
+        return any(wait.waiting == "download" for wait in mine)
+
     def _tell_fetching(self, what: str, fetched: int) -> None:
         step = self._phases[-1][0] if self._phases else self.step
-        self.agent.progress_step(step, self._answers, label=what, bytes_done=fetched)
+        name = what.rpartition("/")[2]
+        self.agent.progress_step(step, self._answers, label=name, bytes_done=fetched)
 
     def _forget_failed(self, what: str) -> None:
         for token, earlier in list(self._waits.items()):
