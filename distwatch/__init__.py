@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         PlanInvalid,
     )
     from distwatch.integrations.world import World, initialize
+    from distwatch.loading import load
     from distwatch.preflight.environment import check
 
 __version__ = "0.1.0"
@@ -27,11 +28,13 @@ __all__ = [
     "World",
     "check",
     "initialize",
+    "load",
 ]
 _PLACES = {
     **dict.fromkeys(__all__[:6], "distwatch.errors"),
     **dict.fromkeys(("World", "initialize"), "distwatch.integrations.world"),
     "check": "distwatch.preflight.environment",
+    "load": "distwatch.loading",
 }
 
 

@@ -27,12 +27,18 @@ from distwatch.diagnosis.groups import GroupCallMissing
 from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
 from distwatch.diagnosis.iterations import CountUneven
+<<<<<<< HEAD
 from distwatch.diagnosis.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
 from distwatch.diagnosis.loading import LoadStalled
+=======
+from distwatch.diagnosis.layouts import LayoutsDiffer
+from distwatch.diagnosis.loading import GenerationConfigLost, LoadsStalled
+>>>>>>> 6f04ef0fb8b9cc80123e3a784f18bb233e92e114
 from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.network import NobodyMissing, Partition
 from distwatch.diagnosis.outside import MissingByStack
 from distwatch.diagnosis.p2p import Circles, PeerMissing
+from distwatch.diagnosis.placed_models import DeviceMapsConflict, MemoryExceeded, ModelsPlaced
 from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
@@ -63,7 +69,11 @@ CHECKS = (
     FrameworksDiffer(),
     GroupCallsDiffer(),
     GroupCallMissing(),
-    LoadStalled(),
+    LoadsStalled(),
+    GenerationConfigLost(),
+    ModelsPlaced(),
+    DeviceMapsConflict(),
+    MemoryExceeded(),
     RankFrozen(),
     Debugged(),
     HeldUp(),

@@ -41,6 +41,20 @@ def _progress(event: ev.StepProgressed) -> str:
     return f"step {event.step}: {event.done}{total} {event.label}".rstrip()
 
 
+def _device_map(event: ev.LoadPlanned) -> str:
+    return f", device_map {event.arguments.device_map}" if event.arguments.device_map else ""
+
+
+def _lock(event: ev.LockLooked) -> str:
+    if event.not_observed:
+        return f"{event.path}: not observed: {event.not_observed}"
+    holders = ", ".join(
+        f"pid {holder.pid}" if holder.pid else "a process out of sight" for holder in event.holders
+    )
+    held = f"held by {holders}" if holders else "held by nobody seen"
+    return f"{event.path}: {held if event.exists else 'is gone'}"
+
+
 def _exit(event: ev.ExitSeen) -> str:
     return f"{exit_text(event)}{'; ' + event.oom_killed if event.oom_killed else ''}"
 
@@ -90,6 +104,12 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.StepStarted: _step,
     ev.StepProgressed: _progress,
     ev.StepEnded: lambda e: f"step {e.step}" + (f" failed: {e.error}" if e.error else " done"),
+    ev.LoadPlanned: lambda e: f"step {e.step} loads {e.arguments.checkpoint}{_device_map(e)}",
+    ev.ModelPlaced: lambda e: (
+        f"step {e.step} placed {e.placement.model_class} on "
+        f"{', '.join(device.device for device in e.placement.devices) or 'no device'}"
+    ),
+    ev.LockLooked: _lock,
     ev.GroupCreated: _group,
     ev.GroupCalled: _called,
     ev.GroupDestroyed: lambda e: e.pg_name or "all groups",

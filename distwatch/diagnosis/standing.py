@@ -9,6 +9,7 @@ from distwatch.diagnosis.initializations import INIT_STEPS
 from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.signals import exit_text
+from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process, RunState, Step
 
 LETTERS = {
@@ -113,7 +114,7 @@ def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
         return "frozen", f"{_step_text(step) + ' · ' if step else ''}{held}", _beat_ns(process)
     if step is not None:
         outermost = process.open_steps()[0]
-        loading = outermost.name == "from_pretrained" and step.name not in INIT_STEPS
+        loading = outermost.name in LOAD_STEPS and step.name not in INIT_STEPS
         return "loading" if loading else "initializing", _step_text(step), step.moved_ns
     return _running_word(job, process)
 

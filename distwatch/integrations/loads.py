@@ -46,6 +46,7 @@ class Wait:
         """
         self.waiting = waiting
         self.what = what
+        self.thread = threading.get_ident()
         self.since_ns = time.monotonic_ns()
         self.attempts = 1
         self.last_error = ""
@@ -218,14 +219,22 @@ class Load:
             wait.last_error = redact_text(error_text(error) or "")[:200]
             self._waits[token] = wait
             return
+        if wait.waiting == "request" and self._resumes_download(wait):
+            return
         self._answers += 1
         if wait.waiting == "download":
             self._fetched += wait.size or wait.fetched()
         self._tell_fetching(wait.what, self._fetched)
 
+    def _resumes_download(self, request: Wait) -> bool:
+        """A body that stops is asked for again and again: only its bytes are progress."""
+        mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
+        return any(wait.waiting == "download" for wait in mine)
+
     def _tell_fetching(self, what: str, fetched: int) -> None:
         step = self._phases[-1][0] if self._phases else self.step
-        self.agent.progress_step(step, self._answers, label=what, bytes_done=fetched)
+        name = what.rpartition("/")[2]
+        self.agent.progress_step(step, self._answers, label=name, bytes_done=fetched)
 
     def _forget_failed(self, what: str) -> None:
         for token, earlier in list(self._waits.items()):
@@ -286,23 +295,27 @@ def current_load() -> Load | None:
     )
 
 
-def begin_load(name: str, arguments: LoadArguments, *, adopts: bool = False) -> Load | None:
+def begin_load(
+    name: str, arguments: LoadArguments, *, adopts: bool = False, deadline_s: float | None = None
+) -> Load | None:
     """A load begins in this thread; None where it is a part of the one under way, or nobody looks.
 
     Args:
         name: of the call, one of `LOAD_STEPS`.
         adopts: whether the next such call in this thread is a part of this one.
+        deadline_s: without progress; by default the setting for loads.
     """
     agent = running_agent()
     if agent is None:
         return None
     outer = next((load for load in reversed(list(_loads)) if load.is_mine), None)
     if outer is not None and outer.adopts:
-        outer.adopts = False
+        outer.adopts = adopts
         return None
     step = agent.begin_step(
         name,
-        deadline_kind="load",
+        deadline_kind="load" if deadline_s is None else None,
+        deadline_s=deadline_s,
         label=arguments.checkpoint,
         site=caller_site(folders_of(*LIBRARIES)),
     )
@@ -355,6 +368,10 @@ class Phase:
     def __init__(self, name: str) -> None:
         self._name = name
 
+    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """How many files it will read, where the arguments say so."""
+        return None
+
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
         if load is None or not load.is_mine:
@@ -363,7 +380,7 @@ class Phase:
         # names of two libraries.
         if (self._name == "tie" and load.is_building) or load.phase == self._name:
             return None
-        return load, load.begin_phase(self._name)
+        return load, load.begin_phase(self._name, total=self.files(args, kwargs))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is not None:
@@ -373,10 +390,6 @@ class Phase:
 
 class Counted(Phase):
     """A phase in which files are read and tensors are placed."""
-
-    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        """How many files it will read, where the arguments say so."""
-        return None
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token = super().before(args, kwargs)

@@ -5,5 +5,6 @@ One line here and one file beside it, of the same name. Imports nothing: every p
 
 TRIGGERS = {
     "megatron": "megatron.core.parallel_state",
+    "accelerate": "accelerate.parallelism_config",
 }
 """By the name in `distwatch.initialize(framework=…)`: the module that holds the parallel state."""

@@ -18,6 +18,7 @@ from distwatch.tui.views.events import find_entry
 from distwatch.tui.views.findings import finding_texts
 from distwatch.tui.views.groups import find_group, flight
 from distwatch.tui.views.line import subject_of
+from distwatch.tui.views.load_detail import load_detail
 from distwatch.tui.views.process_detail import process_detail, rank_detail
 from distwatch.tui.views.stacks import find_node
 from distwatch.tui.views.text import join_lines, section
@@ -120,4 +121,5 @@ _TELLERS: dict[str, Callable[[Picture, str], Text | None]] = {
     "event": _event,
     "finding": _finding,
     "host": _host,
+    "load": load_detail,
 }
