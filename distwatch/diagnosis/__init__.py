@@ -27,13 +27,8 @@ from distwatch.diagnosis.groups import GroupCallMissing
 from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
 from distwatch.diagnosis.iterations import CountUneven
-<<<<<<< HEAD
 from distwatch.diagnosis.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
-from distwatch.diagnosis.loading import LoadStalled
-=======
-from distwatch.diagnosis.layouts import LayoutsDiffer
 from distwatch.diagnosis.loading import GenerationConfigLost, LoadsStalled
->>>>>>> 6f04ef0fb8b9cc80123e3a784f18bb233e92e114
 from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.network import NobodyMissing, Partition
 from distwatch.diagnosis.outside import MissingByStack
