@@ -6,6 +6,7 @@ holds. A parameter on meta is offloaded where a hook of accelerate will fetch it
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -145,9 +146,14 @@ def _tensors(
 def _tensor(name: str, tensor: Any, offloaded: OffloadedWeights, *, is_buffer: bool) -> Tensor:
     # Of a sharded parameter (DTensor), this rank holds the local shard.
     held = getattr(tensor, "_local_tensor", tensor)
-    device = offloaded.locate(name) if held.is_meta else str(held.device)
-    dtype = str(held.dtype).removeprefix("torch.")
-    return Tensor(name, device, int(held.nbytes), dtype, is_buffer)
+    device = offloaded.locate(name) if held.is_meta else _named(held.device)
+    return Tensor(name, device, int(held.nbytes), _named(held.dtype), is_buffer)
+
+
+@functools.cache
+def _named(kind: Any) -> str:
+    """A device or a dtype, by its name; there are few of them."""
+    return str(kind).removeprefix("torch.")
 
 
 def shortest_map(tensors: list[Tensor]) -> list[ModuleDevice]:
