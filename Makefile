@@ -31,6 +31,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py
 	$(BIN)/python benchmarks/collective_cost.py
+	$(BIN)/python benchmarks/load_cost.py
 	$(BIN)/python benchmarks/init_cost.py
 	$(BIN)/python benchmarks/init_verdicts.py
 	$(BIN)/python benchmarks/verdict_latency.py

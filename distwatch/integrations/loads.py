@@ -74,6 +74,7 @@ class Load:
         adopts: whether the next call of the same thread is this load's own (an Auto class's
             `from_pretrained` calls the model class's).
         opened: each checkpoint file, and which one in order it is: some are opened several times.
+        reading: by thread, the file that it reads a tensor of, and since when.
         file_of: by the identity of a tensor that is not read yet, the file that it lies in.
     """
 
@@ -87,6 +88,7 @@ class Load:
         self.opened: dict[str, int] = {}
         self.files: int | None = None
         self.file_of: dict[int, str] = {}
+        self.reading: dict[int, tuple[str, int]] = {}
         self.parameters = 0
         self.parameters_total: int | None = None
         self.bytes = 0
@@ -160,13 +162,15 @@ class Load:
         self._file = path
         self.tell()
 
-    def read_tensor(self, tensor: object) -> str:
-        """A tensor is about to be read; the file that it lies in, where known."""
-        path = self.file_of.get(id(tensor), "")
+    def read_tensor(self, tensor: object) -> None:
+        """A tensor is about to be read, by this thread, from the file that it lies in."""
+        path = self.file_of.get(id(tensor))
+        if path is None:
+            return
+        self.reading[threading.get_ident()] = (path, time.monotonic_ns())
         # Journaled where it is another file than the last one: with the GIL held there is no later.
-        if path and path != self._file:
+        if path != self._file:
             self.open_file(path)
-        return path
 
     def place(self, size: int) -> None:
         """A tensor of so many bytes has its place."""
@@ -257,17 +261,25 @@ class Load:
             bytes=done,
             bytes_total=self.bytes_total if self.counting is not None else None,
             bytes_per_s=max(0.0, (done - first) / lasted_s) if lasted_s > 0 else 0.0,
-            outstanding=tuple(
-                Outstanding(
-                    waiting=wait.waiting,
-                    what=wait.what,
-                    since_ns=wait.since_ns,
-                    attempts=wait.attempts,
-                    last_error=wait.last_error,
-                )
-                for wait in waits[:OUTSTANDING_TOLD]
-            ),
+            outstanding=self._outstanding(waits),
         )
+
+    def _outstanding(self, waits: list[Wait]) -> tuple[Outstanding, ...]:
+        told = [
+            Outstanding(
+                waiting=wait.waiting,
+                what=wait.what,
+                since_ns=wait.since_ns,
+                attempts=wait.attempts,
+                last_error=wait.last_error,
+            )
+            for wait in waits
+        ]
+        told += [
+            Outstanding(waiting="file", what=path, since_ns=since_ns)
+            for path, since_ns in list(self.reading.values())
+        ]
+        return tuple(sorted(told, key=lambda one: one.since_ns)[:OUTSTANDING_TOLD])
 
     def _follow_downloads(self, waits: Iterable[Wait]) -> None:
         """Bytes that arrive are progress, though no hook sees them."""
@@ -286,13 +298,11 @@ _lock = threading.Lock()
 
 def current_load() -> Load | None:
     """This thread's innermost load; in a worker thread, which has none, the one that began last."""
-    if not _loads:
-        return None
     loads = list(_loads)
+    if len(loads) < 2:
+        return loads[0] if loads else None  # asked for every tensor
     mine = threading.get_ident()
-    return next(
-        (load for load in reversed(loads) if load.thread == mine), loads[-1] if loads else None
-    )
+    return next((load for load in reversed(loads) if load.thread == mine), loads[-1])
 
 
 def begin_load(
@@ -430,13 +440,12 @@ class TensorRead:
         load = current_load()
         if load is None or load.counting is None or not args:
             return None
-        path = load.read_tensor(args[0])
-        return (load, load.begin_wait(Wait("file", path))) if path else None
+        load.read_tensor(args[0])
+        return load
 
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
         if token is not None:
-            load, wait = token
-            load.end_wait(wait, error)
+            token.reading.pop(threading.get_ident(), None)
 
 
 class TensorPlaced:

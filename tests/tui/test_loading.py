@@ -19,7 +19,7 @@ from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of, visible
 from tests.diagnosis.recorded_loads import LoadingJob, loading_job, many_loads, spread_placement
 from tests.tui.driving import watching
-from tests.tui.scripted import hung_job, state_of
+from tests.tui.scripted import healthy_job, hung_job, state_of
 
 STILL = loading.FIRST_ORDER
 
@@ -279,7 +279,7 @@ async def test_seven_opens_it_s_sorts_it_and_enter_tells_all() -> None:
 
 
 async def test_without_loads_it_says_what_would_show_them() -> None:
-    async with watching(hung_job()) as viewer:
+    async with watching(healthy_job()) as viewer:
         await viewer.press("7")
         assert "no model load seen" in viewer.screen
         assert "from_pretrained" in viewer.screen
