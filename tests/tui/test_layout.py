@@ -16,6 +16,7 @@ from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.views import layout
 from distwatch.tui.views.detail import detail
 from tests.diagnosis.recorded import RecordedJob
+from tests.diagnosis.recorded_loads import LoadingJob
 from tests.diagnosis.test_frameworks import hold, later
 
 AXES = {"tensor": "tp", "pipeline": "pp", "context": "cp", "data": "dp", "expert": "ep"}
@@ -30,9 +31,9 @@ def of_plan(world: int, **sizes: int) -> Layout:
     }
 
 
-def job_of(megatron: Layout, sglang: Layout | None = None) -> RecordedJob:
+def job_of(megatron: Layout, sglang: Layout | None = None) -> LoadingJob:
     """Eight ranks, of which rank 5 was killed."""
-    job = RecordedJob(8)
+    job = LoadingJob(8)
     job.initialize(*range(8))
     for rank in range(8):
         hold(job, rank, 2.0, megatron)
