@@ -220,7 +220,10 @@ class Framework:
                 label=self.label(given) if given is not None else "",
                 sizes={g.axis: len(g.members) for g in groups if g.axis},
                 order=self.order(given or {}),
-                groups=groups,
+                # Of those that run along several axes torch's own record has the members.
+                groups=tuple(
+                    g if g.axis else msgspec.structs.replace(g, members=()) for g in groups
+                ),
                 site=caller_site(self.folders()) if given is not None else None,
                 stack=self._stack()
                 if given is not None and first
