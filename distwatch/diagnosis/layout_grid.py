@@ -9,7 +9,7 @@ import msgspec
 
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.layouts import shape_of
-from distwatch.state.layouts import Layout, layout_of, layout_of_mesh
+from distwatch.state.layouts import Layout, is_part_of, layout_of, layout_of_mesh, long_axes
 from distwatch.state.model import RunState
 
 _OUTERMOST = ("dp", "pp", "cp", "tp")
@@ -47,19 +47,14 @@ def layout_grids(state: RunState) -> list[LayoutGrid]:
         held[framework] = layout_of(
             {r: p.layouts[framework] for r, p in job.ranks.items() if framework in p.layouts}
         )
-    known = {frozenset(_long(layout).values()) for layout in held.values()}
+    frameworks = list(held.values())
     meshes = next((p.meshes for _, p in sorted(job.ranks.items()) if p.meshes), [])
     for number, mesh in enumerate(meshes, 1):
         layout = layout_of_mesh(mesh)
         # A framework that is built on a mesh is shown once.
-        if any(frozenset(_long(layout).values()) <= partitions for partitions in known):
-            continue
-        held[f"device mesh {number} ({shape_of(mesh)})"] = layout
+        if not any(is_part_of(layout, other) for other in frameworks):
+            held[f"device mesh {number} ({shape_of(mesh)})"] = layout
     return [_grid(name, layout) for name, layout in held.items() if layout]
-
-
-def _long(layout: Layout) -> dict[str, tuple[tuple[int, ...], ...]]:
-    return {a: part for a, part in layout.items() if any(len(group) > 1 for group in part)}
 
 
 def _grid(name: str, layout: Layout) -> LayoutGrid:
@@ -89,7 +84,7 @@ def _grid(name: str, layout: Layout) -> LayoutGrid:
         shape=" × ".join(f"{axis} {sizes[axis]}" for axis in axes) or "one rank",
         columns=tuple(_told(across, column) for column in columns),
         rows=tuple(rows),
-        axes=_long(layout),
+        axes=long_axes(layout),
         unplaced=tuple(unplaced),
     )
 
@@ -100,7 +95,7 @@ def _orthogonal(layout: Layout, ranks: int) -> list[str]:
     Those of expert layers cut the same ranks in another way, and some frameworks have further ones
     that are flattened out of others: what no longer fits into the number of ranks is left out.
     """
-    long = _long(layout)
+    long = long_axes(layout)
     others = [axis for axis in long if axis not in (*_OUTERMOST, *_EXPERTS)]
     first = [axis for axis in _OUTERMOST if axis in long]
     chosen: list[str] = []
