@@ -8,11 +8,12 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
-$(STAMP): pyproject.toml distwatch.pth
+$(STAMP): pyproject.toml distwatch.pth tests/transformers4.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "distwatch needs Python 3.10 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/transformers4 -r tests/transformers4.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -30,6 +31,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py
 	$(BIN)/python benchmarks/collective_cost.py
+	$(BIN)/python benchmarks/load_cost.py
 	$(BIN)/python benchmarks/init_cost.py
 	$(BIN)/python benchmarks/init_verdicts.py
 	$(BIN)/python benchmarks/verdict_latency.py

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from distwatch.integrations.sglang_runner import build_sglang_runner
     from distwatch.integrations.world import World, initialize
+    from distwatch.loading import load
     from distwatch.preflight.environment import check
 
 __version__ = "0.1.0"
@@ -29,12 +30,14 @@ __all__ = [
     "build_sglang_runner",
     "check",
     "initialize",
+    "load",
 ]
 _PLACES = {
     **dict.fromkeys(__all__[:6], "distwatch.errors"),
     **dict.fromkeys(("World", "initialize"), "distwatch.integrations.world"),
     "build_sglang_runner": "distwatch.integrations.sglang_runner",
     "check": "distwatch.preflight.environment",
+    "load": "distwatch.loading",
 }
 
 

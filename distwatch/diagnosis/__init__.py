@@ -28,11 +28,12 @@ from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
 from distwatch.diagnosis.iterations import CountUneven
 from distwatch.diagnosis.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
-from distwatch.diagnosis.loading import LoadStalled
+from distwatch.diagnosis.loading import GenerationConfigLost, LoadsStalled
 from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.network import NobodyMissing, Partition
 from distwatch.diagnosis.outside import MissingByStack
 from distwatch.diagnosis.p2p import Circles, PeerMissing
+from distwatch.diagnosis.placed_models import DeviceMapsConflict, MemoryExceeded, ModelsPlaced
 from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
@@ -65,7 +66,11 @@ CHECKS = (
     FrameworksDiffer(),
     GroupCallsDiffer(),
     GroupCallMissing(),
-    LoadStalled(),
+    LoadsStalled(),
+    GenerationConfigLost(),
+    ModelsPlaced(),
+    DeviceMapsConflict(),
+    MemoryExceeded(),
     RankFrozen(),
     Debugged(),
     HeldUp(),

@@ -65,6 +65,18 @@ def lines_of_interest(state: RunState) -> Places:
     return found
 
 
+def locks_of_interest(state: RunState) -> dict[str, set[str]]:
+    """By host: the lock files that loads of its processes wait for."""
+    found: dict[str, set[str]] = {}
+    for process in state.processes.values():
+        pulse = process.outside.pulse
+        for load in pulse.loads if pulse and process.ended_ns is None else ():
+            for outstanding in load.outstanding:
+                if outstanding.waiting == "lock":
+                    found.setdefault(process.host, set()).add(outstanding.what)
+    return found
+
+
 def _is_plain(state: RunState, job: Job, rank: int) -> bool:
     """Whether the Python frames tell already what it is at."""
     process = job.ranks[rank]

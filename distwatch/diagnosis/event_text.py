@@ -41,6 +41,20 @@ def _progress(event: ev.StepProgressed) -> str:
     return f"step {event.step}: {event.done}{total} {event.label}".rstrip()
 
 
+def _device_map(event: ev.LoadPlanned) -> str:
+    return f", device_map {event.arguments.device_map}" if event.arguments.device_map else ""
+
+
+def _lock(event: ev.LockLooked) -> str:
+    if event.not_observed:
+        return f"{event.path}: not observed: {event.not_observed}"
+    holders = ", ".join(
+        f"pid {holder.pid}" if holder.pid else "a process out of sight" for holder in event.holders
+    )
+    held = f"held by {holders}" if holders else "held by nobody seen"
+    return f"{event.path}: {held if event.exists else 'is gone'}"
+
+
 def _exit(event: ev.ExitSeen) -> str:
     return f"{exit_text(event)}{'; ' + event.oom_killed if event.oom_killed else ''}"
 
@@ -83,6 +97,13 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.InitPlanned: _plan,
     ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
     ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",
+    ev.LayoutHeld: lambda e: (
+        f"{e.label or e.framework}: {_count(len(e.groups), 'group')}{_at(e.site)}"
+    ),
+    ev.LayoutReleased: lambda e: f"{e.framework}'s parallel state was taken down",
+    ev.GradientSkipped: lambda e: (
+        f"{e.framework} left out {e.skipped} of {e.of} backward steps{_at(e.site)}"
+    ),
     ev.NonMemberCalled: lambda e: f"{e.op} on a group without this rank{_at(e.site)}",
     ev.EndpointProbed: lambda e: f"{e.endpoint}: {e.outcome}{', ' + e.detail if e.detail else ''}",
     ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",
@@ -90,6 +111,12 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.StepStarted: _step,
     ev.StepProgressed: _progress,
     ev.StepEnded: lambda e: f"step {e.step}" + (f" failed: {e.error}" if e.error else " done"),
+    ev.LoadPlanned: lambda e: f"step {e.step} loads {e.arguments.checkpoint}{_device_map(e)}",
+    ev.ModelPlaced: lambda e: (
+        f"step {e.step} placed {e.placement.model_class} on "
+        f"{', '.join(device.device for device in e.placement.devices) or 'no device'}"
+    ),
+    ev.LockLooked: _lock,
     ev.GroupCreated: _group,
     ev.GroupCalled: _called,
     ev.GroupDestroyed: lambda e: e.pg_name or "all groups",

@@ -22,6 +22,7 @@ from distwatch.diagnosis.waiting_on import (
 )
 from distwatch.state.events import ThreadStack
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process
 
 _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger", "device")
@@ -46,7 +47,7 @@ class HeldUp:
             process = case.job.ranks[rank]
             if process.ended_ns is not None and not was_cut_off(process):
                 continue
-            if any(step.name == "from_pretrained" for step in process.open_steps()):
+            if any(step.name in LOAD_STEPS for step in process.open_steps()):
                 continue  # load.* says it
             if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
                 continue  # process.stopped, gil_held and io_blocked say it

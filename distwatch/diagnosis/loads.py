@@ -33,12 +33,14 @@ class LoadStanding(msgspec.Struct, frozen=True, kw_only=True):
     still_s: float = 0.0
     """Since it last moved; 0 once it has ended."""
     ended: bool = False
+    cut_off: bool = False
+    """Whether its process ended before it did."""
     error: str | None = None
     phase: str = ""
     """The innermost phase under way; '' once it has ended."""
     done: int = 0
     total: int | None = None
-    """Files of the phase that counts them: which one it is at, of how many."""
+    """Files of the phase that counts them: which one it is at, or got to, of how many."""
     file: str = ""
     parameters: int = 0
     parameters_total: int | None = None
@@ -48,10 +50,34 @@ class LoadStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Over the last seconds; None where no pulse said so."""
     outstanding: tuple[Outstanding, ...] = ()
     placement: Placement | None = None
+    now_ns: int = 0
+    """Its host's time that this is said of."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it may still move."""
+        return not self.ended and not self.cut_off
+
+    @property
+    def share(self) -> float | None:
+        """How much of it is done, by the finest count there is; None where nothing counts."""
+        counts = (
+            (self.parameters, self.parameters_total),
+            (self.bytes, self.bytes_total),
+            (self.done, self.total),
+        )
+        known = next(((done, total) for done, total in counts if done and total), None)
+        return min(1.0, known[0] / known[1]) if known else None
+
+    def waited_s(self, outstanding: Outstanding) -> float:
+        """For how long one of its threads has been in that."""
+        return max(0.0, (self.now_ns - outstanding.since_ns) / 1e9)
 
     @property
     def text(self) -> str:
-        """`shards 3 of 7 (model-00003-of-00007.safetensors)`."""
+        """`shards 3 of 7 (model-00003-of-00007.safetensors)`, `done`, `failed`."""
+        if self.ended:
+            return "failed" if self.error else "done"
         count = f" {self.done} of {self.total}" if self.total else ""
         file = f" ({self.file})" if self.file else ""
         return f"{self.phase or 'begins'}{count}{file}"
@@ -89,6 +115,7 @@ def load_standing(job: Job, global_rank: int, process: Process, load: ModelLoad)
     under_way = [step for step in steps if step.ended_ns is None]
     inner = under_way[-1] if under_way else None
     counted = next((s for s in reversed(steps) if s.total or s.parameters), None)
+    files = inner if whole.ended_ns is None else counted
     told = process.load_progress(load.step) if whole.ended_ns is None else None
     moved_ns = max((step.moved_ns for step in (whole, *steps)), default=whole.moved_ns)
     end_ns = whole.ended_ns if whole.ended_ns is not None else job.now_ns(process)
@@ -101,11 +128,12 @@ def load_standing(job: Job, global_rank: int, process: Process, load: ModelLoad)
         took_s=(end_ns - whole.started_ns) / 1e9,
         still_s=job.age_s(process, moved_ns) if whole.ended_ns is None else 0.0,
         ended=whole.ended_ns is not None,
+        cut_off=whole.ended_ns is None and process.ended_ns is not None,
         error=whole.error,
         phase=inner.name if inner and whole.ended_ns is None else "",
-        done=inner.done if inner and inner.total else 0,
-        total=inner.total if inner else None,
-        file=inner.label if inner else "",
+        done=files.done if files and files.total else 0,
+        total=files.total if files else None,
+        file=files.label if files else "",
         parameters=max(
             counted.parameters if counted else 0,
             told.parameters if told else 0,
@@ -118,6 +146,7 @@ def load_standing(job: Job, global_rank: int, process: Process, load: ModelLoad)
         bytes_per_s=told.bytes_per_s if told else None,
         outstanding=told.outstanding if told else (),
         placement=load.placement,
+        now_ns=job.now_ns(process),
     )
 
 

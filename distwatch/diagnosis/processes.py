@@ -12,6 +12,7 @@ from distwatch.diagnosis.victims import death_ns, ended_before, ending_signal
 from distwatch.diagnosis.waiting_on import native_frames
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process
 
 _ENDED_BY_REQUEST = (2, 15)
@@ -204,7 +205,7 @@ class RankFrozen:
             needed = any(v.overdue and rank in v.missing for v in case.groups)
             if age <= limit and not needed:
                 continue
-            if any(step.name == "from_pretrained" for step in process.open_steps()):
+            if any(step.name in LOAD_STEPS for step in process.open_steps()):
                 continue  # load.stalled says it, with the phase and the file
             if not self._is_certain(case, process, age):
                 continue

@@ -5,10 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from distwatch.diagnosis.frames_of_interest import user_frame
+from distwatch.diagnosis.group_views import groups_of
 from distwatch.diagnosis.initializations import INIT_STEPS
 from distwatch.diagnosis.job import Job, main_frames
+from distwatch.diagnosis.loads import load_under_way
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.signals import exit_text
+from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process, RunState, Step
 
 LETTERS = {
@@ -48,7 +51,34 @@ def standings(state: RunState) -> list[Standing]:
     """One per expected rank, ordered by global rank; unobserved ones included."""
     job = Job(state)
     expected = set(range(job.world or 0)) | set(job.ranks)
-    return [standing_of(job, global_rank) for global_rank in sorted(expected)]
+    found = [standing_of(job, global_rank) for global_rank in sorted(expected)]
+    return _with_loading_peers(job, found)
+
+
+def _with_loading_peers(job: Job, found: list[Standing]) -> list[Standing]:
+    """Whoever waits in a collective for ranks that load a model is told so, and how far they are."""
+    loading = {rank: text for rank in job.ranks if (text := _load_text(job, rank))}
+    if not loading:
+        return found
+    awaited: dict[int, int] = {}
+    for view in groups_of(job):
+        missing = [rank for rank in view.missing if rank in loading]
+        if view.in_flight and missing:
+            awaited |= dict.fromkeys(view.entered, missing[0])
+    return [
+        msgspec.structs.replace(
+            one,
+            doing=f"{one.doing}, for rank {awaited[one.global_rank]}: {loading[awaited[one.global_rank]]}",
+        )
+        if one.word == "waiting" and one.global_rank in awaited
+        else one
+        for one in found
+    ]
+
+
+def _load_text(job: Job, global_rank: int) -> str:
+    load = load_under_way(job, global_rank)
+    return f"{load.text} of {load.arguments.checkpoint}" if load else ""
 
 
 def expected_world(state: RunState) -> int | None:
@@ -113,7 +143,7 @@ def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
         return "frozen", f"{_step_text(step) + ' · ' if step else ''}{held}", _beat_ns(process)
     if step is not None:
         outermost = process.open_steps()[0]
-        loading = outermost.name == "from_pretrained" and step.name not in INIT_STEPS
+        loading = outermost.name in LOAD_STEPS and step.name not in INIT_STEPS
         return "loading" if loading else "initializing", _step_text(step), step.moved_ns
     return _running_word(job, process)
 

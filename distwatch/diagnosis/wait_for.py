@@ -9,6 +9,7 @@ import msgspec
 
 from distwatch.diagnosis.initializations import INIT_STEPS, stuck_creation
 from distwatch.diagnosis.job import was_cut_off
+from distwatch.diagnosis.loads import load_under_way
 from distwatch.diagnosis.peer_waits import PeerWait
 from distwatch.diagnosis.waiting_on import any_thread_communicates, pastime_of
 
@@ -24,7 +25,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
 
     waiter: int
     awaited: int
-    kind: Literal["collective", "p2p", "group", "init"]
+    kind: Literal["collective", "p2p", "group", "init", "lock"]
     what: str
     """`all_reduce #5 of default_pg`, `recv #3 from rank 2`."""
     waited_s: float = 0.0
@@ -127,7 +128,12 @@ def wait_graph(case: Case) -> WaitGraph:
     An asynchronous collective or send does not hold up the rank that has posted it while its
     main thread works at something else.
     """
-    return WaitGraph(edge for edge in _edges(case) if not is_elsewhere(case, edge.waiter))
+    return WaitGraph(
+        edge
+        for edge in _edges(case)
+        # Its stack shows a rank in a lock: that is no work of its own, where a rank holds it.
+        if edge.kind == "lock" or not is_elsewhere(case, edge.waiter)
+    )
 
 
 def is_elsewhere(case: Case, rank: int) -> bool:
@@ -148,6 +154,7 @@ def _edges(case: Case) -> Iterable[Edge]:
     yield from _collective_edges(case)
     yield from _peer_edges(case)
     yield from _creation_edges(case)
+    yield from _lock_edges(case)
 
 
 def _collective_edges(case: Case) -> Iterable[Edge]:
@@ -208,3 +215,25 @@ def _creation_edges(case: Case) -> Iterable[Edge]:
         for awaited in outside:
             kind: Literal["group", "init"] = "group" if name.startswith("new_group") else "init"
             yield Edge(waiter=rank, awaited=awaited, kind=kind, what=name, waited_s=waited_s)
+
+
+def _lock_edges(case: Case) -> Iterable[Edge]:
+    """A load that waits for a lock file waits for the rank that holds it."""
+    pids = {(p.host, p.pid): rank for rank, p in case.job.ranks.items() if p.ended_ns is None}
+    for rank, process in case.job.ranks.items():
+        host = case.state.hosts.get(process.host)
+        load = load_under_way(case.job, rank)
+        for outstanding in load.outstanding if load and host else ():
+            looked = host.locks.get(outstanding.what) if host else None
+            for holder in looked.holders if looked else ():
+                awaited = pids.get((process.host, holder.pid))
+                waited_s = case.job.age_s(process, outstanding.since_ns)
+                if outstanding.waiting == "lock" and awaited is not None and awaited != rank:
+                    yield Edge(
+                        waiter=rank,
+                        awaited=awaited,
+                        kind="lock",
+                        what=f"the lock {outstanding.what}",
+                        waited_s=waited_s,
+                        overdue=waited_s > case.job.deadline_s(process, "load"),
+                    )

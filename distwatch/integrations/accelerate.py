@@ -73,8 +73,9 @@ class Whole:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         outer = current_load()
+        model = args[0] if args else kwargs.get("model")
         if outer is not None and outer.is_mine:
-            return outer, self._phase.before(args, kwargs)
+            return outer, self._phase.before(args, kwargs), model
         # The checkpoint, where there is one, is the second argument of all of them.
         given = kwargs.get("checkpoint", args[1] if len(args) > 1 else "")
         checkpoint = "" if self._name == "dispatch_model" else given
@@ -82,27 +83,25 @@ class Whole:
         load = begin_load(self._name, arguments)
         if load is not None and self._name == "load_checkpoint_in_model":
             load.begin_counting(load.step, None)
-        return load, None
+        return load, None, model
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        load, phase = token
+        load, phase, model = token
         if phase is not None:
             self._phase.after(phase, result, error)
-        elif load is not None and self._owns(load):
-            self._end(load, result, error)
+        elif load is not None and load.name == self._name:
+            _end(load, model if result is None else result, error)
 
-    def _owns(self, load: Load) -> bool:
-        return load.name == self._name
 
-    def _end(self, load: Load, result: Any, error: BaseException | None) -> None:
-        placement = None
-        try:
-            if error is None and result is not None:
-                placement = placement_of(result)
-        finally:
-            end_load(load, placement, error)
+def _end(load: Load, model: Any, error: BaseException | None) -> None:
+    placement = None
+    try:
+        if error is None:
+            placement = placement_of(model)
+    finally:
+        end_load(load, placement, error)
 
 
 def _device_map(args: tuple[Any, ...]) -> Any:

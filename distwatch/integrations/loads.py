@@ -46,6 +46,7 @@ class Wait:
         """
         self.waiting = waiting
         self.what = what
+        self.thread = threading.get_ident()
         self.since_ns = time.monotonic_ns()
         self.attempts = 1
         self.last_error = ""
@@ -73,6 +74,7 @@ class Load:
         adopts: whether the next call of the same thread is this load's own (an Auto class's
             `from_pretrained` calls the model class's).
         opened: each checkpoint file, and which one in order it is: some are opened several times.
+        reading: by thread, the file that it reads a tensor of, and since when.
         file_of: by the identity of a tensor that is not read yet, the file that it lies in.
     """
 
@@ -86,6 +88,7 @@ class Load:
         self.opened: dict[str, int] = {}
         self.files: int | None = None
         self.file_of: dict[int, str] = {}
+        self.reading: dict[int, tuple[str, int]] = {}
         self.parameters = 0
         self.parameters_total: int | None = None
         self.bytes = 0
@@ -159,13 +162,15 @@ class Load:
         self._file = path
         self.tell()
 
-    def read_tensor(self, tensor: object) -> str:
-        """A tensor is about to be read; the file that it lies in, where known."""
-        path = self.file_of.get(id(tensor), "")
+    def read_tensor(self, tensor: object) -> None:
+        """A tensor is about to be read, by this thread, from the file that it lies in."""
+        path = self.file_of.get(id(tensor))
+        if path is None:
+            return
+        self.reading[threading.get_ident()] = (path, time.monotonic_ns())
         # Journaled where it is another file than the last one: with the GIL held there is no later.
-        if path and path != self._file:
+        if path != self._file:
             self.open_file(path)
-        return path
 
     def place(self, size: int) -> None:
         """A tensor of so many bytes has its place."""
@@ -218,14 +223,22 @@ class Load:
             wait.last_error = redact_text(error_text(error) or "")[:200]
             self._waits[token] = wait
             return
+        if wait.waiting == "request" and self._resumes_download(wait):
+            return
         self._answers += 1
         if wait.waiting == "download":
             self._fetched += wait.size or wait.fetched()
         self._tell_fetching(wait.what, self._fetched)
 
+    def _resumes_download(self, request: Wait) -> bool:
+        """A body that stops is asked for again and again: only its bytes are progress."""
+        mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
+        return any(wait.waiting == "download" for wait in mine)
+
     def _tell_fetching(self, what: str, fetched: int) -> None:
         step = self._phases[-1][0] if self._phases else self.step
-        self.agent.progress_step(step, self._answers, label=what, bytes_done=fetched)
+        name = what.rpartition("/")[2]
+        self.agent.progress_step(step, self._answers, label=name, bytes_done=fetched)
 
     def _forget_failed(self, what: str) -> None:
         for token, earlier in list(self._waits.items()):
@@ -248,17 +261,25 @@ class Load:
             bytes=done,
             bytes_total=self.bytes_total if self.counting is not None else None,
             bytes_per_s=max(0.0, (done - first) / lasted_s) if lasted_s > 0 else 0.0,
-            outstanding=tuple(
-                Outstanding(
-                    waiting=wait.waiting,
-                    what=wait.what,
-                    since_ns=wait.since_ns,
-                    attempts=wait.attempts,
-                    last_error=wait.last_error,
-                )
-                for wait in waits[:OUTSTANDING_TOLD]
-            ),
+            outstanding=self._outstanding(waits),
         )
+
+    def _outstanding(self, waits: list[Wait]) -> tuple[Outstanding, ...]:
+        told = [
+            Outstanding(
+                waiting=wait.waiting,
+                what=wait.what,
+                since_ns=wait.since_ns,
+                attempts=wait.attempts,
+                last_error=wait.last_error,
+            )
+            for wait in waits
+        ]
+        told += [
+            Outstanding(waiting="file", what=path, since_ns=since_ns)
+            for path, since_ns in list(self.reading.values())
+        ]
+        return tuple(sorted(told, key=lambda one: one.since_ns)[:OUTSTANDING_TOLD])
 
     def _follow_downloads(self, waits: Iterable[Wait]) -> None:
         """Bytes that arrive are progress, though no hook sees them."""
@@ -277,32 +298,34 @@ _lock = threading.Lock()
 
 def current_load() -> Load | None:
     """This thread's innermost load; in a worker thread, which has none, the one that began last."""
-    if not _loads:
-        return None
     loads = list(_loads)
+    if len(loads) < 2:
+        return loads[0] if loads else None  # asked for every tensor
     mine = threading.get_ident()
-    return next(
-        (load for load in reversed(loads) if load.thread == mine), loads[-1] if loads else None
-    )
+    return next((load for load in reversed(loads) if load.thread == mine), loads[-1])
 
 
-def begin_load(name: str, arguments: LoadArguments, *, adopts: bool = False) -> Load | None:
+def begin_load(
+    name: str, arguments: LoadArguments, *, adopts: bool = False, deadline_s: float | None = None
+) -> Load | None:
     """A load begins in this thread; None where it is a part of the one under way, or nobody looks.
 
     Args:
         name: of the call, one of `LOAD_STEPS`.
         adopts: whether the next such call in this thread is a part of this one.
+        deadline_s: without progress; by default the setting for loads.
     """
     agent = running_agent()
     if agent is None:
         return None
     outer = next((load for load in reversed(list(_loads)) if load.is_mine), None)
     if outer is not None and outer.adopts:
-        outer.adopts = False
+        outer.adopts = adopts
         return None
     step = agent.begin_step(
         name,
-        deadline_kind="load",
+        deadline_kind="load" if deadline_s is None else None,
+        deadline_s=deadline_s,
         label=arguments.checkpoint,
         site=caller_site(folders_of(*LIBRARIES)),
     )
@@ -355,6 +378,10 @@ class Phase:
     def __init__(self, name: str) -> None:
         self._name = name
 
+    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """How many files it will read, where the arguments say so."""
+        return None
+
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
         if load is None or not load.is_mine:
@@ -363,7 +390,7 @@ class Phase:
         # names of two libraries.
         if (self._name == "tie" and load.is_building) or load.phase == self._name:
             return None
-        return load, load.begin_phase(self._name)
+        return load, load.begin_phase(self._name, total=self.files(args, kwargs))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is not None:
@@ -373,10 +400,6 @@ class Phase:
 
 class Counted(Phase):
     """A phase in which files are read and tensors are placed."""
-
-    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        """How many files it will read, where the arguments say so."""
-        return None
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token = super().before(args, kwargs)
@@ -417,13 +440,12 @@ class TensorRead:
         load = current_load()
         if load is None or load.counting is None or not args:
             return None
-        path = load.read_tensor(args[0])
-        return (load, load.begin_wait(Wait("file", path))) if path else None
+        load.read_tensor(args[0])
+        return load
 
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
         if token is not None:
-            load, wait = token
-            load.end_wait(wait, error)
+            token.reading.pop(threading.get_ident(), None)
 
 
 class TensorPlaced:

@@ -6,6 +6,7 @@ holds. A parameter on meta is offloaded where a hook of accelerate will fetch it
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -41,8 +42,10 @@ def placement_of(model: Any, generation: str = "") -> Placement | None:
     """
     if not hasattr(model, "named_parameters"):
         return None
-    offloaded = OffloadedWeights(model)
-    tensors = list(_tensors(model, offloaded))
+    # One walk: it is 75 parameters or 100,000, and whoever loads waits for it.
+    modules_by_name = list(model.named_modules())
+    offloaded = OffloadedWeights(modules_by_name)
+    tensors, tied = _tensors(modules_by_name, offloaded)
     modules = shortest_map(tensors)
     parameters = [tensor for tensor in tensors if not tensor.is_buffer]
     leaked = [tensor.name for tensor in parameters if tensor.device == "meta"]
@@ -52,7 +55,7 @@ def placement_of(model: Any, generation: str = "") -> Placement | None:
         modules_left_out=max(0, len(modules) - MODULES_KEPT),
         devices=_by_device(tensors),
         dtypes=_by_dtype(parameters),
-        tied=_tied(model),
+        tied=tied,
         leaked=tuple(leaked[:NAMES_KEPT]),
         leaked_count=len(leaked),
         offload_places=tuple(sorted(offloaded.places)[:PLACES_KEPT]),
@@ -68,11 +71,13 @@ class OffloadedWeights:
         places: folders on disk that some of them are fetched from, as far as they were asked for.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, modules: list[tuple[str, Any]]) -> None:
         self.places: set[str] = set()
         # A hook may stand at any module above a parameter, and serve all that is below it.
         self._maps = {
-            name: weights for name, module in model.named_modules() if (weights := _weights(module))
+            name: weights
+            for name, module in modules
+            if "_hf_hook" in vars(module) and (weights := _weights(module))
         }
 
     def locate(self, name: str) -> Nowhere:
@@ -117,44 +122,64 @@ def _weights(module: Any) -> Any:
     return None
 
 
-def _tensors(model: Any, offloaded: OffloadedWeights) -> Iterator[Tensor]:
-    for name, parameter in model.named_parameters():
-        yield _tensor(name, parameter, offloaded, is_buffer=False)
-    for name, buffer in model.named_buffers():
-        yield _tensor(name, buffer, offloaded, is_buffer=True)
+def _tensors(
+    modules: list[tuple[str, Any]], offloaded: OffloadedWeights
+) -> tuple[list[Tensor], int]:
+    """Each parameter and buffer once, and how many names are second names of a parameter."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    tied = 0
+    for prefix, module in modules:
+        for is_buffer, held in ((False, module._parameters), (True, module._buffers)):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) in seen:
+                    tied += not is_buffer
+                    continue
+                seen.add(id(tensor))
+                whole = f"{prefix}.{name}" if prefix else name
+                found.append(_tensor(whole, tensor, offloaded, is_buffer=is_buffer))
+    return found, tied
 
 
 def _tensor(name: str, tensor: Any, offloaded: OffloadedWeights, *, is_buffer: bool) -> Tensor:
     # Of a sharded parameter (DTensor), this rank holds the local shard.
     held = getattr(tensor, "_local_tensor", tensor)
-    device = offloaded.locate(name) if held.is_meta else str(held.device)
-    dtype = str(held.dtype).removeprefix("torch.")
-    return Tensor(name, device, int(held.numel() * held.element_size()), dtype, is_buffer)
+    device = offloaded.locate(name) if held.is_meta else _named(held.device)
+    return Tensor(name, device, int(held.nbytes), _named(held.dtype), is_buffer)
+
+
+@functools.cache
+def _named(kind: Any) -> str:
+    """A device or a dtype, by its name; there are few of them."""
+    return str(kind).removeprefix("torch.")
 
 
 def shortest_map(tensors: list[Tensor]) -> list[ModuleDevice]:
     """The fewest entries that say where everything lies, in the model's order; buffers follow."""
+    parameters = [tensor for tensor in tensors if not tensor.is_buffer] or tensors
+    above = {name: _modules_above(name) for name in {t.name.rpartition(".")[0] for t in parameters}}
     devices: dict[str, set[str]] = {}
     sizes: dict[str, int] = {}
-    parameters = [tensor for tensor in tensors if not tensor.is_buffer] or tensors
     for tensor in parameters:
-        for module in _modules_above(tensor.name):
+        for module in above[tensor.name.rpartition(".")[0]]:
             devices.setdefault(module, set()).add(tensor.device)
             sizes[module] = sizes.get(module, 0) + tensor.size
     entries: dict[str, ModuleDevice] = {}
     for tensor in parameters:
-        above = next((m for m in _modules_above(tensor.name) if len(devices[m]) == 1), tensor.name)
-        size = sizes.get(above, tensor.size)
-        entries.setdefault(above, ModuleDevice(module=above, device=tensor.device, bytes=size))
+        modules = above[tensor.name.rpartition(".")[0]]
+        uniform = next((m for m in modules if len(devices[m]) == 1), tensor.name)
+        if uniform not in entries:
+            size = sizes.get(uniform, tensor.size)
+            entries[uniform] = ModuleDevice(module=uniform, device=tensor.device, bytes=size)
     return list(entries.values())
 
 
-def _modules_above(name: str) -> Iterator[str]:
-    """'' first, the module that holds the parameter last."""
-    yield ""
-    parts = name.split(".")[:-1]
-    for depth in range(1, len(parts) + 1):
-        yield ".".join(parts[:depth])
+def _modules_above(module: str) -> list[str]:
+    """'' first, the module itself last."""
+    parts = module.split(".") if module else []
+    return ["", *(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))]
 
 
 def _by_device(tensors: list[Tensor]) -> tuple[DeviceBytes, ...]:
@@ -174,12 +199,6 @@ def _by_dtype(parameters: list[Tensor]) -> dict[str, int]:
     for tensor in parameters:
         found[tensor.dtype] = found.get(tensor.dtype, 0) + tensor.size
     return found
-
-
-def _tied(model: Any) -> int:
-    """Parameter names that are second names of another one's tensor."""
-    every = sum(1 for _ in model.named_parameters(remove_duplicate=False))
-    return every - sum(1 for _ in model.named_parameters())
 
 
 def _notes(model: Any) -> Iterator[str]:

@@ -90,7 +90,9 @@ REGISTRY = (
         "distwatch.integrations.peft",
     ),
     *(
-        IntegrationSpec(name, trigger, f"distwatch.integrations.frameworks.{name}")
+        IntegrationSpec(
+            f"{name}_groups", trigger, f"distwatch.integrations.frameworks.{name}", part_of=name
+        )
         for name, trigger in TRIGGERS.items()
     ),
 )

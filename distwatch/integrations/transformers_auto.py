@@ -6,6 +6,7 @@ from types import ModuleType
 
 from distwatch.hooks.observed import observe_method
 from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.loads import Phase, hook_function
 from distwatch.integrations.transformers import FromPretrained
 
 
@@ -15,6 +16,8 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     observer = FromPretrained(adopts=True)
     hook = observe_method("Auto from_pretrained", vars(owner)["from_pretrained"], observer)
     patches.replace(owner, "from_pretrained", hook)
+    hook_function(patches, module, "resolve_revision", Phase("revision"))
+    hook_function(patches, module, "find_adapter_config_file", Phase("adapter lookup"))
     return ""
 
 

@@ -6,12 +6,17 @@ import asyncio
 import os
 import time
 
-from distwatch.diagnosis.closer_look import lines_of_interest, worth_a_native_look
+from distwatch.diagnosis.closer_look import (
+    lines_of_interest,
+    locks_of_interest,
+    worth_a_native_look,
+)
 from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
 from distwatch.observer.stack_looks import ASK_WITHIN_S, StackLooks, ask
 from distwatch.observer.tracking import Tracked, Tracking
 from distwatch.probes.connections import examine_connections
+from distwatch.probes.lock_files import look_at_lock
 from distwatch.probes.sources import read_lines
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
@@ -20,6 +25,7 @@ from distwatch.state.model import RunState
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
 STEADY_S = 5.0
 QUIET_AFTER_S = 60.0
+_LOCKS = 8
 _LOOKED_AT = ("rank", "agent", "other")
 
 
@@ -101,6 +107,7 @@ class Inspection:
             self._take_stacks(wanted, living, sockets),
             *(self._ask_for_dump(key, path, why) for key, path in asked.items()),
             *(self._see_connections(tracked) for tracked in wanted),
+            self._see_locks(),
             self._tracking.examine(),
         )
         await self._read_sources(wanted)
@@ -123,6 +130,17 @@ class Inspection:
             return
         if process.outside.connections != seen:
             self._recording.record(seen)
+
+    async def _see_locks(self) -> None:
+        host = self._recording.header.host
+        for path in sorted(locks_of_interest(self._state).get(host, ()))[:_LOCKS]:
+            try:
+                looked = await in_background(look_at_lock, host, path)
+            except asyncio.TimeoutError:
+                looked = ev.LockLooked(
+                    host=host, path=path, not_observed="its file system does not answer"
+                )
+            self._recording.record(looked)
 
     async def _read_sources(self, looked_at: list[Tracked]) -> None:
         pids = {tracked.key: tracked.pid for tracked in looked_at if not tracked.ended}

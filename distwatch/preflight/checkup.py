@@ -41,15 +41,3 @@ def warned(what: str, detail: str, fix: str) -> Checked:
 def failed(what: str, detail: str, fix: str) -> Checked:
     """It does not work."""
     return Checked(status="fail", what=what, detail=detail, fix=fix)
-
-
-def bytes_text(count: int | None) -> str:
-    """`64 MiB`; 'unknown' for None."""
-    if count is None:
-        return "unknown"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

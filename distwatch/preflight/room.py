@@ -6,11 +6,12 @@ import os
 import resource
 import stat
 
-from distwatch.preflight.checkup import Checked, bytes_text, failed, passed, warned
+from distwatch.preflight.checkup import Checked, failed, passed, warned
 from distwatch.preflight.container import container_kind, how_to_share_memory
 from distwatch.probes.host import sample_host
 from distwatch.runfolder import SHM, RunFolder, filesystem_of
 from distwatch.state.events import HostSampled
+from distwatch.state.sizes import bytes_text
 
 _DOCKERS_DEFAULT = 64 << 20
 _LITTLE = 1 << 30

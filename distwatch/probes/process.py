@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,9 +20,19 @@ _NAMED = 4
 """How many descriptors of one poll or epoll are named."""
 _KEPT = 4096
 
-# What `examine` found, for as long as the process neither leaves its call nor uses the CPU:
-# its system call, whether another thread is what the words are about, CPU ticks, the words.
-_examined: dict[str, tuple[Call, bool, int, str]] = {}
+
+class _Examined(NamedTuple):
+    """What `examine` found; it holds for as long as the process neither leaves its call nor works."""
+
+    call: Call
+    ticks: int
+    """CPU ticks, of the whole process where a thread is stuck beside the main thread."""
+    blocked_on: str
+    stuck: str
+    """Words about that thread; '' where there is none."""
+
+
+_examined: dict[str, _Examined] = {}
 
 
 def sample(key: str, pid: int) -> ProcessSampled | None:
@@ -36,9 +47,9 @@ def sample(key: str, pid: int) -> ProcessSampled | None:
         return None
     call = _call(pid, fields[0])
     blocked_on = _subject(pid, call, thorough=False)
-    known, whole, ticks, words = _examined.get(key, (None, False, 0, ""))
-    if known == call and ticks == _ticks_of(pid, fields, whole=whole):
-        blocked_on = words
+    known = _examined.get(key)
+    if known and known.call == call and known.ticks == _ticks_of(pid, fields, bool(known.stuck)):
+        return _sampled(key, pid, fields, call, known.blocked_on, known.stuck)
     return _sampled(key, pid, fields, call, blocked_on)
 
 
@@ -55,17 +66,14 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
         return None
     call = _call(pid, fields[0])
     blocked_on = _subject(pid, call, thorough=True)
-    sampled = _sampled(key, pid, fields, call, blocked_on)
-    whole = False
-    if fields[0] not in "DTtZX" and (stuck := _stuck_thread(pid)) is not None:
-        task, words = stuck
-        whole = True
+    stuck = ""
+    if fields[0] not in "DTtZX" and (found := _stuck_thread(pid)) is not None:
+        task, stuck = found
         blocked_on = blocked_on or _subject(pid, call_of(pid, task, "D"), thorough=True)
-        wchan = f"{sampled.wchan}; {words}" if sampled.wchan else words
-        sampled = msgspec.structs.replace(sampled, wchan=wchan, blocked_on=blocked_on)
     if len(_examined) >= _KEPT:
         _examined.clear()
-    _examined[key] = call, whole, _ticks_of(pid, fields, whole=whole), blocked_on
+    _examined[key] = _Examined(call, _ticks_of(pid, fields, bool(stuck)), blocked_on, stuck)
+    sampled = _sampled(key, pid, fields, call, blocked_on, stuck)
     return msgspec.structs.replace(sampled, children=tuple(children_of(pid)))
 
 
@@ -75,11 +83,14 @@ def main_thread_cpu_s(pid: int) -> float | None:
     return None if fields is None else _cpu_ticks(fields) / _TICKS
 
 
-def _sampled(key: str, pid: int, fields: list[str], call: Call, blocked_on: str) -> ProcessSampled:
+def _sampled(
+    key: str, pid: int, fields: list[str], call: Call, blocked_on: str, stuck: str = ""
+) -> ProcessSampled:
+    wchan = "" if fields[0] in "RZX" else _wchan(pid, pid)
     return ProcessSampled(
         process=key,
         state=fields[0],
-        wchan="" if fields[0] in "RZX" else _wchan(pid, pid),
+        wchan="; ".join(filter(None, (wchan, stuck))),
         syscall=call.name,
         cpu_s=_cpu_ticks(fields) / _TICKS,
         rss_bytes=int(fields[21]) * _PAGE,
@@ -93,7 +104,7 @@ def _call(pid: int, state: str) -> Call:
     return Call("") if state in "RZX" else call_of(pid, pid, state)
 
 
-def _ticks_of(pid: int, fields: list[str], *, whole: bool) -> int:
+def _ticks_of(pid: int, fields: list[str], whole: bool) -> int:
     """CPU ticks of the main thread; of the whole process where its words are about another thread."""
     own = fields if whole else stat_fields(pid, pid)
     return _cpu_ticks(own) if own is not None else -1

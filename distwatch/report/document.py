@@ -9,11 +9,13 @@ import msgspec
 
 from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
 from distwatch.redaction import redact_text
+from distwatch.report.models import Model, build_models
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Process, RunState, Step
+from distwatch.state.model import RunState
 
 SCHEMA = "distwatch.report/1"
 TIMELINE_KEPT = 400
@@ -68,17 +70,6 @@ class Group(msgspec.Struct, kw_only=True):
     """Rank → [last entered, last completed] sequence number."""
 
 
-class Model(msgspec.Struct, kw_only=True):
-    global_rank: int
-    model: str
-    phase: str
-    done: int
-    total: int | None
-    file: str
-    ended: bool
-    error: str | None = None
-
-
 class HostDevices(msgspec.Struct, kw_only=True):
     host: str
     memory_total: int | None
@@ -107,6 +98,8 @@ class Report(msgspec.Struct, kw_only=True):
     findings: list[Finding]
     ranks: list[Rank]
     groups: list[Group]
+    layouts: list[LayoutGrid]
+    """Parallel layouts of frameworks and meshes, each rank in its place."""
     stacks: list[StackNode]
     models: list[Model]
     devices: list[HostDevices]
@@ -122,8 +115,9 @@ def build_report(state: RunState, findings: list[Finding], run_id: str) -> Repor
         findings=[_redacted(finding) for finding in findings],
         ranks=[_rank(state, standing) for standing in ranks],
         groups=[_group(view) for view in group_views(state)],
+        layouts=layout_grids(state),
         stacks=merge_stacks(state),
-        models=_models(state),
+        models=build_models(state),
         devices=_devices(state),
         timeline=_timeline(state),
     )
@@ -243,42 +237,6 @@ def _group(view: GroupView) -> Group:
         missing=list(view.missing),
         waited_s=round(view.waited_s, 2),
         progress={str(r): [p.enqueued, p.completed] for r, p in view.progress.items()},
-    )
-
-
-def _models(state: RunState) -> list[Model]:
-    models: list[Model] = []
-    for process in current_processes(state):
-        steps = sorted(process.steps.values(), key=lambda step: step.step)
-        loads = [s for s in steps if s.name == "from_pretrained" and not _inside_a_load(process, s)]
-        models += [_model(process, load, steps) for load in loads]
-    return models
-
-
-def _inside_a_load(process: Process, step: Step) -> bool:
-    parent = process.steps.get(step.parent) if step.parent is not None else None
-    while parent is not None:
-        if parent.name == "from_pretrained":
-            return True
-        parent = process.steps.get(parent.parent) if parent.parent is not None else None
-    return False
-
-
-def _model(process: Process, load: Step, steps: list[Step]) -> Model:
-    until = load.ended_ns
-    inner = [s for s in steps if s.step > load.step and (until is None or s.started_ns <= until)]
-    shards = next((s for s in reversed(inner) if s.name == "shards"), None)
-    still = [s for s in inner if s.ended_ns is None]
-    phase = (still or [load])[-1].name if until is None else "done"
-    return Model(
-        global_rank=process.global_rank or 0,
-        model=redact_text(load.label),
-        phase=phase,
-        done=shards.done if shards else 0,
-        total=shards.total if shards else None,
-        file=shards.label if shards else "",
-        ended=until is not None,
-        error=load.error,
     )
 
 

@@ -6,10 +6,33 @@ from importlib.resources import files
 
 import jinja2
 
+from distwatch.diagnosis.load_bars import device_bars, module_label, spans_of
+from distwatch.diagnosis.load_groups import group_loads
+from distwatch.diagnosis.standing import LETTERS
+from distwatch.report import model_text
 from distwatch.report.document import Report
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
+from distwatch.state.layouts import words_of
 from distwatch.state.rank_sets import format_ranks
+
+LOADS = 256
+_LOAD_FILTERS = {
+    "who": model_text.who,
+    "outcome": model_text.outcome,
+    "spans": spans_of,
+    "shown_spans": model_text.shown_spans,
+    "span_text": model_text.span_text,
+    "progress": model_text.progress,
+    "waits_label": model_text.waits_label,
+    "wait_text": model_text.wait_text,
+    "model_text": model_text.model_text,
+    "offload_text": model_text.offload_text,
+    "leaked_text": model_text.leaked_text,
+    "device_bars": device_bars,
+    "module_label": module_label,
+    "size": model_text.size_text,
+}
 
 
 def render_html(report: Report) -> str:
@@ -19,10 +42,17 @@ def render_html(report: Report) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["ranks"] = format_ranks
+    environment.filters["partition"] = words_of
+    environment.filters.update(_LOAD_FILTERS)
     environment.filters["gib"] = lambda count: "–" if count is None else f"{count / 2**30:.1f} GiB"
     template = environment.from_string(source)
+    loads = group_loads(report.models)
     return template.render(
         report=report,
+        loads=loads[:LOADS],
+        loads_left_out=max(0, len(loads) - LOADS),
         stack_lines=list(tree_lines(report.stacks)),
         matrix=build_matrix(report),
+        states={rank.global_rank: rank.state for rank in report.ranks},
+        letters=LETTERS,
     )

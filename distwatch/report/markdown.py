@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from distwatch.diagnosis.load_groups import group_loads
 from distwatch.diagnosis.stack_tree import StackNode
+from distwatch.diagnosis.standing import LETTERS
 from distwatch.report.document import Report
+from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import build_matrix
+from distwatch.report.model_text import load_lines
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 
@@ -18,7 +22,7 @@ _MARKS = {"hang": "🔴 hang", "crash": "💥 crash", "warning": "🟡 warning",
 
 def render_markdown(report: Report) -> str:
     """The whole report in fewer than LIMIT characters; what was cut is said where it was."""
-    shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "evidence": 40}
+    shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "models": 32, "evidence": 40}
     while True:
         text = "\n".join(_render(report, shares)) + "\n"
         if len(text) < LIMIT:
@@ -52,7 +56,8 @@ def _render(report: Report, shares: dict[str, int]) -> Iterable[str]:
     yield from _ranks(report, shares["ranks"])
     yield from _matrix(report)
     yield from _groups(report, shares["ranks"])
-    yield from _models(report)
+    yield from _layouts(report, shares["ranks"])
+    yield from _models(report, shares["models"])
     yield from _stacks(report, shares["stacks"])
     yield from _timeline(report, shares["timeline"])
     yield from _unknown(report)
@@ -156,18 +161,24 @@ def _groups(report: Report, most: int) -> Iterable[str]:
     yield ""
 
 
-def _models(report: Report) -> Iterable[str]:
-    loading = [model for model in report.models if not model.ended]
-    if not loading:
+def _layouts(report: Report, most: int) -> Iterable[str]:
+    letters = {rank.global_rank: LETTERS.get(rank.state, ".") for rank in report.ranks}
+    for grid in report.layouts:
+        yield f"### Layout: {escape(grid.name)}, {escape(grid.shape)}"
+        yield ""
+        yield from fence(grid_lines(grid, letters, min(most, ROWS)))
+        yield ""
+
+
+def _models(report: Report, most: int) -> Iterable[str]:
+    groups = group_loads(report.models)
+    if not groups:
         return
-    yield "### Models being loaded"
+    yield "### Models"
     yield ""
-    for model in loading[:32]:
-        total = f" of {model.total}" if model.total else ""
-        yield (
-            f"- rank {model.global_rank}: {escape(model.model)}, phase {escape(model.phase)}, "
-            f"shard {model.done}{total} {escape(model.file)}"
-        )
+    yield from fence(line for group in groups[:most] for line in (*load_lines(group), ""))
+    if len(groups) > most:
+        yield f"\n… {len(groups) - most} more loads …"
     yield ""
 
 

@@ -133,7 +133,7 @@ class HeldGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     axis: str = ""
     """tp, pp, cp, ep, dp, etp, edp, or a name of the framework's; empty: along several axes."""
     members: tuple[int, ...] = ()
-    """Global ranks in the order of the axis."""
+    """Global ranks in the order of the axis; left out where there is none."""
 
 
 class LayoutHeld(Event, frozen=True, kw_only=True):

@@ -61,6 +61,16 @@ def layout_of_mesh(mesh: MeshMade) -> Layout:
     return dict(reversed(layout.items()))
 
 
+def long_axes(layout: Layout) -> dict[str, Partition]:
+    """The axes along which groups have more than one rank."""
+    return {axis: part for axis, part in layout.items() if any(len(group) > 1 for group in part)}
+
+
+def is_part_of(layout: Layout, other: Layout) -> bool:
+    """Whether all its axes are the other's, too: a mesh that a framework is built on."""
+    return all(other.get(axis) == partition for axis, partition in long_axes(layout).items())
+
+
 def partition_faults(partition: Partition, ranks: Iterable[int]) -> list[str]:
     """Why the groups are no disjoint covering of the ranks by groups of one size; empty: they are."""
     faults = []

@@ -10,6 +10,7 @@ MODULES_KEPT = 256
 NAMES_KEPT = 32
 LOAD_STEPS = (
     "from_pretrained",
+    "distwatch.load",
     "load_checkpoint_and_dispatch",
     "load_checkpoint_in_model",
     "dispatch_model",

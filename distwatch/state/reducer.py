@@ -7,6 +7,7 @@ from typing import Any
 
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader
+from distwatch.state.loads import LOAD_STEPS, LoadArguments
 from distwatch.state.model import (
     CLOSED_STEPS_KEPT,
     LOADS_KEPT,
@@ -175,6 +176,8 @@ def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None
         started_ns=time_ns,
         moved_ns=time_ns,
     )
+    if event.name in LOAD_STEPS:
+        _begin_load(process, time_ns, event)
 
 
 def _step_progressed(process: Process, time_ns: int, event: ev.StepProgressed) -> None:
@@ -214,12 +217,22 @@ def _step_ended(process: Process, time_ns: int, event: ev.StepEnded) -> None:
         del process.steps[number]
 
 
-def _load_planned(process: Process, time_ns: int, event: ev.LoadPlanned) -> None:
-    if event.step not in process.loads:
-        load = ModelLoad(step=event.step, arguments=event.arguments, began_ns=time_ns)
-        process.loads[event.step] = load
-        for number in sorted(process.loads)[:-LOADS_KEPT]:
-            del process.loads[number]
+def _begin_load(process: Process, time_ns: int, event: ev.StepStarted) -> None:
+    """The outermost of such calls is a load, also before it says what it was asked for."""
+    above = process.steps.get(event.parent) if event.parent is not None else None
+    while above is not None:
+        if above.step in process.loads:
+            return
+        above = process.steps.get(above.parent) if above.parent is not None else None
+    arguments = LoadArguments(checkpoint=event.label)
+    process.loads[event.step] = ModelLoad(step=event.step, arguments=arguments, began_ns=time_ns)
+    for number in sorted(process.loads)[:-LOADS_KEPT]:
+        del process.loads[number]
+
+
+def _load_planned(process: Process, _: int, event: ev.LoadPlanned) -> None:
+    if load := process.loads.get(event.step):
+        load.arguments = event.arguments
 
 
 def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
@@ -298,10 +311,6 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     process.initialized = event.initialized
     for raised in event.raised:
         _finding_raised(process, time_ns, raised)
-    for planned in event.loads:
-        _load_planned(process, time_ns, planned)
-    for placed in event.placed:
-        _model_placed(process, time_ns, placed)
     for mesh in event.meshes:
         _mesh_made(process, time_ns, mesh)
     for skipped in event.skipped:
@@ -321,6 +330,10 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     for started_ns, step in event.steps:
         if step.step not in process.steps:
             _step_started(process, started_ns, step)
+    for planned in event.loads:
+        _load_planned(process, time_ns, planned)
+    for placed in event.placed:
+        _model_placed(process, time_ns, placed)
     for site in event.sites:
         process.sites[site.number] = site.site
     still_open = {step.step for _, step in event.steps}

@@ -24,7 +24,7 @@ from distwatch.tui.keys import KEYS, VIEWS, bindings
 from distwatch.tui.line_list import LineList
 from distwatch.tui.session import Session
 from distwatch.tui.verdict import verdict_markdown
-from distwatch.tui.views import ranks
+from distwatch.tui.views import loading, ranks
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of
 from distwatch.tui.views.shown import Shown, draw_view
@@ -86,7 +86,7 @@ class DistwatchApp(App[None]):
         self._view = VIEWS[0].name
         self._detail_key: str | None = None
         self._filter = Filter()
-        self._order = ranks.Order()
+        self._orders = {"ranks": ranks.Order(), "loading": loading.FIRST_ORDER}
         self._folded: frozenset[str] = frozenset()
 
     def compose(self) -> ComposeResult:
@@ -132,7 +132,7 @@ class DistwatchApp(App[None]):
         """Draws the picture on display: head, tabs, and the open view or detail."""
         picture = self.session.picture
         self._top.show(picture, self.session.sight())
-        shown = draw_view(self._view, picture, self._filter, self._order, self._folded)
+        shown = draw_view(self._view, picture, self._filter, self._orders, self._folded)
         self._lists[self._view].show(shown.lines, shown.heading, self._empty_text(shown))
         hits = f"{len(shown.lines)} of {shown.total}"
         self._tabs.show(self._view, self._detail_key is not None, picture, self._filter, hits)
@@ -221,13 +221,18 @@ class DistwatchApp(App[None]):
             self._open_detail(f"rank:{global_rank}")
 
     def action_sort(self) -> None:
-        """Sorts the ranks by the next column."""
-        self._order = ranks.next_order(self._order)
+        """Sorts the ranks, or the loads where they are on display, by the next column."""
+        if self._view == "loading":
+            self._orders["loading"] = loading.next_order(self._orders["loading"])
+        else:
+            self._orders["ranks"] = ranks.next_order(self._orders["ranks"])
         self.draw()
 
     def action_sort_reverse(self) -> None:
-        """Turns the order of the ranks round."""
-        self._order = self._order._replace(reverse=not self._order.reverse)
+        """Turns the order of the ranks round, or of the loads where they are on display."""
+        view = "loading" if self._view == "loading" else "ranks"
+        order = self._orders[view]
+        self._orders[view] = order._replace(reverse=not order.reverse)
         self.draw()
 
     def action_move(self, steps: int) -> None:

@@ -59,8 +59,8 @@ class Tabs(Static):
         """Draws the bar."""
         narrow = self.app.size.width < 100
         text = Text()
-        # On a narrow screen the filter matters more than the names of the other views.
-        crowded = narrow and bool(wanted.text) and not in_detail
+        # On a narrow screen filter and way back matter more than the names of the other views.
+        crowded = narrow and (bool(wanted.text) or in_detail)
         for number, each in enumerate(VIEWS, 1):
             if crowded and each.name != view:
                 continue

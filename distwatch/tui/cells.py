@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from distwatch.diagnosis.standing import Standing
@@ -56,6 +57,20 @@ def dotted(parts: Iterable[Text]) -> Text:
             line.append(" · ", FAINT)
         line.append_text(part)
     return line
+
+
+def clip_middle(text: str, width: int) -> str:
+    """A path or an address in so many cells: both ends say more than what lies between them."""
+    if cell_len(text) <= width:
+        return text
+    head = width // 4
+    tail = width - head - 1
+    # Wide characters take two cells each.
+    start = set_cell_size(text, head).rstrip()
+    end = text[-tail:] if tail > 0 else ""
+    while cell_len(end) > tail:
+        end = end[1:]
+    return f"{start}…{end}"
 
 
 def clip(text: Text, lines: int, width: int) -> Text:

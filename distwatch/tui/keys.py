@@ -34,6 +34,8 @@ VIEWS = (
     View("devices", "Devices", "devices, hosts with memory and cgroup, processes with children"),
     View("events", "Events", "what happened, newest at the bottom"),
     View("findings", "Findings", "root causes and their symptoms, with the evidence"),
+    View("loading", "Loading", "model loads: phases, progress, waits; where the model lies"),
+    View("layout", "Layout", "parallel layouts: each rank in its place; the groups of each axis"),
 )
 
 _VIEW_KEYS = tuple(
@@ -48,8 +50,8 @@ KEYS: tuple[Key, ...] = (
     Key("escape", "Esc", "leave", "Back", "leave the detail, then the filter", "Look"),
     Key("slash", "/", "filter", "Filter", "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text", "Look", True),
     Key("g", "g", "go_to_rank", "Go to rank", "type a rank's number", "Look"),
-    Key("s", "s", "sort", "Sort", "ranks: sort by the next column", "Look"),
-    Key("S,upper_s", "S", "sort_reverse", "Reverse", "ranks: turn the order round", "Look"),
+    Key("s", "s", "sort", "Sort", "ranks, loads: sort by the next column", "Look"),
+    Key("S,upper_s", "S", "sort_reverse", "Reverse", "ranks, loads: turn the order round", "Look"),
     Key("up,k", "↑ k", "move(-1)", "Up", "one line up", "Look"),
     Key("down,j", "↓ j", "move(1)", "Down", "one line down", "Look"),
     Key("pageup", "PgUp", "page(-1)", "Page up", "one page up", "Look"),

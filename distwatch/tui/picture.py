@@ -9,6 +9,9 @@ import msgspec
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.early import early_suspicion
 from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
+from distwatch.diagnosis.load_groups import LoadGroup, group_loads
+from distwatch.diagnosis.loads import loads_of
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
 from distwatch.state.finding import Finding
@@ -26,6 +29,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     standings: tuple[Standing, ...] = ()
     groups: tuple[GroupView, ...] = ()
     stacks: tuple[StackNode, ...] = ()
+    loads: tuple[LoadGroup, ...] = ()
+    layouts: tuple[LayoutGrid, ...] = ()
     world_size: int | None = None
     dropped: int = 0
     """Events that are known to be lost."""
@@ -89,6 +94,8 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         standings=tuple(standings(state)),
         groups=tuple(group_views(state)),
         stacks=tuple(merge_stacks(state)),
+        loads=tuple(group_loads(loads_of(state))),
+        layouts=tuple(layout_grids(state)),
         world_size=expected_world(state),
         dropped=_dropped(state),
         not_observed=tuple(_not_observed(state)),
@@ -110,9 +117,11 @@ def freeze(picture: Picture) -> Picture:
 def _frozen(process: Process) -> Process:
     still = copy.copy(process)
     still.steps = {number: copy.copy(step) for number, step in process.steps.items()}
+    still.loads = {number: copy.copy(load) for number, load in process.loads.items()}
     still.groups = {name: copy.copy(group) for name, group in process.groups.items()}
     still.integrations, still.sites = dict(process.integrations), dict(process.sites)
     still.group_calls = list(process.group_calls)
+    still.layouts, still.meshes = dict(process.layouts), list(process.meshes)
     still.hook_failures = dict(process.hook_failures)
     still.outside = copy.copy(process.outside)
     still.outside.not_observed = dict(process.outside.not_observed)

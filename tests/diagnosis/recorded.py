@@ -9,6 +9,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import Identity
+from distwatch.state.loads import LOAD_STEPS, LoadProgress
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 
@@ -117,7 +118,8 @@ class RecordedJob:
             self.say(rank, at, started)
 
     def begin(self, rank: int, step: int, name: str, at: float, **more: object) -> None:
-        kinds = {"from_pretrained": "load", "init_process_group": "init", "initialize": "init"}
+        kinds = dict.fromkeys(LOAD_STEPS, "load")
+        kinds |= {"init_process_group": "init", "initialize": "init"}
         kind = kinds.get(name, "group")
         started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind], **more)  # type: ignore[arg-type]
         self.say(rank, at, started)
@@ -253,6 +255,7 @@ class RecordedJob:
         groups: dict[str, tuple[int, int, float]] | None = None,
         operations: tuple[ev.Operation, ...] = (),
         peers: tuple[ev.PeerProgress, ...] = (),
+        loads: tuple[LoadProgress, ...] = (),
     ) -> None:
         """A pulse: group name → (enqueued, completed, when that last changed)."""
         progress = tuple(
@@ -260,7 +263,11 @@ class RecordedJob:
             for n, (e, c, changed) in (groups or {}).items()
         )
         pulse = ev.Pulse(
-            beat=int(at * 2) + 1, beat_ns=int(at * SECOND), groups=progress, peers=peers
+            beat=int(at * 2) + 1,
+            beat_ns=int(at * SECOND),
+            groups=progress,
+            peers=peers,
+            loads=loads,
         )
         read = ev.PulseRead(process=self.key(rank), pulse=pulse, operations=operations)
         self.see(at, read, self.host(rank))

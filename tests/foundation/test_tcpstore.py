@@ -44,6 +44,7 @@ def test_what_torch_writes_is_read_and_the_other_way_round(
     store: dist.TCPStore, client: StoreClient
 ) -> None:
     store.set("from torch", "1")
+    store.get("from torch")  # torch waits for no answer to a set: now it has been carried out
     client.set("/from us", b"\x00\xff")
     assert client.get("/from torch") == b"1"
     assert store.get("from us") == b"\x00\xff"

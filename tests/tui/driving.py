@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from textual.pilot import Pilot
 
 from distwatch.tui.app import DistwatchApp
-from tests.tui.scripted import Script, ScriptedSource, clock_at
+from tests.tui.scripted import Records, ScriptedSource, clock_at
 
 NEVER_S = 86_400.0
 
@@ -63,7 +63,7 @@ class Viewer:
 
 @asynccontextmanager
 async def watching(
-    script: Script,
+    script: Records,
     *,
     size: tuple[int, int] = (120, 30),
     at: float = 64.0,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, process_key
@@ -278,10 +278,28 @@ def large_job(world: int) -> Script:
     return script
 
 
+class Records(Protocol):
+    """What a source is made from: a script of this file, or a `LoadingJob`."""
+
+    @property
+    def entries(self) -> Sequence[Record]: ...
+
+
+class Record(Protocol):
+    @property
+    def header(self) -> FileHeader: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def event(self) -> ev.AnyEvent | ev.UnknownEvent: ...
+
+
 class ScriptedSource:
     """A RunSource over a script. Live, it tells what `reach` lets it; recorded, what `seek` asks."""
 
-    def __init__(self, script: Script, *, live: bool = True, until: float | None = None) -> None:
+    def __init__(self, script: Records, *, live: bool = True, until: float | None = None) -> None:
         self.run_id = "llama-ft"
         self.live = live
         self.note = "observer pid 77" if live else "replay"

@@ -78,6 +78,21 @@ def test_fitting_gives_exactly_that_width_also_for_wide_characters(width: int) -
         assert cells.fit(Text(text), width, right=True).cell_len == width
 
 
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("/models/llama", 20, "/models/llama"),
+        ("http://hub.example/org/model/file-3", 20, "http:…g/model/file-3"),
+        ("http://hub.example/org/model/file-3", 16, "http…odel/file-3"),
+        ("模型加载模型加载模型加载", 12, "模…模型加载"),
+    ],
+)
+def test_a_path_keeps_both_ends(text: str, width: int, shown: str) -> None:
+    clipped = cells.clip_middle(text, width)
+    assert clipped == shown
+    assert Text(clipped).cell_len <= width
+
+
 def test_dots_stand_between_parts_only() -> None:
     assert cells.dotted([Text("a"), Text("b")]).plain == "a · b"
     assert cells.dotted([]).plain == ""

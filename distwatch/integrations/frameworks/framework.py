@@ -24,7 +24,7 @@ from distwatch.agent import core
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import caller_site, error_text, is_users
 from distwatch.agent.library import Layout
-from distwatch.hooks.observed import observe
+from distwatch.hooks.observed import observe_method
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks import TRIGGERS
@@ -67,7 +67,7 @@ class Framework:
     distribution = ""
     """What has to be installed, as pip calls it."""
     initializers: tuple[str, ...] = ()
-    """Functions of the module that build the state. At least one has to be there."""
+    """Functions of the module that build the state, or `Class.method`. At least one has to be there."""
     destroyers: tuple[str, ...] = ()
     """Functions that take it down."""
     arguments: Mapping[str, str] = {}
@@ -126,6 +126,9 @@ class Framework:
             asked["dp"] = plan.data_size(world)
         return {axis: size for axis, size in asked.items() if size > 1}
 
+    def note(self, result: Any) -> None:
+        """What an initializer returned, where the module itself does not keep it."""
+
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks what else there is to see in it; a remark on what could not be hooked."""
         return ""
@@ -156,15 +159,16 @@ class Framework:
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks initializers and destroyers, and reads what is held already."""
-        absent = [n for n in (*self.initializers, *self.destroyers) if n not in vars(module)]
+        observers = {name: _Initializes(self, module) for name in self.initializers} | {
+            name: _Destroys(self, module) for name in self.destroyers
+        }
+        absent = [name for name in observers if _place(module, name) is None]
         if set(self.initializers) <= set(absent):
             raise NotApplicable(f"{module.__name__} has no {' or '.join(self.initializers)}")
-        for name in self.initializers:
-            if name not in absent:
-                _replace(module, patches, name, _Initializes(self, module, vars(module)[name]))
-        for name in self.destroyers:
-            if name not in absent:
-                _replace(module, patches, name, _Destroys(self, module))
+        for name, observer in observers.items():
+            if place := _place(module, name):
+                observer.original = vars(place[0])[place[1]]
+                _replace(patches, *place, f"{self.name}.{name}", observer)
         remarks = [self.hook_more(module, patches)]
         if absent:
             remarks.append(f"not in this version: {', '.join(absent)}")
@@ -216,7 +220,10 @@ class Framework:
                 label=self.label(given) if given is not None else "",
                 sizes={g.axis: len(g.members) for g in groups if g.axis},
                 order=self.order(given or {}),
-                groups=groups,
+                # Of those that run along several axes torch's own record has the members.
+                groups=tuple(
+                    g if g.axis else msgspec.structs.replace(g, members=()) for g in groups
+                ),
                 site=caller_site(self.folders()) if given is not None else None,
                 stack=self._stack()
                 if given is not None and first
@@ -260,26 +267,37 @@ def accepted(call: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
-def _replace(module: ModuleType, patches: PatchSet, name: str, observer: Any) -> None:
-    original = vars(module)[name]
-    hooked = observe(f"{module.__name__}.{name}", original, observer)
-    patches.replace(module, name, hooked)
-    rebind_early_imports(patches, original, hooked)
+def _place(module: ModuleType, name: str) -> tuple[Any, str] | None:
+    """Where a function or method (`Class.method`) of the module is defined; None: nowhere."""
+    *owners, attribute = name.split(".")
+    owner: Any = module
+    for one in owners:
+        owner = vars(owner).get(one)
+    return (owner, attribute) if owner is not None and attribute in vars(owner) else None
+
+
+def _replace(patches: PatchSet, owner: Any, attribute: str, name: str, observer: Any) -> None:
+    original = vars(owner)[attribute]
+    hooked = observe_method(name, original, observer)
+    patches.replace(owner, attribute, hooked)
+    if isinstance(owner, ModuleType):
+        rebind_early_imports(patches, original, hooked)
 
 
 class _Initializes:
     """A call that builds the state: a step under the deadline of groups, and what then holds."""
 
-    def __init__(self, framework: Framework, module: ModuleType, original: Any) -> None:
+    original: Any = None
+
+    def __init__(self, framework: Framework, module: ModuleType) -> None:
         self._framework = framework
         self._module = module
-        self._original = original
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = running_agent()
         if agent is None:
             return None
-        given = arguments_of(self._original, args, kwargs)
+        given = arguments_of(self.original, args, kwargs)
         return agent, self._framework.begin(agent, given), given
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
@@ -287,12 +305,15 @@ class _Initializes:
             return
         agent, step, given = token
         if error is None:
+            self._framework.note(result)
             self._framework.hold(self._module, given)
         agent.end_step(step, error_text(error))
 
 
 class _Destroys:
     """A call that takes the state down."""
+
+    original: Any = None
 
     def __init__(self, framework: Framework, module: ModuleType) -> None:
         self._framework = framework

@@ -28,6 +28,8 @@ class Line(NamedTuple):
     """Ranks that it is about; None: no particular ones, so no filter on ranks removes it."""
     groups: tuple[str, ...] | None = None
     """Group names that it is about; None: it is about no group."""
+    block: str = ""
+    """Lines of one block pass a filter's words together; '' stands alone."""
 
 
 def part_key(key: str, part: int | str) -> str:
@@ -44,12 +46,19 @@ def visible(lines: Iterable[Line], wanted: Filter, picture: Picture) -> list[Lin
     """The lines that a filter lets pass."""
     selected = wanted.selected(picture)
     found: list[Line] = []
+    with_words: dict[str, bool] = {}
+    lines = list(lines)
+    for line in lines if wanted.words else ():
+        if line.block and not with_words.get(line.block):
+            with_words[line.block] = wanted.has_words(line.draw(_WIDE).plain)
     for line in lines:
         if selected is not None and (line.ranks is None or selected.isdisjoint(line.ranks)):
             continue
         groups = line.groups
         if groups is not None and not all(any(map(test, groups)) for test in wanted.pg_tests):
             continue
-        if not wanted.words or wanted.has_words(line.draw(_WIDE).plain):
+        if not wanted.words or (
+            with_words[line.block] if line.block else wanted.has_words(line.draw(_WIDE).plain)
+        ):
             found.append(line)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
-from distwatch.tui.views import devices, events, findings, groups, ranks, stacks
+from distwatch.tui.views import devices, events, findings, groups, layout, loading, ranks, stacks
 from distwatch.tui.views.line import Line, visible
 
 
@@ -24,13 +24,17 @@ class Shown(NamedTuple):
 
 
 def draw_view(
-    name: str, picture: Picture, wanted: Filter, order: ranks.Order, folded: frozenset[str]
+    name: str,
+    picture: Picture,
+    wanted: Filter,
+    orders: Mapping[str, ranks.Order],
+    folded: frozenset[str],
 ) -> Shown:
-    """The lines of one of the numbered views."""
+    """The lines of one of the numbered views; `orders` has one for each view that is sorted."""
     heading: Callable[[int], Text] | None = None
     if name == "ranks":
-        lines, empty = ranks.lines(picture, order), ranks.EMPTY
-        heading = partial(ranks.heading, order) if lines else None
+        lines, empty = ranks.lines(picture, orders["ranks"]), ranks.EMPTY
+        heading = partial(ranks.heading, orders["ranks"]) if lines else None
     elif name == "groups":
         lines, empty = groups.lines(picture), groups.EMPTY
     elif name == "stacks":
@@ -40,6 +44,11 @@ def draw_view(
         lines, empty = devices.lines(picture), devices.EMPTY
     elif name == "events":
         lines, empty = events.lines(picture), events.EMPTY
+    elif name == "layout":
+        lines, empty = layout.lines(picture), layout.EMPTY
+    elif name == "loading":
+        lines, empty = loading.lines(picture, orders["loading"]), loading.EMPTY
+        heading = partial(loading.heading, picture, orders["loading"]) if lines else None
     else:
         lines, empty = findings.lines(picture), findings.EMPTY
     return Shown(visible(lines, wanted, picture), len(lines), heading, empty)

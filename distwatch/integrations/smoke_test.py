@@ -1,0 +1,53 @@
+"""One short generation, step by step: the first forward is where a wrongly placed model shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distwatch.integrations.loads import Load
+
+TOKENS = 4
+
+
+def generate_shortly(under_way: Load | None, model: Any) -> list[int]:
+    """Chooses a few tokens greedily after a prompt of one; each forward is a step of its own.
+
+    Raises:
+        Exception: whatever the model's forward raises.
+    """
+    import torch
+
+    config = getattr(model, "config", None)
+    first = next((t for t in _starts(config) if isinstance(t, int) and t >= 0), 0)
+    device = _input_device(model)
+    tokens = torch.tensor([[first]], device=device)
+    step = under_way.begin_phase("smoke test", total=TOKENS) if under_way is not None else 0
+    error: BaseException | None = None
+    try:
+        with torch.no_grad():
+            for number in range(1, TOKENS + 1):
+                if under_way is not None:
+                    under_way.agent.progress_step(
+                        step, number, total=TOKENS, label=f"forward of {tokens.shape[1]} tokens"
+                    )
+                logits = model(input_ids=tokens).logits
+                tokens = torch.cat([tokens, logits[:, -1:].argmax(-1).to(device)], dim=1)
+    except BaseException as failure:
+        error = failure
+        raise
+    finally:
+        if under_way is not None:
+            under_way.end_phase(step, error)
+    return [int(token) for token in tokens[0, 1:].tolist()]
+
+
+def _starts(config: Any) -> tuple[Any, ...]:
+    return (getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None))
+
+
+def _input_device(model: Any) -> Any:
+    """Where inputs go: to the embedding, or wherever accelerate moves them from."""
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    parameters = list(embedding.parameters()) if embedding is not None else []
+    devices = [p.device for p in (*parameters, *model.parameters()) if p.device.type != "meta"]
+    return devices[0] if devices else "cpu"

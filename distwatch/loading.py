@@ -1,0 +1,190 @@
+"""`distwatch.load`: `from_pretrained` under the load deadline, with a look before and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distwatch.agent.environment import read_environment
+from distwatch.errors import PlanInvalid
+from distwatch.integrations.load_arguments import read_arguments
+from distwatch.integrations.loads import Load, begin_load, end_load
+from distwatch.integrations.placements import placement_of
+from distwatch.integrations.registry import running_agent
+from distwatch.integrations.smoke_test import generate_shortly
+from distwatch.preflight.model_load import LoadingMachine, load_advice
+from distwatch.probes.cgroups import memory_group
+from distwatch.settings import read_settings
+from distwatch.state.loads import LoadArguments, Placement
+from distwatch.state.sizes import bytes_text
+
+log = logging.getLogger("distwatch")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+
+
+def load(
+    checkpoint: str | os.PathLike[str],
+    *,
+    model_class: Any = "AutoModelForCausalLM",
+    deadline: float | None = None,
+    smoke_test: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Loads a model as its class's `from_pretrained` does; what it returns is returned.
+
+    Before the load it says what the arguments will come to on this machine, after it what is
+    amiss with the model: as findings of the run, and on stderr. The observer judges the deadline:
+    a load that does not move for so long is told with its phase, file and reason, and ended where
+    DISTWATCH_ON_HANG=abort.
+
+    Args:
+        checkpoint: a folder, or the id of a model on the hub.
+        model_class: a class with `from_pretrained`, or the name of one in transformers.
+        deadline: seconds without progress; default: `load` of DISTWATCH_DEADLINES.
+        smoke_test: generate a few tokens afterwards, step by step, each under the deadline.
+        kwargs: of `from_pretrained`.
+
+    Raises:
+        PlanInvalid: there is no such class.
+    """
+    if deadline is not None and not deadline > 0:
+        raise PlanInvalid(f"deadline={deadline!r}", advice="Give a positive number of seconds.")
+    chosen = _class_of(model_class)
+    if read_settings().enabled is not False:
+        import distwatch.auto  # noqa: F401
+
+        running_agent()
+    arguments = read_arguments(checkpoint, kwargs)
+    under_way = begin_load("distwatch.load", arguments, adopts=True, deadline_s=deadline)
+    placement: Placement | None = None
+    try:
+        _advise(under_way, arguments, kwargs.get("max_memory") or {})
+        loaded = chosen.from_pretrained(checkpoint, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if smoke_test:
+            generate_shortly(under_way, model)
+        if under_way is not None:
+            placement = placement_of(model, under_way.generation)
+            _tell_what_is_amiss(arguments, placement)
+    except BaseException as error:
+        if under_way is not None:
+            end_load(under_way, None, error)
+        raise
+    if under_way is not None:
+        end_load(under_way, placement, None)
+    return loaded
+
+
+def _class_of(model_class: Any) -> Any:
+    if isinstance(model_class, str):
+        transformers = importlib.import_module("transformers")
+        found = getattr(transformers, model_class, None)
+        if found is None:
+            raise PlanInvalid(
+                f"transformers has no {model_class!r}", advice="Pass the class itself, or its name."
+            )
+        model_class = found
+    if not callable(getattr(model_class, "from_pretrained", None)):
+        raise PlanInvalid(
+            f"{model_class!r} has no from_pretrained", advice="Pass a model class, or its name."
+        )
+    return model_class
+
+
+def _advise(
+    under_way: Load | None, arguments: LoadArguments, max_memory: Mapping[object, object]
+) -> None:
+    with _phase(under_way, "advice"):
+        try:
+            findings = load_advice(arguments, _machine(arguments.checkpoint), max_memory)
+        except Exception as error:
+            log.warning("distwatch: no advice before the load: %s", error)
+            return
+    for finding in findings:
+        log.warning("distwatch: %s: %s. %s", finding.code, finding.summary, finding.advice)
+        if under_way is not None:
+            under_way.agent.raise_finding(finding, "distwatch.load")
+
+
+@contextlib.contextmanager
+def _phase(under_way: Load | None, name: str) -> Iterator[None]:
+    step = under_way.begin_phase(name) if under_way is not None else 0
+    try:
+        yield
+    except BaseException as error:
+        if under_way is not None:
+            under_way.end_phase(step, error)
+        raise
+    if under_way is not None:
+        under_way.end_phase(step, None)
+
+
+def _machine(checkpoint: str) -> LoadingMachine:
+    launched = read_environment(os.environ)
+    group = memory_group(os.getpid())
+    limit, _ = group.limit if group else (None, None)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size, safetensors = _checkpoint_size(checkpoint)
+    return LoadingMachine(
+        world_size=launched.world_size or 1,
+        local_world_size=launched.local_world_size or 1,
+        host_memory=min(limit, total) if limit else total,
+        limited_by="cgroup's limit" if limit and limit < total else "memory",
+        device_memory=_device_memory(),
+        checkpoint_bytes=size,
+        safetensors=safetensors,
+    )
+
+
+def _checkpoint_size(checkpoint: str) -> tuple[int | None, bool]:
+    """Bytes of a local checkpoint's files, and whether they are safetensors; None on the hub."""
+    if not os.path.isdir(checkpoint):
+        return None, True
+    files = [entry for entry in os.scandir(checkpoint) if entry.name.endswith(_WEIGHTS)]
+    safetensors = [entry for entry in files if entry.name.endswith(".safetensors")]
+    for entry in os.scandir(checkpoint):
+        if entry.name.endswith("safetensors.index.json"):
+            with open(entry.path, encoding="utf-8") as index:
+                size = json.load(index).get("metadata", {}).get("total_size")
+            if isinstance(size, int):
+                return size, True
+    return sum(entry.stat().st_size for entry in safetensors or files) or None, bool(safetensors)
+
+
+def _device_memory() -> tuple[int, ...]:
+    """Total memory of each GPU, where this process has begun to use them already."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return ()
+    count = torch.cuda.device_count()
+    return tuple(int(torch.cuda.get_device_properties(n).total_memory) for n in range(count))
+
+
+def _tell_what_is_amiss(arguments: LoadArguments, placement: Placement | None) -> None:
+    """For whoever reads this process's output; the run's verdict says it, too."""
+    if placement is None:
+        return
+    if placement.leaked_count:
+        names = ", ".join(placement.leaked[:4])
+        log.warning(
+            "distwatch: %d parameters of %s are on meta with nowhere to come from: %s",
+            placement.leaked_count,
+            arguments.checkpoint,
+            names,
+        )
+    if placement.generation == "lost":
+        log.warning(
+            "distwatch: the generation config of %s could not be read", arguments.checkpoint
+        )
+    for note in placement.notes:
+        log.info("distwatch: %s", note)
+    held = ", ".join(
+        f"{d.device} {bytes_text(d.parameters + d.buffers)}" for d in placement.devices
+    )
+    log.info("distwatch: %s lies on %s", arguments.checkpoint, held)

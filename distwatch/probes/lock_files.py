@@ -1,0 +1,88 @@
+"""Who holds a lock file: by the kernel's table of locks, or by the file's own words."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from distwatch.probes.procfs import read_bytes, read_text
+from distwatch.redaction import redact_command
+from distwatch.state.events import LockHolder, LockLooked
+
+_LOCK = re.compile(r"\d+: (?:FLOCK|POSIX|OFDLCK) +\w+ +\w+ +(-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ")
+"""A line of /proc/locks of one that holds; those that wait begin with `->`."""
+_WORDS_READ = 400
+HOLDERS = 8
+
+
+def look_at_lock(host: str, path: str) -> LockLooked:
+    """A lock file as it stands. May block where its file system does: call it in the background.
+
+    A lock of flock or fcntl is in the kernel's table, and ends with its process. Where a file
+    system has none of them, the file itself is the lock (filelock's SoftFileLock): it says who
+    made it, and stays when that process is killed.
+    """
+    try:
+        status = os.stat(path)
+        with open(path, "rb") as file:
+            words = file.read(_WORDS_READ)
+    except FileNotFoundError:
+        return LockLooked(host=host, path=path, exists=False)
+    except OSError as error:
+        return LockLooked(host=host, path=path, not_observed=error.strerror or str(error))
+    age_s = max(0.0, time.time() - status.st_mtime)
+    pids = _by_kernel(status)
+    if pids:
+        holders = tuple(_holder(pid) for pid in pids[:HOLDERS])
+        return LockLooked(host=host, path=path, holders=holders, age_s=age_s)
+    pid, says_host = _by_words(words)
+    here = says_host in ("", host)
+    holders = (_holder(pid),) if pid and here else ()
+    return LockLooked(
+        host=host, path=path, holders=holders, says_host="" if here else says_host, age_s=age_s
+    )
+
+
+def _by_kernel(status: os.stat_result) -> list[int]:
+    device = (os.major(status.st_dev), os.minor(status.st_dev))
+    found: dict[int, None] = {}
+    for line in read_text("/proc/locks").splitlines():
+        if (match := _LOCK.match(line)) and int(match[4]) == status.st_ino:
+            # Some file systems tell the table another device than stat: then it is the inode alone.
+            same = (int(match[2], 16), int(match[3], 16)) == device
+            pid = max(0, int(match[1]))
+            if same or (pid and _has_open(pid, status.st_ino)):
+                found[pid] = None
+    return list(found)
+
+
+def _has_open(pid: int, inode: int) -> bool:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        try:
+            if os.stat(f"/proc/{pid}/fd/{name}").st_ino == inode:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _by_words(words: bytes) -> tuple[int, str]:
+    """The pid and the host that a soft lock's file says; 0 and '' where it says none."""
+    lines = words.decode("utf-8", "replace").splitlines()
+    pid = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
+    return pid, (lines[1].strip() if pid and len(lines) > 1 else "")
+
+
+def _holder(pid: int) -> LockHolder:
+    if not pid:
+        return LockHolder(pid=0)
+    raw = read_bytes(f"/proc/{pid}/cmdline")
+    argv = [item.decode("utf-8", "replace") for item in raw.split(b"\0") if item]
+    return LockHolder(
+        pid=pid, command=redact_command(argv[:8]), alive=os.path.exists(f"/proc/{pid}")
+    )

@@ -1,0 +1,76 @@
+"""Model loads in the report: what a load's standing knows, with free text redacted."""
+
+from __future__ import annotations
+
+from msgspec.structs import asdict, replace
+
+from distwatch.diagnosis.loads import LoadStanding, loads_of
+from distwatch.redaction import redact_text
+from distwatch.state.loads import LoadArguments, Outstanding, Placement
+from distwatch.state.model import RunState
+
+
+class Waits(Outstanding, frozen=True, kw_only=True, omit_defaults=False):
+    """Something that a thread of a load has begun, and for how long it has been in it."""
+
+    waited_s: float
+
+
+class Model(LoadStanding, frozen=True, kw_only=True):
+    """One load of one rank. In `arguments` and `placement`, what is absent is empty."""
+
+    model: str
+    """The checkpoint, as it was asked for."""
+
+
+def build_models(state: RunState) -> list[Model]:
+    """Every load of every rank."""
+    return [_model(load) for load in loads_of(state)]
+
+
+def _model(load: LoadStanding) -> Model:
+    told = {
+        "arguments": _arguments(load.arguments),
+        "phases": tuple(
+            replace(
+                phase,
+                began_s=round(phase.began_s, 3),
+                ended_s=None if phase.ended_s is None else round(phase.ended_s, 3),
+                error=_redacted(phase.error),
+            )
+            for phase in load.phases
+        ),
+        "took_s": round(load.took_s, 3),
+        "still_s": round(load.still_s, 3),
+        "error": _redacted(load.error),
+        "phase": "done" if load.ended else load.phase or load.call,
+        "file": redact_text(load.file),
+        "outstanding": tuple(_waits(load, one) for one in load.outstanding),
+        "placement": load.placement and _placement(load.placement),
+    }
+    fields = {name: getattr(load, name) for name in load.__struct_fields__}
+    return Model(**{**fields, **told}, model=redact_text(load.arguments.checkpoint))
+
+
+def _redacted(text: str | None) -> str | None:
+    return None if text is None else redact_text(text)
+
+
+def _arguments(asked: LoadArguments) -> LoadArguments:
+    return replace(
+        asked,
+        checkpoint=redact_text(asked.checkpoint),
+        offload_folder=redact_text(asked.offload_folder),
+        parallel_plan=redact_text(asked.parallel_plan),
+        quantization=redact_text(asked.quantization),
+    )
+
+
+def _waits(load: LoadStanding, one: Outstanding) -> Waits:
+    told = {**asdict(one), "what": redact_text(one.what), "last_error": redact_text(one.last_error)}
+    return Waits(**told, waited_s=round(load.waited_s(one), 3))
+
+
+def _placement(placement: Placement) -> Placement:
+    # Notes are our own words, and "token: …" in one would be taken for a secret.
+    return replace(placement, offload_places=tuple(map(redact_text, placement.offload_places)))

@@ -1,0 +1,96 @@
+"""The detail of a load: arguments, phases, waits, and the whole device map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.text import Text
+
+from distwatch.diagnosis.load_bars import device_bars, spans_of
+from distwatch.diagnosis.load_groups import LoadGroup
+from distwatch.diagnosis.loads import LoadStanding
+from distwatch.state.loads import Placement
+from distwatch.state.rank_sets import format_ranks
+from distwatch.tui.cells import count_of, format_bytes
+from distwatch.tui.load_cells import (
+    files_cell,
+    leaked_cell,
+    model_cell,
+    offload_cell,
+    one_line,
+    outcome_cell,
+    phase_cell,
+    tensors_cell,
+    wait_cell,
+)
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import MUTED, RED, STRONG, YELLOW
+from distwatch.tui.views.loading import find_load
+from distwatch.tui.views.text import join_lines, section
+
+_WIDE = 120
+_UNCUT = 10_000
+
+
+def load_detail(picture: Picture, key: str) -> Text | None:
+    """Everything about one load, or about the slowest of several that came out alike."""
+    group = find_load(picture, key)
+    return join_lines(_lines(group)) if group else None
+
+
+def _lines(group: LoadGroup) -> Iterable[Text]:
+    load, ranks = group.load, group.global_ranks
+    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {format_ranks(ranks)}"
+    yield Text.assemble((f"{who}  {load.call}", STRONG), "  ", outcome_cell(group))
+    yield Text(load.arguments.checkpoint)
+    if load.error:
+        yield Text(one_line(load.error), RED)
+    yield from section("arguments", list(_arguments(load)))
+    of = f", of the slowest: rank {load.global_rank}" if len(ranks) > 1 else ""
+    yield from section(f"phases{of}", [phase_cell(span, load.error) for span in spans_of(load)])
+    yield from section("progress", list(_progress(load)))
+    wait = "waits in" if load.under_way else "was in"
+    yield from section(wait, [wait_cell(load, one, _UNCUT) for one in load.outstanding])
+    if load.placement is not None:
+        yield from _placed(load.placement)
+
+
+def _arguments(load: LoadStanding) -> Iterable[Text]:
+    asked = load.arguments
+    for name, value in (
+        ("device_map", asked.device_map),
+        ("parallel plan", asked.parallel_plan),
+        ("dtype", asked.dtype),
+        ("quantization", asked.quantization),
+        ("max_memory", asked.max_memory),
+        ("offload_folder", asked.offload_folder),
+        ("versions", ", ".join(f"{name} {what}" for name, what in asked.versions.items())),
+    ):
+        if value:
+            yield Text.assemble((f"{name:<15} ", MUTED), value)
+
+
+def _progress(load: LoadStanding) -> Iterable[Text]:
+    if load.total:
+        yield files_cell(load, _WIDE)
+    if load.parameters_total or load.bytes:
+        yield tensors_cell(load, _WIDE)
+
+
+def _placed(placement: Placement) -> Iterable[Text]:
+    yield from section("model", [model_cell(placement, _WIDE)])
+    for bar in device_bars(placement):
+        rows = [
+            Text.assemble((f"{format_bytes(module.bytes):>10}  ", MUTED), module.module or "all of it")
+            for module in bar.modules
+        ]  # fmt: skip
+        held = f"{bar.device}: {format_bytes(bar.bytes)}, {count_of(bar.tensors, 'tensor')}"
+        yield from section(held, rows or [Text("buffers only", MUTED)])
+    if placement.modules_left_out:
+        left = f"  the device map is longer by {placement.modules_left_out}, which were not kept"
+        yield Text(left, YELLOW)
+    if placement.bytes_on("ram") or placement.bytes_on("disk"):
+        yield from section("offloaded", [offload_cell(placement, _WIDE)])
+    if placement.leaked_count:
+        yield from section("on meta", [leaked_cell(placement, _WIDE)])
+    yield from section("notes", [Text(note) for note in placement.notes])

@@ -1,0 +1,152 @@
+"""View 7: model loads: phases on a timeline, progress, who waits in what, where the model lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rich.text import Text
+
+from distwatch.diagnosis.load_bars import DeviceBar, device_bars
+from distwatch.diagnosis.load_groups import LoadGroup
+from distwatch.state.loads import Placement
+from distwatch.state.rank_sets import format_ranks
+from distwatch.tui.cells import clip_middle, dotted, fit
+from distwatch.tui.load_cells import (
+    device_cell,
+    files_cell,
+    leaked_cell,
+    model_cell,
+    offload_cell,
+    one_line,
+    outcome_cell,
+    phases_cell,
+    tensors_cell,
+    timeline_cell,
+    wait_cell,
+)
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STRONG, YELLOW
+from distwatch.tui.views.line import Line, part_key
+from distwatch.tui.views.ranks import Order
+
+EMPTY = (
+    "no model load seen: from_pretrained, load_checkpoint_and_dispatch and dispatch_model are seen "
+    "in ranks that run with distwatch"
+)
+_LABEL = 9
+_SORTED_BY: dict[str, Callable[[LoadGroup], Any]] = {
+    "still": lambda group: 0,
+    "rank": lambda group: group.global_ranks[0],
+    "done": lambda group: group.load.share if group.load.share is not None else 1.0,
+}
+FIRST_ORDER = Order("still")
+
+
+def next_order(order: Order) -> Order:
+    """Sorted by the next of still, rank, done; upright."""
+    names = list(_SORTED_BY)
+    return Order(names[(names.index(order.column) + 1) % len(names)])
+
+
+def load_key(group: LoadGroup) -> str:
+    return f"load:{group.global_ranks[0]}:{group.load.step}"
+
+
+def find_load(picture: Picture, key: str) -> LoadGroup | None:
+    return next((group for group in picture.loads if load_key(group) == key), None)
+
+
+def lines(picture: Picture, order: Order) -> list[Line]:
+    """A block a load under way; ended ones that are alike are one block of all their ranks."""
+    found: list[Line] = []
+    loading = {
+        rank for group in picture.loads if group.load.under_way for rank in group.global_ranks
+    }
+    groups = sorted(picture.loads, key=_SORTED_BY[order.column])
+    for group in reversed(groups) if order.reverse else groups:
+        key = load_key(group)
+        # Who is blamed now is blamed for the load that it is in, not for one that it came through.
+        blamed = picture.culprits - (frozenset() if group.load.under_way else loading)
+        found += [
+            Line(part_key(key, n) if n else key, draw, group.global_ranks, block=key)
+            for n, draw in enumerate(_parts(group, not blamed.isdisjoint(group.global_ranks)))
+        ]
+    return found
+
+
+def heading(picture: Picture, order: Order, width: int) -> Text:
+    """How many there are of each kind, and what they are sorted by."""
+    ranks: dict[str, int] = {}
+    for group in picture.loads:
+        load = group.load
+        word = "under way" if load.under_way else "cut off" if load.cut_off else "ended"
+        word = "failed" if load.error else word
+        ranks[word] = ranks.get(word, 0) + len(group.global_ranks)
+    styles = {"under way": STRONG, "cut off": RED, "failed": RED, "ended": MUTED}
+    parts = [Text(f"{count} {word}", styles[word]) for word, count in ranks.items()]
+    by = {"still": "longest still first", "rank": "by rank", "done": "least done first"}
+    way = ", reversed" if order.reverse else ""
+    return fit(dotted([*parts, Text(f"{by[order.column]}{way}", FAINT)]), width)
+
+
+def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
+    """What draws each line of a block."""
+    load = group.load
+    parts: list[Callable[[int], Text]] = [partial(_title, group, blamed)]
+    if load.error:
+        error = Text(one_line(load.error), RED)
+        parts.append(_labelled("error", partial(fit, error), RED))
+    if load.phases:
+        parts.append(_labelled("phases", partial(timeline_cell, load)))
+        parts.append(_labelled("", partial(phases_cell, load)))
+    if load.total and not (load.ended and not load.error):
+        parts.append(_labelled("files", partial(files_cell, load)))
+    if load.under_way or load.cut_off:
+        parts.append(_labelled("tensors", partial(tensors_cell, load)))
+    wait = "waits in" if load.under_way else "was in"
+    parts += [_labelled(wait, partial(wait_cell, load, one)) for one in load.outstanding]
+    if load.placement is not None:
+        parts += _placed(load.placement)
+    return [*parts, lambda width: Text()]
+
+
+def _placed(placement: Placement) -> list[Callable[[int], Text]]:
+    bars = device_bars(placement)
+    largest = max((bar.bytes for bar in bars), default=0)
+    parts = [_labelled("model", partial(model_cell, placement))]
+    parts += [partial(_device, bar, largest) for bar in bars]
+    if any(bar.is_offloaded for bar in bars):
+        parts.append(_labelled("offload", partial(offload_cell, placement)))
+    if placement.leaked_count:
+        parts.append(_labelled("on meta", partial(leaked_cell, placement), RED))
+    notes = [partial(fit, Text(note, MUTED)) for note in placement.notes]
+    return [*parts, *(_labelled("note", note) for note in notes)]
+
+
+def _title(group: LoadGroup, blamed: bool, width: int) -> Text:
+    load, ranks = group.load, group.global_ranks
+    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {format_ranks(ranks)}"
+    name = Text(who, f"bold {RED}" if blamed else STRONG)
+    name.truncate(max(20, width // 3), overflow="ellipsis")
+    end = outcome_cell(group)
+    left = Text.assemble(
+        (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  "
+    )
+    room = width - end.cell_len - 2
+    left.append(clip_middle(load.arguments.checkpoint, max(12, room - left.cell_len)))
+    return fit(Text.assemble(fit(left, room), "  ", end) if room >= 20 else left, width)
+
+
+def _labelled(label: str, cell: Callable[[int], Text], style: str = MUTED) -> Callable[[int], Text]:
+    def draw(width: int) -> Text:
+        room = max(8, width - _LABEL - 2)
+        return fit(Text.assemble((f"  {label:<{_LABEL}}", style), cell(room)), width)
+
+    return draw
+
+
+def _device(bar: DeviceBar, largest: int, width: int) -> Text:
+    style = RED if bar.is_nowhere else YELLOW if bar.is_offloaded else MUTED
+    return _labelled(bar.device[: _LABEL - 1], partial(device_cell, bar, largest), style)(width)
