@@ -58,10 +58,11 @@ def test_what_is_built_too_early_is_explained(how: str) -> None:
 
 @pytest.mark.skipif(not HAS_XLA, reason="torch_xla is not installed here")
 def test_on_xla_the_groups_are_read_by_neurons_own_lists() -> None:
-    env = {**ENV, "NXD_CPU_MODE": "0", "TEST_BACKEND": "xla"}
-    env["TEST_SIZES"] = json.dumps({"tensor": 2, "pipeline": 1})
-    with launch_ranks("neuron_source", 2, env=env, args=["initialize"]) as job:
+    """Real torch_xla on a CPU: rendezvous and groups are real, collectives stay within the process."""
+    env = {**ENV, "NXD_CPU_MODE": "0", "TEST_SIZES": json.dumps({"tensor": 2})}
+    with launch_ranks("neuron_source", 2, env=env, args=["on_xla"]) as job:
         job.wait_step("gate end", {0, 1}, 100)
         for rank in (0, 1):
             said = json.loads((job.work / f"said-{rank}.json").read_text())
             assert said["groups"]["tp"] == [0, 1]
+            assert "the first round trip gave 1, not 2" in said["refused"]

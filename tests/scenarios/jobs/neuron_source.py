@@ -10,7 +10,7 @@ from typing import Any
 from nxd_source import open_source_tree
 from steps import RANK, gate
 
-import distwatch
+import distwatch.auto  # noqa: I001
 
 open_source_tree(os.environ["DISTWATCH_NXD_SRC"])
 BACKEND = os.environ.get("TEST_BACKEND", "gloo")
@@ -40,6 +40,22 @@ def initialize() -> None:
         found["again"] = distwatch.initialize("gloo", framework="neuron", tensor=world.size).groups
     with open(os.path.join(os.environ["TEST_WORK"], f"said-{RANK}.json"), "w") as file:
         json.dump(found, file)
+    gate("end").read(1)
+
+
+def on_xla() -> None:
+    """On a world of xla's that torch formed: without a device, its collectives reach nobody."""
+    import torch.distributed as dist
+    import torch_xla.distributed.xla_backend  # noqa: F401
+
+    try:
+        distwatch.initialize("xla", framework="neuron", **SIZES)
+    except distwatch.InitFailed as error:
+        refused = str(error)
+    dist.init_process_group("xla")
+    world = distwatch.initialize("xla", framework="neuron", **SIZES)
+    with open(os.path.join(os.environ["TEST_WORK"], f"said-{RANK}.json"), "w") as file:
+        json.dump({"groups": world.groups, "refused": refused}, file)
     gate("end").read(1)
 
 
