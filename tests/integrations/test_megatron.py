@@ -122,6 +122,20 @@ def test_switched_off_by_its_name_it_is_left_alone(home: Path) -> None:
     assert done.stdout == "False\n", done.stderr
 
 
+def test_without_distwatch_initialize_builds_and_reads_it_all_the_same(home: Path) -> None:
+    source = """
+import distwatch
+world = distwatch.initialize("gloo", "megatron", options={"create_gloo_process_groups": False})
+print(world.groups, "DATA_PARALLEL_GROUP_GLOO" in world.roles["megatron"])
+from megatron.core import parallel_state as mpu
+print(hasattr(mpu.initialize_model_parallel, "__wrapped__"), mpu.get_data_parallel_world_size())
+world.close()
+print(mpu.model_parallel_is_initialized())
+"""
+    done = run(home, source, DISTWATCH="0")
+    assert done.stdout == "{'world': (0,), 'dp': (0,)} False\nFalse 1\nFalse\n", done.stderr
+
+
 # ---- backward steps -------------------------------------------------------------------------------
 
 

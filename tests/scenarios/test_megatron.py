@@ -134,6 +134,9 @@ def test_two_frameworks_in_one_world_are_laid_side_by_side(tensor: int) -> None:
         if tensor == 2:
             job.wait_ticks(4)
             assert diagnose(job.state()) == []
+            for rank in range(4):
+                job.open_gate("end", rank)
+            job.wait_step("closed", range(4))
             return
 
         def differ(state: RunState) -> bool:

@@ -110,7 +110,11 @@ class Framework:
 
     def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
         """The plan with what the options say of sizes and order."""
-        said = {_FIELDS[a]: options[n] for n, a in self.arguments.items() if options.get(n)}
+        said = {
+            _FIELDS[a]: options[n]
+            for n, a in self.arguments.items()
+            if a in _FIELDS and options.get(n)
+        }
         if order := self.order(options):
             said["order"] = order
         return msgspec.structs.replace(plan, **said)

@@ -6,6 +6,7 @@ import sys
 import distwatch
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from steps import gate, step
 
 TENSOR = int(sys.argv[1])
@@ -19,3 +20,8 @@ total = torch.ones(1)
 dist.all_reduce(total)
 step("reduced")
 gate("end").read(1)
+world.close()
+assert not dist.is_initialized()
+assert not parallel_state.model_parallel_is_initialized()
+assert (world.closed, world.layouts["megatron"]["tp"]) == (True, world.groups["tp"])
+step("closed")
