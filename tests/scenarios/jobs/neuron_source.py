@@ -10,7 +10,7 @@ from typing import Any
 from nxd_source import open_source_tree
 from steps import RANK, gate
 
-import distwatch.auto  # noqa: I001
+import distwatch.auto
 
 open_source_tree(os.environ["DISTWATCH_NXD_SRC"])
 BACKEND = os.environ.get("TEST_BACKEND", "gloo")
