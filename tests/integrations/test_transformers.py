@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments, ModuleDevice, Placement
 from tests.agent.rings import read_events
 from tests.integrations.test_torch import home, ring_of, run
-from tests.support.checkpoints import environment_of, make_checkpoint
+from tests.support.checkpoints import OLD_TRANSFORMERS, environment_of, make_checkpoint
 from tests.support.hub import hub, hub_environment
 
 __all__ = ["home"]
@@ -154,6 +155,24 @@ def test_accelerate_loads_and_reads_back_what_it_has_written(home: Path, checkpo
     told = [e for e in events_of(home, ev.StepProgressed) if e.step == reread.step]
     assert (told[-1].done, told[-1].total) == (29, 29)
     assert told[-1].parameters == 29
+    assert placement_in(home).leaked_count == 0
+
+
+@pytest.mark.skipif(OLD_TRANSFORMERS not in os.environ, reason=f"{OLD_TRANSFORMERS} is not set")
+def test_transformers_to_4_56_reads_offloaded_weights_twice(home: Path, checkpoint: Path) -> None:
+    source = (
+        "import distwatch\n"
+        f"model = distwatch.load({str(checkpoint)!r}, device_map={{'': 'cpu'}}, offload_state_dict=True)\n"
+        "import transformers; print(transformers.__version__)\n"
+    )
+    done = run(home, source, PYTHONPATH=os.environ[OLD_TRANSFORMERS])
+    assert done.stdout.startswith("4.5"), done.stderr
+    assert "without a progress bar" in done.stderr, "it was not said before the load"
+    names = list(dict.fromkeys(names_of(home)))
+    assert names.index("offload re-read") > names.index("shards")
+    reread = next(s for s in events_of(home, ev.StepStarted) if s.name == "offload re-read")
+    told = [e for e in events_of(home, ev.StepProgressed) if e.step == reread.step]
+    assert (told[-1].done, told[-1].total) == (reread.total, reread.total)
     assert placement_in(home).leaked_count == 0
 
 
