@@ -10,6 +10,7 @@ import os
 import sys
 from types import ModuleType, TracebackType
 
+from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.settings import read_settings
 
 _TRIGGERS = (
@@ -22,6 +23,7 @@ _TRIGGERS = (
     "transformers.modeling_utils",
     "transformers.models.auto.auto_factory",
     "peft.peft_model",
+    *TRIGGERS.values(),
 )
 _activated_pid: int | None = None
 

@@ -73,6 +73,9 @@ class Agent:
         self._loads: list[ev.LoadPlanned] = []
         self._placed: list[ev.ModelPlaced] = []
         self._meshes: list[ev.MeshMade] = []
+        self.layouts: dict[str, ev.LayoutHeld] = {}
+        """Parallel states that are held now, by framework."""
+        self._skipped: dict[str, ev.GradientSkipped] = {}
         self._non_member_calls: list[ev.NonMemberCalled] = []
         self._beat = 0
         self._progress: tuple[ev.GroupProgress, ...] = ()
@@ -196,6 +199,7 @@ class Agent:
             self._groups.clear()
             self._group_calls.clear()
             self._meshes.clear()
+            self.layouts.clear()
             self._initialized = False
         self.record(ev.GroupDestroyed(pg_name=pg_name))
 
@@ -233,6 +237,21 @@ class Agent:
         if len(self._meshes) < 64:
             self._meshes.append(made)
         self.record(made)
+
+    def hold_layout(self, held: ev.LayoutHeld) -> None:
+        """Records a framework's parallel state."""
+        self.layouts[held.framework] = held
+        self.record(held)
+
+    def release_layout(self, framework: str) -> None:
+        """Records that a framework's parallel state was taken down."""
+        if self.layouts.pop(framework, None) is not None:
+            self.record(ev.LayoutReleased(framework=framework))
+
+    def note_skipped(self, skipped: ev.GradientSkipped) -> None:
+        """Records that backward steps were left out, in place of what was said before."""
+        self._skipped[skipped.framework] = skipped
+        self.record(skipped)
 
     def note_non_member(self, called: ev.NonMemberCalled) -> None:
         """Records a call on a group without this rank, once for each place."""
@@ -360,6 +379,8 @@ class Agent:
             loads=tuple(self._loads),
             placed=tuple(self._placed),
             meshes=tuple(self._meshes),
+            layouts=tuple(self.layouts.values()),
+            skipped=tuple(self._skipped.values()),
             initialized=self._initialized,
             steps=tuple(self._open_steps.values()),
             sites=tuple(list(self._sites.values())[-512:]),

@@ -19,13 +19,15 @@ from distwatch.diagnosis.collectives import (
 from distwatch.diagnosis.debugging import Debugged
 from distwatch.diagnosis.endpoints import EndpointDisagrees, small_worlds
 from distwatch.diagnosis.environments import BackendUnavailable, EnvMissing
+from distwatch.diagnosis.framework_places import with_places
+from distwatch.diagnosis.gradients import GradientsSkipped
 from distwatch.diagnosis.group_calls import GroupCallsDiffer
 from distwatch.diagnosis.group_misuse import GroupMisused
 from distwatch.diagnosis.groups import GroupCallMissing
 from distwatch.diagnosis.held_up import HeldUp
 from distwatch.diagnosis.interfaces import InterfaceInvalid
 from distwatch.diagnosis.iterations import CountUneven
-from distwatch.diagnosis.layouts import LayoutsDiffer
+from distwatch.diagnosis.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
 from distwatch.diagnosis.loading import GenerationConfigLost, LoadsStalled
 from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.network import NobodyMissing, Partition
@@ -58,6 +60,8 @@ CHECKS = (
     RankStopped(),
     RanksNotArrived(),
     LayoutsDiffer(),
+    GroupsOverlap(),
+    FrameworksDiffer(),
     GroupCallsDiffer(),
     GroupCallMissing(),
     LoadsStalled(),
@@ -79,6 +83,7 @@ CHECKS = (
     Late(),
     NobodyMissing(),
     TimeoutsDisagree(),
+    GradientsSkipped(),
     MissingByStack(),
 )
 
@@ -100,4 +105,4 @@ def diagnose(state: RunState) -> list[Finding]:
 def _judge(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
     found = with_raised(case, found)
-    return order_by_cause(found, case.excuses(found))
+    return with_places(case.job, order_by_cause(found, case.excuses(found)))

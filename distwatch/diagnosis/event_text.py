@@ -97,6 +97,13 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.InitPlanned: _plan,
     ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
     ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",
+    ev.LayoutHeld: lambda e: (
+        f"{e.label or e.framework}: {_count(len(e.groups), 'group')}{_at(e.site)}"
+    ),
+    ev.LayoutReleased: lambda e: f"{e.framework}'s parallel state was taken down",
+    ev.GradientSkipped: lambda e: (
+        f"{e.framework} left out {e.skipped} of {e.of} backward steps{_at(e.site)}"
+    ),
     ev.NonMemberCalled: lambda e: f"{e.op} on a group without this rank{_at(e.site)}",
     ev.EndpointProbed: lambda e: f"{e.endpoint}: {e.outcome}{', ' + e.detail if e.detail else ''}",
     ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",

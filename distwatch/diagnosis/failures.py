@@ -11,6 +11,7 @@ from distwatch.diagnosis.communication import is_communication_error
 from distwatch.diagnosis.initializations import TWICE, holds_world, newest_init
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence
+from distwatch.state.layouts import PARALLEL_STATE
 from distwatch.state.model import Process, Step
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -51,7 +52,7 @@ _OWN = (
     "rendezvous.rank_out_of_range",
     "group.size_invalid",
 )
-_GROUP_STEPS = ("new_group", "init_device_mesh", "split_group")
+_GROUP_STEPS = ("new_group", "init_device_mesh", "split_group", PARALLEL_STATE)
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +136,7 @@ def _of_process(process: Process) -> Iterable[Failure]:
     text = error_line(process)
     uncaught = bool(text) and failed is not None and _same(text, failed.error or "")
     if failed is not None:
-        is_init = failed.name not in _GROUP_STEPS and not failed.name.startswith("new_group")
+        is_init = not failed.name.startswith(_GROUP_STEPS)
         if code := classify(text if uncaught else failed.error or "", in_init=is_init):
             yield Failure(
                 code=code,
@@ -185,7 +186,10 @@ def _failed_step(process: Process) -> Step | None:
         return None
     # A mesh fails with the group inside it: its own site is the user's.
     parent = process.steps.get(newest.parent) if newest.parent is not None else None
-    return parent if parent is not None and parent.name in _GROUP_STEPS and parent.error else newest
+    while parent is not None and parent.name.startswith(_GROUP_STEPS) and parent.error:
+        newest = parent
+        parent = process.steps.get(newest.parent) if newest.parent is not None else None
+    return newest
 
 
 def _same(text: str, step_error: str) -> bool:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from distwatch.diagnosis.check import Case, name_ranks
 from distwatch.diagnosis.environments import ranks_of, severity_of, who_of
 from distwatch.diagnosis.failures import Failure
+from distwatch.diagnosis.framework_misuse import (
+    Told,
+    framework_of,
+    initialized_twice,
+    place_of,
+    used_too_early,
+)
 from distwatch.diagnosis.initializations import first_init, newest_init
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
 _LISTED = 8
+_OWN_RANK = re.compile(r"\brank \d+")
 
 
 class GroupMisused:
@@ -21,8 +30,10 @@ class GroupMisused:
         by_kind: dict[tuple[str, str], list[Failure]] = {}
         for failure in case.failures:
             if failure.code in _TELLERS:
-                by_kind.setdefault((failure.code, _words(failure)), []).append(failure)
-        for (code, words), failed in sorted(by_kind.items()):
+                kind = failure.code, _OWN_RANK.sub("rank N", _words(failure))
+                by_kind.setdefault(kind, []).append(failure)
+        for (code, _), failed in sorted(by_kind.items()):
+            words = _words(failed[0])
             culprits = ranks_of(failed)
             waiting = case.waiting_for(culprits)
             summary, advice, more = _TELLERS[code](case, failed, words)
@@ -43,9 +54,6 @@ def _words(failure: Failure) -> str:
     return (failure.text.partition(": ")[2].strip().splitlines() or [""])[0][:200]
 
 
-Told = tuple[str, str, tuple[Evidence, ...]]
-
-
 def _size_invalid(case: Case, failed: list[Failure], words: str) -> Told:
     world = case.job.world
     return (
@@ -63,6 +71,8 @@ def _fitting_sizes(world: int | None) -> str:
 
 
 def _already_initialized(case: Case, failed: list[Failure], words: str) -> Told:
+    if framework := framework_of(failed):
+        return initialized_twice(framework, failed, words)
     evidence = [e for failure in failed[:4] if (e := _first_call(failure.process))]
     first = first_init(failed[0].process)
     before = f" (first at {first.site})" if first and first.site else ""
@@ -85,6 +95,8 @@ def _first_call(process: Process) -> Evidence | None:
 
 
 def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
+    if framework := framework_of(failed):
+        return used_too_early(framework, failed, words)
     destroyed = any(f.process.confirmed is not None for f in failed)
     tried = any(newest_init(f.process) is not None for f in failed)
     if destroyed:
@@ -93,33 +105,20 @@ def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
         why = "its initialization had not come to a good end"
     else:
         why = "init_process_group was never called there"
-    framework = _framework_of(failed)
     return (
-        f"{who_of(failed)} used a group that does not exist{_at(failed[0])}: {words} ({why})",
-        f"Call {framework} before anything that needs a group is built"
+        f"{who_of(failed)} used a group that does not exist{place_of(failed[0])}: {words} ({why})",
+        "Call init_process_group or distwatch.initialize() before anything that needs a group is built"
         + (", or do not destroy the groups before the last use." if destroyed else "."),
         (),
     )
 
 
-def _framework_of(failed: list[Failure]) -> str:
-    told = " ".join([failed[0].text, *failed[0].traceback]).lower()
-    for name in ("sglang", "megatron", "neuron"):
-        if name in told:
-            return f'distwatch.initialize(framework="{name}")'
-    return "init_process_group or distwatch.initialize()"
-
-
 def _not_member(case: Case, failed: list[Failure], words: str) -> Told:
     return (
-        f"{who_of(failed)} used a group that it is not in{_at(failed[0])}: {words}",
+        f"{who_of(failed)} used a group that it is not in{place_of(failed[0])}: {words}",
         "Ask for the group of that rank: new_group gives non-members nothing that they can use.",
         (),
     )
-
-
-def _at(failure: Failure) -> str:
-    return f" at {failure.site}" if failure.site else ""
 
 
 _TELLERS = {

@@ -39,11 +39,14 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
         """What a person calls it: its description, and its name where that says more."""
         if self.pg_desc == "default_pg":
             return f"default_pg, axis {self.axis}" if self.axis else "default_pg"
+        # A mesh describes its groups by the axis alone; a framework has names of its own.
+        named = self.pg_desc not in ("", "undefined") and not self.pg_desc.startswith("mesh_")
         if self.axis:
-            return f"axis {self.axis} ({self.pg_name})"
-        if not self.pg_desc or self.pg_desc == "undefined":
-            return f"group {self.pg_name}"
-        return f"{self.pg_desc} ({self.pg_name})"
+            axis = f"axis {self.axis}"
+            return (
+                f"{self.pg_desc} ({axis}, {self.pg_name})" if named else f"{axis} ({self.pg_name})"
+            )
+        return f"{self.pg_desc} ({self.pg_name})" if named else f"group {self.pg_name}"
 
 
 def group_views(state: RunState) -> list[GroupView]:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from distwatch.agent import core
 from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.settings import Settings
 
 log = logging.getLogger("distwatch")
@@ -88,6 +89,12 @@ REGISTRY = (
         "peft.peft_model",
         "distwatch.integrations.peft",
     ),
+    *(
+        IntegrationSpec(
+            f"{name}_groups", trigger, f"distwatch.integrations.frameworks.{name}", part_of=name
+        )
+        for name, trigger in TRIGGERS.items()
+    ),
 )
 
 
@@ -133,9 +140,10 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     if _statuses.get(spec.name, Status("")).status not in ("armed", "failed"):
         return
     patches = PatchSet()
-    version = str(getattr(sys.modules.get(spec.trigger.partition(".")[0]), "__version__", ""))
+    version = _version_of(spec.trigger)
     try:
         implementation: Implementation = importlib.import_module(spec.implementation)
+        version = version or getattr(implementation, "version", str)()
         remark = implementation.apply(module, patches)
     except NotApplicable as reason:
         patches.undo()
@@ -147,6 +155,13 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     else:
         _patches[spec.name] = patches
         _set(spec.name, Status("applied", remark, version))
+
+
+def _version_of(module: str) -> str:
+    """As the outermost package that has one says it: `megatron` itself is but a folder of others."""
+    parts = module.split(".")
+    packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+    return next((str(v) for p in packages if (v := getattr(p, "__version__", None))), "")
 
 
 def undo_all() -> None:

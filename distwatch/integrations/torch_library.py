@@ -12,6 +12,7 @@ from typing import Any
 from distwatch.agent.environment import Launched
 from distwatch.agent.library import Layout
 from distwatch.agent.plan import split_endpoint
+from distwatch.integrations.builders import Builder
 from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding
@@ -26,15 +27,15 @@ _PACKAGES = {"xla": "torch_xla"}
 class TorchLibrary:
     """torch.distributed, as the initializer uses it in one process."""
 
-    def __init__(self, timeout: timedelta | None, axes: tuple[tuple[str, int], ...]) -> None:
+    def __init__(self, timeout: timedelta | None, builder: Builder | None) -> None:
         """
         Args:
             timeout: of the collectives that come later; None for torch's own default.
-            axes: of the device mesh, outermost first.
+            builder: of the groups on top of the world; None for none.
         """
         self._timeout = timeout
-        self._axes = axes
-        self.mesh: Any = None
+        self.builders: list[Builder] = [builder] if builder is not None else []
+        """In the order in which they have built."""
 
     def unavailable(self, backend: str, launched: Launched) -> Finding | None:
         """Why the backend cannot work in this process; None where it can."""
@@ -99,30 +100,17 @@ class TorchLibrary:
             raise RuntimeError(f"the first round trip gave {total}, not {world_size}")
 
     def build(self, plan: InitPlanned) -> Layout:
-        """The device mesh, its axes named from the outermost in."""
-        import torch.distributed as dist
-        from torch.distributed.device_mesh import init_device_mesh
-
-        names = tuple(name for name, _ in self._axes)
-        sizes = tuple(size for _, size in self._axes)
-        device = device_of(plan.backend).type
-        self.mesh = init_device_mesh(device, sizes, mesh_dim_names=names)
-        return {
-            name: tuple(dist.get_process_group_ranks(self.mesh.get_group(name))) for name in names
-        }
+        """The framework's groups."""
+        return {} if not self.builders else self.builders[0].build(plan)
 
     def undo(self) -> None:
-        """Destroys the mesh's groups, the last built first, then the default group."""
+        """Destroys what was built on top, the last first, then the default group."""
         import torch.distributed as dist
 
         if not dist.is_initialized():
             return
-        world = dist.group.WORLD
-        mesh, self.mesh = self.mesh, None
-        for name, _ in reversed(self._axes if mesh is not None else ()):
-            group = mesh.get_group(name)
-            if group is not world:
-                dist.destroy_process_group(group)
+        for builder in reversed(self.builders):
+            builder.undo()
         dist.destroy_process_group()
 
 

@@ -13,25 +13,33 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from distwatch.agent import core
 from distwatch.agent.core import Agent
 from distwatch.agent.environment import Launched, read_environment
-from distwatch.agent.guard import caller_site
 from distwatch.agent.initializer import Initializer
-from distwatch.agent.library import Formed
-from distwatch.agent.plan import COMMUNICATION_VARIABLES, interfaces, versions
+from distwatch.agent.library import Formed, Layout
 from distwatch.agent.steps import Deadlines
-from distwatch.errors import AlreadyInitialized, DistwatchError, PlanInvalid
-from distwatch.integrations.registry import folders_of, running_agent
-from distwatch.integrations.torch_devices import device_identity
-from distwatch.integrations.torch_library import TorchLibrary, axes_of, choose_backend
-from distwatch.preflight.plan import Plan, validate
+from distwatch.errors import DistwatchError
+from distwatch.integrations.builders import (
+    Builder,
+    FrameworkBuilder,
+    already_initialized,
+    first_call,
+)
+from distwatch.integrations.registry import running_agent
+from distwatch.integrations.torch_library import TorchLibrary
+from distwatch.integrations.world_plan import (
+    Asked,
+    describe,
+    framework_terms,
+    plan_world,
+    seconds_of,
+    world_terms,
+)
 from distwatch.settings import read_settings
-from distwatch.state.events import InitPlanned
-from distwatch.state.finding import Evidence, Finding
 
-FRAMEWORKS = ("mesh",)
-_PLANNED = ("megatron", "sglang", "neuron")
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _lock = threading.Lock()
 _held: World | None = None
@@ -43,6 +51,7 @@ class World:
 
     Attributes:
         groups: this rank's groups, `world` and one for each axis: members in the order of the axis.
+        layouts: the same by framework, where several hold in one world.
         mesh: the device mesh of `framework="mesh"`, else None.
         plan: what it was formed by.
         without: ranks that came without `distwatch.initialize`; with them the first round trip
@@ -53,14 +62,24 @@ class World:
         self._library = library
         self._stack = stack
         self._leave = formed.leave
+        self._plans = {formed.plan.framework: formed.plan}
         self.rank = formed.launched.global_rank or 0
         self.size = formed.launched.world_size or 1
         self.local_rank = formed.launched.local_rank
         self.backend = formed.plan.backend
         self.plan = formed.plan
-        self.mesh = library.mesh
+        self.mesh = library.builders[0].mesh if library.builders else None
         self.without = formed.without
         self.groups = {"world": tuple(range(self.size)), **formed.layout}
+        self.layouts: dict[str, Layout] = {}
+        if formed.plan.framework:
+            self.layouts[formed.plan.framework] = formed.layout
+
+    @property
+    def roles(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Every group of each framework, by the framework's own name for it."""
+        builders = zip(self.layouts, self._library.builders, strict=False)
+        return {framework: builder.roles() for framework, builder in builders}
 
     @property
     def closed(self) -> bool:
@@ -77,6 +96,24 @@ class World:
             self._leave()
             self.mesh = None
             _held = None
+
+    def _add(self, asked: Asked, builder: Builder) -> None:
+        """One more framework's groups in the same world; whoever fails in it changes nothing."""
+        layout = builder.build(asked.plan)
+        self._library.builders.append(builder)
+        self._plans[asked.plan.framework] = asked.plan
+        self.layouts[asked.plan.framework] = layout
+        if len(self.layouts) == 1:
+            self.groups.update(layout)
+
+    def _forget_destroyed(self) -> None:
+        """Frameworks whose groups the user took down can be built again, with other sizes."""
+        for name, builder in list(zip(self.layouts, self._library.builders, strict=True)):
+            if not builder.holds():
+                self._library.builders.remove(builder)
+                del self._plans[name]
+                for axis in self.layouts.pop(name):
+                    self.groups.pop(axis, None)
 
     def __enter__(self) -> World:
         return self
@@ -101,6 +138,7 @@ def initialize(
     expert: int = 1,
     data: int | None = None,
     axes: Mapping[str, int] | None = None,
+    options: Mapping[str, Any] | None = None,
     deadlines: Mapping[str, float] | None = None,
     timeout: timedelta | float | None = None,
     init_method: str | None = None,
@@ -109,14 +147,17 @@ def initialize(
 ) -> World:
     """Forms the world of this job, step by step, each step under its deadline.
 
-    Again with the same plan it is a no-op that returns the same world.
+    Again with the same plan it is a no-op that returns the same world. A framework's groups can be
+    added to a world that holds, one that torch formed itself included.
 
     Args:
         backend: gloo, nccl, xla or whatever torch knows; by default by this process's device.
-        framework: whose groups to build on top: None for none, "mesh" for a `DeviceMesh`.
+        framework: whose groups to build on top: None for none, "mesh" for a `DeviceMesh`,
+            "megatron" and others by their own initializers.
         tensor, pipeline, context, expert, data: sizes of the framework's axes; `data` is by
             default what is left of the world.
         axes: of a mesh, by names of your own, the outermost first, in place of those sizes.
+        options: further arguments for the framework's own initializer, by its names for them.
         deadlines: seconds by step (endpoint, store, arrival, agreement, group, round_trip,
             framework, layouts) and `init` for all of them together (default: DISTWATCH_DEADLINES).
         timeout: of the collectives that come later, in seconds; default: torch's own.
@@ -142,12 +183,16 @@ def initialize(
     }
     with _lock:
         with _on_record():
-            plan, named = _plan(launched, backend, framework, sizes, axes, _seconds(timeout))
+            asked = plan_world(
+                _standing(launched), backend, framework, sizes, axes, options, seconds_of(timeout)
+            )
             limits = Deadlines(deadlines, read_settings().deadlines["init"])
-            if (same := _already(plan)) is not None:
-                return same
+            if (held := _already(asked)) is not None:
+                return held
         agent = _activated_agent()
-        library = TorchLibrary(_as_timedelta(timeout), named)
+        with _on_record():
+            _prepare(asked)
+        plan, library = asked.plan, TorchLibrary(_as_timedelta(timeout), asked.builder)
         if agent is not None:
             plan = agent.plan_init(plan)
             agent.is_initializing = True
@@ -177,120 +222,24 @@ def _on_record() -> Iterator[None]:
         raise
 
 
-def _plan(
-    launched: Launched,
-    backend: str | None,
-    framework: str | None,
-    sizes: dict[str, int | None],
-    axes: Mapping[str, int] | None,
-    timeout_s: float | None,
-) -> tuple[InitPlanned, tuple[tuple[str, int], ...]]:
-    """The plan of this rank, and the mesh's axes.
+def _standing(launched: Launched) -> Launched:
+    """Where the environment says nothing, what torch holds already does."""
+    import torch.distributed as dist
 
-    Raises:
-        PlanInvalid: it makes no sense, whatever the others do.
-    """
-    _check_framework(framework, sizes, axes)
-    world = launched.world_size or 1
-    named: tuple[tuple[str, int], ...] = ()
-    if framework == "mesh":
-        named = _mesh_axes(sizes, axes, world)
-    chosen = choose_backend(backend)
-    plan = InitPlanned(
-        by="distwatch",
-        global_rank=launched.global_rank,
-        world_size=launched.world_size,
-        method=launched.method,
-        endpoint=launched.endpoint,
-        hosts_store=launched.hosts_store,
-        backend=chosen,
-        device=device_identity(chosen, launched),
-        timeout_s=timeout_s,
-        framework=framework or "",
-        sizes=dict(named),
-        # From the axis whose ranks lie closest together.
-        order=tuple(name for name, _ in reversed(named)),
-        variables={n: os.environ[n] for n in COMMUNICATION_VARIABLES if os.environ.get(n)},
-        interfaces=interfaces(),
-        versions=versions(),
-        site=caller_site(folders_of("torch")),
+    if launched.method != "alone" or not dist.is_initialized():
+        return launched
+    return msgspec.structs.replace(
+        launched, global_rank=dist.get_rank(), world_size=dist.get_world_size()
     )
-    return plan, named
 
 
-def _check_framework(
-    framework: str | None, sizes: Mapping[str, int | None], axes: Mapping[str, int] | None
-) -> None:
-    if framework in _PLANNED:
-        raise PlanInvalid(
-            f"framework={framework!r} is not supported by this version of distwatch",
-            advice="Initialize it yourself; distwatch then shows its groups.",
-        )
-    if framework is not None and framework not in FRAMEWORKS:
-        raise PlanInvalid(
-            f"there is no framework {framework!r}", advice=f"There is: {', '.join(FRAMEWORKS)}."
-        )
-    asked = {name: size for name, size in sizes.items() if size not in (1, None)}
-    if framework is None and (asked or axes):
-        told = (
-            ", ".join(f"{name}={size}" for name, size in asked.items())
-            or f"axes={dict(axes or {})}"
-        )
-        raise PlanInvalid(
-            f"{told} without a framework that builds such groups", advice="Pass framework='mesh'."
-        )
-    if axes is not None and asked:
-        raise PlanInvalid(
-            "axes and sizes were both given", advice="Give the mesh either its own axes or sizes."
-        )
+def _prepare(asked: Asked) -> None:
+    if asked.builder is not None:
+        asked.builder.prepare()
 
 
-def _mesh_axes(
-    sizes: Mapping[str, int | None], axes: Mapping[str, int] | None, world: int
-) -> tuple[tuple[str, int], ...]:
-    if axes is not None:
-        _check_axes(axes, world)
-        return tuple(axes.items())
-    if sizes["expert"] != 1:
-        raise PlanInvalid(
-            "a plain mesh has no expert axis", advice="Name the axes: axes={'dp': …, 'ep': …}."
-        )
-    tensor, pipeline, context = (
-        _size(name, sizes[name]) for name in ("tensor", "pipeline", "context")
-    )
-    plan = Plan(
-        framework="mesh", tensor=tensor, pipeline=pipeline, context=context, data=sizes["data"]
-    )
-    for finding in validate(plan, world):
-        if finding.blocks:
-            raise PlanInvalid(finding.summary, advice=finding.advice, finding=finding)
-    data = plan.data_size(world)
-    return axes_of((("pp", pipeline), ("dp", data), ("cp", context), ("tp", tensor)), world)
-
-
-def _does_not_divide(why: str) -> PlanInvalid:
-    advice = "Change the sizes, or start another number of ranks."
-    finding = Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)
-    return PlanInvalid(why, advice=advice, finding=finding)
-
-
-def _check_axes(axes: Mapping[str, int], world: int) -> None:
-    product = 1
-    for name, size in axes.items():
-        product *= _size(name, size)
-    if not axes or product != world:
-        told = " × ".join(f"{name} {size}" for name, size in axes.items()) or "no axis"
-        raise _does_not_divide(f"a mesh of {told} has {product} ranks, and the world has {world}")
-
-
-def _size(name: str, size: object) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise PlanInvalid(f"{name}={size!r} is no size", advice="Give a positive whole number.")
-    return size
-
-
-def _already(plan: InitPlanned) -> World | None:
-    """The world that holds, where it is of that plan.
+def _already(asked: Asked) -> World | None:
+    """The world that holds, where it is of that plan, or becomes so by one more framework.
 
     Raises:
         AlreadyInitialized: it is of another.
@@ -302,56 +251,50 @@ def _already(plan: InitPlanned) -> World | None:
         _held = None  # somebody destroyed it behind our back
         return None
     if _held is None:
-        return _adopt(plan)
-    if _terms(_held.plan) == _terms(plan):
+        return _adopt(asked)
+    _held._forget_destroyed()
+    held, plan = _held._plans.get(asked.plan.framework), asked.plan
+    if held is not None and world_terms(held) == world_terms(plan):
+        if framework_terms(held) == framework_terms(plan):
+            return _held
+    elif held is None and world_terms(_held.plan) == world_terms(plan) and _extend(_held, asked):
         return _held
-    raise _another(_describe(_held.plan), _describe(plan), _held._stack)
+    stack = first_call(plan.framework) if held is not None else ()
+    raise already_initialized(describe(held or _held.plan), describe(plan), stack or _held._stack)
 
 
-def _adopt(plan: InitPlanned) -> World:
+def _extend(world: World, asked: Asked) -> bool:
+    """Builds a framework's groups in a world that holds; False for what is not one."""
+    if not isinstance(asked.builder, FrameworkBuilder):
+        return False
+    _activated_agent()
+    asked.builder.prepare()
+    world._add(asked, asked.builder)
+    return True
+
+
+def _adopt(asked: Asked) -> World:
     """torch was initialized without us: the same plan is that it holds what is asked for."""
+    global _held
     import torch.distributed as dist
 
     rank, size, backend = dist.get_rank(), dist.get_world_size(), str(dist.get_backend())
-    agent = running_agent()
+    agent, plan = running_agent(), asked.plan
     first = agent.planned.site if agent is not None and agent.planned is not None else None
-    fits = backend == plan.backend and (plan.world_size or size) == size and not plan.framework
-    if not fits or plan.global_rank not in (None, rank):
+    stack = (str(first),) if first else ()
+    built = plan.framework and not isinstance(asked.builder, FrameworkBuilder)
+    another = (plan.world_size or size) != size or plan.global_rank not in (None, rank)
+    if built or another or backend != plan.backend:
         held = f"rank {rank} of {size}, {backend}, formed by init_process_group itself"
-        raise _another(held, _describe(plan), (str(first),) if first else ())
+        raise already_initialized(held, describe(plan), stack)
     launched = Launched(global_rank=rank, world_size=size, method="env")
-    formed = Formed(launched=launched, plan=plan, layout={}, leave=lambda: None)
-    return World(formed, TorchLibrary(None, ()), (str(first),) if first else ())
-
-
-def _another(held: str, asked: str, stack: tuple[str, ...]) -> AlreadyInitialized:
-    where = "".join(stack[-1:]).strip()
-    finding = Finding(
-        code="group.already_initialized",
-        severity="warning",
-        summary=f"this process holds a world already ({held}), and another was asked for ({asked})",
-        advice="Close the first world before forming another, or initialize once.",
-        evidence=tuple(Evidence(source="stack", text=line.strip()) for line in stack[-8:]),
-    )
-    message = f"a world of another plan holds: {held}; asked for now: {asked}"
-    if stack:
-        message += f"; formed first at {where}"
-    return AlreadyInitialized(message, held=held, asked=asked, first_call=stack, finding=finding)
-
-
-def _terms(plan: InitPlanned) -> tuple[Any, ...]:
-    return (
-        plan.global_rank, plan.world_size, plan.method, plan.endpoint, plan.backend, plan.timeout_s,
-        plan.framework, sorted(plan.sizes.items()), plan.order,
-    )  # fmt: skip
-
-
-def _describe(plan: InitPlanned) -> str:
-    axes = "".join(f" {name}={size}" for name, size in plan.sizes.items())
-    made = f", {plan.framework}{axes}" if plan.framework else ""
-    limit = f", timeout {plan.timeout_s:g} s" if plan.timeout_s else ""
-    at = f" at {plan.endpoint}" if plan.endpoint else ""
-    return f"rank {plan.global_rank} of {plan.world_size}, {plan.backend}{at}{made}{limit}"
+    bare = msgspec.structs.replace(plan, framework="", sizes={}, order=())
+    formed = Formed(launched=launched, plan=bare, layout={}, leave=lambda: None)
+    world = World(formed, TorchLibrary(None, None), stack)
+    if plan.framework:
+        _extend(world, asked)
+        _held = world
+    return world
 
 
 def _activated_agent() -> Agent | None:
@@ -378,13 +321,6 @@ def _users_stack() -> tuple[str, ...]:
     return tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
 
 
-def _seconds(timeout: timedelta | float | None) -> float | None:
-    given = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if given is not None and not given > 0:
-        raise PlanInvalid(f"timeout={timeout!r}", advice="Give a positive number of seconds.")
-    return given
-
-
 def _as_timedelta(timeout: timedelta | float | None) -> timedelta | None:
-    seconds = _seconds(timeout)
+    seconds = seconds_of(timeout)
     return None if seconds is None else timedelta(seconds=seconds)

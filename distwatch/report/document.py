@@ -9,6 +9,7 @@ import msgspec
 
 from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
 from distwatch.redaction import redact_text
@@ -97,6 +98,8 @@ class Report(msgspec.Struct, kw_only=True):
     findings: list[Finding]
     ranks: list[Rank]
     groups: list[Group]
+    layouts: list[LayoutGrid]
+    """Parallel layouts of frameworks and meshes, each rank in its place."""
     stacks: list[StackNode]
     models: list[Model]
     devices: list[HostDevices]
@@ -112,6 +115,7 @@ def build_report(state: RunState, findings: list[Finding], run_id: str) -> Repor
         findings=[_redacted(finding) for finding in findings],
         ranks=[_rank(state, standing) for standing in ranks],
         groups=[_group(view) for view in group_views(state)],
+        layouts=layout_grids(state),
         stacks=merge_stacks(state),
         models=build_models(state),
         devices=_devices(state),

@@ -8,10 +8,12 @@ import jinja2
 
 from distwatch.diagnosis.load_bars import device_bars, module_label, spans_of
 from distwatch.diagnosis.load_groups import group_loads
+from distwatch.diagnosis.standing import LETTERS
 from distwatch.report import model_text
 from distwatch.report.document import Report
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
+from distwatch.state.layouts import words_of
 from distwatch.state.rank_sets import format_ranks
 
 LOADS = 256
@@ -40,6 +42,7 @@ def render_html(report: Report) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["ranks"] = format_ranks
+    environment.filters["partition"] = words_of
     environment.filters.update(_LOAD_FILTERS)
     environment.filters["gib"] = lambda count: "–" if count is None else f"{count / 2**30:.1f} GiB"
     template = environment.from_string(source)
@@ -50,4 +53,6 @@ def render_html(report: Report) -> str:
         loads_left_out=max(0, len(loads) - LOADS),
         stack_lines=list(tree_lines(report.stacks)),
         matrix=build_matrix(report),
+        states={rank.global_rank: rank.state for rank in report.ranks},
+        letters=LETTERS,
     )

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.load_groups import group_loads
 from distwatch.diagnosis.stack_tree import StackNode
+from distwatch.diagnosis.standing import LETTERS
 from distwatch.report.document import Report
+from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import build_matrix
 from distwatch.report.model_text import load_lines
 from distwatch.state.finding import Finding
@@ -54,6 +56,7 @@ def _render(report: Report, shares: dict[str, int]) -> Iterable[str]:
     yield from _ranks(report, shares["ranks"])
     yield from _matrix(report)
     yield from _groups(report, shares["ranks"])
+    yield from _layouts(report, shares["ranks"])
     yield from _models(report, shares["models"])
     yield from _stacks(report, shares["stacks"])
     yield from _timeline(report, shares["timeline"])
@@ -156,6 +159,15 @@ def _groups(report: Report, most: int) -> Iterable[str]:
             f"{format_ranks(group.missing)} |"
         )
     yield ""
+
+
+def _layouts(report: Report, most: int) -> Iterable[str]:
+    letters = {rank.global_rank: LETTERS.get(rank.state, ".") for rank in report.ranks}
+    for grid in report.layouts:
+        yield f"### Layout: {escape(grid.name)}, {escape(grid.shape)}"
+        yield ""
+        yield from fence(grid_lines(grid, letters, min(most, ROWS)))
+        yield ""
 
 
 def _models(report: Report, most: int) -> Iterable[str]:

@@ -124,6 +124,55 @@ class MeshMade(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
+class HeldGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process group as a framework holds it."""
+
+    role: str
+    """The framework's own name for it."""
+    pg_name: str = ""
+    axis: str = ""
+    """tp, pp, cp, ep, dp, etp, edp, or a name of the framework's; empty: along several axes."""
+    members: tuple[int, ...] = ()
+    """Global ranks in the order of the axis."""
+
+
+class LayoutHeld(Event, frozen=True, kw_only=True):
+    """A framework's parallel state, as this process holds it from now on."""
+
+    framework: str
+    number: int = 1
+    """Which initialization of this framework in this process it is, from 1; 0: it was not seen."""
+    label: str = ""
+    """What the call asked for, as its step says it."""
+    sizes: dict[str, int] = {}
+    """By axis, as the groups have them."""
+    order: tuple[str, ...] = ()
+    """Axes from the one whose ranks lie closest together, where the call said it."""
+    groups: tuple[HeldGroup, ...] = ()
+    site: Site | None = None
+    stack: tuple[str, ...] = ()
+    """The user's frames of the call that built it, the innermost last."""
+
+
+class LayoutReleased(Event, frozen=True, kw_only=True):
+    """A framework's parallel state was taken down."""
+
+    framework: str
+
+
+class GradientSkipped(Event, frozen=True, kw_only=True):
+    """Backward steps of this rank's pipeline stage were left out: its output needs no gradient.
+
+    Written at the first one, then at every tenfold, and when one was not left out after that.
+    """
+
+    framework: str
+    skipped: int
+    of: int
+    """Backward steps so far, those included."""
+    site: Site | None = None
+
+
 class NonMemberCalled(Event, frozen=True, kw_only=True):
     """A collective was called on a group that this rank is not in: torch does nothing then."""
 
@@ -283,6 +332,8 @@ class Snapshot(Event, frozen=True, kw_only=True):
     loads: tuple[LoadPlanned, ...] = ()
     placed: tuple[ModelPlaced, ...] = ()
     meshes: tuple[MeshMade, ...] = ()
+    layouts: tuple[LayoutHeld, ...] = ()
+    skipped: tuple[GradientSkipped, ...] = ()
     initialized: bool = False
     """Whether a default process group holds now."""
     steps: tuple[tuple[int, StepStarted], ...] = ()
@@ -599,6 +650,9 @@ AnyEvent = (
     | InitPlanned
     | FindingRaised
     | MeshMade
+    | LayoutHeld
+    | LayoutReleased
+    | GradientSkipped
     | NonMemberCalled
     | IdentityConfirmed
     | IntegrationChanged

@@ -113,6 +113,11 @@ class Process(msgspec.Struct, kw_only=True):
     group_calls: list[ev.GroupCalled] = []
     sites: dict[int, ev.Site] = {}
     meshes: list[ev.MeshMade] = []
+    layouts: dict[str, ev.LayoutHeld] = {}
+    """Parallel states that are held now, by framework."""
+    layouts_ns: dict[str, int] = {}
+    skipped_gradients: dict[str, ev.GradientSkipped] = {}
+    """By framework."""
     raised: list[ev.FindingRaised] = []
     """What it found itself, oldest first; a bounded number."""
     non_member_calls: list[ev.NonMemberCalled] = []

@@ -135,6 +135,19 @@ def _mesh_made(process: Process, _: int, event: ev.MeshMade) -> None:
         del process.meshes[:-MESHES_KEPT]
 
 
+def _layout_held(process: Process, time_ns: int, event: ev.LayoutHeld) -> None:
+    process.layouts[event.framework] = event
+    process.layouts_ns[event.framework] = time_ns
+
+
+def _layout_released(process: Process, _: int, event: ev.LayoutReleased) -> None:
+    process.layouts.pop(event.framework, None)
+
+
+def _gradient_skipped(process: Process, _: int, event: ev.GradientSkipped) -> None:
+    process.skipped_gradients[event.framework] = event
+
+
 def _non_member_called(process: Process, _: int, event: ev.NonMemberCalled) -> None:
     if event not in process.non_member_calls:
         process.non_member_calls.append(event)
@@ -255,6 +268,7 @@ def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -
     if not event.pg_name:
         process.group_calls.clear()
         process.meshes.clear()
+        process.layouts.clear()
         process.initialized = False
 
 
@@ -291,6 +305,11 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
         _finding_raised(process, time_ns, raised)
     for mesh in event.meshes:
         _mesh_made(process, time_ns, mesh)
+    for skipped in event.skipped:
+        _gradient_skipped(process, time_ns, skipped)
+    known, process.layouts = process.layouts_ns, {}
+    for layout in event.layouts:
+        _layout_held(process, known.get(layout.framework, time_ns), layout)
     for integration in event.integrations:
         process.integrations[integration.name] = integration
     for group in event.groups:
@@ -454,6 +473,9 @@ _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.InitPlanned: _init_planned,
     ev.FindingRaised: _finding_raised,
     ev.MeshMade: _mesh_made,
+    ev.LayoutHeld: _layout_held,
+    ev.LayoutReleased: _layout_released,
+    ev.GradientSkipped: _gradient_skipped,
     ev.NonMemberCalled: _non_member_called,
     ev.IdentityConfirmed: _identity_confirmed,
     ev.IntegrationChanged: _integration_changed,

@@ -35,6 +35,7 @@ VIEWS = (
     View("events", "Events", "what happened, newest at the bottom"),
     View("findings", "Findings", "root causes and their symptoms, with the evidence"),
     View("loading", "Loading", "model loads: phases, progress, waits; where the model lies"),
+    View("layout", "Layout", "parallel layouts: each rank in its place; the groups of each axis"),
 )
 
 _VIEW_KEYS = tuple(

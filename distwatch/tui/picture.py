@@ -9,6 +9,7 @@ import msgspec
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.early import early_suspicion
 from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
 from distwatch.diagnosis.load_groups import LoadGroup, group_loads
 from distwatch.diagnosis.loads import loads_of
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
@@ -29,6 +30,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[GroupView, ...] = ()
     stacks: tuple[StackNode, ...] = ()
     loads: tuple[LoadGroup, ...] = ()
+    layouts: tuple[LayoutGrid, ...] = ()
     world_size: int | None = None
     dropped: int = 0
     """Events that are known to be lost."""
@@ -93,6 +95,7 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         groups=tuple(group_views(state)),
         stacks=tuple(merge_stacks(state)),
         loads=tuple(group_loads(loads_of(state))),
+        layouts=tuple(layout_grids(state)),
         world_size=expected_world(state),
         dropped=_dropped(state),
         not_observed=tuple(_not_observed(state)),
@@ -118,6 +121,7 @@ def _frozen(process: Process) -> Process:
     still.groups = {name: copy.copy(group) for name, group in process.groups.items()}
     still.integrations, still.sites = dict(process.integrations), dict(process.sites)
     still.group_calls = list(process.group_calls)
+    still.layouts, still.meshes = dict(process.layouts), list(process.meshes)
     still.hook_failures = dict(process.hook_failures)
     still.outside = copy.copy(process.outside)
     still.outside.not_observed = dict(process.outside.not_observed)

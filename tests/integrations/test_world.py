@@ -110,7 +110,9 @@ def test_what_torch_formed_itself_is_adopted_where_it_is_what_was_asked_for(home
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("framework='megatron'", "PlanInvalid | framework='megatron' is not supported by this version"),
+        ("framework='megatron', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
+        ("framework='megatron', axes={'tp': 1}", "PlanInvalid | megatron has axes of its own"),
+        ("framework='mesh', options={'order': 'tp'}", "PlanInvalid | options={'order': 'tp'} without a framework"),
         ("framework='mash'", "PlanInvalid | there is no framework 'mash'"),
         ("tensor=2", "PlanInvalid | tensor=2 without a framework that builds such groups"),
         ("framework='mesh', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),

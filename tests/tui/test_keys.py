@@ -35,6 +35,7 @@ async def test_a_healthy_job_says_so() -> None:
         ("5", "step started"),
         ("6", "confidence"),
         ("7", "llama-tiny"),
+        ("8", "no parallel layout seen"),
     ],
 )
 async def test_each_view_has_its_number(key: str, words: str) -> None:

@@ -11,6 +11,7 @@ from distwatch.tui.app import DistwatchApp
 from tests.diagnosis.recorded_loads import loading_job
 from tests.tui.driving import NEVER_S, Clock
 from tests.tui.scripted import SECOND, ScriptedSource, hung_job
+from tests.tui.test_layout import job_of, of_plan
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,13 @@ def test_loading(snap_compare: Callable[..., bool], name: str, size: tuple[int, 
     app = DistwatchApp(source, clock=lambda: 64 * SECOND, refresh_s=NEVER_S)
     keys = ("7", "end", "enter") if name == "detail" else ("7",)
     assert snap_compare(app, run_before=looking(app, keys), terminal_size=size)
+
+
+def test_layout(snap_compare: Callable[..., bool]) -> None:
+    job = job_of(of_plan(8, tensor=2, pipeline=2), of_plan(8, tensor=4))
+    source = ScriptedSource(job)
+    app = DistwatchApp(source, clock=lambda: 64 * SECOND, refresh_s=NEVER_S)
+    assert snap_compare(app, run_before=looking(app, ("8",)), terminal_size=(100, 32))
 
 
 def looking(

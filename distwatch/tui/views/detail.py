@@ -17,6 +17,7 @@ from distwatch.tui.views.devices import host_lines
 from distwatch.tui.views.events import find_entry
 from distwatch.tui.views.findings import finding_texts
 from distwatch.tui.views.groups import find_group, flight
+from distwatch.tui.views.layout import axis_detail, layout_detail
 from distwatch.tui.views.line import subject_of
 from distwatch.tui.views.load_detail import load_detail
 from distwatch.tui.views.process_detail import process_detail, rank_detail
@@ -115,6 +116,8 @@ def _observer_lines(host: Host) -> Iterable[Text]:
 
 _TELLERS: dict[str, Callable[[Picture, str], Text | None]] = {
     "rank": _rank,
+    "axis": axis_detail,
+    "layout": layout_detail,
     "process": _process,
     "group": _group,
     "stack": _stack,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
-from distwatch.tui.views import devices, events, findings, groups, loading, ranks, stacks
+from distwatch.tui.views import devices, events, findings, groups, layout, loading, ranks, stacks
 from distwatch.tui.views.line import Line, visible
 
 
@@ -44,6 +44,8 @@ def draw_view(
         lines, empty = devices.lines(picture), devices.EMPTY
     elif name == "events":
         lines, empty = events.lines(picture), events.EMPTY
+    elif name == "layout":
+        lines, empty = layout.lines(picture), layout.EMPTY
     elif name == "loading":
         lines, empty = loading.lines(picture, orders["loading"]), loading.EMPTY
         heading = partial(loading.heading, picture, orders["loading"]) if lines else None

@@ -1,0 +1,133 @@
+"""The parallel layouts of a job as grids, each rank in its place, for every view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+import msgspec
+
+from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.layouts import shape_of
+from distwatch.state.layouts import Layout, layout_of, layout_of_mesh
+from distwatch.state.model import RunState
+
+_OUTERMOST = ("dp", "pp", "cp", "tp")
+_COLUMNS = ("cp", "tp")
+_EXPERTS = ("ep", "etp", "edp")
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One place along the axes that go down: `dp 0 · pp 1`; for each column the ranks there."""
+
+    place: str
+    cells: tuple[tuple[int, ...], ...]
+
+
+class LayoutGrid(msgspec.Struct, frozen=True, kw_only=True):
+    """One framework's layout, or a device mesh."""
+
+    name: str
+    shape: str
+    """`dp 2 × pp 2 × tp 2`"""
+    columns: tuple[str, ...]
+    """`tp 0`, `tp 1`, …; one without a name where nothing goes across."""
+    rows: tuple[Row, ...]
+    axes: dict[str, tuple[tuple[int, ...], ...]]
+    """The groups along each axis of more than one rank, those of expert layers included."""
+    unplaced: tuple[int, ...] = ()
+    """Ranks of its groups of which it is not known where they stand."""
+
+
+def layout_grids(state: RunState) -> list[LayoutGrid]:
+    """What the ranks of the newest restart hold: frameworks first, then meshes of other groups."""
+    job = Job(state)
+    held: dict[str, Layout] = {}
+    for framework in dict.fromkeys(name for p in job.ranks.values() for name in p.layouts):
+        held[framework] = layout_of(
+            {r: p.layouts[framework] for r, p in job.ranks.items() if framework in p.layouts}
+        )
+    known = {frozenset(_long(layout).values()) for layout in held.values()}
+    meshes = next((p.meshes for _, p in sorted(job.ranks.items()) if p.meshes), [])
+    for number, mesh in enumerate(meshes, 1):
+        layout = layout_of_mesh(mesh)
+        # A framework that is built on a mesh is shown once.
+        if any(frozenset(_long(layout).values()) <= partitions for partitions in known):
+            continue
+        held[f"device mesh {number} ({shape_of(mesh)})"] = layout
+    return [_grid(name, layout) for name, layout in held.items() if layout]
+
+
+def _long(layout: Layout) -> dict[str, tuple[tuple[int, ...], ...]]:
+    return {a: part for a, part in layout.items() if any(len(group) > 1 for group in part)}
+
+
+def _grid(name: str, layout: Layout) -> LayoutGrid:
+    ranks = sorted({rank for part in layout.values() for group in part for rank in group})
+    axes = _orthogonal(layout, len(ranks))
+    across = [axis for axis in axes if axis in _COLUMNS] or axes[-1:]
+    down = [axis for axis in axes if axis not in across]
+    sizes = {axis: max(len(group) for group in layout[axis]) for axis in axes}
+    by_place: dict[tuple[int, ...], list[int]] = {}
+    unplaced = []
+    for rank in ranks:
+        places = [_place(layout, axis, rank) for axis in (*down, *across)]
+        if None in places:
+            unplaced.append(rank)
+        else:
+            by_place.setdefault(tuple(place or 0 for place in places), []).append(rank)
+    columns = list(product(*(range(sizes[axis]) for axis in across)))
+    rows = [
+        Row(
+            place=_told(down, place),
+            cells=tuple(tuple(by_place.get((*place, *column), ())) for column in columns),
+        )
+        for place in product(*(range(sizes[axis]) for axis in down))
+    ]
+    return LayoutGrid(
+        name=name,
+        shape=" × ".join(f"{axis} {sizes[axis]}" for axis in axes) or "one rank",
+        columns=tuple(_told(across, column) for column in columns),
+        rows=tuple(rows),
+        axes=_long(layout),
+        unplaced=tuple(unplaced),
+    )
+
+
+def _orthogonal(layout: Layout, ranks: int) -> list[str]:
+    """Axes that together number the ranks, the outermost first.
+
+    Those of expert layers cut the same ranks in another way, and some frameworks have further ones
+    that are flattened out of others: what no longer fits into the number of ranks is left out.
+    """
+    long = _long(layout)
+    others = [axis for axis in long if axis not in (*_OUTERMOST, *_EXPERTS)]
+    first = [axis for axis in _OUTERMOST if axis in long]
+    chosen: list[str] = []
+    number = 1
+    for axis in (*first, *others):
+        size = max(len(group) for group in long[axis])
+        if ranks % (number * size) == 0 and long[axis] not in [long[one] for one in chosen]:
+            chosen.append(axis)
+            number *= size
+    order = [axis for axis in long if axis in chosen and axis not in first]
+    return [axis for axis in first if axis in chosen and axis not in _COLUMNS] + order + [
+        axis for axis in _COLUMNS if axis in chosen
+    ]  # fmt: skip
+
+
+def _place(layout: Layout, axis: str, rank: int) -> int | None:
+    group = next((group for group in layout[axis] if rank in group), None)
+    return group.index(rank) if group is not None else None
+
+
+def _told(axes: list[str], place: tuple[int, ...]) -> str:
+    return " · ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
+
+
+def states_in(grid: LayoutGrid, letters: Mapping[int, str]) -> list[list[str]]:
+    """Each cell as text: `3 w`; several ranks in one place, which is wrong, beside each other."""
+    return [
+        ["/".join(f"{rank} {letters.get(rank, '.')}" for rank in cell) or "–" for cell in row.cells]
+        for row in grid.rows
+    ]

@@ -1,0 +1,186 @@
+"""What builds groups on top of a world: a device mesh, or a framework's own initializer."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from distwatch.agent.library import Layout
+from distwatch.errors import AlreadyInitialized, PlanInvalid
+from distwatch.integrations.frameworks import TRIGGERS
+from distwatch.integrations.frameworks.framework import Framework
+from distwatch.integrations.registry import running_agent
+from distwatch.integrations.torch_devices import device_of
+from distwatch.preflight.plan import Plan
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Evidence, Finding
+
+Axes = tuple[tuple[str, int], ...]
+"""Outermost first."""
+
+
+class Builder(Protocol):
+    """Builds the groups of one framework, once torch's default group is there."""
+
+    mesh: Any
+
+    def prepare(self) -> None:
+        """Imports what will be needed, before any rank is waited for.
+
+        Raises:
+            PlanInvalid: it is not installed, or cannot be imported.
+        """
+        ...
+
+    def build(self, plan: InitPlanned) -> Layout:
+        """Builds them; this rank's group along each axis."""
+        ...
+
+    def roles(self) -> dict[str, tuple[int, ...]]:
+        """Every group that it holds, by its own name for it."""
+        ...
+
+    def holds(self) -> bool:
+        """Whether they are still there: others may have taken them down."""
+        ...
+
+    def undo(self) -> None:
+        """Takes them down; harmless where there are none."""
+        ...
+
+
+class MeshBuilder:
+    """A `DeviceMesh`."""
+
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        self.mesh: Any = None
+
+    def prepare(self) -> None:
+        """torch itself has it."""
+
+    def build(self, plan: InitPlanned) -> Layout:
+        """The axes are named from the outermost in."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        names = tuple(name for name, _ in self._axes)
+        sizes = tuple(size for _, size in self._axes)
+        self.mesh = init_device_mesh(device_of(plan.backend).type, sizes, mesh_dim_names=names)
+        return self.roles()
+
+    def roles(self) -> Layout:
+        """The axes; a mesh has no other groups."""
+        import torch.distributed as dist
+
+        return {
+            name: tuple(dist.get_process_group_ranks(self.mesh.get_group(name)))
+            for name, _ in (self._axes if self.mesh is not None else ())
+        }
+
+    def holds(self) -> bool:
+        """Nobody else takes a mesh down alone."""
+        return self.mesh is not None
+
+    def undo(self) -> None:
+        """The last built first."""
+        import torch.distributed as dist
+
+        mesh, self.mesh = self.mesh, None
+        for name, _ in reversed(self._axes if mesh is not None else ()):
+            group = mesh.get_group(name)
+            if group is not dist.group.WORLD:
+                dist.destroy_process_group(group)
+
+
+class FrameworkBuilder:
+    """A framework's parallel state, by its own initializer."""
+
+    def __init__(self, framework: Framework, plan: Plan, options: Mapping[str, Any]) -> None:
+        self.framework = framework
+        self.mesh: Any = None
+        self._plan = plan
+        self._options = dict(options)
+
+    def prepare(self) -> None:
+        """Imports the module that holds the state, which takes seconds for some frameworks."""
+        name, package = self.framework.name, self.framework.packages[0]
+        try:
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}")
+            self.framework.module()
+        except ImportError as error:
+            raise PlanInvalid(
+                f"framework={name!r} cannot be imported: {error}",
+                advice=f"pip install {self.framework.distribution}, in the environment of this job.",
+            ) from error
+
+    def build(self, plan: InitPlanned) -> Layout:
+        """Builds it, or takes it as it is where it holds with these sizes.
+
+        Raises:
+            AlreadyInitialized: it holds with others.
+        """
+        module = self.framework.module()
+        held = self.framework.layout(module)
+        if held:
+            self._compare(held)
+            return held
+        if any(True for _ in self.framework.parts(module)):
+            self.framework.destroy(module)  # left of a world that was destroyed before
+        self.framework.build(self._plan, self._options)
+        return self.framework.layout(module)
+
+    def roles(self) -> dict[str, tuple[int, ...]]:
+        """By the framework's own names."""
+        return {group.role: group.members for group in self.framework.read(self.framework.module())}
+
+    def holds(self) -> bool:
+        """Whether its own module says so."""
+        module = sys.modules.get(TRIGGERS[self.framework.name])
+        return module is not None and bool(self.framework.read(module))
+
+    def undo(self) -> None:
+        """Calls the framework's own destroyer where it holds anything."""
+        if self.holds():
+            self.framework.destroy(self.framework.module())
+
+    def _compare(self, held: Layout) -> None:
+        asked = self.framework.sizes(self._plan)
+        holds = {axis: len(members) for axis, members in held.items()}
+        if all(holds.get(axis, 1) == asked.get(axis, 1) for axis in ("tp", "cp", "pp", "ep")):
+            return
+        name = self.framework.name
+        raise already_initialized(
+            f"{name} {_told(holds)}, initialized by itself",
+            f"{name} {_told(asked)}",
+            first_call(name),
+        )
+
+
+def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> AlreadyInitialized:
+    """The exception, with both plans and the stack of the first call."""
+    where = "".join(stack[-1:]).strip()
+    finding = Finding(
+        code="group.already_initialized",
+        severity="warning",
+        summary=f"this process holds a world already ({held}), and another was asked for ({asked})",
+        advice="Close the first world before forming another, or initialize once.",
+        evidence=tuple(Evidence(source="stack", text=line.strip()) for line in stack[-8:]),
+    )
+    message = f"a world of another plan holds: {held}; asked for now: {asked}"
+    if stack:
+        message += f"; formed first at {where}"
+    return AlreadyInitialized(message, held=held, asked=asked, first_call=stack, finding=finding)
+
+
+def first_call(framework: str) -> tuple[str, ...]:
+    """The stack of the call that built a framework's state, where it was seen."""
+    agent = running_agent()
+    known = agent.layouts.get(framework) if agent is not None else None
+    return known.stack if known is not None else ()
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return " ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1) or "without sizes"

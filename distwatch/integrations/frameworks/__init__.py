@@ -1,0 +1,10 @@
+"""The frameworks whose parallel state is seen, and that `distwatch.initialize` can initialize.
+
+One line here and one file beside it, of the same name. Imports nothing: every process reads it.
+"""
+
+TRIGGERS = {
+    "megatron": "megatron.core.parallel_state",
+    "accelerate": "accelerate.parallelism_config",
+}
+"""By the name in `distwatch.initialize(framework=…)`: the module that holds the parallel state."""

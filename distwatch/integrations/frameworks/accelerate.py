@@ -1,0 +1,66 @@
+"""accelerate's `ParallelismConfig`: torchtitan's dimensions, as a device mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from distwatch.integrations.frameworks.framework import Framework, Part, accepted
+from distwatch.preflight.plan import Plan, validate
+from distwatch.state.finding import Finding
+
+
+class Accelerate(Framework):
+    """The mesh is what its builder returns; nobody takes it down but torch."""
+
+    name = "accelerate"
+    packages = ("accelerate",)
+    distribution = "accelerate"
+    initializers = ("ParallelismConfig.build_device_mesh",)
+    arguments = {"tp_size": "tp", "cp_size": "cp"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mesh: Any = None
+
+    def validate(self, plan: Plan, world: int) -> list[Finding]:
+        """It has no stages and no expert layers."""
+        if plan.pipeline == plan.expert == 1:
+            return validate(plan, world)
+        why = f"accelerate has no axis for pipeline {plan.pipeline} or expert {plan.expert}"
+        advice = 'Leave both at 1, or use framework="mesh" with axes of your own.'
+        return [Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)]
+
+    def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
+        """What tensor and context leave are shards of data, unless the options say otherwise."""
+        import torch.distributed as dist
+
+        from distwatch.integrations.torch_devices import device_of
+
+        config = self.module().ParallelismConfig
+        shards = plan.data_size(dist.get_world_size()) // options.get("dp_replicate_size", 1)
+        wanted = {"tp_size": plan.tensor, "cp_size": plan.context, "dp_shard_size": shards}
+        made = config(**{**accepted(config, wanted), **options})
+        made.get_device_mesh(device_of(str(dist.get_backend())).type)
+
+    def asked(self, given: Mapping[str, Any]) -> dict[str, int]:
+        """The sizes are the config's own."""
+        sizes: dict[str, int] = given["self"]._sizes
+        return {axis: size for axis, size in sizes.items() if size > 1}
+
+    def note(self, result: Any) -> None:
+        """None where every size is 1: then there is no mesh."""
+        self._mesh = result
+
+    def parts(self, module: ModuleType) -> Iterable[Part]:
+        """The mesh's dimensions; `dp` is what they are flattened into for data."""
+        mesh = self._mesh
+        for name in mesh.mesh_dim_names if mesh is not None else ():
+            yield Part(role=name, group=mesh.get_group(name), axis=name)
+        if mesh is not None and any(name.startswith("dp_") for name in mesh.mesh_dim_names):
+            yield Part(role="dp", group=mesh["dp"].get_group(), axis="dp")
+
+
+framework = Accelerate()
+apply, undo, version = framework.apply, framework.undo, framework.version

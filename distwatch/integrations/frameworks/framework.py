@@ -1,0 +1,335 @@
+"""What a framework with parallel state of its own has to say of itself; the rest is here.
+
+A file of a framework has one class that says how it is initialized, read back and destroyed, and
+ends with
+
+    framework = Megatron()
+    apply, undo, version = framework.apply, framework.undo, framework.version
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from distwatch.agent import core
+from distwatch.agent.core import Agent
+from distwatch.agent.guard import caller_site, error_text, is_users
+from distwatch.agent.library import Layout
+from distwatch.hooks.observed import observe_method
+from distwatch.hooks.patch import PatchSet
+from distwatch.hooks.rebinding import rebind_early_imports
+from distwatch.integrations.frameworks import TRIGGERS
+from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
+from distwatch.preflight.plan import ORDER, Plan, validate
+from distwatch.state.events import HeldGroup, LayoutHeld
+from distwatch.state.finding import Finding
+from distwatch.state.layouts import PARALLEL_STATE, TWINS, layout_label
+
+_FRAMES = 8
+_FIELDS = {
+    "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
+}  # fmt: skip
+"""The field of a plan that gives the size of an axis."""
+
+
+class Part(NamedTuple):
+    """A process group as the framework holds it.
+
+    Attributes:
+        role: the framework's own name for it.
+        group: torch's object, by which its name and members are read.
+        axis: tp, pp, cp, ep, dp, etp, edp; '' for one that runs along several axes.
+        members: global ranks in the order of the axis, where torch does not know them.
+    """
+
+    role: str
+    group: Any
+    axis: str = ""
+    members: tuple[int, ...] = ()
+
+
+class Framework:
+    """One framework. Subclasses set the names and implement `build`, `parts` and `destroy`."""
+
+    name = ""
+    """As in `distwatch.initialize(framework=…)`, and of its integration."""
+    packages: tuple[str, ...] = ()
+    """Modules with a folder, whose frames are not the user's; without the first it is not installed."""
+    distribution = ""
+    """What has to be installed, as pip calls it."""
+    initializers: tuple[str, ...] = ()
+    """Functions of the module that build the state, or `Class.method`. At least one has to be there."""
+    destroyers: tuple[str, ...] = ()
+    """Functions that take it down."""
+    arguments: Mapping[str, str] = {}
+    """Of the initializers: the axis that an argument gives the size of, by its name."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    # ---- what a framework says -------------------------------------------------------------
+
+    def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
+        """Calls the framework's own initializer. torch's default group is there.
+
+        Args:
+            options: further arguments of the user's, for the initializer as they are.
+        """
+        raise NotImplementedError
+
+    def parts(self, module: ModuleType) -> Iterable[Part]:
+        """The groups that it holds now; none where it is not initialized."""
+        raise NotImplementedError
+
+    def destroy(self, module: ModuleType) -> None:
+        """Takes the state down; harmless where there is none."""
+        for name in self.destroyers:
+            getattr(module, name)()
+
+    def asked(self, given: Mapping[str, Any]) -> dict[str, int]:
+        """The sizes, by axis, of a call of an initializer; only those that say something.
+
+        Args:
+            given: its arguments by name, defaults included.
+        """
+        asked = {axis: given.get(name) for name, axis in self.arguments.items()}
+        return {axis: size for axis, size in asked.items() if isinstance(size, int) and size > 1}
+
+    def order(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Axes from the one whose ranks lie closest together; () where the call does not say."""
+        return ()
+
+    def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
+        """The plan with what the options say of sizes and order."""
+        said = {_FIELDS[a]: options[n] for n, a in self.arguments.items() if options.get(n)}
+        if order := self.order(options):
+            said["order"] = order
+        return msgspec.structs.replace(plan, **said)
+
+    def validate(self, plan: Plan, world: int) -> list[Finding]:
+        """What is wrong with a plan for a world of that size, what cannot run first."""
+        return validate(plan, world)
+
+    def sizes(self, plan: Plan, world: int | None = None) -> dict[str, int]:
+        """The plan's sizes by axis, those of one rank left out; the data size of a known world."""
+        asked = {axis: getattr(plan, field) or 1 for axis, field in _FIELDS.items()}
+        if world is not None:
+            asked["dp"] = plan.data_size(world)
+        return {axis: size for axis, size in asked.items() if size > 1}
+
+    def note(self, result: Any) -> None:
+        """What an initializer returned, where the module itself does not keep it."""
+
+    def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
+        """Hooks what else there is to see in it; a remark on what could not be hooked."""
+        return ""
+
+    # ---- what follows from it --------------------------------------------------------------
+
+    def module(self) -> ModuleType:
+        """The module of the parallel state, imported."""
+        return importlib.import_module(TRIGGERS[self.name])
+
+    def read(self, module: ModuleType) -> tuple[HeldGroup, ...]:
+        """Every group that it holds, with role, members and torch's name; () without state."""
+        held = [group for part in self.parts(module) if (group := _held(part)) is not None]
+        # Destroyers forget some of what runs along no single axis.
+        return tuple(held) if any(group.axis for group in held) else ()
+
+    def layout(self, module: ModuleType) -> Layout:
+        """This rank's group along each axis of more than one rank, or of data.
+
+        The expert layers' own axes where they differ from those of the others.
+        """
+        held = {group.axis: group.members for group in self.read(module) if group.axis}
+        return {
+            axis: members
+            for axis, members in held.items()
+            if axis == "dp" or (len(members) > 1 and members != held.get(TWINS.get(axis, "")))
+        }
+
+    def apply(self, module: ModuleType, patches: PatchSet) -> str:
+        """Hooks initializers and destroyers, and reads what is held already."""
+        observers = {name: _Initializes(self, module) for name in self.initializers} | {
+            name: _Destroys(self, module) for name in self.destroyers
+        }
+        absent = [name for name in observers if _place(module, name) is None]
+        if set(self.initializers) <= set(absent):
+            raise NotApplicable(f"{module.__name__} has no {' or '.join(self.initializers)}")
+        for name, observer in observers.items():
+            if place := _place(module, name):
+                observer.original = vars(place[0])[place[1]]
+                _replace(patches, *place, f"{self.name}.{name}", observer)
+        remarks = [self.hook_more(module, patches)]
+        if absent:
+            remarks.append(f"not in this version: {', '.join(absent)}")
+        if self.read(module):
+            self.hold(module)
+            remarks.append("initialized before arming: its call was not seen")
+        return "; ".join(filter(None, remarks))
+
+    def version(self) -> str:
+        """As pip knows it; the packages themselves say it too late, or not at all."""
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return ""
+
+    def undo(self) -> None:
+        """Nothing is held beside the patches."""
+
+    def begin(self, agent: Agent, given: Mapping[str, Any]) -> int:
+        """The step of a call with these arguments, under the deadline of groups."""
+        self._calls += 1
+        return agent.begin_step(
+            f"{PARALLEL_STATE} #{self._calls}",
+            deadline_kind="group",
+            label=self.label(given),
+            site=caller_site(self.folders()),
+        )
+
+    def label(self, given: Mapping[str, Any]) -> str:
+        """What a call asks for, in words that ranks can be compared by."""
+        order = self.order(given)
+        return layout_label(self.name, self.asked(given), order if order != ORDER else ())
+
+    def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
+        """Writes down what is held now. The call is told where there was one (`given`)."""
+        agent = running_agent()
+        groups = self.read(module)
+        if agent is None or not groups:
+            return
+        for group in groups:
+            if group.axis:
+                agent.name_axis(group.pg_name, group.axis)
+        known = agent.layouts.get(self.name)
+        first = known is None or not known.stack
+        agent.hold_layout(
+            LayoutHeld(
+                framework=self.name,
+                number=self._calls,
+                label=self.label(given) if given is not None else "",
+                sizes={g.axis: len(g.members) for g in groups if g.axis},
+                order=self.order(given or {}),
+                groups=groups,
+                site=caller_site(self.folders()) if given is not None else None,
+                stack=self._stack()
+                if given is not None and first
+                else known.stack
+                if known
+                else (),
+            )
+        )
+
+    def folders(self) -> tuple[str, ...]:
+        """Whose frames are not the user's."""
+        return folders_of("torch", *self.packages)
+
+    def _stack(self) -> tuple[str, ...]:
+        skip = self.folders()
+        frames = [f for f in traceback.extract_stack() if is_users(f.filename, skip)]
+        return tuple(f"{f.filename}:{f.lineno} in {f.name}" for f in frames[-_FRAMES:])
+
+
+def framework_of(name: str) -> Framework:
+    """The framework of that name, which need not be installed."""
+    found = importlib.import_module(f"distwatch.integrations.frameworks.{name}").framework
+    if not isinstance(found, Framework):
+        raise TypeError(f"{name} offers no framework")
+    return found
+
+
+def arguments_of(call: Callable[..., Any], args: Iterable[Any], kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name, whatever version's signature it has, defaults included."""
+    try:
+        bound = inspect.signature(call).bind(*args, **kwargs)
+    except TypeError:
+        return dict(kwargs)  # the user's mistake, of which the original tells them
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def accepted(call: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `wanted`, what this version's signature takes."""
+    parameters = inspect.signature(call).parameters
+    return {name: value for name, value in wanted.items() if name in parameters}
+
+
+def _place(module: ModuleType, name: str) -> tuple[Any, str] | None:
+    """Where a function or method (`Class.method`) of the module is defined; None: nowhere."""
+    *owners, attribute = name.split(".")
+    owner: Any = module
+    for one in owners:
+        owner = vars(owner).get(one)
+    return (owner, attribute) if owner is not None and attribute in vars(owner) else None
+
+
+def _replace(patches: PatchSet, owner: Any, attribute: str, name: str, observer: Any) -> None:
+    original = vars(owner)[attribute]
+    hooked = observe_method(name, original, observer)
+    patches.replace(owner, attribute, hooked)
+    if isinstance(owner, ModuleType):
+        rebind_early_imports(patches, original, hooked)
+
+
+class _Initializes:
+    """A call that builds the state: a step under the deadline of groups, and what then holds."""
+
+    original: Any = None
+
+    def __init__(self, framework: Framework, module: ModuleType) -> None:
+        self._framework = framework
+        self._module = module
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        agent = running_agent()
+        if agent is None:
+            return None
+        given = arguments_of(self.original, args, kwargs)
+        return agent, self._framework.begin(agent, given), given
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        agent, step, given = token
+        if error is None:
+            self._framework.note(result)
+            self._framework.hold(self._module, given)
+        agent.end_step(step, error_text(error))
+
+
+class _Destroys:
+    """A call that takes the state down."""
+
+    original: Any = None
+
+    def __init__(self, framework: Framework, module: ModuleType) -> None:
+        self._framework = framework
+        self._module = module
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        agent = core.current()
+        if error is None and agent is not None and not self._framework.read(self._module):
+            agent.release_layout(self._framework.name)
+
+
+def _held(part: Part) -> HeldGroup | None:
+    """None for what torch has destroyed: frameworks keep such groups."""
+    c10d: Any = sys.modules["torch.distributed.distributed_c10d"]
+    name = c10d._world.pg_names.get(part.group)
+    if name is None:
+        return None
+    members = part.members or tuple(int(r) for r in c10d.get_process_group_ranks(part.group))
+    return HeldGroup(role=part.role, axis=part.axis, pg_name=str(name), members=members)

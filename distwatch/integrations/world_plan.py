@@ -1,0 +1,211 @@
+"""What `distwatch.initialize` was asked for, checked before anything begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from distwatch.agent.environment import Launched
+from distwatch.agent.guard import caller_site
+from distwatch.agent.plan import COMMUNICATION_VARIABLES, interfaces, versions
+from distwatch.errors import PlanInvalid
+from distwatch.integrations.builders import Axes, Builder, FrameworkBuilder, MeshBuilder
+from distwatch.integrations.frameworks import TRIGGERS
+from distwatch.integrations.frameworks.framework import framework_of
+from distwatch.integrations.registry import folders_of
+from distwatch.integrations.torch_devices import device_identity
+from distwatch.integrations.torch_library import axes_of, choose_backend
+from distwatch.preflight.plan import Plan, validate
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Finding
+
+FRAMEWORKS = ("mesh", *TRIGGERS)
+Sizes = Mapping[str, int | None]
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The plan of this rank, and what builds the groups on top of its world."""
+
+    plan: InitPlanned
+    builder: Builder | None = None
+
+
+def plan_world(
+    launched: Launched,
+    backend: str | None,
+    framework: str | None,
+    sizes: Sizes,
+    axes: Mapping[str, int] | None,
+    options: Mapping[str, Any] | None,
+    timeout_s: float | None,
+) -> Asked:
+    """The plan of this rank.
+
+    Raises:
+        PlanInvalid: it makes no sense, whatever the others do.
+    """
+    _check_framework(framework, sizes, axes, options)
+    world = launched.world_size or 1
+    named: Axes = ()
+    order: tuple[str, ...] = ()
+    builder: Builder | None = None
+    if framework == "mesh":
+        named = _mesh_axes(sizes, axes, world)
+        builder = MeshBuilder(named)
+        # From the axis whose ranks lie closest together.
+        order = tuple(name for name, _ in reversed(named))
+    elif framework is not None:
+        builder, named, order = _framework_builder(framework, sizes, options or {}, world)
+    chosen = choose_backend(backend)
+    plan = InitPlanned(
+        by="distwatch",
+        global_rank=launched.global_rank,
+        world_size=launched.world_size,
+        method=launched.method,
+        endpoint=launched.endpoint,
+        hosts_store=launched.hosts_store,
+        backend=chosen,
+        device=device_identity(chosen, launched),
+        timeout_s=timeout_s,
+        framework=framework or "",
+        sizes=dict(named),
+        order=order,
+        variables={n: os.environ[n] for n in COMMUNICATION_VARIABLES if os.environ.get(n)},
+        interfaces=interfaces(),
+        versions=versions(),
+        site=caller_site(folders_of("torch")),
+    )
+    return Asked(plan=plan, builder=builder)
+
+
+def seconds_of(timeout: timedelta | float | None) -> float | None:
+    """A timeout in seconds.
+
+    Raises:
+        PlanInvalid: it is not positive.
+    """
+    given = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if given is not None and not given > 0:
+        raise PlanInvalid(f"timeout={timeout!r}", advice="Give a positive number of seconds.")
+    return given
+
+
+def world_terms(plan: InitPlanned) -> tuple[Any, ...]:
+    """What two plans must share to be of one world."""
+    return (
+        plan.global_rank, plan.world_size, plan.method, plan.endpoint, plan.backend, plan.timeout_s,
+    )  # fmt: skip
+
+
+def framework_terms(plan: InitPlanned) -> tuple[Any, ...]:
+    """What two plans must share to ask for the same groups on top of it."""
+    return plan.framework, sorted(plan.sizes.items()), plan.order
+
+
+def describe(plan: InitPlanned) -> str:
+    """A plan in one line."""
+    axes = "".join(f" {name}={size}" for name, size in plan.sizes.items())
+    made = f", {plan.framework}{axes}" if plan.framework else ""
+    limit = f", timeout {plan.timeout_s:g} s" if plan.timeout_s else ""
+    at = f" at {plan.endpoint}" if plan.endpoint else ""
+    return f"rank {plan.global_rank} of {plan.world_size}, {plan.backend}{at}{made}{limit}"
+
+
+def _check_framework(
+    framework: str | None,
+    sizes: Sizes,
+    axes: Mapping[str, int] | None,
+    options: Mapping[str, Any] | None,
+) -> None:
+    if framework is not None and framework not in FRAMEWORKS:
+        raise PlanInvalid(
+            f"there is no framework {framework!r}", advice=f"There is: {', '.join(FRAMEWORKS)}."
+        )
+    asked = {name: size for name, size in sizes.items() if size not in (1, None)}
+    if framework is None and (asked or axes):
+        told = (
+            ", ".join(f"{name}={size}" for name, size in asked.items())
+            or f"axes={dict(axes or {})}"
+        )
+        raise PlanInvalid(
+            f"{told} without a framework that builds such groups", advice="Pass framework='mesh'."
+        )
+    if axes is not None and asked:
+        raise PlanInvalid(
+            "axes and sizes were both given", advice="Give the mesh either its own axes or sizes."
+        )
+    if axes is not None and framework != "mesh":
+        raise PlanInvalid(
+            f"{framework} has axes of its own", advice="Give sizes: tensor=, pipeline=, …."
+        )
+    if options and framework in (None, "mesh"):
+        raise PlanInvalid(
+            f"options={dict(options)!r} without a framework that takes them",
+            advice="They are arguments of a framework's own initializer: name that framework.",
+        )
+
+
+def _framework_builder(
+    name: str, sizes: Sizes, options: Mapping[str, Any], world: int
+) -> tuple[FrameworkBuilder, Axes, tuple[str, ...]]:
+    framework = framework_of(name)
+    asked = Plan(
+        framework=name,
+        tensor=_size("tensor", sizes["tensor"]),
+        pipeline=_size("pipeline", sizes["pipeline"]),
+        context=_size("context", sizes["context"]),
+        expert=_size("expert", sizes["expert"]),
+        data=sizes["data"],
+    )
+    plan = framework.planned(asked, options)
+    for finding in framework.validate(plan, world):
+        if finding.blocks:
+            raise PlanInvalid(finding.summary, advice=finding.advice, finding=finding)
+    told = tuple(framework.sizes(plan, world).items())
+    return FrameworkBuilder(framework, plan, options), told, plan.order
+
+
+def _mesh_axes(sizes: Sizes, axes: Mapping[str, int] | None, world: int) -> Axes:
+    if axes is not None:
+        _check_axes(axes, world)
+        return tuple(axes.items())
+    if sizes["expert"] != 1:
+        raise PlanInvalid(
+            "a plain mesh has no expert axis", advice="Name the axes: axes={'dp': …, 'ep': …}."
+        )
+    tensor, pipeline, context = (
+        _size(name, sizes[name]) for name in ("tensor", "pipeline", "context")
+    )
+    plan = Plan(
+        framework="mesh", tensor=tensor, pipeline=pipeline, context=context, data=sizes["data"]
+    )
+    for finding in validate(plan, world):
+        if finding.blocks:
+            raise PlanInvalid(finding.summary, advice=finding.advice, finding=finding)
+    data = plan.data_size(world)
+    return axes_of((("pp", pipeline), ("dp", data), ("cp", context), ("tp", tensor)), world)
+
+
+def _does_not_divide(why: str) -> PlanInvalid:
+    advice = "Change the sizes, or start another number of ranks."
+    finding = Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)
+    return PlanInvalid(why, advice=advice, finding=finding)
+
+
+def _check_axes(axes: Mapping[str, int], world: int) -> None:
+    product = 1
+    for name, size in axes.items():
+        product *= _size(name, size)
+    if not axes or product != world:
+        told = " × ".join(f"{name} {size}" for name, size in axes.items()) or "no axis"
+        raise _does_not_divide(f"a mesh of {told} has {product} ranks, and the world has {world}")
+
+
+def _size(name: str, size: object) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise PlanInvalid(f"{name}={size!r} is no size", advice="Give a positive whole number.")
+    return size

@@ -1,0 +1,168 @@
+"""View 8: parallel layouts: each rank in its place, coloured and lettered; the groups of each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from rich.text import Text
+
+from distwatch.diagnosis.group_views import GroupView
+from distwatch.diagnosis.layout_grid import LayoutGrid, Row
+from distwatch.state.layouts import told, words_of
+from distwatch.state.rank_sets import format_ranks
+from distwatch.tui.cells import count_of, fit
+from distwatch.tui.picture import Picture
+from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STATES, STRONG, YELLOW
+from distwatch.tui.views.groups import flight
+from distwatch.tui.views.line import Line
+from distwatch.tui.views.text import join_lines, section
+
+EMPTY = (
+    "no parallel layout seen: Megatron, SGLang and other frameworks are seen when they initialize, "
+    "device meshes when they are built"
+)
+_GAP = 2
+
+
+def lines(picture: Picture) -> list[Line]:
+    """A block a layout: its shape, the grid, and a line for each axis, which Enter opens."""
+    found: list[Line] = []
+    for grid in picture.layouts:
+        ranks = tuple(sorted({r for part in grid.axes.values() for group in part for r in group}))
+        found.append(Line(f"layout:{grid.name}", partial(_title, grid, len(ranks)), ranks))
+        widths = _widths(grid)
+        found.append(Line(f"layout:{grid.name}:columns", partial(_columns, grid, widths)))
+        for number, row in enumerate(grid.rows):
+            members = tuple(rank for cell in row.cells for rank in cell)
+            draw = partial(_row, picture, row, widths)
+            found.append(Line(f"layout:{grid.name}:row:{number}", draw, members))
+        if grid.unplaced:
+            draw_unplaced = partial(_unplaced, grid)
+            found.append(Line(f"layout:{grid.name}:unplaced", draw_unplaced, grid.unplaced))
+        found += [
+            Line(axis_key(grid, axis), partial(_axis, picture, grid, axis), ranks)
+            for axis in grid.axes
+        ]
+        found.append(Line(f"layout:{grid.name}:end", lambda width: Text()))
+    return found
+
+
+def axis_key(grid: LayoutGrid, axis: str) -> str:
+    """The key whose detail is the groups along an axis."""
+    return f"axis:{axis}:{grid.name}"
+
+
+def axis_detail(picture: Picture, key: str) -> Text | None:
+    """Every group along an axis: its members with their states, and what it is in."""
+    _, axis, name = key.split(":", 2)
+    grid = next((grid for grid in picture.layouts if grid.name == name), None)
+    if grid is None or axis not in grid.axes:
+        return None
+    title = Text.assemble((f"{name} · axis {axis}", STRONG), f"  {words_of(grid.axes[axis])}")
+    parts = [part for members in grid.axes[axis] for part in _group(picture, name, axis, members)]
+    return join_lines([title, *parts])
+
+
+def layout_detail(picture: Picture, key: str) -> Text | None:
+    """The groups along every axis of a layout."""
+    name = key.split(":")[1]
+    grid = next((grid for grid in picture.layouts if grid.name == name), None)
+    if grid is None:
+        return None
+    parts = [axis_detail(picture, axis_key(grid, axis)) for axis in grid.axes]
+    return Text("\n\n").join(part for part in parts if part is not None)
+
+
+def _title(grid: LayoutGrid, ranks: int, width: int) -> Text:
+    return fit(
+        Text.assemble(
+            (grid.name, STRONG), (f"  {grid.shape}", BLUE), (f"  {count_of(ranks, 'rank')}", MUTED)
+        ),
+        width,
+    )
+
+
+def _widths(grid: LayoutGrid) -> tuple[int, ...]:
+    """Of the places, then of each column: `▶12 w`, several ranks of one place side by side."""
+    place = max((len(row.place) for row in grid.rows), default=0)
+    columns = [
+        max(
+            len(title),
+            *(sum(len(str(rank)) + 4 for rank in row.cells[number]) for row in grid.rows),
+        )
+        for number, title in enumerate(grid.columns)
+    ]
+    return (place, *columns)
+
+
+def _columns(grid: LayoutGrid, widths: tuple[int, ...], width: int) -> Text:
+    line = Text(" " * (2 + widths[0] + _GAP))
+    for title, room in zip(grid.columns, widths[1:], strict=True):
+        line.append(f"{' ' + title:<{room + _GAP}}", FAINT)
+    return fit(line, width)
+
+
+def _row(picture: Picture, row: Row, widths: tuple[int, ...], width: int) -> Text:
+    line = Text.assemble((f"  {row.place:<{widths[0] + _GAP}}", MUTED))
+    for cell, room in zip(row.cells, widths[1:], strict=True):
+        part = Text()
+        for rank in cell:
+            part.append_text(_rank(picture, rank))
+        if not cell:
+            part = Text(" –", FAINT)
+        part.pad_right(max(0, room + _GAP - part.cell_len))
+        line.append_text(part)
+    return fit(line, width)
+
+
+def _rank(picture: Picture, rank: int) -> Text:
+    standing = picture.standing(rank)
+    letter, word = (standing.letter, standing.word) if standing else (".", "unobserved")
+    blamed = rank in picture.culprits
+    style = STATES.get(word, "")
+    return Text.assemble(
+        (CULPRIT if blamed else " ", RED),
+        (str(rank), f"bold {RED}" if blamed else STRONG),
+        (f" {letter} ", f"bold {style}"),
+    )
+
+
+def _unplaced(grid: LayoutGrid, width: int) -> Text:
+    return fit(Text(f"  place not known: ranks {format_ranks(grid.unplaced)}", YELLOW), width)
+
+
+def _axis(picture: Picture, grid: LayoutGrid, axis: str, width: int) -> Text:
+    waiting = sum(
+        group.in_flight and bool(group.missing)
+        for members in grid.axes[axis]
+        for group in _views(picture, grid.name, axis, members)
+    )
+    stuck = f"  {count_of(waiting, 'group')} waiting for somebody" if waiting else ""
+    text = Text.assemble(
+        (f"  {axis:<8}", STRONG), (words_of(grid.axes[axis]), MUTED), (stuck, YELLOW)
+    )
+    return fit(text, width)
+
+
+def _group(picture: Picture, name: str, axis: str, members: tuple[int, ...]) -> Iterable[Text]:
+    ranks = Text(" ").join(_rank(picture, rank) for rank in members)
+    views = _views(picture, name, axis, members)
+    told_of = [Text.assemble((view.title, MUTED), "\n", flight(view)) for view in views]
+    yield from section(f"ranks {told(members)}", [ranks, *told_of])
+
+
+def _views(picture: Picture, name: str, axis: str, members: tuple[int, ...]) -> list[GroupView]:
+    """torch's groups that the framework holds along that axis for those ranks."""
+    names = {
+        group.pg_name
+        for process in picture.state.processes.values()
+        if name in process.layouts
+        for group in process.layouts[name].groups
+        if group.axis == axis and group.members == members
+    }
+    return [
+        view
+        for view in picture.groups
+        if view.pg_name in names or (not names and view.axis == axis and view.members == members)
+    ]
