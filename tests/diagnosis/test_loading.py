@@ -150,6 +150,22 @@ def test_a_load_that_was_killed_with_its_job_is_still_told() -> None:
     assert findings[0].waiting_ranks == (0,)
 
 
+def test_the_pulse_of_a_frozen_process_says_nothing_of_now() -> None:
+    """Its threads read another file when it last beat; the journal's last word is the file it is in."""
+    job = loading(2, 1)
+    job.pulse(0, at=20, groups={"0": (1, -1, 5.0)})
+    wait(job, 1, 6, 5.9, "/models/llama/model-2.safetensors", "file")
+    job.say(1, 6.1, ev.StepProgressed(step=6, done=4, total=7, label="model-4.safetensors"))
+    for end in (False, True):
+        for rank in (0, 1) if end else ():
+            job.exit(rank, 40, signal=9)
+        job.tick(40)
+        finding = diagnose(job.state)[0]
+        assert (finding.code, finding.culprit_ranks) == ("load.stalled", (1,))
+        assert "model-2" not in str(finding)
+        assert "model-4.safetensors), with the GIL held" in finding.summary
+
+
 def test_peers_say_whom_they_wait_for() -> None:
     job = loading(2, 1, at=5.0)
     job.say(1, 15.0, ev.StepProgressed(step=6, done=3, total=7, label="model-3.safetensors"))
