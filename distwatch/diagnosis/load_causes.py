@@ -153,8 +153,9 @@ def _nobody_holds(waits: Outstanding, looked: LockLooked, since_s: float) -> Cau
         "without flock the file itself is the lock, and it outlives a process that is killed.",
         key=waits.what,
         since_s=since_s,
-        is_never_healthy=not elsewhere,
-        confidence=0.7 if elsewhere else 0.95,
+        # A lock of the kernel that another host or container holds leaves no trace on this one.
+        is_never_healthy=bool(looked.holders),
+        confidence=0.95 if looked.holders else 0.7,
     )
 
 
