@@ -53,7 +53,10 @@ def time_load(folder: str, on: bool, loads: int, root: str) -> Timed:
         "DISTWATCH": "1" if on else "0",
         "DISTWATCH_DIR": root,
         # A rank's agent starts with torch; elsewhere it starts in the first load, once.
-        **{"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"},
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29999",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }

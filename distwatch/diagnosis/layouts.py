@@ -55,6 +55,8 @@ class GroupsOverlap:
 
     def find(self, case: Case) -> Iterable[Finding]:
         for framework, held in _held(case).items():
+            if len({layout.label for layout in held.values() if layout.label}) > 1:
+                continue  # they were asked for differently, which LayoutsDiffer says
             layout = layout_of(held)
             for axis, partition in layout.items():
                 named = set(held) | {rank for group in partition for rank in group}

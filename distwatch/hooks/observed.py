@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from distwatch.agent.guard import guard, is_off
+from distwatch.agent.guard import guard, guard_end, is_off
 
 
 class Observer(Protocol):
@@ -28,6 +28,11 @@ def observe(name: str, original: Callable[..., Any], observer: Observer) -> Call
         name: of the hook, under which a failure is said and switched off.
     """
 
+    def after(token: Any, result: Any, error: BaseException | None) -> None:
+        # Another call of this hook may have failed meanwhile: what this one began still ends.
+        if token is not None or not is_off(name):
+            guard_end(name, observer.after, token, result, error)
+
     @functools.wraps(original)
     def observed(*args: Any, **kwargs: Any) -> Any:
         if is_off(name):
@@ -36,9 +41,9 @@ def observe(name: str, original: Callable[..., Any], observer: Observer) -> Call
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
-            guard(name, observer.after, token, None, error)
+            after(token, None, error)
             raise
-        guard(name, observer.after, token, result, None)
+        after(token, result, None)
         return result
 
     return observed

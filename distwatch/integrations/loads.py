@@ -50,6 +50,7 @@ class Wait:
         self.since_ns = time.monotonic_ns()
         self.attempts = 1
         self.last_error = ""
+        self.has_failed = False
         self.size = size
         self._descriptor = descriptor
         self._path = path
@@ -71,6 +72,8 @@ class Load:
 
     Attributes:
         thread: that made the call; its phases are steps of this thread.
+        strangers: threads that were there before it, and so are no workers of it: what they ask
+            of some server or lock has nothing to do with it.
         adopts: whether the next call of the same thread is this load's own (an Auto class's
             `from_pretrained` calls the model class's).
         opened: each checkpoint file, and which one in order it is: some are opened several times.
@@ -83,6 +86,7 @@ class Load:
         self.name = name
         self.step = step
         self.thread = threading.get_ident()
+        self.strangers = frozenset(thread.native_id for thread in threading.enumerate())
         self.adopts = adopts
         self.counting: int | None = None
         self.opened: dict[str, int] = {}
@@ -130,7 +134,7 @@ class Load:
             self.tell()
             self.counting = None
             self.file_of = {}
-        self.agent.end_step(step, error_text(error))
+        self.agent.end_step(step, _redacted(error))
 
     def begin_counting(self, step: int, files: int | None) -> None:
         """Files and parameters are counted from now on, as progress of that step."""
@@ -202,7 +206,7 @@ class Load:
         token = next(self._tokens)
         # The same again is one wait: locks are polled, and requests repeated.
         for earlier in list(self._waits.values()):
-            if (earlier.waiting, earlier.what) == (wait.waiting, wait.what) and earlier.last_error:
+            if (earlier.waiting, earlier.what) == (wait.waiting, wait.what) and earlier.has_failed:
                 wait.since_ns, wait.attempts = earlier.since_ns, earlier.attempts + 1
                 wait.last_error = earlier.last_error
         self._forget_failed(wait.what)
@@ -212,7 +216,7 @@ class Load:
     def is_downloading(self, what: str) -> bool:
         """Whether that body is on its way already."""
         waits = list(self._waits.values())
-        return any((w.waiting, w.what, w.last_error) == ("download", what, "") for w in waits)
+        return any((w.waiting, w.what, w.has_failed) == ("download", what, False) for w in waits)
 
     def end_wait(self, token: int, error: BaseException | None = None) -> None:
         """It has come back. What failed stays in sight until something else is begun."""
@@ -220,7 +224,7 @@ class Load:
         if wait is None or wait.waiting == "file":
             return
         if error is not None:
-            wait.last_error = redact_text(error_text(error) or "")[:200]
+            wait.last_error, wait.has_failed = (_redacted(error) or "")[:200], True
             self._waits[token] = wait
             return
         if wait.waiting == "request" and self._resumes_download(wait):
@@ -242,7 +246,7 @@ class Load:
 
     def _forget_failed(self, what: str) -> None:
         for token, earlier in list(self._waits.items()):
-            if earlier.last_error and (earlier.what == what or earlier.waiting == "request"):
+            if earlier.has_failed and (earlier.what == what or earlier.waiting == "request"):
                 self._waits.pop(token, None)
 
     def progress(self) -> LoadProgress:
@@ -252,7 +256,8 @@ class Load:
         now = time.monotonic_ns()
         done = self.bytes if self.counting is not None else self._seen_fetched
         self._samples.append((now, done))
-        first_ns, first = self._samples[0]
+        # The load's own thread may have cleared them since.
+        first_ns, first = next(iter(tuple(self._samples)), (now, done))
         lasted_s = (now - first_ns) / 1e9
         return LoadProgress(
             step=self.step,
@@ -297,12 +302,16 @@ _lock = threading.Lock()
 
 
 def current_load() -> Load | None:
-    """This thread's innermost load; in a worker thread, which has none, the one that began last."""
-    loads = list(_loads)
-    if len(loads) < 2:
-        return loads[0] if loads else None  # asked for every tensor
+    """This thread's innermost load; in a worker thread, which has none, the newest before it."""
+    loads = list(_loads)  # asked for every tensor
+    if not loads:
+        return None
     mine = threading.get_ident()
-    return next((load for load in reversed(loads) if load.thread == mine), loads[-1])
+    own = next((load for load in reversed(loads) if load.thread == mine), None)
+    if own is not None:
+        return own
+    thread = threading.get_native_id()
+    return next((load for load in reversed(loads) if thread not in load.strangers), None)
 
 
 def begin_load(
@@ -346,12 +355,28 @@ def end_load(load: Load, placement: Placement | None, error: BaseException | Non
     load.end_building()
     if placement is not None:
         load.agent.place_model(ModelPlaced(step=load.step, placement=placement))
-    load.agent.end_step(load.step, error_text(error))
+    load.agent.end_step(load.step, _redacted(error))
 
 
 def forget_loads() -> None:
     """Forgets loads under way."""
     _loads.clear()
+
+
+def _forked() -> None:
+    # The parent's loads are none of the child's, and another thread may have held the lock.
+    global _lock
+    _lock = threading.Lock()
+    forget_loads()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _redacted(error: BaseException | None) -> str | None:
+    """What the libraries raise quotes URLs, which may be signed."""
+    text = error_text(error)
+    return None if text is None else redact_text(text)
 
 
 def _progress() -> list[LoadProgress]:
@@ -490,6 +515,6 @@ def hook_method(patches: PatchSet, owner: type, name: str, observer: Observer) -
     defining = next((c for c in owner.__mro__ if name in vars(c)), None)
     if defining is None or defining is object:
         return False
-    hook = observe_method(f"load: {name}", vars(defining)[name], observer)
+    hook = observe_method(f"load: {defining.__name__}.{name}", vars(defining)[name], observer)
     patches.replace(defining, name, hook)
     return True

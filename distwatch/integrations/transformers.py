@@ -188,17 +188,25 @@ class GenerationConfigRead(Phase):
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token = super().before(args, kwargs)
-        return (*token, bool(kwargs.get("_from_model_config"))) if token is not None else None
+        if token is None:
+            return None
+        asks_nobody = bool(kwargs.get("local_files_only")) or _is_offline()
+        return (*token, bool(kwargs.get("_from_model_config")), asks_nobody)
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        load, step, is_substitute = token
+        load, step, is_substitute, asks_nobody = token
         super().after((load, step), result, error)
         if is_substitute:
             return  # made from the model's config, since the checkpoint's own did not come
-        missing = error is not None and "does not appear to have a file" in str(error)
+        # A complete cache says nothing of files that the repository never had.
+        missing = asks_nobody or "does not appear to have a file" in str(error)
         load.generation = "loaded" if error is None else "default" if missing else "lost"
+
+
+def _is_offline() -> bool:
+    return bool(getattr(sys.modules.get("huggingface_hub.constants"), "HF_HUB_OFFLINE", False))
 
 
 def _sharded_metadata(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

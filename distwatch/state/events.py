@@ -98,6 +98,8 @@ class InitPlanned(Event, frozen=True, kw_only=True):
     """Parallel sizes by axis; only those that were asked for."""
     order: tuple[str, ...] = ()
     """Axes from the one whose ranks lie closest together to the farthest."""
+    options: dict[str, str] = {}
+    """Further arguments of the framework's own initializer, as text."""
     variables: dict[str, str] = {}
     """Environment variables that rule communication, where set."""
     interfaces: tuple[str, ...] = ()

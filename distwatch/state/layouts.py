@@ -39,13 +39,12 @@ def partition_of(groups: Iterable[Iterable[int]]) -> Partition:
 
 def layout_of(held: Mapping[int, LayoutHeld]) -> Layout:
     """One framework's layout, put together from what its ranks hold."""
-    axes = dict.fromkeys(g.axis for layout in held.values() for g in layout.groups if g.axis)
-    return {
-        axis: partition_of(
-            g.members for layout in held.values() for g in layout.groups if g.axis == axis
-        )
-        for axis in axes
-    }
+    axes: dict[str, set[tuple[int, ...]]] = {}
+    for layout in held.values():
+        for group in layout.groups:
+            if group.axis:
+                axes.setdefault(group.axis, set()).add(group.members)
+    return {axis: partition_of(groups) for axis, groups in axes.items()}
 
 
 def layout_of_mesh(mesh: MeshMade) -> Layout:

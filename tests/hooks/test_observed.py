@@ -91,6 +91,17 @@ def test_a_broken_observer_switches_itself_off_and_harms_nothing(where: str, x: 
     assert guard.is_off("broken")
 
 
+def test_what_began_before_its_hook_was_switched_off_still_ends() -> None:
+    recorder = Recorder()
+
+    def outer() -> None:
+        guard.switch_off("hook", RuntimeError("in another call of the same hook"))
+
+    observe("hook", outer, recorder)()
+    observe("hook", work, recorder)(1)
+    assert [call[0] for call in recorder.calls] == ["before", "after"]
+
+
 def test_a_keyboard_interrupt_is_the_users() -> None:
     class Interrupted(Recorder):
         def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

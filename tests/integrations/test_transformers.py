@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments, ModuleDevice, Placement
 from tests.agent.rings import read_events
 from tests.integrations.test_torch import home, ring_of, run
-from tests.support.checkpoints import environment_of, make_checkpoint
+from tests.support.checkpoints import OLD_TRANSFORMERS, environment_of, make_checkpoint
 from tests.support.hub import hub, hub_environment
 
 __all__ = ["home"]
@@ -157,6 +159,24 @@ def test_accelerate_loads_and_reads_back_what_it_has_written(home: Path, checkpo
     assert placement_in(home).leaked_count == 0
 
 
+@pytest.mark.skipif(OLD_TRANSFORMERS not in os.environ, reason=f"{OLD_TRANSFORMERS} is not set")
+def test_transformers_to_4_56_reads_offloaded_weights_twice(home: Path, checkpoint: Path) -> None:
+    source = (
+        "import distwatch\n"
+        f"model = distwatch.load({str(checkpoint)!r}, device_map={{'': 'cpu'}}, offload_state_dict=True)\n"
+        "import transformers; print(transformers.__version__)\n"
+    )
+    done = run(home, source, PYTHONPATH=os.environ[OLD_TRANSFORMERS])
+    assert done.stdout.startswith("4.5"), done.stderr
+    assert "without a progress bar" in done.stderr, "it was not said before the load"
+    names = list(dict.fromkeys(names_of(home)))
+    assert names.index("offload re-read") > names.index("shards")
+    reread = next(s for s in events_of(home, ev.StepStarted) if s.name == "offload re-read")
+    told = [e for e in events_of(home, ev.StepProgressed) if e.step == reread.step]
+    assert (told[-1].done, told[-1].total) == (reread.total, reread.total)
+    assert placement_in(home).leaked_count == 0
+
+
 def test_a_hook_that_is_gone_leaves_its_parameters_leaked(
     home: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +252,7 @@ class Told:
 
     def __init__(self) -> None:
         self.steps: list[str] = []
+        self.errors: list[str] = []
         self.progress: list[tuple[int, int, int | None, str]] = []
         self.load_sources: list[Any] = []
 
@@ -245,7 +266,7 @@ class Told:
         self.progress.append((step, done, total, label))
 
     def end_step(self, step: int, error: str | None = None) -> None:
-        pass
+        self.errors += [error] if error else []
 
     def plan_load(self, planned: ev.LoadPlanned) -> None:
         pass
@@ -314,3 +335,89 @@ def test_a_wait_that_is_repeated_is_one_wait(told: Told) -> None:
     assert (again.attempts, again.since_ns) == (2, first.since_ns)
     load.end_wait(token)
     assert not load.progress().outstanding
+
+
+def test_a_repeated_request_stays_in_sight_while_others_begin(told: Told) -> None:
+    load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
+    assert load is not None
+    load.end_wait(load.begin_wait(loads.Wait("request", "GET http://hub/1")), OSError("reset"))
+    load.begin_wait(loads.Wait("request", "GET http://hub/1"))
+    load.begin_wait(loads.Wait("request", "GET http://hub/2"))
+    assert [one.what[-1] for one in load.progress().outstanding] == ["1", "2"]
+
+
+def test_threads_that_were_there_before_a_load_are_no_part_of_it(told: Told) -> None:
+    begun, asked = threading.Event(), threading.Event()
+    found: list[loads.Load | None] = []
+
+    def ask() -> None:
+        begun.wait()
+        found.append(loads.current_load())
+        asked.set()
+
+    stranger = threading.Thread(target=ask)
+    stranger.start()
+    load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
+    begun.set()
+    stranger.join()
+    in_a_thread(ask)
+    assert found == [None, load]
+
+
+def test_a_forked_child_has_none_of_its_parents_loads(told: Told) -> None:
+    loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"), adopts=True)
+    with loads._lock:  # as another thread may at that moment
+        child = os.fork()
+        if child == 0:
+            begun = loads.begin_load("from_pretrained", LoadArguments(checkpoint="y"))
+            os._exit(0 if begun is not None and loads._loads == [begun] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(loads._loads) == 1
+
+
+def test_signatures_of_urls_are_not_written_down(told: Told) -> None:
+    """requests quotes the path and the query of what it could not reach."""
+    error = ConnectionError("Max retries exceeded with url: /x?Policy=eyJT&Signature=SeCrEt~-x")
+    load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
+    assert load is not None
+    step = load.begin_phase("config")
+    load.end_wait(load.begin_wait(loads.Wait("request", "GET http://hub/x")), error)
+    load.end_phase(step, error)
+    (failed,) = load.progress().outstanding
+    loads.end_load(load, None, error)
+    texts = [failed.last_error, *told.errors]
+    assert len(texts) == 3
+    assert all(text.endswith("url: /x?[redacted]") for text in texts)
+
+
+@pytest.mark.parametrize("major", [5, 4])
+def test_offline_a_checkpoint_without_generation_config_is_nothing_to_tell(
+    home: Path, checkpoint: Path, tmp_path: Path, major: int
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    (folder / "generation_config.json").unlink()
+    with hub(folder) as here:
+        variables = {**environment_of(major), **hub_environment(here.endpoint, tmp_path)}
+        fill = "from huggingface_hub import snapshot_download; snapshot_download('org/model')"
+        assert run(home, fill, **variables).returncode == 0
+    source = LOAD + "AutoModelForCausalLM.from_pretrained('org/model')"
+    done = run(home, source, **{**variables, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr
+    assert placement_in(home).generation == "default"
+
+
+def test_a_snapshot_of_the_cache_is_looked_at_before_the_load(
+    home: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its name is a commit, which nobody can tell from a secret: it is hidden in the journal."""
+    snapshot = tmp_path / "snapshots" / ("0a" * 20)
+    shutil.copytree(checkpoint, snapshot)
+    source = (
+        "import distwatch.loading as loading\n"
+        "seen = []; advise = loading.load_advice\n"
+        "loading.load_advice = lambda *args: seen.append(args[1].checkpoint_bytes) or advise(*args)\n"
+        f"loading.load({str(snapshot)!r}); print(seen[0] > 0)\n"
+    )
+    done = run(home, source)
+    assert done.stdout == "True\n", done.stderr

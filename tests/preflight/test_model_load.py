@@ -16,6 +16,12 @@ from distwatch.state.finding import Finding
 from distwatch.state.loads import LoadArguments
 
 GIB = 2**30
+LITTLE = {"local_world_size": 8, "host_memory": 64 * GIB, "checkpoint_bytes": 14 * GIB}
+PLENTY = {**LITTLE, "host_memory": 640 * GIB}
+PAIR = {"local_world_size": 2, "host_memory": 64 * GIB}
+SPREAD = {"device_map": "auto", "spreads": True}
+AUTO = {"device_map": "auto"}
+EXCEEDS = "load.memory_exceeds"
 
 
 def advised(
@@ -50,10 +56,10 @@ def test_versions_that_read_offloaded_weights_twice(version: str, rereads: bool)
     [
         ({"offload_state_dict": True, "versions": {"transformers": "4.56.2"}}, {}, {}, "load.offloaded", "TMPDIR"),
         ({"device_map": "{'': 'disk'}"}, {"safetensors": False}, {}, "load.offloaded", "no offload_folder"),
-        ({}, {"local_world_size": 8, "host_memory": 64 * GIB, "checkpoint_bytes": 14 * GIB}, {}, "load.memory_exceeds", "8 ranks × 14 GiB"),
-        ({"device_map": "auto"}, {"local_world_size": 2, "host_memory": 64 * GIB}, {"cpu": "60GiB"}, "load.memory_exceeds", "2 × max_memory['cpu'] = 60 GiB"),
-        ({"device_map": "auto"}, {"device_memory": (80 * GIB,)}, {0: "80GiB"}, "load.memory_exceeds", "nothing is left"),
-        ({"device_map": "auto", "spreads": True}, {"local_world_size": 2, "device_memory": (1, 1)}, {}, "load.device_map_conflict", "'auto'"),
+        ({}, LITTLE, {}, EXCEEDS, "8 ranks × 14 GiB"),
+        (AUTO, PAIR, {"cpu": "60GiB"}, EXCEEDS, "2 × max_memory['cpu'] = 60 GiB"),
+        (AUTO, {"device_memory": (80 * GIB,)}, {0: "80GiB"}, EXCEEDS, "nothing is left"),
+        (SPREAD, {"local_world_size": 2, "device_memory": (1, 1)}, {}, "load.device_map_conflict", "'auto'"),
     ],
 )  # fmt: skip
 def test_what_will_cost_more_than_it_seems(
@@ -67,14 +73,14 @@ def test_what_will_cost_more_than_it_seems(
 @pytest.mark.parametrize(
     ("arguments", "machine", "max_memory"),
     [
-        ({}, {"local_world_size": 8, "host_memory": 640 * GIB, "checkpoint_bytes": 14 * GIB}, {}),
-        ({}, {"local_world_size": 8, "host_memory": None, "checkpoint_bytes": 14 * GIB}, {}),
-        ({"device_map": "{'': 'cuda:3'}"}, {"local_world_size": 8, "host_memory": 16 * GIB, "checkpoint_bytes": 14 * GIB}, {}),
-        ({"parallel_plan": "auto"}, {"local_world_size": 8, "host_memory": 16 * GIB, "checkpoint_bytes": 14 * GIB}, {}),
+        ({}, PLENTY, {}),
+        ({}, {**LITTLE, "host_memory": None}, {}),
+        ({"device_map": "{'': 'cuda:3'}"}, LITTLE, {}),
+        ({"parallel_plan": "auto"}, LITTLE, {}),
         ({"offload_state_dict": True, "versions": {"transformers": "5.23.0"}}, {}, {}),
         ({"device_map": "{'': 'disk'}"}, {"safetensors": True}, {}),
-        ({"device_map": "auto", "spreads": True}, {"local_world_size": 1, "device_memory": (1, 1)}, {}),
-        ({"device_map": "auto"}, {"device_memory": (80 * GIB,)}, {0: "70GiB"}),
+        (SPREAD, {"local_world_size": 1, "device_memory": (1, 1)}, {}),
+        (AUTO, {"device_memory": (80 * GIB,)}, {0: "70GiB"}),
     ],
 )  # fmt: skip
 def test_sound_arguments_need_no_advice(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.loads import loads_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.checkpoints import environment_of, make_checkpoint
@@ -115,6 +116,18 @@ def test_rank_is_missing_in_a_tensor_parallel_load(checkpoint: Path) -> None:
     with launch_ranks("loads", 3, ranks=[0, 1], env=env, args=args) as job:
         finding = job.wait_verdict("rendezvous.rank_never_started", {2})
         assert finding.waiting_ranks == (0, 1)
+
+
+def test_a_tensor_parallel_load_is_healthy(checkpoint: Path) -> None:
+    with launch_ranks("loads", 2, args=("tensor_parallel", str(checkpoint))) as job:
+        assert job.wait_ended(90) == [0, 0]
+        job.wait_observer_ended()
+        assert_healthy(job.judged_blocking())
+        loads = loads_of(job.state())
+        held = [load.placement.bytes_on("cpu") for load in loads if load.placement]
+        size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+        assert len(held) == 2
+        assert all(size / 3 < one < 0.9 * size for one in held), "each holds its shards only"
 
 
 def test_offloaded_weights_are_read_back_from_a_disk_that_stalls(checkpoint: Path) -> None:

@@ -11,6 +11,10 @@ import pytest
 
 TRANSFORMERS_4 = Path(sys.prefix) / "transformers4"
 """transformers 4.57 and what it needs, as `make` installs it beside the environment."""
+OLD_TRANSFORMERS = "DISTWATCH_OLD_TRANSFORMERS"
+"""Opt-in: a folder with transformers 4.51 to 4.56 and what it needs
+(`pip install --no-deps --target FOLDER transformers==4.56.2 huggingface_hub==0.36.2 tokenizers==0.22.2`
+and what tests/transformers4.txt has besides): those still read offloaded weights twice."""
 _MAKE = """
 import sys, warnings
 warnings.simplefilter("ignore")
