@@ -98,6 +98,8 @@ class InitPlanned(Event, frozen=True, kw_only=True):
     """Parallel sizes by axis; only those that were asked for."""
     order: tuple[str, ...] = ()
     """Axes from the one whose ranks lie closest together to the farthest."""
+    options: dict[str, str] = {}
+    """Further arguments of the framework's own initializer, as text."""
     variables: dict[str, str] = {}
     """Environment variables that rule communication, where set."""
     interfaces: tuple[str, ...] = ()
@@ -133,7 +135,7 @@ class HeldGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     axis: str = ""
     """tp, pp, cp, ep, dp, etp, edp, or a name of the framework's; empty: along several axes."""
     members: tuple[int, ...] = ()
-    """Global ranks in the order of the axis."""
+    """Global ranks in the order of the axis; left out where there is none."""
 
 
 class LayoutHeld(Event, frozen=True, kw_only=True):
