@@ -12,21 +12,17 @@ from typing import Any
 
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
-from distwatch.integrations.loads import (
+from distwatch.integrations.load_hooks import (
     Counted,
     FileOpened,
-    Load,
     Phase,
     TensorPlaced,
     TensorRead,
-    begin_load,
-    current_load,
-    end_load,
-    forget_loads,
+    end_with,
     hook_function,
     hook_method,
 )
-from distwatch.integrations.placements import placement_of
+from distwatch.integrations.loads import Load, begin_load, current_load, forget_loads
 
 TENSORS_KNOWN = 20_000
 """So many tensors are told apart by their files: what is kept must not grow with the model."""
@@ -108,15 +104,9 @@ class FromPretrained:
         return begin_load("from_pretrained", arguments, adopts=self._adopts)
 
     def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        model = result[0] if isinstance(result, tuple) and result else result
-        placement = None
-        try:
-            if error is None and model is not None:
-                placement = placement_of(model, token.generation)
-        finally:
-            end_load(token, placement, error)
+        if token is not None:
+            model = result[0] if isinstance(result, tuple) and result else result
+            end_with(token, model, error)
 
 
 class Building:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distwatch.integrations import loads, transformers
+from distwatch.integrations import load_hooks, load_waits, loads, transformers
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments, ModuleDevice, Placement
 from tests.agent.rings import read_events
@@ -291,16 +291,16 @@ def test_a_file_that_is_opened_again_is_not_one_more(told: Told) -> None:
     transformers.FromPretrained().before((object, "model"), {})
     transformers.Shards().before((None, {}, ["/a", "/b"]), {})
     for argument in ("/a", "/b", ("/a", "more"), "/b"):
-        loads.FileOpened().before((argument,), {})
+        load_hooks.FileOpened().before((argument,), {})
     assert told.progress == [(2, 1, 2, "a"), (2, 2, 2, "b"), (2, 1, 2, "a"), (2, 2, 2, "b")]
 
 
 def test_worker_threads_tell_of_the_load_that_started_them(told: Told) -> None:
     transformers.FromPretrained().before((object, "mine"), {})
     transformers.Shards().before((["/a"],), {})
-    in_a_thread(loads.FileOpened().before, ("/a",), {})
+    in_a_thread(load_hooks.FileOpened().before, ("/a",), {})
     assert told.progress == [(2, 1, 1, "a")]
-    in_a_thread(loads.Phase("finalize").before, (), {})
+    in_a_thread(load_hooks.Phase("finalize").before, (), {})
     assert told.steps == ["from_pretrained", "shards"], "a step of a worker has no parent"
 
 
@@ -308,7 +308,7 @@ def test_loads_of_two_threads_are_kept_apart(told: Told) -> None:
     transformers.FromPretrained().before((object, "mine"), {})
     transformers.Shards().before((["/a", "/b"],), {})
     in_a_thread(transformers.FromPretrained().before, (object, "theirs"), {})
-    loads.FileOpened().before(("/a",), {})
+    load_hooks.FileOpened().before(("/a",), {})
     assert told.progress == [(2, 1, 2, "a")]
 
 
@@ -316,7 +316,7 @@ def test_what_is_known_of_tensors_is_bounded(told: Told) -> None:
     load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
     assert load is not None
     transformers.Shards().before((["/a"],), {})
-    loads.FileOpened().before(("/a",), {})
+    load_hooks.FileOpened().before(("/a",), {})
     many = {str(n): object() for n in range(transformers.TENSORS_KNOWN + 1)}
     transformers.TensorsNamed().before((), {"state_dict": many})
     assert not load.file_of
@@ -326,11 +326,11 @@ def test_what_is_known_of_tensors_is_bounded(told: Told) -> None:
 def test_a_wait_that_is_repeated_is_one_wait(told: Told) -> None:
     load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
     assert load is not None
-    first = loads.Wait("request", "HEAD http://hub/x")
-    load.end_wait(load.begin_wait(first), ConnectionError("refused"))
+    first = load_waits.Wait("request", "HEAD http://hub/x")
+    load.end_wait(load.waits.begin(first), ConnectionError("refused"))
     (failed,) = load.progress().outstanding
     assert failed.last_error == "ConnectionError: refused"
-    token = load.begin_wait(loads.Wait("request", "HEAD http://hub/x"))
+    token = load.waits.begin(load_waits.Wait("request", "HEAD http://hub/x"))
     (again,) = load.progress().outstanding
     assert (again.attempts, again.since_ns) == (2, first.since_ns)
     load.end_wait(token)
@@ -340,9 +340,11 @@ def test_a_wait_that_is_repeated_is_one_wait(told: Told) -> None:
 def test_a_repeated_request_stays_in_sight_while_others_begin(told: Told) -> None:
     load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
     assert load is not None
-    load.end_wait(load.begin_wait(loads.Wait("request", "GET http://hub/1")), OSError("reset"))
-    load.begin_wait(loads.Wait("request", "GET http://hub/1"))
-    load.begin_wait(loads.Wait("request", "GET http://hub/2"))
+    load.end_wait(
+        load.waits.begin(load_waits.Wait("request", "GET http://hub/1")), OSError("reset")
+    )
+    load.waits.begin(load_waits.Wait("request", "GET http://hub/1"))
+    load.waits.begin(load_waits.Wait("request", "GET http://hub/2"))
     assert [one.what[-1] for one in load.progress().outstanding] == ["1", "2"]
 
 
@@ -381,7 +383,7 @@ def test_signatures_of_urls_are_not_written_down(told: Told) -> None:
     load = loads.begin_load("from_pretrained", LoadArguments(checkpoint="x"))
     assert load is not None
     step = load.begin_phase("config")
-    load.end_wait(load.begin_wait(loads.Wait("request", "GET http://hub/x")), error)
+    load.end_wait(load.waits.begin(load_waits.Wait("request", "GET http://hub/x")), error)
     load.end_phase(step, error)
     (failed,) = load.progress().outstanding
     loads.end_load(load, None, error)
