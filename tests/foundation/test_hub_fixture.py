@@ -134,9 +134,9 @@ def test_a_drip_that_never_heals_is_cut(folder: Path) -> None:
         client = http.client.HTTPConnection(serving.endpoint.removeprefix("http://"), timeout=60)
         client.request("GET", f"{URL}/{SHARD}")
         answer = client.getresponse()
-    with pytest.raises(http.client.IncompleteRead) as cut:
+        assert len(answer.read(512)) == 512
+    with pytest.raises(http.client.IncompleteRead):
         answer.read()
-    assert len(cut.value.partial) == 512
     client.close()
 
 
