@@ -1,0 +1,152 @@
+"""One run on three machines without a shared folder: their observers make one view of it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from distwatch.observer.segments import read_journal
+from distwatch.runfolder import RunFolder
+from distwatch.state.model import RunState
+from tests.support.leftovers import processes_of, wait_gone
+from tests.support.machines import INTERFACE, Machine, machines
+from tests.support.ranks import JOBS, PATIENT, Job, empty_job
+from tests.support.verdicts import assert_healthy
+
+LINK = 29700
+TOKEN = "0123456789abcdef0123456789abcdef"
+QUICK = "init=60,group=60,load=60,collective=6"
+
+
+class Nodes:
+    """One rank on each of three machines; the first one's observer is the root."""
+
+    def __init__(self, hosts: list[Machine], jobs: list[Job]) -> None:
+        self.hosts = hosts
+        self.jobs = jobs
+
+    @property
+    def root(self) -> Job:
+        return self.jobs[0]
+
+    def launch(
+        self,
+        script: str,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        env_of: Mapping[int, Mapping[str, str]] | None = None,
+    ) -> None:
+        for rank, (host, job) in enumerate(zip(self.hosts, self.jobs, strict=True)):
+            variables = {
+                "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1",
+                "MASTER_PORT": "29500", **self.environment(), **(env or {}),
+                **(env_of or {}).get(rank, {}),
+            }  # fmt: skip
+            command = [sys.executable, str(JOBS / f"{script}.py"), *args]
+            job.start(host.command(command), variables, f"rank{rank}.log")
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "MASTER_ADDR": self.hosts[0].address,
+            "GLOO_SOCKET_IFNAME": INTERFACE,
+            "DISTWATCH_OBSERVER": f":{LINK}",
+            "DISTWATCH_TOKEN": TOKEN,
+        }
+
+    def wait_linked(self, hosts: set[str]) -> RunState:
+        def linked(state: RunState) -> bool:
+            return {name for name, is_up in links_of(state).items() if is_up} == hosts
+
+        return self.root.wait_state(linked)
+
+    def wait_lost(self, host: str) -> RunState:
+        def lost(state: RunState) -> bool:
+            return links_of(state).get(host) is False
+
+        return self.root.wait_state(lost)
+
+    def wait_observers_ended(self) -> None:
+        for job in self.jobs:
+            for pid in observers_of(job):
+                assert wait_gone(pid, 60), f"the observer, pid {pid}, is still there"
+
+    def open_gates(self, name: str) -> None:
+        for rank, job in enumerate(self.jobs):
+            job.wait_step(f"gate {name}", {rank})
+        for rank, job in enumerate(self.jobs):
+            job.open_gate(name, rank)
+
+
+@contextlib.contextmanager
+def nodes() -> Iterator[Nodes]:
+    with machines(3) as hosts, contextlib.ExitStack() as jobs:
+        yield Nodes(hosts, [jobs.enter_context(empty_job()) for _ in hosts])
+
+
+def links_of(state: RunState) -> dict[str, bool]:
+    """What the root says of the other machines."""
+    root = state.hosts.get("node1")
+    return {name: link.linked for name, link in root.links.items()} if root else {}
+
+
+def observers_of(job: Job) -> list[int]:
+    """Pids of the job's observers, in the test's own process table."""
+    found = []
+    for pid in processes_of(job.root):
+        with contextlib.suppress(OSError):
+            if b"distwatch.observer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def journals_of(folder: RunFolder, host: str) -> dict[str, list[tuple[int, int, bytes]]]:
+    """Every record of that host's streams, in the order in which they stand in the files."""
+    found: dict[str, list[tuple[int, int, bytes]]] = {}
+    for stem in folder.stems(".journal"):
+        contents = read_journal(folder.journal(stem))
+        assert contents is not None
+        assert contents.damaged == 0
+        if contents.header.host == host:
+            records = [(r.seq, r.time_ns, r.payload) for r in contents.records]
+            found.setdefault(contents.header.stream, []).extend(records)
+    return found
+
+
+def assert_same_journals(nodes: Nodes) -> None:
+    """The root has what the leaves have: nothing is missing, nothing there twice."""
+    for host, job in list(zip(nodes.hosts, nodes.jobs, strict=True))[1:]:
+        at_home, at_root = (
+            journals_of(job.folder, host.name),
+            journals_of(nodes.root.folder, host.name),
+        )
+        assert at_home
+        assert at_root == at_home
+
+
+def test_a_healthy_job_is_seen_whole_at_the_root() -> None:
+    with nodes() as job:
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": PATIENT})
+        state = job.wait_linked({"node2", "node3"})
+        job.open_gates("reduce")
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_same_journals(job)
+        state = job.root.state()
+        ranks = {p.global_rank: p for p in state.processes.values() if p.role == "rank"}
+        assert {rank: process.host for rank, process in ranks.items()} == {
+            0: "node1", 1: "node2", 2: "node3",
+        }  # fmt: skip
+        assert all(p.outside.exit and p.outside.exit.exit_code == 0 for p in ranks.values())
+        assert_healthy(state.recorded_findings)
+
+
+def test_a_hang_on_another_host_is_judged_at_the_root() -> None:
+    with nodes() as job:
+        job.launch("elsewhere", "read", "1", "all_reduce", env={"DISTWATCH_DEADLINES": QUICK})
+        finding = job.root.wait_verdict(
+            "collective.rank_missing", {1}, mentions=("read_next_shard",)
+        )
+        assert set(finding.waiting_ranks) == {0, 2}
