@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from distwatch.diagnosis.sight import host_count, unseen_hosts
 from distwatch.observer.segments import read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
 from tests.support.leftovers import processes_of, wait_gone
 from tests.support.machines import INTERFACE, Machine, machines
-from tests.support.ranks import JOBS, PATIENT, Job, empty_job
+from tests.support.ranks import JOBS, PATIENT, REPOSITORY, RUN_ID, Job, empty_job
 from tests.support.verdicts import assert_healthy
 
 LINK = 29700
 TOKEN = "0123456789abcdef0123456789abcdef"
+STUCK = ("collective.rank_missing", "process.data_stall")
 QUICK = "init=60,group=60,load=60,collective=6"
 
 
@@ -145,8 +150,113 @@ def test_a_healthy_job_is_seen_whole_at_the_root() -> None:
 
 def test_a_hang_on_another_host_is_judged_at_the_root() -> None:
     with nodes() as job:
-        job.launch("elsewhere", "read", "1", "all_reduce", env={"DISTWATCH_DEADLINES": QUICK})
+        job.launch("elsewhere", "lock", "1", "all_reduce", env={"DISTWATCH_DEADLINES": QUICK})
         finding = job.root.wait_verdict(
-            "collective.rank_missing", {1}, mentions=("read_next_shard",)
+            ("collective.rank_missing", "process.lock_wait"), {1}, mentions=("acquire_cache_lock",)
         )
         assert set(finding.waiting_ranks) == {0, 2}
+        # A leaf sees one rank that waits: whom it does not see it does not blame.
+        assert {r for f in job.jobs[2].judged_blocking() for r in f.culprit_ranks} <= {2}
+
+
+def test_a_link_that_is_cut_while_the_job_goes_on() -> None:
+    with nodes() as job:
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": "init=60,group=60,collective=2"})
+        job.wait_linked({"node2", "node3"})
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        job.hosts[1].cut(LINK)
+        state = job.wait_lost("node2")
+        assert host_count(state) == (2, 3)
+        assert "nothing came" in unseen_hosts(state)["node2"].why
+        # Ranks 0 and 2 now wait for rank 1, of whom the root knows nothing.
+        job.jobs[0].open_gate("reduce", 0)
+        job.jobs[2].open_gate("reduce", 2)
+        finding = job.root.wait_verdict("collective.rank_missing", (), mentions=("last seen",))
+        assert finding.confidence < 0.5
+        job.hosts[1].heal()
+        state = job.wait_linked({"node2", "node3"})
+        assert host_count(state) == (3, 3)
+        job.root.wait_verdict(STUCK, {1}, mentions=("after_the_gate.py",))
+        job.jobs[1].open_gate("reduce", 1)
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_same_journals(job)
+
+
+def test_a_root_that_is_killed_comes_again_and_lacks_nothing() -> None:
+    with nodes() as job:
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": PATIENT})
+        job.wait_linked({"node2", "node3"})
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        (first,) = observers_of(job.root)
+        os.kill(first, signal.SIGKILL)
+
+        def observed_anew(state: RunState) -> bool:
+            return len(state.hosts["node1"].observers) == 2 and all(links_of(state).values())
+
+        job.root.wait_state(observed_anew)
+        job.open_gates("reduce")
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_same_journals(job)
+        assert_healthy(job.root.judged_blocking())
+
+
+def test_a_wrong_token_is_refused_and_said() -> None:
+    with nodes() as job:
+        wrong = {2: {"DISTWATCH_TOKEN": "f" * 32}}
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": PATIENT}, env_of=wrong)
+        job.wait_linked({"node2"})
+
+        def turned_away(state: RunState) -> bool:
+            return "its token is another" in state.hosts["node1"].not_observed.get("link", "")
+
+        state = job.root.wait_state(turned_away)
+        assert job.hosts[2].address in state.hosts["node1"].not_observed["link"]
+        assert "node3" not in state.hosts
+
+        def told_at_home(state: RunState) -> bool:
+            return any("its token is another" in u.why for u in unseen_hosts(state).values())
+
+        job.jobs[2].wait_state(told_at_home)
+        job.open_gates("reduce")
+        assert [one.wait_ended() for one in job.jobs] == [[0], [0], [0]]
+
+
+def test_torchrun_on_three_hosts_and_a_viewer_on_a_leaf() -> None:
+    with nodes() as job:
+        for number, (host, one) in enumerate(zip(job.hosts, job.jobs, strict=True)):
+            command = [
+                *(
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    "--nnodes=3",
+                    "--nproc-per-node=1",
+                ),
+                *(f"--node-rank={number}", f"--master-addr={job.hosts[0].address}"),
+                *("--master-port=29500", str(JOBS / "after_the_gate.py")),
+            ]
+            variables = {**job.environment(), "DISTWATCH_DEADLINES": PATIENT}
+            del variables["MASTER_ADDR"]  # torchrun says it to its ranks itself
+            one.start(host.command(command), variables, "torchrun.log")
+        job.wait_linked({"node2", "node3"})
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        look = [sys.executable, "-m", "distwatch.cli", "attach", RUN_ID, "--once"]
+        env = {**os.environ, "DISTWATCH_DIR": job.jobs[2].root, "COLUMNS": "160"}
+        env["PYTHONPATH"] = str(REPOSITORY)
+        told = subprocess.run(
+            job.hosts[2].command(look), env=env, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stderr + told.stdout
+        for name in ("node1", "node2", "node3"):
+            assert name in told.stdout
+        job.open_gates("reduce")
+        assert [one.wait_ended() for one in job.jobs] == [[0], [0], [0]]
+        job.wait_observers_ended()
+        assert_same_journals(job)
