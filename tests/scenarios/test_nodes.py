@@ -130,24 +130,6 @@ def assert_same_journals(nodes: Nodes) -> None:
         assert at_root == at_home
 
 
-def test_a_healthy_job_is_seen_whole_at_the_root() -> None:
-    with nodes() as job:
-        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": PATIENT})
-        state = job.wait_linked({"node2", "node3"})
-        job.open_gates("reduce")
-        for one in job.jobs:
-            assert one.wait_ended() == [0]
-        job.wait_observers_ended()
-        assert_same_journals(job)
-        state = job.root.state()
-        ranks = {p.global_rank: p for p in state.processes.values() if p.role == "rank"}
-        assert {rank: process.host for rank, process in ranks.items()} == {
-            0: "node1", 1: "node2", 2: "node3",
-        }  # fmt: skip
-        assert all(p.outside.exit and p.outside.exit.exit_code == 0 for p in ranks.values())
-        assert_healthy(state.recorded_findings)
-
-
 def test_a_hang_on_another_host_is_judged_at_the_root() -> None:
     with nodes() as job:
         job.launch("elsewhere", "lock", "1", "all_reduce", env={"DISTWATCH_DEADLINES": QUICK})
@@ -227,7 +209,7 @@ def test_a_wrong_token_is_refused_and_said() -> None:
         assert [one.wait_ended() for one in job.jobs] == [[0], [0], [0]]
 
 
-def test_torchrun_on_three_hosts_and_a_viewer_on_a_leaf() -> None:
+def test_torchrun_on_three_hosts_is_seen_whole_at_the_root_and_from_a_leaf() -> None:
     with nodes() as job:
         for number, (host, one) in enumerate(zip(job.hosts, job.jobs, strict=True)):
             command = [
@@ -260,3 +242,10 @@ def test_torchrun_on_three_hosts_and_a_viewer_on_a_leaf() -> None:
         assert [one.wait_ended() for one in job.jobs] == [[0], [0], [0]]
         job.wait_observers_ended()
         assert_same_journals(job)
+        state = job.root.state()
+        ranks = {p.global_rank: p for p in state.processes.values() if p.role == "rank"}
+        assert {rank: process.host for rank, process in ranks.items()} == {
+            0: "node1", 1: "node2", 2: "node3",
+        }  # fmt: skip
+        assert all(p.outside.exit and p.outside.exit.exit_code == 0 for p in ranks.values())
+        assert_healthy(state.recorded_findings)

@@ -54,7 +54,7 @@ class Root:
 
     async def start(self, address: str, port: int) -> None:
         """Begins to listen; raises OSError where the port cannot be had."""
-        self._server = await asyncio.start_server(self._serve, address, port)
+        self._server = await asyncio.start_server(self._welcome, address, port)
         self._observer.others = self
 
     async def close(self) -> None:
@@ -99,11 +99,12 @@ class Root:
             ev.LinkChanged(host=self._host, peer=peer, linked=False, why=why, silent_s=silent_s)
         )
 
+    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         peer = writer.get_extra_info("peername")
         address = str(peer[0]) if peer else "?"
         try:
