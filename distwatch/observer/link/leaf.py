@@ -98,7 +98,8 @@ class Leaf:
 
     async def _keep_linked(self) -> None:
         pause_s = PAUSE_FIRST_S
-        while not self._delivered:
+        while True:
+            refused = False
             try:
                 channel = await self._connected("leaf")
                 try:
@@ -115,13 +116,22 @@ class Leaf:
             except OSError as error:
                 why = error.strerror or str(error)
             except (LinkRefused, LinkBroken, msgspec.DecodeError, UnicodeDecodeError) as error:
-                why = str(error)
+                why, refused = str(error), True
+            if refused and self._closing.is_set():
+                return  # who is not wanted need not stay for it
             if self.linked:
                 pause_s = PAUSE_FIRST_S
             self._note(False, why)
-            # Hosts that lost one root together do not come back at one moment.
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, PAUSE_FIRST_S if self._closing.is_set() else PAUSE_MOST_S)
+            await self._pause(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Hosts that lost one root together do not come back at one moment."""
+        if self._closing.is_set():
+            await asyncio.sleep(PAUSE_FIRST_S)
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), pause_s * random.uniform(0.5, 1.0))
 
     async def _connected(self, kind: str) -> Channel:
         reader, writer = await asyncio.wait_for(
