@@ -50,8 +50,13 @@ def host_count(state: RunState) -> tuple[int, int]:
 
 def with_sight(case: Case, found: Iterable[Finding]) -> list[Finding]:
     """The findings, less the blame of ranks that nobody sees from here."""
-    hidden = _out_of_sight(case)
-    return [_as_far_as_seen(finding, hidden) for finding in found] if hidden else list(found)
+    hidden, findings = _out_of_sight(case), list(found)
+    if not hidden:
+        return findings
+    findings = [_as_far_as_seen(finding, hidden) for finding in findings]
+    if not any(finding.blocks and finding.role == "root" for finding in findings):
+        findings = _with_a_root(findings, hidden)
+    return findings
 
 
 def _out_of_sight(case: Case) -> dict[int, str]:
@@ -71,9 +76,23 @@ def _out_of_sight(case: Case) -> dict[int, str]:
     return hidden
 
 
+def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Finding]:
+    """Of a hang whose cause nobody sees, the first symptom is all there is to say."""
+    first = next((finding for finding in findings if finding.blocks), None)
+    if first is None:
+        return findings
+    silent = [rank for rank in hidden if rank not in first.waiting_ranks]
+    root = _doubtful(msgspec.structs.replace(first, role="root"), silent, hidden)
+    return [root, *(finding for finding in findings if finding is not first)]
+
+
 def _as_far_as_seen(finding: Finding, hidden: dict[int, str]) -> Finding:
     out = [rank for rank in finding.culprit_ranks if rank in hidden]
-    if not out or not finding.blocks:
+    return _doubtful(finding, out, hidden) if finding.blocks else finding
+
+
+def _doubtful(finding: Finding, out: list[int], hidden: dict[int, str]) -> Finding:
+    if not out:
         return finding
     ranks = f"rank{'s' if len(out) > 1 else ''} {format_ranks(tuple(out))}"
     told = f"{ranks} cannot be seen now: {hidden[out[0]]}"

@@ -56,6 +56,21 @@ def test_who_is_not_seen_is_not() -> None:
     assert host_count(job.state) == (2, 3)
 
 
+def test_who_was_lost_before_it_had_formed_its_world_is_not_blamed_either() -> None:
+    job = RecordedJob(3, launcher="env")
+    for rank, host in enumerate((HOST, "node2", "node3")):
+        job.stand(rank, host=host, local_world_size=1)
+    job.enter(1)
+    job.initialize(0, 2)
+    for rank in (0, 2):
+        job.pulse(rank, at=AT, groups={"0": (4, 3, 5.0)})
+        job.see(AT, ev.Ticked(host=job.host(rank)), job.host(rank))
+    link(job, "node2", AT - 7)
+    first = diagnose(job.state)[0]
+    assert (first.role, first.culprit_ranks, first.waiting_ranks) == ("root", (), (0, 2))
+    assert "rank 1 cannot be seen now: node2 was last seen 12 s ago" in first.summary
+
+
 def test_another_host_that_is_lost_changes_nothing() -> None:
     job = stuck_job()
     link(job, "node3", AT - 7)

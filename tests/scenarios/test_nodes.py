@@ -16,7 +16,7 @@ from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
 from tests.support.leftovers import processes_of, wait_gone
 from tests.support.machines import INTERFACE, Machine, machines
-from tests.support.ranks import JOBS, PATIENT, REPOSITORY, RUN_ID, Job, empty_job
+from tests.support.ranks import JOBS, PATIENT, REPOSITORY, RUN_ID, Job, empty_job, process_of
 from tests.support.verdicts import assert_healthy
 
 LINK = 29700
@@ -147,6 +147,12 @@ def test_a_link_that_is_cut_while_the_job_goes_on() -> None:
         job.wait_linked({"node2", "node3"})
         for rank, one in enumerate(job.jobs):
             one.wait_step("gate reduce", {rank})
+
+        def seen_in_the_world(state: RunState) -> bool:
+            rank = process_of(state, 1)
+            return rank is not None and rank.initialized
+
+        job.root.wait_state(seen_in_the_world)
         job.hosts[1].cut(LINK)
         state = job.wait_lost("node2")
         assert host_count(state) == (2, 3)
