@@ -63,6 +63,8 @@ class Group(msgspec.Struct, kw_only=True):
     members: list[int]
     axis: str
     """The axis of a mesh that it runs along; empty where none is known."""
+    world: str = ""
+    """The store of a world of its own beside the job's; empty for any other group."""
     in_flight: bool
     collective_seq: int
     op: str
@@ -237,6 +239,7 @@ def _group(view: GroupView) -> Group:
         backend=view.backend,
         members=list(view.members),
         axis=view.axis,
+        world=view.world,
         in_flight=view.in_flight,
         collective_seq=view.seq,
         op=view.op,
