@@ -38,8 +38,8 @@ from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
 from distwatch.diagnosis.rendezvous import RanksNotArrived
-from distwatch.diagnosis.sight import with_sight
 from distwatch.diagnosis.side_worlds import SideWorldsIncomplete
+from distwatch.diagnosis.sight import with_sight
 from distwatch.diagnosis.store import PortTaken, StoreLost
 from distwatch.diagnosis.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.unreachable import StoreUnreachable

@@ -160,7 +160,7 @@ def test_a_link_that_is_cut_while_the_job_goes_on() -> None:
         # Ranks 0 and 2 now wait for rank 1, of whom the root knows nothing.
         job.jobs[0].open_gate("reduce", 0)
         job.jobs[2].open_gate("reduce", 2)
-        finding = job.root.wait_verdict("collective.rank_missing", (), mentions=("last seen",))
+        finding = job.root.wait_verdict(STUCK, (), mentions=("last seen",))
         assert finding.confidence < 0.5
         job.hosts[1].heal()
         state = job.wait_linked({"node2", "node3"})
