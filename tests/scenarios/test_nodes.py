@@ -165,7 +165,7 @@ def test_a_link_that_is_cut_while_the_job_goes_on() -> None:
         job.hosts[1].heal()
         state = job.wait_linked({"node2", "node3"})
         assert host_count(state) == (3, 3)
-        job.root.wait_verdict(STUCK, {1}, mentions=("after_the_gate.py",))
+        job.root.wait_verdict("process.data_stall", {1}, mentions=("after_the_gate.py",))
         job.jobs[1].open_gate("reduce", 1)
         for one in job.jobs:
             assert one.wait_ended() == [0]
