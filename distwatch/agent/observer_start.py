@@ -15,7 +15,8 @@ from distwatch.settings import Settings
 CHECK_EVERY_S = 5.0
 TRIES = 5
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
-              "VIRTUAL_ENV", "TMPDIR", "XDG_RUNTIME_DIR", "DISTWATCH_DIR", "SYSTEMROOT")  # fmt: skip
+              "VIRTUAL_ENV", "TMPDIR", "XDG_RUNTIME_DIR", "DISTWATCH_DIR", "SYSTEMROOT",
+              "DISTWATCH_OBSERVER", "DISTWATCH_TOKEN", "MASTER_ADDR")  # fmt: skip
 _CODE = (
     "import sys; sys.path[:0] = sys.argv[2:3]; "
     "from distwatch.observer.__main__ import main; sys.exit(main(sys.argv[1:2]))"
@@ -27,7 +28,7 @@ class ObserverStart:
 
     def __init__(self, folder: RunFolder, settings: Settings) -> None:
         self._folder = folder
-        self._wanted = settings.observer == "auto"
+        self._wanted = settings.observer != "off"
         self._next_check = 0.0
         self._tries = 0
         self._allowed: int | None = None

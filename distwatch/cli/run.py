@@ -36,7 +36,7 @@ BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap"
 @click.option(
     "--integrations", metavar="LIST", help="DISTWATCH_INTEGRATIONS; -name switches one off."
 )
-@click.option("--observer", metavar="auto|off", help="DISTWATCH_OBSERVER.")
+@click.option("--observer", metavar="auto|off|host:port", help="DISTWATCH_OBSERVER.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND…")
 def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None) -> int:
     """Run any command (torchrun, python, accelerate, srun, …) with distwatch on.

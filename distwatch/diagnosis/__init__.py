@@ -39,6 +39,7 @@ from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
 from distwatch.diagnosis.rendezvous import RanksNotArrived
 from distwatch.diagnosis.side_worlds import SideWorldsIncomplete
+from distwatch.diagnosis.sight import with_sight
 from distwatch.diagnosis.store import PortTaken, StoreLost
 from distwatch.diagnosis.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.unreachable import StoreUnreachable
@@ -107,4 +108,5 @@ def diagnose(state: RunState) -> list[Finding]:
 def _judge(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
     found = with_raised(case, found)
-    return with_places(case.job, order_by_cause(found, case.excuses(found)))
+    ordered = order_by_cause(found, case.excuses(found))
+    return with_sight(case, with_places(case.job, ordered))

@@ -92,6 +92,12 @@ def _findings(event: ev.FindingsJudged) -> str:
     return f"{event.findings[0].code}: {event.findings[0].summary}{more}"
 
 
+def _link(event: ev.LinkChanged) -> str:
+    if event.linked:
+        return f"{event.peer} is seen"
+    return f"{event.peer} is not seen any more{': ' + event.why if event.why else ''}"
+
+
 _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.InitPlanned: _plan,
@@ -131,6 +137,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.Snapshot: lambda e: f"{_count(len(e.steps), 'open step')}, {e.dropped} dropped",
     ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",
     ev.ObserverEnded: lambda e: e.reason,
+    ev.LinkChanged: _link,
     ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.ExitSeen: _exit,
     ev.StackTaken: lambda e: (

@@ -12,6 +12,7 @@ import sys
 import time
 
 from distwatch.observer.daemon import Observer
+from distwatch.observer.link.start import Link
 from distwatch.observer.serving import ViewerServer
 from distwatch.runfolder import RunFolder
 
@@ -61,15 +62,18 @@ async def observe(folder: RunFolder) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, observer.stop)
-    server = ViewerServer(observer)
+    link = Link(observer, os.environ)
+    server = ViewerServer(observer, link.join_viewer)
     try:
         await server.start()
     except OSError as error:
         log.warning("viewers cannot connect: %s: %s", folder.socket, error)
+    link.start()
     try:
         reason = await observer.run()
         log.info("ended: %s", reason)
     finally:
+        await link.close()
         await server.close()
 
 

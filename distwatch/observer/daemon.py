@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from distwatch import __version__
 from distwatch.diagnosis.job import Job
@@ -24,7 +25,7 @@ from distwatch.probes.host import sample_host
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
-from distwatch.state.frames import FileHeader
+from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 from distwatch.state.verdict import RankStanding, Verdict
@@ -35,10 +36,19 @@ HOST_EVERY_S = 5.0
 LINGER_S = 3.0
 LAST_LOOK_WITHIN_S = 3.0
 ANSWER_WITHIN_S = 1.5
+OTHERS_WITHIN_S = 5.0
 NOBODY_CAME_S = 60.0
 
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
+RecordSink = Callable[[FileHeader, Record], None]
+
+
+class Others(Protocol):
+    """Other hosts' observers, where this one is the root of several."""
+
+    def holds_on(self) -> bool: ...
+    def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...
 
 
 class Observer:
@@ -49,11 +59,14 @@ class Observer:
         self.embedded = embedded
         self.state = RunState(run_id=folder.run_id)
         self.sinks: list[Sink] = []
+        self.record_sinks: list[RecordSink] = []
+        """They get every record of this host, as it stands in its journal."""
+        self.others: Others | None = None
         self.viewers = 0
         self._writable = writable
         for entry in read_entries(folder):
             reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
-        self.recording = Recording(folder, self._fold, writable=writable)
+        self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking, self.state)
@@ -147,10 +160,19 @@ class Observer:
         """A full incident now; returns its folder."""
         if self.inspection.running:
             await self.inspection.begin(reason, self._sockets())
+        elsewhere = self.others.ask_looks(reason, ask=True) if self.others else []
         await self.inspection.begin(reason, self._sockets(), ask=True)
+        if elsewhere:
+            await asyncio.wait(elsewhere, timeout=OTHERS_WITHIN_S)
         self._follow()
         self.recording.record(ev.Ticked(host=self._host))
         return self.judge.keep_on_demand()
+
+    async def look(self, reason: str, *, ask: bool) -> None:
+        """A look because the root asks for one; what it brings is in the journal then."""
+        await asyncio.wait([self.inspection.begin(reason, self._sockets(), ask=ask)])
+        self._refresh()
+        self.recording.write_pending()
 
     async def verdict(self) -> Verdict:
         """What a waiting rank is told: the verdict after a fresh look."""
@@ -227,9 +249,10 @@ class Observer:
 
     def _fold_records(self, followed: Followed, *, last_time: bool = False) -> None:
         for record in followed.read(last_time=last_time):
+            self._hand_on(followed.header, record)
             event = decode_event(record.payload)
             if event is not None:
-                self._fold(followed.header, record.seq, record.time_ns, event)
+                self.fold(followed.header, record.seq, record.time_ns, event)
 
     def _read_pulse(self, followed: Followed) -> None:
         read = followed.read_pulse()
@@ -277,6 +300,8 @@ class Observer:
         )
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
+            for elsewhere in self.others.ask_looks(why) if self.others else ():
+                elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
         if self.judge.blocked and not self.inspection.running:
             native = self.inspection.look_natively(self.judge.findings)
@@ -317,16 +342,22 @@ class Observer:
         now = time.monotonic()
         if self._stopping.is_set():
             return "asked to end"
-        if self.tracking.living() or self.viewers or self.inspection.running:
+        others = self.others is not None and self.others.holds_on()
+        if self.tracking.living() or self.viewers or self.inspection.running or others:
             self._last_alive = now
             return ""
         if not self.tracking.processes and not self._over:
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 
-    def _fold(
+    def _hand_on(self, header: FileHeader, record: Record) -> None:
+        for sink in self.record_sinks:
+            sink(header, record)
+
+    def fold(
         self, header: FileHeader, seq: int, time_ns: int, event: ev.AnyEvent | ev.UnknownEvent
     ) -> None:
+        """One event, of this host or another: into the state, and on to the viewers."""
         reduce(self.state, header, seq, time_ns, event)
         entry = Entry(header, seq, time_ns, event)
         for sink in list(self.sinks):

@@ -19,7 +19,11 @@ log = logging.getLogger("distwatch.observer")
 
 
 class Judge:
-    """Keeps the standing verdict. The same roots are the same incident, told ever better."""
+    """Keeps the standing verdict. The same roots are the same incident, told ever better.
+
+    Attributes:
+        of_one_host: another observer judges the run as a whole.
+    """
 
     def __init__(
         self, folder: RunFolder, state: RunState, recording: Recording, *, writable: bool = True
@@ -33,8 +37,10 @@ class Judge:
         self._number: int | None = None
         self.findings: list[Finding] = []
         self.path = ""
+        self.of_one_host = False
         # An observer that takes over from one that was ended goes on with its incident.
-        if state.judged is not None and state.judged.incident is not None:
+        own = state.judged is not None and state.judged.host == recording.header.host
+        if own and state.judged is not None and state.judged.incident is not None:
             self._roots = _roots_of(state.judged.findings)
             self._number = state.judged.incident
 
@@ -70,6 +76,7 @@ class Judge:
                 host=self._recording.header.host,
                 findings=tuple(self.findings),
                 incident=self._number if self.blocked else None,
+                of_one_host=self.of_one_host,
             )
         )
         self._recording.flush()

@@ -33,6 +33,7 @@ SPARE_FROM = 8 * 1024 * 1024
 _OPERATIONS_KEPT = 8
 
 Sink = Callable[[FileHeader, int, int, ev.AnyEvent], None]
+RecordSink = Callable[[FileHeader, Record], None]
 
 
 class Recording:
@@ -45,7 +46,15 @@ class Recording:
         dropped: events that the disk refused, or that were over the journal's limit.
     """
 
-    def __init__(self, folder: RunFolder, sink: Sink, *, writable: bool = True) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        sink: Sink,
+        journaled: RecordSink = lambda _header, _record: None,
+        *,
+        writable: bool = True,
+    ) -> None:
+        """`sink` gets every event, `journaled` each record that is on disk."""
         pid, host = os.getpid(), os.uname().nodename
         ticks = start_ticks(pid)
         # An observer may be embedded twice in one process: each has a stream of its own.
@@ -61,6 +70,7 @@ class Recording:
         )
         self.dropped = 0
         self._sink = sink
+        self._journaled = journaled
         self._kept: dict[tuple[type, str], tuple[int, object]] = {}
         self._pending: dict[tuple[type, str], tuple[int, ev.AnyEvent]] = {}
         """The newest of what repeats, where it was handed on and not journaled."""
@@ -140,6 +150,7 @@ class Recording:
             self._say(f"the observer's journal is not on disk: {error.strerror}")
             return 0
         self._seq = seq = record.seq
+        self._journaled(self.header, record)
         if self._untold:
             lost, self._untold = self._untold, 0
             self._say(

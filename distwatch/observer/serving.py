@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -87,11 +88,17 @@ def from_wire(wire: Wire) -> Entry | None:
     return Entry(wire.header, wire.seq, wire.time_ns, event)
 
 
+Elsewhere = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
+"""Serves a viewer whose first frame was read; False, before anything was done: it cannot."""
+
+
 class ViewerServer:
     """Listens on `<run>/observer.sock` while the observer runs."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, elsewhere: Elsewhere | None = None) -> None:
+        """`elsewhere`: where viewers see more than this host, if it can be reached."""
         self._observer = observer
+        self._elsewhere = elsewhere
         self._path = observer.folder.socket
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -128,7 +135,7 @@ class ViewerServer:
             task.add_done_callback(self._tasks.discard)
         try:
             if _peer_uid(writer) in (os.getuid(), 0):
-                await _Viewer(self._observer, reader, writer).serve()
+                await _Viewer(self._observer, reader, writer).serve(self._elsewhere)
         except (OSError, ValueError, msgspec.DecodeError, EOFError, asyncio.TimeoutError):
             pass
         finally:
@@ -155,7 +162,7 @@ class _Viewer:
         self._queue: asyncio.Queue[Wire] = asyncio.Queue()
         self._queued = 0
 
-    async def serve(self) -> None:
+    async def serve(self, elsewhere: Elsewhere | None) -> None:
         sender: asyncio.Task[None] | None = None
         # Who only connects is no viewer, and must not keep the observer from its end.
         first = await asyncio.wait_for(read_frame(self._reader), FIRST_WITHIN_S)
@@ -167,6 +174,9 @@ class _Viewer:
             return
         self._observer.viewers += 1
         try:
+            framed = _LENGTH.pack(len(first)) + first
+            if elsewhere and await elsewhere(framed, self._reader, self._writer):
+                return
             while True:
                 if request.want == "events" and sender is None:
                     self._observer.sinks.append(self._take)

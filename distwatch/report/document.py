@@ -10,6 +10,7 @@ import msgspec
 from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView, group_views
 from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
+from distwatch.diagnosis.sight import host_count, unseen_hosts
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
 from distwatch.redaction import redact_text
@@ -37,6 +38,8 @@ class Coverage(msgspec.Struct, kw_only=True):
     dropped_events: int
     not_observed: dict[str, str] = {}
     """Everything else that could not be seen, and why."""
+    expected_hosts: int = 0
+    observed_hosts: int = 0
 
 
 class Rank(msgspec.Struct, kw_only=True):
@@ -174,6 +177,8 @@ def _coverage(state: RunState, ranks: list[Standing]) -> Coverage:
             elsewhere[f"GPUs on {host.host}"] = host.devices.not_observed
         elif host.devices is None:
             elsewhere[f"GPUs on {host.host}"] = "no observer looked"
+    elsewhere |= {f"host {name}": lost.text for name, lost in unseen_hosts(state).items()}
+    observed_hosts, expected_hosts = host_count(state)
     seen = [s for s in ranks if s.process is not None and s.instrumented]
     dropped = sum(
         process.gaps + (process.outside.pulse.dropped if process.outside.pulse else 0)
@@ -185,6 +190,8 @@ def _coverage(state: RunState, ranks: list[Standing]) -> Coverage:
         unobserved=unobserved,
         dropped_events=dropped,
         not_observed=elsewhere,
+        expected_hosts=expected_hosts,
+        observed_hosts=observed_hosts,
     )
 
 

@@ -77,6 +77,8 @@ def _verdict(report: Report) -> Iterable[str]:
     yield ""
     expected = seen.expected_ranks if seen.expected_ranks is not None else "an unknown number of"
     hosts = ", ".join(run.hosts) or "no host"
+    if seen.observed_hosts < seen.expected_hosts:
+        hosts += f" ({seen.observed_hosts} of {seen.expected_hosts} hosts seen)"
     yield (
         f"run {code(run.id)} · {escape(run.launcher)} · world size {run.world_size or 'unknown'} · "
         f"{escape(hosts)} · started {run.started or 'not observed'} · "

@@ -387,6 +387,21 @@ class ObserverEnded(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class LinkChanged(Event, frozen=True, kw_only=True):
+    """An observer reaches another host's observer, or no longer does."""
+
+    host: str
+    """Of the observer that says so."""
+    peer: str
+    """The other host's name; of the root, where it is reached."""
+    linked: bool
+    why: str = ""
+    silent_s: float = 0.0
+    """For how long nothing had come from it by then."""
+    ended: bool = False
+    """It took its leave in order: there is nothing more to see of it."""
+
+
 class Ticked(Event, frozen=True, kw_only=True):
     """The host's clock moved on: deadlines are judged against the newest time seen."""
 
@@ -673,6 +688,8 @@ class FindingsJudged(Event, frozen=True, kw_only=True):
     host: str
     findings: tuple[Finding, ...] = ()
     incident: int | None = None
+    of_one_host: bool = False
+    """By an observer that sees its own host alone, while another one sees all."""
 
 
 AnyEvent = (
@@ -703,6 +720,7 @@ AnyEvent = (
     | Snapshot
     | ObserverStarted
     | ObserverEnded
+    | LinkChanged
     | Ticked
     | ProcessSighted
     | ProcessSampled

@@ -215,6 +215,16 @@ class Process(msgspec.Struct, kw_only=True):
         return sorted(steps, key=lambda step: step.step)
 
 
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host's observer says of its connection to another's."""
+
+    linked: bool
+    since_ns: int
+    """By the clock of the host that says so."""
+    why: str = ""
+    ended: bool = False
+
+
 class Host(msgspec.Struct, kw_only=True):
     """One machine of the run."""
 
@@ -225,6 +235,8 @@ class Host(msgspec.Struct, kw_only=True):
     sample: ev.HostSampled | None = None
     devices: ev.DevicesSampled | None = None
     observers: dict[str, ev.ObserverStarted] = {}
+    links: dict[str, Link] = {}
+    """Its observer's links to other hosts, by their names."""
     endpoints: dict[str, ev.EndpointProbed] = {}
     """The newest look at each endpoint of the run's jobs, by `host:port`."""
     locks: dict[str, ev.LockLooked] = {}
@@ -267,8 +279,10 @@ class RunState(msgspec.Struct, kw_only=True):
 
     @property
     def recorded_findings(self) -> tuple[Finding, ...]:
-        """The verdict as an observer last wrote it."""
-        return self.judged.findings if self.judged else ()
+        """The verdict as an observer last wrote it; of the whole run, where several are seen."""
+        if self.judged is None or (self.judged.of_one_host and len(self.hosts) > 1):
+            return ()
+        return self.judged.findings
 
     def remember(self, entry: TimelineEntry) -> None:
         """Keeps the newest TIMELINE_KEPT entries, whatever order they arrive in."""

@@ -17,6 +17,7 @@ from distwatch.state.model import (
     SOURCES_KEPT,
     Group,
     Host,
+    Link,
     ModelLoad,
     Process,
     RunState,
@@ -436,6 +437,15 @@ def _observer_ended(state: RunState, stamp: Stamp, event: ev.ObserverEnded) -> N
         host.not_observed["observer"] = event.reason
 
 
+def _link_changed(state: RunState, stamp: Stamp, event: ev.LinkChanged) -> None:
+    host = _host(state, event.host)
+    if _newest(host.stamps, f"link:{event.peer}", stamp):
+        since_ns = stamp[0] - int(event.silent_s * 1e9)
+        host.links[event.peer] = Link(
+            linked=event.linked, since_ns=since_ns, why=event.why, ended=event.ended
+        )
+
+
 def _ticked(state: RunState, _: Stamp, event: ev.Ticked) -> None:
     _host(state, event.host)
 
@@ -474,7 +484,10 @@ def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
 
 
 def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
-    if stamp > state.judged_stamp:
+    # Whoever sees all knows more than who sees one host, whatever their clocks say.
+    before = state.judged
+    known = (before is not None and not before.of_one_host, state.judged_stamp)
+    if (not event.of_one_host, stamp) > known:
         state.judged, state.judged_stamp = event, stamp
 
 
@@ -509,6 +522,7 @@ _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
 _OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
     ev.ObserverStarted: _observer_started,
     ev.ObserverEnded: _observer_ended,
+    ev.LinkChanged: _link_changed,
     ev.Ticked: _ticked,
     ev.ProcessSighted: _process_sighted,
     ev.ProcessSampled: _process_sampled,

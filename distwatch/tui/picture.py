@@ -12,6 +12,7 @@ from distwatch.diagnosis.group_views import GroupView, group_views
 from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
 from distwatch.diagnosis.load_groups import LoadGroup, group_loads
 from distwatch.diagnosis.loads import loads_of
+from distwatch.diagnosis.sight import host_count, unseen_hosts
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
 from distwatch.state.finding import Finding
@@ -58,6 +59,11 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     def observed(self) -> int:
         """How many of the expected ranks were seen at all."""
         return sum(standing.process is not None for standing in self.standings)
+
+    @property
+    def hosts(self) -> tuple[int, int]:
+        """How many hosts are seen now, of how many."""
+        return host_count(self.state)
 
     @property
     def launcher(self) -> str:
@@ -110,6 +116,7 @@ def freeze(picture: Picture) -> Picture:
     state.hosts = {name: copy.copy(host) for name, host in state.hosts.items()}
     for host in state.hosts.values():
         host.not_observed, host.observers = dict(host.not_observed), dict(host.observers)
+        host.links = dict(host.links)
     state.timeline = list(state.timeline)
     return msgspec.structs.replace(picture, state=state)
 
@@ -145,6 +152,7 @@ def _not_observed(state: RunState) -> list[str]:
         f"{what} of rank{'s' if len(ranks) > 1 else ''} {format_ranks(ranks)}: {why}"
         for (what, why), ranks in reasons.items()
     ]
+    lines += [f"host {name}: {lost.text}" for name, lost in sorted(unseen_hosts(state).items())]
     several = len(state.hosts) > 1
     for name, host in sorted(state.hosts.items()):
         seen = dict(host.not_observed)

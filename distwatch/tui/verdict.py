@@ -122,6 +122,9 @@ def coverage_line(picture: Picture) -> Text:
         Text(f"{picture.observed}/{total} ranks observed", MUTED if whole else YELLOW),
         Text(f"{count_of(picture.dropped, 'event')} dropped", YELLOW if picture.dropped else MUTED),
     ]
+    hosts, of_hosts = picture.hosts
+    if hosts < of_hosts:
+        parts.insert(1, Text(f"{hosts}/{of_hosts} hosts seen", YELLOW))
     if picture.state.unknown_events:
         parts.append(Text(f"{picture.state.unknown_events} of a newer version", YELLOW))
     if picture.not_observed:

@@ -79,6 +79,9 @@ outside = st.one_of(
     ),
     st.builds(ev.ObserverStarted, host=st.just("a"), pid=st.integers(1, 9)),
     st.builds(ev.ObserverEnded, host=st.just("a"), reason=st.text(max_size=5)),
+    st.builds(
+        ev.LinkChanged, host=st.sampled_from(["a", "b"]), peer=st.just("c"), linked=st.booleans()
+    ),
     st.builds(ev.Ticked, host=st.just("a")),
     st.builds(
         ev.FindingsJudged,
@@ -88,6 +91,7 @@ outside = st.one_of(
             lambda c: (Finding(code=c, severity="hang", summary="s", advice="a"),),
             st.just("process.killed"),
         ),
+        of_one_host=st.booleans(),
     ),
 )
 

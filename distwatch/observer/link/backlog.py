@@ -1,0 +1,170 @@
+"""What of this host's journals the root does not have: newest live, the rest from disk by cursor."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
+from distwatch.observer.reading import Entry, journal_paths
+from distwatch.observer.segments import read_journal
+from distwatch.runfolder import RunFolder
+from distwatch.state.events import encode_event
+from distwatch.state.frames import FileHeader, Record
+
+QUEUE_LIMIT = 8 * 1024 * 1024
+"""Bytes of records that wait for the root; beyond that they are read from disk again."""
+_OVERHEAD = 64
+
+
+class Backlog:
+    """Records in the order of their streams, each sent once; live values only as their newest.
+
+    Attributes:
+        behind: more is on disk than waits here.
+        handed: by stream, the newest record that the observer has handed on: what is before it
+            stands whole in a file.
+    """
+
+    def __init__(self, folder: RunFolder, host: str) -> None:
+        self._folder = folder
+        self._host = host
+        self.behind = True
+        self.handed: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
+        self._after = 0
+        self._records: deque[tuple[FileHeader, Record]] = deque()
+        self._size = 0
+        self._live: dict[object, Entry] = {}
+        self._unlike = 0
+
+    def resume(self, number: int, cursors: dict[str, int]) -> None:
+        """From now on the root has what the cursors say, no more and no less."""
+        self._after = number
+        self._sent = dict(cursors)
+        self._fall_behind()
+
+    def add_record(self, header: FileHeader, record: Record) -> None:
+        """A record that has just been journaled."""
+        self.handed[cursor_key(header)] = record.seq
+        if self.behind:
+            return
+        self._records.append((header, record))
+        self._size += len(record.payload) + _OVERHEAD
+        if self._size > QUEUE_LIMIT:
+            self._fall_behind()
+
+    def add_live(self, entry: Entry) -> None:
+        """A value that is not journaled: only its newest is of interest."""
+        if entry.seq:
+            return
+        about = getattr(entry.event, "process", None) or getattr(entry.event, "host", "")
+        detail = getattr(entry.event, "what", "")
+        self._live[type(entry.event), about, detail] = entry
+
+    def take_live_batch(self) -> list[Batch]:
+        """What waits, in batches that fit a frame."""
+        pack = _Packing(self._after)
+        while self._records:
+            header, record = self._records.popleft()
+            self._add(pack, header, record)
+        self._size = 0
+        live, self._live = self._live, {}
+        for entry in live.values():
+            pack.add(entry.header, 0, entry.time_ns, encode_event(entry.event))
+        return pack.finish()
+
+    def begin_history(self) -> dict[str, int]:
+        """What comes from now on is queued again; what was handed on until now is in files."""
+        self.behind = False
+        return dict(self.handed)
+
+    def take_history(self, streams: list[tuple[FileHeader, list[Record]]]) -> Iterator[Batch]:
+        """Batches of what was read from the files, less what was sent before."""
+        pack = _Packing(self._after)
+        for header, records in streams:
+            for record in records:
+                self._add(pack, header, record)
+                if len(pack.done) > 0:
+                    yield from pack.flush()
+        yield from pack.finish()
+
+    def read_history(self, handed: dict[str, int]) -> list[tuple[FileHeader, list[Record]]]:
+        """The records of this host's files up to what was handed on. Blocks: for a thread."""
+        sent = dict(self._sent)
+        found: dict[str, tuple[FileHeader, dict[int, Record]]] = {}
+        for path in journal_paths(self._folder):
+            try:
+                contents = read_journal(path)
+            except OSError:
+                continue
+            if contents is None or contents.header.host != self._host:
+                continue
+            key = cursor_key(contents.header)
+            # A ring may be written while it is read: of a stream that is not handed on nothing yet.
+            if contents.header.capacity and key not in handed:
+                continue
+            upto = handed.get(key)
+            _, stream = found.setdefault(key, (contents.header, {}))
+            for record in contents.records:
+                if record.seq > sent.get(key, 0) and (upto is None or record.seq <= upto):
+                    stream.setdefault(record.seq, record)
+        return [
+            (header, [stream[seq] for seq in sorted(stream)]) for header, stream in found.values()
+        ]
+
+    def _add(self, pack: _Packing, header: FileHeader, record: Record) -> None:
+        key = cursor_key(header)
+        if record.seq > self._sent.get(key, 0):
+            self._sent[key] = record.seq
+            pack.add(header, record.seq, record.time_ns, record.payload)
+
+    def _fall_behind(self) -> None:
+        self._records.clear()
+        self._size = 0
+        self.behind = True
+
+
+class _Packing:
+    """Batches under way."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self.done: list[Batch] = []
+        self._clear()
+
+    def add(self, header: FileHeader, seq: int, time_ns: int, payload: bytes) -> None:
+        key = cursor_key(header)
+        index = self._indexes.get(key)
+        if index is None:
+            index = self._indexes[key] = len(self._headers)
+            self._headers.append(msgspec.structs.replace(header, capacity=0))
+        self._frames.append(Frame(index, seq, time_ns, payload))
+        self._size += len(payload) + _OVERHEAD
+        if self._size >= BATCH_SIZE:
+            self._close()
+
+    def flush(self) -> list[Batch]:
+        """The batches that are full."""
+        done, self.done = self.done, []
+        return done
+
+    def finish(self) -> list[Batch]:
+        """All of them."""
+        if self._frames:
+            self._close()
+        return self.flush()
+
+    def _close(self) -> None:
+        self.done.append(
+            Batch(after=self._after, headers=tuple(self._headers), frames=tuple(self._frames))
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        self._indexes: dict[str, int] = {}
+        self._headers: list[FileHeader] = []
+        self._frames: list[Frame] = []
+        self._size = 0

@@ -1,0 +1,240 @@
+"""A leaf's side: sends this host's journals to the root, and looks when it is asked to.
+
+The leaf goes on journaling and judging by itself whatever becomes of the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+
+import msgspec
+
+from distwatch.observer.daemon import Observer
+from distwatch.observer.link import messages as say
+from distwatch.observer.link.backlog import Backlog
+from distwatch.observer.link.channel import (
+    HANDSHAKE_WITHIN_S,
+    Channel,
+    LinkBroken,
+    LinkRefused,
+    introduce,
+)
+from distwatch.observer.link.place import Place
+from distwatch.observer.link.root import LOST_AFTER_S
+from distwatch.observer.link.viewers import join
+from distwatch.state import events as ev
+
+SEND_EVERY_S = 0.25
+PAUSE_FIRST_S = 0.25
+PAUSE_MOST_S = 5.0
+DELIVER_WITHIN_S = 10.0
+SIGN_EVERY_S = 1.0
+_SIGN_OF_LIFE = say.encode(say.Batch(after=0))
+log = logging.getLogger("distwatch.observer")
+
+
+class Leaf:
+    """One connection to the root, made again and again while the observer runs.
+
+    Attributes:
+        linked: the root takes what is sent.
+    """
+
+    def __init__(self, observer: Observer, place: Place, token: bytes) -> None:
+        self._observer = observer
+        self._place = place
+        self._token = token
+        self._host = observer.recording.header.host
+        self._backlog = Backlog(observer.folder, self._host)
+        self.linked = False
+        self._told = ""
+        self._closing = asyncio.Event()
+        self._delivered = False
+        self._task: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
+        # A record that overtook an older one of its stream would hide it from the root.
+        self._in_order = asyncio.Lock()
+        observer.judge.of_one_host = True
+        observer.sinks.append(self._backlog.add_live)
+        observer.record_sinks.append(self._backlog.add_record)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_linked())
+
+    async def close(self) -> None:
+        """Delivers what the root lacks, if it can be reached soon, and ends."""
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=DELIVER_WITHIN_S)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if not self._delivered:
+            log.warning("the root at %s does not have all: it is in this folder", self._place)
+
+    async def join_viewer(
+        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Lets a viewer here look at the whole run; False, before anything is read: it cannot.
+
+        Args:
+            first: the viewer's first frame, which has been read already.
+        """
+        if not self.linked:
+            return False
+        try:
+            channel = await self._connected("viewer")
+        except (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken) as error:
+            log.warning("a viewer is shown this host alone: %s", error)
+            return False
+        await channel.send(first)
+        await join(channel, reader, writer)
+        return True
+
+    # ---- the connection ------------------------------------------------------------------------
+
+    async def _keep_linked(self) -> None:
+        pause_s = PAUSE_FIRST_S
+        while True:
+            refused = False
+            try:
+                channel = await self._connected("leaf")
+                try:
+                    await self._serve(channel)
+                finally:
+                    channel.abort()
+                if self._delivered:
+                    return
+                why = "it ended the connection"
+            except asyncio.TimeoutError:
+                why = f"it says nothing for {LOST_AFTER_S:.0f} s"
+            except EOFError:
+                why = "it ended the connection"
+            except OSError as error:
+                why = error.strerror or str(error)
+            except (LinkRefused, LinkBroken, msgspec.DecodeError, UnicodeDecodeError) as error:
+                why, refused = str(error), True
+            if refused and self._closing.is_set():
+                return  # who is not wanted need not stay for it
+            if self.linked:
+                pause_s = PAUSE_FIRST_S
+            self._note(False, why)
+            await self._pause(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Hosts that lost one root together do not come back at one moment."""
+        if self._closing.is_set():
+            await asyncio.sleep(PAUSE_FIRST_S)
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), pause_s * random.uniform(0.5, 1.0))
+
+    async def _connected(self, kind: str) -> Channel:
+        reader, writer = await asyncio.wait_for(
+            asyncio.open_connection(self._place.host, self._place.port), HANDSHAKE_WITHIN_S
+        )
+        hello = say.Hello(
+            kind="viewer" if kind == "viewer" else "leaf",
+            run_id=self._observer.folder.run_id,
+            host=self._host,
+            node=_node(self._observer.recording.header.boot_id),
+        )
+        try:
+            return await asyncio.wait_for(
+                introduce(reader, writer, self._token, hello), HANDSHAKE_WITHIN_S
+            )
+        except BaseException:
+            writer.transport.abort()
+            raise
+
+    async def _serve(self, channel: Channel) -> None:
+        first = say.decode_from_root(await asyncio.wait_for(channel.receive(), HANDSHAKE_WITHIN_S))
+        if isinstance(first, say.Refused):
+            raise LinkRefused(f"it refuses: {first.why[:300]}")
+        if not isinstance(first, say.Resume):
+            raise LinkBroken("its first message says not where to go on")
+        self._backlog.resume(first.number, first.cursors)
+        self._note(True, "")
+        both = [
+            asyncio.create_task(self._send(channel)),
+            asyncio.create_task(self._receive(channel)),
+        ]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        for one in done:
+            one.result()
+
+    async def _send(self, channel: Channel) -> None:
+        while True:
+            closing = self._closing.is_set()
+            await self._send_all(channel)
+            if closing:
+                await channel.send(say.encode(say.Bye()))
+                await asyncio.Event().wait()  # its answer ends this connection
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), SEND_EVERY_S)
+
+    async def _send_all(self, channel: Channel) -> None:
+        """Sends what the root lacks now; nothing new is a sign of life, too."""
+        async with self._in_order:
+            while self._backlog.behind:
+                handed = self._backlog.begin_history()
+                reading = asyncio.create_task(asyncio.to_thread(self._backlog.read_history, handed))
+                while not reading.done():
+                    await asyncio.wait([reading], timeout=SIGN_EVERY_S)
+                    await channel.send(_SIGN_OF_LIFE)
+                for batch in self._backlog.take_history(reading.result()):
+                    await channel.send(say.encode(batch))
+            for batch in self._backlog.take_live_batch():
+                await channel.send(say.encode(batch))
+            await channel.send(_SIGN_OF_LIFE)
+
+    async def _receive(self, channel: Channel) -> None:
+        while True:
+            body = await asyncio.wait_for(channel.receive(), LOST_AFTER_S)
+            message = say.decode_from_root(body)
+            if isinstance(message, say.Resume):
+                async with self._in_order:
+                    self._backlog.resume(message.number, message.cursors)
+            elif isinstance(message, say.Look):
+                task = asyncio.create_task(self._look(channel, message))
+                self._looks.add(task)
+                task.add_done_callback(self._looks.discard)
+            elif isinstance(message, say.Bye):
+                self._delivered = True
+                return
+            elif isinstance(message, say.Refused):
+                raise LinkRefused(f"it refuses: {message.why[:300]}")
+
+    async def _look(self, channel: Channel, look: say.Look) -> None:
+        await self._observer.look(look.why, ask=look.ask)
+        with contextlib.suppress(OSError):
+            await self._send_all(channel)
+            await channel.send(say.encode(say.Looked(number=look.number)))
+
+    def _note(self, linked: bool, why: str) -> None:
+        """Each change once; why it cannot be reached, as often as the reason changes."""
+        if linked == self.linked and (linked or why == self._told):
+            return
+        self.linked, self._told = linked, why
+        log.info("root %s: %s", self._place, "linked" if linked else why)
+        if not self._closing.is_set():
+            self._observer.recording.record(
+                ev.LinkChanged(host=self._host, peer=str(self._place), linked=linked, why=why)
+            )
+
+
+def _node(boot_id: str) -> str:
+    """One machine, or one container of it."""
+    try:
+        return f"{boot_id}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return boot_id

@@ -1,0 +1,107 @@
+"""Other hosts' journals in the root's own run folder, frame by frame as they stand at home."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from distwatch.observer.link.messages import cursor_key
+from distwatch.observer.recording import SIZE_LIMIT
+from distwatch.observer.rings import open_private
+from distwatch.observer.segments import LIMIT, Segment, read_journal
+from distwatch.runfolder import RunFolder
+from distwatch.state.frames import HEADER_SIZE, FileHeader, Record, decode_header, process_key
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_SALT = 1 << 32
+_OBSERVER = "observer:"
+
+
+def is_host_name(name: str) -> bool:
+    """Whether a name from the network may stand in a file's name."""
+    return _HOST.fullmatch(name) is not None
+
+
+def objection_to(header: FileHeader, host: str) -> str:
+    """Why a leaf of that host cannot be the source of such a stream; '' where it can."""
+    if header.host != host or not is_host_name(host):
+        return f"a stream of host {header.host[:80]!r} from a leaf on {host}"
+    numbers = (header.pid, header.start_ticks, header.salt, header.wall_offset_ns)
+    if min(numbers[:3]) < 0 or header.salt >= _SALT or max(map(abs, numbers)) >= 1 << 63:
+        return "a stream whose numbers are out of range"
+    if len(header.boot_id) > 64:
+        return "a stream whose boot id is none"
+    key = process_key(host, header.pid, header.start_ticks)
+    if header.stream not in (key, f"{_OBSERVER}{key}#{header.salt:08x}"):
+        return f"a stream named {header.stream[:80]!r} of process {key}"
+    return ""
+
+
+class Mirror:
+    """Appends what leaves send; what is on disk already is not written again."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._segments: dict[str, Segment] = {}
+
+    def cursors(self, host: str) -> dict[str, int]:
+        """The newest record on disk of each stream of that host. Reads files."""
+        found: dict[str, int] = {}
+        for stem in self._folder.stems(".journal"):
+            path = self._folder.journal(stem)
+            header = _header_of(path)
+            if header is None or header.host != host:
+                continue
+            try:
+                contents = read_journal(path)
+            except OSError:
+                continue
+            newest = max((r.seq for r in contents.records), default=0) if contents else 0
+            key = cursor_key(header)
+            found[key] = max(found.get(key, 0), newest)
+        return found
+
+    def keep(self, header: FileHeader, records: list[Record]) -> None:
+        """Writes the records that are new.
+
+        Raises:
+            OSError: the disk refuses; nothing of this call is on disk then.
+        """
+        key = cursor_key(header)
+        segment = self._segments.get(key)
+        if segment is None:
+            mine = header.stream.startswith(_OBSERVER)
+            # An observer's journal ends at its limit and never goes round.
+            limit = 2 * SIZE_LIMIT if mine else LIMIT
+            segment = Segment(self._folder.journal(_stem(header)), header, limit=limit)
+            self._segments[key] = segment
+        try:
+            segment.append(records)
+        except OSError:
+            self._segments.pop(key).close()
+            raise
+
+    def flush(self) -> None:
+        """Has the kernel write it through, as far as it can."""
+        for segment in self._segments.values():
+            segment.flush()
+
+    def close(self) -> None:
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+
+
+def _stem(header: FileHeader) -> str:
+    place = f"{header.host}-{header.pid}"
+    if header.stream.startswith(_OBSERVER):
+        return f"observer-{place}-{header.start_ticks}-{header.salt:08x}"
+    return place
+
+
+def _header_of(path: str) -> FileHeader | None:
+    try:
+        with os.fdopen(open_private(path), "rb") as file:
+            return decode_header(file.read(HEADER_SIZE))
+    except OSError:
+        return None

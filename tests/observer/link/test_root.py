@@ -1,0 +1,231 @@
+"""The root takes nothing on trust, says why it turns somebody away, and asks again for what it lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+import pytest_asyncio
+
+from distwatch.observer.daemon import Observer
+from distwatch.observer.link import messages as say
+from distwatch.observer.link import root as module
+from distwatch.observer.link.channel import Channel, LinkRefused, introduce
+from distwatch.observer.link.root import Root
+from distwatch.observer.reading import load_state
+from distwatch.observer.segments import Segment, read_journal
+from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
+from distwatch.state.events import encode_event
+from distwatch.state.frames import FileHeader, process_key
+
+TOKEN = b"0123456789abcdef"
+FAR = "far-node"
+RANK = FileHeader(
+    stream=process_key(FAR, 11, 7), host=FAR, pid=11, start_ticks=7, boot_id="x",
+    wall_offset_ns=1, salt=3,
+)  # fmt: skip
+T = TypeVar("T")
+Join = Callable[..., Awaitable[Channel]]
+
+
+@pytest_asyncio.fixture
+async def observer(folder: RunFolder) -> AsyncIterator[Observer]:
+    made = Observer(folder)
+    yield made
+    await made.finish("the test ends")
+
+
+@pytest_asyncio.fixture
+async def join(observer: Observer) -> AsyncIterator[Join]:
+    """Connections to a root on loopback, as a leaf of another host makes them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Root(observer, TOKEN)
+    await root.start("127.0.0.1", port)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def make(run_id: str = "r", host: str = FAR, node: str = "n") -> Channel:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        hello = say.Hello(kind="leaf", run_id=run_id, host=host, node=node)
+        return await introduce(reader, writer, TOKEN, hello)
+
+    yield make
+    for writer in writers:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    await root.close()
+
+
+async def heard(channel: Channel, kind: type[T]) -> T:
+    while True:
+        message = say.decode_from_root(await channel.receive())
+        if isinstance(message, kind):
+            return message
+
+
+def batch(after: int, *seqs: int, header: FileHeader = RANK) -> bytes:
+    frames = tuple(
+        say.Frame(0, seq, seq, encode_event(ev.StepStarted(step=seq, name="step"))) for seq in seqs
+    )
+    return say.encode(say.Batch(after=after, headers=(header,), frames=frames))
+
+
+def seqs_on_disk(folder: RunFolder) -> list[int]:
+    contents = read_journal(folder.journal(f"{FAR}-11"))
+    return [record.seq for record in contents.records] if contents else []
+
+
+async def ended(channel: Channel) -> None:
+    """Returns once the root has let go of the connection."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            await channel.receive()
+
+
+async def taken(channel: Channel) -> None:
+    """Takes leave: all that was said before has been taken then."""
+    await channel.send(say.encode(say.Bye()))
+    await heard(channel, say.Bye)
+
+
+async def test_records_are_on_disk_and_in_the_state_once(
+    folder: RunFolder, observer: Observer, join: Join
+) -> None:
+    first = await join()
+    resume = await heard(first, say.Resume)
+    assert resume.cursors == {}
+    await first.send(batch(resume.number, 1, 2, 3))
+    await first.send(batch(resume.number, 2, 3, 4))
+    await taken(first)
+    again = await join()
+    resume = await heard(again, say.Resume)
+    assert resume.cursors == {say.cursor_key(RANK): 4}
+    await again.send(batch(resume.number, 5))
+    await taken(again)
+    assert seqs_on_disk(folder) == [1, 2, 3, 4, 5]
+    assert sorted(observer.state.processes[RANK.stream].steps) == [1, 2, 3, 4, 5]
+    assert sorted(load_state(folder).processes[RANK.stream].steps) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"\xc1 garbage", "cannot be read"),
+        (say.encode(say.Seen()), "cannot be read"),
+        (say.encode(say.Batch(after=1, frames=(say.Frame(0, 1, 1, b""),))), "not named"),
+        (
+            say.encode(say.Batch(after=1, headers=(RANK,), frames=(say.Frame(0, 1, 1, b"\xc1"),))),
+            "no event",
+        ),
+        (
+            say.encode(say.Batch(after=1, headers=(RANK,), frames=(say.Frame(0, -1, 1, b"\x80"),))),
+            "out of range",
+        ),
+        (batch(1, 1, header=FileHeader(
+            stream="x-1.7", host="x", pid=1, start_ticks=7, boot_id="", wall_offset_ns=0, salt=0,
+        )), "a stream of host"),
+    ],
+)  # fmt: skip
+async def test_what_a_leaf_cannot_mean_ends_its_connection_with_a_word(
+    folder: RunFolder, observer: Observer, join: Join, body: bytes, word: str
+) -> None:
+    channel = await join()
+    await heard(channel, say.Resume)
+    await channel.send(body)
+    assert word in (await heard(channel, say.Refused)).why
+    await ended(channel)
+    host = observer.recording.header.host
+    assert word in observer.state.hosts[host].not_observed["link"]
+    assert not observer.state.hosts[host].links[FAR].linked
+    assert folder.stems(".journal") == [s for s in folder.stems(".journal") if "observer" in s]
+
+
+async def test_who_is_no_part_of_this_run(observer: Observer, join: Join) -> None:
+    with pytest.raises(LinkRefused, match="watches run r, not other"):
+        await join(run_id="other")
+    with pytest.raises(LinkRefused, match="two machines are named"):
+        await join(host=observer.recording.header.host)
+    with pytest.raises(LinkRefused, match="no host's name"):
+        await join(host="../x")
+    await heard(await join(run_id="r~3"), say.Resume)
+    with pytest.raises(LinkRefused, match="two machines are named"):
+        await join(node="another")
+
+
+async def test_the_same_leaf_takes_the_place_of_its_cut_connection(
+    observer: Observer, join: Join
+) -> None:
+    first = await join()
+    await heard(first, say.Resume)
+    second = await join()
+    await heard(second, say.Resume)
+    await ended(first)
+    await taken(second)
+    links = observer.state.hosts[observer.recording.header.host].links
+    assert links[FAR].ended
+
+
+async def test_a_leaf_that_falls_silent_is_lost(
+    observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOST_AFTER_S", 0.01)
+    channel = await join()
+    await ended(channel)
+    link = observer.state.hosts[observer.recording.header.host].links[FAR]
+    assert (link.linked, link.ended) == (False, False)
+    assert "nothing came" in link.why
+
+
+async def test_what_the_disk_refused_is_asked_for_again(
+    folder: RunFolder, observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRY_DISK_AGAIN_S", 0.0)
+    append = Segment.append
+    refusals = [OSError(28, "No space left on device")]
+
+    def full(segment: Segment, records: list[object]) -> None:
+        if segment.header.host == FAR and refusals:
+            raise refusals.pop()
+        append(segment, records)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segment, "append", full)
+    channel = await join()
+    first = await heard(channel, say.Resume)
+    await channel.send(batch(first.number, 1, 2))
+    await channel.send(batch(first.number, 3))
+    second = await heard(channel, say.Resume)
+    # The view has them, and so has the disk once they have come again; 3 alone would be a gap.
+    assert {1, 2} <= observer.state.processes[RANK.stream].steps.keys()
+    assert second.cursors.get(say.cursor_key(RANK), 0) == 0
+    await channel.send(batch(first.number, 4))
+    await channel.send(batch(second.number, 1, 2, 3, 4))
+    await taken(channel)
+    assert seqs_on_disk(folder) == [1, 2, 3, 4]
+    host = observer.recording.header.host
+    assert "No space left" in observer.state.hosts[host].not_observed["disk"]
+
+
+async def test_looks_are_asked_of_leaves_and_answered(observer: Observer, join: Join) -> None:
+    channel = await join()
+    await heard(channel, say.Resume)
+    await channel.send(say.encode(say.Batch(after=0)))
+    await heard(channel, say.Seen)
+    assert observer.others is not None
+    assert observer.others.holds_on()
+    (answer,) = observer.others.ask_looks("rank 1 waits", ask=True)
+    look = await heard(channel, say.Look)
+    assert (look.why, look.ask, answer.done()) == ("rank 1 waits", True, False)
+    await channel.send(say.encode(say.Looked(number=look.number)))
+    await answer
+    (unanswered,) = observer.others.ask_looks("again")
+    await taken(channel)
+    await unanswered
+    assert not observer.others.holds_on()
