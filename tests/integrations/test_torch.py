@@ -147,11 +147,7 @@ def main(rank):
 if __name__ == "__main__":
     mp.start_processes(main, nprocs=3, start_method="fork")
 """
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     script = home.with_suffix(".py")
     script.write_text("import distwatch.auto\n" + source.replace("PORT", str(port)))
     try:
@@ -201,6 +197,7 @@ import os; os.environ["DISTWATCH"] = "1"
 import distwatch.auto; distwatch.auto.activate()
 t = torch.ones(2); dist.all_reduce(t)
 from distwatch.agent import core
+from tests.support.ranks import free_port
 core.current().beat()
 """
     environ = {**os.environ, **ALONE, "DISTWATCH_DIR": str(home), "DISTWATCH_RUN_ID": "job",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import shutil
 import signal
@@ -368,10 +369,16 @@ def empty_job() -> Iterator[Job]:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens at, and that the kernel gives to no connection meanwhile.
+
+    One out of its own range may be gone before the job's rank 0 comes to listen there.
+    """
+    choose = random.SystemRandom()
+    while True:
+        port = choose.randint(10_000, 29_999)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def process_of(state: RunState, rank: int) -> Process | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, process_key
+from tests.support.ranks import free_port
 
 TOKEN = b"0123456789abcdef"
 FAR = "far-node"
@@ -43,9 +43,7 @@ async def observer(folder: RunFolder) -> AsyncIterator[Observer]:
 @pytest_asyncio.fixture
 async def join(observer: Observer) -> AsyncIterator[Join]:
     """Connections to a root on loopback, as a leaf of another host makes them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     root = Root(observer, TOKEN)
     await root.start("127.0.0.1", port)
     writers: list[asyncio.StreamWriter] = []
