@@ -12,6 +12,7 @@ import pytest
 from distwatch.state import events as ev
 from distwatch.state.pulse import PAGE_SIZE, decode_operations, decode_page
 from tests.agent.rings import read_events
+from tests.support.ranks import free_port
 
 
 @pytest.fixture
