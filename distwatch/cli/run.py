@@ -21,6 +21,7 @@ import click
 from distwatch.cli.options import readable_root
 from distwatch.cli.project import KEYS, project_settings
 from distwatch.errors import AttachDenied, UsageError
+from distwatch.ray import job_environment
 from distwatch.settings import DEADLINES, ON_HANG, read_settings, run_root
 
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
@@ -84,6 +85,7 @@ def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
     if not environ.get("DISTWATCH_RUN_ID"):
         environ["DISTWATCH_RUN_ID"] = f"run-{today}-{secrets.token_hex(2)}"
     environ["DISTWATCH"] = "1"
+    environ.update(job_environment(environ))
     # The job's processes may change their folder: for all of them this is one place.
     environ["DISTWATCH_DIR"] = readable_root(run_root(environ))
     _require_sense(environ)

@@ -119,6 +119,10 @@ def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -
     process.started, process.started_ns = event, time_ns
 
 
+def _worker_placed(process: Process, _: int, event: ev.WorkerPlaced) -> None:
+    process.worker = event
+
+
 def _init_planned(process: Process, time_ns: int, event: ev.InitPlanned) -> None:
     process.planned, process.planned_ns, process.initialized = event, time_ns, False
 
@@ -296,6 +300,8 @@ def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
 def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     if process.started is None:
         _process_started(process, time_ns, event.started)
+    if event.worker is not None:
+        _worker_placed(process, time_ns, event.worker)
     if event.planned is not None:
         _init_planned(process, process.planned_ns or time_ns, event.planned)
     if event.confirmed is not None:
@@ -470,6 +476,7 @@ def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) ->
 
 _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.ProcessStarted: _process_started,
+    ev.WorkerPlaced: _worker_placed,
     ev.InitPlanned: _init_planned,
     ev.FindingRaised: _finding_raised,
     ev.MeshMade: _mesh_made,
