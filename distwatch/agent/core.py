@@ -194,6 +194,12 @@ class Agent:
         if held is not None and held.axis != axis:
             self.hold_group(msgspec.structs.replace(held, axis=axis))
 
+    def retime_group(self, pg_name: str, timeout_s: float) -> None:
+        """Records that a group's timeout was set after it was made."""
+        held = self._groups.get(pg_name)
+        if held is not None and held.timeout_s != timeout_s:
+            self.hold_group(msgspec.structs.replace(held, timeout_s=timeout_s))
+
     def release_group(self, pg_name: str) -> None:
         """Records that a group was destroyed; all of them for ''."""
         if pg_name:

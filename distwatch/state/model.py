@@ -198,8 +198,8 @@ class Process(msgspec.Struct, kw_only=True):
             return ""
         name = f' "{self.worker.actor_name}"' if self.worker.actor_name else ""
         title = self.outside.pulse.title if self.outside.pulse else ""
-        method = title.removeprefix("ray::").rpartition(".")[2]
-        doing = f" in {method}" if method and not method.startswith("IDLE") else ""
+        method = title.removeprefix("ray::").partition(".")[2]
+        doing = f" in {method}" if method else ""
         return f"{self.worker.actor_class or 'actor'}{name}{doing}"
 
     @property
