@@ -51,11 +51,12 @@ def train_in_ray(world_size: int, layouts: list[str]) -> list[list[dict[str, lis
     """A Ray actor for each rank; what each of them held."""
     import ray
 
-    ray.init(runtime_env=distwatch.ray.runtime_env(), include_dashboard=False, num_cpus=world_size)
+    ray.init(runtime_env=distwatch.ray.runtime_env(), include_dashboard=False)
     trainers = [
         ray.remote(Trainer)
         .options(
             name=f"trainer-{rank}",
+            num_cpus=0,
             runtime_env={"env_vars": {"RANK": str(rank), "WORLD_SIZE": str(world_size)}},
         )
         .remote()
@@ -71,10 +72,9 @@ def main() -> None:
     parser.add_argument("layouts", nargs="+", metavar="TENSOR,PIPELINE,CONTEXT")
     options = parser.parse_args()
     if options.ray:
-        held = train_in_ray(options.ray, options.layouts)
+        print(json.dumps(train_in_ray(options.ray, options.layouts)), flush=True)
     else:
-        held = [Trainer().train(options.layouts)]
-    print(json.dumps(held), flush=True)
+        print(json.dumps([Trainer().train(options.layouts)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def start(job: Job, arguments: Sequence[str], env: dict[str, str]) -> None:
         "RAY_RUNTIME_ENV_HOOK": HOOK,
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_prestart_worker_first_driver": "0",
         "TEST_PORT": str(free_port()),
         **env,
     }

@@ -58,7 +58,7 @@ class Trainer:
 
 def main(methods: list[str]) -> None:
     ray.init(
-        num_cpus=8,
+        num_cpus=1,  # Ray prestarts as many workers
         object_store_memory=80_000_000,
         include_dashboard=False,
         _temp_dir=os.path.join(os.environ["TEST_WORK"], "ray"),
@@ -71,7 +71,7 @@ def main(methods: list[str]) -> None:
         values = {"RANK": rank, "WORLD_SIZE": len(methods), "MASTER_ADDR": "127.0.0.1"}
         values["MASTER_PORT"] = os.environ["TEST_PORT"]
         env_vars = {name: str(values[name]) for name in given}
-        options = {"name": f"trainer-{rank}", "runtime_env": {"env_vars": env_vars}}
+        options = {"num_cpus": 0, "name": f"trainer-{rank}", "runtime_env": {"env_vars": env_vars}}
         trainers.append(ray.remote(Trainer).options(**options).remote())
     calls = [getattr(one, method).remote() for one, method in zip(trainers, methods, strict=True)]
     ray.get(calls)
