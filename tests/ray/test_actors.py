@@ -24,16 +24,24 @@ STARTED_S = 120.0
 
 
 @contextlib.contextmanager
-def actors(*methods: str, given: str = OF_TORCH, **env: str) -> Iterator[Job]:
-    """A driver whose actors, one a rank, each run one method of `Trainer`."""
+def actors(*methods: str, given: str = OF_TORCH, by_run: bool = False, **env: str) -> Iterator[Job]:
+    """A driver whose actors, one a rank, each run one method of `Trainer`.
+
+    by_run: `distwatch run` turns them on, not RAY_RUNTIME_ENV_HOOK in the environment.
+    """
+    driver = [str(TRAINERS), *methods]
+    env = {"TEST_GIVEN": given, "RAY_RUNTIME_ENV_HOOK": HOOK, **env}
+    if by_run:
+        del env["RAY_RUNTIME_ENV_HOOK"]
+        driver = ["-m", "distwatch", "run", "--", sys.executable, *driver]
     with empty_job() as job:
-        start(job, [str(TRAINERS), *methods], {"TEST_GIVEN": given, **env})
+        start(job, driver, env)
         yield job
+        job.kill_everything(observer=True)  # Ray's own way of ending takes seconds
 
 
 def start(job: Job, arguments: Sequence[str], env: dict[str, str]) -> None:
     settings = {
-        "RAY_RUNTIME_ENV_HOOK": HOOK,
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_prestart_worker_first_driver": "0",
@@ -97,7 +105,7 @@ def test_rank_0s_actor_that_never_chooses_an_endpoint_is_blamed() -> None:
 
 
 def test_an_actor_that_is_killed_is_blamed_and_its_victim_is_not() -> None:
-    with actors("sum_twice", "sum_twice", given="RANK WORLD_SIZE") as job:
+    with actors("sum_twice", "sum_twice", given="RANK WORLD_SIZE", by_run=True) as job:
         job.wait_step("gate before the second", {1}, STARTED_S)
         job.kill(1)
         job.wait_verdict(("process.killed", "process.exited"), {1})
