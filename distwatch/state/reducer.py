@@ -246,7 +246,8 @@ def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
 def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> None:
     held = process.groups.get(event.pg_name)
     if held is not None and held.destroyed_ns is None and held.members == event.members:
-        held.axis = event.axis or held.axis  # said again since its axis became known
+        # Said again since its axis became known, or its timeout was set.
+        held.axis, held.timeout_s = event.axis or held.axis, event.timeout_s
         return
     process.groups[event.pg_name] = Group(
         pg_name=event.pg_name,

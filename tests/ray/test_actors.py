@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distwatch.diagnosis import diagnose
 from distwatch.observer.runs import find_run_of_pid
 from distwatch.observer.sources import LiveRun, open_source
 from distwatch.probes.discovery import job_of
@@ -87,7 +88,7 @@ def test_actors_enter_the_run_of_their_ray_job_and_say_who_they_are() -> None:
             assert isinstance(open_source(str(pid), job.root), LiveRun)
         assert len({worker.actor_id for worker in workers.values()}) == 2
         assert_healthy(job.judged_blocking())
-        assert not [f.code for f in state.recorded_findings]
+        assert not [finding.code for finding in diagnose(job.state())]
 
 
 def test_an_actor_that_never_comes_is_blamed_and_not_the_one_that_waits() -> None:
