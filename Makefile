@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+SGLANG_VENV := .venv-sglang
+SGLANG_STAMP := $(SGLANG_VENV)/.installed
+
+.PHONY: demo test test-sglang check bench clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
@@ -21,6 +24,19 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The real SGLang, 2.5 GB, in an environment of its own.
+$(SGLANG_STAMP): pyproject.toml tests/real_sglang/requirements.txt
+	$(PYTHON) -m venv $(SGLANG_VENV)
+	$(SGLANG_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(SGLANG_VENV)/bin/python -m pip install --quiet --no-deps -r tests/real_sglang/requirements.txt
+	$(SGLANG_VENV)/bin/python -m pip install --quiet --no-warn-conflicts --editable .
+	$(SGLANG_VENV)/bin/python -m pip install --quiet --no-warn-conflicts 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1'
+	echo "$(CURDIR)/tests/doubles/torchvision_stand_in" > "$$($(SGLANG_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/torchvision_stand_in.pth"
+	@touch $(SGLANG_STAMP)
+
+test-sglang: $(SGLANG_STAMP)
+	$(SGLANG_VENV)/bin/python -m pytest tests/real_sglang $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -39,5 +55,5 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/dump_matching.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         InitTimeout,
         PlanInvalid,
     )
+    from distwatch.integrations.sglang_runner import build_sglang_runner
     from distwatch.integrations.world import World, initialize
     from distwatch.loading import load
     from distwatch.preflight.environment import check
@@ -26,6 +27,7 @@ __all__ = [
     "InitTimeout",
     "PlanInvalid",
     "World",
+    "build_sglang_runner",
     "check",
     "initialize",
     "load",
@@ -33,6 +35,7 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(__all__[:6], "distwatch.errors"),
     **dict.fromkeys(("World", "initialize"), "distwatch.integrations.world"),
+    "build_sglang_runner": "distwatch.integrations.sglang_runner",
     "check": "distwatch.preflight.environment",
     "load": "distwatch.loading",
 }

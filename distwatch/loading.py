@@ -64,7 +64,7 @@ def load(
     under_way = begin_load("distwatch.load", arguments, adopts=True, deadline_s=deadline)
     placement: Placement | None = None
     try:
-        _advise(under_way, arguments, kwargs.get("max_memory") or {})
+        _advise(under_way, os.fspath(checkpoint), arguments, kwargs.get("max_memory") or {})
         loaded = chosen.from_pretrained(checkpoint, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if smoke_test:
@@ -98,11 +98,14 @@ def _class_of(model_class: Any) -> Any:
 
 
 def _advise(
-    under_way: Load | None, arguments: LoadArguments, max_memory: Mapping[object, object]
+    under_way: Load | None,
+    checkpoint: str,
+    arguments: LoadArguments,
+    max_memory: Mapping[object, object],
 ) -> None:
     with _phase(under_way, "advice"):
         try:
-            findings = load_advice(arguments, _machine(arguments.checkpoint), max_memory)
+            findings = load_advice(arguments, _machine(checkpoint), max_memory)
         except Exception as error:
             log.warning("distwatch: no advice before the load: %s", error)
             return

@@ -23,6 +23,8 @@ _SHAPES = re.compile(
     r"|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}"
     r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{40,})\b"
 )
+_QUERY = re.compile(r"(?<=[\w/.~%-])\?[\w.~%-]+=[^\s\"'<>()]*")
+"""Of a URL, or of its path alone: it may be what signs it."""
 _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.S
 )
@@ -33,6 +35,7 @@ def redact_text(text: str) -> str:
     """Free text (a message, a traceback line, an argument) with what looks secret replaced."""
     text = _KEY_BLOCK.sub(HIDDEN, text)
     text = _URL_USER.sub(rf"\1{HIDDEN}@", text)
+    text = _QUERY.sub(f"?{HIDDEN}", text)
     text = _SHAPES.sub(HIDDEN, text)
     return _ASSIGNED.sub(_hide_assigned, text)
 

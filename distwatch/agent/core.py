@@ -79,6 +79,8 @@ class Agent:
         self.layouts: dict[str, ev.LayoutHeld] = {}
         """Parallel states that are held now, by framework."""
         self._skipped: dict[str, ev.GradientSkipped] = {}
+        self.side_worlds: dict[int, ev.SideWorldJoined] = {}
+        """Meetings beside the default group, by their number."""
         self._non_member_calls: list[ev.NonMemberCalled] = []
         self._beat = 0
         self._progress: tuple[ev.GroupProgress, ...] = ()
@@ -187,6 +189,13 @@ class Agent:
         """Records a process group that this process now is a member of."""
         self._groups[created.pg_name] = created
         self.record(created)
+
+    def join_side_world(self, joined: ev.SideWorldJoined) -> None:
+        """Records a meeting beside the default group, or what became known of it."""
+        self.side_worlds[joined.number] = joined
+        for number in sorted(self.side_worlds)[:-16]:
+            del self.side_worlds[number]
+        self.record(joined)
 
     def name_axis(self, pg_name: str, axis: str) -> None:
         """Records along which axis of a mesh a group runs."""
@@ -408,6 +417,7 @@ class Agent:
             placed=tuple(self._placed),
             meshes=tuple(self._meshes),
             layouts=tuple(self.layouts.values()),
+            side_worlds=tuple(self.side_worlds.values()),
             skipped=tuple(self._skipped.values()),
             initialized=self._initialized,
             steps=tuple(self._open_steps.values()),

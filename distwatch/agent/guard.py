@@ -26,8 +26,11 @@ _OUR_JOBS = os.path.join(_OURS, "demo", "")
 
 def guard(hook: str, function: Callable[..., T], *args: object) -> T | None:
     """Calls `function`; a failure switches the hook off, is said once, and gives None."""
-    if hook in _off:
-        return None
+    return None if hook in _off else guard_end(hook, function, *args)
+
+
+def guard_end(hook: str, function: Callable[..., T], *args: object) -> T | None:
+    """As `guard`, for the end of what has begun: also where the hook was switched off since."""
     try:
         return function(*args)
     except Exception as error:

@@ -69,6 +69,7 @@ def terms_of(plan: InitPlanned) -> bytes:
             plan.framework,
             sorted(plan.sizes.items()),
             plan.order,
+            sorted(plan.options.items()),
             level == "DETAIL",
             plan.versions.get("torch"),
         )

@@ -15,12 +15,14 @@ from distwatch.cli.options import (
     exit_code,
     output_option,
     printable,
+    root_option,
     severity_style,
 )
 from distwatch.errors import NoSuchTarget, UsageError
-from distwatch.preflight.examination import Checkup, examine_section
+from distwatch.preflight.examination import Checkup, examine_sections
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.plan import Plan
+from distwatch.preflight.plan_against_job import compare_with_job
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.rank_groups import Axis
 from distwatch.preflight.values import SIZE_LIMIT, Section
@@ -61,9 +63,13 @@ def _size_or_none(_: click.Context, __: click.Parameter, size: int | None) -> in
 @_sizes
 @click.option("--backend", metavar="NAME", help="gloo, nccl, xla, ….")
 @click.option("--model", metavar="DIR", help="Folder with the model's config.json.")
+@click.option(
+    "--against", metavar="RUN|PID", help="Also compare the plan with what this run holds."
+)
+@root_option
 @output_option("table", "json", "md")
 @color_option
-def command(plan: str | None, output: str, **options: Any) -> int:
+def command(plan: str | None, output: str, against: str | None, root: str, **options: Any) -> int:
     """Check a plan before a launch: what divides, who is with whom, what this machine lacks.
 
     PLAN is YAML with distwatch's keys (tensor: 2, pipeline: 4, …) or a training framework's file
@@ -77,7 +83,9 @@ def command(plan: str | None, output: str, **options: Any) -> int:
             advice="distwatch check PLAN.yaml, or distwatch check --world-size 16 --tensor 4",
         )
     sections = _read(plan) if plan else [Section(name="options", plan=Plan())]
-    checkups = [examine_section(_with_options(section, given)) for section in sections]
+    checkups = examine_sections([_with_options(section, given) for section in sections])
+    if against is not None:
+        checkups = _compared(checkups, against, root)
     if output == "json":
         click.echo(_document(checkups))
     else:
@@ -86,6 +94,18 @@ def command(plan: str | None, output: str, **options: Any) -> int:
                 click.echo()
             _print(checkup, markdown=output == "md")
     return exit_code([finding for checkup in checkups for finding in checkup.findings])
+
+
+def _compared(checkups: list[Checkup], against: str, root: str) -> list[Checkup]:
+    """With what stands between each layout and the job."""
+    from distwatch.cli.job_layouts import layouts_of_job
+    from distwatch.observer.runs import find_run, load_state
+
+    job = layouts_of_job(load_state(find_run(against, root)))
+    return [
+        msgspec.structs.replace(one, findings=[*one.findings, *compare_with_job(one.section, job)])
+        for one in checkups
+    ]
 
 
 def _given(backend: str | None, model: str | None, **sizes: int | None) -> dict[str, Any]:
@@ -175,6 +195,9 @@ def _print(checkup: Checkup, *, markdown: bool) -> None:
     for finding in checkup.findings:
         severity = severity_style(finding.severity, f"{finding.severity}:")
         click.echo(f"{'- ' if markdown else ''}{severity} {printable(finding.summary)}")
+        if finding.code == "group.layout_disagrees":
+            for evidence in finding.evidence:
+                click.echo(f"    {printable(evidence.text)}")
         if finding.advice:
             click.echo(f"  do: {printable(finding.advice)}")
     if not checkup.findings:

@@ -38,6 +38,7 @@ from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
 from distwatch.diagnosis.rendezvous import RanksNotArrived
+from distwatch.diagnosis.side_worlds import SideWorldsIncomplete
 from distwatch.diagnosis.store import PortTaken, StoreLost
 from distwatch.diagnosis.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.unreachable import StoreUnreachable
@@ -59,6 +60,7 @@ CHECKS = (
     RankEnded(),
     RankStopped(),
     RanksNotArrived(),
+    SideWorldsIncomplete(),
     LayoutsDiffer(),
     GroupsOverlap(),
     FrameworksDiffer(),

@@ -35,11 +35,19 @@ _ALREADY = re.compile(r"(?i)(?:parallel|process|world)[\w\s-]*\balready (?:been 
 _NOT_INITIALIZED = re.compile(
     r"(?i)(?:group|parallel state|parallel)s? (?:has |have |is |are |was )?not (?:been )?initialized"
     r"|has to be initialized in a distributed env"
+    r"|parallel name '\w+' has not been written in this process|config not published for role"
+    r"|config namespace 'parallel' not published"
+)
+_BARE_ASSERT = re.compile(r"^\s*assert (?:torch\.distributed|dist|c10d)\.is_initialized\(\)\s*$")
+_WORDS_OF_BARE_ASSERT = (
+    "AssertionError: torch.distributed's default group is not initialized (asserted without a word)"
 )
 _SIZE = re.compile(
     r"(?i)mesh should not be bigger than|world.?size.{0,80}(?:divisible|multiple of|divided)"
     r"|world of \d+ cannot be divided|ranks, and the world has \d+|is \d+, and the world has \d+"
     r"|group's world size should be less|group's rank should be within"
+    r"|(?:does|do) not divide tensor \d|world_size \(\d+\) is not equal to|kv_size_multiplier should be divisible"
+    r"|kv_shared_group_size: \d+, should divide|^AssertionError: \d+ is not divisible by \d+"
     r"|^ValueError: Rank \d+ is out of range\. Valid ranks"
 )
 _NOT_MEMBER = re.compile(
@@ -128,6 +136,9 @@ def error_line(process: Process) -> str:
     error = process.exception
     if error is None:
         return ""
+    bare = error.type_name == "AssertionError" and not error.message.strip()
+    if bare and any(_BARE_ASSERT.match(line) for line in error.traceback[-3:]):
+        return _WORDS_OF_BARE_ASSERT
     return f"{error.type_name.rpartition('.')[2]}: {error.message.strip()}"
 
 
@@ -137,11 +148,12 @@ def _of_process(process: Process) -> Iterable[Failure]:
     uncaught = bool(text) and failed is not None and _same(text, failed.error or "")
     if failed is not None:
         is_init = not failed.name.startswith(_GROUP_STEPS)
-        if code := classify(text if uncaught else failed.error or "", in_init=is_init):
+        said = text if uncaught else _said(process, failed)
+        if code := classify(said, in_init=is_init):
             yield Failure(
                 code=code,
                 process=process,
-                text=text if uncaught else failed.error or "",
+                text=said,
                 uncaught=uncaught,
                 site=failed.site,
                 traceback=process.exception.traceback if uncaught and process.exception else (),
@@ -175,7 +187,7 @@ def _failed_step(process: Process) -> Step | None:
     if init is not None and init.error and (TWICE.search(init.error) or not process.initialized):
         return init
     if not holds_world(process):
-        return None
+        return _refused_without_world(process)
     groups = [
         step
         for step in process.steps.values()
@@ -190,6 +202,19 @@ def _failed_step(process: Process) -> Step | None:
         newest = parent
         parent = process.steps.get(newest.parent) if newest.parent is not None else None
     return newest
+
+
+def _refused_without_world(process: Process) -> Step | None:
+    """The newest try to build a framework's groups where torch holds no group at all."""
+    tries = [s for s in process.steps.values() if s.name.startswith(PARALLEL_STATE) and s.error]
+    return max(tries, key=lambda step: step.step, default=None)
+
+
+def _said(process: Process, failed: Step) -> str:
+    """The words of a failed step; frameworks assert without any that torch is initialized."""
+    bare = (failed.error or "").strip() == "AssertionError:"
+    without = failed.name.startswith(PARALLEL_STATE) and not holds_world(process)
+    return _WORDS_OF_BARE_ASSERT if bare and without else failed.error or ""
 
 
 def _same(text: str, step_error: str) -> bool:

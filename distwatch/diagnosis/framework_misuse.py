@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from distwatch.diagnosis.environments import who_of
 from distwatch.diagnosis.failures import Failure
 from distwatch.state.events import LayoutHeld
@@ -22,7 +24,7 @@ def framework_of(failed: list[Failure]) -> str:
     if step is not None and step.name.startswith(PARALLEL_STATE):
         return step.label.partition(":")[0]
     told = " ".join([failed[0].text, *failed[0].traceback]).lower()
-    return next((name for name in _FRAMEWORKS if name in told), "")
+    return next((name for name in _FRAMEWORKS if re.search(rf"\b{name}", told)), "")
 
 
 def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told:
@@ -63,6 +65,19 @@ def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
         f"{place_of(failed[0])}: {words} ({why})",
         f'Call distwatch.initialize(framework="{framework}", tensor=…, pipeline=…) first, or '
         f"{framework}'s own initializer, before any model or getter that needs a group.",
+        (),
+    )
+
+
+def heads_do_not_fit(failed: list[Failure], words: str) -> Told:
+    """group.size_invalid: key and value heads cannot be laid over the tensor groups."""
+    held = failed[0].process.layouts.get("neuron")
+    tensor = f" of {held.sizes['tp']}" if held and "tp" in held.sizes else ""
+    return (
+        f"{who_of(failed)}: the key and value heads cannot be shared out over a tensor group{tensor}"
+        f"{place_of(failed[0])}: {words}",
+        "Choose kv_size_multiplier so that it divides the tensor size, and heads × multiplier are a "
+        "multiple of it; or a tensor size that divides the number of key and value heads.",
         (),
     )
 

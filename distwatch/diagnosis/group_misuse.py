@@ -11,6 +11,7 @@ from distwatch.diagnosis.failures import Failure
 from distwatch.diagnosis.framework_misuse import (
     Told,
     framework_of,
+    heads_do_not_fit,
     initialized_twice,
     place_of,
     used_too_early,
@@ -56,6 +57,8 @@ def _words(failure: Failure) -> str:
 
 def _size_invalid(case: Case, failed: list[Failure], words: str) -> Told:
     world = case.job.world
+    if "kv_" in words:
+        return heads_do_not_fit(failed, words)
     return (
         f"{who_of(failed)}: the sizes do not fit the world{f' of {world} ranks' if world else ''}: {words}",
         _fitting_sizes(world),

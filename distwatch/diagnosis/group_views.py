@@ -33,10 +33,14 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     timed_out: tuple[int, ...] = ()
     """Members that torch's own timeout ended in it."""
     timeout_s: float | None = None
+    world: str = ""
+    """The store of a world of its own, beside the job's; empty for any other group."""
 
     @property
     def title(self) -> str:
         """What a person calls it: its description, and its name where that says more."""
+        if self.world:
+            return f"{self.pg_name}, a world of its own at {self.world}"
         if self.pg_desc == "default_pg":
             return f"default_pg, axis {self.axis}" if self.axis else "default_pg"
         # A mesh describes its groups by the axis alone; a framework has names of its own.
@@ -56,10 +60,10 @@ def group_views(state: RunState) -> list[GroupView]:
 
 def groups_of(job: Job) -> list[GroupView]:
     """As `group_views`, for a job at hand."""
-    found: dict[tuple[str, tuple[int, ...]], list[Group]] = {}
+    found: dict[tuple[str, tuple[int, ...], str], list[Group]] = {}
     for process in job.ranks.values():
         for group in process.groups.values():
-            found.setdefault((group.pg_name, group.members), []).append(group)
+            found.setdefault((group.pg_name, group.members, group.world), []).append(group)
     views = [_view(job, held) for held in found.values()]
     return sorted(views, key=lambda view: (len(view.pg_name), view.pg_name, view.members))
 
@@ -77,7 +81,12 @@ def _view(job: Job, held: list[Group]) -> GroupView:
         progress=progress,
         seq=max((p.enqueued for p in progress.values()), default=-1),
         timeout_s=min((g.timeout_s for g in held if g.timeout_s), default=None),
+        world=first.world,
     )
+    if first.world:
+        # Its ranks are not the job's: who of this job holds it is all that can be said of members.
+        holders = tuple(r for r, p in job.ranks.items() if p.groups.get(first.pg_name) in held)
+        return msgspec.structs.replace(view, members=holders)
     if not waits:
         return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
     seq = min(wait.seq for wait in waits)

@@ -115,8 +115,12 @@ class Job:
 
     def is_frozen(self, process: Process) -> bool:
         """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
+        return process.ended_ns is None and self.was_frozen(process)
+
+    def was_frozen(self, process: Process) -> bool:
+        """As `is_frozen`; of a process that has ended: at its end."""
         age = self.heartbeat_s(process)
-        return process.ended_ns is None and age is not None and age > FROZEN_AFTER_S
+        return age is not None and age > FROZEN_AFTER_S
 
     def kernel_state(self, process: Process) -> str:
         sample = process.outside.sample

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 import msgspec
 
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.layouts import shape_of
-from distwatch.state.layouts import Layout, layout_of, layout_of_mesh
+from distwatch.state.layouts import Layout, is_part_of, layout_of, layout_of_mesh, long_axes
 from distwatch.state.model import RunState
 
 _OUTERMOST = ("dp", "pp", "cp", "tp")
@@ -35,6 +35,8 @@ class LayoutGrid(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
     axes: dict[str, tuple[tuple[int, ...], ...]]
     """The groups along each axis of more than one rank, those of expert layers included."""
+    names: dict[str, tuple[str, ...]] = {}
+    """What torch calls each of them, in the same order; '' where that is not known."""
     unplaced: tuple[int, ...] = ()
     """Ranks of its groups of which it is not known where they stand."""
 
@@ -43,26 +45,26 @@ def layout_grids(state: RunState) -> list[LayoutGrid]:
     """What the ranks of the newest restart hold: frameworks first, then meshes of other groups."""
     job = Job(state)
     held: dict[str, Layout] = {}
+    names: dict[tuple[str, str, tuple[int, ...]], str] = {}
     for framework in dict.fromkeys(name for p in job.ranks.values() for name in p.layouts):
-        held[framework] = layout_of(
-            {r: p.layouts[framework] for r, p in job.ranks.items() if framework in p.layouts}
-        )
-    known = {frozenset(_long(layout).values()) for layout in held.values()}
+        of_ranks = {r: p.layouts[framework] for r, p in job.ranks.items() if framework in p.layouts}
+        held[framework] = layout_of(of_ranks)
+        for layout_held in of_ranks.values():
+            for group in layout_held.groups:
+                names[framework, group.axis, group.members] = group.pg_name
+    frameworks = list(held.values())
     meshes = next((p.meshes for _, p in sorted(job.ranks.items()) if p.meshes), [])
     for number, mesh in enumerate(meshes, 1):
         layout = layout_of_mesh(mesh)
         # A framework that is built on a mesh is shown once.
-        if any(frozenset(_long(layout).values()) <= partitions for partitions in known):
-            continue
-        held[f"device mesh {number} ({shape_of(mesh)})"] = layout
-    return [_grid(name, layout) for name, layout in held.items() if layout]
+        if not any(is_part_of(layout, other) for other in frameworks):
+            held[f"device mesh {number} ({shape_of(mesh)})"] = layout
+    return [_grid(name, layout, names) for name, layout in held.items() if layout]
 
 
-def _long(layout: Layout) -> dict[str, tuple[tuple[int, ...], ...]]:
-    return {a: part for a, part in layout.items() if any(len(group) > 1 for group in part)}
-
-
-def _grid(name: str, layout: Layout) -> LayoutGrid:
+def _grid(
+    name: str, layout: Layout, names: Mapping[tuple[str, str, tuple[int, ...]], str]
+) -> LayoutGrid:
     ranks = sorted({rank for part in layout.values() for group in part for rank in group})
     axes = _orthogonal(layout, len(ranks))
     across = [axis for axis in axes if axis in _COLUMNS] or axes[-1:]
@@ -70,8 +72,9 @@ def _grid(name: str, layout: Layout) -> LayoutGrid:
     sizes = {axis: max(len(group) for group in layout[axis]) for axis in axes}
     by_place: dict[tuple[int, ...], list[int]] = {}
     unplaced = []
+    indices = [_indices(layout[axis]) for axis in (*down, *across)]
     for rank in ranks:
-        places = [_place(layout, axis, rank) for axis in (*down, *across)]
+        places = [index.get(rank) for index in indices]
         if None in places:
             unplaced.append(rank)
         else:
@@ -89,7 +92,11 @@ def _grid(name: str, layout: Layout) -> LayoutGrid:
         shape=" × ".join(f"{axis} {sizes[axis]}" for axis in axes) or "one rank",
         columns=tuple(_told(across, column) for column in columns),
         rows=tuple(rows),
-        axes=_long(layout),
+        axes=long_axes(layout),
+        names={
+            axis: tuple(names.get((name, axis, group), "") for group in partition)
+            for axis, partition in long_axes(layout).items()
+        },
         unplaced=tuple(unplaced),
     )
 
@@ -100,7 +107,7 @@ def _orthogonal(layout: Layout, ranks: int) -> list[str]:
     Those of expert layers cut the same ranks in another way, and some frameworks have further ones
     that are flattened out of others: what no longer fits into the number of ranks is left out.
     """
-    long = _long(layout)
+    long = long_axes(layout)
     others = [axis for axis in long if axis not in (*_OUTERMOST, *_EXPERTS)]
     first = [axis for axis in _OUTERMOST if axis in long]
     chosen: list[str] = []
@@ -116,9 +123,9 @@ def _orthogonal(layout: Layout, ranks: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _place(layout: Layout, axis: str, rank: int) -> int | None:
-    group = next((group for group in layout[axis] if rank in group), None)
-    return group.index(rank) if group is not None else None
+def _indices(partition: Iterable[tuple[int, ...]]) -> dict[int, int]:
+    """Where each rank stands in its group."""
+    return {rank: index for group in partition for index, rank in enumerate(group)}
 
 
 def _told(axes: list[str], place: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ from distwatch.state.layouts import (
     Difference,
     Layout,
     differences,
+    is_part_of,
     layout_of,
     layout_of_mesh,
     partition_faults,
@@ -54,6 +55,8 @@ class GroupsOverlap:
 
     def find(self, case: Case) -> Iterable[Finding]:
         for framework, held in _held(case).items():
+            if len({layout.label for layout in held.values() if layout.label}) > 1:
+                continue  # they were asked for differently, which LayoutsDiffer says
             layout = layout_of(held)
             for axis, partition in layout.items():
                 named = set(held) | {rank for group in partition for rank in group}
@@ -70,7 +73,8 @@ class FrameworksDiffer:
     def find(self, case: Case) -> Iterable[Finding]:
         states = _held(case)
         named = [(name, frozenset(held), layout_of(held)) for name, held in states.items()]
-        named += _meshes_of(case) if states else []
+        if states and not _building_meshes(case):
+            named += [m for m in _meshes_of(case) if not any(is_part_of(m[2], n[2]) for n in named)]
         for place, (left, of_left, ours) in enumerate(named):
             for right, of_right, theirs in named[place + 1 :]:
                 meshes = left.startswith("device mesh") and right.startswith("device mesh")
@@ -145,6 +149,16 @@ def _held(case: Case) -> dict[str, dict[int, LayoutHeld]]:
             if case.job.age_s(process, process.layouts_ns[framework]) < SETTLED_S:
                 young.add(framework)
     return {framework: of for framework, of in held.items() if framework not in young}
+
+
+def _building_meshes(case: Case) -> bool:
+    """Whether one was built a moment ago: the framework that it may be of speaks after it."""
+    steps = [(p, s) for p in case.job.ranks.values() for s in p.steps.values()]
+    return any(
+        step.ended_ns is None or case.job.age_s(process, step.ended_ns) < 2 * SETTLED_S
+        for process, step in steps
+        if step.name == MESH_STEP
+    )
 
 
 def _meshes_of(case: Case) -> list[tuple[str, frozenset[int], Layout]]:

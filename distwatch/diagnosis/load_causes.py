@@ -54,15 +54,13 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
 
 def cause_of(case: Case, rank: int, process: Process, load: LoadStanding) -> Cause:
     """The cause that its pulse, its journal and the look from outside show."""
-    # A frozen process's pulse is from before: what the journal says last is nearer.
-    told = () if case.job.is_frozen(process) else load.outstanding
-    waits = [outstanding for outstanding in told if outstanding.waiting != "file"]
+    waits = [outstanding for outstanding in load.outstanding if outstanding.waiting != "file"]
     oldest = waits[0] if waits else None
     if oldest is not None and oldest.waiting == "lock":
         return _lock(case, rank, process, oldest)
     if oldest is not None:
         return _hub(case, process, load, oldest)
-    file = next((outstanding.what for outstanding in told), "")
+    file = next((outstanding.what for outstanding in load.outstanding), "")
     reason = _reason(case, process, load, file)
     if load.phase == GENERATION_CONFIG:
         return Cause(code="load.generation_config_stalled", text=reason, advice=_GENERATION)
@@ -80,7 +78,7 @@ def _reason(case: Case, process: Process, load: LoadStanding, file: str) -> str:
         blocked_on = f" on {known}"
     if case.job.kernel_state(process) == "D":
         return f", blocked in the kernel{blocked_on or _on_file(load)}"
-    if case.job.is_frozen(process):
+    if case.job.was_frozen(process):
         return f", with the GIL held{blocked_on or _on_file(load)}"
     return f", waiting{blocked_on}" if blocked_on else ""
 
@@ -155,8 +153,9 @@ def _nobody_holds(waits: Outstanding, looked: LockLooked, since_s: float) -> Cau
         "without flock the file itself is the lock, and it outlives a process that is killed.",
         key=waits.what,
         since_s=since_s,
-        is_never_healthy=not elsewhere,
-        confidence=0.7 if elsewhere else 0.95,
+        # A lock of the kernel that another host or container holds leaves no trace on this one.
+        is_never_healthy=bool(looked.holders),
+        confidence=0.95 if looked.holders else 0.7,
     )
 
 

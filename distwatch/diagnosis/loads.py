@@ -117,6 +117,8 @@ def load_standing(job: Job, global_rank: int, process: Process, load: ModelLoad)
     counted = next((s for s in reversed(steps) if s.total or s.parameters), None)
     files = inner if whole.ended_ns is None else counted
     told = process.load_progress(load.step) if whole.ended_ns is None else None
+    # What a frozen process's last pulse says was so before: since then only its journal's last word.
+    awake = told if told is not None and not job.was_frozen(process) else None
     moved_ns = max((step.moved_ns for step in (whole, *steps)), default=whole.moved_ns)
     end_ns = whole.ended_ns if whole.ended_ns is not None else job.now_ns(process)
     return LoadStanding(
@@ -143,8 +145,8 @@ def load_standing(job: Job, global_rank: int, process: Process, load: ModelLoad)
         bytes=max((s.bytes for s in (whole, *steps)), default=0) if not told else told.bytes,
         bytes_total=(told.bytes_total if told else None)
         or (counted.bytes_total if counted else None),
-        bytes_per_s=told.bytes_per_s if told else None,
-        outstanding=told.outstanding if told else (),
+        bytes_per_s=awake.bytes_per_s if awake else None,
+        outstanding=awake.outstanding if awake else (),
         placement=load.placement,
         now_ns=job.now_ns(process),
     )

@@ -108,8 +108,9 @@ class DeviceMapsConflict:
             return
         placed = dict(_placed(case))
         split = {rank: load for rank, load in placed.items() if _is_split(load)}
-        if split:
-            yield _model_parallel(split)
+        shared = {rank: load for rank, load in split.items() if _shares(case, rank, placed)}
+        if shared:
+            yield _model_parallel(shared)
         yield from _differing({rank: placed[rank] for rank in placed if rank not in split})
         yield from _sharing(case, set(placed))
 
@@ -123,6 +124,18 @@ def _is_split(load: ModelLoad) -> bool:
     if not load.arguments.spreads or load.arguments.parallel_plan or load.placement is None:
         return False
     return len(_accelerators(load.placement)) > 1
+
+
+def _shares(case: Case, rank: int, placed: dict[int, ModelLoad]) -> bool:
+    """Whether another rank of its host has put its model on one of the same devices."""
+    host = case.job.ranks[rank].host
+    others = (r for r in placed if r != rank and case.job.ranks[r].host == host)
+    mine = _devices_of(placed[rank])
+    return any(mine & _devices_of(placed[other]) for other in others)
+
+
+def _devices_of(load: ModelLoad) -> set[str]:
+    return set(_accelerators(load.placement)) if load.placement else set()
 
 
 def _model_parallel(split: dict[int, ModelLoad]) -> Finding:
@@ -218,16 +231,19 @@ class MemoryExceeded:
             if host.sample is None:
                 continue
             limit = host.sample.cgroup_limit or host.sample.memory_total
-            sizes = {
-                rank: size
-                for rank, process in case.job.ranks.items()
-                if process.host == host.host and (size := _host_bytes(process))
-            }
+            here = {r: p for r, p in case.job.ranks.items() if p.host == host.host}
+            sizes = {rank: size for rank, p in here.items() if (size := _host_bytes(p))}
             needed = sum(sizes.values())
-            if limit and needed > limit:
+            # Ranks that have loaded and live on were within the limit, or have moved their models.
+            if limit and needed > limit and any(_is_loading(here[rank]) for rank in sizes):
                 yield _exceeds(
                     host.host, sizes, needed, limit, host.sample.cgroup_limit is not None
                 )
+
+
+def _is_loading(process: Process) -> bool:
+    newest = max(process.loads)
+    return newest in process.steps and process.steps[newest].ended_ns is None
 
 
 def _host_bytes(process: Process) -> int:

@@ -6,7 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from distwatch.agent.guard import guard, is_off
+from distwatch.agent.guard import guard, guard_end, is_off
+
+_SEEING = "__distwatch_seeing__"
+"""The attribute of a stand-in that copies of it share: a list of one flag."""
 
 
 class Observer(Protocol):
@@ -28,20 +31,36 @@ def observe(name: str, original: Callable[..., Any], observer: Observer) -> Call
         name: of the hook, under which a failure is said and switched off.
     """
 
+    seeing = [True]
+
+    def after(token: Any, result: Any, error: BaseException | None) -> None:
+        # Another call of this hook may have failed meanwhile: what this one began still ends.
+        if token is not None or not is_off(name):
+            guard_end(name, observer.after, token, result, error)
+
     @functools.wraps(original)
     def observed(*args: Any, **kwargs: Any) -> Any:
-        if is_off(name):
+        if not seeing[0] or is_off(name):
             return original(*args, **kwargs)
         token = guard(name, observer.before, args, kwargs)
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
-            guard(name, observer.after, token, None, error)
+            after(token, None, error)
             raise
-        guard(name, observer.after, token, result, None)
+        after(token, result, None)
         return result
 
+    observed.__dict__[_SEEING] = seeing
     return observed
+
+
+def stop_seeing(replacement: Any) -> None:
+    """Makes a stand-in pass calls through, wherever it was wrapped, bound or copied to meanwhile."""
+    function = getattr(replacement, "__func__", replacement)
+    flag = getattr(function, "__dict__", {}).get(_SEEING)
+    if flag is not None:
+        flag[0] = False
 
 
 def observe_method(name: str, descriptor: Any, observer: Observer) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from distwatch.hooks.observed import stop_seeing
+
 
 class Patch:
     """One replaced attribute of a module or class."""
@@ -24,7 +26,8 @@ class Patch:
         setattr(owner, name, replacement)
 
     def undo(self) -> bool:
-        """Puts the original back; False where someone wrapped it later: then ours stays."""
+        """Puts the original back; False where someone wrapped it later: then ours stays, and sees nothing."""
+        stop_seeing(self.replacement)
         if vars(self.owner).get(self.name) is not self.replacement:
             return False
         setattr(self.owner, self.name, self.original)

@@ -14,17 +14,8 @@ from distwatch.hooks.observed import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.load_arguments import read_arguments
-from distwatch.integrations.loads import (
-    Counted,
-    FileOpened,
-    Load,
-    Phase,
-    TensorPlaced,
-    begin_load,
-    current_load,
-    end_load,
-)
-from distwatch.integrations.placements import placement_of
+from distwatch.integrations.load_hooks import Counted, FileOpened, Phase, TensorPlaced, end_with
+from distwatch.integrations.loads import begin_load, current_load
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
@@ -92,16 +83,7 @@ class Whole:
         if phase is not None:
             self._phase.after(phase, result, error)
         elif load is not None and load.name == self._name:
-            _end(load, model if result is None else result, error)
-
-
-def _end(load: Load, model: Any, error: BaseException | None) -> None:
-    placement = None
-    try:
-        if error is None:
-            placement = placement_of(model)
-    finally:
-        end_load(load, placement, error)
+            end_with(load, model if result is None else result, error)
 
 
 def _device_map(args: tuple[Any, ...]) -> Any:

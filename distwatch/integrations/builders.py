@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from distwatch.agent import core
 from distwatch.agent.library import Layout
 from distwatch.errors import AlreadyInitialized, PlanInvalid
 from distwatch.integrations.frameworks import TRIGGERS
@@ -111,10 +112,9 @@ class FrameworkBuilder:
                 raise ModuleNotFoundError(f"No module named {package!r}")
             self.framework.module()
         except ImportError as error:
-            raise PlanInvalid(
-                f"framework={name!r} cannot be imported: {error}",
-                advice=f"pip install {self.framework.distribution}, in the environment of this job.",
-            ) from error
+            what = f"framework={name!r} cannot be imported: {error}"
+            advice = f"pip install {self.framework.distribution}, in the environment of this job."
+            raise PlanInvalid(what, advice=advice, finding=_unavailable(what, advice)) from error
 
     def build(self, plan: InitPlanned) -> Layout:
         """Builds it, or takes it as it is where it holds with these sizes.
@@ -157,6 +157,19 @@ class FrameworkBuilder:
             f"{name} {_told(asked)}",
             first_call(name),
         )
+
+
+def _unavailable(what: str, advice: str) -> Finding:
+    agent = core.current()
+    rank = agent.started.identity.global_rank if agent is not None else None
+    return Finding(
+        code="rendezvous.backend_unavailable",
+        severity="crash",
+        culprit_ranks=() if rank is None else (rank,),
+        summary=what,
+        advice=advice,
+        evidence=(Evidence(source="journal", global_rank=rank, text=what),),
+    )
 
 
 def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> AlreadyInitialized:

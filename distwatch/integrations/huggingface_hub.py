@@ -14,7 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.loads import Wait, current_load, hook_function, hook_method
+from distwatch.integrations.load_hooks import hook_function, hook_method
+from distwatch.integrations.load_waits import Wait
+from distwatch.integrations.loads import current_load
 
 _CLIENTS = (("httpx2", "Client"), ("httpx", "Client"), ("requests", "Session"))
 
@@ -57,7 +59,7 @@ class Request:
             return None
         request = args[1] if len(args) > 1 else kwargs.get("request")
         what = f"{getattr(request, 'method', '?')} {shown_url(getattr(request, 'url', ''))}"
-        return load, load.begin_wait(Wait("request", what))
+        return load, load.waits.begin(Wait("request", what))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
@@ -89,7 +91,7 @@ class Download:
             args[0] if args else kwargs.get("url", "a file")
         )
         what = shown_url(name) if "://" in str(name) else str(name)
-        if load.is_downloading(what):
+        if load.waits.is_downloading(what):
             return None  # http_get calls itself again after a timeout
         size = kwargs.get("expected_size")
         size = size if isinstance(size, int) else 0
@@ -97,7 +99,7 @@ class Download:
             wait = Wait("download", what, path=os.fspath(target), size=size)
         else:
             wait = Wait("download", what, descriptor=_descriptor(target), size=size)
-        return load, load.begin_wait(wait)
+        return load, load.waits.begin(wait)
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is not None:
@@ -116,7 +118,7 @@ class Locked:
         load = current_load()
         if load is None or not args or getattr(args[0], "is_locked", False):
             return None
-        return load, load.begin_wait(Wait("lock", str(getattr(args[0], "lock_file", "?"))))
+        return load, load.waits.begin(Wait("lock", str(getattr(args[0], "lock_file", "?"))))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is not None:

@@ -7,63 +7,24 @@ called: afterwards nobody here can say anything.
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from types import ModuleType
-from typing import Any
 
 from distwatch.agent.core import Agent
-from distwatch.agent.guard import caller_site, error_text
-from distwatch.hooks.observed import Observer, observe, observe_method
-from distwatch.hooks.patch import PatchSet
+from distwatch.agent.guard import caller_site
+from distwatch.integrations.load_waits import Waits, redacted
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.redaction import redact_text
 from distwatch.state.events import LoadPlanned, ModelPlaced
-from distwatch.state.loads import LoadArguments, LoadProgress, Outstanding, Placement, Waiting
+from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 
 LIBRARIES = ("transformers", "torch", "accelerate", "huggingface_hub", "peft", "safetensors")
 PROGRESS_EVERY_NS = 250_000_000
 RATE_OVER = 10
-OUTSTANDING_TOLD = 4
-
-
-class Wait:
-    """One thing that a thread has begun: a request, a download, a lock, a read."""
-
-    def __init__(
-        self, waiting: Waiting, what: str, *, descriptor: int = -1, path: str = "", size: int = 0
-    ) -> None:
-        """
-        Args:
-            descriptor: of the file that a download writes; its position is how far it is.
-            path: of that file, where somebody else than Python writes it.
-            size: bytes that it will have.
-        """
-        self.waiting = waiting
-        self.what = what
-        self.thread = threading.get_ident()
-        self.since_ns = time.monotonic_ns()
-        self.attempts = 1
-        self.last_error = ""
-        self.size = size
-        self._descriptor = descriptor
-        self._path = path
-
-    def fetched(self) -> int:
-        """Bytes that a download has written so far; 0 where that cannot be seen."""
-        try:
-            if self._descriptor >= 0:
-                # The kernel's own number: no file system is asked, which might not answer.
-                with open(f"/proc/self/fdinfo/{self._descriptor}", encoding="ascii") as info:
-                    return int(info.readline().split()[1])
-            return os.stat(self._path).st_size if self._path else 0
-        except (OSError, ValueError, IndexError):
-            return 0
+FILES_KNOWN = 1_000
 
 
 class Load:
@@ -71,6 +32,8 @@ class Load:
 
     Attributes:
         thread: that made the call; its phases are steps of this thread.
+        strangers: threads that were there before it, and so are no workers of it: what they ask
+            of some server or lock has nothing to do with it.
         adopts: whether the next call of the same thread is this load's own (an Auto class's
             `from_pretrained` calls the model class's).
         opened: each checkpoint file, and which one in order it is: some are opened several times.
@@ -83,6 +46,7 @@ class Load:
         self.name = name
         self.step = step
         self.thread = threading.get_ident()
+        self.strangers = frozenset(thread.native_id for thread in threading.enumerate())
         self.adopts = adopts
         self.counting: int | None = None
         self.opened: dict[str, int] = {}
@@ -93,14 +57,13 @@ class Load:
         self.parameters_total: int | None = None
         self.bytes = 0
         self.bytes_total: int | None = None
+        self._numbered = 0
         self._file = ""
-        self._fetched = self._seen_fetched = 0
-        self._answers = 0
+        self.waits = Waits()
+        self._seen_fetched = 0
         self._model_step: int | None = None
         self._told_ns = 0
         self._phases: list[tuple[int, str]] = []
-        self._waits: dict[int, Wait] = {}
-        self._tokens = itertools.count()
         self._samples: deque[tuple[int, int]] = deque(maxlen=RATE_OVER)
         self.generation = ""
 
@@ -130,12 +93,12 @@ class Load:
             self.tell()
             self.counting = None
             self.file_of = {}
-        self.agent.end_step(step, error_text(error))
+        self.agent.end_step(step, redacted(error))
 
     def begin_counting(self, step: int, files: int | None) -> None:
         """Files and parameters are counted from now on, as progress of that step."""
         self.counting, self.files = step, files
-        self.opened, self.parameters, self.bytes = {}, 0, 0
+        self.opened, self._numbered, self.parameters, self.bytes = {}, 0, 0, 0
         self._samples.clear()
 
     @property
@@ -158,9 +121,14 @@ class Load:
         """A checkpoint file is about to be opened or read: it may never come back."""
         if self.counting is None:
             return
-        self.opened.setdefault(path, len(self.opened) + 1)
+        if path not in self.opened:
+            self._numbered += 1
+            if len(self.opened) < FILES_KNOWN:
+                self.opened[path] = self._numbered
         self._file = path
-        self.tell()
+        # Each weight that is read back from disk is a file of its own: of many not all are told.
+        if self._numbered <= FILES_KNOWN or self._is_time():
+            self.tell()
 
     def read_tensor(self, tensor: object) -> None:
         """A tensor is about to be read, by this thread, from the file that it lies in."""
@@ -176,8 +144,11 @@ class Load:
         """A tensor of so many bytes has its place."""
         self.parameters += 1
         self.bytes += size
-        if self.counting is not None and time.monotonic_ns() - self._told_ns >= PROGRESS_EVERY_NS:
+        if self._is_time():
             self.tell()
+
+    def _is_time(self) -> bool:
+        return time.monotonic_ns() - self._told_ns >= PROGRESS_EVERY_NS
 
     def tell(self) -> None:
         """Journals how far it is."""
@@ -186,7 +157,7 @@ class Load:
         self._told_ns = time.monotonic_ns()
         self.agent.progress_step(
             self.counting,
-            self.opened.get(self._file, 0),
+            self.opened.get(self._file, self._numbered),
             total=self.files,
             label=os.path.basename(self._file),
             parameters=self.parameters,
@@ -197,62 +168,24 @@ class Load:
 
     # ---- what threads of it are in -----------------------------------------------------------
 
-    def begin_wait(self, wait: Wait) -> int:
-        """A thread is about to wait for something; the token for `end_wait`."""
-        token = next(self._tokens)
-        # The same again is one wait: locks are polled, and requests repeated.
-        for earlier in list(self._waits.values()):
-            if (earlier.waiting, earlier.what) == (wait.waiting, wait.what) and earlier.last_error:
-                wait.since_ns, wait.attempts = earlier.since_ns, earlier.attempts + 1
-                wait.last_error = earlier.last_error
-        self._forget_failed(wait.what)
-        self._waits[token] = wait
-        return token
-
-    def is_downloading(self, what: str) -> bool:
-        """Whether that body is on its way already."""
-        waits = list(self._waits.values())
-        return any((w.waiting, w.what, w.last_error) == ("download", what, "") for w in waits)
-
     def end_wait(self, token: int, error: BaseException | None = None) -> None:
-        """It has come back. What failed stays in sight until something else is begun."""
-        wait = self._waits.pop(token, None)
-        if wait is None or wait.waiting == "file":
-            return
-        if error is not None:
-            wait.last_error = redact_text(error_text(error) or "")[:200]
-            self._waits[token] = wait
-            return
-        if wait.waiting == "request" and self._resumes_download(wait):
-            return
-        self._answers += 1
-        if wait.waiting == "download":
-            self._fetched += wait.size or wait.fetched()
-        self._tell_fetching(wait.what, self._fetched)
-
-    def _resumes_download(self, request: Wait) -> bool:
-        """A body that stops is asked for again and again: only its bytes are progress."""
-        mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
-        return any(wait.waiting == "download" for wait in mine)
+        """A thread is no longer in what it began by `waits.begin`."""
+        if (wait := self.waits.end(token, error)) is not None:
+            self._tell_fetching(wait.what, self.waits.fetched)
 
     def _tell_fetching(self, what: str, fetched: int) -> None:
         step = self._phases[-1][0] if self._phases else self.step
         name = what.rpartition("/")[2]
-        self.agent.progress_step(step, self._answers, label=name, bytes_done=fetched)
-
-    def _forget_failed(self, what: str) -> None:
-        for token, earlier in list(self._waits.items()):
-            if earlier.last_error and (earlier.what == what or earlier.waiting == "request"):
-                self._waits.pop(token, None)
+        self.agent.progress_step(step, self.waits.answers, label=name, bytes_done=fetched)
 
     def progress(self) -> LoadProgress:
         """For the pulse; called by the agent's thread, twice a second."""
-        waits = sorted(self._waits.values(), key=lambda wait: wait.since_ns)
-        self._follow_downloads(waits)
+        self._follow_downloads()
         now = time.monotonic_ns()
         done = self.bytes if self.counting is not None else self._seen_fetched
         self._samples.append((now, done))
-        first_ns, first = self._samples[0]
+        # The load's own thread may have cleared them since.
+        first_ns, first = next(iter(tuple(self._samples)), (now, done))
         lasted_s = (now - first_ns) / 1e9
         return LoadProgress(
             step=self.step,
@@ -261,35 +194,17 @@ class Load:
             bytes=done,
             bytes_total=self.bytes_total if self.counting is not None else None,
             bytes_per_s=max(0.0, (done - first) / lasted_s) if lasted_s > 0 else 0.0,
-            outstanding=self._outstanding(waits),
+            outstanding=self.waits.outstanding(list(self.reading.values())),
         )
 
-    def _outstanding(self, waits: list[Wait]) -> tuple[Outstanding, ...]:
-        told = [
-            Outstanding(
-                waiting=wait.waiting,
-                what=wait.what,
-                since_ns=wait.since_ns,
-                attempts=wait.attempts,
-                last_error=wait.last_error,
-            )
-            for wait in waits
-        ]
-        told += [
-            Outstanding(waiting="file", what=path, since_ns=since_ns)
-            for path, since_ns in list(self.reading.values())
-        ]
-        return tuple(sorted(told, key=lambda one: one.since_ns)[:OUTSTANDING_TOLD])
-
-    def _follow_downloads(self, waits: Iterable[Wait]) -> None:
+    def _follow_downloads(self) -> None:
         """Bytes that arrive are progress, though no hook sees them."""
-        downloads = [wait for wait in waits if wait.waiting == "download"]
-        if not downloads:
-            return
-        fetched = self._fetched + sum(wait.fetched() for wait in downloads)
+        downloads = self.waits.downloads()
+        fetched = self.waits.fetched + sum(wait.fetched() for wait in downloads)
         if fetched > self._seen_fetched:
             self._seen_fetched = fetched
-            self._tell_fetching(downloads[0].what, fetched)
+            if downloads:
+                self._tell_fetching(downloads[0].what, fetched)
 
 
 _loads: list[Load] = []
@@ -297,12 +212,16 @@ _lock = threading.Lock()
 
 
 def current_load() -> Load | None:
-    """This thread's innermost load; in a worker thread, which has none, the one that began last."""
-    loads = list(_loads)
-    if len(loads) < 2:
-        return loads[0] if loads else None  # asked for every tensor
+    """This thread's innermost load; in a worker thread, which has none, the newest before it."""
+    loads = list(_loads)  # asked for every tensor
+    if not loads:
+        return None
     mine = threading.get_ident()
-    return next((load for load in reversed(loads) if load.thread == mine), loads[-1])
+    own = next((load for load in reversed(loads) if load.thread == mine), None)
+    if own is not None:
+        return own
+    thread = threading.get_native_id()
+    return next((load for load in reversed(loads) if thread not in load.strangers), None)
 
 
 def begin_load(
@@ -346,7 +265,7 @@ def end_load(load: Load, placement: Placement | None, error: BaseException | Non
     load.end_building()
     if placement is not None:
         load.agent.place_model(ModelPlaced(step=load.step, placement=placement))
-    load.agent.end_step(load.step, error_text(error))
+    load.agent.end_step(load.step, redacted(error))
 
 
 def forget_loads() -> None:
@@ -354,13 +273,23 @@ def forget_loads() -> None:
     _loads.clear()
 
 
+def _forked() -> None:
+    # The parent's loads are none of the child's, and another thread may have held the lock.
+    global _lock
+    _lock = threading.Lock()
+    forget_loads()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def _progress() -> list[LoadProgress]:
     return [load.progress() for load in list(_loads)]
 
 
 def checkpoint_name(given: object) -> str:
-    """A path or an id, as it may be written down."""
-    return redact_text(str(given))[:300]
+    """A path or an id, as it may be written down; '' for a load from memory."""
+    return "" if given is None else redact_text(str(given))[:300]
 
 
 def versions() -> dict[str, str]:
@@ -370,126 +299,3 @@ def versions() -> dict[str, str]:
         for name in LIBRARIES
         if (version := getattr(sys.modules.get(name), "__version__", None)) is not None
     }
-
-
-class Phase:
-    """A function that is a part of a load, as a step of its own. Outside a load it is nothing."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        """How many files it will read, where the arguments say so."""
-        return None
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None or not load.is_mine:
-            return None
-        # Weights are tied while a model is built, too; and one function may be hooked under the
-        # names of two libraries.
-        if (self._name == "tie" and load.is_building) or load.phase == self._name:
-            return None
-        return load, load.begin_phase(self._name, total=self.files(args, kwargs))
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            load, step = token
-            load.end_phase(step, error)
-
-
-class Counted(Phase):
-    """A phase in which files are read and tensors are placed."""
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        token = super().before(args, kwargs)
-        if token is not None:
-            load, step = token
-            load.begin_counting(step, self.files(args, kwargs))
-        return token
-
-
-class FileOpened:
-    """A function whose first argument, or `filename`, is a checkpoint file that it reads."""
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None or load.counting is None:
-            return None
-        path: Any = args[0] if args else next(iter(kwargs.values()), "")
-        while isinstance(path, (list, tuple)) and path:
-            path = path[0]
-        if not str(path):
-            return None  # 4.x: a state dict that is in memory already
-        load.open_file(str(path))
-        return load, str(path), load.begin_wait(Wait("file", str(path)))
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        load, path, wait = token
-        load.end_wait(wait, error)
-        if load.files == 1 and load.bytes_total is None and error is None:
-            load.bytes_total = os.stat(path).st_size
-
-
-class TensorRead:
-    """A function whose first argument is a tensor of a checkpoint file that it reads."""
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None or load.counting is None or not args:
-            return None
-        load.read_tensor(args[0])
-        return load
-
-    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            token.reading.pop(threading.get_ident(), None)
-
-
-class TensorPlaced:
-    """A function that gives a tensor its place: counted."""
-
-    def __init__(self, position: int, name: str) -> None:
-        """
-        Args:
-            position: of the tensor among the arguments.
-            name: of that argument.
-        """
-        self._position = position
-        self._name = name
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None or load.counting is None:
-            return None
-        tensor = args[self._position] if len(args) > self._position else kwargs.get(self._name)
-        return None if tensor is None else (load, int(getattr(tensor, "nbytes", 0) or 0))
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is not None and error is None:
-            load, size = token
-            load.place(size)
-
-
-def hook_function(
-    patches: PatchSet, module: ModuleType | None, name: str, observer: Observer
-) -> bool:
-    """Hooks a function of a module, False where there is none of that name."""
-    original = vars(module).get(name) if module is not None else None
-    if module is None or not callable(original):
-        return False
-    hook = observe(f"load: {name}", original, observer)
-    patches.replace(module, name, hook)
-    return True
-
-
-def hook_method(patches: PatchSet, owner: type, name: str, observer: Observer) -> bool:
-    """Hooks a method where its class or a base of it defines it; False where none does."""
-    defining = next((c for c in owner.__mro__ if name in vars(c)), None)
-    if defining is None or defining is object:
-        return False
-    hook = observe_method(f"load: {name}", vars(defining)[name], observer)
-    patches.replace(defining, name, hook)
-    return True

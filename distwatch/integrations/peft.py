@@ -7,15 +7,8 @@ from typing import Any
 
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
-from distwatch.integrations.loads import (
-    Load,
-    Phase,
-    begin_load,
-    end_load,
-    hook_function,
-    hook_method,
-)
-from distwatch.integrations.placements import placement_of
+from distwatch.integrations.load_hooks import Phase, end_with, hook_function, hook_method
+from distwatch.integrations.loads import Load, begin_load
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
@@ -41,11 +34,5 @@ class AdapterLoaded:
         return begin_load("from_pretrained", read_arguments(given, kwargs))
 
     def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        placement = None
-        try:
-            if error is None:
-                placement = placement_of(result)
-        finally:
-            end_load(token, placement, error)
+        if token is not None:
+            end_with(token, result, error)

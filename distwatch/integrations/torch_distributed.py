@@ -7,9 +7,7 @@ hooked; names that were bound earlier are found and rebound.
 from __future__ import annotations
 
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -19,12 +17,13 @@ from distwatch.agent.plan import read_plan
 from distwatch.hooks.observed import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
-from distwatch.integrations import torch_collectives, torch_deadlines
+from distwatch.integrations import torch_collectives, torch_deadlines, torch_rendezvous
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_deadlines import TIMEOUT_SHARE
 from distwatch.integrations.torch_groups import KnownGroups, members_of_call
 from distwatch.integrations.torch_recorder import FlightRecorder
+from distwatch.integrations.torch_rendezvous import NewProcessGroup
 from distwatch.redaction import redact_text
 from distwatch.settings import read_settings
 from distwatch.state.events import GroupCalled, InitPlanned, NonMemberCalled, Site
@@ -46,7 +45,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
         "new_group": _NewGroup(module, known),
         "split_group": _SplitGroup(module, known),
         "destroy_process_group": _DestroyProcessGroup(module, known, counts, recorder),
-        "_new_process_group_helper": _NewProcessGroup(module, known),
+        "_new_process_group_helper": NewProcessGroup(module, known),
         "_store_based_barrier": _StoreBarrier(module),
         "_warn_not_in_group": _WarnNotInGroup(),
     }
@@ -60,9 +59,10 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
                 observe(f"torch.distributed.{name}", vars(module)[name], observer),
             )
     if "rendezvous" in vars(module):
-        _hook_rendezvous(module, patches)
+        torch_rendezvous.hook_rendezvous(module, patches, known)
     else:
         absent.append("rendezvous")
+    torch_rendezvous.hook_constructors(patches, known)
     remark = f"not in this torch: {', '.join(absent)}" if absent else ""
     if module.is_initialized():
         guard("late arming", _take_over, module, known, _recorder)
@@ -105,9 +105,10 @@ def _initialized(
     agent.confirm(module.get_rank(), module.get_world_size())
 
 
-def _bound(
+def bound(
     original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
+    """The arguments of a call by name, as far as they fit its signature."""
     try:
         return dict(inspect.signature(original).bind_partial(*args, **kwargs).arguments)
     except TypeError:
@@ -150,7 +151,7 @@ class _InitProcessGroup:
         agent = running_agent()
         if agent is None:
             return None
-        given = _bound(self._original, args, kwargs)
+        given = bound(self._original, args, kwargs)
         site = _site()
         # `distwatch.initialize` has stated its own plan, which says more.
         if not agent.is_initializing:
@@ -206,7 +207,7 @@ class _NewGroup(_MakesGroup):
         agent = running_agent()
         if agent is None or self._original is None:
             return None
-        given = _bound(self._original, args, kwargs)
+        given = bound(self._original, args, kwargs)
         description = str(given.get("group_desc") or "")
         site = _site()
         step = agent.begin_step(
@@ -241,7 +242,7 @@ class _SplitGroup(_MakesGroup):
         agent = running_agent()
         if agent is None or self._original is None:
             return None
-        given = _bound(self._original, args, kwargs)
+        given = bound(self._original, args, kwargs)
         site = _site()
         step = agent.begin_step(
             "split_group",
@@ -251,36 +252,6 @@ class _SplitGroup(_MakesGroup):
             site=site,
         )
         return agent, step, site
-
-
-class _NewProcessGroup:
-    """The connecting part of any group's creation, also where others call it directly.
-
-    A group of theirs has its members later, if ever: it is read at its first collective.
-    """
-
-    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
-        self._original = vars(module).get("_new_process_group_helper")
-        self._known = known
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        agent = running_agent()
-        if agent is None or self._original is None:
-            return None
-        given = _bound(self._original, args, kwargs)
-        name = given.get("group_name")
-        if not given.get("global_ranks_in_group") and not self._known.initializing:
-            self._known.own_worlds.add(str(name))
-        label = f"connects group {name}" if name not in ("", None) else ""
-        return agent, agent.begin_step("new_process_group", deadline_kind="group", label=label)
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        agent, step = token
-        if error is None:
-            self._known.note_order()
-        agent.end_step(step, error_text(error))
 
 
 class _StoreBarrier:
@@ -293,7 +264,7 @@ class _StoreBarrier:
         agent = running_agent()
         if agent is None or self._original is None:
             return None
-        given = _bound(self._original, args, kwargs)
+        given = bound(self._original, args, kwargs)
         return agent, agent.begin_step(
             "store barrier",
             deadline_kind="group",
@@ -343,56 +314,3 @@ class _DestroyProcessGroup:
         self._known.forget(token)
         if agent := core.current():
             agent.release_group(token)
-
-
-def _hook_rendezvous(module: ModuleType, patches: PatchSet) -> None:
-    """The function returns a generator, and it is the generator's first item that blocks."""
-    original = vars(module)["rendezvous"]
-
-    def rendezvous(url: str, rank: int = -1, world_size: int = -1, **kwargs: Any) -> Iterator[Any]:
-        iterator = original(url, rank, world_size, **kwargs)
-        return _observed_rendezvous(iterator, url)
-
-    rendezvous.__doc__ = original.__doc__
-    rendezvous.__module__ = original.__module__
-    rendezvous.__qualname__ = original.__qualname__
-    rendezvous.__wrapped__ = original  # type: ignore[attr-defined]
-    patches.replace(module, "rendezvous", rendezvous)
-    # `import torch.distributed.rendezvous` gives the function: the module is only here.
-    defining = sys.modules.get("torch.distributed.rendezvous")
-    if defining is not None and vars(defining).get("rendezvous") is original:
-        patches.replace(defining, "rendezvous", rendezvous)
-    rebind_early_imports(patches, original, rendezvous)
-
-
-def _observed_rendezvous(iterator: Iterator[Any], url: str) -> Iterator[Any]:
-    token = guard("torch.distributed.rendezvous", _begin_rendezvous, url)
-    try:
-        first = next(iterator)
-    except BaseException as error:
-        guard("torch.distributed.rendezvous", _end_rendezvous, token, error)
-        # A generator that has nothing to give ends; it does not raise StopIteration.
-        if isinstance(error, StopIteration):
-            return
-        raise
-    guard("torch.distributed.rendezvous", _end_rendezvous, token, None)
-    yield first
-    yield from iterator
-
-
-def _begin_rendezvous(url: str) -> Any:
-    agent = running_agent()
-    if agent is None:
-        return None
-    label = url
-    if url.startswith("env://"):
-        # What torch reads at this very moment; missing is said, not made up.
-        addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        label = f"{url}, {addr}:{port}"
-    return agent, agent.begin_step("rendezvous", deadline_kind="init", label=redact_text(label))
-
-
-def _end_rendezvous(token: Any, error: BaseException | None) -> None:
-    if token is not None:
-        agent, step = token
-        agent.end_step(step, error_text(error))

@@ -20,7 +20,8 @@ class KnownGroups:
         created: names of the groups of each backend in order of creation in this process,
             which is what the flight recorder numbers them by. Grows for ever, as its numbers do.
         initializing: whether `init_process_group` is under way.
-        own_worlds: names of root groups that were not made by it: they number members from 0.
+        own_worlds: root groups that were not made by it, by name, each with its store's endpoint:
+            they number members from 0.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -30,7 +31,7 @@ class KnownGroups:
         self.calls = 0
         self.created: dict[str, list[str]] = {}
         self.initializing = False
-        self.own_worlds: set[str] = set()
+        self.own_worlds: dict[str, str] = {}
 
     def note_order(self) -> None:
         """Takes down which groups there are now, before their members are known."""
@@ -65,6 +66,7 @@ class KnownGroups:
                     members=self._members(group),
                     timeout_s=_timeout_s(group),
                     site=site if group is made else None,
+                    world=self.own_worlds.get(name, ""),
                 )
             )
 
@@ -87,7 +89,7 @@ class KnownGroups:
         if pg_name:
             self._names.discard(pg_name)
             self._ordered.discard(pg_name)
-            self.own_worlds.discard(pg_name)
+            self.own_worlds.pop(pg_name, None)
         else:
             self._names.clear()
             self._ordered.clear()

@@ -12,21 +12,17 @@ from typing import Any
 
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
-from distwatch.integrations.loads import (
+from distwatch.integrations.load_hooks import (
     Counted,
     FileOpened,
-    Load,
     Phase,
     TensorPlaced,
     TensorRead,
-    begin_load,
-    current_load,
-    end_load,
-    forget_loads,
+    end_with,
     hook_function,
     hook_method,
 )
-from distwatch.integrations.placements import placement_of
+from distwatch.integrations.loads import Load, begin_load, current_load, forget_loads
 
 TENSORS_KNOWN = 20_000
 """So many tensors are told apart by their files: what is kept must not grow with the model."""
@@ -108,15 +104,9 @@ class FromPretrained:
         return begin_load("from_pretrained", arguments, adopts=self._adopts)
 
     def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        model = result[0] if isinstance(result, tuple) and result else result
-        placement = None
-        try:
-            if error is None and model is not None:
-                placement = placement_of(model, token.generation)
-        finally:
-            end_load(token, placement, error)
+        if token is not None:
+            model = result[0] if isinstance(result, tuple) and result else result
+            end_with(token, model, error)
 
 
 class Building:
@@ -188,17 +178,25 @@ class GenerationConfigRead(Phase):
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token = super().before(args, kwargs)
-        return (*token, bool(kwargs.get("_from_model_config"))) if token is not None else None
+        if token is None:
+            return None
+        asks_nobody = bool(kwargs.get("local_files_only")) or _is_offline()
+        return (*token, bool(kwargs.get("_from_model_config")), asks_nobody)
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
             return
-        load, step, is_substitute = token
+        load, step, is_substitute, asks_nobody = token
         super().after((load, step), result, error)
         if is_substitute:
             return  # made from the model's config, since the checkpoint's own did not come
-        missing = error is not None and "does not appear to have a file" in str(error)
+        # A complete cache says nothing of files that the repository never had.
+        missing = asks_nobody or "does not appear to have a file" in str(error)
         load.generation = "loaded" if error is None else "default" if missing else "lost"
+
+
+def _is_offline() -> bool:
+    return bool(getattr(sys.modules.get("huggingface_hub.constants"), "HF_HUB_OFFLINE", False))
 
 
 def _sharded_metadata(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

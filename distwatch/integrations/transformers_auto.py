@@ -6,7 +6,7 @@ from types import ModuleType
 
 from distwatch.hooks.observed import observe_method
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.loads import Phase, hook_function
+from distwatch.integrations.load_hooks import Phase, hook_function
 from distwatch.integrations.transformers import FromPretrained
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.loads import Phase, hook_method
+from distwatch.integrations.load_hooks import Phase, hook_method
 from distwatch.integrations.registry import NotApplicable
 
 

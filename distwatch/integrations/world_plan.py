@@ -20,6 +20,7 @@ from distwatch.integrations.registry import folders_of
 from distwatch.integrations.torch_devices import device_identity
 from distwatch.integrations.torch_library import axes_of, choose_backend
 from distwatch.preflight.plan import Plan, validate
+from distwatch.redaction import redact_text
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
 
@@ -74,6 +75,7 @@ def plan_world(
         framework=framework or "",
         sizes=dict(named),
         order=order,
+        options={name: redact_text(repr(value))[:80] for name, value in (options or {}).items()},
         variables={n: os.environ[n] for n in COMMUNICATION_VARIABLES if os.environ.get(n)},
         interfaces=interfaces(),
         versions=versions(),
@@ -103,7 +105,7 @@ def world_terms(plan: InitPlanned) -> tuple[Any, ...]:
 
 def framework_terms(plan: InitPlanned) -> tuple[Any, ...]:
     """What two plans must share to ask for the same groups on top of it."""
-    return plan.framework, sorted(plan.sizes.items()), plan.order
+    return plan.framework, sorted(plan.sizes.items()), plan.order, sorted(plan.options.items())
 
 
 def describe(plan: InitPlanned) -> str:

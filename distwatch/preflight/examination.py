@@ -10,6 +10,7 @@ from distwatch.agent.environment import Launched
 from distwatch.preflight.accelerators import backend_findings, host_gpus
 from distwatch.preflight.plan import Plan, validate
 from distwatch.preflight.rank_groups import Axis, axes_of
+from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
 from distwatch.settings import DEADLINES
 from distwatch.state.finding import Evidence, Finding
@@ -39,6 +40,22 @@ def examine_section(section: Section) -> Checkup:
     return Checkup(
         section=section, axes=axes, findings=sorted(found, key=lambda finding: not finding.blocks)
     )
+
+
+def examine_sections(sections: list[Section]) -> list[Checkup]:
+    """Checks the layouts of a file, and whether training and rollout go together."""
+    checkups = [examine_section(section) for section in sections]
+    between = fit_together(sections)
+    return [
+        msgspec.structs.replace(
+            one,
+            findings=sorted(
+                [*one.findings, *between.get(one.section.name, ())],
+                key=lambda finding: not finding.blocks,
+            ),
+        )
+        for one in checkups
+    ]
 
 
 def _undecided(section: Section) -> Finding:

@@ -10,7 +10,7 @@ from distwatch.errors import PlanInvalid
 from distwatch.preflight import plan_keys as keys
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.model_fit import Model
-from distwatch.preflight.placement import placed_ranks
+from distwatch.preflight.placement import accelerators_of, placed_ranks
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.values import Section, number, whole
 from distwatch.preflight.yaml_text import Document, Path, Unresolved
@@ -30,7 +30,13 @@ def foreign_sections(document: Document) -> list[Section]:
         and path[:1] not in own
         and _has_ranks(path)
     ]
-    return [_Layout(document, path).read() for path in sorted(places, key=document.line)]
+    found = []
+    for path in sorted(places, key=document.line):
+        layout = _Layout(document, path)
+        found.append(layout.read())
+        if (beside := layout.read_engines(found[-1].plan)) is not None:
+            found.append(beside)
+    return found
 
 
 def _has_ranks(path: Path) -> bool:
@@ -67,7 +73,46 @@ class _Layout:
             plan=plan,
             undecided=tuple(undecided),
             notes=tuple(self._notes),
+            accelerators=self._accelerators(),
+            capacity=self._capacity(),
         )
+
+    def read_engines(self, training: Plan) -> Section | None:
+        """The engines that slime writes flat beside the training's sizes; None where it does not.
+
+        Raises:
+            PlanInvalid: a size is no number.
+        """
+        width = self._own_size(keys.ENGINE_WIDTH)
+        if width is None:
+            return None
+        colocated = any(self._mapping(self._path).get(name) is True for name in keys.COLOCATED)
+        ranks = training.ranks if colocated else self._own_size(keys.ENGINE_RANKS)
+        pipeline = self._own_size(keys.ENGINE_PIPELINE) or 1
+        plan = Plan(
+            framework="sglang",
+            tensor=max(1, width // pipeline),
+            pipeline=pipeline,
+            expert=self._own_size(keys.ENGINE_EXPERT) or 1,
+            world_size=ranks,
+            num_attention_heads=training.num_attention_heads,
+            num_key_value_heads=training.num_key_value_heads,
+        )
+        notes = () if ranks else ("rollout_num_gpus is not said, and they are not colocated",)
+        return Section(name=".".join((*self._path, "rollout engines")), plan=plan, notes=notes)
+
+    def _accelerators(self) -> tuple[int, ...]:
+        placement = self._placement()
+        return accelerators_of(placement, self._path[0]) if placement and self._path else ()
+
+    def _capacity(self) -> int | None:
+        nodes, per_node = self._near(keys.NODES), self._near(keys.RANKS_PER_NODE)
+        return nodes * per_node if nodes and per_node else None
+
+    def _placement(self) -> Mapping[Any, Any]:
+        cluster = self._document.root.get("cluster")
+        placement = cluster.get("component_placement") if isinstance(cluster, dict) else None
+        return placement if isinstance(placement, dict) else {}
 
     def _own_size(self, names: Iterable[str]) -> int | None:
         for name in names:
@@ -108,13 +153,10 @@ class _Layout:
 
     def _placed(self) -> int | None:
         """RLinf gives each component accelerators of its own."""
-        placement = self._document.root.get("cluster")
-        placement = placement.get("component_placement") if isinstance(placement, dict) else None
-        if not isinstance(placement, dict) or not self._path:
+        placement = self._placement()
+        if not placement or not self._path:
             return None
-        nodes, per_node = self._near(keys.NODES), self._near(keys.RANKS_PER_NODE)
-        everything = nodes * per_node if nodes and per_node else None
-        ranks, note = placed_ranks(placement, self._path[0], everything)
+        ranks, note = placed_ranks(placement, self._path[0], self._capacity())
         if note:
             self._notes.append(note)
         return ranks

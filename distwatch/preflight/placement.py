@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_MOST_ACCELERATORS = 100_000
 _RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?")
 
 
@@ -30,6 +31,24 @@ def placed_ranks(
         count = _count(str(said))
         return count, "" if count else f"{told}: it was not understood"
     return None, ""
+
+
+def accelerators_of(placement: Mapping[Any, Any], component: str) -> tuple[int, ...]:
+    """The accelerators that a component is placed on, by their numbers in the cluster."""
+    for names, said in placement.items():
+        if component not in (name.strip() for name in str(names).split(",")):
+            continue
+        if isinstance(said, dict):
+            said = said.get("placement")
+        found: set[int] = set()
+        for part in str(said).split(","):
+            match = _RANGE.fullmatch(part.partition(":")[0].strip())
+            last = int(match[2] or match[1]) if match else -1
+            if match is None or last - int(match[1]) > _MOST_ACCELERATORS:
+                return ()
+            found |= set(range(int(match[1]), last + 1))
+        return tuple(sorted(found))
+    return ()
 
 
 def _count(text: str) -> int | None:

@@ -51,6 +51,12 @@ MODEL_PATHS = (
     "model_path", "model_dir", "hf_model_path", "hf_checkpoint", "model_name_or_path",
     "pretrained_model_name_or_path",
 )  # fmt: skip
+ENGINE_WIDTH = ("rollout_num_gpus_per_engine",)
+"""slime writes the engines flat, beside Megatron's keys: a mapping with this has a layout more."""
+ENGINE_RANKS = ("rollout_num_gpus",)
+ENGINE_PIPELINE = ("sglang_pipeline_parallel_size", "sglang_pp_size")
+ENGINE_EXPERT = ("sglang_expert_parallel_size", "sglang_ep_size")
+COLOCATED = ("colocate",)
 ENGINE_PLACES = ("rollout", "vllm", "sglang", "generation")
 ENGINE_KEYS = ("gpu_memory_utilization", "mem_fraction_static", "rollout_backend")
 NO_RANKS = ("convert", "ckpt", "checkpoint", "export")

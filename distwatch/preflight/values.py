@@ -21,12 +21,16 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
         name: its place in the file, by dotted path.
         undecided: sizes that the file alone does not tell; in the plan they are not said.
         notes: what else the file does not decide, and where facts came from.
+        accelerators: of the cluster, those that it is placed on by number; () where nothing says.
+        capacity: accelerators of the whole cluster, where that is known.
     """
 
     name: str
     plan: Plan
     undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    accelerators: tuple[int, ...] = ()
+    capacity: int | None = None
 
 
 def whole(document: Document, place: Path, value: Any) -> int:

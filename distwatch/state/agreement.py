@@ -62,6 +62,12 @@ def _order(plan: InitPlanned) -> str | None:
     return "-".join(plan.order) or None
 
 
+def _options(plan: InitPlanned) -> str | None:
+    if plan.by != "distwatch" or not plan.framework:
+        return None
+    return ", ".join(f"{name}={value}" for name, value in sorted(plan.options.items())) or "none"
+
+
 _TERMS = (
     _Term(
         "WORLD_SIZE",
@@ -110,6 +116,14 @@ _TERMS = (
         _order,
         "the ranks would build different process groups",
         "Give every rank the same order of axes.",
+    ),
+    _Term(
+        "options of the framework",
+        "group.layout_disagrees",
+        "hang",
+        _options,
+        "the ranks would build different process groups",
+        "Give every rank the same options.",
     ),
     _Term(
         "timeout",

@@ -111,6 +111,8 @@ class InitPlanned(Event, frozen=True, kw_only=True):
     """Parallel sizes by axis; only those that were asked for."""
     order: tuple[str, ...] = ()
     """Axes from the one whose ranks lie closest together to the farthest."""
+    options: dict[str, str] = {}
+    """Further arguments of the framework's own initializer, as text."""
     variables: dict[str, str] = {}
     """Environment variables that rule communication, where set."""
     interfaces: tuple[str, ...] = ()
@@ -146,7 +148,7 @@ class HeldGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     axis: str = ""
     """tp, pp, cp, ep, dp, etp, edp, or a name of the framework's; empty: along several axes."""
     members: tuple[int, ...] = ()
-    """Global ranks in the order of the axis."""
+    """Global ranks in the order of the axis; left out where there is none."""
 
 
 class LayoutHeld(Event, frozen=True, kw_only=True):
@@ -246,6 +248,31 @@ class ModelPlaced(Event, frozen=True, kw_only=True):
     placement: Placement
 
 
+class SideWorldJoined(Event, frozen=True, kw_only=True):
+    """This process goes to meet others beside its default group: for weight sync, or in a bare store.
+
+    Said again, under the same number, when more becomes known of it.
+    """
+
+    number: int
+    """The how many-th meeting of this process it is, from 1."""
+    step: int
+    """The step in which it waits for the others now, or did last."""
+    endpoint: str = ""
+    """`host:port` of the store."""
+    name: str = ""
+    """The group's; empty while only a store is there."""
+    group_rank: int | None = None
+    """Its rank there, which is not its global one."""
+    size: int | None = None
+    at_endpoint: int = 1
+    """The how many-th of this process at that endpoint."""
+    of_name: int = 0
+    """The how many-th of that name at that endpoint; 0 without a name."""
+    via: Literal["rendezvous", "process group", "store"] = "rendezvous"
+    site: Site | None = None
+
+
 class GroupCreated(Event, frozen=True, kw_only=True):
     """This process now holds a process group."""
 
@@ -257,6 +284,8 @@ class GroupCreated(Event, frozen=True, kw_only=True):
     site: Site | None = None
     axis: str = ""
     """The axis of a device mesh or parallel layout that this group runs along."""
+    world: str = ""
+    """The store of a group that is a world of its own, whose members number themselves."""
 
 
 class GroupCalled(Event, frozen=True, kw_only=True):
@@ -348,6 +377,7 @@ class Snapshot(Event, frozen=True, kw_only=True):
     meshes: tuple[MeshMade, ...] = ()
     layouts: tuple[LayoutHeld, ...] = ()
     skipped: tuple[GradientSkipped, ...] = ()
+    side_worlds: tuple[SideWorldJoined, ...] = ()
     initialized: bool = False
     """Whether a default process group holds now."""
     steps: tuple[tuple[int, StepStarted], ...] = ()
@@ -678,6 +708,7 @@ AnyEvent = (
     | StepEnded
     | LoadPlanned
     | ModelPlaced
+    | SideWorldJoined
     | GroupCreated
     | GroupCalled
     | GroupDestroyed

@@ -39,13 +39,12 @@ def partition_of(groups: Iterable[Iterable[int]]) -> Partition:
 
 def layout_of(held: Mapping[int, LayoutHeld]) -> Layout:
     """One framework's layout, put together from what its ranks hold."""
-    axes = dict.fromkeys(g.axis for layout in held.values() for g in layout.groups if g.axis)
-    return {
-        axis: partition_of(
-            g.members for layout in held.values() for g in layout.groups if g.axis == axis
-        )
-        for axis in axes
-    }
+    axes: dict[str, set[tuple[int, ...]]] = {}
+    for layout in held.values():
+        for group in layout.groups:
+            if group.axis:
+                axes.setdefault(group.axis, set()).add(group.members)
+    return {axis: partition_of(groups) for axis, groups in axes.items()}
 
 
 def layout_of_mesh(mesh: MeshMade) -> Layout:
@@ -59,6 +58,16 @@ def layout_of_mesh(mesh: MeshMade) -> Layout:
         )
         inner = block
     return dict(reversed(layout.items()))
+
+
+def long_axes(layout: Layout) -> dict[str, Partition]:
+    """The axes along which groups have more than one rank."""
+    return {axis: part for axis, part in layout.items() if any(len(group) > 1 for group in part)}
+
+
+def is_part_of(layout: Layout, other: Layout) -> bool:
+    """Whether all its axes are the other's, too: a mesh that a framework is built on."""
+    return all(other.get(axis) == partition for axis, partition in long_axes(layout).items())
 
 
 def partition_faults(partition: Partition, ranks: Iterable[int]) -> list[str]:

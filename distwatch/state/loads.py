@@ -14,6 +14,7 @@ LOAD_STEPS = (
     "load_checkpoint_and_dispatch",
     "load_checkpoint_in_model",
     "dispatch_model",
+    "ModelRunner",
 )
 """The outermost steps of loads, by the call that a user made."""
 

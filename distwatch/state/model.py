@@ -20,6 +20,7 @@ CLOSED_STEPS_KEPT = 64
 LOADS_KEPT = 8
 MESHES_KEPT = 64
 RAISED_KEPT = 16
+SIDE_WORLDS_KEPT = 16
 SOURCES_KEPT = 512
 TIMELINE_KEPT = 2000
 
@@ -71,6 +72,8 @@ class Group(msgspec.Struct, kw_only=True):
     site: ev.Site | None
     created_ns: int
     axis: str = ""
+    world: str = ""
+    """The store of a world of its own, whose members number themselves; '' for any other group."""
     destroyed_ns: int | None = None
 
 
@@ -112,6 +115,8 @@ class Process(msgspec.Struct, kw_only=True):
     loads: dict[int, ModelLoad] = {}
     """By the number of their outermost step; the newest LOADS_KEPT."""
     groups: dict[str, Group] = {}
+    side_worlds: dict[int, ev.SideWorldJoined] = {}
+    """Meetings beside the default group, by their number; the newest SIDE_WORLDS_KEPT."""
     group_calls: list[ev.GroupCalled] = []
     sites: dict[int, ev.Site] = {}
     meshes: list[ev.MeshMade] = []

@@ -13,6 +13,7 @@ from distwatch.state.model import (
     LOADS_KEPT,
     MESHES_KEPT,
     RAISED_KEPT,
+    SIDE_WORLDS_KEPT,
     SOURCES_KEPT,
     Group,
     Host,
@@ -258,7 +259,14 @@ def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> No
         site=event.site,
         created_ns=time_ns,
         axis=event.axis,
+        world=event.world,
     )
+
+
+def _side_world_joined(process: Process, _: int, event: ev.SideWorldJoined) -> None:
+    process.side_worlds[event.number] = event
+    for number in sorted(process.side_worlds)[:-SIDE_WORLDS_KEPT]:
+        del process.side_worlds[number]
 
 
 def _group_called(process: Process, _: int, event: ev.GroupCalled) -> None:
@@ -322,6 +330,8 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     for group in event.groups:
         if group.pg_name not in process.groups:
             _group_created(process, time_ns, group)
+    for joined in event.side_worlds:
+        _side_world_joined(process, time_ns, joined)
     for call in event.group_calls:
         _group_called(process, time_ns, call)
     for started_ns, step in event.steps:
@@ -493,6 +503,7 @@ _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.LoadPlanned: _load_planned,
     ev.ModelPlaced: _model_placed,
     ev.GroupCreated: _group_created,
+    ev.SideWorldJoined: _side_world_joined,
     ev.GroupCalled: _group_called,
     ev.GroupDestroyed: _group_destroyed,
     ev.SiteSeen: _site_seen,

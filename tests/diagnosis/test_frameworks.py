@@ -62,6 +62,18 @@ def test_a_rank_that_holds_other_groups_than_its_peers() -> None:
     assert "rank 1 is in two groups, 0-1 and 1,3" in finding.summary
 
 
+def test_a_rank_without_a_group_along_an_axis() -> None:
+    job = RecordedJob(4)
+    job.initialize(*range(4))
+    for rank in range(4):
+        hold(job, rank, 2.0, {**MEGATRON, "pp": ((0, 2),)} if rank != 3 else {"tp": MEGATRON["tp"]})
+    (finding,) = judged(later(job))
+    assert (
+        "the pp groups of megatron do not divide its ranks: ranks 1,3 in no group"
+        in finding.summary
+    )
+
+
 def test_ranks_that_have_just_built_anew_are_given_a_moment() -> None:
     """The journals of a job are read one after the other."""
     job = holding(MEGATRON)

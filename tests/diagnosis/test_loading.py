@@ -139,6 +139,20 @@ def test_whose_lock_it_is(looked: dict[str, Any], code: str, words: str) -> None
     assert words in finding.summary
 
 
+@pytest.mark.parametrize(
+    ("looked", "warns"),
+    [({"holders": (ev.LockHolder(pid=7, alive=False),)}, True), ({"age_s": 30.0}, False)],
+)
+def test_a_lock_without_a_trace_may_be_another_hosts(looked: dict[str, Any], warns: bool) -> None:
+    """Ranks of two hosts share a cache: the kernel of one knows nothing of the other's locks."""
+    job = loading(phase="files")
+    wait(job, 0, 24, 5.5, "/nfs/x.lock", "lock")
+    look(job, 23, "/nfs/x.lock", **looked)
+    assert [(f.code, f.severity) for f in verdict(job, 24)] == (
+        [("load.lock_stale", "warning")] if warns else []
+    )
+
+
 def test_a_load_that_was_killed_with_its_job_is_still_told() -> None:
     job = loading(2, 1)
     job.pulse(0, at=20, groups={"0": (1, -1, 5.0)})
@@ -148,6 +162,22 @@ def test_a_load_that_was_killed_with_its_job_is_still_told() -> None:
     findings = verdict(job, 22)
     assert (findings[0].code, findings[0].culprit_ranks) == ("load.stalled", (1,))
     assert findings[0].waiting_ranks == (0,)
+
+
+def test_the_pulse_of_a_frozen_process_says_nothing_of_now() -> None:
+    """Its threads read another file when it last beat; the journal's last word is the file it is in."""
+    job = loading(2, 1)
+    job.pulse(0, at=20, groups={"0": (1, -1, 5.0)})
+    wait(job, 1, 6, 5.9, "/models/llama/model-2.safetensors", "file")
+    job.say(1, 6.1, ev.StepProgressed(step=6, done=4, total=7, label="model-4.safetensors"))
+    for end in (False, True):
+        for rank in (0, 1) if end else ():
+            job.exit(rank, 40, signal=9)
+        job.tick(40)
+        finding = diagnose(job.state)[0]
+        assert (finding.code, finding.culprit_ranks) == ("load.stalled", (1,))
+        assert "model-2" not in str(finding)
+        assert "model-4.safetensors), with the GIL held" in finding.summary
 
 
 def test_peers_say_whom_they_wait_for() -> None:
@@ -191,6 +221,16 @@ def test_a_map_for_one_process_in_a_job_of_many() -> None:
     finding = only(job, 11)
     assert (finding.code, finding.culprit_ranks) == ("load.device_map_conflict", (0, 1))
     assert "cuda:0, cuda:1" in finding.summary
+
+
+def test_ranks_that_split_their_models_over_their_own_devices_are_no_conflict() -> None:
+    job = loading(2)
+    for rank in (0, 1):
+        arguments = LoadArguments(checkpoint=MODEL, device_map="10 entries", spreads=True)
+        job.say(rank, 6, ev.LoadPlanned(step=5, arguments=arguments))
+        mine = (f"cuda:{2 * rank}", f"cuda:{2 * rank + 1}")
+        place(job, rank, 10, devices=tuple(DeviceBytes(device=d, parameters=GIB) for d in mine))
+    assert not verdict(job, 11)
 
 
 def test_each_rank_on_its_own_device_is_no_conflict() -> None:
@@ -237,6 +277,9 @@ def test_ranks_times_checkpoint_against_the_limit(limit: int, device_map: str, t
     if told:
         assert "2 × 3.0 GiB = 6.0 GiB" in found[0].summary
         assert "4.0 GiB" in found[0].summary
+    for rank in (0, 1):
+        place(job, rank, 10, **on("cpu", 3 * GIB))
+    assert not verdict(job, 11), "both have loaded, and the kernel has ended none of them"
 
 
 def test_a_journal_of_an_older_distwatch_has_loads_without_a_plan() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from distwatch.agent import guard
 from distwatch.hooks.observed import observe, observe_method
+from distwatch.hooks.patch import PatchSet
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +93,17 @@ def test_a_broken_observer_switches_itself_off_and_harms_nothing(where: str, x: 
     assert guard.is_off("broken")
 
 
+def test_what_began_before_its_hook_was_switched_off_still_ends() -> None:
+    recorder = Recorder()
+
+    def outer() -> None:
+        guard.switch_off("hook", RuntimeError("in another call of the same hook"))
+
+    observe("hook", outer, recorder)()
+    observe("hook", work, recorder)(1)
+    assert [call[0] for call in recorder.calls] == ["before", "after"]
+
+
 def test_a_keyboard_interrupt_is_the_users() -> None:
     class Interrupted(Recorder):
         def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,3 +132,30 @@ def test_class_and_static_methods_stay_what_they_are() -> None:
     assert Child.make(3) == (Child, 3)
     assert Model().plain(4) == 4
     assert recorder.calls[0] == ("before", (Child, 3), {})
+
+
+def test_copies_of_a_stand_in_see_nothing_once_it_is_undone() -> None:
+    """transformers copies `from_pretrained` of its Auto base class into every Auto class."""
+    owner = types.SimpleNamespace(double=lambda x: 2 * x)
+    seen: list[str] = []
+
+    class Told:
+        def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            seen.append("called")
+
+        def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+            pass
+
+    patches = PatchSet()
+    patches.replace(owner, "double", observe("a hook", owner.double, Told()))
+    hooked = owner.double
+    copied = types.FunctionType(
+        hooked.__code__,
+        hooked.__globals__,
+        hooked.__name__,
+        hooked.__defaults__,
+        hooked.__closure__,
+    )
+    assert (copied(2), seen) == (4, ["called"])
+    assert patches.undo()
+    assert (copied(3), hooked(3), owner.double(3), seen) == (6, 6, 6, ["called"])

@@ -79,9 +79,9 @@ except ValueError as error:
 
 def test_an_integration_that_cannot_be_applied_leaves_torch_as_it_was(home: Path) -> None:
     source = """
-from distwatch.integrations import torch_distributed
+from distwatch.integrations import torch_rendezvous
 def broken(*_): raise ZeroDivisionError("ours")
-torch_distributed._hook_rendezvous = broken
+torch_rendezvous.hook_rendezvous = broken
 import torch.distributed as dist, torch
 assert dist.init_process_group.__globals__["__name__"].startswith("torch.")
 assert not hasattr(dist.ProcessGroup.allreduce, "__wrapped__")

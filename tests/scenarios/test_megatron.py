@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
+from distwatch.diagnosis import diagnose
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.rank_groups import axes_of
 from distwatch.state.layouts import Layout, layout_of, partition_faults
 from distwatch.state.model import RunState
-from tests.support.ranks import PATIENT, Job, launch_ranks
+from tests.support.outcomes import outcomes_of
+from tests.support.ranks import PATIENT, Job, launch_ranks, torchrun
 from tests.support.verdicts import assert_healthy
 
+QUIET = {"DISTWATCH_DEADLINES": PATIENT}
 AXES = {"tensor": "tp", "pipeline": "pp", "context": "cp", "data": "dp", "expert": "ep"}
 SIZES_OF_FOUR = ["2,2,1,1", "1,4,1,1", "2,1,1,1", "1,2,1,1", "1,1,2,1", "1,1,1,2", "2,1,1,2"]
 SIZES_OF_EIGHT = ["2,2,1,1", "2,1,2,1", "1,2,1,2", "2,2,2,1"]
@@ -41,12 +46,16 @@ def ranks_of(state: RunState) -> dict:
     return {rank: layout for rank, layout in sorted(held.items()) if rank is not None}
 
 
-@pytest.mark.parametrize(("world", "sizes"), [(4, SIZES_OF_FOUR), (8, SIZES_OF_EIGHT)])
-def test_its_groups_are_what_it_was_asked_for_in_every_layout(world: int, sizes: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("launch", "world", "sizes"),
+    [(launch_ranks, 4, SIZES_OF_FOUR), (torchrun, 8, SIZES_OF_EIGHT)],
+)
+def test_its_groups_are_what_it_was_asked_for_in_every_layout(
+    launch: Callable[..., AbstractContextManager[Job]], world: int, sizes: list[str]
+) -> None:
     """Some by its own initializer, which was imported early, and the rest by distwatch.initialize."""
     calls = [f"{'ours' if n % 2 else 'own'}:{size}" for n, size in enumerate(sizes)]
-    env = {"DISTWATCH_DEADLINES": PATIENT}
-    with launch_ranks("megatron_layouts", world, args=calls, env=env) as job:
+    with launch("megatron_layouts", world, args=calls, env=QUIET) as job:
         told = written(job, world)
         for number, size in enumerate(sizes):
             layout = expected(size, world)
@@ -105,3 +114,46 @@ def test_sizes_that_differ_between_ranks_name_the_odd_one() -> None:
         finding = job.wait_verdict("group.layout_disagrees", {3})
         assert "tp 2 × pp 2" in finding.summary
         assert "tp 4" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ('"tensor": 3', "dp=3"),
+        ('"options": {"create_gloo_process_groups": false}', "create_gloo_process_groups=False"),
+    ],
+)
+def test_what_initialize_was_given_is_compared_before_any_group_is_built(
+    odd: str, words: str
+) -> None:
+    """Options, too: with fewer groups on one rank the names of all later ones would be shifted."""
+    env = {**QUIET, "TEST_HOW": "initialize", "TEST_ARGUMENTS": '{"framework": "megatron"}'}
+    each = {2: {"TEST_ARGUMENTS": f'{{"framework": "megatron", {odd}}}'}}
+    with launch_ranks("forms", 3, env=env, env_of=each, args=["wait_at_the_end"]) as job:
+        outcomes = outcomes_of(job, {0, 1, 2})
+        assert {outcome["code"] for outcome in outcomes.values()} == {"group.layout_disagrees"}
+        assert {tuple(outcome["culprits"]) for outcome in outcomes.values()} == {(2,)}
+        assert words in outcomes[0]["message"]
+
+
+@pytest.mark.parametrize("tensor", [2, 4])
+def test_two_frameworks_in_one_world_are_laid_side_by_side(tensor: int) -> None:
+    with launch_ranks("two_frameworks", 4, args=(str(tensor),), env=QUIET) as job:
+        job.wait_step("gate end", range(4), timeout_s=120)
+        if tensor == 2:
+            job.wait_ticks(4)
+            assert diagnose(job.state()) == []
+            for rank in range(4):
+                job.open_gate("end", rank)
+            job.wait_step("closed", range(4))
+            return
+
+        def differ(state: RunState) -> bool:
+            return bool(diagnose(state))
+
+        (finding,) = diagnose(job.wait_state(differ))
+        assert (finding.code, finding.severity) == ("group.layout_disagrees", "warning")
+        assert [evidence.text for evidence in finding.evidence] == [
+            "axis  megatron      accelerate",
+            "tp    2: 0-1 · 2-3  4: 0-3",
+        ]

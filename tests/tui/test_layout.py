@@ -89,6 +89,13 @@ def test_enter_on_an_axis_shows_its_groups(cube: Picture) -> None:
     assert "▶5 K" in shown
 
 
+def test_the_detail_of_a_rank_says_its_place(cube: Picture) -> None:
+    assert (
+        "pipeline stage 2 of 2, tensor rank 1 of 2, data rank 0 of 2 in megatron"
+        in detail(cube, "rank:5").plain
+    )
+
+
 def test_two_frameworks_of_one_job_are_shown_both() -> None:
     picture = take_picture(job_of(of_plan(8, tensor=4), of_plan(8, tensor=2)).state, "two")
     titles = [line for line in texts(picture) if "8 ranks" in line]

@@ -110,7 +110,11 @@ class Framework:
 
     def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
         """The plan with what the options say of sizes and order."""
-        said = {_FIELDS[a]: options[n] for n, a in self.arguments.items() if options.get(n)}
+        said = {
+            _FIELDS[a]: options[n]
+            for n, a in self.arguments.items()
+            if a in _FIELDS and options.get(n)
+        }
         if order := self.order(options):
             said["order"] = order
         return msgspec.structs.replace(plan, **said)
@@ -220,7 +224,10 @@ class Framework:
                 label=self.label(given) if given is not None else "",
                 sizes={g.axis: len(g.members) for g in groups if g.axis},
                 order=self.order(given or {}),
-                groups=groups,
+                # Of those that run along several axes torch's own record has the members.
+                groups=tuple(
+                    g if g.axis else msgspec.structs.replace(g, members=()) for g in groups
+                ),
                 site=caller_site(self.folders()) if given is not None else None,
                 stack=self._stack()
                 if given is not None and first

@@ -28,6 +28,7 @@ _GAP = 2
 def lines(picture: Picture) -> list[Line]:
     """A block a layout: its shape, the grid, and a line for each axis, which Enter opens."""
     found: list[Line] = []
+    views = _Views(picture)
     for grid in picture.layouts:
         ranks = tuple(sorted({r for part in grid.axes.values() for group in part for r in group}))
         found.append(Line(f"layout:{grid.name}", partial(_title, grid, len(ranks)), ranks))
@@ -41,7 +42,7 @@ def lines(picture: Picture) -> list[Line]:
             draw_unplaced = partial(_unplaced, grid)
             found.append(Line(f"layout:{grid.name}:unplaced", draw_unplaced, grid.unplaced))
         found += [
-            Line(axis_key(grid, axis), partial(_axis, picture, grid, axis), ranks)
+            Line(axis_key(grid, axis), partial(_axis, views, grid, axis), ranks)
             for axis in grid.axes
         ]
         found.append(Line(f"layout:{grid.name}:end", lambda width: Text()))
@@ -60,7 +61,13 @@ def axis_detail(picture: Picture, key: str) -> Text | None:
     if grid is None or axis not in grid.axes:
         return None
     title = Text.assemble((f"{name} · axis {axis}", STRONG), f"  {words_of(grid.axes[axis])}")
-    parts = [part for members in grid.axes[axis] for part in _group(picture, name, axis, members)]
+    views = _Views(picture)
+    groups = zip(grid.axes[axis], grid.names[axis], strict=True)
+    parts = [
+        part
+        for members, pg_name in groups
+        for part in _group(picture, members, views.of(pg_name, axis, members))
+    ]
     return join_lines([title, *parts])
 
 
@@ -132,12 +139,23 @@ def _unplaced(grid: LayoutGrid, width: int) -> Text:
     return fit(Text(f"  place not known: ranks {format_ranks(grid.unplaced)}", YELLOW), width)
 
 
-def _axis(picture: Picture, grid: LayoutGrid, axis: str, width: int) -> Text:
-    waiting = sum(
-        group.in_flight and bool(group.missing)
-        for members in grid.axes[axis]
-        for group in _views(picture, grid.name, axis, members)
-    )
+class _Views:
+    """torch's groups, found by name or by axis and members."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._by_name = {(view.pg_name, view.members): view for view in picture.groups}
+        self._by_axis = {(view.axis, view.members): view for view in picture.groups if view.axis}
+
+    def of(self, pg_name: str, axis: str, members: tuple[int, ...]) -> GroupView | None:
+        """The group that a framework calls so, or that a mesh has along that axis."""
+        ranks = tuple(sorted(members))
+        return self._by_name.get((pg_name, ranks)) or self._by_axis.get((axis, ranks))
+
+
+def _axis(views: _Views, grid: LayoutGrid, axis: str, width: int) -> Text:
+    groups = zip(grid.axes[axis], grid.names[axis], strict=True)
+    held = [views.of(pg_name, axis, members) for members, pg_name in groups]
+    waiting = sum(view is not None and view.in_flight and bool(view.missing) for view in held)
     stuck = f"  {count_of(waiting, 'group')} waiting for somebody" if waiting else ""
     text = Text.assemble(
         (f"  {axis:<8}", STRONG), (words_of(grid.axes[axis]), MUTED), (stuck, YELLOW)
@@ -145,24 +163,8 @@ def _axis(picture: Picture, grid: LayoutGrid, axis: str, width: int) -> Text:
     return fit(text, width)
 
 
-def _group(picture: Picture, name: str, axis: str, members: tuple[int, ...]) -> Iterable[Text]:
-    ranks = Text(" ").join(_rank(picture, rank) for rank in members)
-    views = _views(picture, name, axis, members)
-    told_of = [Text.assemble((view.title, MUTED), "\n", flight(view)) for view in views]
-    yield from section(f"ranks {told(members)}", [ranks, *told_of])
-
-
-def _views(picture: Picture, name: str, axis: str, members: tuple[int, ...]) -> list[GroupView]:
-    """torch's groups that the framework holds along that axis for those ranks."""
-    names = {
-        group.pg_name
-        for process in picture.state.processes.values()
-        if name in process.layouts
-        for group in process.layouts[name].groups
-        if group.axis == axis and group.members == members
-    }
-    return [
-        view
-        for view in picture.groups
-        if view.pg_name in names or (not names and view.axis == axis and view.members == members)
-    ]
+def _group(picture: Picture, members: tuple[int, ...], view: GroupView | None) -> Iterable[Text]:
+    lines = [Text(" ").join(_rank(picture, rank) for rank in members)]
+    if view is not None:
+        lines.append(Text.assemble((view.title, MUTED), "\n", flight(view)))
+    yield from section(f"ranks {told(members)}", lines)

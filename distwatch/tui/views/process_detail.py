@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.text import Text
 
 from distwatch.diagnosis.event_text import event_text
+from distwatch.diagnosis.framework_places import places_of
 from distwatch.diagnosis.operations import operation_name
 from distwatch.state.events import ThreadStack
 from distwatch.state.model import Process, Step
@@ -91,6 +92,8 @@ def _identity(process: Process) -> Iterable[Text]:
     ):
         if value is not None:
             yield _pair(name, value)
+    for place in places_of(process):
+        yield _pair("place", place)
     yield _pair("launcher", identity.launcher)
     if (worker := process.worker) is not None:
         for name, value in (

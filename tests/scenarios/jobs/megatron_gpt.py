@@ -1,8 +1,8 @@
 """A tiny real Megatron GPT, trained by Megatron's own schedules on gloo.
 
-Usage: megatron_gpt.py TENSOR PIPELINE WAY. The ways: `sound` ends well; `shard` lets rank 3 read a
-shard that never comes; `unequal` lets it take a shortcut past its tensor group's sums; `frozen`
-has no parameter that needs a gradient, as adapters on the wrong stage leave it.
+Usage: megatron_gpt.py TENSOR PIPELINE WAY. The ways: `sound` trains on; `shard` lets rank 3 read a
+shard that never comes; `frozen` has no parameter that needs a gradient, as adapters on the wrong
+stage leave it.
 """
 
 import distwatch.auto  # noqa: F401, I001

@@ -1,0 +1,149 @@
+"""Hooks that several libraries' loads have in common: phases, files, tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from types import ModuleType
+from typing import Any
+
+from distwatch.hooks.observed import Observer, observe, observe_method
+from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.load_waits import Wait
+from distwatch.integrations.loads import Load, current_load, end_load
+from distwatch.integrations.placements import placement_of
+
+
+def end_with(load: Load, model: Any, error: BaseException | None) -> None:
+    """Ends a load with where its model lies, whatever the look at the model comes to."""
+    placement = None
+    try:
+        if error is None and model is not None:
+            placement = placement_of(model, load.generation)
+    finally:
+        end_load(load, placement, error)
+
+
+class Phase:
+    """A function that is a part of a load, as a step of its own. Outside a load it is nothing."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """How many files it will read, where the arguments say so."""
+        return None
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None or not load.is_mine:
+            return None
+        # Weights are tied while a model is built, too; and one function may be hooked under the
+        # names of two libraries.
+        if (self._name == "tie" and load.is_building) or load.phase == self._name:
+            return None
+        return load, load.begin_phase(self._name, total=self.files(args, kwargs))
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is not None:
+            load, step = token
+            load.end_phase(step, error)
+
+
+class Counted(Phase):
+    """A phase in which files are read and tensors are placed."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        token = super().before(args, kwargs)
+        if token is not None:
+            load, step = token
+            load.begin_counting(step, self.files(args, kwargs))
+        return token
+
+
+class FileOpened:
+    """A function whose first argument, or `filename`, is a checkpoint file that it reads."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None or load.counting is None:
+            return None
+        path: Any = args[0] if args else next(iter(kwargs.values()), "")
+        while isinstance(path, (list, tuple)) and path:
+            path = path[0]
+        if not str(path):
+            return None  # 4.x: a state dict that is in memory already
+        load.open_file(str(path))
+        return load, str(path), load.waits.begin(Wait("file", str(path)))
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        load, path, wait = token
+        load.end_wait(wait, error)
+        if load.files == 1 and load.bytes_total is None and error is None:
+            with contextlib.suppress(OSError):
+                load.bytes_total = os.stat(path).st_size
+
+
+class TensorRead:
+    """A function whose first argument is a tensor of a checkpoint file that it reads."""
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None or load.counting is None or not args:
+            return None
+        load.read_tensor(args[0])
+        return load
+
+    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
+        if token is not None:
+            token.reading.pop(threading.get_ident(), None)
+
+
+class TensorPlaced:
+    """A function that gives a tensor its place: counted."""
+
+    def __init__(self, position: int, name: str) -> None:
+        """
+        Args:
+            position: of the tensor among the arguments.
+            name: of that argument.
+        """
+        self._position = position
+        self._name = name
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        if load is None or load.counting is None:
+            return None
+        tensor = args[self._position] if len(args) > self._position else kwargs.get(self._name)
+        return None if tensor is None else (load, int(getattr(tensor, "nbytes", 0) or 0))
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is not None and error is None:
+            load, size = token
+            load.place(size)
+
+
+def hook_function(
+    patches: PatchSet, module: ModuleType | None, name: str, observer: Observer
+) -> bool:
+    """Hooks a function of a module, False where there is none of that name."""
+    original = vars(module).get(name) if module is not None else None
+    if module is None or not callable(original):
+        return False
+    hook = observe(f"load: {name}", original, observer)
+    patches.replace(module, name, hook)
+    return True
+
+
+def hook_method(patches: PatchSet, owner: type, name: str, observer: Observer) -> bool:
+    """Hooks a method where its class or a base of it defines it; False where none does."""
+    defining = next((c for c in owner.__mro__ if name in vars(c)), None)
+    if defining is None or defining is object:
+        return False
+    hook = observe_method(f"load: {defining.__name__}.{name}", vars(defining)[name], observer)
+    patches.replace(defining, name, hook)
+    return True

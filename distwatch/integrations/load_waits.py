@@ -1,0 +1,144 @@
+"""What the threads of a model load are in: requests, downloads, locks, reads."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+
+from distwatch.agent.guard import error_text
+from distwatch.redaction import redact_text
+from distwatch.state.loads import Outstanding, Waiting
+
+TOLD = 4
+_BLOCK = 512
+
+
+class Wait:
+    """One thing that a thread has begun: a request, a download, a lock, a read."""
+
+    def __init__(
+        self, waiting: Waiting, what: str, *, descriptor: int = -1, path: str = "", size: int = 0
+    ) -> None:
+        """
+        Args:
+            descriptor: of the file that a download writes; its position is how far it is.
+            path: of that file, where somebody else than Python writes it.
+            size: bytes that it will have.
+        """
+        self.waiting = waiting
+        self.what = what
+        self.thread = threading.get_ident()
+        self.since_ns = time.monotonic_ns()
+        self.attempts = 1
+        self.last_error = ""
+        self.has_failed = False
+        self.size = size
+        self._descriptor = descriptor
+        self._path = path
+
+    def fetched(self) -> int:
+        """Bytes that a download has written so far; 0 where that cannot be seen."""
+        try:
+            if self._descriptor >= 0:
+                # The kernel's own number: no file system is asked, which might not answer.
+                with open(f"/proc/self/fdinfo/{self._descriptor}", encoding="ascii") as info:
+                    return int(info.readline().split()[1])
+            # What is on disk: a file may have its full size before anything is in it.
+            return os.stat(self._path).st_blocks * _BLOCK if self._path else 0
+        except (OSError, ValueError, IndexError):
+            return 0
+
+
+class Waits:
+    """All of one load, from whatever threads.
+
+    Attributes:
+        fetched: bytes of bodies that have come to their end.
+        answers: how many requests, bodies and locks have been had.
+    """
+
+    def __init__(self) -> None:
+        self.fetched = 0
+        self.answers = 0
+        self._waits: dict[int, Wait] = {}
+        self._tokens = itertools.count()
+
+    def begin(self, wait: Wait) -> int:
+        """A thread is about to wait for something; the token for `end`."""
+        token = next(self._tokens)
+        # The same again is one wait: locks are polled, and requests repeated.
+        for earlier in list(self._waits.values()):
+            if (earlier.waiting, earlier.what) == (wait.waiting, wait.what) and earlier.has_failed:
+                wait.since_ns, wait.attempts = earlier.since_ns, earlier.attempts + 1
+                wait.last_error = earlier.last_error
+        self._forget_failed(wait.what)
+        self._waits[token] = wait
+        return token
+
+    def end(self, token: int, error: BaseException | None = None) -> Wait | None:
+        """It has come back; the wait where that is progress of the load.
+
+        What failed stays in sight until something else is begun.
+        """
+        wait = self._waits.pop(token, None)
+        if wait is None or wait.waiting == "file":
+            return None
+        if error is not None:
+            wait.last_error, wait.has_failed = (redacted(error) or "")[:200], True
+            self._waits[token] = wait
+            return None
+        if wait.waiting == "request" and self._resumes_download(wait):
+            return None
+        self.answers += 1
+        if wait.waiting == "download":
+            self.fetched += wait.size or wait.fetched()
+        return wait
+
+    def is_downloading(self, what: str) -> bool:
+        """Whether that body is on its way already."""
+        waits = list(self._waits.values())
+        return any((w.waiting, w.what, w.has_failed) == ("download", what, False) for w in waits)
+
+    def downloads(self) -> list[Wait]:
+        """Bodies that are on their way, the oldest first."""
+        return [wait for wait in self._by_age() if wait.waiting == "download"]
+
+    def outstanding(self, reading: list[tuple[str, int]]) -> tuple[Outstanding, ...]:
+        """The oldest of them, for the pulse.
+
+        Args:
+            reading: files that threads read tensors of, and since when.
+        """
+        told = [
+            Outstanding(
+                waiting=wait.waiting,
+                what=wait.what,
+                since_ns=wait.since_ns,
+                attempts=wait.attempts,
+                last_error=wait.last_error,
+            )
+            for wait in self._by_age()
+        ]
+        told += [Outstanding(waiting="file", what=path, since_ns=since) for path, since in reading]
+        return tuple(sorted(told, key=lambda one: one.since_ns)[:TOLD])
+
+    def _by_age(self) -> list[Wait]:
+        return sorted(self._waits.values(), key=lambda wait: wait.since_ns)
+
+    def _resumes_download(self, request: Wait) -> bool:
+        """A body that stops is asked for again and again: only its bytes are progress."""
+        mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
+        return any(wait.waiting == "download" for wait in mine)
+
+    def _forget_failed(self, what: str) -> None:
+        for token, earlier in list(self._waits.items()):
+            if earlier.has_failed and (earlier.what == what or earlier.waiting == "request"):
+                self._waits.pop(token, None)
+
+
+def redacted(error: BaseException | None) -> str | None:
+    """What the libraries raise quotes URLs, which may be signed."""
+    text = error_text(error)
+    return None if text is None else redact_text(text)

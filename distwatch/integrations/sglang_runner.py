@@ -1,0 +1,266 @@
+"""An SGLang `ModelRunner` outside a server, built step by step, each step under its deadline.
+
+Made for two-sided perturbation (MeZO): both sides of a batch run forward in one process that also
+changes the weights, so there is no server, scheduler or tokenizer around the runner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distwatch.errors import PlanInvalid
+from distwatch.integrations.frameworks.framework import accepted, framework_of
+from distwatch.integrations.registry import running_agent
+from distwatch.integrations.world import World, initialize
+
+RUNNER = "ModelRunner"
+"""The step in which weights are read and memory is laid out."""
+_CONTEXT_LENGTH = 2048
+_ROLE = "scheduler"
+_POOLS = ("alloc_memory_pool", "init_attention_backends", "init_cuda_graphs")
+"""Newer runners do this when they are asked to, older ones in their constructor."""
+
+
+def build_sglang_runner(
+    model_path: str,
+    *,
+    tensor: int = 1,
+    pipeline: int = 1,
+    batch_size: int = 8,
+    context_length: int | None = None,
+    device: str | None = None,
+    deadlines: Mapping[str, float] | None = None,
+    **server_args: Any,
+) -> Any:
+    """A `ModelRunner` of the installed SGLang, with weights, memory pools and groups in place.
+
+    The world is formed first (`distwatch.initialize`), so that a missing rank is told by name
+    instead of by a runner that does not come back. On every rank, with the same arguments.
+
+    Args:
+        batch_size: sequences of one side; the runner is laid out for twice as many.
+        context_length: tokens of a sequence; by default the model's own, 2048 at most.
+        device: cuda, cpu, …; by default what torch finds.
+        deadlines: as of `distwatch.initialize`.
+        server_args: further fields of SGLang's `ServerArgs`, which win over the defaults.
+
+    Raises:
+        PlanInvalid: SGLang is not installed, or this version has no such server argument.
+    """
+    framework_of("sglang")
+    server = _import("sglang.srt.server_args")
+    place = device or _device()
+    with _step("ServerArgs", model_path):
+        wanted = {
+            **mezo_defaults(model_path, batch_size, context_length, place),
+            "tp_size": tensor,
+            "pp_size": pipeline,
+        }
+        args = _server_args(server.ServerArgs, model_path, wanted, server_args)
+    backend = "gloo" if place == "cpu" else None
+    world = initialize(backend, deadlines=deadlines)
+    outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
+    if outside:
+        _publish(args, world)
+        initialize(
+            backend, framework="sglang", tensor=tensor, pipeline=pipeline, deadlines=deadlines
+        )
+        _initialize_attention(args)
+    with _step("ModelConfig", model_path):
+        config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
+    with _step(RUNNER, model_path):
+        runner = _runner(args, config, world)
+        for name in _POOLS:
+            if hasattr(runner, name):
+                getattr(runner, name)()
+    if not outside:
+        # This version's runner has built the groups itself: they are taken as they are.
+        initialize(
+            backend, framework="sglang", tensor=tensor, pipeline=pipeline, deadlines=deadlines
+        )
+    return runner
+
+
+def mezo_defaults(
+    model_path: str, batch_size: int, context_length: int | None, device: str
+) -> dict[str, Any]:
+    """Server arguments for two-sided perturbation: both sides of a batch forward in one step.
+
+    No CUDA graph, since it would replay with the shapes of its capture; prefixes are shared by
+    the radix cache, which has to be flushed whenever the weights change: its keys and values are
+    those of the weights that computed them.
+    """
+    sides, length = 2 * batch_size, context_length or _context_length(model_path)
+    defaults: dict[str, Any] = {
+        "device": device,
+        "max_running_requests": sides,
+        "context_length": length,
+        "disable_cuda_graph": True,
+        "disable_radix_cache": False,
+        "disable_overlap_schedule": True,
+        "skip_tokenizer_init": True,
+    }
+    if device == "cpu":
+        defaults |= {
+            "attention_backend": "torch_native",
+            "sampling_backend": "pytorch",
+            # A share of all memory is meant for a server that has the machine to itself.
+            "max_total_tokens": sides * length,
+            "grammar_backend": "none",
+        }
+    return defaults
+
+
+def missing_state() -> list[str]:
+    """What a `ModelRunner` would miss in this process now, in plain words; empty: nothing."""
+    import torch.distributed as dist
+
+    fix = "call distwatch.initialize(framework='sglang', tensor=…)"
+    if importlib.util.find_spec("sglang") is None:
+        return ["SGLang is not installed: pip install sglang, in the environment of this job"]
+    missing = []
+    if not dist.is_initialized():
+        missing.append(f"torch.distributed is not initialized: {fix}, which does that, too")
+    framework = framework_of("sglang")
+    module = framework.module()
+    held = {group.role for group in framework.read(module)} if dist.is_initialized() else set()
+    for role, getter in (
+        ("world", "get_world_group"),
+        ("tp", "get_tp_group"),
+        ("pp", "get_pp_group"),
+    ):
+        if role not in held:
+            missing.append(f"SGLang's {role} group ({getter}) does not exist: {fix}")
+    context = importlib.util.find_spec("sglang.srt.runtime_context")
+    if context is not None and not _is_published():
+        missing.append(
+            "no server arguments are published in this process: "
+            "sglang.srt.runtime_context.publish(server_args, role='scheduler', ranks=…), or let "
+            "distwatch.build_sglang_runner do all of it"
+        )
+    return missing
+
+
+# ---- the steps ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _step(name: str, model_path: str) -> Iterator[None]:
+    """On record under the deadline of loads; without an agent nothing."""
+    agent = running_agent()
+    step = agent.begin_step(name, deadline_kind="load", label=model_path) if agent else None
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        if agent is not None and step is not None:
+            agent.end_step(step, f"{type(error).__name__}: {error}"[:300] if error else None)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise PlanInvalid(
+            f"SGLang cannot be imported: {error}",
+            advice="pip install sglang and what it lacks, in the environment of this job.",
+        ) from error
+
+
+def _server_args(
+    kind: Any, model_path: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
+) -> Any:
+    """Of the defaults, those that this version knows; of the user's, all."""
+    known = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    known |= set(inspect.signature(kind).parameters)
+    if unknown := sorted(set(given) - known):
+        raise PlanInvalid(
+            f"this SGLang's ServerArgs have no {', '.join(unknown)}",
+            advice="Look at `python -m sglang.launch_server --help` of the installed version.",
+        )
+    chosen = {name: value for name, value in defaults.items() if name in known}
+    return kind(model_path=model_path, **{**chosen, **given})
+
+
+def _publish(args: Any, world: World) -> None:
+    """As a server's own entry does it, once for the process."""
+    context = _import("sglang.srt.runtime_context")
+    ranks = context.SpawnRanks(world_rank=world.rank, gpu_id=_gpu(world))
+    context.publish(args, role=_ROLE, ranks=ranks)
+
+
+def _is_published() -> bool:
+    context = _import("sglang.srt.runtime_context")
+    if not hasattr(context, "assert_published"):
+        return True  # up to 0.5.15 the runner publishes itself
+    try:
+        return bool(context.get_parallel().tp_size) and context.get_parallel().tp_rank is not None
+    except (AttributeError, RuntimeError, ValueError):
+        return False
+
+
+def _initialize_attention(args: Any) -> None:
+    """What SGLang sets up beside the groups, where this version has it."""
+    attention = importlib.util.find_spec("sglang.srt.layers.dp_attention")
+    if attention is not None:
+        call = _import("sglang.srt.layers.dp_attention").initialize_dp_attention
+        call(**accepted(call, {"server_args": args}))
+
+
+def _runner(args: Any, config: Any, world: World) -> Any:
+    kind = _import("sglang.srt.model_executor.model_runner").ModelRunner
+    if importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None:
+        bootstrap = _import("sglang.srt.distributed.bootstrap")
+        bootstrap.init_layer_runtime(model_config=config)
+    tensor = int(getattr(args, "tp_size", 1) or 1)
+    experts = int(getattr(args, "ep_size", 1) or 1)
+    tensor_rank = world.rank % tensor
+    wanted = {
+        "model_config": config,
+        "mem_fraction_static": getattr(args, "mem_fraction_static", None) or 0.8,
+        "gpu_id": _gpu(world),
+        "tp_rank": tensor_rank,
+        "tp_size": tensor,
+        "moe_ep_rank": tensor_rank // (tensor // experts),
+        "moe_ep_size": experts,
+        "pp_rank": world.rank // tensor,
+        "pp_size": int(getattr(args, "pp_size", 1) or 1),
+        "nccl_port": int(os.environ.get("MASTER_PORT") or 0),
+        "server_args": args,
+    }
+    return kind(**accepted(kind, wanted))
+
+
+def _gpu(world: World) -> int:
+    import torch
+
+    count = torch.cuda.device_count()
+    return world.local_rank % count if count else 0
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _context_length(model_path: str) -> int:
+    """The model's own, as far as its configuration is on this machine, and no more than needed."""
+    try:
+        with open(os.path.join(model_path, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError):
+        return _CONTEXT_LENGTH
+    own = [config.get(name) for name in ("max_position_embeddings", "n_positions")]
+    return min([_CONTEXT_LENGTH, *(length for length in own if isinstance(length, int))])

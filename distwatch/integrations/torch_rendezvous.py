@@ -1,0 +1,310 @@
+"""Where ranks meet: torch's rendezvous, the making of a group, and worlds beside the default one.
+
+Weight-sync groups of SGLang, slime, RLinf and others are made of the same parts without
+`init_process_group`: a rendezvous and `_new_process_group_helper`, or nothing but a `TCPStore` and
+a backend's class. Each is a world of its own, whose ranks are not the job's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from distwatch.agent import core
+from distwatch.agent.entry import enter_run
+from distwatch.agent.guard import caller_site, error_text, guard
+from distwatch.hooks.observed import observe
+from distwatch.hooks.patch import PatchSet
+from distwatch.hooks.rebinding import rebind_early_imports
+from distwatch.integrations.registry import folders_of, running_agent
+from distwatch.integrations.torch_groups import KnownGroups
+from distwatch.redaction import redact_text
+from distwatch.state.events import SideWorldJoined
+
+_inside = threading.local()
+_STORES = "torch._C._distributed_c10d"
+_CLASSES = ("ProcessGroupGloo", "ProcessGroupNCCL")
+
+
+# ---- torch's own rendezvous ----------------------------------------------------------------------
+
+
+def hook_rendezvous(module: ModuleType, patches: PatchSet, known: KnownGroups) -> None:
+    """The function returns a generator, and it is the generator's first item that blocks."""
+    original = vars(module)["rendezvous"]
+
+    def rendezvous(url: str, rank: int = -1, world_size: int = -1, **kwargs: Any) -> Iterator[Any]:
+        iterator = original(url, rank, world_size, **kwargs)
+        return _observed_rendezvous(iterator, url, rank, world_size, known)
+
+    rendezvous.__doc__ = original.__doc__
+    rendezvous.__module__ = original.__module__
+    rendezvous.__qualname__ = original.__qualname__
+    rendezvous.__wrapped__ = original  # type: ignore[attr-defined]
+    patches.replace(module, "rendezvous", rendezvous)
+    # `import torch.distributed.rendezvous` gives the function: the module is only here.
+    defining = sys.modules.get("torch.distributed.rendezvous")
+    if defining is not None and vars(defining).get("rendezvous") is original:
+        patches.replace(defining, "rendezvous", rendezvous)
+    rebind_early_imports(patches, original, rendezvous)
+
+
+def _observed_rendezvous(
+    iterator: Iterator[Any], url: str, rank: int, world_size: int, known: KnownGroups
+) -> Iterator[Any]:
+    token = guard("torch.distributed.rendezvous", _begin, url, rank, world_size, known)
+    try:
+        first = next(iterator)
+    except BaseException as error:
+        guard("torch.distributed.rendezvous", _end, token, error)
+        # A generator that has nothing to give ends; it does not raise StopIteration.
+        if isinstance(error, StopIteration):
+            return
+        raise
+    guard("torch.distributed.rendezvous", _end, token, None)
+    yield first
+    yield from iterator
+
+
+def _begin(url: str, rank: int, world_size: int, known: KnownGroups) -> Any:
+    agent = running_agent()
+    if agent is None:
+        return None
+    label, endpoint = url, urlsplit(url).netloc
+    if url.startswith("env://"):
+        # What torch reads at this very moment; missing is said, not made up.
+        addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        label, endpoint = f"{url}, {addr}:{port}", f"{addr}:{port}"
+    site = _site() if not _is_default(known) else None
+    step = agent.begin_step("rendezvous", deadline_kind="init", label=redact_text(label), site=site)
+    if not _is_default(known):
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        _join(
+            agent,
+            step,
+            endpoint,
+            group_rank=rank if rank >= 0 else _number(asked.get("rank")),
+            size=world_size if world_size > 0 else _number(asked.get("world_size")),
+            via="rendezvous",
+        )
+    _enter()
+    return agent, step
+
+
+def _end(token: Any, error: BaseException | None) -> None:
+    if token is not None:
+        _leave()
+        agent, step = token
+        agent.end_step(step, error_text(error))
+
+
+# ---- the making of a group -----------------------------------------------------------------------
+
+
+class NewProcessGroup:
+    """The connecting part of any group's creation, also where others call it directly.
+
+    A group of theirs has its members later, if ever: it is read at its first collective.
+    """
+
+    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
+        self._original = vars(module).get("_new_process_group_helper")
+        self._known = known
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        agent = running_agent()
+        if agent is None or self._original is None:
+            return None
+        from distwatch.integrations.torch_distributed import bound
+
+        given = bound(self._original, args, kwargs)
+        name = given.get("group_name")
+        own = not given.get("global_ranks_in_group") and not _is_default(self._known)
+        label = f"connects group {name}" if name not in ("", None) else ""
+        step = agent.begin_step(
+            "new_process_group",
+            deadline_kind="group",
+            label=label,
+            site=_site() if own else None,
+        )
+        if own:
+            endpoint = endpoint_of(given.get("store"))
+            self._known.own_worlds[str(name)] = endpoint
+            _join(
+                agent,
+                step,
+                endpoint,
+                name=str(name or ""),
+                group_rank=_number(given.get("group_rank")),
+                size=_number(given.get("group_size")),
+                via="process group",
+            )
+        _enter()
+        return agent, step
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        if token is None:
+            return
+        _leave()
+        agent, step = token
+        if error is None:
+            self._known.note_order()
+        agent.end_step(step, error_text(error))
+
+
+# ---- bare stores and bare groups -----------------------------------------------------------------
+
+
+def hook_constructors(patches: PatchSet, known: KnownGroups) -> None:
+    """In place, so that no class changes its identity and no early import is missed."""
+    c10d: Any = sys.modules.get(_STORES)
+    for name in ("TCPStore", *_CLASSES):
+        kind = getattr(c10d, name, None)
+        if isinstance(kind, type) and "__init__" in vars(kind):
+            observer = _Store(known) if name == "TCPStore" else _Backend(known, name)
+            original = vars(kind)["__init__"]
+            patches.replace(kind, "__init__", observe(f"{name}.__init__", original, observer))
+
+
+class _Store:
+    """A store that somebody makes for a meeting of their own."""
+
+    def __init__(self, known: KnownGroups) -> None:
+        self._known = known
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        agent = _agent_of_rank(self._known)
+        if agent is None:
+            return None
+        names = ("host_name", "port", "world_size", "is_master", "timeout", "wait_for_workers")
+        given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
+        endpoint = f"{given.get('host_name')}:{given.get('port')}"
+        waits = bool(given.get("wait_for_workers", True))
+        step = agent.begin_step("store", deadline_kind="init", label=endpoint, site=_site())
+        if given.get("port"):
+            _join(
+                agent,
+                step,
+                endpoint,
+                group_rank=0 if given.get("is_master") else None,
+                size=_number(given.get("world_size")) if waits else None,
+                via="store",
+            )
+        _enter()
+        return agent, step
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        _end(token, error)
+
+
+class _Backend:
+    """A backend's group that somebody makes over a store of theirs."""
+
+    def __init__(self, known: KnownGroups, name: str) -> None:
+        self._known = known
+        self._name = name
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        agent = _agent_of_rank(self._known)
+        if agent is None:
+            return None
+        given = {**dict(zip(("store", "rank", "size"), args[1:], strict=False)), **kwargs}
+        endpoint = endpoint_of(given.get("store"))
+        label = f"connects {self._name}"
+        step = agent.begin_step(
+            "new_process_group", deadline_kind="group", label=label, site=_site()
+        )
+        _join(
+            agent,
+            step,
+            endpoint,
+            group_rank=_number(given.get("rank")),
+            size=_number(given.get("size")),
+            via="process group",
+        )
+        _enter()
+        return agent, step
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        _end(token, error)
+
+
+def _agent_of_rank(known: KnownGroups) -> Any:
+    """The agent, where this is no part of something that is seen already, and no launcher's."""
+    if getattr(_inside, "depth", 0) or _is_default(known):
+        return None
+    agent = core.current()
+    if agent is None and enter_run(os.environ)[2] != "launcher":
+        agent = running_agent()
+    return None if agent is None or agent.started.role == "launcher" else agent
+
+
+def endpoint_of(store: Any) -> str:
+    """`host:port` of the TCPStore below any prefixes; '' for another kind. Asks the store nothing."""
+    for _ in range(8):
+        inner = getattr(store, "underlying_store", None)
+        if inner is None:
+            break
+        store = inner
+    host, port = getattr(store, "host", None), getattr(store, "port", None)
+    return f"{host}:{port}" if host and port else ""
+
+
+# ---- what is said of it --------------------------------------------------------------------------
+
+
+def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) -> None:
+    """A new meeting, or the newest one at that endpoint which was only a store until now."""
+    known = list(agent.side_worlds.values())
+    here = [one for one in known if one.endpoint == endpoint]
+    newest = here[-1] if here else None
+    grows = newest is not None and not newest.name and said["via"] == "process group"
+    of_name = 1 + max((o.of_name for o in here if o.name == name), default=0) if name else 0
+    if grows and newest is not None:
+        # A store's master is its rank 0 by what it does, and by what it says now.
+        told = {field: value for field, value in said.items() if value is not None}
+        grown = {**told, "step": step, "name": name, "of_name": of_name}
+        agent.join_side_world(msgspec.structs.replace(newest, **grown))
+        return
+    agent.join_side_world(
+        SideWorldJoined(
+            number=1 + max((one.number for one in known), default=0),
+            step=step,
+            endpoint=endpoint,
+            name=name,
+            at_endpoint=1 + max((one.at_endpoint for one in here), default=0),
+            of_name=of_name,
+            site=_site(),
+            **said,
+        )
+    )
+
+
+def _is_default(known: KnownGroups) -> bool:
+    agent = core.current()
+    return known.initializing or (agent is not None and agent.is_initializing)
+
+
+def _enter() -> None:
+    _inside.depth = getattr(_inside, "depth", 0) + 1
+
+
+def _leave() -> None:
+    _inside.depth = max(0, getattr(_inside, "depth", 0) - 1)
+
+
+def _site() -> Any:
+    return caller_site(folders_of("torch"))
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int) and value >= 0 else None

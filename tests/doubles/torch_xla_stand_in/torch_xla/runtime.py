@@ -1,0 +1,1 @@
+"""A stand-in: imported, and asked nothing in CPU mode."""

@@ -1,0 +1,97 @@
+"""Doubles of SGLang and neuronx-distributed, initialized well, twice, too early, with wrong sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from steps import RANK, gate, step
+
+import distwatch
+
+SIZES: dict[str, Any] = json.loads(os.environ.get("TEST_SIZES", "{}"))
+
+
+def initialize() -> None:
+    """By distwatch, twice with the same plan, taken down and built in another shape."""
+    framework = os.environ["TEST_FRAMEWORK"]
+    world = distwatch.initialize("gloo", framework=framework, **SIZES)
+    assert distwatch.initialize("gloo", framework=framework, **SIZES) is world
+    say("first", world.groups, world.roles[framework])
+    step("initialized")
+    gate("again").read(1)
+    world.close()
+    world = distwatch.initialize("gloo", framework=framework, tensor=world.size)
+    say("second", world.groups, world.roles[framework])
+    gate("end").read(1)
+
+
+def say(when: str, groups: dict[str, Any], roles: dict[str, Any]) -> None:
+    path = os.path.join(os.environ["TEST_WORK"], f"{when}-{RANK}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"groups": groups, "roles": roles}, file)
+
+
+def by_itself() -> None:
+    """The framework's own initializer, without distwatch.initialize."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    state = parallel_state()
+    if os.environ["TEST_FRAMEWORK"] == "sglang":
+        state.init_distributed_environment(dist.get_world_size(), dist.get_rank(), backend="gloo")
+    state.initialize_model_parallel(**SIZES)
+    gate("end").read(1)
+
+
+def twice() -> None:
+    """A second call, which SGLang refuses and neuronx-distributed does not."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    state = parallel_state()
+    if os.environ["TEST_FRAMEWORK"] == "sglang":
+        state.init_distributed_environment(dist.get_world_size(), dist.get_rank(), backend="gloo")
+    state.initialize_model_parallel(**SIZES)
+    state.initialize_model_parallel(**SIZES)
+    gate("end").read(1)
+
+
+def too_early() -> None:
+    """Before torch itself is initialized."""
+    parallel_state().initialize_model_parallel(**SIZES)
+
+
+def layer_too_early() -> None:
+    """A model's layer, before there are any groups."""
+    if os.environ["TEST_FRAMEWORK"] == "neuron":
+        parallel_state().NeuronAttention()
+    else:
+        parallel_state().get_tp_group()
+
+
+def heads() -> None:
+    """Key and value heads that tensor's size does not divide."""
+    distwatch.initialize("gloo", framework="neuron", **SIZES)
+    parallel_state().GQAQKVColumnParallelLinear(kv_output_dim=1)
+
+
+def without_runtime() -> None:
+    """A job that asks for it where it is not installed."""
+    distwatch.initialize("gloo", framework=os.environ["TEST_FRAMEWORK"], **SIZES)
+
+
+def parallel_state() -> Any:
+    """The framework's module."""
+    if os.environ["TEST_FRAMEWORK"] == "neuron":
+        from neuronx_distributed.parallel_layers import parallel_state as neuron
+
+        return neuron
+    from sglang.srt.distributed import parallel_state as sglang
+
+    return sglang
+
+
+globals()[sys.argv[1]]()

@@ -1,0 +1,120 @@
+"""Worlds beside the default one: who has not come to them, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.group_views import group_views
+from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, free_port, launch_ranks
+from tests.support.verdicts import assert_healthy
+
+DOUBLE = REPOSITORY / "tests" / "doubles" / "sglang_without_sizes"
+
+
+def environment() -> dict[str, str]:
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, JOBS, DOUBLE))),
+        "DISTWATCH_DEADLINES": DEADLINES,
+        "TEST_SYNC_PORT": str(free_port()),
+    }
+
+
+def members(*each: dict[str, object]) -> dict[int, dict[str, str]]:
+    return {rank: {"TEST_MEMBER": json.dumps(member)} for rank, member in enumerate(each)}
+
+
+@pytest.mark.parametrize("how", ["sglang", "store"])
+def test_a_world_of_its_own_is_shown_as_one(how: str) -> None:
+    with launch_ranks("weight_sync", 3, env=environment(), args=[how]) as job:
+        job.wait_step("synced 3", {0, 1, 2})
+        job.wait_step("gate end", {0, 1, 2})
+        state = job.state()
+        worlds = [w for p in state.processes.values() for w in p.side_worlds.values()]
+        assert {w.group_rank for w in worlds} == {0, 1, 2}
+        assert {w.size for w in worlds} == {3}
+        assert len({w.endpoint for w in worlds}) == 1
+        assert all(w.site and w.site.file.endswith(("weight_sync.py", "common.py")) for w in worlds)
+        if how == "sglang":
+            views = [view for view in group_views(state) if view.world]
+            assert [(view.pg_name, view.members) for view in views] == [
+                ("weight_update", (0, 1, 2))
+            ]
+            assert "a world of its own at 127.0.0.1" in views[0].title
+        assert_healthy(job.judged_blocking())
+
+
+@pytest.mark.parametrize("how", ["sglang", "store"])
+def test_a_member_that_is_elsewhere(how: str) -> None:
+    each = members({}, {}, {"stays": True})
+    with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=[how]) as job:
+        job.wait_step("elsewhere", {2})
+        job.wait_verdict(
+            "rendezvous.rank_missing", {2}, mentions=("weight_sync.py", "did not come")
+        )
+
+
+def test_a_member_that_came_before_is_known_by_its_rank_of_then() -> None:
+    each = members(
+        {"rank": 1, "again": True},
+        {"rank": 0, "again": True},
+        {"rank": 2, "again": True, "stays": True},
+        {"stays": True},
+    )
+    with launch_ranks("weight_sync", 4, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_step("elsewhere", {2, 3})
+        finding = job.wait_verdict(
+            "rendezvous.rank_missing", {2}, mentions=("when this group met before",)
+        )
+        assert set(finding.waiting_ranks) == {0, 1}
+
+
+def test_a_member_that_ended() -> None:
+    each = members({}, {}, {"ends": True})
+    with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_verdict({"rendezvous.rank_died", "process.exited"}, {2})
+
+
+def test_two_members_of_one_rank() -> None:
+    each = members({}, {"rank": 1}, {"rank": 1})
+    with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_verdict("rendezvous.rank_duplicated", {1, 2}, mentions=("weight_update",))
+
+
+def test_members_that_count_each_other_differently() -> None:
+    each = members({}, {}, {"size": 4})
+    with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_verdict("rendezvous.world_size_disagrees", {2}, mentions=("3 and 4",))
+
+
+def test_nobody_is_blamed_where_several_could_be_the_missing_one() -> None:
+    each = members({}, {}, {"stays": True}, {"stays": True})
+    with launch_ranks("weight_sync", 4, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_step("elsewhere", {2, 3})
+        job.wait_verdict("rendezvous.rank_missing", (), mentions=("cannot be told",))
+
+
+def test_a_trainer_and_an_engine_are_two_worlds_that_meet_in_a_third() -> None:
+    env = environment()
+    engine = {
+        0: {"TEST_MEMBER": json.dumps({"rank": 1})},
+        1: {"TEST_MEMBER": json.dumps({"rank": 2, "stays": True})},
+    }
+    with launch_ranks("weight_sync", 2, env=env, env_of=engine, args=["sglang"]) as job:
+        trainer = {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_PORT": str(free_port()),
+            "TEST_MEMBER": json.dumps({"rank": 0}),
+        }
+        command = [sys.executable, str(JOBS / "weight_sync.py"), "sglang"]
+        job.start(command, {**env, **trainer}, "trainer.log")
+        job.wait_step("elsewhere", {1})
+        job.wait_verdict("rendezvous.rank_missing", {1}, mentions=("rank 0 of another world",))
+        assert all(f.culprit_ranks in ((1,), ()) for f in diagnose(job.state()) if f.blocks)
