@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from distwatch.diagnosis import diagnose
-from distwatch.observer.runs import find_run_of_pid
+from distwatch.errors import NoSuchTarget
+from distwatch.observer.runs import find_run, find_run_of_pid
 from distwatch.observer.sources import LiveRun, open_source
 from distwatch.probes.discovery import job_of
 from distwatch.ray import HOOK
@@ -86,6 +89,9 @@ def test_actors_enter_the_run_of_their_ray_job_and_say_who_they_are() -> None:
             assert found is not None
             assert found.run_id == name
             assert isinstance(open_source(str(pid), job.root), LiveRun)
+        assert find_run("ray-01000000", job.root).run_id == name
+        with pytest.raises(NoSuchTarget):
+            find_run("ray-02000000", job.root)
         assert len({worker.actor_id for worker in workers.values()}) == 2
         assert_healthy(job.judged_blocking())
         assert not [finding.code for finding in diagnose(job.state())]
