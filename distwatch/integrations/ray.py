@@ -15,6 +15,8 @@ from distwatch.integrations.registry import NotApplicable
 from distwatch.state.events import WorkerPlaced
 
 _TITLE_KEPT = 120
+_LOOKS = 240
+"""Two minutes: the actor's class is known once its __init__ has begun."""
 
 
 def apply(module: ModuleType, _: PatchSet) -> str:
@@ -36,17 +38,25 @@ def _watch(agent: core.Agent) -> None:
 
 
 class WorkerLook:
-    """Looks until the actor is known: a worker becomes one actor, and stays it."""
+    """Looks until the actor is known: a worker becomes one actor, and stays it.
+
+    Ray is asked no longer than needed, and never in a driver: what is asked while Ray shuts down
+    ends the process.
+    """
 
     def __init__(self) -> None:
         self._placed: WorkerPlaced | None = None
+        self._looks = 0
 
     def look(self) -> tuple[WorkerPlaced | None, str]:
         """Who this process is to Ray, None where it is no connected worker; its title."""
         module = sys.modules.get("ray._private.worker")
         if module is None:
             return None, ""
-        if self._placed is None or not self._placed.actor_class:
+        is_worker = module.global_worker.mode == module.WORKER_MODE
+        known = self._placed is not None and self._placed.actor_class
+        if is_worker and not known and self._looks < _LOOKS:
+            self._looks += 1
             self._placed = _placed(module.global_worker) or self._placed
         return self._placed, process_title()
 
