@@ -45,6 +45,8 @@ def __getattr__(name: str) -> Any:
     # Importing distwatch costs a job nothing: what is not used is not loaded.
     import importlib
 
+    if name == "ray":
+        return importlib.import_module("distwatch.ray")
     if name not in _PLACES:
         raise AttributeError(f"module 'distwatch' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

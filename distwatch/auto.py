@@ -38,13 +38,14 @@ def activate() -> None:
     try:
         for complaint in settings.complaints:
             print(f"distwatch: {complaint}; the default holds", file=sys.stderr)
-        from distwatch.agent.entry import enter_run, role_of
+        from distwatch.agent.entry import enter_run, is_ray_worker, role_of
 
         argv = getattr(sys, "orig_argv", sys.argv)
         role = role_of(argv, os.environ)
         if role == "launcher":
             return  # it is seen from outside; its ranks speak for themselves
-        if role == "rank":
+        # A Ray worker learns the name of its run a moment later, in its setup hook.
+        if role == "rank" and not is_ray_worker(argv):
             enter_run(os.environ)
         _size_the_recorder()
         _chain_excepthook()

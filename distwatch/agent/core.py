@@ -55,6 +55,8 @@ class Agent:
         self.peer_sources: list[Callable[[], Iterable[ev.PeerProgress]]] = []
         self.load_sources: list[Callable[[], Iterable[LoadProgress]]] = []
         self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
+        self.worker_source: Callable[[], tuple[ev.WorkerPlaced | None, str]] | None = None
+        """Asked at each beat: who this process is to its cluster, and its title."""
         self.recorder = "no collectives seen yet"
         self.is_initializing = False
         """Whether `distwatch.initialize` is under way in this process."""
@@ -66,6 +68,7 @@ class Agent:
         self._group_calls: list[ev.GroupCalled] = []
         self._integrations: dict[str, ev.IntegrationChanged] = {}
         self._sites: dict[tuple[CodeType, int], ev.SiteSeen] = {}
+        self._worker: ev.WorkerPlaced | None = None
         self._confirmed: ev.IdentityConfirmed | None = None
         self._planned: ev.InitPlanned | None = None
         self._initialized = False
@@ -200,6 +203,12 @@ class Agent:
         if held is not None and held.axis != axis:
             self.hold_group(msgspec.structs.replace(held, axis=axis))
 
+    def retime_group(self, pg_name: str, timeout_s: float) -> None:
+        """Records that a group's timeout was set after it was made."""
+        held = self._groups.get(pg_name)
+        if held is not None and held.timeout_s != timeout_s:
+            self.hold_group(msgspec.structs.replace(held, timeout_s=timeout_s))
+
     def release_group(self, pg_name: str) -> None:
         """Records that a group was destroyed; all of them for ''."""
         if pg_name:
@@ -268,6 +277,12 @@ class Agent:
             self._non_member_calls.append(called)
             self.record(called)
 
+    def settle_endpoint(self, endpoint: str) -> None:
+        """Records where the initialization that was planned last will meet."""
+        if self._planned is not None:
+            self._planned = msgspec.structs.replace(self._planned, endpoint=endpoint)
+            self.record(self._planned)
+
     def raise_finding(self, finding: Finding, step: str = "") -> None:
         """Records a diagnosis that this process came to by itself."""
         raised = ev.FindingRaised(finding=finding, step=step)
@@ -319,6 +334,7 @@ class Agent:
         loads: list[LoadProgress] = []
         for load_source in list(self.load_sources):
             loads += guard("loads", load_source) or ()
+        title = self._look_at_worker()
         self._progress = tuple(groups)
         self._beat += 1
         self.page.write(
@@ -330,9 +346,19 @@ class Agent:
                 loads=tuple(loads),
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
+                title=title,
             )
         )
         self.journal.drain()
+
+    def _look_at_worker(self) -> str:
+        if self.worker_source is None:
+            return ""
+        placed, title = guard("worker", self.worker_source) or (None, "")
+        if placed is not None and placed != self._worker:
+            self._worker = placed
+            self.record(placed)
+        return title
 
     def _end_if_hung(self) -> None:
         from distwatch.agent.ending import end_rank
@@ -373,12 +399,14 @@ class Agent:
         self.progress_sources.clear()
         self.peer_sources.clear()
         self.load_sources.clear()
+        self.worker_source = None
         self.dump_sources.clear()
         self._control.abandon()
 
     def _snapshot(self, dropped: int) -> ev.Snapshot:
         return ev.Snapshot(
             started=self.started,
+            worker=self._worker,
             confirmed=self._confirmed,
             integrations=tuple(self._integrations.values()),
             groups=tuple(self._groups.values()),
@@ -445,6 +473,7 @@ def _cwd() -> str:
 
 
 _current: Agent | None = None
+_on_start: list[Callable[[Agent], None]] = []
 _failed_pid: int | None = None
 _starting = threading.Lock()
 
@@ -452,6 +481,14 @@ _starting = threading.Lock()
 def current() -> Agent | None:
     """The running agent of this process, or None."""
     return _current
+
+
+def when_started(attach: Callable[[Agent], None]) -> None:
+    """Calls `attach` with this process's agent: now where it runs, else once it starts."""
+    if attach not in _on_start:
+        _on_start.append(attach)
+    if _current is not None:
+        attach(_current)
 
 
 def start() -> Agent | None:
@@ -468,6 +505,8 @@ def start() -> Agent | None:
             return None
         folder, stem, role = enter_run(os.environ)
         _current = Agent(settings, folder, stem, role)
+        for attach in _on_start:
+            attach(_current)
     except Exception as error:
         _failed_pid = os.getpid()
         log.warning("distwatch: off in process %d: %s", os.getpid(), error)

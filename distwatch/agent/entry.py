@@ -48,6 +48,11 @@ def role_of(argv: list[str], environ: Mapping[str, str]) -> str:
     return "rank" if any(environ.get(name) for name in RANK_VARIABLES) else "other"
 
 
+def is_ray_worker(argv: list[str]) -> bool:
+    """Whether the command line is a Ray worker's."""
+    return os.path.basename(_program(argv)[0]) == "default_worker.py"
+
+
 def _program(argv: list[str]) -> tuple[str, str]:
     """The script and the module that the interpreter was asked to run; '' for what it was not."""
     arguments = iter(argv[1:])

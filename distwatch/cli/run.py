@@ -20,7 +20,9 @@ import click
 
 from distwatch.cli.options import readable_root
 from distwatch.cli.project import KEYS, project_settings
+from distwatch.cli.ray_job import submits_job, with_settings
 from distwatch.errors import AttachDenied, UsageError
+from distwatch.ray import job_environment
 from distwatch.settings import DEADLINES, ON_HANG, read_settings, run_root
 
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
@@ -60,9 +62,21 @@ def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None)
         f"distwatch: run {environ['DISTWATCH_RUN_ID']}; watch it with: distwatch attach {named}",
         err=True,
     )
-    code = forward([program, *arguments[1:]], environ)
+    code = forward(_argv(program, arguments, environ, dir_), environ)
     _say_what_is_left(code, environ, named)
     return code
+
+
+def _argv(
+    program: str, arguments: tuple[str, ...], environ: Mapping[str, str], dir_: str | None
+) -> list[str]:
+    argv = [program, *arguments[1:]]
+    if not submits_job(argv):
+        return argv
+    # The cluster's machines have a root of their own, unless the user names one for them.
+    here = () if dir_ or "DISTWATCH_DIR" in os.environ else ("DISTWATCH_DIR",)
+    names = [name for name in environ if name.startswith("DISTWATCH_") and name not in here]
+    return with_settings(argv, {name: environ[name] for name in names})
 
 
 def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
@@ -84,6 +98,7 @@ def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
     if not environ.get("DISTWATCH_RUN_ID"):
         environ["DISTWATCH_RUN_ID"] = f"run-{today}-{secrets.token_hex(2)}"
     environ["DISTWATCH"] = "1"
+    environ.update(job_environment(environ))
     # The job's processes may change their folder: for all of them this is one place.
     environ["DISTWATCH_DIR"] = readable_root(run_root(environ))
     _require_sense(environ)

@@ -61,6 +61,9 @@ def _print_table(report: Report, *, markdown: bool) -> None:
         click.echo("no findings")
     click.echo()
     rows: list[tuple[str, ...]] = [("RANK", "HOST", "PID", "STATE", "SINCE", "DOING", "WHERE")]
+    actors = any(rank.actor for rank in report.ranks)
+    if actors:
+        rows = [(*rows[0], "ACTOR")]
     for rank in report.ranks:
         since = "" if rank.since_s is None else f"{rank.since_s:.1f} s"
         rows.append(
@@ -72,6 +75,7 @@ def _print_table(report: Report, *, markdown: bool) -> None:
                 since,
                 rank.doing,
                 rank.where,
+                *((rank.actor,) if actors else ()),
             )
         )
     for line in lay_out(rows, markdown=markdown):

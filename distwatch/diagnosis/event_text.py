@@ -100,6 +100,10 @@ def _link(event: ev.LinkChanged) -> str:
 
 _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
+    ev.WorkerPlaced: lambda e: (
+        f"{e.cluster} {e.actor_class or 'worker'} {e.actor_name or e.actor_id} of job {e.job_id} "
+        f"on node {e.node_id[:12]}"
+    ),
     ev.InitPlanned: _plan,
     ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
     ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",

@@ -11,6 +11,7 @@ from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.loads import load_under_way
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.signals import exit_text
+from distwatch.diagnosis.victims import ended_by_ray
 from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process, RunState, Step
 
@@ -235,6 +236,8 @@ def _ended_word(process: Process) -> tuple[str, str, int | None]:
         return "failed", f"{text}: {error.type_name}: {error.message}"[:200], process.ended_ns
     if seen is not None and seen.signal is not None:
         return "killed", text, process.ended_ns
+    if ended_by_ray(process):
+        return "exited", f"{text}, with which Ray ends its workers", process.ended_ns
     if seen is not None and seen.exit_code:
         return "failed", text, process.ended_ns
     return "exited", text, process.ended_ns

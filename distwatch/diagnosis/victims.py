@@ -140,4 +140,16 @@ def _ended_well(process: Process) -> bool:
     if seen.exit_code is None and seen.signal is None:
         # Nobody saw the status: an orderly interpreter exit is in the journal.
         return process.ending is not None
-    return seen.exit_code == 0
+    return seen.exit_code == 0 or ended_by_ray(process)
+
+
+def ended_by_ray(process: Process) -> bool:
+    """Whether Ray let its worker go: it ends those that it needs no more with code 1.
+
+    An exception in an actor's method ends no process. Whoever ends inside a step of ours, or is
+    still needed by others, is a different matter.
+    """
+    seen = process.outside.exit
+    if process.worker is None or seen is None or process.exception is not None:
+        return False
+    return seen.exit_code == 1 and not process.open_steps()

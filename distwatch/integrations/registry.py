@@ -84,6 +84,7 @@ REGISTRY = (
         "distwatch.integrations.transformers_auto",
         part_of="transformers",
     ),
+    IntegrationSpec("ray", "ray._private.worker", "distwatch.integrations.ray"),
     IntegrationSpec(
         "peft",
         "peft.peft_model",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+from distwatch.agent import core
 from distwatch.agent.environment import Launched
 from distwatch.agent.library import Layout
 from distwatch.agent.plan import split_endpoint
@@ -176,6 +177,8 @@ def _set_timeout(timeout: timedelta) -> None:
     import torch.distributed as dist
 
     dist.distributed_c10d._set_pg_timeout(timeout)
+    if agent := core.current():
+        agent.retime_group(str(dist.group.WORLD.group_name), timeout.total_seconds())
     dist.distributed_c10d._get_default_store().set_timeout(timeout)
 
 

@@ -28,6 +28,12 @@ from distwatch.integrations.builders import (
     already_initialized,
     first_call,
 )
+from distwatch.integrations.ray_meeting import (
+    meet_in_ray,
+    meets_in_ray,
+    settled,
+    world_name,
+)
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.torch_library import TorchLibrary
 from distwatch.integrations.world_plan import (
@@ -163,6 +169,8 @@ def initialize(
         timeout: of the collectives that come later, in seconds; default: torch's own.
         init_method, rank, world_size: as of `init_process_group`; by default from the
             environment of torchrun, Slurm, MPI or a plain one. Without any: a world of one.
+            In Ray actors rank 0's chooses the endpoint where nothing names one; `ray://name` does
+            the same for one of several worlds in a job.
 
     Raises:
         PlanInvalid: no world of this size can be built by this plan.
@@ -171,9 +179,16 @@ def initialize(
         AlreadyInitialized: this process holds a world of another plan.
     """
     global _held, _formed
+    name = world_name(init_method)
     launched = read_environment(
-        os.environ, init_method=init_method, global_rank=rank, world_size=world_size
+        os.environ,
+        init_method=init_method if name is None else None,
+        global_rank=rank,
+        world_size=world_size,
     )
+    in_ray = meets_in_ray(launched, name)
+    if in_ray and _held is not None:
+        launched = settled(launched, _held.plan.endpoint)
     sizes = {
         "tensor": tensor,
         "pipeline": pipeline,
@@ -197,6 +212,11 @@ def initialize(
             plan = agent.plan_init(plan)
             agent.is_initializing = True
         try:
+            if in_ray:
+                launched = meet_in_ray(launched, name or "", _formed, limits, agent)
+                plan = msgspec.structs.replace(plan, endpoint=launched.endpoint, method="env")
+                if agent is not None:
+                    agent.settle_endpoint(plan.endpoint)
             formed = Initializer(launched, plan, limits, library, agent, _formed).run()
         except BaseException:
             _undo_quietly(library)

@@ -98,7 +98,7 @@ def summarize(folder: RunFolder) -> RunSummary:
 def find_run(target: str, root: str) -> RunFolder:
     """The run that a person names by run id, folder, incident folder or pid.
 
-    A bare id means the newest launch of that name.
+    A bare id means the newest launch of that name; `ray-<job id>` the newest cluster's job.
 
     Raises:
         NoSuchTarget: there is none; the advice lists what there is.
@@ -116,6 +116,8 @@ def find_run(target: str, root: str) -> RunFolder:
     exact = [folder for folder in generations if folder.run_id == target and "~" in target]
     if found := (exact or sorted(generations, key=_generation)):
         return found[-1]
+    if of_ray_job := [folder for folder in run_folders(root) if _is_of_ray_job(folder, target)]:
+        return of_ray_job[-1]
     raise NoSuchTarget(_complaint(target), advice=_what_there_is(root))
 
 
@@ -164,6 +166,11 @@ def _folder_at(target: str) -> RunFolder | None:
             advice="A run folder has *.journal files; `distwatch ps` lists the runs.",
         )
     return None
+
+
+def _is_of_ray_job(folder: RunFolder, target: str) -> bool:
+    """`ray-01000000` names a job; the cluster's start, which follows in the run's id, need not be known."""
+    return target.startswith("ray-") and folder.run_id.startswith(f"{target}-")
 
 
 def _generation(folder: RunFolder) -> int:

@@ -52,6 +52,10 @@ class Rank(msgspec.Struct, kw_only=True):
     since_s: float | None
     heartbeat_s: float | None
     instrumented: bool
+    actor: str = ""
+    """Class, name and current method, where the rank is an actor of a cluster."""
+    cluster: dict[str, str] = {}
+    """The cluster's own names for it: job_id, node_id, worker_id, actor_id, …"""
     exception: list[str] = []
     integrations: dict[str, str] = {}
 
@@ -220,6 +224,8 @@ def _rank(state: RunState, standing: Standing) -> Rank:
         since_s=_rounded(standing.since_s),
         heartbeat_s=_rounded(standing.heartbeat_s),
         instrumented=standing.instrumented,
+        actor=process.actor if process else "",
+        cluster=msgspec.structs.asdict(process.worker) if process and process.worker else {},
         exception=[redact_text(line) for line in error.traceback] if error else [],
         integrations={
             name: f"{changed.status}{': ' + changed.reason if changed.reason else ''}"

@@ -112,13 +112,15 @@ def _ranks(report: Report, most: int) -> Iterable[str]:
         return
     yield "### Ranks"
     yield ""
-    yield "| rank | host | pid | state | doing | where | since |"
-    yield "|---:|---|---:|---|---|---|---:|"
+    actors = any(rank.actor for rank in report.ranks)
+    yield f"| rank | host | pid | state | doing | where | since |{' actor |' if actors else ''}"
+    yield f"|---:|---|---:|---|---|---|---:|{'---|' if actors else ''}"
     for rank in report.ranks[:most]:
         since = "" if rank.since_s is None else f"{rank.since_s:.1f} s"
         yield (
             f"| {rank.global_rank} | {escape(rank.host)} | {rank.pid or ''} | {rank.state} | "
             f"{escape(rank.doing)} | {escape(rank.where)} | {since} |"
+            + (f" {escape(rank.actor)} |" if actors else "")
         )
     if len(report.ranks) > most:
         yield f"\n… {len(report.ranks) - most} more ranks …"

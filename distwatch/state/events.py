@@ -71,6 +71,19 @@ class IdentityConfirmed(Event, frozen=True, kw_only=True):
     local_rank: int | None = None
 
 
+class WorkerPlaced(Event, frozen=True, kw_only=True):
+    """Who this process is to the cluster that runs it, as the cluster itself names things."""
+
+    cluster: Literal["ray"] = "ray"
+    job_id: str = ""
+    node_id: str = ""
+    worker_id: str = ""
+    actor_id: str = ""
+    actor_name: str = ""
+    """Empty: the actor was given none."""
+    actor_class: str = ""
+
+
 class InitPlanned(Event, frozen=True, kw_only=True):
     """What a rank is about to initialize with, as its call and its environment say.
 
@@ -352,6 +365,7 @@ class Snapshot(Event, frozen=True, kw_only=True):
     """What a reader needs to go on when the ring has overwritten older records."""
 
     started: ProcessStarted
+    worker: WorkerPlaced | None = None
     confirmed: IdentityConfirmed | None = None
     integrations: tuple[IntegrationChanged, ...] = ()
     groups: tuple[GroupCreated, ...] = ()
@@ -514,6 +528,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recorder: str = ""
     """Where the sequence numbers come from, or why there are none."""
     dropped: int = 0
+    title: str = ""
+    """What a Ray worker does, as its process title says it: `ray::Trainer.fit`."""
 
 
 class PulseRead(Event, frozen=True, kw_only=True):
@@ -694,6 +710,7 @@ class FindingsJudged(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     ProcessStarted
+    | WorkerPlaced
     | InitPlanned
     | FindingRaised
     | MeshMade

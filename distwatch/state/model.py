@@ -102,6 +102,8 @@ class Process(msgspec.Struct, kw_only=True):
     key: str
     started: ev.ProcessStarted | None = None
     started_ns: int | None = None
+    worker: ev.WorkerPlaced | None = None
+    """Who it is to the cluster that runs it; None outside of one."""
     planned: ev.InitPlanned | None = None
     """Its newest initialization, under way, done or failed."""
     planned_ns: int | None = None
@@ -193,6 +195,17 @@ class Process(msgspec.Struct, kw_only=True):
     def command(self) -> tuple[str, ...]:
         source = self.started or self.outside.seen
         return source.command if source else ()
+
+    @property
+    def actor(self) -> str:
+        """`Trainer "t0" in fit`: an actor, and the method it is in; '' for what is none."""
+        if self.worker is None or not self.worker.actor_id:
+            return ""
+        name = f' "{self.worker.actor_name}"' if self.worker.actor_name else ""
+        title = self.outside.pulse.title if self.outside.pulse else ""
+        method = title.removeprefix("ray::").partition(".")[2]
+        doing = f" in {method}" if method else ""
+        return f"{self.worker.actor_class or 'actor'}{name}{doing}"
 
     @property
     def instrumented(self) -> bool:

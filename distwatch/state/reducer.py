@@ -121,6 +121,10 @@ def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -
     process.started, process.started_ns = event, time_ns
 
 
+def _worker_placed(process: Process, _: int, event: ev.WorkerPlaced) -> None:
+    process.worker = event
+
+
 def _init_planned(process: Process, time_ns: int, event: ev.InitPlanned) -> None:
     process.planned, process.planned_ns, process.initialized = event, time_ns, False
 
@@ -244,7 +248,8 @@ def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
 def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> None:
     held = process.groups.get(event.pg_name)
     if held is not None and held.destroyed_ns is None and held.members == event.members:
-        held.axis = event.axis or held.axis  # said again since its axis became known
+        # Said again since its axis became known, or its timeout was set.
+        held.axis, held.timeout_s = event.axis or held.axis, event.timeout_s
         return
     process.groups[event.pg_name] = Group(
         pg_name=event.pg_name,
@@ -305,6 +310,8 @@ def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
 def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     if process.started is None:
         _process_started(process, time_ns, event.started)
+    if event.worker is not None:
+        _worker_placed(process, time_ns, event.worker)
     if event.planned is not None:
         _init_planned(process, process.planned_ns or time_ns, event.planned)
     if event.confirmed is not None:
@@ -493,6 +500,7 @@ def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) ->
 
 _INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
     ev.ProcessStarted: _process_started,
+    ev.WorkerPlaced: _worker_placed,
     ev.InitPlanned: _init_planned,
     ev.FindingRaised: _finding_raised,
     ev.MeshMade: _mesh_made,

@@ -95,6 +95,15 @@ def _identity(process: Process) -> Iterable[Text]:
     for place in places_of(process):
         yield _pair("place", place)
     yield _pair("launcher", identity.launcher)
+    if (worker := process.worker) is not None:
+        for name, value in (
+            ("actor", process.actor),
+            ("actor id", worker.actor_id),
+            ("Ray job", worker.job_id),
+            ("Ray node", worker.node_id),
+        ):
+            if value:
+                yield _pair(name, value)
     yield _pair("command", " ".join(process.command) or UNKNOWN)
     if not process.instrumented:
         yield Text("runs without distwatch: seen from outside only", YELLOW)

@@ -1,0 +1,138 @@
+"""Ray: distwatch in every worker of a Ray job, without code in its actors. Imports nothing of Ray.
+
+    ray.init(runtime_env=distwatch.ray.runtime_env({"env_vars": {…}}))      in the driver's code
+    RAY_RUNTIME_ENV_HOOK=distwatch.ray.extend_runtime_env python driver.py  without
+    distwatch run -- python driver.py                                       the same, set for you
+
+Ray calls a job's setup hook in each worker before the actor is made, and ends a worker whose hook
+raises: what fails in ours is said and goes no further, what the user's own raises is Ray's to judge.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
+HOOK = "distwatch.ray.extend_runtime_env"
+USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
+"""The RAY_RUNTIME_ENV_HOOK that stood where `distwatch run` has put ours: it is called first."""
+_NOT_PASSED_ON = (USERS_HOOK_VARIABLE,)
+_NIL_JOB = {"f"}
+_SETUP = "worker_process_setup_hook"
+
+
+def runtime_env(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A `runtime_env` for `ray.init` with distwatch on in every worker of the job.
+
+    Args:
+        given: your own `runtime_env`. It is kept: your variables win, and your
+            `worker_process_setup_hook` is called after ours.
+    """
+    extended = dict(given or {})
+    if os.environ.get("DISTWATCH") == "0":
+        return extended
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("DISTWATCH_") and name not in _NOT_PASSED_ON
+    }
+    extended["env_vars"] = {**settings, "DISTWATCH": "1", **(extended.get("env_vars") or {})}
+    users = extended.get(_SETUP)
+    if not getattr(users, "by_distwatch", False):
+        extended[_SETUP] = _setup_hook(users)
+    return extended
+
+
+def extend_runtime_env(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What RAY_RUNTIME_ENV_HOOK names: Ray passes the driver's `runtime_env` through it.
+
+    Where another hook stood in that variable before `distwatch run`, it is called first.
+    """
+    if before := os.environ.get(USERS_HOOK_VARIABLE):
+        given = _find(before)(given)
+    try:
+        return runtime_env(given)
+    except Exception as error:
+        print(f"distwatch: Ray's workers run without it: {error}", file=sys.stderr)
+        return given
+
+
+def job_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that turn distwatch on in a driver and so in its Ray job, for `distwatch run`."""
+    added = {HOOK_VARIABLE: HOOK}
+    if (before := environ.get(HOOK_VARIABLE)) and before != HOOK:
+        added[USERS_HOOK_VARIABLE] = before
+    return added
+
+
+def set_up_worker() -> None:
+    """In a Ray worker, before its actor is made: turns distwatch on. Never raises."""
+    try:
+        if os.environ.get("DISTWATCH") == "0":
+            return
+        if not os.environ.get("DISTWATCH_RUN_ID") and (name := run_name()):
+            os.environ["DISTWATCH_RUN_ID"] = name
+        from distwatch import auto
+        from distwatch.agent.entry import enter_run, role_of
+
+        auto.activate()
+        if role_of(sys.orig_argv, os.environ) == "rank":
+            enter_run(os.environ)
+    except Exception as error:
+        print(f"distwatch: off in Ray worker {os.getpid()}: {error}", file=sys.stderr)
+
+
+def run_name() -> str:
+    """The run that all workers of this Ray job enter; '' where Ray names no job.
+
+    Job ids begin anew in each cluster, so the time at which the cluster began is a part of it.
+    """
+    import ray
+
+    context = ray.get_runtime_context()
+    job = context.get_job_id()
+    if not job or set(job) == _NIL_JOB:
+        return ""
+    try:
+        began = context.get_session_name().split("_")[1:3]
+    except (AttributeError, RuntimeError):  # an older Ray does not tell
+        began = []
+    return "-".join(["ray", job, *("".join(c for c in part if c.isdigit()) for part in began)])
+
+
+def _setup_hook(users: Callable[[], None] | str | None) -> Callable[[], None]:
+    """Ours, then the user's.
+
+    It is a function within a function, so that Ray sends it by value: a worker whose Python has
+    no distwatch says so and goes on.
+    """
+
+    def set_up() -> None:
+        try:
+            from distwatch.ray import set_up_worker
+
+            set_up_worker()
+        except Exception as error:
+            print(f"distwatch: not in this Ray worker: {error}")
+        if isinstance(users, str):
+            from importlib import import_module
+
+            module, _, name = users.rpartition(".")
+            getattr(import_module(module), name)()
+        elif users is not None:
+            users()
+
+    set_up.by_distwatch = True  # type: ignore[attr-defined]
+    set_up.__name__ = f"distwatch_and_{getattr(users, '__name__', users)}" if users else "distwatch"
+    return set_up
+
+
+def _find(path: str) -> Callable[[Any], Any]:
+    from importlib import import_module
+
+    module, _, name = path.rpartition(".")
+    found: Callable[[Any], Any] = getattr(import_module(module), name)
+    return found

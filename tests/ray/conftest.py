@@ -1,0 +1,15 @@
+"""Each test has a Ray of its own, whose every process is ended by pid with the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 180
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
