@@ -127,6 +127,10 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         f"{', '.join(device.device for device in e.placement.devices) or 'no device'}"
     ),
     ev.LockLooked: _lock,
+    ev.SideWorldJoined: lambda e: (
+        f"meets {f'{e.size} ' if e.size else ''}others beside its default group"
+        f"{f' as {e.name}' if e.name else ''} at {e.endpoint or 'a store of its own'}{_at(e.site)}"
+    ),
     ev.GroupCreated: _group,
     ev.GroupCalled: _called,
     ev.GroupDestroyed: lambda e: e.pg_name or "all groups",
