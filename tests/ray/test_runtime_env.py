@@ -36,12 +36,14 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_go_along_and_the_users_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTWATCH_DEADLINES", "init=5")
+    monkeypatch.setenv("DISTWATCH_TOKEN", "x" * 32)
     given = {"env_vars": {"DISTWATCH_ON_HANG": "raise", "DISTWATCH_DEADLINES": "init=9"}, "pip": []}
     extended = ray.runtime_env(given)
     assert extended["pip"] == []
     assert extended["env_vars"]["DISTWATCH"] == "1"
     assert extended["env_vars"]["DISTWATCH_DEADLINES"] == "init=9"
     assert extended["env_vars"]["DISTWATCH_ON_HANG"] == "raise"
+    assert "DISTWATCH_TOKEN" not in extended["env_vars"], "Ray's dashboard shows them to everybody"
     assert given["env_vars"] == {"DISTWATCH_ON_HANG": "raise", "DISTWATCH_DEADLINES": "init=9"}
 
 
