@@ -19,7 +19,7 @@ HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
 HOOK = "distwatch.ray.extend_runtime_env"
 USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
 """The RAY_RUNTIME_ENV_HOOK that stood where `distwatch run` has put ours: it is called first."""
-_NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_TOKEN")
+NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_TOKEN")
 """Ray shows a job's runtime_env to everybody who sees its dashboard."""
 _NIL_JOB = {"f"}
 _SETUP = "worker_process_setup_hook"
@@ -38,7 +38,7 @@ def runtime_env(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("DISTWATCH_") and name not in _NOT_PASSED_ON
+        if name.startswith("DISTWATCH_") and name not in NOT_PASSED_ON
     }
     extended["env_vars"] = {**settings, "DISTWATCH": "1", **(extended.get("env_vars") or {})}
     users = extended.get(_SETUP)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from distwatch.errors import UsageError
-from distwatch.ray import job_environment
+from distwatch.ray import NOT_PASSED_ON, job_environment
 
 _FILE, _JSON = "--runtime-env", "--runtime-env-json"
 
@@ -37,7 +37,8 @@ def with_settings(argv: Sequence[str], settings: Mapping[str, str]) -> list[str]
         else:
             left.append(option)
     users: dict[str, str] = given.get("env_vars") or {}
-    ours = {"DISTWATCH": "1", **settings}
+    passed = {name: value for name, value in settings.items() if name not in NOT_PASSED_ON}
+    ours = {"DISTWATCH": "1", **passed}
     given["env_vars"] = {**ours, **users, **job_environment(users)}
     return [*argv[:3], *left, _JSON, json.dumps(given), *entrypoint]
 

@@ -101,7 +101,9 @@ def test_ray_job_submit_takes_the_settings_to_the_cluster(tmp_path: Path) -> Non
         "d",
     ]
     assert submits_job(argv)
-    *front, option, text, dashes, python, script = with_settings(argv, {"DISTWATCH_RUN_ID": "r"})
+    *front, option, text, dashes, python, script = with_settings(
+        argv, {"DISTWATCH_RUN_ID": "r", "DISTWATCH_TOKEN": "secret"}
+    )
     assert front == ["/bin/ray", "job", "submit", "--no-wait"]
     assert (option, dashes, python, script) == ("--runtime-env-json", "--", "python", "d")
     told = json.loads(text)
