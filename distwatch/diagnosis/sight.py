@@ -87,6 +87,11 @@ def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Findin
 
 
 def _as_far_as_seen(finding: Finding, hidden: dict[int, str]) -> Finding:
+    waiting = set(finding.waiting_ranks)
+    if finding.severity == "crash" and waiting and waiting <= hidden.keys():
+        # What they were in when they were last seen, they may have left in good order since.
+        finding = msgspec.structs.replace(finding, severity="warning")
+        return _doubtful(finding, sorted(waiting), hidden)
     out = [rank for rank in finding.culprit_ranks if rank in hidden]
     return _doubtful(finding, out, hidden) if finding.blocks else finding
 

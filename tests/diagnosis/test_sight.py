@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.sight import host_count, unseen_hosts
+from distwatch.diagnosis.check import Case
+from distwatch.diagnosis.sight import host_count, unseen_hosts, with_sight
 from distwatch.report.document import build_report
 from distwatch.state import events as ev
+from distwatch.state.finding import Finding
 from distwatch.tui.picture import take_picture
 from distwatch.tui.verdict import coverage_line
 from tests.diagnosis.recorded import HOST, RecordedJob
@@ -69,6 +71,23 @@ def test_who_was_lost_before_it_had_formed_its_world_is_not_blamed_either() -> N
     first = diagnose(job.state)[0]
     assert (first.role, first.culprit_ranks, first.waiting_ranks) == ("root", (), (0, 2))
     assert "rank 1 cannot be seen now: node2 was last seen 12 s ago" in first.summary
+
+
+def test_what_unseen_ranks_lost_is_not_known() -> None:
+    """They were in a call with rank 0 when they were last seen; it may have ended well since."""
+    job = stuck_job()
+    lost = Finding(
+        code="rendezvous.store_lost", severity="crash", role="root", culprit_ranks=(0,), waiting_ranks=(1, 2),
+        summary="the store is gone", advice="a", confidence=0.9,
+    )  # fmt: skip
+    link(job, "node2", AT - 7)
+    (seen,) = with_sight(Case(job.state), [lost])
+    assert (seen.severity, seen.confidence) == ("crash", 0.9), "rank 2 is seen, and has lost it"
+    link(job, "node3", AT - 6)
+    (unseen,) = with_sight(Case(job.state), [lost])
+    assert unseen.severity == "warning"
+    assert unseen.confidence < 0.5
+    assert "ranks 1-2 cannot be seen now" in unseen.summary
 
 
 def test_another_host_that_is_lost_changes_nothing() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from distwatch.diagnosis.sight import host_count, unseen_hosts
 from distwatch.observer.segments import read_journal
 from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from tests.support.leftovers import processes_of, wait_gone
 from tests.support.machines import INTERFACE, Machine, machines
@@ -183,7 +184,9 @@ def test_a_root_that_is_killed_comes_again_and_lacks_nothing() -> None:
         os.kill(first, signal.SIGKILL)
 
         def observed_anew(state: RunState) -> bool:
-            return len(state.hosts["node1"].observers) == 2 and all(links_of(state).values())
+            told = [e.event for e in state.timeline if isinstance(e.event, ev.LinkChanged)]
+            lost = {change.peer for change in told if "began anew" in change.why}
+            return lost == {"node2", "node3"} and all(links_of(state).values())
 
         job.root.wait_state(observed_anew)
         job.open_gates("reduce")

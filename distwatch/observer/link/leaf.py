@@ -173,9 +173,13 @@ class Leaf:
             one.result()
 
     async def _send(self, channel: Channel) -> None:
+        is_behind = True
         while True:
             closing = self._closing.is_set()
             await self._send_all(channel)
+            if is_behind:
+                is_behind = False
+                await channel.send(say.encode(say.CaughtUp()))
             if closing:
                 await channel.send(say.encode(say.Bye()))
                 await asyncio.Event().wait()  # its answer ends this connection

@@ -39,6 +39,10 @@ class Batch(Message, frozen=True, tag="batch"):
     frames: tuple[Frame, ...] = ()
 
 
+class CaughtUp(Message, frozen=True, tag="caught_up"):
+    """All that the root lacked when this connection began was sent: from here on it is live."""
+
+
 class Looked(Message, frozen=True, tag="looked"):
     """The look of that number has been taken, and what it brought was sent."""
 
@@ -72,7 +76,7 @@ class Refused(Message, frozen=True, tag="refused"):
     why: str
 
 
-FromLeaf = Batch | Looked | Bye
+FromLeaf = Batch | CaughtUp | Looked | Bye
 FromRoot = Resume | Look | Seen | Bye | Refused
 
 

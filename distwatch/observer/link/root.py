@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -161,10 +162,7 @@ class Root:
         why = "its connection ended"
         try:
             await leaf.resume()
-            self._observer.recording.record(
-                ev.LinkChanged(host=self._host, peer=hello.host, linked=True)
-            )
-            await leaf.serve()
+            await leaf.serve(self._caught_up)
         except LinkBroken as error:
             why = f"it sent what cannot be: {error}"
             with contextlib.suppress(OSError):
@@ -186,6 +184,10 @@ class Root:
                     )  # fmt: skip
                 else:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
+
+    def _caught_up(self, host: str) -> None:
+        """Only now it is seen as it stands: before, ranks there would be judged by what was."""
+        self._observer.recording.record(ev.LinkChanged(host=self._host, peer=host, linked=True))
 
     def _say(self, why: str) -> None:
         log.warning("%s", why)
@@ -225,8 +227,12 @@ class _Leaf:
         self._resumes += 1
         await self._channel.send(say.encode(say.Resume(number=self._resumes, cursors=cursors)))
 
-    async def serve(self) -> None:
-        """Takes what comes until the leaf leaves; raises what ends it otherwise."""
+    async def serve(self, caught_up: Callable[[str], None]) -> None:
+        """Takes what comes until the leaf leaves; raises what ends it otherwise.
+
+        Args:
+            caught_up: told the leaf's host once all that was missing has come.
+        """
         while True:
             body = await asyncio.wait_for(self._channel.receive(), LOST_AFTER_S)
             self.heard = time.monotonic()
@@ -236,6 +242,8 @@ class _Leaf:
                 raise LinkBroken(f"a message that cannot be read: {error}") from error
             if isinstance(message, say.Batch):
                 await self._take(message)
+            elif isinstance(message, say.CaughtUp):
+                caught_up(self._host)
             elif isinstance(message, say.Looked):
                 if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
                     waiting.set_result(None)
