@@ -6,15 +6,21 @@ it again afterwards: that is a phase of its own, and a silent one.
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.observed import observe
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.load_arguments import read_arguments
-from distwatch.integrations.load_hooks import Counted, FileOpened, Phase, TensorPlaced, end_with
+from distwatch.integrations.load_hooks import (
+    Counted,
+    FileOpened,
+    Phase,
+    TensorPlaced,
+    end_with,
+    hook_function,
+)
 from distwatch.integrations.loads import begin_load, current_load
 
 
@@ -26,32 +32,23 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
         "load_checkpoint_and_dispatch": Whole("load_checkpoint_and_dispatch"),
         "dispatch_model": Whole("dispatch_model"),
     }
-    found = [_hook(patches, module, name, observer) for name, observer in wholes.items()]
+    # accelerate's own modules import these functions from each other.
+    hook = functools.partial(hook_function, patches, rebinds=True)
+    found = [hook(module, name, observer) for name, observer in wholes.items()]
     found += [
-        _hook(patches, modeling, "load_checkpoint_in_model", Whole("load_checkpoint_in_model")),
-        _hook(patches, modeling, "load_offloaded_weights", OffloadReread()),
-        _hook(patches, modeling, "infer_auto_device_map", Phase("device map")),
-        _hook(patches, modeling, "load_state_dict", FileOpened()),
-        _hook(patches, modeling, "set_module_tensor_to_device", TensorPlaced(3, "value")),
-        _hook(patches, offload, "load_offloaded_weight", FileOpened()),
-        _hook(patches, offload, "offload_weight", TensorPlaced(0, "weight")),
+        hook(modeling, "load_checkpoint_in_model", Whole("load_checkpoint_in_model")),
+        hook(modeling, "load_offloaded_weights", OffloadReread()),
+        hook(modeling, "infer_auto_device_map", Phase("device map")),
+        hook(modeling, "load_state_dict", FileOpened()),
+        hook(modeling, "set_module_tensor_to_device", TensorPlaced(3, "value")),
+        hook(offload, "load_offloaded_weight", FileOpened()),
+        hook(offload, "offload_weight", TensorPlaced(0, "weight")),
     ]
     return "" if all(found) else "parts of this version are not seen"
 
 
 def undo() -> None:
     """Nothing beyond the patches."""
-
-
-def _hook(patches: PatchSet, module: ModuleType | None, name: str, observer: Any) -> bool:
-    original = vars(module).get(name) if module is not None else None
-    if module is None or not callable(original):
-        return False
-    hook = observe(f"accelerate.{name}", original, observer)
-    patches.replace(module, name, hook)
-    # accelerate's own modules import these functions from each other.
-    rebind_early_imports(patches, original, hook)
-    return True
 
 
 class Whole:
@@ -66,7 +63,8 @@ class Whole:
         outer = current_load()
         model = args[0] if args else kwargs.get("model")
         if outer is not None and outer.is_mine:
-            return outer, self._phase.before(args, kwargs), model
+            phase = self._phase.before(args, kwargs)
+            return (outer, phase, model) if phase is not None else None
         # The checkpoint, where there is one, is the second argument of all of them.
         given = kwargs.get("checkpoint", args[1] if len(args) > 1 else "")
         checkpoint = "" if self._name == "dispatch_model" else given
@@ -74,7 +72,7 @@ class Whole:
         load = begin_load(self._name, arguments)
         if load is not None and self._name == "load_checkpoint_in_model":
             load.begin_counting(load.step, None)
-        return load, None, model
+        return (load, None, model) if load is not None else None
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if token is None:
@@ -82,7 +80,7 @@ class Whole:
         load, phase, model = token
         if phase is not None:
             self._phase.after(phase, result, error)
-        elif load is not None and load.name == self._name:
+        else:
             end_with(load, model if result is None else result, error)
 
 

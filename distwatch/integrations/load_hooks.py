@@ -10,6 +10,7 @@ from typing import Any
 
 from distwatch.hooks.observed import Observer, observe, observe_method
 from distwatch.hooks.patch import PatchSet
+from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.load_waits import Wait
 from distwatch.integrations.loads import Load, current_load, end_load
 from distwatch.integrations.placements import placement_of
@@ -128,14 +129,25 @@ class TensorPlaced:
 
 
 def hook_function(
-    patches: PatchSet, module: ModuleType | None, name: str, observer: Observer
+    patches: PatchSet,
+    module: ModuleType | None,
+    name: str,
+    observer: Observer,
+    *,
+    rebinds: bool = False,
 ) -> bool:
-    """Hooks a function of a module, False where there is none of that name."""
+    """Hooks a function of a module, False where there is none of that name.
+
+    Args:
+        rebinds: names of other modules that were bound to it before, too.
+    """
     original = vars(module).get(name) if module is not None else None
     if module is None or not callable(original):
         return False
-    hook = observe(f"load: {name}", original, observer)
+    hook = observe(f"load: {module.__name__}.{name}", original, observer)
     patches.replace(module, name, hook)
+    if rebinds:
+        rebind_early_imports(patches, original, hook)
     return True
 
 

@@ -74,10 +74,10 @@ class Load:
         """Whether this thread made the call."""
         return self.thread == threading.get_ident()
 
-    def begin_phase(self, name: str, *, total: int | None = None, label: str = "") -> int:
+    def begin_phase(self, name: str, *, total: int | None = None) -> int:
         """A part of the load began; ends the building of the model, which has no end of its own."""
         self.end_building()
-        step = self.agent.begin_step(name, deadline_kind="load", total=total, label=label)
+        step = self.agent.begin_step(name, deadline_kind="load", total=total)
         self._phases.append((step, name))
         return step
 
