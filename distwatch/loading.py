@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from distwatch.agent.environment import read_environment
+from distwatch.agent.guard import guard, guard_end
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.load_arguments import read_arguments
+from distwatch.integrations.load_hooks import in_phase
 from distwatch.integrations.loads import Load, begin_load, end_load
 from distwatch.integrations.placements import placement_of
 from distwatch.integrations.registry import running_agent
@@ -60,25 +62,34 @@ def load(
         import distwatch.auto  # noqa: F401
 
         running_agent()
-    arguments = read_arguments(checkpoint, kwargs)
-    under_way = begin_load("distwatch.load", arguments, adopts=True, deadline_s=deadline)
-    placement: Placement | None = None
+    # What fails in looking at a load must not be what the load fails by.
+    arguments = guard("distwatch.load", read_arguments, checkpoint, kwargs) or LoadArguments(
+        checkpoint=""
+    )
+    begin = functools.partial(begin_load, adopts=True, deadline_s=deadline)
+    under_way = guard("distwatch.load", begin, "distwatch.load", arguments)
     try:
         _advise(under_way, os.fspath(checkpoint), arguments, kwargs.get("max_memory") or {})
         loaded = chosen.from_pretrained(checkpoint, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if smoke_test:
             generate_shortly(under_way, model)
-        if under_way is not None:
-            placement = placement_of(model, under_way.generation)
-            _tell_what_is_amiss(arguments, placement)
     except BaseException as error:
         if under_way is not None:
-            end_load(under_way, None, error)
+            guard_end("distwatch.load", end_load, under_way, None, error)
         raise
     if under_way is not None:
-        end_load(under_way, placement, None)
+        guard_end("distwatch.load", _end, under_way, arguments, model)
     return loaded
+
+
+def _end(under_way: Load, arguments: LoadArguments, model: Any) -> None:
+    placement: Placement | None = None
+    try:
+        placement = placement_of(model, under_way.generation)
+        _tell_what_is_amiss(arguments, placement)
+    finally:
+        end_load(under_way, placement, None)
 
 
 def _class_of(model_class: Any) -> Any:
@@ -103,7 +114,7 @@ def _advise(
     arguments: LoadArguments,
     max_memory: Mapping[object, object],
 ) -> None:
-    with _phase(under_way, "advice"):
+    with in_phase(under_way, "advice"):
         try:
             findings = load_advice(arguments, _machine(checkpoint), max_memory)
         except Exception as error:
@@ -113,19 +124,6 @@ def _advise(
         log.warning("distwatch: %s: %s. %s", finding.code, finding.summary, finding.advice)
         if under_way is not None:
             under_way.agent.raise_finding(finding, "distwatch.load")
-
-
-@contextlib.contextmanager
-def _phase(under_way: Load | None, name: str) -> Iterator[None]:
-    step = under_way.begin_phase(name) if under_way is not None else 0
-    try:
-        yield
-    except BaseException as error:
-        if under_way is not None:
-            under_way.end_phase(step, error)
-        raise
-    if under_way is not None:
-        under_way.end_phase(step, None)
 
 
 def _machine(checkpoint: str) -> LoadingMachine:

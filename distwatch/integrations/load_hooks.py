@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,21 @@ def end_with(load: Load, model: Any, error: BaseException | None) -> None:
             placement = placement_of(model, load.generation)
     finally:
         end_load(load, placement, error)
+
+
+@contextlib.contextmanager
+def in_phase(load: Load | None, name: str, *, total: int | None = None) -> Iterator[int]:
+    """A part of a load that is ours to do; its step. Without a load nothing is told."""
+    step = load.begin_phase(name, total=total) if load is not None else 0
+    error: BaseException | None = None
+    try:
+        yield step
+    except BaseException as failure:
+        error = failure
+        raise
+    finally:
+        if load is not None:
+            load.end_phase(step, error)
 
 
 class Phase:

@@ -41,9 +41,8 @@ class Load:
         file_of: by the identity of a tensor that is not read yet, the file that it lies in.
     """
 
-    def __init__(self, agent: Agent, step: int, name: str = "", *, adopts: bool = False) -> None:
+    def __init__(self, agent: Agent, step: int, *, adopts: bool = False) -> None:
         self.agent = agent
-        self.name = name
         self.step = step
         self.thread = threading.get_ident()
         self.strangers = frozenset(thread.native_id for thread in threading.enumerate())
@@ -248,7 +247,7 @@ def begin_load(
         label=arguments.checkpoint,
         site=caller_site(folders_of(*LIBRARIES)),
     )
-    load = Load(agent, step, name, adopts=adopts)
+    load = Load(agent, step, adopts=adopts)
     agent.plan_load(LoadPlanned(step=step, arguments=arguments))
     with _lock:
         _loads.append(load)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distwatch.integrations.load_hooks import in_phase
 from distwatch.integrations.loads import Load
 
 TOKENS = 4
@@ -21,23 +22,13 @@ def generate_shortly(under_way: Load | None, model: Any) -> list[int]:
     first = next((t for t in _starts(config) if isinstance(t, int) and t >= 0), 0)
     device = _input_device(model)
     tokens = torch.tensor([[first]], device=device)
-    step = under_way.begin_phase("smoke test", total=TOKENS) if under_way is not None else 0
-    error: BaseException | None = None
-    try:
-        with torch.no_grad():
-            for number in range(1, TOKENS + 1):
-                if under_way is not None:
-                    under_way.agent.progress_step(
-                        step, number, total=TOKENS, label=f"forward of {tokens.shape[1]} tokens"
-                    )
-                logits = model(input_ids=tokens).logits
-                tokens = torch.cat([tokens, logits[:, -1:].argmax(-1).to(device)], dim=1)
-    except BaseException as failure:
-        error = failure
-        raise
-    finally:
-        if under_way is not None:
-            under_way.end_phase(step, error)
+    with in_phase(under_way, "smoke test", total=TOKENS) as step, torch.no_grad():
+        for number in range(1, TOKENS + 1):
+            if under_way is not None:
+                label = f"forward of {tokens.shape[1]} tokens"
+                under_way.agent.progress_step(step, number, total=TOKENS, label=label)
+            logits = model(input_ids=tokens).logits
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1).to(device)], dim=1)
     return [int(token) for token in tokens[0, 1:].tolist()]
 
 

@@ -234,6 +234,20 @@ def test_distwatch_load_advises_loads_and_tries(home: Path, checkpoint: Path) ->
     assert len(events_of(home, ev.ModelPlaced)) == 1
 
 
+def test_a_look_that_fails_is_not_what_the_load_fails_by(home: Path, checkpoint: Path) -> None:
+    source = (
+        "import distwatch, distwatch.loading as loading\n"
+        "def fail(*_): raise RuntimeError('ours')\n"
+        "loading.placement_of = fail\n"
+        f"print(type(distwatch.load({str(checkpoint)!r})).__name__)\n"
+    )
+    done = run(home, source)
+    assert done.stdout == "LlamaForCausalLM\n", done.stderr
+    (failed,) = events_of(home, ev.HookFailed)
+    assert "ours" in failed.error
+    assert {e.step for e in events_of(home, ev.StepEnded)} >= {1}, "the load was left open"
+
+
 def test_distwatch_load_is_from_pretrained_where_distwatch_is_off(
     home: Path, checkpoint: Path
 ) -> None:
