@@ -13,6 +13,7 @@ from distwatch.diagnosis.initializations import INIT_STEPS as INIT_STEPS
 from distwatch.diagnosis.initializations import number_of
 from distwatch.diagnosis.operations import P2P, operation_name
 from distwatch.diagnosis.peer_waits import PeerWait, peer_waits
+from distwatch.diagnosis.ray_view import RayView
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 
@@ -68,11 +69,13 @@ class Job:
         processes: all of that world, also several that claim one rank, or that know none.
         ranks: of them the one that stands for each global rank.
         claims: by global rank, all that are that rank by a plan of their own.
+        ray: what the Ray cluster says that the run is a job of.
     """
 
     def __init__(self, state: RunState, cohort: Cohort | None = None) -> None:
         """By default the run's largest world."""
         self.state = state
+        self.ray = RayView(state)
         if cohort is None:
             cohort = next(iter(cohorts_of(state)), ())
         self.processes = cohort
