@@ -66,9 +66,9 @@ def _clause(row: RayActorSeen) -> str:
 
 
 def _merged(case: Case, found: list[Finding]) -> list[Finding]:
-    """Who never started, and which actor without a rank was never placed, are told as one."""
+    """Who never started, and which actor without a rank was never placed or died, are told as one."""
     by_ray = unstarted_ranks(case).keys()
-    unnamed = [f for f in found if f.code == _NEVER and not f.culprit_ranks and f.blocks]
+    unnamed = [f for f in found if not f.culprit_ranks and f.blocks and _is_rays(f)]
     seen = [f for f in found if f.code == _NEVER and set(f.culprit_ranks) - by_ray]
     if not unnamed or not seen:
         return found
@@ -83,5 +83,13 @@ def _merged(case: Case, found: list[Finding]) -> list[Finding]:
     return [whole if f is first else f for f in found if f not in unnamed]
 
 
+def _is_rays(finding: Finding) -> bool:
+    return finding.code in (_NEVER, *_ENDS) and any(map(_says_ray, finding.evidence))
+
+
 def _evidence_of(findings: Iterable[Finding]) -> Iterable[Evidence]:
-    return [e for finding in findings for e in finding.evidence if e.source == "proc"]
+    return [e for finding in findings for e in finding.evidence if _says_ray(e)]
+
+
+def _says_ray(evidence: Evidence) -> bool:
+    return evidence.text.startswith(("Ray: ", "placement group"))

@@ -151,11 +151,13 @@ def _finding(
     culprits = tuple(sorted(ranks - case.job.ranks.keys()))
     absent = set(absence_of(case).ranks)
     waiting = tuple(rank for rank in case.waiting if rank not in culprits)
-    awaited = bool(absent & set(culprits)) or not culprits
+    # Whose absence Ray explains otherwise is not waiting for an actor without a rank.
+    explained = bool(absent) and absent <= unstarted_ranks(case).keys()
+    awaited = bool(absent & set(culprits)) or not (culprits or explained)
     told = f"; {wait_clause(case, waiting)} in init_process_group" if awaited and waiting else ""
     return Finding(
         code="rendezvous.rank_never_started",
-        severity="hang" if blocks(case) else "warning",
+        severity="hang" if blocks(case) and (culprits or awaited) else "warning",
         culprit_ranks=culprits,
         waiting_ranks=waiting if awaited else (),
         summary=f"{summary}{told}",
