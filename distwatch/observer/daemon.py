@@ -22,7 +22,7 @@ from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record
@@ -77,7 +77,7 @@ class Observer:
         self._failures: set[str] = set()
         self._finished = False
         self._devices = Devices()
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._began = time.monotonic()
         self._last_alive = self._began
         self._due: dict[str, float] = {}
