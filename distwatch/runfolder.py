@@ -263,6 +263,25 @@ def _generation(name: str, generation: int) -> str:
     return name if generation == 1 else f"{name}~{generation}"
 
 
+def generations(root: str, name: str) -> list[RunFolder]:
+    """The folders of all launches of a run's name, the oldest first; perhaps none."""
+    found: list[RunFolder] = []
+    while os.path.isdir(path := os.path.join(root, _generation(name, len(found) + 1))):
+        found.append(RunFolder(path))
+    return found
+
+
+def next_generation(root: str, name: str) -> RunFolder:
+    """The folder that the next launch of that name gets; it is not made."""
+    return RunFolder(os.path.join(root, _generation(name, len(generations(root, name)) + 1)))
+
+
+def name_of(run_id: str) -> str:
+    """A run's name without the number of its launch, which each host counts by itself."""
+    name, tilde, number = run_id.rpartition("~")
+    return name if tilde and number.isdigit() else run_id
+
+
 def _joinable(folder: RunFolder, environ: Mapping[str, str]) -> bool:
     starts = [start for start in folder.starts() if start.get("role") in ("rank", "other")]
     me = (str(os.getpid()), str(start_ticks(os.getpid())))

@@ -346,7 +346,7 @@ class Observer:
         if self.tracking.living() or self.viewers or self.inspection.running or others:
             self._last_alive = now
             return ""
-        if not self.tracking.processes and not self._over:
+        if not self.state.processes:  # of other hosts, where this one is the root, neither
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 
