@@ -22,6 +22,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         cluster: the address that names the cluster.
         host: the host on which the root's folder is.
         since_ns: when the root was first asked for, by that host's wall clock.
+        ended: the root has ended, with its run; what it kept is on that host.
     """
 
     cluster: str
@@ -29,6 +30,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     host: str
     since_ns: int
+    ended: bool = False
 
 
 def read_cards(root: str) -> dict[str, Card]:

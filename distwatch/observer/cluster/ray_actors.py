@@ -17,6 +17,7 @@ import msgspec
 from distwatch.observer.cluster.cards import Card
 from distwatch.observer.cluster.keeping import KEEP_EVERY_S, DirectorySilent, NodeKeeper
 from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.link.place import Place
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.settings import run_root
 
@@ -37,7 +38,8 @@ class RunActor:
 
         context = ray.get_runtime_context()
         self._cluster = str(context.gcs_address)
-        self._roots = Roots(run_root(os.environ), ray.util.get_node_ip_address(), self._cluster)
+        here = Place(ray.util.get_node_ip_address(), 0)
+        self._roots = Roots(run_root(os.environ), here, self._cluster)
         self._ended = threading.Event()
         threading.Thread(target=self._keep_placed, name="distwatch placing", daemon=True).start()
 

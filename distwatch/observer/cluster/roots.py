@@ -7,6 +7,8 @@ import os
 import threading
 import time
 
+import msgspec
+
 from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.cluster.cards import Card
 from distwatch.observer.link.orders import Order, OrderFailed, Part, give_order
@@ -26,17 +28,18 @@ class RootFailed(Exception):
 class Roots:
     """Keeps one root a run. What is asked for again is looked at again, and mended."""
 
-    def __init__(self, folders: str, address: str, cluster: str) -> None:
+    def __init__(self, folders: str, place: Place, cluster: str) -> None:
         """
         Args:
             folders: the root of this node's run folders.
-            address: of this node, as the others reach it; with or without a port.
+            place: this node's address, as the others reach it, and the port; 0 is any.
             cluster: the address that names the cluster.
         """
         self._folders = folders
-        self._address = address
+        self._place = place
         self._cluster = cluster
         self._cards: dict[str, Card] = {}
+        self._of: dict[str, RunFolder] = {}
         self._at_work: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         os.makedirs(folders, mode=0o700, exist_ok=True)
@@ -55,7 +58,8 @@ class Roots:
             at_work = self._at_work.setdefault(name, threading.Lock())
         with at_work:
             try:
-                part = self._ordered(self._folder_of(name, began_ns), name)
+                folder = self._folder_of(name, began_ns)
+                part = self._ordered(folder, name)
             except OSError as error:
                 raise RootFailed(f"no root of {name} can be made: {error}") from error
         if part.why_not or part.part != "root":
@@ -68,17 +72,20 @@ class Roots:
             host=host_name(),
             since_ns=before.since_ns if before else time.time_ns(),
         )
-        self._cards[name] = card
+        self._of[name], self._cards[name] = folder, card
         return card
 
     @property
     def cards(self) -> dict[str, Card]:
         """Of every run that was asked for."""
-        return dict(self._cards)
+        return {
+            name: msgspec.structs.replace(card, ended=lock_holder(self._of[name]) is None)
+            for name, card in list(self._cards.items())
+        }
 
     def _ordered(self, folder: RunFolder, name: str) -> Part:
         before = self._cards.get(name)
-        place = before.place if before else str(Place(self._address, 0))
+        place = before.place if before else str(self._place)
         until = time.monotonic() + ANSWERS_WITHIN_S
         if lock_holder(folder) is None:
             start_observer(folder, os.environ)
@@ -87,7 +94,7 @@ class Roots:
                 part = give_order(folder, Order(part="root", place=place, token=self._token))
                 if part.part or not before or not part.why_not:
                     return part
-                before, place = None, str(Place(self._address, 0))  # its port has been taken
+                before, place = None, str(self._place)  # its port has been taken
             if time.monotonic() > until:
                 return Part(part="", place="", why_not="it does not answer")
             time.sleep(_ASK_AGAIN_S)
