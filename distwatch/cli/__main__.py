@@ -20,6 +20,7 @@ GROUPS = {
         "status": "The ranks of a run and the verdict.",
         "stacks": "All ranks' stacks, merged into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
+        "up": "Observers on every node of a cluster and one merged view.",
     },
     "Before a launch": {
         "check": "A plan: what divides, who is with whom, what this machine lacks.",
