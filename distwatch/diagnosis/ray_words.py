@@ -38,7 +38,7 @@ def _with_deaths(case: Case, finding: Finding) -> Finding:
     return msgspec.structs.replace(
         finding,
         code="process.oom_killed" if by_monitor else finding.code,
-        summary=f"{finding.summary}{_clause(news[0])}",
+        summary=f"{finding.summary}{_clauses(case, finding, news)}",
         evidence=(
             *finding.evidence,
             *(
@@ -58,11 +58,25 @@ def _row_of(case: Case, rank: int) -> RayActorSeen | None:
     return row if row is not None and (row.state == "DEAD" or row.restarts) else None
 
 
-def _clause(row: RayActorSeen) -> str:
-    if row.state != "DEAD":
-        return f" (Ray: it {restarts_text(row)})"[:_CUT]
-    restarts = f"; it {restarts_text(row)}" if row.restarts else ""
-    return f" (Ray: {row.death_text or row.death}{restarts})"[:_CUT] if row.death else ""
+def _clauses(case: Case, finding: Finding, rows: list[RayActorSeen]) -> str:
+    """Each cause once, with whose it is where there are several."""
+    told = {text: row for row in reversed(rows) if (text := _words(row))}
+    named = len(finding.culprit_ranks) > 1
+    clauses = [
+        f"{_whose(case, row) if named else ''}{text[:_CUT]}" for text, row in reversed(told.items())
+    ]
+    return f" (Ray: {'; '.join(clauses)})" if clauses else ""
+
+
+def _whose(case: Case, row: RayActorSeen) -> str:
+    rank = case.rank_of_actor.get(row.actor_id, row.global_rank)
+    return "" if rank is None else f"rank {rank}: "
+
+
+def _words(row: RayActorSeen) -> str:
+    restarts = f"it {restarts_text(row)}" if row.restarts else ""
+    died = (row.death_text or row.death) if row.state == "DEAD" else ""
+    return "; ".join(filter(None, (died, restarts)))
 
 
 def _merged(case: Case, found: list[Finding]) -> list[Finding]:

@@ -15,10 +15,13 @@ from distwatch.diagnosis.ray_resources import (
 )
 from distwatch.diagnosis.ray_view import actor_title, titles
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
 
 INIT_S = 120.0
 """How long something may wait to be placed where no process says what it gives an initialization."""
+WATCHED_S = 8.0
+"""The same in a run without distwatch: somebody looks since it hangs, and saw only the end of the wait."""
 _LISTED = 8
 
 
@@ -134,8 +137,15 @@ def blocks(case: Case) -> bool:
     """Whether anybody could go on without what Ray has not placed, or has lost."""
     if overdue_ranks(case):
         return True
-    alive = [r for r, p in case.job.ranks.items() if p.ended_ns is None and p.role == "rank"]
-    return not set(alive) - set(case.waiting)
+    alive = {r: p for r, p in case.job.ranks.items() if p.ended_ns is None and p.role == "rank"}
+    return all(rank in case.waiting or _waits_by_stack(case, p) for rank, p in alive.items())
+
+
+def _waits_by_stack(case: Case, process: Process) -> bool:
+    """Of a rank without distwatch its stack is all that says so."""
+    job = case.job
+    waits = job.is_in_init_by_stack(process) or bool(job.in_collective_by_stack(process))
+    return waits and not process.instrumented
 
 
 def _finding(
@@ -163,14 +173,14 @@ def _finding(
         summary=f"{summary}{told}",
         advice=advice,
         evidence=(*evidence, *evidence_of_waiting(case, waiting)),
-        confidence=confidence,
+        confidence=confidence if _limit_s(case) != WATCHED_S else min(confidence, 0.7),
     )
 
 
 def _limit_s(case: Case) -> float:
     """What the run gives an initialization, and so a placement."""
     started = [p.started for p in case.state.processes.values() if p.started is not None]
-    return min((one.deadlines.get("init", INIT_S) for one in started), default=INIT_S)
+    return min((one.deadlines.get("init", INIT_S) for one in started), default=WATCHED_S)
 
 
 def _alike(actors: Iterable[RayActorSeen]) -> list[list[RayActorSeen]]:

@@ -22,6 +22,7 @@ from distwatch.errors import DistwatchError
 from distwatch.probes.procfs import all_pids, name_of, owner_of, read_bytes
 from distwatch.probes.table import read_environ
 from distwatch.redaction import redact_text
+from distwatch.runfolder import host_name
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayJobSeen, RayNodeSeen
 
 WITHIN_S = 10.0
@@ -82,6 +83,11 @@ def raylet_of(pid: int) -> Raylet | None:
     return raylet_at(int(parent)) if parent.isdigit() else None
 
 
+def has_loaded_ray(pid: int) -> bool:
+    """Whether Ray's library is in a process: in its drivers and workers alone."""
+    return b"/ray/_raylet" in read_bytes(f"/proc/{pid}/maps")
+
+
 def raylet_at(pid: int) -> Raylet | None:
     """A process as a raylet; None where it is none."""
     raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0").decode("utf-8", "replace")
@@ -129,6 +135,7 @@ def read_tables(
     raylet = next((one for one in raylets if one.python), raylets[0])
     query = {
         "address": raylet.address,
+        "host": host_name(),
         "nodes": [one.node_id for one in raylets],
         "jobs": list(jobs),
         "driver": driver,
@@ -154,7 +161,7 @@ def read_tables(
         if child.returncode != 0 or not in_time:
             raise ClusterUnreadable(_why(raylet.address, talk, in_time, within_s))
     try:
-        return _redacted(msgspec.json.decode(document, type=Tables))
+        return _ours(msgspec.json.decode(document, type=Tables), raylets)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ClusterUnreadable(f"what Ray's tables hold is not understood: {error}") from error
 
@@ -205,9 +212,15 @@ def _inherited() -> dict[str, str]:
     return {**passed, "DISTWATCH": "0", "RAY_BACKEND_LOG_LEVEL": "warning"}
 
 
-def _redacted(tables: Tables) -> Tables:
+def _ours(tables: Tables, raylets: list[Raylet]) -> Tables:
+    """Without secrets, and with this machine's own name where Ray has another for it."""
+    here = {raylet.node_id for raylet in raylets}
     return msgspec.structs.replace(
         tables,
+        nodes=tuple(
+            msgspec.structs.replace(node, host_name=host_name()) if node.node_id in here else node
+            for node in tables.nodes
+        ),
         actors=tuple(
             msgspec.structs.replace(
                 actor,

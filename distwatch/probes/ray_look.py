@@ -6,8 +6,8 @@ It needs Ray and the standard library alone, so that it runs in the cluster's ow
 of distwatch. Ray's C++ blocks, aborts or crashes its process where the control store (GCS) is gone:
 whoever starts it gives it a deadline, which it also keeps by itself.
 
-QUERY is JSON: `address`, `within_s`, `most` (rows of each table), and what to tell of: `jobs` (ids),
-`driver` (the pid of one, on a node of `nodes`), `name` (of an actor); without them all of it.
+QUERY is JSON: `address`, `host` (ours), `within_s`, `most` (rows of each table), and what to tell of:
+`jobs` (ids), `driver` (the pid of one, on a node of `nodes`), `name` (of an actor); without them all of it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_tables(query: dict[str, Any]) -> dict[str, Any]:
     store = private.GlobalStateAccessor(options)
     if not store.connect():
         sys.exit(f"the control store at {query['address']} does not answer")
-    host, most = os.uname().nodename, query["most"]
+    host, most = query["host"], query["most"]
     jobs = [job for job in _jobs(store, host) if _is_meant(job, query)]
     wanted = {job["job_id"] for job in jobs} if _narrows(query) else None
     actors = [one for one in _actors(store, ray, host, wanted) if _has_name(one, query)]
