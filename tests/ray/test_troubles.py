@@ -72,6 +72,7 @@ def test_without_distwatch_a_driver_or_an_actors_name_leads_to_the_job_and_its_t
     """Without the dashboard; and the cluster wants its token, without which nothing is told."""
     secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "DISTWATCH": "0"}
     with cluster("forms", "unplaced", **secured) as job:
+        job.wait_step("runs", {0}, STARTED_S)
         (driver,) = job.launched
         (first,) = [one.pid for one in job_of(driver.pid) if one.identity.global_rank == 0]
         raylet = raylet_of(first)
@@ -110,7 +111,7 @@ async def look_until_blocked(source: EmbeddedRun) -> tuple[Finding, RunState]:
 
 
 def test_the_ranks_of_a_node_that_dies_end_with_it() -> None:
-    with cluster("forms", "on_node2", TEST_NODES="2") as job:
+    with cluster("on_node1", "on_node2", TEST_NODES="2") as job:
         job.wait_step("gate formed", {0, 1}, STARTED_S)
         job.open_gate("node", 0)
         job.wait_step("gate end", {0}, STARTED_S)

@@ -1,7 +1,7 @@
 """A Ray driver with an actor for each rank; each rank's argument names what becomes of it.
 
-TEST_NODES: how many nodes the cluster has, the second and later with a resource `node<n>`; of
-several, the last one dies when the gate `node` opens, which the driver has made as rank 0."""
+TEST_NODES: how many nodes the cluster has, each with a resource `node<n>` where there are several; of
+these the last one dies when the gate `node` opens, which the driver has made as rank 0."""
 
 import os
 import sys
@@ -22,10 +22,9 @@ class Trainer:
         if trouble == "restarts":
             os._exit(7)
         import torch.distributed as dist
-        from steps import gate
+        from steps import gate, step
 
-        if trouble == "reads":
-            gate("data").read(1)
+        step("runs")
         dist.init_process_group("gloo")
         gate("formed").read(1)
 
@@ -38,7 +37,8 @@ def options_of(trouble: str) -> dict[str, object]:
         return {"num_cpus": 8, "scheduling_strategy": InGroup(group, 0)}
     if trouble == "restarts":
         return {"max_restarts": 2, "max_task_retries": -1}
-    return {"resources": {"node2": 0.1}} if trouble == "on_node2" else {}
+    place = {"on_node1": "node1", "on_node2": "node2"}.get(trouble)
+    return {"resources": {place: 0.1}} if place else {}
 
 
 def start_cluster(nodes: int) -> object:
