@@ -161,7 +161,9 @@ def ended_by_rays_word(case: Case) -> dict[int, End]:
         )
     for rank, process in case.job.ranks.items():
         node = case.ray.node_of(process)
-        if node is not None and not node.alive and process.ended_ns is None:
+        gone = node is not None and not node.alive and process.ended_ns is None
+        # A process that is seen to live is not dead, whatever Ray says of its node.
+        if node is not None and gone and not _is_in_sight(case, process):
             found[rank] = End(
                 global_rank=rank,
                 death="node_died",
@@ -215,6 +217,12 @@ def _rank_of(case: Case, actor: RayActorSeen) -> int | None:
     if actor.global_rank is not None:
         return actor.global_rank
     return case.rank_of_actor.get(actor.actor_id)
+
+
+def _is_in_sight(case: Case, process: Process) -> bool:
+    """Whether no observer has lost the one of its host."""
+    links = [host.links.get(process.host) for host in case.state.hosts.values()]
+    return not any(link is not None and not (link.linked or link.ended) for link in links)
 
 
 def _code(ends: list[End]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -69,13 +70,11 @@ class Job:
         processes: all of that world, also several that claim one rank, or that know none.
         ranks: of them the one that stands for each global rank.
         claims: by global rank, all that are that rank by a plan of their own.
-        ray: what the Ray cluster says that the run is a job of.
     """
 
     def __init__(self, state: RunState, cohort: Cohort | None = None) -> None:
         """By default the run's largest world."""
         self.state = state
-        self.ray = RayView(state)
         if cohort is None:
             cohort = next(iter(cohorts_of(state)), ())
         self.processes = cohort
@@ -88,6 +87,11 @@ class Job:
             for rank, wait in peer_waits(self.ranks).items()
             if not self._has_gone_on(rank, wait)
         }
+
+    @cached_property
+    def ray(self) -> RayView:
+        """What the Ray cluster says that the run is a job of."""
+        return RayView(self.state)
 
     def now_ns(self, process: Process) -> int:
         """The host's newest time, or the process's end."""

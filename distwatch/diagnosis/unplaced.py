@@ -120,7 +120,7 @@ class ActorsUnobserved:
             f"nobody observes that process; {wait_clause(case)}",
             advice="Turn distwatch on in all actors, or look there: `distwatch attach PID` on that node.",
             evidence=(*_rows(case, placed), *evidence_of_waiting(case)),
-            confidence=0.5,
+            confidence=0.4,  # it may wait there, too
         )
 
 

@@ -296,6 +296,16 @@ def test_a_node_that_ray_declares_dead_took_its_ranks_with_it() -> None:
     assert "missing too many heartbeats" in finding.summary
 
 
+def test_who_is_seen_to_live_is_not_dead_whatever_ray_says_of_its_node() -> None:
+    job = of_two_nodes()
+    job.see(31.0, ev.LinkChanged(host="node1", peer="node2", linked=True))
+    job.node(32.0, "node2", alive=False, death_text="missing too many heartbeats")
+    job.train(2, 3, at=40.0)
+    job.look(40.0)
+    finding = only_root(job, "collective.rank_missing", 2, 3)
+    assert "Ray" not in finding.summary
+
+
 def test_a_node_that_lives_is_no_reason_although_its_observer_is_silent() -> None:
     job = of_two_nodes()
     job.look(40.0)
