@@ -229,6 +229,17 @@ def test_a_death_that_nobody_observed_is_told_by_ray() -> None:
     assert finding.waiting_ranks == (0,)
 
 
+def test_an_actor_that_was_killed_on_purpose_is_a_loss_once_others_wait_for_it_in_vain() -> None:
+    job = waiting_for_rank_1()
+    job.actor(1, 4.0, "DEAD", death="killed_by_ray", death_text="killed by `ray.kill`")
+    job.look(6.0)
+    assert judged(job) == []
+    job.look(13.0)
+    finding = only_root(job, "rendezvous.rank_died", 1)
+    assert "`ray.kill`" in finding.summary
+    assert len(judged(job)) == 1
+
+
 def test_rays_memory_monitor_is_no_unknown_killer() -> None:
     job = running()
     job.train(0, at=41.0, waits=(0,))
