@@ -17,15 +17,8 @@ import msgspec
 from distwatch.launch import run_of_ray_job
 from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
-from distwatch.probes.ray_cluster import (
-    WITHIN_S,
-    ClusterUnreadable,
-    Raylet,
-    Tables,
-    clusters_here,
-    raylet_of,
-    read_tables,
-)
+from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, read_tables
+from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked

@@ -14,15 +14,8 @@ from distwatch.errors import NoSuchTarget, PartialData, UsageError
 from distwatch.launch import run_of_ray_job
 from distwatch.observer.reading import any_alive, load_state
 from distwatch.probes import discovery
-from distwatch.probes.ray_cluster import (
-    ClusterUnreadable,
-    Raylet,
-    Tables,
-    clusters_here,
-    has_loaded_ray,
-    raylet_of,
-    read_tables,
-)
+from distwatch.probes.ray_cluster import ClusterUnreadable, Tables, read_tables
+from distwatch.probes.raylets import Raylet, clusters_here, has_loaded_ray, raylet_of
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import ProcessSighted
 from distwatch.state.model import RunState

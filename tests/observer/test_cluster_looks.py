@@ -11,7 +11,8 @@ import pytest
 from distwatch.observer import cluster_looks
 from distwatch.observer.cluster_looks import ClusterLooks, changes_of
 from distwatch.observer.recording import Recording
-from distwatch.probes.ray_cluster import ClusterUnreadable, Raylet, Tables
+from distwatch.probes.ray_cluster import ClusterUnreadable, Tables
+from distwatch.probes.raylets import Raylet
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState

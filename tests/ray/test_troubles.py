@@ -14,7 +14,8 @@ from distwatch.errors import NoSuchTarget
 from distwatch.observer.runs import find_run
 from distwatch.observer.sources import EmbeddedRun, LiveRun, open_source
 from distwatch.probes.discovery import job_of
-from distwatch.probes.ray_cluster import ClusterUnreadable, raylet_of, read_tables
+from distwatch.probes.ray_cluster import ClusterUnreadable, read_tables
+from distwatch.probes.raylets import raylet_of
 from distwatch.ray import HOOK
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
