@@ -150,6 +150,17 @@ def test_views_say_which_host_is_not_seen() -> None:
     assert "host node2: last seen 12 s ago" in line
 
 
+def test_what_no_host_has_is_said_once() -> None:
+    job = stuck_job()
+    for host in (HOST, "node2", "node3"):
+        job.see(AT, ev.DevicesSampled(host=host, not_observed="no driver"), host)
+    job.see(AT, ev.NotObserved(host="node2", what="link", why="no token"), "node2")
+    line = coverage_line(take_picture(job.state, "r")).plain
+    assert "devices on every host: no driver" in line
+    assert "link on node2: no token" in line
+    assert line.count("no driver") == 1
+
+
 def test_the_verdict_of_who_sees_all_stands() -> None:
     job = stuck_job()
     first = diagnose(job.state)[0]
