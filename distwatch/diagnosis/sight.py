@@ -81,19 +81,16 @@ def _out_of_sight(case: Case) -> dict[int, str]:
 
 
 def _elsewhere(case: Case) -> dict[int, str]:
-    """Ranks of a job on several hosts of which this one alone is seen: which of them hangs, if several
-    are unseen, it does not know."""
-    job, state = case.job, case.state
-    if len(state.hosts) != 1 or not job.world:
-        return {}
-    unseen = set(range(job.world)) - job.ranks.keys()
+    """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
+    job = case.job
+    unseen = set(range(job.world or 0)) - job.ranks.keys()
     identities = [process.identity for process in job.ranks.values()]
-    spans = any(
-        i.launcher == "ray" or (i.local_world_size or job.world) < job.world for i in identities
-    )
+    seen, expected = host_count(case.state)
+    # Ray alone says not how many hosts there are.
+    spans = seen < expected or any(identity.launcher == "ray" for identity in identities)
     if len(unseen) < 2 or not spans:
         return {}
-    why = "this observer sees its own host alone, and `distwatch up` would link it to the others"
+    why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
     return dict.fromkeys(unseen, why)
 
 

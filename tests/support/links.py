@@ -22,7 +22,7 @@ def observers_of(root: str) -> list[int]:
     found = []
     for pid in processes_of(root):
         with contextlib.suppress(OSError):
-            if b"distwatch.observer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"distwatch.observer.__main__" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 
