@@ -13,21 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from distwatch.cli.__main__ import cli
 from distwatch.errors import DistwatchError
 from distwatch.runfolder import RunFolder, start_ticks
 from distwatch.state import events as ev
-from tests.cli.runs import distwatch, rings, save
+from tests.cli.runs import call, distwatch, rings, save
 from tests.diagnosis.recorded import RecordedJob, hung_job
 
 ESCAPE = "\x1b"
-
-
-def call(*arguments: str, root: Path) -> Result:
-    """The command in this process: its exit code is what it returned."""
-    return CliRunner().invoke(cli, [*arguments, "--dir", str(root)], standalone_mode=False)
 
 
 @pytest.fixture
