@@ -31,7 +31,9 @@ def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.
         DistwatchError: the name does not resolve.
     """
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
         raise DistwatchError(f"{host!r} does not resolve: {error}") from error
     family, _, _, _, address = found[0]

@@ -132,8 +132,7 @@ def test_a_name_cannot_break_out_of_its_label(root: Path) -> None:
     job = hung_job()
     for rank in range(4):
         job.hold(rank, "7", (0, 1, 2, 3), desc=rude)
-        done = ev.GroupProgress(pg_name="7", enqueued=2, completed=2)
-        job.see(31.0, ev.PulseRead(process=job.key(rank), pulse=ev.Pulse(beat_ns=1, groups=(done,))))  # fmt: skip
+        job.pulse(rank, at=31.0, groups={"7": (2, 2, 9.0)})
     save(job, root, "r")
     found = metrics(root)
     assert "evil" not in found
