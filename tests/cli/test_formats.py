@@ -168,7 +168,7 @@ def test_a_folder_of_garbage_is_no_healthy_run(root: Path) -> None:
         done = distwatch(*arguments, root=root)
         assert (done.returncode, done.stdout) == (6, ""), arguments
         assert "no readable record" in done.stderr
-    assert "no readable record" in call("ps", root=root).stdout
+    assert "no readable record" in call("ps", "-o", "json", root=root).stdout
 
 
 def test_replay_says_so_before_it_takes_the_screen(root: Path) -> None:
