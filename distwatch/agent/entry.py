@@ -93,6 +93,13 @@ def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     return folder, stem, role
 
 
+def entered_run() -> RunFolder | None:
+    """The run that this process has entered; None where it has not entered any."""
+    if _entered is not None and _entered[0] == os.getpid():
+        return _entered[1]
+    return None
+
+
 def _name(environ: Mapping[str, str]) -> str:
     return launch_id(environ) or f"run-{os.urandom(4).hex()}"
 

@@ -12,13 +12,12 @@ from distwatch.cli.options import (
     color_option,
     exit_code,
     is_terminal,
-    newest_run,
     root_option,
 )
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.outside import STILL_S
 from distwatch.errors import UsageError
-from distwatch.observer.runs import load_state
+from distwatch.observer.runs import load_state, newest_run
 from distwatch.observer.sources import RecordedRun, RunSource, open_source
 
 SETTLE_S = 1.5

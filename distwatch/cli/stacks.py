@@ -8,13 +8,13 @@ from collections.abc import Iterable
 import click
 import msgspec
 
-from distwatch.cli.options import newest_run, output_option, printable, root_option
+from distwatch.cli.options import output_option, printable, root_option
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.stack_tree import StackNode, merge
 from distwatch.diagnosis.waiting_on import main_thread
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.ray_targets import members_of, with_members
-from distwatch.observer.runs import find_run, find_run_or_pid, load_state
+from distwatch.observer.runs import find_run, find_run_or_pid, load_state, newest_run
 from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
@@ -71,7 +71,18 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
     Ends with 6 where a rank's stack is not known. `-o speedscope` is for https://www.speedscope.app
     (or `npx speedscope FILE`), where each rank weighs 1.
     """
-    target = target or newest_run(root)
+    collected = collect(target or newest_run(root), root, native=native)
+    _print(collected, output, all_threads=threads)
+    return 6 if collected.problems else 0
+
+
+def collect(target: str, root: str, *, native: bool = False) -> Collected:
+    """Stacks of all ranks of a run or a foreign job; says on stderr what is old or missing.
+
+    Raises:
+        NoSuchTarget: there is no such run, or no stack of it.
+        AttachDenied: the system does not let us look.
+    """
     collected = asyncio.run(_collect(target, root, native))
     if collected.old:
         ranks = format_ranks(collected.old)
@@ -83,8 +94,13 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
         raise error(f"no stack of {target} could be had: {reason}")
-    _print(collected, output, all_threads=threads)
-    return 6 if collected.problems else 0
+    return collected
+
+
+def speedscope_file(collected: Collected, *, all_threads: bool) -> bytes:
+    """The stacks as a file for speedscope, on one line."""
+    by_thread = collected.by_thread(all_threads=all_threads)
+    return msgspec.json.encode(speedscope(collected.run_id or "distwatch", by_thread)) + b"\n"
 
 
 async def _collect(target: str, root: str, native: bool) -> Collected:
@@ -153,11 +169,10 @@ async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, 
 
 
 def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
-    by_thread = collected.by_thread(all_threads=all_threads)
     if output == "speedscope":
-        title = collected.run_id or "distwatch"
-        click.echo(msgspec.json.encode(speedscope(title, by_thread)).decode())
+        click.echo(speedscope_file(collected, all_threads=all_threads), nl=False)
         return
+    by_thread = collected.by_thread(all_threads=all_threads)
     trees = {name: merge(stacks) for name, stacks in by_thread.items()}
     if output == "json":
         document = {

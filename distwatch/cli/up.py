@@ -7,12 +7,12 @@ from typing import Any
 import click
 import msgspec
 
-from distwatch.cli.options import newest_run, output_option, root_option
+from distwatch.cli.options import output_option, root_option
 from distwatch.cli.ps import lay_out
 from distwatch.errors import UsageError
 from distwatch.observer.cluster.hosts import HostJoined, join_hosts
 from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
-from distwatch.observer.runs import find_run
+from distwatch.observer.runs import find_run, newest_run
 
 SCHEMA = "distwatch.up/1"
 PARTIAL = 6

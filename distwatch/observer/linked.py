@@ -9,6 +9,7 @@ import socket
 import msgspec
 
 from distwatch.errors import NoSuchTarget
+from distwatch.observer.background import end_tasks
 from distwatch.observer.cluster.cards import Card, read_cards
 from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
 from distwatch.observer.link.channel import (
@@ -86,8 +87,7 @@ class LinkedRun(LiveRun):
     async def close(self) -> None:
         await super().close()
         if self._passing is not None:
-            self._passing.cancel()
-            await asyncio.gather(self._passing, return_exceptions=True)
+            await end_tasks(self._passing)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self.card.ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 
@@ -15,8 +16,10 @@ from distwatch.observer.reading import any_alive, load_state
 from distwatch.runfolder import RunFolder, host_name, is_alive, parent_pid, start_ticks
 
 __all__ = [
-    "RunSummary", "find_run", "find_run_of_pid", "find_run_or_pid", "list_runs", "load_state", "summarize",
+    "RunSummary", "find_run", "find_run_of_pid", "find_run_or_pid", "list_runs", "load_state",
+    "newest_run", "summarize",
 ]  # fmt: skip
+SCHEMA = "distwatch.ps/1"
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +44,26 @@ def list_runs(root: str) -> list[RunSummary]:
         (summarize(folder) for folder in run_folders(root)),
         key=lambda summary: (-summary.started_wall_ns, summary.run_id),
     )
+
+
+def newest_run(root: str) -> str:
+    """The run that is meant where none is named: the newest living one, else the newest; its path.
+
+    Raises:
+        NoSuchTarget: there is none.
+    """
+    runs = list_runs(root)
+    if not runs:
+        raise NoSuchTarget(
+            f"no run is recorded under {root}",
+            advice="Start one with `distwatch run -- …`, or set DISTWATCH_DIR.",
+        )
+    return next((run for run in runs if run.alive), runs[0]).path
+
+
+def runs_document(runs: list[RunSummary]) -> dict[str, Any]:
+    """What `distwatch ps -o json` prints."""
+    return {"schema": SCHEMA, "runs": [msgspec.to_builtins(run) for run in runs]}
 
 
 def run_folders(root: str) -> list[RunFolder]:

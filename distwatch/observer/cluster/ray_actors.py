@@ -33,9 +33,14 @@ log = logging.getLogger("distwatch.cluster")
 class RunActor:
     """Has a root for every run of the cluster, and an actor on every node, also on those to come."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: str) -> None:
+        """
+        Args:
+            folders: DISTWATCH_DIR of whoever placed it; '': each node's own, or the default.
+        """
         import ray
 
+        self._folders = folders
         context = ray.get_runtime_context()
         self._cluster = str(context.gcs_address)
         here = Place(ray.util.get_node_ip_address(), 0)
@@ -93,7 +98,7 @@ class RunActor:
                 placed = {node: actor for node, actor in placed.items() if node in alive}
                 for node in alive - placed.keys():
                     if not self._ended.is_set():
-                        placed[node] = place_node_actor(node)
+                        placed[node] = place_node_actor(node, self._folders)
             except Exception as error:
                 # A node that went meanwhile, a GCS that does not answer: the next round may do.
                 log.warning("nodes are not looked at: %s", error)
@@ -102,8 +107,9 @@ class RunActor:
 class NodeActor:
     """Links the observers of this Ray node's runs to their roots."""
 
-    def __init__(self) -> None:
-        self._keeper = NodeKeeper(run_root(os.environ), RunActorDirectory(), _is_of_this_raylet)
+    def __init__(self, folders: str) -> None:
+        directory = RunActorDirectory(folders)
+        self._keeper = NodeKeeper(run_root(os.environ), directory, _is_of_this_raylet)
         self._failed = ""
         threading.Thread(target=self._keep, name="distwatch keeping", daemon=True).start()
 
@@ -130,9 +136,10 @@ class NodeActor:
 class RunActorDirectory:
     """Asks the run actor, and places it anew where it is gone for good."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: str) -> None:
         import ray
 
+        self._folders = folders
         self.cluster = str(ray.get_runtime_context().gcs_address)
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
@@ -140,29 +147,36 @@ class RunActorDirectory:
         import ray
 
         try:
-            told = ray.get(place_run_actor().roots_of.remote(runs), timeout=ASK_WITHIN_S)
+            told = ray.get(
+                place_run_actor(self._folders).roots_of.remote(runs), timeout=ASK_WITHIN_S
+            )
             return msgspec.convert(told["cards"], dict[str, Card]), dict(told["problems"])
         except (ray.exceptions.RayError, ValueError, OSError) as error:
             first = str(error).strip().partition("\n")[0]
             raise DirectorySilent(f"the run actor does not answer: {first[:200]}") from error
 
 
-def place_run_actor() -> Any:
-    """The cluster's run actor; made, on the head node where it can be, where there is none."""
-    return _place(RunActor, RUN_ACTOR, _head(), soft=True, concurrency=32)
+def place_run_actor(folders: str) -> Any:
+    """The cluster's run actor; made, on the head node, where there is none."""
+    import ray
+
+    try:
+        return ray.get_actor(RUN_ACTOR, namespace=NAMESPACE)
+    except ValueError:
+        return _place(RunActor, RUN_ACTOR, _head(), folders, concurrency=32)
 
 
-def place_node_actor(node_id: str) -> Any:
+def place_node_actor(node_id: str, folders: str) -> Any:
     """A node's actor; made where there is none."""
-    return _place(NodeActor, NODE_ACTOR + node_id, node_id, soft=False, concurrency=4)
+    return _place(NodeActor, NODE_ACTOR + node_id, node_id, folders, concurrency=4)
 
 
-def _place(kind: type, name: str, node_id: str, *, soft: bool, concurrency: int) -> Any:
+def _place(kind: type, name: str, node_id: str, folders: str, *, concurrency: int) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Only settings of where folders are: a token stands in no runtime_env, which anybody may read.
-    folders = {name: os.environ[name] for name in ("DISTWATCH_DIR",) if name in os.environ}
+    # A token stands in no runtime_env, which everybody may read.
+    env_vars = {"DISTWATCH": "0", **({"DISTWATCH_DIR": folders} if folders else {})}
     return (
         ray.remote(kind)
         .options(
@@ -173,10 +187,11 @@ def _place(kind: type, name: str, node_id: str, *, soft: bool, concurrency: int)
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=concurrency,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=soft),
-            runtime_env={"env_vars": {**folders, "DISTWATCH": "0"}},
+            # Where its folders are: what restarts elsewhere would begin anew.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            runtime_env={"env_vars": env_vars},
         )
-        .remote()
+        .remote(folders)
     )
 
 

@@ -55,7 +55,7 @@ def main(what: str, address: str) -> dict[str, Any]:
 
 def _up() -> dict[str, Any]:
     """Until every living node's actor answers, or time is over."""
-    actor = place_run_actor()
+    actor = place_run_actor(os.environ.get("DISTWATCH_DIR", ""))
     until = time.monotonic() + ALL_PLACED_WITHIN_S
     while True:
         table = _table(actor)

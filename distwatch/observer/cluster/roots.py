@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from distwatch.observer.__main__ import lock_holder
-from distwatch.observer.cluster.cards import Card
+from distwatch.observer.cluster.cards import Card, read_cards, write_cards
 from distwatch.observer.link.orders import Order, OrderFailed, Part, give_order
 from distwatch.observer.link.place import Place, make_token
 from distwatch.observer.reading import any_alive
@@ -44,6 +44,7 @@ class Roots:
         self._lock = threading.Lock()
         os.makedirs(folders, mode=0o700, exist_ok=True)
         self._token = make_token(folders)
+        self._remember()
 
     def root_of(self, name: str, began_ns: int) -> Card:
         """The way to the root of a run, which runs then.
@@ -73,6 +74,9 @@ class Roots:
             since_ns=before.since_ns if before else time.time_ns(),
         )
         self._of[name], self._cards[name] = folder, card
+        if card != before:
+            with contextlib.suppress(OSError):
+                write_cards(self._folders, self._cluster, self.cards)
         return card
 
     @property
@@ -82,6 +86,14 @@ class Roots:
             name: msgspec.structs.replace(card, ended=lock_holder(self._of[name]) is None)
             for name, card in list(self._cards.items())
         }
+
+    def _remember(self) -> None:
+        """What an earlier one like this had: leaves go on looking for a root where it was."""
+        for name, card in read_cards(self._folders).items():
+            found = generations(self._folders, name)
+            ours = card.cluster == self._cluster and card.host == host_name()
+            if ours and card.token == self._token and found:
+                self._of[name], self._cards[name] = found[-1], card
 
     def _ordered(self, folder: RunFolder, name: str) -> Part:
         before = self._cards.get(name)

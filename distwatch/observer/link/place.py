@@ -80,14 +80,27 @@ def read_token(environ: Mapping[str, str], root: str) -> bytes:
     Raises:
         LinkMisconfigured: there is none, it is too short, or others may read it.
     """
-    token = environ.get("DISTWATCH_TOKEN", "").strip() or _token_file(
-        os.path.join(root, TOKEN_FILE)
-    )
+    path = os.path.join(root, TOKEN_FILE)
+    token = environ.get("DISTWATCH_TOKEN", "").strip() or _token_file(path)
     if not token:
         raise LinkMisconfigured(
             "observers of several hosts need a token, and there is none",
-            advice=f"Set DISTWATCH_TOKEN to the same secret on every host, or put it into {root}/"
-            f"{TOKEN_FILE} with mode 0600 (`openssl rand -hex 16` makes one).",
+            advice=f"Set DISTWATCH_TOKEN to the same secret on every host, or put it into {path} "
+            "with mode 0600 (`openssl rand -hex 16` makes one).",
+        )
+    return require_length(token)
+
+
+def token_in(path: str) -> bytes:
+    """The token in a file.
+
+    Raises:
+        LinkMisconfigured: there is none, it is too short, or others may read it.
+    """
+    if not (token := _token_file(path)):
+        raise LinkMisconfigured(
+            f"there is no token in {path}",
+            advice=f"`(umask 077; openssl rand -hex 16 > {path})` makes one.",
         )
     return require_length(token)
 
