@@ -21,7 +21,7 @@ from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, re
 from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
-from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked
+from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.ray_tables import RayEvent, RayTables
 
 FIRST_AFTER_S = 2.0
@@ -170,7 +170,8 @@ class ClusterLooks:
         if tables.actors_total > len(tables.actors):
             why = f"of {tables.actors_total} actors {len(tables.actors)} are told, who waits or failed first"
             self._recording.record(ev.NotObserved(host=self._host, what="Ray's actors", why=why))
-        again = bool(changes) or _is_troubled(tables)
+        moved = any(not isinstance(change, RayNodeSeen) for change in changes)
+        again = moved or _is_troubled(tables)
         self._every_s = OFTEN_S if again else min(2 * self._every_s, RARELY_S)
         self._over = bool(tables.jobs) and all(job.ended for job in tables.jobs)
         if changes:
@@ -191,7 +192,13 @@ def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEve
         group = msgspec.structs.replace(group, since_ns=since_ns)
         if group != held:
             yield group
-    yield from (node for node in tables.nodes if known.nodes.get(node.node_id) != node)
+    waits = _is_troubled(tables)
+    for node in tables.nodes:
+        seen = known.nodes.get(node.node_id)
+        # What is free changes all the time, and matters where somebody waits for it.
+        free = seen.free if seen is not None and not waits else node.free
+        if seen != msgspec.structs.replace(node, free=free):
+            yield node
     yield from (job for job in tables.jobs if known.jobs.get(job.job_id) != job)
     if tables.actors_total == len(tables.actors):
         yield from _gone(tables, known, now_ns)

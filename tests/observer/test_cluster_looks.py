@@ -16,7 +16,13 @@ from distwatch.probes.raylets import Raylet
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState
-from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayJobSeen, RayLooked
+from distwatch.state.ray_events import (
+    RayActorSeen,
+    RayGroupSeen,
+    RayJobSeen,
+    RayLooked,
+    RayNodeSeen,
+)
 from distwatch.state.ray_tables import RayTables
 from distwatch.state.reducer import reduce
 
@@ -52,6 +58,17 @@ def test_rows_that_ray_has_forgotten_wait_for_nothing() -> None:
     assert not gone[0].failed
     cut = msgspec.structs.replace(tables(), actors_total=9)
     assert list(changes_of(cut, known, 100)) == [], "they may be among those that were left out"
+
+
+def test_what_is_free_is_told_where_somebody_waits_for_it() -> None:
+    node = RayNodeSeen(host=HOST, node_id="n", total={"CPU": 4.0}, free={"CPU": 4.0})
+    known = RayTables(nodes={"n": node})
+    busy = msgspec.structs.replace(node, free={"CPU": 1.0})
+    assert list(changes_of(tables(nodes=(busy,)), known, 100)) == []
+    dead = msgspec.structs.replace(busy, alive=False)
+    assert list(changes_of(tables(nodes=(dead,)), known, 100)) == [dead]
+    _, told = changes_of(tables(actor("a"), nodes=(busy,)), known, 100)
+    assert told == busy
 
 
 class Watch:
