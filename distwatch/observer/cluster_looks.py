@@ -117,14 +117,13 @@ class ClusterLooks:
             tables = await in_background(
                 partial(self._read, self._known_jobs()), within_s=WITHIN_S + _LATE_S
             )
+            self._fold(tables)
         except ClusterUnreadable as error:
             self._cannot_look(str(error))
         except asyncio.TimeoutError:
             self._cannot_look("this machine did not start a process to read its tables in time")
         except Exception as error:
             self._cannot_look(f"{type(error).__name__}: {error}"[:300])
-        else:
-            self._fold(tables)
         finally:
             self._looking = None
             self._due = time.monotonic() + self._every_s
@@ -174,7 +173,7 @@ class ClusterLooks:
         again = moved or _is_troubled(tables)
         self._every_s = OFTEN_S if again else min(2 * self._every_s, RARELY_S)
         self._over = bool(tables.jobs) and all(job.ended for job in tables.jobs)
-        if changes:
+        if moved:
             self._told()
 
 
