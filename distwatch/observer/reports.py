@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from distwatch.diagnosis import diagnose
-from distwatch.observer.linked import find_linked
 from distwatch.observer.reading import load_state
 from distwatch.observer.runs import find_run
 from distwatch.report.document import Report, build_report
@@ -21,6 +20,9 @@ def read_run(target: str, root: str) -> tuple[str, RunState]:
         PartialData: not one record could be read.
         SourceLost: its root does not answer.
     """
+    # With the daemon's own modules behind it: not in a rank that asks for its snapshot.
+    from distwatch.observer.linked import find_linked
+
     linked = find_linked(target, root)
     if linked is not None:
         return linked.run_id, asyncio.run(linked.look())
