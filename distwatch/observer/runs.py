@@ -10,7 +10,7 @@ import msgspec
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
-from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive, load_state
 from distwatch.runfolder import RunFolder, host_name, is_alive, parent_pid, start_ticks
 
