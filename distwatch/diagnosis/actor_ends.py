@@ -240,7 +240,8 @@ def _summary(case: Case, ends: list[End]) -> str:
         why = node.death_text if node and node.death_text else first.text
         place = case.ray.node_text(first.node_id)
         return f"{who} ended with {'its' if len(ends) == 1 else 'their'} node: Ray: node {place} died: {why}"
-    return f"{who} {DEATHS.get(first.death, 'died')}: {first.text}"
+    restarts = next((f"; it {restarts_text(a)}" for a in actors if a.restarts), "")
+    return f"{who} {DEATHS.get(first.death, 'died')}: {first.text}{restarts}"
 
 
 def _evidence(case: Case, end: End) -> Evidence:

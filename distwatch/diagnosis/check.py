@@ -13,6 +13,7 @@ from distwatch.diagnosis.frames_of_interest import user_frame
 from distwatch.diagnosis.group_views import GroupView, groups_of
 from distwatch.diagnosis.initializations import holds_world, newest_init
 from distwatch.diagnosis.job import Job, main_frames
+from distwatch.diagnosis.ray_view import actor_title
 from distwatch.diagnosis.standing import standing_of
 from distwatch.diagnosis.victims import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
 from distwatch.diagnosis.wait_for import WaitGraph, wait_graph
@@ -120,7 +121,9 @@ class Case:
             doing = f" ({standing.doing})" if standing.doing else ""
             tense = "is" if process.ended_ns is None else "was"
             line = self._line(process)
-            actor = f", {process.actor}" if process.actor else ""
+            row = self.ray.actor_of(process)
+            title = process.actor or (actor_title(row) if row else "")
+            actor = f", {title}" if title else ""
             text = (
                 f"rank {global_rank} {tense} at {standing.where}{line}{doing}; "
                 f"pid {process.pid} on {process.host}{actor}"

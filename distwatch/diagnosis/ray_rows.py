@@ -54,7 +54,7 @@ def _actor(actor: RayActorSeen) -> RayRow:
         text = f"on no node; needs {needs}{group}"
     else:
         text = f"pid {actor.pid}" if actor.pid else ""
-    told = [text, restarts_text(actor) if actor.restarts else ""]
+    told = [text, f"it {restarts_text(actor)}" if actor.restarts else ""]
     return RayRow(
         kind="actor",
         name=actor_title(actor),

@@ -35,14 +35,14 @@ class ActorsUnplaced:
             return
         overdue, limit_s = bool(overdue_ranks(case)), _limit_s(case)
 
-        def is_due(row: RayActorSeen | RayGroupSeen) -> bool:
+        def is_due(actor: RayActorSeen) -> bool:
             """It has waited for too long, or others wait for too long by now."""
-            ranked = isinstance(row, RayGroupSeen) or row.global_rank is not None
-            return (overdue and ranked) or case.ray.waited_s(row) > limit_s
+            awaited = overdue and actor.global_rank is not None
+            return awaited or case.ray.waited_s(actor) > limit_s
 
         for group in groups:
             members = [a for a in waiting if a.placement_group == group.group_id]
-            if is_due(group) or any(is_due(actor) for actor in members):
+            if case.ray.waited_s(group) > limit_s or any(is_due(actor) for actor in members):
                 yield self._group(case, group, members)
         unmet = {group.group_id for group in groups}
         rest = [a for a in waiting if a.placement_group not in unmet]
@@ -159,11 +159,11 @@ def _finding(
 ) -> Finding:
     ranks = {actor.global_rank for actor in actors if actor.global_rank is not None}
     culprits = tuple(sorted(ranks - case.job.ranks.keys()))
-    absent = set(absence_of(case).ranks)
+    absence = absence_of(case)
     waiting = tuple(rank for rank in case.waiting if rank not in culprits)
-    # Whose absence Ray explains otherwise is not waiting for an actor without a rank.
-    explained = bool(absent) and absent <= unstarted_ranks(case).keys()
-    awaited = bool(absent & set(culprits)) or not (culprits or explained)
+    # Who waits for ranks that are known to be elsewhere does not wait for an actor without a rank.
+    unknown = set(absence.unseen) - unstarted_ranks(case).keys()
+    awaited = set(absence.ranks) & set(culprits) if culprits else unknown or not case.waiting
     told = f"; {wait_clause(case, waiting)} in init_process_group" if awaited and waiting else ""
     return Finding(
         code="rendezvous.rank_never_started",

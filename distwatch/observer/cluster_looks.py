@@ -14,16 +14,11 @@ from functools import partial
 
 import msgspec
 
+from distwatch.launch import run_of_ray_job
 from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
-from distwatch.probes.ray_cluster import (
-    WITHIN_S,
-    ClusterUnreadable,
-    Raylet,
-    Tables,
-    raylet_of,
-    read_tables,
-)
+from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, read_tables
+from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked
@@ -33,6 +28,7 @@ FIRST_AFTER_S = 2.0
 OFTEN_S = 5.0
 RARELY_S = 30.0
 LEAST_S = 1.0
+SEARCH_EVERY_S = 10.0
 _LATE_S = 5.0
 """The deadline of the look itself is shorter: this one is for a machine that starts no process."""
 _NIL_JOB = frozenset("f")
@@ -53,6 +49,7 @@ class ClusterLooks:
         self._jobs: set[str] = set()
         self._examined: set[int] = set()
         self._due = 0.0
+        self._search_at = 0.0
         self._every_s = OFTEN_S
         self._looking: asyncio.Task[None] | None = None
         self._unreadable = ""
@@ -72,6 +69,9 @@ class ClusterLooks:
         """
         self._examine(pids)
         now = time.monotonic()
+        if not self._raylets and not leaf and now >= self._search_at:
+            self._search_at = now + SEARCH_EVERY_S
+            self._search()
         if leaf or self._over or not self._raylets or self._looking or now < self._due:
             return
         self._looking = asyncio.create_task(self._look())
@@ -97,6 +97,20 @@ class ClusterLooks:
                     self._due = time.monotonic() + FIRST_AFTER_S
                 if not self._raylets or self._raylets[0].address == raylet.address:
                     self._raylets.append(raylet)
+
+    def _search(self) -> None:
+        """The cluster of a run whose workers are all on other machines, if this one is a node of it."""
+        jobs = self._known_jobs()
+        clusters = list(clusters_here().values()) if jobs else []
+        run = self._state.run_id.partition("~")[0]
+        named = [
+            raylets
+            for raylets in clusters
+            if run in {run_of_ray_job(job, raylets[0].session) for job in jobs}
+        ]
+        chosen = named or clusters
+        if len(chosen) == 1:
+            self._raylets = chosen[0]
 
     async def _look(self) -> None:
         try:

@@ -14,15 +14,8 @@ from distwatch.errors import NoSuchTarget, PartialData, UsageError
 from distwatch.launch import run_of_ray_job
 from distwatch.observer.reading import any_alive, load_state
 from distwatch.probes import discovery
-from distwatch.probes.ray_cluster import (
-    ClusterUnreadable,
-    Raylet,
-    Tables,
-    clusters_here,
-    has_loaded_ray,
-    raylet_of,
-    read_tables,
-)
+from distwatch.probes.ray_cluster import ClusterUnreadable, Tables, read_tables
+from distwatch.probes.raylets import Raylet, clusters_here, has_loaded_ray, raylet_of
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import ProcessSighted
 from distwatch.state.model import RunState
@@ -43,7 +36,7 @@ class RayMembers(msgspec.Struct, frozen=True, kw_only=True):
 def run_or_pid_of_actor(
     name: str, folders: Sequence[RunFolder], run_of_pid: RunOfPid
 ) -> RunFolder | int | None:
-    """The run of the actor of that name, or its pid where no run knows it; None: there is none.
+    """The run of the actor of that name, or a pid of its job where no run knows it; None: there is none.
 
     Living runs come first, then the clusters of this machine, then ended runs, the newest first.
 
@@ -134,6 +127,8 @@ def _in_clusters(
     run = _run_of_job(raylets, actor.job_id, tables.actors, folders, run_of_pid)
     if run is not None:
         return run
+    if not actor.pid and (driver := _driver_here(tables, actor.job_id, raylets)):
+        return driver
     where = _place(tables, actor)
     raise NoSuchTarget(
         f"the actor {name!r} is not on this machine ({where}), and no run here knows its job",
@@ -189,6 +184,14 @@ def _run_of_job(
     of_job = (actor for actor in actors if actor.job_id == job)
     runs = (run_of_pid(actor.pid) for actor in _local(of_job, raylets))
     return next((run for run in runs if run is not None), None)
+
+
+def _driver_here(tables: Tables, job: str, raylets: Sequence[Raylet]) -> int:
+    """The pid of a job's driver on this machine; 0 where it is elsewhere."""
+    nodes = {raylet.node_id for raylet in raylets}
+    return next(
+        (j.driver_pid for j in tables.jobs if j.job_id == job and j.driver_node in nodes), 0
+    )
 
 
 def _local(actors: Iterable[RayActorSeen], raylets: Sequence[Raylet]) -> list[RayActorSeen]:

@@ -7,7 +7,7 @@ import os
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.probes.procfs import read_bytes
 from distwatch.probes.ptrace import explain_denial
-from distwatch.probes.ray_cluster import raylet_at
+from distwatch.probes.raylets import raylet_at
 from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name

@@ -117,3 +117,22 @@ def without_looks(job: RecordedActors) -> RecordedActors:
             if not isinstance(event, ray):
                 plain._fold(msgspec.structs.replace(job.headers[stream]), time_ns / SECOND, event)
     return plain
+
+
+def waiting_for_rank_1() -> RecordedActors:
+    """Rank 0 waits in its initialization since second 1, with a deadline of 10 s."""
+    job = RecordedActors(2)
+    job.enter(0)
+    job.place(0)
+    job.actor(0, 1.0)
+    job.node(1.0)
+    return job
+
+
+def running() -> RecordedActors:
+    """Two ranks that compute."""
+    job = RecordedActors(2)
+    job.started(0, 1)
+    job.node(1.0)
+    job.train(0, 1, at=40.0)
+    return job

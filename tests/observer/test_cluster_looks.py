@@ -11,10 +11,11 @@ import pytest
 from distwatch.observer import cluster_looks
 from distwatch.observer.cluster_looks import ClusterLooks, changes_of
 from distwatch.observer.recording import Recording
-from distwatch.probes.ray_cluster import ClusterUnreadable, Raylet, Tables
+from distwatch.probes.ray_cluster import ClusterUnreadable, Tables
+from distwatch.probes.raylets import Raylet
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
-from distwatch.state.model import RunState
+from distwatch.state.model import Process, RunState
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayJobSeen, RayLooked
 from distwatch.state.ray_tables import RayTables
 from distwatch.state.reducer import reduce
@@ -117,3 +118,32 @@ def test_a_look_is_recorded_and_what_cannot_be_read_is_said_until_it_can(
         watch.recording.close()
 
     asyncio.run(scenario())
+
+
+def test_a_root_without_ranks_of_its_own_asks_the_cluster_that_its_machine_is_a_node_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = msgspec.structs.replace(RAYLET, session="session_2026-01-02_03-04-05_6_7")
+    other = msgspec.structs.replace(here, address="10.9.9.9:1", session="session_2025-01-01_1")
+    monkeypatch.setattr(cluster_looks, "clusters_here", lambda: {"a": [other], "b": [here]})
+    asked: list[str] = []
+
+    def read(raylets: list[Raylet], *, jobs: tuple[str, ...] = ()) -> Tables:
+        asked.append(raylets[0].address)
+        return tables(actor("a"))
+
+    monkeypatch.setattr(cluster_looks, "read_tables", read)
+
+    async def scenario() -> None:
+        watch = Watch(tmp_path)
+        watch.looks = ClusterLooks(watch.recording, watch.state)
+        watch.state.run_id = "ray-01000000-20260102-030405"
+        assert not await watch.look(), "it is a job of Ray's once a worker has said so"
+        elsewhere = Process(key="far", worker=ev.WorkerPlaced(job_id="01000000"))
+        watch.state.processes["far"] = elsewhere
+        watch.looks._search_at = 0.0
+        assert await watch.look()
+        watch.recording.close()
+
+    asyncio.run(scenario())
+    assert asked == [here.address]

@@ -16,14 +16,8 @@ from ray.core.generated import common_pb2, gcs_pb2
 
 from distwatch.probes import ray_look
 from distwatch.probes.procfs import children_of
-from distwatch.probes.ray_cluster import (
-    ClusterUnreadable,
-    Raylet,
-    clusters_here,
-    has_loaded_ray,
-    raylet_of,
-    read_tables,
-)
+from distwatch.probes.ray_cluster import ClusterUnreadable, read_tables
+from distwatch.probes.raylets import Raylet, clusters_here, has_loaded_ray, raylet_of
 
 SUPPOSED = " Some common causes include: (1) the process was killed by the OOM killer"
 

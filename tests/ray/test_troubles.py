@@ -14,7 +14,8 @@ from distwatch.errors import NoSuchTarget
 from distwatch.observer.runs import find_run
 from distwatch.observer.sources import EmbeddedRun, LiveRun, open_source
 from distwatch.probes.discovery import job_of
-from distwatch.probes.ray_cluster import ClusterUnreadable, raylet_of, read_tables
+from distwatch.probes.ray_cluster import ClusterUnreadable, read_tables
+from distwatch.probes.raylets import raylet_of
 from distwatch.ray import HOOK
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
@@ -90,6 +91,8 @@ def test_without_distwatch_a_driver_or_an_actors_name_leads_to_the_job_and_its_t
         assert isinstance(by_name, EmbeddedRun)
         assert isinstance(by_driver, EmbeddedRun)
         assert by_name.run_id == f"attached-{first}"
+        # It has no process: its driver is what there is to look at.
+        assert open_source("trainer-1", job.root).run_id == by_driver.run_id
         finding, state = asyncio.run(look_until_blocked(by_driver))
         assert (finding.code, finding.culprit_ranks) == ("rendezvous.rank_never_started", (1,))
         assert "needs 4 CPU; no node has more than 1 CPU" in finding.summary

@@ -44,13 +44,15 @@ def options_of(trouble: str) -> dict[str, object]:
 def start_cluster(nodes: int) -> object:
     """The cluster, of which this process becomes the driver."""
     small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    # Not where another Ray of this machine would look for one to join.
+    work = os.path.join(os.environ["TEST_WORK"], "ray")
     if nodes == 1:
-        work = os.path.join(os.environ["TEST_WORK"], "ray")
         ray.init(address="local", include_dashboard=False, _temp_dir=work, **small)
         return None
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    head = {**small, "include_dashboard": False, "temp_dir": work, "resources": {"node1": 1}}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for number in range(2, nodes + 1):
         cluster.add_node(**small, resources={f"node{number}": 1})
     ray.init(cluster.address)
