@@ -19,8 +19,8 @@ HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
 HOOK = "distwatch.ray.extend_runtime_env"
 USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
 """The RAY_RUNTIME_ENV_HOOK that stood where `distwatch run` has put ours: it is called first."""
-NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_TOKEN")
-"""Ray shows a job's runtime_env to everybody who sees its dashboard."""
+NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_HOST", "DISTWATCH_TOKEN")
+"""The driver's own; and Ray shows a job's runtime_env to everybody who sees its dashboard."""
 _NIL_JOB = {"f"}
 _SETUP = "worker_process_setup_hook"
 

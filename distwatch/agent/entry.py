@@ -10,6 +10,7 @@ from distwatch.launch import launch_id
 from distwatch.runfolder import (
     RANK_VARIABLES,
     RunFolder,
+    host_name,
     is_child_of_rank,
     join,
     parent_pid,
@@ -107,7 +108,7 @@ def _folder_of_ancestor(root: str, environ: Mapping[str, str]) -> RunFolder | No
     """The run that a parent entered: spawned workers have no variables of their own."""
     if environ.get("DISTWATCH_RUN_ID"):
         return None
-    host, pid = os.uname().nodename, os.getppid()
+    host, pid = host_name(), os.getppid()
     for _ in range(8):
         if pid <= 1:
             return None

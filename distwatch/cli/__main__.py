@@ -21,6 +21,7 @@ GROUPS = {
         "stacks": "All ranks' stacks, merged into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
         "serve": "Reports and metrics of this node's runs over HTTP, read-only.",
+        "up": "Observers on every node of a cluster and one merged view.",
     },
     "Before a launch": {
         "check": "A plan: what divides, who is with whom, what this machine lacks.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable
 
 import click
@@ -19,7 +18,7 @@ from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
 from distwatch.report.speedscope import speedscope
-from distwatch.runfolder import is_alive
+from distwatch.runfolder import host_name, is_alive
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import format_ranks
@@ -145,7 +144,7 @@ def _foreign(pid: int) -> dict[int, int]:
 def _lives_here(process: Process) -> bool:
     # Its number may be another process's by now, or on another host from the start.
     ticks = process.key.rpartition(".")[2]
-    here = process.host == os.uname().nodename
+    here = process.host == host_name()
     return here and ticks.isdigit() and is_alive(process.pid, int(ticks))
 
 

@@ -63,7 +63,7 @@ async def observe(folder: RunFolder) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, observer.stop)
     link = Link(observer, os.environ)
-    server = ViewerServer(observer, link.join_viewer)
+    server = ViewerServer(observer, link)
     try:
         await server.start()
     except OSError as error:

@@ -22,7 +22,7 @@ from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record
@@ -77,7 +77,7 @@ class Observer:
         self._failures: set[str] = set()
         self._finished = False
         self._devices = Devices()
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._began = time.monotonic()
         self._last_alive = self._began
         self._due: dict[str, float] = {}
@@ -346,7 +346,7 @@ class Observer:
         if self.tracking.living() or self.viewers or self.inspection.running or others:
             self._last_alive = now
             return ""
-        if not self.tracking.processes and not self._over:
+        if not self.state.processes:  # of other hosts, where this one is the root, neither
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 

@@ -11,7 +11,7 @@ import msgspec
 from distwatch.errors import PartialData
 from distwatch.observer.rings import open_private
 from distwatch.observer.segments import read_journal
-from distwatch.runfolder import RunFolder, is_alive
+from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, process_key
@@ -65,7 +65,7 @@ def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
     entries += read_pulses(folder, headers)
     entries += _starts(folder, newest)
     entries += _unseen_ends(entries) if ends else []
-    host = os.uname().nodename
+    host = host_name()
     note = _reader(host)
     entries += [
         Entry(note, 0, newest, ev.NotObserved(host=host, what=name, why=why))
@@ -98,7 +98,7 @@ def _unseen_ends(entries: list[Entry]) -> list[Entry]:
 
     How they ended is not observed, which is no reason to call it a crash.
     """
-    host = os.uname().nodename
+    host = host_name()
     ended = {entry.event.process for entry in entries if isinstance(entry.event, ev.ExitSeen)}
     last: dict[str, int] = {}
     for entry in entries:
@@ -139,7 +139,7 @@ def journal_paths(folder: RunFolder) -> list[str]:
 
 def any_alive(folder: RunFolder) -> bool:
     """Whether some process of the run still runs on this node."""
-    host = os.uname().nodename
+    host = host_name()
     return any(
         is_alive(int(start.get("pid", 0)), int(start.get("ticks", 0)))
         for start in folder.starts()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from distwatch.observer.segments import Segment
-from distwatch.runfolder import RunFolder, start_ticks
+from distwatch.runfolder import RunFolder, host_name, start_ticks
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record, process_key
@@ -55,7 +55,7 @@ class Recording:
         writable: bool = True,
     ) -> None:
         """`sink` gets every event, `journaled` each record that is on disk."""
-        pid, host = os.getpid(), os.uname().nodename
+        pid, host = os.getpid(), host_name()
         ticks = start_ticks(pid)
         # An observer may be embedded twice in one process: each has a stream of its own.
         salt = random.SystemRandom().getrandbits(32)

@@ -12,7 +12,7 @@ from distwatch.diagnosis.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
 from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.reading import any_alive, load_state
-from distwatch.runfolder import RunFolder, is_alive, parent_pid, start_ticks
+from distwatch.runfolder import RunFolder, host_name, is_alive, parent_pid, start_ticks
 
 __all__ = [
     "RunSummary",
@@ -171,7 +171,7 @@ def find_run_of_pid(pid: int, root: str) -> RunFolder | None:
 
 
 def _has_process(folder: RunFolder, pid: int) -> bool:
-    host = os.uname().nodename
+    host = host_name()
     return any(
         start.get("ticks") == str(start_ticks(pid)) or not os.path.isdir(f"/proc/{pid}")
         for start in folder.starts_of(f"{host}-{pid}")

@@ -9,6 +9,7 @@ from distwatch.probes.procfs import read_bytes
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
+from distwatch.runfolder import host_name
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
@@ -128,7 +129,7 @@ def _same_network(one: Seen, other: Seen) -> bool:
 
 
 def _sighted(table: ProcessTable, seen: Seen) -> ProcessSighted:
-    host = os.uname().nodename
+    host = host_name()
     return ProcessSighted(
         process=process_key(host, seen.pid, seen.start_ticks),
         host=host,
@@ -166,7 +167,7 @@ def _require(table: ProcessTable, pid: int) -> Seen:
                 advice="Run distwatch as the user of the job, or as root",
             )
         raise NoSuchTarget(
-            f"there is no process {pid} on {os.uname().nodename}",
+            f"there is no process {pid} on {host_name()}",
             advice="`distwatch ps` lists the runs of this node",
         )
     if seen.environ is None:

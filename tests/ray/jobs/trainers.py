@@ -86,4 +86,5 @@ def main(methods: list[str]) -> None:
     ray.get(calls)
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])
