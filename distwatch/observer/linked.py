@@ -24,6 +24,7 @@ from distwatch.observer.link.viewers import join
 from distwatch.observer.live import LiveRun, SourceLost
 from distwatch.observer.runs import run_folders
 from distwatch.runfolder import RunFolder, host_name, name_of
+from distwatch.state.model import RunState
 
 
 def find_linked(target: str, root: str) -> LinkedRun | None:
@@ -83,6 +84,14 @@ class LinkedRun(LiveRun):
         super().__init__(RunFolder(os.path.join(root, name)), f"root on {card.host}, {card.place}")
         self.card = card
         self._passing: asyncio.Task[None] | None = None
+
+    async def look(self) -> RunState:
+        """All that the root tells now."""
+        try:
+            await self.open()
+            return self.state
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         await super().close()

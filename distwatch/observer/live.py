@@ -9,8 +9,8 @@ import time
 import msgspec
 
 from distwatch.errors import DistwatchError
-from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.background import end_tasks
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState

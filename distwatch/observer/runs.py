@@ -10,8 +10,7 @@ import msgspec
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
-from distwatch.observer.__main__ import lock_holder
-from distwatch.observer.ray_targets import run_of_driver, run_or_pid_of_actor
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive, load_state
 from distwatch.runfolder import RunFolder, host_name, is_alive, parent_pid, start_ticks
 
@@ -144,6 +143,9 @@ def find_run(target: str, root: str) -> RunFolder:
 
 def find_run_or_pid(target: str, root: str) -> RunFolder | int | None:
     """As `find_run`; a pid that belongs to no run as a number; None: nothing has that name."""
+    # With the probes behind it: not in a rank that asks for its snapshot.
+    from distwatch.observer.ray_targets import run_of_driver, run_or_pid_of_actor
+
     if target.isdigit():
         pid = int(target)
         if (folder := find_run_of_pid(pid, root)) is not None:

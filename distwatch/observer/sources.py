@@ -7,10 +7,10 @@ import os
 from typing import Protocol
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.observer.__main__ import lock_holder, take_lock
 from distwatch.observer.daemon import Observer
 from distwatch.observer.linked import find_linked
 from distwatch.observer.live import LiveRun, SourceLost
+from distwatch.observer.lock import lock_holder, take_lock
 from distwatch.observer.ray_targets import RayMembers, members_of, with_members
 from distwatch.observer.reading import Entry, any_alive, load_state, read_entries
 from distwatch.observer.runs import find_run, find_run_or_pid

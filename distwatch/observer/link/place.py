@@ -134,7 +134,7 @@ def make_token(root: str) -> str:
         finally:
             os.close(descriptor)
             os.unlink(fresh)
-    return require_length(_token_file(path)).decode()
+    return token_in(path).decode()
 
 
 def _token_file(path: str) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.cluster.cards import Card, read_cards
 from distwatch.observer.cluster.keeping import DirectorySilent, NodeKeeper
 from distwatch.observer.cluster.roots import RootFailed, Roots
 from distwatch.observer.link.place import TOKEN_FILE, LinkMisconfigured, Place, make_token
+from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder, generations, next_generation
 from tests.observer.rank_process import RankProcess
 from tests.support.leftovers import wait_gone
