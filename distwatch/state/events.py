@@ -7,13 +7,17 @@ A kind that this version does not know decodes to `UnknownEvent` and survives re
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
+from distwatch.state.rank_spans import Spans, pack_ranks, unpack_ranks
 
 
 def _kind(class_name: str) -> str:
@@ -31,6 +35,18 @@ class UnknownEvent(msgspec.Struct, frozen=True):
 
     kind: str
     payload: bytes
+
+
+class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Part of what lists `members`: written as spans where those are shorter, read as the list."""
+
+    spans: Spans = ()
+    """Only on the wire: `members`, packed."""
+
+    def __post_init__(self) -> None:
+        if self.spans:
+            msgspec.structs.force_setattr(self, "members", unpack_ranks(self.spans))
+            msgspec.structs.force_setattr(self, "spans", ())
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -129,7 +145,7 @@ class FindingRaised(Event, frozen=True, kw_only=True):
     step: str = ""
 
 
-class MeshMade(Event, frozen=True, kw_only=True):
+class MeshMade(Event, MemberSpans, frozen=True, kw_only=True):
     """A device mesh: axes from the outermost in, and its ranks in row-major order."""
 
     device: str
@@ -139,7 +155,7 @@ class MeshMade(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
-class HeldGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HeldGroup(MemberSpans, frozen=True, kw_only=True, omit_defaults=True):
     """A process group as a framework holds it."""
 
     role: str
@@ -273,7 +289,7 @@ class SideWorldJoined(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
-class GroupCreated(Event, frozen=True, kw_only=True):
+class GroupCreated(Event, MemberSpans, frozen=True, kw_only=True):
     """This process now holds a process group."""
 
     pg_name: str
@@ -288,7 +304,7 @@ class GroupCreated(Event, frozen=True, kw_only=True):
     """The store of a group that is a world of its own, whose members number themselves."""
 
 
-class GroupCalled(Event, frozen=True, kw_only=True):
+class GroupCalled(Event, MemberSpans, frozen=True, kw_only=True):
     """`new_group` was called, by members and non-members alike: call number `number` of it."""
 
     number: int
@@ -755,6 +771,80 @@ AnyEvent = (
     | FindingsJudged
 )
 
+_Listing = TypeVar("_Listing", MeshMade, GroupCreated, GroupCalled, HeldGroup)
+
+
+def _packed(listing: _Listing) -> _Listing:
+    spans = pack_ranks(listing.members) if listing.members else ()
+    if not spans:
+        return listing
+    packed = msgspec.structs.replace(listing, members=())
+    msgspec.structs.force_setattr(packed, "spans", spans)
+    return packed
+
+
+def _packed_layout(held: LayoutHeld) -> LayoutHeld:
+    return msgspec.structs.replace(held, groups=tuple(map(_packed, held.groups)))
+
+
+def _packed_snapshot(snapshot: Snapshot) -> Snapshot:
+    return msgspec.structs.replace(
+        snapshot,
+        groups=tuple(map(_packed, snapshot.groups)),
+        group_calls=tuple(map(_packed, snapshot.group_calls)),
+        meshes=tuple(map(_packed, snapshot.meshes)),
+        layouts=tuple(map(_packed_layout, snapshot.layouts)),
+    )
+
+
+_PACKERS: dict[type, Callable[[Any], AnyEvent]] = {
+    MeshMade: _packed,
+    GroupCreated: _packed,
+    GroupCalled: _packed,
+    LayoutHeld: _packed_layout,
+    Snapshot: _packed_snapshot,
+}
+
+_T = TypeVar("_T")
+_MEMO = 8192
+
+
+@lru_cache(maxsize=_MEMO)
+def _one(value: _T) -> _T:
+    """The first of all equal values: ranks of one job tell the same things in the same words."""
+    return value
+
+
+def _share_frames(taken: StackTaken) -> StackTaken:
+    for thread in taken.threads:
+        msgspec.structs.force_setattr(thread, "frames", _one(thread.frames))
+    return taken
+
+
+def _share_words(dumped: CollectivesDumped) -> CollectivesDumped:
+    for entry in dumped.entries:
+        for field in ("pg_name", "pg_desc", "op", "state"):
+            msgspec.structs.force_setattr(entry, field, sys.intern(getattr(entry, field)))
+        for field in ("input_sizes", "output_sizes", "input_dtypes"):
+            msgspec.structs.force_setattr(entry, field, _one(getattr(entry, field)))
+    return dumped
+
+
+def _share_operations(read: PulseRead) -> PulseRead:
+    for operation in read.operations:
+        for field in ("op", "pg_name", "dtype"):
+            msgspec.structs.force_setattr(operation, field, sys.intern(getattr(operation, field)))
+    return read
+
+
+_SHARERS: dict[type, Callable[[Any], AnyEvent]] = {
+    IntegrationChanged: _one,
+    StackTaken: _share_frames,
+    CollectivesDumped: _share_words,
+    PulseRead: _share_operations,
+}
+"""What is done to an event that was just decoded, so that equal parts are one object."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 _KNOWN = frozenset(_kind(t.__name__) for t in AnyEvent.__args__)
@@ -764,13 +854,16 @@ def encode_event(event: AnyEvent | UnknownEvent) -> bytes:
     """An event as msgpack."""
     if isinstance(event, UnknownEvent):
         return event.payload
-    return _encoder.encode(event)
+    packer = _PACKERS.get(type(event))
+    return _encoder.encode(packer(event) if packer else event)
 
 
 def decode_event(payload: bytes) -> AnyEvent | UnknownEvent | None:
     """An event from msgpack; None where the bytes are no event. Never raises on garbage."""
     try:
-        return _decoder.decode(payload)
+        event = _decoder.decode(payload)
+        share = _SHARERS.get(type(event))
+        return share(event) if share else event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
         return _unknown(payload)
 
