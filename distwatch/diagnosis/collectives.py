@@ -37,7 +37,7 @@ class CollectiveRankMissing:
             yield self._finding(case, view)
 
     def _finding(self, case: Case, view: GroupView) -> Finding:
-        busy = {rank for rank in view.missing if case.graph.waits(rank)}
+        busy = {rank for rank in view.missing if case.graph.is_waiting(rank)}
         culprits = tuple(rank for rank in view.missing if rank not in busy)
         seen = [rank for rank in culprits if rank in case.job.ranks]
         known = all(rank in view.progress for rank in culprits)
@@ -143,14 +143,10 @@ class Late:
             if not view.in_flight or view.overdue or not view.missing:
                 continue
             wait = max(
-                (
-                    w
-                    for w in case.job.waits
-                    if (w.pg_name, w.members) == (view.pg_name, view.members)
-                ),
+                case.job.waits_in(view.pg_name, view.members),
                 key=lambda w: w.waited_s / w.deadline_s,
             )
-            late = [rank for rank in view.missing if not case.graph.waits(rank)]
+            late = [rank for rank in view.missing if not case.graph.is_waiting(rank)]
             if wait.waited_s < LATE_SHARE * wait.deadline_s or not late:
                 continue
             if all(self._moves(case, rank) for rank in late):

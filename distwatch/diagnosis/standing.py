@@ -179,14 +179,17 @@ def _absence(job: Job, process: Process) -> str:
         g.pg_name: g.enqueued
         for g in (process.outside.pulse.groups if process.outside.pulse else ())
     }
-    for wait in sorted(job.waits, key=lambda wait: wait.seq):
-        group = process.groups.get(wait.pg_name)
-        if group is None or group.members != wait.members or wait.waited_s < _WAITS_FROM_S:
-            continue
-        if entered.get(wait.pg_name, 0) < wait.seq:
-            other = job.ranks[wait.global_rank]
-            return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
-    return ""
+    missed = [
+        wait
+        for group in process.groups.values()
+        for wait in job.first_waits_in(group.pg_name, group.members, _WAITS_FROM_S)
+        if entered.get(wait.pg_name, 0) < wait.seq
+    ]
+    if not missed:
+        return ""
+    wait = min(missed, key=lambda wait: (wait.seq, wait.global_rank))
+    other = job.ranks[wait.global_rank]
+    return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
 
 
 def _last_collective(process: Process) -> str:

@@ -262,8 +262,11 @@ def _shared_devices(plans: Plans) -> Iterable[Finding]:
 
 
 def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
-    for host in sorted(set(hosts.values())):
-        here = {rank: plan for rank, plan in plans.items() if hosts.get(rank) == host}
+    by_host: dict[str, dict[int, InitPlanned]] = {host: {} for host in hosts.values()}
+    for rank, plan in plans.items():
+        if (host := hosts.get(rank)) is not None:
+            by_host[host][rank] = plan
+    for host, here in sorted(by_host.items()):
         for name in _INTERFACE_VARIABLES:
             term = _Term(
                 name,
