@@ -276,22 +276,6 @@ class Job:
             return self._timed_out_wait(global_rank, process)
         return self._standing_waits(global_rank, process)
 
-    def _retired(self, process: Process, pg_name: str) -> int:
-        """The last collective that is over by the recorder's entries; -1: nothing is known.
-
-        Threads that end collectives at the same time leave its status at the one that wrote last.
-        """
-        dumped = process.collectives.entries if process.collectives else ()
-        first_open: int | None = None
-        newest = -1
-        for entry in dumped:
-            if entry.pg_name != pg_name or entry.is_p2p:
-                continue
-            newest = max(newest, entry.seq)
-            if not _completed_entry(entry) and (first_open is None or entry.seq < first_open):
-                first_open = entry.seq
-        return newest if first_open is None else first_open - 1
-
     def _newest_is_p2p(self, process: Process) -> bool:
         operations = process.outside.operations
         return bool(operations) and operation_name(operations[-1].op) in P2P
@@ -322,7 +306,7 @@ class Job:
             group = process.groups.get(progress.pg_name)
             if group is None or progress.enqueued <= max(progress.completed, 0):
                 continue
-            completed = max(progress.completed, self._retired(process, progress.pg_name), 0)
+            completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
             if progress.enqueued <= completed:
                 continue
             if group.destroyed_ns is not None or not _completion_observed(progress):
@@ -336,10 +320,6 @@ class Job:
                 deadline_s=self.deadline_s(process, "collective", group.timeout_s),
                 killed=was_cut_off(process),
             )
-
-
-def _completed_entry(entry: ev.Collective) -> bool:
-    return entry.retired or entry.state == "completed"
 
 
 def _completion_observed(progress: ev.GroupProgress) -> bool:

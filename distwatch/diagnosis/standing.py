@@ -48,9 +48,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     blocked: bool = False
 
 
-def standings(state: RunState) -> list[Standing]:
+def standings(state: RunState, job: Job | None = None) -> list[Standing]:
     """One per expected rank, ordered by global rank; unobserved ones included."""
-    job = Job(state)
+    job = job or Job(state)
     expected = set(range(job.world or 0)) | set(job.ranks)
     found = [standing_of(job, global_rank) for global_rank in sorted(expected)]
     return _with_loading_peers(job, found)

@@ -12,9 +12,13 @@ DEADLINE_SHARE = 0.5
 """A short deadline must not pass before anybody has looked."""
 
 
-def suspicion(state: RunState) -> str:
-    """Why to take stacks now, in a clause; '' where everything moves. Costs the job nothing."""
-    job = Job(state)
+def suspicion(state: RunState, job: Job | None = None) -> str:
+    """Why to take stacks now, in a clause; '' where everything moves. Costs the job nothing.
+
+    Args:
+        job: of that state, where it is at hand.
+    """
+    job = job or Job(state)
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
             continue

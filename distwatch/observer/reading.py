@@ -21,7 +21,7 @@ from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decod
 from distwatch.state.reducer import reduce
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One event of one stream. `seq` 0: never journaled, only its newest value is known."""
 
     header: FileHeader

@@ -37,7 +37,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class Wire(msgspec.Struct, array_like=True):
+class Wire(msgspec.Struct, array_like=True, gc=False):
     """One event on its way to a viewer.
 
     Without a header: an answer to a request, or, where that is empty, the end of the history.

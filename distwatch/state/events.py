@@ -25,19 +25,25 @@ def _kind(class_name: str) -> str:
 
 
 class Event(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag=_kind
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    gc=False,
+    tag_field="kind",
+    tag=_kind,
 ):
     """Base of all events."""
 
 
-class UnknownEvent(msgspec.Struct, frozen=True):
+class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
     """An event of a newer distwatch: kept, shown by its kind, and never interpreted."""
 
     kind: str
     payload: bytes
 
 
-class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Part of what lists `members`: written as spans where those are shorter, read as the list."""
 
     spans: Spans = ()
@@ -49,7 +55,7 @@ class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             msgspec.structs.force_setattr(self, "spans", ())
 
 
-class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A place in the user's source."""
 
     file: str
@@ -325,7 +331,7 @@ class SiteSeen(Event, frozen=True, kw_only=True):
     site: Site
 
 
-class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One entry of torch's flight recorder."""
 
     pg_name: str
@@ -488,7 +494,7 @@ class EndpointProbed(Event, frozen=True, kw_only=True):
     """Ranks that published their address in it."""
 
 
-class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How far this process is in one process group (sequence numbers of torch, -1: none)."""
 
     pg_name: str
@@ -499,7 +505,7 @@ class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     p2p: int = -1
 
 
-class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One call of a `ProcessGroup` method from Python, from the operations ring."""
 
     number: int
@@ -520,7 +526,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For a send or recv: the how many-th it is to or from that peer with that tag, from 1."""
 
 
-class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How many sends to, or recvs from, one peer this process has posted in one group."""
 
     pg_name: str
@@ -531,7 +537,7 @@ class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     posted: int
 
 
-class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The live page of one process, rewritten in place by the agent's thread."""
 
     beat: int = 0
@@ -565,14 +571,14 @@ class ExitSeen(Event, frozen=True, kw_only=True):
     """The kernel's or cgroup's words for it, where one said so."""
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     function: str
     file: str
     line: int = 0
     native: bool = False
 
 
-class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One thread, outermost frame first."""
 
     name: str = ""
@@ -598,7 +604,7 @@ class StackTaken(Event, frozen=True, kw_only=True):
     """CPU seconds that the main thread has used since then."""
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A TCP connection whose data does not get through, as the kernel's table shows it."""
 
     local: str
@@ -620,7 +626,7 @@ class ConnectionsSeen(Event, frozen=True, kw_only=True):
     stuck: tuple[Connection, ...] = ()
 
 
-class SourceLine(msgspec.Struct, frozen=True, kw_only=True):
+class SourceLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     file: str
     line: int
     text: str
@@ -642,7 +648,7 @@ class ErrorFileRead(Event, frozen=True, kw_only=True):
     traceback: tuple[str, ...] = ()
 
 
-class LockHolder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LockHolder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A process that a lock file belongs to."""
 
     pid: int
@@ -677,13 +683,13 @@ class HostSampled(Event, frozen=True, kw_only=True):
     load: float | None = None
 
 
-class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pid: int
     memory_bytes: int | None = None
     utilization: int | None = None
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One accelerator. None: not reported by its driver."""
 
     index: int

@@ -21,7 +21,7 @@ class Message(
     """Base of what is said once both sides have proved themselves."""
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A journal's record as it stands on the leaf's disk, or, with `seq` 0, a live value."""
 
     stream: int
