@@ -249,7 +249,10 @@ def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
     if not stuck and not case.deaths.own and not case.deaths.victims:
         return {}
     for seq in [view.seq] if view.in_flight else _last_seqs(case, view):
-        for source in (_entered_call, _recorded_call):
+        for source, key in ((_entered_call, _entered_key), (_recorded_call, _recorded_key)):
+            # Most often all did the same, and there may be very many of them.
+            if len({k for r in view.members if (k := key(case, view, r, seq))}) < 2:
+                continue
             calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
             if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
                 return calls
@@ -292,6 +295,18 @@ def _told(aspect: str, value: str) -> str:
     return {"op": f"called {value}", "dtype": f"passed {value}"}.get(
         aspect, f"passed {value} elements"
     )
+
+
+def _entered_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
+    """Equal where `_entered_call` is, but for the call's site."""
+    operation = case.job.operation(rank, view.pg_name, seq)
+    return operation and (operation.op, operation.numel, operation.dtype)
+
+
+def _recorded_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
+    """Equal where `_recorded_call` is, but for the call's site."""
+    entry = case.job.recorded(rank, view.pg_name, seq)
+    return entry and (entry.op, entry.input_sizes, entry.output_sizes, entry.input_dtypes)
 
 
 def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:

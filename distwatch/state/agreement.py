@@ -157,7 +157,7 @@ def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[
     found = [
         finding
         for term in _TERMS
-        if (finding := _judge(term, {rank: term.read(plan) for rank, plan in plans.items()}))
+        if (finding := _judge(term, plans))
     ]
     return [*_shared_devices(plans), *found, *_interfaces(plans, hosts or {})]
 
@@ -209,10 +209,12 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
     )
 
 
-def _judge(term: _Term, read: Mapping[int, str | None], where: str = "") -> Finding | None:
-    values = {rank: value for rank, value in sorted(read.items()) if value is not None}
-    if len(set(values.values())) < 2:
+def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
+    # Most often all agree, and there may be very many of them.
+    if len({value for plan in plans.values() if (value := term.read(plan)) is not None}) < 2:
         return None
+    read = {rank: term.read(plan) for rank, plan in sorted(plans.items())}
+    values = {rank: value for rank, value in read.items() if value is not None}
     odd, decided = odd_ones(values)
     listed = "; ".join(_who_says(values))
     return Finding(
@@ -276,6 +278,5 @@ def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
                 "ranks of one host talk over different networks",
                 f"Set the same {name} for all ranks of a host.",
             )
-            read = {rank: term.read(plan) for rank, plan in here.items()}
-            if finding := _judge(term, read, f" on {host}"):
+            if finding := _judge(term, here, f" on {host}"):
                 yield finding

@@ -160,10 +160,12 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     @property
     def global_rank(self) -> int | None:
         """torch's word where it was heard, else the environment's; a plan that is newer wins."""
-        planned = self.planned.global_rank if self.planned else None
-        confirmed = self.confirmed.global_rank if self.confirmed else None
-        said = (confirmed, planned) if self.initialized else (planned, confirmed)
-        return next((rank for rank in (*said, self.identity.global_rank) if rank is not None), None)
+        planned = self.planned.global_rank if self.planned is not None else None
+        confirmed = self.confirmed.global_rank if self.confirmed is not None else None
+        first, second = (confirmed, planned) if self.initialized else (planned, confirmed)
+        if first is not None:
+            return first
+        return second if second is not None else self.identity.global_rank
 
     @property
     def world_size(self) -> int | None:
