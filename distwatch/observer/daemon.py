@@ -12,11 +12,12 @@ from typing import Protocol
 from distwatch import __version__
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.standing import standings
-from distwatch.diagnosis.suspicion import suspicion
+from distwatch.diagnosis.suspicion import suspicion_of
 from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
 from distwatch.observer.meeting import MeetingPlaces
+from distwatch.observer.pace import Pace
 from distwatch.observer.reading import Entry, read_entries
 from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
@@ -38,6 +39,8 @@ LAST_LOOK_WITHIN_S = 3.0
 ANSWER_WITHIN_S = 1.5
 OTHERS_WITHIN_S = 5.0
 NOBODY_CAME_S = 60.0
+APART_S = 0.5
+"""What takes longer is not followed by more of it at once."""
 
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
@@ -83,6 +86,8 @@ class Observer:
         self._due: dict[str, float] = {}
         self._stopping = asyncio.Event()
         self._verdict_due = False
+        self._keep_waits = False
+        self._pace = Pace()
         self._woken = asyncio.Event()
         self.recording.record(
             ev.ObserverStarted(
@@ -95,7 +100,7 @@ class Observer:
         reason = ""
         while not reason:
             try:
-                self.tick()
+                self.tick(judging=self._pace.is_due(time.monotonic()))
             except Exception as error:
                 self._failed(error)
             reason = self._reason_to_end()
@@ -134,8 +139,8 @@ class Observer:
             for wait in waits:
                 wait.cancel()
 
-    def tick(self) -> None:
-        """One round of following, sampling and judging."""
+    def tick(self, *, judging: bool = True) -> None:
+        """One round of following, sampling and, unless it is to rest, judging."""
         self._follow()
         ended = self.tracking.collect_ends()
         if ended:
@@ -149,12 +154,23 @@ class Observer:
             self.recording.record(self._devices.sample(self._host))
         self.tracking.look_for_children()
         self.meeting_places.consider(self.state)
-        job = Job(self.state)
-        complete = job.world is not None and len(job.ranks) >= job.world
-        identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
-        self.tracking.search(identity, complete)
         self.recording.record(ev.Ticked(host=self._host))
-        self._judge()
+        if judging:
+            began = time.monotonic()
+            if self._keep_waits:
+                self._keep()
+            else:
+                self._search()
+                self._judge()
+            self._pace.note(began, time.monotonic())
+
+    def _search(self) -> None:
+        """Looks for ranks that have no agent while some are missing."""
+        if self.tracking.is_search_due():
+            job = self.judge.cases[0].job if self.judge.cases else Job(self.state)
+            complete = job.world is not None and len(job.ranks) >= job.world
+            identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
+            self.tracking.search(identity, complete)
 
     async def dump(self, reason: str) -> str:
         """A full incident now; returns its folder."""
@@ -287,8 +303,9 @@ class Observer:
                 followed.keep_pulse()
 
     def _judge(self) -> None:
+        began = time.monotonic()
         changed = self.judge.judge()
-        why = suspicion(self.state) or ("a verdict stands" if self.judge.blocked else "")
+        why = self._suspicion() or ("a verdict stands" if self.judge.blocked else "")
         if not why and self._looks_from_outside_only():
             why = "no agent speaks from inside"
         if changed:
@@ -304,16 +321,28 @@ class Observer:
                 elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
         if self.judge.blocked and not self.inspection.running:
-            native = self.inspection.look_natively(self.judge.findings)
+            jobs = [case.job for case in self.judge.cases]
+            native = self.inspection.look_natively(self.judge.findings, jobs)
             if native is not None:
                 native.add_done_callback(lambda _: self._judge_soon())
         # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
         if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
             self._verdict_due = self.inspection.running
-            self.judge.keep()
-            if self.judge.blocked:
-                for followed in self._follower.followed.values():
-                    followed.flush()
+            # Of very many ranks: links are heard between the judging and the report on it.
+            self._keep_waits = time.monotonic() - began > APART_S
+            if not self._keep_waits:
+                self._keep()
+
+    def _keep(self) -> None:
+        self._keep_waits = False
+        self.judge.keep()
+        if self.judge.blocked:
+            for followed in self._follower.followed.values():
+                followed.flush()
+
+    def _suspicion(self) -> str:
+        largest = next(iter(self.judge.cases), None)
+        return suspicion_of(largest.job, largest.groups) if largest else ""
 
     def _judge_soon(self) -> None:
         """What a look brings belongs into the verdict that stands, or makes one."""

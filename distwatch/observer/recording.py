@@ -30,7 +30,7 @@ SIZE_LIMIT = 64 * 1024 * 1024
 ROUTINE_LIMIT = 48 * 1024 * 1024
 """What repeats stops here, so that a verdict after weeks still finds its place."""
 SPARE_FROM = 8 * 1024 * 1024
-_OPERATIONS_KEPT = 8
+OPERATIONS_KEPT = 8
 
 Sink = Callable[[FileHeader, int, int, ev.AnyEvent], None]
 RecordSink = Callable[[FileHeader, Record], None]
@@ -137,7 +137,7 @@ class Recording:
 
     def _write(self, now: int, event: ev.AnyEvent) -> int:
         if isinstance(event, ev.PulseRead):
-            event = _shorten(event)
+            event = shorten(event, OPERATIONS_KEPT)
         record = Record(seq=self._seq + 1, time_ns=now, payload=encode_event(event))
         try:
             segment = self._opened(now)
@@ -196,10 +196,12 @@ def _material(event: ev.AnyEvent) -> object:
     return event
 
 
-def _shorten(read: ev.PulseRead) -> ev.PulseRead:
-    """The pulse's own file keeps all operations; the journal has the open and the newest ones."""
-    newest = read.operations[-_OPERATIONS_KEPT:]
-    unfinished = tuple(op for op in read.operations[:-_OPERATIONS_KEPT] if not op.left_ns)
+def shorten(read: ev.PulseRead, kept: int) -> ev.PulseRead:
+    """The pulse's own file keeps all operations; here are the open and the newest ones."""
+    if len(read.operations) <= kept:
+        return read
+    newest = read.operations[-kept:]
+    unfinished = tuple(op for op in read.operations[:-kept] if not op.left_ns)
     return msgspec.structs.replace(read, operations=(unfinished + newest))
 
 

@@ -9,8 +9,10 @@ import msgspec
 
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
 from distwatch.observer.reading import Entry, journal_paths
+from distwatch.observer.recording import shorten
 from distwatch.observer.segments import read_journal
 from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record
 
@@ -64,16 +66,26 @@ class Backlog:
         detail = getattr(entry.event, "what", "")
         self._live[type(entry.event), about, detail] = entry
 
-    def take_live_batch(self) -> list[Batch]:
-        """What waits, in batches that fit a frame."""
+    def take_live_batch(self, *, live: bool = True, operations: int = 1 << 16) -> list[Batch]:
+        """What waits, in batches that fit a frame.
+
+        Args:
+            live: also the newest of what is not journaled.
+            operations: how many of a pulse's newest operations to tell.
+        """
         pack = _Packing(self._after)
         while self._records:
             header, record = self._records.popleft()
             self._add(pack, header, record)
         self._size = 0
-        live, self._live = self._live, {}
-        for entry in live.values():
-            pack.add(entry.header, 0, entry.time_ns, encode_event(entry.event))
+        newest: dict[object, Entry] = {}
+        if live:
+            newest, self._live = self._live, newest
+        for entry in newest.values():
+            event = entry.event
+            if isinstance(event, ev.PulseRead):
+                event = shorten(event, operations)
+            pack.add(entry.header, 0, entry.time_ns, encode_event(event))
         return pack.finish()
 
     def begin_history(self) -> dict[str, int]:

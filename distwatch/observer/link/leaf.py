@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import random
+import time
 
 import msgspec
 
@@ -26,6 +27,7 @@ from distwatch.observer.link.channel import (
 from distwatch.observer.link.place import Place
 from distwatch.observer.link.root import LOST_AFTER_S
 from distwatch.observer.link.viewers import join
+from distwatch.observer.recording import OPERATIONS_KEPT
 from distwatch.state import events as ev
 
 SEND_EVERY_S = 0.25
@@ -50,6 +52,8 @@ class Leaf:
         self._token = token
         self._host = observer.recording.header.host
         self._backlog = Backlog(observer.folder, self._host)
+        self._wanted = say.Seen()
+        self._live_at = 0.0
         self.linked = False
         self._told = ""
         self._closing = asyncio.Event()
@@ -197,7 +201,12 @@ class Leaf:
                     await channel.send(_SIGN_OF_LIFE)
                 for batch in self._backlog.take_history(reading.result()):
                     await channel.send(say.encode(batch))
-            for batch in self._backlog.take_live_batch():
+            now = time.monotonic()
+            live = now >= self._live_at
+            if live:
+                self._live_at = now + self._wanted.live_every_s
+            operations = max(OPERATIONS_KEPT, self._wanted.operations)
+            for batch in self._backlog.take_live_batch(live=live, operations=operations):
                 await channel.send(say.encode(batch))
             await channel.send(_SIGN_OF_LIFE)
 
@@ -208,6 +217,8 @@ class Leaf:
             if isinstance(message, say.Resume):
                 async with self._in_order:
                     self._backlog.resume(message.number, message.cursors)
+            elif isinstance(message, say.Seen):
+                self._wanted = message
             elif isinstance(message, say.Look):
                 task = asyncio.create_task(self._look(channel, message))
                 self._looks.add(task)

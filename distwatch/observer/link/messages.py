@@ -69,7 +69,16 @@ class Look(Message, frozen=True, tag="look"):
 
 
 class Seen(Message, frozen=True, tag="seen"):
-    """The other side is alive and reads."""
+    """The other side is alive and reads.
+
+    The more processes a run has, the more rarely and shortly their live values are told; what is
+    journaled is always told at once and whole.
+    """
+
+    live_every_s: float = 0.0
+    """How often the newest of what is not journaled is of use."""
+    operations: int = 1 << 16
+    """How many of a pulse's newest operations are."""
 
 
 class Refused(Message, frozen=True, tag="refused"):

@@ -31,6 +31,11 @@ REJOIN_WITHIN_S = 60.0
 SEEN_EVERY_S = 1.0
 LOOKED_WITHIN_S = 5.0
 TRY_DISK_AGAIN_S = 5.0
+PROCESSES_A_SECOND = 10_000
+"""Of so many processes the live values are taken in a second."""
+LIVE_MOST_S = 2.0
+OPERATIONS_HELD = 16_384
+"""Of so many operations of all pulses together the newest are told; a few of each always."""
 STRANGERS = 16
 """Connections that may be on their way to prove themselves at one time."""
 log = logging.getLogger("distwatch.observer")
@@ -253,7 +258,13 @@ class _Leaf:
                 return
             if self.heard - self._seen_said > SEEN_EVERY_S:
                 self._seen_said = self.heard
-                await asyncio.wait_for(self._channel.send(say.encode(say.Seen())), LOST_AFTER_S)
+                await asyncio.wait_for(self._channel.send(self._seen()), LOST_AFTER_S)
+
+    def _seen(self) -> bytes:
+        processes = max(1, len(self._observer.state.processes))
+        every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
+        seen = say.Seen(live_every_s=every_s, operations=OPERATIONS_HELD // processes)
+        return say.encode(seen)
 
     def ask(self, look: say.Look) -> asyncio.Future[None]:
         """Asks for a look; done once it has been taken, or never can be."""
