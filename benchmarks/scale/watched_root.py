@@ -64,9 +64,9 @@ class WatchedObserver(Observer):
         self._usage = psutil.Process()
         self.sinks.append(self._measure)
 
-    def tick(self) -> None:
+    def tick(self, *, judging: bool = True) -> None:
         began = time.monotonic()
-        super().tick()
+        super().tick(judging=judging)
         self._line.tick_s = max(self._line.tick_s, time.monotonic() - began)
         self._line.ticks += 1
 

@@ -18,7 +18,7 @@ from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
 from distwatch.observer.meeting import MeetingPlaces
 from distwatch.observer.pace import Pace
-from distwatch.observer.reading import Entry, read_entries
+from distwatch.observer.reading import Entry, fold_run
 from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
 from distwatch.probes.devices import Devices
@@ -67,8 +67,7 @@ class Observer:
         self.others: Others | None = None
         self.viewers = 0
         self._writable = writable
-        for entry in read_entries(folder):
-            reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
+        fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)

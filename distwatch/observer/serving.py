@@ -11,19 +11,20 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from distwatch.observer.daemon import Observer
-from distwatch.observer.reading import Entry, read_entries
+from distwatch.observer.reading import Entry, Reading, live_key
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader
 
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
 """Bytes that wait for a viewer at most."""
+LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
 NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
 _OVERHEAD = 300
@@ -159,8 +160,10 @@ class _Viewer:
         self._observer = observer
         self._reader = reader
         self._writer = writer
-        self._queue: asyncio.Queue[Wire] = asyncio.Queue()
+        self._queue: list[Wire] = []
         self._queued = 0
+        self._live: dict[object, Entry] = {}
+        self._more = asyncio.Event()
 
     async def serve(self, elsewhere: Elsewhere | None) -> None:
         sender: asyncio.Task[None] | None = None
@@ -199,7 +202,12 @@ class _Viewer:
                 await asyncio.gather(sender, return_exceptions=True)
 
     def _take(self, entry: Entry) -> None:
-        self._put(to_wire(entry))
+        if entry.seq:
+            self._put(to_wire(entry))
+        else:
+            # Of a live value only its newest is of interest, however slow the viewer is.
+            self._live[live_key(entry)] = entry
+            self._more.set()
 
     def _put(self, wire: Wire) -> None:
         self._queued += len(wire.payload) + _OVERHEAD
@@ -207,31 +215,43 @@ class _Viewer:
             # It can connect again and read everything from the journals.
             self._writer.transport.abort()
             return
-        self._queue.put_nowait(wire)
+        self._queue.append(wire)
+        self._more.set()
 
     async def _send(self) -> None:
-        history = await asyncio.to_thread(read_entries, self._observer.folder)
-        batch: list[Wire] = []
-        size = 0
-        for entry in history:
-            wire = to_wire(entry)
-            if size + len(wire.payload) > FRAME_LIMIT // 4:
-                await self._write(batch)
-                batch, size = [], 0
-            batch.append(wire)
-            size += len(wire.payload) + _OVERHEAD
-        await self._write([*batch, Wire(None, 0, 0, b"")])
+        reading = Reading(self._observer.folder)
+        streams = reading.streams()
+        while (stream := await asyncio.to_thread(next, streams, None)) is not None:
+            header, records = stream
+            await self._write_all(Wire(header, r.seq, r.time_ns, r.payload) for r in records)
+        rest = await asyncio.to_thread(reading.rest)
+        await self._write_all(to_wire(entry) for entry in rest)
+        await self._write([Wire(None, 0, 0, b"")])
         await self._send_queue()
 
     async def _send_queue(self) -> None:
         while True:
-            batch = [await self._queue.get()]
-            size = len(batch[0].payload) + _OVERHEAD
-            while not self._queue.empty() and size < FRAME_LIMIT // 4:
-                batch.append(self._queue.get_nowait())
-                size += len(batch[-1].payload) + _OVERHEAD
+            await self._more.wait()
+            self._more.clear()
+            waiting, self._queue = self._queue, []
+            self._queued -= sum(len(wire.payload) + _OVERHEAD for wire in waiting)
+            await self._write_all(waiting)
+            live, self._live = self._live, {}
+            await self._write_all(map(to_wire, live.values()))
+            if live:
+                await asyncio.sleep(LIVE_EVERY_S)
+
+    async def _write_all(self, wires: Iterable[Wire]) -> None:
+        batch: list[Wire] = []
+        size = 0
+        for wire in wires:
+            if batch and size + len(wire.payload) > FRAME_LIMIT // 4:
+                await self._write(batch)
+                batch, size = [], 0
+            batch.append(wire)
+            size += len(wire.payload) + _OVERHEAD
+        if batch:
             await self._write(batch)
-            self._queued -= size
 
     async def _write(self, batch: list[Wire]) -> None:
         self._writer.write(pack(batch))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
-from distwatch.observer.reading import Entry, journal_paths
+from distwatch.observer.reading import Entry, journal_paths, live_key
 from distwatch.observer.recording import shorten
 from distwatch.observer.segments import read_journal
 from distwatch.runfolder import RunFolder
@@ -62,9 +62,7 @@ class Backlog:
         """A value that is not journaled: only its newest is of interest."""
         if entry.seq:
             return
-        about = getattr(entry.event, "process", None) or getattr(entry.event, "host", "")
-        detail = getattr(entry.event, "what", "")
-        self._live[type(entry.event), about, detail] = entry
+        self._live[live_key(entry)] = entry
 
     def take_live_batch(self, *, live: bool = True, operations: int = 1 << 16) -> list[Batch]:
         """What waits, in batches that fit a frame.
