@@ -71,7 +71,8 @@ class Job:
             "DISTWATCH_TOKEN": self.token,
         }
         command = [sys.executable, "-m", f"scale.{part}", self.folder.path, self.measures(part)]
-        child = subprocess.Popen(command, env=environ)
+        # As the product starts it: the scheduler then counts it by itself.
+        child = subprocess.Popen(command, env=environ, start_new_session=True)
         self.children.append(child)
         return child
 

@@ -66,6 +66,7 @@ class Observer:
         """They get every record of this host, as it stands in its journal."""
         self.others: Others | None = None
         self.viewers = 0
+        self.longest_turn_s = 0.0
         self._writable = writable
         fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
@@ -161,7 +162,9 @@ class Observer:
             else:
                 self._search()
                 self._judge()
-            self._pace.note(began, time.monotonic())
+            ended = time.monotonic()
+            self._pace.note(began, ended)
+            self.longest_turn_s = max(0.9 * self.longest_turn_s, ended - began)
 
     def _search(self) -> None:
         """Looks for ranks that have no agent while some are missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -113,13 +113,16 @@ class Reading:
         self._trouble: list[tuple[str, str]] = []
         self._newest = 0
 
-    def streams(self) -> Iterator[tuple[FileHeader, list[Record]]]:
+    def streams(
+        self, is_wanted: Callable[[FileHeader], bool] = lambda _: True
+    ) -> Iterator[tuple[FileHeader, list[Record]]]:
         """Each stream with its records in their order, one stream in memory at a time."""
         paths: dict[str, list[str]] = {}
         for path in journal_paths(self._folder):
             header = read_header(path)
             # What has no header is opened once more, to learn what is wrong with it.
-            paths.setdefault(header.stream if header else path, []).append(path)
+            if header is None or is_wanted(header):
+                paths.setdefault(header.stream if header else path, []).append(path)
         for together in paths.values():
             records: dict[int, Record] = {}
             found: FileHeader | None = None

@@ -23,7 +23,9 @@ from distwatch.state.frames import FileHeader
 
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
-"""Bytes that wait for a viewer at most."""
+"""Bytes that wait for a viewer at most; what is more is read from the journals again."""
+MISSED_AT_MOST = 32
+"""So many times that much it may miss without taking anything."""
 LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
 NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
@@ -163,6 +165,10 @@ class _Viewer:
         self._queue: list[Wire] = []
         self._queued = 0
         self._live: dict[object, Entry] = {}
+        self._behind = False
+        self._missed = 0
+        """Bytes that came, while it was behind, since it last took anything."""
+        self._sent: dict[str, int] = {}
         self._more = asyncio.Event()
 
     async def serve(self, elsewhere: Elsewhere | None) -> None:
@@ -210,31 +216,47 @@ class _Viewer:
             self._more.set()
 
     def _put(self, wire: Wire) -> None:
-        self._queued += len(wire.payload) + _OVERHEAD
-        if self._queued > QUEUE_LIMIT:
-            # It can connect again and read everything from the journals.
-            self._writer.transport.abort()
-            return
-        self._queue.append(wire)
+        size = len(wire.payload) + _OVERHEAD
+        if self._behind:
+            self._missed += size
+            if self._missed > MISSED_AT_MOST * QUEUE_LIMIT:
+                # It can connect again and read everything from the journals.
+                self._writer.transport.abort()
+        elif self._queued + size > QUEUE_LIMIT and wire.header is not None:
+            # All of it stands in the journals: it is read from there once the viewer reads again.
+            self._behind, self._missed = True, size
+            self._queue, self._queued = [w for w in self._queue if w.header is None], 0
+        else:
+            self._queued += size
+            self._queue.append(wire)
         self._more.set()
 
     async def _send(self) -> None:
+        await self._send_history()
+        await self._write([Wire(None, 0, 0, b"")])
+        await self._send_queue()
+
+    async def _send_history(self) -> None:
+        """What the journals have beyond what was sent."""
+        self._behind = False
         reading = Reading(self._observer.folder)
-        streams = reading.streams()
+        newest = dict(self._observer.state.streams)
+        streams = reading.streams(
+            lambda header: newest.get(header.stream, 1 << 63) > self._sent.get(header.stream, 0)
+        )
         while (stream := await asyncio.to_thread(next, streams, None)) is not None:
             header, records = stream
             await self._write_all(Wire(header, r.seq, r.time_ns, r.payload) for r in records)
         rest = await asyncio.to_thread(reading.rest)
         await self._write_all(to_wire(entry) for entry in rest)
-        await self._write([Wire(None, 0, 0, b"")])
-        await self._send_queue()
 
     async def _send_queue(self) -> None:
         while True:
             await self._more.wait()
             self._more.clear()
-            waiting, self._queue = self._queue, []
-            self._queued -= sum(len(wire.payload) + _OVERHEAD for wire in waiting)
+            if self._behind:
+                await self._send_history()
+            waiting, self._queue, self._queued = self._queue, [], 0
             await self._write_all(waiting)
             live, self._live = self._live, {}
             await self._write_all(map(to_wire, live.values()))
@@ -245,6 +267,10 @@ class _Viewer:
         batch: list[Wire] = []
         size = 0
         for wire in wires:
+            if wire.header is not None and wire.seq:
+                if wire.seq <= self._sent.get(wire.header.stream, 0):
+                    continue
+                self._sent[wire.header.stream] = wire.seq
             if batch and size + len(wire.payload) > FRAME_LIMIT // 4:
                 await self._write(batch)
                 batch, size = [], 0
@@ -256,3 +282,4 @@ class _Viewer:
     async def _write(self, batch: list[Wire]) -> None:
         self._writer.write(pack(batch))
         await self._writer.drain()
+        self._missed = 0

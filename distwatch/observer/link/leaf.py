@@ -35,6 +35,7 @@ PAUSE_FIRST_S = 0.25
 PAUSE_MOST_S = 5.0
 DELIVER_WITHIN_S = 10.0
 SIGN_EVERY_S = 1.0
+BUSY_MOST_S = 30.0
 _SIGN_OF_LIFE = say.encode(say.Batch(after=0))
 log = logging.getLogger("distwatch.observer")
 
@@ -52,7 +53,8 @@ class Leaf:
         self._token = token
         self._host = observer.recording.header.host
         self._backlog = Backlog(observer.folder, self._host)
-        self._wanted = say.Seen()
+        # Until the root says that it is of use: little.
+        self._wanted = say.Seen(operations=OPERATIONS_KEPT)
         self._live_at = 0.0
         self.linked = False
         self._told = ""
@@ -114,7 +116,7 @@ class Leaf:
                     return
                 why = "it ended the connection"
             except asyncio.TimeoutError:
-                why = f"it says nothing for {LOST_AFTER_S:.0f} s"
+                why = f"it says nothing for {LOST_AFTER_S + self._wanted.busy_s:.0f} s"
             except EOFError:
                 why = "it ended the connection"
             except OSError as error:
@@ -212,7 +214,8 @@ class Leaf:
 
     async def _receive(self, channel: Channel) -> None:
         while True:
-            body = await asyncio.wait_for(channel.receive(), LOST_AFTER_S)
+            busy_s = min(BUSY_MOST_S, self._wanted.busy_s)
+            body = await channel.receive_within(LOST_AFTER_S + busy_s)
             message = say.decode_from_root(body)
             if isinstance(message, say.Resume):
                 async with self._in_order:

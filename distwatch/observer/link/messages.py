@@ -79,6 +79,8 @@ class Seen(Message, frozen=True, tag="seen"):
     """How often the newest of what is not journaled is of use."""
     operations: int = 1 << 16
     """How many of a pulse's newest operations are."""
+    busy_s: float = 0.0
+    """For how long it may be too busy to say anything."""
 
 
 class Refused(Message, frozen=True, tag="refused"):

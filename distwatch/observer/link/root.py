@@ -34,6 +34,8 @@ TRY_DISK_AGAIN_S = 5.0
 PROCESSES_A_SECOND = 10_000
 """Of so many processes the live values are taken in a second."""
 LIVE_MOST_S = 2.0
+BUSY_SHARE = 4.0
+"""A machine that is busy elsewhere makes a turn of the root so many times longer."""
 OPERATIONS_HELD = 16_384
 """Of so many operations of all pulses together the newest are told; a few of each always."""
 STRANGERS = 16
@@ -239,7 +241,7 @@ class _Leaf:
             caught_up: told the leaf's host once all that was missing has come.
         """
         while True:
-            body = await asyncio.wait_for(self._channel.receive(), LOST_AFTER_S)
+            body = await self._channel.receive_within(LOST_AFTER_S)
             self.heard = time.monotonic()
             try:
                 message = say.decode_from_leaf(body)
@@ -263,7 +265,11 @@ class _Leaf:
     def _seen(self) -> bytes:
         processes = max(1, len(self._observer.state.processes))
         every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
-        seen = say.Seen(live_every_s=every_s, operations=OPERATIONS_HELD // processes)
+        seen = say.Seen(
+            live_every_s=every_s,
+            operations=OPERATIONS_HELD // processes,
+            busy_s=BUSY_SHARE * self._observer.longest_turn_s,
+        )
         return say.encode(seen)
 
     def ask(self, look: say.Look) -> asyncio.Future[None]:
