@@ -128,7 +128,7 @@ class Recording:
         if kept_ns and size > ROUTINE_LIMIT:
             self._say(f"the observer's journal has {size >> 20} MiB: pulses and samples end here")
             return False
-        content = _material(event)
+        content = material(event)
         spare = size > SPARE_FROM or (kept == content and not isinstance(event, ev.Ticked))
         if kept_ns and now - kept_ns < (UNCHANGED_EVERY_NS if spare else KEEP_EVERY_NS):
             return False
@@ -182,7 +182,7 @@ def _key(event: ev.AnyEvent) -> tuple[type, str]:
     return type(event), str(getattr(event, "process", ""))
 
 
-def _material(event: ev.AnyEvent) -> object:
+def material(event: ev.AnyEvent) -> object:
     """What has to differ for a repeated event to be news."""
     if isinstance(event, ev.PulseRead):
         last = event.operations[-1] if event.operations else None

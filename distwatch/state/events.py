@@ -836,18 +836,10 @@ def _share_words(dumped: CollectivesDumped) -> CollectivesDumped:
     return dumped
 
 
-def _share_operations(read: PulseRead) -> PulseRead:
-    for operation in read.operations:
-        for field in ("op", "pg_name", "dtype"):
-            msgspec.structs.force_setattr(operation, field, sys.intern(getattr(operation, field)))
-    return read
-
-
 _SHARERS: dict[type, Callable[[Any], AnyEvent]] = {
     IntegrationChanged: _one,
     StackTaken: _share_frames,
     CollectivesDumped: _share_words,
-    PulseRead: _share_operations,
 }
 """What is done to an event that was just decoded, so that equal parts are one object."""
 

@@ -393,7 +393,7 @@ def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
     outside = _process(state, event.process).outside
     # A pulse is as new as its beat, not as its reading; a frozen page has still newer
     # operations than the last reading of it.
-    newest_ns = max((op.left_ns or op.entered_ns for op in event.operations), default=0)
+    newest_ns = max([op.left_ns or op.entered_ns for op in event.operations], default=0)
     order = (event.pulse.beat_ns, f"{newest_ns:020}{stamp[1]}", stamp[2])
     if _newest(outside.stamps, "pulse", order):
         outside.pulse, outside.operations = event.pulse, event.operations

@@ -36,6 +36,8 @@ PAUSE_MOST_S = 5.0
 DELIVER_WITHIN_S = 10.0
 SIGN_EVERY_S = 1.0
 BUSY_MOST_S = 30.0
+SPARING_FROM_S = 0.5
+"""Where the root wants live values more rarely than that, it has very many of them."""
 _SIGN_OF_LIFE = say.encode(say.Batch(after=0))
 log = logging.getLogger("distwatch.observer")
 
@@ -56,6 +58,7 @@ class Leaf:
         # Until the root says that it is of use: little.
         self._wanted = say.Seen(operations=OPERATIONS_KEPT)
         self._live_at = 0.0
+        self._live_sent = 0
         self.linked = False
         self._told = ""
         self._closing = asyncio.Event()
@@ -164,6 +167,7 @@ class Leaf:
         if not isinstance(first, say.Resume):
             raise LinkBroken("its first message says not where to go on")
         self._backlog.resume(first.number, first.cursors)
+        self._live_sent, self._wanted = 0, say.Seen(operations=OPERATIONS_KEPT)
         self._note(True, "")
         both = [
             asyncio.create_task(self._send(channel)),
@@ -204,13 +208,19 @@ class Leaf:
                 for batch in self._backlog.take_history(reading.result()):
                     await channel.send(say.encode(batch))
             now = time.monotonic()
-            live = now >= self._live_at
+            live = now >= self._live_at and self._wanted.live >= self._live_sent
             if live:
                 self._live_at = now + self._wanted.live_every_s
+                self._live_sent += 1
             operations = max(OPERATIONS_KEPT, self._wanted.operations)
-            for batch in self._backlog.take_live_batch(live=live, operations=operations):
+            sparing = self._wanted.live_every_s > SPARING_FROM_S
+            for batch in self._backlog.take_live_batch(
+                live=live, operations=operations, sparing=sparing
+            ):
                 await channel.send(say.encode(batch))
-            await channel.send(_SIGN_OF_LIFE)
+            # A sign of life, too, where there was nothing to send.
+            told = say.Batch(after=0, live=self._live_sent if live else 0)
+            await channel.send(say.encode(told))
 
     async def _receive(self, channel: Channel) -> None:
         while True:

@@ -35,6 +35,8 @@ class Batch(Message, frozen=True, tag="batch"):
     """`after`: the number of the `Resume` that this goes on from."""
 
     after: int
+    live: int = 0
+    """The how many-th time live values were sent; they are all on their way before this."""
     headers: tuple[FileHeader, ...] = ()
     frames: tuple[Frame, ...] = ()
 
@@ -81,6 +83,8 @@ class Seen(Message, frozen=True, tag="seen"):
     """How many of a pulse's newest operations are."""
     busy_s: float = 0.0
     """For how long it may be too busy to say anything."""
+    live: int = 0
+    """The newest `Batch.live` that was taken: until then newer values would only queue up."""
 
 
 class Refused(Message, frozen=True, tag="refused"):

@@ -222,6 +222,7 @@ class _Leaf:
         self.heard = time.monotonic()
         self.ended = False
         self._seen_said = 0.0
+        self._live = 0
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._disk_at = 0.0
@@ -258,7 +259,9 @@ class _Leaf:
                 self.ended = True
                 await self._channel.send(say.encode(say.Bye()))
                 return
-            if self.heard - self._seen_said > SEEN_EVERY_S:
+            live = message.live if isinstance(message, say.Batch) else 0
+            self._live = max(self._live, live)
+            if live or self.heard - self._seen_said > SEEN_EVERY_S:
                 self._seen_said = self.heard
                 await asyncio.wait_for(self._channel.send(self._seen()), LOST_AFTER_S)
 
@@ -269,6 +272,7 @@ class _Leaf:
             live_every_s=every_s,
             operations=OPERATIONS_HELD // processes,
             busy_s=BUSY_SHARE * self._observer.longest_turn_s,
+            live=self._live,
         )
         return say.encode(seen)
 
