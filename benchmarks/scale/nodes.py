@@ -84,7 +84,7 @@ class Node:
             rank: Stream(self, self._header(FIRST_PID + n)) for n, rank in enumerate(ranks)
         }
         self._due: dict[object, float] = {}
-        self._dumped_at = 0.0
+        self._dumped = self._dumped_judged = False
         self._connections_told = False
         self._told_verdict = False
         self._beat = 0
@@ -125,11 +125,11 @@ class Node:
 
     async def look(self, why: str, *, ask: bool) -> None:
         """As `Observer.look`: a stack and a sample of every rank, and their recorders' dumps."""
-        began = time.monotonic()
         self.looks.append(time.monotonic_ns())
-        # A real inspection asks for dumps at the first look and when the verdict has changed.
-        asks = ask or began - self._dumped_at > 2.0
-        self._dumped_at = began if asks else self._dumped_at
+        # A real inspection asks for dumps at its first look, and when its own verdict has changed.
+        judged = self._training.is_overdue()
+        asks = ask or not self._dumped or (judged and not self._dumped_judged)
+        self._dumped, self._dumped_judged = True, judged
         for n, rank in enumerate(self.ranks):
             key = self.keys[rank]
             if asks:
@@ -143,7 +143,8 @@ class Node:
                 await asyncio.sleep(0)
         self._connections_told = True
         self.recording.record(ev.Ticked(host=self.host))
-        self._tell_own_verdict()
+        if judged:
+            self._tell_own_verdict()
 
     async def _tick(self) -> None:
         self._beat += 1

@@ -50,6 +50,11 @@ class Training:
     def is_hung(self) -> bool:
         return bool(self.hung_ns) and time.monotonic_ns() >= self.hung_ns
 
+    def is_overdue(self) -> bool:
+        """Whether the others have waited for longer than they may."""
+        since_ns = time.monotonic_ns() - self.hung_ns
+        return bool(self.hung_ns) and since_ns > self.deadline_s * 1e9
+
     def ring(self) -> tuple[ev.Operation, ...]:
         """The operations ring of any rank: the newest collectives that it has left."""
         newest = self.completed()

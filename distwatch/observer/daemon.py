@@ -86,6 +86,7 @@ class Observer:
         self._due: dict[str, float] = {}
         self._stopping = asyncio.Event()
         self._verdict_due = False
+        self._elsewhere: list[asyncio.Future[None]] = []
         self._keep_waits = False
         self._pace = Pace()
         self._woken = asyncio.Event()
@@ -314,12 +315,16 @@ class Observer:
             self.inspection.again_soon()
             self._verdict_due = True
         sockets = self._sockets() if why else {}
-        look = self.inspection.consider(
-            why, sockets=sockets, steady=self._looks_from_outside_only()
-        )
+        look = None
+        # What very many ranks were asked for last is taken first.
+        if not any(not elsewhere.done() for elsewhere in self._elsewhere):
+            look = self.inspection.consider(
+                why, sockets=sockets, steady=self._looks_from_outside_only()
+            )
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
-            for elsewhere in self.others.ask_looks(why) if self.others else ():
+            self._elsewhere = self.others.ask_looks(why) if self.others else []
+            for elsewhere in self._elsewhere:
                 elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
         if self.judge.blocked and not self.inspection.running:

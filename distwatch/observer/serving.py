@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from distwatch.observer.daemon import Observer
 from distwatch.observer.reading import Entry, Reading, live_key
 from distwatch.state.events import decode_event, encode_event
-from distwatch.state.frames import FileHeader
+from distwatch.state.frames import FileHeader, Record
 
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
@@ -153,6 +153,21 @@ def _peer_uid(writer: asyncio.StreamWriter) -> int:
     return int(struct.unpack("3i", credentials)[1])
 
 
+def _chunk_of(streams: Iterator[tuple[FileHeader, list[Record]]]) -> list[Wire]:
+    """The next streams, whole, until they are enough for some frames; empty: there are no more.
+
+    Ten thousand ranks have ten thousand short streams: each by itself would be as many waits.
+    """
+    wires: list[Wire] = []
+    size = 0
+    for header, records in streams:
+        wires += [Wire(header, r.seq, r.time_ns, r.payload) for r in records]
+        size += sum(len(r.payload) + _OVERHEAD for r in records)
+        if size > FRAME_LIMIT:
+            break
+    return wires
+
+
 class _Viewer:
     """One connection."""
 
@@ -244,9 +259,8 @@ class _Viewer:
         streams = reading.streams(
             lambda header: newest.get(header.stream, 1 << 63) > self._sent.get(header.stream, 0)
         )
-        while (stream := await asyncio.to_thread(next, streams, None)) is not None:
-            header, records = stream
-            await self._write_all(Wire(header, r.seq, r.time_ns, r.payload) for r in records)
+        while chunk := await asyncio.to_thread(_chunk_of, streams):
+            await self._write_all(chunk)
         rest = await asyncio.to_thread(reading.rest)
         await self._write_all(to_wire(entry) for entry in rest)
 
