@@ -25,14 +25,14 @@ import time
 from collections import Counter
 
 import msgspec
+from scale.nodes import TICK_S, spread
+from scale.ranks import Training
+from scale.watched_root import BUCKET_NS, Line
+from scale.watched_viewer import View
 
 from distwatch.observer.link.channel import Channel
 from distwatch.observer.link.place import Place
 from distwatch.runfolder import RunFolder
-from scale.nodes import TICK_S, Node, spread
-from scale.ranks import Training
-from scale.watched_root import BUCKET_NS, Line
-from scale.watched_viewer import View
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 JOINED_WITHIN_S = 240.0

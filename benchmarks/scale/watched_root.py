@@ -1,6 +1,6 @@
 """The product's own observer process, with a sink and a clock of ours in it that measure.
 
-    python -m scale.watched_root RUN_FOLDER MEASURES_FILE
+python -m scale.watched_root RUN_FOLDER MEASURES_FILE
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A viewer of the product, as the TUI is one, that writes down how far behind it is.
 
-    python -m scale.watched_viewer RUN_FOLDER MEASURES_FILE
+python -m scale.watched_viewer RUN_FOLDER MEASURES_FILE
 """
 
 from __future__ import annotations

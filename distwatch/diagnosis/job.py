@@ -153,9 +153,7 @@ class Job:
         """The waits in one group, by rank."""
         return self._by_group.get(self.group_key(pg_name, members), [])
 
-    def first_waits_in(
-        self, pg_name: str, members: tuple[int, ...], lasted_s: float
-    ) -> list[Wait]:
+    def first_waits_in(self, pg_name: str, members: tuple[int, ...], lasted_s: float) -> list[Wait]:
         """Of each number that is waited for in a group, the wait of the lowest rank.
 
         Args:

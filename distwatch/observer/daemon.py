@@ -163,9 +163,9 @@ class Observer:
             else:
                 self._search()
                 self._judge()
-            ended = time.monotonic()
-            self._pace.note(began, ended)
-            self.longest_turn_s = max(0.9 * self.longest_turn_s, ended - began)
+            done = time.monotonic()
+            self._pace.note(began, done)
+            self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
 
     def _search(self) -> None:
         """Looks for ranks that have no agent while some are missing."""

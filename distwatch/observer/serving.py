@@ -26,6 +26,8 @@ QUEUE_LIMIT = 16 * 1024 * 1024
 """Bytes that wait for a viewer at most; what is more is read from the journals again."""
 MISSED_AT_MOST = 32
 """So many times that much it may miss without taking anything."""
+AT_ONCE = 4 * 1024 * 1024
+"""Bytes of history that are read, and may be on their way, at one time."""
 LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
 NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
@@ -163,7 +165,7 @@ def _chunk_of(streams: Iterator[tuple[FileHeader, list[Record]]]) -> list[Wire]:
     for header, records in streams:
         wires += [Wire(header, r.seq, r.time_ns, r.payload) for r in records]
         size += sum(len(r.payload) + _OVERHEAD for r in records)
-        if size > FRAME_LIMIT:
+        if size > AT_ONCE:
             break
     return wires
 
@@ -247,6 +249,7 @@ class _Viewer:
         self._more.set()
 
     async def _send(self) -> None:
+        self._writer.transport.set_write_buffer_limits(high=AT_ONCE)
         await self._send_history()
         await self._write([Wire(None, 0, 0, b"")])
         await self._send_queue()

@@ -154,11 +154,7 @@ def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[
         plans: of the ranks that meet at one endpoint, by global rank.
         hosts: their hosts, where known: interface names are compared within one host only.
     """
-    found = [
-        finding
-        for term in _TERMS
-        if (finding := _judge(term, plans))
-    ]
+    found = [finding for term in _TERMS if (finding := _judge(term, plans))]
     return [*_shared_devices(plans), *found, *_interfaces(plans, hosts or {})]
 
 

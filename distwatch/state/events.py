@@ -7,7 +7,6 @@ A kind that this version does not know decodes to `UnknownEvent` and survives re
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -827,14 +826,33 @@ def _share_frames(taken: StackTaken) -> StackTaken:
     return taken
 
 
+def _words_of(entry: Collective) -> tuple[object, ...]:
+    return (
+        entry.pg_name,
+        entry.pg_desc,
+        entry.op,
+        entry.state,
+        entry.input_sizes,
+        entry.output_sizes,
+        entry.input_dtypes,
+    )
+
+
 def _share_words(dumped: CollectivesDumped) -> CollectivesDumped:
+    share, fields = msgspec.structs.force_setattr, _WORDS
+    known: dict[tuple[object, ...], tuple[object, ...]] = {}
     for entry in dumped.entries:
-        for field in ("pg_name", "pg_desc", "op", "state"):
-            msgspec.structs.force_setattr(entry, field, sys.intern(getattr(entry, field)))
-        for field in ("input_sizes", "output_sizes", "input_dtypes"):
-            msgspec.structs.force_setattr(entry, field, _one(getattr(entry, field)))
+        words = _words_of(entry)
+        shared = known.get(words)
+        if shared is None:
+            # What the entries of one dump have in common, those of other ranks have, too.
+            shared = known[words] = _one(words)
+        for field, word in zip(fields, shared, strict=True):
+            share(entry, field, word)
     return dumped
 
+
+_WORDS = ("pg_name", "pg_desc", "op", "state", "input_sizes", "output_sizes", "input_dtypes")
 
 _SHARERS: dict[type, Callable[[Any], AnyEvent]] = {
     IntegrationChanged: _one,

@@ -62,7 +62,9 @@ class Root:
 
     async def start(self, address: str, port: int) -> None:
         """Begins to listen; raises OSError where the port cannot be had."""
-        self._server = await asyncio.start_server(self._welcome, address, port)
+        self._server = await asyncio.start_server(
+            self._welcome, address, port, limit=say.BATCH_SIZE
+        )
         self._observer.others = self
 
     async def close(self) -> None:
