@@ -17,7 +17,7 @@ from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
 from distwatch.observer.meeting import MeetingPlaces
-from distwatch.observer.pace import Pace
+from distwatch.observer.pace import CALM, PRESSED, Pace
 from distwatch.observer.reading import Entry, fold_run
 from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
@@ -89,6 +89,7 @@ class Observer:
         self._elsewhere: list[asyncio.Future[None]] = []
         self._keep_waits = False
         self._pace = Pace()
+        self._is_pressed = False
         self._woken = asyncio.Event()
         self.recording.record(
             ev.ObserverStarted(
@@ -164,7 +165,7 @@ class Observer:
                 self._search()
                 self._judge()
             done = time.monotonic()
-            self._pace.note(began, done)
+            self._pace.note(began, done, PRESSED if self._is_pressed else CALM)
             self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
 
     def _search(self) -> None:
@@ -309,6 +310,7 @@ class Observer:
         began = time.monotonic()
         changed = self.judge.judge()
         why = self._suspicion() or ("a verdict stands" if self.judge.blocked else "")
+        self._is_pressed = bool(why)
         if not why and self._looks_from_outside_only():
             why = "no agent speaks from inside"
         if changed:

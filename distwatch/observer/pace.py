@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-REST = 2.0
-"""Seconds of rest for each second of work."""
+CALM = 4.0
+"""Seconds of rest for each second of work, while nothing is suspicious."""
+PRESSED = 1.0
+"""The same while a verdict is near, or stands."""
 
 
 class Pace:
@@ -12,18 +14,17 @@ class Pace:
     Times are of one clock, in seconds; this class reads none.
     """
 
-    def __init__(self, rest: float = REST) -> None:
-        self._rest = rest
+    def __init__(self) -> None:
         self._next = 0.0
 
     def is_due(self, now: float) -> bool:
         """Whether it has rested for long enough."""
         return now >= self._next
 
-    def note(self, began: float, ended: float) -> None:
-        """Work was done from `began` to `ended`; it rests from then on."""
-        self._next = ended + self._rest * max(0.0, ended - began)
+    def note(self, began: float, ended: float, rest: float = CALM) -> None:
+        """Work was done from `began` to `ended`; it rests from then on.
 
-    def rest_s(self, now: float) -> float:
-        """For how long it has to rest still; 0 where it is due."""
-        return max(0.0, self._next - now)
+        Args:
+            rest: seconds for each second of work.
+        """
+        self._next = ended + rest * max(0.0, ended - began)
