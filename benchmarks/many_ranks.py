@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 from scale.nodes import TICK_S, spread
@@ -37,7 +39,8 @@ from distwatch.runfolder import RunFolder
 HERE = os.path.dirname(os.path.abspath(__file__))
 JOINED_WITHIN_S = 240.0
 JUDGED_WITHIN_S = 120.0
-AFTER_S = 10.0
+SEEN_WITHIN_S = 40.0
+AFTER_S = 5.0
 SETTLE_S = 5.0
 """After joining, before the steady state is measured."""
 
@@ -147,6 +150,7 @@ async def measure(job: Job) -> dict[str, str]:
     joined = await job.until(lambda line: line.ranks >= ranks, JOINED_WITHIN_S)
     found["joined after"] = _since(joined, began_ns)
     job.start("watched_viewer")
+    await wait_for(lambda: any(view.ranks for view in job.views()), SEEN_WITHIN_S)
     await asyncio.sleep(SETTLE_S)
     found["bytes to join"] = _mib(job.sent)
     sent, steady_ns = job.sent, time.monotonic_ns()
@@ -161,6 +165,7 @@ async def measure(job: Job) -> dict[str, str]:
     judged = await job.until(
         lambda line: any(v[2] == blamed and v[4] for v in line.verdicts), JUDGED_WITHIN_S
     )
+    await wait_for(lambda: any(view.culprits == blamed for view in job.views()), SEEN_WITHIN_S)
     await asyncio.sleep(AFTER_S)
     found["bytes of the burst"] = _mib(job.sent - sent)
     found |= _behind("burst", job, job.training.hung_ns, time.monotonic_ns())
@@ -178,6 +183,13 @@ async def measure(job: Job) -> dict[str, str]:
     leaves = [node.leaf for node in job.nodes if node.leaf]
     await asyncio.gather(*(leaf.close() for leaf in leaves))
     return found
+
+
+async def wait_for(is_so: Callable[[], bool], within_s: float) -> None:
+    """Until it is so, or for as long at most: that it never was is seen from the measures."""
+    deadline = time.monotonic() + within_s
+    while not is_so() and time.monotonic() < deadline:
+        await asyncio.sleep(0.5)
 
 
 def _behind(phase: str, job: Job, from_ns: int, to_ns: int) -> dict[str, str]:
@@ -271,6 +283,7 @@ def main() -> None:
     options.add_argument("--deadline", type=float, default=12.0, help="of a collective")
     options.add_argument("--keep", action="store_true", help="leave the root's run folder")
     job = Job(options.parse_args())
+    logging.getLogger("distwatch.observer").setLevel(logging.ERROR)
     try:
         found = asyncio.run(measure(job))
     finally:

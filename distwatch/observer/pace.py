@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CALM = 4.0
+CALM = 3.0
 """Seconds of rest for each second of work, while nothing is suspicious."""
 PRESSED = 1.0
 """The same while a verdict is near, or stands."""
