@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml distwatch.pth tests/transformers4.txt
 demo: $(STAMP)
 	$(BIN)/distwatch demo $(CASE)
 
+# A worker a core: real ranks wait more than they compute. ARGS=-n0 is one after the other, as for --pdb.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 # The real SGLang, 2.5 GB, in an environment of its own.
 $(SGLANG_STAMP): pyproject.toml tests/real_sglang/requirements.txt

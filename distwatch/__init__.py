@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distwatch.integrations.world import World, initialize
     from distwatch.loading import load
     from distwatch.preflight.environment import check
+    from distwatch.snapshots import snapshot
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "check",
     "initialize",
     "load",
+    "snapshot",
 ]
 _PLACES = {
     **dict.fromkeys(__all__[:6], "distwatch.errors"),
@@ -38,6 +40,7 @@ _PLACES = {
     "build_sglang_runner": "distwatch.integrations.sglang_runner",
     "check": "distwatch.preflight.environment",
     "load": "distwatch.loading",
+    "snapshot": "distwatch.snapshots",
 }
 
 

@@ -33,6 +33,19 @@ RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "P
 _FORGOTTEN_AFTER_S = 120.0
 
 
+_HOST_LENGTH = 253
+
+
+def host_name() -> str:
+    """What this host is called in its runs: DISTWATCH_HOST where several share one host name."""
+    given = os.environ.get("DISTWATCH_HOST", "")
+    # It becomes a part of file names.
+    sound = given[:1].isalnum() and given.isascii() and len(given) <= _HOST_LENGTH
+    if sound and all(c.isalnum() or c in "._-" for c in given):
+        return given
+    return os.uname().nodename
+
+
 class FolderDenied(OSError):
     """The folder is not ours alone: someone else could read or plant things in it."""
 
@@ -192,7 +205,7 @@ def _read_start(path: str) -> dict[str, str]:
 
 def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str:
     """Leaves this process's start record; returns the stem of its files."""
-    pid, host = os.getpid(), os.uname().nodename
+    pid, host = os.getpid(), host_name()
     stem = f"{host}-{pid}"
     lines = [
         f"pid={pid}",
@@ -248,6 +261,25 @@ def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
 
 def _generation(name: str, generation: int) -> str:
     return name if generation == 1 else f"{name}~{generation}"
+
+
+def generations(root: str, name: str) -> list[RunFolder]:
+    """The folders of all launches of a run's name, the oldest first; perhaps none."""
+    found: list[RunFolder] = []
+    while os.path.isdir(path := os.path.join(root, _generation(name, len(found) + 1))):
+        found.append(RunFolder(path))
+    return found
+
+
+def next_generation(root: str, name: str) -> RunFolder:
+    """The folder that the next launch of that name gets; it is not made."""
+    return RunFolder(os.path.join(root, _generation(name, len(generations(root, name)) + 1)))
+
+
+def name_of(run_id: str) -> str:
+    """A run's name without the number of its launch, which each host counts by itself."""
+    name, tilde, number = run_id.rpartition("~")
+    return name if tilde and number.isdigit() else run_id
 
 
 def _joinable(folder: RunFolder, environ: Mapping[str, str]) -> bool:

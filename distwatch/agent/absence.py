@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
 from distwatch.agent.words import Place
-from distwatch.runfolder import RunFolder, is_alive
+from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.verdict import RankStanding, Verdict
@@ -36,7 +35,7 @@ def look_for(
     missing: Iterable[int], folder: RunFolder | None
 ) -> tuple[dict[int, Place], Verdict | None]:
     """What this host sees of missing ranks: by its observer, else by the run's start records."""
-    host = os.uname().nodename
+    host = host_name()
     if folder is None:
         why = Place(
             host=host, standing="unknown", text=f"distwatch is off on {host}: nobody looked"

@@ -27,7 +27,7 @@ from distwatch.agent.journal import CAPACITY, Journal
 from distwatch.agent.observer_start import ObserverStart
 from distwatch.agent.pulse import OperationsRing, PulsePage
 from distwatch.redaction import redact_command
-from distwatch.runfolder import RunFolder, start_ticks
+from distwatch.runfolder import RunFolder, host_name, start_ticks
 from distwatch.settings import Settings, read_settings
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
@@ -427,7 +427,7 @@ class Agent:
 
 
 def _file_header() -> FileHeader:
-    pid, host = os.getpid(), os.uname().nodename
+    pid, host = os.getpid(), host_name()
     ticks = start_ticks(pid)
     return FileHeader(
         stream=process_key(host, pid, ticks),

@@ -10,6 +10,7 @@ from distwatch.launch import launch_id
 from distwatch.runfolder import (
     RANK_VARIABLES,
     RunFolder,
+    host_name,
     is_child_of_rank,
     join,
     parent_pid,
@@ -92,6 +93,13 @@ def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     return folder, stem, role
 
 
+def entered_run() -> RunFolder | None:
+    """The run that this process has entered; None where it has not entered any."""
+    if _entered is not None and _entered[0] == os.getpid():
+        return _entered[1]
+    return None
+
+
 def _name(environ: Mapping[str, str]) -> str:
     return launch_id(environ) or f"run-{os.urandom(4).hex()}"
 
@@ -100,7 +108,7 @@ def _folder_of_ancestor(root: str, environ: Mapping[str, str]) -> RunFolder | No
     """The run that a parent entered: spawned workers have no variables of their own."""
     if environ.get("DISTWATCH_RUN_ID"):
         return None
-    host, pid = os.uname().nodename, os.getppid()
+    host, pid = host_name(), os.getppid()
     for _ in range(8):
         if pid <= 1:
             return None

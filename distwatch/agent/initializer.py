@@ -25,7 +25,7 @@ from distwatch.agent.supervision import Supervision
 from distwatch.agent.words import Arrived
 from distwatch.errors import InitFailed, InitTimeout
 from distwatch.redaction import redact_command
-from distwatch.runfolder import start_ticks
+from distwatch.runfolder import host_name, start_ticks
 from distwatch.state.agreement import layouts_differ
 from distwatch.state.events import InitPlanned
 from distwatch.state.rank_sets import format_ranks
@@ -343,7 +343,7 @@ class Initializer:
         pid = os.getpid()
         return Arrived(
             plan=self._plan,
-            host=os.uname().nodename,
+            host=host_name(),
             pid=pid,
             start_ticks=start_ticks(pid),
             command=" ".join(redact_command(getattr(sys, "orig_argv", sys.argv)[:8]))[:200],

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
-import sys
 import time
 
 from distwatch.agent.ptrace import allow_tracing_by, yama_asks_for_consent
+from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder
 from distwatch.settings import Settings
 
 CHECK_EVERY_S = 5.0
 TRIES = 5
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
-              "VIRTUAL_ENV", "TMPDIR", "XDG_RUNTIME_DIR", "DISTWATCH_DIR", "SYSTEMROOT",
-              "DISTWATCH_OBSERVER", "DISTWATCH_TOKEN", "MASTER_ADDR")  # fmt: skip
-_CODE = (
-    "import sys; sys.path[:0] = sys.argv[2:3]; "
-    "from distwatch.observer.__main__ import main; sys.exit(main(sys.argv[1:2]))"
-)
 
 
 class ObserverStart:
@@ -56,7 +48,7 @@ class ObserverStart:
             os.pwrite(gate, b"%d\n" % os.getpid(), 0)
             os.utime(gate)
             self._tries += 1
-            self._spawn()
+            start_observer(self._folder, os.environ)
         finally:
             os.close(gate)
 
@@ -74,18 +66,3 @@ class ObserverStart:
             self._allowed = observer
             if yama_asks_for_consent():
                 allow_tracing_by(observer)
-
-    def _spawn(self) -> None:
-        environ = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        # Through a shell that ends at once, so that the daemon is nobody's child: a host that
-        # waits for any child must not find ours.
-        subprocess.Popen(
-            ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-c", _CODE, self._folder.path, home],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={**environ, "DISTWATCH": "0"},
-            start_new_session=True,
-        ).wait()

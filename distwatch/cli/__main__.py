@@ -20,6 +20,8 @@ GROUPS = {
         "status": "The ranks of a run and the verdict.",
         "stacks": "All ranks' stacks, merged into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
+        "up": "Observers on every node of a cluster and one merged view.",
+        "serve": "Reports and metrics of this node's runs over HTTP, read-only.",
     },
     "Before a launch": {
         "check": "A plan: what divides, who is with whom, what this machine lacks.",
@@ -33,6 +35,7 @@ GROUPS = {
     "Afterwards": {
         "report": "The post-mortem from what is on disk, the job alive or dead.",
         "replay": "The TUI on a recorded run: step, seek, pause.",
+        "export": "A run for Perfetto, speedscope or Prometheus.",
         "import": "Dumps of torch's flight recorder or of py-spy, as a run with its verdict.",
         "clean": "Remove the folders of runs that have ended.",
     },

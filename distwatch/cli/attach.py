@@ -12,13 +12,12 @@ from distwatch.cli.options import (
     color_option,
     exit_code,
     is_terminal,
-    newest_run,
     root_option,
 )
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.outside import STILL_S
 from distwatch.errors import UsageError
-from distwatch.observer.runs import load_state
+from distwatch.observer.runs import load_state, newest_run
 from distwatch.observer.sources import RecordedRun, RunSource, open_source
 
 SETTLE_S = 1.5
@@ -32,6 +31,7 @@ SETTLE_S = 1.5
 def command(target: str | None, once: bool, root: str) -> int:
     """The TUI on the run that a process belongs to: a rank, its launcher, a dataloader worker.
 
+    In Ray also a driver's pid, or an actor's name.
     Works on a job that never heard of distwatch, with what can be read from outside.
     """
     if not once and not is_terminal():

@@ -12,10 +12,10 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.errors import UsageError
-from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive
 from distwatch.observer.runs import run_folders
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, host_name
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FAR_RUN_ENDED_S = 86400.0
@@ -58,7 +58,7 @@ def _reason_to_keep(folder: RunFolder) -> str:
     # Every run folder is made private: one that is not is something else with similar files.
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         return f"distwatch of uid {os.getuid()} did not make it"
-    here = os.uname().nodename
+    here = host_name()
     far = sorted({host for start in folder.starts() if (host := start.get("host", here)) != here})
     if far and _age_s(folder) < _FAR_RUN_ENDED_S:
         return f"it was written within a day, and whether {', '.join(far)} still runs it cannot be seen"

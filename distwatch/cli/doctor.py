@@ -11,6 +11,7 @@ from distwatch.cli.options import color_option, output_option, printable, root_o
 from distwatch.preflight.checkup import Checked
 from distwatch.preflight.machine import examine
 from distwatch.redaction import redact_text
+from distwatch.runfolder import host_name
 
 SCHEMA = "distwatch.doctor/1"
 _COLORS = {"pass": "green", "warn": "yellow", "fail": "red"}
@@ -30,7 +31,7 @@ def command(output: str, root: str) -> int:
     if output == "json":
         document = {
             "schema": SCHEMA,
-            "host": os.uname().nodename,
+            "host": host_name(),
             "counts": counts,
             "checks": msgspec.to_builtins(checked),
         }

@@ -6,8 +6,9 @@ import asyncio
 
 import click
 
-from distwatch.cli.options import newest_run, root_option
+from distwatch.cli.options import root_option
 from distwatch.errors import UsageError
+from distwatch.observer.runs import newest_run
 from distwatch.observer.sources import RunSource, open_source
 
 

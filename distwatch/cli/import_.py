@@ -7,7 +7,7 @@ import re
 
 import click
 
-from distwatch.cli.options import HANG_FOUND, PARTIAL, output_option, printable, root_option
+from distwatch.cli.options import PARTIAL, exit_code_of, output_option, printable, root_option
 from distwatch.diagnosis import diagnose
 from distwatch.dumps.files import read_dumps
 from distwatch.dumps.imported import Stream, streams_of
@@ -15,7 +15,8 @@ from distwatch.errors import PartialData
 from distwatch.observer.incidents import write_incident
 from distwatch.observer.runs import load_state
 from distwatch.observer.segments import Segment
-from distwatch.report.document import build_report, to_json
+from distwatch.report.document import build_report
+from distwatch.report.formats import render
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import encode_event
 from distwatch.state.frames import Record
@@ -47,18 +48,10 @@ def command(path: str, output: str, root: str) -> int:
     findings = diagnose(state)
     report = build_report(state, findings, folder.run_id)
     write_incident(folder, state, findings, 1)
-    if output == "json":
-        click.echo(to_json(report), nl=False)
-    else:
-        from distwatch.report.markdown import render_markdown
-
-        click.echo(render_markdown(report), nl=False)
+    click.echo(render(report, output), nl=False)
     click.echo(f"distwatch: {len(dumps)} ranks imported into {folder.path}", err=True)
     click.echo(f"distwatch: see `distwatch replay {folder.run_id}`", err=True)
-    if any(finding.blocks for finding in findings):
-        return HANG_FOUND
-    missing = report.coverage.observed_ranks < (report.coverage.expected_ranks or 1)
-    return PARTIAL if refused or missing else 0
+    return exit_code_of(report) or (PARTIAL if refused else 0)
 
 
 def _new_folder(root: str, path: str) -> RunFolder:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from distwatch.errors import AttachDenied, NoSuchTarget, UsageError
+from distwatch.errors import AttachDenied, UsageError
 from distwatch.settings import run_root
 from distwatch.state.finding import Finding
+
+if TYPE_CHECKING:
+    from distwatch.report.document import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 HANG_FOUND = 3
@@ -108,23 +111,9 @@ def exit_code(findings: list[Finding], *, partial: bool = False) -> int:
     return PARTIAL if partial else 0
 
 
-def is_partial(expected: int | None, observed: int) -> bool:
-    """Whether ranks are missing from what was seen; no rank at all is no healthy job either."""
-    return observed < (expected or 1)
-
-
-def newest_run(root: str) -> str:
-    """The run that is meant where none is named: the newest living one, else the newest.
-
-    Raises:
-        NoSuchTarget: there is none.
-    """
-    from distwatch.observer.runs import list_runs
-
-    runs = list_runs(root)
-    if not runs:
-        raise NoSuchTarget(
-            f"no run is recorded under {root}",
-            advice="Start one with `distwatch run -- …`, or set DISTWATCH_DIR.",
-        )
-    return next((run for run in runs if run.alive), runs[0]).path
+def exit_code_of(report: Report) -> int:
+    """The contract's code of a report: 3 for a hang or a crash, 6 where ranks were not observed."""
+    coverage = report.coverage
+    # No rank at all is no healthy job either.
+    partial = coverage.observed_ranks < (coverage.expected_ranks or 1)
+    return exit_code(report.findings, partial=partial)

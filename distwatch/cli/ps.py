@@ -15,9 +15,7 @@ from distwatch.cli.options import (
     root_option,
     severity_style,
 )
-from distwatch.observer.runs import RunSummary, list_runs
-
-SCHEMA = "distwatch.ps/1"
+from distwatch.observer.runs import SCHEMA, RunSummary, list_runs, runs_document
 
 
 @click.command()
@@ -28,7 +26,7 @@ def command(output: str, root: str) -> int:
     """The runs of this node, the newest first."""
     runs = list_runs(root)
     if output == "json":
-        click.echo(_json({"schema": SCHEMA, "runs": [msgspec.to_builtins(run) for run in runs]}))
+        click.echo(_json(runs_document(runs)))
     elif output == "ndjson":
         for run in runs:
             click.echo(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(run)}).decode())

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable
 
 import click
 import msgspec
 
-from distwatch.cli.options import newest_run, output_option, printable, root_option
+from distwatch.cli.options import output_option, printable, root_option
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.stack_tree import StackNode, merge
 from distwatch.diagnosis.waiting_on import main_thread
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.observer.runs import find_run, find_run_of_pid, load_state
+from distwatch.observer.linked import find_linked
+from distwatch.observer.ray_targets import members_of, with_members
+from distwatch.observer.runs import find_run, find_run_or_pid, load_state, newest_run
 from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
 from distwatch.report.speedscope import speedscope
-from distwatch.runfolder import is_alive
+from distwatch.runfolder import host_name, is_alive
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import format_ranks
@@ -71,7 +72,18 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
     Ends with 6 where a rank's stack is not known. `-o speedscope` is for https://www.speedscope.app
     (or `npx speedscope FILE`), where each rank weighs 1.
     """
-    target = target or newest_run(root)
+    collected = collect(target or newest_run(root), root, native=native)
+    _print(collected, output, all_threads=threads)
+    return 6 if collected.problems else 0
+
+
+def collect(target: str, root: str, *, native: bool = False) -> Collected:
+    """Stacks of all ranks of a run or a foreign job; says on stderr what is old or missing.
+
+    Raises:
+        NoSuchTarget: there is no such run, or no stack of it.
+        AttachDenied: the system does not let us look.
+    """
     collected = asyncio.run(_collect(target, root, native))
     if collected.old:
         ranks = format_ranks(collected.old)
@@ -83,16 +95,27 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
         raise error(f"no stack of {target} could be had: {reason}")
-    _print(collected, output, all_threads=threads)
-    return 6 if collected.problems else 0
+    return collected
+
+
+def speedscope_file(collected: Collected, *, all_threads: bool) -> bytes:
+    """The stacks as a file for speedscope, on one line."""
+    by_thread = collected.by_thread(all_threads=all_threads)
+    return msgspec.json.encode(speedscope(collected.run_id or "distwatch", by_thread)) + b"\n"
 
 
 async def _collect(target: str, root: str, native: bool) -> Collected:
-    if target.isdigit() and find_run_of_pid(int(target), root) is None:
-        fresh, problems = await _take(_foreign(int(target)), native)
+    linked = find_linked(target, root)
+    found = None if linked else find_run_or_pid(target, root)
+    if isinstance(found, int):
+        fresh, problems = await _take(_foreign(found), native)
         return Collected(fresh=fresh, problems=problems)
-    folder = find_run(target, root)
-    ranks = Job(load_state(folder)).ranks
+    if linked is not None:
+        run_id, state = linked.run_id, await linked.look()
+    else:
+        folder = found or find_run(target, root)
+        run_id, state = folder.run_id, load_state(folder)
+    ranks = Job(state).ranks
     recorded = {rank: held for rank, process in ranks.items() if (held := _recorded(process))}
     living = {rank: process.pid for rank, process in ranks.items() if _lives_here(process)}
     fresh, problems = await _take(living, native)
@@ -100,7 +123,7 @@ async def _collect(target: str, root: str, native: bool) -> Collected:
         if rank not in living and rank not in recorded:
             where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
             problems[rank] = f"it {where}, and no stack of it was recorded"
-    return Collected(run_id=folder.run_id, fresh=fresh, recorded=recorded, problems=problems)
+    return Collected(run_id=run_id, fresh=fresh, recorded=recorded, problems=problems)
 
 
 def _by_problem(problems: dict[int, str]) -> dict[str, list[int]]:
@@ -120,7 +143,7 @@ def _recorded(process: Process) -> tuple[ThreadStack, ...]:
 def _foreign(pid: int) -> dict[int, int]:
     """Pids by global rank of the job that a process belongs to; a job of one is rank 0."""
     pids: dict[int, int] = {}
-    for sighted in discovery.job_of(pid):
+    for sighted in with_members(discovery.job_of(pid), members_of(pid)):
         if sighted.role == "rank" and sighted.identity.global_rank is not None:
             pids[sighted.identity.global_rank] = sighted.pid
     return pids or {0: pid}
@@ -129,7 +152,7 @@ def _foreign(pid: int) -> dict[int, int]:
 def _lives_here(process: Process) -> bool:
     # Its number may be another process's by now, or on another host from the start.
     ticks = process.key.rpartition(".")[2]
-    here = process.host == os.uname().nodename
+    here = process.host == host_name()
     return here and ticks.isdigit() and is_alive(process.pid, int(ticks))
 
 
@@ -152,11 +175,10 @@ async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, 
 
 
 def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
-    by_thread = collected.by_thread(all_threads=all_threads)
     if output == "speedscope":
-        title = collected.run_id or "distwatch"
-        click.echo(msgspec.json.encode(speedscope(title, by_thread)).decode())
+        click.echo(speedscope_file(collected, all_threads=all_threads), nl=False)
         return
+    by_thread = collected.by_thread(all_threads=all_threads)
     trees = {name: merge(stacks) for name, stacks in by_thread.items()}
     if output == "json":
         document = {

@@ -7,20 +7,17 @@ import msgspec
 
 from distwatch.cli.options import (
     color_option,
-    exit_code,
-    is_partial,
-    newest_run,
+    exit_code_of,
     output_option,
     printable,
     root_option,
     severity_style,
 )
 from distwatch.cli.ps import lay_out
-from distwatch.diagnosis import diagnose
-from distwatch.observer.runs import find_run, load_state
-from distwatch.report.document import Report, build_report
-
-SCHEMA = "distwatch.status/1"
+from distwatch.observer.reports import report_of
+from distwatch.observer.runs import newest_run
+from distwatch.report.document import Report
+from distwatch.report.status import rank_document, status_document
 
 
 @click.command()
@@ -30,25 +27,16 @@ SCHEMA = "distwatch.status/1"
 @color_option
 def command(target: str | None, output: str, root: str) -> int:
     """The ranks of a run and the verdict; the newest living run where none is named."""
-    folder = find_run(target or newest_run(root), root)
-    state = load_state(folder)
-    findings = diagnose(state)
-    report = build_report(state, findings, folder.run_id)
+    report = report_of(target or newest_run(root), root)
     if output == "json":
-        document = {
-            "schema": SCHEMA,
-            **{k: v for k, v in msgspec.to_builtins(report).items() if k != "schema"},
-        }
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        document = msgspec.json.encode(status_document(report))
+        click.echo(msgspec.json.format(document, indent=2).decode())
     elif output == "ndjson":
         for rank in report.ranks:
-            click.echo(
-                msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(rank)}).decode()
-            )
+            click.echo(msgspec.json.encode(rank_document(rank)).decode())
     else:
         _print_table(report, markdown=output == "md")
-    coverage = report.coverage
-    return exit_code(findings, partial=is_partial(coverage.expected_ranks, coverage.observed_ranks))
+    return exit_code_of(report)
 
 
 def _print_table(report: Report, *, markdown: bool) -> None:

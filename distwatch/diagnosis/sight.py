@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.diagnosis.actor_ends import ended_by_rays_word
 from distwatch.diagnosis.check import Case
 from distwatch.diagnosis.job import Job
 from distwatch.state.finding import Evidence, Finding
@@ -50,10 +51,14 @@ def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
 
 def with_sight(case: Case, found: Iterable[Finding]) -> list[Finding]:
     """The findings, less the blame of ranks that nobody sees from here."""
-    hidden, findings = _out_of_sight(case), list(found)
-    if not hidden:
+    hidden, elsewhere, findings = _out_of_sight(case), _elsewhere(case), list(found)
+    if not hidden and not elsewhere:
         return findings
-    findings = [_as_far_as_seen(finding, hidden) for finding in findings]
+    findings = [
+        # Who came to the store is known whatever host it is on.
+        _as_far_as_seen(f, hidden if f.code.startswith("rendezvous.") else {**elsewhere, **hidden})
+        for f in findings
+    ]
     if not any(finding.blocks and finding.role == "root" for finding in findings):
         findings = _with_a_root(findings, hidden)
     return findings
@@ -63,10 +68,11 @@ def _out_of_sight(case: Case) -> dict[int, str]:
     """Ranks whose place is not known now, and why not."""
     job, state = case.job, case.state
     lost = unseen_hosts(state)
+    gone = ended_by_rays_word(case)
     hidden = {
         rank: f"{process.host} was {lost[process.host].text}"
         for rank, process in job.ranks.items()
-        if process.host in lost and process.ended_ns is None
+        if process.host in lost and process.ended_ns is None and rank not in gone
     }
     # A leaf's own folder: whatever it has not seen may well be elsewhere.
     if len(state.hosts) == 1 and job.world:
@@ -74,6 +80,20 @@ def _out_of_sight(case: Case) -> dict[int, str]:
         for rank in set(range(job.world)) - job.ranks.keys() if roots else ():
             hidden[rank] = f"other hosts are seen by the observer at {roots[0]} alone"
     return hidden
+
+
+def _elsewhere(case: Case) -> dict[int, str]:
+    """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
+    job = case.job
+    unseen = set(range(job.world or 0)) - job.ranks.keys()
+    identities = [process.identity for process in job.ranks.values()]
+    seen, expected = host_count(case.state)
+    # Ray alone says not how many hosts there are.
+    spans = seen < expected or any(identity.launcher == "ray" for identity in identities)
+    if len(unseen) < 2 or not spans:
+        return {}
+    why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
+    return dict.fromkeys(unseen, why)
 
 
 def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Finding]:

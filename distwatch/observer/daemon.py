@@ -13,6 +13,7 @@ from distwatch import __version__
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.standing import standings
 from distwatch.diagnosis.suspicion import suspicion_of
+from distwatch.observer.cluster_looks import ClusterLooks
 from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
@@ -23,7 +24,7 @@ from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record
@@ -74,13 +75,14 @@ class Observer:
         self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking, self.state)
         self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
+        self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._follower = Follower(folder, writable=writable)
         self._volatile = folder.volatile
         self._failures: set[str] = set()
         self._finished = False
         self._devices = Devices()
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._began = time.monotonic()
         self._last_alive = self._began
         self._due: dict[str, float] = {}
@@ -148,6 +150,7 @@ class Observer:
         if ended:
             self._read_last_words({tracked.key for tracked in ended})
             self.meeting_places.look_again([tracked.key for tracked in ended], self.state)
+            self.cluster.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
             self._keep_pulses()
@@ -156,6 +159,9 @@ class Observer:
             self.recording.record(self._devices.sample(self._host))
         self.tracking.look_for_children()
         self.meeting_places.consider(self.state)
+        self.cluster.consider(
+            [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
+        )
         self.recording.record(ev.Ticked(host=self._host))
         if judging:
             began = time.monotonic()
@@ -230,6 +236,7 @@ class Observer:
             # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.meeting_places.close()
+        self.cluster.close()
         try:
             self._read_last_words(set(self._follower.by_key()))
             self.recording.record(ev.Ticked(host=self._host), keep=True)
@@ -384,7 +391,7 @@ class Observer:
         if self.tracking.living() or self.viewers or self.inspection.running or others:
             self._last_alive = now
             return ""
-        if not self.tracking.processes and not self._over:
+        if not self.state.processes:  # of other hosts, where this one is the root, neither
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 

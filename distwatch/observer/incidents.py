@@ -28,17 +28,15 @@ def write_incident(
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    from distwatch.report.document import build_report, to_json
-    from distwatch.report.html import render_html
-    from distwatch.report.markdown import render_markdown
+    from distwatch.report.document import build_report
+    from distwatch.report.formats import CONTENT_TYPES, render
 
     report = build_report(state, findings, folder.run_id)
     place = os.path.join(folder.incidents, str(number or next_incident(folder)))
     make_private(folder.incidents)
     make_private(place)
-    write_whole(f"{place}/report.json", to_json(report))
-    write_whole(f"{place}/report.md", render_markdown(report).encode())
-    write_whole(f"{place}/report.html", render_html(report).encode())
+    for output in CONTENT_TYPES:
+        write_whole(f"{place}/report.{output}", render(report, output))
     return place
 
 

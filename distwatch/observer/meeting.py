@@ -8,7 +8,6 @@ in between ever more rarely.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -21,6 +20,7 @@ from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
 from distwatch.probes.endpoint import Resolved, probe_endpoint, resolve
 from distwatch.probes.store_keys import Expected
+from distwatch.runfolder import host_name
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 
@@ -56,7 +56,7 @@ class MeetingPlaces:
         """`told`: is called when a look has brought something new."""
         self._recording = recording
         self._told = told
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._watched: dict[str, _Watched] = {}
         self._asked: set[str] = set()
         self._failures: set[str] = set()

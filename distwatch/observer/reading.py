@@ -12,7 +12,7 @@ import msgspec
 from distwatch.errors import PartialData
 from distwatch.observer.rings import open_private
 from distwatch.observer.segments import Contents, read_header, read_journal
-from distwatch.runfolder import RunFolder, is_alive
+from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record, process_key
@@ -141,7 +141,7 @@ class Reading:
         """What stands in no journal, in order of time; once all streams were read."""
         entries = read_pulses(self._folder, self._headers)
         entries += _starts(self._folder, self._newest)
-        host = os.uname().nodename
+        host = host_name()
         note = _reader(host)
         entries += [
             Entry(note, 0, self._newest, ev.NotObserved(host=host, what=name, why=why))
@@ -190,7 +190,7 @@ class _Ends:
     """
 
     def __init__(self) -> None:
-        self._host = os.uname().nodename
+        self._host = host_name()
         self._ended: set[str] = set()
         self._last: dict[str, int] = {}
 
@@ -238,7 +238,7 @@ def journal_paths(folder: RunFolder) -> list[str]:
 
 def any_alive(folder: RunFolder) -> bool:
     """Whether some process of the run still runs on this node."""
-    host = os.uname().nodename
+    host = host_name()
     return any(
         is_alive(int(start.get("pid", 0)), int(start.get("ticks", 0)))
         for start in folder.starts()

@@ -10,10 +10,11 @@ from collections.abc import Callable
 import msgspec
 
 from distwatch.observer.segments import Segment
-from distwatch.runfolder import RunFolder, start_ticks
+from distwatch.runfolder import RunFolder, host_name, start_ticks
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record, process_key
+from distwatch.state.ray_events import RayLooked
 
 _OFTEN = (
     ev.PulseRead,
@@ -22,6 +23,7 @@ _OFTEN = (
     ev.DevicesSampled,
     ev.Ticked,
     ev.StackTaken,
+    RayLooked,
 )
 KEEP_EVERY_NS = 5_000_000_000
 UNCHANGED_EVERY_NS = 60_000_000_000
@@ -55,7 +57,7 @@ class Recording:
         writable: bool = True,
     ) -> None:
         """`sink` gets every event, `journaled` each record that is on disk."""
-        pid, host = os.getpid(), os.uname().nodename
+        pid, host = os.getpid(), host_name()
         ticks = start_ticks(pid)
         # An observer may be embedded twice in one process: each has a stream of its own.
         salt = random.SystemRandom().getrandbits(32)

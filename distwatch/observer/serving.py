@@ -11,12 +11,14 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import msgspec
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
+from distwatch.observer.link.orders import Order, Part
 from distwatch.observer.reading import Entry, Reading, live_key
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record
@@ -36,10 +38,14 @@ _LENGTH = struct.Struct("<I")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What a viewer asks: `events` once, `dump` any time; a rank asks for the `verdict`."""
+    """What a viewer asks: `events` once, `dump` any time.
+
+    A rank asks for the `verdict`; `distwatch up` has the observer take a `part` among several.
+    """
 
     want: str
     reason: str = ""
+    order: Order | None = None
 
 
 class Wire(msgspec.Struct, array_like=True, gc=False):
@@ -93,8 +99,16 @@ def from_wire(wire: Wire) -> Entry | None:
     return Entry(wire.header, wire.seq, wire.time_ns, event)
 
 
-Elsewhere = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
-"""Serves a viewer whose first frame was read; False, before anything was done: it cannot."""
+class Elsewhere(Protocol):
+    """Other hosts' observers, as the link knows them."""
+
+    async def join_viewer(
+        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Serves a viewer whose first frame was read; False, before anything was done: it cannot."""
+
+    async def obey(self, order: Order) -> Part:
+        """Takes a part among several observers."""
 
 
 class ViewerServer:
@@ -127,9 +141,7 @@ class ViewerServer:
         if self._server is None:
             return
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
@@ -194,15 +206,14 @@ class _Viewer:
         first = await asyncio.wait_for(read_frame(self._reader), FIRST_WITHIN_S)
         request = msgspec.msgpack.decode(first, type=Request)
         if request.want == "verdict":
-            body = msgspec.msgpack.encode(await self._observer.verdict())
-            self._writer.write(_LENGTH.pack(len(body)) + body)
-            await self._writer.drain()
-            return
+            return await self._answer(await self._observer.verdict())
+        if request.want == "part" and request.order is not None and elsewhere is not None:
+            return await self._answer(await elsewhere.obey(request.order))
         self._observer.viewers += 1
         try:
             framed = _LENGTH.pack(len(first)) + first
-            if elsewhere and await elsewhere(framed, self._reader, self._writer):
-                return
+            if elsewhere and await elsewhere.join_viewer(framed, self._reader, self._writer):
+                return None
             while True:
                 if request.want == "events" and sender is None:
                     self._observer.sinks.append(self._take)
@@ -214,15 +225,19 @@ class _Viewer:
                     if sender is None:
                         sender = asyncio.create_task(self._send_queue())
                 else:
-                    return
+                    return None
                 request = msgspec.msgpack.decode(await read_frame(self._reader), type=Request)
         finally:
             self._observer.viewers -= 1
             if self._take in self._observer.sinks:
                 self._observer.sinks.remove(self._take)
             if sender is not None:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+                await end_tasks(sender)
+
+    async def _answer(self, answer: msgspec.Struct) -> None:
+        body = msgspec.msgpack.encode(answer)
+        self._writer.write(_LENGTH.pack(len(body)) + body)
+        await self._writer.drain()
 
     def _take(self, entry: Entry) -> None:
         if entry.seq:

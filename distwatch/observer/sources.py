@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import time
 from typing import Protocol
 
-import msgspec
-
-from distwatch.errors import AttachDenied, DistwatchError, NoSuchTarget
-from distwatch.observer.__main__ import lock_holder, take_lock
+from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.daemon import Observer
+from distwatch.observer.linked import find_linked
+from distwatch.observer.live import LiveRun, SourceLost
+from distwatch.observer.lock import lock_holder, take_lock
+from distwatch.observer.ray_targets import RayMembers, members_of, with_members
 from distwatch.observer.reading import Entry, any_alive, load_state, read_entries
-from distwatch.observer.runs import find_run, find_run_of_pid
-from distwatch.observer.serving import NOTHING_WRITTEN, Request, Wire, from_wire, read_frame, unpack
+from distwatch.observer.runs import find_run, find_run_or_pid
+from distwatch.observer.serving import NOTHING_WRITTEN
 from distwatch.probes import discovery
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.events import ProcessSighted
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 
-_LENGTH = 4
-CONNECT_WITHIN_S = 2.0
-HISTORY_WITHIN_S = 10.0
-ANSWER_WITHIN_S = 30.0
-
-
-class SourceLost(DistwatchError):
-    """What was looked at is gone; the state keeps what it last said."""
+__all__ = [
+    "EmbeddedRun", "LiveRun", "RecordedRun", "RunSource", "SourceLost", "open_source",
+]  # fmt: skip
 
 
 class RunSource(Protocol):
@@ -56,7 +50,7 @@ class RunSource(Protocol):
 
 
 def open_source(target: str, root: str) -> RunSource:
-    """The best way to look at what a person names: PID, run id or folder.
+    """The best way to look at what a person names: PID, run id, folder or actor.
 
     A live run is looked at through its observer, or observed here where it has none; an ended
     one is a recording; a process that no run knows is observed from outside.
@@ -65,13 +59,12 @@ def open_source(target: str, root: str) -> RunSource:
         NoSuchTarget: there is nothing of that name.
         AttachDenied: it belongs to another user.
     """
-    if target.isdigit():
-        pid = int(target)
-        folder = find_run_of_pid(pid, root)
-        if folder is None:
-            return _foreign(pid, root)
-    else:
-        folder = find_run(target, root)
+    if not target.isdigit() and (linked := find_linked(target, root)) is not None:
+        return linked
+    found = find_run_or_pid(target, root)
+    if isinstance(found, int):
+        return _foreign(found, root)
+    folder = found or find_run(target, root)  # which says what there is
     if lock_holder(folder) is not None:
         return LiveRun(folder)
     if any_alive(folder):
@@ -82,6 +75,8 @@ def open_source(target: str, root: str) -> RunSource:
 def _foreign(pid: int, root: str) -> RunSource:
     """A job that never heard of distwatch: read from outside."""
     sighted = discovery.job_of(pid)
+    members = members_of(pid)
+    sighted = with_members(sighted, members)
     ranks = [process for process in sighted if process.role in ("rank", "launcher")]
     if not ranks and not any(
         "python" in process.command[0] for process in sighted if process.command
@@ -93,7 +88,8 @@ def _foreign(pid: int, root: str) -> RunSource:
         )
     folder = RunFolder(os.path.join(root, f"attached-{pid}"))
     folder.create()
-    return EmbeddedRun(folder, "from outside: this job runs without distwatch", sighted)
+    note = "from outside: this job runs without distwatch"
+    return EmbeddedRun(folder, note, sighted, members)
 
 
 class RecordedRun:
@@ -142,121 +138,17 @@ class RecordedRun:
         """Nothing to give back."""
 
 
-class LiveRun:
-    """A run through its observer's socket. A lost observer leaves the last state standing."""
-
-    live = True
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.run_id = folder.run_id
-        self.note = f"observer pid {lock_holder(folder) or '?'}"
-        self.state = RunState(run_id=folder.run_id)
-        self.span: tuple[int, int] | None = None
-        self.cursor_ns = 0
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._waiting: list[Wire] = []
-        self._answers: asyncio.Queue[str] = asyncio.Queue()
-        self._arrived = asyncio.Event()
-        self._told_all = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._lost = ""
-
-    async def open(self) -> None:
-        """Connects; raises SourceLost where the observer does not answer."""
-        deadline = time.monotonic() + CONNECT_WITHIN_S
-        while True:
-            try:
-                connection = await asyncio.open_unix_connection(self.folder.socket)
-                break
-            except OSError as error:
-                # It holds its lock before it listens.
-                if time.monotonic() > deadline:
-                    raise SourceLost(
-                        f"the observer of {self.run_id} does not answer: {error}",
-                        advice="`distwatch report` reads the same run from disk.",
-                    ) from error
-                await asyncio.sleep(0.05)
-        self._reader, self._writer = connection
-        self._writer.write(_request("events"))
-        await self._writer.drain()
-        self._task = asyncio.create_task(self._receive(self._reader))
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._told_all.wait(), HISTORY_WITHIN_S)
-        await self.poll()
-
-    async def poll(self) -> bool:
-        """Folds what arrived; raises SourceLost once where the observer left."""
-        wires, self._waiting = self._waiting, []
-        self._arrived.clear()
-        for wire in wires:
-            entry = from_wire(wire)
-            if entry is not None:
-                reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
-        if not wires and self._lost:
-            lost, self._lost = self._lost, ""
-            self.live = False
-            self.note = "the observer has left: this is what it last said"
-            raise SourceLost(lost)
-        return bool(wires)
-
-    async def wait(self, timeout_s: float) -> None:
-        """Returns when something has arrived or the observer left, or after `timeout_s`."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
-
-    async def dump(self) -> str:
-        if self._writer is None or not self.live:
-            return "the observer has left: nothing can be asked of it"
-        self._writer.write(_request("dump", "a person asked"))
-        await self._writer.drain()
-        try:
-            return await asyncio.wait_for(self._answers.get(), ANSWER_WITHIN_S)
-        except asyncio.TimeoutError:
-            return f"the observer did not answer within {ANSWER_WITHIN_S:.0f} s"
-
-    def seek(self, time_ns: int) -> None:
-        """A live run has no other moment than now."""
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._writer is not None:
-            self._writer.close()
-            with contextlib.suppress(OSError):
-                await self._writer.wait_closed()
-
-    async def _receive(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while True:
-                for wire in unpack(await read_frame(reader)):
-                    if wire.header is not None:
-                        self._waiting.append(wire)
-                    elif wire.answer:
-                        self._answers.put_nowait(wire.answer)
-                    else:
-                        self._told_all.set()
-                self._arrived.set()
-        except (OSError, ValueError, msgspec.DecodeError, EOFError):
-            self._lost = "the observer has ended"
-            self._arrived.set()
-            self._told_all.set()
-
-
-def _request(want: str, reason: str = "") -> bytes:
-    body = msgspec.msgpack.encode(Request(want=want, reason=reason))
-    return len(body).to_bytes(_LENGTH, "little") + body
-
-
 class EmbeddedRun:
     """An observer inside the viewer, where none runs or none can."""
 
     live = True
 
     def __init__(
-        self, folder: RunFolder, note: str, sighted: list[ProcessSighted] | None = None
+        self,
+        folder: RunFolder,
+        note: str,
+        sighted: list[ProcessSighted] | None = None,
+        members: RayMembers | None = None,
     ) -> None:
         self.folder = folder
         self.run_id = folder.run_id
@@ -265,6 +157,7 @@ class EmbeddedRun:
         self.cursor_ns = 0
         self.state = RunState(run_id=folder.run_id)
         self._sighted = sighted or []
+        self._members = members
         self._observer: Observer | None = None
         self._task: asyncio.Task[str] | None = None
         self._lock: int | None = None
@@ -290,6 +183,8 @@ class EmbeddedRun:
         self._observer.viewers = 1
         for sighted in self._sighted:
             self._observer.tracking.add_sighting(sighted)
+        if self._members is not None:
+            self._observer.cluster.know(self._members.raylets, [self._members.job])
         self.state = self._observer.state
         self._observer.sinks.append(self._note_change)
         self._task = asyncio.create_task(self._observer.run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 
@@ -45,6 +46,29 @@ def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
     return ConnectionsSeen(
         process=key, addresses=tuple(addresses)[:ADDRESSES], stuck=tuple(stuck[:LISTED])
     )
+
+
+def owner_of_peer(peer: tuple[str, int], here: tuple[str, int]) -> int | None:
+    """The uid behind the other end of a connection within this machine; None: it is not seen here.
+
+    Args:
+        peer, here: the two ends as address and port, the peer's first.
+    """
+    ends = [_end(*peer), _end(*here)]
+    for table in ("tcp", "tcp6"):
+        for line in read_text(f"/proc/self/net/{table}").splitlines()[1:]:
+            fields = line.split()
+            if len(fields) >= 10 and [address_of(field) for field in fields[1:3]] == ends:
+                return int(fields[7])
+    return None
+
+
+def _end(address: str, port: int) -> str:
+    # In the kernel's tables an IPv4 address in the dress of IPv6 is the same as without.
+    plain = ipaddress.ip_address(address.partition("%")[0])
+    mapped = plain.ipv4_mapped if isinstance(plain, ipaddress.IPv6Address) else None
+    host = str(mapped or plain)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _sockets_of(pid: int) -> set[str] | None:

@@ -7,8 +7,10 @@ import os
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.probes.procfs import read_bytes
 from distwatch.probes.ptrace import explain_denial
+from distwatch.probes.raylets import raylet_at
 from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
+from distwatch.runfolder import host_name
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
@@ -66,7 +68,11 @@ def job_of(pid: int) -> list[ProcessSighted]:
 
 
 def _around_ranks(table: ProcessTable, rank: Seen) -> list[Seen]:
-    ranks = [one for one in _ranks(table, rank.identity) if _same_network(one, rank)]
+    ranks = [
+        one
+        for one in _ranks(table, rank.identity)
+        if _same_network(one, rank) and _same_cluster(one, rank)
+    ]
     if all(one.pid != rank.pid for one in ranks):
         ranks.append(rank)
     members = list(ranks)
@@ -112,6 +118,8 @@ def _ray_workers(table: ProcessTable, start: Seen) -> list[Seen]:
 def _same_run(one: Identity, other: Identity) -> bool:
     if one.endpoint is not None and other.endpoint is not None:
         return one.endpoint == other.endpoint
+    if "ray" in (one.launcher, other.launcher) and one.endpoint != other.endpoint:
+        return False  # each cluster on a machine has a job 01000000
     return one.launch_id is not None and one.launch_id == other.launch_id
 
 
@@ -127,8 +135,17 @@ def _same_network(one: Seen, other: Seen) -> bool:
     return len(spaces) == 1
 
 
+def _same_cluster(one: Seen, other: Seen) -> bool:
+    """A job's id begins anew in each Ray cluster."""
+    raylets = [(seen.environ or {}).get("RAY_RAYLET_PID", "") for seen in (one, other)]
+    if raylets[0] == raylets[1] or not all(raylet.isdigit() for raylet in raylets):
+        return True
+    found = [raylet_at(int(raylet)) for raylet in raylets]
+    return all(found) and len({raylet.address for raylet in found if raylet}) == 1
+
+
 def _sighted(table: ProcessTable, seen: Seen) -> ProcessSighted:
-    host = os.uname().nodename
+    host = host_name()
     return ProcessSighted(
         process=process_key(host, seen.pid, seen.start_ticks),
         host=host,
@@ -166,7 +183,7 @@ def _require(table: ProcessTable, pid: int) -> Seen:
                 advice="Run distwatch as the user of the job, or as root",
             )
         raise NoSuchTarget(
-            f"there is no process {pid} on {os.uname().nodename}",
+            f"there is no process {pid} on {host_name()}",
             advice="`distwatch ps` lists the runs of this node",
         )
     if seen.environ is None:

@@ -11,6 +11,7 @@ import psutil
 
 from distwatch.probes.listeners import Listener, listeners_of, plain_address
 from distwatch.probes.store_keys import Expected, arrived_ranks
+from distwatch.runfolder import host_name
 from distwatch.state.events import EndpointProbed
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 
@@ -89,7 +90,7 @@ def _look(
 ) -> tuple[EndpointProbed, str]:
     """What is there, and the address that took the connection, where one did."""
     seen = EndpointProbed(
-        host=os.uname().nodename,
+        host=host_name(),
         endpoint=endpoint,
         outcome="unresolved",
         detail=resolved.why,
@@ -165,7 +166,7 @@ def _not_seen(endpoint: str, port: int, away: dict[str, int]) -> EndpointProbed:
     several = len(away) > 1
     whose = "several networks" if several else "a network of their own"
     probed = EndpointProbed(
-        host=os.uname().nodename,
+        host=host_name(),
         endpoint=endpoint,
         outcome="error",
         detail=f"not observed: the ranks of this host live in {whose}",

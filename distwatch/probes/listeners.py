@@ -12,6 +12,7 @@ import msgspec
 
 from distwatch.probes.discovery import read_command
 from distwatch.probes.procfs import all_pids, read_text, stat_fields
+from distwatch.runfolder import host_name
 from distwatch.state.frames import process_key
 
 _LISTENING = "0A"
@@ -169,5 +170,5 @@ def _listener(address: str, pid: int | None, instead: str) -> Listener:
         address=address,
         pid=pid,
         command=read_command(pid),
-        process=process_key(os.uname().nodename, pid, int(fields[19])),
+        process=process_key(host_name(), pid, int(fields[19])),
     )

@@ -13,26 +13,18 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from distwatch.state.event import Event, kind_of
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 from distwatch.state.rank_spans import Spans, pack_ranks, unpack_ranks
-
-
-def _kind(class_name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in class_name).lstrip("_")
-
-
-class Event(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    gc=False,
-    tag_field="kind",
-    tag=_kind,
-):
-    """Base of all events."""
+from distwatch.state.ray_events import (
+    RayActorSeen,
+    RayGroupSeen,
+    RayJobSeen,
+    RayLooked,
+    RayNodeSeen,
+)
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
@@ -773,6 +765,11 @@ AnyEvent = (
     | HostSampled
     | DevicesSampled
     | NotObserved
+    | RayActorSeen
+    | RayNodeSeen
+    | RayGroupSeen
+    | RayJobSeen
+    | RayLooked
     | FindingsJudged
 )
 
@@ -863,7 +860,7 @@ _SHARERS: dict[type, Callable[[Any], AnyEvent]] = {
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
-_KNOWN = frozenset(_kind(t.__name__) for t in AnyEvent.__args__)
+_KNOWN = frozenset(kind_of(t.__name__) for t in AnyEvent.__args__)
 
 
 def encode_event(event: AnyEvent | UnknownEvent) -> bytes:

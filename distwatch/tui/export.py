@@ -9,17 +9,12 @@ from distwatch.tui.picture import Picture
 
 def render_reports(picture: Picture) -> dict[str, bytes]:
     """Extension → content: Markdown, JSON and one self-contained HTML page."""
-    # The report's templates cost start-up time that only an export should pay.
-    from distwatch.report.document import build_report, to_json
-    from distwatch.report.html import render_html
-    from distwatch.report.markdown import render_markdown
+    # The report costs start-up time that only an export should pay.
+    from distwatch.report.document import build_report
+    from distwatch.report.formats import CONTENT_TYPES, render
 
     report = build_report(picture.state, list(picture.findings), picture.run_id)
-    return {
-        "md": render_markdown(report).encode("utf-8", "replace"),
-        "json": to_json(report),
-        "html": render_html(report).encode("utf-8", "replace"),
-    }
+    return {extension: render(report, extension) for extension in CONTENT_TYPES}
 
 
 def write_reports(reports: dict[str, bytes], folder: str, run_id: str) -> list[str]:

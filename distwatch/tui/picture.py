@@ -19,6 +19,8 @@ from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState, TimelineEntry
 from distwatch.state.rank_sets import format_ranks
 
+_NAMED = 3
+
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of the run. Nothing that draws it computes a diagnosis."""
@@ -153,10 +155,23 @@ def _not_observed(state: RunState) -> list[str]:
         for (what, why), ranks in reasons.items()
     ]
     lines += [f"host {name}: {lost.text}" for name, lost in sorted(unseen_hosts(state).items())]
-    several = len(state.hosts) > 1
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, host in sorted(state.hosts.items()):
         seen = dict(host.not_observed)
         if host.devices is not None and host.devices.not_observed:
             seen.setdefault("devices", host.devices.not_observed)
-        lines += [f"{what}{' on ' + name if several else ''}: {why}" for what, why in seen.items()]
-    return lines
+        for reason in seen.items():
+            alike.setdefault(reason, []).append(name)
+    return [
+        *lines,
+        *(f"{what}{_on(names, state)}: {why}" for (what, why), names in alike.items()),
+    ]
+
+
+def _on(names: list[str], state: RunState) -> str:
+    if len(state.hosts) == 1:
+        return ""
+    if len(names) == len(state.hosts):
+        return " on every host"
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f" on {', '.join(names[:_NAMED])}{more}"

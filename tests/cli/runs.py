@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import msgspec
+from click.testing import CliRunner, Result
 
 from distwatch.agent.journal import Journal
+from distwatch.cli.__main__ import cli
 from distwatch.observer.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import ProcessStarted, encode_event
@@ -61,6 +63,11 @@ def rings(folder: RunFolder, job: RecordedJob, ranks: dict[int, tuple[int, int]]
             if isinstance(event, ProcessStarted):
                 event = msgspec.structs.replace(event, host=host, pid=pid, start_ticks=ticks)
             journal.append(event)
+
+
+def call(*arguments: str, root: Path) -> Result:
+    """The command in this process: its exit code is what it returned."""
+    return CliRunner().invoke(cli, [*arguments, "--dir", str(root)], standalone_mode=False)
 
 
 def distwatch(

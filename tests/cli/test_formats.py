@@ -13,21 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from distwatch.cli.__main__ import cli
 from distwatch.errors import DistwatchError
 from distwatch.runfolder import RunFolder, start_ticks
 from distwatch.state import events as ev
-from tests.cli.runs import distwatch, rings, save
+from tests.cli.runs import call, distwatch, rings, save
 from tests.diagnosis.recorded import RecordedJob, hung_job
 
 ESCAPE = "\x1b"
-
-
-def call(*arguments: str, root: Path) -> Result:
-    """The command in this process: its exit code is what it returned."""
-    return CliRunner().invoke(cli, [*arguments, "--dir", str(root)], standalone_mode=False)
 
 
 @pytest.fixture
@@ -175,7 +168,7 @@ def test_a_folder_of_garbage_is_no_healthy_run(root: Path) -> None:
         done = distwatch(*arguments, root=root)
         assert (done.returncode, done.stdout) == (6, ""), arguments
         assert "no readable record" in done.stderr
-    assert "no readable record" in call("ps", root=root).stdout
+    assert "no readable record" in call("ps", "-o", "json", root=root).stdout
 
 
 def test_replay_says_so_before_it_takes_the_screen(root: Path) -> None:

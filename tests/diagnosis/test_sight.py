@@ -111,10 +111,10 @@ def test_an_observer_that_took_its_leave_is_no_loss() -> None:
     assert unseen_hosts(job.state) == {}
 
 
-def test_a_leaf_blames_nobody_whom_it_has_not_seen() -> None:
-    def blamed(*, linked: bool) -> tuple[int, ...]:
-        job = RecordedJob(3, launcher="env")
-        job.local = 1
+def test_an_observer_of_one_host_of_several_blames_nobody_whom_it_has_not_seen() -> None:
+    def blamed(*, linked: bool, local: int = 1, launcher: str = "env") -> tuple[int, ...]:
+        job = RecordedJob(3, launcher=launcher)
+        job.local = local
         job.initialize(2)
         job.pulse(2, at=AT, groups={"0": (4, 3, 5.0)})
         if linked:
@@ -122,8 +122,21 @@ def test_a_leaf_blames_nobody_whom_it_has_not_seen() -> None:
         job.see(AT, ev.Ticked(host=HOST))
         return tuple(r for f in diagnose(job.state) if f.blocks for r in f.culprit_ranks)
 
-    assert blamed(linked=False) == (0, 1)
     assert blamed(linked=True) == ()
+    # Which of two on other hosts it is, an observer without a link cannot know.
+    assert blamed(linked=False) == ()
+    assert blamed(linked=False, launcher="ray") == ()
+    # All on this host: no process of theirs is here, and that is known.
+    assert blamed(linked=False, local=3) == (0, 1)
+
+
+def test_the_one_rank_that_is_left_is_blamed_wherever_it_is() -> None:
+    job = RecordedJob(2, launcher="env")
+    job.local = 1
+    job.initialize(1)
+    job.pulse(1, at=AT, groups={"0": (4, 3, 5.0)})
+    job.see(AT, ev.Ticked(host=HOST))
+    assert diagnose(job.state)[0].culprit_ranks == (0,)
 
 
 def test_views_say_which_host_is_not_seen() -> None:
@@ -135,6 +148,17 @@ def test_views_say_which_host_is_not_seen() -> None:
     line = coverage_line(take_picture(job.state, "r")).plain
     assert "2/3 hosts seen" in line
     assert "host node2: last seen 12 s ago" in line
+
+
+def test_what_no_host_has_is_said_once() -> None:
+    job = stuck_job()
+    for host in (HOST, "node2", "node3"):
+        job.see(AT, ev.DevicesSampled(host=host, not_observed="no driver"), host)
+    job.see(AT, ev.NotObserved(host="node2", what="link", why="no token"), "node2")
+    line = coverage_line(take_picture(job.state, "r")).plain
+    assert "devices on every host: no driver" in line
+    assert "link on node2: no token" in line
+    assert line.count("no driver") == 1
 
 
 def test_the_verdict_of_who_sees_all_stands() -> None:

@@ -1,4 +1,4 @@
-"""Each test has a Ray of its own, whose every process is ended by pid with the job."""
+"""Each test has a Ray of its own, whose every process is ended by pid with the job; one at a time."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+            item.add_marker(pytest.mark.xdist_group("ray"))

@@ -63,7 +63,8 @@ def pids(job: Job) -> dict[int, int]:
 def test_actors_enter_the_run_of_their_ray_job_and_say_who_they_are() -> None:
     """Nothing names the run or the endpoint: Ray's job does, and rank 0's actor."""
     given = {"DISTWATCH_RUN_ID": "", "DISTWATCH_DEADLINES": PATIENT}
-    with actors("users_hook", "form", "form", given="RANK WORLD_SIZE", **given) as job:
+    methods = ("users_hook", "drivers_look", "form", "form")
+    with actors(*methods, given="RANK WORLD_SIZE", **given) as job:
         job.wait_step("users hook", {0, 1}, STARTED_S)
         job.wait_step("formed", {0, 1}, STARTED_S)
         (name,) = [name for name in os.listdir(job.root) if name.startswith("ray-01000000-")]
@@ -90,6 +91,9 @@ def test_actors_enter_the_run_of_their_ray_job_and_say_who_they_are() -> None:
             assert found.run_id == name
             assert isinstance(open_source(str(pid), job.root), LiveRun)
         assert find_run("ray-01000000", job.root).run_id == name
+        job.open_gate("look", 0)
+        job.wait_step(f"driver of {name}", {0})
+        job.wait_step(f"actor in {name}", {0, 1})
         with pytest.raises(NoSuchTarget):
             find_run("ray-02000000", job.root)
         assert len({worker.actor_id for worker in workers.values()}) == 2

@@ -169,7 +169,13 @@ def test_on_hang_raise_where_nobody_listens() -> None:
 
 def test_on_hang_abort() -> None:
     env = {"DISTWATCH_ON_HANG": "abort"}
-    with launch_ranks("forms", 3, ranks=[0, 1], env=env, args=["form_and_reduce"]) as job:
+    each = {0: {"TEST_CHOICE": "late"}}
+    with launch_ranks(
+        "forms", 3, ranks=[0, 1], env=env, env_of=each, args=["come_when_let_in"]
+    ) as job:
+        # Rank 0 hosts the store: were it overdue first, the other would not get to its own end.
+        job.wait_step("init", {1})
+        job.open_gate("door", 0)
         assert job.wait_ended() == [75, 75]
         assert "rank 2 of 3 never started" in job.output()
         assert "exit code 75" in job.output()
@@ -182,15 +188,16 @@ def test_on_hang_abort() -> None:
 
 
 def test_on_hang_abort_in_a_collective() -> None:
+    """One rank waits: of several the first to end would end the others' calls with an error."""
     env = {
         "DISTWATCH_ON_HANG": "abort",
         "DISTWATCH_DEADLINES": "init=60,group=60,load=60,collective=3",
     }
-    each = {2: {"TEST_CHOICE": "late"}}
-    with launch_ranks("forms", 3, env=env, env_of=each, args=["reduce_but_for_one"]) as job:
-        job.wait_step("gate door", {2})
-        assert [process.wait(60) for process in job.launched[:2]] == [75, 75]
-        job.wait_verdict("process.data_stall", {2}, mentions=("reduce_but_for_one",))
+    each = {1: {"TEST_CHOICE": "late"}}
+    with launch_ranks("forms", 2, env=env, env_of=each, args=["reduce_but_for_one"]) as job:
+        job.wait_step("gate door", {1})
+        assert job.launched[0].wait(60) == 75
+        job.wait_verdict("process.data_stall", {1}, mentions=("reduce_but_for_one",))
 
 
 def test_on_hang_report_leaves_the_job_alone() -> None:

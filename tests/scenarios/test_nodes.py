@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from distwatch.diagnosis.sight import host_count, unseen_hosts
-from distwatch.observer.segments import read_journal
-from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
-from tests.support.leftovers import processes_of, wait_gone
+from tests.support.leftovers import wait_gone
+from tests.support.links import journals_of, links_of, observers_of
 from tests.support.machines import INTERFACE, Machine, machines
 from tests.support.ranks import JOBS, PATIENT, REPOSITORY, RUN_ID, Job, empty_job, process_of
 from tests.support.verdicts import assert_healthy
@@ -75,7 +73,7 @@ class Nodes:
 
     def wait_observers_ended(self) -> None:
         for job in self.jobs:
-            for pid in observers_of(job):
+            for pid in observers_of(job.root):
                 assert wait_gone(pid, 60), f"the observer, pid {pid}, is still there"
 
     def open_gates(self, name: str) -> None:
@@ -89,35 +87,6 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     with machines(3) as hosts, contextlib.ExitStack() as jobs:
         yield Nodes(hosts, [jobs.enter_context(empty_job()) for _ in hosts])
-
-
-def links_of(state: RunState) -> dict[str, bool]:
-    """What the root says of the other machines."""
-    root = state.hosts.get("node1")
-    return {name: link.linked for name, link in root.links.items()} if root else {}
-
-
-def observers_of(job: Job) -> list[int]:
-    """Pids of the job's observers, in the test's own process table."""
-    found = []
-    for pid in processes_of(job.root):
-        with contextlib.suppress(OSError):
-            if b"distwatch.observer" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
-
-
-def journals_of(folder: RunFolder, host: str) -> dict[str, list[tuple[int, int, bytes]]]:
-    """Every record of that host's streams, in the order in which they stand in the files."""
-    found: dict[str, list[tuple[int, int, bytes]]] = {}
-    for stem in folder.stems(".journal"):
-        contents = read_journal(folder.journal(stem))
-        assert contents is not None
-        assert contents.damaged == 0
-        if contents.header.host == host:
-            records = [(r.seq, r.time_ns, r.payload) for r in contents.records]
-            found.setdefault(contents.header.stream, []).extend(records)
-    return found
 
 
 def assert_same_journals(nodes: Nodes) -> None:

@@ -10,9 +10,17 @@ import time
 
 
 def processes_of(root: str) -> list[int]:
-    """Pids of all processes started with DISTWATCH_DIR=`root`: ranks, launcher, children, observer."""
+    """Pids of all processes started with DISTWATCH_DIR=`root`: ranks, launcher, children, observer.
+
+    Those of a node whose folder lies below it, too.
+    """
     mark = b"DISTWATCH_DIR=" + os.fsencode(root)
-    return [pid for pid in _pids() if mark in _environ(pid)]
+    below = mark + b"/"
+    return [
+        pid
+        for pid in _pids()
+        if any(said == mark or said.startswith(below) for said in _environ(pid))
+    ]
 
 
 def _pids() -> list[int]:

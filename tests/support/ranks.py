@@ -369,13 +369,16 @@ def empty_job() -> Iterator[Job]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and that the kernel gives to no connection meanwhile.
+    """A port that nobody listens at, and that nobody else takes meanwhile.
 
-    One out of its own range may be gone before the job's rank 0 comes to listen there.
+    One out of the kernel's own range, from 32,768 on, or of Ray's, up to 19,999, may be gone before
+    the job's rank 0 comes to listen there; so may one that a worker of pytest-xdist beside us chose.
     """
     choose = random.SystemRandom()
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = (32_768 - 20_000) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
-        port = choose.randint(10_000, 29_999)
+        port = 20_000 + worker * share + choose.randrange(share)
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

@@ -14,6 +14,7 @@ import time
 
 import msgspec
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.backlog import Backlog
@@ -46,13 +47,15 @@ class Leaf:
     """One connection to the root, made again and again while the observer runs.
 
     Attributes:
+        place: where the root is.
         linked: the root takes what is sent.
     """
 
     def __init__(self, observer: Observer, place: Place, token: bytes) -> None:
         self._observer = observer
-        self._place = place
+        self.place = place
         self._token = token
+        self._channel: Channel | None = None
         self._host = observer.recording.header.host
         self._backlog = Backlog(observer.folder, self._host)
         # Until the root says that it is of use: little.
@@ -62,6 +65,7 @@ class Leaf:
         self.linked = False
         self._told = ""
         self._closing = asyncio.Event()
+        self._moved = asyncio.Event()
         self._delivered = False
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
@@ -74,15 +78,34 @@ class Leaf:
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_linked())
 
+    def redirect(self, place: Place, token: bytes) -> None:
+        """From now on the root is there; where it is there already, nothing happens."""
+        if (place, token) == (self.place, self._token):
+            return
+        if place != self.place:
+            self._take_leave(f"the root is at {place} now")
+        self.place, self._token = place, token
+        self._moved.set()
+        if self._channel is not None:
+            self._channel.abort()
+
+    async def retire(self) -> None:
+        """This observer sends to nobody any more."""
+        if self._task is not None:
+            await end_tasks(self._task)
+        self._take_leave("this observer sends to no other now")
+        self._observer.judge.of_one_host = False
+        self._observer.sinks.remove(self._backlog.add_live)
+        self._observer.record_sinks.remove(self._backlog.add_record)
+
     async def close(self) -> None:
         """Delivers what the root lacks, if it can be reached soon, and ends."""
         self._closing.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=DELIVER_WITHIN_S)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         if not self._delivered:
-            log.warning("the root at %s does not have all: it is in this folder", self._place)
+            log.warning("the root at %s does not have all: it is in this folder", self.place)
 
     async def join_viewer(
         self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -110,10 +133,12 @@ class Leaf:
         while True:
             refused = False
             try:
-                channel = await self._connected("leaf")
+                self._moved.clear()
+                self._channel = channel = await self._connected("leaf")
                 try:
                     await self._serve(channel)
                 finally:
+                    self._channel = None
                     channel.abort()
                 if self._delivered:
                     return
@@ -128,6 +153,9 @@ class Leaf:
                 why, refused = str(error), True
             if refused and self._closing.is_set():
                 return  # who is not wanted need not stay for it
+            if self._moved.is_set():
+                pause_s = PAUSE_FIRST_S
+                continue
             if self.linked:
                 pause_s = PAUSE_FIRST_S
             self._note(False, why)
@@ -139,12 +167,17 @@ class Leaf:
         if self._closing.is_set():
             await asyncio.sleep(PAUSE_FIRST_S)
             return
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause_s * random.uniform(0.5, 1.0))
+        waits = [asyncio.create_task(one.wait()) for one in (self._closing, self._moved)]
+        try:
+            limit_s = pause_s * random.uniform(0.5, 1.0)
+            await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _connected(self, kind: str) -> Channel:
         reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(self._place.host, self._place.port), HANDSHAKE_WITHIN_S
+            asyncio.open_connection(self.place.host, self.place.port), HANDSHAKE_WITHIN_S
         )
         hello = say.Hello(
             kind="viewer" if kind == "viewer" else "leaf",
@@ -176,9 +209,7 @@ class Leaf:
         try:
             done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in both:
-                one.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            await end_tasks(*both)
         for one in done:
             one.result()
 
@@ -248,15 +279,22 @@ class Leaf:
             await self._send_all(channel)
             await channel.send(say.encode(say.Looked(number=look.number)))
 
+    def _take_leave(self, why: str) -> None:
+        """The root of before is none any more: nobody is to wait for its link."""
+        self.linked, self._told = False, ""
+        self._observer.recording.record(
+            ev.LinkChanged(host=self._host, peer=str(self.place), linked=False, ended=True, why=why)
+        )
+
     def _note(self, linked: bool, why: str) -> None:
         """Each change once; why it cannot be reached, as often as the reason changes."""
         if linked == self.linked and (linked or why == self._told):
             return
         self.linked, self._told = linked, why
-        log.info("root %s: %s", self._place, "linked" if linked else why)
+        log.info("root %s: %s", self.place, "linked" if linked else why)
         if not self._closing.is_set():
             self._observer.recording.record(
-                ev.LinkChanged(host=self._host, peer=str(self._place), linked=linked, why=why)
+                ev.LinkChanged(host=self._host, peer=str(self.place), linked=linked, why=why)
             )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
+import secrets
 import socket
 import stat
 from collections.abc import Mapping
@@ -44,13 +46,32 @@ def root_place(setting: str, master_addr: str) -> Place | None:
     """
     if setting in ("", "auto", "off"):
         return None
-    host, colon, port = setting.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    place = _split(setting)
+    if place is None or not place.port:
         raise LinkMisconfigured(
             f"DISTWATCH_OBSERVER={setting!r} is neither auto, off nor host:port",
             advice="Give the first host's name and a free port, the same on every host.",
         )
-    return Place(host.strip("[]") or master_addr or LOOPBACK, int(port))
+    return Place(place.host or master_addr or LOOPBACK, place.port)
+
+
+def parse_place(text: str) -> Place:
+    """`host:port`, as `str` of a place writes it; port 0 is any.
+
+    Raises:
+        LinkMisconfigured: it is something else.
+    """
+    place = _split(text)
+    if place is None or not place.host:
+        raise LinkMisconfigured(f"{text[:80]!r} is not host:port")
+    return place
+
+
+def _split(text: str) -> Place | None:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) >= 65536:
+        return None
+    return Place(host.strip("[]"), int(port))
 
 
 def read_token(environ: Mapping[str, str], root: str) -> bytes:
@@ -59,21 +80,61 @@ def read_token(environ: Mapping[str, str], root: str) -> bytes:
     Raises:
         LinkMisconfigured: there is none, it is too short, or others may read it.
     """
-    token = environ.get("DISTWATCH_TOKEN", "").strip() or _token_file(
-        os.path.join(root, TOKEN_FILE)
-    )
+    path = os.path.join(root, TOKEN_FILE)
+    token = environ.get("DISTWATCH_TOKEN", "").strip() or _token_file(path)
     if not token:
         raise LinkMisconfigured(
             "observers of several hosts need a token, and there is none",
-            advice=f"Set DISTWATCH_TOKEN to the same secret on every host, or put it into {root}/"
-            f"{TOKEN_FILE} with mode 0600 (`openssl rand -hex 16` makes one).",
+            advice=f"Set DISTWATCH_TOKEN to the same secret on every host, or put it into {path} "
+            "with mode 0600 (`openssl rand -hex 16` makes one).",
         )
+    return require_length(token)
+
+
+def token_in(path: str) -> bytes:
+    """The token in a file.
+
+    Raises:
+        LinkMisconfigured: there is none, it is too short, or others may read it.
+    """
+    if not (token := _token_file(path)):
+        raise LinkMisconfigured(
+            f"there is no token in {path}",
+            advice=f"`(umask 077; openssl rand -hex 16 > {path})` makes one.",
+        )
+    return require_length(token)
+
+
+def require_length(token: str) -> bytes:
+    """The token's bytes; raises LinkMisconfigured where it is too short."""
     if len(token) < TOKEN_LENGTH:
         raise LinkMisconfigured(
             f"the token has {len(token)} characters, {TOKEN_LENGTH} are the least",
             advice="`openssl rand -hex 16` makes one.",
         )
     return token.encode()
+
+
+def make_token(root: str) -> str:
+    """The token of this node's file, which is made where there is none. For what starts roots.
+
+    Raises:
+        LinkMisconfigured: what stands there is no token, or others may read it.
+        OSError: it cannot be written.
+    """
+    path = os.path.join(root, TOKEN_FILE)
+    if not _token_file(path):
+        # Two who begin at once must not each believe in their own: the first link stands.
+        fresh = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, secrets.token_hex(16).encode() + b"\n")
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+        finally:
+            os.close(descriptor)
+            os.unlink(fresh)
+    return token_in(path).decode()
 
 
 def _token_file(path: str) -> str:

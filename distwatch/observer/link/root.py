@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.channel import (
@@ -20,7 +21,9 @@ from distwatch.observer.link.channel import (
     accept,
 )
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
+from distwatch.observer.link.place import Place
 from distwatch.observer.link.viewers import join_local
+from distwatch.runfolder import name_of
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
@@ -44,11 +47,16 @@ log = logging.getLogger("distwatch.observer")
 
 
 class Root:
-    """Listens for leaves, and for viewers of other hosts, while the observer runs."""
+    """Listens for leaves, and for viewers of other hosts, while the observer runs.
+
+    Attributes:
+        place: where it listens, once it does.
+    """
 
     def __init__(self, observer: Observer, token: bytes) -> None:
         self._observer = observer
-        self._token = token
+        self.token = token
+        self.place: Place | None = None
         self._host = observer.recording.header.host
         self._mirror = Mirror(observer.folder)
         self._server: asyncio.Server | None = None
@@ -61,20 +69,20 @@ class Root:
         self._begin_anew()
 
     async def start(self, address: str, port: int) -> None:
-        """Begins to listen; raises OSError where the port cannot be had."""
+        """Begins to listen, at any port where it is 0; raises OSError where it cannot be had."""
         self._server = await asyncio.start_server(
             self._welcome, address, port, limit=say.BATCH_SIZE
         )
+        self.place = Place(address, self._server.sockets[0].getsockname()[1])
         self._observer.others = self
 
     async def close(self) -> None:
         """Takes leave of everybody; what was taken is on disk."""
         if self._server is None:
             return
+        self._observer.others = None
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         with contextlib.suppress(OSError):
             self._mirror.flush()
         self._mirror.close()
@@ -140,15 +148,15 @@ class Root:
         self._strangers += 1
         try:
             return await asyncio.wait_for(
-                accept(reader, writer, self._token, self._objection), HANDSHAKE_WITHIN_S
+                accept(reader, writer, self.token, self._objection), HANDSHAKE_WITHIN_S
             )
         finally:
             self._strangers -= 1
 
     def _objection(self, hello: say.Hello) -> str:
-        ours = _name_of(self._observer.folder.run_id)
-        if _name_of(hello.run_id) != ours:
-            return f"this observer watches run {ours}, not {_name_of(hello.run_id)[:80]}"
+        ours = name_of(self._observer.folder.run_id)
+        if name_of(hello.run_id) != ours:
+            return f"this observer watches run {ours}, not {name_of(hello.run_id)[:80]}"
         if hello.kind == "viewer":
             return ""
         if not is_host_name(hello.host):
@@ -349,9 +357,3 @@ def _checked(
         raise LinkBroken("a frame that holds no event")
     record = Record(seq=frame.seq, time_ns=frame.time_ns, payload=frame.payload)
     return batch.headers[frame.stream], record, event
-
-
-def _name_of(run_id: str) -> str:
-    """Without the number of its launch, which each host counts by itself."""
-    name, tilde, number = run_id.rpartition("~")
-    return name if tilde and number.isdigit() else run_id

@@ -1,4 +1,4 @@
-"""Gives an observer its part among several hosts, as its environment says."""
+"""Gives an observer its part among several hosts: as its environment says, or as it is told."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import logging
 import os
 from collections.abc import Mapping
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.leaf import Leaf
+from distwatch.observer.link.orders import Order, Part
 from distwatch.observer.link.place import (
     LinkMisconfigured,
     Place,
     address_here,
+    parse_place,
     read_token,
+    require_length,
     root_place,
 )
 from distwatch.observer.link.root import Root
@@ -25,13 +29,19 @@ log = logging.getLogger("distwatch.observer")
 
 
 class Link:
-    """Root or leaf or neither, once it is known."""
+    """Root or leaf or neither, once it is known.
+
+    What the environment says holds as long as the observer runs; without it, `distwatch up` may
+    tell it at any time what to be, over the socket that only this user can reach.
+    """
 
     def __init__(self, observer: Observer, environ: Mapping[str, str]) -> None:
         self._observer = observer
         self._environ = environ
-        self._root: Root | None = None
+        self._by_settings = environ.get("DISTWATCH_OBSERVER", "") not in ("", "auto", "off")
         self._task: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self.root: Root | None = None
         self.leaf: Leaf | None = None
 
     def start(self) -> None:
@@ -44,15 +54,67 @@ class Link:
         """As `Leaf.join_viewer`."""
         return self.leaf is not None and await self.leaf.join_viewer(first, reader, writer)
 
+    async def obey(self, order: Order) -> Part:
+        """Takes the part that an order names; the same order again changes nothing."""
+        async with self._one_at_a_time:
+            try:
+                place, token = parse_place(order.place), require_length(order.token)
+                if self._by_settings:
+                    return self._part("its DISTWATCH_OBSERVER says what it is")
+                if order.part == "root":
+                    await self._be_root(place, token)
+                else:
+                    await self._be_leaf(place, token)
+            except LinkMisconfigured as error:
+                return self._part(str(error))
+            except OSError as error:
+                return self._part(f"{order.place}: {error.strerror or error}")
+            return self._part()
+
     async def close(self) -> None:
         """Delivers what is to be delivered, and takes leave."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         if self.leaf is not None:
             await self.leaf.close()
-        if self._root is not None:
-            await self._root.close()
+        if self.root is not None:
+            await self.root.close()
+
+    # ---- as it is told -------------------------------------------------------------------------
+
+    def _part(self, why_not: str = "") -> Part:
+        part = "root" if self.root else "leaf" if self.leaf else ""
+        place = self.root.place if self.root else self.leaf.place if self.leaf else None
+        return Part(part=part, place=str(place) if place else "", why_not=why_not)
+
+    async def _be_root(self, place: Place, token: bytes) -> None:
+        if self.root is not None and self.root.token == token:
+            return
+        await self._be_neither()
+        root = Root(self._observer, token)
+        await root.start(place.host, place.port)
+        self.root = root
+        log.info("told to be the root of the run, at %s", root.place)
+
+    async def _be_leaf(self, place: Place, token: bytes) -> None:
+        if self.root is not None and self.root.place == place:
+            return  # whoever tells every host of the run tells its root, too
+        if self.leaf is not None:
+            self.leaf.redirect(place, token)
+            return
+        await self._be_neither()
+        self.leaf = Leaf(self._observer, place, token)
+        self.leaf.start()
+
+    async def _be_neither(self) -> None:
+        leaf, self.leaf = self.leaf, None
+        root, self.root = self.root, None
+        if leaf is not None:
+            await leaf.retire()
+        if root is not None:
+            await root.close()
+
+    # ---- as the environment says ---------------------------------------------------------------
 
     async def _begin(self) -> None:
         try:
@@ -73,8 +135,8 @@ class Link:
             self.leaf = Leaf(self._observer, place, token)
             self.leaf.start()
         else:
-            self._root = Root(self._observer, token)
-            await self._listen(self._root, address, place)
+            self.root = Root(self._observer, token)
+            await self._listen(self.root, address, place)
 
     async def _listen(self, root: Root, address: str, place: Place) -> None:
         told = ""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from distwatch.observer.link import backlog as module
 from distwatch.observer.link import messages as say
-from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link import mirror
+from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link.mirror import Mirror, objection_to
 from distwatch.observer.reading import Entry
 from distwatch.observer.segments import Segment, read_journal

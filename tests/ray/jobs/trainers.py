@@ -29,6 +29,7 @@ class Trainer:
             assert world.groups["world"] == tuple(range(world.size))
             assert distwatch.initialize("gloo") is world
             step("formed")
+            step(f"actor in {distwatch.snapshot()['run']['id']}")
             gate("end").read(1)
 
     def form_by_torch(self) -> None:
@@ -49,6 +50,15 @@ class Trainer:
             gate("before the second").read(1)
         dist.all_reduce(torch.ones(1))
 
+    def form_and_reduce(self) -> None:
+        import torch
+        import torch.distributed as dist
+        from steps import gate
+
+        dist.init_process_group("gloo")
+        gate("reduce").read(1)
+        dist.all_reduce(torch.ones(1))
+
     def read_data(self) -> None:
         import torch.distributed  # noqa: F401
         from steps import gate
@@ -64,7 +74,8 @@ def main(methods: list[str]) -> None:
         _temp_dir=os.path.join(os.environ["TEST_WORK"], "ray"),
         runtime_env={"worker_process_setup_hook": users_hook} if "users_hook" in methods else None,
     )
-    methods = [method for method in methods if method != "users_hook"]
+    looks = "drivers_look" in methods
+    methods = [method for method in methods if method not in ("users_hook", "drivers_look")]
     given = os.environ["TEST_GIVEN"].split()
     trainers = []
     for rank in range(len(methods)):
@@ -74,7 +85,15 @@ def main(methods: list[str]) -> None:
         options = {"num_cpus": 0, "name": f"trainer-{rank}", "runtime_env": {"env_vars": env_vars}}
         trainers.append(ray.remote(Trainer).options(**options).remote())
     calls = [getattr(one, method).remote() for one, method in zip(trainers, methods, strict=True)]
+    if looks:
+        from steps import gate, step
+
+        import distwatch
+
+        gate("look").read(1)
+        step(f"driver of {distwatch.snapshot()['run']['id']}")
     ray.get(calls)
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

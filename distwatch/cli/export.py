@@ -1,0 +1,68 @@
+"""`distwatch export RUN`: a run as other tools read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import msgspec
+
+from distwatch.cli.options import exit_code_of, output_option, root_option
+from distwatch.cli.output_file import file_option, put_out, require_file
+from distwatch.diagnosis import diagnose
+from distwatch.observer.reading import load_state, read_entries
+from distwatch.observer.runs import find_run
+from distwatch.report.document import Report, build_report
+from distwatch.report.prometheus import render_metrics
+from distwatch.report.trace import Told, Trace
+from distwatch.runfolder import RunFolder
+from distwatch.state.model import RunState
+
+
+@click.command()
+@click.argument("target", metavar="RUN|DIR|PID")
+@output_option("perfetto", "speedscope", "prometheus")
+@file_option
+@root_option
+def command(target: str, output: str, path: str | None, root: str) -> int:
+    """A run for other tools, the job alive or dead.
+
+    perfetto: a trace with steps, loads, collectives and verdicts, for https://ui.perfetto.dev and
+    chrome://tracing. speedscope: all threads' stacks, as of now where they can be had. prometheus:
+    metrics as text, for one as a node exporter's textfile (`distwatch serve` has them live).
+    Ends with 3 where a hang or a crash was found, with 6 where ranks were not observed.
+    """
+    require_file(path)
+    if output == "speedscope":
+        return _export_stacks(target, path, root)
+    folder = find_run(target, root)
+    state = load_state(folder)
+    report = build_report(state, diagnose(state), folder.run_id)
+    put_out(_RENDERERS[output](folder, state, report), path)
+    return exit_code_of(report)
+
+
+def _export_stacks(target: str, path: str | None, root: str) -> int:
+    from distwatch.cli.options import PARTIAL
+    from distwatch.cli.stacks import collect, speedscope_file
+
+    collected = collect(target, root)
+    put_out(speedscope_file(collected, all_threads=True), path)
+    return PARTIAL if collected.problems else 0
+
+
+def _perfetto(folder: RunFolder, state: RunState, report: Report) -> bytes:
+    trace = Trace(state)
+    for entry in read_entries(folder):
+        trace.take(Told(entry.header.stream, entry.time_ns, entry.event))
+    return msgspec.json.encode(trace.document(report.findings, report.run.id)) + b"\n"
+
+
+def _prometheus(_folder: RunFolder, _state: RunState, report: Report) -> bytes:
+    return render_metrics([report])
+
+
+_RENDERERS: dict[str, Callable[[RunFolder, RunState, Report], bytes]] = {
+    "perfetto": _perfetto,
+    "prometheus": _prometheus,
+}

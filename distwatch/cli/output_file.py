@@ -1,0 +1,50 @@
+"""`--output FILE`: where a command's document goes instead of to stdout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from distwatch.errors import UsageError
+from distwatch.observer.incidents import write_whole
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def file_option(function: F) -> F:
+    """`--output`: the command gets it as `path`."""
+    return click.option(
+        "--output", "path", metavar="FILE", help="Write there instead of to stdout (mode 0600)."
+    )(function)
+
+
+def require_file(path: str | None) -> None:
+    """Says before the work is done that there could be no such file; raises UsageError."""
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder", advice="Name the file to write.")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise UsageError(f"there is no folder {parent}", advice="Make it first.")
+
+
+def put_out(content: bytes, path: str | None) -> None:
+    """To stdout, or to a file with mode 0600.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path is None:
+        click.echo(content, nl=False)
+        return
+    # A device or a pipe is written to: replacing it would take it from everybody.
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(content)
+    else:
+        write_whole(path, content)
+    click.echo(f"distwatch: written to {path}", err=True)

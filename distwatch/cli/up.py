@@ -1,0 +1,117 @@
+"""`distwatch up`: observers on every node of a cluster and one merged view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from distwatch.cli.options import output_option, root_option
+from distwatch.cli.ps import lay_out
+from distwatch.errors import UsageError
+from distwatch.observer.cluster.hosts import HostJoined, join_hosts
+from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
+from distwatch.observer.runs import find_run, newest_run
+
+SCHEMA = "distwatch.up/1"
+PARTIAL = 6
+
+
+@click.command()
+@click.option("--ray", "ray", is_flag=True, help="Every node of a Ray cluster, also those to come.")
+@click.option(
+    "--address", default="", metavar="ADDRESS",
+    help="Ray: the cluster, as ray.init takes it. Hosts: where this host listens, IP[:PORT].",
+)  # fmt: skip
+@click.option("--hosts", metavar="H1,H2,…", help="These hosts and this one, which is the root.")
+@click.option("--run", "run", metavar="RUN", help="Hosts: the run; the newest living one here.")
+@click.option(
+    "--shell", default="ssh {host}", show_default=True, metavar="COMMAND",
+    help="Hosts: what runs a command on a host.",
+)  # fmt: skip
+@click.option("--stop", is_flag=True, help="Ray: take the observer actors away again.")
+@output_option("table", "json")
+@root_option
+def command(
+    ray: bool,
+    address: str,
+    hosts: str | None,
+    run: str | None,
+    shell: str,
+    stop: bool,
+    output: str,
+    root: str,
+) -> int:
+    """Observers on every node of a cluster, linked to one that sees the whole run.
+
+    \b
+    distwatch up --ray                       every node of this machine's Ray cluster
+    distwatch up --hosts node2,node3         by ssh, for the run that lives here
+    distwatch up --hosts 1,2 --shell 'kubectl exec -i trainer-{host} --'
+
+    The job runs on as it is, and may have begun before. Ends with 6 where a node is left out.
+    """
+    if ray == bool(hosts):
+        raise UsageError(
+            "say where: in a Ray cluster, or on which hosts",
+            advice="`distwatch up --ray`, or `distwatch up --hosts node2,node3`.",
+        )
+    if ray:
+        return _ray(address, output, stop=stop)
+    names = [name.strip() for name in (hosts or "").split(",") if name.strip()]
+    folder = find_run(run or newest_run(root), root)
+    return _print_hosts(join_hosts(folder, names, shell, address), output)
+
+
+def _ray(address: str, output: str, *, stop: bool) -> int:
+    if stop:
+        ask_cluster("end", address)
+        click.echo(
+            "distwatch: no actors of distwatch are left; the runs' own observers go on", err=True
+        )
+        return 0
+    table = ask_cluster("up", address)
+    if table.get("open"):
+        click.echo(
+            "distwatch: this cluster asks for no token: whoever reaches it can read what the "
+            "observers send (RAY_AUTH_MODE=token closes it)",
+            err=True,
+        )
+    left_out = [row for row in table["nodes"] if row["alive"] and "pid" not in row]
+    if output == "json":
+        _print_json(table)
+    else:
+        rows = [("NODE", "ADDRESS", "HOST", "OBSERVER ACTOR", "RUNS"), *map(_row, table["nodes"])]
+        for line in lay_out(rows, markdown=False):
+            click.echo(line)
+        click.echo(
+            f"distwatch: one view of it: `distwatch attach {SCHEME}{address}`, on any node",
+            err=True,
+        )
+    return PARTIAL if left_out else 0
+
+
+def _row(node: dict[str, Any]) -> tuple[str, ...]:
+    actor = f"pid {node['pid']}" if "pid" in node else node.get("why", "")
+    runs = ", ".join(f"{name}: {what}" for name, what in node.get("runs", {}).items())
+    return node["node_id"][:12], node["address"], node.get("host", ""), actor, runs or "none yet"
+
+
+def _print_hosts(joined: list[HostJoined], output: str) -> int:
+    if output == "json":
+        _print_json({"hosts": [msgspec.to_builtins(host) for host in joined]})
+    else:
+        rows: list[tuple[str, ...]] = [("HOST", "CALLED", "KEEPER", "OBSERVER")]
+        rows += [
+            (one.host, one.called, f"pid {one.pid}" if one.pid else "", one.failed or one.told)
+            for one in joined
+        ]
+        for line in lay_out(rows, markdown=False):
+            click.echo(line)
+    return PARTIAL if any(host.failed for host in joined) else 0
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    content = msgspec.json.encode({"schema": SCHEMA, **document})
+    click.echo(msgspec.json.format(content, indent=2).decode())

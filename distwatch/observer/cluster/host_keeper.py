@@ -1,0 +1,148 @@
+"""`python -m distwatch.observer.cluster.host_keeper`: the keeper of one run on this host.
+
+Reads its task from stdin, answers with one line of JSON, and goes on in the background until the
+run has ended here. A later keeper of the same run takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+
+import msgspec
+
+from distwatch.observer.cluster.cards import Card
+from distwatch.observer.cluster.hosts import HostJoined, Task
+from distwatch.observer.cluster.keeping import KEEP_EVERY_S, NodeKeeper
+from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.link.place import parse_place
+from distwatch.probes.procfs import read_bytes
+from distwatch.runfolder import generations, host_name, name_of, require_safe_root
+from distwatch.settings import run_root
+
+NOT_YET_S = 600.0
+"""How long a keeper waits for the first process of the run on its host."""
+OVER_S = 15.0
+"""How long after its last observer it is over: one that died may be started again."""
+_TASK_LIMIT = 1 << 16
+_TAKEN_WITHIN_S = 5.0
+
+
+class GivenRoot:
+    """Knows the one card that it was given."""
+
+    def __init__(self, card: Card) -> None:
+        self.cluster = card.cluster
+        self._card = card
+
+    def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
+        """As `Directory` says."""
+        return dict.fromkeys(runs, self._card), {}
+
+
+class OwnRoot:
+    """Has the root on this host."""
+
+    def __init__(self, folders: str, listen: str) -> None:
+        place = parse_place(listen)
+        self.cluster = place.host
+        self._roots = Roots(folders, place, place.host)
+
+    def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
+        """As `Directory` says."""
+        problems: dict[str, str] = {}
+        for name, began_ns in runs.items():
+            try:
+                self._roots.root_of(name, began_ns)
+            except RootFailed as error:
+                problems[name] = str(error)
+        return self._roots.cards, problems
+
+
+def main() -> int:
+    """Does one round, answers, and stays behind."""
+    task = msgspec.json.decode(sys.stdin.buffer.read(_TASK_LIMIT), type=Task)
+    folders = _folders(task)
+    require_safe_root(folders)
+    lock = _take_over(folders, task.run)
+    given, listen = task.card, task.listen
+    directory = GivenRoot(given) if given is not None else OwnRoot(folders, listen)
+    keeper = NodeKeeper(folders, directory, lambda folder: name_of(folder.run_id) == task.run)
+    keeper.keep()
+    card = task.card or directory.roots_of({})[0].get(task.run)
+    waits = f"waits for the first process of {task.run} here"
+    told = keeper.told.get(task.run, waits)
+    if child := os.fork():
+        answer = HostJoined(called=host_name(), pid=child, told=told, card=card)
+        print(msgspec.json.encode(answer).decode(), flush=True)
+        return 0
+    _leave_the_caller()
+    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+    _keep(keeper, task.run, folders)
+    return 0
+
+
+def _folders(task: Task) -> str:
+    """Where run folders are here: as this host's environment says it, else as on the root's host."""
+    given = os.environ.get("DISTWATCH_DIR")
+    return task.folders if not given and os.path.isdir(task.folders) else run_root(os.environ)
+
+
+def _keep(keeper: NodeKeeper, run: str, folders: str) -> None:
+    seen, last = bool(keeper.told), time.monotonic()
+    while time.monotonic() - last < (OVER_S if seen else NOT_YET_S):
+        time.sleep(KEEP_EVERY_S)
+        with contextlib.suppress(OSError):  # the next round may do
+            keeper.keep()
+        if keeper.told:
+            seen, last = True, time.monotonic()
+        elif seen and not generations(folders, run):
+            return  # somebody has cleaned it away
+
+
+def _leave_the_caller() -> None:
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _take_over(folders: str, run: str) -> int:
+    """The lock of this host's keeper of the run; who holds it is ended first.
+
+    Raises:
+        OSError: it does not end.
+    """
+    path = os.path.join(folders, f".keeper-{run}")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    until = time.monotonic() + _TAKEN_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            return lock
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).split()
+            if holder and holder[0].isdigit() and _is_keeper(int(holder[0])):
+                os.kill(int(holder[0]), signal.SIGTERM)
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def _is_keeper(pid: int) -> bool:
+    return b"host_keeper" in read_bytes(f"/proc/{pid}/cmdline")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)

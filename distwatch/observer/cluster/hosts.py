@@ -1,0 +1,150 @@
+"""`distwatch up --hosts`: this host's observer of a run becomes its root, those of others its leaves.
+
+On each host a keeper is started (`host_keeper`), here without more, there by the shell that the
+user names. The token goes to it on stdin, and stands in no command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+
+import msgspec
+
+from distwatch.errors import NoSuchTarget, UsageError
+from distwatch.observer.cluster.cards import Card
+from distwatch.observer.link.place import LinkMisconfigured, Place, address_here, parse_place
+from distwatch.observer.lock import lock_holder
+from distwatch.observer.reading import load_state
+from distwatch.redaction import redact_text
+from distwatch.runfolder import RunFolder, host_name, name_of
+
+ANSWERS_WITHIN_S = 60.0
+_KEEPER = "distwatch.observer.cluster.host_keeper"
+
+
+class Task(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a keeper is told on stdin: its run, and either to make the root or where the root is."""
+
+    run: str
+    folders: str
+    listen: str = ""
+    card: Card | None = None
+
+
+class HostJoined(msgspec.Struct, kw_only=True):
+    """What a keeper answers.
+
+    Attributes:
+        host: as the user names it.
+        called: what it calls itself.
+        told: what its observer is now, or what it waits for.
+        failed: why there is no keeper; '' where there is one.
+        card: the root's, from the host that has it.
+    """
+
+    host: str = ""
+    called: str = ""
+    pid: int = 0
+    told: str = ""
+    failed: str = ""
+    card: Card | None = None
+
+
+def join_hosts(folder: RunFolder, hosts: list[str], shell: str, address: str) -> list[HostJoined]:
+    """Makes one view of the run on this host and those; one answer a host, this one first.
+
+    Args:
+        hosts: names that go where `{host}` stands in `shell`.
+        address: where this host listens, `IP` or `IP:PORT`; '' is the run's MASTER_ADDR.
+
+    Raises:
+        UsageError: the address or the shell make no sense.
+        NoSuchTarget: the run does not live here.
+    """
+    if "{host}" not in shell:
+        raise UsageError(
+            f"--shell {shell!r} says not where the host's name goes",
+            advice="For instance 'ssh {host}', or 'kubectl exec -i {host} --'.",
+        )
+    if lock_holder(folder) is None:
+        raise NoSuchTarget(
+            f"{folder.run_id} has no observer on this host",
+            advice="Say it on a host of a run that lives; `distwatch ps` lists them.",
+        )
+    return asyncio.run(_join(folder, hosts, shell, address))
+
+
+async def _join(folder: RunFolder, hosts: list[str], shell: str, address: str) -> list[HostJoined]:
+    run = name_of(folder.run_id)
+    listen = await _listening(folder, address)
+    keeper, folders = [sys.executable, "-m", _KEEPER], os.path.dirname(folder.path)
+    here = await _start(
+        host_name(),
+        ["env", f"DISTWATCH_DIR={folders}", *keeper],
+        Task(run=run, folders=folders, listen=str(listen)),
+    )
+    if here.failed or here.card is None:
+        return [here]
+    task = Task(run=run, folders=folders, card=here.card)
+    there = [_start(host, [*_in_shell(shell, host), *keeper], task) for host in hosts]
+    return [here, *await asyncio.gather(*there)]
+
+
+def _in_shell(shell: str, host: str) -> list[str]:
+    return [part.replace("{host}", host) for part in shlex.split(shell)]
+
+
+async def _listening(folder: RunFolder, address: str) -> Place:
+    if address:
+        try:
+            return parse_place(address if _has_port(address) else f"{address}:0")
+        except LinkMisconfigured as error:
+            raise UsageError(str(error), advice="--address IP, or IP:PORT.") from error
+    processes = load_state(folder).processes.values()
+    for named in sorted({p.identity.master_addr for p in processes if p.identity.master_addr}):
+        try:
+            found = await address_here(Place(named, 0))
+        except OSError:
+            continue
+        if found is not None:
+            return Place(found, 0)
+    raise UsageError(
+        f"no MASTER_ADDR of {folder.run_id} is this host's",
+        advice="Say with --address where the other hosts reach this one.",
+    )
+
+
+def _has_port(address: str) -> bool:
+    return address.count(":") == 1 or "]:" in address
+
+
+async def _start(host: str, command: list[str], task: Task) -> HostJoined:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        return HostJoined(host=host, failed=f"{command[0]}: {error.strerror or error}")
+    try:
+        said, wrong = await asyncio.wait_for(
+            process.communicate(msgspec.json.encode(task)), ANSWERS_WITHIN_S
+        )
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
+        return HostJoined(host=host, failed=f"no answer within {ANSWERS_WITHIN_S:.0f} s")
+    try:
+        joined = msgspec.json.decode(said.strip().rpartition(b"\n")[2], type=HostJoined)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        last = wrong.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return HostJoined(
+            host=host, failed=redact_text(last[:300]) or f"ended with {process.returncode}"
+        )
+    joined.host = host
+    return joined

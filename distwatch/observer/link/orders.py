@@ -1,0 +1,46 @@
+"""What `distwatch up` tells an observer of this node to be, over the observer's own socket."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from distwatch.observer_socket import ask_observer
+from distwatch.runfolder import RunFolder
+
+ANSWER_WITHIN_S = 5.0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Be the root, listening there (port 0: any), or a leaf of the root there."""
+
+    part: Literal["root", "leaf"]
+    place: str
+    token: str
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What an observer is: root or leaf or, as '', neither; and why it is not what it was told."""
+
+    part: str
+    place: str
+    why_not: str = ""
+
+
+class OrderFailed(Exception):
+    """The observer did not answer; the text says why."""
+
+
+def give_order(folder: RunFolder, order: Order) -> Part:
+    """Has the run's observer on this node take a part. Blocks for ANSWER_WITHIN_S at most.
+
+    Raises:
+        OrderFailed: there is none, or it does not answer.
+    """
+    request = {"want": "part", "order": msgspec.to_builtins(order)}
+    try:
+        answer = ask_observer(folder, request, ANSWER_WITHIN_S)
+        return msgspec.msgpack.decode(answer, type=Part)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise OrderFailed(f"the observer of {folder.run_id} does not answer: {error}") from error

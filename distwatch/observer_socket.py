@@ -1,0 +1,47 @@
+"""One question to the observer of a run on this node, and its answer. Ranks ask, too: keep it light."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from typing import Any
+
+import msgspec
+
+from distwatch.runfolder import RunFolder
+
+_LENGTH = struct.Struct("<I")
+_LIMIT = 4 << 20
+
+
+def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -> bytes:
+    """The body of its answer. Blocks for at most `timeout_s`.
+
+    Raises:
+        OSError: none is there, or it does not answer in time.
+        ValueError: what it answers is no frame.
+    """
+    until = time.monotonic() + timeout_s
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(folder.socket)
+        body = msgspec.msgpack.encode(request)
+        connection.sendall(_LENGTH.pack(len(body)) + body)
+        (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size, until))
+        if length > _LIMIT:
+            raise ValueError(f"an answer of {length} bytes")
+        return _receive(connection, length, until)
+
+
+def _receive(connection: socket.socket, length: int, until: float) -> bytes:
+    parts: list[bytes] = []
+    while length:
+        connection.settimeout(max(0.01, until - time.monotonic()))
+        part = connection.recv(min(length, 1 << 16))
+        if not part:
+            raise ConnectionResetError("the observer hung up")
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,26 @@
+"""A report in each of the formats that people and programs read it in."""
+
+from __future__ import annotations
+
+from distwatch.report.document import Report, to_json
+
+CONTENT_TYPES = {
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+}
+"""By format, which is also the file's extension."""
+
+
+def render(report: Report, output: str) -> bytes:
+    """The report as `json`, `md` or one self-contained `html` page."""
+    if output == "json":
+        return to_json(report)
+    # The page's templates cost start-up time that only the page should pay.
+    if output == "html":
+        from distwatch.report.html import render_html
+
+        return render_html(report).encode("utf-8", "replace")
+    from distwatch.report.markdown import render_markdown
+
+    return render_markdown(report).encode("utf-8", "replace")

@@ -1,0 +1,247 @@
+"""A run as a trace in Chrome's trace-event format, which Perfetto and chrome://tracing open.
+
+A process of the job is a process of the trace, and its threads' steps, its collectives as Python
+called them, and those in torch's flight recorder are tracks of it. Verdicts are instants over all.
+Hosts are put beside each other by their wall clocks, which may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from distwatch.diagnosis.event_text import event_kind, event_text
+from distwatch.diagnosis.operations import operation_name
+from distwatch.redaction import redact_text
+from distwatch.report.document import wall_text
+from distwatch.report.trace_tracks import Span, lay_out_tracks
+from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+from distwatch.state.model import Process, RunState
+
+SCHEMA = "distwatch.trace/1"
+COLLECTIVES = "collectives"
+_VERDICTS = 0
+"""The trace's process number of what is about the whole run."""
+_OWN, _RECORDER = 0, 1_000_000
+"""Track numbers of instants: spans have those from 1."""
+_TRACKS = {_OWN: "process", _RECORDER: "flight recorder"}
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One event, whose stream it is of, and when by its host's clock (ns)."""
+
+    stream: str
+    time_ns: int
+    event: ev.AnyEvent | ev.UnknownEvent
+
+
+class _Step(msgspec.Struct):
+    started: ev.StepStarted
+    began_ns: int
+    ended_ns: int | None = None
+    error: str | None = None
+    done: int = 0
+    total: int | None = None
+
+
+class Trace:
+    """What a trace shows, collected from a run's events. `state` is the run that they fold to."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._steps: dict[tuple[str, int], _Step] = {}
+        self._operations: dict[tuple[str, int], ev.Operation] = {}
+        self._recorded: dict[tuple[str, str, int, str], ev.Collective] = {}
+        self._ends: list[Told] = []
+        self._verdicts: list[Told] = []
+
+    def take(self, told: Told) -> None:
+        """Keeps an event if a trace shows it; each process's own in their order."""
+        event, stream = told.event, told.stream
+        if isinstance(event, ev.StepStarted):
+            self._begin(stream, told.time_ns, event)
+        elif isinstance(event, ev.Snapshot):
+            for began_ns, started in event.steps:
+                self._begin(stream, began_ns, started)
+        elif isinstance(event, ev.StepProgressed):
+            if step := self._steps.get((stream, event.step)):
+                step.done, step.total = event.done, event.total or step.total
+        elif isinstance(event, ev.StepEnded):
+            if step := self._steps.get((stream, event.step)):
+                step.ended_ns, step.error = told.time_ns, event.error
+        elif isinstance(event, ev.CollectivesDumped):
+            for entry in event.entries:
+                self._recorded[stream, entry.pg_name, entry.seq, entry.op] = entry
+        elif isinstance(event, ev.PulseRead):
+            for operation in event.operations:
+                self._enter(event.process, operation)
+        elif isinstance(event, ev.ExitSeen | ev.ExceptionUncaught):
+            self._ends.append(told)
+        elif isinstance(event, ev.FindingsJudged) and event.findings:
+            self._verdicts.append(told)
+
+    def _begin(self, stream: str, began_ns: int, started: ev.StepStarted) -> None:
+        self._steps.setdefault((stream, started.step), _Step(started, began_ns))
+
+    def _enter(self, process: str, operation: ev.Operation) -> None:
+        seen = self._operations.get((process, operation.number))
+        if seen is None or not seen.left_ns:
+            self._operations[process, operation.number] = operation
+
+    # ---- the document --------------------------------------------------------------------
+
+    def document(self, findings: Iterable[Finding], run_id: str) -> dict[str, Any]:
+        """The document as plain data. Times are µs since the first of them."""
+        processes = sorted(self._state.processes.values(), key=_order)
+        numbers = {process.key: n for n, process in enumerate(processes, _VERDICTS + 1)}
+        spans = [span for span in self._spans() if span.process in numbers]
+        events = [
+            *lay_out_tracks(spans, numbers),
+            *self._instants(numbers),
+            *self._judged(list(findings)),
+        ]
+        origin_ns = min((event["ts"] for event in events if "ts" in event), default=0)
+        for event in events:
+            for name in ("ts", "dur"):
+                if name in event:
+                    event[name] = (event[name] - (origin_ns if name == "ts" else 0)) / 1000
+        return {
+            "schema": SCHEMA,
+            "displayTimeUnit": "ms",
+            "otherData": {"run": run_id, "started": wall_text(origin_ns)},
+            "traceEvents": [*_names(processes, numbers), *events],
+        }
+
+    def _wall(self, host: str, time_ns: int) -> int:
+        held = self._state.hosts.get(host)
+        return time_ns + (held.wall_offset_ns if held else 0)
+
+    def _now(self, process: Process) -> int:
+        """Until when what has not ended lasts: the process's end, else the newest time seen."""
+        host = self._state.hosts.get(process.host)
+        return process.ended_ns or (host.now_ns if host else process.last_ns)
+
+    def _spans(self) -> Iterable[Span]:
+        for (key, _), step in self._steps.items():
+            if process := self._state.processes.get(key):
+                yield self._step_span(process, step)
+        for (key, _), operation in self._operations.items():
+            if process := self._state.processes.get(key):
+                yield self._operation_span(process, operation)
+
+    def _span(
+        self, process: Process, track: str, name: str, began_ns: int, ended_ns: int | None, args: dict[str, Any]
+    ) -> Span:  # fmt: skip
+        until = ended_ns if ended_ns is not None else max(self._now(process), began_ns)
+        return Span(
+            process=process.key,
+            track=track,
+            name=name,
+            begin_ns=self._wall(process.host, began_ns),
+            end_ns=self._wall(process.host, until),
+            args={**args, **({} if ended_ns is not None else {"ended": False})},
+        )
+
+    def _step_span(self, process: Process, step: _Step) -> Span:
+        started = step.started
+        args: dict[str, Any] = {}
+        if started.label:
+            args["label"] = redact_text(started.label)
+        if started.site is not None:
+            args["at"] = str(started.site)
+        if started.deadline_s is not None:
+            args["deadline_s"] = started.deadline_s
+        if total := step.total or started.total:
+            args |= {"done": step.done, "total": total}
+        if step.error is not None:
+            args["error"] = redact_text(step.error)
+        return self._span(
+            process, started.thread or "main", started.name, step.began_ns, step.ended_ns, args
+        )
+
+    def _operation_span(self, process: Process, operation: ev.Operation) -> Span:
+        number = operation.seq if operation.seq >= 0 else operation.p2p_seq
+        name = operation_name(operation.op) + (f" #{number}" if number >= 0 else "")
+        args: dict[str, Any] = {"group": _group_title(process, operation.pg_name)}
+        if operation.numel >= 0:
+            args |= {"numel": operation.numel, "dtype": operation.dtype}
+        if operation.peer >= 0:
+            args["peer"] = operation.peer
+        if site := process.sites.get(operation.site):
+            args["at"] = str(site)
+        left_ns = operation.left_ns or None
+        return self._span(process, COLLECTIVES, name, operation.entered_ns, left_ns, args)
+
+    def _instants(self, numbers: dict[str, int]) -> Iterable[dict[str, Any]]:
+        for (key, *_), entry in self._recorded.items():
+            if key in numbers and entry.created_wall_ns:
+                process = self._state.processes[key]
+                args = {"group": _group_title(process, entry.pg_name), "retired": entry.retired}
+                name = f"{operation_name(entry.op)} #{entry.seq}"
+                yield _instant(numbers[key], _RECORDER, name, entry.created_wall_ns, args)
+        for told in self._ends:
+            key = told.event.process if isinstance(told.event, ev.ExitSeen) else told.stream
+            if key in numbers:
+                at = self._wall(self._state.processes[key].host, told.time_ns)
+                text = redact_text(event_text(told.event))
+                yield _instant(numbers[key], _OWN, event_kind(told.event), at, {"text": text})
+
+    def _judged(self, findings: list[Finding]) -> Iterable[dict[str, Any]]:
+        """Verdicts as they were judged; at the end the one of now, where no observer wrote it."""
+        for told in self._verdicts:
+            if isinstance(told.event, ev.FindingsJudged):
+                at = self._wall(told.event.host, told.time_ns)
+                yield _verdict(list(told.event.findings), at)
+        written = [(found.code, found.culprit_ranks) for found in self._state.recorded_findings]
+        if findings and written != [(found.code, found.culprit_ranks) for found in findings]:
+            now = (self._wall(host.host, host.now_ns) for host in self._state.hosts.values())
+            yield _verdict(findings, max(now, default=0))
+
+
+def _order(process: Process) -> tuple[bool, int, int, str]:
+    rank = process.global_rank if process.role == "rank" else None
+    return (rank is None, rank or 0, process.started_ns or 0, process.key)
+
+
+def _group_title(process: Process, pg_name: str) -> str:
+    group = process.groups.get(pg_name)
+    return group.pg_desc if group and group.pg_desc not in ("", "undefined") else pg_name
+
+
+def _instant(
+    process: int, track: int, name: str, at_ns: int, args: dict[str, Any]
+) -> dict[str, Any]:
+    # Across all tracks, those of its process, or its own alone.
+    scope = "g" if process == _VERDICTS else "p" if track == _OWN else "t"
+    where = {"pid": process, "tid": track}
+    return {"ph": "i", "s": scope, "name": name, **where, "ts": at_ns, "args": args}
+
+
+def _verdict(findings: list[Finding], at_ns: int) -> dict[str, Any]:
+    first = findings[0]
+    args = {
+        "summary": redact_text(first.summary),
+        "advice": redact_text(first.advice),
+        "culprit_ranks": list(first.culprit_ranks),
+        "waiting_ranks": list(first.waiting_ranks),
+        "also": [f"{found.severity}: {found.code}" for found in findings[1:]],
+    }
+    return _instant(_VERDICTS, _OWN, f"{first.severity}: {first.code}", at_ns, args)
+
+
+def _names(processes: list[Process], numbers: dict[str, int]) -> Iterable[dict[str, Any]]:
+    yield _name("process_name", _VERDICTS, "verdict")
+    for process in processes:
+        number = numbers[process.key]
+        rank = process.global_rank if process.role == "rank" else None
+        who = f"rank {rank}" if rank is not None else process.role
+        yield _name("process_name", number, f"{who} (pid {process.pid} on {process.host})")
+        for track, name in _TRACKS.items():
+            yield _name("thread_name", number, name, track)
+
+
+def _name(what: str, process: int, name: str, track: int = _OWN) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": process, "tid": track, "args": {"name": name}}

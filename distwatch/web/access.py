@@ -1,0 +1,90 @@
+"""Who is answered: nobody but this user on this machine, or whoever has the token."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import socket
+from email.message import Message
+
+import msgspec
+
+from distwatch.errors import DistwatchError, UsageError
+from distwatch.probes.connections import owner_of_peer
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request is not answered, as an HTTP status and a sentence."""
+
+    status: int
+    why: str
+
+
+def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.AddressFamily, str]:
+    """The one address that a host's name means.
+
+    Raises:
+        UsageError: others could come there, and no token keeps them out.
+        DistwatchError: the name does not resolve.
+    """
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise DistwatchError(f"{host!r} does not resolve: {error}") from error
+    family, _, _, _, address = found[0]
+    if not has_token and not _is_loopback(str(address[0])):
+        raise UsageError(
+            f"{host or 'every address'} can be reached from other machines",
+            advice="Give --token-file FILE (`(umask 077; openssl rand -hex 16 > FILE)` makes one), or leave "
+            "--host at 127.0.0.1 and come through a tunnel.",
+        )
+    return family, str(address[0])
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+class Access:
+    """Decides on requests.
+
+    With a token a request has to bear it. Without one it has to come from a process of this user
+    or of root on this machine, and by a local name: a web page whose own name was made to point
+    here (DNS rebinding) comes by that name.
+    """
+
+    def __init__(self, token: bytes | None, host: str) -> None:
+        self._token = token
+        self._names = LOCAL_NAMES | {host.lower()}
+
+    def refuses(
+        self, headers: Message, client: tuple[str, int], here: tuple[str, int]
+    ) -> Refusal | None:
+        """Why this request is not answered; None: it is.
+
+        Args:
+            client, here: the connection's two ends, as address and port.
+        """
+        if self._token is not None:
+            scheme, _, given = headers.get("Authorization", "").partition(" ")
+            # Compared even where the scheme is wrong: the time must not tell what was.
+            right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
+            if not right or scheme.lower() != "bearer":
+                return Refusal(401, "send the token: `Authorization: Bearer …`")
+            return None
+        if _name(headers.get("Host", "")) not in self._names:
+            return Refusal(421, f"come by a local name: {', '.join(sorted(LOCAL_NAMES))}")
+        if owner_of_peer(client, here) not in (0, os.getuid()):
+            return Refusal(403, "only the user who runs this server is answered without a token")
+        return None
+
+
+def _name(host: str) -> str:
+    """A Host header without its port, which a tunnel may have changed."""
+    host = host.strip().lower()
+    return host if host.endswith("]") else host.rpartition(":")[0] or host

@@ -1,0 +1,114 @@
+"""What each path answers: runs, statuses, reports and metrics, made when they are asked for."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import msgspec
+
+from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.observer.lock import lock_holder
+from distwatch.observer.reading import any_alive
+from distwatch.observer.reports import report_on
+from distwatch.observer.runs import (
+    find_run,
+    list_runs,
+    newest_run,
+    run_folders,
+    runs_document,
+)
+from distwatch.report.formats import CONTENT_TYPES, render
+from distwatch.report.prometheus import CONTENT_TYPE, render_metrics
+from distwatch.report.status import status_document
+from distwatch.runfolder import RunFolder
+
+_TEXT = "text/plain; charset=utf-8"
+_JSON = CONTENT_TYPES["json"]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What goes back to a client."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def sentence(status: int, text: str) -> Answer:
+    """An answer for people."""
+    return Answer(status, _TEXT, f"distwatch: {text}\n".encode("utf-8", "replace"))
+
+
+class Pages:
+    """The pages on the runs under a root; `/` is of `target`, or of the newest run.
+
+    Nothing is opened by a name out of a request: it is compared with the names that there are.
+    """
+
+    def __init__(self, root: str, target: str | None = None) -> None:
+        self._root = root
+        self._target = target
+
+    def answer(self, path: str) -> Answer:
+        """The answer to a request's path, without its query."""
+        parts = [unquote(part) for part in path.split("/")[1:]]
+        try:
+            match parts:
+                case [""]:
+                    return self._report(self._named(), "html")
+                case ["runs"]:
+                    return self._json(runs_document(list_runs(self._root)))
+                case ["metrics"]:
+                    return self._metrics()
+                case ["runs", run_id, "status.json"]:
+                    return self._json(status_document(report_on(self._folder(run_id))))
+                case ["runs", run_id, file] if file in _REPORTS:
+                    return self._report(self._folder(run_id), _REPORTS[file])
+        except NoSuchTarget as error:
+            return sentence(404, str(error))
+        except DistwatchError as error:
+            return sentence(500, str(error))
+        return sentence(404, f"there is no page here; there are {', '.join(_PAGES)}")
+
+    def _named(self) -> RunFolder:
+        return find_run(self._target or newest_run(self._root), self._root)
+
+    def _folders(self) -> list[RunFolder]:
+        """Of all runs under the root, and of the named one, which may lie elsewhere."""
+        folders = run_folders(self._root)
+        named = self._named() if self._target else None
+        if named is None or any(folder.path == named.path for folder in folders):
+            return folders
+        return [*folders, named]
+
+    def _folder(self, run_id: str) -> RunFolder:
+        for folder in self._folders():
+            if folder.run_id == run_id:
+                return folder
+        raise NoSuchTarget("there is no such run", advice="/runs lists what there is.")
+
+    def _metrics(self) -> Answer:
+        reports, unreadable = [], []
+        for folder in self._folders():
+            if any_alive(folder) or lock_holder(folder) is not None:
+                try:
+                    reports.append(report_on(folder))
+                except DistwatchError:
+                    unreadable.append(folder.run_id)
+        return Answer(200, CONTENT_TYPE, render_metrics(reports, unreadable))
+
+    def _report(self, folder: RunFolder, output: str) -> Answer:
+        return Answer(200, CONTENT_TYPES[output], render(report_on(folder), output))
+
+    def _json(self, document: object) -> Answer:
+        return Answer(200, _JSON, msgspec.json.encode(document) + b"\n")
+
+
+_REPORTS = {f"report.{output}": output for output in CONTENT_TYPES}
+_PAGES = (
+    "/",
+    "/runs",
+    "/runs/ID/status.json",
+    *(f"/runs/ID/{file}" for file in _REPORTS),
+    "/metrics",
+)

@@ -1,0 +1,168 @@
+"""Who is answered, and that nobody is shown anything but runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distwatch.errors import DistwatchError, UsageError
+from distwatch.web.pages import Pages
+from distwatch.web.server import CLIENTS, WebServer
+from tests.web.conftest import TOKEN, Client, Serve
+
+PAGES = ("/", "/runs", "/metrics", "/runs/hung/status.json", "/nothing")
+
+
+def raw(client: Client, request: bytes) -> bytes:
+    """All that the server says to these bytes until it closes."""
+    with socket.create_connection(client.address, timeout=30) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def test_a_foreign_name_is_refused(serve: Serve, hung: Path) -> None:
+    client = serve()
+    for name in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.", ""):
+        for path in PAGES:
+            reply = client.ask(path, Host=name)
+            assert reply.status == 421
+            assert "hung" not in reply.text
+    assert b" 421 " in raw(client, b"GET / HTTP/1.0\r\n\r\n")
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST:1", "127.0.0.1:8080", "[::1]:9"])
+def test_a_tunnel_may_change_the_port(serve: Serve, hung: Path, name: str) -> None:
+    assert serve().ask("/", Host=name).status == 200
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_of_this_machine_is_refused(serve: Serve, hung: Path) -> None:
+    client = serve()
+    code = (
+        "import encodings.idna, http.client, os; os.setuid({user})\n"
+        f"c = http.client.HTTPConnection('127.0.0.1', {client.address[1]}, timeout=30)\n"
+        "c.request('GET', '/'); r = c.getresponse(); print(r.status, r.read().decode())"
+    )
+    told = {}
+    for user in (0, 65534):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(user=user)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        told[user] = done.stdout
+    assert told[0].startswith("200 <!doctype html>")
+    assert told[65534].startswith("403 ")
+    assert "only the user" in told[65534]
+
+
+def test_with_a_token_nothing_else_opens(serve: Serve, hung: Path) -> None:
+    client = serve(token=TOKEN)
+    token = TOKEN.decode()
+    wrong = ["", "Bearer", f"Bearer {token}x", f"Bearer {token[:-1]}", "Bearer \xe9"]
+    for given in (*wrong, token, f"Basic {token}"):
+        for path in PAGES:
+            reply = client.ask(path, **({"Authorization": given} if given else {}))
+            assert (reply.status, reply.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert "hung" not in reply.text
+            assert token not in reply.text
+    # Whoever has it may come by any name.
+    for scheme in ("Bearer", "bearer"):
+        reply = client.ask("/runs", Authorization=f"{scheme} {token}", Host="node1.example:80")
+        assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs/../secret/report.json",
+        "/runs/..%2fsecret/report.json",
+        "/runs/%2e%2e/report.json",
+        "/runs//etc/report.json",
+        "/runs/hung/../../secret",
+        "/runs/hung/report.json/",
+        "/runs/hung/observer.log",
+        "/runs/hung/%00",
+        "//runs/hung/journal",
+        "/runs/hung",
+        "/../../etc/passwd",
+        "/%e2%82",
+    ],
+)
+def test_there_is_no_way_to_another_file(serve: Serve, hung: Path, path: str) -> None:
+    secret = hung.parent / "secret"
+    secret.mkdir()
+    (secret / "x.journal").write_text("secret")
+    (hung / "hung" / "observer.log").write_text("secret")
+    reply = serve().ask(path)
+    assert reply.status == 404
+    assert "secret" not in reply.text
+
+
+def test_it_only_shows(serve: Serve, hung: Path) -> None:
+    client = serve()
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"):
+        reply = client.ask("/", method)
+        assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
+    full, head = client.ask("/runs"), client.ask("/runs", "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(full.body))
+
+
+def test_every_answer_bears_the_headers(serve: Serve, hung: Path) -> None:
+    client = serve()
+    replies = [client.ask(path) for path in PAGES]
+    replies += [client.ask("/", Host="evil.example"), client.ask("/", "POST")]
+    replies.append(serve(token=TOKEN).ask("/"))
+    for reply in replies:
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert reply.headers["X-Frame-Options"] == "DENY"
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert reply.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert reply.headers["Server"].strip() == "distwatch"
+        assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+def test_nonsense_is_answered_and_ends_nothing(serve: Serve, hung: Path) -> None:
+    client = serve()
+    host = b"Host: localhost\r\n"
+    assert b" 400 " in raw(client, b"nonsense\r\n\r\n")
+    assert b" 414 " in raw(client, b"GET /" + b"a" * 70_000 + b" HTTP/1.0\r\n\r\n")
+    assert b" 431 " in raw(client, b"GET / HTTP/1.0\r\n" + b"X: y\r\n" * 200 + b"\r\n")
+    assert b" 404 " in raw(client, b"GET http://[bad HTTP/1.0\r\n" + host + b"\r\n")
+    assert client.ask("/").status == 200
+
+
+def test_whoever_says_nothing_keeps_nobody_waiting(serve: Serve, hung: Path) -> None:
+    client = serve()
+    silent = [socket.create_connection(client.address, timeout=30) for _ in range(CLIENTS - 1)]
+    try:
+        assert client.ask("/runs").status == 200
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_other_machines_need_a_token(root: Path, host: str) -> None:
+    with pytest.raises(UsageError, match="--token-file"):
+        WebServer(Pages(str(root)), host, 0)
+    server = WebServer(Pages(str(root)), "0.0.0.0", 0, TOKEN)
+    server.server_close()
+
+
+def test_a_port_that_is_taken_is_named(root: Path) -> None:
+    server = WebServer(Pages(str(root)), "127.0.0.1", 0)
+    try:
+        port = server.server_address[1]
+        with pytest.raises(DistwatchError, match=f"port {port}: Address already in use"):
+            WebServer(Pages(str(root)), "127.0.0.1", port)
+    finally:
+        server.server_close()
