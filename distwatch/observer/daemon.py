@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from distwatch import __version__
 from distwatch.diagnosis.job import Job
@@ -18,6 +17,7 @@ from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
 from distwatch.observer.meeting import MeetingPlaces
+from distwatch.observer.others import Others
 from distwatch.observer.pace import CALM, PRESSED, Pace
 from distwatch.observer.reading import Entry, fold_run
 from distwatch.observer.recording import Recording
@@ -46,13 +46,6 @@ APART_S = 0.5
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
 RecordSink = Callable[[FileHeader, Record], None]
-
-
-class Others(Protocol):
-    """Other hosts' observers, where this one is the root of several."""
-
-    def holds_on(self) -> bool: ...
-    def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...
 
 
 class Observer:
