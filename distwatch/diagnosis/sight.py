@@ -39,9 +39,9 @@ def unseen_hosts(state: RunState) -> dict[str, Unseen]:
     return found
 
 
-def host_count(state: RunState) -> tuple[int, int]:
+def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
     """How many hosts with ranks are seen, of how many there are to be."""
-    job = Job(state)
+    job = job or Job(state)
     lost = unseen_hosts(state)
     names = {process.host for process in job.ranks.values()}
     on_each = max((p.identity.local_world_size or 0 for p in job.ranks.values()), default=0)
