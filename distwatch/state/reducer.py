@@ -26,6 +26,7 @@ from distwatch.state.model import (
 )
 from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
+from distwatch.state.recorder_entries import Collective
 
 _QUIET = (
     ev.Ticked,
@@ -306,7 +307,7 @@ def _collectives_dumped(process: Process, time_ns: int, event: ev.CollectivesDum
     process.retired = _retired(event.entries)
 
 
-def _retired(entries: tuple[ev.Collective, ...]) -> dict[str, int]:
+def _retired(entries: tuple[Collective, ...]) -> dict[str, int]:
     newest: dict[str, int] = {}
     first_open: dict[str, int] = {}
     for entry in entries:
