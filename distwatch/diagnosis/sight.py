@@ -86,11 +86,12 @@ def _elsewhere(case: Case) -> dict[int, str]:
     """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
     job = case.job
     unseen = set(range(job.world or 0)) - job.ranks.keys()
+    if len(unseen) < 2:
+        return {}
     identities = [process.identity for process in job.ranks.values()]
     seen, expected = host_count(case.state)
     # Ray alone says not how many hosts there are.
-    spans = seen < expected or any(identity.launcher == "ray" for identity in identities)
-    if len(unseen) < 2 or not spans:
+    if seen >= expected and not any(identity.launcher == "ray" for identity in identities):
         return {}
     why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
     return dict.fromkeys(unseen, why)
