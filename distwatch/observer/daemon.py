@@ -272,7 +272,7 @@ class Observer:
             self._hand_on(followed.header, record)
             event = decode_event(record.payload)
             if event is not None:
-                self.fold(followed.header, record.seq, record.time_ns, event)
+                self.fold(followed.header, record.seq, record.time_ns, event, record.payload)
 
     def _read_pulse(self, followed: Followed) -> None:
         read = followed.read_pulse()
@@ -393,10 +393,19 @@ class Observer:
             sink(header, record)
 
     def fold(
-        self, header: FileHeader, seq: int, time_ns: int, event: ev.AnyEvent | ev.UnknownEvent
+        self,
+        header: FileHeader,
+        seq: int,
+        time_ns: int,
+        event: ev.AnyEvent | ev.UnknownEvent,
+        payload: bytes = b"",
     ) -> None:
-        """One event, of this host or another: into the state, and on to the viewers."""
+        """One event, of this host or another: into the state, and on to the viewers.
+
+        Args:
+            payload: the same event as bytes, where it came as such.
+        """
         reduce(self.state, header, seq, time_ns, event)
-        entry = Entry(header, seq, time_ns, event)
+        entry = Entry(header, seq, time_ns, event, payload)
         for sink in list(self.sinks):
             sink(entry)

@@ -23,12 +23,16 @@ from distwatch.state.reducer import reduce
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One event of one stream. `seq` 0: never journaled, only its newest value is known."""
+    """One event of one stream. `seq` 0: never journaled, only its newest value is known.
+
+    `payload`: the event as bytes, where it came as such; else empty.
+    """
 
     header: FileHeader
     seq: int
     time_ns: int
     event: ev.AnyEvent | ev.UnknownEvent
+    payload: bytes = b""
 
 
 def live_key(entry: Entry) -> object:

@@ -89,7 +89,8 @@ def unpack(body: bytes) -> list[Wire]:
 
 
 def to_wire(entry: Entry) -> Wire:
-    return Wire(entry.header, entry.seq, entry.time_ns, encode_event(entry.event))
+    payload = entry.payload or encode_event(entry.event)
+    return Wire(entry.header, entry.seq, entry.time_ns, payload)
 
 
 def from_wire(wire: Wire) -> Entry | None:

@@ -313,4 +313,7 @@ class RunState(msgspec.Struct, kw_only=True, gc=False):
             if entry.stamp < self.timeline[0].stamp:
                 return
             del self.timeline[0]
-        insort(self.timeline, entry, key=lambda e: e.stamp)
+        if not self.timeline or self.timeline[-1].stamp <= entry.stamp:
+            self.timeline.append(entry)
+        else:
+            insort(self.timeline, entry, key=lambda e: e.stamp)

@@ -28,7 +28,7 @@ from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
 from distwatch.state.recorder_entries import Collective
 
-_QUIET = (
+_QUIET = {
     ev.Ticked,
     ev.PulseRead,
     ev.ProcessSampled,
@@ -38,7 +38,7 @@ _QUIET = (
     ev.SourcesRead,
     RayLooked,
     RayNodeSeen,
-)
+}
 
 
 def reduce(
@@ -61,9 +61,11 @@ def reduce(
     if seq and not _advance(state, header, seq, time_ns, event):
         return
     host = _host(state, header.host)
-    host.now_ns = max(host.now_ns, time_ns)
+    if time_ns > host.now_ns:
+        host.now_ns = time_ns
     # A host has one clock, whichever of its streams is read first.
-    host.wall_offset_ns = max(host.wall_offset_ns, header.wall_offset_ns)
+    if header.wall_offset_ns > host.wall_offset_ns:
+        host.wall_offset_ns = header.wall_offset_ns
     if isinstance(event, ev.UnknownEvent):
         state.unknown_events += 1
     elif handler := _OUTSIDE.get(type(event)):
@@ -87,7 +89,7 @@ def _is_routine(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
     """What only moves clocks and numbers, or says of an actor that all is well."""
     if isinstance(event, RayActorSeen):
         return event.state == "ALIVE" and not event.restarts
-    return isinstance(event, _QUIET)
+    return type(event) in _QUIET
 
 
 def _advance(
