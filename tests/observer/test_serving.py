@@ -18,9 +18,22 @@ import pytest_asyncio
 
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
-from distwatch.observer.serving import FRAME_LIMIT, Request, ViewerServer, pack, read_frame, unpack
+from distwatch.observer.reading import Entry
+from distwatch.observer.serving import (
+    FRAME_LIMIT,
+    Request,
+    ViewerServer,
+    from_wire,
+    pack,
+    read_frame,
+    to_wire,
+    unpack,
+)
 from distwatch.observer.sources import LiveRun, SourceLost
 from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
+from distwatch.state.events import encode_event
+from distwatch.state.frames import FileHeader
 from tests.observer.rank_process import RankProcess
 
 Start = Callable[..., RankProcess]
@@ -247,3 +260,15 @@ async def test_a_viewer_that_was_behind_has_all_from_the_journals(
     assert seen == dict.fromkeys(range(1, newest + 1), 1)
     assert observer.viewers == 1
     writer.close()
+
+
+def test_what_came_as_bytes_goes_on_as_those_bytes() -> None:
+    header = FileHeader(
+        stream="h-1.1", host="h", pid=1, start_ticks=1, boot_id="b", wall_offset_ns=0, salt=1
+    )
+    event = ev.StepEnded(step=3)
+    came = encode_event(event)
+    passed = to_wire(Entry(header, 5, 9, event, came))
+    assert passed.payload is came
+    own = to_wire(Entry(header, 5, 9, event))
+    assert from_wire(own) == from_wire(passed) == Entry(header, 5, 9, event)
