@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from distwatch.errors import DistwatchError, NoSuchTarget
-from distwatch.observer.link.place import LinkMisconfigured, Place, parse_place
+from distwatch.observer.link.place import LinkMisconfigured, Place, is_loopback, parse_place
 from distwatch.probes.raylets import clusters_here
 from distwatch.redaction import redact_text
 
@@ -94,9 +94,8 @@ def _address_here(place: Place) -> str:
     for known in clusters_here():
         theirs = _place_of(known)
         if theirs is not None and theirs.port == place.port:
-            if _addresses(theirs.host) & _addresses(place.host):
-                return known
-            if _is_loopback(place.host):
+            named = _addresses(place.host)
+            if named & _addresses(theirs.host) or any(map(is_loopback, named)):
                 return known
     return ""
 
@@ -105,11 +104,7 @@ def _addresses(host: str) -> set[str]:
     with contextlib.suppress(OSError):
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         return {str(address[0]) for *_, address in found}
-    return {host}
-
-
-def _is_loopback(host: str) -> bool:
-    return any(one == "::1" or one.startswith("127.") for one in _addresses(host))
+    return set()
 
 
 def _require_listener(place: Place) -> None:
