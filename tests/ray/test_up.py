@@ -203,4 +203,14 @@ def test_a_node_that_joins_is_seen_and_one_that_dies_is_missed() -> None:
         # Its word, that a node is dead, comes from Ray alone: no observer is left there.
         finding = job.wait_verdict("process.exited", {2}, mentions=("node",), timeout_s=STARTED_S)
         assert not set(finding.waiting_ranks) & {2}
-        assert set(cluster.up()) == {"node1", "node2", "node4"}
+        rows = cluster.up()
+        assert set(rows) == {"node1", "node2", "node4"}
+
+        # A node's actor that hears late that all is over places nothing again.
+        os.kill(rows["node2"]["pid"], signal.SIGSTOP)
+        stopped = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
+        assert stopped.returncode == 0, stopped.stderr
+        os.kill(rows["node2"]["pid"], signal.SIGCONT)
+        assert wait_gone(rows["node2"]["pid"], 30)
+        again = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
+        assert again.returncode == 5, again.stderr

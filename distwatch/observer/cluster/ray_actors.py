@@ -29,7 +29,7 @@ from distwatch.observer.cluster.ray_placing import (
 )
 from distwatch.observer.cluster.roots import Roots
 from distwatch.observer.link.place import Place
-from distwatch.runfolder import RunFolder, host_name
+from distwatch.runfolder import RunFolder, host_name, require_safe_root
 from distwatch.settings import run_root
 
 ASK_WITHIN_S = 20.0
@@ -51,8 +51,9 @@ class RunActor:
 
         context = ray.get_runtime_context()
         self._cluster = str(context.gcs_address)
+        root = _require_root()
         here = Place(ray.util.get_node_ip_address(), 0)
-        self._roots = Roots(run_root(os.environ), here, self._cluster, RAY)
+        self._roots = Roots(root, here, self._cluster, RAY)
         self._placed = NodeActors(lambda node: place_node_actor(node, folders))
         threading.Thread(target=self._keep_placed, name="distwatch placing", daemon=True).start()
 
@@ -109,7 +110,7 @@ class NodeActor:
 
     def __init__(self, folders: str) -> None:
         directory = RunActorDirectory(folders)
-        self._keeper = NodeKeeper(run_root(os.environ), directory, _is_of_this_raylet)
+        self._keeper = NodeKeeper(_require_root(), directory, _is_of_this_raylet)
         self._failed = ""
         threading.Thread(target=self._keep, name="distwatch keeping", daemon=True).start()
 
@@ -186,6 +187,16 @@ def place_run_actor(folders: str) -> Any:
 def place_node_actor(node_id: str, folders: str) -> Any:
     """A node's actor; made where there is none."""
     return place(NodeActor, NODE_ACTOR + node_id, node_id, folders, concurrency=4)
+
+
+def _require_root() -> str:
+    """This node's root of run folders; raises OSError where nothing can be kept there."""
+    root = run_root(os.environ)
+    try:
+        require_safe_root(root)
+    except OSError as error:
+        raise OSError(f"DISTWATCH_DIR={root} on {host_name()} cannot be used: {error}") from error
+    return root
 
 
 def _is_of_this_raylet(folder: RunFolder) -> bool:

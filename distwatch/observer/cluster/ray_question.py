@@ -65,7 +65,7 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
     if answer is None or "error" in answer:
         said = answer["error"] if answer else _last_line(done.stderr) or f"code {done.returncode}"
         raise ClusterSilent(
-            f"the Ray cluster of {where} cannot be asked: {redact_text(said)}",
+            f"the Ray cluster of {where} cannot be asked: {redact_text(said).rstrip('.')}",
             advice=_CLIENT_ADVICE
             if remote
             else "Run it on a node of the cluster, or give its address; `ray status` tells more.",
