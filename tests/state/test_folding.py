@@ -55,7 +55,7 @@ pulses = st.builds(
     | st.builds(lambda n: (ev.GroupProgress(pg_name="0", enqueued=n),), st.integers(0, 5)),
 )
 outside = st.one_of(
-    st.builds(ev.ProcessSampled, process=st.sampled_from(KEYS), state=st.sampled_from("RSDT")),
+    st.builds(ev.ProcessSampled, process=st.sampled_from(KEYS), state=st.sampled_from("RSDTZ")),
     st.builds(ev.PulseRead, process=st.sampled_from(KEYS), pulse=pulses),
     st.builds(
         ev.ExitSeen,
