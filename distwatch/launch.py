@@ -19,3 +19,12 @@ def launch_id(environ: Mapping[str, str]) -> str | None:
         return f"ray-{ray_job}"
     addr, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     return f"{addr}-{port}" if addr and port else None
+
+
+def run_of_ray_job(job: str, session: str) -> str:
+    """The run that all workers of a Ray job enter, by the job's id and the session of its cluster.
+
+    Job ids begin anew in each cluster, so the time at which the cluster began is a part of it.
+    """
+    began = session.split("_")[1:3]
+    return "-".join(["ray", job, *("".join(c for c in part if c.isdigit()) for part in began)])

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from distwatch.launch import run_of_ray_job
+
 HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
 HOOK = "distwatch.ray.extend_runtime_env"
 USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
@@ -87,10 +89,7 @@ def set_up_worker() -> None:
 
 
 def run_name() -> str:
-    """The run that all workers of this Ray job enter; '' where Ray names no job.
-
-    Job ids begin anew in each cluster, so the time at which the cluster began is a part of it.
-    """
+    """The run that all workers of this Ray job enter; '' where Ray names no job."""
     import ray
 
     context = ray.get_runtime_context()
@@ -98,10 +97,10 @@ def run_name() -> str:
     if not job or set(job) == _NIL_JOB:
         return ""
     try:
-        began = context.get_session_name().split("_")[1:3]
+        session = context.get_session_name()
     except (AttributeError, RuntimeError):  # an older Ray does not tell
-        began = []
-    return "-".join(["ray", job, *("".join(c for c in part if c.isdigit()) for part in began)])
+        session = ""
+    return run_of_ray_job(job, session)
 
 
 def _setup_hook(users: Callable[[], None] | str | None) -> Callable[[], None]:

@@ -20,8 +20,8 @@ GROUPS = {
         "status": "The ranks of a run and the verdict.",
         "stacks": "All ranks' stacks, merged into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
-        "serve": "Reports and metrics of this node's runs over HTTP, read-only.",
         "up": "Observers on every node of a cluster and one merged view.",
+        "serve": "Reports and metrics of this node's runs over HTTP, read-only.",
     },
     "Before a launch": {
         "check": "A plan: what divides, who is with whom, what this machine lacks.",

@@ -31,6 +31,7 @@ SETTLE_S = 1.5
 def command(target: str | None, once: bool, root: str) -> int:
     """The TUI on the run that a process belongs to: a rank, its launcher, a dataloader worker.
 
+    In Ray also a driver's pid, or an actor's name.
     Works on a job that never heard of distwatch, with what can be read from outside.
     """
     if not once and not is_terminal():

@@ -12,7 +12,7 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.errors import UsageError
-from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive
 from distwatch.observer.runs import run_folders
 from distwatch.runfolder import RunFolder, host_name

@@ -13,7 +13,9 @@ from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.stack_tree import StackNode, merge
 from distwatch.diagnosis.waiting_on import main_thread
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.observer.runs import find_run, find_run_of_pid, load_state, newest_run
+from distwatch.observer.linked import find_linked
+from distwatch.observer.ray_targets import members_of, with_members
+from distwatch.observer.runs import find_run, find_run_or_pid, load_state, newest_run
 from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
@@ -103,11 +105,17 @@ def speedscope_file(collected: Collected, *, all_threads: bool) -> bytes:
 
 
 async def _collect(target: str, root: str, native: bool) -> Collected:
-    if target.isdigit() and find_run_of_pid(int(target), root) is None:
-        fresh, problems = await _take(_foreign(int(target)), native)
+    linked = find_linked(target, root)
+    found = None if linked else find_run_or_pid(target, root)
+    if isinstance(found, int):
+        fresh, problems = await _take(_foreign(found), native)
         return Collected(fresh=fresh, problems=problems)
-    folder = find_run(target, root)
-    ranks = Job(load_state(folder)).ranks
+    if linked is not None:
+        run_id, state = linked.run_id, await linked.look()
+    else:
+        folder = found or find_run(target, root)
+        run_id, state = folder.run_id, load_state(folder)
+    ranks = Job(state).ranks
     recorded = {rank: held for rank, process in ranks.items() if (held := _recorded(process))}
     living = {rank: process.pid for rank, process in ranks.items() if _lives_here(process)}
     fresh, problems = await _take(living, native)
@@ -115,7 +123,7 @@ async def _collect(target: str, root: str, native: bool) -> Collected:
         if rank not in living and rank not in recorded:
             where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
             problems[rank] = f"it {where}, and no stack of it was recorded"
-    return Collected(run_id=folder.run_id, fresh=fresh, recorded=recorded, problems=problems)
+    return Collected(run_id=run_id, fresh=fresh, recorded=recorded, problems=problems)
 
 
 def _by_problem(problems: dict[int, str]) -> dict[str, list[int]]:
@@ -135,7 +143,7 @@ def _recorded(process: Process) -> tuple[ThreadStack, ...]:
 def _foreign(pid: int) -> dict[int, int]:
     """Pids by global rank of the job that a process belongs to; a job of one is rank 0."""
     pids: dict[int, int] = {}
-    for sighted in discovery.job_of(pid):
+    for sighted in with_members(discovery.job_of(pid), members_of(pid)):
         if sighted.role == "rank" and sighted.identity.global_rank is not None:
             pids[sighted.identity.global_rank] = sighted.pid
     return pids or {0: pid}

@@ -14,8 +14,8 @@ from distwatch.cli.options import (
     severity_style,
 )
 from distwatch.cli.ps import lay_out
-from distwatch.observer.reports import report_on
-from distwatch.observer.runs import find_run, newest_run
+from distwatch.observer.reports import report_of
+from distwatch.observer.runs import newest_run
 from distwatch.report.document import Report
 from distwatch.report.status import rank_document, status_document
 
@@ -27,7 +27,7 @@ from distwatch.report.status import rank_document, status_document
 @color_option
 def command(target: str | None, output: str, root: str) -> int:
     """The ranks of a run and the verdict; the newest living run where none is named."""
-    report = report_on(find_run(target or newest_run(root), root))
+    report = report_of(target or newest_run(root), root)
     if output == "json":
         document = msgspec.json.encode(status_document(report))
         click.echo(msgspec.json.format(document, indent=2).decode())

@@ -6,6 +6,7 @@ that the root comes first and nobody who only suffers is blamed.
 
 from __future__ import annotations
 
+from distwatch.diagnosis.actor_ends import ActorsEnded, ActorsRestart
 from distwatch.diagnosis.causes import order_by_cause
 from distwatch.diagnosis.check import Case
 from distwatch.diagnosis.claims import RankDuplicated, RankOutOfRange
@@ -37,15 +38,20 @@ from distwatch.diagnosis.placed_models import DeviceMapsConflict, MemoryExceeded
 from distwatch.diagnosis.plans import PlansDisagree
 from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
 from distwatch.diagnosis.raised import with_raised
+from distwatch.diagnosis.ray_shares import share_rows
+from distwatch.diagnosis.ray_words import with_ray
 from distwatch.diagnosis.rendezvous import RanksNotArrived
 from distwatch.diagnosis.side_worlds import SideWorldsIncomplete
 from distwatch.diagnosis.sight import with_sight
 from distwatch.diagnosis.store import PortTaken, StoreLost
 from distwatch.diagnosis.timeouts import TimeoutsDisagree
+from distwatch.diagnosis.unplaced import ActorsUnobserved, ActorsUnplaced
 from distwatch.diagnosis.unreachable import StoreUnreachable
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
+RAY_CHECKS = (ActorsUnplaced(), ActorsUnobserved(), ActorsEnded(), ActorsRestart())
+"""What they find needs no process to have been seen."""
 CHECKS = (
     EnvMissing(),
     BackendUnavailable(),
@@ -61,6 +67,7 @@ CHECKS = (
     RankEnded(),
     RankStopped(),
     RanksNotArrived(),
+    *RAY_CHECKS,
     SideWorldsIncomplete(),
     LayoutsDiffer(),
     GroupsOverlap(),
@@ -98,7 +105,9 @@ def diagnose(state: RunState) -> list[Finding]:
     """
     cases = [Case(state, cohort) for cohort in cohorts_of(state)]
     if not cases:
-        return []
+        alone = Case(state, ())
+        return order_by_cause([f for check in RAY_CHECKS for f in check.find(alone)])
+    share_rows(cases)
     judged = [finding for case in cases for finding in _judge(case)]
     judged += small_worlds(cases)
     # The order of causes is that of each world; between them it is the roots that come first.
@@ -107,6 +116,6 @@ def diagnose(state: RunState) -> list[Finding]:
 
 def _judge(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
-    found = with_raised(case, found)
+    found = with_ray(case, with_raised(case, found))
     ordered = order_by_cause(found, case.excuses(found))
     return with_sight(case, with_places(case.job, ordered))

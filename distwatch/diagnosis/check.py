@@ -13,6 +13,7 @@ from distwatch.diagnosis.frames_of_interest import user_frame
 from distwatch.diagnosis.group_views import GroupView, groups_of
 from distwatch.diagnosis.initializations import holds_world, newest_init
 from distwatch.diagnosis.job import Job, main_frames
+from distwatch.diagnosis.ray_view import actor_title
 from distwatch.diagnosis.standing import standing_of
 from distwatch.diagnosis.victims import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
 from distwatch.diagnosis.wait_for import WaitGraph, wait_graph
@@ -20,6 +21,7 @@ from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
 
 
 class Check(Protocol):
@@ -37,12 +39,23 @@ class Case:
         waiting: ranks whose initialization has begun and has not come to a good end, with that
             step: it is open, or ended in words that blame nobody.
         failures: calls that a process itself made wrong or could not make.
+        actors, placement_groups: Ray's rows of this world, where the run is a job of Ray's; what
+            no other world of the run can claim is the largest one's.
+        rank_of_actor: by actor id, the rank whose process it lives in.
     """
 
     def __init__(self, state: RunState, cohort: Cohort | None = None) -> None:
         """By default of the run's largest world."""
         self.state = state
         self.job = Job(state, cohort)
+        self.ray = self.job.ray
+        self.actors: tuple[RayActorSeen, ...] = tuple(self.ray.actors.values())
+        self.placement_groups: tuple[RayGroupSeen, ...] = tuple(self.ray.groups.values())
+        self.rank_of_actor: dict[str, int] = {
+            actor.actor_id: rank
+            for rank, process in (self.job.ranks.items() if self.actors else ())
+            if process.role == "rank" and (actor := self.ray.actor_of(process)) is not None
+        }
         self.groups: list[GroupView] = groups_of(self.job)
         self.deaths: Deaths = deaths_of(self.job)
         self.failures: list[Failure] = failures_of(self.job.processes)
@@ -108,7 +121,13 @@ class Case:
             doing = f" ({standing.doing})" if standing.doing else ""
             tense = "is" if process.ended_ns is None else "was"
             line = self._line(process)
-            text = f"rank {global_rank} {tense} at {standing.where}{line}{doing}; pid {process.pid} on {process.host}"
+            row = self.ray.actor_of(process)
+            title = process.actor or (actor_title(row) if row else "")
+            actor = f", {title}" if title else ""
+            text = (
+                f"rank {global_rank} {tense} at {standing.where}{line}{doing}; "
+                f"pid {process.pid} on {process.host}{actor}"
+            )
             return Evidence(source="stack", global_rank=global_rank, text=text)
         why = process.outside.not_observed.get("stack", "no stack was taken")
         text = f"rank {global_rank}: {standing.word}, {standing.doing or 'nothing else known'}"

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from distwatch.diagnosis.ray_resources import bundles_text
+from distwatch.diagnosis.ray_view import actor_title
 from distwatch.diagnosis.signals import exit_text
 from distwatch.state import events as ev
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.ray_events import (
+    RayActorSeen,
+    RayGroupSeen,
+    RayJobSeen,
+    RayLooked,
+    RayNodeSeen,
+)
 
 
 def event_kind(event: ev.AnyEvent | ev.UnknownEvent) -> str:
@@ -98,6 +107,25 @@ def _link(event: ev.LinkChanged) -> str:
     return f"{event.peer} is not seen any more{': ' + event.why if event.why else ''}"
 
 
+def _actor(event: RayActorSeen) -> str:
+    rank = "" if event.global_rank is None else f" (rank {event.global_rank})"
+    why = f": {event.death_text or event.death}" if event.death else ""
+    restarts = f", restarted {event.restarts} times" if event.restarts else ""
+    return f"{actor_title(event)}{rank} is {event.state}{restarts}{why}"
+
+
+def _node(event: RayNodeSeen) -> str:
+    state = "lives" if event.alive else f"died: {event.death_text or 'no reason given'}"
+    return f"{event.host_name or event.address} {event.node_id[:12]} {state}"
+
+
+def _placement_group(event: RayGroupSeen) -> str:
+    return (
+        f"{event.name or event.group_id[:12]} ({event.strategy}) is {event.state} "
+        f"{event.scheduling}: {bundles_text(event.bundles)}"
+    )
+
+
 _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.WorkerPlaced: lambda e: (
@@ -156,6 +184,13 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         + "".join(f"; {one.local} → {one.peer}" for one in e.stuck[:2])
     ),
     ev.ErrorFileRead: lambda e: f"{e.type_name}: {e.message}",
+    RayActorSeen: _actor,
+    RayNodeSeen: _node,
+    RayGroupSeen: _placement_group,
+    RayJobSeen: lambda e: (
+        f"job {e.job_id} of driver pid {e.driver_pid} {'has ended' if e.ended else 'runs'}"
+    ),
+    RayLooked: lambda e: f"{_count(e.actors, 'actor')} at {e.address}",
     ev.NotObserved: lambda e: f"{e.what}: {e.why}",
     ev.FindingsJudged: _findings,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -13,6 +14,7 @@ from distwatch.diagnosis.initializations import INIT_STEPS as INIT_STEPS
 from distwatch.diagnosis.initializations import number_of
 from distwatch.diagnosis.operations import P2P, operation_name
 from distwatch.diagnosis.peer_waits import PeerWait, peer_waits
+from distwatch.diagnosis.ray_view import RayView
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 
@@ -85,6 +87,11 @@ class Job:
             for rank, wait in peer_waits(self.ranks).items()
             if not self._has_gone_on(rank, wait)
         }
+
+    @cached_property
+    def ray(self) -> RayView:
+        """What the Ray cluster says that the run is a job of."""
+        return RayView(self.state)
 
     def now_ns(self, process: Process) -> int:
         """The host's newest time, or the process's end."""

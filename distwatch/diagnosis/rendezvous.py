@@ -17,6 +17,7 @@ from distwatch.diagnosis.init_waits import (
 )
 from distwatch.diagnosis.initializations import newest_init
 from distwatch.diagnosis.signals import exit_text
+from distwatch.diagnosis.unplaced import unstarted_ranks
 from distwatch.diagnosis.unreachable import unreachable_ranks
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
@@ -44,6 +45,8 @@ class RanksNotArrived:
         """Unseen ranks, unless their processes came under other names or may be out of sight."""
         if len(unseen) <= surplus(case):
             return ()
+        known = unstarted_ranks(case)  # Ray says what became of them
+        unseen = tuple(rank for rank in unseen if rank not in known)
         if not _is_local(case) and set(case.waiting) <= unreachable_ranks(case):
             return ()  # who cannot reach the store cannot know who is there
         return unseen

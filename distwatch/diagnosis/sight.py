@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.diagnosis.actor_ends import ended_by_rays_word
 from distwatch.diagnosis.check import Case
 from distwatch.diagnosis.job import Job
 from distwatch.state.finding import Evidence, Finding
@@ -67,10 +68,11 @@ def _out_of_sight(case: Case) -> dict[int, str]:
     """Ranks whose place is not known now, and why not."""
     job, state = case.job, case.state
     lost = unseen_hosts(state)
+    gone = ended_by_rays_word(case)
     hidden = {
         rank: f"{process.host} was {lost[process.host].text}"
         for rank, process in job.ranks.items()
-        if process.host in lost and process.ended_ns is None
+        if process.host in lost and process.ended_ns is None and rank not in gone
     }
     # A leaf's own folder: whatever it has not seen may well be elsewhere.
     if len(state.hosts) == 1 and job.world:

@@ -133,7 +133,7 @@ def short_site(file: str, line: int, function: str) -> str:
 
 def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
     if process.ended_ns is not None:
-        word, text, since_ns = _ended_word(process)
+        word, text, since_ns = _ended_word(job, process)
         last = _last_standing(job, process)
         return word, f"{text}; {last}" if last else text, since_ns
     if job.kernel_state(process) == "T":
@@ -229,14 +229,14 @@ def _last_standing(job: Job, process: Process) -> str:
     return _absence(job, process).replace("is not in", "was not in")
 
 
-def _ended_word(process: Process) -> tuple[str, str, int | None]:
+def _ended_word(job: Job, process: Process) -> tuple[str, str, int | None]:
     seen, error = process.outside.exit, process.exception
     text = exit_text(seen)
     if error is not None:
         return "failed", f"{text}: {error.type_name}: {error.message}"[:200], process.ended_ns
     if seen is not None and seen.signal is not None:
         return "killed", text, process.ended_ns
-    if ended_by_ray(process):
+    if ended_by_ray(process, job.ray):
         return "exited", f"{text}, with which Ray ends its workers", process.ended_ns
     if seen is not None and seen.exit_code:
         return "failed", text, process.ended_ns

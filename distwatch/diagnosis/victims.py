@@ -8,6 +8,7 @@ from distwatch.diagnosis.communication import is_communication_error, is_init_sy
 from distwatch.diagnosis.failures import error_line, is_own_failure
 from distwatch.diagnosis.initializations import newest_init
 from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.ray_view import RayView
 from distwatch.state.events import GAVE_UP
 from distwatch.state.model import Process
 
@@ -51,7 +52,7 @@ def deaths_of(job: Job) -> Deaths:
     failed = {
         r: p for r, p in job.ranks.items() if p.exception is not None or p.ended_ns is not None
     }
-    clean = {r: p for r, p in failed.items() if _ended_well(p)}
+    clean = {r: p for r, p in failed.items() if _ended_well(p, job.ray)}
     ended = {r: p for r, p in failed.items() if r not in clean}
     peers_lost = {r: p for r, p in ended.items() if _lost_a_peer(job, r, p)}
     signalled = {
@@ -133,23 +134,29 @@ def ending_signal(process: Process) -> int | None:
     return seen.signal if seen else None
 
 
-def _ended_well(process: Process) -> bool:
+def _ended_well(process: Process, ray: RayView) -> bool:
     seen = process.outside.exit
     if process.exception is not None or seen is None or _gave_up(process):
         return False
     if seen.exit_code is None and seen.signal is None:
         # Nobody saw the status: an orderly interpreter exit is in the journal.
         return process.ending is not None
-    return seen.exit_code == 0 or ended_by_ray(process)
+    return seen.exit_code == 0 or ended_by_ray(process, ray)
 
 
-def ended_by_ray(process: Process) -> bool:
+def ended_by_ray(process: Process, ray: RayView) -> bool:
     """Whether Ray let its worker go: it ends those that it needs no more with code 1.
 
-    An exception in an actor's method ends no process. Whoever ends inside a step of ours, or is
-    still needed by others, is a different matter.
+    An exception in an actor's method ends no process. Ray's own word for its end decides, where it
+    was asked; else whoever ends inside a step of ours, or is still needed by others, is a different
+    matter.
     """
     seen = process.outside.exit
     if process.worker is None or seen is None or process.exception is not None:
         return False
-    return seen.exit_code == 1 and not process.open_steps()
+    if seen.exit_code != 1:
+        return False
+    row = ray.own_row(process)
+    if row is not None and row.state == "DEAD":
+        return not row.failed
+    return not process.open_steps()

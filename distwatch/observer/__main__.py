@@ -4,56 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import sys
-import time
 
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.start import Link
+from distwatch.observer.lock import take_lock
 from distwatch.observer.serving import ViewerServer
 from distwatch.runfolder import RunFolder
 
 LOG_LIMIT = 1024 * 1024
-_LOCK_TRIES = 5
 log = logging.getLogger("distwatch.observer")
-
-
-def take_lock(folder: RunFolder) -> int | None:
-    """The lock of this node's one observer, with our pid in it; None where another holds it."""
-    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    for attempt in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            # `lock_holder` takes it for a moment, too, to see whether it is free.
-            if attempt == _LOCK_TRIES - 1:
-                os.close(descriptor)
-                return None
-            time.sleep(0.02)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    return descriptor
-
-
-def lock_holder(folder: RunFolder) -> int | None:
-    """The pid of the observer that runs on this node, 0 where it has not said; None: none runs."""
-    try:
-        descriptor = os.open(folder.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        said = os.pread(descriptor, 32, 0).split()
-        return int(said[0]) if said and said[0].isdigit() else 0
-    else:
-        return None
-    finally:
-        os.close(descriptor)
 
 
 async def observe(folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""Calls that may block for ever, on threads that nobody waits for at the end."""
+"""Work beside the event loop's own: calls that may block for ever, and tasks that are to end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 WITHIN_S = 2.0
+CANCEL_AGAIN_S = 0.5
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks until each has ended, however it ends.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for` loses a cancellation that comes as
+    what it waits for is done (python/cpython#86296), and a task that loops goes on then.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        ended, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # heard of, so that nobody complains that it was not
 
 
 async def in_background(

@@ -13,6 +13,7 @@ from distwatch import __version__
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.standing import standings
 from distwatch.diagnosis.suspicion import suspicion
+from distwatch.observer.cluster_looks import ClusterLooks
 from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
@@ -71,6 +72,7 @@ class Observer:
         self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking, self.state)
         self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
+        self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._follower = Follower(folder, writable=writable)
         self._volatile = folder.volatile
@@ -141,6 +143,7 @@ class Observer:
         if ended:
             self._read_last_words({tracked.key for tracked in ended})
             self.meeting_places.look_again([tracked.key for tracked in ended], self.state)
+            self.cluster.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
             self._keep_pulses()
@@ -149,6 +152,9 @@ class Observer:
             self.recording.record(self._devices.sample(self._host))
         self.tracking.look_for_children()
         self.meeting_places.consider(self.state)
+        self.cluster.consider(
+            [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
+        )
         job = Job(self.state)
         complete = job.world is not None and len(job.ranks) >= job.world
         identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
@@ -210,6 +216,7 @@ class Observer:
             # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.meeting_places.close()
+        self.cluster.close()
         try:
             self._read_last_words(set(self._follower.by_key()))
             self.recording.record(ev.Ticked(host=self._host), keep=True)

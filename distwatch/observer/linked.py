@@ -9,6 +9,7 @@ import socket
 import msgspec
 
 from distwatch.errors import NoSuchTarget
+from distwatch.observer.background import end_tasks
 from distwatch.observer.cluster.cards import Card, read_cards
 from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
 from distwatch.observer.link.channel import (
@@ -23,6 +24,7 @@ from distwatch.observer.link.viewers import join
 from distwatch.observer.live import LiveRun, SourceLost
 from distwatch.observer.runs import run_folders
 from distwatch.runfolder import RunFolder, host_name, name_of
+from distwatch.state.model import RunState
 
 
 def find_linked(target: str, root: str) -> LinkedRun | None:
@@ -83,11 +85,18 @@ class LinkedRun(LiveRun):
         self.card = card
         self._passing: asyncio.Task[None] | None = None
 
+    async def look(self) -> RunState:
+        """All that the root tells now."""
+        try:
+            await self.open()
+            return self.state
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         await super().close()
         if self._passing is not None:
-            self._passing.cancel()
-            await asyncio.gather(self._passing, return_exceptions=True)
+            await end_tasks(self._passing)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self.card.ended:

@@ -9,7 +9,8 @@ import time
 import msgspec
 
 from distwatch.errors import DistwatchError
-from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.background import end_tasks
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
@@ -105,8 +106,7 @@ class LiveRun:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         if self._writer is not None:
             self._writer.close()
             with contextlib.suppress(OSError):

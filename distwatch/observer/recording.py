@@ -14,6 +14,7 @@ from distwatch.runfolder import RunFolder, host_name, start_ticks
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record, process_key
+from distwatch.state.ray_events import RayLooked
 
 _OFTEN = (
     ev.PulseRead,
@@ -22,6 +23,7 @@ _OFTEN = (
     ev.DevicesSampled,
     ev.Ticked,
     ev.StackTaken,
+    RayLooked,
 )
 KEEP_EVERY_NS = 5_000_000_000
 UNCHANGED_EVERY_NS = 60_000_000_000

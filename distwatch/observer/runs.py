@@ -10,19 +10,14 @@ import msgspec
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
-from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive, load_state
 from distwatch.runfolder import RunFolder, host_name, is_alive, parent_pid, start_ticks
 
 __all__ = [
-    "RunSummary",
-    "find_run",
-    "find_run_of_pid",
-    "list_runs",
-    "load_state",
-    "newest_run",
-    "summarize",
-]
+    "RunSummary", "find_run", "find_run_of_pid", "find_run_or_pid", "list_runs", "load_state",
+    "newest_run", "summarize",
+]  # fmt: skip
 SCHEMA = "distwatch.ps/1"
 
 
@@ -126,29 +121,51 @@ def summarize(folder: RunFolder) -> RunSummary:
 
 
 def find_run(target: str, root: str) -> RunFolder:
-    """The run that a person names by run id, folder, incident folder or pid.
+    """The run that a person names by run id, folder, incident folder, pid or actor's name.
 
-    A bare id means the newest launch of that name; `ray-<job id>` the newest cluster's job.
+    A bare id means the newest launch of that name; `ray-<job id>` the newest cluster's job. The pid
+    may be that of a Ray job's driver.
 
     Raises:
         NoSuchTarget: there is none; the advice lists what there is.
     """
-    if target.isdigit() and (folder := find_run_of_pid(int(target), root)) is not None:
-        return folder
+    found = find_run_or_pid(target, root)
+    if isinstance(found, RunFolder):
+        return found
+    pid = found if found is not None and os.path.isdir(f"/proc/{found}") else None
+    raise NoSuchTarget(
+        _complaint(target if found is None else str(found)),
+        advice=_what_there_is(root)
+        if pid is None
+        else f"`distwatch attach {pid}` looks at it from outside.",
+    )
+
+
+def find_run_or_pid(target: str, root: str) -> RunFolder | int | None:
+    """As `find_run`; a pid that belongs to no run as a number; None: nothing has that name."""
+    # With the probes behind it: not in a rank that asks for its snapshot.
+    from distwatch.observer.ray_targets import run_of_driver, run_or_pid_of_actor
+
+    if target.isdigit():
+        pid = int(target)
+        if (folder := find_run_of_pid(pid, root)) is not None:
+            return folder
+        by_driver = run_of_driver(pid, run_folders(root), lambda one: find_run_of_pid(one, root))
+        if by_driver is not None:
+            return by_driver
     by_path = _folder_at(target)
     if by_path is not None:
         return by_path
-    generations = [
-        folder
-        for folder in run_folders(root)
-        if folder.run_id == target or folder.run_id.rpartition("~")[0] == target
-    ]
+    folders = run_folders(root)
+    generations = [f for f in folders if target in (f.run_id, f.run_id.rpartition("~")[0])]
     exact = [folder for folder in generations if folder.run_id == target and "~" in target]
     if found := (exact or sorted(generations, key=_generation)):
         return found[-1]
-    if of_ray_job := [folder for folder in run_folders(root) if _is_of_ray_job(folder, target)]:
+    if of_ray_job := [folder for folder in folders if _is_of_ray_job(folder, target)]:
         return of_ray_job[-1]
-    raise NoSuchTarget(_complaint(target), advice=_what_there_is(root))
+    if target.isdigit():
+        return int(target)
+    return run_or_pid_of_actor(target, folders, lambda one: find_run_of_pid(one, root))
 
 
 def find_run_of_pid(pid: int, root: str) -> RunFolder | None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.orders import Order, Part
 from distwatch.observer.reading import Entry, read_entries
@@ -134,9 +135,7 @@ class ViewerServer:
         if self._server is None:
             return
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
@@ -206,8 +205,7 @@ class _Viewer:
             if self._take in self._observer.sinks:
                 self._observer.sinks.remove(self._take)
             if sender is not None:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+                await end_tasks(sender)
 
     async def _answer(self, answer: msgspec.Struct) -> None:
         body = msgspec.msgpack.encode(answer)

@@ -7,12 +7,13 @@ import os
 from typing import Protocol
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.observer.__main__ import lock_holder, take_lock
 from distwatch.observer.daemon import Observer
 from distwatch.observer.linked import find_linked
 from distwatch.observer.live import LiveRun, SourceLost
+from distwatch.observer.lock import lock_holder, take_lock
+from distwatch.observer.ray_targets import RayMembers, members_of, with_members
 from distwatch.observer.reading import Entry, any_alive, load_state, read_entries
-from distwatch.observer.runs import find_run, find_run_of_pid
+from distwatch.observer.runs import find_run, find_run_or_pid
 from distwatch.observer.serving import NOTHING_WRITTEN
 from distwatch.probes import discovery
 from distwatch.runfolder import RunFolder, make_private
@@ -49,7 +50,7 @@ class RunSource(Protocol):
 
 
 def open_source(target: str, root: str) -> RunSource:
-    """The best way to look at what a person names: PID, run id or folder.
+    """The best way to look at what a person names: PID, run id, folder or actor.
 
     A live run is looked at through its observer, or observed here where it has none; an ended
     one is a recording; a process that no run knows is observed from outside.
@@ -58,15 +59,12 @@ def open_source(target: str, root: str) -> RunSource:
         NoSuchTarget: there is nothing of that name.
         AttachDenied: it belongs to another user.
     """
-    if target.isdigit():
-        pid = int(target)
-        folder = find_run_of_pid(pid, root)
-        if folder is None:
-            return _foreign(pid, root)
-    elif (linked := find_linked(target, root)) is not None:
+    if not target.isdigit() and (linked := find_linked(target, root)) is not None:
         return linked
-    else:
-        folder = find_run(target, root)
+    found = find_run_or_pid(target, root)
+    if isinstance(found, int):
+        return _foreign(found, root)
+    folder = found or find_run(target, root)  # which says what there is
     if lock_holder(folder) is not None:
         return LiveRun(folder)
     if any_alive(folder):
@@ -77,6 +75,8 @@ def open_source(target: str, root: str) -> RunSource:
 def _foreign(pid: int, root: str) -> RunSource:
     """A job that never heard of distwatch: read from outside."""
     sighted = discovery.job_of(pid)
+    members = members_of(pid)
+    sighted = with_members(sighted, members)
     ranks = [process for process in sighted if process.role in ("rank", "launcher")]
     if not ranks and not any(
         "python" in process.command[0] for process in sighted if process.command
@@ -88,7 +88,8 @@ def _foreign(pid: int, root: str) -> RunSource:
         )
     folder = RunFolder(os.path.join(root, f"attached-{pid}"))
     folder.create()
-    return EmbeddedRun(folder, "from outside: this job runs without distwatch", sighted)
+    note = "from outside: this job runs without distwatch"
+    return EmbeddedRun(folder, note, sighted, members)
 
 
 class RecordedRun:
@@ -143,7 +144,11 @@ class EmbeddedRun:
     live = True
 
     def __init__(
-        self, folder: RunFolder, note: str, sighted: list[ProcessSighted] | None = None
+        self,
+        folder: RunFolder,
+        note: str,
+        sighted: list[ProcessSighted] | None = None,
+        members: RayMembers | None = None,
     ) -> None:
         self.folder = folder
         self.run_id = folder.run_id
@@ -152,6 +157,7 @@ class EmbeddedRun:
         self.cursor_ns = 0
         self.state = RunState(run_id=folder.run_id)
         self._sighted = sighted or []
+        self._members = members
         self._observer: Observer | None = None
         self._task: asyncio.Task[str] | None = None
         self._lock: int | None = None
@@ -177,6 +183,8 @@ class EmbeddedRun:
         self._observer.viewers = 1
         for sighted in self._sighted:
             self._observer.tracking.add_sighting(sighted)
+        if self._members is not None:
+            self._observer.cluster.know(self._members.raylets, [self._members.job])
         self.state = self._observer.state
         self._observer.sinks.append(self._note_change)
         self._task = asyncio.create_task(self._observer.run())

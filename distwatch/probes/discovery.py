@@ -7,6 +7,7 @@ import os
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.probes.procfs import read_bytes
 from distwatch.probes.ptrace import explain_denial
+from distwatch.probes.raylets import raylet_at
 from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name
@@ -67,7 +68,11 @@ def job_of(pid: int) -> list[ProcessSighted]:
 
 
 def _around_ranks(table: ProcessTable, rank: Seen) -> list[Seen]:
-    ranks = [one for one in _ranks(table, rank.identity) if _same_network(one, rank)]
+    ranks = [
+        one
+        for one in _ranks(table, rank.identity)
+        if _same_network(one, rank) and _same_cluster(one, rank)
+    ]
     if all(one.pid != rank.pid for one in ranks):
         ranks.append(rank)
     members = list(ranks)
@@ -113,6 +118,8 @@ def _ray_workers(table: ProcessTable, start: Seen) -> list[Seen]:
 def _same_run(one: Identity, other: Identity) -> bool:
     if one.endpoint is not None and other.endpoint is not None:
         return one.endpoint == other.endpoint
+    if "ray" in (one.launcher, other.launcher) and one.endpoint != other.endpoint:
+        return False  # each cluster on a machine has a job 01000000
     return one.launch_id is not None and one.launch_id == other.launch_id
 
 
@@ -126,6 +133,15 @@ def _same_network(one: Seen, other: Seen) -> bool:
     except OSError:
         return True
     return len(spaces) == 1
+
+
+def _same_cluster(one: Seen, other: Seen) -> bool:
+    """A job's id begins anew in each Ray cluster."""
+    raylets = [(seen.environ or {}).get("RAY_RAYLET_PID", "") for seen in (one, other)]
+    if raylets[0] == raylets[1] or not all(raylet.isdigit() for raylet in raylets):
+        return True
+    found = [raylet_at(int(raylet)) for raylet in raylets]
+    return all(found) and len({raylet.address for raylet in found if raylet}) == 1
 
 
 def _sighted(table: ProcessTable, seen: Seen) -> ProcessSighted:

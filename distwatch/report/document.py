@@ -10,6 +10,7 @@ import msgspec
 from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView, group_views
 from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
+from distwatch.diagnosis.ray_rows import RayRow, ray_rows
 from distwatch.diagnosis.sight import host_count, unseen_hosts
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
 from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
@@ -112,6 +113,8 @@ class Report(msgspec.Struct, kw_only=True):
     stacks: list[StackNode]
     models: list[Model]
     devices: list[HostDevices]
+    ray: list[RayRow]
+    """Of the Ray cluster that the run is a job of: what waits, was restarted, failed or died."""
     timeline: list[Happening]
 
 
@@ -128,6 +131,7 @@ def build_report(state: RunState, findings: list[Finding], run_id: str) -> Repor
         stacks=merge_stacks(state),
         models=build_models(state),
         devices=_devices(state),
+        ray=[_ray_row(row) for row in ray_rows(state)],
         timeline=_timeline(state),
     )
 
@@ -272,6 +276,10 @@ def _devices(state: RunState) -> list[HostDevices]:
             )
         )
     return found
+
+
+def _ray_row(row: RayRow) -> RayRow:
+    return msgspec.structs.replace(row, name=redact_text(row.name), text=redact_text(row.text))
 
 
 def _timeline(state: RunState) -> list[Happening]:

@@ -54,6 +54,7 @@ def _render(report: Report, shares: dict[str, int]) -> Iterable[str]:
     for finding in report.findings:
         yield from _finding(finding, shares["evidence"])
     yield from _ranks(report, shares["ranks"])
+    yield from _ray(report, shares["ranks"])
     yield from _matrix(report)
     yield from _groups(report, shares["ranks"])
     yield from _layouts(report, shares["ranks"])
@@ -124,6 +125,21 @@ def _ranks(report: Report, most: int) -> Iterable[str]:
         )
     if len(report.ranks) > most:
         yield f"\n… {len(report.ranks) - most} more ranks …"
+    yield ""
+
+
+def _ray(report: Report, most: int) -> Iterable[str]:
+    if not report.ray:
+        return
+    yield "### Ray: what waits, was restarted, failed or died"
+    yield ""
+    yield "| | name | rank | state | |"
+    yield "|---|---|---:|---|---|"
+    for row in report.ray[:most]:
+        rank = "" if row.global_rank is None else row.global_rank
+        yield f"| {row.kind} | {escape(row.name)} | {rank} | {escape(row.state)} | {escape(row.text)} |"
+    if len(report.ray) > most:
+        yield f"\n… {len(report.ray) - most} more …"
     yield ""
 
 

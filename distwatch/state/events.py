@@ -11,19 +11,17 @@ from typing import Any, Literal
 
 import msgspec
 
+from distwatch.state.event import Event, kind_of
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
-
-
-def _kind(class_name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in class_name).lstrip("_")
-
-
-class Event(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag=_kind
-):
-    """Base of all events."""
+from distwatch.state.ray_events import (
+    RayActorSeen,
+    RayGroupSeen,
+    RayJobSeen,
+    RayLooked,
+    RayNodeSeen,
+)
 
 
 class UnknownEvent(msgspec.Struct, frozen=True):
@@ -752,12 +750,17 @@ AnyEvent = (
     | HostSampled
     | DevicesSampled
     | NotObserved
+    | RayActorSeen
+    | RayNodeSeen
+    | RayGroupSeen
+    | RayJobSeen
+    | RayLooked
     | FindingsJudged
 )
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
-_KNOWN = frozenset(_kind(t.__name__) for t in AnyEvent.__args__)
+_KNOWN = frozenset(kind_of(t.__name__) for t in AnyEvent.__args__)
 
 
 def encode_event(event: AnyEvent | UnknownEvent) -> bytes:

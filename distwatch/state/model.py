@@ -15,6 +15,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
+from distwatch.state.ray_tables import RayTables
 
 CLOSED_STEPS_KEPT = 64
 LOADS_KEPT = 8
@@ -256,6 +257,8 @@ class Host(msgspec.Struct, kw_only=True):
     """The newest look at each lock file that somebody waits for, by path."""
     answered_ns: dict[str, int] = {}
     """When a store last answered there."""
+    ray: RayTables = msgspec.field(default_factory=RayTables)
+    """What its observer read in the tables of the Ray cluster that the run is a job of."""
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 

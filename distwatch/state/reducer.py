@@ -24,6 +24,8 @@ from distwatch.state.model import (
     Step,
     TimelineEntry,
 )
+from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
+from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
 
 _QUIET = (
     ev.Ticked,
@@ -33,6 +35,8 @@ _QUIET = (
     ev.DevicesSampled,
     ev.SiteSeen,
     ev.SourcesRead,
+    RayLooked,
+    RayNodeSeen,
 )
 
 _DEAD = frozenset("ZX")
@@ -68,7 +72,7 @@ def reduce(
         handler(state, (time_ns, header.stream, seq), event)
     else:
         _INSIDE[type(event)](_process(state, header.stream), time_ns, event)
-    if seq and not isinstance(event, _QUIET):
+    if seq and not _is_routine(event):
         state.remember(
             TimelineEntry(
                 time_ns=time_ns,
@@ -79,6 +83,13 @@ def reduce(
                 event=event,
             )
         )
+
+
+def _is_routine(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
+    """What only moves clocks and numbers, or says of an actor that all is well."""
+    if isinstance(event, RayActorSeen):
+        return event.state == "ALIVE" and not event.restarts
+    return isinstance(event, _QUIET)
 
 
 def _advance(
@@ -495,6 +506,14 @@ def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
         place.not_observed[event.what] = event.why
 
 
+def _ray_read(state: RunState, stamp: Stamp, event: RayEvent) -> None:
+    host = _host(state, event.host)
+    fold_ray(host.ray, stamp, event)
+    # It can be read again: what was said of the time before is over.
+    if isinstance(event, RayLooked) and _newest(host.stamps, f"not_observed:{RAY}", stamp):
+        host.not_observed.pop(RAY, None)
+
+
 def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
     # Whoever sees all knows more than who sees one host, whatever their clocks say.
     before = state.judged
@@ -550,5 +569,6 @@ _OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
     ev.EndpointProbed: _endpoint_probed,
     ev.DevicesSampled: _devices_sampled,
     ev.NotObserved: _not_observed,
+    **dict.fromkeys(RAY_EVENTS, _ray_read),
     ev.FindingsJudged: _findings_judged,
 }

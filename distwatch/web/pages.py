@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import msgspec
 
 from distwatch.errors import DistwatchError, NoSuchTarget
-from distwatch.observer.__main__ import lock_holder
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive
 from distwatch.observer.reports import report_on
 from distwatch.observer.runs import (

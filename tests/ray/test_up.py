@@ -22,7 +22,7 @@ from distwatch.state.model import RunState
 from tests.ray.test_actors import STARTED_S, start
 from tests.support.leftovers import processes_of, wait_gone
 from tests.support.links import journals_of, links_of, observers_of
-from tests.support.ranks import REPOSITORY, RUN_ID, Job, empty_job
+from tests.support.ranks import REPOSITORY, RUN_ID, Job, empty_job, free_port
 
 CLUSTER = Path(__file__).parent / "jobs" / "cluster.py"
 STUCK = ("collective.rank_missing", "process.data_stall")
@@ -82,9 +82,9 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(count: int, *methods: str) -> Iterator[Nodes]:
+def nodes(count: int, *methods: str, **given: str) -> Iterator[Nodes]:
     with empty_job() as job:
-        env = {"RAY_RUNTIME_ENV_HOOK": HOOK, "DISTWATCH_DEADLINES": QUICK}
+        env = {"RAY_RUNTIME_ENV_HOOK": HOOK, "DISTWATCH_DEADLINES": QUICK, **given}
         start(job, [str(CLUSTER), str(count), *methods], env)
         job.wait_step("cluster up", {0}, STARTED_S)
         yield Nodes(job, count)
@@ -163,3 +163,44 @@ def test_one_view_of_four_nodes_outlives_what_made_it() -> None:
             at_home = journals_of(cluster.folder(number), f"node{number}")
             assert at_home
             assert journals_of(cluster.folder(1), f"node{number}") == at_home
+
+
+def test_a_node_that_joins_is_seen_and_one_that_dies_is_missed() -> None:
+    """Rank 3's actor asks for a node that is not there yet; later rank 2's node is lost."""
+    settings = {"MASTER_PORT": str(free_port()), "DISTWATCH_DEADLINES": "init=10,collective=100"}
+    with nodes(3, *["form_and_reduce"] * 4, **settings) as cluster:
+        job = cluster.job
+        cluster.up()
+        job.open_gate("job", 0)
+        finding = job.wait_verdict(
+            "rendezvous.rank_never_started", {3}, mentions=("node4",), timeout_s=STARTED_S
+        )
+        assert set(finding.waiting_ranks) <= {0, 1, 2}
+
+        job.open_gate("another node", 0)
+        job.wait_step("gate reduce", {0, 1, 2, 3}, STARTED_S)
+        cluster.count = 4
+        state = cluster.wait_linked()
+        assert host_count(state) == (4, 4)
+        assert set(cluster.up()) == {"node1", "node2", "node3", "node4"}
+
+        def nothing_stands(state: RunState) -> bool:
+            return not any(finding.blocks for finding in state.recorded_findings)
+
+        job.wait_state(nothing_stands)
+        for rank in (0, 1, 3):
+            job.open_gate("reduce", rank)
+        lost = processes_of(cluster.root_of(3))
+        for pid in lost:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+        def node3_is_missed(state: RunState) -> bool:
+            return set(unseen_hosts(state)) == {"node3"}
+
+        state = job.wait_state(node3_is_missed)
+        assert host_count(state) == (3, 4)
+        # Its word, that a node is dead, comes from Ray alone: no observer is left there.
+        finding = job.wait_verdict("process.exited", {2}, mentions=("node",), timeout_s=STARTED_S)
+        assert not set(finding.waiting_ranks) & {2}
+        assert set(cluster.up()) == {"node1", "node2", "node4"}

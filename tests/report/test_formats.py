@@ -60,7 +60,7 @@ def test_json_is_the_contract() -> None:
     report = json.loads(formats(hung_job().state)["json"])
     assert report["schema"] == "distwatch.report/1"
     assert list(report) == (
-        "schema run coverage findings ranks groups layouts stacks models devices timeline".split()
+        "schema run coverage findings ranks groups layouts stacks models devices ray timeline".split()
     )
     assert set(report["run"]) == {"id", "started", "launcher", "world_size", "hosts"}
     assert {"expected_ranks", "observed_ranks", "unobserved", "dropped_events"} <= set(

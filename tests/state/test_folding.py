@@ -10,6 +10,7 @@ from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader
 from distwatch.state.identity import Identity
 from distwatch.state.model import RunState
+from distwatch.state.ray_events import RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.reducer import reduce
 
 Timed = tuple[int, ev.AnyEvent | ev.UnknownEvent]
@@ -54,7 +55,23 @@ pulses = st.builds(
     groups=st.just(())
     | st.builds(lambda n: (ev.GroupProgress(pg_name="0", enqueued=n),), st.integers(0, 5)),
 )
+ray_actors = st.builds(
+    RayActorSeen,
+    host=st.sampled_from(["a", "b"]),
+    actor_id=names,
+    job_id=st.just("01"),
+    state=st.sampled_from(["ALIVE", "DEAD", "PENDING_CREATION"]),
+)
 outside = st.one_of(
+    ray_actors,
+    st.builds(RayNodeSeen, host=st.sampled_from(["a", "b"]), node_id=names, alive=st.booleans()),
+    st.builds(RayLooked, host=st.sampled_from(["a", "b"]), address=names),
+    st.builds(
+        ev.NotObserved,
+        host=st.sampled_from(["a", "b"]),
+        what=st.just("Ray"),
+        why=st.text(max_size=3),
+    ),
     st.builds(ev.ProcessSampled, process=st.sampled_from(KEYS), state=st.sampled_from("RSDTZ")),
     st.builds(ev.PulseRead, process=st.sampled_from(KEYS), pulse=pulses),
     st.builds(

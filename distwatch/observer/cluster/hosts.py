@@ -14,9 +14,9 @@ import sys
 import msgspec
 
 from distwatch.errors import NoSuchTarget, UsageError
-from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.cluster.cards import Card
 from distwatch.observer.link.place import LinkMisconfigured, Place, address_here, parse_place
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import load_state
 from distwatch.redaction import redact_text
 from distwatch.runfolder import RunFolder, host_name, name_of

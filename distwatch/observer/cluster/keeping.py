@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.cluster.cards import Card, write_cards
 from distwatch.observer.link.orders import Order, OrderFailed, give_order
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive
 from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder, name_of

@@ -9,10 +9,10 @@ import time
 
 import msgspec
 
-from distwatch.observer.__main__ import lock_holder
 from distwatch.observer.cluster.cards import Card, read_cards, write_cards
 from distwatch.observer.link.orders import Order, OrderFailed, Part, give_order
 from distwatch.observer.link.place import Place, make_token
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive
 from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder, generations, host_name, next_generation

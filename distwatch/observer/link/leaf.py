@@ -13,6 +13,7 @@ import random
 
 import msgspec
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.backlog import Backlog
@@ -82,8 +83,7 @@ class Leaf:
     async def retire(self) -> None:
         """This observer sends to nobody any more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         self._take_leave("this observer sends to no other now")
         self._observer.judge.of_one_host = False
         self._observer.sinks.remove(self._backlog.add_live)
@@ -94,8 +94,7 @@ class Leaf:
         self._closing.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=DELIVER_WITHIN_S)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         if not self._delivered:
             log.warning("the root at %s does not have all: it is in this folder", self.place)
 
@@ -200,9 +199,7 @@ class Leaf:
         try:
             done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in both:
-                one.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            await end_tasks(*both)
         for one in done:
             one.result()
 

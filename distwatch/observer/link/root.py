@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.channel import (
@@ -72,9 +73,7 @@ class Root:
             return
         self._observer.others = None
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         with contextlib.suppress(OSError):
             self._mirror.flush()
         self._mirror.close()

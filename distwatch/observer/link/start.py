@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.leaf import Leaf
 from distwatch.observer.link.orders import Order, Part
@@ -73,8 +74,7 @@ class Link:
     async def close(self) -> None:
         """Delivers what is to be delivered, and takes leave."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         if self.leaf is not None:
             await self.leaf.close()
         if self.root is not None:

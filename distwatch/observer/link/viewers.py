@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from distwatch.observer.background import end_tasks
 from distwatch.observer.link.channel import Channel
 
 _CHUNK = 64 * 1024
@@ -31,9 +32,7 @@ async def join(
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for one in both:
-            one.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
+        await end_tasks(*both)
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from distwatch.diagnosis.event_text import event_kind, event_text
 from distwatch.diagnosis.group_views import GroupView
+from distwatch.diagnosis.ray_rows import ray_rows
 from distwatch.state.model import Host
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import count_of, format_clock
@@ -104,6 +105,14 @@ def _host(picture: Picture, key: str) -> Text | None:
     return join_lines([*host_lines(host), *_observer_lines(host)]) if host else None
 
 
+def _ray(picture: Picture, key: str) -> Text | None:
+    row = next((r for r in ray_rows(picture.state) if r.id == key.partition(":")[2]), None)
+    if row is None:
+        return None
+    head = Text.assemble((f"{row.kind} {row.name}", STRONG), (f"  {row.state}", YELLOW))
+    return join_lines([head, Text(row.text), Text(f"id {row.id}", MUTED)])
+
+
 def _observer_lines(host: Host) -> Iterable[Text]:
     told = [f"pid {o.pid}, distwatch {o.distwatch_version or '?'}" for o in host.observers.values()]
     yield from section("observers", [Text(line) for line in told] or [Text("none seen", MUTED)])
@@ -125,4 +134,5 @@ _TELLERS: dict[str, Callable[[Picture, str], Text | None]] = {
     "finding": _finding,
     "host": _host,
     "load": load_detail,
+    "ray": _ray,
 }

@@ -7,6 +7,7 @@ from functools import partial
 
 from rich.text import Text
 
+from distwatch.diagnosis.ray_rows import ray_rows
 from distwatch.state.events import Device
 from distwatch.state.model import Host, Process
 from distwatch.tui.cells import fit, format_bytes, share_cell
@@ -32,6 +33,27 @@ def lines(picture: Picture) -> list[Line]:
         ]
         found.append(Line(part_key(f"host:{name}", "ps"), partial(fit, _process_heading()), here))
         found += _process_lines(processes, ranks)
+    return [*found, *_ray_lines(picture)]
+
+
+def _ray_lines(picture: Picture) -> list[Line]:
+    """What is not as it should be in the run's Ray cluster; nothing where all is well."""
+    rows = ray_rows(picture.state)
+    found = (
+        [Line(part_key(f"ray:{rows[0].id}", "heading"), partial(fit, Text("Ray", STRONG)), None)]
+        if rows
+        else []
+    )
+    for row in rows:
+        rank = "" if row.global_rank is None else f" rank {row.global_rank}"
+        text = Text.assemble(
+            (f"  {row.kind:<16}", MUTED),
+            f"{row.name}{rank}  ",
+            (row.state, YELLOW),
+            f"  {row.text}",
+        )
+        ranks = None if row.global_rank is None else (row.global_rank,)
+        found.append(Line(f"ray:{row.id}", partial(fit, text), ranks))
     return found
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from distwatch.diagnosis.event_text import event_text
 from distwatch.diagnosis.framework_places import places_of
 from distwatch.diagnosis.operations import operation_name
+from distwatch.diagnosis.ray_rows import rank_row
 from distwatch.state.events import ThreadStack
 from distwatch.state.model import Process, Step
 from distwatch.tui.cells import format_age, format_bytes, state_cell
@@ -33,6 +34,10 @@ def rank_detail(picture: Picture, global_rank: int) -> Text | None:
         since = f", not moved for {format_age(standing.since_s)}" if standing.blocked else ""
         lines.append(Text.assemble(f"at {standing.where}", (since, YELLOW)))
     lines += section("evidence", list(_evidence(picture, global_rank)))
+    if (row := rank_row(picture.state, global_rank)) is not None:
+        lines.append(
+            Text.assemble((f"Ray: {row.name} ", MUTED), (row.state, YELLOW), f"  {row.text}")
+        )
     process = picture.process(global_rank)
     if process is None:
         lines.append(Text("no process of this rank was ever seen", YELLOW))

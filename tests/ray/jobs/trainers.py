@@ -50,6 +50,15 @@ class Trainer:
             gate("before the second").read(1)
         dist.all_reduce(torch.ones(1))
 
+    def form_and_reduce(self) -> None:
+        import torch
+        import torch.distributed as dist
+        from steps import gate
+
+        dist.init_process_group("gloo")
+        gate("reduce").read(1)
+        dist.all_reduce(torch.ones(1))
+
     def read_data(self) -> None:
         import torch.distributed  # noqa: F401
         from steps import gate

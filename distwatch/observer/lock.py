@@ -1,0 +1,46 @@
+"""One observer a run and node: who holds the lock is it. Light, since who only asks for it is no daemon."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from distwatch.runfolder import RunFolder
+
+_LOCK_TRIES = 5
+
+
+def take_lock(folder: RunFolder) -> int | None:
+    """The lock of this node's one observer, with our pid in it; None where another holds it."""
+    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    for attempt in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            # `lock_holder` takes it for a moment, too, to see whether it is free.
+            if attempt == _LOCK_TRIES - 1:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor
+
+
+def lock_holder(folder: RunFolder) -> int | None:
+    """The pid of the observer that runs on this node, 0 where it has not said; None: none runs."""
+    try:
+        descriptor = os.open(folder.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = os.pread(descriptor, 32, 0).split()
+        return int(said[0]) if said and said[0].isdigit() else 0
+    else:
+        return None
+    finally:
+        os.close(descriptor)

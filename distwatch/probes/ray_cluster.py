@@ -1,0 +1,166 @@
+"""What the control store of a Ray cluster says of a job.
+
+Its tables are read by a process of its own (`ray_look.py`), in the cluster's own Python where that
+is ours: nothing that Ray does when it is ill can end or hold up who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from distwatch.errors import DistwatchError
+from distwatch.probes.raylets import Raylet
+from distwatch.redaction import redact_text
+from distwatch.runfolder import host_name
+from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayJobSeen, RayNodeSeen
+
+WITHIN_S = 10.0
+ROWS_MOST = 20_000
+DOCUMENT_MOST = 64 * 1024 * 1024
+_REASON_MOST = 300
+_SCRIPT = Path(__file__).with_name("ray_look.py")
+
+
+class ClusterUnreadable(DistwatchError):
+    """A cluster's tables could not be read; its text says why."""
+
+
+class Tables(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cluster's control store said."""
+
+    actors: tuple[RayActorSeen, ...] = ()
+    nodes: tuple[RayNodeSeen, ...] = ()
+    groups: tuple[RayGroupSeen, ...] = ()
+    jobs: tuple[RayJobSeen, ...] = ()
+    actors_total: int = 0
+    """More than are in `actors` where those were too many."""
+    ray: str = ""
+
+
+def read_tables(
+    raylets: list[Raylet],
+    *,
+    jobs: tuple[str, ...] = (),
+    driver: int = 0,
+    name: str = "",
+    within_s: float = WITHIN_S,
+) -> Tables:
+    """Asks a cluster's control store; blocks for `within_s` at most.
+
+    Args:
+        raylets: those of one cluster on this machine.
+        jobs: their actors and groups alone.
+        driver: the same of the job whose driver has this pid on this machine.
+        name: actors of that name alone.
+
+    Raises:
+        ClusterUnreadable: it does not answer, refuses, or has no Ray that we can use.
+    """
+    raylet = next((one for one in raylets if one.python), raylets[0])
+    query = {
+        "address": raylet.address,
+        "host": host_name(),
+        "nodes": [one.node_id for one in raylets],
+        "jobs": list(jobs),
+        "driver": driver,
+        "name": name,
+        "most": ROWS_MOST,
+        "within_s": within_s,
+    }
+    command = [raylet.python or sys.executable, "-", json.dumps(query)]
+    with tempfile.TemporaryFile() as talk, open(_SCRIPT, "rb") as script:
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=script,
+                stdout=subprocess.PIPE,
+                stderr=talk,
+                cwd="/",
+                env={**_inherited(), **raylet.environ},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ClusterUnreadable(f"{command[0]} cannot be started: {error.strerror}") from error
+        document, in_time = _output_of(child, within_s)
+        if child.returncode != 0 or not in_time:
+            raise ClusterUnreadable(_why(raylet.address, talk, in_time, within_s))
+    try:
+        return _ours(msgspec.json.decode(document, type=Tables), raylets)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ClusterUnreadable(f"what Ray's tables hold is not understood: {error}") from error
+
+
+def _output_of(child: subprocess.Popen[bytes], within_s: float) -> tuple[bytes, bool]:
+    """What it prints, and whether it ended in time; it has ended afterwards in any case."""
+    late = threading.Event()
+
+    def end_it() -> None:
+        late.set()
+        child.kill()
+
+    timer = threading.Timer(within_s, end_it)
+    timer.daemon = True
+    timer.start()
+    try:
+        assert child.stdout is not None
+        with child.stdout as pipe:
+            document = pipe.read(DOCUMENT_MOST + 1)
+        if len(document) > DOCUMENT_MOST:
+            child.kill()
+        child.wait()
+    finally:
+        timer.cancel()
+    return document, not late.is_set()
+
+
+def _why(address: str, talk: IO[bytes], in_time: bool, within_s: float) -> str:
+    if not in_time:
+        return f"Ray's control store at {address} does not answer within {within_s:.0f} s"
+    talk.seek(0)
+    said = talk.read(1 << 20).decode("utf-8", "replace")
+    if "InvalidAuthToken" in said or "Unauthenticated" in said:
+        return (
+            f"Ray's control store at {address} refuses us: it wants its cluster's token, "
+            "as RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
+        )
+    if "ModuleNotFoundError: No module named 'ray'" in said:
+        return "this Python has no Ray, and the cluster's own is not ours to run"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = redact_text(lines[-1])[:_REASON_MOST] if lines else "it ended without a word"
+    return f"Ray's control store at {address} could not be read: {last}"
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment, without what would watch or set up the process that asks."""
+    passed = {name: v for name, v in os.environ.items() if not name.startswith("DISTWATCH")}
+    return {**passed, "DISTWATCH": "0", "RAY_BACKEND_LOG_LEVEL": "warning"}
+
+
+def _ours(tables: Tables, raylets: list[Raylet]) -> Tables:
+    """Without secrets, and with this machine's own name where Ray has another for it."""
+    here = {raylet.node_id for raylet in raylets}
+    return msgspec.structs.replace(
+        tables,
+        nodes=tuple(
+            msgspec.structs.replace(node, host_name=host_name()) if node.node_id in here else node
+            for node in tables.nodes
+        ),
+        actors=tuple(
+            msgspec.structs.replace(
+                actor,
+                name=redact_text(actor.name),
+                death_text=redact_text(actor.death_text),
+                ends=tuple(redact_text(end) for end in actor.ends),
+            )
+            for actor in tables.actors
+        ),
+    )

@@ -1,0 +1,76 @@
+"""The raylets of this machine, Ray's daemons: their command lines name their clusters."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from distwatch.probes.procfs import all_pids, name_of, owner_of, read_bytes
+from distwatch.probes.table import read_environ
+
+_PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+"""How the raylet's cluster is entered; the token itself is only ever our own."""
+
+
+class Raylet(msgspec.Struct, frozen=True, kw_only=True):
+    """Ray's daemon of one node, which runs on this machine."""
+
+    pid: int
+    address: str
+    """Of the control store (GCS) of its cluster."""
+    node_id: str
+    session: str = ""
+    python: str = ""
+    """The interpreter of its workers; '' where the raylet is another user's."""
+    environ: dict[str, str] = {}
+
+
+def raylets_here() -> list[Raylet]:
+    """The raylets of this machine that are ours to see."""
+    found = (raylet_at(pid) for pid in all_pids() if name_of(pid) == "raylet")
+    return [raylet for raylet in found if raylet is not None]
+
+
+def clusters_here() -> dict[str, list[Raylet]]:
+    """The raylets of this machine by their cluster's address."""
+    clusters: dict[str, list[Raylet]] = {}
+    for raylet in raylets_here():
+        clusters.setdefault(raylet.address, []).append(raylet)
+    return clusters
+
+
+def raylet_of(pid: int) -> Raylet | None:
+    """The raylet that a worker belongs to; None for what is no Ray worker, or cannot be read."""
+    parent = (read_environ(pid) or {}).get("RAY_RAYLET_PID", "")
+    return raylet_at(int(parent)) if parent.isdigit() else None
+
+
+def has_loaded_ray(pid: int) -> bool:
+    """Whether Ray's library is in a process: in its drivers and workers alone."""
+    return b"/ray/_raylet" in read_bytes(f"/proc/{pid}/maps")
+
+
+def raylet_at(pid: int) -> Raylet | None:
+    """A process as a raylet; None where it is none."""
+    raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0").decode("utf-8", "replace")
+    options: dict[str, str] = {}
+    for argument in raw.split("\0")[1:]:
+        name, equals, value = argument.partition("=")
+        if equals and name.startswith("--"):
+            options[name.removeprefix("--").replace("-", "_")] = value
+    address, node_id = options.get("gcs_address", ""), options.get("node_id", "")
+    if not address or not node_id:
+        return None
+    environ = read_environ(pid) or {}
+    worker = options.get("python_worker_command", "").split(" ")
+    # What runs as us must be ours: another user's raylet may name whatever it likes.
+    own = owner_of(pid) == os.geteuid()
+    return Raylet(
+        pid=pid,
+        address=address,
+        node_id=node_id,
+        session=options.get("session_name", ""),
+        python=worker[0] if own and os.access(worker[0], os.X_OK) else "",
+        environ={name: environ[name] for name in _PASSED_ON if own and environ.get(name)},
+    )
