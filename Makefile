@@ -54,6 +54,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/verdict_latency.py
 	$(BIN)/python benchmarks/stack_merge.py
 	$(BIN)/python benchmarks/dump_matching.py
+	$(BIN)/python benchmarks/many_ranks.py --seconds 15
 
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

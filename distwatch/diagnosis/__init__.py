@@ -98,20 +98,27 @@ CHECKS = (
 )
 
 
-def diagnose(state: RunState) -> list[Finding]:
+def diagnose(run: RunState | list[Case]) -> list[Finding]:
     """All findings of a run, the root cause first, its symptoms after it; empty when sound.
 
     Worlds that stand side by side in one run are judged each by itself.
+
+    Args:
+        run: its state, or its worlds, where they are at hand.
     """
-    cases = [Case(state, cohort) for cohort in cohorts_of(state)]
-    if not cases:
-        alone = Case(state, ())
-        return order_by_cause([f for check in RAY_CHECKS for f in check.find(alone)])
+    cases = run if isinstance(run, list) else cases_of(run)
+    if not cases[0].job.processes:
+        return order_by_cause([f for check in RAY_CHECKS for f in check.find(cases[0])])
     share_rows(cases)
     judged = [finding for case in cases for finding in _judge(case)]
     judged += small_worlds(cases)
     # The order of causes is that of each world; between them it is the roots that come first.
     return sorted(judged, key=lambda finding: (finding.role == "symptom", not finding.blocks))
+
+
+def cases_of(state: RunState) -> list[Case]:
+    """The worlds of a run, the largest first; an empty one where there is none yet."""
+    return [Case(state, cohort) for cohort in cohorts_of(state) or [()]]
 
 
 def _judge(case: Case) -> list[Finding]:

@@ -14,7 +14,7 @@ from distwatch.diagnosis.group_views import GroupView, groups_of
 from distwatch.diagnosis.initializations import holds_world, newest_init
 from distwatch.diagnosis.job import Job, main_frames
 from distwatch.diagnosis.ray_view import actor_title
-from distwatch.diagnosis.standing import standing_of
+from distwatch.diagnosis.standing import standing_of, where
 from distwatch.diagnosis.victims import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
 from distwatch.diagnosis.wait_for import WaitGraph, wait_graph
 from distwatch.state.events import Site
@@ -149,7 +149,8 @@ class Case:
 
     def where(self, global_rank: int) -> str:
         """`train.py:42 in step`, or '' where it was not observed."""
-        return standing_of(self.job, global_rank).where
+        process = self.job.ranks.get(global_rank)
+        return where(process) if process else ""
 
 
 def _ends_explained(finding: Finding) -> tuple[int, ...]:

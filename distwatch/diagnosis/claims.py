@@ -31,6 +31,8 @@ def duplicates(case: Case) -> dict[int, list[Process]]:
     """Processes that are one rank of one world at one time, by that rank."""
     found: dict[int, list[Process]] = {}
     for rank, claimed in case.job.claims.items():
+        if len(claimed) < 2:
+            continue
         contending = [process for process in claimed if _contends(process)]
         for one, other in combinations(contending, 2):
             if _meet(case, one, other):

@@ -26,7 +26,9 @@ _OPERATIONS = 4
 Places = dict[str, list[tuple[str, int]]]
 
 
-def worth_a_native_look(state: RunState, findings: Iterable[Finding]) -> list[str]:
+def worth_a_native_look(
+    state: RunState, findings: Iterable[Finding], jobs: Iterable[Job] | None = None
+) -> list[str]:
     """Processes that hold up others and whose Python frames do not say why."""
     blamed = {
         rank
@@ -35,8 +37,11 @@ def worth_a_native_look(state: RunState, findings: Iterable[Finding]) -> list[st
         for rank in finding.culprit_ranks
     }
     keys: list[str] = []
-    for cohort in cohorts_of(state):
-        job = Job(state, cohort)
+    if not blamed:
+        return []
+    if jobs is None:
+        jobs = [Job(state, cohort) for cohort in cohorts_of(state)]
+    for job in jobs:
         for rank in sorted(blamed & set(job.ranks)):
             process = job.ranks[rank]
             if process.ended_ns is not None or job.kernel_state(process) in ("T", "t", "D"):

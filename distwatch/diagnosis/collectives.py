@@ -37,7 +37,7 @@ class CollectiveRankMissing:
             yield self._finding(case, view)
 
     def _finding(self, case: Case, view: GroupView) -> Finding:
-        busy = {rank for rank in view.missing if case.graph.waits(rank)}
+        busy = {rank for rank in view.missing if case.graph.is_waiting(rank)}
         culprits = tuple(rank for rank in view.missing if rank not in busy)
         seen = [rank for rank in culprits if rank in case.job.ranks]
         known = all(rank in view.progress for rank in culprits)
@@ -143,14 +143,10 @@ class Late:
             if not view.in_flight or view.overdue or not view.missing:
                 continue
             wait = max(
-                (
-                    w
-                    for w in case.job.waits
-                    if (w.pg_name, w.members) == (view.pg_name, view.members)
-                ),
+                case.job.waits_in(view.pg_name, view.members),
                 key=lambda w: w.waited_s / w.deadline_s,
             )
-            late = [rank for rank in view.missing if not case.graph.waits(rank)]
+            late = [rank for rank in view.missing if not case.graph.is_waiting(rank)]
             if wait.waited_s < LATE_SHARE * wait.deadline_s or not late:
                 continue
             if all(self._moves(case, rank) for rank in late):
@@ -253,7 +249,10 @@ def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
     if not stuck and not case.deaths.own and not case.deaths.victims:
         return {}
     for seq in [view.seq] if view.in_flight else _last_seqs(case, view):
-        for source in (_entered_call, _recorded_call):
+        for source, key in ((_entered_call, _entered_key), (_recorded_call, _recorded_key)):
+            # Most often all did the same, and there may be very many of them.
+            if len({k for r in view.members if (k := key(case, view, r, seq))}) < 2:
+                continue
             calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
             if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
                 return calls
@@ -296,6 +295,18 @@ def _told(aspect: str, value: str) -> str:
     return {"op": f"called {value}", "dtype": f"passed {value}"}.get(
         aspect, f"passed {value} elements"
     )
+
+
+def _entered_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
+    """Equal where `_entered_call` is, but for the call's site."""
+    operation = case.job.operation(rank, view.pg_name, seq)
+    return operation and (operation.op, operation.numel, operation.dtype)
+
+
+def _recorded_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
+    """Equal where `_recorded_call` is, but for the call's site."""
+    entry = case.job.recorded(rank, view.pg_name, seq)
+    return entry and (entry.op, entry.input_sizes, entry.output_sizes, entry.input_dtypes)
 
 
 def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:

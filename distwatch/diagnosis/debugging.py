@@ -25,9 +25,7 @@ class Debugged:
 
     def _finding(self, case: Case, rank: int, process: Process) -> Finding:
         waiting = tuple(sorted(case.graph.behind([rank]) | set(case.waiting_for([rank]))))
-        overdue = any(edge.overdue for edge in case.graph.awaited_by(rank)) or _init_overdue(
-            case, rank
-        )
+        overdue = case.graph.is_overdue(rank) or _init_overdue(case, rank)
         intended = debugged_by_intent(case, rank)
         severity: Severity = "hang" if overdue and not intended else "info"
         place = case.where(rank)

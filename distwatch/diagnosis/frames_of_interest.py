@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distwatch.diagnosis.once import once_each
 from distwatch.state.events import Frame
 
 _LIBRARIES = (
@@ -16,6 +17,7 @@ _LIBRARIES = (
 )
 
 
+@once_each
 def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
     """The innermost frame of the user's own code; the innermost of all where there is none."""
     for frame in reversed(frames):

@@ -37,10 +37,11 @@ class Skew(msgspec.Struct, frozen=True, kw_only=True):
 
 def first_skew(case: Case) -> Skew | None:
     """Where the sequences of calls part; None where they are one, as far as they go."""
+    everybody = tuple(range(case.job.world or len(case.job.ranks)))
     sequences = {
         rank: calls
         for rank, process in case.job.ranks.items()
-        if (calls := _calls(process.group_calls, case.job.world or len(case.job.ranks)))
+        if (calls := _calls(process.group_calls, everybody))
     }
     for number in sorted({number for calls in sequences.values() for number in calls}):
         members = {rank: calls[number] for rank, calls in sequences.items() if number in calls}
@@ -59,8 +60,7 @@ def first_skew(case: Case) -> Skew | None:
     return None
 
 
-def _calls(called: Iterable[GroupCalled], world: int) -> Calls:
-    everybody = tuple(range(world))
+def _calls(called: Iterable[GroupCalled], everybody: tuple[int, ...]) -> Calls:
     # Without members torch takes all; an empty list is one that could not be read.
     return {
         call.number: everybody if call.members is None else tuple(sorted(call.members))

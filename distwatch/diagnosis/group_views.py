@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.job import GroupKey, Job
 from distwatch.diagnosis.operations import operation_name
 from distwatch.state.events import GroupProgress
 from distwatch.state.model import Group, RunState
@@ -60,10 +60,11 @@ def group_views(state: RunState) -> list[GroupView]:
 
 def groups_of(job: Job) -> list[GroupView]:
     """As `group_views`, for a job at hand."""
-    found: dict[tuple[str, tuple[int, ...], str], list[Group]] = {}
+    found: dict[tuple[GroupKey, str], list[Group]] = {}
     for process in job.ranks.values():
         for group in process.groups.values():
-            found.setdefault((group.pg_name, group.members, group.world), []).append(group)
+            key = job.group_key(group.pg_name, group.members)
+            found.setdefault((key, group.world), []).append(group)
     views = [_view(job, held) for held in found.values()]
     return sorted(views, key=lambda view: (len(view.pg_name), view.pg_name, view.members))
 
@@ -71,7 +72,7 @@ def groups_of(job: Job) -> list[GroupView]:
 def _view(job: Job, held: list[Group]) -> GroupView:
     first = held[0]
     progress = _progress(job, first)
-    waits = [w for w in job.waits if w.pg_name == first.pg_name and w.members == first.members]
+    waits = job.waits_in(first.pg_name, first.members)
     view = GroupView(
         pg_name=first.pg_name,
         pg_desc=next((group.pg_desc for group in held if group.pg_desc), ""),
@@ -92,13 +93,14 @@ def _view(job: Job, held: list[Group]) -> GroupView:
     seq = min(wait.seq for wait in waits)
     waits = [wait for wait in waits if wait.seq == seq]
     entered = tuple(rank for rank in first.members if _has_entered(progress.get(rank), seq))
+    inside = set(entered)
     return msgspec.structs.replace(
         view,
         seq=seq,
         op=_operation(job, view, seq),
         in_flight=True,
         entered=entered,
-        missing=tuple(rank for rank in first.members if rank not in entered),
+        missing=tuple(rank for rank in first.members if rank not in inside),
         waited_s=max(wait.waited_s for wait in waits),
         overdue=any(wait.overdue for wait in waits),
         timed_out=tuple(sorted(wait.global_rank for wait in waits if wait.timed_out)),

@@ -23,7 +23,7 @@ class GroupCallMissing:
             call = max(process.group_calls, key=lambda c: c.number, default=None)
             if step is not None and call is not None:
                 stuck.setdefault(call.number, {})[rank] = step
-        skew = first_skew(case)
+        skew = first_skew(case) if stuck else None
         for number, waiting in sorted(stuck.items()):
             if skew is not None and number >= skew.number:
                 return  # numbers that do not mean the same call cannot be compared

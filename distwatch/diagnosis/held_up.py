@@ -250,8 +250,7 @@ def _from_outside(case: Case, rank: int) -> Iterable[Evidence]:
 
 def awaited_roots(case: Case) -> set[int]:
     """Ranks that wait for nobody, and for whom somebody has waited for too long."""
-    roots = case.graph.roots()
-    return {r for r in roots if any(edge.overdue for edge in case.graph.awaited_by(r))}
+    return {rank for rank in case.graph.roots() if case.graph.is_overdue(rank)}
 
 
 def _waits_in_lock(process: Process, pastime: Pastime | None) -> bool:

@@ -15,8 +15,15 @@ _CAUSE_KNOWN = "InitFailed"
 
 def newest_init(process: Process) -> Step | None:
     """The newest call that initializes, from the outside: torch's own inside of ours is none."""
-    calls = [s for s in process.steps.values() if s.name in _WHOLE and not _inside(process, s)]
-    return max(calls, key=lambda step: step.step, default=None)
+    newest: Step | None = None
+    for step in process.steps.values():
+        if (
+            step.name in _WHOLE
+            and (newest is None or step.step > newest.step)
+            and not _inside(process, step)
+        ):
+            newest = step
+    return newest
 
 
 def first_init(process: Process) -> Step | None:
@@ -69,8 +76,10 @@ def knows_its_cause(step: Step) -> bool:
 
 def stuck_creation(process: Process) -> Step | None:
     """The creation of a group that it is in, or that was its last and failed for want of others."""
-    steps = [step for step in process.steps.values() if step.name.startswith("new_group")]
-    newest = max(steps, key=lambda step: step.step, default=None)
+    newest: Step | None = None
+    for step in process.steps.values():
+        if step.name.startswith("new_group") and (newest is None or step.step > newest.step):
+            newest = step
     if newest is None or (newest.ended_ns is not None and not is_init_symptom(newest.error or "")):
         return None
     return newest

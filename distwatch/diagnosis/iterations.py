@@ -10,7 +10,13 @@ import msgspec
 from distwatch.diagnosis.check import Case, name_ranks, seconds
 from distwatch.diagnosis.debugging import debugged_by_intent
 from distwatch.diagnosis.group_views import GroupView
-from distwatch.diagnosis.sequences import Entry, history_of, sequence_evidence
+from distwatch.diagnosis.sequences import (
+    Entry,
+    entry_at,
+    history_of,
+    newest_of,
+    sequence_evidence,
+)
 from distwatch.state.finding import Evidence, Finding
 
 SETTLED_S = 1.0
@@ -83,13 +89,13 @@ class CountUneven:
 
 def uneven_round(case: Case, view: GroupView) -> Round | None:
     """Where the members part in the manner of an uneven loop; None where they do not."""
-    histories = {r: history_of(case, view, r) for r in view.members if r in case.job.ranks}
-    histories = {rank: entries for rank, entries in histories.items() if entries}
-    for seq in _candidates(view, histories):
-        at = {rank: entries[seq] for rank, entries in histories.items() if seq in entries}
+    present = [rank for rank in view.members if rank in case.job.ranks]
+    for seq in _candidates(case, view, present):
+        at = {rank: entry for rank in present if (entry := entry_at(case, view, rank, seq))}
         kinds = {entry.place for entry in at.values()}
         if len(kinds) != 2 or len({(entry.op, entry.size) for entry in at.values()}) < 2:
             continue
+        histories = {rank: history_of(case, view, rank) for rank in at}
         for loop in kinds:
             more = {rank: entry for rank, entry in at.items() if entry.place == loop}
             fewer = {rank: entry for rank, entry in at.items() if entry.place != loop}
@@ -156,11 +162,11 @@ def _rounds(
     return rounds, False
 
 
-def _candidates(view: GroupView, histories: dict[int, dict[int, Entry]]) -> list[int]:
+def _candidates(case: Case, view: GroupView, present: list[int]) -> list[int]:
     if view.in_flight:
         return [view.seq]
-    newest = sorted({max(entries) for entries in histories.values()}, reverse=True)
-    return newest[:2]
+    newest = {newest_of(case, view, rank) for rank in present}
+    return sorted((seq for seq in newest if seq is not None), reverse=True)[:2]
 
 
 def _odd(found: Round) -> tuple[int, ...]:

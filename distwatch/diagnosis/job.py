@@ -39,6 +39,10 @@ _COLLECTIVE_FRAMES = frozenset(
 )
 
 
+GroupKey = tuple[str, int]
+"""A group of one `Job`, by its name and members; of no meaning in another."""
+
+
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """A rank inside a collective that has not completed."""
 
@@ -81,7 +85,17 @@ class Job:
         self.ranks = _ranks_of(cohort)
         self.claims = _claims_of(cohort)
         self.world = _world(self.ranks)
+        self._by_host: dict[str, dict[int, Process]] | None = None
+        self._members: dict[int, tuple[int, ...]] = {}
+        self._of_value: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.waits = [wait for rank in self.ranks for wait in self._waits_of(rank)]
+        self._first_waits: dict[tuple[GroupKey, float], list[Wait]] = {}
+        self._by_rank: dict[int, list[Wait]] = {}
+        self._by_group: dict[GroupKey, list[Wait]] = {}
+        for wait in self.waits:
+            self._by_rank.setdefault(wait.global_rank, []).append(wait)
+            key = self.group_key(wait.pg_name, wait.members)
+            self._by_group.setdefault(key, []).append(wait)
         self.peer_waits = {
             rank: wait
             for rank, wait in peer_waits(self.ranks).items()
@@ -140,7 +154,44 @@ class Job:
 
     def waits_for(self, global_rank: int) -> list[Wait]:
         """The waits of one rank."""
-        return [wait for wait in self.waits if wait.global_rank == global_rank]
+        return self._by_rank.get(global_rank, [])
+
+    def waits_in(self, pg_name: str, members: tuple[int, ...]) -> list[Wait]:
+        """The waits in one group, by rank."""
+        return self._by_group.get(self.group_key(pg_name, members), [])
+
+    def first_waits_in(self, pg_name: str, members: tuple[int, ...], lasted_s: float) -> list[Wait]:
+        """Of each number that is waited for in a group, the wait of the lowest rank.
+
+        Args:
+            lasted_s: only of waits that have lasted so long.
+        """
+        key = self.group_key(pg_name, members), lasted_s
+        if (found := self._first_waits.get(key)) is None:
+            first: dict[int, Wait] = {}
+            for wait in self._by_group.get(key[0], ()):
+                if wait.waited_s >= lasted_s:
+                    first.setdefault(wait.seq, wait)
+            found = self._first_waits[key] = list(first.values())
+        return found
+
+    def group_key(self, pg_name: str, members: tuple[int, ...]) -> GroupKey:
+        """What two ranks' views of one group have in common. Very many ranks hold very long lists.
+
+        Lists that were decoded are mostly one object each, which need not be compared by value.
+        """
+        one = self._members.get(id(members))
+        if one is None:
+            one = self._members[id(members)] = self._of_value.setdefault(members, members)
+        return pg_name, id(one)
+
+    def ranks_on(self, host: str) -> dict[int, Process]:
+        """The ranks of one host."""
+        if self._by_host is None:
+            self._by_host = {}
+            for rank, process in self.ranks.items():
+                self._by_host.setdefault(process.host, {})[rank] = process
+        return self._by_host.get(host, {})
 
     def peer_waited_s(self, wait: PeerWait) -> float:
         """For how long a rank has been in its send or recv, or was when it ended."""
@@ -230,17 +281,6 @@ class Job:
             return self._timed_out_wait(global_rank, process)
         return self._standing_waits(global_rank, process)
 
-    def _retired(self, process: Process, pg_name: str) -> int:
-        """The last collective that is over by the recorder's entries; -1: nothing is known.
-
-        Threads that end collectives at the same time leave its status at the one that wrote last.
-        """
-        dumped = process.collectives.entries if process.collectives else ()
-        entries = [entry for entry in dumped if entry.pg_name == pg_name and not entry.is_p2p]
-        open_ones = [entry.seq for entry in entries if not _completed_entry(entry)]
-        newest = max((entry.seq for entry in entries), default=-1)
-        return min(open_ones) - 1 if open_ones else newest
-
     def _newest_is_p2p(self, process: Process) -> bool:
         operations = process.outside.operations
         return bool(operations) and operation_name(operations[-1].op) in P2P
@@ -269,8 +309,10 @@ class Job:
         pulse = process.outside.pulse
         for progress in pulse.groups if pulse else ():
             group = process.groups.get(progress.pg_name)
-            completed = max(progress.completed, self._retired(process, progress.pg_name), 0)
-            if group is None or progress.enqueued <= completed:
+            if group is None or progress.enqueued <= max(progress.completed, 0):
+                continue
+            completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
+            if progress.enqueued <= completed:
                 continue
             if group.destroyed_ns is not None or not _completion_observed(progress):
                 continue
@@ -283,10 +325,6 @@ class Job:
                 deadline_s=self.deadline_s(process, "collective", group.timeout_s),
                 killed=was_cut_off(process),
             )
-
-
-def _completed_entry(entry: ev.Collective) -> bool:
-    return entry.retired or entry.state == "completed"
 
 
 def _completion_observed(progress: ev.GroupProgress) -> bool:

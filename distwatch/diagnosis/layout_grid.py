@@ -41,9 +41,9 @@ class LayoutGrid(msgspec.Struct, frozen=True, kw_only=True):
     """Ranks of its groups of which it is not known where they stand."""
 
 
-def layout_grids(state: RunState) -> list[LayoutGrid]:
+def layout_grids(state: RunState, job: Job | None = None) -> list[LayoutGrid]:
     """What the ranks of the newest restart hold: frameworks first, then meshes of other groups."""
-    job = Job(state)
+    job = job or Job(state)
     held: dict[str, Layout] = {}
     names: dict[tuple[str, str, tuple[int, ...]], str] = {}
     for framework in dict.fromkeys(name for p in job.ranks.values() for name in p.layouts):

@@ -54,7 +54,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
     if load is None:
         return None
     innermost = process.open_steps()[-1]
-    if innermost.name in INIT_STEPS or case.job.waits_for(rank) or case.graph.waits(rank):
+    if innermost.name in INIT_STEPS or case.job.waits_for(rank) or case.graph.is_waiting(rank):
         return None  # it waits for peers itself
     cause = cause_of(case, rank, process, load)
     overdue = load.still_s > _limit_s(case, rank, process, load)
@@ -66,7 +66,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
 def _limit_s(case: Case, rank: int, process: Process, load: LoadStanding) -> float:
     step = process.steps[load.step]
     own = step.deadline_s if step.deadline_s is not None else case.job.deadline_s(process, "load")
-    if any(edge.overdue for edge in case.graph.awaited_by(rank)):
+    if case.graph.is_overdue(rank):
         own = min(own, case.job.deadline_s(process, "collective"))
     return min(own, KILLED_WHILE_WAITING_S) if process.ended_ns is not None else own
 

@@ -83,9 +83,9 @@ class LoadStanding(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.phase or 'begins'}{count}{file}"
 
 
-def loads_of(state: RunState) -> list[LoadStanding]:
+def loads_of(state: RunState, job: Job | None = None) -> list[LoadStanding]:
     """Every load of every rank, by rank and in the order in which they began."""
-    job = Job(state)
+    job = job or Job(state)
     return [
         load_standing(job, rank, process, load)
         for rank, process in sorted(job.ranks.items())

@@ -27,7 +27,7 @@ class MonitoredBarrierMissing:
                 inside.setdefault((group.pg_name, group.members), {})[rank] = operation
         for (pg_name, members), operations in inside.items():
             missing = [rank for rank in members if rank not in operations]
-            busy = {rank for rank in missing if case.graph.waits(rank)}
+            busy = {rank for rank in missing if case.graph.is_waiting(rank)}
             group = case.job.ranks[min(operations)].groups[pg_name]
             if not missing or not self._is_over(case, operations, group):
                 continue

@@ -41,7 +41,7 @@ class Partition:
     def find(self, case: Case) -> Iterable[Finding]:
         stuck = stuck_connections(case)
         waits = [view for view in case.groups if view.in_flight and view.waited_s >= SETTLED_S]
-        waits_for_peers = any(e.waited_s >= SETTLED_S for e in case.graph.edges if e.kind == "p2p")
+        waits_for_peers = case.graph.longest_s("p2p") >= SETTLED_S
         if stuck and (waits or waits_for_peers or case.waiting):
             yield self._finding(case, stuck, waits)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _NAMES = {
     "allreduce": "all_reduce",
     "allreducecoalesced": "all_reduce_coalesced",
@@ -22,6 +24,7 @@ _NAMES = {
 P2P = frozenset({"send", "recv", "recv (any source)"})
 
 
+@lru_cache(maxsize=1024)
 def operation_name(raw: str) -> str:
     """torch's public name of an operation: `gloo:all_reduce`, `allreduce` → `all_reduce`."""
     name = raw.rpartition(":")[2]

@@ -25,7 +25,7 @@ class PeerMissing:
                 continue
             peer = case.job.ranks.get(wait.peer_rank)
             arriving = peer is not None and peer.instrumented and not holds_world(peer)
-            if case.graph.waits(wait.peer_rank) or arriving:
+            if case.graph.is_waiting(wait.peer_rank) or arriving:
                 continue
             awaited.setdefault(wait.peer_rank, []).append(wait)
         for peer_rank, waits in awaited.items():

@@ -203,7 +203,8 @@ def _map_text(placement: Placement | None) -> str:
 def _sharing(case: Case, placed: set[int]) -> Iterable[Finding]:
     """Ranks of one host on one accelerator, by the driver's own table of processes."""
     for host in case.state.hosts.values():
-        ranks = {p.pid: r for r, p in case.job.ranks.items() if p.host == host.host and r in placed}
+        here = case.job.ranks_on(host.host)
+        ranks = {p.pid: r for r, p in here.items() if r in placed}
         for device in host.devices.devices if host.devices else ():
             on_it = sorted({ranks[use.pid] for use in device.processes if use.pid in ranks})
             if len(on_it) < 2:
@@ -231,7 +232,7 @@ class MemoryExceeded:
             if host.sample is None:
                 continue
             limit = host.sample.cgroup_limit or host.sample.memory_total
-            here = {r: p for r, p in case.job.ranks.items() if p.host == host.host}
+            here = case.job.ranks_on(host.host)
             sizes = {rank: size for rank, p in here.items() if (size := _host_bytes(p))}
             needed = sum(sizes.values())
             # Ranks that have loaded and live on were within the limit, or have moved their models.

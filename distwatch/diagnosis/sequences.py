@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -10,8 +10,9 @@ from distwatch.diagnosis.check import Case, name_ranks
 from distwatch.diagnosis.group_views import GroupView
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.standing import short_site
-from distwatch.state.events import Site
+from distwatch.state.events import Collective, Operation, Site
 from distwatch.state.finding import Evidence
+from distwatch.state.model import Process
 
 _BEFORE = 3
 _RANKS = 4
@@ -42,22 +43,54 @@ def history_of(case: Case, view: GroupView, rank: int) -> dict[int, Entry]:
     The recorder also has what C++ called, the ring also what came after the last dump.
     """
     process = case.job.ranks[rank]
-    entries: dict[int, Entry] = {}
+    entries = {recorded.seq: _of_recorder(recorded) for recorded in _recorded(process, view)}
+    for called in _called(process, view):
+        entries[called.seq] = _of_ring(process, called)
+    return entries
+
+
+def entry_at(case: Case, view: GroupView, rank: int, seq: int) -> Entry | None:
+    """What `history_of` has under one number."""
+    process = case.job.ranks[rank]
+    for called in reversed(process.outside.operations):
+        if called.seq == seq >= 0 and called.pg_name == view.pg_name:
+            return _of_ring(process, called)
+    recorded = case.job.recorded(rank, view.pg_name, seq)
+    return _of_recorder(recorded) if recorded else None
+
+
+def newest_of(case: Case, view: GroupView, rank: int) -> int | None:
+    """The greatest number that `history_of` has; None where it has none."""
+    process = case.job.ranks[rank]
+    recorded = max((entry.seq for entry in _recorded(process, view)), default=None)
+    called = max((entry.seq for entry in _called(process, view)), default=None)
+    return max((seq for seq in (recorded, called) if seq is not None), default=None)
+
+
+def _recorded(process: Process, view: GroupView) -> Iterator[Collective]:
     for recorded in process.collectives.entries if process.collectives else ():
         if recorded.pg_name == view.pg_name and not recorded.is_p2p:
-            size = str([list(size) for size in recorded.input_sizes or recorded.output_sizes])
-            entries[recorded.seq] = Entry(
-                seq=recorded.seq, op=operation_name(recorded.op), size=size
-            )
+            yield recorded
+
+
+def _called(process: Process, view: GroupView) -> Iterator[Operation]:
     for called in process.outside.operations:
         if called.pg_name == view.pg_name and called.seq >= 0:
-            entries[called.seq] = Entry(
-                seq=called.seq,
-                op=operation_name(called.op),
-                size=f"[{called.numel}]",
-                site=process.sites.get(called.site),
-            )
-    return entries
+            yield called
+
+
+def _of_recorder(recorded: Collective) -> Entry:
+    size = str([list(size) for size in recorded.input_sizes or recorded.output_sizes])
+    return Entry(seq=recorded.seq, op=operation_name(recorded.op), size=size)
+
+
+def _of_ring(process: Process, called: Operation) -> Entry:
+    return Entry(
+        seq=called.seq,
+        op=operation_name(called.op),
+        size=f"[{called.numel}]",
+        site=process.sites.get(called.site),
+    )
 
 
 def sequence_evidence(

@@ -59,6 +59,8 @@ class SideWorldsIncomplete:
     """Asked of every meeting that some process waits in beyond its deadline."""
 
     def find(self, case: Case) -> Iterable[Finding]:
+        if not any(process.side_worlds for process in case.state.processes.values()):
+            return
         ours = {process.key for process in case.job.processes}
         told: set[tuple[str, ...]] = set()
         for process in _everybody(case.state):

@@ -39,9 +39,9 @@ def unseen_hosts(state: RunState) -> dict[str, Unseen]:
     return found
 
 
-def host_count(state: RunState) -> tuple[int, int]:
+def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
     """How many hosts with ranks are seen, of how many there are to be."""
-    job = Job(state)
+    job = job or Job(state)
     lost = unseen_hosts(state)
     names = {process.host for process in job.ranks.values()}
     on_each = max((p.identity.local_world_size or 0 for p in job.ranks.values()), default=0)
@@ -86,14 +86,16 @@ def _elsewhere(case: Case) -> dict[int, str]:
     """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
     job = case.job
     unseen = set(range(job.world or 0)) - job.ranks.keys()
-    identities = [process.identity for process in job.ranks.values()]
-    seen, expected = host_count(case.state)
-    # Ray alone says not how many hosts there are.
-    spans = seen < expected or any(identity.launcher == "ray" for identity in identities)
-    if len(unseen) < 2 or not spans:
+    if len(unseen) < 2 or _are_all_hosts(job):
         return {}
     why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
     return dict.fromkeys(unseen, why)
+
+
+def _are_all_hosts(job: Job) -> bool:
+    """Whether the hosts that are seen have the whole world: each says how many ranks it is given."""
+    given = {p.host: p.identity.local_world_size for p in job.ranks.values()}
+    return sum(size or 0 for size in given.values()) >= (job.world or 0)
 
 
 def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Finding]:

@@ -20,9 +20,9 @@ class StackNode(msgspec.Struct, kw_only=True):
     children: list[StackNode] = []
 
 
-def merge_stacks(state: RunState) -> list[StackNode]:
+def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
     """The outermost frames, each with what lies inside; ranks without a stack are in none."""
-    stacks = {rank: main_frames(process) for rank, process in Job(state).ranks.items()}
+    stacks = {rank: main_frames(process) for rank, process in (job or Job(state)).ranks.items()}
     return merge({rank: frames for rank, frames in stacks.items() if frames})
 
 

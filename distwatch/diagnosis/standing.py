@@ -48,9 +48,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     blocked: bool = False
 
 
-def standings(state: RunState) -> list[Standing]:
+def standings(state: RunState, job: Job | None = None) -> list[Standing]:
     """One per expected rank, ordered by global rank; unobserved ones included."""
-    job = Job(state)
+    job = job or Job(state)
     expected = set(range(job.world or 0)) | set(job.ranks)
     found = [standing_of(job, global_rank) for global_rank in sorted(expected)]
     return _with_loading_peers(job, found)
@@ -179,14 +179,17 @@ def _absence(job: Job, process: Process) -> str:
         g.pg_name: g.enqueued
         for g in (process.outside.pulse.groups if process.outside.pulse else ())
     }
-    for wait in sorted(job.waits, key=lambda wait: wait.seq):
-        group = process.groups.get(wait.pg_name)
-        if group is None or group.members != wait.members or wait.waited_s < _WAITS_FROM_S:
-            continue
-        if entered.get(wait.pg_name, 0) < wait.seq:
-            other = job.ranks[wait.global_rank]
-            return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
-    return ""
+    missed = [
+        wait
+        for group in process.groups.values()
+        for wait in job.first_waits_in(group.pg_name, group.members, _WAITS_FROM_S)
+        if entered.get(wait.pg_name, 0) < wait.seq
+    ]
+    if not missed:
+        return ""
+    wait = min(missed, key=lambda wait: (wait.seq, wait.global_rank))
+    other = job.ranks[wait.global_rank]
+    return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
 
 
 def _last_collective(process: Process) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from distwatch.diagnosis.group_views import groups_of
+from collections.abc import Iterable
+
+from distwatch.diagnosis.group_views import GroupView, groups_of
 from distwatch.diagnosis.job import Job
 from distwatch.state.model import RunState
 
@@ -15,6 +17,11 @@ DEADLINE_SHARE = 0.5
 def suspicion(state: RunState) -> str:
     """Why to take stacks now, in a clause; '' where everything moves. Costs the job nothing."""
     job = Job(state)
+    return suspicion_of(job, groups_of(job) if job.waits else [])
+
+
+def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
+    """As `suspicion`, of a world at hand, with its groups."""
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
             continue
@@ -35,15 +42,15 @@ def suspicion(state: RunState) -> str:
         deadline_s = job.deadline_s(job.ranks[rank], "collective")
         if job.peer_waited_s(peer) > _patience_s(deadline_s) and job.ranks[rank].ended_ns is None:
             return f"rank {rank} waits in {peer}"
-    return _unlike_calls(job)
+    return _unlike_calls(job, groups)
 
 
-def _unlike_calls(job: Job) -> str:
+def _unlike_calls(job: Job, groups: Iterable[GroupView]) -> str:
     """All have entered, some from Python and some from elsewhere, and it does not complete.
 
     Where the calls are alike, they come from one place: this is worth the recorders' word at once.
     """
-    for view in groups_of(job) if job.waits else ():
+    for view in groups:
         if not view.in_flight or view.missing or view.waited_s < UNLIKE_AFTER_S:
             continue
         known = [job.operation(rank, view.pg_name, view.seq) is not None for rank in view.members]

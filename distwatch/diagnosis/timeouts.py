@@ -14,21 +14,24 @@ class TimeoutsDisagree:
     """A warning: it hangs nobody by itself, but whoever gives up first takes the others with it."""
 
     def find(self, case: Case) -> Iterable[Finding]:
+        # What ranks gave to init_process_group is compared by rendezvous.config_disagrees.
+        plans = [p.planned for p in case.job.ranks.values() if p.planned]
+        # distwatch.initialize forms it under what is left of its deadline, and then sets torch's.
+        known = len({p.timeout_s for p in plans}) > 1 or any(p.by == "distwatch" for p in plans)
         for view in case.groups:
             held = self._timeouts(case, view)
-            # What ranks gave to init_process_group is compared by rendezvous.config_disagrees.
-            plans = [p.planned for p in case.job.ranks.values() if p.planned]
-            # distwatch.initialize forms it under what is left of its deadline, and then sets torch's.
-            known = len({p.timeout_s for p in plans}) > 1 or any(p.by == "distwatch" for p in plans)
             if len(set(held.values())) > 1 and not (view.pg_desc == "default_pg" and known):
                 yield self._finding(case, view, held)
 
     def _timeouts(self, case: Case, view: GroupView) -> dict[int, float]:
         held: dict[int, float] = {}
+        key = case.job.group_key(view.pg_name, view.members)
         for rank in view.members:
             process = case.job.ranks.get(rank)
             group = process.groups.get(view.pg_name) if process else None
-            if group is not None and group.members == view.members and group.timeout_s:
+            if group is None or not group.timeout_s:
+                continue
+            if case.job.group_key(group.pg_name, group.members) == key:
                 held[rank] = group.timeout_s
         return held
 

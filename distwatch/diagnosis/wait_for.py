@@ -20,12 +20,15 @@ SETTLED_S = 1.0
 """A wait counts once it has lasted this long."""
 
 
+Kind = Literal["collective", "p2p", "group", "init", "lock"]
+
+
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """One rank waits for another, in one thing."""
 
     waiter: int
     awaited: int
-    kind: Literal["collective", "p2p", "group", "init", "lock"]
+    kind: Kind
     what: str
     """`all_reduce #5 of default_pg`, `recv #3 from rank 2`."""
     waited_s: float = 0.0
@@ -34,36 +37,97 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = -1
 
 
-class WaitGraph:
-    """The edges of a case, and what follows from them."""
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """For how long a rank has been in what it waits in."""
 
-    def __init__(self, edges: Iterable[Edge]) -> None:
-        self.edges = tuple(edges)
-        self._out: dict[int, list[Edge]] = {}
-        for edge in self.edges:
-            self._out.setdefault(edge.waiter, []).append(edge)
+    waited_s: float
+    overdue: bool = False
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """Many edges at once: each of the waiters waits for each of the awaited, in one thing."""
+
+    kind: Kind
+    what: str
+    waiters: dict[int, Wait]
+    awaited: tuple[int, ...]
+    pg_name: str = ""
+    seq: int = -1
+
+    @property
+    def overdue(self) -> bool:
+        return any(wait.overdue for wait in self.waiters.values())
+
+    def edge(self, waiter: int, awaited: int) -> Edge:
+        """One of them."""
+        wait = self.waiters[waiter]
+        return Edge(
+            waiter=waiter,
+            awaited=awaited,
+            kind=self.kind,
+            what=self.what,
+            waited_s=wait.waited_s,
+            overdue=wait.overdue,
+            pg_name=self.pg_name,
+            seq=self.seq,
+        )
+
+
+class WaitGraph:
+    """The edges of a case, and what follows from them.
+
+    Ten thousand ranks that wait for one, or fifty that wait for ten thousand whom nobody sees, are
+    one bundle: nothing here goes through their pairs.
+    """
+
+    def __init__(self, edges: Iterable[Edge] = (), bundles: Iterable[Bundle] = ()) -> None:
+        self._bundles = [bundle for bundle in bundles if bundle.waiters and bundle.awaited]
+        self._bundles += map(_bundle_of, edges)
+        self._out: dict[int, list[Bundle]] = {}
+        self._in: dict[int, list[Bundle]] = {}
+        for bundle in self._bundles:
+            for waiter in bundle.waiters:
+                self._out.setdefault(waiter, []).append(bundle)
+            for awaited in bundle.awaited:
+                self._in.setdefault(awaited, []).append(bundle)
 
     def waits(self, rank: int) -> list[Edge]:
         """What a rank waits for; empty where nobody holds it up."""
-        return self._out.get(rank, [])
+        return [b.edge(rank, awaited) for b in self._out.get(rank, ()) for awaited in b.awaited]
+
+    def is_waiting(self, rank: int) -> bool:
+        """Whether somebody holds it up."""
+        return rank in self._out
+
+    def is_overdue(self, rank: int) -> bool:
+        """Whether somebody has waited for it for longer than that may take."""
+        return any(bundle.overdue for bundle in self._in.get(rank, ()))
+
+    def longest_s(self, kind: Kind) -> float:
+        """The longest wait of that kind; 0 where there is none."""
+        waits = (w.waited_s for b in self._bundles if b.kind == kind for w in b.waiters.values())
+        return max(waits, default=0.0)
 
     def behind(self, ranks: Iterable[int]) -> set[int]:
         """The ranks that wait for one of these, directly or over others."""
-        reached = set(ranks)
-        grown = True
-        while grown:
-            more = {e.waiter for e in self.edges if e.awaited in reached} - reached
-            reached |= more
-            grown = bool(more)
-        return reached - set(ranks)
+        first = set(ranks)
+        reached, todo, done = set(first), list(first), set[int]()
+        while todo:
+            for bundle in self._in.get(todo.pop(), ()):
+                if id(bundle) not in done:
+                    done.add(id(bundle))
+                    more = bundle.waiters.keys() - reached
+                    reached |= more
+                    todo.extend(more)
+        return reached - first
 
     def roots(self) -> set[int]:
         """Ranks that are awaited and wait for nobody."""
-        return {edge.awaited for edge in self.edges} - set(self._out)
+        return self._in.keys() - self._out.keys()
 
     def awaited_by(self, rank: int) -> list[Edge]:
         """The waits that this rank could end, the longest first."""
-        found = [edge for edge in self.edges if edge.awaited == rank]
+        found = [b.edge(waiter, rank) for b in self._in.get(rank, ()) for waiter in b.waiters]
         return sorted(found, key=lambda edge: -edge.waited_s)
 
     def cycles(self) -> list[tuple[Edge, ...]]:
@@ -73,7 +137,7 @@ class WaitGraph:
         stands for them.
         """
         found: dict[frozenset[int], tuple[Edge, ...]] = {}
-        stuck = {r for r in self._out if not self._reaches_a_root(r)}
+        stuck = self._out.keys() - self.behind(self.roots())
         for start in sorted(stuck):
             chain = self._shortest_chain(start, stuck)
             if chain:
@@ -87,17 +151,6 @@ class WaitGraph:
                 kept.append(chain)
         return kept
 
-    def _reaches_a_root(self, rank: int) -> bool:
-        seen, todo = {rank}, [rank]
-        while todo:
-            for edge in self._out.get(todo.pop(), ()):
-                if edge.awaited not in self._out:
-                    return True
-                if edge.awaited not in seen:
-                    seen.add(edge.awaited)
-                    todo.append(edge.awaited)
-        return False
-
     def _shortest_chain(self, start: int, within: set[int]) -> tuple[Edge, ...]:
         """From `start` back to it, breadth first; () where no chain comes back."""
         came: dict[int, Edge] = {}
@@ -105,7 +158,7 @@ class WaitGraph:
         while todo:
             following: list[int] = []
             for rank in todo:
-                for edge in sorted(self._out.get(rank, ()), key=lambda e: (-e.waited_s, e.awaited)):
+                for edge in sorted(self.waits(rank), key=lambda e: (-e.waited_s, e.awaited)):
                     if edge.awaited == start:
                         return _chain(came, start, edge)
                     if edge.awaited in within and edge.awaited not in came:
@@ -122,18 +175,42 @@ def _chain(came: dict[int, Edge], start: int, last: Edge) -> tuple[Edge, ...]:
     return tuple(edges)
 
 
+def _bundle_of(edge: Edge) -> Bundle:
+    return Bundle(
+        kind=edge.kind,
+        what=edge.what,
+        waiters={edge.waiter: Wait(waited_s=edge.waited_s, overdue=edge.overdue)},
+        awaited=(edge.awaited,),
+        pg_name=edge.pg_name,
+        seq=edge.seq,
+    )
+
+
 def wait_graph(case: Case) -> WaitGraph:
     """The graph of a case. A rank that is seen to be elsewhere waits for nobody.
 
     An asynchronous collective or send does not hold up the rank that has posted it while its
     main thread works at something else.
     """
-    return WaitGraph(
-        edge
-        for edge in _edges(case)
-        # Its stack shows a rank in a lock: that is no work of its own, where a rank holds it.
-        if edge.kind == "lock" or not is_elsewhere(case, edge.waiter)
-    )
+    elsewhere: dict[int, bool] = {}
+
+    def is_held_up(rank: int) -> bool:
+        if rank not in elsewhere:
+            elsewhere[rank] = is_elsewhere(case, rank)
+        return not elsewhere[rank]
+
+    # Its stack shows a rank in a lock: that is no work of its own, where a rank holds it.
+    waits = [
+        msgspec.structs.replace(
+            bundle, waiters={r: w for r, w in bundle.waiters.items() if is_held_up(r)}
+        )
+        for bundle in (
+            *_collective_bundles(case),
+            *map(_bundle_of, _peer_edges(case)),
+            *_creation_bundles(case),
+        )
+    ]
+    return WaitGraph(bundles=[*waits, *map(_bundle_of, _lock_edges(case))])
 
 
 def is_elsewhere(case: Case, rank: int) -> bool:
@@ -150,32 +227,21 @@ def is_elsewhere(case: Case, rank: int) -> bool:
     return not any_thread_communicates(process)
 
 
-def _edges(case: Case) -> Iterable[Edge]:
-    yield from _collective_edges(case)
-    yield from _peer_edges(case)
-    yield from _creation_edges(case)
-    yield from _lock_edges(case)
-
-
-def _collective_edges(case: Case) -> Iterable[Edge]:
+def _collective_bundles(case: Case) -> Iterable[Bundle]:
     for view in case.groups:
-        if not view.in_flight:
-            continue
-        what = f"{view.op or 'collective'} #{view.seq} of {view.title}"
-        for wait in case.job.waits:
-            if (wait.pg_name, wait.members, wait.seq) != (view.pg_name, view.members, view.seq):
-                continue
-            for awaited in view.missing:
-                yield Edge(
-                    waiter=wait.global_rank,
-                    awaited=awaited,
-                    kind="collective",
-                    what=what,
-                    waited_s=wait.waited_s,
-                    overdue=wait.overdue,
-                    pg_name=view.pg_name,
-                    seq=view.seq,
-                )
+        if view.in_flight and view.missing:
+            yield Bundle(
+                kind="collective",
+                what=f"{view.op or 'collective'} #{view.seq} of {view.title}",
+                waiters={
+                    wait.global_rank: Wait(waited_s=wait.waited_s, overdue=wait.overdue)
+                    for wait in case.job.waits_in(view.pg_name, view.members)
+                    if wait.seq == view.seq
+                },
+                awaited=view.missing,
+                pg_name=view.pg_name,
+                seq=view.seq,
+            )
 
 
 def _peer_edges(case: Case) -> Iterable[Edge]:
@@ -201,20 +267,21 @@ def _peer_text(wait: PeerWait) -> str:
     return f"{wait} in {wait.pg_desc}" if named else str(wait)
 
 
-def _creation_edges(case: Case) -> Iterable[Edge]:
+def _creation_bundles(case: Case) -> Iterable[Bundle]:
     """Ranks inside an initialization or a group's creation wait for those that are in none."""
-    inside: dict[int, tuple[str, float]] = {}
+    inside: dict[str, dict[int, Wait]] = {}
     for rank, process in case.job.ranks.items():
         step = stuck_creation(process)
         if step is None:
             step = next((s for s in process.open_steps() if s.name in INIT_STEPS), None)
         if step is not None:
-            inside[rank] = (step.name, case.job.age_s(process, step.started_ns))
-    outside = [rank for rank in range(case.job.world or 0) if rank not in inside]
-    for rank, (name, waited_s) in inside.items():
-        for awaited in outside:
-            kind: Literal["group", "init"] = "group" if name.startswith("new_group") else "init"
-            yield Edge(waiter=rank, awaited=awaited, kind=kind, what=name, waited_s=waited_s)
+            waited_s = case.job.age_s(process, step.started_ns)
+            inside.setdefault(step.name, {})[rank] = Wait(waited_s=waited_s)
+    within = {rank for waiters in inside.values() for rank in waiters}
+    outside = tuple(rank for rank in range(case.job.world or 0) if rank not in within)
+    for name, waiters in inside.items():
+        kind: Kind = "group" if name.startswith("new_group") else "init"
+        yield Bundle(kind=kind, what=name, waiters=waiters, awaited=outside)
 
 
 def _lock_edges(case: Case) -> Iterable[Edge]:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from distwatch.diagnosis.frames_of_interest import user_frame
+from distwatch.diagnosis.once import once_each
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process, RunState
 
@@ -120,31 +121,49 @@ def pastime_of(state: RunState, process: Process) -> Pastime | None:
         return by_syscall(process)
     if stands_in_debugger(frames):
         return Pastime(kind="debugger", text="a debugger")
+    if told := _told_by_files(frames):
+        kind, text = told
+        return Pastime(kind=kind, text=_with_subject(process, text, kind))
+    if reads_stdin(process):
+        return Pastime(kind="prompt", text="somebody to type on its stdin")
+    if told := _told_by_calls(frames):
+        kind, text = told
+        return Pastime(kind=kind, text=_with_subject(process, text, kind))
+    return in_native_code(process) or by_syscall(process) or _by_source(state, process, frames)
+
+
+@once_each
+def _told_by_files(frames: tuple[Frame, ...]) -> tuple[Kind, str] | None:
     files = [frame.file for frame in frames if not frame.native]
     for kind, text, parts in _FILES:
         if any(part in file for file in files for part in parts.split()):
-            return Pastime(kind=kind, text=_with_subject(process, text, kind))
-    if reads_stdin(process):
-        return Pastime(kind="prompt", text="somebody to type on its stdin")
+            return kind, text
+    return None
+
+
+@once_each
+def _told_by_calls(frames: tuple[Frame, ...]) -> tuple[Kind, str] | None:
     for frame in _library_frames(frames):
         for kind, text, part, functions in _INNERMOST:
             # py-spy names methods with their class.
             called = frame.function.rpartition(".")[2]
             if part in frame.file and (not functions or called in functions.split()):
-                return Pastime(kind=kind, text=_with_subject(process, text, kind))
-    return in_native_code(process) or by_syscall(process) or _by_source(state, process, frames)
+                return kind, text
+    return None
 
 
 def any_thread_communicates(process: Process) -> bool:
     """Whether some Python thread of it was in a call of torch.distributed."""
     stack = process.outside.stack
-    return any(
-        frame.file.endswith(_C10D)
-        for thread in (stack.threads if stack else ())
-        for frame in thread.frames
-    )
+    return any(_communicates(thread.frames) for thread in (stack.threads if stack else ()))
 
 
+@once_each
+def _communicates(frames: tuple[Frame, ...]) -> bool:
+    return any(frame.file.endswith(_C10D) for frame in frames)
+
+
+@once_each
 def stands_in_debugger(frames: tuple[Frame, ...]) -> bool:
     """Whether the debugger is what the thread is in, and not what merely runs the script."""
     for frame in reversed(frames):

@@ -7,18 +7,19 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from distwatch import __version__
 from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.standing import standings
-from distwatch.diagnosis.suspicion import suspicion
+from distwatch.diagnosis.suspicion import suspicion_of
 from distwatch.observer.cluster_looks import ClusterLooks
 from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
 from distwatch.observer.judging import Judge
 from distwatch.observer.meeting import MeetingPlaces
-from distwatch.observer.reading import Entry, read_entries
+from distwatch.observer.others import Others
+from distwatch.observer.pace import CALM, PRESSED, Pace
+from distwatch.observer.reading import Entry, fold_run
 from distwatch.observer.recording import Recording
 from distwatch.observer.tracking import Tracking
 from distwatch.probes.devices import Devices
@@ -39,17 +40,12 @@ LAST_LOOK_WITHIN_S = 3.0
 ANSWER_WITHIN_S = 1.5
 OTHERS_WITHIN_S = 5.0
 NOBODY_CAME_S = 60.0
+APART_S = 0.5
+"""What takes longer is not followed by more of it at once."""
 
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
 RecordSink = Callable[[FileHeader, Record], None]
-
-
-class Others(Protocol):
-    """Other hosts' observers, where this one is the root of several."""
-
-    def holds_on(self) -> bool: ...
-    def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...
 
 
 class Observer:
@@ -64,9 +60,9 @@ class Observer:
         """They get every record of this host, as it stands in its journal."""
         self.others: Others | None = None
         self.viewers = 0
+        self.longest_turn_s = 0.0
         self._writable = writable
-        for entry in read_entries(folder):
-            reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
+        fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)
@@ -85,6 +81,10 @@ class Observer:
         self._due: dict[str, float] = {}
         self._stopping = asyncio.Event()
         self._verdict_due = False
+        self._elsewhere: list[asyncio.Future[None]] = []
+        self._keep_waits = False
+        self._pace = Pace()
+        self._is_pressed = False
         self._woken = asyncio.Event()
         self.recording.record(
             ev.ObserverStarted(
@@ -97,7 +97,7 @@ class Observer:
         reason = ""
         while not reason:
             try:
-                self.tick()
+                self.tick(judging=self._pace.is_due(time.monotonic()))
             except Exception as error:
                 self._failed(error)
             reason = self._reason_to_end()
@@ -136,8 +136,8 @@ class Observer:
             for wait in waits:
                 wait.cancel()
 
-    def tick(self) -> None:
-        """One round of following, sampling and judging."""
+    def tick(self, *, judging: bool = True) -> None:
+        """One round of following, sampling and, unless it is to rest, judging."""
         self._follow()
         ended = self.tracking.collect_ends()
         if ended:
@@ -155,12 +155,25 @@ class Observer:
         self.cluster.consider(
             [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
         )
-        job = Job(self.state)
-        complete = job.world is not None and len(job.ranks) >= job.world
-        identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
-        self.tracking.search(identity, complete)
         self.recording.record(ev.Ticked(host=self._host))
-        self._judge()
+        if judging:
+            began = time.monotonic()
+            if self._keep_waits:
+                self._keep()
+            else:
+                self._search()
+                self._judge()
+            done = time.monotonic()
+            self._pace.note(began, done, PRESSED if self._is_pressed else CALM)
+            self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
+
+    def _search(self) -> None:
+        """Looks for ranks that have no agent while some are missing."""
+        if self.tracking.is_search_due():
+            job = self.judge.cases[0].job if self.judge.cases else Job(self.state)
+            complete = job.world is not None and len(job.ranks) >= job.world
+            identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
+            self.tracking.search(identity, complete)
 
     async def dump(self, reason: str) -> str:
         """A full incident now; returns its folder."""
@@ -294,33 +307,51 @@ class Observer:
                 followed.keep_pulse()
 
     def _judge(self) -> None:
+        began = time.monotonic()
         changed = self.judge.judge()
-        why = suspicion(self.state) or ("a verdict stands" if self.judge.blocked else "")
+        why = self._suspicion() or ("a verdict stands" if self.judge.blocked else "")
+        self._is_pressed = bool(why)
         if not why and self._looks_from_outside_only():
             why = "no agent speaks from inside"
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True
         sockets = self._sockets() if why else {}
-        look = self.inspection.consider(
-            why, sockets=sockets, steady=self._looks_from_outside_only()
-        )
+        look = None
+        # What very many ranks were asked for last is taken first.
+        if not any(not elsewhere.done() for elsewhere in self._elsewhere):
+            look = self.inspection.consider(
+                why, sockets=sockets, steady=self._looks_from_outside_only()
+            )
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
-            for elsewhere in self.others.ask_looks(why) if self.others else ():
+            self._elsewhere = self.others.ask_looks(why) if self.others else []
+            for elsewhere in self._elsewhere:
                 elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
         if self.judge.blocked and not self.inspection.running:
-            native = self.inspection.look_natively(self.judge.findings)
+            jobs = [case.job for case in self.judge.cases]
+            native = self.inspection.look_natively(self.judge.findings, jobs)
             if native is not None:
                 native.add_done_callback(lambda _: self._judge_soon())
         # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
         if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
             self._verdict_due = self.inspection.running
-            self.judge.keep()
-            if self.judge.blocked:
-                for followed in self._follower.followed.values():
-                    followed.flush()
+            # Of very many ranks: links are heard between the judging and the report on it.
+            self._keep_waits = time.monotonic() - began > APART_S
+            if not self._keep_waits:
+                self._keep()
+
+    def _keep(self) -> None:
+        self._keep_waits = False
+        self.judge.keep()
+        if self.judge.blocked:
+            for followed in self._follower.followed.values():
+                followed.flush()
+
+    def _suspicion(self) -> str:
+        largest = next(iter(self.judge.cases), None)
+        return suspicion_of(largest.job, largest.groups) if largest else ""
 
     def _judge_soon(self) -> None:
         """What a look brings belongs into the verdict that stands, or makes one."""

@@ -11,6 +11,7 @@ from distwatch.diagnosis.closer_look import (
     locks_of_interest,
     worth_a_native_look,
 )
+from distwatch.diagnosis.job import Job
 from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
 from distwatch.observer.stack_looks import ASK_WITHIN_S, StackLooks, ask
@@ -82,11 +83,13 @@ class Inspection:
             self._task = asyncio.create_task(self._look(why, sockets))
         return self._task
 
-    def look_natively(self, findings: list[Finding]) -> asyncio.Task[None] | None:
+    def look_natively(
+        self, findings: list[Finding], jobs: list[Job] | None = None
+    ) -> asyncio.Task[None] | None:
         """C frames of the culprits whose Python frames do not tell why; None where none are due."""
         if self._native is not None and not self._native.done():
             return None
-        keys = worth_a_native_look(self._state, findings)
+        keys = worth_a_native_look(self._state, findings, jobs)
         chosen = self._stacks.not_yet_native(keys, self._tracking.living())
         if not chosen:
             return None
@@ -144,6 +147,8 @@ class Inspection:
 
     async def _read_sources(self, looked_at: list[Tracked]) -> None:
         pids = {tracked.key: tracked.pid for tracked in looked_at if not tracked.ended}
+        if not pids:
+            return
         lines: list[ev.SourceLine] = []
         for key, places in lines_of_interest(self._state).items():
             if key in pids:

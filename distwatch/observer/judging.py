@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis import cases_of, diagnose
+from distwatch.diagnosis.check import Case
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.recording import Recording
 from distwatch.runfolder import RunFolder
@@ -23,6 +24,7 @@ class Judge:
 
     Attributes:
         of_one_host: another observer judges the run as a whole.
+        cases: what the findings were derived from; their state has moved on since.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Judge:
         self._roots: Roots = frozenset()
         self._number: int | None = None
         self.findings: list[Finding] = []
+        self.cases: list[Case] = []
         self.path = ""
         self.of_one_host = False
         # An observer that takes over from one that was ended goes on with its incident.
@@ -46,7 +49,8 @@ class Judge:
 
     def judge(self) -> bool:
         """Derives the findings anew; True where the roots of the verdict changed."""
-        self.findings = diagnose(self._state)
+        self.cases = cases_of(self._state)
+        self.findings = diagnose(self.cases)
         roots = _roots_of(self.findings)
         if roots == self._roots:
             return False

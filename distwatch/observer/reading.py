@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from distwatch.errors import PartialData
 from distwatch.observer.rings import open_private
-from distwatch.observer.segments import read_journal
+from distwatch.observer.segments import Contents, read_header, read_journal
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
-from distwatch.state.frames import FileHeader, process_key
+from distwatch.state.frames import FileHeader, Record, process_key
 from distwatch.state.identity import identify
 from distwatch.state.model import RunState
 from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decode_page
 from distwatch.state.reducer import reduce
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One event of one stream. `seq` 0: never journaled, only its newest value is known."""
 
     header: FileHeader
     seq: int
     time_ns: int
     event: ev.AnyEvent | ev.UnknownEvent
+
+
+def live_key(entry: Entry) -> object:
+    """What a value that is not journaled is about: only its newest is of interest."""
+    event = entry.event
+    about = getattr(event, "process", None) or getattr(event, "host", "")
+    return type(event), about, getattr(event, "what", "")
 
 
 def load_state(folder: RunFolder) -> RunState:
@@ -37,16 +45,39 @@ def load_state(folder: RunFolder) -> RunState:
         PartialData: not one record could be read.
     """
     state = RunState(run_id=folder.run_id)
-    entries = read_entries(folder, ends=True)
-    for entry in entries:
-        reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
     # That a file is damaged is a word about the run, and not yet one from it.
-    if all(isinstance(entry.event, ev.NotObserved) for entry in entries):
+    if not fold_run(folder, state, ends=True):
         raise PartialData(
             f"{folder.path} holds no readable record",
             advice="Is it a run folder? `distwatch ps` lists them.",
         )
     return state
+
+
+def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
+    """Folds all that is on disk, stream by stream; False: there was nothing.
+
+    Args:
+        ends: as `read_entries` has it.
+    """
+    reading = Reading(folder)
+    seen = _Ends()
+    found = False
+    for header, records in reading.streams():
+        for record in records:
+            event = decode_event(record.payload)
+            if event is not None:
+                entry = Entry(header, record.seq, record.time_ns, event)
+                found = found or not isinstance(event, ev.NotObserved)
+                seen.note(entry)
+                reduce(state, header, record.seq, record.time_ns, event)
+    rest = reading.rest()
+    for entry in rest:
+        seen.note(entry)
+    for entry in (*rest, *(seen.unseen() if ends else ())):
+        found = found or not isinstance(entry.event, ev.NotObserved)
+        reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
+    return found
 
 
 def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
@@ -55,25 +86,84 @@ def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
     Args:
         ends: also say of processes that are gone that they are, where no observer saw it.
     """
-    by_stream: dict[str, dict[int, Entry]] = {}
-    headers: dict[str, FileHeader] = {}
-    trouble: list[tuple[str, str]] = []
-    for path in journal_paths(folder):
-        _read_into(path, by_stream, headers, trouble)
-    entries = [entry for stream in by_stream.values() for entry in in_order(stream)]
-    newest = max((entry.time_ns for entry in entries), default=0)
-    entries += read_pulses(folder, headers)
-    entries += _starts(folder, newest)
-    entries += _unseen_ends(entries) if ends else []
-    host = host_name()
-    note = _reader(host)
-    entries += [
-        Entry(note, 0, newest, ev.NotObserved(host=host, what=name, why=why))
-        for name, why in trouble
-    ]
-    if any_alive(folder):
-        entries.append(Entry(note, 0, time.monotonic_ns(), ev.Ticked(host=host)))
+    reading = Reading(folder)
+    seen = _Ends()
+    entries: list[Entry] = []
+    for header, records in reading.streams():
+        stream = {
+            record.seq: Entry(header, record.seq, record.time_ns, event)
+            for record in records
+            if (event := decode_event(record.payload)) is not None
+        }
+        entries += in_order(stream)
+    entries += reading.rest()
+    if ends:
+        for entry in entries:
+            seen.note(entry)
+        entries += seen.unseen()
     return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+
+
+class Reading:
+    """One reading of a run folder. A stream may stand in several files, each record once."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._headers: dict[str, FileHeader] = {}
+        self._trouble: list[tuple[str, str]] = []
+        self._newest = 0
+
+    def streams(
+        self, is_wanted: Callable[[FileHeader], bool] = lambda _: True
+    ) -> Iterator[tuple[FileHeader, list[Record]]]:
+        """Each stream with its records in their order, one stream in memory at a time."""
+        paths: dict[str, list[str]] = {}
+        for path in journal_paths(self._folder):
+            header = read_header(path)
+            # What has no header is opened once more, to learn what is wrong with it.
+            if header is None or is_wanted(header):
+                paths.setdefault(header.stream if header else path, []).append(path)
+        for together in paths.values():
+            records: dict[int, Record] = {}
+            found: FileHeader | None = None
+            for path in together:
+                contents = self._contents(path)
+                if contents is not None:
+                    found = found or contents.header
+                    for record in contents.records:
+                        records.setdefault(record.seq, record)
+            if found is not None:
+                self._headers[found.stream] = found
+                self._newest = max([self._newest, *(r.time_ns for r in records.values())])
+                yield found, [records[seq] for seq in sorted(records)]
+
+    def rest(self) -> list[Entry]:
+        """What stands in no journal, in order of time; once all streams were read."""
+        entries = read_pulses(self._folder, self._headers)
+        entries += _starts(self._folder, self._newest)
+        host = host_name()
+        note = _reader(host)
+        entries += [
+            Entry(note, 0, self._newest, ev.NotObserved(host=host, what=name, why=why))
+            for name, why in self._trouble
+        ]
+        if any_alive(self._folder):
+            entries.append(Entry(note, 0, time.monotonic_ns(), ev.Ticked(host=host)))
+        return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+
+    def _contents(self, path: str) -> Contents | None:
+        name = os.path.basename(path)
+        try:
+            contents = read_journal(path)
+        except OSError as error:
+            self._trouble.append((name, f"not readable: {error.strerror or error}"))
+            return None
+        if contents is None:
+            self._trouble.append((name, "its header is damaged: nothing of it can be read"))
+        elif contents.damaged:
+            why = f"{contents.damaged} bytes of it are damaged and were skipped"
+            self._trouble.append((name, why))
+        return contents
 
 
 def in_order(stream: dict[int, Entry]) -> list[Entry]:
@@ -93,32 +183,41 @@ def in_order(stream: dict[int, Entry]) -> list[Entry]:
     return ordered
 
 
-def _unseen_ends(entries: list[Entry]) -> list[Entry]:
+class _Ends:
     """Processes of this node that are gone although no observer saw their end.
 
     How they ended is not observed, which is no reason to call it a crash.
     """
-    host = host_name()
-    ended = {entry.event.process for entry in entries if isinstance(entry.event, ev.ExitSeen)}
-    last: dict[str, int] = {}
-    for entry in entries:
-        event = entry.event
+
+    def __init__(self) -> None:
+        self._host = host_name()
+        self._ended: set[str] = set()
+        self._last: dict[str, int] = {}
+
+    def note(self, entry: Entry) -> None:
+        event, stream = entry.event, entry.header.stream
+        if isinstance(event, ev.ExitSeen):
+            self._ended.add(event.process)
         key = event.process if isinstance(event, ev.ProcessSighted | ev.PulseRead) else ""
-        if not key and not entry.header.stream.startswith(("observer:", "reader:")):
-            key = entry.header.stream
-        if key and entry.header.host == host and key not in ended:
-            last[key] = max(last.get(key, 0), entry.time_ns)
-    why = "it is gone, and no observer was there to see how it ended"
-    return [
-        Entry(
-            _reader(host),
-            0,
-            time_ns,
-            ev.NotObserved(host=host, what="end", why=why, process=key),
-        )
-        for key, time_ns in last.items()
-        if not _lives(key)
-    ]
+        if not key and not stream.startswith(("observer:", "reader:")):
+            key = stream
+        if key and entry.header.host == self._host:
+            self._last[key] = max(self._last.get(key, 0), entry.time_ns)
+
+    def unseen(self) -> list[Entry]:
+        """An event for each of them."""
+        host = self._host
+        why = "it is gone, and no observer was there to see how it ended"
+        return [
+            Entry(
+                _reader(host),
+                0,
+                time_ns,
+                ev.NotObserved(host=host, what="end", why=why, process=key),
+            )
+            for key, time_ns in self._last.items()
+            if key not in self._ended and not _lives(key)
+        ]
 
 
 def _lives(key: str) -> bool:
@@ -157,31 +256,6 @@ def _reader(host: str) -> FileHeader:
         wall_offset_ns=0,
         salt=0,
     )
-
-
-def _read_into(
-    path: str,
-    by_stream: dict[str, dict[int, Entry]],
-    headers: dict[str, FileHeader],
-    trouble: list[tuple[str, str]],
-) -> None:
-    name = os.path.basename(path)
-    try:
-        contents = read_journal(path)
-    except OSError as error:
-        trouble.append((name, f"not readable: {error.strerror or error}"))
-        return
-    if contents is None:
-        trouble.append((name, "its header is damaged: nothing of it can be read"))
-        return
-    if contents.damaged:
-        trouble.append((name, f"{contents.damaged} bytes of it are damaged and were skipped"))
-    headers[contents.header.stream] = contents.header
-    stream = by_stream.setdefault(contents.header.stream, {})
-    for record in contents.records:
-        event = decode_event(record.payload)
-        if event is not None and record.seq not in stream:
-            stream[record.seq] = Entry(contents.header, record.seq, record.time_ns, event)
 
 
 def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry]:

@@ -32,7 +32,7 @@ SIZE_LIMIT = 64 * 1024 * 1024
 ROUTINE_LIMIT = 48 * 1024 * 1024
 """What repeats stops here, so that a verdict after weeks still finds its place."""
 SPARE_FROM = 8 * 1024 * 1024
-_OPERATIONS_KEPT = 8
+OPERATIONS_KEPT = 8
 
 Sink = Callable[[FileHeader, int, int, ev.AnyEvent], None]
 RecordSink = Callable[[FileHeader, Record], None]
@@ -130,7 +130,7 @@ class Recording:
         if kept_ns and size > ROUTINE_LIMIT:
             self._say(f"the observer's journal has {size >> 20} MiB: pulses and samples end here")
             return False
-        content = _material(event)
+        content = material(event)
         spare = size > SPARE_FROM or (kept == content and not isinstance(event, ev.Ticked))
         if kept_ns and now - kept_ns < (UNCHANGED_EVERY_NS if spare else KEEP_EVERY_NS):
             return False
@@ -139,7 +139,7 @@ class Recording:
 
     def _write(self, now: int, event: ev.AnyEvent) -> int:
         if isinstance(event, ev.PulseRead):
-            event = _shorten(event)
+            event = shorten(event, OPERATIONS_KEPT)
         record = Record(seq=self._seq + 1, time_ns=now, payload=encode_event(event))
         try:
             segment = self._opened(now)
@@ -184,7 +184,7 @@ def _key(event: ev.AnyEvent) -> tuple[type, str]:
     return type(event), str(getattr(event, "process", ""))
 
 
-def _material(event: ev.AnyEvent) -> object:
+def material(event: ev.AnyEvent) -> object:
     """What has to differ for a repeated event to be news."""
     if isinstance(event, ev.PulseRead):
         last = event.operations[-1] if event.operations else None
@@ -198,10 +198,12 @@ def _material(event: ev.AnyEvent) -> object:
     return event
 
 
-def _shorten(read: ev.PulseRead) -> ev.PulseRead:
-    """The pulse's own file keeps all operations; the journal has the open and the newest ones."""
-    newest = read.operations[-_OPERATIONS_KEPT:]
-    unfinished = tuple(op for op in read.operations[:-_OPERATIONS_KEPT] if not op.left_ns)
+def shorten(read: ev.PulseRead, kept: int) -> ev.PulseRead:
+    """The pulse's own file keeps all operations; here are the open and the newest ones."""
+    if len(read.operations) <= kept:
+        return read
+    newest = read.operations[-kept:]
+    unfinished = tuple(op for op in read.operations[:-kept] if not op.left_ns)
     return msgspec.structs.replace(read, operations=(unfinished + newest))
 
 

@@ -58,6 +58,15 @@ def read_journal(path: str) -> Contents | None:
     )
 
 
+def read_header(path: str) -> FileHeader | None:
+    """Whose journal it is; None where it cannot be read, or is none."""
+    try:
+        with os.fdopen(open_private(path), "rb") as file:
+            return decode_header(file.read(HEADER_SIZE))
+    except OSError:
+        return None
+
+
 class Segment:
     """Appends one stream's frames to disk. Nothing is written twice, a torn tail is cut.
 
@@ -83,10 +92,10 @@ class Segment:
             there = _read_own(path, self.header)
         self.path = path
         if there is not None:
-            self._descriptor = os.open(path, _WRITE, 0o600)
+            self._descriptor: int | None = os.open(path, _WRITE, 0o600)
             self._end = there.end
             self.last_seq = max([self.last_seq, *(record.seq for record in there.records)])
-            os.ftruncate(self._descriptor, self._end)
+            os.ftruncate(self._open(), self._end)
         else:
             self._descriptor, self._end = self._begin()
 
@@ -101,25 +110,33 @@ class Segment:
             return
         self._rotate_if_full()
         body = b"".join(encode_frame(self.header.salt, record) for record in fresh)
+        descriptor = self._open()
         try:
-            self._write(body)
+            self._write(descriptor, body)
         except OSError:
-            os.ftruncate(self._descriptor, self._end)
+            os.ftruncate(descriptor, self._end)
             raise
         self._end += len(body)
         self.last_seq = fresh[-1].seq
 
     def flush(self) -> None:
         """Has the kernel write it through to the disk."""
-        os.fsync(self._descriptor)
+        os.fsync(self._open())
 
     @property
     def size(self) -> int:
         return self._end
 
     def close(self) -> None:
-        """Gives the descriptor back."""
-        os.close(self._descriptor)
+        """Gives the descriptor back. It is had again where something is appended after all."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, _WRITE & ~os.O_CREAT)
+        return self._descriptor
 
     def _begin(self) -> tuple[int, int]:
         descriptor = os.open(self.path, _WRITE | os.O_EXCL, 0o600)
@@ -133,16 +150,16 @@ class Segment:
             raise
         return descriptor, HEADER_SIZE
 
-    def _write(self, body: bytes) -> None:
+    def _write(self, descriptor: int, body: bytes) -> None:
         done = 0
         while done < len(body):
-            done += os.pwrite(self._descriptor, body[done:], self._end + done)
+            done += os.pwrite(descriptor, body[done:], self._end + done)
 
     def _rotate_if_full(self) -> None:
         if self._end < self._limit:
             return
         os.replace(self.path, _old_path(self.path))
-        os.close(self._descriptor)
+        self.close()
         self._descriptor, self._end = self._begin()
 
 

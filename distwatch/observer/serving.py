@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -18,13 +19,18 @@ import msgspec
 from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.orders import Order, Part
-from distwatch.observer.reading import Entry, read_entries
+from distwatch.observer.reading import Entry, Reading, live_key
 from distwatch.state.events import decode_event, encode_event
-from distwatch.state.frames import FileHeader
+from distwatch.state.frames import FileHeader, Record
 
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
-"""Bytes that wait for a viewer at most."""
+"""Bytes that wait for a viewer at most; what is more is read from the journals again."""
+MISSED_AT_MOST = 32
+"""So many times that much it may miss without taking anything."""
+AT_ONCE = 4 * 1024 * 1024
+"""Bytes of history that are read, and may be on their way, at one time."""
+LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
 NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
 _OVERHEAD = 300
@@ -42,7 +48,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     order: Order | None = None
 
 
-class Wire(msgspec.Struct, array_like=True):
+class Wire(msgspec.Struct, array_like=True, gc=False):
     """One event on its way to a viewer.
 
     Without a header: an answer to a request, or, where that is empty, the end of the history.
@@ -161,6 +167,21 @@ def _peer_uid(writer: asyncio.StreamWriter) -> int:
     return int(struct.unpack("3i", credentials)[1])
 
 
+def _chunk_of(streams: Iterator[tuple[FileHeader, list[Record]]]) -> list[Wire]:
+    """The next streams, whole, until they are enough for some frames; empty: there are no more.
+
+    Ten thousand ranks have ten thousand short streams: each by itself would be as many waits.
+    """
+    wires: list[Wire] = []
+    size = 0
+    for header, records in streams:
+        wires += [Wire(header, r.seq, r.time_ns, r.payload) for r in records]
+        size += sum(len(r.payload) + _OVERHEAD for r in records)
+        if size > AT_ONCE:
+            break
+    return wires
+
+
 class _Viewer:
     """One connection."""
 
@@ -170,8 +191,14 @@ class _Viewer:
         self._observer = observer
         self._reader = reader
         self._writer = writer
-        self._queue: asyncio.Queue[Wire] = asyncio.Queue()
+        self._queue: list[Wire] = []
         self._queued = 0
+        self._live: dict[object, Entry] = {}
+        self._behind = False
+        self._missed = 0
+        """Bytes that came, while it was behind, since it last took anything."""
+        self._sent: dict[str, int] = {}
+        self._more = asyncio.Event()
 
     async def serve(self, elsewhere: Elsewhere | None) -> None:
         sender: asyncio.Task[None] | None = None
@@ -213,40 +240,78 @@ class _Viewer:
         await self._writer.drain()
 
     def _take(self, entry: Entry) -> None:
-        self._put(to_wire(entry))
+        if entry.seq:
+            self._put(to_wire(entry))
+        else:
+            # Of a live value only its newest is of interest, however slow the viewer is.
+            self._live[live_key(entry)] = entry
+            self._more.set()
 
     def _put(self, wire: Wire) -> None:
-        self._queued += len(wire.payload) + _OVERHEAD
-        if self._queued > QUEUE_LIMIT:
-            # It can connect again and read everything from the journals.
-            self._writer.transport.abort()
-            return
-        self._queue.put_nowait(wire)
+        size = len(wire.payload) + _OVERHEAD
+        if self._behind:
+            self._missed += size
+            if self._missed > MISSED_AT_MOST * QUEUE_LIMIT:
+                # It can connect again and read everything from the journals.
+                self._writer.transport.abort()
+        elif self._queued + size > QUEUE_LIMIT and wire.header is not None:
+            # All of it stands in the journals: it is read from there once the viewer reads again.
+            self._behind, self._missed = True, size
+            self._queue, self._queued = [w for w in self._queue if w.header is None], 0
+        else:
+            self._queued += size
+            self._queue.append(wire)
+        self._more.set()
 
     async def _send(self) -> None:
-        history = await asyncio.to_thread(read_entries, self._observer.folder)
+        self._writer.transport.set_write_buffer_limits(high=AT_ONCE)
+        await self._send_history()
+        await self._write([Wire(None, 0, 0, b"")])
+        await self._send_queue()
+
+    async def _send_history(self) -> None:
+        """What the journals have beyond what was sent."""
+        self._behind = False
+        reading = Reading(self._observer.folder)
+        newest = dict(self._observer.state.streams)
+        streams = reading.streams(
+            lambda header: newest.get(header.stream, 1 << 63) > self._sent.get(header.stream, 0)
+        )
+        while chunk := await asyncio.to_thread(_chunk_of, streams):
+            await self._write_all(chunk)
+        rest = await asyncio.to_thread(reading.rest)
+        await self._write_all(to_wire(entry) for entry in rest)
+
+    async def _send_queue(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            if self._behind:
+                await self._send_history()
+            waiting, self._queue, self._queued = self._queue, [], 0
+            await self._write_all(waiting)
+            live, self._live = self._live, {}
+            await self._write_all(map(to_wire, live.values()))
+            if live:
+                await asyncio.sleep(LIVE_EVERY_S)
+
+    async def _write_all(self, wires: Iterable[Wire]) -> None:
         batch: list[Wire] = []
         size = 0
-        for entry in history:
-            wire = to_wire(entry)
-            if size + len(wire.payload) > FRAME_LIMIT // 4:
+        for wire in wires:
+            if wire.header is not None and wire.seq:
+                if wire.seq <= self._sent.get(wire.header.stream, 0):
+                    continue
+                self._sent[wire.header.stream] = wire.seq
+            if batch and size + len(wire.payload) > FRAME_LIMIT // 4:
                 await self._write(batch)
                 batch, size = [], 0
             batch.append(wire)
             size += len(wire.payload) + _OVERHEAD
-        await self._write([*batch, Wire(None, 0, 0, b"")])
-        await self._send_queue()
-
-    async def _send_queue(self) -> None:
-        while True:
-            batch = [await self._queue.get()]
-            size = len(batch[0].payload) + _OVERHEAD
-            while not self._queue.empty() and size < FRAME_LIMIT // 4:
-                batch.append(self._queue.get_nowait())
-                size += len(batch[-1].payload) + _OVERHEAD
+        if batch:
             await self._write(batch)
-            self._queued -= size
 
     async def _write(self, batch: list[Wire]) -> None:
         self._writer.write(pack(batch))
         await self._writer.drain()
+        self._missed = 0

@@ -76,6 +76,10 @@ class Tracking:
             self._recording.record(sighted)
             self._track(sighted)
 
+    def is_search_due(self) -> bool:
+        """Whether it is time to look for ranks without distwatch, if some are missing."""
+        return time.monotonic() >= self._next_search
+
     def search(self, identity: Identity | None, complete: bool) -> None:
         """Looks for ranks without distwatch while some are missing, ever more rarely."""
         now = time.monotonic()

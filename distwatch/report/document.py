@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 
 from distwatch.diagnosis.event_text import event_kind, event_text
-from distwatch.diagnosis.group_views import GroupView, group_views
+from distwatch.diagnosis.group_views import GroupView, groups_of
+from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
 from distwatch.diagnosis.ray_rows import RayRow, ray_rows
 from distwatch.diagnosis.sight import host_count, unseen_hosts
 from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
-from distwatch.diagnosis.standing import Standing, current_processes, expected_world, standings
+from distwatch.diagnosis.standing import Standing, standings
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models
 from distwatch.state.finding import Evidence, Finding
@@ -120,16 +121,17 @@ class Report(msgspec.Struct, kw_only=True):
 
 def build_report(state: RunState, findings: list[Finding], run_id: str) -> Report:
     """Collects what the report says; all free text is redacted here, once for every format."""
-    ranks = standings(state)
+    job = Job(state)
+    ranks = standings(state, job)
     return Report(
-        run=_run(state, run_id),
-        coverage=_coverage(state, ranks),
+        run=_run(job, run_id),
+        coverage=_coverage(job, ranks),
         findings=[_redacted(finding) for finding in findings],
         ranks=[_rank(state, standing) for standing in ranks],
-        groups=[_group(view) for view in group_views(state)],
-        layouts=layout_grids(state),
-        stacks=merge_stacks(state),
-        models=build_models(state),
+        groups=[_group(view) for view in groups_of(job)],
+        layouts=layout_grids(state, job),
+        stacks=merge_stacks(state, job),
+        models=build_models(state, job),
         devices=_devices(state),
         ray=[_ray_row(row) for row in ray_rows(state)],
         timeline=_timeline(state),
@@ -141,8 +143,8 @@ def to_json(report: Report) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
-def _run(state: RunState, run_id: str) -> Run:
-    processes = current_processes(state)
+def _run(job: Job, run_id: str) -> Run:
+    state, processes = job.state, list(job.ranks.values())
     starts = [
         process.started_ns + state.hosts[process.host].wall_offset_ns
         for process in processes
@@ -152,7 +154,7 @@ def _run(state: RunState, run_id: str) -> Run:
         id=run_id,
         started=wall_text(min(starts)) if starts else None,
         launcher=processes[0].identity.launcher if processes else "unknown",
-        world_size=expected_world(state),
+        world_size=job.world,
         hosts=sorted({process.host for process in processes}),
     )
 
@@ -163,7 +165,8 @@ def wall_text(wall_ns: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _coverage(state: RunState, ranks: list[Standing]) -> Coverage:
+def _coverage(job: Job, ranks: list[Standing]) -> Coverage:
+    state = job.state
     unobserved: dict[str, str] = {}
     for standing in ranks:
         if standing.process is None:
@@ -186,14 +189,14 @@ def _coverage(state: RunState, ranks: list[Standing]) -> Coverage:
         elif host.devices is None:
             elsewhere[f"GPUs on {host.host}"] = "no observer looked"
     elsewhere |= {f"host {name}": lost.text for name, lost in unseen_hosts(state).items()}
-    observed_hosts, expected_hosts = host_count(state)
+    observed_hosts, expected_hosts = host_count(state, job)
     seen = [s for s in ranks if s.process is not None and s.instrumented]
     dropped = sum(
         process.gaps + (process.outside.pulse.dropped if process.outside.pulse else 0)
         for process in state.processes.values()
     )
     return Coverage(
-        expected_ranks=expected_world(state),
+        expected_ranks=job.world,
         observed_ranks=len(seen),
         unobserved=unobserved,
         dropped_events=dropped,

@@ -10,7 +10,7 @@ from distwatch.diagnosis.stack_tree import StackNode
 from distwatch.diagnosis.standing import LETTERS
 from distwatch.report.document import Report
 from distwatch.report.layout_text import ROWS, grid_lines
-from distwatch.report.matrix import build_matrix
+from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
@@ -23,8 +23,9 @@ _MARKS = {"hang": "🔴 hang", "crash": "💥 crash", "warning": "🟡 warning",
 def render_markdown(report: Report) -> str:
     """The whole report in fewer than LIMIT characters; what was cut is said where it was."""
     shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "models": 32, "evidence": 40}
+    matrix = build_matrix(report)
     while True:
-        text = "\n".join(_render(report, shares)) + "\n"
+        text = "\n".join(_render(report, matrix, shares)) + "\n"
         if len(text) < LIMIT:
             return text
         # The verdict is never cut: what is long gives way, the timeline first.
@@ -49,13 +50,13 @@ def fence(lines: Iterable[str]) -> list[str]:
     return ["```text", *(line.replace("```", "ˋˋˋ") for line in lines), "```"]
 
 
-def _render(report: Report, shares: dict[str, int]) -> Iterable[str]:
+def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[str]:
     yield from _verdict(report)
     for finding in report.findings:
         yield from _finding(finding, shares["evidence"])
     yield from _ranks(report, shares["ranks"])
     yield from _ray(report, shares["ranks"])
-    yield from _matrix(report)
+    yield from _matrix(matrix)
     yield from _groups(report, shares["ranks"])
     yield from _layouts(report, shares["ranks"])
     yield from _models(report, shares["models"])
@@ -143,8 +144,7 @@ def _ray(report: Report, most: int) -> Iterable[str]:
     yield ""
 
 
-def _matrix(report: Report) -> Iterable[str]:
-    matrix = build_matrix(report)
+def _matrix(matrix: Matrix) -> Iterable[str]:
     if not matrix.columns or not matrix.rows:
         return
     yield "### Ranks in groups: the last collective entered, and completed where that differs"

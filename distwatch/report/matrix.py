@@ -22,6 +22,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """waits, missing, or nothing."""
 
 
+_OUTSIDE = Cell(text=NOT_A_MEMBER)
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Ranks that stand alike in all groups."""
 
@@ -45,10 +48,11 @@ def build_matrix(report: Report) -> Matrix:
     shown = sorted(columns, key=lambda title: not any(g.in_flight for g in columns[title]))
     shown = shown[:COLUMNS]
     culprits = {r for f in report.findings if f.role == "root" for r in f.culprit_ranks}
+    places = [_places(columns[title]) for title in shown]
     alike: dict[tuple[bool, tuple[Cell, ...]], list[int]] = {}
     for rank in report.ranks:
         number = rank.global_rank
-        cells = tuple(_cell(columns[title], number) for title in shown)
+        cells = tuple(place.get(number, _OUTSIDE) for place in places)
         alike.setdefault((number in culprits, cells), []).append(number)
     rows = [
         Row(ranks=format_ranks(ranks), culprit=culprit, cells=cells)
@@ -65,23 +69,32 @@ def build_matrix(report: Report) -> Matrix:
 
 def _columns(groups: list[Group]) -> dict[str, list[Group]]:
     columns: dict[str, list[Group]] = {}
+    placed: dict[str, set[int]] = {}
     for group in groups:
         named = group.pg_desc and group.pg_desc != "undefined"
         title = group.axis or (group.pg_desc if named else f"group {group.pg_name}")
-        held = columns.get(title, [])
-        if any(set(other.members) & set(group.members) for other in held):
+        if not placed.get(title, set()).isdisjoint(group.members):
             title = f"{title} ({group.pg_name})"
         columns.setdefault(title, []).append(group)
+        placed.setdefault(title, set()).update(group.members)
     return columns
 
 
-def _cell(groups: list[Group], rank: int) -> Cell:
-    group = next((group for group in groups if rank in group.members), None)
-    if group is None:
-        return Cell(text=NOT_A_MEMBER)
+def _places(groups: list[Group]) -> dict[int, Cell]:
+    """By rank, its cell in one column: of the first of its groups that it is in."""
+    cells: dict[int, Cell] = {}
+    for group in groups:
+        entered = set(group.entered) if group.in_flight else set()
+        missing = set(group.missing) if group.in_flight else set()
+        for rank in group.members:
+            if rank not in cells:
+                word = "waits" if rank in entered else "missing" if rank in missing else ""
+                cells[rank] = _cell(group, rank, word)
+    return cells
+
+
+def _cell(group: Group, rank: int, word: str) -> Cell:
     numbers = group.progress.get(str(rank))
-    waits = group.in_flight and rank in group.entered
-    word = "waits" if waits else "missing" if group.in_flight and rank in group.missing else ""
     if numbers is None:
         return Cell(text=NOT_OBSERVED, word=word)
     entered, completed = max(numbers[0], 0), max(numbers[1], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import asdict, replace
 
+from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.loads import LoadStanding, loads_of
 from distwatch.redaction import redact_text
 from distwatch.state.loads import LoadArguments, Outstanding, Placement
@@ -23,9 +24,9 @@ class Model(LoadStanding, frozen=True, kw_only=True):
     """The checkpoint, as it was asked for."""
 
 
-def build_models(state: RunState) -> list[Model]:
+def build_models(state: RunState, job: Job | None = None) -> list[Model]:
     """Every load of every rank."""
-    return [_model(load) for load in loads_of(state)]
+    return [_model(load) for load in loads_of(state, job)]
 
 
 def _model(load: LoadStanding) -> Model:

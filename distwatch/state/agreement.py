@@ -154,11 +154,7 @@ def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[
         plans: of the ranks that meet at one endpoint, by global rank.
         hosts: their hosts, where known: interface names are compared within one host only.
     """
-    found = [
-        finding
-        for term in _TERMS
-        if (finding := _judge(term, {rank: term.read(plan) for rank, plan in plans.items()}))
-    ]
+    found = [finding for term in _TERMS if (finding := _judge(term, plans))]
     return [*_shared_devices(plans), *found, *_interfaces(plans, hosts or {})]
 
 
@@ -209,10 +205,12 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
     )
 
 
-def _judge(term: _Term, read: Mapping[int, str | None], where: str = "") -> Finding | None:
-    values = {rank: value for rank, value in sorted(read.items()) if value is not None}
-    if len(set(values.values())) < 2:
+def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
+    # Most often all agree, and there may be very many of them.
+    if len({value for plan in plans.values() if (value := term.read(plan)) is not None}) < 2:
         return None
+    read = {rank: term.read(plan) for rank, plan in sorted(plans.items())}
+    values = {rank: value for rank, value in read.items() if value is not None}
     odd, decided = odd_ones(values)
     listed = "; ".join(_who_says(values))
     return Finding(
@@ -262,8 +260,11 @@ def _shared_devices(plans: Plans) -> Iterable[Finding]:
 
 
 def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
-    for host in sorted(set(hosts.values())):
-        here = {rank: plan for rank, plan in plans.items() if hosts.get(rank) == host}
+    by_host: dict[str, dict[int, InitPlanned]] = {host: {} for host in hosts.values()}
+    for rank, plan in plans.items():
+        if (host := hosts.get(rank)) is not None:
+            by_host[host][rank] = plan
+    for host, here in sorted(by_host.items()):
         for name in _INTERFACE_VARIABLES:
             term = _Term(
                 name,
@@ -273,6 +274,5 @@ def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
                 "ranks of one host talk over different networks",
                 f"Set the same {name} for all ranks of a host.",
             )
-            read = {rank: term.read(plan) for rank, plan in here.items()}
-            if finding := _judge(term, read, f" on {host}"):
+            if finding := _judge(term, here, f" on {host}"):
                 yield finding

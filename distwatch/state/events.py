@@ -7,7 +7,9 @@ A kind that this version does not know decodes to `UnknownEvent` and survives re
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +17,7 @@ from distwatch.state.event import Event, kind_of
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
+from distwatch.state.rank_spans import Spans, pack_ranks, unpack_ranks
 from distwatch.state.ray_events import (
     RayActorSeen,
     RayGroupSeen,
@@ -24,14 +27,26 @@ from distwatch.state.ray_events import (
 )
 
 
-class UnknownEvent(msgspec.Struct, frozen=True):
+class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
     """An event of a newer distwatch: kept, shown by its kind, and never interpreted."""
 
     kind: str
     payload: bytes
 
 
-class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Part of what lists `members`: written as spans where those are shorter, read as the list."""
+
+    spans: Spans = ()
+    """Only on the wire: `members`, packed."""
+
+    def __post_init__(self) -> None:
+        if self.spans:
+            msgspec.structs.force_setattr(self, "members", unpack_ranks(self.spans))
+            msgspec.structs.force_setattr(self, "spans", ())
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A place in the user's source."""
 
     file: str
@@ -127,7 +142,7 @@ class FindingRaised(Event, frozen=True, kw_only=True):
     step: str = ""
 
 
-class MeshMade(Event, frozen=True, kw_only=True):
+class MeshMade(Event, MemberSpans, frozen=True, kw_only=True):
     """A device mesh: axes from the outermost in, and its ranks in row-major order."""
 
     device: str
@@ -137,7 +152,7 @@ class MeshMade(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
-class HeldGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HeldGroup(MemberSpans, frozen=True, kw_only=True, omit_defaults=True):
     """A process group as a framework holds it."""
 
     role: str
@@ -271,7 +286,7 @@ class SideWorldJoined(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
-class GroupCreated(Event, frozen=True, kw_only=True):
+class GroupCreated(Event, MemberSpans, frozen=True, kw_only=True):
     """This process now holds a process group."""
 
     pg_name: str
@@ -286,7 +301,7 @@ class GroupCreated(Event, frozen=True, kw_only=True):
     """The store of a group that is a world of its own, whose members number themselves."""
 
 
-class GroupCalled(Event, frozen=True, kw_only=True):
+class GroupCalled(Event, MemberSpans, frozen=True, kw_only=True):
     """`new_group` was called, by members and non-members alike: call number `number` of it."""
 
     number: int
@@ -307,7 +322,7 @@ class SiteSeen(Event, frozen=True, kw_only=True):
     site: Site
 
 
-class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One entry of torch's flight recorder."""
 
     pg_name: str
@@ -470,7 +485,7 @@ class EndpointProbed(Event, frozen=True, kw_only=True):
     """Ranks that published their address in it."""
 
 
-class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How far this process is in one process group (sequence numbers of torch, -1: none)."""
 
     pg_name: str
@@ -481,7 +496,7 @@ class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     p2p: int = -1
 
 
-class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One call of a `ProcessGroup` method from Python, from the operations ring."""
 
     number: int
@@ -502,7 +517,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For a send or recv: the how many-th it is to or from that peer with that tag, from 1."""
 
 
-class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How many sends to, or recvs from, one peer this process has posted in one group."""
 
     pg_name: str
@@ -513,7 +528,7 @@ class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     posted: int
 
 
-class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The live page of one process, rewritten in place by the agent's thread."""
 
     beat: int = 0
@@ -547,14 +562,14 @@ class ExitSeen(Event, frozen=True, kw_only=True):
     """The kernel's or cgroup's words for it, where one said so."""
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     function: str
     file: str
     line: int = 0
     native: bool = False
 
 
-class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One thread, outermost frame first."""
 
     name: str = ""
@@ -580,7 +595,7 @@ class StackTaken(Event, frozen=True, kw_only=True):
     """CPU seconds that the main thread has used since then."""
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A TCP connection whose data does not get through, as the kernel's table shows it."""
 
     local: str
@@ -602,7 +617,7 @@ class ConnectionsSeen(Event, frozen=True, kw_only=True):
     stuck: tuple[Connection, ...] = ()
 
 
-class SourceLine(msgspec.Struct, frozen=True, kw_only=True):
+class SourceLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     file: str
     line: int
     text: str
@@ -624,7 +639,7 @@ class ErrorFileRead(Event, frozen=True, kw_only=True):
     traceback: tuple[str, ...] = ()
 
 
-class LockHolder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LockHolder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A process that a lock file belongs to."""
 
     pid: int
@@ -659,13 +674,13 @@ class HostSampled(Event, frozen=True, kw_only=True):
     load: float | None = None
 
 
-class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pid: int
     memory_bytes: int | None = None
     utilization: int | None = None
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One accelerator. None: not reported by its driver."""
 
     index: int
@@ -758,6 +773,91 @@ AnyEvent = (
     | FindingsJudged
 )
 
+_Listing = TypeVar("_Listing", MeshMade, GroupCreated, GroupCalled, HeldGroup)
+
+
+def _packed(listing: _Listing) -> _Listing:
+    spans = pack_ranks(listing.members) if listing.members else ()
+    if not spans:
+        return listing
+    packed = msgspec.structs.replace(listing, members=())
+    msgspec.structs.force_setattr(packed, "spans", spans)
+    return packed
+
+
+def _packed_layout(held: LayoutHeld) -> LayoutHeld:
+    return msgspec.structs.replace(held, groups=tuple(map(_packed, held.groups)))
+
+
+def _packed_snapshot(snapshot: Snapshot) -> Snapshot:
+    return msgspec.structs.replace(
+        snapshot,
+        groups=tuple(map(_packed, snapshot.groups)),
+        group_calls=tuple(map(_packed, snapshot.group_calls)),
+        meshes=tuple(map(_packed, snapshot.meshes)),
+        layouts=tuple(map(_packed_layout, snapshot.layouts)),
+    )
+
+
+_PACKERS: dict[type, Callable[[Any], AnyEvent]] = {
+    MeshMade: _packed,
+    GroupCreated: _packed,
+    GroupCalled: _packed,
+    LayoutHeld: _packed_layout,
+    Snapshot: _packed_snapshot,
+}
+
+_T = TypeVar("_T")
+_MEMO = 8192
+
+
+@lru_cache(maxsize=_MEMO)
+def _one(value: _T) -> _T:
+    """The first of all equal values: ranks of one job tell the same things in the same words."""
+    return value
+
+
+def _share_frames(taken: StackTaken) -> StackTaken:
+    for thread in taken.threads:
+        msgspec.structs.force_setattr(thread, "frames", _one(thread.frames))
+    return taken
+
+
+def _words_of(entry: Collective) -> tuple[object, ...]:
+    return (
+        entry.pg_name,
+        entry.pg_desc,
+        entry.op,
+        entry.state,
+        entry.input_sizes,
+        entry.output_sizes,
+        entry.input_dtypes,
+    )
+
+
+def _share_words(dumped: CollectivesDumped) -> CollectivesDumped:
+    share, fields = msgspec.structs.force_setattr, _WORDS
+    known: dict[tuple[object, ...], tuple[object, ...]] = {}
+    for entry in dumped.entries:
+        words = _words_of(entry)
+        shared = known.get(words)
+        if shared is None:
+            # What the entries of one dump have in common, those of other ranks have, too.
+            shared = known[words] = _one(words)
+        for field, word in zip(fields, shared, strict=True):
+            share(entry, field, word)
+    return dumped
+
+
+_WORDS = ("pg_name", "pg_desc", "op", "state", "input_sizes", "output_sizes", "input_dtypes")
+
+_SHARERS: dict[type, Callable[[Any], AnyEvent]] = {
+    IntegrationChanged: _one,
+    StackTaken: _share_frames,
+    CollectivesDumped: _share_words,
+}
+"""What is done to an event that was just decoded, so that equal parts are one object."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 _KNOWN = frozenset(kind_of(t.__name__) for t in AnyEvent.__args__)
@@ -767,13 +867,16 @@ def encode_event(event: AnyEvent | UnknownEvent) -> bytes:
     """An event as msgpack."""
     if isinstance(event, UnknownEvent):
         return event.payload
-    return _encoder.encode(event)
+    packer = _PACKERS.get(type(event))
+    return _encoder.encode(packer(event) if packer else event)
 
 
 def decode_event(payload: bytes) -> AnyEvent | UnknownEvent | None:
     """An event from msgpack; None where the bytes are no event. Never raises on garbage."""
     try:
-        return _decoder.decode(payload)
+        event = _decoder.decode(payload)
+        share = _SHARERS.get(type(event))
+        return share(event) if share else event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
         return _unknown(payload)
 

@@ -16,7 +16,7 @@ Source = Literal[
 ]
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One observed fact. `global_rank` is None where it is about no single rank."""
 
     source: str
@@ -24,7 +24,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     global_rank: int | None = None
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A diagnosis. `culprit_ranks` never holds a rank that only suffers."""
 
     code: str

@@ -27,7 +27,7 @@ _FILE_HEAD = struct.Struct("<4sII")
 _CHECKED = struct.Struct("<IQQ")
 
 
-class FileHeader(msgspec.Struct, frozen=True, kw_only=True):
+class FileHeader(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whose journal it is. `wall_offset_ns` + frame time = wall clock, for display only."""
 
     stream: str
@@ -42,7 +42,7 @@ class FileHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of ring after the header; 0 for an append-only segment."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One frame as read: its place in its stream, and its payload, not yet decoded."""
 
     seq: int

@@ -13,7 +13,7 @@ import msgspec
 from distwatch.launch import launch_id
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A process's place in the job. `None` means: not said by the launcher."""
 
     launcher: str = "unknown"

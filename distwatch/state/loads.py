@@ -22,7 +22,7 @@ Waiting = Literal["request", "download", "lock", "file"]
 """What a thread of a load can be in: an HTTP request, the body of one, a lock file, a read."""
 
 
-class Outstanding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outstanding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Something that a thread of a load has begun and that has not come back."""
 
     waiting: Waiting
@@ -35,7 +35,7 @@ class Outstanding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """What the attempt before it ended with."""
 
 
-class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the pulse says of one load; its phases are steps of the journal."""
 
     step: int
@@ -52,7 +52,7 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The oldest first; a bounded number."""
 
 
-class LoadArguments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LoadArguments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The arguments of a load that decide where parameters go and what it costs."""
 
     checkpoint: str
@@ -71,7 +71,7 @@ class LoadArguments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """transformers, accelerate, huggingface_hub, safetensors, peft; those that are loaded."""
 
 
-class ModuleDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ModuleDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One entry of a device map: everything below this module lies there."""
 
     module: str
@@ -81,7 +81,7 @@ class ModuleDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     bytes: int = 0
 
 
-class DeviceBytes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeviceBytes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one device holds of a model."""
 
     device: str
@@ -92,7 +92,7 @@ class DeviceBytes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tensors: int = 0
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Where a model's parameters lie once a load has ended. Derived from the parameters."""
 
     model_class: str

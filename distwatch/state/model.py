@@ -29,7 +29,7 @@ Stamp = tuple[int, str, int]
 """(time_ns, stream, seq): a total order of sightings."""
 
 
-class Step(msgspec.Struct, kw_only=True):
+class Step(msgspec.Struct, kw_only=True, gc=False):
     """A supervised call of one process. Times are CLOCK_MONOTONIC ns of its host."""
 
     step: int
@@ -52,7 +52,7 @@ class Step(msgspec.Struct, kw_only=True):
     error: str | None = None
 
 
-class ModelLoad(msgspec.Struct, kw_only=True):
+class ModelLoad(msgspec.Struct, kw_only=True, gc=False):
     """One model load of a process; its phases are the steps below `step`."""
 
     step: int
@@ -62,7 +62,7 @@ class ModelLoad(msgspec.Struct, kw_only=True):
     """Where the model lies; None until the load has ended well."""
 
 
-class Group(msgspec.Struct, kw_only=True):
+class Group(msgspec.Struct, kw_only=True, gc=False):
     """A process group as one member holds it."""
 
     pg_name: str
@@ -78,7 +78,7 @@ class Group(msgspec.Struct, kw_only=True):
     destroyed_ns: int | None = None
 
 
-class Sighting(msgspec.Struct, kw_only=True):
+class Sighting(msgspec.Struct, kw_only=True, gc=False):
     """What observers saw of a process from outside; each field is its newest sighting."""
 
     seen: ev.ProcessSighted | None = None
@@ -97,7 +97,7 @@ class Sighting(msgspec.Struct, kw_only=True):
     stamps: dict[str, Stamp] = {}
 
 
-class Process(msgspec.Struct, kw_only=True):
+class Process(msgspec.Struct, kw_only=True, gc=False):
     """One process of the run, instrumented or only seen."""
 
     key: str
@@ -131,6 +131,11 @@ class Process(msgspec.Struct, kw_only=True):
     non_member_calls: list[ev.NonMemberCalled] = []
     collectives: ev.CollectivesDumped | None = None
     collectives_ns: int | None = None
+    retired: dict[str, int] = {}
+    """By group, the last collective that is over by those entries; a group that has none is absent.
+
+    Threads that end collectives at the same time leave torch's status at the one that wrote last.
+    """
     exception: ev.ExceptionUncaught | None = None
     exception_ns: int | None = None
     exception_by_agent: bool = False
@@ -156,10 +161,12 @@ class Process(msgspec.Struct, kw_only=True):
     @property
     def global_rank(self) -> int | None:
         """torch's word where it was heard, else the environment's; a plan that is newer wins."""
-        planned = self.planned.global_rank if self.planned else None
-        confirmed = self.confirmed.global_rank if self.confirmed else None
-        said = (confirmed, planned) if self.initialized else (planned, confirmed)
-        return next((rank for rank in (*said, self.identity.global_rank) if rank is not None), None)
+        planned = self.planned.global_rank if self.planned is not None else None
+        confirmed = self.confirmed.global_rank if self.confirmed is not None else None
+        first, second = (confirmed, planned) if self.initialized else (planned, confirmed)
+        if first is not None:
+            return first
+        return second if second is not None else self.identity.global_rank
 
     @property
     def world_size(self) -> int | None:
@@ -229,7 +236,7 @@ class Process(msgspec.Struct, kw_only=True):
         return sorted(steps, key=lambda step: step.step)
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True):
+class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one host's observer says of its connection to another's."""
 
     linked: bool
@@ -239,7 +246,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     ended: bool = False
 
 
-class Host(msgspec.Struct, kw_only=True):
+class Host(msgspec.Struct, kw_only=True, gc=False):
     """One machine of the run."""
 
     host: str
@@ -263,7 +270,7 @@ class Host(msgspec.Struct, kw_only=True):
     stamps: dict[str, Stamp] = {}
 
 
-class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
+class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A notable event, ordered by host time, then by stream and place in it."""
 
     time_ns: int
@@ -278,7 +285,7 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
         return (self.time_ns, self.stream, self.seq)
 
 
-class RunState(msgspec.Struct, kw_only=True):
+class RunState(msgspec.Struct, kw_only=True, gc=False):
     """One run. Changed by `reduce` alone, read by everything else."""
 
     run_id: str = ""

@@ -306,6 +306,21 @@ def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
 
 def _collectives_dumped(process: Process, time_ns: int, event: ev.CollectivesDumped) -> None:
     process.collectives, process.collectives_ns = event, time_ns
+    process.retired = _retired(event.entries)
+
+
+def _retired(entries: tuple[ev.Collective, ...]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    first_open: dict[str, int] = {}
+    for entry in entries:
+        if entry.is_p2p:
+            continue
+        name, seq = entry.pg_name, entry.seq
+        if seq > newest.get(name, -1):
+            newest[name] = seq
+        if not entry.retired and entry.state != "completed":
+            first_open[name] = min(first_open.get(name, seq), seq)
+    return newest | {name: seq - 1 for name, seq in first_open.items()}
 
 
 def _exception_uncaught(process: Process, time_ns: int, event: ev.ExceptionUncaught) -> None:
@@ -394,7 +409,7 @@ def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
     outside = _process(state, event.process).outside
     # A pulse is as new as its beat, not as its reading; a frozen page has still newer
     # operations than the last reading of it.
-    newest_ns = max((op.left_ns or op.entered_ns for op in event.operations), default=0)
+    newest_ns = max([op.left_ns or op.entered_ns for op in event.operations], default=0)
     order = (event.pulse.beat_ns, f"{newest_ns:020}{stamp[1]}", stamp[2])
     if _newest(outside.stamps, "pulse", order):
         outside.pulse, outside.operations = event.pulse, event.operations

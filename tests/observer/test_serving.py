@@ -220,3 +220,30 @@ async def test_frames_are_read_as_they_were_packed() -> None:
     reader.feed_data(pack([serving.Wire(None, 0, 0, b"", "done")]))
     wires = unpack(await read_frame(reader))
     assert [wire.answer for wire in wires] == ["done"]
+
+
+async def test_a_viewer_that_was_behind_has_all_from_the_journals(
+    observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "QUEUE_LIMIT", 4000)
+    rank = start_rank()
+    observer.tick()
+    reader, writer = await asyncio.open_unix_connection(observer.folder.socket)
+    writer.write(request("events"))
+    seen: dict[int, int] = {}
+
+    async def read_until(seq: int) -> None:
+        while seq not in seen:
+            for wire in unpack(await read_frame(reader)):
+                if wire.header is not None and wire.header.stream == rank.key and wire.seq:
+                    seen[wire.seq] = seen.get(wire.seq, 0) + 1
+
+    await read_until(1)
+    # At one go, before the sender has its turn: far more than may wait.
+    rank.do("steps 30 " + "x" * 500)
+    observer.tick()
+    newest = observer.state.streams[rank.key]
+    await read_until(newest)
+    assert seen == dict.fromkeys(range(1, newest + 1), 1)
+    assert observer.viewers == 1
+    writer.close()

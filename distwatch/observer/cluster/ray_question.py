@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
 
 from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.observer.link.place import LinkMisconfigured, parse_place
 from distwatch.redaction import redact_text
 
 SCHEME = "ray://"
+CONNECT_WITHIN_S = 5.0
 _WITHIN_S = {"up": 120.0, "end": 60.0, "cards": 60.0, "table": 60.0}
 
 
@@ -30,6 +33,7 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
         NoSuchTarget: nothing of ours runs in it.
     """
     where = address or "this machine"
+    _require_listener(address)
     command = [sys.executable, "-m", "distwatch.observer.cluster.ray_client", what, address]
     try:
         done = subprocess.run(
@@ -58,6 +62,21 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
             advice="`distwatch up --ray` places them.",
         )
     return answer
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself waits for minutes where nobody listens; raises ClusterSilent."""
+    try:
+        place = parse_place(address.removeprefix(SCHEME))
+    except LinkMisconfigured:
+        return  # `auto`, or what Ray alone understands
+    try:
+        socket.create_connection((place.host, place.port), CONNECT_WITHIN_S).close()
+    except OSError as error:
+        raise ClusterSilent(
+            f"no Ray cluster answers at {place}: {error.strerror or error}",
+            advice="`ray status` on a node of it tells its address; without one that of this machine is meant.",
+        ) from error
 
 
 def _answer(output: bytes) -> dict[str, Any] | None:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import msgspec
 
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
-from distwatch.observer.reading import Entry, journal_paths
+from distwatch.observer.reading import Entry, journal_paths, live_key
+from distwatch.observer.recording import KEEP_EVERY_NS, material, shorten
 from distwatch.observer.segments import read_journal
 from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record
 
@@ -38,6 +40,7 @@ class Backlog:
         self._records: deque[tuple[FileHeader, Record]] = deque()
         self._size = 0
         self._live: dict[object, Entry] = {}
+        self._told: dict[object, tuple[object, int]] = {}
         self._unlike = 0
 
     def resume(self, number: int, cursors: dict[str, int]) -> None:
@@ -60,21 +63,44 @@ class Backlog:
         """A value that is not journaled: only its newest is of interest."""
         if entry.seq:
             return
-        about = getattr(entry.event, "process", None) or getattr(entry.event, "host", "")
-        detail = getattr(entry.event, "what", "")
-        self._live[type(entry.event), about, detail] = entry
+        self._live[live_key(entry)] = entry
 
-    def take_live_batch(self) -> list[Batch]:
-        """What waits, in batches that fit a frame."""
+    def take_live_batch(
+        self, *, live: bool = True, operations: int = 1 << 16, sparing: bool = False
+    ) -> list[Batch]:
+        """What waits, in batches that fit a frame.
+
+        Args:
+            live: also the newest of what is not journaled.
+            operations: how many of a pulse's newest operations to tell.
+            sparing: leave out samples that say nothing new for a while.
+        """
         pack = _Packing(self._after)
         while self._records:
             header, record = self._records.popleft()
             self._add(pack, header, record)
         self._size = 0
-        live, self._live = self._live, {}
-        for entry in live.values():
-            pack.add(entry.header, 0, entry.time_ns, encode_event(entry.event))
+        newest: dict[object, Entry] = {}
+        if live:
+            newest, self._live = self._live, newest
+        for key, entry in newest.items():
+            event = entry.event
+            if sparing and not self._is_news(key, entry):
+                continue
+            if isinstance(event, ev.PulseRead):
+                event = shorten(event, operations)
+            pack.add(entry.header, 0, entry.time_ns, encode_event(event))
         return pack.finish()
+
+    def _is_news(self, key: object, entry: Entry) -> bool:
+        event = entry.event
+        if not isinstance(event, ev.ProcessSampled):
+            return True
+        content, told_ns = self._told.get(key, (None, 0))
+        if content == material(event) and entry.time_ns - told_ns < KEEP_EVERY_NS:
+            return False
+        self._told[key] = (material(event), entry.time_ns)
+        return True
 
     def begin_history(self) -> dict[str, int]:
         """What comes from now on is queued again; what was handed on until now is in files."""

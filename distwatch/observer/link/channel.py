@@ -32,6 +32,7 @@ HANDSHAKE_LIMIT = 4096
 HANDSHAKE_WITHIN_S = 5.0
 _LENGTH = struct.Struct("<I")
 _COUNT = struct.Struct("<QI")
+_SLICE_S = 0.5
 _NONCE = 32
 _TAG = 16
 _Word = TypeVar("_Word", bound=msgspec.Struct)
@@ -75,6 +76,28 @@ class Channel:
         self._sent += 1
         self._writer.write(_LENGTH.pack(len(body)) + tag + body)
         await self._writer.drain()
+
+    async def receive_within(self, silent_s: float) -> bytes:
+        """As `receive`, of a side that may be silent for so long.
+
+        Only time in which this loop was there to hear counts: whoever was busy itself, or was not
+        run for a while, first looks at what has come meanwhile.
+
+        Raises:
+            asyncio.TimeoutError: nothing came.
+        """
+        receiving = asyncio.ensure_future(self.receive())
+        try:
+            left_s = silent_s
+            while left_s > 0:
+                slice_s = min(_SLICE_S, left_s)
+                done, _ = await asyncio.wait([receiving], timeout=slice_s)
+                if done:
+                    return receiving.result()
+                left_s -= slice_s
+            raise asyncio.TimeoutError
+        finally:
+            receiving.cancel()
 
     async def receive(self) -> bytes:
         """The next frame's body.

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import random
+import time
 
 import msgspec
 
@@ -27,6 +28,7 @@ from distwatch.observer.link.channel import (
 from distwatch.observer.link.place import Place
 from distwatch.observer.link.root import LOST_AFTER_S
 from distwatch.observer.link.viewers import join
+from distwatch.observer.recording import OPERATIONS_KEPT
 from distwatch.state import events as ev
 
 SEND_EVERY_S = 0.25
@@ -34,6 +36,9 @@ PAUSE_FIRST_S = 0.25
 PAUSE_MOST_S = 5.0
 DELIVER_WITHIN_S = 10.0
 SIGN_EVERY_S = 1.0
+BUSY_MOST_S = 30.0
+SPARING_FROM_S = 0.5
+"""Where the root wants live values more rarely than that, it has very many of them."""
 _SIGN_OF_LIFE = say.encode(say.Batch(after=0))
 log = logging.getLogger("distwatch.observer")
 
@@ -53,6 +58,10 @@ class Leaf:
         self._channel: Channel | None = None
         self._host = observer.recording.header.host
         self._backlog = Backlog(observer.folder, self._host)
+        # Until the root says that it is of use: little.
+        self._wanted = say.Seen(operations=OPERATIONS_KEPT)
+        self._live_at = 0.0
+        self._live_sent = 0
         self.linked = False
         self._told = ""
         self._closing = asyncio.Event()
@@ -125,8 +134,11 @@ class Leaf:
             refused = False
             try:
                 self._moved.clear()
-                self._channel = channel = await self._connected("leaf")
+                channel = await self._connected("leaf")
                 try:
+                    if self._moved.is_set():
+                        continue  # it was sent elsewhere while it introduced itself
+                    self._channel = channel
                     await self._serve(channel)
                 finally:
                     self._channel = None
@@ -135,7 +147,7 @@ class Leaf:
                     return
                 why = "it ended the connection"
             except asyncio.TimeoutError:
-                why = f"it says nothing for {LOST_AFTER_S:.0f} s"
+                why = f"it says nothing for {LOST_AFTER_S + self._wanted.busy_s:.0f} s"
             except EOFError:
                 why = "it ended the connection"
             except OSError as error:
@@ -191,6 +203,7 @@ class Leaf:
         if not isinstance(first, say.Resume):
             raise LinkBroken("its first message says not where to go on")
         self._backlog.resume(first.number, first.cursors)
+        self._live_sent, self._wanted = 0, say.Seen(operations=OPERATIONS_KEPT)
         self._note(True, "")
         both = [
             asyncio.create_task(self._send(channel)),
@@ -228,17 +241,31 @@ class Leaf:
                     await channel.send(_SIGN_OF_LIFE)
                 for batch in self._backlog.take_history(reading.result()):
                     await channel.send(say.encode(batch))
-            for batch in self._backlog.take_live_batch():
+            now = time.monotonic()
+            live = now >= self._live_at and self._wanted.live >= self._live_sent
+            if live:
+                self._live_at = now + self._wanted.live_every_s
+                self._live_sent += 1
+            operations = max(OPERATIONS_KEPT, self._wanted.operations)
+            sparing = self._wanted.live_every_s > SPARING_FROM_S
+            for batch in self._backlog.take_live_batch(
+                live=live, operations=operations, sparing=sparing
+            ):
                 await channel.send(say.encode(batch))
-            await channel.send(_SIGN_OF_LIFE)
+            # A sign of life, too, where there was nothing to send.
+            told = say.Batch(after=0, live=self._live_sent if live else 0)
+            await channel.send(say.encode(told))
 
     async def _receive(self, channel: Channel) -> None:
         while True:
-            body = await asyncio.wait_for(channel.receive(), LOST_AFTER_S)
+            busy_s = min(BUSY_MOST_S, self._wanted.busy_s)
+            body = await channel.receive_within(LOST_AFTER_S + busy_s)
             message = say.decode_from_root(body)
             if isinstance(message, say.Resume):
                 async with self._in_order:
                     self._backlog.resume(message.number, message.cursors)
+            elif isinstance(message, say.Seen):
+                self._wanted = message
             elif isinstance(message, say.Look):
                 task = asyncio.create_task(self._look(channel, message))
                 self._looks.add(task)

@@ -21,7 +21,7 @@ class Message(
     """Base of what is said once both sides have proved themselves."""
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A journal's record as it stands on the leaf's disk, or, with `seq` 0, a live value."""
 
     stream: int
@@ -35,6 +35,8 @@ class Batch(Message, frozen=True, tag="batch"):
     """`after`: the number of the `Resume` that this goes on from."""
 
     after: int
+    live: int = 0
+    """The how many-th time live values were sent; they are all on their way before this."""
     headers: tuple[FileHeader, ...] = ()
     frames: tuple[Frame, ...] = ()
 
@@ -69,7 +71,20 @@ class Look(Message, frozen=True, tag="look"):
 
 
 class Seen(Message, frozen=True, tag="seen"):
-    """The other side is alive and reads."""
+    """The other side is alive and reads.
+
+    The more processes a run has, the more rarely and shortly their live values are told; what is
+    journaled is always told at once and whole.
+    """
+
+    live_every_s: float = 0.0
+    """How often the newest of what is not journaled is of use."""
+    operations: int = 1 << 16
+    """How many of a pulse's newest operations are."""
+    busy_s: float = 0.0
+    """For how long it may be too busy to say anything."""
+    live: int = 0
+    """The newest `Batch.live` that was taken: until then newer values would only queue up."""
 
 
 class Refused(Message, frozen=True, tag="refused"):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections import OrderedDict
 
 from distwatch.observer.link.messages import cursor_key
 from distwatch.observer.recording import SIZE_LIMIT
-from distwatch.observer.rings import open_private
-from distwatch.observer.segments import LIMIT, Segment, read_journal
+from distwatch.observer.segments import LIMIT, Segment, read_header, read_journal
 from distwatch.runfolder import RunFolder
-from distwatch.state.frames import HEADER_SIZE, FileHeader, Record, decode_header, process_key
+from distwatch.state.frames import FileHeader, Record, process_key
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _SALT = 1 << 32
@@ -37,19 +36,29 @@ def objection_to(header: FileHeader, host: str) -> str:
     return ""
 
 
+OPEN_AT_ONCE = 256
+"""Ten thousand ranks are ten thousand files: more than a process may hold open."""
+
+
 class Mirror:
     """Appends what leaves send; what is on disk already is not written again."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._segments: dict[str, Segment] = {}
+        self._open: OrderedDict[str, Segment] = OrderedDict()
+        """The ones last written to, the newest last."""
 
     def cursors(self, host: str) -> dict[str, int]:
         """The newest record on disk of each stream of that host. Reads files."""
         found: dict[str, int] = {}
         for stem in self._folder.stems(".journal"):
+            # A file's name begins with its host's: not all files are opened for each of the hosts.
+            names = (stem, stem.removeprefix("observer-"))
+            if not any(name.startswith(f"{host}-") for name in names):
+                continue
             path = self._folder.journal(stem)
-            header = _header_of(path)
+            header = read_header(path)
             if header is None or header.host != host:
                 continue
             try:
@@ -75,20 +84,26 @@ class Mirror:
             limit = 2 * SIZE_LIMIT if mine else LIMIT
             segment = Segment(self._folder.journal(_stem(header)), header, limit=limit)
             self._segments[key] = segment
+        self._open[key] = segment
+        self._open.move_to_end(key)
         try:
             segment.append(records)
         except OSError:
+            self._open.pop(key)
             self._segments.pop(key).close()
             raise
+        if len(self._open) > OPEN_AT_ONCE:
+            self._open.popitem(last=False)[1].close()
 
     def flush(self) -> None:
-        """Has the kernel write it through, as far as it can."""
-        for segment in self._segments.values():
+        """Has the kernel write through what was written last, as far as it can."""
+        for segment in self._open.values():
             segment.flush()
 
     def close(self) -> None:
-        for segment in self._segments.values():
+        for segment in self._open.values():
             segment.close()
+        self._open.clear()
         self._segments.clear()
 
 
@@ -97,11 +112,3 @@ def _stem(header: FileHeader) -> str:
     if header.stream.startswith(_OBSERVER):
         return f"observer-{place}-{header.start_ticks}-{header.salt:08x}"
     return place
-
-
-def _header_of(path: str) -> FileHeader | None:
-    try:
-        with os.fdopen(open_private(path), "rb") as file:
-            return decode_header(file.read(HEADER_SIZE))
-    except OSError:
-        return None

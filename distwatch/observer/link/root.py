@@ -34,6 +34,13 @@ REJOIN_WITHIN_S = 60.0
 SEEN_EVERY_S = 1.0
 LOOKED_WITHIN_S = 5.0
 TRY_DISK_AGAIN_S = 5.0
+PROCESSES_A_SECOND = 10_000
+"""Of so many processes the live values are taken in a second."""
+LIVE_MOST_S = 2.0
+BUSY_SHARE = 4.0
+"""A machine that is busy elsewhere makes a turn of the root so many times longer."""
+OPERATIONS_HELD = 16_384
+"""Of so many operations of all pulses together the newest are told; a few of each always."""
 STRANGERS = 16
 """Connections that may be on their way to prove themselves at one time."""
 log = logging.getLogger("distwatch.observer")
@@ -63,7 +70,9 @@ class Root:
 
     async def start(self, address: str, port: int) -> None:
         """Begins to listen, at any port where it is 0; raises OSError where it cannot be had."""
-        self._server = await asyncio.start_server(self._welcome, address, port)
+        self._server = await asyncio.start_server(
+            self._welcome, address, port, limit=say.BATCH_SIZE
+        )
         self.place = Place(address, self._server.sockets[0].getsockname()[1])
         self._observer.others = self
 
@@ -223,6 +232,7 @@ class _Leaf:
         self.heard = time.monotonic()
         self.ended = False
         self._seen_said = 0.0
+        self._live = 0
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._disk_at = 0.0
@@ -242,7 +252,7 @@ class _Leaf:
             caught_up: told the leaf's host once all that was missing has come.
         """
         while True:
-            body = await asyncio.wait_for(self._channel.receive(), LOST_AFTER_S)
+            body = await self._channel.receive_within(LOST_AFTER_S)
             self.heard = time.monotonic()
             try:
                 message = say.decode_from_leaf(body)
@@ -259,9 +269,22 @@ class _Leaf:
                 self.ended = True
                 await self._channel.send(say.encode(say.Bye()))
                 return
-            if self.heard - self._seen_said > SEEN_EVERY_S:
+            live = message.live if isinstance(message, say.Batch) else 0
+            self._live = max(self._live, live)
+            if live or self.heard - self._seen_said > SEEN_EVERY_S:
                 self._seen_said = self.heard
-                await asyncio.wait_for(self._channel.send(say.encode(say.Seen())), LOST_AFTER_S)
+                await asyncio.wait_for(self._channel.send(self._seen()), LOST_AFTER_S)
+
+    def _seen(self) -> bytes:
+        processes = max(1, len(self._observer.state.processes))
+        every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
+        seen = say.Seen(
+            live_every_s=every_s,
+            operations=OPERATIONS_HELD // processes,
+            busy_s=BUSY_SHARE * self._observer.longest_turn_s,
+            live=self._live,
+        )
+        return say.encode(seen)
 
     def ask(self, look: say.Look) -> asyncio.Future[None]:
         """Asks for a look; done once it has been taken, or never can be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -109,6 +110,26 @@ def test_a_keeper_leaves_the_runs_of_others_alone(
     keeper.keep()
     assert directory.asked == [{}]
     assert keeper.told == {}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_of_another_user_gets_no_order(
+    folder: RunFolder, tmp_path: Path, start_rank: Callable[..., RankProcess]
+) -> None:
+    """Whoever may write to the root may put a folder there, with an observer of his own in it."""
+    root = os.path.dirname(folder.path)
+    start_rank()
+    lock = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    directory = OneRoot(Roots(str(tmp_path / "else"), HERE, "c"))
+    keeper = NodeKeeper(root, directory, lambda _: True)
+    os.chown(folder.path, 65534, 65534)
+    try:
+        keeper.keep()
+        assert directory.asked == [{}]
+    finally:
+        os.chown(folder.path, os.getuid(), os.getgid())
+        os.close(lock)
 
 
 def test_who_comes_after_knows_the_places_of_who_was_before(

@@ -7,18 +7,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distwatch.observer.link import backlog as module
 from distwatch.observer.link import messages as say
+from distwatch.observer.link import mirror
 from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link.mirror import Mirror, objection_to
 from distwatch.observer.reading import Entry
 from distwatch.observer.segments import Segment, read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
+from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record, process_key
 
 HOST = "b"
@@ -182,3 +185,48 @@ def test_streams_that_a_leaf_cannot_have(one: FileHeader) -> None:
 @pytest.mark.parametrize("one", STREAMS)
 def test_streams_that_it_has(one: FileHeader) -> None:
     assert objection_to(one, HOST) == ""
+
+
+def test_of_very_many_processes_live_values_are_told_shortly_and_rarely(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.send()
+    operations = tuple(
+        ev.Operation(number=n, op="allreduce", pg_name="0", entered_ns=n, left_ns=n + (n != 3))
+        for n in range(1, 41)
+    )
+    unfinished = msgspec.structs.replace(operations[2], left_ns=0)
+    operations = (*operations[:2], unfinished, *operations[3:])
+    read = ev.PulseRead(process="b-11.7", pulse=ev.Pulse(beat=1), operations=operations)
+
+    def told(time_ns: int, state: str, *, live: bool = True) -> list[ev.AnyEvent]:
+        sample = ev.ProcessSampled(process="b-11.7", state=state, cpu_s=time_ns / 1e9)
+        home.backlog.add_live(Entry(STREAMS[2], 0, time_ns, read))
+        home.backlog.add_live(Entry(STREAMS[2], 0, time_ns, sample))
+        batches = home.backlog.take_live_batch(live=live, operations=8, sparing=True)
+        return [decode_event(frame.payload) for batch in batches for frame in batch.frames]
+
+    assert told(1, "S", live=False) == []
+    first = told(2, "S")
+    assert [type(event) for event in first] == [ev.PulseRead, ev.ProcessSampled]
+    # The newest operations, and the one that has not returned.
+    assert [op.number for op in first[0].operations] == [3, *range(33, 41)]
+    assert [type(event) for event in told(3, "S")] == [ev.PulseRead]
+    assert [type(event) for event in told(4, "D")] == [ev.PulseRead, ev.ProcessSampled]
+    assert len(told(4 + 5_000_000_000, "D")) == 2
+    home.close()
+
+
+def test_the_root_holds_few_files_open_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "OPEN_AT_ONCE", 1)
+    home = Home(tmp_path)
+    home.send()
+    for _ in range(3):
+        for number in range(3):
+            home.write(number, 2, 10)
+            home.send()
+            home.arrive()
+    assert len(home.mirror._open) == 1
+    assert home.journals(home.root) == home.journals(home.leaf)
+    home.close()

@@ -177,3 +177,26 @@ async def test_what_was_tampered_with_is_not_taken(connect: Connect, how: str) -
     pair.wire.writer.write(sent if how == "repeated" else sent[:-1] + b"!")
     with pytest.raises(LinkBroken, match="mark"):
         await root.receive()
+
+
+async def test_time_in_which_the_loop_itself_was_busy_is_no_silence(connect: Connect) -> None:
+    root, leaf = await (await connect()).channels()
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    ahead = 0.0
+    loop.time = lambda: now() + ahead  # type: ignore[method-assign]
+    try:
+        hearing = asyncio.create_task(root.receive_within(5.0))
+        await asyncio.sleep(0)
+        await leaf.send(b"said in time")
+        # As if nothing of this loop had run for a minute: its timers are all over.
+        ahead = 60.0
+        assert await hearing == b"said in time"
+    finally:
+        del loop.time
+
+
+async def test_a_side_that_says_nothing_is_given_up(connect: Connect) -> None:
+    root, _ = await (await connect()).channels()
+    with pytest.raises(asyncio.TimeoutError):
+        await root.receive_within(0.01)
