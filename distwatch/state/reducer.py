@@ -39,6 +39,9 @@ _QUIET = (
     RayNodeSeen,
 )
 
+_DEAD = frozenset("ZX")
+"""The kernel's letters for a process that has ended."""
+
 
 def reduce(
     state: RunState,
@@ -396,7 +399,9 @@ def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) ->
 
 def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) -> None:
     outside = _process(state, event.process).outside
-    if _newest(outside.stamps, "sample", stamp):
+    # A zombie is in no call and on no file: what it was in before its end must not be lost with it.
+    order = (0, *stamp[1:]) if event.state in _DEAD else stamp
+    if _newest(outside.stamps, "sample", order):
         outside.sample = event
 
 
