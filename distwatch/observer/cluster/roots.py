@@ -78,6 +78,7 @@ class Roots:
         self._cluster = cluster
         self._kind = kind
         self._runs: dict[str, _Run] = {}
+        self._swept_at = -LOOK_EVERY_S
         os.makedirs(folders, mode=0o700, exist_ok=True)
         self._token = make_token(folders)
         self._begin()
@@ -126,15 +127,27 @@ class Roots:
     @property
     def cards(self) -> dict[str, Card]:
         """Of every run that was asked for, as far as it is not long over."""
+        if self._sweeping.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._swept_at >= LOOK_EVERY_S:
+                    self._sweep()
+                    self._swept_at = time.monotonic()
+            finally:
+                self._sweeping.release()
         with self._changed:
-            runs = dict(self._runs)
+            return {name: run.card for name, run in self._runs.items() if run.card is not None}
+
+    def _sweep(self) -> None:
+        """Sees which runs have ended, and forgets those that are long over, or too many."""
+        with self._changed:
+            runs = {name: run for name, run in self._runs.items() if run.card is not None}
         cards = {name: card for name, run in runs.items() if (card := self._card_of(run))}
-        kept = newest_cards(cards, MOST_KEPT)
+        living = sum(not card.ended for card in cards.values())
+        kept = newest_cards(cards, max(MOST_KEPT, living))
         with self._changed:
             for name in runs.keys() - kept.keys():
                 if not runs[name].is_wanted:
                     self._runs.pop(name, None)
-        return kept
 
     def _card_of(self, run: _Run) -> Card | None:
         """As it is now; None where it has none, or was over long ago."""
@@ -156,6 +169,7 @@ class Roots:
     def _begin(self) -> None:
         self._changed = threading.Condition()
         self._writing = threading.Lock()
+        self._sweeping = threading.Lock()
         for run in self._runs.values():
             run.at_work = False
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.observer.cluster import roots as roots_module
 from distwatch.observer.cluster.cards import KEPT_NS
 from distwatch.observer.cluster.launches import SILENT_FOR_S, folder_of_launch, is_over
 from distwatch.observer.cluster.roots import RootFailed, Roots
@@ -92,8 +93,11 @@ def test_what_has_failed_is_said_and_waited_for_no_more(folder: RunFolder) -> No
 
 
 def test_a_run_has_ended_when_its_root_said_so_and_not_when_it_was_killed(
-    folder: RunFolder, observers: Callable[[RunFolder], int]
+    folder: RunFolder,
+    observers: Callable[[RunFolder], int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(roots_module, "LOOK_EVERY_S", 0.0)
     root = os.path.dirname(folder.path)
     Roots(root, HERE, "c").root_of("r", 0)
     end(observers(folder), signal.SIGKILL)
