@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from distwatch.state import events as ev
+from distwatch.state.recorder_entries import Collective
 
 STEP_NS = 100_000_000
 RING = 128
@@ -181,7 +182,7 @@ def dump_of(training: Training, rank: int, why: str) -> ev.CollectivesDumped:
     newest = completed + (training.is_hung() and rank != training.missing)
     offset = time.time_ns() - time.monotonic_ns() + rank
     entries = tuple(
-        ev.Collective(
+        Collective(
             pg_name="0", pg_desc="default_pg", seq=seq, op="gloo:all_reduce",
             retired=seq <= completed, state="scheduled", input_sizes=((25_000_000,),),
             output_sizes=((25_000_000,),), input_dtypes=("BFloat16",),

@@ -17,7 +17,8 @@ from distwatch.cli.options import (
 from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.outside import STILL_S
 from distwatch.errors import UsageError
-from distwatch.observer.runs import load_state, newest_run
+from distwatch.observer.reading import require_records
+from distwatch.observer.runs import newest_run
 from distwatch.observer.sources import RecordedRun, RunSource, open_source
 
 SETTLE_S = 1.5
@@ -52,7 +53,7 @@ def command(target: str | None, once: bool, root: str) -> int:
 def require_readable(source: RunSource) -> None:
     """Says before the screen is taken that a recording holds nothing; raises PartialData."""
     if isinstance(source, RecordedRun):
-        load_state(source.folder)
+        require_records(source.folder)
 
 
 async def _settle(source: RunSource) -> None:

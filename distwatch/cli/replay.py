@@ -13,7 +13,8 @@ from distwatch.errors import UsageError
 @root_option
 def command(target: str, root: str) -> int:
     """The TUI on a recorded run: step with [ and ], pause with space."""
-    from distwatch.observer.runs import find_run, load_state
+    from distwatch.observer.reading import require_records
+    from distwatch.observer.runs import find_run
     from distwatch.observer.sources import RecordedRun
 
     folder = find_run(target, root)
@@ -21,7 +22,7 @@ def command(target: str, root: str) -> int:
         raise UsageError(
             "there is no terminal here", advice="`distwatch report` prints the same run."
         )
-    load_state(folder)  # what cannot be read is said before the screen is taken
+    require_records(folder)  # what cannot be read is said before the screen is taken
     from distwatch.tui.app import DistwatchApp
 
     DistwatchApp(RecordedRun(folder)).run()

@@ -97,7 +97,7 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
             "observers send (RAY_AUTH_MODE=token closes it)",
             err=True,
         )
-    left_out = [row for row in table["nodes"] if row["alive"] and "pid" not in row]
+    left_out = [row for row in table["nodes"] if row["alive"] and row.get("why")]
     if output == "json":
         _print_json(table)
     else:
@@ -112,7 +112,8 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
 
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:
-    actor = f"pid {node['pid']}" if "pid" in node else node.get("why", "")
+    pid = f"pid {node['pid']}" if "pid" in node else ""
+    actor = ", ".join(filter(None, (pid, node.get("why", ""))))
     runs = ", ".join(f"{name}: {what}" for name, what in node.get("runs", {}).items())
     return node["node_id"][:12], node["address"], node.get("host", ""), actor, runs or "none yet"
 

@@ -7,18 +7,23 @@ import copy
 import msgspec
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.suspicion import SUSPICIOUS_AFTER_S, suspicion
+from distwatch.diagnosis.check import Case
+from distwatch.diagnosis.suspicion import SUSPICIOUS_AFTER_S, suspicion_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
 
 
-def early_suspicion(state: RunState) -> Finding | None:
+def early_suspicion(state: RunState, case: Case | None = None) -> Finding | None:
     """The first root that the checks would find if every deadline were SUSPICIOUS_AFTER_S.
 
     None where everything moves, or where what does not move does not say why. It is no finding
     of the run: a slow load or a long compilation looks the same for as long as it takes.
+
+    Args:
+        case: the run's largest world, where it is at hand.
     """
-    if not suspicion(state):
+    case = case or Case(state)
+    if not suspicion_of(case.job, case.groups):
         return None
     findings = diagnose(_hurried(state))
     return next((f for f in findings if f.role == "root" and f.severity == "hang"), None)

@@ -17,6 +17,7 @@ from distwatch.diagnosis.peer_waits import PeerWait, peer_waits
 from distwatch.diagnosis.ray_view import RayView
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
+from distwatch.state.recorder_entries import Collective
 
 _TIMED_OUT = re.compile(
     r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
@@ -260,7 +261,7 @@ class Job:
                 return operation if operation_name(operation.op) not in P2P else None
         return None
 
-    def recorded(self, global_rank: int, pg_name: str, seq: int) -> ev.Collective | None:
+    def recorded(self, global_rank: int, pg_name: str, seq: int) -> Collective | None:
         """The flight recorder's entry of it, where a dump has it."""
         process = self.ranks.get(global_rank)
         dumped = process.collectives if process else None

@@ -10,9 +10,10 @@ from distwatch.diagnosis.check import Case, name_ranks
 from distwatch.diagnosis.group_views import GroupView
 from distwatch.diagnosis.operations import operation_name
 from distwatch.diagnosis.standing import short_site
-from distwatch.state.events import Collective, Operation, Site
+from distwatch.state.events import Operation, Site
 from distwatch.state.finding import Evidence
 from distwatch.state.model import Process
+from distwatch.state.recorder_entries import Collective
 
 _BEFORE = 3
 _RANKS = 4

@@ -82,16 +82,6 @@ def _load_text(job: Job, global_rank: int) -> str:
     return f"{load.text} of {load.arguments.checkpoint}" if load else ""
 
 
-def expected_world(state: RunState) -> int | None:
-    """The world size that most ranks say; None where none does."""
-    return Job(state).world
-
-
-def current_processes(state: RunState) -> list[Process]:
-    """The ranks' processes of the newest restart, by global rank."""
-    return list(Job(state).ranks.values())
-
-
 def standing_of(job: Job, global_rank: int) -> Standing:
     """Where one rank stands."""
     process = job.ranks.get(global_rank)

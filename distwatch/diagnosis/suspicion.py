@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distwatch.diagnosis.group_views import GroupView, groups_of
+from distwatch.diagnosis.group_views import GroupView
 from distwatch.diagnosis.job import Job
-from distwatch.state.model import RunState
 
 SUSPICIOUS_AFTER_S = 5.0
 UNLIKE_AFTER_S = 1.0
@@ -14,14 +13,12 @@ DEADLINE_SHARE = 0.5
 """A short deadline must not pass before anybody has looked."""
 
 
-def suspicion(state: RunState) -> str:
-    """Why to take stacks now, in a clause; '' where everything moves. Costs the job nothing."""
-    job = Job(state)
-    return suspicion_of(job, groups_of(job) if job.waits else [])
-
-
 def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
-    """As `suspicion`, of a world at hand, with its groups."""
+    """Why to take stacks of a world now, in a clause; '' where everything moves.
+
+    Args:
+        groups: those of that world.
+    """
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
             continue

@@ -13,6 +13,7 @@ from distwatch.dumps.recorder import Entry, RecorderDump
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import Identity
+from distwatch.state.recorder_entries import Collective
 
 HOST = "imported"
 PER_GROUP = 64
@@ -218,8 +219,8 @@ def _progress(dump: RankDump, group: Group, entries: list[Entry]) -> ev.GroupPro
     )
 
 
-def _collective(entry: Entry) -> ev.Collective:
-    return ev.Collective(
+def _collective(entry: Entry) -> Collective:
+    return Collective(
         pg_name=entry.process_group[0],
         pg_desc=entry.process_group[1],
         seq=entry.seq,

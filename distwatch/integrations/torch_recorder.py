@@ -14,7 +14,8 @@ from typing import Any
 
 from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_groups import KnownGroups
-from distwatch.state.events import Collective, CollectivesDumped, GroupProgress
+from distwatch.state.events import CollectivesDumped, GroupProgress
+from distwatch.state.recorder_entries import Collective
 
 DUMPED_PER_GROUP = 64
 DUMPED_AT_MOST = 1000

@@ -13,20 +13,19 @@ from distwatch.diagnosis.job import Job
 from distwatch.diagnosis.standing import standings
 from distwatch.diagnosis.suspicion import suspicion_of
 from distwatch.observer.cluster_looks import ClusterLooks
-from distwatch.observer.following import Followed, Follower
 from distwatch.observer.inspection import Inspection
+from distwatch.observer.intake import Intake
 from distwatch.observer.judging import Judge
 from distwatch.observer.meeting import MeetingPlaces
 from distwatch.observer.others import Others
 from distwatch.observer.pace import CALM, PRESSED, Pace
 from distwatch.observer.reading import Entry, fold_run
-from distwatch.observer.recording import Recording
+from distwatch.observer.recording import Recording, RecordSink
 from distwatch.observer.tracking import Tracking
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
-from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
@@ -45,7 +44,6 @@ APART_S = 0.5
 
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
-RecordSink = Callable[[FileHeader, Record], None]
 
 
 class Observer:
@@ -61,7 +59,6 @@ class Observer:
         self.others: Others | None = None
         self.viewers = 0
         self.longest_turn_s = 0.0
-        self._writable = writable
         fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
@@ -70,8 +67,10 @@ class Observer:
         self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
-        self._follower = Follower(folder, writable=writable)
-        self._volatile = folder.volatile
+        self._intake = Intake(
+            folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,
+            writable=writable,
+        )  # fmt: skip
         self._failures: set[str] = set()
         self._finished = False
         self._devices = Devices()
@@ -138,15 +137,15 @@ class Observer:
 
     def tick(self, *, judging: bool = True) -> None:
         """One round of following, sampling and, unless it is to rest, judging."""
-        self._follow()
+        self._intake.take()
         ended = self.tracking.collect_ends()
         if ended:
-            self._read_last_words({tracked.key for tracked in ended})
+            self._intake.take_last_words({tracked.key for tracked in ended})
             self.meeting_places.look_again([tracked.key for tracked in ended], self.state)
             self.cluster.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
-            self._keep_pulses()
+            self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self.recording.record(sample_host(self._host))
             self.recording.record(self._devices.sample(self._host))
@@ -178,25 +177,27 @@ class Observer:
     async def dump(self, reason: str) -> str:
         """A full incident now; returns its folder."""
         if self.inspection.running:
-            await self.inspection.begin(reason, self._sockets())
+            await self.inspection.begin(reason, self._intake.sockets())
         elsewhere = self.others.ask_looks(reason, ask=True) if self.others else []
-        await self.inspection.begin(reason, self._sockets(), ask=True)
+        await self.inspection.begin(reason, self._intake.sockets(), ask=True)
         if elsewhere:
             await asyncio.wait(elsewhere, timeout=OTHERS_WITHIN_S)
-        self._follow()
+        self._intake.take()
         self.recording.record(ev.Ticked(host=self._host))
         return self.judge.keep_on_demand()
 
     async def look(self, reason: str, *, ask: bool) -> None:
         """A look because the root asks for one; what it brings is in the journal then."""
-        await asyncio.wait([self.inspection.begin(reason, self._sockets(), ask=ask)])
+        await asyncio.wait([self.inspection.begin(reason, self._intake.sockets(), ask=ask)])
         self._refresh()
         self.recording.write_pending()
 
     async def verdict(self) -> Verdict:
         """What a waiting rank is told: the verdict after a fresh look."""
         self._refresh()
-        look = self.inspection.begin("a rank asks why its world does not form", self._sockets())
+        look = self.inspection.begin(
+            "a rank asks why its world does not form", self._intake.sockets()
+        )
         # They go on beyond that: the rank is not to wait for a stack that does not come.
         await asyncio.gather(
             asyncio.wait([look], timeout=ANSWER_WITHIN_S),
@@ -225,86 +226,36 @@ class Observer:
             return
         self._finished = True
         if self.inspection.running or (self.judge.blocked and self.tracking.living()):
-            look = self.inspection.begin("the observer ends", self._sockets())
+            look = self.inspection.begin("the observer ends", self._intake.sockets())
             # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.meeting_places.close()
         self.cluster.close()
         try:
-            self._read_last_words(set(self._follower.by_key()))
+            self._intake.take_last_words()
             self.recording.record(ev.Ticked(host=self._host), keep=True)
             if self.judge.judge() or self.judge.blocked:
                 self.judge.keep()
         except Exception as error:
             self._failed(error)
-        for followed in self._follower.followed.values():
-            followed.flush()
+        self._intake.flush()
         self.recording.record(ev.ObserverEnded(host=self._host, reason=reason))
         self.recording.flush()
         self.recording.close()
         self.tracking.close()
-        self._follower.close()
+        self._intake.close()
         self._devices.close()
 
     def _refresh(self) -> None:
         """The verdict of this moment, as far as it can be had."""
         try:
-            self._follow()
+            self._intake.take()
             self.recording.record(ev.Ticked(host=self._host))
             self._judge()
         except Exception as error:
             self._failed(error)
 
     # ---- parts of a tick -------------------------------------------------------------------
-
-    def _follow(self) -> None:
-        for start in self._follower.new_starts():
-            self.tracking.add_start(start)
-        for followed in self._follower.discover():
-            self.tracking.add_agent(followed.header)
-        for followed in self._follower.followed.values():
-            if not followed.over:
-                self._fold_records(followed)
-                self._read_pulse(followed)
-
-    def _fold_records(self, followed: Followed, *, last_time: bool = False) -> None:
-        for record in followed.read(last_time=last_time):
-            self._hand_on(followed.header, record)
-            event = decode_event(record.payload)
-            if event is not None:
-                self.fold(followed.header, record.seq, record.time_ns, event)
-
-    def _read_pulse(self, followed: Followed) -> None:
-        read = followed.read_pulse()
-        if read is not None:
-            self.recording.record(read)
-        if followed.trouble:
-            why, followed.trouble = followed.trouble, ""
-            key = followed.header.stream
-            known = self.state.processes.get(key)
-            if known is None or known.outside.not_observed.get("disk") != why:
-                self.recording.record(
-                    ev.NotObserved(host=self._host, what="disk", why=why, process=key)
-                )
-
-    def _read_last_words(self, keys: set[str]) -> None:
-        """After an end: what those processes wrote last is still in their rings and pulses."""
-        self._follow()
-        for key, followed in self._follower.by_key().items():
-            if key in keys and not followed.over:
-                self._fold_records(followed, last_time=True)
-                self._read_pulse(followed)
-                followed.keep_pulse()
-                followed.flush()
-                followed.over = key not in self.tracking.processes or self._has_ended(key)
-
-    def _has_ended(self, key: str) -> bool:
-        return self.tracking.processes[key].ended
-
-    def _keep_pulses(self) -> None:
-        if self._writable:
-            for followed in self._follower.followed.values():
-                followed.keep_pulse()
 
     def _judge(self) -> None:
         began = time.monotonic()
@@ -316,7 +267,7 @@ class Observer:
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True
-        sockets = self._sockets() if why else {}
+        sockets = self._intake.sockets() if why else {}
         look = None
         # What very many ranks were asked for last is taken first.
         if not any(not elsewhere.done() for elsewhere in self._elsewhere):
@@ -346,8 +297,7 @@ class Observer:
         self._keep_waits = False
         self.judge.keep()
         if self.judge.blocked:
-            for followed in self._follower.followed.values():
-                followed.flush()
+            self._intake.flush()
 
     def _suspicion(self) -> str:
         largest = next(iter(self.judge.cases), None)
@@ -360,14 +310,6 @@ class Observer:
 
     def _looks_from_outside_only(self) -> bool:
         return self.embedded and not any(p.instrumented for p in self.state.processes.values())
-
-    def _sockets(self) -> dict[str, str]:
-        living = {tracked.key for tracked in self.tracking.living()}
-        return {
-            followed.header.stream: f"{self._volatile}/{stem}.sock"
-            for stem, followed in self._follower.followed.items()
-            if followed.header.stream in living
-        }
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -393,10 +335,19 @@ class Observer:
             sink(header, record)
 
     def fold(
-        self, header: FileHeader, seq: int, time_ns: int, event: ev.AnyEvent | ev.UnknownEvent
+        self,
+        header: FileHeader,
+        seq: int,
+        time_ns: int,
+        event: ev.AnyEvent | ev.UnknownEvent,
+        payload: bytes = b"",
     ) -> None:
-        """One event, of this host or another: into the state, and on to the viewers."""
+        """One event, of this host or another: into the state, and on to the viewers.
+
+        Args:
+            payload: the same event as bytes, where it came as such.
+        """
         reduce(self.state, header, seq, time_ns, event)
-        entry = Entry(header, seq, time_ns, event)
+        entry = Entry(header, seq, time_ns, event, payload)
         for sink in list(self.sinks):
             sink(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from distwatch.diagnosis.job import Job
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
@@ -19,11 +20,19 @@ def next_incident(folder: RunFolder) -> int:
 
 
 def write_incident(
-    folder: RunFolder, state: RunState, findings: list[Finding], number: int | None = None
+    folder: RunFolder,
+    state: RunState,
+    findings: list[Finding],
+    number: int | None = None,
+    job: Job | None = None,
 ) -> str:
     """Writes report.json, report.md and report.html of an incident; returns its folder.
 
     Each file is replaced as a whole: a reader never sees half of one.
+
+    Args:
+        number: of the incident; the next one by default.
+        job: the run's largest world, where it is at hand.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
@@ -31,7 +40,7 @@ def write_incident(
     from distwatch.report.document import build_report
     from distwatch.report.formats import CONTENT_TYPES, render
 
-    report = build_report(state, findings, folder.run_id)
+    report = build_report(state, findings, folder.run_id, job)
     place = os.path.join(folder.incidents, str(number or next_incident(folder)))
     make_private(folder.incidents)
     make_private(place)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis import cases_of, diagnose
 from distwatch.diagnosis.check import Case
+from distwatch.diagnosis.job import Job
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.recording import Recording
 from distwatch.runfolder import RunFolder
@@ -94,10 +95,15 @@ class Judge:
         self._write()
         return self.path
 
+    def _job(self) -> Job | None:
+        return self.cases[0].job if self.cases else None
+
     def _write(self) -> None:
         try:
             self._number = self._number or next_incident(self._folder)
-            self.path = write_incident(self._folder, self._state, self.findings, self._number)
+            self.path = write_incident(
+                self._folder, self._state, self.findings, self._number, self._job()
+            )
         except Exception as error:
             # Whatever fails in a report, the verdict itself goes into the journal.
             reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)

@@ -138,7 +138,7 @@ class LinkedRun(LiveRun):
     async def look(self) -> RunState:
         """All that the root tells now."""
         try:
-            await self.open()
+            await self.open_whole()
             return self.state
         finally:
             await self.close()

@@ -23,12 +23,16 @@ from distwatch.state.reducer import reduce
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One event of one stream. `seq` 0: never journaled, only its newest value is known."""
+    """One event of one stream. `seq` 0: never journaled, only its newest value is known.
+
+    `payload`: the event as bytes, where it came as such; else empty.
+    """
 
     header: FileHeader
     seq: int
     time_ns: int
     event: ev.AnyEvent | ev.UnknownEvent
+    payload: bytes = b""
 
 
 def live_key(entry: Entry) -> object:
@@ -45,13 +49,34 @@ def load_state(folder: RunFolder) -> RunState:
         PartialData: not one record could be read.
     """
     state = RunState(run_id=folder.run_id)
-    # That a file is damaged is a word about the run, and not yet one from it.
     if not fold_run(folder, state, ends=True):
-        raise PartialData(
-            f"{folder.path} holds no readable record",
-            advice="Is it a run folder? `distwatch ps` lists them.",
-        )
+        raise _nothing_in(folder)
     return state
+
+
+def require_records(folder: RunFolder) -> None:
+    """Raises PartialData where `load_state` would; reads no more than it takes to know."""
+    reading = Reading(folder)
+    recorded = (
+        _is_of_run(event)
+        for _, records in reading.streams()
+        for record in records
+        if (event := decode_event(record.payload)) is not None
+    )
+    if not any(recorded) and not any(_is_of_run(entry.event) for entry in reading.rest()):
+        raise _nothing_in(folder)
+
+
+def _is_of_run(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
+    # That a file is damaged is a word about the run, and not yet one from it.
+    return not isinstance(event, ev.NotObserved)
+
+
+def _nothing_in(folder: RunFolder) -> PartialData:
+    return PartialData(
+        f"{folder.path} holds no readable record",
+        advice="Is it a run folder? `distwatch ps` lists them.",
+    )
 
 
 def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
@@ -68,14 +93,14 @@ def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
             event = decode_event(record.payload)
             if event is not None:
                 entry = Entry(header, record.seq, record.time_ns, event)
-                found = found or not isinstance(event, ev.NotObserved)
+                found = found or _is_of_run(event)
                 seen.note(entry)
                 reduce(state, header, record.seq, record.time_ns, event)
     rest = reading.rest()
     for entry in rest:
         seen.note(entry)
     for entry in (*rest, *(seen.unseen() if ends else ())):
-        found = found or not isinstance(entry.event, ev.NotObserved)
+        found = found or _is_of_run(entry.event)
         reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis import cases_of, diagnose
 from distwatch.observer.reading import load_state
 from distwatch.observer.runs import find_run
 from distwatch.report.document import Report, build_report
@@ -33,7 +33,7 @@ def read_run(target: str, root: str) -> tuple[str, RunState]:
 def report_of(target: str, root: str) -> Report:
     """Reads what a person names, judges and tells; raises as `read_run` does."""
     run_id, state = read_run(target, root)
-    return build_report(state, diagnose(state), run_id)
+    return _judged(state, run_id)
 
 
 def report_on(folder: RunFolder) -> Report:
@@ -42,5 +42,9 @@ def report_on(folder: RunFolder) -> Report:
     Raises:
         PartialData: not one record could be read.
     """
-    state = load_state(folder)
-    return build_report(state, diagnose(state), folder.run_id)
+    return _judged(load_state(folder), folder.run_id)
+
+
+def _judged(state: RunState, run_id: str) -> Report:
+    cases = cases_of(state)
+    return build_report(state, diagnose(cases), run_id, cases[0].job)

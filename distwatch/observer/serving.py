@@ -26,6 +26,9 @@ from distwatch.state.frames import FileHeader, Record
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
 """Bytes that wait for a viewer at most; what is more is read from the journals again."""
+LOOK_SIZE = 8 * 1024
+"""What one look brings of a process. Of very many, one look must not be more than may wait: to read
+ten thousand journals again takes longer than the next look is away."""
 MISSED_AT_MOST = 32
 """So many times that much it may miss without taking anything."""
 AT_ONCE = 4 * 1024 * 1024
@@ -89,7 +92,8 @@ def unpack(body: bytes) -> list[Wire]:
 
 
 def to_wire(entry: Entry) -> Wire:
-    return Wire(entry.header, entry.seq, entry.time_ns, encode_event(entry.event))
+    payload = entry.payload or encode_event(entry.event)
+    return Wire(entry.header, entry.seq, entry.time_ns, payload)
 
 
 def from_wire(wire: Wire) -> Entry | None:
@@ -254,7 +258,7 @@ class _Viewer:
             if self._missed > MISSED_AT_MOST * QUEUE_LIMIT:
                 # It can connect again and read everything from the journals.
                 self._writer.transport.abort()
-        elif self._queued + size > QUEUE_LIMIT and wire.header is not None:
+        elif self._queued + size > self._limit() and wire.header is not None:
             # All of it stands in the journals: it is read from there once the viewer reads again.
             self._behind, self._missed = True, size
             self._queue, self._queued = [w for w in self._queue if w.header is None], 0
@@ -262,6 +266,9 @@ class _Viewer:
             self._queued += size
             self._queue.append(wire)
         self._more.set()
+
+    def _limit(self) -> int:
+        return max(QUEUE_LIMIT, LOOK_SIZE * len(self._observer.state.processes))
 
     async def _send(self) -> None:
         self._writer.transport.set_write_buffer_limits(high=AT_ONCE)

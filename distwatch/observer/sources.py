@@ -12,7 +12,7 @@ from distwatch.observer.linked import find_linked
 from distwatch.observer.live import LiveRun, SourceLost
 from distwatch.observer.lock import lock_holder, take_lock
 from distwatch.observer.ray_targets import RayMembers, members_of, with_members
-from distwatch.observer.reading import Entry, any_alive, load_state, read_entries
+from distwatch.observer.reading import Entry, any_alive, read_entries, require_records
 from distwatch.observer.runs import find_run, find_run_or_pid
 from distwatch.observer.serving import NOTHING_WRITTEN
 from distwatch.probes import discovery
@@ -109,7 +109,7 @@ class RecordedRun:
 
     async def open(self) -> None:
         """Reads everything; raises PartialData where there is nothing."""
-        load_state(self.folder)
+        require_records(self.folder)
         self._entries = read_entries(self.folder, ends=True)
         times = [entry.time_ns for entry in self._entries if entry.time_ns]
         self.span = (min(times), max(times))

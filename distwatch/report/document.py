@@ -119,9 +119,15 @@ class Report(msgspec.Struct, kw_only=True):
     timeline: list[Happening]
 
 
-def build_report(state: RunState, findings: list[Finding], run_id: str) -> Report:
-    """Collects what the report says; all free text is redacted here, once for every format."""
-    job = Job(state)
+def build_report(
+    state: RunState, findings: list[Finding], run_id: str, job: Job | None = None
+) -> Report:
+    """Collects what the report says; all free text is redacted here, once for every format.
+
+    Args:
+        job: the run's largest world, where it is at hand.
+    """
+    job = job or Job(state)
     ranks = standings(state, job)
     return Report(
         run=_run(job, run_id),

@@ -20,6 +20,7 @@ from distwatch.report.trace_tracks import Span, lay_out_tracks
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
+from distwatch.state.recorder_entries import Collective
 
 SCHEMA = "distwatch.trace/1"
 COLLECTIVES = "collectives"
@@ -54,7 +55,7 @@ class Trace:
         self._state = state
         self._steps: dict[tuple[str, int], _Step] = {}
         self._operations: dict[tuple[str, int], ev.Operation] = {}
-        self._recorded: dict[tuple[str, str, int, str], ev.Collective] = {}
+        self._recorded: dict[tuple[str, str, int, str], Collective] = {}
         self._ends: list[Told] = []
         self._verdicts: list[Told] = []
 

@@ -25,6 +25,12 @@ from distwatch.state.ray_events import (
     RayLooked,
     RayNodeSeen,
 )
+from distwatch.state.recorder_entries import (
+    Collective,
+    PackedEntries,
+    pack_entries,
+    unpack_entries,
+)
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
@@ -322,29 +328,19 @@ class SiteSeen(Event, frozen=True, kw_only=True):
     site: Site
 
 
-class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One entry of torch's flight recorder."""
-
-    pg_name: str
-    pg_desc: str = ""
-    seq: int
-    op: str
-    is_p2p: bool = False
-    retired: bool = False
-    state: str = ""
-    input_sizes: tuple[tuple[int, ...], ...] = ()
-    output_sizes: tuple[tuple[int, ...], ...] = ()
-    input_dtypes: tuple[str, ...] = ()
-    created_wall_ns: int = 0
-    timeout_ms: int | None = None
-
-
 class CollectivesDumped(Event, frozen=True, kw_only=True):
     """The newest entries of the flight recorder, on suspicion or on request."""
 
     reason: str
     entries: tuple[Collective, ...] = ()
+    packed: PackedEntries | None = None
+    """Only on the wire: `entries`, packed."""
     not_observed: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.packed is not None:
+            msgspec.structs.force_setattr(self, "entries", unpack_entries(self.packed))
+            msgspec.structs.force_setattr(self, "packed", None)
 
 
 class ExceptionUncaught(Event, frozen=True, kw_only=True):
@@ -799,11 +795,21 @@ def _packed_snapshot(snapshot: Snapshot) -> Snapshot:
     )
 
 
+def _packed_dump(dumped: CollectivesDumped) -> CollectivesDumped:
+    packed = pack_entries(dumped.entries)
+    if packed is None:
+        return dumped
+    short = msgspec.structs.replace(dumped, entries=())
+    msgspec.structs.force_setattr(short, "packed", packed)
+    return short
+
+
 _PACKERS: dict[type, Callable[[Any], AnyEvent]] = {
     MeshMade: _packed,
     GroupCreated: _packed,
     GroupCalled: _packed,
     LayoutHeld: _packed_layout,
+    CollectivesDumped: _packed_dump,
     Snapshot: _packed_snapshot,
 }
 
@@ -823,38 +829,9 @@ def _share_frames(taken: StackTaken) -> StackTaken:
     return taken
 
 
-def _words_of(entry: Collective) -> tuple[object, ...]:
-    return (
-        entry.pg_name,
-        entry.pg_desc,
-        entry.op,
-        entry.state,
-        entry.input_sizes,
-        entry.output_sizes,
-        entry.input_dtypes,
-    )
-
-
-def _share_words(dumped: CollectivesDumped) -> CollectivesDumped:
-    share, fields = msgspec.structs.force_setattr, _WORDS
-    known: dict[tuple[object, ...], tuple[object, ...]] = {}
-    for entry in dumped.entries:
-        words = _words_of(entry)
-        shared = known.get(words)
-        if shared is None:
-            # What the entries of one dump have in common, those of other ranks have, too.
-            shared = known[words] = _one(words)
-        for field, word in zip(fields, shared, strict=True):
-            share(entry, field, word)
-    return dumped
-
-
-_WORDS = ("pg_name", "pg_desc", "op", "state", "input_sizes", "output_sizes", "input_dtypes")
-
 _SHARERS: dict[type, Callable[[Any], AnyEvent]] = {
     IntegrationChanged: _one,
     StackTaken: _share_frames,
-    CollectivesDumped: _share_words,
 }
 """What is done to an event that was just decoded, so that equal parts are one object."""
 

@@ -309,6 +309,11 @@ class RunState(msgspec.Struct, kw_only=True, gc=False):
 
     def remember(self, entry: TimelineEntry) -> None:
         """Keeps the newest TIMELINE_KEPT entries, whatever order they arrive in."""
-        insort(self.timeline, entry, key=lambda e: e.stamp)
-        if len(self.timeline) > TIMELINE_KEPT:
+        if len(self.timeline) >= TIMELINE_KEPT:
+            if entry.stamp < self.timeline[0].stamp:
+                return
             del self.timeline[0]
+        if not self.timeline or self.timeline[-1].stamp <= entry.stamp:
+            self.timeline.append(entry)
+        else:
+            insort(self.timeline, entry, key=lambda e: e.stamp)

@@ -26,8 +26,9 @@ from distwatch.state.model import (
 )
 from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
+from distwatch.state.recorder_entries import Collective
 
-_QUIET = (
+_QUIET = {
     ev.Ticked,
     ev.PulseRead,
     ev.ProcessSampled,
@@ -37,7 +38,7 @@ _QUIET = (
     ev.SourcesRead,
     RayLooked,
     RayNodeSeen,
-)
+}
 
 _DEAD = frozenset("ZX")
 """The kernel's letters for a process that has ended."""
@@ -63,9 +64,11 @@ def reduce(
     if seq and not _advance(state, header, seq, time_ns, event):
         return
     host = _host(state, header.host)
-    host.now_ns = max(host.now_ns, time_ns)
+    if time_ns > host.now_ns:
+        host.now_ns = time_ns
     # A host has one clock, whichever of its streams is read first.
-    host.wall_offset_ns = max(host.wall_offset_ns, header.wall_offset_ns)
+    if header.wall_offset_ns > host.wall_offset_ns:
+        host.wall_offset_ns = header.wall_offset_ns
     if isinstance(event, ev.UnknownEvent):
         state.unknown_events += 1
     elif handler := _OUTSIDE.get(type(event)):
@@ -89,7 +92,7 @@ def _is_routine(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
     """What only moves clocks and numbers, or says of an actor that all is well."""
     if isinstance(event, RayActorSeen):
         return event.state == "ALIVE" and not event.restarts
-    return isinstance(event, _QUIET)
+    return type(event) in _QUIET
 
 
 def _advance(
@@ -309,7 +312,7 @@ def _collectives_dumped(process: Process, time_ns: int, event: ev.CollectivesDum
     process.retired = _retired(event.entries)
 
 
-def _retired(entries: tuple[ev.Collective, ...]) -> dict[str, int]:
+def _retired(entries: tuple[Collective, ...]) -> dict[str, int]:
     newest: dict[str, int] = {}
     first_open: dict[str, int] = {}
     for entry in entries:

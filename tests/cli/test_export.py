@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from distwatch.runfolder import RunFolder, start_ticks
 from distwatch.state import events as ev
+from distwatch.state.recorder_entries import Collective
 from tests.cli.runs import call, distwatch, rings, save
 from tests.cli.test_stacks import is_speedscope
 from tests.diagnosis.recorded import RecordedJob, hung_job, judged
@@ -223,7 +224,7 @@ def test_ends_recorders_and_earlier_verdicts_are_instants(root: Path) -> None:
     job = hung_job()
     found = judged(job)
     job.see(31.0, ev.FindingsJudged(host="node1", findings=tuple(found)))
-    entry = ev.Collective(pg_name="0", seq=5, op="gloo:all_reduce", created_wall_ns=9 * 10**9)
+    entry = Collective(pg_name="0", seq=5, op="gloo:all_reduce", created_wall_ns=9 * 10**9)
     job.say(0, 32.0, ev.CollectivesDumped(reason="test", entries=(entry,)))
     save(job, root, "r")
     events = trace(root)

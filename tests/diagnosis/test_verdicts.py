@@ -7,6 +7,7 @@ import pytest
 from distwatch.diagnosis import diagnose
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
+from distwatch.state.recorder_entries import Collective
 from tests.diagnosis.recorded import READING, WAITING, RecordedJob, frame, hung_job
 
 PEER_LOST = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"
@@ -436,9 +437,7 @@ def test_calls_that_only_the_recorder_saw_are_compared_too() -> None:
     )
     job.pulse(1, at=12, groups={"0": (9, 8, 10.0)})
     for rank, op in enumerate(("gloo:barrier", "gloo:all_reduce")):
-        entry = ev.Collective(
-            pg_name="0", seq=9, op=op, input_sizes=((20,),), input_dtypes=("Float",)
-        )
+        entry = Collective(pg_name="0", seq=9, op=op, input_sizes=((20,),), input_dtypes=("Float",))
         job.say(rank, 12, ev.CollectivesDumped(reason="test", entries=(entry,)))
         job.stack(rank, 12, WAITING)
     job.tick(12)

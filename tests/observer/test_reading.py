@@ -11,7 +11,7 @@ import pytest
 
 from distwatch.errors import PartialData
 from distwatch.observer.following import Follower
-from distwatch.observer.reading import load_state, read_entries
+from distwatch.observer.reading import load_state, read_entries, require_records
 from distwatch.observer.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
@@ -136,3 +136,16 @@ def test_damage_loses_nothing_before_it(folder: RunFolder, start_rank: Start) ->
 def test_an_empty_folder_is_partial_data(folder: RunFolder) -> None:
     with pytest.raises(PartialData, match="no readable record"):
         load_state(folder)
+
+
+def test_that_there_is_something_is_known_before_all_is_read(
+    folder: RunFolder, start_rank: Start
+) -> None:
+    with pytest.raises(PartialData, match="no readable record"):
+        require_records(folder)
+    # A damaged file is a word about the run, and not one from it.
+    Path(folder.journal("h-1")).write_bytes(b"no journal")
+    with pytest.raises(PartialData, match="no readable record"):
+        require_records(folder)
+    start_rank().do("steps 1")
+    require_records(folder)

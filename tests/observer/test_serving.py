@@ -18,9 +18,22 @@ import pytest_asyncio
 
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
-from distwatch.observer.serving import FRAME_LIMIT, Request, ViewerServer, pack, read_frame, unpack
+from distwatch.observer.reading import Entry, Reading
+from distwatch.observer.serving import (
+    FRAME_LIMIT,
+    Request,
+    ViewerServer,
+    from_wire,
+    pack,
+    read_frame,
+    to_wire,
+    unpack,
+)
 from distwatch.observer.sources import LiveRun, SourceLost
 from distwatch.runfolder import RunFolder
+from distwatch.state import events as ev
+from distwatch.state.events import encode_event
+from distwatch.state.frames import FileHeader
 from tests.observer.rank_process import RankProcess
 
 Start = Callable[..., RankProcess]
@@ -119,6 +132,7 @@ async def test_a_viewer_that_does_not_read_is_let_go(
     observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "QUEUE_LIMIT", 50_000)
+    monkeypatch.setattr(serving, "LOOK_SIZE", 1)
     raw = socket.socket(socket.AF_UNIX)
     raw.setblocking(False)
     raw.connect(observer.folder.socket)
@@ -222,10 +236,20 @@ async def test_frames_are_read_as_they_were_packed() -> None:
     assert [wire.answer for wire in wires] == ["done"]
 
 
+@pytest.mark.parametrize(
+    ("look_size", "readings"), [(1, 2), (1 << 20, 1)], ids=["behind", "a look may wait"]
+)
 async def test_a_viewer_that_was_behind_has_all_from_the_journals(
-    observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
+    observer: Observer,
+    start_rank: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    look_size: int,
+    readings: int,
 ) -> None:
     monkeypatch.setattr(serving, "QUEUE_LIMIT", 4000)
+    monkeypatch.setattr(serving, "LOOK_SIZE", look_size)
+    read: list[Reading] = []
+    monkeypatch.setattr(serving, "Reading", lambda folder: read.append(Reading(folder)) or read[-1])
     rank = start_rank()
     observer.tick()
     reader, writer = await asyncio.open_unix_connection(observer.folder.socket)
@@ -245,5 +269,18 @@ async def test_a_viewer_that_was_behind_has_all_from_the_journals(
     newest = observer.state.streams[rank.key]
     await read_until(newest)
     assert seen == dict.fromkeys(range(1, newest + 1), 1)
+    assert len(read) == readings
     assert observer.viewers == 1
     writer.close()
+
+
+def test_what_came_as_bytes_goes_on_as_those_bytes() -> None:
+    header = FileHeader(
+        stream="h-1.1", host="h", pid=1, start_ticks=1, boot_id="b", wall_offset_ns=0, salt=1
+    )
+    event = ev.StepEnded(step=3)
+    came = encode_event(event)
+    passed = to_wire(Entry(header, 5, 9, event, came))
+    assert passed.payload is came
+    own = to_wire(Entry(header, 5, 9, event))
+    assert from_wire(own) == from_wire(passed) == Entry(header, 5, 9, event)

@@ -19,6 +19,7 @@ from distwatch.state.frames import (
     scan,
 )
 from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decode_page, encode_page
+from distwatch.state.recorder_entries import Collective
 
 SALT = 12345
 HEADER = FileHeader(
@@ -95,6 +96,13 @@ examples = st.sampled_from(
         ev.StepStarted(step=1, name="n", site=ev.Site(file="f", line=1)),
         ev.GroupCreated(pg_name="0", members=(0, 1)),
         ev.ExceptionUncaught(type_name="E", message="m", traceback=("a", "b")),
+        ev.CollectivesDumped(
+            reason="r",
+            entries=tuple(
+                Collective(pg_name="0", seq=n, op="gloo:all_reduce", created_wall_ns=n << 40)
+                for n in range(1, 5)
+            ),
+        ),
         ev.PulseRead(process="p", pulse=ev.Pulse(beat=1, groups=(ev.GroupProgress(pg_name="0"),))),
     ]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +11,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader
 from distwatch.state.identity import Identity
-from distwatch.state.model import RunState
+from distwatch.state.model import TIMELINE_KEPT, RunState, TimelineEntry
 from distwatch.state.ray_events import RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.reducer import reduce
 
@@ -191,3 +193,20 @@ def test_a_lost_stretch_is_counted_unless_a_snapshot_bridges_it() -> None:
     assert [(step.name, step.started_ns) for step in process.open_steps()] == [
         ("init_process_group", 3)
     ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(0, 9))
+def test_the_newest_are_remembered_whatever_comes_first(seed: int, more: int) -> None:
+    entries = [
+        TimelineEntry(
+            time_ns=n // 2, stream="s", seq=n, host="a", process="p", event=ev.ProcessEnding()
+        )
+        for n in range(TIMELINE_KEPT + more)
+    ]
+    shuffled = list(entries)
+    Random(seed).shuffle(shuffled)
+    state = RunState()
+    for entry in shuffled:
+        state.remember(entry)
+    assert state.timeline == entries[more:]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis import event_text
+from distwatch.diagnosis.job import Job
 from distwatch.state import events as ev
 from distwatch.tui.picture import Picture, take_picture
+from distwatch.tui.verdict import coverage_line
 from distwatch.tui.views import devices, events, findings, groups, ranks, stacks
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import Line
@@ -224,3 +226,20 @@ def test_a_thousand_ranks_make_a_thousand_lines_that_draw_one_at_a_time() -> Non
     assert len(lines) == 1024
     assert "1023" in lines[-1].draw(80).plain
     assert "1024 members 0-1023" in texts(groups.lines(picture))[0]
+
+
+def test_a_picture_makes_out_who_the_ranks_are_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Job] = []
+    make = Job.__init__
+
+    def counted(job: Job, *args: object, **options: object) -> None:
+        made.append(job)
+        make(job, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Job, "__init__", counted)
+    picture = take_picture(state_of(hung_job()), "hung")
+    assert len(made) == 1
+    # What draws it looks only: also at whom it blames, how many hosts there are, and each rank.
+    assert coverage_line(picture).plain
+    assert ranks.lines(picture, ranks.Order())
+    assert len(made) == 1

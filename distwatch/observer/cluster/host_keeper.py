@@ -18,7 +18,7 @@ import msgspec
 from distwatch.observer.cluster.cards import Card
 from distwatch.observer.cluster.hosts import HostJoined, Task
 from distwatch.observer.cluster.keeping import KEEP_EVERY_S, Directory, NodeKeeper
-from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.cluster.roots import Roots
 from distwatch.observer.link.place import parse_place
 from distwatch.probes.procfs import read_bytes
 from distwatch.runfolder import generations, host_name, name_of, require_safe_root
@@ -54,13 +54,7 @@ class OwnRoot:
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
         """As `Directory` says."""
-        problems: dict[str, str] = {}
-        for name, began_ns in runs.items():
-            try:
-                self._roots.root_of(name, began_ns)
-            except RootFailed as error:
-                problems[name] = str(error)
-        return self._roots.cards, problems
+        return self._roots.roots_of(runs)
 
 
 def main() -> int:

@@ -325,7 +325,7 @@ class _Leaf:
             batch.after, [(batch.headers[index], records) for index, records in kept.items()]
         )
         for header, record, event in entries:
-            self._observer.fold(header, record.seq, record.time_ns, event)
+            self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
 
     async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
         """What the disk refuses is asked for once more later: the leaf has it on its own."""

@@ -73,7 +73,8 @@ def _stack(picture: Picture, key: str) -> Text | None:
     if node is None:
         return None
     title = Text.assemble((node.function, STRONG), f"  {node.file}:{node.line}")
-    ranks = [s for s in picture.standings if s.global_rank in set(node.global_ranks)]
+    here = set(node.global_ranks)
+    ranks = [standing for standing in picture.standings if standing.global_rank in here]
     told = [Text(f"rank {s.global_rank}: {s.word} · {s.doing} · {s.where}") for s in ranks]
     return join_lines([title, Text(f"ranks {format_ranks(node.global_ranks)}", MUTED), *told])
 

@@ -1,0 +1,94 @@
+"""Entries of torch's flight recorder, short on the wire: what a loop repeats is written once.
+
+A rank dumps some 64 entries for each of its groups, which differ in their number and time alone.
+Written out they are 12 KB and take longer to read than all else that a look brings; of ten thousand
+ranks that is seconds in which the root hears nothing. No entry is left out: how often a loop was
+gone through, and from where on ranks part, is read from the old ones.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+LARGEST = 1 << 62
+"""Numbers and times beyond it are none; the difference of two below it can be written."""
+
+
+class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One entry of torch's flight recorder."""
+
+    pg_name: str
+    pg_desc: str = ""
+    seq: int
+    op: str
+    is_p2p: bool = False
+    retired: bool = False
+    state: str = ""
+    input_sizes: tuple[tuple[int, ...], ...] = ()
+    output_sizes: tuple[tuple[int, ...], ...] = ()
+    input_dtypes: tuple[str, ...] = ()
+    created_wall_ns: int = 0
+    timeout_ms: int | None = None
+
+
+class PackedEntries(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Entries by their kind; number and time of each, less those of the one before it."""
+
+    kinds: tuple[Collective, ...]
+    """What entries have in common; without number and time."""
+    kind_of: tuple[int, ...]
+    seqs: tuple[int, ...]
+    times_ns: tuple[int, ...]
+
+
+def pack_entries(entries: tuple[Collective, ...]) -> PackedEntries | None:
+    """The same entries in the same order; None where there are none, or numbers that cannot be."""
+    kinds: dict[Collective, int] = {}
+    kind_of: list[int] = []
+    seqs: list[int] = []
+    times_ns: list[int] = []
+    seq = time_ns = 0
+    for entry in entries:
+        if not _can_be(entry.seq, entry.created_wall_ns):
+            return None
+        kind = msgspec.structs.replace(entry, seq=0, created_wall_ns=0)
+        kind_of.append(kinds.setdefault(kind, len(kinds)))
+        seqs.append(entry.seq - seq)
+        times_ns.append(entry.created_wall_ns - time_ns)
+        seq, time_ns = entry.seq, entry.created_wall_ns
+    if not entries:
+        return None
+    return PackedEntries(tuple(kinds), tuple(kind_of), tuple(seqs), tuple(times_ns))
+
+
+def _can_be(seq: int, time_ns: int) -> bool:
+    return -LARGEST < seq < LARGEST and -LARGEST < time_ns < LARGEST
+
+
+def unpack_entries(packed: PackedEntries) -> tuple[Collective, ...]:
+    """What `pack_entries` packed; the words of equal kinds are the same objects in all dumps.
+
+    Raises:
+        ValueError: it was not packed by `pack_entries`.
+    """
+    kinds = [_one(kind) for kind in packed.kinds]
+    if min(packed.kind_of, default=0) < 0 or max(packed.kind_of, default=0) >= len(kinds):
+        raise ValueError("an entry of no kind")
+    alike = msgspec.structs.replace
+    entries: list[Collective] = []
+    seq = time_ns = 0
+    for kind, later, after_ns in zip(packed.kind_of, packed.seqs, packed.times_ns, strict=True):
+        seq += later
+        time_ns += after_ns
+        if not _can_be(seq, time_ns):
+            raise ValueError("an entry whose numbers are out of range")
+        entries.append(alike(kinds[kind], seq=seq, created_wall_ns=time_ns))
+    return tuple(entries)
+
+
+@lru_cache(maxsize=4096)
+def _one(kind: Collective) -> Collective:
+    """The first of all equal kinds: ranks of one job call the same things."""
+    return kind
