@@ -216,13 +216,15 @@ class Roots:
         with self._changed:
             is_new = card is not None and card != run.card
             run.card, run.problem = card or run.card, problem
-        if is_new:
-            # Before anybody is told: who comes after this one finds the root where they look for it.
-            with self._writing, contextlib.suppress(OSError):
-                write_cards(self._folders, self._cluster, self.cards)
-        with self._changed:
-            run.looked_at, run.at_work = time.monotonic(), False
-            self._changed.notify_all()
+        try:
+            if is_new:
+                # Before anybody is told: who comes after this one finds the root where they look for it.
+                with self._writing, contextlib.suppress(OSError):
+                    write_cards(self._folders, self._cluster, self.cards)
+        finally:
+            with self._changed:
+                run.looked_at, run.at_work = time.monotonic(), False
+                self._changed.notify_all()
 
     def _made(self, name: str, run: _Run) -> Card:
         folder = folder_of_launch(self._folders, name, run.began_ns)
