@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -13,6 +14,7 @@ import msgspec
 from distwatch.runfolder import RunFolder
 
 _LENGTH = struct.Struct("<I")
+_CREDENTIALS = struct.Struct("3i")
 _LIMIT = 4 << 20
 
 
@@ -20,19 +22,28 @@ def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -
     """The body of its answer. Blocks for at most `timeout_s`.
 
     Raises:
-        OSError: none is there, or it does not answer in time.
+        OSError: none is there, it does not answer in time, or it is another user's.
         ValueError: what it answers is no frame.
     """
     until = time.monotonic() + timeout_s
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
         connection.settimeout(timeout_s)
         connection.connect(folder.socket)
+        _require_ours(connection)
         body = msgspec.msgpack.encode(request)
         connection.sendall(_LENGTH.pack(len(body)) + body)
         (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size, until))
         if length > _LIMIT:
             raise ValueError(f"an answer of {length} bytes")
         return _receive(connection, length, until)
+
+
+def _require_ours(connection: socket.socket) -> None:
+    """Whoever made the folder first may listen there; an order carries a token."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(raw)
+    if uid not in (os.getuid(), 0):
+        raise PermissionError(f"the observer there is of uid {uid}")
 
 
 def _receive(connection: socket.socket, length: int, until: float) -> bytes:

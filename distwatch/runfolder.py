@@ -240,6 +240,11 @@ def is_child_of_rank(folder: RunFolder) -> bool:
     return False
 
 
+def folder_name(name: str) -> str:
+    """The name of a run as its folder bears it; a name that stays as it is leads out of no root."""
+    return "".join(c if c.isalnum() or c in "._-:" else "_" for c in name).lstrip(".") or "run"
+
+
 def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
     """The folder of this launch of the run: the newest of that name, or a new one.
 
@@ -247,7 +252,7 @@ def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
     have all ended is not joined when it is old, or when this process's rank was taken in it.
     Later launches get `name~2`, `name~3`, ….
     """
-    name = "".join(c if c.isalnum() or c in "._-:" else "_" for c in name).lstrip(".") or "run"
+    name = folder_name(name)
     generation = 1
     while os.path.isdir(os.path.join(root, _generation(name, generation + 1))):
         generation += 1

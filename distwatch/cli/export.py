@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
 import msgspec
 
@@ -11,12 +9,12 @@ from distwatch.cli.options import exit_code_of, output_option, root_option
 from distwatch.cli.output_file import file_option, put_out, require_file
 from distwatch.diagnosis import diagnose
 from distwatch.observer.reading import load_state, read_entries
+from distwatch.observer.reports import report_of
 from distwatch.observer.runs import find_run
 from distwatch.report.document import Report, build_report
 from distwatch.report.prometheus import render_metrics
 from distwatch.report.trace import Told, Trace
 from distwatch.runfolder import RunFolder
-from distwatch.state.model import RunState
 
 
 @click.command()
@@ -35,10 +33,12 @@ def command(target: str, output: str, path: str | None, root: str) -> int:
     require_file(path)
     if output == "speedscope":
         return _export_stacks(target, path, root)
-    folder = find_run(target, root)
-    state = load_state(folder)
-    report = build_report(state, diagnose(state), folder.run_id)
-    put_out(_RENDERERS[output](folder, state, report), path)
+    if output == "prometheus":
+        report = report_of(target, root)
+        content = render_metrics([report])
+    else:
+        report, content = _perfetto(find_run(target, root))
+    put_out(content, path)
     return exit_code_of(report)
 
 
@@ -51,18 +51,10 @@ def _export_stacks(target: str, path: str | None, root: str) -> int:
     return PARTIAL if collected.problems else 0
 
 
-def _perfetto(folder: RunFolder, state: RunState, report: Report) -> bytes:
+def _perfetto(folder: RunFolder) -> tuple[Report, bytes]:
+    state = load_state(folder)
+    report = build_report(state, diagnose(state), folder.run_id)
     trace = Trace(state)
     for entry in read_entries(folder):
         trace.take(Told(entry.header.stream, entry.time_ns, entry.event))
-    return msgspec.json.encode(trace.document(report.findings, report.run.id)) + b"\n"
-
-
-def _prometheus(_folder: RunFolder, _state: RunState, report: Report) -> bytes:
-    return render_metrics([report])
-
-
-_RENDERERS: dict[str, Callable[[RunFolder, RunState, Report], bytes]] = {
-    "perfetto": _perfetto,
-    "prometheus": _prometheus,
-}
+    return report, msgspec.json.encode(trace.document(report.findings, report.run.id)) + b"\n"

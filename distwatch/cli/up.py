@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -57,11 +58,29 @@ def command(
             "say where: in a Ray cluster, or on which hosts",
             advice="`distwatch up --ray`, or `distwatch up --hosts node2,node3`.",
         )
+    _require_fitting(ray)
     if ray:
+        if _was_given("root"):
+            os.environ["DISTWATCH_DIR"] = root
         return _ray(address, output, stop=stop)
     names = [name.strip() for name in (hosts or "").split(",") if name.strip()]
     folder = find_run(run or newest_run(root), root)
     return _print_hosts(join_hosts(folder, names, shell, address), output)
+
+
+def _require_fitting(ray: bool) -> None:
+    """What is said of the other way would be passed over in silence; raises UsageError."""
+    for option in ("run", "shell") if ray else ("stop",):
+        if _was_given(option):
+            raise UsageError(
+                f"--{option} does not go with {'--ray' if ray else '--hosts'}",
+                advice="See `distwatch up --help`.",
+            )
+
+
+def _was_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _ray(address: str, output: str, *, stop: bool) -> int:
@@ -78,7 +97,7 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
             "observers send (RAY_AUTH_MODE=token closes it)",
             err=True,
         )
-    left_out = [row for row in table["nodes"] if row["alive"] and "pid" not in row]
+    left_out = [row for row in table["nodes"] if row["alive"] and row.get("why")]
     if output == "json":
         _print_json(table)
     else:
@@ -86,28 +105,31 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
         for line in lay_out(rows, markdown=False):
             click.echo(line)
         click.echo(
-            f"distwatch: one view of it: `distwatch attach {SCHEME}{address}`, on any node",
+            f"distwatch: one view of it: `distwatch attach {SCHEME}{address.removeprefix(SCHEME)}`, on any node",
             err=True,
         )
     return PARTIAL if left_out else 0
 
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:
-    actor = f"pid {node['pid']}" if "pid" in node else node.get("why", "")
+    pid = f"pid {node['pid']}" if "pid" in node else ""
+    actor = ", ".join(filter(None, (pid, node.get("why", ""))))
     runs = ", ".join(f"{name}: {what}" for name, what in node.get("runs", {}).items())
     return node["node_id"][:12], node["address"], node.get("host", ""), actor, runs or "none yet"
 
 
 def _print_hosts(joined: list[HostJoined], output: str) -> int:
     if output == "json":
-        _print_json({"hosts": [msgspec.to_builtins(host) for host in joined]})
+        # The card holds the token: it is for keepers alone.
+        rows = [msgspec.structs.replace(host, card=None) for host in joined]
+        _print_json({"hosts": [msgspec.to_builtins(row) for row in rows]})
     else:
-        rows: list[tuple[str, ...]] = [("HOST", "CALLED", "KEEPER", "OBSERVER")]
-        rows += [
+        table: list[tuple[str, ...]] = [("HOST", "CALLED", "KEEPER", "OBSERVER")]
+        table += [
             (one.host, one.called, f"pid {one.pid}" if one.pid else "", one.failed or one.told)
             for one in joined
         ]
-        for line in lay_out(rows, markdown=False):
+        for line in lay_out(table, markdown=False):
             click.echo(line)
     return PARTIAL if any(host.failed for host in joined) else 0
 

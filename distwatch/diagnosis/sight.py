@@ -86,15 +86,16 @@ def _elsewhere(case: Case) -> dict[int, str]:
     """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
     job = case.job
     unseen = set(range(job.world or 0)) - job.ranks.keys()
-    if len(unseen) < 2:
-        return {}
-    identities = [process.identity for process in job.ranks.values()]
-    seen, expected = host_count(case.state)
-    # Ray alone says not how many hosts there are.
-    if seen >= expected and not any(identity.launcher == "ray" for identity in identities):
+    if len(unseen) < 2 or _are_all_hosts(job):
         return {}
     why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
     return dict.fromkeys(unseen, why)
+
+
+def _are_all_hosts(job: Job) -> bool:
+    """Whether the hosts that are seen have the whole world: each says how many ranks it is given."""
+    given = {p.host: p.identity.local_world_size for p in job.ranks.values()}
+    return sum(size or 0 for size in given.values()) >= (job.world or 0)
 
 
 def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Finding]:

@@ -8,9 +8,9 @@ import socket
 
 import msgspec
 
-from distwatch.errors import NoSuchTarget
+from distwatch.errors import DistwatchError, NoSuchTarget
 from distwatch.observer.background import end_tasks
-from distwatch.observer.cluster.cards import Card, read_cards
+from distwatch.observer.cluster.cards import RAY, Card, named_soundly, read_cards
 from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
 from distwatch.observer.link.channel import (
     HANDSHAKE_WITHIN_S,
@@ -19,12 +19,14 @@ from distwatch.observer.link.channel import (
     introduce,
 )
 from distwatch.observer.link.messages import Hello
-from distwatch.observer.link.place import parse_place
+from distwatch.observer.link.place import LinkMisconfigured, parse_place
 from distwatch.observer.link.viewers import join
 from distwatch.observer.live import LiveRun, SourceLost
 from distwatch.observer.runs import run_folders
 from distwatch.runfolder import RunFolder, host_name, name_of
 from distwatch.state.model import RunState
+
+ANSWERS_WITHIN_S = 3.0
 
 
 def find_linked(target: str, root: str) -> LinkedRun | None:
@@ -37,37 +39,85 @@ def find_linked(target: str, root: str) -> LinkedRun | None:
     Raises:
         NoSuchTarget: the cluster has no such run.
         ClusterSilent: it does not answer, and no card of it is here.
+        SourceLost: neither it nor any root that the cards name answers.
     """
     if target.startswith(SCHEME):
         address, _, wanted = target.removeprefix(SCHEME).partition("/")
         return _of_cluster("" if address == "auto" else address, wanted, root)
     if any(_is_named(folder.run_id, target) for folder in run_folders(root)):
         return None
-    return _newest(read_cards(root), target, root)
+    named = _named(read_cards(root), target)
+    if len(named) > 1 and (found := _answering(named, root, [])):
+        return found
+    return LinkedRun(*named[0], root) if named else None
 
 
 def _of_cluster(address: str, wanted: str, root: str) -> LinkedRun:
-    cards = {name: card for name, card in read_cards(root).items() if address in ("", card.cluster)}
-    found = _newest(cards, wanted, root)
-    if found is None:
-        cards = msgspec.convert(ask_cluster("cards", address)["cards"], dict[str, Card])
-        found = _newest(cards, wanted, root)
-    if found is None:
-        raise NoSuchTarget(
-            f"no run {wanted} is known there" if wanted else "no run is known there",
-            advice=f"Known are: {', '.join(sorted(cards)[-8:])}."
-            if cards
-            else "A run is known once one of its ranks has started with distwatch on.",
-        )
-    return found
+    known = {
+        name: card
+        for name, card in read_cards(root).items()
+        if card.kind == RAY and address in ("", card.cluster)
+    }
+    tried: list[str] = []
+    named = _named(known, wanted)
+    if found := _answering(named, root, tried):
+        return found
+    if named and not tried:
+        return LinkedRun(*named[0], root)  # all have ended
+    try:
+        told = ask_cluster("cards", f"{SCHEME}{address}" if address else "")["cards"]
+    except DistwatchError as error:
+        if not tried:
+            raise
+        raise SourceLost(f"{'; '.join(tried)}; {error}", advice=error.advice) from error
+    cards = named_soundly(msgspec.convert(told, dict[str, Card]))
+    named = _named(cards, wanted)
+    # What has failed just now need not be waited for again.
+    fresh = [(name, card) for name, card in named if _told(name, card) not in tried]
+    if found := _answering(fresh, root, tried):
+        return found
+    if named:
+        return LinkedRun(*named[0], root)
+    raise NoSuchTarget(
+        f"no run {wanted} is known there" if wanted else "no run is known there",
+        advice=f"Known are: {', '.join(sorted(cards)[-8:])}."
+        if cards
+        else "A run is known once one of its ranks has started with distwatch on.",
+    )
 
 
-def _newest(cards: dict[str, Card], wanted: str, root: str) -> LinkedRun | None:
-    named = [name for name in cards if not wanted or _is_named(name, wanted)]
-    if not named:
-        return None
-    newest = max(named, key=lambda name: (not cards[name].ended, cards[name].since_ns))
-    return LinkedRun(newest, cards[newest], root)
+def _named(cards: dict[str, Card], wanted: str) -> list[tuple[str, Card]]:
+    """Those that are meant; the newest that has not ended first."""
+    named = [(name, card) for name, card in cards.items() if not wanted or _is_named(name, wanted)]
+    return sorted(named, key=lambda one: (one[1].ended, -one[1].since_ns))
+
+
+def _answering(named: list[tuple[str, Card]], root: str, tried: list[str]) -> LinkedRun | None:
+    """The first whose root answers now; `tried` gets what was said of the others.
+
+    A cluster that was lost never said that its runs have ended.
+    """
+    for name, card in named:
+        if card.ended:
+            continue
+        if _answers(card):
+            return LinkedRun(name, card, root)
+        tried.append(_told(name, card))
+    return None
+
+
+def _answers(card: Card) -> bool:
+    """Whether an observer at work is there: the root of a link speaks first."""
+    try:
+        place = parse_place(card.place)
+        with socket.create_connection((place.host, place.port), ANSWERS_WITHIN_S) as connection:
+            return bool(connection.recv(1))
+    except (OSError, LinkMisconfigured):
+        return False
+
+
+def _told(name: str, card: Card) -> str:
+    return f"the root of {name} on {card.host} ({card.place}) does not answer"
 
 
 def _is_named(run_id: str, wanted: str) -> bool:
@@ -88,7 +138,7 @@ class LinkedRun(LiveRun):
     async def look(self) -> RunState:
         """All that the root tells now."""
         try:
-            await self.open()
+            await self.open_whole()
             return self.state
         finally:
             await self.close()

@@ -18,6 +18,7 @@ from distwatch.state.reducer import reduce
 
 CONNECT_WITHIN_S = 2.0
 HISTORY_WITHIN_S = 10.0
+WHOLE_WITHIN_S = 120.0
 ANSWER_WITHIN_S = 30.0
 _LENGTH = 4
 
@@ -44,18 +45,39 @@ class LiveRun:
         self._answers: asyncio.Queue[str] = asyncio.Queue()
         self._arrived = asyncio.Event()
         self._told_all = asyncio.Event()
+        self._is_whole = False
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
 
     async def open(self) -> None:
         """Connects; raises SourceLost where the observer does not answer."""
+        await self._begin()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._told_all.wait(), HISTORY_WITHIN_S)
+        await self.poll()
+
+    async def open_whole(self) -> None:
+        """As `open`, until all of the history has come: what is judged once must not be a part of it.
+
+        Raises:
+            SourceLost: the observer does not answer, or hung up before the end.
+        """
+        await self._begin()
+        try:
+            await asyncio.wait_for(self._told_all.wait(), WHOLE_WITHIN_S)
+        except asyncio.TimeoutError:
+            self._lost = f"what {self.run_id} holds did not come in {WHOLE_WITHIN_S:.0f} s"
+        if not self._is_whole:
+            raise SourceLost(
+                self._lost or "the observer has ended", advice="Try again, or attach to it."
+            )
+        await self.poll()
+
+    async def _begin(self) -> None:
         self._reader, self._writer = await self._connect()
         self._writer.write(_request("events"))
         await self._writer.drain()
         self._task = asyncio.create_task(self._receive(self._reader))
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._told_all.wait(), HISTORY_WITHIN_S)
-        await self.poll()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         deadline = time.monotonic() + CONNECT_WITHIN_S
@@ -121,6 +143,7 @@ class LiveRun:
                     elif wire.answer:
                         self._answers.put_nowait(wire.answer)
                     else:
+                        self._is_whole = True
                         self._told_all.set()
                 self._arrived.set()
         except (OSError, ValueError, msgspec.DecodeError, EOFError):

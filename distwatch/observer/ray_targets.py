@@ -132,7 +132,7 @@ def _in_clusters(
     where = _place(tables, actor)
     raise NoSuchTarget(
         f"the actor {name!r} is not on this machine ({where}), and no run here knows its job",
-        advice="Attach on that node, or place observers on all nodes: `distwatch up --ray`."
+        advice="Attach on that node; or `distwatch up --ray` links all nodes, and `attach ray://` shows them."
         if actor.pid
         else "It has no worker: `ray list actors` tells its state; give the pid of its driver.",
     )

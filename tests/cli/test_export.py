@@ -254,7 +254,7 @@ def test_stacks_of_all_threads_for_speedscope(root: Path) -> None:
         ev.ThreadStack(name="MainThread", frames=(ev.Frame(function="main", file="a.py"),)),
         ev.ThreadStack(name="loader", frames=(ev.Frame(function="fetch", file="b.py"),)),
     )
-    job.see(29.0, ev.StackTaken(process=job.key(0), threads=threads))
+    job.see(31.0, ev.StackTaken(process=job.key(0), threads=threads))
     save(job, root, "r")
     done = call("export", "r", "-o", "speedscope", root=root)
     document = json.loads(done.stdout)

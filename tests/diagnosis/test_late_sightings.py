@@ -6,7 +6,7 @@ import pytest
 
 from distwatch.diagnosis import diagnose
 from distwatch.state import events as ev
-from tests.diagnosis.recorded import RecordedJob
+from tests.diagnosis.recorded import RecordedJob, hung_job, only_root
 
 PEER_LOST = "[torch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6376"
 
@@ -51,3 +51,22 @@ def test_a_kill_long_after_an_exception_is_the_launchers_teardown() -> None:
     job.exit(0, 20.5, signal=9)
     job.exit(2, 20.5, signal=9)
     assert blamed(job) == ("process.exited", (1,))
+
+
+def test_a_look_at_a_zombie_does_not_hide_what_it_was_in() -> None:
+    job = hung_job()
+    job.sample(2, 30.5, "S", syscall="read", blocked_on="/data/shard-7")
+    only_root(job, "process.data_stall", 2)
+    for rank in range(4):
+        job.sample(rank, 31.0, "Z")
+        job.exit(rank, 31.1, signal=9)
+    only_root(job, "process.data_stall", 2)
+
+
+def test_a_process_that_was_only_seen_dead_is_known_as_such() -> None:
+    job = RecordedJob(1)
+    job.initialize(0)
+    job.sample(0, 5.0, "Z")
+    sample = job.state.processes[job.key(0)].outside.sample
+    assert sample is not None
+    assert sample.state == "Z"

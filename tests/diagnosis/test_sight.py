@@ -112,7 +112,7 @@ def test_an_observer_that_took_its_leave_is_no_loss() -> None:
 
 
 def test_an_observer_of_one_host_of_several_blames_nobody_whom_it_has_not_seen() -> None:
-    def blamed(*, linked: bool, local: int = 1, launcher: str = "env") -> tuple[int, ...]:
+    def blamed(*, linked: bool, local: int | None = 1, launcher: str = "env") -> tuple[int, ...]:
         job = RecordedJob(3, launcher=launcher)
         job.local = local
         job.initialize(2)
@@ -126,6 +126,8 @@ def test_an_observer_of_one_host_of_several_blames_nobody_whom_it_has_not_seen()
     # Which of two on other hosts it is, an observer without a link cannot know.
     assert blamed(linked=False) == ()
     assert blamed(linked=False, launcher="ray") == ()
+    # Variables set by hand say not how many are here.
+    assert blamed(linked=False, local=None) == ()
     # All on this host: no process of theirs is here, and that is known.
     assert blamed(linked=False, local=3) == (0, 1)
 

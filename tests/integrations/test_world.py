@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,38 +109,52 @@ def test_what_torch_formed_itself_is_adopted_where_it_is_what_was_asked_for(home
     assert "<string>:11 in <module>" in second, "the place of the first call"
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        ("framework='megatron', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
-        ("framework='megatron', axes={'tp': 1}", "PlanInvalid | megatron has axes of its own"),
-        ("framework='mesh', options={'order': 'tp'}", "PlanInvalid | options={'order': 'tp'} without a framework"),
-        ("framework='mash'", "PlanInvalid | there is no framework 'mash'"),
-        ("tensor=2", "PlanInvalid | tensor=2 without a framework that builds such groups"),
-        ("framework='mesh', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
-        ("framework='mesh', tensor=0", "PlanInvalid | tensor=0 is no size"),
-        ("framework='mesh', data=3", "PlanInvalid | data 3 ranks, and the world has 1"),
-        ("framework='mesh', axes={'a': 2}", "PlanInvalid | a mesh of a 2 has 2 ranks, and the world has 1"),
-        ("framework='mesh', expert=2", "PlanInvalid | a plain mesh has no expert axis"),
-        ("timeout=0", "PlanInvalid | timeout=0"),
-        ("deadlines={'endpont': 3}", "PlanInvalid | there is no step 'endpont'"),
-        ("backend='xla'", "InitFailed | this process cannot use backend 'xla': torch_xla is not installed"),
-        ("backend='nccl'", "InitFailed | this process cannot use backend 'nccl'"),
-        ("backend='glooo'", "InitFailed | this process cannot use backend 'glooo': torch knows no backend"),
-    ],
-)  # fmt: skip
+REFUSED = [
+    ("framework='megatron', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
+    ("framework='megatron', axes={'tp': 1}", "PlanInvalid | megatron has axes of its own"),
+    ("framework='mesh', options={'order': 'tp'}", "PlanInvalid | options={'order': 'tp'} without a framework"),
+    ("framework='mash'", "PlanInvalid | there is no framework 'mash'"),
+    ("tensor=2", "PlanInvalid | tensor=2 without a framework that builds such groups"),
+    ("framework='mesh', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
+    ("framework='mesh', tensor=0", "PlanInvalid | tensor=0 is no size"),
+    ("framework='mesh', data=3", "PlanInvalid | data 3 ranks, and the world has 1"),
+    ("framework='mesh', axes={'a': 2}", "PlanInvalid | a mesh of a 2 has 2 ranks, and the world has 1"),
+    ("framework='mesh', expert=2", "PlanInvalid | a plain mesh has no expert axis"),
+    ("timeout=0", "PlanInvalid | timeout=0"),
+    ("deadlines={'endpont': 3}", "PlanInvalid | there is no step 'endpont'"),
+    ("backend='xla'", "InitFailed | this process cannot use backend 'xla': torch_xla is not installed"),
+    ("backend='nccl'", "InitFailed | this process cannot use backend 'nccl'"),
+    ("backend='glooo'", "InitFailed | this process cannot use backend 'glooo': torch knows no backend"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refusals() -> list[str]:
+    """What is said to each of those calls, and then whether a world holds; one process makes all."""
+    home = Path(f"/dev/shm/distwatch-test-{os.getpid()}-refusals")
+    calls = "".join(
+        f"failing(lambda: distwatch.initialize({call})); print(dist.is_initialized())\n"
+        for call, _ in REFUSED
+    )
+    done = run(home, START + calls)
+    shutil.rmtree(home, ignore_errors=True)
+    told = done.stdout.splitlines()
+    assert len(told) == 2 * len(REFUSED), done.stderr
+    return told
+
+
+@pytest.mark.parametrize(("call", "words"), REFUSED)
 def test_what_cannot_work_is_refused_before_anything_begins(
-    home: Path, call: str, words: str
+    refusals: list[str], call: str, words: str
 ) -> None:
-    source = START + f"failing(lambda: distwatch.initialize({call})); print(dist.is_initialized())"
-    done = run(home, source)
-    first, second = done.stdout.splitlines()
+    place = 2 * REFUSED.index((call, words))
+    first, second = refusals[place : place + 2]
     named = (
         first
         if "xla" not in call or "process" in first
         else first.replace("rank 0", "this process")
     )
-    assert named.replace("rank 0 cannot", "this process cannot").startswith(words), done.stdout
+    assert named.replace("rank 0 cannot", "this process cannot").startswith(words), first
     assert ". " in first, "an error says what to do"
     assert second == "False"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from tests.observer.rank_process import RankProcess
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    """An empty run folder."""
-    made = RunFolder(str(tmp_path / "runs" / "r"))
-    made.create()
-    yield made
-    shutil.rmtree(made.volatile, ignore_errors=True)
-    if made.volatile != made.path:
-        Path(made.volatile).parent.rmdir()
+def folder() -> Iterator[RunFolder]:
+    """An empty run folder, outside pytest's long names: a Unix socket's path holds 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="dw-", dir="/tmp") as place:
+        made = RunFolder(f"{place}/runs/r")
+        made.create()
+        yield made
+        shutil.rmtree(made.volatile, ignore_errors=True)
+        if made.volatile != made.path:
+            Path(made.volatile).parent.rmdir()
 
 
 @pytest.fixture

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from distwatch.agent.observer_question import ask_verdict
 from distwatch.observer import daemon
 from distwatch.observer.daemon import Observer
+from distwatch.observer_socket import ask_observer
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import NotObserved
 from tests.observer.rank_process import RankProcess
@@ -85,3 +89,40 @@ async def test_an_answer_does_not_wait_for_a_look_that_does_not_end(
         (watched,) = observer.meeting_places._watched.values()
         assert watched.looking is not None, "the look goes on"
         await asyncio.wait([watched.looking])
+
+
+@pytest.fixture
+def strangers_folder() -> Iterator[RunFolder]:
+    """Where another user can make things; pytest's own folders are closed to him."""
+    path = tempfile.mkdtemp(prefix="dw-", dir="/tmp")
+    os.chmod(path, 0o777)
+    yield RunFolder(path)
+    shutil.rmtree(path)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_nothing_is_said_to_another_users_observer(strangers_folder: RunFolder) -> None:
+    """An order holds a token: it goes to this user's observer, or to root's."""
+    folder = strangers_folder
+    heard, told = os.pipe()
+    if not (stranger := os.fork()):
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(folder.socket)
+                listener.listen()
+                os.write(told, b"up")
+                connection, _ = listener.accept()
+                os.write(told, b"<" + connection.recv(4096) + b">")
+        finally:
+            os._exit(0)
+    try:
+        assert os.read(heard, 2) == b"up"
+        with pytest.raises(PermissionError, match="uid 65534"):
+            ask_observer(folder, {"want": "verdict"}, 5.0)
+        assert os.read(heard, 4096) == b"<>"
+    finally:
+        os.waitpid(stranger, 0)
+        os.close(heard)
+        os.close(told)

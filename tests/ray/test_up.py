@@ -101,6 +101,62 @@ def actor_of(job: Job, kind: str) -> int:
     return pid
 
 
+def assert_seen_from_everywhere(cluster: Nodes) -> None:
+    """From nodes without the root, by the cluster and by the run; from a machine without any."""
+    for seen in (
+        cluster.distwatch("attach", "--once", "ray://", on=3),
+        cluster.distwatch("attach", "--once", RUN_ID, on=4),
+        cluster.distwatch("attach", "--once", f"ray://{cluster.address}"),
+    ):
+        assert seen.returncode == 3, seen.stderr
+        assert "4/4 ranks observed" in seen.stdout
+        assert "rank 1" in seen.stdout
+
+
+def assert_outlives_its_makers(cluster: Nodes) -> None:
+    """A node's actor that stops and a run actor that is killed take nothing from the view."""
+    job, stopped = cluster.job, cluster.up()["node2"]["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    killed = actor_of(job, "RunActor")
+    os.kill(killed, signal.SIGKILL)
+    assert wait_gone(killed, 30)
+    job.wait_ticks(2)
+    assert host_count(job.state()) == (4, 4)
+    # A root that is killed comes again, at the place that the leaves know.
+    (root,) = observers_of(cluster.root_of(1))
+    os.kill(root, signal.SIGKILL)
+
+    def began_anew(state: RunState) -> bool:
+        told = [e.event for e in state.timeline if isinstance(e.event, ev.LinkChanged)]
+        lost = {change.peer for change in told if "began anew" in change.why}
+        return lost == {"node2", "node3", "node4"} and not unseen_hosts(state)
+
+    job.wait_state(began_anew)
+    job.wait_verdict(STUCK, {1}, mentions=("sum_twice",))
+    os.kill(stopped, signal.SIGCONT)
+    assert set(cluster.up()) == {"node1", "node2", "node3", "node4"}
+
+
+def assert_nothing_is_lost(cluster: Nodes) -> None:
+    """Actors and ranks end all at once; what was recorded is on the root's node, too."""
+    job = cluster.job
+    observers = observers_of(job.root)
+    assert len(observers) == 4
+    for pid in set(processes_of(job.root)) - set(observers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in observers:
+        assert wait_gone(pid, 60), f"the observer, pid {pid}, is still there"
+    for number in range(2, 5):
+        at_home = journals_of(cluster.folder(number), f"node{number}")
+        assert at_home
+        assert journals_of(cluster.folder(1), f"node{number}") == at_home
+
+
+def nothing_blocks(state: RunState) -> bool:
+    return not any(finding.blocks for finding in state.recorded_findings)
+
+
 def test_one_view_of_four_nodes_outlives_what_made_it() -> None:
     with nodes(4, *["sum_twice"] * 4) as cluster:
         job = cluster.job
@@ -108,61 +164,14 @@ def test_one_view_of_four_nodes_outlives_what_made_it() -> None:
         job.open_gate("job", 0)
         finding = job.wait_verdict(STUCK, {1}, mentions=("sum_twice", "node2"), timeout_s=STARTED_S)
         assert set(finding.waiting_ranks) == {0, 2, 3}
-        state = cluster.wait_linked()
-        assert host_count(state) == (4, 4)
+        assert host_count(cluster.wait_linked()) == (4, 4)
         assert {row["runs"][RUN_ID].split()[0] for row in cluster.up().values()} == {"root", "leaf"}
-
-        # From a node without the root, by the cluster and by the run; from a machine without any.
-        for seen in (
-            cluster.distwatch("attach", "--once", "ray://", on=3),
-            cluster.distwatch("attach", "--once", RUN_ID, on=4),
-            cluster.distwatch("attach", "--once", f"ray://{cluster.address}"),
-        ):
-            assert seen.returncode == 3, seen.stderr
-            assert "4/4 ranks observed" in seen.stdout
-            assert "rank 1" in seen.stdout
-
-        # A node's actor that stops, and a run actor that is killed, take nothing from the view.
-        rows = cluster.up()
-        os.kill(rows["node2"]["pid"], signal.SIGSTOP)
-        killed = actor_of(job, "RunActor")
-        os.kill(killed, signal.SIGKILL)
-        assert wait_gone(killed, 30)
-        job.wait_ticks(2)
-        assert host_count(job.state()) == (4, 4)
-        # A root that is killed comes again, at the place that the leaves know.
-        (root,) = observers_of(cluster.root_of(1))
-        os.kill(root, signal.SIGKILL)
-
-        def began_anew(state: RunState) -> bool:
-            told = [e.event for e in state.timeline if isinstance(e.event, ev.LinkChanged)]
-            lost = {change.peer for change in told if "began anew" in change.why}
-            return lost == {"node2", "node3", "node4"} and not unseen_hosts(state)
-
-        job.wait_state(began_anew)
-        job.wait_verdict(STUCK, {1}, mentions=("sum_twice",))
-        os.kill(rows["node2"]["pid"], signal.SIGCONT)
-        assert set(cluster.up()) == {"node1", "node2", "node3", "node4"}
-
+        assert_seen_from_everywhere(cluster)
+        assert_outlives_its_makers(cluster)
         job.open_gate("before the second", 1)
         job.wait_step("job over", {0})
-
-        def nothing_stands(state: RunState) -> bool:
-            return not state.recorded_findings
-
-        job.wait_state(nothing_stands)
-        # All at once, actors and ranks with them: what was recorded is on the root's node, too.
-        observers = observers_of(job.root)
-        assert len(observers) == 4
-        for pid in set(processes_of(job.root)) - set(observers):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in observers:
-            assert wait_gone(pid, 60), f"the observer, pid {pid}, is still there"
-        for number in range(2, 5):
-            at_home = journals_of(cluster.folder(number), f"node{number}")
-            assert at_home
-            assert journals_of(cluster.folder(1), f"node{number}") == at_home
+        job.wait_state(nothing_blocks)
+        assert_nothing_is_lost(cluster)
 
 
 def test_a_node_that_joins_is_seen_and_one_that_dies_is_missed() -> None:
@@ -184,10 +193,7 @@ def test_a_node_that_joins_is_seen_and_one_that_dies_is_missed() -> None:
         assert host_count(state) == (4, 4)
         assert set(cluster.up()) == {"node1", "node2", "node3", "node4"}
 
-        def nothing_stands(state: RunState) -> bool:
-            return not any(finding.blocks for finding in state.recorded_findings)
-
-        job.wait_state(nothing_stands)
+        job.wait_state(nothing_blocks)
         for rank in (0, 1, 3):
             job.open_gate("reduce", rank)
         lost = processes_of(cluster.root_of(3))
@@ -203,4 +209,14 @@ def test_a_node_that_joins_is_seen_and_one_that_dies_is_missed() -> None:
         # Its word, that a node is dead, comes from Ray alone: no observer is left there.
         finding = job.wait_verdict("process.exited", {2}, mentions=("node",), timeout_s=STARTED_S)
         assert not set(finding.waiting_ranks) & {2}
-        assert set(cluster.up()) == {"node1", "node2", "node4"}
+        rows = cluster.up()
+        assert set(rows) == {"node1", "node2", "node4"}
+
+        # A node's actor that hears late that all is over places nothing again.
+        os.kill(rows["node2"]["pid"], signal.SIGSTOP)
+        stopped = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
+        assert stopped.returncode == 0, stopped.stderr
+        os.kill(rows["node2"]["pid"], signal.SIGCONT)
+        assert wait_gone(rows["node2"]["pid"], 30)
+        again = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
+        assert again.returncode == 5, again.stderr

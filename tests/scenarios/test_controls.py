@@ -6,6 +6,7 @@ import pytest
 
 from distwatch.diagnosis import diagnose
 from distwatch.state.model import RunState
+from tests.support.leftovers import is_running, processes_of
 from tests.support.ranks import (
     PATIENT,
     Job,
@@ -47,10 +48,11 @@ def has_ended(state: RunState, rank: int) -> bool:
     return process is not None and process.ended_ns is not None
 
 
-def test_a_sound_torchrun_job() -> None:
+def test_a_sound_torchrun_job_of_which_nothing_is_left() -> None:
     with torchrun("healthy", 2) as job:
         job.wait_step("done", {0, 1})
         assert_ended_well(job)
+        assert [pid for pid in processes_of(job.root) if is_running(pid)] == []
 
 
 def test_a_rank_that_starts_late_but_within_the_deadline() -> None:
@@ -93,11 +95,12 @@ def test_work_on_rank_0_alone_within_the_deadline() -> None:
         assert_ended_well(job)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_dataloader_workers_do_not_pose_as_ranks(method: str) -> None:
+@pytest.mark.parametrize(("method", "children"), [("fork", 2), ("spawn", 4)])
+def test_dataloader_workers_do_not_pose_as_ranks(method: str, children: int) -> None:
+    """A worker a rank, and with `spawn` multiprocessing's tracker beside it."""
     with launch_ranks("data_workers", 2, args=(method,), env=PATIENCE) as job:
         job.wait_step("gate workers live", {0, 1})
-        state = job.wait_state(lambda state: len(children_of_ranks(state)) >= 4)
+        state = job.wait_state(lambda state: len(children_of_ranks(state)) >= children)
         ranks = [p for p in state.processes.values() if p.role == "rank"]
         assert sorted(p.pid for p in ranks) == sorted(job.pid_of(rank) for rank in (0, 1))
         for rank in (0, 1):
@@ -123,14 +126,6 @@ def test_scripts_that_are_no_distributed_job(script: str, printed: str) -> None:
         assert job.output().splitlines()[1:] == [printed]
         if job.folder.starts():
             assert_healthy(job.judged_blocking())
-
-
-def test_nothing_is_left_of_a_job_that_ended() -> None:
-    from tests.support.leftovers import is_running, processes_of
-
-    with torchrun("healthy", 2) as job:
-        assert_ended_well(job)
-        assert [pid for pid in processes_of(job.root) if is_running(pid)] == []
 
 
 def test_ranks_that_all_compute_for_longer_than_a_deadline() -> None:

@@ -12,12 +12,13 @@ from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.checkpoints import environment_of, make_checkpoint
 from tests.support.hub import held_lock, hub, hub_environment, refusing_endpoint
-from tests.support.ranks import Job, launch_ranks
+from tests.support.ranks import PATIENT, Job, launch_ranks
 from tests.support.stalling_disk import stalling_disk, stalling_disk_missing
 from tests.support.verdicts import assert_healthy, text_of
 
 HUB, GENERATION = "load.hub_unreachable", "load.generation_config_stalled"
 SHORT = {"DISTWATCH_DEADLINES": "init=30,group=30,load=4,collective=4"}
+PATIENCE = {"DISTWATCH_DEADLINES": PATIENT}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,8 @@ def test_rank_is_missing_in_a_tensor_parallel_load(checkpoint: Path) -> None:
 
 
 def test_a_tensor_parallel_load_is_healthy(checkpoint: Path) -> None:
-    with launch_ranks("loads", 2, args=("tensor_parallel", str(checkpoint))) as job:
+    args = ("tensor_parallel", str(checkpoint))
+    with launch_ranks("loads", 2, env=PATIENCE, args=args) as job:
         assert job.wait_ended(90) == [0, 0]
         job.wait_observer_ended()
         assert_healthy(job.judged_blocking())
@@ -136,7 +138,8 @@ def test_offloaded_weights_are_read_back_from_a_disk_that_stalls(checkpoint: Pat
 
 
 def test_models_that_lie_in_different_places(checkpoint: Path) -> None:
-    with launch_ranks("loads", 2, args=("different_places", str(checkpoint))) as job:
+    args = ("different_places", str(checkpoint))
+    with launch_ranks("loads", 2, env=PATIENCE, args=args) as job:
         job.wait_step("loaded", {0, 1}, timeout_s=90)
 
         def told(state: RunState) -> bool:
@@ -152,7 +155,8 @@ def test_models_that_lie_in_different_places(checkpoint: Path) -> None:
 @pytest.mark.parametrize("major", [5, 4])
 def test_parameters_that_nothing_will_fill(checkpoint: Path, major: int) -> None:
     args = ("missing_parameters", str(checkpoint))
-    with launch_ranks("loads", 2, env=environment_of(major), args=args) as job:
+    env = {**environment_of(major), **PATIENCE}
+    with launch_ranks("loads", 2, env=env, args=args) as job:
         job.wait_step("loaded", {0, 1}, timeout_s=90)
         findings = diagnose(job.wait_state(lambda state: "load.meta_leaked" in codes_of(state)))
         assert_healthy(findings)

@@ -149,7 +149,7 @@ def test_a_root_that_is_killed_comes_again_and_lacks_nothing() -> None:
         job.wait_linked({"node2", "node3"})
         for rank, one in enumerate(job.jobs):
             one.wait_step("gate reduce", {rank})
-        (first,) = observers_of(job.root)
+        (first,) = observers_of(job.root.root)
         os.kill(first, signal.SIGKILL)
 
         def observed_anew(state: RunState) -> bool:

@@ -1,4 +1,4 @@
-"""Collectives that do not fit or that a rank leaves: DDP, FSDP2, DTensor, groups, 2 to 8 ranks."""
+"""Collectives that do not fit or that a rank leaves: DDP, FSDP2, DTensor, groups, 2 to 4 ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MISSING, UNEVEN = "collective.rank_missing", "collective.count_uneven"
         ("dtype", 3, 2, "collective.dtype_mismatch", {2}, ("float64", "float32")),
         ("shape", 3, 0, "collective.shape_mismatch", {0}, ("100 elements", "200 elements")),
         ("groups", 4, 3, MISSING, {3}, ("wait_for_evaluation",)),
-        ("monitored", 8, 5, MISSING, {5}, ("monitored_barrier", "wait_for_evaluation")),
+        ("monitored", 4, 2, MISSING, {2}, ("monitored_barrier", "wait_for_evaluation")),
     ],
 )  # fmt: skip
 def test_calls_that_do_not_fit(

@@ -74,7 +74,7 @@ outside = st.one_of(
         what=st.just("Ray"),
         why=st.text(max_size=3),
     ),
-    st.builds(ev.ProcessSampled, process=st.sampled_from(KEYS), state=st.sampled_from("RSDT")),
+    st.builds(ev.ProcessSampled, process=st.sampled_from(KEYS), state=st.sampled_from("RSDTZ")),
     st.builds(ev.PulseRead, process=st.sampled_from(KEYS), pulse=pulses),
     st.builds(
         ev.ExitSeen,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event, encode_event
+from distwatch.state.identity import Identity
 from distwatch.state.rank_spans import MOST, pack_ranks, unpack_ranks
 
 runs = st.lists(
@@ -51,7 +52,7 @@ def test_every_event_that_lists_members_comes_back_as_it_was(event):
 
 def test_a_snapshot_packs_what_it_holds():
     started = ev.ProcessStarted(
-        host="h", pid=1, start_ticks=1, ppid=0, role="rank", identity=ev.Identity()
+        host="h", pid=1, start_ticks=1, ppid=0, role="rank", identity=Identity()
     )
     group = ev.GroupCreated(pg_name="0", members=tuple(range(5000)))
     snapshot = ev.Snapshot(started=started, groups=(group,))

@@ -17,8 +17,8 @@ import msgspec
 
 from distwatch.observer.cluster.cards import Card
 from distwatch.observer.cluster.hosts import HostJoined, Task
-from distwatch.observer.cluster.keeping import KEEP_EVERY_S, NodeKeeper
-from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.cluster.keeping import KEEP_EVERY_S, Directory, NodeKeeper
+from distwatch.observer.cluster.roots import Roots
 from distwatch.observer.link.place import parse_place
 from distwatch.probes.procfs import read_bytes
 from distwatch.runfolder import generations, host_name, name_of, require_safe_root
@@ -35,32 +35,26 @@ _TAKEN_WITHIN_S = 5.0
 class GivenRoot:
     """Knows the one card that it was given."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, run: str, card: Card) -> None:
         self.cluster = card.cluster
-        self._card = card
+        self._cards = {run: card}
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
-        """As `Directory` says."""
-        return dict.fromkeys(runs, self._card), {}
+        """As `Directory` says; the run has its card where it does not live, too."""
+        return self._cards, {}
 
 
 class OwnRoot:
-    """Has the root on this host."""
+    """Has the root on this host. Each run named so is a cluster of its own."""
 
-    def __init__(self, folders: str, listen: str) -> None:
+    def __init__(self, folders: str, run: str, listen: str) -> None:
         place = parse_place(listen)
-        self.cluster = place.host
-        self._roots = Roots(folders, place, place.host)
+        self.cluster = f"{place.host}/{run}"
+        self._roots = Roots(folders, place, self.cluster)
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
         """As `Directory` says."""
-        problems: dict[str, str] = {}
-        for name, began_ns in runs.items():
-            try:
-                self._roots.root_of(name, began_ns)
-            except RootFailed as error:
-                problems[name] = str(error)
-        return self._roots.cards, problems
+        return self._roots.roots_of(runs)
 
 
 def main() -> int:
@@ -69,21 +63,41 @@ def main() -> int:
     folders = _folders(task)
     require_safe_root(folders)
     lock = _take_over(folders, task.run)
-    given, listen = task.card, task.listen
-    directory = GivenRoot(given) if given is not None else OwnRoot(folders, listen)
+    _take_the_jobs_name(folders, task.run)
+    directory = _directory(folders, task)
     keeper = NodeKeeper(folders, directory, lambda folder: name_of(folder.run_id) == task.run)
     keeper.keep()
-    card = task.card or directory.roots_of({})[0].get(task.run)
-    waits = f"waits for the first process of {task.run} here"
-    told = keeper.told.get(task.run, waits)
+    answer = HostJoined(
+        called=host_name(),
+        told=keeper.told.get(task.run, f"waits for the first process of {task.run} here"),
+        failed=keeper.troubles.get(task.run, ""),
+        card=None if task.card else directory.roots_of({})[0].get(task.run),
+    )
     if child := os.fork():
-        answer = HostJoined(called=host_name(), pid=child, told=told, card=card)
+        answer.pid = child
         print(msgspec.json.encode(answer).decode(), flush=True)
         return 0
     _leave_the_caller()
     os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-    _keep(keeper, task.run, folders)
+    try:
+        _keep(keeper, task.run, folders)
+    finally:
+        os.unlink(_lock_path(folders, task.run))
     return 0
+
+
+def _directory(folders: str, task: Task) -> Directory:
+    if task.card is not None:
+        return GivenRoot(task.run, task.card)
+    return OwnRoot(folders, task.run, task.listen)
+
+
+def _take_the_jobs_name(folders: str, run: str) -> None:
+    """What this host is called in the job: an ssh session need not have its DISTWATCH_HOST."""
+    starts = [start for folder in generations(folders, run)[-1:] for start in folder.starts()]
+    names = {start["host"] for start in starts if start.get("host")}
+    if len(names) == 1:
+        os.environ["DISTWATCH_HOST"] = names.pop()
 
 
 def _folders(task: Task) -> str:
@@ -119,21 +133,27 @@ def _take_over(folders: str, run: str) -> int:
     Raises:
         OSError: it does not end.
     """
-    path = os.path.join(folders, f".keeper-{run}")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = os.open(
+        _lock_path(folders, run), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     until = time.monotonic() + _TAKEN_WITHIN_S
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
             return lock
         except BlockingIOError:
             holder = os.pread(lock, 32, 0).split()
             if holder and holder[0].isdigit() and _is_keeper(int(holder[0])):
                 os.kill(int(holder[0]), signal.SIGTERM)
             if time.monotonic() > until:
-                raise
+                raise OSError(f"another keeper of {run} does not end") from None
         time.sleep(0.05)
+
+
+def _lock_path(folders: str, run: str) -> str:
+    return os.path.join(folders, f".keeper-{run}")
 
 
 def _is_keeper(pid: int) -> bool:

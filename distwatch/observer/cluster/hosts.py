@@ -15,13 +15,20 @@ import msgspec
 
 from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.observer.cluster.cards import Card
-from distwatch.observer.link.place import LinkMisconfigured, Place, address_here, parse_place
+from distwatch.observer.link.place import (
+    LinkMisconfigured,
+    Place,
+    address_here,
+    is_loopback,
+    parse_place,
+)
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import load_state
 from distwatch.redaction import redact_text
 from distwatch.runfolder import RunFolder, host_name, name_of
 
 ANSWERS_WITHIN_S = 60.0
+_NO_ADDRESS = ("0.0.0.0", "::")
 _KEEPER = "distwatch.observer.cluster.host_keeper"
 
 
@@ -87,7 +94,8 @@ async def _join(folder: RunFolder, hosts: list[str], shell: str, address: str) -
         Task(run=run, folders=folders, listen=str(listen)),
     )
     if here.failed or here.card is None:
-        return [here]
+        why = f"{here.host} is not the root"
+        return [here, *(HostJoined(host=host, failed=why) for host in hosts)]
     task = Task(run=run, folders=folders, card=here.card)
     there = [_start(host, [*_in_shell(shell, host), *keeper], task) for host in hosts]
     return [here, *await asyncio.gather(*there)]
@@ -98,21 +106,28 @@ def _in_shell(shell: str, host: str) -> list[str]:
 
 
 async def _listening(folder: RunFolder, address: str) -> Place:
+    """Where the root listens and the others find it: one address, never every one."""
     if address:
         try:
-            return parse_place(address if _has_port(address) else f"{address}:0")
+            place = parse_place(address if _has_port(address) else f"{address}:0")
         except LinkMisconfigured as error:
             raise UsageError(str(error), advice="--address IP, or IP:PORT.") from error
+        if place.host in _NO_ADDRESS:
+            raise UsageError(
+                f"{place.host} is no address of one host", advice="--address IP[:PORT]"
+            )
+        return place
     processes = load_state(folder).processes.values()
     for named in sorted({p.identity.master_addr for p in processes if p.identity.master_addr}):
         try:
             found = await address_here(Place(named, 0))
         except OSError:
             continue
-        if found is not None:
+        # Many a system resolves its own name to loopback, where no other host could come.
+        if found is not None and found not in _NO_ADDRESS and not is_loopback(found):
             return Place(found, 0)
     raise UsageError(
-        f"no MASTER_ADDR of {folder.run_id} is this host's",
+        f"no MASTER_ADDR of {folder.run_id} is an address of this host that others can reach",
         advice="Say with --address where the other hosts reach this one.",
     )
 

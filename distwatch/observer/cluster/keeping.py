@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,7 +18,9 @@ from distwatch.runfolder import RunFolder, name_of
 
 KEEP_EVERY_S = 1.0
 REPAIRS = 5
-"""How often an observer that died is started again for one run: what fails so often stays out."""
+"""How often in a row a run's observer is started again: what fails so often stays out."""
+REPAIR_AGAIN_S = 15.0
+"""A start takes its time, more on a busy machine."""
 
 
 class DirectorySilent(Exception):
@@ -45,6 +49,7 @@ class NodeKeeper:
 
     Attributes:
         told: by run, what its observer is now, or why it is not linked.
+        troubles: those of them that are not linked.
     """
 
     def __init__(
@@ -55,8 +60,9 @@ class NodeKeeper:
         self._is_ours = is_ours
         self._ours: dict[str, int] = {}
         self._others: dict[str, float] = {}
-        self._repairs: dict[str, int] = {}
+        self._repairs: dict[str, tuple[int, float]] = {}
         self.told: dict[str, str] = {}
+        self.troubles: dict[str, str] = {}
 
     def keep(self) -> None:
         """One round. What fails is in `told` and is tried in the next one."""
@@ -70,28 +76,27 @@ class NodeKeeper:
             return
         with contextlib.suppress(OSError):
             write_cards(self._folders, self._directory.cluster, cards)
-        self.told = {
-            name: self._link(folder, cards.get(name), problems.get(name, "no root is known"))
-            for name, folder in live.items()
-        }
-
-    def _link(self, folder: RunFolder, card: Card | None, problem: str) -> str:
-        if card is None:
-            return problem
-        try:
-            part = give_order(folder, Order(part="leaf", place=card.place, token=card.token))
-        except OrderFailed as error:
-            return str(error)
-        return part.why_not or f"{part.part} {part.place}"
+        told: dict[str, str] = {}
+        troubles: dict[str, str] = {}
+        for name, folder in live.items():
+            why = problems.get(name, "no root is known")
+            if (card := cards.get(name)) is not None:
+                told[name], why = _link(folder, card)
+            if why:
+                troubles[name] = told[name] = why
+        self.told, self.troubles = told, troubles
 
     def _living(self) -> list[RunFolder]:
         """Runs of ours with an observer, the older launches of a name first."""
         found = []
         for name in _listdir(self._folders):
             folder = RunFolder(os.path.join(self._folders, name))
+            if not _is_of_this_user(folder):
+                continue
             if lock_holder(folder) is not None:
                 if self._belongs(folder):
                     found.append(folder)
+                    self._note_life(folder)
             elif folder.path in self._ours:
                 self._repair(folder)
         return sorted(found, key=lambda folder: self._ours[folder.path])
@@ -110,14 +115,39 @@ class NodeKeeper:
         return False
 
     def _repair(self, folder: RunFolder) -> None:
-        if any_alive(folder):
-            tries = self._repairs[folder.path] = self._repairs.get(folder.path, 0) + 1
-            if tries > REPAIRS:
-                return
+        if not any_alive(folder):
+            del self._ours[folder.path]
+            return
+        now = time.monotonic()
+        tries, last = self._repairs.get(folder.path, (0, -REPAIR_AGAIN_S))
+        if tries < REPAIRS and now - last >= REPAIR_AGAIN_S:
+            self._repairs[folder.path] = tries + 1, now
             with contextlib.suppress(OSError):
                 start_observer(folder, os.environ)
-        else:
-            del self._ours[folder.path]
+
+    def _note_life(self, folder: RunFolder) -> None:
+        """One that has lived for a while died of something else the next time."""
+        _, last = self._repairs.get(folder.path, (0, 0.0))
+        if last and time.monotonic() - last >= 2 * REPAIR_AGAIN_S:
+            del self._repairs[folder.path]
+
+
+def _link(folder: RunFolder, card: Card) -> tuple[str, str]:
+    """What its observer is then, and why it is not what it was told."""
+    try:
+        part = give_order(folder, Order(part="leaf", place=card.place, token=card.token))
+    except OrderFailed as error:
+        return "", str(error)
+    return f"{part.part} {part.place}", part.why_not
+
+
+def _is_of_this_user(folder: RunFolder) -> bool:
+    """In a root that others write to, anybody may have made a folder."""
+    try:
+        status = os.lstat(folder.path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def _began_ns(folder: RunFolder) -> int:

@@ -14,19 +14,28 @@ from typing import Any
 
 import msgspec
 
-from distwatch.observer.cluster.cards import Card
+from distwatch.observer.cluster.cards import RAY, Card
 from distwatch.observer.cluster.keeping import KEEP_EVERY_S, DirectorySilent, NodeKeeper
-from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.cluster.ray_errors import cause_of
+from distwatch.observer.cluster.ray_placing import (
+    NAMESPACE,
+    NODE_ACTOR,
+    RUN_ACTOR,
+    NodeActors,
+    Pause,
+    head_node,
+    is_stopped,
+    place,
+)
+from distwatch.observer.cluster.roots import Roots
 from distwatch.observer.link.place import Place
-from distwatch.runfolder import RunFolder, host_name
+from distwatch.runfolder import RunFolder, host_name, require_safe_root
 from distwatch.settings import run_root
 
-NAMESPACE = "distwatch"
-RUN_ACTOR = "distwatch-run"
-NODE_ACTOR = "distwatch-node-"
 ASK_WITHIN_S = 20.0
 STATUS_WITHIN_S = 3.0
-_HEAD = "node:__internal_head__"
+FIRST_WITHIN_S = 3.0
+"""How long a node waits for a root that is just made: it asks again, and threads are few."""
 log = logging.getLogger("distwatch.cluster")
 
 
@@ -40,23 +49,25 @@ class RunActor:
         """
         import ray
 
-        self._folders = folders
         context = ray.get_runtime_context()
         self._cluster = str(context.gcs_address)
+        root = _require_root()
         here = Place(ray.util.get_node_ip_address(), 0)
-        self._roots = Roots(run_root(os.environ), here, self._cluster)
-        self._ended = threading.Event()
+        self._roots = Roots(root, here, self._cluster, RAY)
+        self._placed = NodeActors(lambda node: place_node_actor(node, folders))
         threading.Thread(target=self._keep_placed, name="distwatch placing", daemon=True).start()
 
-    def roots_of(self, runs: dict[str, int]) -> dict[str, Any]:
-        """All cards, and why one of these runs has no root; as plain data."""
-        problems: dict[str, str] = {}
-        for name, began_ns in runs.items():
-            try:
-                self._roots.root_of(name, began_ns)
-            except RootFailed as error:
-                problems[name] = str(error)
-        return {"cards": msgspec.to_builtins(self._roots.cards), "problems": problems}
+    def roots_of(self, runs: dict[str, int], now_ns: int = 0) -> dict[str, Any]:
+        """All cards, and what is wrong with these runs' roots; as plain data.
+
+        Args:
+            runs: as `Roots` has it.
+            now_ns: the wall clock of who asks.
+        """
+        ahead_ns = time.time_ns() - now_ns if now_ns else 0
+        cards, problems = self._roots.roots_of(runs, ahead_ns=ahead_ns, within_s=FIRST_WITHIN_S)
+        told = {"cards": msgspec.to_builtins(cards), "problems": problems}
+        return {"cluster": self._cluster, **told}
 
     def table(self) -> dict[str, Any]:
         """The cluster's nodes with what their actors say, and the runs with their roots."""
@@ -72,36 +83,26 @@ class RunActor:
         ready, _ = ray.wait(
             list(asked.values()), num_returns=len(asked), timeout=STATUS_WITHIN_S
         ) if asked else ([], [])  # fmt: skip
-        nodes = [_row(node, asked.get(node["NodeID"]), ready) for node in ray.nodes()]
+        why = self._placed.why
+        nodes = [
+            _row(node, asked.get(node["NodeID"]), ready, why.get(node["NodeID"], ""))
+            for node in ray.nodes()
+        ]
         runs = {name: {"place": card.place, "host": card.host, "since_ns": card.since_ns}
                 for name, card in self._roots.cards.items()}  # fmt: skip
         return {"cluster": self._cluster, "root_host": host_name(), "nodes": nodes, "runs": runs}
 
-    def end(self) -> None:
-        """Takes the nodes' actors away; the caller takes this one."""
-        self._ended.set()
-        import ray
-
-        for node in ray.nodes():
-            try:
-                ray.kill(ray.get_actor(NODE_ACTOR + node["NodeID"], namespace=NAMESPACE))
-            except ValueError:
-                continue
-
     def _keep_placed(self) -> None:
         import ray
 
-        placed: dict[str, Any] = {}
-        while not self._ended.wait(KEEP_EVERY_S):
+        while True:
+            time.sleep(KEEP_EVERY_S)
             try:
-                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-                placed = {node: actor for node, actor in placed.items() if node in alive}
-                for node in alive - placed.keys():
-                    if not self._ended.is_set():
-                        placed[node] = place_node_actor(node, self._folders)
+                if not is_stopped():
+                    self._placed.keep({node["NodeID"] for node in ray.nodes() if node["Alive"]})
             except Exception as error:
                 # A node that went meanwhile, a GCS that does not answer: the next round may do.
-                log.warning("nodes are not looked at: %s", error)
+                log.warning("nodes are not looked at: %s", cause_of(error))
 
 
 class NodeActor:
@@ -109,7 +110,7 @@ class NodeActor:
 
     def __init__(self, folders: str) -> None:
         directory = RunActorDirectory(folders)
-        self._keeper = NodeKeeper(run_root(os.environ), directory, _is_of_this_raylet)
+        self._keeper = NodeKeeper(_require_root(), directory, _is_of_this_raylet)
         self._failed = ""
         threading.Thread(target=self._keep, name="distwatch keeping", daemon=True).start()
 
@@ -134,12 +135,18 @@ class NodeActor:
 
 
 class RunActorDirectory:
-    """Asks the run actor, and places it anew where it is gone for good."""
+    """Asks the run actor, and places it anew where it is gone for good.
+
+    Attributes:
+        cluster: as the run actor calls it: nodes may have joined by another name of the head.
+    """
 
     def __init__(self, folders: str) -> None:
         import ray
 
         self._folders = folders
+        self._pause = Pause()
+        self._why = "there is none"
         self.cluster = str(ray.get_runtime_context().gcs_address)
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
@@ -147,60 +154,49 @@ class RunActorDirectory:
         import ray
 
         try:
-            told = ray.get(
-                place_run_actor(self._folders).roots_of.remote(runs), timeout=ASK_WITHIN_S
-            )
-            return msgspec.convert(told["cards"], dict[str, Card]), dict(told["problems"])
+            asked = self._run_actor().roots_of.remote(runs, time.time_ns())
+            told = ray.get(asked, timeout=ASK_WITHIN_S)
+            cards = msgspec.convert(told["cards"], dict[str, Card])
         except (ray.exceptions.RayError, ValueError, OSError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise DirectorySilent(f"the run actor does not answer: {first[:200]}") from error
+            self._why = cause_of(error)
+            raise DirectorySilent(f"the run actor does not answer: {self._why}") from error
+        self._pause = Pause()
+        self.cluster = str(told["cluster"])
+        return cards, dict(told["problems"])
+
+    def _run_actor(self) -> Any:
+        """Raises DirectorySilent where it is gone, and not to be placed now."""
+        import ray
+
+        try:
+            return ray.get_actor(RUN_ACTOR, namespace=NAMESPACE)
+        except ValueError:
+            if is_stopped():
+                raise DirectorySilent("`distwatch up --ray --stop` was said") from None
+            if not self._pause.is_over:
+                raise DirectorySilent(f"the run actor is gone: {self._why}") from None
+        self._pause.begin()
+        return place_run_actor(self._folders)
 
 
 def place_run_actor(folders: str) -> Any:
     """The cluster's run actor; made, on the head node, where there is none."""
-    import ray
-
-    try:
-        return ray.get_actor(RUN_ACTOR, namespace=NAMESPACE)
-    except ValueError:
-        return _place(RunActor, RUN_ACTOR, _head(), folders, concurrency=32)
+    return place(RunActor, RUN_ACTOR, head_node(), folders, concurrency=32)
 
 
 def place_node_actor(node_id: str, folders: str) -> Any:
     """A node's actor; made where there is none."""
-    return _place(NodeActor, NODE_ACTOR + node_id, node_id, folders, concurrency=4)
+    return place(NodeActor, NODE_ACTOR + node_id, node_id, folders, concurrency=4)
 
 
-def _place(kind: type, name: str, node_id: str, folders: str, *, concurrency: int) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # A token stands in no runtime_env, which everybody may read.
-    env_vars = {"DISTWATCH": "0", **({"DISTWATCH_DIR": folders} if folders else {})}
-    return (
-        ray.remote(kind)
-        .options(
-            name=name,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=0,
-            max_restarts=-1,
-            max_concurrency=concurrency,
-            # Where its folders are: what restarts elsewhere would begin anew.
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            runtime_env={"env_vars": env_vars},
-        )
-        .remote(folders)
-    )
-
-
-def _head() -> str:
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    heads = [node for node in alive if _HEAD in node["Resources"]]
-    return str((heads or alive)[0]["NodeID"])
+def _require_root() -> str:
+    """This node's root of run folders; raises OSError where nothing can be kept there."""
+    root = run_root(os.environ)
+    try:
+        require_safe_root(root)
+    except OSError as error:
+        raise OSError(f"DISTWATCH_DIR={root} on {host_name()} cannot be used: {error}") from error
+    return root
 
 
 def _is_of_this_raylet(folder: RunFolder) -> bool:
@@ -209,17 +205,20 @@ def _is_of_this_raylet(folder: RunFolder) -> bool:
     return any(start.get("RAY_RAYLET_PID") == raylet for start in folder.starts())
 
 
-def _row(node: dict[str, Any], asked: Any, ready: list[Any]) -> dict[str, Any]:
+def _row(node: dict[str, Any], asked: Any, ready: list[Any], why: str) -> dict[str, Any]:
+    """What is said of a node; `why` where its actor does not say it itself."""
     import ray
 
     row = {"node_id": node["NodeID"], "address": node["NodeManagerAddress"], "alive": node["Alive"]}
     if not node["Alive"]:
         return {**row, "why": "Ray says that it is dead"}
     if asked is None:
-        return {**row, "why": "its actor is not placed yet"}
+        return {**row, "why": why or "its actor is not placed yet"}
     if asked not in ready:
-        return {**row, "why": "its actor does not answer"}
+        return {**row, "why": why or "its actor does not answer"}
     try:
-        return {**row, **ray.get(asked)}
+        told = ray.get(asked)
     except ray.exceptions.RayError as error:
-        return {**row, "why": str(error).strip().partition("\n")[0][:200]}
+        return {**row, "why": cause_of(error)}
+    failed = f"its last round failed: {told['failed']}" if told["failed"] else ""
+    return {**row, **told, **({"why": failed} if failed else {})}

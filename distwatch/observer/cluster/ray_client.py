@@ -14,19 +14,29 @@ import sys
 import time
 from typing import Any
 
-from distwatch.observer.cluster.ray_actors import (
+from distwatch.observer.cluster.ray_actors import place_run_actor
+from distwatch.observer.cluster.ray_errors import cause_of
+from distwatch.observer.cluster.ray_placing import (
     NAMESPACE,
     RUN_ACTOR,
-    place_run_actor,
+    is_stopped,
+    mark_stopped,
+    named_actors,
 )
 
 ALL_PLACED_WITHIN_S = 60.0
 ASK_WITHIN_S = 20.0
+NONE_LEFT_WITHIN_S = 30.0
 _ASK_AGAIN_S = 0.5
 
 
 def main(what: str, address: str) -> dict[str, Any]:
-    """Connects, and asks."""
+    """Connects, and asks.
+
+    Args:
+        what: `up`, `end` or `cards`.
+        address: as `ray.init` takes it; '' is the cluster of this machine.
+    """
     import ray
 
     # Ray's own words belong into nobody's answer.
@@ -39,22 +49,19 @@ def main(what: str, address: str) -> dict[str, Any]:
         )
     if what == "up":
         return _up()
+    if what == "end":
+        return _end()
     try:
         actor = ray.get_actor(RUN_ACTOR, namespace=NAMESPACE)
     except ValueError:
         return {"absent": True}
-    if what == "end":
-        ray.get(actor.end.remote(), timeout=ASK_WITHIN_S)
-        ray.kill(actor)
-        return {}
-    if what == "cards":
-        told: dict[str, Any] = ray.get(actor.roots_of.remote({}), timeout=ASK_WITHIN_S)
-        return told
-    return _table(actor)
+    told: dict[str, Any] = ray.get(actor.roots_of.remote({}), timeout=ASK_WITHIN_S)
+    return told
 
 
 def _up() -> dict[str, Any]:
     """Until every living node's actor answers, or time is over."""
+    mark_stopped(False)
     actor = place_run_actor(os.environ.get("DISTWATCH_DIR", ""))
     until = time.monotonic() + ALL_PLACED_WITHIN_S
     while True:
@@ -63,6 +70,34 @@ def _up() -> dict[str, Any]:
         if not waited_for or time.monotonic() > until:
             return {**table, "open": _is_open()}
         time.sleep(_ASK_AGAIN_S)
+
+
+def _end() -> dict[str, Any]:
+    """Kills our actors until none is left: one that is told late may have placed another."""
+    mark_stopped(True)
+    if not named_actors():
+        return {"absent": True}
+    until = time.monotonic() + NONE_LEFT_WITHIN_S
+    rounds_without = 0
+    while rounds_without < 2:
+        left = named_actors()
+        rounds_without = 0 if left else rounds_without + 1
+        if time.monotonic() > until:
+            raise TimeoutError(f"these actors are left: {', '.join(sorted(left))}")
+        if not is_stopped():
+            raise InterruptedError("`distwatch up --ray` was said meanwhile")
+        # The run actor first: it would place the others again.
+        for name in sorted(left, key=lambda name: name != RUN_ACTOR):
+            _kill(name)
+        time.sleep(_ASK_AGAIN_S)
+    return {}
+
+
+def _kill(name: str) -> None:
+    import ray
+
+    with contextlib.suppress(ValueError):  # it is gone
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE))
 
 
 def _table(actor: Any) -> dict[str, Any]:
@@ -85,7 +120,7 @@ if __name__ == "__main__":
     try:
         answer = main(sys.argv[1], sys.argv[2])
     except Exception as error:
-        answer = {"error": f"{type(error).__name__}: {error}".strip().partition("\n")[0][:400]}
+        answer = {"error": cause_of(error)}
     print(json.dumps(answer), flush=True)
     # Ray's way of leaving a cluster may wait for it.
     os._exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -10,12 +11,17 @@ import sys
 from typing import Any
 
 from distwatch.errors import DistwatchError, NoSuchTarget
-from distwatch.observer.link.place import LinkMisconfigured, parse_place
+from distwatch.observer.link.place import LinkMisconfigured, Place, is_loopback, parse_place
+from distwatch.probes.raylets import clusters_here
 from distwatch.redaction import redact_text
 
 SCHEME = "ray://"
 CONNECT_WITHIN_S = 5.0
-_WITHIN_S = {"up": 120.0, "end": 60.0, "cards": 60.0, "table": 60.0}
+_CLIENT_ADVICE = (
+    "ray://HOST:PORT is a cluster's address where a node of it runs on this machine; from elsewhere "
+    "it is Ray Client's, by default port 10001 of the head node, and needs `ray[client]` on both."
+)
+_WITHIN_S = {"up": 120.0, "end": 60.0, "cards": 60.0}
 
 
 class ClusterSilent(DistwatchError):
@@ -23,18 +29,24 @@ class ClusterSilent(DistwatchError):
 
 
 def ask_cluster(what: str, address: str) -> dict[str, Any]:
-    """The answer to `up`, `end`, `cards` or `table`.
+    """The answer to `up`, `end` or `cards`.
 
     Args:
-        address: as `ray.init` takes it; '' is the cluster of this machine.
+        address: `HOST:PORT` or `ray://HOST:PORT`, of a cluster with a node on this machine or of
+            Ray Client; what else `ray.init` takes; '' is the cluster of this machine.
 
     Raises:
         ClusterSilent: it does not answer, or says why it cannot.
         NoSuchTarget: nothing of ours runs in it.
     """
     where = address or "this machine"
-    _require_listener(address)
-    command = [sys.executable, "-m", "distwatch.observer.cluster.ray_client", what, address]
+    place = _place_of(address)
+    if place is not None:
+        _require_listener(place)
+    given = _address_here(place) if place is not None else ""
+    remote = place is not None and not given
+    command = [sys.executable, "-m", "distwatch.observer.cluster.ray_client"]
+    command += [what, given or address]
     try:
         done = subprocess.run(
             command,
@@ -53,8 +65,10 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
     if answer is None or "error" in answer:
         said = answer["error"] if answer else _last_line(done.stderr) or f"code {done.returncode}"
         raise ClusterSilent(
-            f"the Ray cluster of {where} cannot be asked: {redact_text(said)}",
-            advice="Run it on a node of the cluster, or give its address; `ray status` tells more.",
+            f"the Ray cluster of {where} cannot be asked: {redact_text(said).rstrip('.')}",
+            advice=_CLIENT_ADVICE
+            if remote
+            else "Run it on a node of the cluster, or give its address; `ray status` tells more.",
         )
     if answer.get("absent"):
         raise NoSuchTarget(
@@ -64,12 +78,37 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
     return answer
 
 
-def _require_listener(address: str) -> None:
-    """Ray itself waits for minutes where nobody listens; raises ClusterSilent."""
+def _place_of(address: str) -> Place | None:
+    """None for `auto`, and for what Ray alone understands."""
     try:
-        place = parse_place(address.removeprefix(SCHEME))
+        return parse_place(address.removeprefix(SCHEME))
     except LinkMisconfigured:
-        return  # `auto`, or what Ray alone understands
+        return None
+
+
+def _address_here(place: Place) -> str:
+    """The address of that cluster as its raylets on this machine have it; '' where none runs here.
+
+    Only beside a raylet can Ray enter a cluster by its control store.
+    """
+    for known in clusters_here():
+        theirs = _place_of(known)
+        if theirs is not None and theirs.port == place.port:
+            named = _addresses(place.host)
+            if named & _addresses(theirs.host) or any(map(is_loopback, named)):
+                return known
+    return ""
+
+
+def _addresses(host: str) -> set[str]:
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return {str(address[0]) for *_, address in found}
+    return set()
+
+
+def _require_listener(place: Place) -> None:
+    """Ray itself waits for minutes where nobody listens; raises ClusterSilent."""
     try:
         socket.create_connection((place.host, place.port), CONNECT_WITHIN_S).close()
     except OSError as error:

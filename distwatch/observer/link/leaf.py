@@ -134,8 +134,11 @@ class Leaf:
             refused = False
             try:
                 self._moved.clear()
-                self._channel = channel = await self._connected("leaf")
+                channel = await self._connected("leaf")
                 try:
+                    if self._moved.is_set():
+                        continue  # it was sent elsewhere while it introduced itself
+                    self._channel = channel
                     await self._serve(channel)
                 finally:
                     self._channel = None

@@ -182,9 +182,14 @@ def _is_ours(family: int, address: str) -> bool:
 def _listening(host: str, address: str) -> str:
     # Many a system resolves its own name to 127.0.1.1, where no other host could come.
     named = host != "localhost" and not _is_address(host)
-    if named and ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+    if named and is_loopback(address):
         return "::" if ":" in address else "0.0.0.0"
     return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach it."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _is_address(host: str) -> bool:

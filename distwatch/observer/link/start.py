@@ -88,7 +88,7 @@ class Link:
         return Part(part=part, place=str(place) if place else "", why_not=why_not)
 
     async def _be_root(self, place: Place, token: bytes) -> None:
-        if self.root is not None and self.root.token == token:
+        if self.root is not None and self.root.token == token and _is_met(place, self.root.place):
             return
         await self._be_neither()
         root = Root(self._observer, token)
@@ -159,3 +159,7 @@ class Link:
         log.warning("%s", why)
         host = self._observer.recording.header.host
         self._observer.recording.record(ev.NotObserved(host=host, what="link", why=why))
+
+
+def _is_met(wanted: Place, held: Place | None) -> bool:
+    return held is not None and wanted.host == held.host and wanted.port in (0, held.port)

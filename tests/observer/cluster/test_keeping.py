@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distwatch.observer.cluster.cards import Card, read_cards
 from distwatch.observer.cluster.keeping import DirectorySilent, NodeKeeper
+from distwatch.observer.cluster.launches import SILENT_FOR_S
 from distwatch.observer.cluster.roots import RootFailed, Roots
 from distwatch.observer.link.place import TOKEN_FILE, LinkMisconfigured, Place, make_token
-from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder, generations, next_generation
 from tests.observer.rank_process import RankProcess
 from tests.support.leftovers import wait_gone
@@ -39,31 +40,6 @@ class OneRoot:
         for name, began_ns in runs.items():
             self.roots.root_of(name, began_ns)
         return self.roots.cards, {}
-
-
-@pytest.fixture
-def observers(folder: RunFolder) -> Iterator[Callable[[RunFolder], int]]:
-    """Pids of observers of this node, which end with the test."""
-    known: set[int] = set()
-
-    def pid_of(one: RunFolder) -> int:
-        pid = lock_holder(one)
-        assert pid
-        known.add(pid)
-        return pid
-
-    yield pid_of
-    for one in generations(os.path.dirname(folder.path), folder.run_id):
-        if pid := lock_holder(one):
-            known.add(pid)
-    for pid in known:
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except ProcessLookupError:
-            continue
-        assert wait_gone(pid, 30)
-    for later in generations(os.path.dirname(folder.path), folder.run_id)[1:]:
-        shutil.rmtree(later.volatile)
 
 
 def test_a_keeper_links_repairs_and_survives_silence(
@@ -111,6 +87,26 @@ def test_a_keeper_leaves_the_runs_of_others_alone(
     assert keeper.told == {}
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_of_another_user_gets_no_order(
+    folder: RunFolder, tmp_path: Path, start_rank: Callable[..., RankProcess]
+) -> None:
+    """Whoever may write to the root may put a folder there, with an observer of his own in it."""
+    root = os.path.dirname(folder.path)
+    start_rank()
+    lock = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    directory = OneRoot(Roots(str(tmp_path / "else"), HERE, "c"))
+    keeper = NodeKeeper(root, directory, lambda _: True)
+    os.chown(folder.path, 65534, 65534)
+    try:
+        keeper.keep()
+        assert directory.asked == [{}]
+    finally:
+        os.chown(folder.path, os.getuid(), os.getgid())
+        os.close(lock)
+
+
 def test_who_comes_after_knows_the_places_of_who_was_before(
     folder: RunFolder,
     start_rank: Callable[..., RankProcess],
@@ -130,9 +126,10 @@ def test_another_launch_of_a_name_gets_a_folder_of_its_own(
 ) -> None:
     root = os.path.dirname(folder.path)
     Path(folder.journal("far-1")).write_bytes(b"")
-    written_ns = os.stat(folder.journal("far-1")).st_mtime_ns
+    written_s = time.time() - SILENT_FOR_S - 60
+    os.utime(folder.journal("far-1"), (written_s, written_s))
     roots = Roots(root, HERE, "c")
-    roots.root_of("r", written_ns + 1)
+    roots.root_of("r", time.time_ns())
     found = generations(root, "r")
     assert [one.run_id for one in found] == ["r", "r~2"]
     observers(found[1])

@@ -6,11 +6,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from distwatch.observer.daemon import Observer
+from distwatch.observer.link import leaf as leaf_module
+from distwatch.observer.link.channel import Channel
 from distwatch.observer.link.orders import Order, OrderFailed, Part, give_order
 from distwatch.observer.link.start import Link
 from distwatch.observer.serving import ViewerServer
@@ -98,6 +101,52 @@ async def test_another_token_needs_another_root(link: Link) -> None:
     other = await link.obey(order("root", token=OTHER))
     assert other.part == "root"
     assert other.place != first.place
+
+
+async def test_another_address_or_port_needs_another_root(link: Link) -> None:
+    first = await link.obey(order("root"))
+    moved = await link.obey(order("root", "127.0.0.2:0"))
+    assert moved.place.startswith("127.0.0.2:")
+    port = free_port()
+    assert (await link.obey(order("root", f"127.0.0.2:{port}"))).place == f"127.0.0.2:{port}"
+    assert first.place.startswith("127.0.0.1:")
+
+
+async def test_a_leaf_that_is_sent_elsewhere_while_it_introduces_itself_goes(
+    link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    introducing, go_on, introduce = asyncio.Event(), asyncio.Event(), leaf_module.introduce
+
+    async def slowly(*arguments: Any) -> Channel:
+        channel = await introduce(*arguments)
+        introducing.set()
+        await go_on.wait()
+        return channel
+
+    monkeypatch.setattr(leaf_module, "introduce", slowly)
+    monkeypatch.setenv("DISTWATCH_HOST", "elsewhere")
+    far, roots, places = [], [], []
+    for name in ("old", "new"):
+        folder = RunFolder(str(tmp_path / name / "r"))
+        folder.create()
+        far.append(Observer(folder))
+        roots.append(Link(far[-1], {}))
+        places.append((await roots[-1].obey(order("root"))).place)
+    came = asyncio.Event()
+    far[1].sinks.append(
+        lambda entry: came.set() if isinstance(entry.event, ev.LinkChanged) else None
+    )
+    try:
+        await link.obey(order("leaf", places[0]))
+        await asyncio.wait_for(introducing.wait(), 20)
+        await link.obey(order("leaf", places[1]))
+        go_on.set()
+        await asyncio.wait_for(came.wait(), 20)
+    finally:
+        for one in roots:
+            await one.close()
+        for one in far:
+            await one.finish("the test ends")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ranks with dataloader workers. Usage: data_workers.py fork|spawn"""
+"""Ranks with a dataloader worker each. Usage: data_workers.py fork|spawn"""
 
 import distwatch.auto  # noqa: F401, I001
 import sys
@@ -13,7 +13,7 @@ def main() -> None:
     loader = DataLoader(
         list(range(16)),
         batch_size=2,
-        num_workers=2,
+        num_workers=1,
         multiprocessing_context=sys.argv[1],
         persistent_workers=True,
     )

@@ -1,0 +1,216 @@
+"""How what an observer sees changes the state: registers, in which the newest sighting wins.
+
+Called by the reducer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distwatch.state import events as ev
+from distwatch.state.model import (
+    SOURCES_KEPT,
+    Host,
+    Link,
+    Process,
+    RunState,
+    Stamp,
+)
+from distwatch.state.ray_events import RAY, RayLooked
+from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
+
+_DEAD = frozenset("ZX")
+"""The kernel's letters for a process that has ended."""
+
+
+def process_of(state: RunState, key: str) -> Process:
+    process = state.processes.get(key)
+    if process is None:
+        process = state.processes[key] = Process(key=key)
+    return process
+
+
+def host_of(state: RunState, name: str) -> Host:
+    host = state.hosts.get(name)
+    if host is None:
+        host = state.hosts[name] = Host(host=name)
+    return host
+
+
+def _newest(stamps: dict[str, Stamp], field: str, stamp: Stamp) -> bool:
+    if field in stamps and stamps[field] >= stamp:
+        return False
+    stamps[field] = stamp
+    return True
+
+
+def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) -> None:
+    outside = process_of(state, event.process).outside
+    if _newest(outside.stamps, "seen", stamp):
+        outside.seen = event
+
+
+def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) -> None:
+    outside = process_of(state, event.process).outside
+    # A zombie is in no call and on no file: what it was in before its end must not be lost with it.
+    order = (0, *stamp[1:]) if event.state in _DEAD else stamp
+    if _newest(outside.stamps, "sample", order):
+        outside.sample = event
+
+
+def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
+    outside = process_of(state, event.process).outside
+    # A pulse is as new as its beat, not as its reading; a frozen page has still newer
+    # operations than the last reading of it.
+    newest_ns = max([op.left_ns or op.entered_ns for op in event.operations], default=0)
+    order = (event.pulse.beat_ns, f"{newest_ns:020}{stamp[1]}", stamp[2])
+    if _newest(outside.stamps, "pulse", order):
+        outside.pulse, outside.operations = event.pulse, event.operations
+
+
+def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
+    outside = process_of(state, event.process).outside
+    # The first sighting of an end is the nearest to it; one that knows the status wins.
+    knows = event.exit_code is not None or event.signal is not None
+    order = ((int(knows) << 63) - stamp[0], stamp[1], stamp[2])
+    if _newest(outside.stamps, "exit", order):
+        outside.exit = event
+    outside.exit_ns = min(outside.exit_ns or stamp[0], stamp[0])
+
+
+def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
+    outside = process_of(state, event.process).outside
+    # A dump that failed must not hide the last one that did not.
+    if event.native:
+        if event.threads and _newest(outside.stamps, "native", stamp):
+            outside.native = event
+    elif event.threads and _newest(outside.stamps, "stack", stamp):
+        outside.stack, outside.stack_ns = event, stamp[0]
+    elif not event.threads and _newest(outside.stamps, "not_observed:stack", stamp):
+        outside.not_observed["stack"] = event.error or "no threads"
+
+
+def _connections_seen(state: RunState, stamp: Stamp, event: ev.ConnectionsSeen) -> None:
+    outside = process_of(state, event.process).outside
+    if _newest(outside.stamps, "connections", stamp):
+        outside.connections = event
+
+
+def _sources_read(state: RunState, _: Stamp, event: ev.SourcesRead) -> None:
+    for line in event.lines:
+        # Whichever host reads it: the greatest text wins, so that no order of reading matters.
+        known = state.sources.get((line.file, line.line), "")
+        if len(state.sources) < SOURCES_KEPT or known:
+            state.sources[line.file, line.line] = max(known, line.text)
+
+
+def _error_file_read(state: RunState, stamp: Stamp, event: ev.ErrorFileRead) -> None:
+    outside = process_of(state, event.process).outside
+    if not _newest(outside.stamps, "error_file", stamp):
+        return
+    outside.error_file = event
+    process = process_of(state, event.process)
+    # What the process's own agent said is nearer to it, in time and in words.
+    if not process.exception_by_agent:
+        process.exception_ns = stamp[0]
+        process.exception = ev.ExceptionUncaught(
+            type_name=event.type_name, message=event.message, traceback=event.traceback
+        )
+
+
+def _observer_started(state: RunState, stamp: Stamp, event: ev.ObserverStarted) -> None:
+    host_of(state, event.host).observers[stamp[1]] = event
+
+
+def _observer_ended(state: RunState, stamp: Stamp, event: ev.ObserverEnded) -> None:
+    host = host_of(state, event.host)
+    if _newest(host.stamps, "observer_ended", stamp):
+        host.not_observed["observer"] = event.reason
+
+
+def _link_changed(state: RunState, stamp: Stamp, event: ev.LinkChanged) -> None:
+    host = host_of(state, event.host)
+    if _newest(host.stamps, f"link:{event.peer}", stamp):
+        since_ns = stamp[0] - int(event.silent_s * 1e9)
+        host.links[event.peer] = Link(
+            linked=event.linked, since_ns=since_ns, why=event.why, ended=event.ended
+        )
+
+
+def _ticked(state: RunState, _: Stamp, event: ev.Ticked) -> None:
+    host_of(state, event.host)
+
+
+def _host_sampled(state: RunState, stamp: Stamp, event: ev.HostSampled) -> None:
+    host = host_of(state, event.host)
+    if _newest(host.stamps, "sample", stamp):
+        host.sample = event
+
+
+def _endpoint_probed(state: RunState, stamp: Stamp, event: ev.EndpointProbed) -> None:
+    host = host_of(state, event.host)
+    if _newest(host.stamps, f"endpoint:{event.endpoint}", stamp):
+        host.endpoints[event.endpoint] = event
+    if event.outcome == "store":
+        before = host.answered_ns.get(event.endpoint, 0)
+        host.answered_ns[event.endpoint] = max(before, stamp[0])
+
+
+def _lock_looked(state: RunState, stamp: Stamp, event: ev.LockLooked) -> None:
+    host = host_of(state, event.host)
+    if _newest(host.stamps, f"lock:{event.path}", stamp):
+        host.locks[event.path] = event
+
+
+def _devices_sampled(state: RunState, stamp: Stamp, event: ev.DevicesSampled) -> None:
+    host = host_of(state, event.host)
+    if _newest(host.stamps, "devices", stamp):
+        host.devices = event
+
+
+def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
+    place = (
+        process_of(state, event.process).outside if event.process else host_of(state, event.host)
+    )
+    if _newest(place.stamps, f"not_observed:{event.what}", stamp):
+        place.not_observed[event.what] = event.why
+
+
+def _ray_read(state: RunState, stamp: Stamp, event: RayEvent) -> None:
+    host = host_of(state, event.host)
+    fold_ray(host.ray, stamp, event)
+    # It can be read again: what was said of the time before is over.
+    if isinstance(event, RayLooked) and _newest(host.stamps, f"not_observed:{RAY}", stamp):
+        host.not_observed.pop(RAY, None)
+
+
+def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
+    # Whoever sees all knows more than who sees one host, whatever their clocks say.
+    before = state.judged
+    known = (before is not None and not before.of_one_host, state.judged_stamp)
+    if (not event.of_one_host, stamp) > known:
+        state.judged, state.judged_stamp = event, stamp
+
+
+OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
+    ev.ObserverStarted: _observer_started,
+    ev.ObserverEnded: _observer_ended,
+    ev.LinkChanged: _link_changed,
+    ev.Ticked: _ticked,
+    ev.ProcessSighted: _process_sighted,
+    ev.ProcessSampled: _process_sampled,
+    ev.PulseRead: _pulse_read,
+    ev.ExitSeen: _exit_seen,
+    ev.StackTaken: _stack_taken,
+    ev.ConnectionsSeen: _connections_seen,
+    ev.SourcesRead: _sources_read,
+    ev.ErrorFileRead: _error_file_read,
+    ev.LockLooked: _lock_looked,
+    ev.HostSampled: _host_sampled,
+    ev.EndpointProbed: _endpoint_probed,
+    ev.DevicesSampled: _devices_sampled,
+    ev.NotObserved: _not_observed,
+    **dict.fromkeys(RAY_EVENTS, _ray_read),
+    ev.FindingsJudged: _findings_judged,
+}
