@@ -66,9 +66,6 @@ class Root:
         self._lost: dict[str, float] = {}
         self._said: set[str] = set()
         self._looks = 0
-        # One batch in a turn of the loop: a viewer's socket takes 200 KB in a turn, however
-        # many leaves have something to say.
-        self._turn = asyncio.Lock()
         self._begin_anew()
 
     async def start(self, address: str, port: int) -> None:
@@ -176,7 +173,7 @@ class Root:
         # A cut connection may seem whole on this side long after the leaf has come again.
         if (before := self._leaves.get(hello.host)) is not None:
             before.replace()
-        leaf = _Leaf(self._observer, self._mirror, channel, hello, self._turn)
+        leaf = _Leaf(self._observer, self._mirror, channel, hello)
         self._leaves[hello.host] = leaf
         self._lost.pop(hello.host, None)
         why = "its connection ended"
@@ -225,19 +222,12 @@ class _Leaf:
     """
 
     def __init__(
-        self,
-        observer: Observer,
-        mirror: Mirror,
-        channel: Channel,
-        hello: say.Hello,
-        turn: asyncio.Lock,
+        self, observer: Observer, mirror: Mirror, channel: Channel, hello: say.Hello
     ) -> None:
-        """`turn`: held by the one leaf that is folded just now."""
         self._observer = observer
         self._mirror = mirror
         self._channel = channel
         self._host = hello.host
-        self._turn = turn
         self.node = hello.node
         self.heard = time.monotonic()
         self.ended = False
@@ -321,14 +311,6 @@ class _Leaf:
             await self._channel.send(say.encode(message))
 
     async def _take(self, batch: say.Batch) -> None:
-        if self._behind and time.monotonic() > self._disk_at:
-            self._behind = False
-            await self.resume()
-        if batch.frames:
-            async with self._turn:
-                self._take_all(batch)
-
-    def _take_all(self, batch: say.Batch) -> None:
         """Checks it all, writes it, then folds it."""
         for header in batch.headers:
             if objection := objection_to(header, self._host):
@@ -339,14 +321,17 @@ class _Leaf:
             entries.append(_checked(batch, frame))
             if frame.seq:
                 kept.setdefault(frame.stream, []).append(entries[-1][1])
-        self._keep(
+        await self._keep(
             batch.after, [(batch.headers[index], records) for index, records in kept.items()]
         )
         for header, record, event in entries:
             self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
 
-    def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
+    async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
         """What the disk refuses is asked for once more later: the leaf has it on its own."""
+        if self._behind and time.monotonic() > self._disk_at:
+            self._behind = False
+            await self.resume()
         # What was on its way before that would leave a gap.
         if self._behind or after != self._resumes:
             return
