@@ -26,6 +26,7 @@ from distwatch.state.frames import FileHeader, Record
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
 """Bytes that wait for a viewer at most; what is more is read from the journals again."""
+MANY_PROCESSES = 2000
 LOOK_SIZE = 8 * 1024
 """What one look brings of a process. Of very many, one look must not be more than may wait: to read
 ten thousand journals again takes longer than the next look is away."""
@@ -268,7 +269,8 @@ class _Viewer:
         self._more.set()
 
     def _limit(self) -> int:
-        return max(QUEUE_LIMIT, LOOK_SIZE * len(self._observer.state.processes))
+        processes = len(self._observer.state.processes)
+        return max(QUEUE_LIMIT, LOOK_SIZE * processes if processes > MANY_PROCESSES else 0)
 
     async def _send(self) -> None:
         self._writer.transport.set_write_buffer_limits(high=AT_ONCE)

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
-from distwatch.observer.reading import Entry, Reading
+from distwatch.observer.reading import Entry
 from distwatch.observer.serving import (
     FRAME_LIMIT,
     Request,
@@ -132,7 +132,6 @@ async def test_a_viewer_that_does_not_read_is_let_go(
     observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "QUEUE_LIMIT", 50_000)
-    monkeypatch.setattr(serving, "LOOK_SIZE", 1)
     raw = socket.socket(socket.AF_UNIX)
     raw.setblocking(False)
     raw.connect(observer.folder.socket)
@@ -236,20 +235,10 @@ async def test_frames_are_read_as_they_were_packed() -> None:
     assert [wire.answer for wire in wires] == ["done"]
 
 
-@pytest.mark.parametrize(
-    ("look_size", "readings"), [(1, 2), (1 << 20, 1)], ids=["behind", "a look may wait"]
-)
 async def test_a_viewer_that_was_behind_has_all_from_the_journals(
-    observer: Observer,
-    start_rank: Start,
-    monkeypatch: pytest.MonkeyPatch,
-    look_size: int,
-    readings: int,
+    observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "QUEUE_LIMIT", 4000)
-    monkeypatch.setattr(serving, "LOOK_SIZE", look_size)
-    read: list[Reading] = []
-    monkeypatch.setattr(serving, "Reading", lambda folder: read.append(Reading(folder)) or read[-1])
     rank = start_rank()
     observer.tick()
     reader, writer = await asyncio.open_unix_connection(observer.folder.socket)
@@ -269,7 +258,6 @@ async def test_a_viewer_that_was_behind_has_all_from_the_journals(
     newest = observer.state.streams[rank.key]
     await read_until(newest)
     assert seen == dict.fromkeys(range(1, newest + 1), 1)
-    assert len(read) == readings
     assert observer.viewers == 1
     writer.close()
 
