@@ -26,10 +26,6 @@ from distwatch.state.frames import FileHeader, Record
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
 """Bytes that wait for a viewer at most; what is more is read from the journals again."""
-MANY_PROCESSES = 2000
-LOOK_SIZE = 8 * 1024
-"""What one look brings of a process. Of very many, one look must not be more than may wait: to read
-ten thousand journals again takes longer than the next look is away."""
 MISSED_AT_MOST = 32
 """So many times that much it may miss without taking anything."""
 AT_ONCE = 4 * 1024 * 1024
@@ -259,7 +255,7 @@ class _Viewer:
             if self._missed > MISSED_AT_MOST * QUEUE_LIMIT:
                 # It can connect again and read everything from the journals.
                 self._writer.transport.abort()
-        elif self._queued + size > self._limit() and wire.header is not None:
+        elif self._queued + size > QUEUE_LIMIT and wire.header is not None:
             # All of it stands in the journals: it is read from there once the viewer reads again.
             self._behind, self._missed = True, size
             self._queue, self._queued = [w for w in self._queue if w.header is None], 0
@@ -267,10 +263,6 @@ class _Viewer:
             self._queued += size
             self._queue.append(wire)
         self._more.set()
-
-    def _limit(self) -> int:
-        processes = len(self._observer.state.processes)
-        return max(QUEUE_LIMIT, LOOK_SIZE * processes if processes > MANY_PROCESSES else 0)
 
     async def _send(self) -> None:
         self._writer.transport.set_write_buffer_limits(high=AT_ONCE)
