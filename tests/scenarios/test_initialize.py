@@ -153,7 +153,13 @@ def test_on_hang_raise(how: str) -> None:
         "DISTWATCH_ON_HANG": "raise",
         "DISTWATCH_DEADLINES": "init=4,group=4,load=9,collective=9",
     }
-    with launch_ranks("forms", 3, ranks=[0, 1], env=env, args=["form_and_reduce"]) as job:
+    each = {0: {"TEST_CHOICE": "late"}}
+    with launch_ranks(
+        "forms", 3, ranks=[0, 1], env=env, env_of=each, args=["come_when_let_in"]
+    ) as job:
+        # Rank 0 hosts the store: were it overdue first, the other's call would fail with it.
+        job.wait_step("init", {1})
+        job.open_gate("door", 0)
         for outcome in outcomes_of(job, {0, 1}).values():
             assert outcome["type"] == "InitTimeout"
             assert (outcome["missing"], outcome["code"]) == ([2], NEVER)

@@ -55,12 +55,14 @@ def test_the_verdict_about_peers_stands_after_all_were_killed() -> None:
 def test_a_pipeline_that_moves_is_healthy() -> None:
     with launch_ranks("peers", 3, args=("healthy",)) as job:
         job.wait_step("passed", {0, 1, 2})
-        assert job.wait_ended() == [0, 0, 0]
-        job.wait_observer_ended()
 
         def told_peers(state: RunState) -> bool:
             pulses = [p.outside.pulse for p in state.processes.values() if p.outside.pulse]
             return sum(peer.posted for pulse in pulses for peer in pulse.peers) == 4 * 53
 
-        assert told_peers(job.state())
+        job.wait_state(told_peers)
+        for rank in range(3):
+            job.open_gate("end", rank)
+        assert job.wait_ended() == [0, 0, 0]
+        job.wait_observer_ended()
         assert_healthy(job.judged_blocking())

@@ -109,3 +109,5 @@ step("go")
 CASES[CASE]()
 dist.barrier()
 step("done")
+# Without it torch itself aborts now and then at exit, with or without distwatch.
+dist.destroy_process_group()
