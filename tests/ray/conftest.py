@@ -9,6 +9,7 @@ import pytest
 TIMEOUT_S = 180
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the group in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
