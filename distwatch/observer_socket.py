@@ -38,10 +38,15 @@ def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -
         return _receive(connection, length, until)
 
 
+def peer_uid(connection: socket.socket) -> int:
+    """The user at the other end of a Unix socket, as the kernel says it."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])
+
+
 def _require_ours(connection: socket.socket) -> None:
     """Whoever made the folder first may listen there; an order carries a token."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
+    uid = peer_uid(connection)
     if uid not in (os.getuid(), 0):
         raise PermissionError(f"the observer there is of uid {uid}")
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from types import FrameType
 
 import msgspec
 
+from distwatch.observer_socket import peer_uid
 from distwatch.state.events import Frame, ThreadStack
 
 THREADS_TOLD = 64
@@ -70,9 +70,7 @@ class ControlSocket:
         return True
 
     def _answer(self, connection: socket.socket) -> None:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        _, uid, _ = struct.unpack("3i", credentials)
-        if uid not in (os.getuid(), 0):
+        if peer_uid(connection) not in (os.getuid(), 0):
             return
         line = connection.recv(512).decode("utf-8", "replace").strip()
         command, _, reason = line.partition(" ")

@@ -19,6 +19,7 @@ from distwatch.observer.background import in_background
 from distwatch.observer.recording import Recording
 from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, read_tables
 from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
+from distwatch.runfolder import name_of
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
@@ -102,7 +103,7 @@ class ClusterLooks:
         """The cluster of a run whose workers are all on other machines, if this one is a node of it."""
         jobs = self._known_jobs()
         clusters = list(clusters_here().values()) if jobs else []
-        run = self._state.run_id.partition("~")[0]
+        run = name_of(self._state.run_id)
         named = [
             raylets
             for raylets in clusters

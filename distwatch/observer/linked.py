@@ -22,7 +22,7 @@ from distwatch.observer.link.messages import Hello
 from distwatch.observer.link.place import LinkMisconfigured, parse_place
 from distwatch.observer.link.viewers import join
 from distwatch.observer.live import LiveRun, SourceLost
-from distwatch.observer.runs import run_folders
+from distwatch.observer.runs import is_of_ray_job, run_folders
 from distwatch.runfolder import RunFolder, host_name, name_of
 from distwatch.state.model import RunState
 
@@ -121,10 +121,8 @@ def _told(name: str, card: Card) -> str:
 
 
 def _is_named(run_id: str, wanted: str) -> bool:
-    """The run's id, its name, or `ray-<job id>`: the cluster's start in the id need not be known."""
-    return wanted in (run_id, name_of(run_id)) or (
-        wanted.startswith("ray-") and run_id.startswith(f"{wanted}-")
-    )
+    """The run's id, its name, or its Ray job's id."""
+    return wanted in (run_id, name_of(run_id)) or is_of_ray_job(run_id, wanted)
 
 
 class LinkedRun(LiveRun):

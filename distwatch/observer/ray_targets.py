@@ -16,7 +16,7 @@ from distwatch.observer.reading import any_alive, load_state
 from distwatch.probes import discovery
 from distwatch.probes.ray_cluster import ClusterUnreadable, Tables, read_tables
 from distwatch.probes.raylets import Raylet, clusters_here, has_loaded_ray, raylet_of
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, name_of
 from distwatch.state.events import ProcessSighted
 from distwatch.state.model import RunState
 from distwatch.state.ray_events import RayActorSeen
@@ -178,7 +178,7 @@ def _run_of_job(
 ) -> RunFolder | None:
     """By the name that such a run has of itself, or by one of its actors, where another was given."""
     name = run_of_ray_job(job, raylets[0].session)
-    by_name = [folder for folder in folders if folder.run_id.partition("~")[0] == name]
+    by_name = [folder for folder in folders if name_of(folder.run_id) == name]
     if by_name:
         return by_name[-1]
     of_job = (actor for actor in actors if actor.job_id == job)

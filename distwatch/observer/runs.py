@@ -12,7 +12,7 @@ from distwatch.diagnosis.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.reading import any_alive, load_state
-from distwatch.runfolder import RunFolder, host_name, is_alive, parent_pid, start_ticks
+from distwatch.runfolder import RunFolder, host_name, is_alive, name_of, parent_pid, start_ticks
 
 __all__ = [
     "RunSummary", "find_run", "find_run_of_pid", "find_run_or_pid", "list_runs", "load_state",
@@ -157,11 +157,11 @@ def find_run_or_pid(target: str, root: str) -> RunFolder | int | None:
     if by_path is not None:
         return by_path
     folders = run_folders(root)
-    generations = [f for f in folders if target in (f.run_id, f.run_id.rpartition("~")[0])]
+    generations = [f for f in folders if target in (f.run_id, name_of(f.run_id))]
     exact = [folder for folder in generations if folder.run_id == target and "~" in target]
     if found := (exact or sorted(generations, key=_generation)):
         return found[-1]
-    if of_ray_job := [folder for folder in folders if _is_of_ray_job(folder, target)]:
+    if of_ray_job := [folder for folder in folders if is_of_ray_job(folder.run_id, target)]:
         return of_ray_job[-1]
     if target.isdigit():
         return int(target)
@@ -215,9 +215,9 @@ def _folder_at(target: str) -> RunFolder | None:
     return None
 
 
-def _is_of_ray_job(folder: RunFolder, target: str) -> bool:
+def is_of_ray_job(run_id: str, target: str) -> bool:
     """`ray-01000000` names a job; the cluster's start, which follows in the run's id, need not be known."""
-    return target.startswith("ray-") and folder.run_id.startswith(f"{target}-")
+    return target.startswith("ray-") and run_id.startswith(f"{target}-")
 
 
 def _generation(folder: RunFolder) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.orders import Order, Part
 from distwatch.observer.reading import Entry, Reading, live_key
+from distwatch.observer_socket import peer_uid
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record
 
@@ -152,7 +152,7 @@ class ViewerServer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         try:
-            if _peer_uid(writer) in (os.getuid(), 0):
+            if peer_uid(writer.get_extra_info("socket")) in (os.getuid(), 0):
                 await _Viewer(self._observer, reader, writer).serve(self._elsewhere)
         except (OSError, ValueError, msgspec.DecodeError, EOFError, asyncio.TimeoutError):
             pass
@@ -160,12 +160,6 @@ class ViewerServer:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-
-
-def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    raw = writer.get_extra_info("socket")
-    credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("3i", credentials)[1])
 
 
 def _chunk_of(streams: Iterator[tuple[FileHeader, list[Record]]]) -> list[Wire]:
