@@ -33,7 +33,7 @@ from scale.watched_root import BUCKET_NS, Line
 from scale.watched_viewer import View
 
 from distwatch.observer.link.channel import Channel
-from distwatch.observer.link.place import Place
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import RunFolder
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -59,7 +59,7 @@ class Job:
         self.token = secrets.token_hex(16)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.place = Place("127.0.0.1", free.getsockname()[1])
+            self.place = RootAddress("127.0.0.1", free.getsockname()[1])
         self.training = Training(options.ranks, options.ranks * 3 // 7, options.deadline)
         self.nodes = list(spread(empty.path, options.nodes, options.ranks, self.training))
         self.sent = 0

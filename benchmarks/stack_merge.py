@@ -11,8 +11,8 @@ import random
 import time
 import tracemalloc
 
-from distwatch.diagnosis.stack_tree import StackNode, merge
 from distwatch.state.events import Frame
+from distwatch.views.stack_tree import StackNode, merge
 
 DEPTH = 30
 

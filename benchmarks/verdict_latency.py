@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from distwatch.diagnosis.early import early_suspicion
+from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from tests.support.ranks import Job, launch_ranks

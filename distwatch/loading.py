@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from distwatch.agent.environment import read_environment
 from distwatch.agent.guard import guard, guard_end
+from distwatch.agent.initialization.environment import read_environment
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import in_phase
@@ -24,7 +24,7 @@ from distwatch.preflight.model_load import LoadingMachine, load_advice
 from distwatch.probes.cgroups import memory_group
 from distwatch.settings import read_settings
 from distwatch.state.loads import LoadArguments, Placement
-from distwatch.state.sizes import bytes_text
+from distwatch.state.quantities import bytes_text
 
 log = logging.getLogger("distwatch")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")

@@ -25,14 +25,14 @@ def snapshot() -> dict[str, Any]:
     """
     folder = entered_run() or _named_run()
     # Both load what judges and reports: a rank pays for it when it asks.
-    from distwatch.observer.reports import report_on
+    from distwatch.observer.targets.reports import report_on
     from distwatch.report.status import status_document
 
     return status_document(report_on(folder))
 
 
 def _named_run() -> RunFolder:
-    from distwatch.observer.runs import find_run, find_run_of_pid
+    from distwatch.observer.targets.runs import find_run, find_run_of_pid
 
     root = run_root(os.environ)
     if name := os.environ.get("DISTWATCH_RUN_ID") or _name_by_ray():

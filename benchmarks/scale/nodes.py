@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from distwatch.observer.journals.reading import Entry
+from distwatch.observer.journals.recording import KEEP_EVERY_NS
 from distwatch.observer.link.leaf import Leaf
-from distwatch.observer.link.place import Place
-from distwatch.observer.reading import Entry
-from distwatch.observer.recording import KEEP_EVERY_NS
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
@@ -90,7 +90,7 @@ class Node:
         self._beat = 0
         self.leaf: Leaf | None = None
 
-    def link(self, place: Place, token: bytes) -> None:
+    def link(self, place: RootAddress, token: bytes) -> None:
         """Connects as a leaf does."""
         self.leaf = Leaf(self, place, token)  # type: ignore[arg-type]
         self.leaf.start()

@@ -17,7 +17,7 @@ import psutil
 
 from distwatch.observer import __main__ as daemon
 from distwatch.observer.daemon import Observer
-from distwatch.observer.reading import Entry
+from distwatch.observer.journals.reading import Entry
 from distwatch.state import events as ev
 
 LINE_EVERY_S = 0.5

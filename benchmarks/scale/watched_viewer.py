@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from distwatch.observer.sources import LiveRun, SourceLost
+from distwatch.observer.targets.sources import LiveRun, SourceLost
 from distwatch.runfolder import RunFolder
 
 POLL_EVERY_S = 0.5

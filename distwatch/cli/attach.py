@@ -15,11 +15,11 @@ from distwatch.cli.options import (
     root_option,
 )
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.outside import STILL_S
+from distwatch.diagnosis.checks.uninstrumented import STILL_S
 from distwatch.errors import UsageError
-from distwatch.observer.reading import require_records
-from distwatch.observer.runs import newest_run
-from distwatch.observer.sources import RecordedRun, RunSource, open_source
+from distwatch.observer.journals.reading import require_records
+from distwatch.observer.targets.runs import newest_run
+from distwatch.observer.targets.sources import RecordedRun, RunSource, open_source
 
 SETTLE_S = 1.5
 

@@ -19,10 +19,10 @@ from distwatch.cli.options import (
     severity_style,
 )
 from distwatch.errors import NoSuchTarget, UsageError
-from distwatch.preflight.examination import Checkup, examine_sections
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_against_job import compare_with_job
+from distwatch.preflight.plan_check import Checkup, examine_sections
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.rank_groups import Axis
 from distwatch.preflight.values import SIZE_LIMIT, Section
@@ -99,7 +99,7 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
 def _compared(checkups: list[Checkup], against: str, root: str) -> list[Checkup]:
     """With what stands between each layout and the job."""
     from distwatch.cli.job_layouts import layouts_of_job
-    from distwatch.observer.runs import find_run, load_state
+    from distwatch.observer.targets.runs import find_run, load_state
 
     job = layouts_of_job(load_state(find_run(against, root)))
     return [

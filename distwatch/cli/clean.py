@@ -12,9 +12,9 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.errors import UsageError
+from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.lock import lock_holder
-from distwatch.observer.reading import any_alive
-from distwatch.observer.runs import run_folders
+from distwatch.observer.targets.runs import run_folders
 from distwatch.runfolder import RunFolder, host_name
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -86,7 +86,7 @@ class _Job:
 
     async def explain(self) -> int:
         """Waits for the verdict and prints it, with the paths of the report."""
-        from distwatch.observer.sources import SourceLost
+        from distwatch.observer.targets.sources import SourceLost
 
         source = await self._source()
         await source.open()
@@ -106,7 +106,7 @@ class _Job:
 
     async def _source(self) -> Any:
         """The job's observer, once its first rank has started one."""
-        from distwatch.observer.sources import LiveRun, open_source
+        from distwatch.observer.targets.sources import LiveRun, open_source
 
         deadline = time.monotonic() + VERDICT_WITHIN_S
         while time.monotonic() < deadline:
@@ -154,12 +154,12 @@ class _Job:
 
     def _recorded(self) -> list[Any]:
         from distwatch.diagnosis import diagnose
-        from distwatch.observer.runs import find_run, load_state
+        from distwatch.observer.targets.runs import find_run, load_state
 
         return diagnose(load_state(find_run(self._run_id, self._root)))
 
     def _print(self, findings: list[Any]) -> int:
-        from distwatch.observer.runs import find_run
+        from distwatch.observer.targets.runs import find_run
 
         folder = find_run(self._run_id, self._root)
         if findings:

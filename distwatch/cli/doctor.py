@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from distwatch.cli.options import color_option, output_option, printable, root_option
-from distwatch.preflight.checkup import Checked
+from distwatch.preflight.check_result import Checked
 from distwatch.preflight.machine import examine
 from distwatch.redaction import redact_text
 from distwatch.runfolder import host_name

@@ -8,8 +8,8 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.errors import UsageError
-from distwatch.observer.runs import newest_run
-from distwatch.observer.sources import RunSource, open_source
+from distwatch.observer.targets.runs import newest_run
+from distwatch.observer.targets.sources import RunSource, open_source
 
 
 @click.command()

@@ -18,7 +18,7 @@ from distwatch.cli.options import (
 )
 from distwatch.cli.ps import lay_out
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.preflight.standing import Standing, read_standing
+from distwatch.preflight.launch_environment import LaunchEnvironment, read_launch_environment
 from distwatch.probes.procfs import stat_fields
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.table import read_environ
@@ -36,15 +36,15 @@ def command(pid: int | None, output: str) -> int:
     `-o sh` prints the lines that complete it: eval "$(distwatch env -o sh)".
     """
     environ = _environ(pid)
-    standing = read_standing(environ, pid)
+    launched = read_launch_environment(environ, pid)
     if output == "json":
-        document = {"schema": SCHEMA, "pid": pid, **msgspec.to_builtins(standing)}
+        document = {"schema": SCHEMA, "pid": pid, **msgspec.to_builtins(launched)}
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     elif output == "sh":
-        _print_exports(standing)
+        _print_exports(launched)
     else:
-        _print(standing, pid)
-    return exit_code(standing.findings)
+        _print(launched, pid)
+    return exit_code(launched.findings)
 
 
 def _environ(pid: int | None) -> Mapping[str, str]:
@@ -62,44 +62,44 @@ def _environ(pid: int | None) -> Mapping[str, str]:
     )
 
 
-def _print_exports(standing: Standing) -> None:
-    for name, value in standing.completes.items():
+def _print_exports(launched: LaunchEnvironment) -> None:
+    for name, value in launched.completes.items():
         click.echo(f"export {name}={shlex.quote(value)}")
-    if standing.missing:
+    if launched.missing:
         click.echo(
-            f"distwatch: {', '.join(standing.missing)} can be derived from nothing: set by hand",
+            f"distwatch: {', '.join(launched.missing)} can be derived from nothing: set by hand",
             err=True,
         )
-    for finding in standing.findings:
+    for finding in launched.findings:
         if finding.blocks:
             click.echo(f"distwatch: {printable(finding.summary)}", err=True)
 
 
-def _print(standing: Standing, pid: int | None) -> None:
+def _print(launched: LaunchEnvironment, pid: int | None) -> None:
     whose = "this shell" if pid is None else f"process {pid}"
-    rows: list[tuple[str, ...]] = [("launcher", standing.launcher), ("place", standing.place)]
-    made = "" if standing.run_folder_exists else " (not made yet)"
-    rows.append(("run", f"{standing.run_id or ''} ({standing.run_id_source})".strip()))
-    rows.append(("run folder", f"{standing.run_folder}{made}"))
+    rows: list[tuple[str, ...]] = [("launcher", launched.launcher), ("place", launched.place)]
+    made = "" if launched.run_folder_exists else " (not made yet)"
+    rows.append(("run", f"{launched.run_id or ''} ({launched.run_id_source})".strip()))
+    rows.append(("run folder", f"{launched.run_folder}{made}"))
     _print_rows(whose, rows)
-    _print_rows("variables", list(standing.variables.items()) or [("none of a launcher", "")])
-    if standing.derived:
+    _print_rows("variables", list(launched.variables.items()) or [("none of a launcher", "")])
+    if launched.derived:
         _print_rows(
-            "derived", [(f"{name}={value}", "") for name, value in standing.completes.items()]
+            "derived", [(f"{name}={value}", "") for name, value in launched.completes.items()]
         )
-        for sentence in standing.derived:
+        for sentence in launched.derived:
             click.echo(f"  {printable(sentence)}")
-    if standing.missing:
-        _print_rows("missing", [(name, "") for name in standing.missing])
-    settings = [(one.name, one.value, one.source) for one in standing.settings]
+    if launched.missing:
+        _print_rows("missing", [(name, "") for name in launched.missing])
+    settings = [(one.name, one.value, one.source) for one in launched.settings]
     _print_rows("settings", settings)
-    for finding in standing.findings:
+    for finding in launched.findings:
         severity = severity_style(finding.severity, f"{finding.severity}:")
         click.echo(f"{severity} {printable(finding.summary)}")
         click.echo(f"  do: {printable(finding.advice)}")
-    if not standing.findings:
+    if not launched.findings:
         click.echo("sound")
-    for complaint in standing.complaints:
+    for complaint in launched.complaints:
         click.echo(f"distwatch: {printable(complaint)}", err=True)
 
 

@@ -8,9 +8,9 @@ import msgspec
 from distwatch.cli.options import exit_code_of, output_option, root_option
 from distwatch.cli.output_file import file_option, put_out, require_file
 from distwatch.diagnosis import diagnose
-from distwatch.observer.reading import load_state, read_entries
-from distwatch.observer.reports import report_of
-from distwatch.observer.runs import find_run
+from distwatch.observer.journals.reading import load_state, read_entries
+from distwatch.observer.targets.reports import report_of
+from distwatch.observer.targets.runs import find_run
 from distwatch.report.document import Report, build_report
 from distwatch.report.prometheus import render_metrics
 from distwatch.report.trace import Told, Trace

@@ -15,7 +15,7 @@ from distwatch.cli.options import (
     root_option,
     severity_style,
 )
-from distwatch.observer.runs import SCHEMA, RunSummary, list_runs, runs_document
+from distwatch.observer.targets.runs import SCHEMA, RunSummary, list_runs, runs_document
 
 
 @click.command()

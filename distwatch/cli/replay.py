@@ -13,9 +13,9 @@ from distwatch.errors import UsageError
 @root_option
 def command(target: str, root: str) -> int:
     """The TUI on a recorded run: step with [ and ], pause with space."""
-    from distwatch.observer.reading import require_records
-    from distwatch.observer.runs import find_run
-    from distwatch.observer.sources import RecordedRun
+    from distwatch.observer.journals.reading import require_records
+    from distwatch.observer.targets.runs import find_run
+    from distwatch.observer.targets.sources import RecordedRun
 
     folder = find_run(target, root)
     if not is_terminal():

@@ -6,7 +6,7 @@ import click
 
 from distwatch.cli.options import exit_code_of, output_option, root_option
 from distwatch.cli.output_file import file_option, put_out, require_file
-from distwatch.observer.reports import report_of
+from distwatch.observer.targets.reports import report_of
 from distwatch.report.formats import render
 
 

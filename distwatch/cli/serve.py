@@ -9,8 +9,8 @@ from types import FrameType
 import click
 
 from distwatch.cli.options import root_option
-from distwatch.observer.link.place import token_in
-from distwatch.observer.runs import find_run
+from distwatch.observer.link.root_address import token_in
+from distwatch.observer.targets.runs import find_run
 from distwatch.web.pages import Pages
 from distwatch.web.server import WebServer
 

@@ -9,13 +9,12 @@ import click
 import msgspec
 
 from distwatch.cli.options import output_option, printable, root_option
-from distwatch.diagnosis.job import Job
-from distwatch.diagnosis.stack_tree import StackNode, merge
-from distwatch.diagnosis.waiting_on import main_thread
+from distwatch.diagnosis.facts.activity import main_thread
+from distwatch.diagnosis.facts.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.observer.linked import find_linked
-from distwatch.observer.ray_targets import members_of, with_members
-from distwatch.observer.runs import find_run, find_run_or_pid, load_state, newest_run
+from distwatch.observer.targets.linked import find_linked
+from distwatch.observer.targets.ray_targets import members_of, with_members
+from distwatch.observer.targets.runs import find_run, find_run_or_pid, load_state, newest_run
 from distwatch.probes import discovery
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
@@ -24,6 +23,7 @@ from distwatch.runfolder import host_name, is_alive
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import format_ranks
+from distwatch.views.stack_tree import StackNode, merge
 
 SCHEMA = "distwatch.stacks/1"
 MAIN = "MainThread"

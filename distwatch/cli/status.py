@@ -14,8 +14,8 @@ from distwatch.cli.options import (
     severity_style,
 )
 from distwatch.cli.ps import lay_out
-from distwatch.observer.reports import report_of
-from distwatch.observer.runs import newest_run
+from distwatch.observer.targets.reports import report_of
+from distwatch.observer.targets.runs import newest_run
 from distwatch.report.document import Report
 from distwatch.report.status import rank_document, status_document
 

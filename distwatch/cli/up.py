@@ -13,7 +13,7 @@ from distwatch.cli.ps import lay_out
 from distwatch.errors import UsageError
 from distwatch.observer.cluster.hosts import HostJoined, join_hosts
 from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
-from distwatch.observer.runs import find_run, newest_run
+from distwatch.observer.targets.runs import find_run, newest_run
 
 SCHEMA = "distwatch.up/1"
 PARTIAL = 6

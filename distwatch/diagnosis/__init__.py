@@ -6,96 +6,18 @@ that the root comes first and nobody who only suffers is blamed.
 
 from __future__ import annotations
 
-from distwatch.diagnosis.actor_ends import ActorsEnded, ActorsRestart
-from distwatch.diagnosis.causes import order_by_cause
-from distwatch.diagnosis.check import Case
-from distwatch.diagnosis.claims import RankDuplicated, RankOutOfRange
-from distwatch.diagnosis.cohorts import cohorts_of
-from distwatch.diagnosis.collectives import (
-    CollectiveRankMissing,
-    Late,
-    OperationsDiffer,
-    Straggler,
-)
-from distwatch.diagnosis.debugging import Debugged
-from distwatch.diagnosis.endpoints import EndpointDisagrees, small_worlds
-from distwatch.diagnosis.environments import BackendUnavailable, EnvMissing
-from distwatch.diagnosis.framework_places import with_places
-from distwatch.diagnosis.gradients import GradientsSkipped
-from distwatch.diagnosis.group_calls import GroupCallsDiffer
-from distwatch.diagnosis.group_misuse import GroupMisused
-from distwatch.diagnosis.groups import GroupCallMissing
-from distwatch.diagnosis.held_up import HeldUp
-from distwatch.diagnosis.interfaces import InterfaceInvalid
-from distwatch.diagnosis.iterations import CountUneven
-from distwatch.diagnosis.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
-from distwatch.diagnosis.loading import GenerationConfigLost, LoadsStalled
-from distwatch.diagnosis.monitored_barriers import MonitoredBarrierMissing
-from distwatch.diagnosis.network import NobodyMissing, Partition
-from distwatch.diagnosis.outside import MissingByStack
-from distwatch.diagnosis.p2p import Circles, PeerMissing
-from distwatch.diagnosis.placed_models import DeviceMapsConflict, MemoryExceeded, ModelsPlaced
-from distwatch.diagnosis.plans import PlansDisagree
-from distwatch.diagnosis.processes import RankEnded, RankFrozen, RankStopped
-from distwatch.diagnosis.raised import with_raised
-from distwatch.diagnosis.ray_shares import share_rows
-from distwatch.diagnosis.ray_words import with_ray
-from distwatch.diagnosis.rendezvous import RanksNotArrived
-from distwatch.diagnosis.side_worlds import SideWorldsIncomplete
-from distwatch.diagnosis.sight import with_sight
-from distwatch.diagnosis.store import PortTaken, StoreLost
-from distwatch.diagnosis.timeouts import TimeoutsDisagree
-from distwatch.diagnosis.unplaced import ActorsUnobserved, ActorsUnplaced
-from distwatch.diagnosis.unreachable import StoreUnreachable
+from distwatch.diagnosis.checks import CHECKS, RAY_CHECKS
+from distwatch.diagnosis.checks.rendezvous.endpoints import small_worlds
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.framework_places import with_places
+from distwatch.diagnosis.facts.ray_shares import share_rows
+from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.diagnosis.verdict.causes import order_by_cause
+from distwatch.diagnosis.verdict.ray_causes import with_ray
+from distwatch.diagnosis.verdict.self_reported import with_raised
+from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
-
-RAY_CHECKS = (ActorsUnplaced(), ActorsUnobserved(), ActorsEnded(), ActorsRestart())
-"""What they find needs no process to have been seen."""
-CHECKS = (
-    EnvMissing(),
-    BackendUnavailable(),
-    InterfaceInvalid(),
-    RankOutOfRange(),
-    RankDuplicated(),
-    PlansDisagree(),
-    EndpointDisagrees(),
-    PortTaken(),
-    StoreLost(),
-    StoreUnreachable(),
-    GroupMisused(),
-    RankEnded(),
-    RankStopped(),
-    RanksNotArrived(),
-    *RAY_CHECKS,
-    SideWorldsIncomplete(),
-    LayoutsDiffer(),
-    GroupsOverlap(),
-    FrameworksDiffer(),
-    GroupCallsDiffer(),
-    GroupCallMissing(),
-    LoadsStalled(),
-    GenerationConfigLost(),
-    ModelsPlaced(),
-    DeviceMapsConflict(),
-    MemoryExceeded(),
-    RankFrozen(),
-    Debugged(),
-    HeldUp(),
-    Partition(),
-    CountUneven(),
-    OperationsDiffer(),
-    PeerMissing(),
-    Circles(),
-    CollectiveRankMissing(),
-    MonitoredBarrierMissing(),
-    Straggler(),
-    Late(),
-    NobodyMissing(),
-    TimeoutsDisagree(),
-    GradientsSkipped(),
-    MissingByStack(),
-)
 
 
 def diagnose(run: RunState | list[Case]) -> list[Finding]:
@@ -118,11 +40,11 @@ def diagnose(run: RunState | list[Case]) -> list[Finding]:
 
 def cases_of(state: RunState) -> list[Case]:
     """The worlds of a run, the largest first; an empty one where there is none yet."""
-    return [Case(state, cohort) for cohort in cohorts_of(state) or [()]]
+    return [Case(state, world) for world in worlds_of(state) or [()]]
 
 
 def _judge(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
     found = with_ray(case, with_raised(case, found))
     ordered = order_by_cause(found, case.excuses(found))
-    return with_sight(case, with_places(case.job, ordered))
+    return discount_unlinked(case, with_places(case.job, ordered))

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from distwatch.diagnosis.frames_of_interest import user_frame
-from distwatch.diagnosis.operations import operation_name
+from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.dumps.recorder import Entry, RecorderDump
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, process_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distwatch.hooks.observed import stop_seeing
+from distwatch.hooks.call_hook import stop_seeing
 
 
 class Patch:

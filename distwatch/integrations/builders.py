@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from distwatch.agent import core
-from distwatch.agent.library import Layout
+from distwatch.agent.initialization.library import Layout
 from distwatch.errors import AlreadyInitialized, PlanInvalid
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.frameworks.framework import Framework

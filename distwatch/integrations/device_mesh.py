@@ -7,7 +7,7 @@ from typing import Any
 
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import caller_site, error_text
-from distwatch.hooks.observed import observe
+from distwatch.hooks.call_hook import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.registry import NotApplicable, folders_of, running_agent

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.observed import Observer, observe, observe_method
+from distwatch.hooks.call_hook import CallHook, observe, observe_method
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.load_waits import Wait
@@ -148,7 +148,7 @@ def hook_function(
     patches: PatchSet,
     module: ModuleType | None,
     name: str,
-    observer: Observer,
+    observer: CallHook,
     *,
     rebinds: bool = False,
 ) -> bool:
@@ -167,7 +167,7 @@ def hook_function(
     return True
 
 
-def hook_method(patches: PatchSet, owner: type, name: str, observer: Observer) -> bool:
+def hook_method(patches: PatchSet, owner: type, name: str, observer: CallHook) -> bool:
     """Hooks a method where its class or a base of it defines it; False where none does."""
     defining = next((c for c in owner.__mro__ if name in vars(c)), None)
     if defining is None or defining is object:

@@ -12,12 +12,12 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-from distwatch.agent.absence import look_for
 from distwatch.agent.core import Agent
 from distwatch.agent.ending import end_rank
-from distwatch.agent.meeting import meet
-from distwatch.agent.plan import read_plan, split_endpoint
-from distwatch.agent.supervision import Supervision
+from distwatch.agent.initialization.missing_ranks import look_for
+from distwatch.agent.initialization.plan import read_plan, split_endpoint
+from distwatch.agent.initialization.store_connect import meet
+from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitFailed, InitTimeout
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Any
 
-from distwatch.agent.environment import Launched
+from distwatch.agent.initialization.environment import Launched
 from distwatch.state.finding import Evidence, Finding
 
 

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.guard import caller_site, error_text, guard
-from distwatch.agent.plan import read_plan
-from distwatch.hooks.observed import observe
+from distwatch.agent.initialization.plan import read_plan
+from distwatch.hooks.call_hook import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations import torch_collectives, torch_deadlines, torch_rendezvous

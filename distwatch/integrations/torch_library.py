@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 from distwatch.agent import core
-from distwatch.agent.environment import Launched
-from distwatch.agent.library import Layout
-from distwatch.agent.plan import split_endpoint
+from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.library import Layout
+from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.integrations.builders import Builder
 from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
 from distwatch.state.events import InitPlanned

@@ -20,7 +20,7 @@ import msgspec
 from distwatch.agent import core
 from distwatch.agent.entry import enter_run
 from distwatch.agent.guard import caller_site, error_text, guard
-from distwatch.hooks.observed import observe
+from distwatch.hooks.call_hook import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.registry import folders_of, running_agent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from distwatch.hooks.observed import observe_method
+from distwatch.hooks.call_hook import observe_method
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_hooks import Phase, hook_function
 from distwatch.integrations.transformers import FromPretrained

@@ -17,10 +17,10 @@ import msgspec
 
 from distwatch.agent import core
 from distwatch.agent.core import Agent
-from distwatch.agent.environment import Launched, read_environment
-from distwatch.agent.initializer import Initializer
-from distwatch.agent.library import Formed, Layout
-from distwatch.agent.steps import Deadlines
+from distwatch.agent.initialization.environment import Launched, read_environment
+from distwatch.agent.initialization.initializer import Initializer
+from distwatch.agent.initialization.library import Formed, Layout
+from distwatch.agent.initialization.steps import Deadlines
 from distwatch.errors import DistwatchError
 from distwatch.integrations.builders import (
     Builder,
@@ -28,7 +28,7 @@ from distwatch.integrations.builders import (
     already_initialized,
     first_call,
 )
-from distwatch.integrations.ray_meeting import (
+from distwatch.integrations.ray_rendezvous import (
     meet_in_ray,
     meets_in_ray,
     settled,

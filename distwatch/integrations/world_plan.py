@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from distwatch.agent.environment import Launched
 from distwatch.agent.guard import caller_site
-from distwatch.agent.plan import COMMUNICATION_VARIABLES, interfaces, versions
+from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.plan import COMMUNICATION_VARIABLES, interfaces, versions
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.builders import Axes, Builder, FrameworkBuilder, MeshBuilder
 from distwatch.integrations.frameworks import TRIGGERS

@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable
 
 from distwatch import __version__
-from distwatch.diagnosis.job import Job
-from distwatch.diagnosis.standing import standings
-from distwatch.diagnosis.suspicion import suspicion_of
-from distwatch.observer.cluster_looks import ClusterLooks
-from distwatch.observer.inspection import Inspection
-from distwatch.observer.intake import Intake
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.facts.suspicion import suspicion_of
+from distwatch.observer.duty_cycle import CALM, PRESSED, Pace
+from distwatch.observer.journals.journal_intake import Intake
+from distwatch.observer.journals.reading import Entry, fold_run
+from distwatch.observer.journals.recording import Recording, RecordSink
 from distwatch.observer.judging import Judge
-from distwatch.observer.meeting import MeetingPlaces
-from distwatch.observer.others import Others
-from distwatch.observer.pace import CALM, PRESSED, Pace
-from distwatch.observer.reading import Entry, fold_run
-from distwatch.observer.recording import Recording, RecordSink
-from distwatch.observer.tracking import Tracking
+from distwatch.observer.looks.cluster_looks import ClusterLooks
+from distwatch.observer.looks.endpoint_monitor import MeetingPlaces
+from distwatch.observer.looks.inspection import Inspection
+from distwatch.observer.looks.tracking import Tracking
+from distwatch.observer.remote_observers import Others
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
 from distwatch.runfolder import RunFolder, host_name
@@ -29,7 +29,7 @@ from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
-from distwatch.state.verdict import RankStanding, Verdict
+from distwatch.state.verdict import ReportedStatus, Verdict
 
 TICK_S = 0.5
 SAMPLE_EVERY_S = 1.0
@@ -207,16 +207,16 @@ class Observer:
         return Verdict(
             host=self._host,
             findings=tuple(self.judge.findings),
-            standings=tuple(
-                RankStanding(
-                    global_rank=standing.global_rank,
-                    word=standing.word,
-                    doing=standing.doing,
-                    where=standing.where,
-                    host=standing.host,
-                    pid=standing.pid,
+            rank_statuses=tuple(
+                ReportedStatus(
+                    global_rank=status.global_rank,
+                    word=status.word,
+                    doing=status.doing,
+                    where=status.where,
+                    host=status.host,
+                    pid=status.pid,
                 )
-                for standing in standings(self.state)
+                for status in rank_statuses(self.state)
             ),
         )
 

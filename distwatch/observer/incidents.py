@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.facts.job import Job
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable
 
 from distwatch.diagnosis import cases_of, diagnose
-from distwatch.diagnosis.check import Case
-from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.job import Job
 from distwatch.observer.incidents import next_incident, write_incident
-from distwatch.observer.recording import Recording
+from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
@@ -21,7 +21,7 @@ log = logging.getLogger("distwatch.observer")
 
 
 class Judge:
-    """Keeps the standing verdict. The same roots are the same incident, told ever better.
+    """Keeps the status verdict. The same roots are the same incident, told ever better.
 
     Attributes:
         of_one_host: another observer judges the run as a whole.

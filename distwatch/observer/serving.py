@@ -17,8 +17,8 @@ import msgspec
 
 from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
+from distwatch.observer.journals.reading import Entry, Reading, live_key
 from distwatch.observer.link.orders import Order, Part
-from distwatch.observer.reading import Entry, Reading, live_key
 from distwatch.observer_socket import peer_uid
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from distwatch.agent.environment import Launched
+from distwatch.agent.initialization.environment import Launched
 from distwatch.state.finding import Evidence, Finding, Severity
 
 _PLUGINS = {"xla": "torch_xla", "hccl": "torch_npu", "ccl": "oneccl_bindings_for_pytorch"}

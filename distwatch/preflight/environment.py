@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from distwatch.agent.environment import Launched, read_environment, unfit
+from distwatch.agent.initialization.environment import Launched, read_environment, unfit
 from distwatch.preflight.accelerators import backend_findings, gpu_findings, host_gpus
+from distwatch.preflight.endpoint import endpoint_findings, own_name_finding
 from distwatch.preflight.interfaces import interface_findings, read_interfaces
-from distwatch.preflight.meeting_place import endpoint_findings, own_name_finding
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.identity import Identity, identify
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 
 from distwatch import __version__
-from distwatch.preflight.checkup import Checked, failed, passed, warned
+from distwatch.preflight.check_result import Checked, failed, passed, warned
 
 _SHOWN = (
     "torch", "transformers", "accelerate", "megatron-core", "sglang", "neuronx-distributed", "ray",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from distwatch.preflight import installed, network, room, sight
-from distwatch.preflight.checkup import Checked, Look, warned
+from distwatch.preflight import capacity as room
+from distwatch.preflight import installed, network
+from distwatch.preflight import permissions as sight
+from distwatch.preflight.check_result import Checked, Look, warned
 
 
 def examine(environ: Mapping[str, str], root: str) -> list[Checked]:

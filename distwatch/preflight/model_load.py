@@ -9,7 +9,7 @@ import msgspec
 
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.loads import LoadArguments
-from distwatch.state.sizes import bytes_text
+from distwatch.state.quantities import bytes_text
 
 HEADROOM = 0.95
 """Of a device: activations, the allocator's slack and the driver need the rest."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 
-from distwatch.preflight.checkup import Checked, failed, passed, warned
+from distwatch.preflight.check_result import Checked, failed, passed, warned
+from distwatch.preflight.endpoint import is_loopback, resolve
 from distwatch.preflight.interfaces import Interface, read_interfaces
-from distwatch.preflight.meeting_place import is_loopback, resolve
 from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.procfs import read_text
 

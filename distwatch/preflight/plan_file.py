@@ -139,7 +139,7 @@ def read_order(document: Document, place: Path, value: Any) -> tuple[str, ...]:
 
 
 def _deadlines(document: Document, place: Path, value: Any) -> dict[str, float]:
-    from distwatch.agent.steps import Deadlines
+    from distwatch.agent.initialization.steps import Deadlines
 
     if not isinstance(value, dict):
         raise PlanInvalid(

@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis.event_text import event_kind, event_text
-from distwatch.diagnosis.group_views import GroupView, groups_of
-from distwatch.diagnosis.job import Job
-from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
-from distwatch.diagnosis.ray_rows import RayRow, ray_rows
-from distwatch.diagnosis.sight import host_count, unseen_hosts
-from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
-from distwatch.diagnosis.standing import Standing, standings
+from distwatch.diagnosis.facts.group_views import GroupView, groups_of
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
+from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import RunState
+from distwatch.views.event_text import event_kind, event_text
+from distwatch.views.layout_grid import LayoutGrid, layout_grids
+from distwatch.views.ray_rows import RayRow, ray_rows
+from distwatch.views.stack_tree import StackNode, merge_stacks
 
 SCHEMA = "distwatch.report/1"
 TIMELINE_KEPT = 400
@@ -128,12 +128,12 @@ def build_report(
         job: the run's largest world, where it is at hand.
     """
     job = job or Job(state)
-    ranks = standings(state, job)
+    ranks = rank_statuses(state, job)
     return Report(
         run=_run(job, run_id),
         coverage=_coverage(job, ranks),
         findings=[_redacted(finding) for finding in findings],
-        ranks=[_rank(state, standing) for standing in ranks],
+        ranks=[_rank(state, status) for status in ranks],
         groups=[_group(view) for view in groups_of(job)],
         layouts=layout_grids(state, job),
         stacks=merge_stacks(state, job),
@@ -171,19 +171,19 @@ def wall_text(wall_ns: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _coverage(job: Job, ranks: list[Standing]) -> Coverage:
+def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
     state = job.state
     unobserved: dict[str, str] = {}
-    for standing in ranks:
-        if standing.process is None:
-            unobserved[str(standing.global_rank)] = "no process seen"
-        elif not standing.instrumented:
-            unobserved[str(standing.global_rank)] = "runs without distwatch: seen from outside only"
+    for status in ranks:
+        if status.process is None:
+            unobserved[str(status.global_rank)] = "no process seen"
+        elif not status.instrumented:
+            unobserved[str(status.global_rank)] = "runs without distwatch: seen from outside only"
         else:
-            said = state.processes[standing.process].outside.not_observed
+            said = state.processes[status.process].outside.not_observed
             if said:
                 why = "; ".join(f"{what}: {reason}" for what, reason in said.items())
-                unobserved[str(standing.global_rank)] = why
+                unobserved[str(status.global_rank)] = why
     elsewhere = {
         f"{what} on {host.host}": why
         for host in state.hosts.values()
@@ -224,19 +224,19 @@ def _redacted(finding: Finding) -> Finding:
     )
 
 
-def _rank(state: RunState, standing: Standing) -> Rank:
-    process = state.processes.get(standing.process) if standing.process else None
+def _rank(state: RunState, status: RankStatus) -> Rank:
+    process = state.processes.get(status.process) if status.process else None
     error = process.exception if process else None
     return Rank(
-        global_rank=standing.global_rank,
-        host=standing.host,
-        pid=standing.pid,
-        state=standing.word,
-        doing=redact_text(standing.doing),
-        where=standing.where,
-        since_s=_rounded(standing.since_s),
-        heartbeat_s=_rounded(standing.heartbeat_s),
-        instrumented=standing.instrumented,
+        global_rank=status.global_rank,
+        host=status.host,
+        pid=status.pid,
+        state=status.word,
+        doing=redact_text(status.doing),
+        where=status.where,
+        since_s=_rounded(status.since_s),
+        heartbeat_s=_rounded(status.heartbeat_s),
+        instrumented=status.instrumented,
         actor=process.actor if process else "",
         cluster=msgspec.structs.asdict(process.worker) if process and process.worker else {},
         exception=[redact_text(line) for line in error.traceback] if error else [],

@@ -6,15 +6,15 @@ from importlib.resources import files
 
 import jinja2
 
-from distwatch.diagnosis.load_bars import device_bars, module_label, spans_of
-from distwatch.diagnosis.load_groups import group_loads
-from distwatch.diagnosis.standing import LETTERS
+from distwatch.diagnosis.facts.rank_status import LETTERS
 from distwatch.report import model_text
 from distwatch.report.document import Report
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
 from distwatch.state.layouts import words_of
 from distwatch.state.rank_sets import format_ranks
+from distwatch.views.load_groups import group_loads
+from distwatch.views.load_timeline import device_bars, module_label, spans_of
 
 LOADS = 256
 _LOAD_FILTERS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from distwatch.diagnosis.layout_grid import LayoutGrid, states_in
 from distwatch.state.layouts import words_of
+from distwatch.views.layout_grid import LayoutGrid, states_in
 
 ROWS = 64
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from distwatch.diagnosis.load_groups import group_loads
-from distwatch.diagnosis.stack_tree import StackNode
-from distwatch.diagnosis.standing import LETTERS
+from distwatch.diagnosis.facts.rank_status import LETTERS
 from distwatch.report.document import Report
 from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
+from distwatch.views.load_groups import group_loads
+from distwatch.views.stack_tree import StackNode
 
 LIMIT = 65_000
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distwatch.diagnosis.load_bars import (
+from distwatch.diagnosis.facts.loads import LoadStatus
+from distwatch.state.loads import Outstanding, Placement
+from distwatch.state.rank_sets import format_ranks
+from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_timeline import (
     DeviceBar,
     Span,
     device_bars,
@@ -12,10 +16,6 @@ from distwatch.diagnosis.load_bars import (
     spans_of,
     timeline_pieces,
 )
-from distwatch.diagnosis.load_groups import LoadGroup
-from distwatch.diagnosis.loads import LoadStanding
-from distwatch.state.loads import Outstanding, Placement
-from distwatch.state.rank_sets import format_ranks
 
 CELLS = 72
 _LABEL = 9
@@ -62,12 +62,12 @@ def outcome(group: LoadGroup) -> str:
     return f"failed after {took}" if load.error else f"loaded in {took}"
 
 
-def shown_spans(load: LoadStanding) -> list[Span]:
+def shown_spans(load: LoadStatus) -> list[Span]:
     """The phases, and what took more than a second between them."""
     return [span for span in spans_of(load) if span.number or span.took_s > 1]
 
 
-def span_text(span: Span, load: LoadStanding) -> str:
+def span_text(span: Span, load: LoadStatus) -> str:
     """`4 shards 45.0 s so far`; an error of the load as a whole is told elsewhere."""
     if not span.number:
         return f"outside all phases {span.took_s:.1f} s"
@@ -76,7 +76,7 @@ def span_text(span: Span, load: LoadStanding) -> str:
     return f"{text} ✗{error}" if span.error else text
 
 
-def progress(load: LoadStanding) -> Iterable[tuple[str, str]]:
+def progress(load: LoadStatus) -> Iterable[tuple[str, str]]:
     """Files, tensors and bytes, as far as anything counts them; – is not observed."""
     if load.total:
         file = f"  {load.file}" if load.file else ""
@@ -90,11 +90,11 @@ def progress(load: LoadStanding) -> Iterable[tuple[str, str]]:
         yield "tensors", f"{count}{size} · {speed}/s"
 
 
-def waits_label(load: LoadStanding) -> str:
+def waits_label(load: LoadStatus) -> str:
     return "waits in" if load.under_way else "was in"
 
 
-def wait_text(load: LoadStanding, one: Outstanding) -> str:
+def wait_text(load: LoadStatus, one: Outstanding) -> str:
     """`a request for 42.0 s, attempt 3 after TimeoutError: HEAD http://…`."""
     kind = "a lock file" if one.waiting == "lock" else f"a {one.waiting}"
     again = f", attempt {one.attempts}" if one.attempts > 1 else ""

@@ -1,11 +1,11 @@
-"""Model loads in the report: what a load's standing knows, with free text redacted."""
+"""Model loads in the report: what a load's status knows, with free text redacted."""
 
 from __future__ import annotations
 
 from msgspec.structs import asdict, replace
 
-from distwatch.diagnosis.job import Job
-from distwatch.diagnosis.loads import LoadStanding, loads_of
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.loads import LoadStatus, loads_of
 from distwatch.redaction import redact_text
 from distwatch.state.loads import LoadArguments, Outstanding, Placement
 from distwatch.state.model import RunState
@@ -17,7 +17,7 @@ class Waits(Outstanding, frozen=True, kw_only=True, omit_defaults=False):
     waited_s: float
 
 
-class Model(LoadStanding, frozen=True, kw_only=True):
+class Model(LoadStatus, frozen=True, kw_only=True):
     """One load of one rank. In `arguments` and `placement`, what is absent is empty."""
 
     model: str
@@ -29,7 +29,7 @@ def build_models(state: RunState, job: Job | None = None) -> list[Model]:
     return [_model(load) for load in loads_of(state, job)]
 
 
-def _model(load: LoadStanding) -> Model:
+def _model(load: LoadStatus) -> Model:
     told = {
         "arguments": _arguments(load.arguments),
         "phases": tuple(
@@ -67,7 +67,7 @@ def _arguments(asked: LoadArguments) -> LoadArguments:
     )
 
 
-def _waits(load: LoadStanding, one: Outstanding) -> Waits:
+def _waits(load: LoadStatus, one: Outstanding) -> Waits:
     told = {**asdict(one), "what": redact_text(one.what), "last_error": redact_text(one.last_error)}
     return Waits(**told, waited_s=round(load.waited_s(one), 3))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from distwatch.diagnosis.standing import LETTERS
+from distwatch.diagnosis.facts.rank_status import LETTERS
 from distwatch.report.document import Group, Report
 from distwatch.state.rank_sets import format_ranks
 

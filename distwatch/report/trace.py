@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis.event_text import event_kind, event_text
-from distwatch.diagnosis.operations import operation_name
+from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.redaction import redact_text
 from distwatch.report.document import wall_text
 from distwatch.report.trace_tracks import Span, lay_out_tracks
@@ -21,6 +20,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
 from distwatch.state.recorder_entries import Collective
+from distwatch.views.event_text import event_kind, event_text
 
 SCHEMA = "distwatch.trace/1"
 COLLECTIVES = "collectives"

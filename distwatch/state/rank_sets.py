@@ -14,3 +14,9 @@ def format_ranks(ranks: Iterable[int]) -> str:
         else:
             runs.append([member, member])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def name_ranks(ranks: Iterable[int]) -> str:
+    """`rank 2`, `ranks 0-1,3`."""
+    members = sorted(set(ranks))
+    return f"rank{'s' if len(members) != 1 else ''} {format_ranks(members)}"

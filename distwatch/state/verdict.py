@@ -7,7 +7,7 @@ import msgspec
 from distwatch.state.finding import Finding
 
 
-class RankStanding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReportedStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where one expected rank stands. `pid` is None where no process of it was seen."""
 
     global_rank: int
@@ -19,8 +19,8 @@ class RankStanding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The findings of this moment, the root cause first, and every rank's standing."""
+    """The findings of this moment, the root cause first, and every rank's status."""
 
     host: str
     findings: tuple[Finding, ...] = ()
-    standings: tuple[RankStanding, ...] = ()
+    rank_statuses: tuple[ReportedStatus, ...] = ()

@@ -30,7 +30,7 @@ from distwatch.tui.views.line import subject_of
 from distwatch.tui.views.shown import Shown, draw_view
 
 if TYPE_CHECKING:
-    from distwatch.observer.sources import RunSource
+    from distwatch.observer.targets.sources import RunSource
 
 RETRY_S = 2.0
 REFRESH_S = 0.5
@@ -207,8 +207,8 @@ class DistwatchApp(App[None]):
 
     def _go_to_rank(self, global_rank: int) -> None:
         picture = self.session.picture
-        if picture.standing(global_rank) is None:
-            self.notify(f"there is no rank {global_rank} among {len(picture.standings)} ranks")
+        if picture.status(global_rank) is None:
+            self.notify(f"there is no rank {global_rank} among {len(picture.rank_statuses)} ranks")
             return
         in_detail = self._detail_key is not None
         self.action_view("ranks")

@@ -13,7 +13,7 @@ from distwatch.tui.keys import VIEWS
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, YELLOW
 from distwatch.tui.verdict import (
-    Sight,
+    ViewerStatus,
     advice_line,
     coverage_line,
     run_line,
@@ -33,7 +33,7 @@ class TopBar(Vertical):
         yield Static(id="run")
         yield Static(id="coverage")
 
-    def show(self, picture: Picture, sight: Sight) -> None:
+    def show(self, picture: Picture, sight: ViewerStatus) -> None:
         """Draws the picture's head."""
         width = max(20, self.app.size.width - 2)
         advice = clip(advice_line(picture), _ADVICE_LINES, width)
@@ -43,7 +43,7 @@ class TopBar(Vertical):
         self.query_one("#advice", Static).display = bool(advice)
         self.show_sight(picture, sight)
 
-    def show_sight(self, picture: Picture, sight: Sight) -> None:
+    def show_sight(self, picture: Picture, sight: ViewerStatus) -> None:
         """Draws only what changes while nothing happens: the ages."""
         parts = [sight_line(sight, picture), run_line(picture)]
         if sight.note and not sight.failure:

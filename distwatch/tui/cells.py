@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from distwatch.diagnosis.standing import Standing
+from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STATES, STRONG, UNKNOWN, YELLOW
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -88,36 +88,36 @@ def rank_cell(global_rank: int, culprit: bool) -> Text:
     return Text(f" {global_rank:>5}", STRONG)
 
 
-def state_cell(standing: Standing) -> Text:
+def state_cell(status: RankStatus) -> Text:
     """Letter and word: colour only repeats them."""
-    style = STATES.get(standing.word, "")
-    return Text.assemble((standing.letter, f"bold {style}"), " ", (standing.word, style))
+    style = STATES.get(status.word, "")
+    return Text.assemble((status.letter, f"bold {style}"), " ", (status.word, style))
 
 
-def since_cell(standing: Standing) -> Text:
+def since_cell(status: RankStatus) -> Text:
     """How long it has not moved."""
-    style = YELLOW if standing.blocked else MUTED
-    return Text(format_age(standing.since_s), style)
+    style = YELLOW if status.blocked else MUTED
+    return Text(format_age(status.since_s), style)
 
 
-def heartbeat_cell(standing: Standing) -> Text:
+def heartbeat_cell(status: RankStatus) -> Text:
     """Age of the agent's last heartbeat; why there is none."""
-    if standing.process is None or not standing.instrumented:
+    if status.process is None or not status.instrumented:
         return Text(UNKNOWN, FAINT)
-    late = standing.heartbeat_s is not None and standing.heartbeat_s > 3
-    return Text(format_age(standing.heartbeat_s), YELLOW if late else MUTED)
+    late = status.heartbeat_s is not None and status.heartbeat_s > 3
+    return Text(format_age(status.heartbeat_s), YELLOW if late else MUTED)
 
 
-def doing_cell(standing: Standing) -> Text:
+def doing_cell(status: RankStatus) -> Text:
     """What it does, in a clause."""
-    return Text(standing.doing or UNKNOWN, "" if standing.doing else FAINT)
+    return Text(status.doing or UNKNOWN, "" if status.doing else FAINT)
 
 
-def where_cell(standing: Standing) -> Text:
+def where_cell(status: RankStatus) -> Text:
     """`train.py:42 in step`, the place in bold."""
-    if not standing.where:
+    if not status.where:
         return Text(UNKNOWN, FAINT)
-    place, _, function = standing.where.partition(" in ")
+    place, _, function = status.where.partition(" in ")
     return Text.assemble(place, (f" in {function}" if function else "", MUTED))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from distwatch.diagnosis.standing import LETTERS, Standing
+from distwatch.diagnosis.facts.rank_status import LETTERS, RankStatus
 from distwatch.tui.picture import Picture
 
 FIELDS = ("state", "pg", "host", "rank", "age", "pid")
@@ -23,7 +23,7 @@ class FilterInvalid(ValueError):
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """A rank as the filter sees it."""
 
-    standing: Standing
+    status: RankStatus
     groups: tuple[str, ...] = ()
     """Names and descriptions of its process groups."""
 
@@ -45,10 +45,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             return None
         names = _group_names(picture)
         return frozenset(
-            standing.global_rank
-            for standing in picture.standings
+            status.global_rank
+            for status in picture.rank_statuses
             if all(
-                test(Subject(standing=standing, groups=names.get(standing.global_rank, ())))
+                test(Subject(status=status, groups=names.get(status.global_rank, ())))
                 for test in self.tests
             )
         )
@@ -132,7 +132,7 @@ def _state(sign: str, value: str) -> Test:
             raise FilterInvalid(f"{value!r} is no state; states are {', '.join(LETTERS)}")
         value = by_letter[value]
     test = _text_test("state", sign, value)
-    return lambda subject: test(subject.standing.word)
+    return lambda subject: test(subject.status.word)
 
 
 def _pg(sign: str, value: str) -> Test:
@@ -145,7 +145,7 @@ def _pg(sign: str, value: str) -> Test:
 
 def _host(sign: str, value: str) -> Test:
     test = _text_test("host", sign, value)
-    return lambda subject: test(subject.standing.host)
+    return lambda subject: test(subject.status.host)
 
 
 def _rank(sign: str, value: str) -> Test:
@@ -153,13 +153,11 @@ def _rank(sign: str, value: str) -> Test:
         if not value.isdecimal():
             raise FilterInvalid(f"{value!r} is no rank; write rank{sign}3")
         limit, above = int(value), sign == ">"
-        return lambda s: (
-            (s.standing.global_rank > limit) == above and s.standing.global_rank != limit
-        )
+        return lambda s: (s.status.global_rank > limit) == above and s.status.global_rank != limit
     if sign == "~":
         raise FilterInvalid(f"rank is a number: use rank={value}, rank=0-3, rank>3")
     ranks, inside = parse_ranks(value), sign == "="
-    return lambda subject: (subject.standing.global_rank in ranks) == inside
+    return lambda subject: (subject.status.global_rank in ranks) == inside
 
 
 def _age(sign: str, value: str) -> Test:
@@ -170,7 +168,7 @@ def _age(sign: str, value: str) -> Test:
 
     def test(subject: Subject) -> bool:
         # An age that was not observed is neither above nor below anything.
-        age = subject.standing.since_s
+        age = subject.status.since_s
         return age is not None and (age > limit if above else age < limit)
 
     return test
@@ -179,7 +177,7 @@ def _age(sign: str, value: str) -> Test:
 def _pid(sign: str, value: str) -> Test:
     if sign not in ("=", "!=") or not value.isdecimal():
         raise FilterInvalid(f"{value!r}: write pid=12345")
-    return lambda subject: (subject.standing.pid == int(value)) == (sign == "=")
+    return lambda subject: (subject.status.pid == int(value)) == (sign == "=")
 
 
 _READERS: dict[str, Callable[[str, str], Test]] = {

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from distwatch.diagnosis.load_bars import (
+from distwatch.diagnosis.facts.loads import LoadStatus
+from distwatch.state.loads import Outstanding, Placement
+from distwatch.tui.cells import clip_middle, count_of, dotted, format_age, format_bytes
+from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, RED, STRONG, UNKNOWN, VIOLET, YELLOW
+from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_timeline import (
     DeviceBar,
     Piece,
     Span,
@@ -12,11 +17,6 @@ from distwatch.diagnosis.load_bars import (
     spans_of,
     timeline_pieces,
 )
-from distwatch.diagnosis.load_groups import LoadGroup
-from distwatch.diagnosis.loads import LoadStanding
-from distwatch.state.loads import Outstanding, Placement
-from distwatch.tui.cells import clip_middle, count_of, dotted, format_age, format_bytes
-from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, RED, STRONG, UNKNOWN, VIOLET, YELLOW
 
 _BAR = 24
 _DEVICE_TEXT = 24
@@ -45,7 +45,7 @@ def outcome_cell(group: LoadGroup) -> Text:
     return Text.assemble(("✓ ", GREEN), (f"loaded in {took}", MUTED))
 
 
-def timeline_cell(load: LoadStanding, width: int) -> Text:
+def timeline_cell(load: LoadStatus, width: int) -> Text:
     """The phases to scale; an open end is an arrow."""
     spans = spans_of(load)
     text = Text()
@@ -62,7 +62,7 @@ def _span_style(span: Span) -> str:
     return f"bold {VIOLET}" if span.under_way else BLUE if span.number % 2 else MUTED
 
 
-def phases_cell(load: LoadStanding, width: int) -> Text:
+def phases_cell(load: LoadStatus, width: int) -> Text:
     """What the numbers of the timeline are: failed and longest first, so that a cut costs least."""
     spans = sorted(spans_of(load), key=lambda s: (not s.error, not s.under_way, -s.took_s))
     shown = [span for span in spans if span.number or span.took_s > 1]
@@ -86,7 +86,7 @@ def phase_cell(span: Span, told: str | None = None) -> Text:
     return text
 
 
-def files_cell(load: LoadStanding, width: int) -> Text:
+def files_cell(load: LoadStatus, width: int) -> Text:
     """`████░░░░ shards 3 of 7  model-00003-of-00007.safetensors`"""
     count = f" {load.phase or 'file'} {load.done} of {load.total}"
     return Text.assemble(
@@ -95,7 +95,7 @@ def files_cell(load: LoadStanding, width: int) -> Text:
     )  # fmt: skip
 
 
-def tensors_cell(load: LoadStanding, width: int) -> Text:
+def tensors_cell(load: LoadStatus, width: int) -> Text:
     """`███░░░ 120 of 723 · 12.1 GiB of 131 GiB · 1.2 GiB/s`"""
     if not load.parameters_total and not load.bytes:
         return Text("nothing to count yet", FAINT)
@@ -121,7 +121,7 @@ def bar_cell(share: float | None, width: int) -> Text:
     return Text.assemble(("█" * filled, VIOLET), ("░" * (width - filled), FAINT))
 
 
-def wait_cell(load: LoadStanding, outstanding: Outstanding, width: int) -> Text:
+def wait_cell(load: LoadStatus, outstanding: Outstanding, width: int) -> Text:
     """`a request for 42 s, attempt 3 after TimeoutError  HEAD http://…`"""
     waited = load.waited_s(outstanding)
     text = Text.assemble(

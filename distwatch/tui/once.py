@@ -44,9 +44,9 @@ def _screen(picture: Picture, width: int) -> list[Text]:
     if advice := advice_line(picture):
         texts.append(advice)
     texts += [run_line(picture), coverage_line(picture)]
-    if not picture.standings:
+    if not picture.rank_statuses:
         return [*texts, Text(ranks.EMPTY, MUTED)]
-    many = len(picture.standings) > _MOST_RANKS
+    many = len(picture.rank_statuses) > _MOST_RANKS
     order = ranks.Order("state") if many else ranks.Order()
     lines = ranks.lines(picture, order)
     texts += [Text(), ranks.heading(order, width)]

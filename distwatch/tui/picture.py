@@ -8,18 +8,18 @@ from functools import cached_property
 import msgspec
 
 from distwatch.diagnosis import cases_of, diagnose
-from distwatch.diagnosis.early import early_suspicion
-from distwatch.diagnosis.group_views import GroupView
-from distwatch.diagnosis.job import Job
-from distwatch.diagnosis.layout_grid import LayoutGrid, layout_grids
-from distwatch.diagnosis.load_groups import LoadGroup, group_loads
-from distwatch.diagnosis.loads import loads_of
-from distwatch.diagnosis.sight import host_count, unseen_hosts
-from distwatch.diagnosis.stack_tree import StackNode, merge_stacks
-from distwatch.diagnosis.standing import Standing, standings
+from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.loads import loads_of
+from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
+from distwatch.diagnosis.verdict.early_warning import early_suspicion
+from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState, TimelineEntry
 from distwatch.state.rank_sets import format_ranks
+from distwatch.views.layout_grid import LayoutGrid, layout_grids
+from distwatch.views.load_groups import LoadGroup, group_loads
+from distwatch.views.stack_tree import StackNode, merge_stacks
 
 _NAMED = 3
 
@@ -31,7 +31,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     state: RunState
     """For details on demand; a frozen picture holds a copy of its own."""
     findings: tuple[Finding, ...] = ()
-    standings: tuple[Standing, ...] = ()
+    rank_statuses: tuple[RankStatus, ...] = ()
     groups: tuple[GroupView, ...] = ()
     stacks: tuple[StackNode, ...] = ()
     loads: tuple[LoadGroup, ...] = ()
@@ -64,7 +64,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def observed(self) -> int:
         """How many of the expected ranks were seen at all."""
-        return sum(standing.process is not None for standing in self.standings)
+        return sum(status.process is not None for status in self.rank_statuses)
 
     @property
     def launcher(self) -> str:
@@ -72,21 +72,21 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         names = [process.identity.launcher for process in self.state.processes.values()]
         return next((name for name in names if name not in ("unknown", "env")), "")
 
-    def standing(self, global_rank: int) -> Standing | None:
+    def status(self, global_rank: int) -> RankStatus | None:
         return self._standing_of.get(global_rank)
 
     @cached_property
-    def _standing_of(self) -> dict[int, Standing]:
-        return {standing.global_rank: standing for standing in self.standings}
+    def _standing_of(self) -> dict[int, RankStatus]:
+        return {status.global_rank: status for status in self.rank_statuses}
 
     def process(self, global_rank: int) -> Process | None:
         """The rank's process, if one was ever seen."""
-        standing = self.standing(global_rank)
-        return self.state.processes.get(standing.process or "") if standing else None
+        status = self.status(global_rank)
+        return self.state.processes.get(status.process or "") if status else None
 
     def ranks_by_process(self) -> dict[str, int]:
         """Process key → global rank."""
-        return {s.process: s.global_rank for s in self.standings if s.process is not None}
+        return {s.process: s.global_rank for s in self.rank_statuses if s.process is not None}
 
     def wall_ns(self, entry: TimelineEntry) -> int:
         """When it happened, on its host's wall clock."""
@@ -105,7 +105,7 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         state=state,
         findings=tuple(findings),
         suspicion=None if any(f.blocks for f in findings) else early_suspicion(state, cases[0]),
-        standings=tuple(standings(state, job)),
+        rank_statuses=tuple(rank_statuses(state, job)),
         groups=tuple(cases[0].groups),
         stacks=tuple(merge_stacks(state, job)),
         loads=tuple(group_loads(loads_of(state, job))),

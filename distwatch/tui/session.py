@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from distwatch.tui.cells import format_age
 from distwatch.tui.picture import Picture, freeze, take_picture
-from distwatch.tui.verdict import Sight, mood
+from distwatch.tui.verdict import ViewerStatus, mood
 
 if TYPE_CHECKING:
     # At run time it would load the whole observer, which a viewer of a recording never needs.
-    from distwatch.observer.sources import RunSource
+    from distwatch.observer.targets.sources import RunSource
 
 
 class Session:
@@ -115,13 +115,13 @@ class Session:
         if self.source.span is not None:
             self._seek(self.source.span[0 if direction < 0 else 1])
 
-    def sight(self) -> Sight:
+    def sight(self) -> ViewerStatus:
         """How the display stands to the run just now."""
         picture, span = self.picture, self.source.span
         now = self._clock()
         age = None if picture.clock_ns is None else max(0.0, (now - picture.clock_ns) / 1e9)
         first, last = span if span is not None else (0, 0)
-        return Sight(
+        return ViewerStatus(
             mode="paused" if self.paused else "replay" if self.replays else "live",
             note=self.source.note,
             age_s=age,

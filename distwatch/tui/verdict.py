@@ -19,7 +19,7 @@ _QUIET_S = 5.0
 """A wait that lasts this long is mentioned even while nothing is wrong yet."""
 
 
-class Sight(msgspec.Struct, frozen=True, kw_only=True):
+class ViewerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How the viewer stands to the run: what the header says beside the run's own facts."""
 
     mode: Literal["live", "paused", "replay"] = "live"
@@ -45,7 +45,7 @@ def mood(picture: Picture) -> tuple[str, str]:
         return "suspicion", f"{picture.suspicion.summary} (no deadline has passed yet)"
     if picture.root is not None:
         return picture.root.severity, picture.root.summary
-    words = [standing.word for standing in picture.standings]
+    words = [status.word for status in picture.rank_statuses]
     total = len(words)
     if not total:
         return "starting", "no ranks seen yet"
@@ -59,7 +59,7 @@ def mood(picture: Picture) -> tuple[str, str]:
 
 
 def _running_mood(picture: Picture, total: int) -> tuple[str, str]:
-    alive = [s for s in picture.standings if s.word not in _ENDED]
+    alive = [s for s in picture.rank_statuses if s.word not in _ENDED]
     blocked = [s.since_s for s in alive if s.blocked and s.since_s is not None]
     if blocked and max(blocked) >= _QUIET_S:
         return "watching", (
@@ -100,7 +100,7 @@ def advice_line(picture: Picture) -> Text:
 
 def run_line(picture: Picture) -> Text:
     """Whose run this is: id, launcher, world, hosts."""
-    hosts = sorted({s.host for s in picture.standings if s.host} or set(picture.state.hosts))
+    hosts = sorted({s.host for s in picture.rank_statuses if s.host} or set(picture.state.hosts))
     world = picture.world_size if picture.world_size is not None else "not known yet"
     parts = [Text(picture.run_id or "run", STRONG), Text(f"world {world}", MUTED)]
     if picture.launcher:
@@ -114,7 +114,7 @@ def run_line(picture: Picture) -> Text:
 
 def coverage_line(picture: Picture) -> Text:
     """How much is seen: `4/4 ranks observed · 0 events dropped · not observed: …`."""
-    total = len(picture.standings)
+    total = len(picture.rank_statuses)
     if not total:
         return Text("no ranks observed yet", MUTED)
     whole = picture.observed == total
@@ -132,7 +132,7 @@ def coverage_line(picture: Picture) -> Text:
     return dotted(parts)
 
 
-def sight_line(sight: Sight, picture: Picture) -> Text:
+def sight_line(sight: ViewerStatus, picture: Picture) -> Text:
     """Live, paused or replay, and how old what is shown is."""
     if sight.failure:
         return Text(f"! {sight.failure}", f"bold {RED}")
@@ -159,7 +159,7 @@ def verdict_markdown(picture: Picture) -> str:
     lines = [f"**{word.upper()}** {sentence}", ""]
     for finding in picture.findings:
         lines += _finding_markdown(finding)
-    total = len(picture.standings)
+    total = len(picture.rank_statuses)
     lines.append(
         f"_{picture.run_id}: {picture.observed}/{total} ranks observed, "
         f"{count_of(picture.dropped, 'event')} dropped; distwatch_"

@@ -7,10 +7,10 @@ from urllib.parse import unquote
 import msgspec
 
 from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.lock import lock_holder
-from distwatch.observer.reading import any_alive
-from distwatch.observer.reports import report_on
-from distwatch.observer.runs import (
+from distwatch.observer.targets.reports import report_on
+from distwatch.observer.targets.runs import (
     find_run,
     list_runs,
     newest_run,

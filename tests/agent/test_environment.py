@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.agent.environment import Launched, first_host, read_environment, unfit
+from distwatch.agent.initialization.environment import Launched, first_host, read_environment, unfit
 
 TORCHRUN = {
     "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from distwatch.agent.interruption import cut_connections
-from distwatch.agent.steps import GROUP, Deadlines
-from distwatch.agent.supervision import Supervision
+from distwatch.agent.initialization.interruption import cut_connections
+from distwatch.agent.initialization.steps import GROUP, Deadlines
+from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitFailed, PlanInvalid
 
 LATE = InitFailed("late", step="process group")

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from distwatch.agent.journal import Journal
 from distwatch.cli.__main__ import cli
-from distwatch.observer.segments import Segment
+from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import ProcessStarted, encode_event
 from distwatch.state.frames import FileHeader, Record, process_key

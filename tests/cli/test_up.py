@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.observer.cluster.cards import CARDS_FILE, Card, write_cards
+from distwatch.observer.cluster.root_registry import CARDS_FILE, Card, write_cards
 from tests.cli.runs import distwatch
 from tests.support.ranks import free_port
 

@@ -41,7 +41,7 @@ class RecordedJob:
         self.world = world
         self.launcher = launcher
         self.local = world if single_node else None
-        self.standing: dict[int, Identity] = {}
+        self.status: dict[int, Identity] = {}
         """Processes that are not what their number says: by that number."""
         self.hosts: dict[int, str] = {}
         self._seq: dict[str, int] = {}
@@ -57,7 +57,7 @@ class RecordedJob:
     def stand(self, process: int, *, host: str = HOST, **identity: object) -> None:
         """A process beside the ranks, or a rank with another environment or on another host."""
         own = msgspec.structs.replace(self.identity(process), **identity)
-        self.standing[process], self.hosts[process] = own, host
+        self.status[process], self.hosts[process] = own, host
 
     def say(self, rank: int, at: float, event: ev.AnyEvent) -> None:
         """An event of the rank's own journal."""
@@ -92,8 +92,8 @@ class RecordedJob:
         reduce(self.state, header, seq, int(at * SECOND), event)
 
     def identity(self, rank: int) -> Identity:
-        if rank in self.standing:
-            return self.standing[rank]
+        if rank in self.status:
+            return self.status[rank]
         return Identity(
             launcher=self.launcher,
             global_rank=rank,

@@ -120,7 +120,7 @@ def small_worlds(identities: list[Identity]) -> RecordedJob:
     """Processes that each have formed a world of their own, side by side on one host."""
     job = RecordedJob(1)
     for number, identity in enumerate(identities):
-        job.standing[number], job.hosts[number] = identity, f"node{number}"
+        job.status[number], job.hosts[number] = identity, f"node{number}"
         job.start(number)
         own = {"global_rank": 0, "world_size": 1, "endpoint": f"localhost:{29500 + number}"}
         job.enter(number, **own, hosts_store=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.interfaces import names_no_interface
+from distwatch.diagnosis.checks.rendezvous.interfaces import names_no_interface
 from distwatch.state.identity import Identity
 from tests.diagnosis.recorded import RecordedJob, judged, only_root
 
@@ -18,7 +18,7 @@ NOTHING = {"global_rank": None, "world_size": None, "endpoint": "", "hosts_store
 def alone(launcher: str = "unknown") -> RecordedJob:
     """A script that was started without anything, and calls init_process_group."""
     job = RecordedJob(1)
-    job.standing[0] = Identity(launcher=launcher)
+    job.status[0] = Identity(launcher=launcher)
     job.start(0)
     job.enter(0, **NOTHING)
     return job
@@ -61,7 +61,7 @@ def test_only_what_is_missing_is_named() -> None:
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "WORLD_SIZE"])
 def test_a_script_that_reads_the_variable_itself(name: str) -> None:
     job = RecordedJob(1)
-    job.standing[0] = Identity()
+    job.status[0] = Identity()
     job.start(0)
     job.fail(0, 1.0, "KeyError", f"'{name}'")
     job.exit(0, 1.2, code=1)

@@ -270,7 +270,7 @@ def test_the_call_that_makes_it(words: str, call: str) -> None:
     package = {"sglang": "sglang", "megatron": "megatron/core", "neuron": "neuronx_distributed"}
     name = call.split('"')[1]
     job = RecordedJob(1)
-    job.standing[0] = Identity()
+    job.status[0] = Identity()
     job.start(0)
     error = ev.ExceptionUncaught(
         type_name="AssertionError",

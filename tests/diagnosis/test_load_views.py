@@ -6,7 +6,10 @@ import itertools
 
 import pytest
 
-from distwatch.diagnosis.load_bars import (
+from distwatch.diagnosis.facts.loads import LoadStatus, loads_of
+from distwatch.state.loads import DeviceBytes, ModuleDevice, Placement
+from distwatch.views.load_groups import LoadGroup, group_loads
+from distwatch.views.load_timeline import (
     Span,
     device_bars,
     device_pieces,
@@ -15,9 +18,6 @@ from distwatch.diagnosis.load_bars import (
     spans_of,
     timeline_pieces,
 )
-from distwatch.diagnosis.load_groups import LoadGroup, group_loads
-from distwatch.diagnosis.loads import LoadStanding, loads_of
-from distwatch.state.loads import DeviceBytes, ModuleDevice, Placement
 from tests.diagnosis.recorded_loads import (
     FILE,
     LoadingJob,
@@ -28,7 +28,7 @@ from tests.diagnosis.recorded_loads import (
 
 
 @pytest.fixture(scope="module")
-def loads() -> dict[int, LoadStanding]:
+def loads() -> dict[int, LoadStatus]:
     return {load.global_rank: load for load in loads_of(loading_job().state)}
 
 
@@ -90,23 +90,23 @@ def test_a_load_whose_process_ended_is_cut_off_and_stays_where_it_was() -> None:
     assert [group.load.global_rank for group in grouped(job)][:3] == [1, 2, 0]
 
 
-def test_a_failed_load_says_how_far_it_got(loads: dict[int, LoadStanding]) -> None:
+def test_a_failed_load_says_how_far_it_got(loads: dict[int, LoadStatus]) -> None:
     assert (loads[6].done, loads[6].total) == (4, 7)
     assert loads[6].error == "SafetensorError: incomplete metadata, file not fully covered"
 
 
-def test_the_share_is_of_the_finest_count_there_is(loads: dict[int, LoadStanding]) -> None:
+def test_the_share_is_of_the_finest_count_there_is(loads: dict[int, LoadStatus]) -> None:
     assert loads[0].share == 120 / 291
     assert loads[6].share == 4 / 7
     assert loads[1].share is None
 
 
-def test_a_wait_is_as_old_as_its_hosts_clock_says(loads: dict[int, LoadStanding]) -> None:
+def test_a_wait_is_as_old_as_its_hosts_clock_says(loads: dict[int, LoadStatus]) -> None:
     lock, head = loads[1].outstanding
     assert (loads[1].waited_s(lock), loads[1].waited_s(head)) == (30.0, 18.0)
 
 
-def test_spans_fill_the_whole_time_without_overlaps(loads: dict[int, LoadStanding]) -> None:
+def test_spans_fill_the_whole_time_without_overlaps(loads: dict[int, LoadStatus]) -> None:
     for load in loads.values():
         spans = spans_of(load)
         assert spans[0].began_s == 0.0
@@ -117,18 +117,18 @@ def test_spans_fill_the_whole_time_without_overlaps(loads: dict[int, LoadStandin
     assert spans_of(loads[0])[-1].under_way
 
 
-def drawn(load: LoadStanding, cells: int) -> str:
+def drawn(load: LoadStatus, cells: int) -> str:
     return "".join(piece.text for piece in timeline_pieces(spans_of(load), cells))
 
 
 @pytest.mark.parametrize("cells", [8, 20, 61, 200])
-def test_a_timeline_fills_its_cells_exactly(loads: dict[int, LoadStanding], cells: int) -> None:
+def test_a_timeline_fills_its_cells_exactly(loads: dict[int, LoadStatus], cells: int) -> None:
     for load in loads.values():
         assert len(drawn(load, cells)) == cells
 
 
 def test_a_timeline_is_to_scale_and_every_phase_can_be_told(
-    loads: dict[int, LoadStanding],
+    loads: dict[int, LoadStatus],
 ) -> None:
     assert drawn(loads[7], 60) == "│1│2│3 shards─────────────────────────────────│4 dispatch───"
     assert drawn(loads[0], 40) == "│1│2│·│3│4 shards┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄"

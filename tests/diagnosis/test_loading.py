@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.standing import standings
+from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.loads import (
@@ -186,7 +186,7 @@ def test_peers_say_whom_they_wait_for() -> None:
     job.pulse(0, at=16, groups={"0": (1, -1, 5.0)})
     job.pulse(1, at=16, groups={"0": (0, 0, 1.0)})
     job.tick(16)
-    waiting = standings(job.state)[0]
+    waiting = rank_statuses(job.state)[0]
     assert waiting.word == "waiting"
     assert waiting.doing.endswith(f"for rank 1: shards 3 of 7 (model-3.safetensors) of {MODEL}")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.early import early_suspicion
-from distwatch.diagnosis.waiting_on import pastime_of, stands_in_debugger
+from distwatch.diagnosis.facts.activity import activity_of, stands_in_debugger
+from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state import events as ev
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
@@ -115,7 +115,7 @@ def test_compiled_code_that_runs_is_not_compilation() -> None:
     job.sample(0, 30.1, "S", syscall="futex")
     # Rank 0 still waits for rank 2 in the collective that its compiled code has called.
     assert only_root(job, "collective.rank_missing", 2).waiting_ranks == (0, 1, 3)
-    assert pastime_of(job.state, job.state.processes[job.key(0)]) is None
+    assert activity_of(job.state, job.state.processes[job.key(0)]) is None
 
 
 @pytest.mark.parametrize(

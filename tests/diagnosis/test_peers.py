@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.standing import standings
+from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.state import events as ev
 from tests.diagnosis.recorded import READING, RecordedJob, frame, judged, only_root
 
@@ -43,7 +43,7 @@ def test_a_rank_in_a_recv_is_shown_as_waiting_in_it() -> None:
     job.pulse(0, at=30)
     job.pulse(1, at=30, operations=(job.peer(1, "recv", 0, at=10, posted=3, tag=5),))
     job.tick(31)
-    words = [(standing.word, standing.doing) for standing in standings(job.state)]
+    words = [(status.word, status.doing) for status in rank_statuses(job.state)]
     assert words[1] == ("waiting", "recv #3 from rank 0, tag 5")
 
 

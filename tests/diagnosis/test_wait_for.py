@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distwatch.diagnosis.wait_for import Edge, WaitGraph
+from distwatch.diagnosis.facts.wait_for import Edge, WaitGraph
 
 
 def edge(waiter: int, awaited: int, waited_s: float = 5.0) -> Edge:

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from distwatch.observer import cluster_looks
-from distwatch.observer.cluster_looks import ClusterLooks, changes_of
-from distwatch.observer.recording import Recording
+from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks import cluster_looks
+from distwatch.observer.looks.cluster_looks import ClusterLooks, changes_of
 from distwatch.probes.ray_cluster import ClusterUnreadable, Tables
 from distwatch.probes.raylets import Raylet
 from distwatch.runfolder import RunFolder, host_name

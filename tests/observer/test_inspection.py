@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from distwatch.observer import inspection as module
-from distwatch.observer import stack_looks
 from distwatch.observer.background import in_background
 from distwatch.observer.daemon import Observer
-from distwatch.observer.inspection import Inspection
+from distwatch.observer.looks import inspection as module
+from distwatch.observer.looks import stack_looks
+from distwatch.observer.looks.inspection import Inspection
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from tests.observer.rank_process import RankProcess

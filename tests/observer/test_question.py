@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from distwatch.agent.observer_question import ask_verdict
+from distwatch.agent.initialization.observer_question import ask_verdict
 from distwatch.observer import daemon
 from distwatch.observer.daemon import Observer
 from distwatch.observer_socket import ask_observer
@@ -36,7 +36,7 @@ async def test_a_rank_that_asks_is_told_where_everybody_stands(
     observer.tick()
     verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
     assert verdict is not None
-    assert [(s.global_rank, s.word, s.pid) for s in verdict.standings] == [
+    assert [(s.global_rank, s.word, s.pid) for s in verdict.rank_statuses] == [
         (0, "initializing", rank.pid),
         (1, "unobserved", None),
     ]
@@ -70,7 +70,7 @@ async def test_what_cannot_be_judged_is_told_and_the_rank_is_answered_yet(
     monkeypatch.setattr(observer.judge, "judge", broken)
     verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
     assert verdict is not None
-    assert [standing.global_rank for standing in verdict.standings] == [0, 1]
+    assert [status.global_rank for status in verdict.rank_statuses] == [0, 1]
     told = [e.event for e in observer.state.timeline if isinstance(e.event, NotObserved)]
     assert any("a check failed" in one.why for one in told)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from distwatch.errors import PartialData
-from distwatch.observer.following import Follower
-from distwatch.observer.reading import load_state, read_entries, require_records
-from distwatch.observer.segments import Segment
+from distwatch.observer.journals.following import Follower
+from distwatch.observer.journals.reading import load_state, read_entries, require_records
+from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.frames import HEADER_SIZE, FileHeader, Record

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.observer.rings import Ring, open_private
+from distwatch.observer.journals.rings import Ring, open_private
 from distwatch.runfolder import RunFolder
 from distwatch.state.frames import HEADER_SIZE, Record
 from tests.observer.rank_process import RankProcess

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from distwatch.observer.segments import Segment, read_journal
+from distwatch.observer.journals.segments import Segment, read_journal
 from distwatch.state.frames import HEADER_SIZE, FileHeader, Record
 
 HEADER = FileHeader(
@@ -114,7 +114,7 @@ def test_a_full_segment_is_rotated_and_still_resumed(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import os, sys
-from distwatch.observer.segments import Segment, read_journal
+from distwatch.observer.journals.segments import Segment, read_journal
 from tests.observer.test_segments import HEADER, records
 path = sys.argv[1] + "/a.journal"
 segment = Segment(path, HEADER)

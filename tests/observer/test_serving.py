@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
-from distwatch.observer.reading import Entry
+from distwatch.observer.journals.reading import Entry
 from distwatch.observer.serving import (
     FRAME_LIMIT,
     Request,
@@ -29,7 +29,7 @@ from distwatch.observer.serving import (
     to_wire,
     unpack,
 )
-from distwatch.observer.sources import LiveRun, SourceLost
+from distwatch.observer.targets.sources import LiveRun, SourceLost
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event

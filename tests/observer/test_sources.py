@@ -12,8 +12,8 @@ import pytest
 
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.daemon import Observer
-from distwatch.observer.runs import find_run, list_runs
-from distwatch.observer.sources import EmbeddedRun, RecordedRun, open_source
+from distwatch.observer.targets.runs import find_run, list_runs
+from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun, open_source
 from distwatch.runfolder import RunFolder
 from distwatch.state.frames import HEADER_SIZE
 from tests.observer.rank_process import RankProcess

@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 import distwatch
 from distwatch.preflight import accelerators
+from distwatch.preflight.endpoint import own_name_finding
 from distwatch.preflight.environment import check, count_nodes
 from distwatch.preflight.interfaces import Interface, interface_findings, matching, read_interfaces
-from distwatch.preflight.meeting_place import own_name_finding
 from distwatch.probes.listeners import listeners_of
 from distwatch.state.finding import Finding
 from distwatch.state.identity import identify

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.preflight import installed, machine, network, room, sight
-from distwatch.preflight.checkup import Checked
+from distwatch.preflight import capacity as room
+from distwatch.preflight import installed, machine, network
+from distwatch.preflight import permissions as sight
+from distwatch.preflight.check_result import Checked
 from distwatch.preflight.container import container_kind, how_to_share_memory, how_to_trace
 from distwatch.preflight.interfaces import Interface
 from distwatch.probes.listeners import Listener

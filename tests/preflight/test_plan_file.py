@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distwatch.errors import PlanInvalid
-from distwatch.preflight.examination import examine_section
 from distwatch.preflight.plan import ORDER, Plan
+from distwatch.preflight.plan_check import examine_section
 from distwatch.preflight.plan_file import KEYS, read_plans
 from distwatch.preflight.plan_keys import ANCHORS
 from distwatch.preflight.values import Section

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from distwatch.preflight.examination import examine_sections
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_against_job import JobLayout, compare_with_job, planned_layout
+from distwatch.preflight.plan_check import examine_sections
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.values import Section
 from distwatch.state.finding import Finding

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.agent.control import ControlSocket, own_stacks
-from distwatch.observer.stack_looks import take_from_inside
+from distwatch.observer.looks.stack_looks import take_from_inside
 from distwatch.probes.connections import examine_connections
 from distwatch.probes.error_files import error_file_of, read_error_file
 from distwatch.probes.sources import read_lines

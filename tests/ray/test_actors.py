@@ -13,8 +13,8 @@ import pytest
 
 from distwatch.diagnosis import diagnose
 from distwatch.errors import NoSuchTarget
-from distwatch.observer.runs import find_run, find_run_of_pid
-from distwatch.observer.sources import LiveRun, open_source
+from distwatch.observer.targets.runs import find_run, find_run_of_pid
+from distwatch.observer.targets.sources import LiveRun, open_source
 from distwatch.probes.discovery import job_of
 from distwatch.ray import HOOK
 from distwatch.runfolder import RunFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.standing import standings
+from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.state import events as ev
 from tests.diagnosis.recorded import RecordedJob
 
@@ -29,8 +29,8 @@ def ended(*, placed: bool, inside: str = "", code: int = 1) -> RecordedJob:
 def test_actors_whose_job_is_over_are_healthy() -> None:
     job = ended(placed=True)
     assert diagnose(job.state) == []
-    assert {one.word for one in standings(job.state)} == {"exited"}
-    assert "with which Ray ends its workers" in standings(job.state)[0].doing
+    assert {one.word for one in rank_statuses(job.state)} == {"exited"}
+    assert "with which Ray ends its workers" in rank_statuses(job.state)[0].doing
 
 
 @pytest.mark.parametrize(

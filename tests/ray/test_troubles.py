@@ -11,8 +11,8 @@ import pytest
 
 from distwatch.diagnosis import diagnose
 from distwatch.errors import NoSuchTarget
-from distwatch.observer.runs import find_run
-from distwatch.observer.sources import EmbeddedRun, LiveRun, open_source
+from distwatch.observer.targets.runs import find_run
+from distwatch.observer.targets.sources import EmbeddedRun, LiveRun, open_source
 from distwatch.probes.discovery import job_of
 from distwatch.probes.ray_cluster import ClusterUnreadable, read_tables
 from distwatch.probes.raylets import raylet_of

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.ray_rows import ray_rows
 from distwatch.report.document import build_report
 from distwatch.report.html import render_html
 from distwatch.report.markdown import render_markdown
 from distwatch.tui.picture import take_picture
 from distwatch.tui.views import devices
 from distwatch.tui.views.detail import detail
+from distwatch.views.ray_rows import ray_rows
 from tests.diagnosis.recorded_ray import RecordedActors
 
 

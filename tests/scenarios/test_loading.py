@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.loads import loads_of
+from distwatch.diagnosis.facts.loads import loads_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.checkpoints import environment_of, make_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.standing import standings
+from distwatch.diagnosis.facts.rank_status import rank_statuses
 from tests.support.ranks import Job, launch_ranks
 from tests.support.verdicts import assert_healthy
 
@@ -25,7 +25,7 @@ def test_a_job_computes_the_same_with_some_all_and_no_ranks_observed() -> None:
                 state = job.state()
                 assert_healthy(diagnose(state))
                 assert_healthy(job.judged_blocking())
-                seen = {s.global_rank: s.instrumented for s in standings(state)}
+                seen = {s.global_rank: s.instrumented for s in rank_statuses(state)}
                 assert seen == {0: True, 1: False}
     assert len(computed[0]) == 2
     assert computed[0] == computed[1] == computed[2]

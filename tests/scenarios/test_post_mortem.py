@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.standing import standings
+from distwatch.diagnosis.facts.rank_status import rank_statuses
 from tests.support.ranks import torchrun
 
 
@@ -24,7 +24,7 @@ def test_verdict_survives_the_end_of_every_rank_and_the_launcher(observer: bool)
         assert finding.culprit_ranks == (2,)
         assert finding.waiting_ranks == (0, 1)
         assert findings[0] is finding, "the hang stood before the end, which is its consequence"
-        doing = {standing.global_rank: standing for standing in standings(state)}
+        doing = {status.global_rank: status for status in rank_statuses(state)}
         assert set(doing) == {0, 1, 2}
         assert "read_next_shard" in doing[2].where
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.group_views import group_views
+from distwatch.diagnosis.facts.group_views import group_views
 from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, free_port, launch_ranks
 from tests.support.verdicts import assert_healthy
 

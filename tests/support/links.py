@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from distwatch.observer.segments import read_journal
+from distwatch.observer.journals.segments import read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
 from tests.support.leftovers import processes_of

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.standing import standings
+from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.errors import PartialData
-from distwatch.observer.runs import load_state
+from distwatch.observer.targets.runs import load_state
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
@@ -259,7 +259,7 @@ class Job:
         lines += [
             f"{e.time_ns / 1e9:.3f} {e.process} {e.event}"[:400] for e in state.timeline[-120:]
         ]
-        lines += ["== ranks", *(str(standing) for standing in standings(state))]
+        lines += ["== ranks", *(str(status) for status in rank_statuses(state))]
         lines += ["== findings now", *(str(finding) for finding in diagnose(state))]
         lines += ["== findings recorded", *(str(finding) for finding in state.recorded_findings)]
         for log in sorted(Path(self.folder.path).glob("observer*.log")):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.text import Text
 
-from distwatch.diagnosis.standing import LETTERS, Standing
+from distwatch.diagnosis.facts.rank_status import LETTERS, RankStatus
 from distwatch.tui import cells
 from distwatch.tui.styles import SEVERITIES, STATES
 
@@ -39,7 +39,7 @@ def test_bytes_have_a_unit(count: int | None, shown: str) -> None:
 
 
 def test_what_was_not_observed_is_never_a_zero() -> None:
-    unseen = Standing(global_rank=3)
+    unseen = RankStatus(global_rank=3)
     for cell in (cells.since_cell, cells.heartbeat_cell, cells.doing_cell, cells.where_cell):
         assert cell(unseen).plain == "–"
     assert cells.share_cell(None, None).plain == "– of –"
@@ -47,7 +47,7 @@ def test_what_was_not_observed_is_never_a_zero() -> None:
 
 @pytest.mark.parametrize("word", LETTERS)
 def test_a_state_is_a_letter_and_a_word_beside_its_colour(word: str) -> None:
-    cell = cells.state_cell(Standing(global_rank=0, word=word, letter=LETTERS[word]))
+    cell = cells.state_cell(RankStatus(global_rank=0, word=word, letter=LETTERS[word]))
     assert cell.plain == f"{LETTERS[word]} {word}"
     assert word in STATES
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis import diagnose
-from distwatch.diagnosis.layout_grid import layout_grids
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.rank_groups import axes_of
 from distwatch.report.document import build_report
@@ -15,6 +14,7 @@ from distwatch.state.layouts import Layout
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.views import layout
 from distwatch.tui.views.detail import detail
+from distwatch.views.layout_grid import layout_grids
 from tests.diagnosis.recorded import RecordedJob
 from tests.diagnosis.recorded_loads import LoadingJob
 from tests.diagnosis.test_frameworks import hold, later

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from distwatch.diagnosis.load_groups import LoadGroup
-from distwatch.diagnosis.loads import LoadStanding
+from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.loads import LoadArguments, LoadProgress, Outstanding, Placement
@@ -17,6 +16,7 @@ from distwatch.tui.picture import Picture, freeze, take_picture
 from distwatch.tui.views import loading
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of, visible
+from distwatch.views.load_groups import LoadGroup
 from tests.diagnosis.recorded_loads import LoadingJob, loading_job, many_loads, spread_placement
 from tests.tui.driving import watching
 from tests.tui.scripted import healthy_job, hung_job, state_of
@@ -39,12 +39,12 @@ def block(picture: Picture, subject: str, width: int = 118) -> str:
     return "\n".join(line.draw(width).plain.rstrip() for line in lines)
 
 
-def standing(**known: object) -> LoadStanding:
+def status(**known: object) -> LoadStatus:
     said = {"global_rank": 0, "step": 1, "call": "from_pretrained", "ended": False, **known}
-    return LoadStanding(arguments=LoadArguments(checkpoint="m"), **said)  # type: ignore[arg-type]
+    return LoadStatus(arguments=LoadArguments(checkpoint="m"), **said)  # type: ignore[arg-type]
 
 
-def alone(load: LoadStanding, quickest_s: float | None = None) -> LoadGroup:
+def alone(load: LoadStatus, quickest_s: float | None = None) -> LoadGroup:
     quickest_s = load.took_s if quickest_s is None else quickest_s
     return LoadGroup(global_ranks=(0,), load=load, quickest_s=quickest_s)
 
@@ -52,38 +52,38 @@ def alone(load: LoadStanding, quickest_s: float | None = None) -> LoadGroup:
 @pytest.mark.parametrize(
     ("load", "text"),
     [
-        (standing(took_s=58, still_s=42), "moved 42 s ago, began 58 s ago"),
+        (status(took_s=58, still_s=42), "moved 42 s ago, began 58 s ago"),
         (
-            standing(took_s=58, still_s=12, cut_off=True),
+            status(took_s=58, still_s=12, cut_off=True),
             "✗ its process ended after 58 s, moved 12 s before",
         ),
-        (standing(took_s=58, ended=True), "✓ loaded in 58 s"),
-        (standing(took_s=58, ended=True, error="OSError: no"), "✗ failed after 58 s"),
+        (status(took_s=58, ended=True), "✓ loaded in 58 s"),
+        (status(took_s=58, ended=True, error="OSError: no"), "✗ failed after 58 s"),
     ],
 )
-def test_an_outcome_is_a_clause(load: LoadStanding, text: str) -> None:
+def test_an_outcome_is_a_clause(load: LoadStatus, text: str) -> None:
     assert load_cells.outcome_cell(alone(load)).plain == text
 
 
 def test_several_loads_say_what_the_quickest_and_the_slowest_took() -> None:
-    group = alone(standing(took_s=23.0, ended=True), quickest_s=21.0)
+    group = alone(status(took_s=23.0, ended=True), quickest_s=21.0)
     assert load_cells.outcome_cell(group).plain == "✓ loaded in 21 s to 23 s"
 
 
 def test_what_no_pulse_said_is_not_a_zero() -> None:
-    load = standing(parameters=3, parameters_total=12, bytes=1536)
+    load = status(parameters=3, parameters_total=12, bytes=1536)
     assert load_cells.tensors_cell(load, 60).plain == "███░░░░░░░░░ 3 of 12 · 1.5 KiB of – · –"
-    told = standing(parameters=3, parameters_total=12, bytes=1536, bytes_per_s=0.0)
+    told = status(parameters=3, parameters_total=12, bytes=1536, bytes_per_s=0.0)
     assert load_cells.tensors_cell(told, 60).plain.endswith("· 0 B/s")
-    assert load_cells.tensors_cell(standing(), 60).plain == "nothing to count yet"
+    assert load_cells.tensors_cell(status(), 60).plain == "nothing to count yet"
 
 
 def test_files_that_are_fetched_are_told_by_their_bytes() -> None:
-    load = standing(bytes=1 << 20, bytes_total=4 << 20, bytes_per_s=1024.0)
+    load = status(bytes=1 << 20, bytes_total=4 << 20, bytes_per_s=1024.0)
     told = load_cells.tensors_cell(load, 60).plain
     assert told == "███░░░░░░░░░ 1.0 MiB of 4.0 MiB · 1.0 KiB/s"
     # How many files there are says nothing about how many bytes.
-    counted = standing(bytes=1 << 20, done=1, total=2)
+    counted = status(bytes=1 << 20, done=1, total=2)
     assert load_cells.tensors_cell(counted, 60).plain.startswith("············ 1.0 MiB of –")
 
 
@@ -92,7 +92,7 @@ def test_a_wait_keeps_both_ends_of_its_address_and_not_all_of_an_error() -> None
         waiting="request", what="GET https://hub.example/org/model/resolve/main/model-3.safetensors",
         since_ns=0, attempts=2, last_error="ConnectTimeout: " + "very long " * 20,
     )  # fmt: skip
-    told = load_cells.wait_cell(standing(now_ns=5_000_000_000), waits, 100).plain
+    told = load_cells.wait_cell(status(now_ns=5_000_000_000), waits, 100).plain
     assert told.startswith("a request for 5.0 s, attempt 2 after ConnectTimeout: very long")
     assert "…  GET h" in told
     assert told.endswith("model-3.safetensors")

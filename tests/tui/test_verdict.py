@@ -3,7 +3,7 @@ from __future__ import annotations
 from distwatch.state import events as ev
 from distwatch.tui.picture import freeze, take_picture
 from distwatch.tui.verdict import (
-    Sight,
+    ViewerStatus,
     coverage_line,
     mood,
     run_line,
@@ -98,10 +98,12 @@ def test_lost_events_are_counted() -> None:
 
 def test_each_way_to_look_is_named() -> None:
     picture = take_picture(state_of(hung_job()), "r")
-    live = sight_line(Sight(age_s=2.0), picture).plain
-    paused = sight_line(Sight(mode="paused", behind_s=12.0, news=3, changed=True), picture).plain
-    replay = sight_line(Sight(mode="replay", position_s=3.5, length_s=62.5), picture).plain
-    failed = sight_line(Sight(failure="the observer left"), picture).plain
+    live = sight_line(ViewerStatus(age_s=2.0), picture).plain
+    paused = sight_line(
+        ViewerStatus(mode="paused", behind_s=12.0, news=3, changed=True), picture
+    ).plain
+    replay = sight_line(ViewerStatus(mode="replay", position_s=3.5, length_s=62.5), picture).plain
+    failed = sight_line(ViewerStatus(failure="the observer left"), picture).plain
     assert live == "LIVE 2 s old"
     assert paused == "PAUSED 12 s behind · 3 new events · the verdict changed"
     assert replay == "REPLAY 14:04:02 · 3.5 of 62.5 s"

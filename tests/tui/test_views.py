@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis import event_text
-from distwatch.diagnosis.job import Job
+from distwatch.diagnosis.facts.job import Job
 from distwatch.state import events as ev
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.verdict import coverage_line
 from distwatch.tui.views import devices, events, findings, groups, ranks, stacks
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import Line
+from distwatch.views import event_text
 from tests.tui.scripted import HOST, Script, failed_job, hung_job, large_job, state_of
 
 FLAT: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from distwatch.observer.lock import take_lock
-from distwatch.observer.reports import report_on
+from distwatch.observer.targets.reports import report_on
 from distwatch.report.document import to_json
 from distwatch.runfolder import RunFolder, start_ticks
 from tests.cli.runs import call, rings, save

@@ -23,8 +23,8 @@ import msgspec
 from distwatch.agent import core
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import caller_site, error_text, is_users
-from distwatch.agent.library import Layout
-from distwatch.hooks.observed import observe_method
+from distwatch.agent.initialization.library import Layout
+from distwatch.hooks.call_hook import observe_method
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks import TRIGGERS

@@ -7,8 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.guard import caller_site
+from distwatch.hooks.call_hook import observe
 from distwatch.hooks.imports import when_imported
-from distwatch.hooks.observed import observe
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted

@@ -15,11 +15,11 @@ import time
 
 import msgspec
 
-from distwatch.observer.cluster.cards import Card
 from distwatch.observer.cluster.hosts import HostJoined, Task
-from distwatch.observer.cluster.keeping import KEEP_EVERY_S, Directory, NodeKeeper
+from distwatch.observer.cluster.node_keeper import KEEP_EVERY_S, Directory, NodeKeeper
+from distwatch.observer.cluster.root_registry import Card
 from distwatch.observer.cluster.roots import Roots
-from distwatch.observer.link.place import parse_place
+from distwatch.observer.link.root_address import parse_place
 from distwatch.probes.procfs import read_bytes
 from distwatch.runfolder import generations, host_name, name_of, require_safe_root
 from distwatch.settings import run_root

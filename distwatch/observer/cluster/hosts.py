@@ -14,16 +14,16 @@ import sys
 import msgspec
 
 from distwatch.errors import NoSuchTarget, UsageError
-from distwatch.observer.cluster.cards import Card
-from distwatch.observer.link.place import (
+from distwatch.observer.cluster.root_registry import Card
+from distwatch.observer.journals.reading import load_state
+from distwatch.observer.link.root_address import (
     LinkMisconfigured,
-    Place,
+    RootAddress,
     address_here,
     is_loopback,
     parse_place,
 )
 from distwatch.observer.lock import lock_holder
-from distwatch.observer.reading import load_state
 from distwatch.redaction import redact_text
 from distwatch.runfolder import RunFolder, host_name, name_of
 
@@ -105,7 +105,7 @@ def _in_shell(shell: str, host: str) -> list[str]:
     return [part.replace("{host}", host) for part in shlex.split(shell)]
 
 
-async def _listening(folder: RunFolder, address: str) -> Place:
+async def _listening(folder: RunFolder, address: str) -> RootAddress:
     """Where the root listens and the others find it: one address, never every one."""
     if address:
         try:
@@ -120,12 +120,12 @@ async def _listening(folder: RunFolder, address: str) -> Place:
     processes = load_state(folder).processes.values()
     for named in sorted({p.identity.master_addr for p in processes if p.identity.master_addr}):
         try:
-            found = await address_here(Place(named, 0))
+            found = await address_here(RootAddress(named, 0))
         except OSError:
             continue
         # Many a system resolves its own name to loopback, where no other host could come.
         if found is not None and found not in _NO_ADDRESS and not is_loopback(found):
-            return Place(found, 0)
+            return RootAddress(found, 0)
     raise UsageError(
         f"no MASTER_ADDR of {folder.run_id} is an address of this host that others can reach",
         advice="Say with --address where the other hosts reach this one.",

@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.observer.cluster.cards import RAY, Card
-from distwatch.observer.cluster.keeping import KEEP_EVERY_S, DirectorySilent, NodeKeeper
+from distwatch.observer.cluster.node_keeper import KEEP_EVERY_S, DirectorySilent, NodeKeeper
 from distwatch.observer.cluster.ray_errors import cause_of
 from distwatch.observer.cluster.ray_placing import (
     NAMESPACE,
@@ -27,8 +26,9 @@ from distwatch.observer.cluster.ray_placing import (
     is_stopped,
     place,
 )
+from distwatch.observer.cluster.root_registry import RAY, Card
 from distwatch.observer.cluster.roots import Roots
-from distwatch.observer.link.place import Place
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import RunFolder, host_name, require_safe_root
 from distwatch.settings import run_root
 
@@ -52,7 +52,7 @@ class RunActor:
         context = ray.get_runtime_context()
         self._cluster = str(context.gcs_address)
         root = _require_root()
-        here = Place(ray.util.get_node_ip_address(), 0)
+        here = RootAddress(ray.util.get_node_ip_address(), 0)
         self._roots = Roots(root, here, self._cluster, RAY)
         self._placed = NodeActors(lambda node: place_node_actor(node, folders))
         threading.Thread(target=self._keep_placed, name="distwatch placing", daemon=True).start()

@@ -11,7 +11,12 @@ import sys
 from typing import Any
 
 from distwatch.errors import DistwatchError, NoSuchTarget
-from distwatch.observer.link.place import LinkMisconfigured, Place, is_loopback, parse_place
+from distwatch.observer.link.root_address import (
+    LinkMisconfigured,
+    RootAddress,
+    is_loopback,
+    parse_place,
+)
 from distwatch.probes.raylets import clusters_here
 from distwatch.redaction import redact_text
 
@@ -78,7 +83,7 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
     return answer
 
 
-def _place_of(address: str) -> Place | None:
+def _place_of(address: str) -> RootAddress | None:
     """None for `auto`, and for what Ray alone understands."""
     try:
         return parse_place(address.removeprefix(SCHEME))
@@ -86,7 +91,7 @@ def _place_of(address: str) -> Place | None:
         return None
 
 
-def _address_here(place: Place) -> str:
+def _address_here(place: RootAddress) -> str:
     """The address of that cluster as its raylets on this machine have it; '' where none runs here.
 
     Only beside a raylet can Ray enter a cluster by its control store.
@@ -107,7 +112,7 @@ def _addresses(host: str) -> set[str]:
     return set()
 
 
-def _require_listener(place: Place) -> None:
+def _require_listener(place: RootAddress) -> None:
     """Ray itself waits for minutes where nobody listens; raises ClusterSilent."""
     try:
         socket.create_connection((place.host, place.port), CONNECT_WITHIN_S).close()

@@ -9,7 +9,7 @@ import time
 
 import msgspec
 
-from distwatch.observer.cluster.cards import (
+from distwatch.observer.cluster.root_registry import (
     HOSTS,
     KEPT_NS,
     Card,
@@ -17,9 +17,9 @@ from distwatch.observer.cluster.cards import (
     read_cards,
     write_cards,
 )
-from distwatch.observer.cluster.launches import folder_of_launch, is_over, last_written_ns
+from distwatch.observer.cluster.run_generations import folder_of_launch, is_over, last_written_ns
 from distwatch.observer.link.orders import Order, OrderFailed, Part, give_order
-from distwatch.observer.link.place import Place, make_token
+from distwatch.observer.link.root_address import RootAddress, make_token
 from distwatch.observer.lock import lock_holder
 from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder, folder_name, generations, host_name
@@ -65,7 +65,7 @@ class Roots:
     who asks is answered with what is known.
     """
 
-    def __init__(self, folders: str, place: Place, cluster: str, kind: str = HOSTS) -> None:
+    def __init__(self, folders: str, place: RootAddress, cluster: str, kind: str = HOSTS) -> None:
         """
         Args:
             folders: the root of this node's run folders.

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from distwatch.observer.journals.reading import Entry, journal_paths, live_key
+from distwatch.observer.journals.recording import KEEP_EVERY_NS, material, shorten
+from distwatch.observer.journals.segments import read_journal
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
-from distwatch.observer.reading import Entry, journal_paths, live_key
-from distwatch.observer.recording import KEEP_EVERY_NS, material, shorten
-from distwatch.observer.segments import read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event

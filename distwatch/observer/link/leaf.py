@@ -16,6 +16,7 @@ import msgspec
 
 from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
+from distwatch.observer.journals.recording import OPERATIONS_KEPT
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link.channel import (
@@ -25,10 +26,9 @@ from distwatch.observer.link.channel import (
     LinkRefused,
     introduce,
 )
-from distwatch.observer.link.place import Place
 from distwatch.observer.link.root import LOST_AFTER_S
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.observer.link.viewers import join
-from distwatch.observer.recording import OPERATIONS_KEPT
 from distwatch.state import events as ev
 
 SEND_EVERY_S = 0.25
@@ -51,7 +51,7 @@ class Leaf:
         linked: the root takes what is sent.
     """
 
-    def __init__(self, observer: Observer, place: Place, token: bytes) -> None:
+    def __init__(self, observer: Observer, place: RootAddress, token: bytes) -> None:
         self._observer = observer
         self.place = place
         self._token = token
@@ -78,7 +78,7 @@ class Leaf:
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_linked())
 
-    def redirect(self, place: Place, token: bytes) -> None:
+    def redirect(self, place: RootAddress, token: bytes) -> None:
         """From now on the root is there; where it is there already, nothing happens."""
         if (place, token) == (self.place, self._token):
             return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 
+from distwatch.observer.journals.recording import SIZE_LIMIT
+from distwatch.observer.journals.segments import LIMIT, Segment, read_header, read_journal
 from distwatch.observer.link.messages import cursor_key
-from distwatch.observer.recording import SIZE_LIMIT
-from distwatch.observer.segments import LIMIT, Segment, read_header, read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state.frames import FileHeader, Record, process_key
 

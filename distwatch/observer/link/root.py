@@ -21,7 +21,7 @@ from distwatch.observer.link.channel import (
     accept,
 )
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
-from distwatch.observer.link.place import Place
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.observer.link.viewers import join_local
 from distwatch.runfolder import name_of
 from distwatch.state import events as ev
@@ -56,7 +56,7 @@ class Root:
     def __init__(self, observer: Observer, token: bytes) -> None:
         self._observer = observer
         self.token = token
-        self.place: Place | None = None
+        self.place: RootAddress | None = None
         self._host = observer.recording.header.host
         self._mirror = Mirror(observer.folder)
         self._server: asyncio.Server | None = None
@@ -73,7 +73,7 @@ class Root:
         self._server = await asyncio.start_server(
             self._welcome, address, port, limit=say.BATCH_SIZE
         )
-        self.place = Place(address, self._server.sockets[0].getsockname()[1])
+        self.place = RootAddress(address, self._server.sockets[0].getsockname()[1])
         self._observer.others = self
 
     async def close(self) -> None:

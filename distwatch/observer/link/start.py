@@ -12,16 +12,16 @@ from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link.leaf import Leaf
 from distwatch.observer.link.orders import Order, Part
-from distwatch.observer.link.place import (
+from distwatch.observer.link.root import Root
+from distwatch.observer.link.root_address import (
     LinkMisconfigured,
-    Place,
+    RootAddress,
     address_here,
     parse_place,
     read_token,
     require_length,
     root_place,
 )
-from distwatch.observer.link.root import Root
 from distwatch.state import events as ev
 
 LISTEN_AGAIN_S = 2.0
@@ -87,7 +87,7 @@ class Link:
         place = self.root.place if self.root else self.leaf.place if self.leaf else None
         return Part(part=part, place=str(place) if place else "", why_not=why_not)
 
-    async def _be_root(self, place: Place, token: bytes) -> None:
+    async def _be_root(self, place: RootAddress, token: bytes) -> None:
         if self.root is not None and self.root.token == token and _is_met(place, self.root.place):
             return
         await self._be_neither()
@@ -96,7 +96,7 @@ class Link:
         self.root = root
         log.info("told to be the root of the run, at %s", root.place)
 
-    async def _be_leaf(self, place: Place, token: bytes) -> None:
+    async def _be_leaf(self, place: RootAddress, token: bytes) -> None:
         if self.root is not None and self.root.place == place:
             return  # whoever tells every host of the run tells its root, too
         if self.leaf is not None:
@@ -138,7 +138,7 @@ class Link:
             self.root = Root(self._observer, token)
             await self._listen(self.root, address, place)
 
-    async def _listen(self, root: Root, address: str, place: Place) -> None:
+    async def _listen(self, root: Root, address: str, place: RootAddress) -> None:
         told = ""
         while True:
             try:
@@ -161,5 +161,5 @@ class Link:
         self._observer.recording.record(ev.NotObserved(host=host, what="link", why=why))
 
 
-def _is_met(wanted: Place, held: Place | None) -> bool:
+def _is_met(wanted: RootAddress, held: RootAddress | None) -> bool:
     return held is not None and wanted.host == held.host and wanted.port in (0, held.port)

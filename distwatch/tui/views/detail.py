@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rich.text import Text
 
-from distwatch.diagnosis.event_text import event_kind, event_text
-from distwatch.diagnosis.group_views import GroupView
-from distwatch.diagnosis.ray_rows import ray_rows
+from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.model import Host
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import count_of, format_clock
@@ -24,6 +22,8 @@ from distwatch.tui.views.load_detail import load_detail
 from distwatch.tui.views.process_detail import process_detail, rank_detail
 from distwatch.tui.views.stacks import find_node
 from distwatch.tui.views.text import join_lines, section
+from distwatch.views.event_text import event_kind, event_text
+from distwatch.views.ray_rows import ray_rows
 
 
 def detail(picture: Picture, key: str) -> Text:
@@ -55,8 +55,8 @@ def _group(picture: Picture, key: str) -> Text | None:
 def _member_lines(picture: Picture, group: GroupView) -> Iterable[Text]:
     yield Text(f"{'RANK':>6}  {'ENTERED':>8}  {'COMPLETED':>9}  {'P2P':>5}  STATE", FAINT)
     for rank in group.members:
-        standing, progress = picture.standing(rank), group.progress.get(rank)
-        word = f"{standing.word} · {standing.where or standing.doing}" if standing else "unobserved"
+        status, progress = picture.status(rank), group.progress.get(rank)
+        word = f"{status.word} · {status.where or status.doing}" if status else "unobserved"
         missing = group.in_flight and rank in group.missing
         if progress is None:
             numbers = f"{'not observed':>26}"
@@ -74,7 +74,7 @@ def _stack(picture: Picture, key: str) -> Text | None:
         return None
     title = Text.assemble((node.function, STRONG), f"  {node.file}:{node.line}")
     here = set(node.global_ranks)
-    ranks = [standing for standing in picture.standings if standing.global_rank in here]
+    ranks = [status for status in picture.rank_statuses if status.global_rank in here]
     told = [Text(f"rank {s.global_rank}: {s.word} · {s.doing} · {s.where}") for s in ranks]
     return join_lines([title, Text(f"ranks {format_ranks(node.global_ranks)}", MUTED), *told])
 

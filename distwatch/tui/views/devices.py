@@ -7,13 +7,13 @@ from functools import partial
 
 from rich.text import Text
 
-from distwatch.diagnosis.ray_rows import ray_rows
 from distwatch.state.events import Device
 from distwatch.state.model import Host, Process
 from distwatch.tui.cells import fit, format_bytes, share_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
 from distwatch.tui.views.line import Line, part_key
+from distwatch.views.ray_rows import ray_rows
 
 EMPTY = "no hosts seen yet"
 _DEPTH_LIMIT = 16

@@ -7,7 +7,7 @@ from functools import partial
 
 from rich.text import Text
 
-from distwatch.diagnosis.group_views import GroupView
+from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import count_of, fit, format_age
 from distwatch.tui.picture import Picture

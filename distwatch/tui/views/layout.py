@@ -7,8 +7,7 @@ from functools import partial
 
 from rich.text import Text
 
-from distwatch.diagnosis.group_views import GroupView
-from distwatch.diagnosis.layout_grid import LayoutGrid, Row
+from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.layouts import told, words_of
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import count_of, fit
@@ -17,6 +16,7 @@ from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STATES, STRON
 from distwatch.tui.views.groups import flight
 from distwatch.tui.views.line import Line
 from distwatch.tui.views.text import join_lines, section
+from distwatch.views.layout_grid import LayoutGrid, Row
 
 EMPTY = (
     "no parallel layout seen: Megatron, SGLang and other frameworks are seen when they initialize, "
@@ -124,8 +124,8 @@ def _row(picture: Picture, row: Row, widths: tuple[int, ...], width: int) -> Tex
 
 
 def _rank(picture: Picture, rank: int) -> Text:
-    standing = picture.standing(rank)
-    letter, word = (standing.letter, standing.word) if standing else (".", "unobserved")
+    status = picture.status(rank)
+    letter, word = (status.letter, status.word) if status else (".", "unobserved")
     blamed = rank in picture.culprits
     style = STATES.get(word, "")
     return Text.assemble(

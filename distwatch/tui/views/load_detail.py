@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from distwatch.diagnosis.load_bars import device_bars, spans_of
-from distwatch.diagnosis.load_groups import LoadGroup
-from distwatch.diagnosis.loads import LoadStanding
+from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state.loads import Placement
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import count_of, format_bytes
@@ -27,6 +25,8 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.loading import find_load
 from distwatch.tui.views.text import join_lines, section
+from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_timeline import device_bars, spans_of
 
 _WIDE = 120
 _UNCUT = 10_000
@@ -55,7 +55,7 @@ def _lines(group: LoadGroup) -> Iterable[Text]:
         yield from _placed(load.placement)
 
 
-def _arguments(load: LoadStanding) -> Iterable[Text]:
+def _arguments(load: LoadStatus) -> Iterable[Text]:
     asked = load.arguments
     for name, value in (
         ("device_map", asked.device_map),
@@ -70,7 +70,7 @@ def _arguments(load: LoadStanding) -> Iterable[Text]:
             yield Text.assemble((f"{name:<15} ", MUTED), value)
 
 
-def _progress(load: LoadStanding) -> Iterable[Text]:
+def _progress(load: LoadStatus) -> Iterable[Text]:
     if load.total:
         yield files_cell(load, _WIDE)
     if load.parameters_total or load.bytes:

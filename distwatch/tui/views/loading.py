@@ -8,8 +8,6 @@ from typing import Any
 
 from rich.text import Text
 
-from distwatch.diagnosis.load_bars import DeviceBar, device_bars
-from distwatch.diagnosis.load_groups import LoadGroup
 from distwatch.state.loads import Placement
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import clip_middle, dotted, fit
@@ -30,6 +28,8 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line, part_key
 from distwatch.tui.views.ranks import Order
+from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_timeline import DeviceBar, device_bars
 
 EMPTY = (
     "no model load seen: from_pretrained, load_checkpoint_and_dispatch and dispatch_model are seen "

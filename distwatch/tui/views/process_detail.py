@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from distwatch.diagnosis.event_text import event_text
-from distwatch.diagnosis.framework_places import places_of
-from distwatch.diagnosis.operations import operation_name
-from distwatch.diagnosis.ray_rows import rank_row
+from distwatch.diagnosis.facts.framework_places import places_of
+from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import ThreadStack
 from distwatch.state.model import Process, Step
 from distwatch.tui.cells import format_age, format_bytes, state_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
 from distwatch.tui.views.text import join_lines, section
+from distwatch.views.event_text import event_text
+from distwatch.views.ray_rows import rank_row
 
 _CLOSED_STEPS = 6
 _OPERATIONS = 10
@@ -23,16 +23,16 @@ _OPERATIONS = 10
 
 def rank_detail(picture: Picture, global_rank: int) -> Text | None:
     """Everything about a rank, the unobserved ones included."""
-    standing = picture.standing(global_rank)
-    if standing is None:
+    status = picture.status(global_rank)
+    if status is None:
         return None
-    head = Text.assemble((f"rank {global_rank}", STRONG), "  ", state_cell(standing))
+    head = Text.assemble((f"rank {global_rank}", STRONG), "  ", state_cell(status))
     if global_rank in picture.culprits:
         head.append(f"  {CULPRIT} blamed by the verdict", f"bold {RED}")
-    lines = [head, Text(standing.doing or UNKNOWN)]
-    if standing.where:
-        since = f", not moved for {format_age(standing.since_s)}" if standing.blocked else ""
-        lines.append(Text.assemble(f"at {standing.where}", (since, YELLOW)))
+    lines = [head, Text(status.doing or UNKNOWN)]
+    if status.where:
+        since = f", not moved for {format_age(status.since_s)}" if status.blocked else ""
+        lines.append(Text.assemble(f"at {status.where}", (since, YELLOW)))
     lines += section("evidence", list(_evidence(picture, global_rank)))
     if (row := rank_row(picture.state, global_rank)) is not None:
         lines.append(

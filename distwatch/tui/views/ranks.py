@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from distwatch.diagnosis.standing import LETTERS, Standing
+from distwatch.diagnosis.facts.rank_status import LETTERS, RankStatus
 from distwatch.tui.cells import (
     doing_cell,
     fit,
@@ -31,7 +31,7 @@ class Column(NamedTuple):
     name: str
     title: str
     width: int
-    cell: Callable[[Standing, bool], Text]
+    cell: Callable[[RankStatus, bool], Text]
     from_width: int = 0
     """The narrowest view that shows it."""
     grow: int = 0
@@ -66,7 +66,7 @@ _URGENCY = {
         "exited".split()
     )
 }
-_SORTED_BY: dict[str, Callable[[Standing], Any]] = {
+_SORTED_BY: dict[str, Callable[[RankStatus], Any]] = {
     "rank": lambda s: s.global_rank,
     "state": lambda s: _URGENCY.get(s.word, len(LETTERS)),
     "since": lambda s: -(s.since_s if s.since_s is not None else -1.0),
@@ -88,7 +88,9 @@ def lines(picture: Picture, order: Order) -> list[Line]:
     """One line a rank, sorted."""
     culprits = picture.culprits
     by = _SORTED_BY[order.column]
-    ranked = sorted(picture.standings, key=lambda s: (by(s), s.global_rank), reverse=order.reverse)
+    ranked = sorted(
+        picture.rank_statuses, key=lambda s: (by(s), s.global_rank), reverse=order.reverse
+    )
     return [
         Line(
             key=f"rank:{s.global_rank}",
@@ -116,10 +118,10 @@ def _gap(width: int) -> str:
     return "  " if width >= 100 else " "
 
 
-def draw(standing: Standing, culprit: bool, width: int) -> Text:
+def draw(status: RankStatus, culprit: bool, width: int) -> Text:
     """One rank in `width` cells."""
     cells = [
-        fit(column.cell(standing, culprit), size, right=column.right)
+        fit(column.cell(status, culprit), size, right=column.right)
         for column, size in layout(width)
     ]
     return fit(Text(_gap(width)).join(cells), width)

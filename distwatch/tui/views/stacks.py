@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from distwatch.diagnosis.stack_tree import StackNode
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line
+from distwatch.views.stack_tree import StackNode
 
 EMPTY = (
     "no stacks taken yet: the observer takes them when a deadline passes; press d to ask for "
@@ -57,7 +57,7 @@ def heading(picture: Picture, width: int) -> Text:
 def ranks_without_stack(picture: Picture) -> tuple[int, ...]:
     """Ranks that no merged stack holds."""
     seen = {rank for root in picture.stacks for rank in root.global_ranks}
-    return tuple(s.global_rank for s in picture.standings if s.global_rank not in seen)
+    return tuple(s.global_rank for s in picture.rank_statuses if s.global_rank not in seen)
 
 
 def find_node(picture: Picture, key: str) -> StackNode | None:

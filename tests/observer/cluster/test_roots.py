@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from distwatch.observer.cluster import roots as roots_module
-from distwatch.observer.cluster.cards import KEPT_NS
-from distwatch.observer.cluster.launches import SILENT_FOR_S, folder_of_launch, is_over
+from distwatch.observer.cluster.root_registry import KEPT_NS
 from distwatch.observer.cluster.roots import RootFailed, Roots
-from distwatch.observer.link.place import Place
+from distwatch.observer.cluster.run_generations import SILENT_FOR_S, folder_of_launch, is_over
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import RunFolder, generations
 from tests.observer.rank_process import RankProcess
 from tests.support.leftovers import wait_gone
 
-HERE = Place("127.0.0.1", 0)
+HERE = RootAddress("127.0.0.1", 0)
 HOUR_NS = 3600 * 10**9
 
 

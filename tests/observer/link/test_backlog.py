@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distwatch.observer.journals.reading import Entry
+from distwatch.observer.journals.segments import Segment, read_journal
 from distwatch.observer.link import backlog as module
 from distwatch.observer.link import messages as say
 from distwatch.observer.link import mirror
 from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link.mirror import Mirror, objection_to
-from distwatch.observer.reading import Entry
-from distwatch.observer.segments import Segment, read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event

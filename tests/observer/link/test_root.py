@@ -11,12 +11,12 @@ import pytest
 import pytest_asyncio
 
 from distwatch.observer.daemon import Observer
+from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.segments import Segment, read_journal
 from distwatch.observer.link import messages as say
 from distwatch.observer.link import root as module
 from distwatch.observer.link.channel import Channel, LinkRefused, introduce
 from distwatch.observer.link.root import Root
-from distwatch.observer.reading import load_state
-from distwatch.observer.segments import Segment, read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event

@@ -1,0 +1,1 @@
+"""Forms a world step by step under deadlines, and says who keeps it from forming."""

@@ -1,0 +1,90 @@
+"""What ranks write on the store for each other while their world forms."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Finding
+
+_MOST_RANKS = 1 << 16
+
+
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank has come, and plans this."""
+
+    plan: InitPlanned
+    host: str
+    pid: int
+    start_ticks: int
+    command: str = ""
+
+
+class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a missing rank is, as seen from one host."""
+
+    host: str
+    status: Literal["here", "alive", "ended", "unseen", "unknown"]
+    """here: it waits, too, by a call of torch itself · unknown: nobody looked; `text` says why."""
+    text: str
+
+
+class TimedOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A deadline has passed. `places` is empty until every host has looked for the missing."""
+
+    deadline_s: float
+    arrived: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    places: dict[int, str] = {}
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the world does not form."""
+
+    step: str
+    message: str
+    finding: Finding | None = None
+    timed_out: TimedOut | None = None
+    final: bool = True
+    """Not yet: the hosts are still asked where the missing ranks are."""
+
+
+View = dict[int, Whereabouts]
+read_arrived = msgspec.msgpack.Decoder(Arrived).decode
+read_failure = msgspec.msgpack.Decoder(Failure).decode
+read_view = msgspec.msgpack.Decoder(View).decode
+encode = msgspec.msgpack.Encoder().encode
+
+
+def terms_of(plan: InitPlanned) -> bytes:
+    """What every plan of a world has in common; where it differs, all plans are compared."""
+    level = plan.variables.get("TORCH_DISTRIBUTED_DEBUG", "").upper()
+    return encode(
+        (
+            plan.world_size,
+            plan.backend,
+            plan.timeout_s,
+            plan.framework,
+            sorted(plan.sizes.items()),
+            plan.order,
+            sorted(plan.options.items()),
+            level == "DETAIL",
+            plan.versions.get("torch"),
+        )
+    )
+
+
+def world_of(terms: bytes) -> int:
+    """The world size in another rank's terms; 0 where it cannot be read."""
+    try:
+        world: Any = msgspec.msgpack.decode(terms, type=tuple[Any, ...])[0]
+    except (msgspec.DecodeError, IndexError):
+        return 0
+    return min(world, _MOST_RANKS) if isinstance(world, int) else 0
+
+
+def host_terms_of(plan: InitPlanned) -> bytes:
+    """What the ranks of one host have in common: over which networks they talk."""
+    return encode(sorted(item for item in plan.variables.items() if item[0].endswith("_IFNAME")))

@@ -1,0 +1,227 @@
+"""Where a rank stands and where it is to meet the others: said, derived from a launcher, or missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from distwatch.agent.initialization.plan import split_endpoint
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.identity import Identity, identify
+
+SLURM_PORTS = range(20_000, 30_000)
+_SLURM_NODES = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+
+
+class Launched(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank's place. What is None was neither said nor derived.
+
+    Attributes:
+        method: env, tcp, file, or alone (a single process, which meets nobody).
+        endpoint: `host:port`, or the file's path.
+        hosts_store: whether this rank listens at the endpoint.
+        derived: sentences on what was worked out, and from what.
+        missing: names of the variables without which the rank cannot take its place.
+        wrong: sentences on values that make no sense.
+    """
+
+    global_rank: int | None = None
+    local_rank: int = 0
+    world_size: int | None = None
+    local_world_size: int | None = None
+    method: str = "env"
+    endpoint: str = ""
+    hosts_store: bool = False
+    store_host: str = "rank 0"
+    """Who listens at the endpoint, in words."""
+    attempt: int = 0
+    launcher: str = "unknown"
+    derived: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+
+def read_environment(
+    environ: Mapping[str, str],
+    *,
+    init_method: str | None = None,
+    global_rank: int | None = None,
+    world_size: int | None = None,
+) -> Launched:
+    """A rank's place from arguments first, then torch's variables, then its launcher's.
+
+    A process without any of them is a world of its own.
+    """
+    identity = identify(environ)
+    url = urlsplit(init_method or "env://")
+    query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    wrong = tuple(_wrong_numbers(environ))
+    rank = _first(global_rank, _whole(query.get("rank")), identity.global_rank)
+    world = _first(world_size, _whole(query.get("world_size")), identity.world_size)
+    derived: list[str] = []
+    if rank is not None and global_rank is None and "RANK" not in environ and "rank" not in query:
+        derived.append(f"rank {rank} from {identity.launcher}'s variables")
+    method, endpoint = _place_to_meet(url.scheme, init_method, environ, identity, derived)
+    if rank is None and world in (None, 1) and not _is_launched(environ, identity):
+        rank, world, method, endpoint = 0, 1, "alone", ""
+    elif rank == 0 and world == 1 and not endpoint:
+        method = "alone"
+    missing = _missing(rank, world, method, endpoint, environ)
+    return Launched(
+        global_rank=rank,
+        local_rank=_local_rank(identity, rank),
+        world_size=world,
+        local_world_size=identity.local_world_size,
+        method=method,
+        endpoint=endpoint,
+        hosts_store=method in ("env", "tcp") and rank == 0 and not identity.agent_store,
+        store_host="torchrun's agent" if identity.agent_store else "rank 0",
+        attempt=identity.restart,
+        launcher=identity.launcher,
+        derived=tuple(derived),
+        missing=missing,
+        wrong=wrong,
+    )
+
+
+def first_host(nodes: str) -> str | None:
+    """The first name of a Slurm node list: `node[03-05,9],x1` → `node03`; None where it is empty."""
+    found = re.match(r"\s*([^\[\],\s]+)(?:\[([^\]]*)\])?([^,\[\]]*)", nodes)
+    if found is None:
+        return None
+    stem, ranges, tail = found.group(1), found.group(2), found.group(3)
+    first = re.split(r"[-,]", ranges)[0] if ranges else ""
+    return f"{stem}{first}{tail}"
+
+
+def _place_to_meet(
+    scheme: str,
+    init_method: str | None,
+    environ: Mapping[str, str],
+    identity: Identity,
+    derived: list[str],
+) -> tuple[str, str]:
+    if scheme == "file":
+        return "file", urlsplit(init_method or "").path
+    if scheme == "tcp":
+        return "tcp", urlsplit(init_method or "").netloc
+    addr, port = identity.master_addr, identity.master_port
+    if identity.launcher == "slurm":
+        addr, port = _from_slurm(environ, addr, port, derived)
+    return "env", f"{addr}:{port}" if addr and port is not None else ""
+
+
+def _from_slurm(
+    environ: Mapping[str, str], addr: str | None, port: int | None, derived: list[str]
+) -> tuple[str | None, int | None]:
+    if addr is None:
+        listed = next((environ[name] for name in _SLURM_NODES if environ.get(name)), "")
+        addr = first_host(listed) or environ.get("SLURM_LAUNCH_NODE_IPADDR")
+        if addr:
+            derived.append(f"MASTER_ADDR={addr}, the first node of the Slurm job")
+    job = environ.get("SLURM_JOB_ID", "")
+    if port is None and job.isdigit():
+        # Every task comes to the same port, and two jobs on one node rarely to the same one.
+        port = SLURM_PORTS[int(job) % len(SLURM_PORTS)]
+        derived.append(f"MASTER_PORT={port} from SLURM_JOB_ID={job}")
+    return addr, port
+
+
+def _missing(
+    rank: int | None, world: int | None, method: str, endpoint: str, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    missing = []
+    if rank is None:
+        missing.append("RANK")
+    if world is None:
+        missing.append("WORLD_SIZE")
+    if method == "env" and not endpoint:
+        missing += [n for n in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(n)] or [
+            "MASTER_PORT"
+        ]
+    return tuple(missing)
+
+
+def _is_launched(environ: Mapping[str, str], identity: Identity) -> bool:
+    """Whether anything says that this process is one of several."""
+    said = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "RAY_RAYLET_PID")
+    return identity.launcher not in ("unknown", "accelerate") or any(environ.get(n) for n in said)
+
+
+def _wrong_numbers(environ: Mapping[str, str]) -> list[str]:
+    wrong = []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        value = environ.get(name)
+        if value and _whole(value) is None:
+            wrong.append(f"{name}={value!r} is not a number")
+    port = _whole(environ.get("MASTER_PORT"))
+    if port is not None and not 0 < port < 65536:
+        wrong.append(f"MASTER_PORT={port} is no port (1 to 65535)")
+    if environ.get("WORLD_SIZE", "").strip() == "0":
+        wrong.append("WORLD_SIZE=0: a world has at least one rank")
+    return wrong
+
+
+def is_endpoint(endpoint: str) -> bool:
+    """Whether it names a host and a port."""
+    return split_endpoint(endpoint) is not None
+
+
+def _local_rank(identity: Identity, rank: int | None) -> int:
+    if identity.local_rank is not None:
+        return identity.local_rank
+    per_node = identity.local_world_size
+    return (rank or 0) % per_node if per_node else 0
+
+
+def _whole(value: str | None) -> int | None:
+    text = (value or "").strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def unfit(launched: Launched) -> Finding | None:
+    """Why a process cannot take its place with what it was given; None where it can."""
+    rank, world = launched.global_rank, launched.world_size
+    culprits = () if rank is None else (rank,)
+    if launched.missing or launched.wrong:
+        lacks = f"{', '.join(launched.missing)} not set" if launched.missing else ""
+        told = "; ".join(filter(None, [lacks, *launched.wrong]))
+        return Finding(
+            code="rendezvous.env_missing",
+            severity="crash",
+            culprit_ranks=culprits,
+            summary=f"this process cannot take its place in a world: {told}",
+            advice=_how_to_set(launched),
+            evidence=(Evidence(source="journal", global_rank=rank, text=f"launcher: {launched.launcher}; {told}"),),
+        )  # fmt: skip
+    if rank is not None and world is not None and rank >= world:
+        return Finding(
+            code="rendezvous.rank_out_of_range",
+            severity="crash",
+            culprit_ranks=culprits,
+            summary=f"rank {rank} is out of range: WORLD_SIZE={world} has ranks 0 to {world - 1}",
+            advice="Correct RANK or WORLD_SIZE of this process; both begin at the launcher's arguments.",
+            evidence=(
+                Evidence(
+                    source="journal", global_rank=rank, text=f"RANK={rank}, WORLD_SIZE={world}"
+                ),
+            ),
+        )
+    return None
+
+
+def _how_to_set(launched: Launched) -> str:
+    names = ", ".join(launched.missing) or "the variables"
+    if launched.launcher == "ray":
+        given = ", ".join(f'"{name}": "…"' for name in launched.missing)
+        return f"In a Ray actor pass them at its creation: .options(runtime_env={{'env_vars': {{{given}}}}})."
+    return (
+        f"Start the script with torchrun, which sets {names}, or set them yourself for every rank."
+    )

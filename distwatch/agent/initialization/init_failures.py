@@ -1,0 +1,211 @@
+"""What an initialization that fails says: who came, who did not, where those are, and why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from distwatch.agent.core import Agent
+from distwatch.agent.initialization import steps as st
+from distwatch.agent.initialization.arrival import Arrival
+from distwatch.agent.initialization.arrival_messages import Whereabouts
+from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.missing_ranks import finding_of_absence, look_for, nearest
+from distwatch.agent.initialization.steps import Ledger
+from distwatch.agent.initialization.store_connect import (
+    finding_of_no_listening,
+    finding_of_no_meeting,
+)
+from distwatch.errors import InitFailed, InitTimeout
+from distwatch.state.finding import Finding
+from distwatch.state.rank_sets import format_ranks
+from distwatch.state.verdict import Verdict
+from distwatch.tcpstore import StoreUnreachable
+
+REMIND_EVERY_S = 10.0
+_LISTED = 8
+_NOT_MET = (
+    "process.stopped",
+    "rendezvous.port_taken",
+    "rendezvous.store_lost",
+    "rendezvous.store_unreachable",
+    "rendezvous.endpoint_disagrees",
+)
+_LOST = ("rendezvous.store_lost", "process.killed", "process.exited", "process.stopped")
+_NOT_HOSTED = ("rendezvous.port_taken", "rendezvous.store_unreachable")
+_EXPLAINS = ("rendezvous.", "process.", "group.")
+
+
+class InitFailures:
+    """Makes the errors of one initialization. What the node's observer knows comes first."""
+
+    def __init__(self, launched: Launched, agent: Agent | None, ledger: Ledger) -> None:
+        self._launched = launched
+        self._agent = agent
+        self._ledger = ledger
+        self._reminded = time.monotonic()
+        self._last_words = ""
+
+    def late(self, arrival: Arrival, step: str, within_s: float) -> InitFailed:
+        """A deadline has passed: who is missing, and where they are, as every host sees it."""
+        # The observer judges by the journal: there the step has failed now.
+        self._ledger.give_up(_timeout(step, within_s))
+        try:
+            timed_out, views = arrival.collect_missing(step, within_s)
+            error = self._absent(step, within_s, timed_out.missing, timed_out.arrived, views)
+            arrival.conclude(error)
+        except InitFailed as failure:
+            return failure
+        except OSError as lost:
+            return self.store_lost(step, lost)
+        return error
+
+    def absent(
+        self, step: str, within_s: float, missing: tuple[int, ...], arrived: tuple[int, ...]
+    ) -> InitTimeout:
+        """Ranks did not come, and there is nobody to ask but this host."""
+        self._ledger.give_up(_timeout(step, within_s))
+        views = {rank: [place] for rank, place in self.look_for(missing).items()}
+        return self._absent(step, within_s, missing, arrived, views)
+
+    def look_for(self, missing: tuple[int, ...]) -> dict[int, Whereabouts]:
+        """Where missing ranks are, as seen from this host."""
+        return look_for(missing, self._agent.folder if self._agent else None)[0]
+
+    def _absent(
+        self,
+        step: str,
+        within_s: float,
+        missing: tuple[int, ...],
+        arrived: tuple[int, ...],
+        views: Mapping[int, list[Whereabouts]],
+    ) -> InitTimeout:
+        places = {rank: nearest(views.get(rank, ())) for rank in missing}
+        # Who calls torch directly leaves no word of ours, and waits for the missing as we do.
+        here = {rank for rank, place in places.items() if place.status == "here"}
+        if len(here) < len(missing):
+            arrived = tuple(sorted({*arrived, *here}))
+            missing = tuple(rank for rank in missing if rank not in here)
+            places = {rank: places[rank] for rank in missing}
+        finding = _explaining(self._verdict(), missing)
+        world = self._launched.world_size or 1
+        if finding is None and missing:
+            finding = finding_of_absence(missing, arrived, world, places, within_s)
+        message = (
+            f"{_timeout(step, within_s)}; arrived: {_ranks(arrived)}; missing: {_ranks(missing)}"
+        )
+        where = _told(places)
+        return InitTimeout(
+            f"{message}. {where}" if where else message,
+            step=step,
+            deadline_s=within_s,
+            arrived=arrived,
+            missing=missing,
+            places={rank: place.text for rank, place in places.items()},
+            advice=finding.advice if finding else "",
+            finding=finding,
+        )
+
+    def not_met(self, error: StoreUnreachable, within_s: float) -> InitFailed:
+        """The store cannot be reached from here."""
+        self._ledger.give_up(InitFailed(error.detail, step=st.ENDPOINT))
+        finding = self._judged(_NOT_MET) or finding_of_no_meeting(self._launched, error)
+        if error.outcome in ("foreign", "silent"):
+            return _failed(finding, st.ENDPOINT)
+        return InitTimeout(
+            finding.summary,
+            step=st.ENDPOINT,
+            deadline_s=within_s,
+            arrived=(self._launched.global_rank or 0,),
+            advice=finding.advice,
+            finding=finding,
+        )
+
+    def not_hosted(self, error: Exception) -> InitFailed:
+        """This rank cannot listen where the others will look for it."""
+        self._ledger.give_up(error)
+        finding = self._judged(_NOT_HOSTED) or finding_of_no_listening(self._launched, str(error))
+        return _failed(finding, st.STORE)
+
+    def store_lost(self, step: str, error: Exception) -> InitFailed:
+        """The store answered before and does no more."""
+        self._ledger.give_up(error)
+        hosted_by_rank = self._launched.store_host == "rank 0"
+        finding = self._judged(_LOST) or Finding(
+            code="rendezvous.store_lost",
+            severity="crash",
+            culprit_ranks=(0,) if hosted_by_rank else (),
+            waiting_ranks=(self._launched.global_rank or 0,),
+            summary=f"the store at {self._launched.endpoint}, which {self._launched.store_host} hosts, "
+            f"is gone or frozen: {error}",
+            advice=f"Look at what ended or stopped {self._launched.store_host}; the others only lost it.",
+            confidence=0.7,
+        )
+        return _failed(finding, step)
+
+    def torch_failed(self, step: str, error: Exception, arrival: Arrival | None) -> InitFailed:
+        """torch raised by itself: what is known to have caused it, else its own words."""
+        self._ledger.give_up(error)
+        if arrival is not None:
+            try:
+                arrival.look()
+            except InitFailed as failure:
+                return failure
+            except OSError as lost:
+                return self.store_lost(step, lost)
+        finding = _explaining(self._verdict(), None)
+        words = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return InitFailed(
+            f"{step} failed: {finding.summary if finding else words}",
+            step=step,
+            advice=finding.advice if finding else "",
+            finding=finding,
+        )
+
+    def remind(self) -> None:
+        """While others wait on: what the observer knows of the reason, said once to whoever watches."""
+        now = time.monotonic()
+        if now - self._reminded < REMIND_EVERY_S:
+            return
+        self._reminded = now
+        finding = _explaining(self._verdict(), None)
+        if finding is not None and finding.summary != self._last_words:
+            self._last_words = finding.summary
+            print(f"distwatch: {finding.summary}. {finding.advice}", file=sys.stderr, flush=True)
+
+    def _judged(self, codes: tuple[str, ...]) -> Finding | None:
+        verdict = self._verdict()
+        findings = verdict.findings if verdict else ()
+        return next((finding for finding in findings if finding.code in codes), None)
+
+    def _verdict(self) -> Verdict | None:
+        return look_for((), self._agent.folder if self._agent else None)[1]
+
+
+def _explaining(verdict: Verdict | None, missing: tuple[int, ...] | None) -> Finding | None:
+    """The observer's finding about those ranks, or about anything that keeps a world from forming."""
+    for finding in verdict.findings if verdict else ():
+        fits = missing is None or set(finding.culprit_ranks) <= set(missing)
+        if finding.blocks and finding.code.startswith(_EXPLAINS) and fits:
+            return finding
+    return None
+
+
+def _timeout(step: str, within_s: float) -> InitTimeout:
+    said = f"{step}: not done within {round(within_s, 1):g} s"
+    return InitTimeout(said, step=step, deadline_s=within_s)
+
+
+def _failed(finding: Finding, step: str) -> InitFailed:
+    return InitFailed(finding.summary, step=step, advice=finding.advice, finding=finding)
+
+
+def _told(places: Mapping[int, Whereabouts]) -> str:
+    told = [f"rank {rank}: {place.text}" for rank, place in list(places.items())[:_LISTED]]
+    more = [f"and {len(places) - _LISTED} more"] if len(places) > _LISTED else []
+    return "; ".join(told + more)
+
+
+def _ranks(ranks: tuple[int, ...]) -> str:
+    return format_ranks(ranks) or "none known"

@@ -1,0 +1,221 @@
+"""Where ranks leave word for each other while their world forms: a few keys of our own.
+
+On a TCPStore they lie beside torch's and are never mixed with them; with `file://` they are
+small files beside the FileStore's; a rank that is alone keeps them in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from typing import Literal, Protocol
+
+from distwatch.tcpstore import StoreClient
+
+_COUNT = "count"
+LIST_EVERY_S = 1.0
+GLOO_ADDRESS = re.compile(r"/default_pg/0//\w+//\d+/\d+")
+"""Where a rank of the default group publishes its address as it enters it, in torch 2.10 to 2.13."""
+Others = Literal["clients", "addresses", "unknown"]
+
+
+class KeyValueStore(Protocol):
+    """Keys and values. Every method ends soon, or raises OSError where the store is lost."""
+
+    def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
+        """Writes a key that nobody has written, or that holds `instead_of`; what it holds then."""
+        ...
+
+    def set(self, key: str, value: bytes) -> None:
+        """Writes a key."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """Reads a key; None where nobody has written it."""
+        ...
+
+    def count(self) -> None:
+        """Counts this rank as one that has come."""
+        ...
+
+    def counted(self) -> int:
+        """How many ranks have counted themselves."""
+        ...
+
+    def count_others(self) -> int:
+        """How many ranks are seen to have come without leaving word here."""
+        ...
+
+    def below(self, name: str) -> KeyValueStore:
+        """A store of its own under a name on this one; it is closed with this one."""
+        ...
+
+    def close(self) -> None:
+        """Gives it back."""
+        ...
+
+
+class StoreKeyValues:
+    """On the TCPStore at the endpoint."""
+
+    def __init__(self, client: StoreClient, prefix: str, others: Others = "unknown") -> None:
+        """
+        Args:
+            others: what in the store shows ranks that call torch directly: its count of clients,
+                the addresses of gloo that they publish, or nothing.
+        """
+        self._client = client
+        # torch's clients write a slash before every key.
+        self._prefix = f"/{prefix.strip('/')}/"
+        self._others = others
+        self._listed = (0.0, 0)
+
+    def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
+        return self._client.compare_set(self._prefix + key, instead_of, value)
+
+    def set(self, key: str, value: bytes) -> None:
+        self._client.set(self._prefix + key, value)
+
+    def get(self, key: str) -> bytes | None:
+        return self._client.get(self._prefix + key)
+
+    def count(self) -> None:
+        self._client.add(self._prefix + _COUNT, 1)
+
+    def counted(self) -> int:
+        return int(self._client.get(self._prefix + _COUNT) or b"0")
+
+    def count_others(self) -> int:
+        # They join before they wait, and ours join only afterwards.
+        if self._others == "clients":
+            return self._client.count_clients() or 0
+        return self._count_addresses() if self._others == "addresses" else 0
+
+    def _count_addresses(self) -> int:
+        listed, count = self._listed
+        if time.monotonic() - listed > LIST_EVERY_S:
+            keys = self._client.list_keys()
+            count = sum(GLOO_ADDRESS.fullmatch(key) is not None for key in keys)
+            self._listed = (time.monotonic(), count)
+        return count
+
+    def below(self, name: str) -> StoreKeyValues:
+        return StoreKeyValues(self._client, f"{self._prefix}{name}", self._others)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class FileKeyValues:
+    """In a folder beside the file of a FileStore, on the disk that the ranks share anyway."""
+
+    def __init__(self, path: str, prefix: str) -> None:
+        """
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        self._file = path
+        self._folder = f"{path}.distwatch"
+        self._prefix = prefix.replace("/", ".")
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+
+    def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
+        path = self._path(key)
+        if instead_of and self.get(key) == instead_of:
+            self.set(key, value)
+            return value
+        own = f"{path}.{secrets.token_hex(4)}"
+        self._write(own, value)
+        try:
+            # A link appears with all its content, or not at all.
+            os.link(own, path)
+        except FileExistsError:
+            return self.get(key) or b""
+        finally:
+            os.unlink(own)
+        return value
+
+    def set(self, key: str, value: bytes) -> None:
+        path = self._path(key)
+        own = f"{path}.{secrets.token_hex(4)}"
+        self._write(own, value)
+        os.replace(own, path)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with open(self._path(key), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def remove(self) -> None:
+        """Removes what is left of this world."""
+        for name in os.listdir(self._folder):
+            if name.startswith(f"{self._prefix}."):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self._folder, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)  # others may hold worlds of their own here
+
+    def count(self) -> None:
+        """The files are counted."""
+
+    def counted(self) -> int:
+        mine = f"{self._prefix}.rank."
+        return sum(
+            name.startswith(mine) and name.removeprefix(mine).isdigit()
+            for name in os.listdir(self._folder)
+        )
+
+    def count_others(self) -> int:
+        return 0
+
+    def below(self, name: str) -> FileKeyValues:
+        return FileKeyValues(self._file, f"{self._prefix}.{name}")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._folder, f"{self._prefix}.{key.replace('/', '.')}")
+
+    def _write(self, path: str, value: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(value)
+
+
+class OwnKeyValues:
+    """In memory: a world of one rank."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
+        if self._values.get(key, b"") == instead_of:
+            self._values[key] = value
+        return self._values[key]
+
+    def set(self, key: str, value: bytes) -> None:
+        self._values[key] = value
+
+    def get(self, key: str) -> bytes | None:
+        return self._values.get(key)
+
+    def count(self) -> None:
+        """There is one rank."""
+
+    def counted(self) -> int:
+        return 1
+
+    def count_others(self) -> int:
+        return 0
+
+    def below(self, name: str) -> OwnKeyValues:
+        return OwnKeyValues()
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,123 @@
+"""Where the ranks are that did not come: what this host sees of them, and the finding of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from distwatch.agent.initialization.arrival_messages import Whereabouts
+from distwatch.runfolder import RunFolder, host_name, is_alive
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.rank_sets import format_ranks
+from distwatch.state.verdict import ReportedStatus, Verdict
+
+ASK_WITHIN_S = 3.0
+_LISTED = 8
+_WAITS_TOO = "initializing"
+_ENDED = ("exited", "failed", "killed")
+_NEAREST = {"here": 0, "alive": 1, "ended": 2, "unseen": 3, "unknown": 4}
+_CODES = {
+    "here": "rendezvous.rank_missing",
+    "alive": "rendezvous.rank_missing",
+    "ended": "rendezvous.rank_died",
+    "unseen": "rendezvous.rank_never_started",
+    "unknown": "rendezvous.rank_missing",
+}
+_ADVICE = {
+    "here": "Look at the stacks: every rank has come, and torch still waits.",
+    "alive": "Look at what that rank does before its initialization.",
+    "ended": "Fix what ended that rank; the others only wait for it.",
+    "unseen": "Start the missing ranks, or set WORLD_SIZE to the number that is started.",
+    "unknown": "Look for the missing ranks on the other hosts.",
+}
+
+
+def look_for(
+    missing: Iterable[int], folder: RunFolder | None
+) -> tuple[dict[int, Whereabouts], Verdict | None]:
+    """What this host sees of missing ranks: by its observer, else by the run's start records."""
+    host = host_name()
+    if folder is None:
+        why = Whereabouts(
+            host=host, status="unknown", text=f"distwatch is off on {host}: nobody looked"
+        )
+        return dict.fromkeys(missing, why), None
+    from distwatch.agent.initialization.observer_question import ask_verdict
+
+    verdict = ask_verdict(folder, ASK_WITHIN_S)
+    if verdict is not None:
+        seen = {status.global_rank: status for status in verdict.rank_statuses}
+        return {rank: _place_of(seen.get(rank), host) for rank in missing}, verdict
+    return {rank: _place_by_record(rank, folder, host) for rank in missing}, None
+
+
+def nearest(places: Iterable[Whereabouts]) -> Whereabouts:
+    """One place from several hosts' views: where it was seen; else that nobody saw it, and who looked."""
+    ordered = sorted(places, key=lambda place: _NEAREST[place.status])
+    if not ordered:
+        return Whereabouts(host="", status="unknown", text="not observed: no host answered in time")
+    first = ordered[0]
+    if first.status != "unseen":
+        return first
+    hosts = sorted({place.host for place in ordered if place.status == "unseen"})
+    text = f"no process of it was seen on {', '.join(hosts[:_LISTED])}"
+    return Whereabouts(host=first.host, status="unseen", text=text)
+
+
+def finding_of_absence(
+    missing: tuple[int, ...],
+    arrived: tuple[int, ...],
+    world_size: int,
+    places: Mapping[int, Whereabouts],
+    waited_s: float,
+) -> Finding:
+    """The finding of what is known here: of the ranks that are nearest, the others are told beside it."""
+    status = min((places[rank].status for rank in missing), key=lambda s: _NEAREST[s])
+    culprits = tuple(rank for rank in missing if places[rank].status == status)
+    told = "; ".join(f"rank {rank}: {places[rank].text}" for rank in missing[:_LISTED])
+    more = f" (and {len(missing) - _LISTED} more)" if len(missing) > _LISTED else ""
+    return Finding(
+        code=_CODES[status],
+        severity="crash" if status == "ended" else "hang",
+        culprit_ranks=culprits,
+        waiting_ranks=arrived,
+        summary=f"{len(arrived)} of {world_size} ranks came within {waited_s:.0f} s; "
+        f"missing: {format_ranks(missing)}. {told}{more}",
+        advice=_ADVICE[status],
+        evidence=tuple(
+            Evidence(source="proc", global_rank=rank, text=f"rank {rank}: {places[rank].text}")
+            for rank in missing[:_LISTED]
+        ),
+        confidence=0.6 if status in ("unseen", "unknown") else 0.9,
+    )
+
+
+def _place_of(status: ReportedStatus | None, host: str) -> Whereabouts:
+    if status is None or status.pid is None:
+        return Whereabouts(host=host, status="unseen", text=f"no process of it was seen on {host}")
+    where = f" at {status.where}" if status.where else ""
+    doing = f": {status.doing}" if status.doing else ""
+    text = f"{status.word}{where}{doing} (pid {status.pid} on {status.host or host})"
+    host = status.host or host
+    if status.word in _ENDED:
+        return Whereabouts(host=host, status="ended", text=text)
+    return Whereabouts(
+        host=host, status="here" if status.word == _WAITS_TOO else "alive", text=text
+    )
+
+
+def _place_by_record(rank: int, folder: RunFolder, host: str) -> Whereabouts:
+    records = [
+        start
+        for start in folder.starts()
+        if start.get("RANK") == str(rank) and start.get("role") == "rank"
+    ]
+    for start in records:
+        pid, ticks = int(start.get("pid", 0)), int(start.get("ticks", 0))
+        if start.get("host") == host and is_alive(pid, ticks):
+            text = f"alive, has not come here (pid {pid} on {host}; no observer, so no stack)"
+            return Whereabouts(host=host, status="alive", text=text)
+    if records:
+        pid = int(records[-1].get("pid", 0))
+        text = f"its process has ended (pid {pid} on {records[-1].get('host', '?')})"
+        return Whereabouts(host=host, status="ended", text=text)
+    return Whereabouts(host=host, status="unseen", text=f"no process of it was seen on {host}")

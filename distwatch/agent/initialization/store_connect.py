@@ -1,0 +1,99 @@
+"""The way to the store: reached, or why not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from distwatch.agent.initialization.environment import Launched
+from distwatch.state.finding import Evidence, Finding
+from distwatch.tcpstore import StoreClient, StoreUnreachable
+
+ANSWER_WITHIN_S = 3.0
+SILENCES = 3
+"""A store that 10,000 clients connect to at once may be slow to answer."""
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.5
+
+
+def meet(
+    host: str, port: int, within_s: float, tell: Callable[[str], None] = lambda _: None
+) -> StoreClient:
+    """Connects to the store, as soon as it is there.
+
+    What cannot heal (something else answers) ends it at once; a name that does not resolve yet,
+    a port that nobody listens on yet and a host that does not answer yet are waited for.
+
+    Args:
+        tell: is given the reason whenever it has changed.
+
+    Raises:
+        StoreUnreachable: it was not reached within the deadline; why, as last seen.
+    """
+    until = time.monotonic() + within_s
+    pause_s, silences, told = FIRST_PAUSE_S, 0, ""
+    while True:
+        left_s = until - time.monotonic()
+        try:
+            # A last look is due at the very end.
+            return StoreClient.connect(
+                host, port, timeout_s=max(0.05, min(ANSWER_WITHIN_S, left_s))
+            )
+        except StoreUnreachable as error:
+            silences = silences + 1 if error.outcome == "silent" else 0
+            if error.outcome == "foreign" or silences >= SILENCES:
+                raise
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise
+            if error.detail != told:
+                told = error.detail
+                tell(told)
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
+
+
+def finding_of_no_meeting(launched: Launched, error: StoreUnreachable) -> Finding:
+    """Why a rank cannot reach the store, as far as this rank can tell alone."""
+    rank = launched.global_rank or 0
+    taken = error.outcome in ("foreign", "silent")
+    advice = {
+        "unresolved": "Correct MASTER_ADDR, or make the name resolve on this host (getent hosts NAME).",
+        "no_answer": "Check that the host is up and that no firewall drops this port between the two hosts.",
+        "refused": "Check that the launcher that hosts the store still runs, and MASTER_PORT.",
+        "foreign": "Choose another MASTER_PORT, or end the program that listens there.",
+        "silent": "See who listens there (ss -ltnp): choose another MASTER_PORT, or end or continue that program.",
+    }
+    return Finding(
+        code="rendezvous.port_taken" if taken else "rendezvous.store_unreachable",
+        severity="hang",
+        waiting_ranks=(rank,),
+        summary=f"rank {rank} cannot meet the others at {launched.endpoint}: {error.detail}",
+        advice=advice.get(error.outcome, "Check MASTER_ADDR and MASTER_PORT on this rank."),
+        evidence=(
+            Evidence(source="store", global_rank=rank, text=f"{launched.endpoint}: {error.detail}"),
+        ),
+        confidence=0.9 if error.outcome in ("unresolved", "foreign") else 0.7,
+    )
+
+
+def finding_of_no_listening(launched: Launched, words: str) -> Finding:
+    """Why the rank that hosts the store cannot."""
+    rank = launched.global_rank or 0
+    taken = "in use" in words or "EADDRINUSE" in words
+    first = words.strip().splitlines()[0][:300] if words.strip() else "no reason given"
+    if taken:
+        summary = f"rank {rank} cannot listen at {launched.endpoint}: another program has that port"
+        advice = "Choose another MASTER_PORT, or end the program that listens there (ss -ltnp)."
+    else:
+        summary = f"rank {rank} cannot host the store at {launched.endpoint}: {first}"
+        advice = "MASTER_ADDR must be an address of the host that rank 0 runs on."
+    return Finding(
+        code="rendezvous.port_taken" if taken else "rendezvous.store_unreachable",
+        severity="crash",
+        waiting_ranks=(rank,),
+        summary=summary,
+        advice=advice,
+        evidence=(Evidence(source="store", global_rank=rank, text=first),),
+        confidence=0.8,
+    )

@@ -1,0 +1,88 @@
+"""The checks, one folder or file a family; each finds one mechanism."""
+
+from __future__ import annotations
+
+from distwatch.diagnosis.checks.collectives.entries import (
+    CollectiveRankMissing,
+    Late,
+    OperationsDiffer,
+    Straggler,
+)
+from distwatch.diagnosis.checks.collectives.gradients import GradientsSkipped
+from distwatch.diagnosis.checks.collectives.iterations import CountUneven
+from distwatch.diagnosis.checks.collectives.monitored_barriers import MonitoredBarrierMissing
+from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
+from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
+from distwatch.diagnosis.checks.groups.creation import GroupCallMissing
+from distwatch.diagnosis.checks.groups.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
+from distwatch.diagnosis.checks.groups.misuse import GroupMisused
+from distwatch.diagnosis.checks.loading.placed_models import (
+    DeviceMapsConflict,
+    MemoryExceeded,
+    ModelsPlaced,
+)
+from distwatch.diagnosis.checks.loading.stalls import GenerationConfigLost, LoadsStalled
+from distwatch.diagnosis.checks.network import NobodyMissing, Partition
+from distwatch.diagnosis.checks.p2p import Circles, PeerMissing
+from distwatch.diagnosis.checks.processes.actor_ends import ActorsEnded, ActorsRestart
+from distwatch.diagnosis.checks.processes.blocked_ranks import RanksBlocked
+from distwatch.diagnosis.checks.processes.debugging import Debugged
+from distwatch.diagnosis.checks.processes.ends import RankEnded, RankFrozen, RankStopped
+from distwatch.diagnosis.checks.rendezvous.arrival import RanksNotArrived
+from distwatch.diagnosis.checks.rendezvous.claims import RankDuplicated, RankOutOfRange
+from distwatch.diagnosis.checks.rendezvous.endpoints import EndpointDisagrees
+from distwatch.diagnosis.checks.rendezvous.environments import BackendUnavailable, EnvMissing
+from distwatch.diagnosis.checks.rendezvous.extra_process_groups import SideWorldsIncomplete
+from distwatch.diagnosis.checks.rendezvous.interfaces import InterfaceInvalid
+from distwatch.diagnosis.checks.rendezvous.plans import PlansDisagree
+from distwatch.diagnosis.checks.rendezvous.store import PortTaken, StoreLost
+from distwatch.diagnosis.checks.rendezvous.unplaced import ActorsUnobserved, ActorsUnplaced
+from distwatch.diagnosis.checks.rendezvous.unreachable import StoreUnreachable
+from distwatch.diagnosis.checks.uninstrumented import MissingByStack
+
+RAY_CHECKS = (ActorsUnplaced(), ActorsUnobserved(), ActorsEnded(), ActorsRestart())
+"""What they find needs no process to have been seen."""
+CHECKS = (
+    EnvMissing(),
+    BackendUnavailable(),
+    InterfaceInvalid(),
+    RankOutOfRange(),
+    RankDuplicated(),
+    PlansDisagree(),
+    EndpointDisagrees(),
+    PortTaken(),
+    StoreLost(),
+    StoreUnreachable(),
+    GroupMisused(),
+    RankEnded(),
+    RankStopped(),
+    RanksNotArrived(),
+    *RAY_CHECKS,
+    SideWorldsIncomplete(),
+    LayoutsDiffer(),
+    GroupsOverlap(),
+    FrameworksDiffer(),
+    GroupCallsDiffer(),
+    GroupCallMissing(),
+    LoadsStalled(),
+    GenerationConfigLost(),
+    ModelsPlaced(),
+    DeviceMapsConflict(),
+    MemoryExceeded(),
+    RankFrozen(),
+    Debugged(),
+    RanksBlocked(),
+    Partition(),
+    CountUneven(),
+    OperationsDiffer(),
+    PeerMissing(),
+    Circles(),
+    CollectiveRankMissing(),
+    MonitoredBarrierMissing(),
+    Straggler(),
+    Late(),
+    NobodyMissing(),
+    TimeoutsDisagree(),
+    GradientsSkipped(),
+    MissingByStack(),
+)

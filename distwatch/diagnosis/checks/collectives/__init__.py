@@ -1,0 +1,1 @@
+"""collective.*: who is missing in one, and whose call differs."""

@@ -1,0 +1,366 @@
+"""collective.*: who never entered one, and who entered another."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
+from distwatch.diagnosis.facts.activity import activity_of, spins
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.diagnosis.facts.job import Wait
+from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.diagnosis.facts.sequences import sequence_evidence
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+LATE_SHARE = 0.5
+MOVES_S = 60.0
+SETTLED_S = 1.0
+"""A difference is believed once the collective has not completed for this long."""
+_SAME_SHAPE = frozenset({"all_reduce", "broadcast", "reduce"})
+_SAME_DTYPE = _SAME_SHAPE | {"all_gather", "all_gather_into_tensor"}
+
+
+class CollectiveRankMissing:
+    """collective.rank_missing: some members are in #n past the deadline, others never entered it."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            if not (view.in_flight and view.overdue and view.missing):
+                continue
+            if all(debugged_by_intent(case, rank) for rank in view.missing):
+                continue  # process.debugger says it
+            yield self._finding(case, view)
+
+    def _finding(self, case: Case, view: GroupView) -> Finding:
+        busy = {rank for rank in view.missing if case.graph.is_waiting(rank)}
+        culprits = tuple(rank for rank in view.missing if rank not in busy)
+        seen = [rank for rank in culprits if rank in case.job.ranks]
+        known = all(rank in view.progress for rank in culprits)
+        place = self._place(case, seen[0]) if len(seen) == 1 else ""
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        who = name_ranks(culprits or view.missing)
+        return Finding(
+            code="collective.rank_missing",
+            severity="hang",
+            role="root" if culprits else "symptom",
+            culprit_ranks=culprits,
+            waiting_ranks=view.entered,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{who} never entered {title}{'; it is at ' + place if place else ''}; "
+            f"{name_ranks(view.entered)} {'has' if len(view.entered) == 1 else 'have'} waited in it for "
+            f"{seconds(view.waited_s)}",
+            advice="Find out why that rank is elsewhere (its stack is below): data loading, a branch that "
+            "only some ranks take, or work between two collectives that takes too long.",
+            evidence=tuple(self._evidence(case, view, culprits or view.missing)),
+            confidence=0.95 if known and culprits else 0.6,
+        )
+
+    def _place(self, case: Case, rank: int) -> str:
+        """Where the missing rank is, and what it waits for there."""
+        place = case.where(rank)
+        activity = activity_of(case.state, case.job.ranks[rank])
+        if not place or activity is None or activity.waits_for_others:
+            return place
+        if case.job.is_frozen(case.job.ranks[rank]):
+            return place
+        return f"{place}, {activity.doing}" if activity.certain else place
+
+    def _evidence(self, case: Case, view: GroupView, absent: Iterable[int]) -> Iterable[Evidence]:
+        for rank in list(absent)[:8]:
+            progress = view.progress.get(rank)
+            if progress is not None:
+                text = (
+                    f"rank {rank} has entered {max(progress.enqueued, 0)} collectives of {view.title}, "
+                    f"the others {view.seq}"
+                )
+                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+            else:
+                why = (
+                    "it runs without distwatch"
+                    if rank in case.job.ranks
+                    else "no process of it was seen"
+                )
+                text = f"rank {rank} was not observed from inside ({why}); every observed member is in #{view.seq}"
+                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+            yield case.place(rank)
+        for rank in view.entered[:4]:
+            if evidence := _call_evidence(case, view, rank):
+                yield evidence
+
+
+class Straggler:
+    """collective.straggler: late, not stuck: it did enter, when torch's timeout had ended others."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            if view.timed_out and not view.missing and (late := self._late(case, view)):
+                yield self._finding(case, view, late)
+
+    def _late(self, case: Case, view: GroupView) -> dict[int, float]:
+        """Rank → seconds after the first timeout at which it entered. Hosts' clocks differ."""
+        first = min(view.timed_out, key=lambda rank: case.job.ranks[rank].exception_ns or 0)
+        gone = case.job.ranks[first]
+        late: dict[int, float] = {}
+        for rank in view.entered:
+            process = case.job.ranks[rank]
+            called = case.job.operation(rank, view.pg_name, view.seq)
+            if called is None or process.host != gone.host or gone.exception_ns is None:
+                continue
+            if called.entered_ns > gone.exception_ns:
+                late[rank] = (called.entered_ns - gone.exception_ns) / 1e9
+        return late
+
+    def _finding(self, case: Case, view: GroupView, late: dict[int, float]) -> Finding:
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        worst = max(late.values())
+        return Finding(
+            code="collective.straggler",
+            severity="crash",
+            culprit_ranks=tuple(late),
+            waiting_ranks=view.timed_out,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{name_ranks(late)} entered {title} only {seconds(worst)} after the timeout of "
+            f"{name_ranks(view.timed_out)}: late, not stuck",
+            advice="Raise the timeout of init_process_group above the longest work between two "
+            "collectives, or make that work shorter on the late rank.",
+            evidence=tuple(e for r in view.members[:8] if (e := _call_evidence(case, view, r))),
+            confidence=0.9,
+        )
+
+
+class Late:
+    """collective.straggler, as a warning: others wait for a rank that is busy, and time is left."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            if not view.in_flight or view.overdue or not view.missing:
+                continue
+            wait = max(
+                case.job.waits_in(view.pg_name, view.members),
+                key=lambda w: w.waited_s / w.deadline_s,
+            )
+            late = [rank for rank in view.missing if not case.graph.is_waiting(rank)]
+            if wait.waited_s < LATE_SHARE * wait.deadline_s or not late:
+                continue
+            if all(self._moves(case, rank) for rank in late):
+                yield self._finding(case, view, wait, tuple(late))
+
+    def _moves(self, case: Case, rank: int) -> bool:
+        process = case.job.ranks.get(rank)
+        if process is None or process.ended_ns is not None or case.job.is_frozen(process):
+            return False
+        stack = process.outside.stack
+        if spins(process) is not None:
+            return True
+        since = stack.unchanged_since_ns if stack else None
+        seen = process.outside.stack_ns
+        # Between the last two looks it has gone on.
+        return since is not None and since == seen and case.job.age_s(process, since) < MOVES_S
+
+    def _finding(self, case: Case, view: GroupView, wait: Wait, late: tuple[int, ...]) -> Finding:
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        place = case.where(late[0]) if len(late) == 1 else ""
+        left_s = wait.deadline_s - wait.waited_s
+        return Finding(
+            code="collective.straggler",
+            severity="warning",
+            culprit_ranks=late,
+            waiting_ranks=view.entered,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{name_ranks(late)} {'is' if len(late) == 1 else 'are'} late for {title}, and busy"
+            f"{' at ' + place if place else ''}; {name_ranks(view.entered)} "
+            f"{'has' if len(view.entered) == 1 else 'have'} waited for {seconds(wait.waited_s)}, the "
+            f"deadline is in {seconds(left_s)}",
+            advice="Nothing yet, if this step is known to be uneven (a first compilation, a checkpoint); "
+            "else make that work shorter or raise the timeout.",
+            evidence=tuple(case.place(rank) for rank in late[:8]),
+            confidence=0.8,
+        )
+
+
+class OperationsDiffer:
+    """op_mismatch, shape_mismatch, dtype_mismatch: the same number, but not the same call."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            calls = differing_calls(case, view)
+            if len(calls) < 2:
+                continue
+            for aspect in ("op", "dtype", "shape"):
+                if finding := self._compare(case, view, calls, aspect):
+                    yield finding
+                    break
+
+    def _compare(
+        self, case: Case, view: GroupView, calls: dict[int, Call], aspect: str
+    ) -> Finding | None:
+        values = {rank: call.aspect(aspect) for rank, call in calls.items()}
+        counts = Counter(value for value in values.values() if value is not None)
+        if len(counts) < 2:
+            return None
+        seq = next(iter(calls.values())).seq
+        (_, most), *rest = counts.most_common()
+        decided = most > rest[0][1]
+        usual = counts.most_common(1)[0][0]
+        odd = tuple(r for r, v in values.items() if v is not None and (not decided or v != usual))
+        told = ", ".join(
+            f"{name_ranks(r for r, v in values.items() if v == value)} {_told(aspect, value)}"
+            for value in counts
+        )
+        return Finding(
+            code=f"collective.{aspect}_mismatch",
+            severity="hang",
+            culprit_ranks=odd,
+            waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"the ranks of {view.title} disagree about collective #{seq}: {told}",
+            advice="Every member must make the same calls in the same order: compare the two call sites below."
+            if aspect == "op"
+            else "Every member must pass tensors of the same shape and type: compare the call sites below.",
+            evidence=(
+                *(
+                    Evidence(
+                        source="operations", global_rank=rank, text=f"rank {rank}: #{seq} is {call}"
+                    )
+                    for rank, call in list(calls.items())[:16]
+                ),
+                *sequence_evidence(case, view, odd, seq),
+            ),
+            confidence=0.95 if decided else 0.7,
+        )
+
+
+def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
+    """What each member did as one collective, where they did not do the same; else nothing.
+
+    All of it is from one source. The recorder also has what C++ called (DDP); the ring also
+    survives an abort.
+    """
+    stuck = view.in_flight and view.waited_s >= SETTLED_S
+    if not stuck and not case.deaths.own and not case.deaths.victims:
+        return {}
+    for seq in [view.seq] if view.in_flight else _last_seqs(case, view):
+        for source, key in ((_entered_call, _entered_key), (_recorded_call, _recorded_key)):
+            # Most often all did the same, and there may be very many of them.
+            if len({k for r in view.members if (k := key(case, view, r, seq))}) < 2:
+                continue
+            calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
+            if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
+                return calls
+    return {}
+
+
+def calls_differ(case: Case, view: GroupView) -> bool:
+    """Whether the members are in different calls, or in calls that do not fit."""
+    calls = differing_calls(case, view).values()
+    return any(
+        len({value for call in calls if (value := call.aspect(aspect)) is not None}) > 1
+        for aspect in ("op", "dtype", "shape")
+    )
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's collective, from its operations ring."""
+
+    seq: int
+    op: str
+    numel: int
+    dtype: str
+    site: str = ""
+
+    def aspect(self, name: str) -> str | None:
+        """What is compared: None where this operation may differ in it, or it was not seen."""
+        if name == "op":
+            return self.op
+        if name == "dtype":
+            return self.dtype if self.dtype and self.op in _SAME_DTYPE else None
+        return str(self.numel) if self.numel >= 0 and self.op in _SAME_SHAPE else None
+
+    def __str__(self) -> str:
+        size = f" of {self.numel} elements" if self.numel >= 0 else ""
+        dtype = f" {self.dtype}" if self.dtype else ""
+        return f"{self.op}{size}{dtype}{' at ' + self.site if self.site else ''}"
+
+
+def _told(aspect: str, value: str) -> str:
+    return {"op": f"called {value}", "dtype": f"passed {value}"}.get(
+        aspect, f"passed {value} elements"
+    )
+
+
+def _entered_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
+    """Equal where `_entered_call` is, but for the call's site."""
+    operation = case.job.operation(rank, view.pg_name, seq)
+    return operation and (operation.op, operation.numel, operation.dtype)
+
+
+def _recorded_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
+    """Equal where `_recorded_call` is, but for the call's site."""
+    entry = case.job.recorded(rank, view.pg_name, seq)
+    return entry and (entry.op, entry.input_sizes, entry.output_sizes, entry.input_dtypes)
+
+
+def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:
+    operation = case.job.operation(rank, view.pg_name, seq)
+    if operation is None:
+        return None
+    site = case.job.site_of(rank, operation)
+    return Call(
+        seq=seq,
+        op=operation_name(operation.op),
+        numel=operation.numel,
+        dtype=operation.dtype,
+        site=case.source(site) if site else "",
+    )
+
+
+def _recorded_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:
+    entry = case.job.recorded(rank, view.pg_name, seq)
+    if entry is None:
+        return None
+    sizes = entry.input_sizes or entry.output_sizes
+    waits = any(w.pg_name == view.pg_name and w.seq == seq for w in case.job.waits_for(rank))
+    return Call(
+        seq=seq,
+        op=operation_name(entry.op),
+        numel=math.prod(sizes[0]) if sizes else -1,
+        dtype=entry.input_dtypes[0].lower() if entry.input_dtypes else "",
+        site=case.where(rank) if waits else "",
+    )
+
+
+def _last_seqs(case: Case, view: GroupView) -> list[int]:
+    """The newest numbers of a group whose ranks died: a mismatch can end in an abort."""
+    newest = [
+        operation.seq
+        for rank in view.members
+        if (process := case.job.ranks.get(rank)) is not None
+        for operation in process.outside.operations[-4:]
+        if operation.pg_name == view.pg_name and operation.seq >= 0
+    ]
+    return sorted(set(newest), reverse=True)[:2]
+
+
+def _call_evidence(case: Case, view: GroupView, rank: int) -> Evidence | None:
+    call = _entered_call(case, view, rank, view.seq)
+    if call is not None:
+        return Evidence(
+            source="operations", global_rank=rank, text=f"rank {rank} waits in #{call.seq}: {call}"
+        )
+    recorded = case.job.recorded(rank, view.pg_name, view.seq)
+    if recorded is not None:
+        sizes = ", ".join(str(list(size)) for size in recorded.input_sizes[:3])
+        text = f"rank {rank} waits in #{view.seq}: {operation_name(recorded.op)} {sizes}"
+        return Evidence(source="flight_recorder", global_rank=rank, text=text)
+    return None

@@ -1,0 +1,101 @@
+"""collective.rank_missing for monitored_barrier, which no recorder counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
+from distwatch.diagnosis.facts.case import Case
+from distwatch.state.events import Operation
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Group, Process
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+_OP = "monitored_barrier"
+FAILED = re.compile(r"(?i)failed to pass monitoredBarrier|monitoredBarrier (?:timed out|failed)")
+
+
+class MonitoredBarrierMissing:
+    """Members inside a monitored_barrier past the deadline, or failed in it, and others not in one."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        inside: dict[tuple[str, tuple[int, ...]], dict[int, Operation]] = {}
+        for rank, process in case.job.ranks.items():
+            operation = _unfinished(process)
+            group = process.groups.get(operation.pg_name) if operation else None
+            if operation is not None and group is not None:
+                inside.setdefault((group.pg_name, group.members), {})[rank] = operation
+        for (pg_name, members), operations in inside.items():
+            missing = [rank for rank in members if rank not in operations]
+            busy = {rank for rank in missing if case.graph.is_waiting(rank)}
+            group = case.job.ranks[min(operations)].groups[pg_name]
+            if not missing or not self._is_over(case, operations, group):
+                continue
+            if not all(debugged_by_intent(case, rank) for rank in missing):
+                yield self._finding(case, group, operations, missing, busy)
+
+    def _is_over(self, case: Case, operations: dict[int, Operation], group: Group) -> bool:
+        for rank, operation in operations.items():
+            process = case.job.ranks[rank]
+            limit_s = case.job.deadline_s(process, "collective", group.timeout_s)
+            if operation.left_ns or case.job.age_s(process, operation.entered_ns) > limit_s:
+                return True
+        return False
+
+    def _finding(
+        self,
+        case: Case,
+        group: Group,
+        operations: dict[int, Operation],
+        missing: list[int],
+        busy: set[int],
+    ) -> Finding:
+        culprits = tuple(rank for rank in missing if rank not in busy)
+        waited_s = max(
+            case.job.age_s(case.job.ranks[rank], operation.entered_ns)
+            for rank, operation in operations.items()
+        )
+        place = case.where(missing[0]) if len(missing) == 1 else ""
+        return Finding(
+            code="collective.rank_missing",
+            severity="hang",
+            role="root" if culprits else "symptom",
+            culprit_ranks=culprits,
+            waiting_ranks=tuple(operations),
+            pg_name=group.pg_name,
+            pg_desc=group.pg_desc or None,
+            summary=f"{name_ranks(culprits or missing)} never entered the monitored_barrier of "
+            f"{group.pg_desc or group.pg_name}{'; it is at ' + place if place else ''}; "
+            f"{name_ranks(operations)} came to it {seconds(waited_s)} ago",
+            advice="Find out why that rank is elsewhere (its stack is below): a branch that only some ranks "
+            "take, or work that takes longer than the barrier's timeout.",
+            evidence=(
+                *(case.place(rank) for rank in missing[:8]),
+                *(
+                    Evidence(
+                        source="operations",
+                        global_rank=rank,
+                        text=_call_text(case, rank, operation),
+                    )
+                    for rank, operation in list(operations.items())[:4]
+                ),
+            ),
+            confidence=0.95 if culprits else 0.6,
+        )
+
+
+def _unfinished(process: Process) -> Operation | None:
+    """The monitored barrier that a process is in, or that was its last call and failed."""
+    operations = process.outside.operations
+    newest = operations[-1] if operations else None
+    if newest is None or newest.op != _OP:
+        return None
+    failed = process.exception is not None and FAILED.search(process.exception.message)
+    return newest if not newest.left_ns or failed else None
+
+
+def _call_text(case: Case, rank: int, operation: Operation) -> str:
+    site = case.job.site_of(rank, operation)
+    return f"rank {rank}: monitored_barrier{', at ' + case.source(site) if site else ''}"

@@ -1,0 +1,1 @@
+"""group.*: process groups and parallel layouts that differ, or are used wrongly."""

@@ -1,0 +1,189 @@
+"""group.members_disagree, counter_skew: `new_group` is called by all, but not as one sequence.
+
+torch names a group by how many there were before it in that process: ranks that count
+differently wait for each other under different names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.communication import is_init_symptom
+from distwatch.state.agreement import odd_ones
+from distwatch.state.events import GroupCalled
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Step
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import format_ranks, name_ranks
+
+SETTLED_S = 2.0
+Calls = dict[int, tuple[int, ...]]
+"""Members by number of the call; all ranks of the world where it was called without any."""
+
+
+class Skew(msgspec.Struct, frozen=True, kw_only=True):
+    """The first call in which ranks differ."""
+
+    number: int
+    members: dict[int, tuple[int, ...]]
+    """What each rank called under that number, of those that have called so often."""
+    odd: tuple[int, ...]
+    decided: bool
+    shifted: dict[int, int]
+    """Odd ranks whose later calls fit again: 1: made one more before, -1: one fewer."""
+
+
+def first_skew(case: Case) -> Skew | None:
+    """Where the sequences of calls part; None where they are one, as far as they go."""
+    everybody = tuple(range(case.job.world or len(case.job.ranks)))
+    sequences = {
+        rank: calls
+        for rank, process in case.job.ranks.items()
+        if (calls := _calls(process.group_calls, everybody))
+    }
+    for number in sorted({number for calls in sequences.values() for number in calls}):
+        members = {rank: calls[number] for rank, calls in sequences.items() if number in calls}
+        if len(set(members.values())) < 2:
+            continue
+        odd, decided = odd_ones({rank: format_ranks(called) for rank, called in members.items()})
+        usual = sequences[min(set(members) - odd)]
+        shifted = {rank: _shift(sequences[rank], usual, number) for rank in sorted(odd)}
+        return Skew(
+            number=number,
+            members=members,
+            odd=tuple(sorted(odd)),
+            decided=decided == "majority",
+            shifted={rank: shift for rank, shift in shifted.items() if shift},
+        )
+    return None
+
+
+def _calls(called: Iterable[GroupCalled], everybody: tuple[int, ...]) -> Calls:
+    # Without members torch takes all; an empty list is one that could not be read.
+    return {
+        call.number: everybody if call.members is None else tuple(sorted(call.members))
+        for call in called
+        if call.members is None or call.members
+    }
+
+
+def _shift(odd: Calls, usual: Calls, number: int) -> int:
+    """1 where one call of the odd rank is too many, -1 where one is missing, 0 where neither fits."""
+    if _fits(odd, usual, number + 1, 0):
+        return 0  # they go on alike: that one call had other members
+    if _fits(odd, usual, number, -1):
+        return 1
+    return -1 if _fits(usual, odd, number, -1) else 0
+
+
+def _fits(longer: Calls, shorter: Calls, start: int, shift: int) -> bool:
+    """Whether the calls from `start` on are the other's, moved by `shift`, and there are any."""
+    pairs = [
+        (members, shorter[number + shift])
+        for number, members in longer.items()
+        if number + shift >= start and number + shift in shorter
+    ]
+    return bool(pairs) and all(one == other for one, other in pairs)
+
+
+class GroupCallsDiffer:
+    """Told while somebody is stuck: groups that nobody waits in may be made in any way."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        skew = first_skew(case)
+        if skew is None:
+            return
+        stuck = _stuck(case, skew.number)
+        waiting = set(stuck) | {
+            r for v in case.groups if v.in_flight and v.overdue for r in v.entered
+        }
+        # Ranks that met the wrong ones under that name lose them at once, and wait for nothing.
+        waiting |= set(case.deaths.victims)
+        if not waiting:
+            return
+        shifted = len(skew.shifted) == len(skew.odd)
+        yield self._finding(case, skew, stuck, waiting, shifted)
+
+    def _finding(
+        self, case: Case, skew: Skew, stuck: dict[int, Step], waiting: set[int], shifted: bool
+    ) -> Finding:
+        odd, number = skew.odd, skew.number
+        told = "; ".join(_who_called(skew))
+        if shifted:
+            more = [rank for rank in odd if skew.shifted[rank] > 0]
+            fewer = [rank for rank in odd if skew.shifted[rank] < 0]
+            parts = [f"{name_ranks(more)} made one new_group call more"] if more else []
+            parts += [f"{name_ranks(fewer)} made one new_group call fewer"] if fewer else []
+            summary = f"{' and '.join(parts)} than the others at #{number}, so that every later group has "
+            summary += f"another name there: {told}"
+            advice = (
+                "Call new_group on every rank in the same order, members or not: move the call at "
+                "that place out of the rank-dependent branch."
+            )
+        else:
+            summary = f"new_group #{number} has other members on {name_ranks(odd)}: {told}"
+            advice = (
+                "Every rank must call new_group with the same members in the same order: loop over "
+                "all groups on every rank, and keep the one that holds it."
+            )
+        confidence = 0.95 if shifted else 0.9
+        return Finding(
+            code="group.counter_skew" if shifted else "group.members_disagree",
+            severity="hang",
+            culprit_ranks=odd,
+            waiting_ranks=tuple(sorted(waiting - set(odd))),
+            summary=summary,
+            advice=advice,
+            evidence=(*_evidence(case, skew), *_evidence_of_stuck(case, stuck)),
+            confidence=confidence if skew.decided else 0.6,
+        )
+
+
+def _stuck(case: Case, number: int) -> dict[int, Step]:
+    """Ranks in a creation from that call on for longer than one takes, or that it failed for."""
+    found: dict[int, Step] = {}
+    for rank, process in case.job.ranks.items():
+        steps = [step for step in process.steps.values() if _number_of(step) >= number]
+        for step in steps:
+            open_s = case.job.age_s(process, step.started_ns) if step.ended_ns is None else 0.0
+            if open_s >= SETTLED_S or (step.error and is_init_symptom(step.error)):
+                found.setdefault(rank, step)
+    return found
+
+
+def _number_of(step: Step) -> int:
+    """Of `new_group #3` the 3; -1 for any other step."""
+    number = step.name.partition("new_group #")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _who_called(skew: Skew) -> Iterable[str]:
+    by_members: dict[tuple[int, ...], list[int]] = {}
+    for rank, members in skew.members.items():
+        by_members.setdefault(members, []).append(rank)
+    for members, ranks in by_members.items():
+        yield f"{name_ranks(ranks)} called it for {name_ranks(members)}"
+
+
+def _evidence(case: Case, skew: Skew) -> Iterable[Evidence]:
+    shown = [*skew.odd[:4], *[rank for rank in skew.members if rank not in skew.odd][:4]]
+    for rank in shown:
+        calls = case.job.ranks[rank].group_calls
+        call = next((call for call in calls if call.number == skew.number), None)
+        site = f", at {call.site}" if call and call.site else ""
+        text = f"rank {rank}: new_group #{skew.number} of {name_ranks(skew.members[rank])}{site}"
+        counted = f"; {len(calls)} call{'s' if len(calls) != 1 else ''} in all"
+        yield Evidence(source="journal", global_rank=rank, text=text + counted)
+
+
+def _evidence_of_stuck(case: Case, stuck: dict[int, Step]) -> Iterable[Evidence]:
+    for rank, step in list(stuck.items())[:4]:
+        if step.error:
+            text = f"rank {rank}: {step.name} failed: {step.error[:160]}"
+        else:
+            waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
+            text = f"rank {rank} has been in {step.name} for {waited}"
+        yield Evidence(source="journal", global_rank=rank, text=text)

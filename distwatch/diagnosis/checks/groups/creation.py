@@ -1,0 +1,100 @@
+"""group.*: process groups that not every member creates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.groups.calls import first_skew
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.communication import has_timed_out
+from distwatch.diagnosis.facts.initializations import stuck_creation
+from distwatch.state.events import GroupCalled
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process, Step
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+
+class GroupCallMissing:
+    """group.call_missing: a rank never made a `new_group` call that others are in."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        stuck: dict[int, dict[int, Step]] = {}
+        for rank, process in case.job.ranks.items():
+            step = stuck_creation(process)
+            call = max(process.group_calls, key=lambda c: c.number, default=None)
+            if step is not None and call is not None:
+                stuck.setdefault(call.number, {})[rank] = step
+        skew = first_skew(case) if stuck else None
+        for number, waiting in sorted(stuck.items()):
+            if skew is not None and number >= skew.number:
+                return  # numbers that do not mean the same call cannot be compared
+            if any(self._is_overdue(case, rank, step) for rank, step in waiting.items()):
+                yield from self._missing(case, number, waiting)
+
+    def _is_overdue(self, case: Case, rank: int, step: Step) -> bool:
+        if step.error and has_timed_out(step.error):
+            return True
+        process = case.job.ranks[rank]
+        limit = (
+            step.deadline_s
+            if step.deadline_s is not None
+            else case.job.deadline_s(process, "group")
+        )
+        until_ns = step.ended_ns if step.ended_ns is not None else case.job.now_ns(process)
+        return (until_ns - step.started_ns) / 1e9 > limit
+
+    def _missing(self, case: Case, number: int, waiting: dict[int, Step]) -> Iterable[Finding]:
+        call = _call(case.job.ranks[next(iter(waiting))], number)
+        world = range(case.job.world or len(case.job.ranks))
+        members = tuple(call.members) if call and call.members is not None else tuple(world)
+        absent = [
+            rank
+            for rank in members
+            if (process := case.job.ranks.get(rank)) is not None
+            and process.instrumented
+            and (process.ended_ns is None or rank in case.deaths.victims)
+            and max((c.number for c in process.group_calls), default=0) < number
+        ]
+        if not absent:
+            return
+        title = f"new_group #{number} ({name_ranks(members)})"
+        first = waiting[next(iter(waiting))]
+        yield Finding(
+            code="group.call_missing",
+            severity="hang",
+            culprit_ranks=tuple(absent),
+            waiting_ranks=tuple(waiting),
+            pg_desc=call.pg_desc or None if call else None,
+            summary=f"{name_ranks(absent)} never called {title}; {name_ranks(waiting)} "
+            f"{'waits' if len(waiting) == 1 else 'wait'} in it{' at ' + str(first.site) if first.site else ''}",
+            advice="new_group must be called by every rank of the job, members or not, in the same order: "
+            "move the call out of the rank-dependent branch.",
+            evidence=(
+                *(
+                    _evidence_of_call(case, rank, step, number)
+                    for rank, step in list(waiting.items())[:4]
+                ),
+                *(_evidence_of_absence(case, rank) for rank in absent[:8]),
+                *(case.place(rank) for rank in absent[:4]),
+            ),
+        )
+
+
+def _call(process: Process, number: int) -> GroupCalled | None:
+    return next((call for call in process.group_calls if call.number == number), None)
+
+
+def _evidence_of_call(case: Case, rank: int, step: Step, number: int) -> Evidence:
+    waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
+    site = f", called at {step.site}" if step.site else ""
+    text = f"rank {rank} has been in new_group #{number} for {waited}{site}"
+    return Evidence(source="journal", global_rank=rank, text=text)
+
+
+def _evidence_of_absence(case: Case, rank: int) -> Evidence:
+    calls = case.job.ranks[rank].group_calls
+    last = max(calls, key=lambda call: call.number, default=None)
+    site = f", the last at {last.site}" if last and last.site else ""
+    text = f"rank {rank} has made {len(calls)} new_group call{'s' if len(calls) != 1 else ''}{site}"
+    return Evidence(source="journal", global_rank=rank, text=text)

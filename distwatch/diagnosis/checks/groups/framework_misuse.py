@@ -1,0 +1,105 @@
+"""A framework's parallel state, used before it is there or built a second time."""
+
+from __future__ import annotations
+
+import re
+
+from distwatch.diagnosis.checks.rendezvous.environments import who_of
+from distwatch.diagnosis.facts.failures import Failure
+from distwatch.state.events import LayoutHeld
+from distwatch.state.finding import Evidence
+from distwatch.state.layouts import PARALLEL_STATE, TWINS
+from distwatch.state.model import Process
+
+Told = tuple[str, str, tuple[Evidence, ...]]
+"""Summary, advice, more evidence."""
+_FRAMEWORKS = ("sglang", "megatron", "neuron", "deepspeed")
+_LISTED = 8
+_RANKS_TOLD = 2
+
+
+def framework_of(failed: list[Failure]) -> str:
+    """Whose parallel state a failure is about, by its step, its words or its frames; '' for none."""
+    step = failed[0].step
+    if step is not None and step.name.startswith(PARALLEL_STATE):
+        return step.label.partition(":")[0]
+    told = " ".join([failed[0].text, *failed[0].traceback]).lower()
+    return next((name for name in _FRAMEWORKS if re.search(rf"\b{name}", told)), "")
+
+
+def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told:
+    """group.already_initialized: what holds, and the stack of the call that built it."""
+    held = failed[0].process.layouts.get(framework)
+    first = f" (first at {held.site})" if held and held.site else ""
+    sizes = f" with {_sizes(held)}" if held else ""
+    evidence = [
+        e for failure in failed[:_RANKS_TOLD] for e in _first_call(failure.process, framework)
+    ]
+    return (
+        f"{who_of(failed)} initialized the parallel state of {framework} a second time"
+        f"{endpoint_of(failed[0])}, and the first one still holds{sizes}{first}: {words}",
+        f"Initialize it once, or destroy the first state before. "
+        f'distwatch.initialize(framework="{framework}") with the same sizes is a no-op.',
+        tuple(evidence),
+    )
+
+
+def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
+    """group.not_initialized: the parallel state that a getter or a model needs is not there."""
+    process = failed[0].process
+    built = [
+        step
+        for step in process.steps.values()
+        if step.name.startswith(PARALLEL_STATE) and step.label.startswith(f"{framework}:")
+    ]
+    if any(step.ended_ns is not None and not step.error for step in built):
+        why = "it was taken down before"
+    elif built:
+        why = "its initialization had not come to a good end"
+    elif process.initialized:
+        why = "torch's default group is there, and the parallel state on top of it was never built"
+    else:
+        why = "neither torch's default group nor the parallel state was ever built"
+    return (
+        f"{who_of(failed)} used the parallel state of {framework}, which is not there"
+        f"{endpoint_of(failed[0])}: {words} ({why})",
+        f'Call distwatch.initialize(framework="{framework}", tensor=…, pipeline=…) first, or '
+        f"{framework}'s own initializer, before any model or getter that needs a group.",
+        (),
+    )
+
+
+def heads_do_not_fit(failed: list[Failure], words: str) -> Told:
+    """group.size_invalid: key and value heads cannot be laid over the tensor groups."""
+    held = failed[0].process.layouts.get("neuron")
+    tensor = f" of {held.sizes['tp']}" if held and "tp" in held.sizes else ""
+    return (
+        f"{who_of(failed)}: the key and value heads cannot be shared out over a tensor group{tensor}"
+        f"{endpoint_of(failed[0])}: {words}",
+        "Choose kv_size_multiplier so that it divides the tensor size, and heads × multiplier are a "
+        "multiple of it; or a tensor size that divides the number of key and value heads.",
+        (),
+    )
+
+
+def endpoint_of(failure: Failure) -> str:
+    """` at train.py:9 in main`, or nothing where it is not known."""
+    return f" at {failure.site}" if failure.site else ""
+
+
+def _sizes(held: LayoutHeld) -> str:
+    sizes = {
+        axis: size
+        for axis, size in held.sizes.items()
+        if size > 1 and size != held.sizes.get(TWINS.get(axis, ""))
+    }
+    return " × ".join(f"{axis} {size}" for axis, size in sizes.items()) or "sizes of 1"
+
+
+def _first_call(process: Process, framework: str) -> list[Evidence]:
+    held = process.layouts.get(framework)
+    rank = process.global_rank
+    return [
+        Evidence(source="stack", global_rank=rank, text=f"rank {rank}, first call: {line}")
+        for line in (held.stack[-_LISTED:] if held else ())
+    ]

@@ -1,0 +1,1 @@
+"""load.*: models that stop loading, or came to lie where they will not work."""

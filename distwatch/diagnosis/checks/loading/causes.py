@@ -1,0 +1,176 @@
+"""Why a load does not move: what its threads are in, what the kernel says, who holds the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.loads import LoadStatus
+from distwatch.state.events import LockLooked
+from distwatch.state.finding import Evidence
+from distwatch.state.loads import Outstanding
+from distwatch.state.model import Process
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+GENERATION_CONFIG = "generation config"
+OFFLOAD_REREAD = "offload re-read"
+_FILES = (
+    "Look at the file system that holds this file (a stalled mount, a lock, a full cache), "
+    "or copy the checkpoint to local disk."
+)
+_HUB = (
+    "Check that this host reaches the hub (DNS, proxy, firewall, HF_ENDPOINT); with the files in the "
+    "cache, HF_HUB_OFFLINE=1 or local_files_only=True asks nobody."
+)
+_GENERATION = (
+    "All weights are loaded. Set HF_HUB_OFFLINE=1 (the files are in the cache), or put "
+    "generation_config.json beside the checkpoint; the load goes on by itself after minutes, without "
+    "the checkpoint's generation config."
+)
+_REREAD = (
+    "offload_state_dict writes what goes to the CPU into TMPDIR and reads all of it again after the last "
+    "shard: leave offload_state_dict out, or set TMPDIR to a fast local disk."
+)
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds a load up. `text` ends the sentence that names the phase."""
+
+    code: str
+    text: str
+    advice: str
+    key: str = ""
+    """The same for all ranks that one thing holds up; '' where it is this rank's own."""
+    since_s: float = 0.0
+    is_never_healthy: bool = False
+    """Whether a healthy load is never in it for more than some seconds."""
+    culprits: tuple[int, ...] = ()
+    """Other ranks than the load's own that are to blame."""
+    evidence: tuple[Evidence, ...] = ()
+    confidence: float = 0.95
+
+
+def cause_of(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause:
+    """The cause that its pulse, its journal and the look from outside show."""
+    waits = [outstanding for outstanding in load.outstanding if outstanding.waiting != "file"]
+    oldest = waits[0] if waits else None
+    if oldest is not None and oldest.waiting == "lock":
+        return _lock(case, rank, process, oldest)
+    if oldest is not None:
+        return _hub(case, process, load, oldest)
+    file = next((outstanding.what for outstanding in load.outstanding), "")
+    reason = _reason(case, process, load, file)
+    if load.phase == GENERATION_CONFIG:
+        return Cause(code="load.generation_config_stalled", text=reason, advice=_GENERATION)
+    advice = _REREAD if load.phase == OFFLOAD_REREAD else _FILES
+    # Ranks that stop in one checkpoint stop for one reason: the disk that it lies on.
+    key = f"{load.arguments.checkpoint}: {load.phase}" if load.arguments.checkpoint else ""
+    return Cause(code="load.stalled", text=reason, advice=advice, key=key)
+
+
+def _reason(case: Case, process: Process, load: LoadStatus, file: str) -> str:
+    sample = process.outside.sample
+    blocked_on = f" on {sample.blocked_on}" if sample and sample.blocked_on else ""
+    known = file if file and file.rpartition("/")[2] != load.file else ""
+    if not blocked_on and known:
+        blocked_on = f" on {known}"
+    if case.job.kernel_state(process) == "D":
+        return f", blocked in the kernel{blocked_on or _on_file(load)}"
+    if case.job.was_frozen(process):
+        return f", with the GIL held{blocked_on or _on_file(load)}"
+    return f", waiting{blocked_on}" if blocked_on else ""
+
+
+def _on_file(load: LoadStatus) -> str:
+    return " in a read of that file" if load.file else ""
+
+
+def _hub(case: Case, process: Process, load: LoadStatus, waits: Outstanding) -> Cause:
+    since_s = case.job.age_s(process, waits.since_ns)
+    url = waits.what.rpartition(" ")[2]
+    host = urlsplit(url).netloc
+    at = f" of {host}" if host else ""
+    is_body = waits.waiting == "download"
+    what = f"the body of {url or waits.what}" if is_body else f"an answer{at} to {waits.what}"
+    again = f" (attempt {waits.attempts})" if waits.attempts > 1 else ""
+    failed = f"; the last attempt: {waits.last_error}" if waits.last_error else ""
+    text = f", waiting for {what}{again}{failed}"
+    generation = load.phase == GENERATION_CONFIG
+    return Cause(
+        code="load.generation_config_stalled" if generation else "load.hub_unreachable",
+        text=text,
+        advice=_GENERATION if generation else _HUB,
+        key=host,
+        since_s=since_s,
+        # The body of a large file takes its time: only that it does not move is a sign.
+        is_never_healthy=not is_body,
+    )
+
+
+def _lock(case: Case, rank: int, process: Process, waits: Outstanding) -> Cause:
+    since_s = case.job.age_s(process, waits.since_ns)
+    host = case.state.hosts.get(process.host)
+    looked = host.locks.get(waits.what) if host else None
+    if looked is None or looked.not_observed:
+        why = looked.not_observed if looked else "nobody looked at it yet"
+        return Cause(
+            code="load.stalled",
+            text=f", waiting for the lock {waits.what} (who holds it: not observed, {why})",
+            advice="Find the process that holds that lock (`fuser -v FILE`, `lslocks`).",
+            key=waits.what,
+            since_s=since_s,
+            confidence=0.7,
+        )
+    holders = [holder for holder in looked.holders if holder.alive]
+    if not holders:
+        return _nobody_holds(waits, looked, since_s)
+    ranks = {p.pid: r for r, p in case.job.ranks.items() if p.host == process.host}
+    by_rank = tuple(ranks[h.pid] for h in holders if h.pid in ranks and ranks[h.pid] != rank)
+    named = name_ranks(by_rank) if by_rank else _named(looked)
+    return Cause(
+        code="load.stalled",
+        text=f", waiting for the lock {waits.what}, which {named} holds",
+        advice="Look at what that process does with the lock, and end it where it is left over from an "
+        "earlier job; the load goes on by itself then.",
+        key=waits.what,
+        since_s=since_s,
+        culprits=by_rank,
+        evidence=tuple(_holders(rank, looked)),
+    )
+
+
+def _nobody_holds(waits: Outstanding, looked: LockLooked, since_s: float) -> Cause:
+    age = f", last written {seconds(looked.age_s)} ago" if looked.age_s is not None else ""
+    by = f"; its holder ({_named(looked)}) is gone" if looked.holders else ""
+    elsewhere = looked.says_host
+    text = f", waiting for the lock {waits.what}, which nobody on this host holds{age}{by}"
+    return Cause(
+        code="load.lock_stale",
+        text=text + (f"; it was made on {elsewhere}" if elsewhere else ""),
+        advice="Make sure that no other host uses this cache now, and delete the lock file: on a file system "
+        "without flock the file itself is the lock, and it outlives a process that is killed.",
+        key=waits.what,
+        since_s=since_s,
+        # A lock of the kernel that another host or container holds leaves no trace on this one.
+        is_never_healthy=bool(looked.holders),
+        confidence=0.95 if looked.holders else 0.7,
+    )
+
+
+def _named(looked: LockLooked) -> str:
+    holder = looked.holders[0]
+    command = f" ({' '.join(holder.command)[:120]})" if holder.command else ""
+    return f"pid {holder.pid}{command}" if holder.pid else "a process that this host cannot see"
+
+
+def _holders(rank: int, looked: LockLooked) -> Iterable[Evidence]:
+    for holder in looked.holders:
+        command = " ".join(holder.command)[:200]
+        text = (
+            f"{looked.path} is held by pid {holder.pid or '?'}{f': {command}' if command else ''}"
+        )
+        yield Evidence(source="proc", global_rank=rank, text=text)

@@ -1,0 +1,188 @@
+"""network.partition: everybody has come, and the data does not get through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.checks.collectives.entries import calls_differ
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.state.events import Connection
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+RETRANSMITS = 4
+"""With Linux's doubling timer from 0.2 s: about 3 s without an answer."""
+SETTLED_S = 2.0
+_SHOWN = 8
+
+
+class Stuck(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's connection to an address that does not answer any more."""
+
+    global_rank: int
+    connection: Connection
+    peers: tuple[int, ...]
+    """The ranks that have that address; empty where none is known to."""
+
+    @property
+    def peer_address(self) -> str:
+        return self.connection.peer.rpartition(":")[0]
+
+    @property
+    def own_address(self) -> str:
+        return self.connection.local.rpartition(":")[0]
+
+
+class Partition:
+    """Connections between ranks whose data the kernel sends again and again without an answer."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        stuck = stuck_connections(case)
+        waits = [view for view in case.groups if view.in_flight and view.waited_s >= SETTLED_S]
+        waits_for_peers = case.graph.longest_s("p2p") >= SETTLED_S
+        if stuck and (waits or waits_for_peers or case.waiting):
+            yield self._finding(case, stuck, waits)
+
+    def _finding(self, case: Case, stuck: list[Stuck], waits: list[GroupView]) -> Finding:
+        pairs = sorted({(one.own_address, one.peer_address) for one in stuck})
+        names = _names(case, stuck)
+        cut = sorted({tuple(sorted((names[a], names[b]))) for a, b in pairs})
+        listed = "; ".join(f"{a} and {b}" for a, b in cut[:4])
+        view = max(waits, key=lambda one: one.waited_s, default=None)
+        affected = {one.global_rank for one in stuck} | {r for one in stuck for r in one.peers}
+        waiting = set(view.members) if view else affected
+        worst = max(one.connection.retransmits for one in stuck)
+        odd = _one_side(stuck)
+        where = (
+            f"; {view.op or 'collective'} #{view.seq} of {view.title} has waited for {seconds(view.waited_s)}"
+            if view
+            else ""
+        )
+        return Finding(
+            code="network.partition",
+            severity="hang",
+            culprit_ranks=odd,
+            waiting_ranks=tuple(sorted((waiting | affected) - set(odd))),
+            pg_name=view.pg_name if view else None,
+            pg_desc=(view.pg_desc or None) if view else None,
+            summary=f"{listed} no longer reach each other: data was sent up to {worst} times without an "
+            f"answer{where}",
+            advice="Look at the network between these addresses: a firewall or security group, an interface "
+            "that went down, a bad cable or switch port, MTU (try `ping -M do -s 8972 ADDRESS`).",
+            evidence=tuple(
+                Evidence(
+                    source="proc",
+                    global_rank=one.global_rank,
+                    text=f"rank {one.global_rank}: {one.connection.local} → {one.connection.peer} "
+                    f"{one.connection.state}, {one.connection.unacknowledged_bytes} bytes unacknowledged, "
+                    f"sent again {one.connection.retransmits} times",
+                )
+                for one in stuck[:_SHOWN]
+            ),
+            confidence=0.9 if all(one.peers for one in stuck) else 0.7,
+        )
+
+
+class NobodyMissing:
+    """Everyone has entered, nothing differs, and it does not complete: said, with little confidence."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for view in case.groups:
+            everyone = view.in_flight and view.overdue and not view.missing
+            if not everyone or view.timed_out:
+                continue
+            if len(view.members) == 1:
+                yield self._alone(view)
+                continue
+            if not all(self._runs(case, rank) for rank in view.members) or calls_differ(case, view):
+                continue
+            yield Finding(
+                code="network.partition",
+                severity="hang",
+                waiting_ranks=view.members,
+                pg_name=view.pg_name,
+                pg_desc=view.pg_desc or None,
+                summary=f"all of {name_ranks(view.members)} have entered {view.op or 'collective'} #{view.seq} "
+                f"of {view.title}, and it has not completed for {seconds(view.waited_s)}: data does not "
+                "get through between them, or a device stands still",
+                advice="Look at the network between the ranks' hosts and at the devices (`dmesg`, Xid errors, "
+                "`ibstat`); no stuck connection was seen by distwatch.",
+                evidence=tuple(case.place(rank) for rank in view.members[:_SHOWN]),
+                confidence=0.4,
+            )
+
+    def _alone(self, view: GroupView) -> Finding:
+        """A group of one never waits: it has members that nobody has told of."""
+        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        return Finding(
+            code="collective.rank_missing",
+            severity="hang",
+            waiting_ranks=view.members,
+            pg_name=view.pg_name,
+            pg_desc=view.pg_desc or None,
+            summary=f"{name_ranks(view.members)} has waited in {title} for {seconds(view.waited_s)}, and "
+            "who else belongs to that group was not observed",
+            advice="Look up the other members of this group in the code: one of them has not made this call.",
+            confidence=0.4,
+        )
+
+    def _runs(self, case: Case, rank: int) -> bool:
+        process = case.job.ranks.get(rank)
+        if process is None or process.ended_ns is not None or case.job.is_frozen(process):
+            return False
+        return case.job.kernel_state(process) not in ("T", "t", "D")
+
+
+def stuck_connections(case: Case) -> list[Stuck]:
+    """Connections to other hosts of the job that get no answer, the worst first."""
+    owners: dict[str, set[int]] = {}
+    for rank, process in case.job.ranks.items():
+        seen = process.outside.connections
+        for address in seen.addresses if seen else ():
+            owners.setdefault(address, set()).add(rank)
+    found: list[Stuck] = []
+    # Of ranks on hosts that nobody here sees, the addresses are not known either.
+    unseen = len(case.job.ranks) < (case.job.world or 0)
+    for rank, process in case.job.ranks.items():
+        seen = process.outside.connections
+        if process.ended_ns is not None or seen is None:
+            continue
+        for connection in seen.stuck:
+            peers = owners.get(connection.peer.rpartition(":")[0], set())
+            if connection.retransmits >= RETRANSMITS and (peers or unseen):
+                found.append(
+                    Stuck(global_rank=rank, connection=connection, peers=tuple(sorted(peers)))
+                )
+    return sorted(found, key=lambda one: (-one.connection.retransmits, one.global_rank))
+
+
+def _names(case: Case, stuck: list[Stuck]) -> dict[str, str]:
+    """`10.0.0.2 (ranks 2-3)` by address."""
+    ranks: dict[str, set[int]] = {}
+    for one in stuck:
+        ranks.setdefault(one.own_address, set()).add(one.global_rank)
+        ranks.setdefault(one.peer_address, set()).update(one.peers)
+    return {
+        address: f"{address} ({name_ranks(held)})"
+        if held
+        else f"{address} (ranks not seen from here)"
+        for address, held in ranks.items()
+    }
+
+
+def _one_side(stuck: list[Stuck]) -> tuple[int, ...]:
+    """The ranks of the one address that several others no longer reach; () where both may be it."""
+    lost: dict[str, set[str]] = {}
+    ranks: dict[str, set[int]] = {}
+    for one in stuck:
+        lost.setdefault(one.own_address, set()).add(one.peer_address)
+        lost.setdefault(one.peer_address, set()).add(one.own_address)
+        ranks.setdefault(one.own_address, set()).add(one.global_rank)
+        ranks.setdefault(one.peer_address, set()).update(one.peers)
+    most = max(len(others) for others in lost.values())
+    alone = [address for address, others in lost.items() if len(others) == most]
+    return tuple(sorted(ranks[alone[0]])) if most > 1 and len(alone) == 1 else ()

@@ -1,0 +1,199 @@
+"""p2p.unmatched, p2p.cycle; and collectives of two groups that are called in crossed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.initializations import holds_world
+from distwatch.diagnosis.facts.peer_waits import PeerWait, describe_tags
+from distwatch.diagnosis.facts.wait_for import Edge
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+_SHOWN = 8
+
+
+class PeerMissing:
+    """p2p.unmatched: a send or recv whose peer has posted nothing for it and waits for nobody."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        awaited: dict[int, list[PeerWait]] = {}
+        for wait in case.job.peer_waits.values():
+            edges = [e for e in case.graph.waits(wait.global_rank) if e.kind == "p2p"]
+            if not edges or not case.job.peer_overdue(wait) or wait.peer_rank < 0:
+                continue
+            peer = case.job.ranks.get(wait.peer_rank)
+            arriving = peer is not None and peer.instrumented and not holds_world(peer)
+            if case.graph.is_waiting(wait.peer_rank) or arriving:
+                continue
+            awaited.setdefault(wait.peer_rank, []).append(wait)
+        for peer_rank, waits in awaited.items():
+            if not debugged_by_intent(case, peer_rank):
+                yield self._finding(case, peer_rank, waits)
+
+    def _finding(self, case: Case, peer_rank: int, waits: list[PeerWait]) -> Finding:
+        waits = sorted(waits, key=case.job.peer_waited_s, reverse=True)
+        first = waits[0]
+        place = case.where(peer_rank)
+        known = first.answered is not None
+        verb = "received" if first.op == "send" else "sent"
+        return Finding(
+            code="p2p.unmatched",
+            severity="hang",
+            culprit_ranks=(peer_rank,),
+            waiting_ranks=tuple(sorted(case.graph.behind([peer_rank]))),
+            pg_name=first.pg_name,
+            pg_desc=first.pg_desc or None,
+            summary=f"rank {peer_rank} never {verb} what rank {first.global_rank} has waited for in {first} "
+            f"for {seconds(case.job.peer_waited_s(first))}"
+            f"{'; it is at ' + place if place else ''}",
+            advice="Every send needs one recv on the other side, with the same group and tag and in the "
+            "same order: compare the call below with what the peer does (a branch that only one side "
+            "takes, one micro-batch fewer, or work that takes too long).",
+            evidence=(
+                *peer_evidence(case, waits[:_SHOWN]),
+                Evidence(
+                    source="pulse", global_rank=peer_rank, text=_answered_text(first, peer_rank)
+                ),
+                case.place(peer_rank),
+            ),
+            confidence=0.95 if known else 0.6,
+        )
+
+
+class Circles:
+    """Ranks that wait for each other in a circle, which nobody outside of it could end."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for chain in case.graph.cycles():
+            if all(edge.overdue for edge in chain) or _has_timed_out(case, chain):
+                kinds = {edge.kind for edge in chain}
+                if kinds == {"p2p"}:
+                    yield self._of_peers(case, chain)
+                elif kinds == {"collective"}:
+                    yield self._of_collectives(case, chain)
+                elif kinds == {"p2p", "collective"}:
+                    yield self._mixed(case, chain)
+
+    def _of_peers(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
+        waits = [case.job.peer_waits[edge.waiter] for edge in chain]
+        differ = describe_tags(waits)
+        ranks = tuple(sorted(edge.waiter for edge in chain))
+        listed = "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
+        text = (
+            f"{name_ranks(ranks)} miss each other's calls, since {differ}: {listed}"
+            if differ
+            else f"{name_ranks(ranks)} wait for each other in a circle: {listed}"
+        )
+        return self._finding(
+            case,
+            chain,
+            code="p2p.unmatched" if differ else "p2p.cycle",
+            summary=text,
+            advice="Give both calls the same tag and group."
+            if differ
+            else "Break the circle: let one side receive before it sends, or post both at once by "
+            "batch_isend_irecv or isend and irecv, and wait afterwards.",
+            confidence=0.95,
+        )
+
+    def _of_collectives(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
+        ranks = sorted(edge.waiter for edge in chain)
+        listed = "; ".join(
+            f"rank {edge.waiter} is in {edge.what} and waits for rank {edge.awaited}"
+            for edge in chain
+        )
+        return self._finding(
+            case,
+            chain,
+            code="collective.op_mismatch",
+            summary=f"{name_ranks(ranks)} call their groups in different orders: {listed}",
+            advice="Let every rank call the collectives of its groups in the same order: compare the call "
+            "sites below.",
+            confidence=0.8,
+        )
+
+    def _mixed(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
+        ranks = sorted(edge.waiter for edge in chain)
+        listed = "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
+        return self._finding(
+            case,
+            chain,
+            code="p2p.unmatched",
+            summary=f"{name_ranks(ranks)} wait for each other in different calls: {listed}",
+            advice="One of them has a send or recv too many, or the other has left one out: compare the "
+            "call sites below.",
+            confidence=0.7,
+        )
+
+    def _finding(
+        self,
+        case: Case,
+        chain: tuple[Edge, ...],
+        *,
+        code: str,
+        summary: str,
+        advice: str,
+        confidence: float,
+    ) -> Finding:
+        ranks = tuple(sorted({edge.waiter for edge in chain}))
+        group = case.job.ranks[chain[0].waiter].groups.get(chain[0].pg_name)
+        longest = max(edge.waited_s for edge in chain)
+        return Finding(
+            code=code,
+            severity="hang",
+            culprit_ranks=ranks,
+            waiting_ranks=tuple(sorted(case.graph.behind(ranks))),
+            pg_name=chain[0].pg_name or None,
+            pg_desc=(group.pg_desc or None) if group else None,
+            summary=f"{summary}; for {seconds(longest)}",
+            advice=advice,
+            evidence=tuple(_edge_evidence(case, chain)),
+            confidence=confidence,
+        )
+
+
+def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:
+    """What each of these ranks has posted, where, and for how long it has waited."""
+    for wait in waits:
+        size = f" of {wait.numel} {wait.dtype} elements" if wait.numel >= 0 else ""
+        at = f", called at {case.source(wait.site)}" if wait.site else ""
+        waited = seconds(case.job.peer_waited_s(wait))
+        text = f"rank {wait.global_rank}: {wait}{size}{at}, for {waited}"
+        yield Evidence(source="operations", global_rank=wait.global_rank, text=text)
+
+
+def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:
+    for edge in chain[:_SHOWN]:
+        if edge.kind == "p2p":
+            yield from peer_evidence(case, [case.job.peer_waits[edge.waiter]])
+            continue
+        operation = case.job.operation(edge.waiter, edge.pg_name, edge.seq)
+        site = case.job.site_of(edge.waiter, operation) if operation else None
+        at = f", called at {case.source(site)}" if site else ""
+        yield Evidence(
+            source="operations" if operation else "flight_recorder",
+            global_rank=edge.waiter,
+            text=f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}",
+        )
+    for edge in chain[:_SHOWN]:
+        yield case.place(edge.waiter)
+
+
+def _answered_text(wait: PeerWait, peer_rank: int) -> str:
+    calls = "recvs" if wait.op == "send" else "sends"
+    if wait.answered is None:
+        return f"what rank {peer_rank} has posted was not observed"
+    way = "from" if wait.op == "send" else "to"
+    posted = f"rank {peer_rank} has posted {wait.answered} {calls} {way} rank {wait.global_rank}"
+    return f"{posted}, and {wait.posted} are needed"
+
+
+def _has_timed_out(case: Case, chain: tuple[Edge, ...]) -> bool:
+    # Once one has given up, the others may not have waited long enough themselves.
+    return any(edge.overdue for edge in chain) and any(
+        case.job.ranks[edge.waiter].ended_ns is not None for edge in chain
+    )

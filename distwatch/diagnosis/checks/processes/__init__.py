@@ -1,0 +1,1 @@
+"""process.*: ranks that ended, or that live and do not go on."""

@@ -1,0 +1,291 @@
+"""process.*: ranks that ended, were stopped, or whose interpreter cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.groups.calls import first_skew
+from distwatch.diagnosis.facts.activity import native_frames
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
+from distwatch.diagnosis.facts.job import FROZEN_AFTER_S, main_frames
+from distwatch.diagnosis.facts.signals import exit_text, signal_name
+from distwatch.state.events import Frame
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.loads import LOAD_STEPS
+from distwatch.state.model import Process
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+_ENDED_BY_REQUEST = (2, 15)
+
+
+class RankEnded:
+    """process.exited, process.killed, process.oom_killed: the first ones to go, not their victims."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        deaths = case.deaths
+        arrived = {r: p for r, p in deaths.own.items() if self._is_ours(case, r)}
+        by_kind: dict[tuple[str, str], list[int]] = {}
+        for rank, process in sorted(arrived.items()):
+            by_kind.setdefault(_kind_of_death(process), []).append(rank)
+        for (code, _), ranks in by_kind.items():
+            yield self._finding(case, code, ranks)
+        yield from self._left_early(case)
+
+    def _is_ours(self, case: Case, rank: int) -> bool:
+        # Who died before it arrived is rendezvous.rank_died, if anybody waits for it there.
+        return case.job.has_arrived(rank) or not case.waiting
+
+    def _finding(self, case: Case, code: str, ranks: list[int]) -> Finding:
+        first = min(ranks, key=lambda rank: death_ns(case.deaths.own[rank]))
+        process = case.deaths.own[first]
+        requested = case.deaths.stopped_from_outside and ending_signal(process) in _ENDED_BY_REQUEST
+        victims = set(case.deaths.victims) | set(case.waiting_for(ranks))
+        return Finding(
+            code=code,
+            severity="info" if requested else "crash",
+            culprit_ranks=tuple(ranks),
+            waiting_ranks=tuple(sorted(victims - set(ranks))),
+            summary=_death_summary(case, ranks, process),
+            advice=_death_advice(code, process, requested),
+            evidence=tuple(_death_evidence(case, ranks)),
+            confidence=0.95 if _status_known(process) or process.exception else 0.6,
+        )
+
+    def _left_early(self, case: Case) -> Iterable[Finding]:
+        """A rank that ended in order while others still need it."""
+        if first_skew(case) is not None:
+            return  # groups that were mixed up are why it could end, and others could not
+        missing = {r for view in case.groups if view.in_flight for r in view.missing}
+        gone = sorted(rank for rank in case.deaths.clean if rank in missing)
+        if not gone and case.deaths.victims and not case.deaths.own:
+            # Who was still to meet the others has not lost them as peers.
+            lost = [p for rank, p in case.deaths.victims.items() if rank not in case.waiting]
+            first = min((death_ns(process) for process in lost), default=0)
+            gone = sorted(r for r, p in case.deaths.clean.items() if ended_before(p, first))
+        if not gone:
+            return
+        waiting = set(case.waiting_for(gone)) | set(case.deaths.victims)
+        still_alive = any(case.job.ranks[rank].ended_ns is None for rank in waiting)
+        yield Finding(
+            code="process.exited",
+            severity="hang" if still_alive else "crash",
+            culprit_ranks=tuple(gone),
+            waiting_ranks=tuple(sorted(waiting)),
+            summary=f"{name_ranks(gone)} ended with {exit_text(case.job.ranks[gone[0]].outside.exit)} "
+            f"while {name_ranks(waiting)} still needed it",
+            advice="Every member of a group must make the same calls: look for an early return, "
+            "fewer batches, or a main() that ends without the last collective on that rank.",
+            evidence=(*_death_evidence(case, gone), *_how_far(case, gone)),
+            confidence=0.9,
+        )
+
+
+def _how_far(case: Case, gone: list[int]) -> Iterable[Evidence]:
+    """How many collectives those who left have made, and those who stayed."""
+    for view in case.groups:
+        numbers = {rank: max(p.enqueued, 0) for rank, p in view.progress.items()}
+        left = {rank: numbers[rank] for rank in gone if rank in numbers}
+        most = max(numbers.values(), default=0)
+        for rank, number in left.items():
+            if number < most:
+                text = f"rank {rank} has made {number} collectives of {view.title}, others {most}"
+                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+
+
+def _kind_of_death(process: Process) -> tuple[str, str]:
+    seen = process.outside.exit
+    if process.exception is not None:
+        return "process.exited", process.exception.type_name
+    if seen is not None and seen.oom_killed:
+        return "process.oom_killed", ""
+    if seen is not None and seen.signal is not None:
+        return "process.killed", str(seen.signal)
+    return "process.exited", str(seen.exit_code if seen else None)
+
+
+def _status_known(process: Process) -> bool:
+    seen = process.outside.exit
+    return seen is not None and (seen.exit_code is not None or seen.signal is not None)
+
+
+def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
+    if process.exception is not None:
+        error = process.exception
+        place = f" at {case.where(process.global_rank or 0)}" if error.site else ""
+        message = error.message.strip().splitlines()[0][:160] if error.message.strip() else ""
+        return f"{name_ranks(ranks)} ended by an uncaught {error.type_name}{place}: {message}"
+    if case.deaths.stopped_from_outside:
+        names = signal_name(ending_signal(process) or 0)
+        return f"the whole job was ended from outside: {name_ranks(ranks)} by {names} at once"
+    oom = process.outside.exit.oom_killed if process.outside.exit else None
+    tail = f"; {oom}" if oom else ""
+    status = exit_text(process.outside.exit)
+    verb = "were" if len(ranks) > 1 else "was"
+    joined = f"{verb} {status}" if status.startswith("killed") else f"ended: {status}"
+    return f"{name_ranks(ranks)} {joined}{tail}"
+
+
+def _death_advice(code: str, process: Process, requested: bool) -> str:
+    if requested:
+        return "Nothing, if that was meant: a scheduler's limit, scancel or Ctrl-C looks like this."
+    if code == "process.oom_killed":
+        return "Lower the memory per rank (batch, workers, offload) or raise the cgroup's limit."
+    if process.exception is not None:
+        return "Fix that exception; the other ranks only lost their peer."
+    if ending_signal(process) in (11, 6, 7, 4, 8):
+        return "A crash in native code: run that rank with `python -X faulthandler` and read its last frames."
+    if ending_signal(process) is not None:
+        return "Find who sent the signal: the scheduler, an operator, or the kernel (`dmesg`, memory limits)."
+    return "Read the end of that rank's own log: no exception reached distwatch."
+
+
+def _death_evidence(case: Case, ranks: list[int]) -> Iterable[Evidence]:
+    for rank in ranks[:8]:
+        process = case.job.ranks[rank]
+        seen = process.outside.exit
+        how = f" ({seen.how})" if seen and seen.how else ""
+        yield Evidence(
+            source="exit",
+            global_rank=rank,
+            text=f"pid {process.pid} on {process.host}: {exit_text(seen)}{how}",
+        )
+        if process.exception is not None:
+            lines = [line for line in process.exception.traceback if line.strip()][-6:]
+            yield Evidence(source="journal", global_rank=rank, text="\n".join(lines))
+    for rank, process in sorted(case.deaths.victims.items())[:4]:
+        why = process.exception.message.strip().splitlines() if process.exception else []
+        text = why[0][:160] if why else exit_text(process.outside.exit)
+        yield Evidence(
+            source="exit", global_rank=rank, text=f"rank {rank} is a victim, it ended later: {text}"
+        )
+
+
+class RankStopped:
+    """process.stopped: somebody sent SIGSTOP, or a shell suspended the job."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        stopped = [r for r, p in case.job.ranks.items() if case.job.kernel_state(p) == "T"]
+        if not stopped:
+            return
+        yield Finding(
+            code="process.stopped",
+            severity="hang",
+            culprit_ranks=tuple(stopped),
+            waiting_ranks=case.waiting_for(stopped),
+            summary=f"{name_ranks(stopped)} {'is' if len(stopped) == 1 else 'are'} stopped (SIGSTOP or "
+            f"SIGTSTP): the kernel does not run {'it' if len(stopped) == 1 else 'them'}",
+            advice="Resume with "
+            + "; ".join(f"`kill -CONT {case.job.ranks[r].pid}`" for r in stopped[:8])
+            + ", after asking who stopped it (a debugger, a scheduler, Ctrl-Z).",
+            evidence=tuple(
+                Evidence(
+                    source="proc",
+                    global_rank=rank,
+                    text=f"pid {case.job.ranks[rank].pid} on {case.job.ranks[rank].host}: state T (stopped)",
+                )
+                for rank in stopped[:8]
+            ),
+        )
+
+
+class RankFrozen:
+    """process.gil_held, process.io_blocked: alive, but the interpreter runs nothing."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for rank, process in case.job.ranks.items():
+            age = case.job.heartbeat_s(process)
+            if (
+                age is None
+                or not case.job.is_frozen(process)
+                or case.job.kernel_state(process) == "T"
+            ):
+                continue
+            waiting = case.waiting_for([rank])
+            limit = case.job.deadline_s(process, "collective")
+            needed = any(v.overdue and rank in v.missing for v in case.groups)
+            if age <= limit and not needed:
+                continue
+            if any(step.name in LOAD_STEPS for step in process.open_steps()):
+                continue  # load.stalled says it, with the phase and the file
+            if not self._is_certain(case, process, age):
+                continue
+            yield self._finding(case, rank, process, age, waiting)
+
+    def _is_certain(self, case: Case, process: Process, age: float) -> bool:
+        """A stack in which nobody owns the GIL says that only the agent's thread is late."""
+        if case.job.kernel_state(process) == "D" or process.outside.stack is None:
+            return age > 2 * FROZEN_AFTER_S
+        return any(thread.owns_gil for thread in process.outside.stack.threads)
+
+    def _finding(
+        self, case: Case, rank: int, process: Process, age: float, waiting: tuple[int, ...]
+    ) -> Finding:
+        in_kernel = case.job.kernel_state(process) == "D"
+        sample = process.outside.sample
+        blocked_on = f" on {sample.blocked_on}" if sample and sample.blocked_on else ""
+        owner = gil_owner(process)
+        place = case.where(rank)
+        at = f" at {place}" if place else ""
+        inner = native_frames(process)
+        native = f" ({_library_call(inner[-1])})" if inner else ""
+        cause = (
+            f"is blocked in the kernel{blocked_on}{at}"
+            if in_kernel
+            else f"holds the GIL in native code{native}{at}, so that none of its Python threads can run"
+        )
+        return Finding(
+            code="process.io_blocked" if in_kernel else "process.gil_held",
+            severity="hang",
+            culprit_ranks=(rank,),
+            waiting_ranks=waiting,
+            summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",
+            advice="Look at the file system or device behind that read."
+            if in_kernel
+            else "Look at the native call below; a C extension must release the GIL around long work.",
+            evidence=(
+                Evidence(
+                    source="pulse",
+                    global_rank=rank,
+                    text=f"last heartbeat {seconds(age)} ago; "
+                    f"process state {sample.state if sample else 'not observed'}"
+                    f"{', wchan ' + sample.wchan if sample and sample.wchan else ''}",
+                ),
+                Evidence(
+                    source="stack",
+                    global_rank=rank,
+                    text=owner or "who holds the GIL was not observed",
+                ),
+                *_native_evidence(rank, inner),
+                case.place(rank),
+            ),
+            confidence=0.95 if owner or in_kernel else 0.6,
+        )
+
+
+def _library_call(frame: Frame) -> str:
+    library = frame.file.rpartition("/")[2]
+    return f"`{frame.function}`, {library}" if library else f"`{frame.function}`"
+
+
+def _native_evidence(rank: int, frames: tuple[Frame, ...]) -> Iterable[Evidence]:
+    if frames:
+        calls = " < ".join(_library_call(frame) for frame in reversed(frames[-6:]))
+        yield Evidence(
+            source="stack", global_rank=rank, text=f"native frames, innermost first: {calls}"
+        )
+
+
+def gil_owner(process: Process) -> str:
+    """The thread that holds the GIL and its innermost frame, as py-spy saw it; '' if it did not."""
+    for thread in process.outside.stack.threads if process.outside.stack else ():
+        if thread.owns_gil and thread.frames:
+            frame = thread.frames[-1]
+            name = thread.name or thread.os_thread_id
+            return f"thread {name} owns the GIL in {frame.function} ({frame.file}:{frame.line})"
+    frames = main_frames(process)
+    if process.outside.stack and frames:
+        frame = frames[-1]
+        return f"main thread's innermost Python frame: {frame.function} ({frame.file}:{frame.line})"
+    return ""

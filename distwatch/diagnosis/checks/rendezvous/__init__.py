@@ -1,0 +1,1 @@
+"""rendezvous.*: ranks that do not come together."""

@@ -1,0 +1,204 @@
+"""rendezvous.rank_*: ranks that others wait for in an initialization, and that have not come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.rendezvous.unplaced import unstarted_ranks
+from distwatch.diagnosis.checks.rendezvous.unreachable import unreachable_ranks
+from distwatch.diagnosis.facts.absence import Absence, absence_of, gave_up, gave_up_at, since_loss_s
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.claims import surplus
+from distwatch.diagnosis.facts.init_waits import (
+    endpoints_of,
+    evidence_of_store,
+    evidence_of_waiting,
+    joined_unseen,
+    overdue_ranks,
+    wait_clause,
+)
+from distwatch.diagnosis.facts.initializations import newest_init
+from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+LAUNCHER_GONE_FOR_S = 2.0
+
+
+class RanksNotArrived:
+    """rank_never_started, rank_died, rank_missing: told apart by what was seen of the process."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        absence = absence_of(case)
+        if absence.died:
+            yield self._died(case, absence.died)
+        overdue = overdue_ranks(case, but_last_s=since_loss_s(case))
+        unseen = self._unexplained(case, absence.unseen)
+        if unseen and (overdue or _nobody_will_start_them(case)):
+            yield self._never_started(case, unseen)
+        if absence.elsewhere and overdue:
+            yield self._elsewhere(case, absence)
+        if absence.late:
+            yield self._late(case, absence.late)
+
+    def _unexplained(self, case: Case, unseen: tuple[int, ...]) -> tuple[int, ...]:
+        """Unseen ranks, unless their processes came under other names or may be out of sight."""
+        if len(unseen) <= surplus(case):
+            return ()
+        known = unstarted_ranks(case)  # Ray says what became of them
+        unseen = tuple(rank for rank in unseen if rank not in known)
+        if not _is_local(case) and set(case.waiting) <= unreachable_ranks(case):
+            return ()  # who cannot reach the store cannot know who is there
+        return unseen
+
+    def _died(self, case: Case, dead: tuple[int, ...]) -> Finding:
+        first = case.job.ranks[dead[0]]
+        error = first.exception
+        place = case.where(dead[0]) if error else ""
+        cause = (
+            f"{error.type_name}{' at ' + place if place else ''}: {error.message.strip()[:160]}"
+            if error
+            else exit_text(first.outside.exit)
+        )
+        return Finding(
+            code="rendezvous.rank_died",
+            severity="crash",
+            culprit_ranks=dead,
+            waiting_ranks=tuple(case.waiting),
+            summary=f"{name_ranks(dead)} ended before reaching init_process_group ({cause}); "
+            f"{wait_clause(case)} for it in vain",
+            advice="Fix what ended that rank; the others only wait for it.",
+            evidence=(
+                *(_evidence_of_death(case, rank) for rank in dead[:8]),
+                *evidence_of_waiting(case),
+                *evidence_of_store(case),
+            ),
+            confidence=0.95 if error or first.outside.exit else 0.7,
+        )
+
+    def _never_started(self, case: Case, never: tuple[int, ...]) -> Finding:
+        local = _is_local(case)
+        hosts = ", ".join(sorted(case.state.hosts)) or "this host"
+        which = "it" if len(never) == 1 else "them"
+        where = endpoints_of(case, case.waiting)
+        confidence = 0.95 if local else 0.6
+        return Finding(
+            code="rendezvous.rank_never_started",
+            severity="hang",
+            culprit_ranks=never,
+            waiting_ranks=tuple(case.waiting),
+            summary=f"{name_ranks(never)} of {case.job.world} never started: no process of {which} was ever "
+            f"seen on {hosts}; {wait_clause(case)} in init_process_group{' at ' + where if where else ''}",
+            advice=f"Start the missing rank{'s' if len(never) > 1 else ''}, or set WORLD_SIZE to the number "
+            "that is started (torchrun: --nnodes × --nproc-per-node)."
+            + ("" if local else " Other hosts are not observed from here: look there, too."),
+            evidence=(
+                Evidence(
+                    source="proc", text=f"processes seen: {name_ranks(case.job.ranks)} on {hosts}"
+                ),
+                *evidence_of_waiting(case),
+                *evidence_of_store(case),
+            ),
+            confidence=min(confidence, 0.5) if joined_unseen(case) else confidence,
+        )
+
+    def _elsewhere(self, case: Case, absence: Absence) -> Finding:
+        ranks = absence.elsewhere
+        seen = all(case.job.ranks[rank].instrumented for rank in ranks)
+        return Finding(
+            code="rendezvous.rank_missing",
+            severity="hang",
+            culprit_ranks=ranks,
+            waiting_ranks=tuple(case.waiting),
+            summary=f"{_whereabouts(case, absence)}; {wait_clause(case)} for it",
+            advice="Look at what that rank does before init_process_group (its stack is below).",
+            evidence=(
+                *(case.place(rank) for rank in ranks[:8]),
+                *(e for rank in ranks[:4] if (e := _evidence_of_giving_up(case, rank))),
+                *evidence_of_waiting(case),
+                *evidence_of_store(case),
+            ),
+            confidence=0.9 if seen else 0.6,
+        )
+
+    def _late(self, case: Case, late: tuple[int, ...]) -> Finding:
+        given_up = tuple(rank for rank, step in case.waiting.items() if step.error)
+        process = case.job.ranks[late[0]]
+        step, over_ns = newest_init(process), gave_up_at(case, process)
+        begun = case.job.wall_ns(process, step.started_ns) if step else 0
+        after = seconds(max(0.0, (begun - (over_ns or begun)) / 1e9))
+        return Finding(
+            code="rendezvous.rank_missing",
+            severity="hang",
+            culprit_ranks=late,
+            waiting_ranks=tuple(rank for rank in given_up if rank not in late),
+            summary=f"{name_ranks(late)} came to init_process_group {after} after {name_ranks(given_up)} "
+            "had given up waiting: late, not stuck",
+            advice="Find out what delays that rank before init_process_group, or raise its timeout above that.",
+            evidence=(
+                *evidence_of_waiting(case, [*given_up, *late]),
+                *(case.place(rank) for rank in late[:8]),
+            ),
+            confidence=0.9,
+        )
+
+
+def _is_local(case: Case) -> bool:
+    """Whether all ranks are to run on hosts that are seen: then what is unseen is not there."""
+    identity = case.job.ranks[next(iter(case.waiting))].identity
+    return identity.single_node or identity.master_addr in ("localhost", "127.0.0.1", "::1")
+
+
+def _nobody_will_start_them(case: Case) -> bool:
+    """Whether the launcher of a job of this host is gone: before the deadline only that is sure."""
+    launchers = [p for p in case.state.processes.values() if p.role == "launcher"]
+    gone = {p.pid: p for p in launchers if p.ended_ns is not None}
+    parents = {case.job.ranks[rank].ppid for rank in case.waiting}
+    if not _is_local(case) or len(gone) < len(launchers) or not parents <= set(gone):
+        return False
+    ages = [_since_s(case, gone[parent]) for parent in parents]
+    return min(ages) >= LAUNCHER_GONE_FOR_S
+
+
+def _since_s(case: Case, ended: Process) -> float:
+    host = case.state.hosts.get(ended.host)
+    return ((host.now_ns if host else 0) - (ended.ended_ns or 0)) / 1e9
+
+
+def _whereabouts(case: Case, absence: Absence) -> str:
+    ranks = absence.elsewhere
+    one = len(ranks) == 1
+    processes = [case.job.ranks[rank] for rank in ranks]
+    place = case.where(ranks[0])
+    ended = all(process.ended_ns is not None for process in processes)
+    at = f": it {'was' if ended else 'is'} at {place}" if place else ""
+    if any(gave_up(case, rank, case.job.ranks[rank]) for rank in ranks):
+        failed = f"the initialization of {name_ranks(ranks)} itself failed"
+        return f"{failed}, and {'it' if one else 'they'} went on without{at}"
+    again = " again (the others wait in another initialization)" if absence.number > 1 else ""
+    if ended:
+        return (
+            f"{name_ranks(ranks)} never called init_process_group{again} before the job ended{at}"
+        )
+    alive = f"{name_ranks(ranks)} {'is' if one else 'are'} alive but {'has' if one else 'have'}"
+    return f"{alive} not called init_process_group{again}{at}"
+
+
+def _evidence_of_giving_up(case: Case, rank: int) -> Evidence | None:
+    step = newest_init(case.job.ranks[rank])
+    if step is None or not step.error:
+        return None
+    text = f"rank {rank}: {step.name} failed: {step.error[:200]}"
+    return Evidence(source="journal", global_rank=rank, text=text)
+
+
+def _evidence_of_death(case: Case, rank: int) -> Evidence:
+    process = case.job.ranks[rank]
+    if process.exception is not None:
+        lines = [line for line in process.exception.traceback if line.strip()][-4:]
+        text = "\n".join(lines) or f"{process.exception.type_name}: {process.exception.message}"
+        return Evidence(source="journal", global_rank=rank, text=text)
+    text = f"pid {process.pid} on {process.host}: {exit_text(process.outside.exit)}"
+    return Evidence(source="exit", global_rank=rank, text=text)

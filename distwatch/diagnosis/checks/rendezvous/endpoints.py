@@ -1,0 +1,174 @@
+"""rendezvous.endpoint_disagrees: ranks of one job that wait for each other at different places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import msgspec
+
+from distwatch.diagnosis.checks.rendezvous.unreachable import unreachable_ranks
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.endpoints import Endpoint, endpoint_of, endpoint_text, same_endpoint
+from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, overdue_ranks
+from distwatch.diagnosis.facts.initializations import holds_world
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
+from distwatch.state.rank_sets import name_ranks
+
+SETTLED_S = 1.0
+_LISTED = 8
+
+
+class _Meeting(msgspec.Struct, kw_only=True):
+    """The ranks that wait at one place, however each spells it."""
+
+    places: list[Endpoint]
+    ranks: dict[int, Process]
+
+
+class EndpointDisagrees:
+    """Each part of a world waits for the others, which wait elsewhere."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        meetings = _meetings(case)
+        if len(meetings) < 2 or not _is_disjoint(meetings):
+            return
+        ranks = {rank for meeting in meetings for rank in meeting.ranks}
+        together = ranks >= set(range(case.job.world or 0))
+        certain = all(
+            same_endpoint(a, b, case.state) is False
+            for one, other in combinations(meetings, 2)
+            for a in one.places
+            for b in other.places
+        )
+        settled = all(case.waiting_s(rank) >= SETTLED_S for rank in ranks)
+        if not (together and certain and settled) and not (
+            overdue_ranks(case) and (together or certain)
+        ):
+            return
+        if not certain and unreachable_ranks(case):
+            return  # a name that leads nowhere explains that they have not met
+        yield self._finding(case, meetings, certain)
+
+    def _finding(self, case: Case, meetings: list[_Meeting], certain: bool) -> Finding:
+        most = max(len(meeting.ranks) for meeting in meetings)
+        largest = [meeting for meeting in meetings if len(meeting.ranks) == most]
+        decided = len(largest) == 1
+        common = next((m for m in largest if 0 in m.ranks), largest[0])
+        odd = tuple(sorted(r for m in meetings if m is not common for r in m.ranks))
+        told = "; ".join(
+            f"{name_ranks(m.ranks)} at {endpoint_text(next(iter(m.ranks.values())))}"
+            for m in meetings
+        )
+        return Finding(
+            code="rendezvous.endpoint_disagrees",
+            severity="hang",
+            culprit_ranks=odd,
+            waiting_ranks=tuple(rank for rank in case.waiting if rank not in odd),
+            summary=f"the ranks of one job wait for each other at different places: {told}",
+            advice="Set the same MASTER_ADDR and MASTER_PORT for every rank; localhost means another host on each.",
+            evidence=(
+                *(_evidence(r, p) for m in meetings for r, p in list(m.ranks.items())[:_LISTED]),
+                *evidence_of_waiting(case),
+            ),
+            confidence=0.6 if not decided else 0.95 if certain else 0.8,
+        )
+
+
+def _meetings(case: Case) -> list[_Meeting]:
+    found: list[_Meeting] = []
+    for rank in case.waiting:
+        process = case.job.ranks[rank]
+        place = endpoint_of(process)
+        if not place.known or process.planned is None:
+            continue
+        here = next(
+            (m for m in found if any(same_endpoint(p, place, case.state) for p in m.places)), None
+        )
+        if here is None:
+            found.append(_Meeting(places=[place], ranks={rank: process}))
+        else:
+            here.ranks[rank] = process
+            here.places += [] if place in here.places else [place]
+    return found
+
+
+def _is_disjoint(meetings: list[_Meeting]) -> bool:
+    """Whether they are parts of one world, not several worlds with a rank 0 each."""
+    sizes = {
+        process.planned.world_size
+        for meeting in meetings
+        for process in meeting.ranks.values()
+        if process.planned is not None
+    }
+    return len(sizes) == 1
+
+
+def _evidence(rank: int, process: Process) -> Evidence:
+    site = f", called at {process.planned.site}" if process.planned and process.planned.site else ""
+    text = (
+        f"rank {rank} meets at {endpoint_text(process)} (pid {process.pid} on {process.host}{site})"
+    )
+    return Evidence(source="journal", global_rank=rank, text=text)
+
+
+def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
+    """The same over a whole run: processes that were started together formed worlds by themselves.
+
+    Each of them works, so it is a warning; that they were to be one is the launcher's word.
+    """
+    worlds = [case for case in cases if case.job.processes and _is_formed(case)]
+    apart: dict[tuple[int, int], Process] = {}
+    for case in worlds:
+        for process in case.job.processes:
+            place = _launched_as(process)
+            if place is not None and (place[1] > (case.job.world or 1)):
+                apart.setdefault(place, process)
+    sizes = {tasks for _, tasks in apart}
+    small = [case for case in worlds if any(p in apart.values() for p in case.job.processes)]
+    if len(apart) < 2 or len(small) < 2 or len(sizes) != 1:
+        return
+    if not all((case.job.world or 1) == 1 or _fills_its_host(case) for case in small):
+        return
+    (tasks,) = sizes
+    each = sorted({case.job.world or 1 for case in small})
+    yield Finding(
+        code="rendezvous.endpoint_disagrees",
+        severity="warning",
+        summary=f"{len(small)} small worlds of {', '.join(map(str, each))} rank{'s' if each != [1] else ''} "
+        f"were formed, and the launcher started {tasks} processes as one job: each works by itself",
+        advice="Give every process RANK, WORLD_SIZE and the same MASTER_ADDR and MASTER_PORT "
+        "(under Slurm: from SLURM_PROCID, SLURM_NTASKS and the first node), or start them with torchrun.",
+        evidence=tuple(
+            Evidence(
+                source="journal",
+                text=f"pid {process.pid} on {process.host} was started as {task} of {count}, and is rank "
+                f"{process.global_rank} of {process.world_size} at {endpoint_text(process) or 'a place of its own'}",
+            )
+            for (task, count), process in sorted(apart.items())[:_LISTED]
+        ),
+        confidence=0.6,
+    )
+
+
+def _is_formed(case: Case) -> bool:
+    return all(holds_world(process) for process in case.job.ranks.values())
+
+
+def _launched_as(process: Process) -> tuple[int, int] | None:
+    """Which of how many its launcher started it as, whatever it then planned."""
+    identity = process.identity
+    if identity.tasks is not None and identity.task is not None:
+        return identity.task, identity.tasks
+    # Ray and plain environments give each process the world that it is meant to have.
+    told = identity.launcher not in ("ray", "env", "unknown")
+    if told and identity.global_rank is not None and identity.world_size is not None:
+        return identity.global_rank, identity.world_size
+    return None
+
+
+def _fills_its_host(case: Case) -> bool:
+    """Whether it is the world of one node: all its ranks there, as `--nnodes 1` on each makes it."""
+    hosts = {process.host for process in case.job.ranks.values()}
+    return len(hosts) == 1 and all(p.identity.single_node for p in case.job.ranks.values())

@@ -1,0 +1,274 @@
+"""rendezvous.* of worlds beside the default one: weight-sync groups and bare stores.
+
+They number their members themselves, and may join processes of several worlds of a run. Who of the
+job is missing is said only where it follows from what was seen: from an earlier meeting of the
+same name, or since there is nobody else who could be the one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.endpoints import read_place, same_endpoint
+from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.state.events import SideWorldJoined
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process, RunState, Step
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import format_ranks, name_ranks
+
+_LISTED = 8
+
+
+class Meeting(msgspec.Struct, frozen=True, kw_only=True):
+    """One meeting of several processes beside the default group."""
+
+    joined: tuple[tuple[Process, SideWorldJoined], ...]
+    size: int
+
+    @property
+    def title(self) -> str:
+        """`group weight_update at 10.0.0.1:29600`."""
+        named = next((one.name for _, one in self.joined if one.name), "")
+        endpoint = next((one.endpoint for _, one in self.joined if one.endpoint), "")
+        return (f"group {named!r}" if named else "the store") + (
+            f" at {endpoint}" if endpoint else ""
+        )
+
+    @property
+    def come(self) -> dict[int, Process]:
+        """By rank in this world."""
+        return {one.group_rank: p for p, one in self.joined if one.group_rank is not None}
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Ranks of this world that nobody has come as; () where who came has no numbers."""
+        if any(one.group_rank is None for _, one in self.joined):
+            return ()
+        return tuple(sorted(set(range(self.size)) - set(self.come)))
+
+    @property
+    def absent(self) -> int:
+        """How many have not come."""
+        return len(self.missing) or max(0, self.size - len(self.joined))
+
+
+class SideWorldsIncomplete:
+    """Asked of every meeting that some process waits in beyond its deadline."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        if not any(process.side_worlds for process in case.state.processes.values()):
+            return
+        ours = {process.key for process in case.job.processes}
+        told: set[tuple[str, ...]] = set()
+        for process in _everybody(case.state):
+            for one, step in _open(process):
+                if case.job.age_s(process, step.started_ns) <= _limit_s(case, process, step):
+                    continue
+                meeting = meeting_of(case.state, process, one)
+                key = (meeting.title, *sorted(p.key for p, _ in meeting.joined))
+                if key in told:
+                    continue
+                told.add(key)
+                finding, owners = self._judge(case, meeting)
+                # Of several worlds, the one that its culprits are in tells it; else who waits.
+                if finding is not None and owners[:1] and owners[0].key in ours:
+                    yield finding
+
+    def _judge(self, case: Case, meeting: Meeting) -> tuple[Finding | None, list[Process]]:
+        waiting = [p for p, one in meeting.joined if any(o is one for o, _ in _open(p))]
+        twice = [
+            n for n in meeting.come if sum(one.group_rank == n for _, one in meeting.joined) > 1
+        ]
+        beyond = [n for n in meeting.come if n >= meeting.size]
+        sizes = {one.size for _, one in meeting.joined if one.size}
+        if len(sizes) > 1:
+            odd = [p for p, one in meeting.joined if one.size != meeting.size]
+            told = " and ".join(map(str, sorted(sizes)))
+            what = f"{meeting.title} is to have {told} members, as those who came to it say"
+            return self._finding(
+                case, meeting, "rendezvous.world_size_disagrees", odd, waiting, what
+            ), odd
+        if twice or beyond:
+            code = "rendezvous.rank_duplicated" if twice else "rendezvous.rank_out_of_range"
+            wrong = twice or beyond
+            odd = [p for p, one in meeting.joined if one.group_rank in wrong]
+            how = "by two processes" if twice else f"where the ranks go to {meeting.size - 1}"
+            what = f"rank {format_ranks(wrong)} of {meeting.title} is claimed {how}"
+            return self._finding(case, meeting, code, odd, waiting, what), odd
+        if not meeting.absent:
+            return None, waiting
+        return self._absent(case, meeting, waiting)
+
+    def _absent(
+        self, case: Case, meeting: Meeting, waiting: list[Process]
+    ) -> tuple[Finding, list[Process]]:
+        known, why = absent_processes(case.state, meeting)
+        who = f"{meeting.absent}"
+        if meeting.missing:
+            plural = "s" if len(meeting.missing) > 1 else ""
+            who = f"rank{plural} {format_ranks(meeting.missing)}"
+        what = f"{who} of {meeting.size} of {meeting.title} did not come"
+        ended = [p for p in known if p.ended_ns is not None or p.exception is not None]
+        if known:
+            code = "rendezvous.rank_died" if ended == known else "rendezvous.rank_missing"
+            what += f": that is {_named(case, known)} ({why})"
+        else:
+            seen = len(_everybody(case.state))
+            code = (
+                "rendezvous.rank_never_started"
+                if seen < meeting.size
+                else "rendezvous.rank_missing"
+            )
+            what += (
+                f": {seen} processes of this run were seen, and it is to have {meeting.size} members"
+                if seen < meeting.size
+                else "; which process was to be it cannot be told from here"
+            )
+        finding = self._finding(case, meeting, code, known, waiting, what)
+        return finding, known or waiting
+
+    def _finding(
+        self,
+        case: Case,
+        meeting: Meeting,
+        code: str,
+        culprits: list[Process],
+        waiting: list[Process],
+        what: str,
+    ) -> Finding:
+        ranks = _ranks(case, culprits)
+        waits = tuple(rank for rank in _ranks(case, waiting) if rank not in ranks)
+        return Finding(
+            code=code,
+            severity="crash" if code == "rendezvous.rank_died" else "hang",
+            culprit_ranks=ranks,
+            waiting_ranks=waits,
+            summary=f"{what}; {_named(case, waiting)} wait{'s' if len(waiting) == 1 else ''} for it",
+            advice=_ADVICE[code],
+            evidence=(
+                *(case.place(rank) for rank in ranks[:_LISTED]),
+                *(_evidence(case, process, one) for process, one in meeting.joined[:_LISTED]),
+            ),
+            confidence=0.9 if culprits else 0.6,
+        )
+
+
+_ADVICE = {
+    "rendezvous.rank_missing": "Look at what that process does instead of joining the group, and whether it "
+    "was told the same address, port and group name.",
+    "rendezvous.rank_died": "Fix what ended that process; the others only wait for it.",
+    "rendezvous.rank_never_started": "Start the missing members, or give the group the number that are "
+    "started (trainer ranks + tensor size of every engine). Other hosts may not be observed from here.",
+    "rendezvous.rank_duplicated": "Give each member a rank of its own: an engine's ranks usually begin at an "
+    "offset of 1, after the trainer's.",
+    "rendezvous.rank_out_of_range": "Make world_size the number of all members, the trainer included.",
+    "rendezvous.world_size_disagrees": "Compute world_size in one place, and hand it to every member.",
+}
+
+
+def meeting_of(state: RunState, process: Process, one: SideWorldJoined) -> Meeting:
+    """Everybody who has come to the meeting that this process is in."""
+    joined = [
+        (other, theirs)
+        for other in _everybody(state)
+        for theirs in other.side_worlds.values()
+        if (other is process and theirs is one)
+        or (other is not process and _same(state, process, one, other, theirs))
+    ]
+    sizes = [theirs.size for _, theirs in joined if theirs.size]
+    size = max(sizes, key=sizes.count) if sizes else len(joined)
+    return Meeting(joined=tuple(joined), size=size)
+
+
+def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], str]:
+    """The processes that are missing, and how that is known; none where nothing decides it."""
+    come = {process.key for process, _ in meeting.joined}
+    for process, one in meeting.joined:
+        before = _before(process, one)
+        if before is None:
+            continue
+        earlier = meeting_of(state, process, before).come
+        found = [earlier[rank] for rank in meeting.missing if rank in earlier]
+        if found and len(found) == meeting.absent and not come & {p.key for p in found}:
+            return found, "as it was when this group met before"
+    others = [p for p in _everybody(state) if p.key not in come]
+    if len(others) == meeting.absent:
+        told = "all other processes of this run have come" if come else "there is nobody else"
+        return others, told
+    return [], ""
+
+
+def _before(process: Process, one: SideWorldJoined) -> SideWorldJoined | None:
+    """The meeting of the same name that this process was in before."""
+    worlds = process.side_worlds.values()
+    earlier = [o for o in worlds if one.name and o.name == one.name and o.number < one.number]
+    return max(earlier, key=lambda o: o.number, default=None)
+
+
+def _same(
+    state: RunState,
+    process: Process,
+    one: SideWorldJoined,
+    other: Process,
+    theirs: SideWorldJoined,
+) -> bool:
+    places = read_place(one.endpoint, process.host), read_place(theirs.endpoint, other.host)
+    if not same_endpoint(*places, state):
+        return False
+    if one.name and theirs.name:
+        return one.name == theirs.name and one.of_name == theirs.of_name
+    return one.at_endpoint == theirs.at_endpoint
+
+
+def _everybody(state: RunState) -> list[Process]:
+    """Every process of the run that is or becomes a rank of some world."""
+    return [process for world in worlds_of(state) for process in world]
+
+
+def _open(process: Process) -> list[tuple[SideWorldJoined, Step]]:
+    """The meetings that it waits in, with the step: an ended process waits for nothing."""
+    if process.ended_ns is not None:
+        return []
+    steps = process.steps
+    return [
+        (one, steps[one.step])
+        for one in process.side_worlds.values()
+        if one.step in steps and steps[one.step].ended_ns is None
+    ]
+
+
+def _limit_s(case: Case, process: Process, step: Step) -> float:
+    return step.deadline_s if step.deadline_s is not None else case.job.deadline_s(process, "group")
+
+
+def _ranks(case: Case, processes: list[Process]) -> tuple[int, ...]:
+    """Global ranks of those that are of this world."""
+    here = {process.key: rank for rank, process in case.job.ranks.items()}
+    return tuple(sorted(here[process.key] for process in processes if process.key in here))
+
+
+def _named(case: Case, processes: list[Process]) -> str:
+    ranks = _ranks(case, processes)
+    others = [p for p in processes if p.key not in {q.key for q in case.job.processes}]
+    words = [name_ranks(ranks)] if ranks else []
+    words += [f"rank {p.global_rank} of another world (pid {p.pid})" for p in others]
+    return " and ".join(words) or "nobody"
+
+
+def _evidence(case: Case, process: Process, one: SideWorldJoined) -> Evidence:
+    step = process.steps.get(one.step)
+    waits = step is not None and step.ended_ns is None and process.ended_ns is None
+    since = f" for {seconds(case.job.age_s(process, step.started_ns))}" if step and waits else ""
+    mine = "?" if one.group_rank is None else one.group_rank
+    site = f", called at {one.site}" if one.site else ""
+    does = f"waits in its {one.via}{since}" if waits else "has come"
+    own = f"rank {process.global_rank}" if process.global_rank is not None else "a process"
+    text = (
+        f"{own} (pid {process.pid} on {process.host}) {does} as rank {mine} of {one.size or '?'} "
+        f"of {one.name or 'a store'} at {one.endpoint}{site}"
+    )
+    return Evidence(source="journal", global_rank=process.global_rank, text=text)

@@ -1,0 +1,80 @@
+"""Plans that differ: world_size_disagrees, config_disagrees, layout_disagrees by what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.claims import out_of_range
+from distwatch.diagnosis.facts.endpoints import Endpoint, endpoint_of, same_endpoint
+from distwatch.diagnosis.facts.init_waits import evidence_of_waiting
+from distwatch.diagnosis.facts.initializations import holds_world, number_of
+from distwatch.state.agreement import disagreements
+from distwatch.state.events import InitPlanned
+from distwatch.state.finding import Evidence, Finding
+
+SETTLED_S = 2.0
+"""Settings that only look different let the world form well before this."""
+Plans = dict[int, InitPlanned]
+
+
+class PlansDisagree:
+    """Asked of the ranks that come to one place for one initialization."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for plans in _comparable(case):
+            hosts = {rank: case.job.ranks[rank].host for rank in plans}
+            for finding in disagreements(plans, hosts):
+                if told := self._in_case(case, finding, plans):
+                    yield told
+
+    def _in_case(self, case: Case, finding: Finding, plans: Plans) -> Finding | None:
+        if not finding.blocks:
+            return finding
+        odd = set(finding.culprit_ranks)
+        formed = all(holds_world(case.job.ranks[rank]) for rank in plans)
+        hangs = any(view.overdue for view in case.groups) or bool(case.deaths.victims)
+        if formed and not hangs:
+            # It formed all the same; who has ended since has ended well.
+            return msgspec.structs.replace(finding, severity="warning", waiting_ranks=())
+        if finding.code == "rendezvous.config_disagrees" and not formed and not _settled(case):
+            return None
+        waiting = {*case.waiting, *finding.waiting_ranks, *case.waiting_for(odd)} - odd
+        return msgspec.structs.replace(
+            finding,
+            waiting_ranks=tuple(sorted(waiting)),
+            evidence=(
+                *(_with_site(one, plans) for one in finding.evidence),
+                *evidence_of_waiting(case, [rank for rank in case.waiting if rank in plans]),
+            ),
+        )
+
+
+def _comparable(case: Case) -> list[Plans]:
+    """The plans of the ranks that are to meet, of each meeting."""
+    odd = out_of_range(case)
+    meetings: list[tuple[Endpoint, int, Plans]] = []
+    for rank, process in case.job.ranks.items():
+        if process.planned is None or process.planned.global_rank is None or rank in odd:
+            continue
+        place, number = endpoint_of(process), number_of(process)
+        for known, which, plans in meetings:
+            if which == number and (known == place or same_endpoint(known, place, case.state)):
+                plans[rank] = process.planned
+                break
+        else:
+            meetings.append((place, number, {rank: process.planned}))
+    return [plans for _, _, plans in meetings if len(plans) > 1]
+
+
+def _settled(case: Case) -> bool:
+    return any(step.error or case.waiting_s(r) >= SETTLED_S for r, step in case.waiting.items())
+
+
+def _with_site(evidence: Evidence, plans: Plans) -> Evidence:
+    plan = plans.get(evidence.global_rank) if evidence.global_rank is not None else None
+    if plan is None or plan.site is None:
+        return evidence
+    return msgspec.structs.replace(evidence, text=f"{evidence.text} (called at {plan.site})")

@@ -1,0 +1,50 @@
+"""What can be told of ranks that run without distwatch: by their stacks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.state.finding import Finding
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+STILL_S = 10.0
+
+
+class MissingByStack:
+    """collective.rank_missing for a job without agents: some sit in a collective, others do not."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        ranks = case.job.ranks
+        if not ranks or any(process.instrumented for process in ranks.values()):
+            return
+        still = {r: s for r in ranks if (s := self._still_s(case, r)) is not None and s >= STILL_S}
+        inside = {r: op for r in still if (op := case.job.in_collective_by_stack(ranks[r]))}
+        outside = [rank for rank in ranks if rank not in inside]
+        # A stack that changed since says that this rank still moves.
+        if not inside or not outside or any(rank not in still for rank in outside):
+            return
+        operations = ", ".join(sorted(set(inside.values())))
+        place = case.where(outside[0]) if len(outside) == 1 else ""
+        yield Finding(
+            code="collective.rank_missing",
+            severity="hang",
+            culprit_ranks=tuple(outside),
+            waiting_ranks=tuple(inside),
+            summary=f"{name_ranks(outside)} {'is' if len(outside) == 1 else 'are'} elsewhere"
+            f"{' (at ' + place + ')' if place else ''} while {name_ranks(inside)} "
+            f"{'sits' if len(inside) == 1 else 'sit'} in {operations}; no stack has changed for "
+            f"{seconds(min(still.values()))}",
+            advice="This is read from stacks alone: run the job with `distwatch run -- …` to see sequence "
+            "numbers, groups and deadlines.",
+            evidence=tuple(case.place(rank) for rank in [*outside, *inside][:8]),
+            confidence=0.6,
+        )
+
+    def _still_s(self, case: Case, rank: int) -> float | None:
+        process = case.job.ranks[rank]
+        stack = process.outside.stack
+        if stack is None or stack.unchanged_since_ns is None or process.ended_ns is not None:
+            return None
+        return case.job.age_s(process, stack.unchanged_since_ns)

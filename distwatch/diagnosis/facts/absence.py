@@ -1,0 +1,144 @@
+"""Who has not come to an initialization in which others wait."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.claims import duplicates, out_of_range
+from distwatch.diagnosis.facts.communication import has_timed_out, is_init_symptom
+from distwatch.diagnosis.facts.deaths import death_ns, ending_signal
+from distwatch.diagnosis.facts.init_waits import arrived_by_store
+from distwatch.diagnosis.facts.initializations import holds_world, newest_init, number_of
+from distwatch.state.model import Process
+
+
+class Absence(msgspec.Struct, frozen=True, kw_only=True):
+    """The ranks of a world that have not come to its initialization, by what was seen of them."""
+
+    number: int = 1
+    """Which initialization the others wait in, counted from 1 in each process."""
+    died: tuple[int, ...] = ()
+    elsewhere: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+    """They have come, but only after another had given up."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(sorted((*self.died, *self.elsewhere, *self.unseen, *self.late)))
+
+
+def absence_of(case: Case) -> Absence:
+    """Who is missing where others wait; nobody where nobody waits."""
+    if not case.waiting or case.job.world is None:
+        return Absence()
+    # Numbers may differ where a process had a world of its own before: who may have come, has.
+    number = min(number_of(case.job.ranks[rank]) for rank in case.waiting)
+    come = arrived_by_store(case, number)
+    absent = [
+        rank
+        for rank in range(_smallest_world(case))
+        if rank not in come and not _has_come(case, rank, number)
+    ]
+    died = [rank for rank in absent if _has_ended(case, rank)]
+    return Absence(
+        number=number,
+        died=tuple(died),
+        elsewhere=tuple(r for r in absent if r in case.job.ranks and r not in died),
+        unseen=tuple(rank for rank in absent if rank not in case.job.ranks),
+        late=tuple(rank for rank in _late(case) if rank not in absent),
+    )
+
+
+def gave_up_at(case: Case, before: Process) -> int | None:
+    """When the first rank gave up waiting in the initialization that `before` came to (wall ns)."""
+    ends = [
+        case.job.wall_ns(case.job.ranks[rank], step.ended_ns)
+        for rank, step in case.waiting.items()
+        if step.ended_ns is not None
+        and has_timed_out(step.error or "")
+        and number_of(case.job.ranks[rank]) == number_of(before)
+    ]
+    return min(ends, default=None)
+
+
+def _late(case: Case) -> list[int]:
+    late = []
+    for rank, process in case.job.ranks.items():
+        step, over_ns = newest_init(process), gave_up_at(case, process)
+        if step is None or over_ns is None or process.planned is None:
+            continue
+        if case.job.wall_ns(process, step.started_ns) > over_ns:
+            late.append(rank)
+    return late
+
+
+def lost_host(case: Case) -> Process | None:
+    """Rank 0, where it hosted the store and ended by itself while others were about to meet."""
+    host = case.job.ranks.get(0)
+    if host is None or host.planned is None or not host.planned.hosts_store or not case.waiting:
+        return None
+    if host.ended_ns is None and host.exception is None:
+        return None
+    if 0 in case.waiting or 0 in case.deaths.victims or case.deaths.stopped_from_outside:
+        return None
+    own = any(failure.process is host for failure in case.failures)
+    # Where ranks are claimed twice, one waits on where the others have met and gone.
+    return None if own or duplicates(case) else host
+
+
+def since_loss_s(case: Case) -> float:
+    """For how long this world cannot form any more, since one of it has ended by itself.
+
+    Who still had time then has not kept anybody waiting.
+    """
+    if case.deaths.stopped_from_outside:
+        return 0.0
+    gone = [failure.process for failure in case.failures if failure.uncaught]
+    gone += [process for process in case.deaths.own.values() if not holds_world(process)]
+    if (host := lost_host(case)) is not None:
+        gone.append(host)
+    return max((_since_s(case, process) for process in gone), default=0.0)
+
+
+def _since_s(case: Case, ended: Process) -> float:
+    host = case.state.hosts.get(ended.host)
+    return max(0.0, ((host.now_ns if host else 0) - death_ns(ended)) / 1e9)
+
+
+def _smallest_world(case: Case) -> int:
+    """Ranks that exist in one rank's idea of the world alone are not missing."""
+    odd = out_of_range(case)
+    plans = [case.job.ranks[r].planned for r in case.waiting if r not in odd]
+    sizes = [plan.world_size for plan in plans if plan is not None and plan.world_size]
+    return min([case.job.world or 0, *sizes])
+
+
+def _has_come(case: Case, rank: int, number: int) -> bool:
+    process = case.job.ranks.get(rank)
+    if rank in case.waiting:
+        return True
+    if process is not None and gave_up(case, rank, process):
+        return False
+    return case.job.has_arrived(rank, number)
+
+
+def gave_up(case: Case, rank: int, process: Process) -> bool:
+    """Its own initialization failed by something that no finding explains, and it went on."""
+    step = newest_init(process)
+    if step is None or not step.error or process.initialized or process.exception is not None:
+        return False
+    known = any(failure.process is process for failure in case.failures)
+    return not known and rank not in case.deaths.own and not is_init_symptom(step.error)
+
+
+def _has_ended(case: Case, rank: int) -> bool:
+    """Whether it ended by itself. Who was ended with the others was elsewhere until then."""
+    process = case.job.ranks.get(rank)
+    if process is None or gave_up(case, rank, process):
+        return False
+    cleared = rank in case.deaths.victims or case.deaths.stopped_from_outside
+    if cleared and ending_signal(process) is not None:
+        return False
+    return process.ended_ns is not None or process.exception is not None

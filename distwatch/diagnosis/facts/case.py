@@ -1,0 +1,149 @@
+"""The case that the checks look at: one world of a run, with what several of them ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.facts.communication import is_init_symptom
+from distwatch.diagnosis.facts.deaths import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
+from distwatch.diagnosis.facts.failures import Failure, failures_of, is_own_failure
+from distwatch.diagnosis.facts.group_views import GroupView, groups_of
+from distwatch.diagnosis.facts.initializations import holds_world, newest_init
+from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.rank_status import rank_status, where
+from distwatch.diagnosis.facts.ray_view import actor_title
+from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.diagnosis.facts.wait_for import WaitGraph, wait_graph
+from distwatch.diagnosis.facts.worlds import World
+from distwatch.diagnosis.verdict.causes import PERSISTENT_FAULTS
+from distwatch.state.events import Site
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process, RunState, Step
+from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
+
+
+class Case:
+    """One world of a state under diagnosis, with what several checks ask of it.
+
+    Attributes:
+        waiting: ranks whose initialization has begun and has not come to a good end, with that
+            step: it is open, or ended in words that blame nobody.
+        failures: calls that a process itself made wrong or could not make.
+        actors, placement_groups: Ray's rows of this world, where the run is a job of Ray's; what
+            no other world of the run can claim is the largest one's.
+        rank_of_actor: by actor id, the rank whose process it lives in.
+    """
+
+    def __init__(self, state: RunState, world: World | None = None) -> None:
+        """By default of the run's largest world."""
+        self.state = state
+        self.job = Job(state, world)
+        self.ray = self.job.ray
+        self.actors: tuple[RayActorSeen, ...] = tuple(self.ray.actors.values())
+        self.placement_groups: tuple[RayGroupSeen, ...] = tuple(self.ray.groups.values())
+        self.rank_of_actor: dict[str, int] = {
+            actor.actor_id: rank
+            for rank, process in (self.job.ranks.items() if self.actors else ())
+            if process.role == "rank" and (actor := self.ray.actor_of(process)) is not None
+        }
+        self.groups: list[GroupView] = groups_of(self.job)
+        self.deaths: Deaths = deaths_of(self.job)
+        self.failures: list[Failure] = failures_of(self.job.processes)
+        self.waiting: dict[int, Step] = {
+            rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
+        }
+        self.graph: WaitGraph = wait_graph(self)
+
+    def _wait_in_init(self, rank: int) -> Step | None:
+        process = self.job.ranks[rank]
+        step = newest_init(process)
+        if step is None or holds_world(process) or is_own_failure(process, step):
+            return None
+        # Who was cleared away with the whole job had waited until then.
+        if rank in self.deaths.own and not self.deaths.stopped_from_outside:
+            return None
+        if step.ended_ns is None:
+            return None if rank in self.deaths.clean else step
+        return step if step.error and is_init_symptom(step.error) else None
+
+    def excuses(self, found: Iterable[Finding]) -> dict[int, str]:
+        """Ranks whose end is no second fault, with the code of the finding that says why."""
+        failed = {f.process.key: f.code for f in self.failures if f.uncaught}
+        excuses = {r: failed[p.key] for r, p in self.job.ranks.items() if p.key in failed}
+        excuses |= {rank: found.code for found in found for rank in _ends_explained(found)}
+        status = next((f.code for f in found if f.blocks and f.code in PERSISTENT_FAULTS), None)
+        for rank, process in self.deaths.own.items() if status else ():
+            seen = process.outside.exit
+            if ending_signal(process) in TEARDOWN_SIGNALS and not (seen and seen.oom_killed):
+                excuses.setdefault(rank, status or "")
+        return excuses
+
+    def waiting_for(self, culprits: Iterable[int]) -> tuple[int, ...]:
+        """Ranks in a collective that one of the culprits has not entered, or in an init with them."""
+        blamed = set(culprits)
+        waiting: set[int] = set()
+        for view in self.groups:
+            if view.in_flight and blamed & set(view.missing):
+                waiting |= set(view.entered)
+        waiting |= self.graph.behind(blamed)
+        if any(self._is_awaited_in_init(rank) for rank in blamed):
+            waiting |= set(self.waiting)
+        return tuple(sorted(waiting - blamed))
+
+    def _is_awaited_in_init(self, rank: int) -> bool:
+        process = self.job.ranks.get(rank)
+        return process is None or not holds_world(process)
+
+    def waiting_s(self, rank: int) -> float:
+        """How long a rank has waited, or did wait, in its initialization."""
+        step, process = self.waiting[rank], self.job.ranks[rank]
+        if step.ended_ns is not None:
+            return max(0.0, (step.ended_ns - step.started_ns) / 1e9)
+        return self.job.age_s(process, step.started_ns)
+
+    def place(self, global_rank: int) -> Evidence:
+        """Where a rank is now, from its stack, its journal or the process table."""
+        status = rank_status(self.job, global_rank)
+        process = self.job.ranks.get(global_rank)
+        if process is None:
+            return Evidence(source="proc", global_rank=global_rank, text="no process was ever seen")
+        if status.where and main_frames(process):
+            doing = f" ({status.doing})" if status.doing else ""
+            tense = "is" if process.ended_ns is None else "was"
+            line = self._line(process)
+            row = self.ray.actor_of(process)
+            title = process.actor or (actor_title(row) if row else "")
+            actor = f", {title}" if title else ""
+            text = (
+                f"rank {global_rank} {tense} at {status.where}{line}{doing}; "
+                f"pid {process.pid} on {process.host}{actor}"
+            )
+            return Evidence(source="stack", global_rank=global_rank, text=text)
+        why = process.outside.not_observed.get("stack", "no stack was taken")
+        text = f"rank {global_rank}: {status.word}, {status.doing or 'nothing else known'}"
+        return Evidence(
+            source="journal",
+            global_rank=global_rank,
+            text=f"{text}; where it is: not observed ({why})",
+        )
+
+    def _line(self, process: Process) -> str:
+        frame = user_frame(main_frames(process))
+        text = self.state.sources.get((frame.file, frame.line)) if frame else None
+        return f": `{text}`" if text else ""
+
+    def source(self, site: Site) -> str:
+        """A call site with the text of its line, where that was read."""
+        text = self.state.sources.get((site.file, site.line))
+        return f"{site}: `{text}`" if text else str(site)
+
+    def where(self, global_rank: int) -> str:
+        """`train.py:42 in step`, or '' where it was not observed."""
+        process = self.job.ranks.get(global_rank)
+        return where(process) if process else ""
+
+
+def _ends_explained(finding: Finding) -> tuple[int, ...]:
+    """Ranks whose exception is this finding, told better."""
+    own = finding.code in ("process.debugger", "process.worker_died")
+    return finding.culprit_ranks if own and finding.severity == "crash" else ()

@@ -1,0 +1,56 @@
+"""The processes that a rank has started: dataloader workers and others."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.state.model import Process
+
+_ROLES = ("dataloader", "child")
+_BY_REQUEST = (2, 15)
+AT_ONCE_NS = 2_000_000_000
+"""Whoever clears a job away ends its children within such a time of it."""
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that a rank has started."""
+
+    process: Process
+
+    def outlived(self, parent: Process) -> bool:
+        """Whether it lives, or ended no earlier than its parent did."""
+        if self.process.ended_ns is None:
+            return True
+        return parent.ended_ns is not None and (
+            self.process.ended_ns > parent.ended_ns - AT_ONCE_NS
+        )
+
+    def __str__(self) -> str:
+        kind = "data worker" if self.process.role == "dataloader" else "child process"
+        return f"{kind} pid {self.process.pid}"
+
+
+def children_of(case: Case, parent: Process) -> list[Child]:
+    """Those that were seen, oldest first."""
+    found = [
+        process
+        for process in case.state.processes.values()
+        if process.ppid == parent.pid and process.host == parent.host and process.role in _ROLES
+    ]
+    return [Child(process=process) for process in sorted(found, key=lambda p: p.key)]
+
+
+def died(parent: Process, children: list[Child]) -> list[Child]:
+    """Those that ended before it by a failure, or a signal that nobody sends to end a program."""
+    return [child for child in children if _failed(child.process) and not child.outlived(parent)]
+
+
+def _failed(process: Process) -> bool:
+    seen = process.outside.exit
+    if process.ended_ns is None or seen is None:
+        return False
+    if seen.oom_killed or (seen.signal is not None and seen.signal not in _BY_REQUEST):
+        return True
+    # A program that a rank has run may end with any code, and nobody waits for it any more.
+    return bool(seen.exit_code) and process.role == "dataloader"

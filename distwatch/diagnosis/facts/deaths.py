@@ -1,0 +1,162 @@
+"""Who died of its own accord, and who only because somebody else was gone."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.communication import is_communication_error, is_init_symptom
+from distwatch.diagnosis.facts.failures import error_line, is_own_failure
+from distwatch.diagnosis.facts.initializations import newest_init
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.ray_view import RayView
+from distwatch.state.events import GAVE_UP
+from distwatch.state.model import Process
+
+TEARDOWN_SIGNALS = frozenset({2, 9, 15})
+AT_ONCE_S = 2.0
+SEEN_LATE_S = 1.0
+"""An end is seen when an observer looks; a peer's exception about it is stamped at once."""
+
+
+class Deaths(msgspec.Struct, frozen=True, kw_only=True):
+    """The ended ranks of a job, by what their end says."""
+
+    own: dict[int, Process] = {}
+    """Ended by their own failure or a signal that nothing else explains."""
+    victims: dict[int, Process] = {}
+    """Ended since a peer was gone, or were ended by the launcher after a failure."""
+    clean: dict[int, Process] = {}
+    """Ended in an orderly way."""
+    stopped_from_outside: bool = False
+    """Every rank was ended by a signal at once: somebody or something ended the job."""
+
+    @property
+    def first_own_ns(self) -> int | None:
+        return min((death_ns(process) for process in self.own.values()), default=None)
+
+
+def death_ns(process: Process) -> int:
+    """When its end began, as far as it said so itself; else when it was seen gone."""
+    ends = [process.exception_ns, process.ending_ns, process.ended_ns]
+    return min((ns for ns in ends if ns is not None), default=0)
+
+
+def ended_before(process: Process, ns: int, late_s: float = SEEN_LATE_S) -> bool:
+    """Whether its end came first, where one that was only seen may have been seen late."""
+    told = process.exception_ns is not None or process.ending_ns is not None
+    return death_ns(process) - (0 if told else int(late_s * 1e9)) < ns
+
+
+def deaths_of(job: Job) -> Deaths:
+    """Sorts the ended ranks. Times are compared within one host only through their order."""
+    failed = {
+        r: p for r, p in job.ranks.items() if p.exception is not None or p.ended_ns is not None
+    }
+    clean = {r: p for r, p in failed.items() if _ended_well(p, job.ray)}
+    ended = {r: p for r, p in failed.items() if r not in clean}
+    peers_lost = {r: p for r, p in ended.items() if _lost_a_peer(job, r, p)}
+    signalled = {
+        r: p
+        for r, p in ended.items()
+        if r not in peers_lost and ending_signal(p) in TEARDOWN_SIGNALS
+    }
+    own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
+    first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
+    # A launcher ends the others with SIGTERM or SIGKILL once one has failed.
+    # Where all that is told is a lost peer, a SIGKILL that was seen just after is what it lost.
+    late_s = {9: 0.0 if own else SEEN_LATE_S}
+    own |= {
+        r: p
+        for r, p in signalled.items()
+        if first is None or ended_before(p, first, late_s.get(ending_signal(p) or 0, 0.0))
+    }
+    own = _first_killed(own, signalled)
+    victims = {r: p for r, p in ended.items() if r not in own}
+    return Deaths(
+        own=own, victims=victims, clean=clean, stopped_from_outside=_all_signalled(job, own)
+    )
+
+
+def _gave_up(process: Process) -> bool:
+    return process.ending is not None and process.ending.reason.startswith(GAVE_UP)
+
+
+def _lost_a_peer(job: Job, global_rank: int, process: Process) -> bool:
+    if _gave_up(process):
+        return True
+    if process.exception is not None:
+        error = process.exception
+        return is_communication_error(error.type_name, error.message) or _waited_in_vain(process)
+    # NCCL's watchdog aborts its process when a collective has timed out.
+    aborted = ending_signal(process) == 6
+    return aborted and any(wait.overdue for wait in job.waits_for(global_rank))
+
+
+def _waited_in_vain(process: Process) -> bool:
+    """Whether its initialization ended in words that elsewhere would say too little."""
+    step = newest_init(process)
+    if step is None or process.initialized or is_own_failure(process, step):
+        return False
+    told = (step.error or "")[:200]
+    return bool(told) and error_line(process).startswith(told) and is_init_symptom(told)
+
+
+def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dict[int, Process]:
+    """Where several ranks were ended by signals, a SIGTERM after another's death is teardown."""
+    if not own or set(own) - set(signalled):
+        return own
+    first = min(death_ns(p) for p in own.values())
+    killed_first = any(ending_signal(p) == 9 and death_ns(p) == first for p in own.values())
+    return {
+        r: p
+        for r, p in own.items()
+        if not (killed_first and ending_signal(p) == 15 and death_ns(p) > first)
+    }
+
+
+def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
+    ranks = list(job.ranks.values())
+    if (
+        len(own) < len(ranks)
+        or not ranks
+        or any(ending_signal(p) not in TEARDOWN_SIGNALS for p in ranks)
+    ):
+        return False
+    times = [death_ns(p) for p in ranks]
+    return (max(times) - min(times)) / 1e9 <= AT_ONCE_S
+
+
+def ending_signal(process: Process) -> int | None:
+    """The signal that ended it; Ctrl-C is one, although Python turns it into an exception."""
+    if process.exception is not None and process.exception.type_name == "KeyboardInterrupt":
+        return 2
+    seen = process.outside.exit
+    return seen.signal if seen else None
+
+
+def _ended_well(process: Process, ray: RayView) -> bool:
+    seen = process.outside.exit
+    if process.exception is not None or seen is None or _gave_up(process):
+        return False
+    if seen.exit_code is None and seen.signal is None:
+        # Nobody saw the status: an orderly interpreter exit is in the journal.
+        return process.ending is not None
+    return seen.exit_code == 0 or ended_by_ray(process, ray)
+
+
+def ended_by_ray(process: Process, ray: RayView) -> bool:
+    """Whether Ray let its worker go: it ends those that it needs no more with code 1.
+
+    An exception in an actor's method ends no process. Ray's own word for its end decides, where it
+    was asked; else whoever ends inside a step of ours, or is still needed by others, is a different
+    matter.
+    """
+    seen = process.outside.exit
+    if process.worker is None or seen is None or process.exception is not None:
+        return False
+    if seen.exit_code != 1:
+        return False
+    row = ray.own_row(process)
+    if row is not None and row.state == "DEAD":
+        return not row.failed
+    return not process.open_steps()

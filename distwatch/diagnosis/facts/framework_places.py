@@ -1,0 +1,77 @@
+"""Where a rank stands in a framework's layout, in the framework's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.facts.job import Job
+from distwatch.state.events import LayoutHeld
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
+
+_TOLD = 4
+_ABOUT_PLACES = ("process.", "collective.", "p2p.", "load.", "network.")
+_NAMES = {
+    "tp": "tensor rank", "cp": "context rank", "dp": "data rank", "ep": "expert rank",
+}  # fmt: skip
+
+
+def place_in(held: LayoutHeld, global_rank: int) -> str:
+    """`pipeline stage 2 of 2, tensor rank 1 of 2`; '' where all sizes are 1."""
+    words: list[str] = []
+    for group in held.groups:
+        if len(group.members) < 2 or global_rank not in group.members:
+            continue
+        index, size = group.members.index(global_rank), len(group.members)
+        if group.axis == "pp":
+            words.insert(0, f"pipeline stage {index + 1} of {size}")
+        elif group.axis in _NAMES:
+            words.append(f"{_NAMES[group.axis]} {index} of {size}")
+    return ", ".join(words)
+
+
+def places_of(process: Process) -> list[str]:
+    """A line for each framework: `pipeline stage 2 of 2, tensor rank 1 of 2 in megatron`."""
+    rank = process.global_rank
+    places = {
+        name: place_in(held, rank) for name, held in process.layouts.items() if rank is not None
+    }
+    return [f"{place} in {name}" for name, place in places.items() if place]
+
+
+def role_of(job: Job, pg_name: str) -> str:
+    """The framework's name for a group; '' where no framework holds it."""
+    for process in job.ranks.values():
+        for held in process.layouts.values():
+            for group in held.groups:
+                if group.pg_name == pg_name:
+                    return f"{held.framework}'s {group.role}"
+    return ""
+
+
+def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
+    """The findings, each that blames few ranks with their places in the frameworks' layouts."""
+    return [_placed(job, finding) for finding in found]
+
+
+def _placed(job: Job, finding: Finding) -> Finding:
+    if not finding.code.startswith(_ABOUT_PLACES):
+        return finding
+    culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
+    more = [
+        Evidence(source="journal", global_rank=rank, text=f"rank {rank} is {place}")
+        for rank, process in culprits.items()
+        for place in places_of(process)
+    ]
+    role = role_of(job, finding.pg_name) if finding.pg_name else ""
+    if role:
+        text = f"group {finding.pg_name} is {role}"
+        more.append(Evidence(source="journal", text=text))
+    if not more:
+        return finding
+    first = f" ({more[0].text.partition(' is ')[2]})" if len(finding.culprit_ranks) == 1 else ""
+    return msgspec.structs.replace(
+        finding, summary=finding.summary + first, evidence=(*finding.evidence, *more)
+    )

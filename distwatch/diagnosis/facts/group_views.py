@@ -1,0 +1,139 @@
+"""Process groups across ranks: who is in the collective in flight, and who is missing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.job import GroupKey, Job
+from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.state.events import GroupProgress
+from distwatch.state.model import Group, RunState
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """One process group of the job. Group names repeat: name and members together identify it."""
+
+    pg_name: str
+    pg_desc: str
+    backend: str
+    members: tuple[int, ...]
+    axis: str = ""
+    """The axis of a mesh that it runs along; empty where none is known."""
+    progress: dict[int, GroupProgress] = {}
+    """By global rank. A member that is absent was not observed."""
+    seq: int = -1
+    """The collective in flight, else the newest that any member has entered; -1: none."""
+    op: str = ""
+    entered: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    """Members that are not seen in collective #seq while it is in flight."""
+    in_flight: bool = False
+    waited_s: float = 0.0
+    overdue: bool = False
+    timed_out: tuple[int, ...] = ()
+    """Members that torch's own timeout ended in it."""
+    timeout_s: float | None = None
+    world: str = ""
+    """The store of a world of its own, beside the job's; empty for any other group."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: its description, and its name where that says more."""
+        if self.world:
+            return f"{self.pg_name}, a world of its own at {self.world}"
+        if self.pg_desc == "default_pg":
+            return f"default_pg, axis {self.axis}" if self.axis else "default_pg"
+        # A mesh describes its groups by the axis alone; a framework has names of its own.
+        named = self.pg_desc not in ("", "undefined") and not self.pg_desc.startswith("mesh_")
+        if self.axis:
+            axis = f"axis {self.axis}"
+            return (
+                f"{self.pg_desc} ({axis}, {self.pg_name})" if named else f"{axis} ({self.pg_name})"
+            )
+        return f"{self.pg_desc} ({self.pg_name})" if named else f"group {self.pg_name}"
+
+
+def group_views(state: RunState) -> list[GroupView]:
+    """All groups that some rank of the newest restart holds, the default group first."""
+    return groups_of(Job(state))
+
+
+def groups_of(job: Job) -> list[GroupView]:
+    """As `group_views`, for a job at hand."""
+    found: dict[tuple[GroupKey, str], list[Group]] = {}
+    for process in job.ranks.values():
+        for group in process.groups.values():
+            key = job.group_key(group.pg_name, group.members)
+            found.setdefault((key, group.world), []).append(group)
+    views = [_view(job, held) for held in found.values()]
+    return sorted(views, key=lambda view: (len(view.pg_name), view.pg_name, view.members))
+
+
+def _view(job: Job, held: list[Group]) -> GroupView:
+    first = held[0]
+    progress = _progress(job, first)
+    waits = job.waits_in(first.pg_name, first.members)
+    view = GroupView(
+        pg_name=first.pg_name,
+        pg_desc=next((group.pg_desc for group in held if group.pg_desc), ""),
+        backend=first.backend,
+        members=first.members,
+        axis=next((group.axis for group in held if group.axis), ""),
+        progress=progress,
+        seq=max((p.enqueued for p in progress.values()), default=-1),
+        timeout_s=min((g.timeout_s for g in held if g.timeout_s), default=None),
+        world=first.world,
+    )
+    if first.world:
+        # Its ranks are not the job's: who of this job holds it is all that can be said of members.
+        holders = tuple(r for r, p in job.ranks.items() if p.groups.get(first.pg_name) in held)
+        return msgspec.structs.replace(view, members=holders)
+    if not waits:
+        return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
+    seq = min(wait.seq for wait in waits)
+    waits = [wait for wait in waits if wait.seq == seq]
+    entered = tuple(rank for rank in first.members if _has_entered(progress.get(rank), seq))
+    inside = set(entered)
+    return msgspec.structs.replace(
+        view,
+        seq=seq,
+        op=_operation(job, view, seq),
+        in_flight=True,
+        entered=entered,
+        missing=tuple(rank for rank in first.members if rank not in inside),
+        waited_s=max(wait.waited_s for wait in waits),
+        overdue=any(wait.overdue for wait in waits),
+        timed_out=tuple(sorted(wait.global_rank for wait in waits if wait.timed_out)),
+    )
+
+
+def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:
+    progress: dict[int, GroupProgress] = {}
+    for rank in group.members:
+        process = job.ranks.get(rank)
+        pulse = process.outside.pulse if process else None
+        if process is None or pulse is None or group.pg_name not in process.groups:
+            continue
+        seen = next((p for p in pulse.groups if p.pg_name == group.pg_name), None)
+        seen = seen or GroupProgress(pg_name=group.pg_name)
+        # The agent's thread polls the numbers; whoever froze before its next beat has called more.
+        called = max(
+            (o.seq for o in process.outside.operations if o.pg_name == group.pg_name), default=-1
+        )
+        if called > seen.enqueued:
+            seen = msgspec.structs.replace(seen, enqueued=called)
+        progress[rank] = seen
+    return progress
+
+
+def _has_entered(progress: GroupProgress | None, seq: int) -> bool:
+    return progress is not None and progress.enqueued >= seq
+
+
+def _operation(job: Job, view: GroupView, seq: int) -> str:
+    for rank in view.members:
+        operation = job.operation(rank, view.pg_name, seq)
+        recorded = None if operation else job.recorded(rank, view.pg_name, seq)
+        if found := (operation or recorded):
+            return operation_name(found.op)
+    return ""

@@ -1,0 +1,112 @@
+"""Ranks that wait in an initialization: how long, in what, and whether that is too long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.communication import has_timed_out
+from distwatch.diagnosis.facts.endpoints import endpoint_of, endpoint_text, look_from, looks_at
+from distwatch.diagnosis.facts.initializations import depth, knows_its_cause
+from distwatch.state.events import EndpointProbed
+from distwatch.state.finding import Evidence
+from distwatch.state.model import Process, Step
+from distwatch.state.quantities import seconds
+from distwatch.state.rank_sets import name_ranks
+
+_LISTED = 4
+
+
+def overdue_ranks(case: Case, but_last_s: float = 0.0) -> list[int]:
+    """Ranks that have waited beyond a deadline, or failed since time was over.
+
+    Args:
+        but_last_s: does not count: seconds in which there was nothing more to wait for.
+    """
+    return [rank for rank in case.waiting if _is_overdue(case, rank, but_last_s)]
+
+
+def _is_overdue(case: Case, rank: int, but_last_s: float) -> bool:
+    process, step = case.job.ranks[rank], case.waiting[rank]
+    # Who failed by a cause that it knows, or lost the store, has not waited for anybody.
+    if step.error and not but_last_s and has_timed_out(step.error) and not knows_its_cause(step):
+        return True
+    limit = step.deadline_s if step.deadline_s is not None else case.job.deadline_s(process, "init")
+    if case.waiting_s(rank) - but_last_s > limit:
+        return True
+    # The parts of our own initialization have deadlines of their own, torch's share the whole one.
+    return step.name == "initialize" and any(
+        inner.deadline_s is not None
+        and case.job.age_s(process, inner.started_ns) - but_last_s > inner.deadline_s
+        for inner in depth(process, step)
+    )
+
+
+def wait_clause(case: Case, ranks: Iterable[int] | None = None) -> str:
+    """`ranks 0-1 wait`, `rank 0 waited` where it has given up."""
+    waiting = sorted(case.waiting if ranks is None else ranks)
+    steps = [case.waiting[rank] for rank in waiting if rank in case.waiting]
+    if steps and all(step.error for step in steps):
+        return f"{name_ranks(waiting)} waited"
+    return f"{name_ranks(waiting)} {'waits' if len(waiting) == 1 else 'wait'}"
+
+
+def evidence_of_waiting(case: Case, ranks: Iterable[int] | None = None) -> Iterable[Evidence]:
+    """What some of the waiting ranks are in, and for how long."""
+    chosen = [r for r in (case.waiting if ranks is None else ranks) if r in case.waiting]
+    for rank in chosen[:_LISTED]:
+        process, step = case.job.ranks[rank], case.waiting[rank]
+        if step.error:
+            text = f"rank {rank}: {step.name} failed: {step.error[:160]}"
+        else:
+            text = f"rank {rank} has been in {_path(process, step)} for {seconds(case.waiting_s(rank))}"
+        site = f" (called at {step.site})" if step.site else ""
+        yield Evidence(source="journal", global_rank=rank, text=text + site)
+
+
+def _path(process: Process, step: Step) -> str:
+    return " → ".join(dict.fromkeys(inner.name for inner in depth(process, step))) or step.name
+
+
+def store_views(case: Case) -> list[EndpointProbed]:
+    """The newest look of each host at the places where ranks of this case wait."""
+    places = dict.fromkeys(endpoint_of(case.job.ranks[rank]) for rank in case.waiting)
+    return [look.probed for place in places for look in looks_at(case.state, place)]
+
+
+def arrived_by_store(case: Case, number: int) -> set[int]:
+    """Ranks that published their address in the store. Those of an earlier world stay in it."""
+    if number > 1:
+        return set()
+    return {rank for view in store_views(case) for rank in view.arrived}
+
+
+def evidence_of_store(case: Case) -> Iterable[Evidence]:
+    """What the stores say of who has come, once for each."""
+    told: set[str] = set()
+    for view in store_views(case):
+        if view.outcome != "store" or view.endpoint in told:
+            continue
+        told.add(view.endpoint)
+        joined = "an unknown number of" if view.clients is None else str(view.clients)
+        came = f"; addresses of {name_ranks(view.arrived)}" if view.arrived else ""
+        more = f" ({view.detail})" if view.detail else ""
+        text = f"the store at {view.endpoint}: {joined} torch clients have joined{came}{more}"
+        yield Evidence(source="store", text=text)
+
+
+def joined_unseen(case: Case) -> bool:
+    """Whether more clients have joined a store of rank 0's than ranks are seen to have come."""
+    host = case.job.ranks.get(0)
+    if host is None or host.planned is None or not host.planned.hosts_store:
+        return False
+    look = look_from(case.state, host.host, endpoint_of(host))
+    clients = look.probed.clients if look else None
+    come = sum(case.job.has_arrived(rank) for rank in case.job.ranks)
+    return clients is not None and host.planned.number == 1 and clients > come
+
+
+def endpoints_of(case: Case, ranks: Iterable[int]) -> str:
+    """The endpoint where ranks wait, or all of them where there are several."""
+    texts = [endpoint_text(case.job.ranks[rank]) for rank in ranks if rank in case.job.ranks]
+    return " and ".join(dict.fromkeys(text for text in texts if text))

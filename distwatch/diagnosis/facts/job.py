@@ -1,0 +1,400 @@
+"""The job as diagnosis sees it: the newest processes of each rank, and who waits in what."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+
+import msgspec
+
+from distwatch.diagnosis.facts.initializations import INIT_STEPS as INIT_STEPS
+from distwatch.diagnosis.facts.initializations import number_of
+from distwatch.diagnosis.facts.operations import P2P, operation_name
+from distwatch.diagnosis.facts.peer_waits import PeerWait, peer_waits
+from distwatch.diagnosis.facts.ray_view import RayView
+from distwatch.diagnosis.facts.worlds import World, worlds_of
+from distwatch.state import events as ev
+from distwatch.state.model import Process, RunState, Step
+from distwatch.state.recorder_entries import Collective
+
+_TIMED_OUT = re.compile(
+    r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
+)
+_INIT_FRAMES = ("init_process_group", "rendezvous")
+KILLED_WHILE_WAITING_S = 5.0
+"""A wait this long at the end of a job that was killed is told as its hang."""
+FROZEN_AFTER_S = 5.0
+"""Heartbeats come twice a second; a busy machine delays them, but not by this much."""
+BEAT_NS = 1_000_000_000
+"""A change is stamped when the agent's thread sees it, at most this much later."""
+TIMEOUT_SHARE = 0.8
+"""distwatch speaks before torch's own timeout does."""
+_COLLECTIVE_FRAMES = frozenset(
+    (
+        "all_reduce barrier broadcast all_gather all_gather_object all_gather_into_tensor reduce "
+        "reduce_scatter reduce_scatter_tensor gather gather_object scatter scatter_object_list "
+        "all_to_all all_to_all_single broadcast_object_list monitored_barrier send recv"
+    ).split()
+)
+
+
+GroupKey = tuple[str, int]
+"""A group of one `Job`, by its name and members; of no meaning in another."""
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank inside a collective that has not completed."""
+
+    global_rank: int
+    pg_name: str
+    members: tuple[int, ...]
+    seq: int
+    """The oldest collective of the group that this rank has entered and not completed."""
+    waited_s: float
+    deadline_s: float
+    killed: bool = False
+    """The rank was ended from outside while it waited."""
+    timed_out: bool = False
+    """torch's own timeout ended it, and the rank with it."""
+
+    @property
+    def overdue(self) -> bool:
+        if self.timed_out:
+            return True
+        # Ended from outside: nobody could wait out the deadline, a shorter one still holds.
+        limit_s = min(KILLED_WHILE_WAITING_S, self.deadline_s) if self.killed else self.deadline_s
+        return self.waited_s > limit_s
+
+
+class Job:
+    """Read-only questions about one world of a run.
+
+    Attributes:
+        processes: all of that world, also several that claim one rank, or that know none.
+        ranks: of them the one that stands for each global rank.
+        claims: by global rank, all that are that rank by a plan of their own.
+    """
+
+    def __init__(self, state: RunState, world: World | None = None) -> None:
+        """By default the run's largest world."""
+        self.state = state
+        if world is None:
+            world = next(iter(worlds_of(state)), ())
+        self.processes = world
+        self.ranks = _ranks_of(world)
+        self.claims = _claims_of(world)
+        self.world = _world(self.ranks)
+        self._by_host: dict[str, dict[int, Process]] | None = None
+        self._members: dict[int, tuple[int, ...]] = {}
+        self._of_value: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.waits = [wait for rank in self.ranks for wait in self._waits_of(rank)]
+        self._first_waits: dict[tuple[GroupKey, float], list[Wait]] = {}
+        self._by_rank: dict[int, list[Wait]] = {}
+        self._by_group: dict[GroupKey, list[Wait]] = {}
+        for wait in self.waits:
+            self._by_rank.setdefault(wait.global_rank, []).append(wait)
+            key = self.group_key(wait.pg_name, wait.members)
+            self._by_group.setdefault(key, []).append(wait)
+        self.peer_waits = {
+            rank: wait
+            for rank, wait in peer_waits(self.ranks).items()
+            if not self._has_gone_on(rank, wait)
+        }
+
+    @cached_property
+    def ray(self) -> RayView:
+        """What the Ray cluster says that the run is a job of."""
+        return RayView(self.state)
+
+    def now_ns(self, process: Process) -> int:
+        """The host's newest time, or the process's end."""
+        host = self.state.hosts.get(process.host)
+        now = host.now_ns if host else process.last_ns
+        return min(now, process.ended_ns) if process.ended_ns is not None else now
+
+    def age_s(self, process: Process, since_ns: int) -> float:
+        """Seconds from `since_ns` to the process's now, never negative."""
+        return max(0.0, (self.now_ns(process) - since_ns) / 1e9)
+
+    def wall_ns(self, process: Process, time_ns: int) -> int:
+        """A time of its host by the wall clock, which alone can be compared between hosts."""
+        host = self.state.hosts.get(process.host)
+        return time_ns + (host.wall_offset_ns if host else 0)
+
+    def heartbeat_s(self, process: Process) -> float | None:
+        """Age of the last pulse; None where there never was one."""
+        pulse = process.outside.pulse
+        return self.age_s(process, pulse.beat_ns) if pulse and pulse.beat else None
+
+    def deadline_s(
+        self, process: Process, kind: str, torch_timeout_s: float | None = None
+    ) -> float:
+        """The deadline for a kind of step, before torch's own timeout where that is shorter."""
+        own = (process.started.deadlines if process.started else {}).get(kind, 300.0)
+        return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
+
+    def is_frozen(self, process: Process) -> bool:
+        """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
+        return process.ended_ns is None and self.was_frozen(process)
+
+    def was_frozen(self, process: Process) -> bool:
+        """As `is_frozen`; of a process that has ended: at its end."""
+        age = self.heartbeat_s(process)
+        return age is not None and age > FROZEN_AFTER_S
+
+    def kernel_state(self, process: Process) -> str:
+        sample = process.outside.sample
+        return sample.state if sample and process.ended_ns is None else ""
+
+    def innermost_step(self, process: Process) -> Step | None:
+        """The open step that began last."""
+        steps = process.open_steps()
+        return steps[-1] if steps else None
+
+    def waits_for(self, global_rank: int) -> list[Wait]:
+        """The waits of one rank."""
+        return self._by_rank.get(global_rank, [])
+
+    def waits_in(self, pg_name: str, members: tuple[int, ...]) -> list[Wait]:
+        """The waits in one group, by rank."""
+        return self._by_group.get(self.group_key(pg_name, members), [])
+
+    def first_waits_in(self, pg_name: str, members: tuple[int, ...], lasted_s: float) -> list[Wait]:
+        """Of each number that is waited for in a group, the wait of the lowest rank.
+
+        Args:
+            lasted_s: only of waits that have lasted so long.
+        """
+        key = self.group_key(pg_name, members), lasted_s
+        if (found := self._first_waits.get(key)) is None:
+            first: dict[int, Wait] = {}
+            for wait in self._by_group.get(key[0], ()):
+                if wait.waited_s >= lasted_s:
+                    first.setdefault(wait.seq, wait)
+            found = self._first_waits[key] = list(first.values())
+        return found
+
+    def group_key(self, pg_name: str, members: tuple[int, ...]) -> GroupKey:
+        """What two ranks' views of one group have in common. Very many ranks hold very long lists.
+
+        Lists that were decoded are mostly one object each, which need not be compared by value.
+        """
+        one = self._members.get(id(members))
+        if one is None:
+            one = self._members[id(members)] = self._of_value.setdefault(members, members)
+        return pg_name, id(one)
+
+    def ranks_on(self, host: str) -> dict[int, Process]:
+        """The ranks of one host."""
+        if self._by_host is None:
+            self._by_host = {}
+            for rank, process in self.ranks.items():
+                self._by_host.setdefault(process.host, {})[rank] = process
+        return self._by_host.get(host, {})
+
+    def peer_waited_s(self, wait: PeerWait) -> float:
+        """For how long a rank has been in its send or recv, or was when it ended."""
+        process = self.ranks[wait.global_rank]
+        until = process.exception_ns if is_timeout(process) else None
+        until = until if until is not None else self.now_ns(process)
+        return max(0.0, (until - wait.entered_ns) / 1e9)
+
+    def peer_overdue(self, wait: PeerWait) -> bool:
+        """Whether it has been in it for longer than a collective may take."""
+        process = self.ranks[wait.global_rank]
+        if is_timeout(process):
+            return True
+        group = process.groups.get(wait.pg_name)
+        limit_s = self.deadline_s(process, "collective", group.timeout_s if group else None)
+        if was_cut_off(process):
+            limit_s = min(KILLED_WHILE_WAITING_S, limit_s)
+        return self.peer_waited_s(wait) > limit_s
+
+    def _has_gone_on(self, rank: int, wait: PeerWait) -> bool:
+        """Whether it has entered a collective since, which Python may not have called."""
+        since = wait.entered_ns + BEAT_NS
+        pulse = self.ranks[rank].outside.pulse
+        return any(
+            group.changed_ns > since and group.enqueued > max(group.completed, 0)
+            for group in (pulse.groups if pulse else ())
+        )
+
+    def has_arrived(self, global_rank: int, number: int = 1) -> bool:
+        """Whether the rank has called init_process_group, as far as anyone saw.
+
+        Args:
+            number: for the how many-th time at least.
+        """
+        process = self.ranks.get(global_rank)
+        if process is None:
+            return False
+        if number_of(process) >= number:
+            return True
+        if process.planned is None and any(s.name in INIT_STEPS for s in process.steps.values()):
+            return True
+        # A rank without distwatch has no number: it is there, or it is not.
+        return not process.instrumented and self.is_in_init_by_stack(process)
+
+    def is_in_init_by_stack(self, process: Process) -> bool:
+        """Whether it stood in torch's initialization when its stack was last taken."""
+        return self.frame_of(process, _INIT_FRAMES) is not None
+
+    def frame_of(self, process: Process, functions: Iterable[str]) -> ev.Frame | None:
+        """The main thread's innermost torch.distributed frame of that name, if it is in one."""
+        for frame in reversed(main_frames(process)):
+            if frame.function in functions and "distributed" in frame.file:
+                return frame
+        return None
+
+    def in_collective_by_stack(self, process: Process) -> str:
+        """The collective whose torch frame is on the main thread's stack, '' where none is."""
+        frame = self.frame_of(process, _COLLECTIVE_FRAMES)
+        return frame.function if frame else ""
+
+    def operation(self, global_rank: int, pg_name: str, seq: int) -> ev.Operation | None:
+        """The call that a rank made as collective #seq of a group, from its operations ring."""
+        process = self.ranks.get(global_rank)
+        for operation in reversed(process.outside.operations if process else ()):
+            if operation.pg_name == pg_name and operation.seq == seq:
+                return operation if operation_name(operation.op) not in P2P else None
+        return None
+
+    def recorded(self, global_rank: int, pg_name: str, seq: int) -> Collective | None:
+        """The flight recorder's entry of it, where a dump has it."""
+        process = self.ranks.get(global_rank)
+        dumped = process.collectives if process else None
+        for entry in reversed(dumped.entries if dumped else ()):
+            if entry.pg_name == pg_name and entry.seq == seq and not entry.is_p2p:
+                return entry
+        return None
+
+    def site_of(self, global_rank: int, operation: ev.Operation) -> ev.Site | None:
+        process = self.ranks.get(global_rank)
+        return process.sites.get(operation.site) if process else None
+
+    def _waits_of(self, global_rank: int) -> Iterable[Wait]:
+        process = self.ranks[global_rank]
+        if is_timeout(process):
+            if self._newest_is_p2p(process):
+                return ()
+            return self._timed_out_wait(global_rank, process)
+        return self._waits_now(global_rank, process)
+
+    def _newest_is_p2p(self, process: Process) -> bool:
+        operations = process.outside.operations
+        return bool(operations) and operation_name(operations[-1].op) in P2P
+
+    def _timed_out_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
+        """The collective in which torch's timeout struck: the recorder calls it completed then."""
+        pulse = process.outside.pulse
+        last = max(pulse.groups if pulse else (), key=lambda g: g.changed_ns, default=None)
+        group = process.groups.get(last.pg_name) if last else None
+        if last is None or group is None or last.enqueued < 1:
+            return
+        called = self.operation(global_rank, last.pg_name, last.enqueued)
+        until = process.exception_ns or self.now_ns(process)
+        since = called.entered_ns if called else until - int((group.timeout_s or 0) * 1e9)
+        yield Wait(
+            global_rank=global_rank,
+            pg_name=last.pg_name,
+            members=group.members,
+            seq=last.enqueued,
+            waited_s=max(0.0, (until - since) / 1e9),
+            deadline_s=self.deadline_s(process, "collective", group.timeout_s),
+            timed_out=True,
+        )
+
+    def _waits_now(self, global_rank: int, process: Process) -> Iterable[Wait]:
+        pulse = process.outside.pulse
+        for progress in pulse.groups if pulse else ():
+            group = process.groups.get(progress.pg_name)
+            if group is None or progress.enqueued <= max(progress.completed, 0):
+                continue
+            completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
+            if progress.enqueued <= completed:
+                continue
+            if group.destroyed_ns is not None or not _completion_observed(progress):
+                continue
+            yield Wait(
+                global_rank=global_rank,
+                pg_name=progress.pg_name,
+                members=group.members,
+                seq=completed + 1,
+                waited_s=self.age_s(process, progress.changed_ns),
+                deadline_s=self.deadline_s(process, "collective", group.timeout_s),
+                killed=was_cut_off(process),
+            )
+
+
+def _completion_observed(progress: ev.GroupProgress) -> bool:
+    # Without a recorder only entries are counted: -1 with several entered says nothing.
+    return progress.completed >= 0 or progress.enqueued == 1
+
+
+def is_timeout(process: Process) -> bool:
+    """Whether torch's own timeout of a collective is what ended it."""
+    error = process.exception
+    if error is None or not _TIMED_OUT.search(error.message):
+        return False
+    return process.confirmed is not None and any(
+        g.destroyed_ns is None for g in process.groups.values()
+    )
+
+
+def was_cut_off(process: Process) -> bool:
+    """Whether it was ended from outside: what it was at until then is what held it up."""
+    seen = process.outside.exit
+    if process.ended_ns is None or seen is None:
+        return False
+    if process.exception is not None:
+        return process.exception.type_name == "KeyboardInterrupt"
+    unexplained = seen.exit_code is None and seen.signal is None and process.ending is None
+    return seen.signal in (2, 9, 15) or unexplained
+
+
+def _ranks_of(world: World) -> dict[int, Process]:
+    found = [process for process in world if process.global_rank is not None]
+    if not found:
+        return {0: world[0]} if world else {}
+    ranks: dict[int, Process] = {}
+    for process in sorted(found, key=_preference):
+        if process.global_rank is not None:
+            ranks[process.global_rank] = process
+    return dict(sorted(ranks.items()))
+
+
+def _claims_of(world: World) -> dict[int, list[Process]]:
+    claims: dict[int, list[Process]] = {}
+    for process in world:
+        said = process.planned.global_rank if process.planned else None
+        if said is not None:
+            claims.setdefault(said, []).append(process)
+    return claims
+
+
+def _preference(process: Process) -> tuple[bool, bool, int, str]:
+    return (
+        process.instrumented,
+        process.ended_ns is None,
+        process.started_ns or 0,
+        process.key,
+    )
+
+
+def _world(ranks: dict[int, Process]) -> int | None:
+    """What most ranks say; on a tie what rank 0 says, whom the others come to."""
+    sizes = Counter(p.world_size for p in ranks.values() if p.world_size)
+    word = ranks[0].world_size if 0 in ranks else None
+    return max(sizes, key=lambda size: (sizes[size], size == word, size)) if sizes else None
+
+
+def main_frames(process: Process) -> tuple[ev.Frame, ...]:
+    """The main thread's frames as last seen from outside, outermost first."""
+    stack = process.outside.stack
+    threads = stack.threads if stack else ()
+    for thread in threads:
+        if thread.name == "MainThread" or thread.os_thread_id == process.pid:
+            return thread.frames
+    return threads[0].frames if threads else ()

@@ -1,0 +1,172 @@
+"""Model loads as every view shows them: phases on a timeline, progress, and whose turn it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.job import Job
+from distwatch.state.loads import LoadArguments, Outstanding, Placement
+from distwatch.state.model import ModelLoad, Process, RunState, Step
+
+
+class LoadPhase(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase of a load; times are seconds since the load began."""
+
+    name: str
+    began_s: float
+    ended_s: float | None = None
+    """None while it is under way."""
+    error: str | None = None
+
+
+class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One load of one rank: how far it is, or where its model came to lie."""
+
+    global_rank: int
+    step: int
+    call: str
+    """`from_pretrained`, `load_checkpoint_and_dispatch`, …"""
+    arguments: LoadArguments
+    phases: tuple[LoadPhase, ...] = ()
+    took_s: float = 0.0
+    """Since it began, or until it ended."""
+    still_s: float = 0.0
+    """Since it last moved; 0 once it has ended."""
+    ended: bool = False
+    cut_off: bool = False
+    """Whether its process ended before it did."""
+    error: str | None = None
+    phase: str = ""
+    """The innermost phase under way; '' once it has ended."""
+    done: int = 0
+    total: int | None = None
+    """Files of the phase that counts them: which one it is at, or got to, of how many."""
+    file: str = ""
+    parameters: int = 0
+    parameters_total: int | None = None
+    bytes: int = 0
+    bytes_total: int | None = None
+    bytes_per_s: float | None = None
+    """Over the last seconds; None where no pulse said so."""
+    outstanding: tuple[Outstanding, ...] = ()
+    placement: Placement | None = None
+    now_ns: int = 0
+    """Its host's time that this is said of."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it may still move."""
+        return not self.ended and not self.cut_off
+
+    @property
+    def share(self) -> float | None:
+        """How much of it is done, by the finest count there is; None where nothing counts."""
+        counts = (
+            (self.parameters, self.parameters_total),
+            (self.bytes, self.bytes_total),
+            (self.done, self.total),
+        )
+        known = next(((done, total) for done, total in counts if done and total), None)
+        return min(1.0, known[0] / known[1]) if known else None
+
+    def waited_s(self, outstanding: Outstanding) -> float:
+        """For how long one of its threads has been in that."""
+        return max(0.0, (self.now_ns - outstanding.since_ns) / 1e9)
+
+    @property
+    def text(self) -> str:
+        """`shards 3 of 7 (model-00003-of-00007.safetensors)`, `done`, `failed`."""
+        if self.ended:
+            return "failed" if self.error else "done"
+        count = f" {self.done} of {self.total}" if self.total else ""
+        file = f" ({self.file})" if self.file else ""
+        return f"{self.phase or 'begins'}{count}{file}"
+
+
+def loads_of(state: RunState, job: Job | None = None) -> list[LoadStatus]:
+    """Every load of every rank, by rank and in the order in which they began."""
+    job = job or Job(state)
+    return [
+        load_status(job, rank, process, load)
+        for rank, process in sorted(job.ranks.items())
+        for load in sorted(process.loads.values(), key=lambda load: load.step)
+        if load.step in process.steps
+    ]
+
+
+def load_under_way(job: Job, global_rank: int) -> LoadStatus | None:
+    """The load that a rank is in now; the innermost of several."""
+    process = job.ranks.get(global_rank)
+    if process is None:
+        return None
+    under_way = [
+        load
+        for load in process.loads.values()
+        if (step := process.steps.get(load.step)) is not None and step.ended_ns is None
+    ]
+    newest = max(under_way, key=lambda load: load.step, default=None)
+    return load_status(job, global_rank, process, newest) if newest else None
+
+
+def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -> LoadStatus:
+    """How far one load is."""
+    whole = process.steps[load.step]
+    steps = _below(process, load.step)
+    under_way = [step for step in steps if step.ended_ns is None]
+    inner = under_way[-1] if under_way else None
+    counted = next((s for s in reversed(steps) if s.total or s.parameters), None)
+    files = inner if whole.ended_ns is None else counted
+    told = process.load_progress(load.step) if whole.ended_ns is None else None
+    # What a frozen process's last pulse says was so before: since then only its journal's last word.
+    awake = told if told is not None and not job.was_frozen(process) else None
+    moved_ns = max((step.moved_ns for step in (whole, *steps)), default=whole.moved_ns)
+    end_ns = whole.ended_ns if whole.ended_ns is not None else job.now_ns(process)
+    return LoadStatus(
+        global_rank=global_rank,
+        step=load.step,
+        call=whole.name,
+        arguments=load.arguments,
+        phases=tuple(_phase(whole, step) for step in steps if step.parent == load.step),
+        took_s=(end_ns - whole.started_ns) / 1e9,
+        still_s=job.age_s(process, moved_ns) if whole.ended_ns is None else 0.0,
+        ended=whole.ended_ns is not None,
+        cut_off=whole.ended_ns is None and process.ended_ns is not None,
+        error=whole.error,
+        phase=inner.name if inner and whole.ended_ns is None else "",
+        done=files.done if files and files.total else 0,
+        total=files.total if files else None,
+        file=files.label if files else "",
+        parameters=max(
+            counted.parameters if counted else 0,
+            told.parameters if told else 0,
+        ),
+        parameters_total=(told.parameters_total if told else None)
+        or (counted.parameters_total if counted else None),
+        bytes=max((s.bytes for s in (whole, *steps)), default=0) if not told else told.bytes,
+        bytes_total=(told.bytes_total if told else None)
+        or (counted.bytes_total if counted else None),
+        bytes_per_s=awake.bytes_per_s if awake else None,
+        outstanding=awake.outstanding if awake else (),
+        placement=load.placement,
+        now_ns=job.now_ns(process),
+    )
+
+
+def _below(process: Process, number: int) -> list[Step]:
+    """The steps inside that one, in the order in which they began."""
+    inside = {number}
+    found: list[Step] = []
+    for step in sorted(process.steps.values(), key=lambda step: step.step):
+        if step.parent in inside and step.step != number:
+            inside.add(step.step)
+            found.append(step)
+    return found
+
+
+def _phase(whole: Step, step: Step) -> LoadPhase:
+    return LoadPhase(
+        name=step.name,
+        began_s=(step.started_ns - whole.started_ns) / 1e9,
+        ended_s=None if step.ended_ns is None else (step.ended_ns - whole.started_ns) / 1e9,
+        error=step.error,
+    )

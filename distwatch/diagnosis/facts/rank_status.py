@@ -1,0 +1,246 @@
+"""Where each rank stands, in one word, for every view."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.deaths import ended_by_ray
+from distwatch.diagnosis.facts.group_views import groups_of
+from distwatch.diagnosis.facts.initializations import INIT_STEPS
+from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.loads import load_under_way
+from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.state.loads import LOAD_STEPS
+from distwatch.state.model import Process, RunState, Step
+
+LETTERS = {
+    "unobserved": ".",
+    "starting": "s",
+    "initializing": "i",
+    "loading": "l",
+    "running": "r",
+    "waiting": "w",
+    "stopped": "T",
+    "frozen": "F",
+    "exited": "x",
+    "failed": "E",
+    "killed": "K",
+}
+_WAITS_FROM_S = 1.0
+
+
+class RankStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One expected rank. `since_s`: seconds since it last moved, on its host's clock."""
+
+    global_rank: int
+    process: str | None = None
+    host: str = ""
+    pid: int | None = None
+    word: str = "unobserved"
+    letter: str = "."
+    doing: str = ""
+    where: str = ""
+    since_s: float | None = None
+    heartbeat_s: float | None = None
+    instrumented: bool = False
+    blocked: bool = False
+
+
+def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
+    """One per expected rank, ordered by global rank; unobserved ones included."""
+    job = job or Job(state)
+    expected = set(range(job.world or 0)) | set(job.ranks)
+    found = [rank_status(job, global_rank) for global_rank in sorted(expected)]
+    return _with_loading_peers(job, found)
+
+
+def _with_loading_peers(job: Job, found: list[RankStatus]) -> list[RankStatus]:
+    """Whoever waits in a collective for ranks that load a model is told so, and how far they are."""
+    loading = {rank: text for rank in job.ranks if (text := _load_text(job, rank))}
+    if not loading:
+        return found
+    awaited: dict[int, int] = {}
+    for view in groups_of(job):
+        missing = [rank for rank in view.missing if rank in loading]
+        if view.in_flight and missing:
+            awaited |= dict.fromkeys(view.entered, missing[0])
+    return [
+        msgspec.structs.replace(
+            one,
+            doing=f"{one.doing}, for rank {awaited[one.global_rank]}: {loading[awaited[one.global_rank]]}",
+        )
+        if one.word == "waiting" and one.global_rank in awaited
+        else one
+        for one in found
+    ]
+
+
+def _load_text(job: Job, global_rank: int) -> str:
+    load = load_under_way(job, global_rank)
+    return f"{load.text} of {load.arguments.checkpoint}" if load else ""
+
+
+def rank_status(job: Job, global_rank: int) -> RankStatus:
+    """Where one rank stands."""
+    process = job.ranks.get(global_rank)
+    if process is None:
+        return RankStatus(global_rank=global_rank, doing="no process was seen")
+    word, doing, since_ns = _word(job, process)
+    return RankStatus(
+        global_rank=global_rank,
+        process=process.key,
+        host=process.host,
+        pid=process.pid,
+        word=word,
+        letter=LETTERS[word],
+        doing=doing,
+        where=where(process),
+        since_s=None if since_ns is None else job.age_s(process, since_ns),
+        heartbeat_s=None if process.ended_ns else job.heartbeat_s(process),
+        instrumented=process.instrumented,
+        blocked=word in ("waiting", "stopped", "frozen"),
+    )
+
+
+def where(process: Process) -> str:
+    """The innermost frame of the user's code, or where it ended; '' where nobody looked."""
+    if process.exception is not None and process.exception.site is not None:
+        return short_site(
+            process.exception.site.file,
+            process.exception.site.line,
+            process.exception.site.function,
+        )
+    frame = user_frame(main_frames(process))
+    return short_site(frame.file, frame.line, frame.function) if frame else ""
+
+
+def short_site(file: str, line: int, function: str) -> str:
+    """`train.py:42 in step`."""
+    return f"{file.rpartition('/')[2]}:{line} in {function}"
+
+
+def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
+    if process.ended_ns is not None:
+        word, text, since_ns = _ended_word(job, process)
+        last = _last_status(job, process)
+        return word, f"{text}; {last}" if last else text, since_ns
+    if job.kernel_state(process) == "T":
+        return "stopped", "stopped by a signal (SIGSTOP or SIGTSTP)", _beat_ns(process)
+    step = job.innermost_step(process)
+    if job.is_frozen(process):
+        held = "in the kernel" if job.kernel_state(process) == "D" else "the GIL is held"
+        return "frozen", f"{_step_text(step) + ' · ' if step else ''}{held}", _beat_ns(process)
+    if step is not None:
+        outermost = process.open_steps()[0]
+        loading = outermost.name in LOAD_STEPS and step.name not in INIT_STEPS
+        return "loading" if loading else "initializing", _step_text(step), step.moved_ns
+    return _running_word(job, process)
+
+
+def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
+    global_rank = process.global_rank or 0
+    waits = sorted(job.waits_for(global_rank), key=lambda wait: -wait.waited_s)
+    if waits and waits[0].waited_s >= _WAITS_FROM_S:
+        wait = waits[0]
+        since = job.now_ns(process) - int(wait.waited_s * 1e9)
+        return "waiting", _wait_text(job, process, wait.pg_name, wait.seq), since
+    peer = job.peer_waits.get(global_rank)
+    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
+        return "waiting", str(peer), peer.entered_ns
+    if not process.instrumented:
+        inside = job.in_collective_by_stack(process)
+        unchanged = process.outside.stack.unchanged_since_ns if process.outside.stack else None
+        if inside:
+            return "waiting", f"{inside} (by its stack)", unchanged
+        return "running", "without distwatch", unchanged
+    moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
+    if not process.confirmed and not process.steps:
+        return "starting", "has not initialized yet", process.started_ns
+    doing = _absence(job, process) or _last_collective(process) or _last_peer_call(process)
+    called = [o.left_ns or o.entered_ns for o in process.outside.operations[-1:]]
+    return "running", doing, max(moved or called, default=process.last_ns)
+
+
+def _absence(job: Job, process: Process) -> str:
+    """The collective that others are in and this rank is not, if they wait for long enough."""
+    entered = {
+        g.pg_name: g.enqueued
+        for g in (process.outside.pulse.groups if process.outside.pulse else ())
+    }
+    missed = [
+        wait
+        for group in process.groups.values()
+        for wait in job.first_waits_in(group.pg_name, group.members, _WAITS_FROM_S)
+        if entered.get(wait.pg_name, 0) < wait.seq
+    ]
+    if not missed:
+        return ""
+    wait = min(missed, key=lambda wait: (wait.seq, wait.global_rank))
+    other = job.ranks[wait.global_rank]
+    return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
+
+
+def _last_collective(process: Process) -> str:
+    groups = process.outside.pulse.groups if process.outside.pulse else ()
+    last = max(groups, key=lambda group: group.changed_ns, default=None)
+    if last is None or last.enqueued < 1:
+        return ""
+    for operation in reversed(process.outside.operations):
+        if (operation.pg_name, operation.seq) == (last.pg_name, last.enqueued):
+            return f"after {operation_name(operation.op)} #{last.enqueued}"
+    return f"after collective #{last.enqueued}"
+
+
+def _last_peer_call(process: Process) -> str:
+    newest = process.outside.operations[-1] if process.outside.operations else None
+    if newest is None or newest.p2p_seq < 0:
+        return ""
+    return f"after {operation_name(newest.op)} #{newest.p2p_seq}"
+
+
+def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:
+    global_rank = process.global_rank or 0
+    operation = job.operation(global_rank, pg_name, seq) or job.recorded(global_rank, pg_name, seq)
+    group = process.groups.get(pg_name)
+    named = bool(group and group.pg_desc and group.pg_desc != "undefined")
+    title = group.pg_desc if group and named else f"group {pg_name}"
+    return f"{operation_name(operation.op) if operation else 'collective'} #{seq} in {title}"
+
+
+def _last_status(job: Job, process: Process) -> str:
+    """What it was in when it ended, where that was nothing of its own."""
+    if process.exception is not None:
+        return ""
+    peer = job.peer_waits.get(process.global_rank or 0)
+    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
+        return f"was in {peer}"
+    waits = sorted(job.waits_for(process.global_rank or 0), key=lambda wait: -wait.waited_s)
+    if waits and waits[0].waited_s >= _WAITS_FROM_S:
+        return f"was in {_wait_text(job, process, waits[0].pg_name, waits[0].seq)}"
+    return _absence(job, process).replace("is not in", "was not in")
+
+
+def _ended_word(job: Job, process: Process) -> tuple[str, str, int | None]:
+    seen, error = process.outside.exit, process.exception
+    text = exit_text(seen)
+    if error is not None:
+        return "failed", f"{text}: {error.type_name}: {error.message}"[:200], process.ended_ns
+    if seen is not None and seen.signal is not None:
+        return "killed", text, process.ended_ns
+    if ended_by_ray(process, job.ray):
+        return "exited", f"{text}, with which Ray ends its workers", process.ended_ns
+    if seen is not None and seen.exit_code:
+        return "failed", text, process.ended_ns
+    return "exited", text, process.ended_ns
+
+
+def _beat_ns(process: Process) -> int | None:
+    return process.outside.pulse.beat_ns if process.outside.pulse else None
+
+
+def _step_text(step: Step) -> str:
+    count = f" {step.done} of {step.total}" if step.total else ""
+    label = f" ({step.label})" if step.label else ""
+    return f"{step.name}{count}{label}"

@@ -1,0 +1,136 @@
+"""What each rank called in a group, number by number, and where the ranks' sequences part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.diagnosis.facts.rank_status import short_site
+from distwatch.state.events import Operation, Site
+from distwatch.state.finding import Evidence
+from distwatch.state.model import Process
+from distwatch.state.rank_sets import name_ranks
+from distwatch.state.recorder_entries import Collective
+
+_BEFORE = 3
+_RANKS = 4
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One collective of one rank, by what makes two of them the same step of a loop."""
+
+    seq: int
+    op: str
+    size: str
+    site: Site | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where Python called it, else what it was: DDP calls from C++."""
+        return self.op, str(self.site) if self.site else self.size
+
+    def __str__(self) -> str:
+        if self.site is None:
+            return f"{self.op} {self.size}".strip()
+        return f"{self.op} at {short_site(self.site.file, self.site.line, self.site.function)}"
+
+
+def history_of(case: Case, view: GroupView, rank: int) -> dict[int, Entry]:
+    """What is remembered of a rank's collectives in the group, by number.
+
+    The recorder also has what C++ called, the ring also what came after the last dump.
+    """
+    process = case.job.ranks[rank]
+    entries = {recorded.seq: _of_recorder(recorded) for recorded in _recorded(process, view)}
+    for called in _called(process, view):
+        entries[called.seq] = _of_ring(process, called)
+    return entries
+
+
+def entry_at(case: Case, view: GroupView, rank: int, seq: int) -> Entry | None:
+    """What `history_of` has under one number."""
+    process = case.job.ranks[rank]
+    for called in reversed(process.outside.operations):
+        if called.seq == seq >= 0 and called.pg_name == view.pg_name:
+            return _of_ring(process, called)
+    recorded = case.job.recorded(rank, view.pg_name, seq)
+    return _of_recorder(recorded) if recorded else None
+
+
+def newest_of(case: Case, view: GroupView, rank: int) -> int | None:
+    """The greatest number that `history_of` has; None where it has none."""
+    process = case.job.ranks[rank]
+    recorded = max((entry.seq for entry in _recorded(process, view)), default=None)
+    called = max((entry.seq for entry in _called(process, view)), default=None)
+    return max((seq for seq in (recorded, called) if seq is not None), default=None)
+
+
+def _recorded(process: Process, view: GroupView) -> Iterator[Collective]:
+    for recorded in process.collectives.entries if process.collectives else ():
+        if recorded.pg_name == view.pg_name and not recorded.is_p2p:
+            yield recorded
+
+
+def _called(process: Process, view: GroupView) -> Iterator[Operation]:
+    for called in process.outside.operations:
+        if called.pg_name == view.pg_name and called.seq >= 0:
+            yield called
+
+
+def _of_recorder(recorded: Collective) -> Entry:
+    size = str([list(size) for size in recorded.input_sizes or recorded.output_sizes])
+    return Entry(seq=recorded.seq, op=operation_name(recorded.op), size=size)
+
+
+def _of_ring(process: Process, called: Operation) -> Entry:
+    return Entry(
+        seq=called.seq,
+        op=operation_name(called.op),
+        size=f"[{called.numel}]",
+        site=process.sites.get(called.site),
+    )
+
+
+def sequence_evidence(
+    case: Case, view: GroupView, odd: Iterable[int], seq: int
+) -> Iterable[Evidence]:
+    """What ranks of both sides did before #seq, and from where on their call sites differ."""
+    histories = {r: history_of(case, view, r) for r in view.members if r in case.job.ranks}
+    blamed = [rank for rank in odd if histories.get(rank)]
+    others = [rank for rank in histories if histories[rank] and rank not in blamed]
+    for rank in [*blamed[: _RANKS // 2], *others[: _RANKS // 2]]:
+        entries = histories[rank]
+        before = [entries[n] for n in range(seq - _BEFORE, seq) if n in entries]
+        if before:
+            calls = ", ".join(f"#{entry.seq} {entry}" for entry in before)
+            text = f"rank {rank} did before: {calls}"
+            yield Evidence(source="operations", global_rank=rank, text=text)
+    parted = _first_other_site(histories, seq)
+    if parted is not None and parted < seq:
+        at = {rank: entries[parted] for rank, entries in histories.items() if parted in entries}
+        told = {str(entry) for entry in at.values()}
+        sides = "; ".join(
+            f"{name_ranks(r for r in at if str(at[r]) == text)}: {text}"
+            for text in sorted(told)[:4]
+        )
+        yield Evidence(
+            source="operations",
+            text=f"the call sites differ from #{parted} on, where the calls still fitted: {sides}",
+        )
+
+
+def _first_other_site(histories: dict[int, dict[int, Entry]], seq: int) -> int | None:
+    """The number from which on no call comes from one place in all ranks; None where none does."""
+    parted: int | None = None
+    for number in range(seq, 0, -1):
+        sites = [entries[number].site for entries in histories.values() if number in entries]
+        if len(sites) < 2 or None in sites:
+            break
+        if len(set(sites)) == 1:
+            break
+        parted = number
+    return parted

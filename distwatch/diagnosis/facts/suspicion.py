@@ -1,0 +1,60 @@
+"""When a job is worth a closer look, well before any deadline has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.diagnosis.facts.job import Job
+
+SUSPICIOUS_AFTER_S = 5.0
+UNLIKE_AFTER_S = 1.0
+DEADLINE_SHARE = 0.5
+"""A short deadline must not pass before anybody has looked."""
+
+
+def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
+    """Why to take stacks of a world now, in a clause; '' where everything moves.
+
+    Args:
+        groups: those of that world.
+    """
+    for global_rank, process in job.ranks.items():
+        if process.ended_ns is not None:
+            continue
+        if job.is_frozen(process) or job.kernel_state(process) == "T":
+            return f"rank {global_rank} has no heartbeat"
+        step = job.innermost_step(process)
+        if step is not None and job.age_s(process, step.moved_ns) > _patience_s(step.deadline_s):
+            return f"rank {global_rank} has been in {step.name} without progress"
+    for wait in job.waits:
+        if (
+            wait.waited_s > _patience_s(wait.deadline_s)
+            and job.ranks[wait.global_rank].ended_ns is None
+        ):
+            return (
+                f"rank {wait.global_rank} waits in collective #{wait.seq} of group {wait.pg_name}"
+            )
+    for rank, peer in job.peer_waits.items():
+        deadline_s = job.deadline_s(job.ranks[rank], "collective")
+        if job.peer_waited_s(peer) > _patience_s(deadline_s) and job.ranks[rank].ended_ns is None:
+            return f"rank {rank} waits in {peer}"
+    return _unlike_calls(job, groups)
+
+
+def _unlike_calls(job: Job, groups: Iterable[GroupView]) -> str:
+    """All have entered, some from Python and some from elsewhere, and it does not complete.
+
+    Where the calls are alike, they come from one place: this is worth the recorders' word at once.
+    """
+    for view in groups:
+        if not view.in_flight or view.missing or view.waited_s < UNLIKE_AFTER_S:
+            continue
+        known = [job.operation(rank, view.pg_name, view.seq) is not None for rank in view.members]
+        if any(known) and not all(known):
+            return f"{view.title} does not complete #{view.seq}, which not all called from Python"
+    return ""
+
+
+def _patience_s(deadline_s: float | None) -> float:
+    return min(SUSPICIOUS_AFTER_S, DEADLINE_SHARE * (deadline_s or SUSPICIOUS_AFTER_S * 2))

@@ -1,0 +1,26 @@
+"""Which frame of a stack a person wants to see."""
+
+from __future__ import annotations
+
+from distwatch.diagnosis.facts.identity_cache import cache_by_identity
+from distwatch.state.events import Frame
+
+_LIBRARIES = (
+    "/site-packages/",
+    "/dist-packages/",
+    "/lib/python3",
+    "<frozen",
+    # Ours inside a job, by folder: a clone of the repository is called distwatch, too.
+    "/distwatch/agent/",
+    "/distwatch/hooks/",
+    "/distwatch/integrations/",
+)
+
+
+@cache_by_identity
+def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
+    """The innermost frame of the user's own code; the innermost of all where there is none."""
+    for frame in reversed(frames):
+        if not frame.native and not any(part in frame.file for part in _LIBRARIES):
+            return frame
+    return frames[-1] if frames else None

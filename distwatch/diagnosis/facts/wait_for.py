@@ -1,0 +1,306 @@
+"""Who waits for whom: one graph over the ranks, whose ends are the culprits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from distwatch.diagnosis.facts.activity import activity_of, any_thread_communicates
+from distwatch.diagnosis.facts.initializations import INIT_STEPS, stuck_creation
+from distwatch.diagnosis.facts.job import was_cut_off
+from distwatch.diagnosis.facts.loads import load_under_way
+from distwatch.diagnosis.facts.peer_waits import PeerWait
+
+if TYPE_CHECKING:
+    from distwatch.diagnosis.facts.case import Case
+
+SETTLED_S = 1.0
+"""A wait counts once it has lasted this long."""
+
+
+Kind = Literal["collective", "p2p", "group", "init", "lock"]
+
+
+class Edge(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank waits for another, in one thing."""
+
+    waiter: int
+    awaited: int
+    kind: Kind
+    what: str
+    """`all_reduce #5 of default_pg`, `recv #3 from rank 2`."""
+    waited_s: float = 0.0
+    overdue: bool = False
+    pg_name: str = ""
+    seq: int = -1
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """For how long a rank has been in what it waits in."""
+
+    waited_s: float
+    overdue: bool = False
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """Many edges at once: each of the waiters waits for each of the awaited, in one thing."""
+
+    kind: Kind
+    what: str
+    waiters: dict[int, Wait]
+    awaited: tuple[int, ...]
+    pg_name: str = ""
+    seq: int = -1
+
+    @property
+    def overdue(self) -> bool:
+        return any(wait.overdue for wait in self.waiters.values())
+
+    def edge(self, waiter: int, awaited: int) -> Edge:
+        """One of them."""
+        wait = self.waiters[waiter]
+        return Edge(
+            waiter=waiter,
+            awaited=awaited,
+            kind=self.kind,
+            what=self.what,
+            waited_s=wait.waited_s,
+            overdue=wait.overdue,
+            pg_name=self.pg_name,
+            seq=self.seq,
+        )
+
+
+class WaitGraph:
+    """The edges of a case, and what follows from them.
+
+    Ten thousand ranks that wait for one, or fifty that wait for ten thousand whom nobody sees, are
+    one bundle: nothing here goes through their pairs.
+    """
+
+    def __init__(self, edges: Iterable[Edge] = (), bundles: Iterable[Bundle] = ()) -> None:
+        self._bundles = [bundle for bundle in bundles if bundle.waiters and bundle.awaited]
+        self._bundles += map(_bundle_of, edges)
+        self._out: dict[int, list[Bundle]] = {}
+        self._in: dict[int, list[Bundle]] = {}
+        for bundle in self._bundles:
+            for waiter in bundle.waiters:
+                self._out.setdefault(waiter, []).append(bundle)
+            for awaited in bundle.awaited:
+                self._in.setdefault(awaited, []).append(bundle)
+
+    def waits(self, rank: int) -> list[Edge]:
+        """What a rank waits for; empty where nobody holds it up."""
+        return [b.edge(rank, awaited) for b in self._out.get(rank, ()) for awaited in b.awaited]
+
+    def is_waiting(self, rank: int) -> bool:
+        """Whether somebody holds it up."""
+        return rank in self._out
+
+    def is_overdue(self, rank: int) -> bool:
+        """Whether somebody has waited for it for longer than that may take."""
+        return any(bundle.overdue for bundle in self._in.get(rank, ()))
+
+    def longest_s(self, kind: Kind) -> float:
+        """The longest wait of that kind; 0 where there is none."""
+        waits = (w.waited_s for b in self._bundles if b.kind == kind for w in b.waiters.values())
+        return max(waits, default=0.0)
+
+    def behind(self, ranks: Iterable[int]) -> set[int]:
+        """The ranks that wait for one of these, directly or over others."""
+        first = set(ranks)
+        reached, todo, done = set(first), list(first), set[int]()
+        while todo:
+            for bundle in self._in.get(todo.pop(), ()):
+                if id(bundle) not in done:
+                    done.add(id(bundle))
+                    more = bundle.waiters.keys() - reached
+                    reached |= more
+                    todo.extend(more)
+        return reached - first
+
+    def roots(self) -> set[int]:
+        """Ranks that are awaited and wait for nobody."""
+        return self._in.keys() - self._out.keys()
+
+    def awaited_by(self, rank: int) -> list[Edge]:
+        """The waits that this rank could end, the longest first."""
+        found = [b.edge(waiter, rank) for b in self._in.get(rank, ()) for waiter in b.waiters]
+        return sorted(found, key=lambda edge: -edge.waited_s)
+
+    def cycles(self) -> list[tuple[Edge, ...]]:
+        """Closed chains of waits that nobody outside could end, each once, shortest first.
+
+        A chain starts at its lowest rank; of several edges between two ranks the longest wait
+        stands for them.
+        """
+        found: dict[frozenset[int], tuple[Edge, ...]] = {}
+        stuck = self._out.keys() - self.behind(self.roots())
+        for start in sorted(stuck):
+            chain = self._shortest_chain(start, stuck)
+            if chain:
+                found.setdefault(frozenset(edge.waiter for edge in chain), chain)
+        chains = sorted(found.values(), key=lambda chain: (len(chain), chain[0].waiter))
+        # One that goes through the ranks of a shorter one says nothing new.
+        kept: list[tuple[Edge, ...]] = []
+        for chain in chains:
+            members = {edge.waiter for edge in chain}
+            if not any(members & {edge.waiter for edge in shorter} for shorter in kept):
+                kept.append(chain)
+        return kept
+
+    def _shortest_chain(self, start: int, within: set[int]) -> tuple[Edge, ...]:
+        """From `start` back to it, breadth first; () where no chain comes back."""
+        came: dict[int, Edge] = {}
+        todo = [start]
+        while todo:
+            following: list[int] = []
+            for rank in todo:
+                for edge in sorted(self.waits(rank), key=lambda e: (-e.waited_s, e.awaited)):
+                    if edge.awaited == start:
+                        return _chain(came, start, edge)
+                    if edge.awaited in within and edge.awaited not in came:
+                        came[edge.awaited] = edge
+                        following.append(edge.awaited)
+            todo = following
+        return ()
+
+
+def _chain(came: dict[int, Edge], start: int, last: Edge) -> tuple[Edge, ...]:
+    edges = [last]
+    while edges[0].waiter != start:
+        edges.insert(0, came[edges[0].waiter])
+    return tuple(edges)
+
+
+def _bundle_of(edge: Edge) -> Bundle:
+    return Bundle(
+        kind=edge.kind,
+        what=edge.what,
+        waiters={edge.waiter: Wait(waited_s=edge.waited_s, overdue=edge.overdue)},
+        awaited=(edge.awaited,),
+        pg_name=edge.pg_name,
+        seq=edge.seq,
+    )
+
+
+def wait_graph(case: Case) -> WaitGraph:
+    """The graph of a case. A rank that is seen to be elsewhere waits for nobody.
+
+    An asynchronous collective or send does not hold up the rank that has posted it while its
+    main thread works at something else.
+    """
+    elsewhere: dict[int, bool] = {}
+
+    def is_held_up(rank: int) -> bool:
+        if rank not in elsewhere:
+            elsewhere[rank] = is_elsewhere(case, rank)
+        return not elsewhere[rank]
+
+    # Its stack shows a rank in a lock: that is no work of its own, where a rank holds it.
+    waits = [
+        msgspec.structs.replace(
+            bundle, waiters={r: w for r, w in bundle.waiters.items() if is_held_up(r)}
+        )
+        for bundle in (
+            *_collective_bundles(case),
+            *map(_bundle_of, _peer_edges(case)),
+            *_creation_bundles(case),
+        )
+    ]
+    return WaitGraph(bundles=[*waits, *map(_bundle_of, _lock_edges(case))])
+
+
+def is_elsewhere(case: Case, rank: int) -> bool:
+    """Whether its stack or system call shows a rank at something of its own."""
+    process = case.job.ranks.get(rank)
+    if process is None or (process.ended_ns is not None and not was_cut_off(process)):
+        return False
+    if case.job.kernel_state(process) in ("T", "t"):
+        return True
+    activity = activity_of(case.state, process)
+    if activity is None or not activity.certain or activity.waits_for_others:
+        return False
+    # A server's main thread idles in its event loop while another one is in the collective.
+    return not any_thread_communicates(process)
+
+
+def _collective_bundles(case: Case) -> Iterable[Bundle]:
+    for view in case.groups:
+        if view.in_flight and view.missing:
+            yield Bundle(
+                kind="collective",
+                what=f"{view.op or 'collective'} #{view.seq} of {view.title}",
+                waiters={
+                    wait.global_rank: Wait(waited_s=wait.waited_s, overdue=wait.overdue)
+                    for wait in case.job.waits_in(view.pg_name, view.members)
+                    if wait.seq == view.seq
+                },
+                awaited=view.missing,
+                pg_name=view.pg_name,
+                seq=view.seq,
+            )
+
+
+def _peer_edges(case: Case) -> Iterable[Edge]:
+    for rank, wait in case.job.peer_waits.items():
+        waited_s = case.job.peer_waited_s(wait)
+        if waited_s < SETTLED_S:
+            continue
+        for awaited in wait.awaited:
+            yield Edge(
+                waiter=rank,
+                awaited=awaited,
+                kind="p2p",
+                what=_peer_text(wait),
+                waited_s=waited_s,
+                overdue=case.job.peer_overdue(wait),
+                pg_name=wait.pg_name,
+                seq=wait.posted,
+            )
+
+
+def _peer_text(wait: PeerWait) -> str:
+    named = wait.pg_desc and wait.pg_desc not in ("undefined", "default_pg")
+    return f"{wait} in {wait.pg_desc}" if named else str(wait)
+
+
+def _creation_bundles(case: Case) -> Iterable[Bundle]:
+    """Ranks inside an initialization or a group's creation wait for those that are in none."""
+    inside: dict[str, dict[int, Wait]] = {}
+    for rank, process in case.job.ranks.items():
+        step = stuck_creation(process)
+        if step is None:
+            step = next((s for s in process.open_steps() if s.name in INIT_STEPS), None)
+        if step is not None:
+            waited_s = case.job.age_s(process, step.started_ns)
+            inside.setdefault(step.name, {})[rank] = Wait(waited_s=waited_s)
+    within = {rank for waiters in inside.values() for rank in waiters}
+    outside = tuple(rank for rank in range(case.job.world or 0) if rank not in within)
+    for name, waiters in inside.items():
+        kind: Kind = "group" if name.startswith("new_group") else "init"
+        yield Bundle(kind=kind, what=name, waiters=waiters, awaited=outside)
+
+
+def _lock_edges(case: Case) -> Iterable[Edge]:
+    """A load that waits for a lock file waits for the rank that holds it."""
+    pids = {(p.host, p.pid): rank for rank, p in case.job.ranks.items() if p.ended_ns is None}
+    for rank, process in case.job.ranks.items():
+        host = case.state.hosts.get(process.host)
+        load = load_under_way(case.job, rank)
+        for outstanding in load.outstanding if load and host else ():
+            looked = host.locks.get(outstanding.what) if host else None
+            for holder in looked.holders if looked else ():
+                awaited = pids.get((process.host, holder.pid))
+                waited_s = case.job.age_s(process, outstanding.since_ns)
+                if outstanding.waiting == "lock" and awaited is not None and awaited != rank:
+                    yield Edge(
+                        waiter=rank,
+                        awaited=awaited,
+                        kind="lock",
+                        what=f"the lock {outstanding.what}",
+                        waited_s=waited_s,
+                        overdue=waited_s > case.job.deadline_s(process, "load"),
+                    )

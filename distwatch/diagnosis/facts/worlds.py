@@ -1,0 +1,91 @@
+"""Which processes of a run are of one world: a run may hold several side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from distwatch.diagnosis.facts.endpoints import Endpoint, endpoint_of, same_endpoint
+from distwatch.state.model import Process, RunState
+
+World = tuple[Process, ...]
+
+
+def worlds_of(state: RunState) -> list[World]:
+    """The processes of the newest restart, by the world that they form or wait for.
+
+    Only a world that is complete stands apart: processes that wait at different places for
+    ranks that come to none of them may belong together. The largest comes first.
+    """
+    processes = _current(state)
+    if not processes:
+        return []
+    cells = _cells([p for p in processes if p.planned is not None], state)
+    if len(cells) > 1:
+        complete = [cell for cell in cells if _is_complete(cell)]
+        rest = [process for cell in cells if not _is_complete(cell) for process in cell]
+        cells = [*complete, rest] if rest else complete
+    for process in processes:
+        if process.planned is None:
+            _cell_of(process, cells).append(process)
+    worlds = [tuple(sorted(cell, key=lambda p: p.key)) for cell in cells if cell]
+    return sorted(worlds, key=_size)
+
+
+def _current(state: RunState) -> list[Process]:
+    """Ranks, and processes that are to become one, of the newest restart."""
+    found = [
+        process
+        for process in state.processes.values()
+        if process.role == "rank"
+        and (process.global_rank is not None or process.planned is not None)
+    ]
+    if not found:
+        alone = [p for p in state.processes.values() if p.instrumented and p.role == "other"]
+        return [min(alone, key=lambda p: (p.started_ns or 0, p.key))] if alone else []
+    restart = max(process.identity.restart for process in found)
+    return sorted((p for p in found if p.identity.restart == restart), key=lambda p: p.key)
+
+
+def _cells(planned: list[Process], state: RunState) -> list[list[Process]]:
+    by_place: dict[Endpoint, list[Process]] = {}
+    for process in planned:
+        by_place.setdefault(endpoint_of(process), []).append(process)
+    cells: list[tuple[list[Endpoint], list[Process]]] = []
+    for place, members in by_place.items():
+        here = next((c for c in cells if any(same_endpoint(p, place, state) for p in c[0])), None)
+        if here is None:
+            cells.append(([place], members))
+        else:
+            here[0].append(place)
+            here[1].extend(members)
+    return [members for _, members in cells]
+
+
+def _is_complete(cell: list[Process]) -> bool:
+    plans = [process.planned for process in cell if process.planned is not None]
+    sizes = Counter(plan.world_size for plan in plans if plan.world_size)
+    if not sizes:
+        return False
+    size = max(sizes, key=lambda size: (sizes[size], size))
+    return set(range(size)) <= {plan.global_rank for plan in plans}
+
+
+def _cell_of(process: Process, cells: list[list[Process]]) -> list[Process]:
+    """Where a process belongs that has planned nothing yet: with those of its environment's place."""
+    place = endpoint_of(process)
+    for cell in cells:
+        if place.known and any(endpoint_of(other) == place for other in cell):
+            return cell
+    # Else it may be one that an incomplete world waits for.
+    waiting = [cell for cell in cells if not _is_complete(cell)]
+    if not waiting:
+        if cells and not place.known:
+            return cells[0]
+        cells.append([])
+        return cells[-1]
+    return waiting[0]
+
+
+def _size(world: World) -> tuple[int, int, str]:
+    living = sum(process.ended_ns is None for process in world)
+    return -living, -len(world), world[0].key

@@ -1,0 +1,91 @@
+"""What is worth a closer look from outside, once there is a suspicion or a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.facts.activity import activity_of
+from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.state.finding import Finding
+from distwatch.state.model import RunState
+
+_UNEXPLAINED = (
+    "collective.rank_missing",
+    "rendezvous.rank_missing",
+    "p2p.unmatched",
+    "process.gil_held",
+    "process.livelock",
+    "process.lock_wait",
+    "network.partition",
+)
+_RANKS = 64
+_OPERATIONS = 4
+
+Places = dict[str, list[tuple[str, int]]]
+
+
+def worth_a_native_look(
+    state: RunState, findings: Iterable[Finding], jobs: Iterable[Job] | None = None
+) -> list[str]:
+    """Processes that hold up others and whose Python frames do not say why."""
+    blamed = {
+        rank
+        for finding in findings
+        if finding.blocks and finding.role == "root" and finding.code in _UNEXPLAINED
+        for rank in finding.culprit_ranks
+    }
+    keys: list[str] = []
+    if not blamed:
+        return []
+    if jobs is None:
+        jobs = [Job(state, world) for world in worlds_of(state)]
+    for job in jobs:
+        for rank in sorted(blamed & set(job.ranks)):
+            process = job.ranks[rank]
+            if process.ended_ns is not None or job.kernel_state(process) in ("T", "t", "D"):
+                continue
+            if process.outside.native is None and not _is_plain(state, job, rank):
+                keys.append(process.key)
+    return keys
+
+
+def lines_of_interest(state: RunState) -> Places:
+    """By process: the lines of source where it stands, and of its newest calls, not read yet."""
+    found: Places = {}
+    known = set(state.sources)
+    for process in list(Job(state).ranks.values())[:_RANKS]:
+        frames = main_frames(process)
+        shown = [user_frame(frames), *frames[-1:]]
+        places = [(frame.file, frame.line) for frame in shown if frame and not frame.native]
+        for operation in process.outside.operations[-_OPERATIONS:]:
+            site = process.sites.get(operation.site)
+            if site is not None:
+                places.append((site.file, site.line))
+        new = [place for place in dict.fromkeys(places) if place not in known]
+        if new:
+            known |= set(new)
+            found[process.key] = new
+    return found
+
+
+def locks_of_interest(state: RunState) -> dict[str, set[str]]:
+    """By host: the lock files that loads of its processes wait for."""
+    found: dict[str, set[str]] = {}
+    for process in state.processes.values():
+        pulse = process.outside.pulse
+        for load in pulse.loads if pulse and process.ended_ns is None else ():
+            for outstanding in load.outstanding:
+                if outstanding.waiting == "lock":
+                    found.setdefault(process.host, set()).add(outstanding.what)
+    return found
+
+
+def _is_plain(state: RunState, job: Job, rank: int) -> bool:
+    """Whether the Python frames tell already what it is at."""
+    process = job.ranks[rank]
+    if job.is_frozen(process):
+        return False
+    activity = activity_of(state, process)
+    return activity is not None and activity.certain

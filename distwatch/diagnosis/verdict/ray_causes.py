@@ -1,0 +1,109 @@
+"""Ray's own words, added to what the checks found of the same ranks: one death is one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.checks.processes.actor_ends import ray_says, restarts_text
+from distwatch.diagnosis.checks.rendezvous.unplaced import unstarted_ranks
+from distwatch.diagnosis.facts.case import Case
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.ray_events import RayActorSeen
+
+_ENDS = ("process.exited", "process.killed", "process.oom_killed", "rendezvous.rank_died")
+_NEVER = "rendezvous.rank_never_started"
+_LISTED = 4
+_CUT = 200
+
+
+def with_ray(case: Case, found: list[Finding]) -> list[Finding]:
+    """The findings with what Ray says of their culprits; nothing changes where it was not asked."""
+    if not case.actors and not case.placement_groups:
+        return found
+    told = [_with_deaths(case, finding) if finding.code in _ENDS else finding for finding in found]
+    return _merged(case, told)
+
+
+def _with_deaths(case: Case, finding: Finding) -> Finding:
+    rows = [row for rank in finding.culprit_ranks if (row := _row_of(case, rank)) is not None]
+    said = {evidence.text for evidence in finding.evidence}
+    news = [row for row in rows[:_LISTED] if ray_says(case, row) not in said]
+    if not news:
+        return finding
+    by_monitor = finding.code == "process.killed" and all(
+        row.death == "out_of_memory" for row in rows
+    )
+    return msgspec.structs.replace(
+        finding,
+        code="process.oom_killed" if by_monitor else finding.code,
+        summary=f"{finding.summary}{_clauses(case, finding, news)}",
+        evidence=(
+            *finding.evidence,
+            *(
+                Evidence(source="exit", global_rank=row.global_rank, text=ray_says(case, row))
+                for row in news
+            ),
+        ),
+    )
+
+
+def _row_of(case: Case, rank: int) -> RayActorSeen | None:
+    """What Ray says of a rank's end, where it says anything of it."""
+    process = case.job.ranks.get(rank)
+    if process is None:
+        return None
+    row = case.ray.own_row(process) or case.ray.actor_of(process)
+    return row if row is not None and (row.state == "DEAD" or row.restarts) else None
+
+
+def _clauses(case: Case, finding: Finding, rows: list[RayActorSeen]) -> str:
+    """Each cause once, with whose it is where there are several."""
+    told = {text: row for row in reversed(rows) if (text := _words(row))}
+    named = len(finding.culprit_ranks) > 1
+    clauses = [
+        f"{_whose(case, row) if named else ''}{text[:_CUT]}" for text, row in reversed(told.items())
+    ]
+    return f" (Ray: {'; '.join(clauses)})" if clauses else ""
+
+
+def _whose(case: Case, row: RayActorSeen) -> str:
+    rank = case.rank_of_actor.get(row.actor_id, row.global_rank)
+    return "" if rank is None else f"rank {rank}: "
+
+
+def _words(row: RayActorSeen) -> str:
+    restarts = f"it {restarts_text(row)}" if row.restarts else ""
+    died = (row.death_text or row.death) if row.state == "DEAD" else ""
+    return "; ".join(filter(None, (died, restarts)))
+
+
+def _merged(case: Case, found: list[Finding]) -> list[Finding]:
+    """Who never started, and which actor without a rank was never placed or died, are told as one."""
+    by_ray = unstarted_ranks(case).keys()
+    unnamed = [f for f in found if not f.culprit_ranks and f.blocks and _is_rays(f)]
+    seen = [f for f in found if f.code == _NEVER and set(f.culprit_ranks) - by_ray]
+    if not unnamed or not seen:
+        return found
+    first = seen[0]
+    whole = msgspec.structs.replace(
+        first,
+        summary=f"{first.summary}; {unnamed[0].summary.partition('; ranks ')[0]}",
+        advice=unnamed[0].advice,
+        evidence=(*_evidence_of(unnamed), *first.evidence),
+        confidence=max(first.confidence, 0.8),
+    )
+    return [whole if f is first else f for f in found if f not in unnamed]
+
+
+def _is_rays(finding: Finding) -> bool:
+    return finding.code in (_NEVER, *_ENDS) and any(map(_says_ray, finding.evidence))
+
+
+def _evidence_of(findings: Iterable[Finding]) -> Iterable[Evidence]:
+    return [e for finding in findings for e in finding.evidence if _says_ray(e)]
+
+
+def _says_ray(evidence: Evidence) -> bool:
+    return evidence.text.startswith(("Ray: ", "placement group"))

@@ -1,0 +1,80 @@
+"""What processes found themselves, and told their callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.initializations import holds_world, newest_init
+from distwatch.state.events import FindingRaised
+from distwatch.state.finding import Finding
+from distwatch.state.model import Process
+
+_STEPS_OF_INIT = (
+    "initialize",
+    "init_process_group",
+    "environment",
+    "endpoint",
+    "store",
+    "arrival",
+    "agreement",
+    "process group",
+    "round trip",
+)
+_FAMILIES = ("rendezvous.", "group.", "process.")
+_VIEWS = (
+    "rendezvous.rank_missing",
+    "rendezvous.rank_never_started",
+    "rendezvous.rank_died",
+    "rendezvous.store_unreachable",
+    "rendezvous.store_lost",
+    "rendezvous.port_taken",
+    "rendezvous.endpoint_disagrees",
+)
+"""What one process can only guess at from where it stands; the rest are facts that it compared."""
+_LISTED = 8
+
+
+def with_raised(case: Case, found: list[Finding]) -> list[Finding]:
+    """The findings of the checks, and after them what processes raised that none of them says."""
+    merged: dict[tuple[str, tuple[int, ...]], Finding] = {}
+    for process in case.job.processes:
+        for raised in process.raised:
+            if not _is_over(process, raised):
+                key = raised.finding.code, raised.finding.culprit_ranks
+                merged[key] = _merge(merged.get(key), raised.finding)
+    return found + [finding for finding in merged.values() if not _is_said(finding, found)]
+
+
+def _is_over(process: Process, raised: FindingRaised) -> bool:
+    """Whether it told of an initialization that failed, and that was made good since."""
+    step = newest_init(process)
+    made_good = holds_world(process) and (step is None or not step.error)
+    return made_good and raised.step in _STEPS_OF_INIT
+
+
+def _merge(known: Finding | None, finding: Finding) -> Finding:
+    if known is None:
+        return finding
+    # One text for all, whichever journal is read first.
+    best, other = sorted((known, finding), key=lambda f: (-f.confidence, f.summary))
+    evidence = list(best.evidence)
+    evidence += [one for one in other.evidence if one not in evidence]
+    waiting = {*best.waiting_ranks, *other.waiting_ranks} - set(best.culprit_ranks)
+    return msgspec.structs.replace(
+        best, waiting_ranks=tuple(sorted(waiting)), evidence=tuple(evidence[:_LISTED])
+    )
+
+
+def _is_said(finding: Finding, found: Iterable[Finding]) -> bool:
+    """Whether a check says it, or knows better: it sees all ranks, and a process only itself."""
+    culprits = set(finding.culprit_ranks)
+    for ours in found:
+        if ours.code == finding.code and culprits <= set(ours.culprit_ranks):
+            return True
+        knows = ours.blocks and ours.role == "root" and ours.code.startswith(_FAMILIES)
+        if knows and finding.code in _VIEWS:
+            return True
+    return False

@@ -1,0 +1,132 @@
+"""Which hosts of a run are not seen now, and that no rank there is blamed for what it may not do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.diagnosis.checks.processes.actor_ends import ended_by_rays_word
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.job import Job
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import RunState
+from distwatch.state.rank_sets import format_ranks
+
+UNSEEN_CONFIDENCE = 0.3
+
+
+class Unseen(msgspec.Struct, frozen=True, kw_only=True):
+    """A host whose observer does not speak to the run's root any more."""
+
+    host: str
+    since_s: float
+    why: str
+
+    @property
+    def text(self) -> str:
+        return f"last seen {self.since_s:.0f} s ago: {self.why or 'its link is lost'}"
+
+
+def unseen_hosts(state: RunState) -> dict[str, Unseen]:
+    """Hosts that were seen and are not, by name; of a leaf's own view: the root."""
+    found: dict[str, Unseen] = {}
+    for host in state.hosts.values():
+        for peer, link in host.links.items():
+            if not link.linked and not link.ended:
+                since_s = max(0.0, (host.now_ns - link.since_ns) / 1e9)
+                found[peer] = Unseen(host=peer, since_s=since_s, why=link.why)
+    return found
+
+
+def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
+    """How many hosts with ranks are seen, of how many there are to be."""
+    job = job or Job(state)
+    lost = unseen_hosts(state)
+    names = {process.host for process in job.ranks.values()}
+    on_each = max((p.identity.local_world_size or 0 for p in job.ranks.values()), default=0)
+    expected = -(-job.world // on_each) if job.world and on_each else 0
+    return len(names - lost.keys()), max(len(names), expected)
+
+
+def discount_unlinked(case: Case, found: Iterable[Finding]) -> list[Finding]:
+    """The findings, less the blame of ranks that nobody sees from here."""
+    hidden, elsewhere, findings = _out_of_sight(case), _elsewhere(case), list(found)
+    if not hidden and not elsewhere:
+        return findings
+    findings = [
+        # Who came to the store is known whatever host it is on.
+        _as_far_as_seen(f, hidden if f.code.startswith("rendezvous.") else {**elsewhere, **hidden})
+        for f in findings
+    ]
+    if not any(finding.blocks and finding.role == "root" for finding in findings):
+        findings = _with_a_root(findings, hidden)
+    return findings
+
+
+def _out_of_sight(case: Case) -> dict[int, str]:
+    """Ranks whose place is not known now, and why not."""
+    job, state = case.job, case.state
+    lost = unseen_hosts(state)
+    gone = ended_by_rays_word(case)
+    hidden = {
+        rank: f"{process.host} was {lost[process.host].text}"
+        for rank, process in job.ranks.items()
+        if process.host in lost and process.ended_ns is None and rank not in gone
+    }
+    # A leaf's own folder: whatever it has not seen may well be elsewhere.
+    if len(state.hosts) == 1 and job.world:
+        roots = [peer for host in state.hosts.values() for peer in host.links]
+        for rank in set(range(job.world)) - job.ranks.keys() if roots else ():
+            hidden[rank] = f"other hosts are seen by the observer at {roots[0]} alone"
+    return hidden
+
+
+def _elsewhere(case: Case) -> dict[int, str]:
+    """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
+    job = case.job
+    unseen = set(range(job.world or 0)) - job.ranks.keys()
+    if len(unseen) < 2 or _are_all_hosts(job):
+        return {}
+    why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
+    return dict.fromkeys(unseen, why)
+
+
+def _are_all_hosts(job: Job) -> bool:
+    """Whether the hosts that are seen have the whole world: each says how many ranks it is given."""
+    given = {p.host: p.identity.local_world_size for p in job.ranks.values()}
+    return sum(size or 0 for size in given.values()) >= (job.world or 0)
+
+
+def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Finding]:
+    """Of a hang whose cause nobody sees, the first symptom is all there is to say."""
+    first = next((finding for finding in findings if finding.blocks), None)
+    if first is None:
+        return findings
+    silent = [rank for rank in hidden if rank not in first.waiting_ranks]
+    root = _doubtful(msgspec.structs.replace(first, role="root"), silent, hidden)
+    return [root, *(finding for finding in findings if finding is not first)]
+
+
+def _as_far_as_seen(finding: Finding, hidden: dict[int, str]) -> Finding:
+    waiting = set(finding.waiting_ranks)
+    if finding.severity == "crash" and waiting and waiting <= hidden.keys():
+        # What they were in when they were last seen, they may have left in good order since.
+        finding = msgspec.structs.replace(finding, severity="warning")
+        return _doubtful(finding, sorted(waiting), hidden)
+    out = [rank for rank in finding.culprit_ranks if rank in hidden]
+    return _doubtful(finding, out, hidden) if finding.blocks else finding
+
+
+def _doubtful(finding: Finding, out: list[int], hidden: dict[int, str]) -> Finding:
+    if not out:
+        return finding
+    ranks = f"rank{'s' if len(out) > 1 else ''} {format_ranks(tuple(out))}"
+    told = f"{ranks} cannot be seen now: {hidden[out[0]]}"
+    return msgspec.structs.replace(
+        finding,
+        culprit_ranks=tuple(rank for rank in finding.culprit_ranks if rank not in hidden),
+        confidence=min(finding.confidence, UNSEEN_CONFIDENCE),
+        summary=f"{finding.summary}; but {told}",
+        evidence=(*finding.evidence, Evidence(source="journal", text=told)),
+    )

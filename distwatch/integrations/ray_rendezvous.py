@@ -1,0 +1,149 @@
+"""Where the ranks of a Ray job meet when nobody has said it: rank 0's actor chooses, and tells Ray.
+
+Ray's own key-value store carries `host:port`, under the job, the world's name and its number. It is
+asked by `distwatch.initialize` alone, under the deadline of the step `endpoint`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import msgspec
+
+from distwatch.agent.core import Agent
+from distwatch.agent.initialization import steps as st
+from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.init_failures import InitFailures
+from distwatch.agent.initialization.plan import split_endpoint
+from distwatch.agent.initialization.steps import Deadlines, Ledger
+from distwatch.errors import InitFailed
+
+_NAMESPACE = b"distwatch"
+_ASK_EVERY_S = 0.05
+_CONNECT_WITHIN_S = 1.0
+_SCHEME = "ray://"
+_GIVEN_BY_RANK_0 = {"MASTER_ADDR", "MASTER_PORT"}
+
+
+def world_name(init_method: str | None) -> str | None:
+    """The name in `ray://name`; None for another init_method."""
+    if init_method is None or not init_method.startswith(_SCHEME):
+        return None
+    return init_method.removeprefix(_SCHEME)
+
+
+def meets_in_ray(launched: Launched, name: str | None) -> bool:
+    """Whether Ray is to be asked for the endpoint: it was asked for, or nothing says it."""
+    if launched.global_rank is None or launched.world_size is None or launched.wrong:
+        return False
+    if name is not None:
+        return True
+    lacks = set(launched.missing)
+    return launched.launcher == "ray" and bool(lacks) and lacks <= _GIVEN_BY_RANK_0
+
+
+def settled(launched: Launched, endpoint: str) -> Launched:
+    """The same place with the endpoint that rank 0's actor has chosen."""
+    return msgspec.structs.replace(
+        launched,
+        method="env",
+        endpoint=endpoint,
+        hosts_store=launched.global_rank == 0,
+        derived=(*launched.derived, f"{endpoint}, chosen by rank 0's actor"),
+        missing=(),
+    )
+
+
+def meet_in_ray(
+    launched: Launched, name: str, number: int, deadlines: Deadlines, agent: Agent | None
+) -> Launched:
+    """Chooses the endpoint (rank 0) or waits until rank 0's actor listens at the one it chose.
+
+    Raises:
+        InitTimeout: rank 0's actor has not come in time.
+        InitFailed: there is no Ray here, or it does not answer.
+    """
+    ledger = Ledger(agent)
+    within_s = deadlines.of(st.ENDPOINT)
+    try:
+        with ledger.step(st.ENDPOINT, within_s, label="asks Ray where rank 0's actor listens"):
+            key = f"{_job_id()}/{name}/{launched.world_size}/{number}".encode()
+            endpoint = (
+                _publish(key) if launched.global_rank == 0 else _await_listener(key, within_s)
+            )
+            if endpoint is None:
+                failures = InitFailures(launched, agent, ledger)
+                raise failures.absent(st.ENDPOINT, within_s, (0,), (launched.global_rank or 0,))
+    except InitFailed as failure:
+        if agent is not None and failure.finding is not None:
+            agent.raise_finding(failure.finding, st.ENDPOINT)
+        raise
+    return settled(launched, endpoint)
+
+
+def _job_id() -> str:
+    try:
+        import ray
+
+        return str(ray.get_runtime_context().get_job_id())
+    except Exception as error:
+        raise InitFailed(
+            f"Ray does not say where this world meets: {error}",
+            step=st.ENDPOINT,
+            advice="Call it inside a Ray actor, or set MASTER_ADDR and MASTER_PORT.",
+        ) from error
+
+
+def _publish(key: bytes) -> str:
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        endpoint = f"{host}:{listener.getsockname()[1]}"
+    _store().put(key, endpoint.encode())
+    return endpoint
+
+
+def _await_listener(key: bytes, within_s: float) -> str | None:
+    """What rank 0 has published, once somebody listens there.
+
+    A restarted world may find the word of the last one, at whose port nobody is left.
+    """
+    store, until = _store(), time.monotonic() + within_s
+    while time.monotonic() < until:
+        if (said := store.get(key)) and _is_listening(endpoint := said.decode()):
+            return endpoint
+        time.sleep(_ASK_EVERY_S)
+    return None
+
+
+def _is_listening(endpoint: str) -> bool:
+    address = split_endpoint(endpoint)
+    try:
+        with socket.create_connection(address or ("", 0), _CONNECT_WITHIN_S):
+            return True
+    except OSError:
+        return False
+
+
+class _KeyValues:
+    """Ray's internal key-value store, by the names that Ray 2 has for it."""
+
+    def __init__(self, functions: Any) -> None:
+        self._functions = functions
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._functions._internal_kv_put(key, value, overwrite=True, namespace=_NAMESPACE)
+
+    def get(self, key: bytes) -> bytes | None:
+        found: bytes | None = self._functions._internal_kv_get(key, namespace=_NAMESPACE)
+        return found
+
+
+def _store() -> _KeyValues:
+    from ray.experimental import internal_kv
+
+    return _KeyValues(internal_kv)

@@ -1,0 +1,356 @@
+"""Reads a run from what is on disk and in its rings, without touching either."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from distwatch.errors import PartialData
+from distwatch.observer.journals.rings import open_private
+from distwatch.observer.journals.segments import Contents, read_header, read_journal
+from distwatch.runfolder import RunFolder, host_name, is_alive
+from distwatch.state import events as ev
+from distwatch.state.events import decode_event
+from distwatch.state.frames import FileHeader, Record, process_key
+from distwatch.state.identity import identify
+from distwatch.state.model import RunState
+from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decode_page
+from distwatch.state.reducer import reduce
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One event of one stream. `seq` 0: never journaled, only its newest value is known.
+
+    `payload`: the event as bytes, where it came as such; else empty.
+    """
+
+    header: FileHeader
+    seq: int
+    time_ns: int
+    event: ev.AnyEvent | ev.UnknownEvent
+    payload: bytes = b""
+
+
+def live_key(entry: Entry) -> object:
+    """What a value that is not journaled is about: only its newest is of interest."""
+    event = entry.event
+    about = getattr(event, "process", None) or getattr(event, "host", "")
+    return type(event), about, getattr(event, "what", "")
+
+
+def load_state(folder: RunFolder) -> RunState:
+    """The run as far as anything of it was recorded, alive or dead.
+
+    Raises:
+        PartialData: not one record could be read.
+    """
+    state = RunState(run_id=folder.run_id)
+    if not fold_run(folder, state, ends=True):
+        raise _nothing_in(folder)
+    return state
+
+
+def require_records(folder: RunFolder) -> None:
+    """Raises PartialData where `load_state` would; reads no more than it takes to know."""
+    reading = Reading(folder)
+    recorded = (
+        _is_of_run(event)
+        for _, records in reading.streams()
+        for record in records
+        if (event := decode_event(record.payload)) is not None
+    )
+    if not any(recorded) and not any(_is_of_run(entry.event) for entry in reading.rest()):
+        raise _nothing_in(folder)
+
+
+def _is_of_run(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
+    # That a file is damaged is a word about the run, and not yet one from it.
+    return not isinstance(event, ev.NotObserved)
+
+
+def _nothing_in(folder: RunFolder) -> PartialData:
+    return PartialData(
+        f"{folder.path} holds no readable record",
+        advice="Is it a run folder? `distwatch ps` lists them.",
+    )
+
+
+def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
+    """Folds all that is on disk, stream by stream; False: there was nothing.
+
+    Args:
+        ends: as `read_entries` has it.
+    """
+    reading = Reading(folder)
+    seen = _Ends()
+    found = False
+    for header, records in reading.streams():
+        for record in records:
+            event = decode_event(record.payload)
+            if event is not None:
+                entry = Entry(header, record.seq, record.time_ns, event)
+                found = found or _is_of_run(event)
+                seen.note(entry)
+                reduce(state, header, record.seq, record.time_ns, event)
+    rest = reading.rest()
+    for entry in rest:
+        seen.note(entry)
+    for entry in (*rest, *(seen.unseen() if ends else ())):
+        found = found or _is_of_run(entry.event)
+        reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
+    return found
+
+
+def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
+    """All events of a run in order of time; unreadable parts are named by NotObserved events.
+
+    Args:
+        ends: also say of processes that are gone that they are, where no observer saw it.
+    """
+    reading = Reading(folder)
+    seen = _Ends()
+    entries: list[Entry] = []
+    for header, records in reading.streams():
+        stream = {
+            record.seq: Entry(header, record.seq, record.time_ns, event)
+            for record in records
+            if (event := decode_event(record.payload)) is not None
+        }
+        entries += in_order(stream)
+    entries += reading.rest()
+    if ends:
+        for entry in entries:
+            seen.note(entry)
+        entries += seen.unseen()
+    return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+
+
+class Reading:
+    """One reading of a run folder. A stream may stand in several files, each record once."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._headers: dict[str, FileHeader] = {}
+        self._trouble: list[tuple[str, str]] = []
+        self._newest = 0
+
+    def streams(
+        self, is_wanted: Callable[[FileHeader], bool] = lambda _: True
+    ) -> Iterator[tuple[FileHeader, list[Record]]]:
+        """Each stream with its records in their order, one stream in memory at a time."""
+        paths: dict[str, list[str]] = {}
+        for path in journal_paths(self._folder):
+            header = read_header(path)
+            # What has no header is opened once more, to learn what is wrong with it.
+            if header is None or is_wanted(header):
+                paths.setdefault(header.stream if header else path, []).append(path)
+        for together in paths.values():
+            records: dict[int, Record] = {}
+            found: FileHeader | None = None
+            for path in together:
+                contents = self._contents(path)
+                if contents is not None:
+                    found = found or contents.header
+                    for record in contents.records:
+                        records.setdefault(record.seq, record)
+            if found is not None:
+                self._headers[found.stream] = found
+                self._newest = max([self._newest, *(r.time_ns for r in records.values())])
+                yield found, [records[seq] for seq in sorted(records)]
+
+    def rest(self) -> list[Entry]:
+        """What stands in no journal, in order of time; once all streams were read."""
+        entries = read_pulses(self._folder, self._headers)
+        entries += _starts(self._folder, self._newest)
+        host = host_name()
+        note = _reader(host)
+        entries += [
+            Entry(note, 0, self._newest, ev.NotObserved(host=host, what=name, why=why))
+            for name, why in self._trouble
+        ]
+        if any_alive(self._folder):
+            entries.append(Entry(note, 0, time.monotonic_ns(), ev.Ticked(host=host)))
+        return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+
+    def _contents(self, path: str) -> Contents | None:
+        name = os.path.basename(path)
+        try:
+            contents = read_journal(path)
+        except OSError as error:
+            self._trouble.append((name, f"not readable: {error.strerror or error}"))
+            return None
+        if contents is None:
+            self._trouble.append((name, "its header is damaged: nothing of it can be read"))
+        elif contents.damaged:
+            why = f"{contents.damaged} bytes of it are damaged and were skipped"
+            self._trouble.append((name, why))
+        return contents
+
+
+def in_order(stream: dict[int, Entry]) -> list[Entry]:
+    """A stream by sequence number, with times that never go back.
+
+    Two threads of a process can take their times in one order and their places in the other: to
+    sort by time alone would fold the later record first, and the reducer would drop the earlier.
+    """
+    ordered: list[Entry] = []
+    newest = 0
+    for seq in sorted(stream):
+        entry = stream[seq]
+        newest = max(newest, entry.time_ns)
+        ordered.append(
+            entry if entry.time_ns == newest else Entry(entry.header, seq, newest, entry.event)
+        )
+    return ordered
+
+
+class _Ends:
+    """Processes of this node that are gone although no observer saw their end.
+
+    How they ended is not observed, which is no reason to call it a crash.
+    """
+
+    def __init__(self) -> None:
+        self._host = host_name()
+        self._ended: set[str] = set()
+        self._last: dict[str, int] = {}
+
+    def note(self, entry: Entry) -> None:
+        event, stream = entry.event, entry.header.stream
+        if isinstance(event, ev.ExitSeen):
+            self._ended.add(event.process)
+        key = event.process if isinstance(event, ev.ProcessSighted | ev.PulseRead) else ""
+        if not key and not stream.startswith(("observer:", "reader:")):
+            key = stream
+        if key and entry.header.host == self._host:
+            self._last[key] = max(self._last.get(key, 0), entry.time_ns)
+
+    def unseen(self) -> list[Entry]:
+        """An event for each of them."""
+        host = self._host
+        why = "it is gone, and no observer was there to see how it ended"
+        return [
+            Entry(
+                _reader(host),
+                0,
+                time_ns,
+                ev.NotObserved(host=host, what="end", why=why, process=key),
+            )
+            for key, time_ns in self._last.items()
+            if key not in self._ended and not _lives(key)
+        ]
+
+
+def _lives(key: str) -> bool:
+    name, _, ticks = key.rpartition(".")
+    pid = name.rpartition("-")[2]
+    return pid.isdigit() and ticks.isdigit() and is_alive(int(pid), int(ticks))
+
+
+def journal_paths(folder: RunFolder) -> list[str]:
+    """Segments on disk, rotated ones first, then rings."""
+    volatile = folder.volatile
+    segments = [f"{folder.path}/{stem}.journal" for stem in folder.stems(".journal")]
+    rings = (
+        [f"{volatile}/{stem}.ring" for stem in folder.stems(".ring", volatile)] if volatile else []
+    )
+    return sorted(segments, key=lambda path: (not path.endswith(".old.journal"), path)) + rings
+
+
+def any_alive(folder: RunFolder) -> bool:
+    """Whether some process of the run still runs on this node."""
+    host = host_name()
+    return any(
+        is_alive(int(start.get("pid", 0)), int(start.get("ticks", 0)))
+        for start in folder.starts()
+        if start.get("host") == host
+    )
+
+
+def _reader(host: str) -> FileHeader:
+    return FileHeader(
+        stream=f"reader:{host}",
+        host=host,
+        pid=0,
+        start_ticks=0,
+        boot_id="",
+        wall_offset_ns=0,
+        salt=0,
+    )
+
+
+def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry]:
+    """The last pulse of each process whose journal is known; live and kept ones alike."""
+    by_stem: dict[str, FileHeader] = {}
+    for header in headers.values():
+        by_stem[f"{header.host}-{header.pid}"] = header
+        by_stem[f"{header.host}-{header.pid}-{header.start_ticks}"] = header
+    places = dict.fromkeys(place for place in (folder.path, folder.volatile) if place)
+    entries: list[Entry] = []
+    for place in places:
+        for stem in folder.stems(".pulse", place):
+            owner = by_stem.get(stem)
+            read = read_pulse(f"{place}/{stem}.pulse", owner.stream) if owner else None
+            if owner is not None and read is not None:
+                times = [
+                    read.pulse.beat_ns,
+                    *(op.left_ns or op.entered_ns for op in read.operations),
+                ]
+                entries.append(Entry(owner, 0, max(times), read))
+    return entries
+
+
+def read_pulse(path: str, process: str) -> ev.PulseRead | None:
+    """A pulse file as an event; None where it is torn, empty or not ours."""
+    try:
+        with os.fdopen(open_private(path), "rb") as file:
+            content = file.read(FILE_SIZE)
+    except OSError:
+        return None
+    return parse_pulse(content, process)
+
+
+def parse_pulse(content: bytes, process: str) -> ev.PulseRead | None:
+    """As `read_pulse`, of bytes at hand. Operations survive a page that is torn."""
+    pulse, operations = decode_page(content[:PAGE_SIZE]), decode_operations(content)
+    if pulse is None and not operations:
+        return None
+    return ev.PulseRead(process=process, pulse=pulse or ev.Pulse(), operations=operations)
+
+
+def _starts(folder: RunFolder, newest: int) -> list[Entry]:
+    """Processes that left a start record: some end before their agent ever starts."""
+    entries: list[Entry] = []
+    for start in folder.starts():
+        sighted = sighting_of_start(start)
+        if sighted is not None:
+            path = Path(folder.path, f"{sighted.host}-{sighted.pid}.start")
+            offset = time.time_ns() - time.monotonic_ns()
+            try:
+                began = int(path.stat().st_mtime_ns) - offset
+            except OSError:
+                began = newest
+            entries.append(Entry(_reader(sighted.host), 0, max(began, 1), sighted))
+    return entries
+
+
+def sighting_of_start(start: dict[str, str]) -> ev.ProcessSighted | None:
+    """A start record as a sighting; None where it is damaged."""
+    try:
+        host, pid, ticks = start["host"], int(start["pid"]), int(start["ticks"])
+        return ev.ProcessSighted(
+            process=process_key(host, pid, ticks),
+            host=host,
+            pid=pid,
+            start_ticks=ticks,
+            ppid=int(start["ppid"]),
+            role=start["role"],
+            identity=identify(start),
+            instrumented=True,
+        )
+    except (KeyError, ValueError):
+        return None

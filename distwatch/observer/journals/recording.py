@@ -1,0 +1,215 @@
+"""What the observer sees becomes events of a journal of its own, so that no verdict rests on less."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from distwatch.observer.journals.segments import Segment
+from distwatch.runfolder import RunFolder, host_name, start_ticks
+from distwatch.state import events as ev
+from distwatch.state.events import encode_event
+from distwatch.state.frames import FileHeader, Record, process_key
+from distwatch.state.ray_events import RayLooked
+
+_OFTEN = (
+    ev.PulseRead,
+    ev.ProcessSampled,
+    ev.HostSampled,
+    ev.DevicesSampled,
+    ev.Ticked,
+    ev.StackTaken,
+    RayLooked,
+)
+KEEP_EVERY_NS = 5_000_000_000
+UNCHANGED_EVERY_NS = 60_000_000_000
+TRY_AGAIN_NS = 5_000_000_000
+SIZE_LIMIT = 64 * 1024 * 1024
+ROUTINE_LIMIT = 48 * 1024 * 1024
+"""What repeats stops here, so that a verdict after weeks still finds its place."""
+SPARE_FROM = 8 * 1024 * 1024
+OPERATIONS_KEPT = 8
+
+Sink = Callable[[FileHeader, int, int, ev.AnyEvent], None]
+RecordSink = Callable[[FileHeader, Record], None]
+
+
+class Recording:
+    """Journals an observer's events and hands every one of them on.
+
+    What repeats (pulses, samples, ticks, stacks) is handed on always, and journaled every few
+    seconds where it changed, once a minute where it did not.
+
+    Attributes:
+        dropped: events that the disk refused, or that were over the journal's limit.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        sink: Sink,
+        journaled: RecordSink = lambda _header, _record: None,
+        *,
+        writable: bool = True,
+    ) -> None:
+        """`sink` gets every event, `journaled` each record that is on disk."""
+        pid, host = os.getpid(), host_name()
+        ticks = start_ticks(pid)
+        # An observer may be embedded twice in one process: each has a stream of its own.
+        salt = random.SystemRandom().getrandbits(32)
+        self.header = FileHeader(
+            stream=f"observer:{process_key(host, pid, ticks)}#{salt:08x}",
+            host=host,
+            pid=pid,
+            start_ticks=ticks,
+            boot_id=_boot_id(),
+            wall_offset_ns=time.time_ns() - time.monotonic_ns(),
+            salt=salt,
+        )
+        self.dropped = 0
+        self._sink = sink
+        self._journaled = journaled
+        self._kept: dict[tuple[type, str], tuple[int, object]] = {}
+        self._pending: dict[tuple[type, str], tuple[int, ev.AnyEvent]] = {}
+        """The newest of what repeats, where it was handed on and not journaled."""
+        self._segment: Segment | None = None
+        self._seq = 0
+        self._said: set[str] = set()
+        self._untold = 0
+        self._refused = OSError(0, "")
+        self._try_at = 0
+        name = f"observer-{host}-{pid}-{ticks}-{salt:08x}"
+        self._path = f"{folder.path}/{name}.journal" if writable else ""
+
+    def record(self, event: ev.AnyEvent, *, keep: bool = False) -> None:
+        """Notes an event now. `keep`: journal it however often it repeats."""
+        now = time.monotonic_ns()
+        seq = 0
+        due = keep or self._is_due(event, now)
+        if self._path and due:
+            seq = self._write(now, event)
+        if isinstance(event, _OFTEN):
+            key = _key(event)
+            if due:
+                self._pending.pop(key, None)
+            else:
+                self._pending[key] = (now, event)
+        self._sink(self.header, seq, now, event)
+
+    def write_pending(self) -> None:
+        """Journals the newest of everything: what a verdict rests on must be on disk with it."""
+        pending = sorted(self._pending.values(), key=lambda one: one[0])
+        self._pending.clear()
+        for now, event in pending if self._path else ():
+            self._write(now, event)
+
+    def flush(self) -> None:
+        """Has the kernel write it through; a failure is said, not raised."""
+        if self._segment is None:
+            return
+        try:
+            self._segment.flush()
+        except OSError as error:
+            self._say(f"the observer's journal is not flushed: {error.strerror}")
+
+    def close(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+    def _is_due(self, event: ev.AnyEvent, now: int) -> bool:
+        if not isinstance(event, _OFTEN):
+            return True
+        key = _key(event)
+        kept_ns, kept = self._kept.get(key, (0, None))
+        size = self._segment.size if self._segment is not None else 0
+        if kept_ns and size > ROUTINE_LIMIT:
+            self._say(f"the observer's journal has {size >> 20} MiB: pulses and samples end here")
+            return False
+        content = material(event)
+        spare = size > SPARE_FROM or (kept == content and not isinstance(event, ev.Ticked))
+        if kept_ns and now - kept_ns < (UNCHANGED_EVERY_NS if spare else KEEP_EVERY_NS):
+            return False
+        self._kept[key] = (now, content)
+        return True
+
+    def _write(self, now: int, event: ev.AnyEvent) -> int:
+        if isinstance(event, ev.PulseRead):
+            event = shorten(event, OPERATIONS_KEPT)
+        record = Record(seq=self._seq + 1, time_ns=now, payload=encode_event(event))
+        try:
+            segment = self._opened(now)
+            if segment.size + len(record.payload) > SIZE_LIMIT:
+                raise OSError(27, f"it has reached its limit of {SIZE_LIMIT >> 20} MiB")
+            segment.append([record])
+        except OSError as error:
+            self.dropped += 1
+            self._untold += 1
+            self._say(f"the observer's journal is not on disk: {error.strerror}")
+            return 0
+        self._seq = seq = record.seq
+        self._journaled(self.header, record)
+        if self._untold:
+            lost, self._untold = self._untold, 0
+            self._say(
+                f"{lost} events were lost while the disk refused them ({self.dropped} in all)"
+            )
+        return seq
+
+    def _opened(self, now: int) -> Segment:
+        if self._segment is None:
+            if now < self._try_at:
+                raise self._refused
+            try:
+                self._segment = Segment(self._path, self.header, limit=2 * SIZE_LIMIT)
+            except OSError as error:
+                self._refused, self._try_at = error, now + TRY_AGAIN_NS
+                raise
+        return self._segment
+
+    def _say(self, why: str) -> None:
+        """Once each: to the viewers, and to the journal if it can still be written."""
+        what = "observer's journal"
+        if why in self._said:
+            return
+        self._said.add(why)
+        self.record(ev.NotObserved(host=self.header.host, what=what, why=why))
+
+
+def _key(event: ev.AnyEvent) -> tuple[type, str]:
+    return type(event), str(getattr(event, "process", ""))
+
+
+def material(event: ev.AnyEvent) -> object:
+    """What has to differ for a repeated event to be news."""
+    if isinstance(event, ev.PulseRead):
+        last = event.operations[-1] if event.operations else None
+        return event.pulse.groups, event.pulse.recorder, event.pulse.dropped, last
+    if isinstance(event, ev.ProcessSampled):
+        return event.state, event.wchan, event.syscall, event.blocked_on, event.children
+    if isinstance(event, ev.StackTaken):
+        return event.threads, event.error
+    if isinstance(event, ev.HostSampled):
+        return event.cgroup_limit, event.oom_kills, event.memory_available >> 28
+    return event
+
+
+def shorten(read: ev.PulseRead, kept: int) -> ev.PulseRead:
+    """The pulse's own file keeps all operations; here are the open and the newest ones."""
+    if len(read.operations) <= kept:
+        return read
+    newest = read.operations[-kept:]
+    unfinished = tuple(op for op in read.operations[:-kept] if not op.left_ns)
+    return msgspec.structs.replace(read, operations=(unfinished + newest))
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

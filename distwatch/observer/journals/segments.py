@@ -1,0 +1,185 @@
+"""Append-only segments on disk: the same frames as in the rings, resumed by sequence number."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from distwatch.observer.journals.rings import open_private
+from distwatch.state.frames import (
+    HEADER_SIZE,
+    FileHeader,
+    Record,
+    decode_header,
+    encode_frame,
+    encode_header,
+    frame_size,
+    scan,
+)
+
+LIMIT = 32 * 1024 * 1024
+_OLD = ".old.journal"
+_WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Contents(msgspec.Struct, kw_only=True):
+    """What a journal file holds. `damaged` counts bytes that belong to no whole frame."""
+
+    header: FileHeader
+    records: list[Record]
+    end: int
+    damaged: int
+
+
+def read_journal(path: str) -> Contents | None:
+    """All whole records of a segment or ring in file order; None where it has no header.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = open_private(path)
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(LIMIT * 4)
+    header = decode_header(content)
+    if header is None:
+        return None
+    records: list[Record] = []
+    end, damaged = HEADER_SIZE, 0
+    for offset, record in scan(content, header.salt):
+        damaged += offset - end
+        records.append(record)
+        end = offset + frame_size(len(record.payload))
+    # Behind the last frame a ring may hold anything; zeros are no damage in either.
+    if not header.capacity and content[end:].strip(b"\0"):
+        damaged += len(content) - end
+    return Contents(
+        header=header, records=records, end=end, damaged=0 if header.capacity else damaged
+    )
+
+
+def read_header(path: str) -> FileHeader | None:
+    """Whose journal it is; None where it cannot be read, or is none."""
+    try:
+        with os.fdopen(open_private(path), "rb") as file:
+            return decode_header(file.read(HEADER_SIZE))
+    except OSError:
+        return None
+
+
+class Segment:
+    """Appends one stream's frames to disk. Nothing is written twice, a torn tail is cut.
+
+    Attributes:
+        last_seq: the newest record that is on disk.
+    """
+
+    def __init__(self, path: str, header: FileHeader, limit: int = LIMIT) -> None:
+        """Opens or creates the segment of that stream.
+
+        A file of that name which belongs to another stream stays; ours then carries the start
+        ticks in its name.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        self.header = msgspec.structs.replace(header, capacity=0)
+        self._limit = limit
+        self.last_seq = _last_seq(_old_path(path), self.header)
+        there = _read_own(path, self.header)
+        if there is None and os.path.exists(path):
+            path = f"{path.removesuffix('.journal')}-{header.start_ticks}.journal"
+            there = _read_own(path, self.header)
+        self.path = path
+        if there is not None:
+            self._descriptor: int | None = os.open(path, _WRITE, 0o600)
+            self._end = there.end
+            self.last_seq = max([self.last_seq, *(record.seq for record in there.records)])
+            os.ftruncate(self._open(), self._end)
+        else:
+            self._descriptor, self._end = self._begin()
+
+    def append(self, records: list[Record]) -> None:
+        """Writes the records that are newer than the newest on disk.
+
+        Raises:
+            OSError: nothing of this call is on disk then.
+        """
+        fresh = [record for record in records if record.seq > self.last_seq]
+        if not fresh:
+            return
+        self._rotate_if_full()
+        body = b"".join(encode_frame(self.header.salt, record) for record in fresh)
+        descriptor = self._open()
+        try:
+            self._write(descriptor, body)
+        except OSError:
+            os.ftruncate(descriptor, self._end)
+            raise
+        self._end += len(body)
+        self.last_seq = fresh[-1].seq
+
+    def flush(self) -> None:
+        """Has the kernel write it through to the disk."""
+        os.fsync(self._open())
+
+    @property
+    def size(self) -> int:
+        return self._end
+
+    def close(self) -> None:
+        """Gives the descriptor back. It is had again where something is appended after all."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, _WRITE & ~os.O_CREAT)
+        return self._descriptor
+
+    def _begin(self) -> tuple[int, int]:
+        descriptor = os.open(self.path, _WRITE | os.O_EXCL, 0o600)
+        try:
+            if os.write(descriptor, encode_header(self.header)) != HEADER_SIZE:
+                raise OSError(28, "No space left on device", self.path)
+        except OSError:
+            # A file without a whole header would belong to nobody for ever.
+            os.close(descriptor)
+            os.unlink(self.path)
+            raise
+        return descriptor, HEADER_SIZE
+
+    def _write(self, descriptor: int, body: bytes) -> None:
+        done = 0
+        while done < len(body):
+            done += os.pwrite(descriptor, body[done:], self._end + done)
+
+    def _rotate_if_full(self) -> None:
+        if self._end < self._limit:
+            return
+        os.replace(self.path, _old_path(self.path))
+        self.close()
+        self._descriptor, self._end = self._begin()
+
+
+def _old_path(path: str) -> str:
+    return path.removesuffix(".journal") + _OLD
+
+
+def _read_own(path: str, header: FileHeader) -> Contents | None:
+    try:
+        contents = read_journal(path)
+    except FileNotFoundError:
+        return None
+    if contents is None or (contents.header.stream, contents.header.salt) != (
+        header.stream,
+        header.salt,
+    ):
+        return None
+    return contents
+
+
+def _last_seq(path: str, header: FileHeader) -> int:
+    contents = _read_own(path, header)
+    return max((record.seq for record in contents.records), default=0) if contents else 0

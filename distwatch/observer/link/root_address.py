@@ -1,0 +1,200 @@
+"""Where the root is, whether that is here, and the token that opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Mapping
+
+import msgspec
+
+from distwatch.errors import DistwatchError
+
+TOKEN_FILE = "token"
+TOKEN_LENGTH = 16
+LOOPBACK = "127.0.0.1"
+
+
+class LinkMisconfigured(DistwatchError):
+    """The settings of the link make no sense or are not safe."""
+
+    exit_code = 2
+
+
+class RootAddress(msgspec.Struct, frozen=True):
+    """Host name or address, and port, of the observer that sees the whole run."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def root_place(setting: str, master_addr: str) -> RootAddress | None:
+    """What DISTWATCH_OBSERVER names; None for `auto` and `off`.
+
+    `:port` means the host of MASTER_ADDR, and loopback where there is none.
+
+    Raises:
+        LinkMisconfigured: it is neither.
+    """
+    if setting in ("", "auto", "off"):
+        return None
+    place = _split(setting)
+    if place is None or not place.port:
+        raise LinkMisconfigured(
+            f"DISTWATCH_OBSERVER={setting!r} is neither auto, off nor host:port",
+            advice="Give the first host's name and a free port, the same on every host.",
+        )
+    return RootAddress(place.host or master_addr or LOOPBACK, place.port)
+
+
+def parse_place(text: str) -> RootAddress:
+    """`host:port`, as `str` of a place writes it; port 0 is any.
+
+    Raises:
+        LinkMisconfigured: it is something else.
+    """
+    place = _split(text)
+    if place is None or not place.host:
+        raise LinkMisconfigured(f"{text[:80]!r} is not host:port")
+    return place
+
+
+def _split(text: str) -> RootAddress | None:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) >= 65536:
+        return None
+    return RootAddress(host.strip("[]"), int(port))
+
+
+def read_token(environ: Mapping[str, str], root: str) -> bytes:
+    """DISTWATCH_TOKEN, else the file `token` in the root of the run folders.
+
+    Raises:
+        LinkMisconfigured: there is none, it is too short, or others may read it.
+    """
+    path = os.path.join(root, TOKEN_FILE)
+    token = environ.get("DISTWATCH_TOKEN", "").strip() or _token_file(path)
+    if not token:
+        raise LinkMisconfigured(
+            "observers of several hosts need a token, and there is none",
+            advice=f"Set DISTWATCH_TOKEN to the same secret on every host, or put it into {path} "
+            "with mode 0600 (`openssl rand -hex 16` makes one).",
+        )
+    return require_length(token)
+
+
+def token_in(path: str) -> bytes:
+    """The token in a file.
+
+    Raises:
+        LinkMisconfigured: there is none, it is too short, or others may read it.
+    """
+    if not (token := _token_file(path)):
+        raise LinkMisconfigured(
+            f"there is no token in {path}",
+            advice=f"`(umask 077; openssl rand -hex 16 > {path})` makes one.",
+        )
+    return require_length(token)
+
+
+def require_length(token: str) -> bytes:
+    """The token's bytes; raises LinkMisconfigured where it is too short."""
+    if len(token) < TOKEN_LENGTH:
+        raise LinkMisconfigured(
+            f"the token has {len(token)} characters, {TOKEN_LENGTH} are the least",
+            advice="`openssl rand -hex 16` makes one.",
+        )
+    return token.encode()
+
+
+def make_token(root: str) -> str:
+    """The token of this node's file, which is made where there is none. For what starts roots.
+
+    Raises:
+        LinkMisconfigured: what stands there is no token, or others may read it.
+        OSError: it cannot be written.
+    """
+    path = os.path.join(root, TOKEN_FILE)
+    if not _token_file(path):
+        # Two who begin at once must not each believe in their own: the first link stands.
+        fresh = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, secrets.token_hex(16).encode() + b"\n")
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+        finally:
+            os.close(descriptor)
+            os.unlink(fresh)
+    return token_in(path).decode()
+
+
+def _token_file(path: str) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise LinkMisconfigured(f"{path} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+            raise LinkMisconfigured(f"{path} is not a file of uid {os.getuid()}")
+        if status.st_mode & 0o077:
+            raise LinkMisconfigured(
+                f"others may read {path} (mode {stat.S_IMODE(status.st_mode):04o})",
+                advice=f"chmod 600 {path}",
+            )
+        return file.read(4096).strip()
+
+
+async def address_here(place: RootAddress) -> str | None:
+    """The address to listen on where the place is this machine; None where it is another.
+
+    Raises:
+        OSError: its name does not resolve.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    for family, _, _, _, address in found:
+        if _is_ours(family, str(address[0])):
+            return _listening(place.host, str(address[0]))
+    return None
+
+
+def _is_ours(family: int, address: str) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as attempt:
+        try:
+            attempt.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _listening(host: str, address: str) -> str:
+    # Many a system resolves its own name to 127.0.1.1, where no other host could come.
+    named = host != "localhost" and not _is_address(host)
+    if named and is_loopback(address):
+        return "::" if ":" in address else "0.0.0.0"
+    return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach it."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Looks from outside at processes, endpoints and clusters, journaled as events."""

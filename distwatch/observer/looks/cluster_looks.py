@@ -1,0 +1,229 @@
+"""Asks the Ray cluster that a run is a job of what it knows of the run's actors.
+
+A run is a job of a cluster where its processes are workers of a raylet of this machine. The tables
+are read every few seconds while something waits or has failed there, ever more rarely otherwise, and
+what changed is recorded. A leaf does not ask: the root of the run does, once for all hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+
+from distwatch.launch import run_of_ray_job
+from distwatch.observer.background import in_background
+from distwatch.observer.journals.recording import Recording
+from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, read_tables
+from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
+from distwatch.runfolder import name_of
+from distwatch.state import events as ev
+from distwatch.state.model import RunState
+from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
+from distwatch.state.ray_tables import RayEvent, RayTables
+
+FIRST_AFTER_S = 2.0
+OFTEN_S = 5.0
+RARELY_S = 30.0
+LEAST_S = 1.0
+SEARCH_EVERY_S = 10.0
+_LATE_S = 5.0
+"""The deadline of the look itself is shorter: this one is for a machine that starts no process."""
+_NIL_JOB = frozenset("f")
+
+
+class ClusterLooks:
+    """The looks of one observer at its cluster's tables; none without a Ray worker among its processes."""
+
+    def __init__(
+        self, recording: Recording, state: RunState, told: Callable[[], None] = lambda: None
+    ) -> None:
+        """`told`: is called when a look has brought something new."""
+        self._recording = recording
+        self._state = state
+        self._told = told
+        self._host = recording.header.host
+        self._raylets: list[Raylet] = []
+        self._jobs: set[str] = set()
+        self._examined: set[int] = set()
+        self._due = 0.0
+        self._search_at = 0.0
+        self._every_s = OFTEN_S
+        self._looking: asyncio.Task[None] | None = None
+        self._unreadable = ""
+        self._over = False
+
+    def know(self, raylets: Iterable[Raylet], jobs: Iterable[str]) -> None:
+        """The run is that job, also where none of its processes is a worker on this machine."""
+        self._raylets = list(raylets)
+        self._jobs.update(jobs)
+
+    def consider(self, pids: Iterable[int], *, leaf: bool = False) -> None:
+        """Begins a look where one is due. Never waits for it.
+
+        Args:
+            pids: the run's living processes on this machine.
+            leaf: another host's observer sees the whole run.
+        """
+        self._examine(pids)
+        now = time.monotonic()
+        if not self._raylets and not leaf and now >= self._search_at:
+            self._search_at = now + SEARCH_EVERY_S
+            self._search()
+        if leaf or self._over or not self._raylets or self._looking or now < self._due:
+            return
+        self._looking = asyncio.create_task(self._look())
+
+    def look_soon(self) -> None:
+        """Something has ended: Ray may know why."""
+        self._due = min(self._due, time.monotonic() + LEAST_S)
+
+    def close(self) -> None:
+        """What is still under way is not recorded any more."""
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _examine(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            if pid in self._examined:
+                continue
+            self._examined.add(pid)
+            raylet = raylet_of(pid)
+            if raylet is not None and all(one.node_id != raylet.node_id for one in self._raylets):
+                # A run has one cluster: that of the first worker.
+                if not self._raylets:
+                    self._due = time.monotonic() + FIRST_AFTER_S
+                if not self._raylets or self._raylets[0].address == raylet.address:
+                    self._raylets.append(raylet)
+
+    def _search(self) -> None:
+        """The cluster of a run whose workers are all on other machines, if this one is a node of it."""
+        jobs = self._known_jobs()
+        clusters = list(clusters_here().values()) if jobs else []
+        run = name_of(self._state.run_id)
+        named = [
+            raylets
+            for raylets in clusters
+            if run in {run_of_ray_job(job, raylets[0].session) for job in jobs}
+        ]
+        chosen = named or clusters
+        if len(chosen) == 1:
+            self._raylets = chosen[0]
+
+    async def _look(self) -> None:
+        try:
+            tables = await in_background(
+                partial(self._read, self._known_jobs()), within_s=WITHIN_S + _LATE_S
+            )
+            self._fold(tables)
+        except ClusterUnreadable as error:
+            self._cannot_look(str(error))
+        except asyncio.TimeoutError:
+            self._cannot_look("this machine did not start a process to read its tables in time")
+        except Exception as error:
+            self._cannot_look(f"{type(error).__name__}: {error}"[:300])
+        finally:
+            self._looking = None
+            self._due = time.monotonic() + self._every_s
+
+    def _known_jobs(self) -> tuple[str, ...]:
+        """The run's jobs as its workers say them; none where it has to be found by pids."""
+        said = {p.worker.job_id for p in self._state.processes.values() if p.worker}
+        self._jobs |= {job for job in said if job and set(job) != _NIL_JOB}
+        return tuple(sorted(self._jobs))
+
+    def _read(self, jobs: tuple[str, ...]) -> Tables:
+        tables = read_tables(self._raylets, jobs=jobs)
+        if jobs:
+            return tables
+        nodes = {raylet.node_id for raylet in self._raylets}
+        own = {a.job_id for a in tables.actors if a.pid in self._examined and a.node_id in nodes}
+        self._jobs |= own
+        return msgspec.structs.replace(
+            tables,
+            actors=tuple(actor for actor in tables.actors if actor.job_id in own),
+            groups=tuple(group for group in tables.groups if group.job_id in own),
+            jobs=tuple(job for job in tables.jobs if job.job_id in own),
+            actors_total=sum(actor.job_id in own for actor in tables.actors),
+        )
+
+    def _cannot_look(self, why: str) -> None:
+        self._every_s = min(2 * self._every_s, RARELY_S)
+        if why != self._unreadable:
+            self._unreadable = why
+            self._recording.record(ev.NotObserved(host=self._host, what=RAY, why=why))
+            self._told()
+
+    def _fold(self, tables: Tables) -> None:
+        self._unreadable = ""
+        known = self._state.hosts[self._host].ray if self._host in self._state.hosts else None
+        changes = list(changes_of(tables, known or RayTables(), time.monotonic_ns()))
+        for change in changes:
+            self._recording.record(change)
+        address = self._raylets[0].address
+        self._recording.record(
+            RayLooked(host=self._host, address=address, actors=tables.actors_total)
+        )
+        if tables.actors_total > len(tables.actors):
+            why = f"of {tables.actors_total} actors {len(tables.actors)} are told, who waits or failed first"
+            self._recording.record(ev.NotObserved(host=self._host, what="Ray's actors", why=why))
+        moved = any(not isinstance(change, RayNodeSeen) for change in changes)
+        again = moved or _is_troubled(tables)
+        self._every_s = OFTEN_S if again else min(2 * self._every_s, RARELY_S)
+        self._over = bool(tables.jobs) and all(job.ended for job in tables.jobs)
+        if moved:
+            self._told()
+
+
+def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:
+    """The rows that are new or differ from those known, each with the time since when it stands so."""
+    for actor in tables.actors:
+        before = known.actors.get(actor.actor_id)
+        since_ns = before.since_ns if before and _same_stay(before, actor) else now_ns
+        actor = msgspec.structs.replace(actor, since_ns=since_ns)
+        if actor != before:
+            yield actor
+    for group in tables.groups:
+        held = known.groups.get(group.group_id)
+        since_ns = held.since_ns if held and held.state == group.state else now_ns
+        group = msgspec.structs.replace(group, since_ns=since_ns)
+        if group != held:
+            yield group
+    waits = _is_troubled(tables)
+    for node in tables.nodes:
+        seen = known.nodes.get(node.node_id)
+        # What is free changes all the time, and matters where somebody waits for it.
+        free = seen.free if seen is not None and not waits else node.free
+        if seen != msgspec.structs.replace(node, free=free):
+            yield node
+    yield from (job for job in tables.jobs if known.jobs.get(job.job_id) != job)
+    if tables.actors_total == len(tables.actors):
+        yield from _gone(tables, known, now_ns)
+
+
+def _same_stay(before: RayActorSeen, now: RayActorSeen) -> bool:
+    return (before.state, before.worker_id, before.restarts) == (
+        now.state,
+        now.worker_id,
+        now.restarts,
+    )
+
+
+def _gone(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:
+    """Rows that Ray has forgotten: nobody waits for them any more."""
+    actors, groups = {a.actor_id for a in tables.actors}, {g.group_id for g in tables.groups}
+    for actor in known.actors.values():
+        if actor.actor_id not in actors and actor.state != "DEAD":
+            yield msgspec.structs.replace(actor, state="DEAD", death="released", since_ns=now_ns)
+    for group in known.groups.values():
+        if group.group_id not in groups and group.state != "REMOVED":
+            yield msgspec.structs.replace(group, state="REMOVED", since_ns=now_ns)
+
+
+def _is_troubled(tables: Tables) -> bool:
+    """Whether anything there is not as it is to be in the end."""
+    unsettled = any(actor.state not in ("ALIVE", "DEAD") for actor in tables.actors)
+    return unsettled or any(group.waits for group in tables.groups)

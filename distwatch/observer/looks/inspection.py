@@ -1,0 +1,178 @@
+"""The closer look: stacks, the thorough process table, connections, the recorders' entries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.verdict.probe_requests import (
+    lines_of_interest,
+    locks_of_interest,
+    worth_a_native_look,
+)
+from distwatch.observer.background import in_background
+from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks.stack_looks import ASK_WITHIN_S, StackLooks, ask
+from distwatch.observer.looks.tracking import Tracked, Tracking
+from distwatch.probes.connections import examine_connections
+from distwatch.probes.lock_files import look_at_lock
+from distwatch.probes.sources import read_lines
+from distwatch.state import events as ev
+from distwatch.state.finding import Finding
+from distwatch.state.model import RunState
+
+PAUSES_S = (3.0, 10.0, 30.0, 60.0)
+STEADY_S = 5.0
+QUIET_AFTER_S = 60.0
+_LOCKS = 8
+_LOOKED_AT = ("rank", "agent", "other")
+
+
+class Inspection:
+    """Looks on suspicion, and then ever more rarely: a long hang must not cost much."""
+
+    def __init__(self, recording: Recording, tracking: Tracking, state: RunState) -> None:
+        self._recording = recording
+        self._tracking = tracking
+        self._state = state
+        self._stacks = StackLooks(recording)
+        self._rounds = 0
+        self._next = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._native: asyncio.Task[None] | None = None
+        self._ask = True
+        self._suspected = 0.0
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def consider(
+        self, why: str, *, sockets: dict[str, str], steady: bool = False
+    ) -> asyncio.Task[None] | None:
+        """Begins a round where one is due for that reason ('' : nothing is suspicious); returns it.
+
+        Args:
+            sockets: the agents' control sockets, by process key.
+            steady: somebody looks at ranks that say nothing themselves: do not become rarer.
+        """
+        now = time.monotonic()
+        if not why:
+            # A step that is slow again and again is no new suspicion each time.
+            if now - self._suspected > QUIET_AFTER_S:
+                self._rounds, self._next = 0, 0.0
+                self._ask = True
+            return None
+        self._suspected = now
+        if self.running or now < self._next:
+            return None
+        look = self.begin(why, sockets)
+        if steady:
+            self._next = now + STEADY_S
+        return look
+
+    def begin(self, why: str, sockets: dict[str, str], *, ask: bool = False) -> asyncio.Task[None]:
+        """Begins a round now; the one under way where there is one. `ask`: for dumps, too."""
+        self._ask = self._ask or ask
+        if self._task is None or self._task.done():
+            pause = PAUSES_S[min(self._rounds, len(PAUSES_S) - 1)]
+            self._rounds += 1
+            self._next = time.monotonic() + pause
+            self._task = asyncio.create_task(self._look(why, sockets))
+        return self._task
+
+    def look_natively(
+        self, findings: list[Finding], jobs: list[Job] | None = None
+    ) -> asyncio.Task[None] | None:
+        """C frames of the culprits whose Python frames do not tell why; None where none are due."""
+        if self._native is not None and not self._native.done():
+            return None
+        keys = worth_a_native_look(self._state, findings, jobs)
+        chosen = self._stacks.not_yet_native(keys, self._tracking.living())
+        if not chosen:
+            return None
+        self._native = asyncio.create_task(self._stacks.take_native(chosen))
+        return self._native
+
+    def again_soon(self) -> None:
+        """The verdict changed: the next round need not wait."""
+        self._rounds, self._next = min(self._rounds, 1), 0.0
+        self._ask = True
+
+    async def _look(self, why: str, sockets: dict[str, str]) -> None:
+        # A dump of the recorder holds the GIL of its rank for tens of milliseconds.
+        asked, self._ask = (sockets if self._ask else {}), False
+        living = self._tracking.living()
+        wanted = [tracked for tracked in living if tracked.role in _LOOKED_AT]
+        await asyncio.gather(
+            self._take_stacks(wanted, living, sockets),
+            *(self._ask_for_dump(key, path, why) for key, path in asked.items()),
+            *(self._see_connections(tracked) for tracked in wanted),
+            self._see_locks(),
+            self._tracking.examine(),
+        )
+        await self._read_sources(wanted)
+
+    async def _take_stacks(
+        self, wanted: list[Tracked], living: list[Tracked], sockets: dict[str, str]
+    ) -> None:
+        taken = await asyncio.gather(
+            *(self._stacks.take(tracked, sockets.get(tracked.key, "")) for tracked in wanted)
+        )
+        await self._stacks.take_of_workers(taken, living)
+
+    async def _see_connections(self, tracked: Tracked) -> None:
+        try:
+            seen = await in_background(examine_connections, tracked.key, tracked.pid)
+        except asyncio.TimeoutError:
+            return
+        process = self._state.processes.get(tracked.key)
+        if seen is None or tracked.ended or process is None:
+            return
+        if process.outside.connections != seen:
+            self._recording.record(seen)
+
+    async def _see_locks(self) -> None:
+        host = self._recording.header.host
+        for path in sorted(locks_of_interest(self._state).get(host, ()))[:_LOCKS]:
+            try:
+                looked = await in_background(look_at_lock, host, path)
+            except asyncio.TimeoutError:
+                looked = ev.LockLooked(
+                    host=host, path=path, not_observed="its file system does not answer"
+                )
+            self._recording.record(looked)
+
+    async def _read_sources(self, looked_at: list[Tracked]) -> None:
+        pids = {tracked.key: tracked.pid for tracked in looked_at if not tracked.ended}
+        if not pids:
+            return
+        lines: list[ev.SourceLine] = []
+        for key, places in lines_of_interest(self._state).items():
+            if key in pids:
+                try:
+                    lines += await in_background(read_lines, pids[key], places)
+                except asyncio.TimeoutError:
+                    return  # a file system that hangs: the verdict does without its lines
+        if lines:
+            host = self._recording.header.host
+            self._recording.record(ev.SourcesRead(host=host, lines=tuple(dict.fromkeys(lines))))
+
+    async def _ask_for_dump(self, key: str, path: str, why: str) -> None:
+        """Asks an agent for its recorder's entries; a frozen one does not answer, and that is said."""
+        if not os.path.exists(path):
+            return
+        try:
+            answer = await asyncio.wait_for(
+                ask(path, f"dump {' '.join(why.split())[:400]}\n"), ASK_WITHIN_S
+            )
+            problem = "" if answer.startswith("ok") else answer.strip()[:200]
+        except (OSError, ValueError, asyncio.TimeoutError):
+            problem = f"its agent did not answer within {ASK_WITHIN_S:.0f} s"
+        if problem:
+            host = self._recording.header.host
+            self._recording.record(
+                ev.NotObserved(host=host, what="flight recorder", why=problem, process=key)
+            )

@@ -1,0 +1,194 @@
+"""The processes of a run on this node: found, watched to their end, sampled while they live."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from distwatch.observer.background import in_background
+from distwatch.observer.journals.reading import sighting_of_start
+from distwatch.observer.journals.recording import Recording
+from distwatch.probes import discovery, process
+from distwatch.probes.error_files import error_file_of, read_error_file
+from distwatch.probes.exits import ExitWatch
+from distwatch.probes.procfs import children_of
+from distwatch.runfolder import is_alive
+from distwatch.state import events as ev
+from distwatch.state.frames import FileHeader
+from distwatch.state.identity import Identity
+
+CHILDREN_EVERY_S = 5.0
+CHILDREN_KEPT = 2048
+"""A rank that starts a process each second must not fill the record with them."""
+SEARCH_FIRST_S = 1.0
+SEARCH_MOST_S = 60.0
+
+
+class Tracked(msgspec.Struct, kw_only=True):
+    """One process. `watch` is None once it has ended, or where it could not be watched."""
+
+    key: str
+    pid: int
+    ticks: int
+    role: str
+    ppid: int = 0
+    error_file: str = ""
+    watch: ExitWatch | None = None
+    ended: bool = False
+
+
+class Tracking:
+    """Keeps the process table of one run."""
+
+    def __init__(self, recording: Recording, over: Iterable[str] = ()) -> None:
+        """`over`: processes whose ends an earlier observer has recorded."""
+        self._recording = recording
+        self._over = frozenset(over)
+        self.processes: dict[str, Tracked] = {}
+        self._looked_for_children = 0.0
+        self._children: set[int] = set()
+        """Pids that have been looked at; a number that comes again is the exception."""
+        self._next_search = 0.0
+        self._search_every = SEARCH_FIRST_S
+
+    def add_start(self, start: dict[str, str]) -> None:
+        """A start record: that process is known from now on, whatever becomes of it."""
+        sighted = sighting_of_start(start)
+        # On a shared disk other nodes leave their records here, too: their pids are not ours.
+        if sighted is not None and sighted.host == self._recording.header.host:
+            self._recording.record(sighted)
+            self._track(sighted)
+            self._sight_launcher(sighted.ppid)
+
+    def add_agent(self, header: FileHeader) -> None:
+        """The writer of a ring."""
+        self._watch(
+            Tracked(key=header.stream, pid=header.pid, ticks=header.start_ticks, role="agent")
+        )
+
+    def add_sighting(self, sighted: ev.ProcessSighted) -> None:
+        """A process that was found in the process table."""
+        if sighted.process not in self.processes and sighted.process not in self._over:
+            self._recording.record(sighted)
+            self._track(sighted)
+
+    def is_search_due(self) -> bool:
+        """Whether it is time to look for ranks without distwatch, if some are missing."""
+        return time.monotonic() >= self._next_search
+
+    def search(self, identity: Identity | None, complete: bool) -> None:
+        """Looks for ranks without distwatch while some are missing, ever more rarely."""
+        now = time.monotonic()
+        if complete or identity is None or now < self._next_search:
+            return
+        self._next_search = now + self._search_every
+        self._search_every = min(2 * self._search_every, SEARCH_MOST_S)
+        for sighted in discovery.ranks_of(identity):
+            self.add_sighting(sighted)
+
+    def look_for_children(self) -> None:
+        """Dataloader workers and other children of ranks."""
+        now = time.monotonic()
+        if now - self._looked_for_children < CHILDREN_EVERY_S:
+            return
+        self._looked_for_children = now
+        for tracked in [t for t in self.processes.values() if not t.ended]:
+            if tracked.role in ("dataloader", "child", "launcher"):
+                continue
+            for child in children_of(tracked.pid, [tracked.pid]):
+                self._sight_child(child)
+
+    def sample(self) -> None:
+        """The cheap look at every living process; a change of state is always journaled."""
+        for tracked in self.living():
+            seen = process.sample(tracked.key, tracked.pid)
+            if seen is None:
+                continue
+            self._recording.record(seen)
+            # A worker that ends soon is to be known by then.
+            if tracked.role in ("rank", "agent"):
+                for child in seen.children:
+                    self._sight_child(child)
+
+    async def examine(self) -> None:
+        """The thorough look at every living process; one that cannot be read in time is told."""
+        for tracked in self.living():
+            try:
+                # Memory of a process that is stuck in the kernel may block whoever reads it.
+                seen = await in_background(process.examine, tracked.key, tracked.pid)
+            except asyncio.TimeoutError:
+                host = self._recording.header.host
+                why = f"/proc/{tracked.pid} did not answer: the process holds its memory map"
+                self._recording.record(
+                    ev.NotObserved(host=host, what="process", why=why, process=tracked.key)
+                )
+                continue
+            if seen is not None and not tracked.ended:
+                self._recording.record(seen, keep=True)
+
+    def living(self) -> list[Tracked]:
+        return [tracked for tracked in self.processes.values() if not tracked.ended]
+
+    def collect_ends(self) -> list[Tracked]:
+        """Processes that have ended since the last call; their ends are recorded."""
+        ended: list[Tracked] = []
+        for tracked in self.living():
+            if tracked.watch is not None:
+                if not tracked.watch.has_ended():
+                    continue
+                seen = tracked.watch.collect()
+                tracked.watch.close()
+                tracked.watch = None
+            elif is_alive(tracked.pid, tracked.ticks):
+                continue
+            else:
+                seen = ev.ExitSeen(process=tracked.key, how="gone before it could be watched")
+            tracked.ended = True
+            self._recording.record(seen)
+            if tracked.error_file and (left := read_error_file(tracked.key, tracked.error_file)):
+                self._recording.record(left)
+            ended.append(tracked)
+        return ended
+
+    def close(self) -> None:
+        for tracked in self.processes.values():
+            if tracked.watch is not None:
+                tracked.watch.close()
+
+    def _track(self, sighted: ev.ProcessSighted) -> None:
+        self._watch(
+            Tracked(
+                key=sighted.process,
+                pid=sighted.pid,
+                ticks=sighted.start_ticks,
+                role=sighted.role,
+                ppid=sighted.ppid,
+                error_file=error_file_of(sighted.pid) if sighted.role == "rank" else "",
+            )
+        )
+
+    def _watch(self, tracked: Tracked) -> None:
+        if tracked.key in self.processes or tracked.key in self._over:
+            return
+        self.processes[tracked.key] = tracked
+        with contextlib.suppress(OSError):
+            tracked.watch = ExitWatch(tracked.key, tracked.pid, tracked.ticks)
+
+    def _sight_child(self, pid: int) -> None:
+        if pid in self._children or len(self._children) >= CHILDREN_KEPT:
+            return
+        self._children.add(pid)
+        sighted = discovery.sight(pid)
+        if sighted is not None and sighted.role in ("dataloader", "child"):
+            self.add_sighting(sighted)
+
+    def _sight_launcher(self, ppid: int) -> None:
+        if any(tracked.pid == ppid for tracked in self.processes.values()):
+            return
+        sighted = discovery.sight(ppid)
+        if sighted is not None and sighted.role == "launcher":
+            self.add_sighting(sighted)

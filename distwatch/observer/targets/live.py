@@ -1,0 +1,157 @@
+"""A run through its observer's socket: all events so far, then each one as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import msgspec
+
+from distwatch.errors import DistwatchError
+from distwatch.observer.background import end_tasks
+from distwatch.observer.lock import lock_holder
+from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
+from distwatch.runfolder import RunFolder
+from distwatch.state.model import RunState
+from distwatch.state.reducer import reduce
+
+CONNECT_WITHIN_S = 2.0
+HISTORY_WITHIN_S = 10.0
+WHOLE_WITHIN_S = 120.0
+ANSWER_WITHIN_S = 30.0
+_LENGTH = 4
+
+
+class SourceLost(DistwatchError):
+    """What was looked at is gone; the state keeps what it last said."""
+
+
+class LiveRun:
+    """A run through its observer's socket. A lost observer leaves the last state status."""
+
+    live = True
+
+    def __init__(self, folder: RunFolder, note: str = "") -> None:
+        self.folder = folder
+        self.run_id = folder.run_id
+        self.note = note or f"observer pid {lock_holder(folder) or '?'}"
+        self.state = RunState(run_id=folder.run_id)
+        self.span: tuple[int, int] | None = None
+        self.cursor_ns = 0
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: list[Wire] = []
+        self._answers: asyncio.Queue[str] = asyncio.Queue()
+        self._arrived = asyncio.Event()
+        self._told_all = asyncio.Event()
+        self._is_whole = False
+        self._task: asyncio.Task[None] | None = None
+        self._lost = ""
+
+    async def open(self) -> None:
+        """Connects; raises SourceLost where the observer does not answer."""
+        await self._begin()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._told_all.wait(), HISTORY_WITHIN_S)
+        await self.poll()
+
+    async def open_whole(self) -> None:
+        """As `open`, until all of the history has come: what is judged once must not be a part of it.
+
+        Raises:
+            SourceLost: the observer does not answer, or hung up before the end.
+        """
+        await self._begin()
+        try:
+            await asyncio.wait_for(self._told_all.wait(), WHOLE_WITHIN_S)
+        except asyncio.TimeoutError:
+            self._lost = f"what {self.run_id} holds did not come in {WHOLE_WITHIN_S:.0f} s"
+        if not self._is_whole:
+            raise SourceLost(
+                self._lost or "the observer has ended", advice="Try again, or attach to it."
+            )
+        await self.poll()
+
+    async def _begin(self) -> None:
+        self._reader, self._writer = await self._connect()
+        self._writer.write(_request("events"))
+        await self._writer.drain()
+        self._task = asyncio.create_task(self._receive(self._reader))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        deadline = time.monotonic() + CONNECT_WITHIN_S
+        while True:
+            try:
+                return await asyncio.open_unix_connection(self.folder.socket)
+            except OSError as error:
+                # It holds its lock before it listens.
+                if time.monotonic() > deadline:
+                    raise SourceLost(
+                        f"the observer of {self.run_id} does not answer: {error}",
+                        advice="`distwatch report` reads the same run from disk.",
+                    ) from error
+                await asyncio.sleep(0.05)
+
+    async def poll(self) -> bool:
+        """Folds what arrived; raises SourceLost once where the observer left."""
+        wires, self._waiting = self._waiting, []
+        self._arrived.clear()
+        for wire in wires:
+            entry = from_wire(wire)
+            if entry is not None:
+                reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
+        if not wires and self._lost:
+            lost, self._lost = self._lost, ""
+            self.live = False
+            self.note = "the observer has left: this is what it last said"
+            raise SourceLost(lost)
+        return bool(wires)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when something has arrived or the observer left, or after `timeout_s`."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+
+    async def dump(self) -> str:
+        if self._writer is None or not self.live:
+            return "the observer has left: nothing can be asked of it"
+        self._writer.write(_request("dump", "a person asked"))
+        await self._writer.drain()
+        try:
+            return await asyncio.wait_for(self._answers.get(), ANSWER_WITHIN_S)
+        except asyncio.TimeoutError:
+            return f"the observer did not answer within {ANSWER_WITHIN_S:.0f} s"
+
+    def seek(self, time_ns: int) -> None:
+        """A live run has no other moment than now."""
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end_tasks(self._task)
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                for wire in unpack(await read_frame(reader)):
+                    if wire.header is not None:
+                        self._waiting.append(wire)
+                    elif wire.answer:
+                        self._answers.put_nowait(wire.answer)
+                    else:
+                        self._is_whole = True
+                        self._told_all.set()
+                self._arrived.set()
+        except (OSError, ValueError, msgspec.DecodeError, EOFError):
+            self._lost = "the observer has ended"
+            self._arrived.set()
+            self._told_all.set()
+
+
+def _request(want: str, reason: str = "") -> bytes:
+    body = msgspec.msgpack.encode(Request(want=want, reason=reason))
+    return len(body).to_bytes(_LENGTH, "little") + body

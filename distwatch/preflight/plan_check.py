@@ -1,0 +1,113 @@
+"""A layout of a plan against its own arithmetic and against this machine."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from distwatch.agent.initialization.environment import Launched
+from distwatch.preflight.accelerators import backend_findings, host_gpus
+from distwatch.preflight.plan import Plan, validate
+from distwatch.preflight.rank_groups import Axis, axes_of
+from distwatch.preflight.training_and_rollout import fit_together
+from distwatch.preflight.values import Section
+from distwatch.settings import DEADLINES
+from distwatch.state.finding import Evidence, Finding
+
+OPTIONS = ("tensor", "pipeline", "context", "expert", "data")
+"""Sizes that `distwatch check` takes as options."""
+_ALONE = Launched(method="alone")
+
+
+class Checkup(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found about one layout. `axes` is empty where the sizes do not divide the world."""
+
+    section: Section
+    axes: tuple[Axis, ...] = ()
+    findings: list[Finding]
+
+
+def examine_section(section: Section) -> Checkup:
+    """Checks one layout of a file."""
+    plan = section.plan
+    if section.undecided:
+        return Checkup(section=section, findings=[_undecided(section), *_machine(plan)])
+    arithmetic = validate(plan)
+    divides = not any(finding.blocks for finding in arithmetic)
+    axes = axes_of(plan, plan.ranks) if divides and plan.ranks else ()
+    found = [*arithmetic, *_machine(plan), *_timeouts(plan)]
+    return Checkup(
+        section=section, axes=axes, findings=sorted(found, key=lambda finding: not finding.blocks)
+    )
+
+
+def examine_sections(sections: list[Section]) -> list[Checkup]:
+    """Checks the layouts of a file, and whether training and rollout go together."""
+    checkups = [examine_section(section) for section in sections]
+    between = fit_together(sections)
+    return [
+        msgspec.structs.replace(
+            one,
+            findings=sorted(
+                [*one.findings, *between.get(one.section.name, ())],
+                key=lambda finding: not finding.blocks,
+            ),
+        )
+        for one in checkups
+    ]
+
+
+def _undecided(section: Section) -> Finding:
+    options = [f"--{axis} N" for axis in section.undecided if axis in OPTIONS]
+    return Finding(
+        code="group.size_invalid",
+        severity="info",
+        summary=f"{', '.join(section.undecided)} cannot be told from the file alone, so this layout "
+        "was not checked",
+        advice=f"Give it as an option: {' '.join(options)}."
+        if len(options) == len(section.undecided)
+        else "Write the number into the file.",
+    )
+
+
+def _machine(plan: Plan) -> list[Finding]:
+    """What this host lacks."""
+    found = backend_findings(plan.backend, _ALONE, os.environ) if plan.backend else []
+    gpus, local = host_gpus(), plan.ranks_per_node
+    if local is None and plan.nodes in (None, 1):
+        local = plan.ranks
+    if "nccl" in plan.backend and gpus and local and local > gpus:
+        what = f"{local} ranks are to run on a host, and this one has {gpus} GPUs"
+        found.append(
+            Finding(
+                code="rendezvous.backend_unavailable",
+                severity="crash",
+                summary=what,
+                advice="Start at most one rank per GPU, on more hosts.",
+                evidence=(Evidence(source="proc", text=what),),
+            )
+        )
+    several = (plan.nodes or 1) > 1 or (local or 0) < (plan.ranks or 0)
+    return [_perhaps_elsewhere(finding) for finding in found] if several else found
+
+
+def _perhaps_elsewhere(finding: Finding) -> Finding:
+    """A plan for several hosts may well be checked on one that runs no rank."""
+    advice = f"{finding.advice} It does not matter where this host runs no rank."
+    return msgspec.structs.replace(finding, severity="warning", confidence=0.6, advice=advice)
+
+
+def _timeouts(plan: Plan) -> list[Finding]:
+    deadline = plan.deadlines.get("collective", DEADLINES["collective"])
+    if plan.timeout_s is None or plan.timeout_s > deadline:
+        return []
+    return [
+        Finding(
+            code="rendezvous.config_disagrees",
+            severity="info",
+            summary=f"torch gives collectives up after {plan.timeout_s:g} s, before distwatch would speak "
+            f"of them ({deadline:g} s)",
+            advice=f"Set DISTWATCH_DEADLINES=collective={max(1, plan.timeout_s / 2):g}, or a longer timeout.",
+        )
+    ]

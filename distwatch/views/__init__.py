@@ -1,0 +1,1 @@
+"""How viewers show a state: pure functions that the TUI and the reports share."""

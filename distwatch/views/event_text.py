@@ -1,0 +1,196 @@
+"""What happened, in words: the kind of each event and one line about it, for timelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distwatch.diagnosis.facts.ray_resources import bundles_text
+from distwatch.diagnosis.facts.ray_view import actor_title
+from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.state import events as ev
+from distwatch.state.rank_sets import format_ranks
+from distwatch.state.ray_events import (
+    RayActorSeen,
+    RayGroupSeen,
+    RayJobSeen,
+    RayLooked,
+    RayNodeSeen,
+)
+
+
+def event_kind(event: ev.AnyEvent | ev.UnknownEvent) -> str:
+    """`step started`, `exit seen`, …"""
+    if isinstance(event, ev.UnknownEvent):
+        return event.kind.replace("_", " ")
+    return str(event.__struct_config__.tag).replace("_", " ")
+
+
+def event_text(event: ev.AnyEvent | ev.UnknownEvent) -> str:
+    """One line about an event; '' for what only moves clocks and numbers."""
+    if isinstance(event, ev.UnknownEvent):
+        return "an event of a newer distwatch"
+    teller = _TELLERS.get(type(event))
+    return teller(event) if teller else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _step(event: ev.StepStarted) -> str:
+    label = f" ({event.label})" if event.label else ""
+    limit = f", deadline {event.deadline_s:.0f} s" if event.deadline_s is not None else ""
+    site = f" at {event.site}" if event.site else ""
+    return f"{event.name}{label}{limit}{site}"
+
+
+def _progress(event: ev.StepProgressed) -> str:
+    total = f" of {event.total}" if event.total is not None else ""
+    return f"step {event.step}: {event.done}{total} {event.label}".rstrip()
+
+
+def _device_map(event: ev.LoadPlanned) -> str:
+    return f", device_map {event.arguments.device_map}" if event.arguments.device_map else ""
+
+
+def _lock(event: ev.LockLooked) -> str:
+    if event.not_observed:
+        return f"{event.path}: not observed: {event.not_observed}"
+    holders = ", ".join(
+        f"pid {holder.pid}" if holder.pid else "a process out of sight" for holder in event.holders
+    )
+    held = f"held by {holders}" if holders else "held by nobody seen"
+    return f"{event.path}: {held if event.exists else 'is gone'}"
+
+
+def _exit(event: ev.ExitSeen) -> str:
+    return f"{exit_text(event)}{'; ' + event.oom_killed if event.oom_killed else ''}"
+
+
+def _group(event: ev.GroupCreated) -> str:
+    title = event.pg_desc or event.pg_name
+    return f"{title} ({event.backend}) of ranks {format_ranks(event.members) or 'not known'}"
+
+
+def _called(event: ev.GroupCalled) -> str:
+    members = "all" if event.members is None else format_ranks(event.members)
+    return f"new_group call {event.number} of ranks {members}{f' at {event.site}' if event.site else ''}"
+
+
+def _plan(event: ev.InitPlanned) -> str:
+    rank = "?" if event.global_rank is None else event.global_rank
+    sizes = "".join(f" {axis}={size}" for axis, size in event.sizes.items())
+    return f"rank {rank} of {event.world_size or '?'} by {event.method} {event.endpoint}{sizes}{_at(event.site)}"
+
+
+def _axes(event: ev.MeshMade) -> str:
+    return " × ".join(
+        f"{axis or '?'} {size}" for axis, size in zip(event.axes, event.sizes, strict=False)
+    )
+
+
+def _at(site: ev.Site | None) -> str:
+    return f" at {site}" if site else ""
+
+
+def _findings(event: ev.FindingsJudged) -> str:
+    if not event.findings:
+        return "nothing is wrong any more"
+    more = f" (+{len(event.findings) - 1})" if len(event.findings) > 1 else ""
+    return f"{event.findings[0].code}: {event.findings[0].summary}{more}"
+
+
+def _link(event: ev.LinkChanged) -> str:
+    if event.linked:
+        return f"{event.peer} is seen"
+    return f"{event.peer} is not seen any more{': ' + event.why if event.why else ''}"
+
+
+def _actor(event: RayActorSeen) -> str:
+    rank = "" if event.global_rank is None else f" (rank {event.global_rank})"
+    why = f": {event.death_text or event.death}" if event.death else ""
+    restarts = f", restarted {event.restarts} times" if event.restarts else ""
+    return f"{actor_title(event)}{rank} is {event.state}{restarts}{why}"
+
+
+def _node(event: RayNodeSeen) -> str:
+    state = "lives" if event.alive else f"died: {event.death_text or 'no reason given'}"
+    return f"{event.host_name or event.address} {event.node_id[:12]} {state}"
+
+
+def _placement_group(event: RayGroupSeen) -> str:
+    return (
+        f"{event.name or event.group_id[:12]} ({event.strategy}) is {event.state} "
+        f"{event.scheduling}: {bundles_text(event.bundles)}"
+    )
+
+
+_TELLERS: dict[type, Callable[[Any], str]] = {
+    ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
+    ev.WorkerPlaced: lambda e: (
+        f"{e.cluster} {e.actor_class or 'worker'} {e.actor_name or e.actor_id} of job {e.job_id} "
+        f"on node {e.node_id[:12]}"
+    ),
+    ev.InitPlanned: _plan,
+    ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
+    ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",
+    ev.LayoutHeld: lambda e: (
+        f"{e.label or e.framework}: {_count(len(e.groups), 'group')}{_at(e.site)}"
+    ),
+    ev.LayoutReleased: lambda e: f"{e.framework}'s parallel state was taken down",
+    ev.GradientSkipped: lambda e: (
+        f"{e.framework} left out {e.skipped} of {e.of} backward steps{_at(e.site)}"
+    ),
+    ev.NonMemberCalled: lambda e: f"{e.op} on a group without this rank{_at(e.site)}",
+    ev.EndpointProbed: lambda e: f"{e.endpoint}: {e.outcome}{', ' + e.detail if e.detail else ''}",
+    ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",
+    ev.IntegrationChanged: lambda e: f"{e.name} {e.status}{': ' + e.reason if e.reason else ''}",
+    ev.StepStarted: _step,
+    ev.StepProgressed: _progress,
+    ev.StepEnded: lambda e: f"step {e.step}" + (f" failed: {e.error}" if e.error else " done"),
+    ev.LoadPlanned: lambda e: f"step {e.step} loads {e.arguments.checkpoint}{_device_map(e)}",
+    ev.ModelPlaced: lambda e: (
+        f"step {e.step} placed {e.placement.model_class} on "
+        f"{', '.join(device.device for device in e.placement.devices) or 'no device'}"
+    ),
+    ev.LockLooked: _lock,
+    ev.SideWorldJoined: lambda e: (
+        f"meets {f'{e.size} ' if e.size else ''}others beside its default group"
+        f"{f' as {e.name}' if e.name else ''} at {e.endpoint or 'a store of its own'}{_at(e.site)}"
+    ),
+    ev.GroupCreated: _group,
+    ev.GroupCalled: _called,
+    ev.GroupDestroyed: lambda e: e.pg_name or "all groups",
+    ev.CollectivesDumped: lambda e: (
+        f"{_count(len(e.entries), 'collective')}, {e.reason}"
+        if not e.not_observed
+        else f"not observed: {e.not_observed}"
+    ),
+    ev.ExceptionUncaught: lambda e: f"{e.type_name}: {e.message}",
+    ev.ProcessEnding: lambda e: e.reason,
+    ev.HookFailed: lambda e: f"{e.hook}: {e.error}",
+    ev.Snapshot: lambda e: f"{_count(len(e.steps), 'open step')}, {e.dropped} dropped",
+    ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",
+    ev.ObserverEnded: lambda e: e.reason,
+    ev.LinkChanged: _link,
+    ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
+    ev.ExitSeen: _exit,
+    ev.StackTaken: lambda e: (
+        f"{_count(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
+    ),
+    ev.ConnectionsSeen: lambda e: (
+        f"{_count(len(e.stuck), 'connection')} without an answer"
+        + "".join(f"; {one.local} → {one.peer}" for one in e.stuck[:2])
+    ),
+    ev.ErrorFileRead: lambda e: f"{e.type_name}: {e.message}",
+    RayActorSeen: _actor,
+    RayNodeSeen: _node,
+    RayGroupSeen: _placement_group,
+    RayJobSeen: lambda e: (
+        f"job {e.job_id} of driver pid {e.driver_pid} {'has ended' if e.ended else 'runs'}"
+    ),
+    RayLooked: lambda e: f"{_count(e.actors, 'actor')} at {e.address}",
+    ev.NotObserved: lambda e: f"{e.what}: {e.why}",
+    ev.FindingsJudged: _findings,
+}

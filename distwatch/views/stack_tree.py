@@ -1,0 +1,57 @@
+"""The main threads of all ranks as one tree: where do they sit, and who sits elsewhere?"""
+
+from __future__ import annotations
+
+import msgspec
+
+from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.state.events import Frame
+from distwatch.state.model import RunState
+
+
+class StackNode(msgspec.Struct, kw_only=True):
+    """One frame, and the ranks whose stacks go through it. `line` is 0 for native frames."""
+
+    function: str
+    file: str
+    line: int = 0
+    native: bool = False
+    global_ranks: tuple[int, ...] = ()
+    children: list[StackNode] = []
+
+
+def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
+    """The outermost frames, each with what lies inside; ranks without a stack are in none."""
+    stacks = {rank: main_frames(process) for rank, process in (job or Job(state)).ranks.items()}
+    return merge({rank: frames for rank, frames in stacks.items() if frames})
+
+
+def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
+    """Merges stacks by rank (outermost frame first) into a prefix tree."""
+    # Whole stacks first: in a hang thousands of ranks share a handful of them.
+    classes: dict[tuple[Frame, ...], list[int]] = {}
+    for rank, frames in stacks.items():
+        classes.setdefault(frames, []).append(rank)
+    roots: list[StackNode] = []
+    places: dict[int, list[int]] = {}
+    index: dict[tuple[int, str, str, int], StackNode] = {}
+    for frames, ranks in classes.items():
+        siblings, parent = roots, 0
+        for frame in frames:
+            key = (parent, frame.function, frame.file, frame.line)
+            node = index.get(key)
+            if node is None:
+                node = index[key] = StackNode(
+                    function=frame.function,
+                    file=frame.file,
+                    line=frame.line,
+                    native=frame.native,
+                    children=[],
+                )
+                siblings.append(node)
+            places.setdefault(id(node), []).extend(ranks)
+            siblings, parent = node.children, id(node)
+    for node in index.values():
+        node.global_ranks = tuple(sorted(places[id(node)]))
+        node.children.sort(key=lambda child: (-len(places[id(child)]), child.line))
+    return sorted(roots, key=lambda root: (-len(root.global_ranks), root.global_ranks))
