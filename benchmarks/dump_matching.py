@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.dumps.files import read_dumps
 from distwatch.dumps.imported import streams_of
 from distwatch.state.model import RunState

@@ -14,8 +14,8 @@ from distwatch.cli.options import (
     is_terminal,
     root_option,
 )
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.checks.uninstrumented import STILL_S
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
 from distwatch.observer.journals.reading import require_records
 from distwatch.observer.targets.runs import newest_run

@@ -123,7 +123,7 @@ class _Job:
 
     async def _verdict(self, source: Any) -> list[Any]:
         """The findings, once what was expected stands with its evidence, or the job has ended."""
-        from distwatch.diagnosis import diagnose
+        from distwatch.diagnosis.verdict.diagnose import diagnose
 
         deadline = time.monotonic() + VERDICT_WITHIN_S
         findings: list[Any] = []
@@ -153,7 +153,7 @@ class _Job:
         return dead or any(evidence.source == "stack" for evidence in root.evidence)
 
     def _recorded(self) -> list[Any]:
-        from distwatch.diagnosis import diagnose
+        from distwatch.diagnosis.verdict.diagnose import diagnose
         from distwatch.observer.targets.runs import find_run, load_state
 
         return diagnose(load_state(find_run(self._run_id, self._root)))

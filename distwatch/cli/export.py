@@ -7,7 +7,7 @@ import msgspec
 
 from distwatch.cli.options import exit_code_of, output_option, root_option
 from distwatch.cli.output_file import file_option, put_out, require_file
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.observer.journals.reading import load_state, read_entries
 from distwatch.observer.targets.reports import report_of
 from distwatch.observer.targets.runs import find_run

@@ -8,7 +8,7 @@ import re
 import click
 
 from distwatch.cli.options import PARTIAL, exit_code_of, output_option, printable, root_option
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.dumps.files import read_dumps
 from distwatch.dumps.imported import Stream, streams_of
 from distwatch.errors import PartialData

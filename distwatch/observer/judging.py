@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from distwatch.diagnosis import cases_of, diagnose
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder

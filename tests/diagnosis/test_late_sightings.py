@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
 from tests.diagnosis.recorded import RecordedJob, hung_job, only_root
 

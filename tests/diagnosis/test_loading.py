@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.loads import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
 from tests.diagnosis.recorded import judged, only_root
 from tests.diagnosis.recorded_ray import RecordedActors, running, waiting_for_rank_1, without_looks

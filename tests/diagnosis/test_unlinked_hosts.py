@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked, host_count, unseen_hosts
 from distwatch.report.document import build_report
 from distwatch.state import events as ev

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, launch_ranks
 from tests.support.verdicts import assert_healthy
 

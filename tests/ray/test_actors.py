@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.targets.runs import find_run, find_run_of_pid
 from distwatch.observer.targets.sources import LiveRun, open_source

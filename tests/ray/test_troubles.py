@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.targets.runs import find_run
 from distwatch.observer.targets.sources import EmbeddedRun, LiveRun, open_source

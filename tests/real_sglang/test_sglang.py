@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import DEADLINES, PATIENT, Job, free_port, launch_ranks
 from tests.support.verdicts import assert_healthy
 

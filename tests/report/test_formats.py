@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.report.document import build_report, to_json
 from distwatch.report.html import render_html
 from distwatch.report.markdown import LIMIT, render_markdown

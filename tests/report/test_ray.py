@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.report.document import build_report
 from distwatch.report.html import render_html
 from distwatch.report.markdown import render_markdown

@@ -7,7 +7,7 @@ import pty
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks, process_of
 from tests.support.verdicts import assert_healthy

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.group_views import group_views
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import DEADLINES, free_port, launch_ranks
 from tests.support.verdicts import assert_healthy, assert_verdict

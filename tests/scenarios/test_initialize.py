@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
 from tests.scenarios.test_controls import assert_ended_well, is_in_init
 from tests.support.outcomes import outcomes_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.loads import loads_of
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.checkpoints import environment_of, make_checkpoint

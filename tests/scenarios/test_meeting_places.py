@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.outcomes import outcomes_of

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.rank_groups import axes_of
 from distwatch.state.layouts import Layout, layout_of, partition_faults

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, Job, launch_ranks
 from tests.support.verdicts import assert_healthy, assert_verdict

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import torchrun
 
 

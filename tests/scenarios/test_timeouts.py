@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks
 from tests.support.verdicts import assert_verdict

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.group_views import group_views
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, free_port, launch_ranks
 from tests.support.verdicts import assert_healthy
 

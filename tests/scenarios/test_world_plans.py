@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.support.outcomes import outcomes_of

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
 from distwatch.observer.targets.runs import load_state
 from distwatch.runfolder import RunFolder

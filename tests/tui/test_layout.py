@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis import diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.rank_groups import axes_of
 from distwatch.report.document import build_report

@@ -6,9 +6,9 @@ import copy
 
 import msgspec
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.suspicion import SUSPICIOUS_AFTER_S, suspicion_of
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from distwatch.diagnosis import cases_of, diagnose
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.observer.journals.reading import load_state
 from distwatch.observer.targets.runs import find_run
 from distwatch.report.document import Report, build_report

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis import diagnose
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
 from distwatch.observer.journals.reading import any_alive, load_state
 from distwatch.observer.lock import lock_holder
