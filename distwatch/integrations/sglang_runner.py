@@ -19,7 +19,7 @@ from typing import Any
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.frameworks.framework import accepted, framework_of
 from distwatch.integrations.registry import running_agent
-from distwatch.integrations.world import World, initialize
+from distwatch.integrations.world import World, add_framework, held_world, initialize
 
 RUNNER = "ModelRunner"
 """The step in which weights are read and memory is laid out."""
@@ -42,8 +42,9 @@ def build_sglang_runner(
 ) -> Any:
     """A `ModelRunner` of the installed SGLang, with weights, memory pools and groups in place.
 
-    The world is formed first (`distwatch.initialize`), so that a missing rank is told by name
-    instead of by a runner that does not come back. On every rank, with the same arguments.
+    A world that holds is taken, with SGLang's groups where it has them. Else one is formed first
+    (`distwatch.initialize`), so that a missing rank is told by name instead of by a runner that
+    does not come back. On every rank, with the same arguments.
 
     Args:
         batch_size: sequences of one side; the runner is laid out for twice as many.
@@ -54,6 +55,7 @@ def build_sglang_runner(
 
     Raises:
         PlanInvalid: SGLang is not installed, or this version has no such server argument.
+        AlreadyInitialized: the world that holds has SGLang's groups of other sizes.
     """
     framework_of("sglang")
     server = _import("sglang.srt.server_args")
@@ -66,13 +68,16 @@ def build_sglang_runner(
         }
         args = _server_args(server.ServerArgs, model_path, wanted, server_args)
     backend = "gloo" if place == "cpu" else None
-    world = initialize(backend, deadlines=deadlines)
+    world = held_world() or initialize(backend, deadlines=deadlines)
     outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
+    if "sglang" in world.layouts:
+        # Groups of other sizes are refused before anything is published for them.
+        _build_groups(world, backend, args)
+        if not outside:
+            world.release("sglang")
     if outside:
         _publish(args, world)
-        initialize(
-            backend, framework="sglang", tensor=tensor, pipeline=pipeline, deadlines=deadlines
-        )
+        _build_groups(world, backend, args)
         _initialize_attention(args)
     with _step("ModelConfig", model_path):
         config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
@@ -83,9 +88,7 @@ def build_sglang_runner(
                 getattr(runner, name)()
     if not outside:
         # This version's runner has built the groups itself: they are taken as they are.
-        initialize(
-            backend, framework="sglang", tensor=tensor, pipeline=pipeline, deadlines=deadlines
-        )
+        _build_groups(world, backend, args)
     return runner
 
 
@@ -191,6 +194,20 @@ def _server_args(
         )
     chosen = {name: value for name, value in defaults.items() if name in known}
     return kind(model_path=model_path, **{**chosen, **given})
+
+
+def _build_groups(world: World, backend: str | None, args: Any) -> None:
+    """Those that the server arguments ask for; a no-op where the world has them."""
+    sizes = {
+        size: int(getattr(args, field, 1) or 1)
+        for size, field in (
+            ("tensor", "tp_size"),
+            ("pipeline", "pp_size"),
+            ("expert", "ep_size"),
+            ("context", "attn_cp_size"),
+        )
+    }
+    add_framework(world, backend, "sglang", sizes)
 
 
 def _publish(args: Any, world: World) -> None:

@@ -112,6 +112,16 @@ class World:
         if len(self.layouts) == 1:
             self.groups.update(layout)
 
+    def release(self, framework: str) -> None:
+        """Takes one framework's groups down and keeps the world. On every rank."""
+        import torch.distributed as dist
+
+        # gloo fails a rank that still connects a group which its peer takes down already.
+        dist.barrier()
+        builders = dict(zip(self.layouts, self._library.builders, strict=True))
+        builders[framework].undo()
+        self._forget_destroyed()
+
     def _forget_destroyed(self) -> None:
         """Frameworks whose groups the user took down can be built again, with other sizes."""
         for name, builder in list(zip(self.layouts, self._library.builders, strict=True)):
@@ -228,6 +238,37 @@ def initialize(
         atexit.register(formed.leave)
         _held = World(formed, library, _users_stack())
         return _held
+
+
+def held_world() -> World | None:
+    """The world that `initialize` has formed, where it still holds."""
+    import torch.distributed as dist
+
+    return _held if dist.is_initialized() else None
+
+
+def add_framework(
+    world: World, backend: str | None, framework: str, sizes: Mapping[str, int]
+) -> None:
+    """Builds a framework's groups in a world that holds; a no-op where it has them.
+
+    Raises:
+        AlreadyInitialized: it has them with other sizes, or another backend.
+    """
+    terms = world.plan
+    launched = Launched(
+        global_rank=terms.global_rank,
+        world_size=terms.world_size,
+        method=terms.method,
+        endpoint=terms.endpoint,
+    )
+    whole = {"tensor": 1, "pipeline": 1, "context": 1, "expert": 1, "data": None, **sizes}
+    with _lock, _on_record():
+        _already(
+            plan_world(
+                launched, backend or world.backend, framework, whole, None, None, terms.timeout_s
+            )
+        )
 
 
 @contextlib.contextmanager

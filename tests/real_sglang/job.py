@@ -81,21 +81,41 @@ def weight_sync() -> None:
     )
 
 
+def runner_after_the_groups() -> None:
+    """As docs/frameworks.md has it, on two ranks; then with other sizes."""
+    distwatch.initialize("gloo", framework="sglang", tensor=2)
+    runner = distwatch.build_sglang_runner(
+        gpt2(f"gpt2-{RANK}"), tensor=2, batch_size=2, dtype="float32"
+    )
+    try:
+        distwatch.build_sglang_runner(gpt2(f"gpt2-{RANK}"), pipeline=2, dtype="float32")
+    except distwatch.AlreadyInitialized as error:
+        say(runs=runner.max_running_requests, refused=[error.held, error.asked])
+    gate("end").read(1)
+
+
+def gpt2(name: str) -> str:
+    """The folder of a tiny one. Positions are learned: rotary ones need kernels that no package has."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_embd=64, n_layer=2, n_head=4, vocab_size=128, n_positions=256, bos_token_id=0, eos_token_id=1
+    )  # fmt: skip
+    folder = os.path.join(os.environ["TEST_WORK"], name)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
 def mezo() -> None:
     """A ModelRunner outside a server; both sides of a perturbation, and back again."""
     import torch
     from sglang.benchmark.one_batch import extend, prepare_synthetic_inputs_for_latency_test
-    from transformers import GPT2Config, GPT2LMHeadModel
 
     from distwatch.integrations.sglang_runner import missing_state
 
-    torch.manual_seed(0)
-    # Positions are learned: rotary ones need kernels that no package for CPUs on PyPI has.
-    config = GPT2Config(
-        n_embd=64, n_layer=2, n_head=4, vocab_size=128, n_positions=256, bos_token_id=0, eos_token_id=1
-    )  # fmt: skip
-    folder = os.path.join(os.environ["TEST_WORK"], "gpt2")
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    folder = gpt2("gpt2")
     before = missing_state()
     runner = distwatch.build_sglang_runner(folder, batch_size=2, dtype="float32")
     inputs = torch.randint(0, 100, (4, 8)).tolist()

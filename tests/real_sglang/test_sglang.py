@@ -82,3 +82,15 @@ def test_a_model_runner_for_two_sided_perturbation() -> None:
         assert minus > 1e-3
         assert back < 1e-4, "the weights are what they were"
         assert_healthy(diagnose(job.state()))
+
+
+def test_a_runner_takes_the_groups_that_initialize_has_built() -> None:
+    with launch_ranks(JOB, 2, env=SLOW, args=["runner_after_the_groups"]) as job:
+        job.wait_step("gate end", {0, 1}, IMPORT_S)
+        for rank in (0, 1):
+            found = said(job, rank)
+            assert found["runs"] == 4
+            held, asked = found["refused"]
+            assert held.endswith("sglang tp=2")
+            assert asked.endswith("sglang pp=2")
+        assert_healthy(diagnose(job.state()))

@@ -17,7 +17,7 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
-from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, Job, launch_ranks
+from tests.support.ranks import DEADLINES, JOBS, PATIENT, REPOSITORY, Job, launch_ranks
 from tests.support.verdicts import assert_healthy, assert_verdict
 
 DOUBLES = REPOSITORY / "tests" / "doubles"
@@ -95,6 +95,22 @@ def test_initialize_builds_reads_back_takes_down_and_builds_again(
         job.wait_step("gate end", range(4))
         assert said(job, "second", 0)["groups"]["tp"] == [0, 1, 2, 3]
         assert_healthy(job.judged_blocking())
+
+
+@pytest.mark.parametrize("which", ["sglang 0.5.9", "sglang 0.5.23"])
+def test_a_runner_takes_the_world_that_holds_and_refuses_other_sizes(which: str) -> None:
+    with launch_ranks(
+        "parallel_states", 2, env=double(which, DISTWATCH_DEADLINES=PATIENT), args=["runner"]
+    ) as job:
+        job.wait_step("gate end", {0, 1})
+        for rank in (0, 1):
+            found = said(job, "runner", rank)
+            assert (found["tp_rank"], found["requests"], found["closed"]) == (rank, 16, False)
+            assert found["summed"] == [2.0, 2.0], "in a world that it forms, and in one that holds"
+            held, asked = found["refused"]
+            assert held.endswith("sglang tp=2, timeout 60 s")
+            assert asked.endswith("sglang pp=2, timeout 60 s")
+        assert_healthy(diagnose(job.state()))
 
 
 def test_sizes_that_a_version_does_not_have_are_refused_before_any_group() -> None:

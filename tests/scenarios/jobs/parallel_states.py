@@ -83,6 +83,34 @@ def without_runtime() -> None:
     distwatch.initialize("gloo", framework=os.environ["TEST_FRAMEWORK"], **SIZES)
 
 
+def runner() -> None:
+    """In a world that it forms; after the groups, as docs/frameworks.md has it; with other sizes."""
+    import torch.distributed as dist
+
+    model = os.path.join(os.environ["TEST_WORK"], f"model-{RANK}")
+    os.makedirs(model)
+    with open(os.path.join(model, "config.json"), "w", encoding="utf-8") as file:
+        json.dump({"max_position_embeddings": 256}, file)
+    formed = distwatch.build_sglang_runner(model, tensor=2, batch_size=8, device="cpu")
+    summed = [formed.forward()]
+    world = distwatch.initialize("gloo", framework="sglang", tensor=2)
+    dist.barrier()
+    world.close()
+
+    world = distwatch.initialize("gloo", framework="sglang", tensor=2, timeout=60)
+    held = distwatch.build_sglang_runner(model, tensor=2, batch_size=8, device="cpu")
+    summed.append(held.forward())
+    try:
+        distwatch.build_sglang_runner(model, pipeline=2, device="cpu")
+    except distwatch.AlreadyInitialized as error:
+        refused = [error.held, error.asked]
+    found = {"requests": held.max_running_requests, "summed": summed, "refused": refused}
+    path = os.path.join(os.environ["TEST_WORK"], f"runner-{RANK}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**found, "tp_rank": held.tp_rank, "closed": world.closed}, file)
+    gate("end").read(1)
+
+
 def parallel_state() -> Any:
     """The framework's module."""
     if os.environ["TEST_FRAMEWORK"] == "neuron":
