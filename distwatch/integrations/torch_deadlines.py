@@ -22,6 +22,7 @@ from distwatch.errors import InitFailed, InitTimeout
 from distwatch.hooks.patch import PatchSet
 from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.registry import running_agent
+from distwatch.state.codes import family_of
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
 from distwatch.tcpstore import StoreUnreachable
@@ -29,7 +30,6 @@ from distwatch.tcpstore import StoreUnreachable
 _KINDS = {"init_process_group": "init", "new_group": "group", "split_group": "group"}
 TIMEOUT_SHARE = 0.8
 """distwatch acts before torch's own timeout does."""
-_EXPLAINS = ("rendezvous.", "process.", "group.")
 
 
 def supervise(module: ModuleType, patches: PatchSet, on_hang: str) -> None:
@@ -149,7 +149,7 @@ class _Hang:
     def _judge(self) -> tuple[Finding | None, dict[int, str]]:
         _, verdict = look_for((), self._agent.folder)
         found = verdict.findings if verdict else ()
-        finding = next((f for f in found if f.blocks and f.code.startswith(_EXPLAINS)), None)
+        finding = next((f for f in found if f.blocks and family_of(f.code).forms_world), None)
         if finding is None:
             return None, {}
         places, _ = look_for(finding.culprit_ranks, self._agent.folder)

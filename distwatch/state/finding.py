@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.state.codes import code_of
+
 Severity = Literal["hang", "crash", "warning", "info"]
 Role = Literal["root", "symptom"]
 Source = Literal[
@@ -30,7 +32,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     code: str
     severity: Severity
     summary: str
-    advice: str
+    advice: str = ""
+    """What to do; where a check says nothing of its own, what the table of codes says."""
     role: Role = "root"
     culprit_ranks: tuple[int, ...] = ()
     waiting_ranks: tuple[int, ...] = ()
@@ -39,6 +42,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     evidence: tuple[Evidence, ...] = ()
     confidence: float = 1.0
     """0 to 1: how far the evidence decides. Below 0.5 nobody should act on it alone."""
+
+    def __post_init__(self) -> None:
+        if not self.advice:
+            msgspec.structs.force_setattr(self, "advice", code_of(self.code).advice)
 
     @property
     def blocks(self) -> bool:

@@ -18,6 +18,7 @@ from distwatch.agent.initialization.store_connect import (
     finding_of_no_meeting,
 )
 from distwatch.errors import InitFailed, InitTimeout
+from distwatch.state.codes import Situation, code_of, family_of
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.verdict import Verdict
@@ -25,16 +26,6 @@ from distwatch.tcpstore import StoreUnreachable
 
 REMIND_EVERY_S = 10.0
 _LISTED = 8
-_NOT_MET = (
-    "process.stopped",
-    "rendezvous.port_taken",
-    "rendezvous.store_lost",
-    "rendezvous.store_unreachable",
-    "rendezvous.endpoint_disagrees",
-)
-_LOST = ("rendezvous.store_lost", "process.killed", "process.exited", "process.stopped")
-_NOT_HOSTED = ("rendezvous.port_taken", "rendezvous.store_unreachable")
-_EXPLAINS = ("rendezvous.", "process.", "group.")
 
 
 class InitFailures:
@@ -110,7 +101,7 @@ class InitFailures:
     def not_met(self, error: StoreUnreachable, within_s: float) -> InitFailed:
         """The store cannot be reached from here."""
         self._ledger.give_up(InitFailed(error.detail, step=st.ENDPOINT))
-        finding = self._judged(_NOT_MET) or finding_of_no_meeting(self._launched, error)
+        finding = self._judged("unmet") or finding_of_no_meeting(self._launched, error)
         if error.outcome in ("foreign", "silent"):
             return _failed(finding, st.ENDPOINT)
         return InitTimeout(
@@ -125,14 +116,14 @@ class InitFailures:
     def not_hosted(self, error: Exception) -> InitFailed:
         """This rank cannot listen where the others will look for it."""
         self._ledger.give_up(error)
-        finding = self._judged(_NOT_HOSTED) or finding_of_no_listening(self._launched, str(error))
+        finding = self._judged("unhosted") or finding_of_no_listening(self._launched, str(error))
         return _failed(finding, st.STORE)
 
     def store_lost(self, step: str, error: Exception) -> InitFailed:
         """The store answered before and does no more."""
         self._ledger.give_up(error)
         hosted_by_rank = self._launched.store_host == "rank 0"
-        finding = self._judged(_LOST) or Finding(
+        finding = self._judged("lost") or Finding(
             code="rendezvous.store_lost",
             severity="crash",
             culprit_ranks=(0,) if hosted_by_rank else (),
@@ -174,10 +165,11 @@ class InitFailures:
             self._last_words = finding.summary
             print(f"distwatch: {finding.summary}. {finding.advice}", file=sys.stderr, flush=True)
 
-    def _judged(self, codes: tuple[str, ...]) -> Finding | None:
+    def _judged(self, situation: Situation) -> Finding | None:
+        """The observer's finding that is the reason for what this rank sees of the store."""
         verdict = self._verdict()
         findings = verdict.findings if verdict else ()
-        return next((finding for finding in findings if finding.code in codes), None)
+        return next((f for f in findings if situation in code_of(f.code).explains_store), None)
 
     def _verdict(self) -> Verdict | None:
         return look_for((), self._agent.folder if self._agent else None)[1]
@@ -187,7 +179,7 @@ def _explaining(verdict: Verdict | None, missing: tuple[int, ...] | None) -> Fin
     """The observer's finding about those ranks, or about anything that keeps a world from forming."""
     for finding in verdict.findings if verdict else ():
         fits = missing is None or set(finding.culprit_ranks) <= set(missing)
-        if finding.blocks and finding.code.startswith(_EXPLAINS) and fits:
+        if finding.blocks and family_of(finding.code).forms_world and fits:
             return finding
     return None
 

@@ -15,7 +15,7 @@ from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import WaitGraph, wait_graph
 from distwatch.diagnosis.facts.worlds import World
-from distwatch.diagnosis.verdict.causes import PERSISTENT_FAULTS
+from distwatch.state.codes import code_of
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, RunState, Step
@@ -71,12 +71,16 @@ class Case:
         failed = {f.process.key: f.code for f in self.failures if f.uncaught}
         excuses = {r: failed[p.key] for r, p in self.job.ranks.items() if p.key in failed}
         excuses |= {rank: found.code for found in found for rank in _ends_explained(found)}
-        status = next((f.code for f in found if f.blocks and f.code in PERSISTENT_FAULTS), None)
-        for rank, process in self.deaths.own.items() if status else ():
-            seen = process.outside.exit
-            if ending_signal(process) in TEARDOWN_SIGNALS and not (seen and seen.oom_killed):
-                excuses.setdefault(rank, status or "")
+        fault = next((f.code for f in found if f.blocks and code_of(f.code).persists), None)
+        for rank, process in self.deaths.own.items() if fault else ():
+            if ending_signal(process) in TEARDOWN_SIGNALS and not self._ran_out_of_memory(process):
+                excuses.setdefault(rank, fault or "")
         return excuses
+
+    def _ran_out_of_memory(self, process: Process) -> bool:
+        """By the kernel's word or by Ray's: that is a fault of its own whatever else is wrong."""
+        seen, row = process.outside.exit, self.ray.actor_of(process)
+        return bool(seen and seen.oom_killed) or bool(row and row.death == "out_of_memory")
 
     def waiting_for(self, culprits: Iterable[int]) -> tuple[int, ...]:
         """Ranks in a collective that one of the culprits has not entered, or in an init with them."""
@@ -145,5 +149,5 @@ class Case:
 
 def _ends_explained(finding: Finding) -> tuple[int, ...]:
     """Ranks whose exception is this finding, told better."""
-    own = finding.code in ("process.debugger", "process.worker_died")
-    return finding.culprit_ranks if own and finding.severity == "crash" else ()
+    told = code_of(finding.code).tells_exception and finding.severity == "crash"
+    return finding.culprit_ranks if told else ()

@@ -9,6 +9,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.communication import is_communication_error
 from distwatch.diagnosis.facts.initializations import TWICE, holds_world, newest_init
+from distwatch.state.codes import code_of
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence
 from distwatch.state.layouts import PARALLEL_STATE
@@ -54,12 +55,6 @@ _NOT_MEMBER = re.compile(
     r"(?i)is not part of (?:the )?(?:parent )?group|invalid process group spec"
 )
 _STORE_SAYS = re.compile(r"(?i)server socket|DistNetworkError|TCPStore")
-_OWN = (
-    "rendezvous.env_missing",
-    "rendezvous.backend_unavailable",
-    "rendezvous.rank_out_of_range",
-    "group.size_invalid",
-)
 _GROUP_STEPS = ("new_group", "init_device_mesh", "split_group", PARALLEL_STATE)
 
 
@@ -127,7 +122,7 @@ def is_own_failure(process: Process, step: Step) -> bool:
     if not step.error:
         return False
     if step.error.startswith("InitFailed") and process.raised:
-        return process.raised[-1].finding.code in _OWN
+        return code_of(process.raised[-1].finding.code).own_call
     return bool(classify(step.error, in_init=True))
 
 

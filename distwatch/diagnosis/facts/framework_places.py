@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.state.codes import family_of
 from distwatch.state.events import LayoutHeld
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 
 _TOLD = 4
-_ABOUT_PLACES = ("process.", "collective.", "p2p.", "load.", "network.")
 _NAMES = {
     "tp": "tensor rank", "cp": "context rank", "dp": "data rank", "ep": "expert rank",
 }  # fmt: skip
@@ -57,7 +57,7 @@ def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
 
 
 def _placed(job: Job, finding: Finding) -> Finding:
-    if not finding.code.startswith(_ABOUT_PLACES):
+    if not family_of(finding.code).has_place:
         return finding
     culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
     more = [

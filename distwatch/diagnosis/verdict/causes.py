@@ -6,77 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from distwatch.state.codes import code_of, precedence_of
 from distwatch.state.finding import Finding
 
-_PRECEDENCE = (
-    # An earlier line explains a later one about the same culprits or their waiters.
-    # What a process was started with, or calls wrongly, ends it or keeps others waiting.
-    "rendezvous.env_missing",
-    "rendezvous.backend_unavailable",
-    "rendezvous.interface_invalid",
-    "rendezvous.rank_out_of_range",
-    "rendezvous.rank_duplicated",
-    "rendezvous.world_size_disagrees",
-    "rendezvous.endpoint_disagrees",
-    "rendezvous.port_taken",
-    "rendezvous.store_lost",
-    "group.not_initialized",
-    "group.already_initialized",
-    "group.size_invalid",
-    "group.not_member",
-    "process.oom_killed",
-    "process.killed",
-    "process.exited",
-    "process.stopped",
-    "rendezvous.store_unreachable",
-    "rendezvous.rank_died",
-    "rendezvous.rank_never_started",
-    "rendezvous.config_disagrees",
-    "group.layout_disagrees",
-    "group.counter_skew",
-    "group.members_disagree",
-    "collective.count_uneven",
-    "collective.op_mismatch",
-    "collective.dtype_mismatch",
-    "collective.shape_mismatch",
-    "group.call_missing",
-    "load.lock_stale",
-    "load.hub_unreachable",
-    "load.generation_config_stalled",
-    "load.stalled",
-    "process.io_blocked",
-    "process.gil_held",
-    "process.debugger",
-    "process.worker_died",
-    "process.data_stall",
-    "process.lock_wait",
-    "process.livelock",
-    "network.partition",
-    "rendezvous.rank_missing",
-    "p2p.unmatched",
-    "p2p.cycle",
-    "collective.rank_missing",
-    "collective.straggler",
-)
-_MISMATCHES = (
-    "collective.count_uneven",
-    "collective.op_mismatch",
-    "collective.dtype_mismatch",
-    "collective.shape_mismatch",
-)
-_ENDS = ("process.exited", "process.killed", "rendezvous.rank_died")
-PERSISTENT_FAULTS = (
-    "rendezvous.rank_out_of_range",
-    "rendezvous.rank_duplicated",
-    "rendezvous.world_size_disagrees",
-    "rendezvous.endpoint_disagrees",
-    "rendezvous.port_taken",
-    "rendezvous.config_disagrees",
-    "group.layout_disagrees",
-    "group.counter_skew",
-    "group.members_disagree",
-)
-"""What keeps a job from going on whoever lives: nobody's death can have caused it."""
 _SEVERITIES = ("crash", "hang", "warning", "info")
 
 
@@ -102,14 +34,18 @@ def order_by_cause(
 
 
 def _excuse(findings: list[Finding], excuses: Mapping[int, str]) -> list[Finding]:
-    told = {finding.code for finding in findings if finding.code not in _ENDS}
+    told = {finding.code for finding in findings if not _is_end(finding)}
     excused = {rank for rank, code in excuses.items() if code in told}
     return [
         _without(finding, excused)
-        if finding.code in _ENDS and excused & set(finding.culprit_ranks)
+        if _is_end(finding) and excused & set(finding.culprit_ranks)
         else finding
         for finding in findings
     ]
+
+
+def _is_end(finding: Finding) -> bool:
+    return code_of(finding.code).ends_rank
 
 
 def _without(end: Finding, excused: set[int]) -> Finding:
@@ -125,9 +61,7 @@ def _hangs_before_their_end(ranked: list[Finding]) -> list[Finding]:
     A mismatch that aborts its ranks explains their deaths, too.
     """
     hangs = [f for f in ranked if f.severity == "hang"]
-    ends = [
-        f for f in ranked if f.code in ("process.killed", "process.oom_killed", "process.exited")
-    ]
+    ends = [f for f in ranked if _is_end(f)]
     late = [end for end in ends if any(_outlives(hang, end) for hang in hangs)]
     return [f for f in ranked if f not in late] + [_as_aftermath(end) for end in late]
 
@@ -152,13 +86,14 @@ def _as_aftermath(end: Finding) -> Finding:
 
 
 def _outlives(hang: Finding, end: Finding) -> bool:
-    if hang is end or hang.code == "process.exited":
+    code = code_of(hang.code)
+    if hang is end or code.ends_rank:
         return False
-    if hang.code in _MISMATCHES:
+    if code.mismatch:
         native = end.code == "process.killed"
         return native or set(end.culprit_ranks) <= set(hang.culprit_ranks) | set(hang.waiting_ranks)
     involved = set(hang.culprit_ranks) | set(hang.waiting_ranks)
-    if hang.code == "rendezvous.rank_never_started":
+    if code.absent:
         involved = set(hang.waiting_ranks)  # there is nobody else who could end
     # Both the culprit and those who waited for it were ended: somebody cleared the job away.
     return bool(hang.culprit_ranks and involved) and involved <= set(end.culprit_ranks)
@@ -174,6 +109,5 @@ def _explains(root: Finding, finding: Finding) -> bool:
 
 
 def _precedence(finding: Finding) -> tuple[int, int, tuple[int, ...]]:
-    code = _PRECEDENCE.index(finding.code) if finding.code in _PRECEDENCE else len(_PRECEDENCE)
     severity = 0 if finding.blocks else 1 + _SEVERITIES.index(finding.severity)
-    return severity, code, finding.culprit_ranks
+    return severity, precedence_of(finding.code), finding.culprit_ranks

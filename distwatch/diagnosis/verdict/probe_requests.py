@@ -8,18 +8,10 @@ from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.job import Job, main_frames
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.state.codes import code_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
-_UNEXPLAINED = (
-    "collective.rank_missing",
-    "rendezvous.rank_missing",
-    "p2p.unmatched",
-    "process.gil_held",
-    "process.livelock",
-    "process.lock_wait",
-    "network.partition",
-)
 _RANKS = 64
 _OPERATIONS = 4
 
@@ -33,7 +25,7 @@ def worth_a_native_look(
     blamed = {
         rank
         for finding in findings
-        if finding.blocks and finding.role == "root" and finding.code in _UNEXPLAINED
+        if finding.blocks and finding.role == "root" and code_of(finding.code).native_stack
         for rank in finding.culprit_ranks
     }
     keys: list[str] = []

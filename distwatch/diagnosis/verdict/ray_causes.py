@@ -9,11 +9,10 @@ import msgspec
 from distwatch.diagnosis.checks.processes.actor_ends import ray_says, restarts_text
 from distwatch.diagnosis.checks.rendezvous.unplaced import unstarted_ranks
 from distwatch.diagnosis.facts.case import Case
+from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.ray_events import RayActorSeen
 
-_ENDS = ("process.exited", "process.killed", "process.oom_killed", "rendezvous.rank_died")
-_NEVER = "rendezvous.rank_never_started"
 _LISTED = 4
 _CUT = 200
 
@@ -22,7 +21,7 @@ def with_ray(case: Case, found: list[Finding]) -> list[Finding]:
     """The findings with what Ray says of their culprits; nothing changes where it was not asked."""
     if not case.actors and not case.placement_groups:
         return found
-    told = [_with_deaths(case, finding) if finding.code in _ENDS else finding for finding in found]
+    told = [_with_deaths(case, f) if code_of(f.code).ends_rank else f for f in found]
     return _merged(case, told)
 
 
@@ -83,7 +82,7 @@ def _merged(case: Case, found: list[Finding]) -> list[Finding]:
     """Who never started, and which actor without a rank was never placed or died, are told as one."""
     by_ray = unstarted_ranks(case).keys()
     unnamed = [f for f in found if not f.culprit_ranks and f.blocks and _is_rays(f)]
-    seen = [f for f in found if f.code == _NEVER and set(f.culprit_ranks) - by_ray]
+    seen = [f for f in found if code_of(f.code).absent and set(f.culprit_ranks) - by_ray]
     if not unnamed or not seen:
         return found
     first = seen[0]
@@ -98,7 +97,8 @@ def _merged(case: Case, found: list[Finding]) -> list[Finding]:
 
 
 def _is_rays(finding: Finding) -> bool:
-    return finding.code in (_NEVER, *_ENDS) and any(map(_says_ray, finding.evidence))
+    code = code_of(finding.code)
+    return (code.absent or code.ends_rank) and any(map(_says_ray, finding.evidence))
 
 
 def _evidence_of(findings: Iterable[Finding]) -> Iterable[Evidence]:

@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init
+from distwatch.state.codes import code_of, family_of
 from distwatch.state.events import FindingRaised
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process
@@ -23,17 +24,6 @@ _STEPS_OF_INIT = (
     "process group",
     "round trip",
 )
-_FAMILIES = ("rendezvous.", "group.", "process.")
-_VIEWS = (
-    "rendezvous.rank_missing",
-    "rendezvous.rank_never_started",
-    "rendezvous.rank_died",
-    "rendezvous.store_unreachable",
-    "rendezvous.store_lost",
-    "rendezvous.port_taken",
-    "rendezvous.endpoint_disagrees",
-)
-"""What one process can only guess at from where it stands; the rest are facts that it compared."""
 _LISTED = 8
 
 
@@ -74,7 +64,7 @@ def _is_said(finding: Finding, found: Iterable[Finding]) -> bool:
     for ours in found:
         if ours.code == finding.code and culprits <= set(ours.culprit_ranks):
             return True
-        knows = ours.blocks and ours.role == "root" and ours.code.startswith(_FAMILIES)
-        if knows and finding.code in _VIEWS:
+        knows = ours.blocks and ours.role == "root" and family_of(ours.code).forms_world
+        if knows and code_of(finding.code).partial_view:
             return True
     return False

@@ -1,0 +1,137 @@
+"""Why a rank that others wait for does not come: its load, its process, its device, its network."""
+
+from __future__ import annotations
+
+from distwatch.state.codes.code import Code
+
+BLOCKED = (
+    Code(
+        "load.lock_stale",
+        "A load waits for a lock file that no process holds.",
+        "Make sure that no other host uses this cache now, and delete the lock file: on a file system "
+        "without flock the file itself is the lock, and it outlives a process that is killed.",
+    ),
+    Code(
+        "load.hub_unreachable",
+        "A load waits for an answer of the hub.",
+        "Check that this host reaches the hub (DNS, proxy, firewall, HF_ENDPOINT); with the files in the "
+        "cache, HF_HUB_OFFLINE=1 or local_files_only=True asks nobody.",
+    ),
+    Code(
+        "load.generation_config_stalled",
+        "A load has all weights and waits for the generation config, or went on without it.",
+        "All weights are loaded. Set HF_HUB_OFFLINE=1 (the files are in the cache), or put "
+        "generation_config.json beside the checkpoint; the load goes on by itself after minutes, without "
+        "the checkpoint's generation config.",
+    ),
+    Code(
+        "load.stalled",
+        "A load makes no progress: its phase, the file and the shard are named.",
+        "Look at the file system that holds this file (a stalled mount, a lock, a full cache), or copy "
+        "the checkpoint to local disk.",
+    ),
+    Code(
+        "checkpoint.save_stalled",
+        "A save of a checkpoint makes no progress: its rank, file and storage are named.",
+        "Look at the storage that the save writes to (a stalled mount, a quota, a full disk).",
+    ),
+    Code(
+        "process.limit_reached",
+        "Open files, memory, disk or /dev/shm of a rank are at their limit.",
+        "Raise that limit, or free what uses it up.",
+    ),
+    Code(
+        "process.io_blocked",
+        "A rank is blocked in the kernel (state D).",
+        "Look at the file system or device behind that call (a stalled mount, a failing disk).",
+    ),
+    Code(
+        "process.gil_held",
+        "Native code holds the GIL, so that no Python thread of that rank can run.",
+        "Look at the native call below; a C extension must release the GIL around long work.",
+        native_stack=True,
+    ),
+    Code(
+        "process.debugger",
+        "A rank stands in a debugger, or came to a breakpoint without a terminal.",
+        "Remove the breakpoint, or debug where there is a terminal: `torchrun` gives its ranks none "
+        "(attach from outside with `py-spy dump`, or use debugpy on a port).",
+        tells_exception=True,
+    ),
+    Code(
+        "process.stdin_wait",
+        "A rank waits for somebody to type.",
+        "Give it its answer as an argument or a file, or close its stdin.",
+    ),
+    Code(
+        "process.worker_died",
+        "A data worker of a rank has ended, and the rank waits for it or ended by it.",
+        "Find out why that process ended (its own output; memory: each worker holds a copy of what it "
+        "touches; /dev/shm), and give the loader a timeout so that it raises instead of waiting.",
+        tells_exception=True,
+    ),
+    Code(
+        "process.data_stall",
+        "A rank waits for its data.",
+        "Look at where that data comes from (a stalled mount, an object store, a slow or stuck worker), "
+        "and give the loader a timeout.",
+    ),
+    Code(
+        "process.network_wait",
+        "A rank waits for a peer outside the job: its address is named.",
+        "Look at what should answer at that address, and give the call a timeout.",
+    ),
+    Code(
+        "process.exception_pending",
+        "A thread of a rank has an exception that nobody has seen yet, or that is caught again and again.",
+        "Fix that exception, or let the thread hand it to whoever waits.",
+    ),
+    Code(
+        "process.thread_died",
+        "A thread that the main thread waits for has ended by an exception.",
+        "Fix that exception, and let the thread tell the main thread that it has ended.",
+    ),
+    Code(
+        "process.lock_wait",
+        "A rank waits for a lock whose owner is gone or waits, too.",
+        "Find who holds it: the other threads are below. A lock that was taken before a fork, by the same "
+        "thread, or by a thread that waits itself is never released.",
+        native_stack=True,
+    ),
+    Code(
+        "process.livelock",
+        "A rank runs without progress.",
+        "Look at the loop at that line: what would end it never comes (a flag that nobody sets, a retry "
+        "without limit), or it is work that must be shorter than the deadline.",
+        native_stack=True,
+    ),
+    Code(
+        "process.compiling",
+        "A rank compiles, and others wait for it.",
+        "Nothing yet if it is the first compilation; raise the timeout above it, or compile before the loop.",
+    ),
+    Code(
+        "process.exit_stalled",
+        "The main thread of a rank is over, and the process stays.",
+        "End what keeps it (a thread that is no daemon, an atexit function, a child) before main returns.",
+        native_stack=True,
+    ),
+    Code(
+        "device.stalled",
+        "A rank waits for its own device, whose kernel does not end.",
+        "Look at the kernel that runs there, and at the device (`nvidia-smi`, `dmesg`).",
+        native_stack=True,
+    ),
+    Code(
+        "network.link_error",
+        "A port of InfiniBand or RoCE reports errors.",
+        "Look at that port, its cable and its switch (`ibstat`, `perfquery`).",
+    ),
+    Code(
+        "network.partition",
+        "Hosts of the job no longer reach each other.",
+        "Look at the network between these addresses: a firewall or security group, an interface that "
+        "went down, a bad cable or switch port, MTU (try `ping -M do -s 8972 ADDRESS`).",
+        native_stack=True,
+    ),
+)
