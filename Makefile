@@ -44,6 +44,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py

@@ -11,12 +11,11 @@ import errno
 import random
 import socket
 import struct
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Literal
 
 _VALIDATE, _SET, _COMPARE_SET, _GET, _ADD, _CHECK = 0, 1, 2, 3, 4, 5
-_MULTI_GET, _PING, _LIST_KEYS = 10, 13, 17
+_PING, _LIST_KEYS = 13, 17
 _MAGIC = 0x3C85F7CE
 _READY = 0
 _MOST_BYTES = 16 << 20
@@ -107,10 +106,6 @@ class StoreClient:
             return None
         self._send(struct.pack("=B", _GET) + _text(key))
         return self._receive_bytes()
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The values of those keys that are there."""
-        return {key: value for key in keys if (value := self.get(key)) is not None}
 
     def has(self, *keys: str) -> bool:
         """Whether all the keys are there."""

@@ -58,11 +58,6 @@ def is_off(hook: str) -> bool:
     return hook in _off
 
 
-def switch_on_all() -> None:
-    """Forgets the failures, for tests and for `undo`."""
-    _off.clear()
-
-
 def caller_site(skip: tuple[str, ...]) -> Site | None:
     """The innermost frame of the user's own code: outside of us and of the `skip` folders."""
     frame = sys._getframe(1)

@@ -39,7 +39,6 @@ class Entry(msgspec.Struct, frozen=True):
     pg_id: int = -1
     process_group: tuple[str, str] = ("", "")
     collective_seq_id: int = 0
-    p2p_seq_id: int = 0
     seq_id: int = 0
     """Of format 1.x."""
     profiling_name: str = ""
@@ -77,7 +76,6 @@ class Status(msgspec.Struct, frozen=True):
 
 class GroupConfig(msgspec.Struct, frozen=True):
     name: str = ""
-    desc: str = ""
     ranks: str | tuple[int, ...] = ""
     """A list, or its text, as the version has it; empty with gloo."""
 

@@ -32,13 +32,6 @@ def when_imported(module: str, callback: Callback) -> None:
         _call_back(present, callback)
 
 
-def forget_all() -> None:
-    """Removes the finder and all callbacks."""
-    _callbacks.clear()
-    if _FINDER in sys.meta_path:
-        sys.meta_path.remove(_FINDER)
-
-
 def _call_back(module: ModuleType, callback: Callback) -> None:
     try:
         callback(module)

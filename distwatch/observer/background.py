@@ -31,9 +31,12 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def in_background(
-    function: Callable[..., T], *arguments: object, within_s: float = WITHIN_S
+    function: Callable[..., T], *arguments: object, within_s: float | None = WITHIN_S
 ) -> T:
     """Calls a blocking function; its thread is a daemon and is left behind where it hangs.
+
+    Args:
+        within_s: None: for as long as it takes.
 
     Raises:
         asyncio.TimeoutError: it did not return in time.

@@ -19,11 +19,11 @@ from distwatch.observer.journals.recording import Recording, RecordSink
 from distwatch.observer.judging import Judge
 from distwatch.observer.looks.cluster_looks import ClusterLooks
 from distwatch.observer.looks.endpoint_monitor import MeetingPlaces
+from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.tracking import Tracking
 from distwatch.observer.remote_observers import Others
 from distwatch.probes.devices import Devices
-from distwatch.probes.host import sample_host
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, Record
@@ -66,6 +66,7 @@ class Observer:
         self.inspection = Inspection(self.recording, self.tracking, self.state)
         self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
+        self._host_looks = HostLooks(self.recording, Devices())
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._intake = Intake(
             folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,
@@ -73,7 +74,6 @@ class Observer:
         )  # fmt: skip
         self._failures: set[str] = set()
         self._finished = False
-        self._devices = Devices()
         self._host = host_name()
         self._began = time.monotonic()
         self._last_alive = self._began
@@ -147,8 +147,7 @@ class Observer:
             self.tracking.sample()
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
-            self.recording.record(sample_host(self._host))
-            self.recording.record(self._devices.sample(self._host))
+            self._host_looks.look()
         self.tracking.look_for_children()
         self.meeting_places.consider(self.state)
         self.cluster.consider(
@@ -231,6 +230,7 @@ class Observer:
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.meeting_places.close()
         self.cluster.close()
+        self._host_looks.close()
         try:
             self._intake.take_last_words()
             self.recording.record(ev.Ticked(host=self._host), keep=True)
@@ -244,7 +244,6 @@ class Observer:
         self.recording.close()
         self.tracking.close()
         self._intake.close()
-        self._devices.close()
 
     def _refresh(self) -> None:
         """The verdict of this moment, as far as it can be had."""

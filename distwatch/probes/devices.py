@@ -54,7 +54,7 @@ class Devices:
         if self._log is None or self._log.why_not is None:
             return []
         why = f"the driver gives no events, and {self._log.why_not}"
-        return [NotObserved(host=host, what="xid", why=why)]
+        return [NotObserved(host=host, what="devices: xid", why=why)]
 
     def close(self) -> None:
         """Gives NVML back."""

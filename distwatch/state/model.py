@@ -71,7 +71,6 @@ class Group(msgspec.Struct, kw_only=True, gc=False):
     members: tuple[int, ...]
     timeout_s: float | None
     site: ev.Site | None
-    created_ns: int
     axis: str = ""
     world: str = ""
     """The store of a world of its own, whose members number themselves; '' for any other group."""
@@ -130,7 +129,6 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     """What it found itself, oldest first; a bounded number."""
     non_member_calls: list[ev.NonMemberCalled] = []
     collectives: ev.CollectivesDumped | None = None
-    collectives_ns: int | None = None
     retired: dict[str, int] = {}
     """By group, the last collective that is over by those entries; a group that has none is absent.
 

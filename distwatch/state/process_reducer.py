@@ -149,7 +149,7 @@ def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
         load.placement = event.placement
 
 
-def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> None:
+def _group_created(process: Process, _: int, event: ev.GroupCreated) -> None:
     held = process.groups.get(event.pg_name)
     if held is not None and held.destroyed_ns is None and held.members == event.members:
         # Said again since its axis became known, or its timeout was set.
@@ -162,7 +162,6 @@ def _group_created(process: Process, time_ns: int, event: ev.GroupCreated) -> No
         members=event.members,
         timeout_s=event.timeout_s,
         site=event.site,
-        created_ns=time_ns,
         axis=event.axis,
         world=event.world,
     )
@@ -194,8 +193,8 @@ def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
     process.sites[event.number] = event.site
 
 
-def _collectives_dumped(process: Process, time_ns: int, event: ev.CollectivesDumped) -> None:
-    process.collectives, process.collectives_ns = event, time_ns
+def _collectives_dumped(process: Process, _: int, event: ev.CollectivesDumped) -> None:
+    process.collectives = event
     process.retired = _retired(event.entries)
 
 

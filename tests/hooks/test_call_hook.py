@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import pickle
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,11 +15,9 @@ from distwatch.hooks.patch import PatchSet
 
 
 @pytest.fixture(autouse=True)
-def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "transparent", False)
-    guard.switch_on_all()
-    yield
-    guard.switch_on_all()
+    monkeypatch.setattr(guard, "_off", set())
 
 
 class Recorder:

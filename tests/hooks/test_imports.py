@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from distwatch.agent import guard
-from distwatch.hooks.imports import forget_all, when_imported
+from distwatch.hooks import imports
+from distwatch.hooks.imports import when_imported
 
 
 @pytest.fixture
@@ -21,9 +22,11 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "a_library.py").write_text("value = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
+    monkeypatch.setattr(imports, "_callbacks", {})
     finders = list(sys.meta_path)
     yield "a_library"
-    forget_all()
+    if imports._FINDER not in finders:
+        sys.meta_path.remove(imports._FINDER)
     sys.modules.pop("a_library", None)
     assert list(sys.meta_path) == finders, "a finder was lost or left behind"
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from distwatch.diagnosis.facts.group_views import group_views
+from distwatch.diagnosis.facts.group_views import groups_of
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, free_port, launch_ranks
 from tests.support.verdicts import assert_healthy
@@ -40,7 +41,7 @@ def test_a_world_of_its_own_is_shown_as_one(how: str) -> None:
         assert len({w.endpoint for w in worlds}) == 1
         assert all(w.site and w.site.file.endswith(("weight_sync.py", "common.py")) for w in worlds)
         if how == "sglang":
-            views = [view for view in group_views(state) if view.world]
+            views = [view for view in groups_of(Job(state)) if view.world]
             assert [(view.pg_name, view.members) for view in views] == [
                 ("weight_update", (0, 1, 2))
             ]

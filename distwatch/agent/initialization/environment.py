@@ -8,7 +8,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.identity import Identity, identify
 
@@ -163,11 +162,6 @@ def _wrong_numbers(environ: Mapping[str, str]) -> list[str]:
     if environ.get("WORLD_SIZE", "").strip() == "0":
         wrong.append("WORLD_SIZE=0: a world has at least one rank")
     return wrong
-
-
-def is_endpoint(endpoint: str) -> bool:
-    """Whether it names a host and a port."""
-    return split_endpoint(endpoint) is not None
 
 
 def _local_rank(identity: Identity, rank: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distwatch.diagnosis.checks.check import Check
 from distwatch.diagnosis.checks.collectives.entries import (
     CollectiveRankMissing,
     Late,
@@ -40,9 +41,14 @@ from distwatch.diagnosis.checks.rendezvous.unplaced import ActorsUnobserved, Act
 from distwatch.diagnosis.checks.rendezvous.unreachable import StoreUnreachable
 from distwatch.diagnosis.checks.uninstrumented import MissingByStack
 
-RAY_CHECKS = (ActorsUnplaced(), ActorsUnobserved(), ActorsEnded(), ActorsRestart())
+RAY_CHECKS: tuple[Check, ...] = (
+    ActorsUnplaced(),
+    ActorsUnobserved(),
+    ActorsEnded(),
+    ActorsRestart(),
+)
 """What they find needs no process to have been seen."""
-CHECKS = (
+CHECKS: tuple[Check, ...] = (
     EnvMissing(),
     BackendUnavailable(),
     InterfaceInvalid(),

@@ -30,10 +30,6 @@ class Deaths(msgspec.Struct, frozen=True, kw_only=True):
     stopped_from_outside: bool = False
     """Every rank was ended by a signal at once: somebody or something ended the job."""
 
-    @property
-    def first_own_ns(self) -> int | None:
-        return min((death_ns(process) for process in self.own.values()), default=None)
-
 
 def death_ns(process: Process) -> int:
     """When its end began, as far as it said so itself; else when it was seen gone."""

@@ -7,7 +7,7 @@ import msgspec
 from distwatch.diagnosis.facts.job import GroupKey, Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import GroupProgress
-from distwatch.state.model import Group, RunState
+from distwatch.state.model import Group
 
 
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,13 +53,8 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.pg_desc} ({self.pg_name})" if named else f"group {self.pg_name}"
 
 
-def group_views(state: RunState) -> list[GroupView]:
-    """All groups that some rank of the newest restart holds, the default group first."""
-    return groups_of(Job(state))
-
-
 def groups_of(job: Job) -> list[GroupView]:
-    """As `group_views`, for a job at hand."""
+    """All groups that some rank of the newest restart holds, the default group first."""
     found: dict[tuple[GroupKey, str], list[Group]] = {}
     for process in job.ranks.values():
         for group in process.groups.values():

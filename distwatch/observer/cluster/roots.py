@@ -107,23 +107,6 @@ class Roots:
         problems = {name: self._problem(name) for name in runs}
         return self.cards, {name: problem for name, problem in problems.items() if problem}
 
-    def root_of(self, name: str, began_ns: int) -> Card:
-        """The way to the root of one run, once it was looked at from now on.
-
-        Raises:
-            RootFailed: it cannot be made.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: name not in self._runs or not self._runs[name].at_work)
-            if name in self._runs:
-                self._runs[name].looked_at = 0.0
-            self._want(name, began_ns)
-            self._changed.wait_for(lambda: name not in self._runs or self._runs[name].looked_at)
-            run = self._runs.get(name)
-        if run is None or run.problem or run.card is None:
-            raise RootFailed(self._problem(name))
-        return run.card
-
     @property
     def cards(self) -> dict[str, Card]:
         """Of every run that was asked for, as far as it is not long over."""

@@ -41,7 +41,6 @@ class Backlog:
         self._size = 0
         self._live: dict[object, Entry] = {}
         self._told: dict[object, tuple[object, int]] = {}
-        self._unlike = 0
 
     def resume(self, number: int, cursors: dict[str, int]) -> None:
         """From now on the root has what the cursors say, no more and no less."""

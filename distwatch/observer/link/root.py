@@ -32,7 +32,6 @@ LOST_AFTER_S = 5.0
 REJOIN_WITHIN_S = 60.0
 """For how long the root outlives its own ranks for a leaf that it lost."""
 SEEN_EVERY_S = 1.0
-LOOKED_WITHIN_S = 5.0
 TRY_DISK_AGAIN_S = 5.0
 PROCESSES_A_SECOND = 10_000
 """Of so many processes the live values are taken in a second."""

@@ -13,7 +13,7 @@ import pytest
 
 from distwatch.observer.cluster.node_keeper import DirectorySilent, NodeKeeper
 from distwatch.observer.cluster.root_registry import Card, read_cards
-from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.cluster.roots import Roots
 from distwatch.observer.cluster.run_generations import SILENT_FOR_S
 from distwatch.observer.link.root_address import (
     TOKEN_FILE,
@@ -22,6 +22,7 @@ from distwatch.observer.link.root_address import (
     make_token,
 )
 from distwatch.runfolder import RunFolder, generations, next_generation
+from tests.observer.cluster.root_looks import root_of
 from tests.observer.rank_process import RankProcess
 from tests.support.leftovers import wait_gone
 
@@ -43,7 +44,7 @@ class OneRoot:
         if self.silent:
             raise DirectorySilent("the run actor does not answer")
         for name, began_ns in runs.items():
-            self.roots.root_of(name, began_ns)
+            root_of(self.roots, name, began_ns)
         return self.roots.cards, {}
 
 
@@ -55,7 +56,7 @@ def test_a_keeper_links_repairs_and_survives_silence(
     root = os.path.dirname(folder.path)
     start_rank()
     directory = OneRoot(Roots(root, HERE, "c"))
-    directory.roots.root_of("r", 0)
+    root_of(directory.roots, "r")
     first = observers(folder)
     keeper = NodeKeeper(root, directory, lambda one: one.run_id == "r")
     keeper.keep()
@@ -70,7 +71,7 @@ def test_a_keeper_links_repairs_and_survives_silence(
 
     os.kill(first, signal.SIGKILL)
     assert wait_gone(first, 30)
-    directory.roots.root_of("r", 0)
+    root_of(directory.roots, "r")
     assert observers(folder) != first
     keeper.keep()
     assert keeper.told["r"] == place  # where the leaves look for it
@@ -84,7 +85,7 @@ def test_a_keeper_leaves_the_runs_of_others_alone(
     root = os.path.dirname(folder.path)
     start_rank()
     directory = OneRoot(Roots(root, HERE, "c"))
-    directory.roots.root_of("r", 0)
+    root_of(directory.roots, "r")
     observers(folder)
     keeper = NodeKeeper(root, directory, lambda _: False)
     keeper.keep()
@@ -119,10 +120,10 @@ def test_who_comes_after_knows_the_places_of_who_was_before(
 ) -> None:
     root = os.path.dirname(folder.path)
     start_rank()
-    before = Roots(root, HERE, "c").root_of("r", 0)
+    before = root_of(Roots(root, HERE, "c"), "r")
     os.kill(pid := observers(folder), signal.SIGKILL)
     assert wait_gone(pid, 30)
-    assert Roots(root, HERE, "c").root_of("r", 0).place == before.place
+    assert root_of(Roots(root, HERE, "c"), "r").place == before.place
     observers(folder)
 
 
@@ -134,20 +135,11 @@ def test_another_launch_of_a_name_gets_a_folder_of_its_own(
     written_s = time.time() - SILENT_FOR_S - 60
     os.utime(folder.journal("far-1"), (written_s, written_s))
     roots = Roots(root, HERE, "c")
-    roots.root_of("r", time.time_ns())
+    root_of(roots, "r", time.time_ns())
     found = generations(root, "r")
     assert [one.run_id for one in found] == ["r", "r~2"]
     observers(found[1])
     assert next_generation(root, "r").run_id == "r~3"
-
-
-def test_a_root_that_cannot_be_made_says_why(folder: RunFolder) -> None:
-    root = os.path.dirname(folder.path)
-    roots = Roots(root, HERE, "c")
-    os.chmod(folder.path, 0o700)
-    Path(root, "x").write_text("no folder")
-    with pytest.raises(RootFailed, match="no root of x"):
-        roots.root_of("x", 0)
 
 
 def test_a_token_is_made_once_and_stays_private(tmp_path: Path) -> None:

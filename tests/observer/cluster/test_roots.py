@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,11 @@ import pytest
 
 from distwatch.observer.cluster import roots as roots_module
 from distwatch.observer.cluster.root_registry import KEPT_NS
-from distwatch.observer.cluster.roots import RootFailed, Roots
+from distwatch.observer.cluster.roots import Roots
 from distwatch.observer.cluster.run_generations import SILENT_FOR_S, folder_of_launch, is_over
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import RunFolder, generations
+from tests.observer.cluster.root_looks import looks, root_of
 from tests.observer.rank_process import RankProcess
 from tests.support.leftovers import wait_gone
 
@@ -30,10 +30,6 @@ def age(folder: RunFolder, by_s: float) -> None:
     for stem in folder.stems(".journal"):
         written_s = os.stat(folder.journal(stem)).st_mtime - by_s
         os.utime(folder.journal(stem), (written_s, written_s))
-
-
-def looks() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name == "distwatch root"]
 
 
 def end(pid: int, how: signal.Signals) -> None:
@@ -49,7 +45,7 @@ def test_one_root_that_is_stopped_holds_up_no_other(
     root = os.path.dirname(folder.path)
     start_rank()
     roots = Roots(root, HERE, "c")
-    card = roots.root_of("r", 0)
+    card = root_of(roots, "r")
     os.kill(pid := observers(folder), signal.SIGSTOP)
     try:
         while not looks():  # they begin at most once a second
@@ -76,8 +72,6 @@ def test_a_name_that_leads_out_of_the_root_makes_no_folder(tmp_path: Path) -> No
         cards, problems = roots.roots_of({name: 0})
         assert not cards
         assert "no name of a run" in problems[name]
-        with pytest.raises(RootFailed, match="no name of a run"):
-            roots.root_of(name, 0)
     assert os.listdir(tmp_path) == ["runs"]
     assert os.listdir(root) == ["token"]
 
@@ -99,12 +93,12 @@ def test_a_run_has_ended_when_its_root_said_so_and_not_when_it_was_killed(
 ) -> None:
     monkeypatch.setattr(roots_module, "LOOK_EVERY_S", 0.0)
     root = os.path.dirname(folder.path)
-    Roots(root, HERE, "c").root_of("r", 0)
+    root_of(Roots(root, HERE, "c"), "r")
     end(observers(folder), signal.SIGKILL)
     assert not Roots(root, HERE, "c").cards["r"].ended
 
     asked = Roots(root, HERE, "c")
-    asked.root_of("r", 0)
+    root_of(asked, "r")
     end(observers(folder), signal.SIGTERM)
     assert not asked.cards["r"].ended  # a node still asks for it: another root comes
     assert Roots(root, HERE, "c").cards["r"].ended
@@ -115,7 +109,7 @@ def test_a_run_has_ended_when_its_root_said_so_and_not_when_it_was_killed(
 def test_a_run_whose_root_was_killed_is_over_after_long_silence(
     folder: RunFolder, observers: Callable[[RunFolder], int]
 ) -> None:
-    Roots(os.path.dirname(folder.path), HERE, "c").root_of("r", 0)
+    root_of(Roots(os.path.dirname(folder.path), HERE, "c"), "r")
     assert not is_over(folder)
     end(observers(folder), signal.SIGKILL)
     assert not is_over(folder)

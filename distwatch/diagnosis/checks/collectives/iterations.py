@@ -17,7 +17,7 @@ from distwatch.diagnosis.facts.sequences import (
     newest_of,
     sequence_evidence,
 )
-from distwatch.state.finding import Evidence, Finding
+from distwatch.state.finding import Evidence, Finding, Source
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 
@@ -80,7 +80,7 @@ class CountUneven:
     def _evidence(self, case: Case, view: GroupView, found: Round) -> Iterable[Evidence]:
         for rank, entry in [*list(found.more.items())[:4], *list(found.fewer.items())[:4]]:
             at = f", at {case.source(entry.site)}" if entry.site else ""
-            source = "operations" if entry.site else "flight_recorder"
+            source: Source = "operations" if entry.site else "flight_recorder"
             rounds = found.together + (rank in found.more)
             text = f"rank {rank}: #{found.seq} is {entry.op}{at}; {rounds} rounds since the last other call"
             yield Evidence(source=source, global_rank=rank, text=text)

@@ -1,0 +1,56 @@
+"""What the observer sees of its host: memory and load at once, the GPUs when their driver answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from distwatch.observer.background import in_background
+from distwatch.observer.journals.recording import Recording
+from distwatch.probes.devices import Devices
+from distwatch.probes.host import sample_host
+from distwatch.state import events as ev
+
+
+class HostLooks:
+    """One look at a time: where a device hangs, its driver's calls may never return."""
+
+    def __init__(self, recording: Recording, devices: Devices) -> None:
+        self._recording = recording
+        self._devices = devices
+        self._host = recording.header.host
+        self._looking: asyncio.Task[None] | None = None
+        self._blind: set[ev.NotObserved] = set()
+
+    def look(self) -> None:
+        """Samples the host, and its devices unless the look before is still under way."""
+        self._recording.record(sample_host(self._host))
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_at_devices())
+        else:
+            self._miss("driver", "it had not answered when the next look was due")
+
+    def close(self) -> None:
+        """Gives the devices back, unless their driver is being asked: nobody waits for it."""
+        if self._looking is None or self._looking.done():
+            self._devices.close()
+        else:
+            self._looking.cancel()
+
+    async def _look_at_devices(self) -> None:
+        try:
+            sampled = await in_background(self._devices.sample, self._host, within_s=None)
+        except Exception as error:
+            self._miss("driver", f"{type(error).__name__}: {error}"[:300])
+            return
+        self._recording.record(sampled)
+        for missed in self._devices.blind_spots(self._host):
+            self._note(missed)
+
+    def _miss(self, what: str, why: str) -> None:
+        self._note(ev.NotObserved(host=self._host, what=f"devices: {what}", why=why))
+
+    def _note(self, missed: ev.NotObserved) -> None:
+        """Once each."""
+        if missed not in self._blind:
+            self._blind.add(missed)
+            self._recording.record(missed)

@@ -1,0 +1,87 @@
+"""What vulture takes for unused and is not, by who uses it. Vulture reads this; nobody runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_: Any
+
+# Python: a package's lazy names, a wrapper's original, a module's loader.
+_.__getattr__
+_.__wrapped__
+_.__loader__
+
+# Textual calls handlers by their message, actions by the key table (`tui/keys.py`), and reads the rest.
+_.on_click
+_.on_input_changed
+_.on_input_submitted
+_.on_line_list_opened
+_.on_mount
+_.on_resize
+_.on_unmount
+_.action_copy
+_.action_culprit
+_.action_dump
+_.action_edge
+_.action_export
+_.action_filter
+_.action_go_to_rank
+_.action_help
+_.action_leave
+_.action_move
+_.action_page
+_.action_pause
+_.action_sort
+_.action_sort_reverse
+_.action_step
+_.get_system_commands
+_.render_line
+_.animation_level
+_.BINDINGS
+_.border_subtitle
+_.border_title
+_.COMPONENT_CLASSES
+_.CSS_PATH
+_.cursor_blink
+_.display
+_.placeholder
+_.theme
+_.TITLE
+_.virtual_size
+screen  # a parameter of `get_system_commands`, whose name is Textual's
+
+# click: the lazy group of commands.
+_.format_commands
+_.get_command
+
+# http.server and socketserver.
+_.address_family
+_.close_connection
+_.daemon_threads
+_.default_request_version
+_.do_HEAD
+_.handle_error
+_.log_message
+_.request_queue_size
+_.send_error
+_.server_bind
+_.server_name
+_.server_port
+_.server_version
+_.sys_version
+
+# pickle.Unpickler.
+_.find_class
+_.persistent_load
+
+# Fields of report.json and of journals that msgspec writes and others read.
+_.cwd
+_.memory_bytes
+_.schema
+
+# Users and tests: Ray's hook by its name in the environment, what docs/frameworks.md tells of
+# SGLang, and what is hooked and unhooked again.
+_.extend_runtime_env
+_.missing_state
+_.statuses
+_.undo_all
