@@ -1,9 +1,20 @@
-"""Keeps secrets out of everything that is written: by allow-list, and by shape where text is free."""
+"""Keeps secrets out of everything that is written: by allow-list, and by shape where text is free.
+
+It runs in the job, also while a rank dies, so its time is bounded whatever the text: a long one is
+cut first, and no pattern looks twice at what it has passed.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+
+HIDDEN = "[redacted]"
+LONGEST = 16 * 1024
+"""Characters of one text that are told; of a longer one, its two ends."""
+_MARGIN = 1024
+"""Characters that are looked at beyond a cut: half a secret has no shape to know it by."""
+_WORDS_OF_CUT = 48
 
 _ALLOWED = re.compile(
     r"^(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|NODE_RANK|MASTER_ADDR|MASTER_PORT"
@@ -11,41 +22,137 @@ _ALLOWED = re.compile(
     r"|NCCL_\w+|GLOO_\w+|SLURM_(JOB_ID|STEP_ID|PROCID|LOCALID|NODEID|NTASKS|NTASKS_PER_NODE|RESTART_COUNT)"
     r"|OMPI_COMM_WORLD_\w+|PMI_(RANK|SIZE)|PMIX_RANK|PET_\w+)$"
 )
-_SECRET_NAME = (
-    r"[\w-]*(?:token|secret|passw(?:or)?d|passwd|api[_-]?key|access[_-]?key|credential|auth"
-    r"|private[_-]?key|cookie)[\w-]*"
+
+
+def _any_case(pattern: str) -> str:
+    """The pattern with both cases of each letter: under re.I the engine tries every position."""
+    return re.sub(r"[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", pattern)
+
+
+# Nothing stands before a name: a pattern that begins with `[\w-]*` reads a long word once for each
+# of its letters. `(?=(…))\1` never gives back what it took, so a failure costs one look.
+_NAME = (
+    _any_case(
+        "(?:token(?!is|iz)|secret|passw|passphrase|pwd|credential|auth(?!or(?!is|iz))|cookie"
+        "|(?:api|access|account|private)_?-?key|access_?-?sign)"
+    )
+    + r"(?=(?P<rest>[\w-]{0,40}))(?P=rest)"
 )
-_ASSIGNED = re.compile(rf"(?i)\b({_SECRET_NAME})(\s*[=:]\s*|\s+)(\"[^\"]*\"|'[^']*'|[^\s,;&]+)")
-_FLAG = re.compile(rf"(?i)^--?{_SECRET_NAME}$")
-_URL_USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@")
-_SHAPES = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
-    r"|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}"
-    r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{40,})\b"
+_KEY = re.compile(
+    rf"(?:{_NAME}|[_-]{_any_case('pass')})"
+    r"(?:(?P<sign>\\{0,3}[\"']?[ \t]{0,8}[=:]>?[ \t]{0,8})|\s{1,8})"
+    rf"|{_any_case('(?:bearer|basic)')}\s{{1,8}}"
 )
-_QUERY = re.compile(r"(?<=[\w/.~%-])\?[\w.~%-]+=[^\s\"'<>()]*")
+_QUOTED = re.compile(
+    r"[bBrRuU]{0,2}\\{0,3}(?:\"[^\"\\\n]*(?:\\.[^\"\\\n]*)*\"?|'[^'\\\n]*(?:\\.[^'\\\n]*)*'?)"
+)
+_BARE = re.compile(r"[^\s,;&]+")
+_HEADER = re.compile(
+    rf"({_any_case('(?:authorization|cookie)')}\\{{0,3}}[\"']?\s{{0,8}}:\s{{0,8}})"
+    rf"(?:{_QUOTED.pattern}|[^\"'\n]+)"
+)
+_FLAG = re.compile(rf"--?[\w-]{{0,60}}?(?:{_NAME}|{_any_case('pass|key')})\Z")
+_FLAGGED = re.compile(
+    r"(?<![\w-])(--?[A-Za-z][\w-]{0,60})([\"']?\s{0,4}[=,]\s{0,4}|\s{1,8})(?![\"']?-)"
+    rf"(?:{_QUOTED.pattern}|{_BARE.pattern})"
+)
+_URL = re.compile(r"://[^\s\"'<>]+")
+_QUERY = re.compile(r"\?(?<=[\w/.~%-]\?)[\w.~%-]+=[^\s\"'<>()]*")
 """Of a URL, or of its path alone: it may be what signs it."""
-_KEY_BLOCK = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.S
+_SHAPES = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|[sr]k_(?:live|test)_\w{10,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{16,}"
+    r"|hooks\.slack\.com/[\w/-]+|(?<!-)eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
+    r"|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{40,}\b)"
 )
-HIDDEN = "[redacted]"
+_KEY_BEGIN, _KEY_END = "-----BEGIN ", "-----END "
+_KEY_BLOCK = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)",
+    re.S,
+)
 
 
-def redact_text(text: str) -> str:
-    """Free text (a message, a traceback line, an argument) with what looks secret replaced."""
-    text = _KEY_BLOCK.sub(HIDDEN, text)
-    text = _URL_USER.sub(rf"\1{HIDDEN}@", text)
-    text = _QUERY.sub(f"?{HIDDEN}", text)
+def redact_text(text: str, most: int = LONGEST) -> str:
+    """Free text (a message, a traceback, an argument) with what looks secret replaced.
+
+    Args:
+        most: of a text with more characters than these, and no more than LONGEST, both ends are
+            told, and how many lie between them.
+    """
+    most = min(most, LONGEST)
+    if len(text) <= most:
+        return _redacted(text)
+    half = max(0, most - _WORDS_OF_CUT) // 2
+    if len(text) <= 2 * (half + _MARGIN):
+        head = tail = _redacted(text)
+        if len(head) <= most:
+            return head
+    else:
+        # The margin of what is looked at is not told, however short the rest has become.
+        head = _redacted(text[: half + _MARGIN])[:-_MARGIN]
+        tail_from = len(text) - half
+        place = _outside_key(text, tail_from - _MARGIN)
+        tail = _redacted(text[place:])[max(0, tail_from - place) :]
+    left_out = f" … {len(text) - 2 * half} characters left out … "
+    return f"{head[:half]}{left_out}{tail[len(tail) - min(half, len(tail)) :]}"
+
+
+def _redacted(text: str) -> str:
+    if _KEY_BEGIN in text:
+        text = _KEY_BLOCK.sub(HIDDEN, text)
+    if "://" in text:
+        text = _URL.sub(_hide_user, text)
+    if "?" in text:
+        text = _QUERY.sub(f"?{HIDDEN}", text)
     text = _SHAPES.sub(HIDDEN, text)
-    return _ASSIGNED.sub(_hide_assigned, text)
+    text = _HEADER.sub(rf"\g<1>{HIDDEN}", text)
+    if "-" in text:
+        text = _FLAGGED.sub(_hide_flagged, text)
+    return _hide_assigned(text)
 
 
-def _hide_assigned(match: re.Match[str]) -> str:
-    name, separator, value = match.groups()
-    # "auth failed", "token of rank 3": words after a space are prose unless they look random.
-    if not separator.strip() and not (len(value) >= 16 and any(c.isdigit() for c in value)):
-        return match.group(0)
-    return f"{name}{separator}{HIDDEN}"
+def _outside_key(text: str, place: int) -> int:
+    """That place, or the end of the key that it lies in: behind its first line it has no shape."""
+    key = text.rfind(_KEY_BEGIN, max(0, place - LONGEST), place)
+    if key < 0 or text.find(_KEY_END, key, place) >= 0:
+        return place
+    end = text.find(_KEY_END, place)
+    return end if end >= 0 else len(text)
+
+
+def _hide_user(url: re.Match[str]) -> str:
+    """`://user:password@host`: whatever a password is made of, the host begins behind the last @."""
+    _, at, rest = url[0].rpartition("@")
+    authority = url[0][3:].partition("/")[0]
+    return f"://{HIDDEN}@{rest}" if at and (":" in authority or "@" in authority) else url[0]
+
+
+def _hide_flagged(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{HIDDEN}" if _FLAG.match(match[1]) else match[0]
+
+
+def _hide_assigned(text: str) -> str:
+    """`name=value`, `'name': 'value'`, and `name value` where the value looks random."""
+    keys = list(_KEY.finditer(text))
+    parts: list[str] = []
+    done = 0
+    for key, following in zip(keys, [*keys, None][1:], strict=True):
+        if key.end() < done:
+            continue
+        # `auth: {password: …}`: what looks like a value may begin with the next name.
+        end = following.start() if following else len(text)
+        value = _QUOTED.match(text, key.end()) or _BARE.match(text, key.end(), end)
+        # "auth failed", "token of rank 3": words after a space are prose unless they look random.
+        if value is None or not (key["sign"] or _is_random(value[0])):
+            continue
+        parts += (text[done : key.end()], HIDDEN)
+        done = value.end()
+    return "".join((*parts, text[done:]))
+
+
+def _is_random(value: str) -> bool:
+    return len(value) >= 16 and any(c.isdigit() for c in value)
 
 
 def redact_command(argv: Iterable[str]) -> tuple[str, ...]:

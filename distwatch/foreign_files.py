@@ -1,0 +1,86 @@
+"""The one place where files are opened that somebody else may have made.
+
+Whoever makes a file first may have made a FIFO of it that blocks its reader for ever, a device
+without an end, a link to somewhere else, or gigabytes. So: no link is followed, no open waits, what
+is opened is a regular file of ours, and no more than `most` bytes of it are read.
+
+Imports os and stat only: it runs at the start of every process of a job.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+_GUARDED = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class FileRefused(OSError):
+    """It is not a file that we would read or write."""
+
+
+def open_ours(path: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file of our own; with O_CREAT it is made, readable by us alone.
+
+    Whoever is root may look at the files of any user.
+
+    Raises:
+        OSError: it is not there, or a link, a FIFO, a folder, a device or someone else's.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | _GUARDED, 0o600)
+    try:
+        owner = require_regular(descriptor, path).st_uid
+        if owner not in (os.getuid(), 0) and os.getuid() != 0:
+            raise FileRefused(f"{path} is a file of uid {owner}, not of uid {os.getuid()}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_ours(path: str, most: int) -> bytes:
+    """The first `most` bytes of a regular file of our own; raises as `open_ours` does."""
+    return read_and_close(open_ours(path), most)
+
+
+def read_named(path: str, most: int) -> bytes:
+    """The whole of a regular file that a person has named: links are followed, anybody may own it.
+
+    Raises:
+        OSError: it is not there, is no regular file, or has more than `most` bytes.
+    """
+    content = read_and_close(open_named(path), most + 1)
+    if len(content) > most:
+        raise FileRefused(f"{path} is larger than {most >> 20} MiB")
+    return content
+
+
+def open_named(path: str) -> int:
+    """As `open_ours`, of a file that a person has named."""
+    descriptor = os.open(path, os.O_RDONLY | _GUARDED)
+    try:
+        require_regular(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require_regular(descriptor: int, path: str) -> os.stat_result:
+    """What it is; raises FileRefused where it is a FIFO, a folder, a device or a socket."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileRefused(f"{path} is not a regular file")
+    return status
+
+
+def read_and_close(descriptor: int, most: int) -> bytes:
+    """The first `most` bytes."""
+    try:
+        parts: list[bytes] = []
+        while most > 0 and (part := os.read(descriptor, min(most, 1 << 20))):
+            parts.append(part)
+            most -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
