@@ -45,6 +45,7 @@ check: $(STAMP)
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 	$(BIN)/vulture
+	$(BIN)/python tools/check_words.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py

@@ -174,7 +174,7 @@ def _tell_what_is_amiss(arguments: LoadArguments, placement: Placement | None) -
     if placement.leaked_count:
         names = ", ".join(placement.leaked[:4])
         log.warning(
-            "distwatch: %d parameters of %s are on meta with nowhere to come from: %s",
+            "distwatch: %d parameters of %s are still on `meta` and nothing will load them: %s",
             placement.leaked_count,
             arguments.checkpoint,
             names,

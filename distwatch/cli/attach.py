@@ -62,7 +62,9 @@ async def _settle(source: RunSource) -> None:
     await source.poll()
     if any(process.instrumented for process in source.state.processes.values()):
         return
-    click.echo(f"distwatch: no agent speaks from inside: looking for {STILL_S:.0f} s", err=True)
+    click.echo(
+        f"distwatch: no rank runs distwatch; watching from outside for {STILL_S:.0f} s", err=True
+    )
     deadline = time.monotonic() + STILL_S + SETTLE_S
     while time.monotonic() < deadline and not diagnose(source.state):
         await asyncio.sleep(0.5)

@@ -22,7 +22,7 @@ from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_against_job import compare_with_job
-from distwatch.preflight.plan_check import Checkup, examine_sections
+from distwatch.preflight.plan_check import CheckResult, examine_sections
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.rank_groups import Axis
 from distwatch.preflight.values import SIZE_LIMIT, Section
@@ -83,20 +83,20 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
             advice="distwatch check PLAN.yaml, or distwatch check --world-size 16 --tensor 4",
         )
     sections = _read(plan) if plan else [Section(name="options", plan=Plan())]
-    checkups = examine_sections([_with_options(section, given) for section in sections])
+    results = examine_sections([_with_options(section, given) for section in sections])
     if against is not None:
-        checkups = _compared(checkups, against, root)
+        results = _compared(results, against, root)
     if output == "json":
-        click.echo(_document(checkups))
+        click.echo(_document(results))
     else:
-        for number, checkup in enumerate(checkups):
+        for number, result in enumerate(results):
             if number:
                 click.echo()
-            _print(checkup, markdown=output == "md")
-    return exit_code([finding for checkup in checkups for finding in checkup.findings])
+            _print(result, markdown=output == "md")
+    return exit_code([finding for result in results for finding in result.findings])
 
 
-def _compared(checkups: list[Checkup], against: str, root: str) -> list[Checkup]:
+def _compared(results: list[CheckResult], against: str, root: str) -> list[CheckResult]:
     """With what stands between each layout and the job."""
     from distwatch.cli.job_layouts import layouts_of_job
     from distwatch.observer.targets.runs import find_run, load_state
@@ -104,7 +104,7 @@ def _compared(checkups: list[Checkup], against: str, root: str) -> list[Checkup]
     job = layouts_of_job(load_state(find_run(against, root)))
     return [
         msgspec.structs.replace(one, findings=[*one.findings, *compare_with_job(one.section, job)])
-        for one in checkups
+        for one in results
     ]
 
 
@@ -129,7 +129,9 @@ def _read(plan: str) -> list[Section]:
             f"there is no file {plan}", advice="Name a YAML file, or - for stdin."
         ) from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{plan} is no text: {error}", advice="Name a YAML file.") from None
+        raise UsageError(
+            f"{plan} is not a text file: {error}", advice="Name a YAML file."
+        ) from None
     except IsADirectoryError:
         raise UsageError(f"{plan} is a folder", advice="Name a YAML file in it.") from None
 
@@ -146,7 +148,7 @@ def _with_options(section: Section, given: dict[str, Any]) -> Section:
     return msgspec.structs.replace(section, plan=plan, undecided=left)
 
 
-def _document(checkups: list[Checkup]) -> str:
+def _document(results: list[CheckResult]) -> str:
     layouts = [
         {
             "name": one.section.name,
@@ -159,9 +161,9 @@ def _document(checkups: list[Checkup]) -> str:
             "notes": one.section.notes,
             "findings": msgspec.to_builtins(one.findings),
         }
-        for one in checkups
+        for one in results
     ]
-    sound = not any(finding.blocks for one in checkups for finding in one.findings)
+    sound = not any(finding.blocks for one in results for finding in one.findings)
     document = {"schema": SCHEMA, "sound": sound, "layouts": layouts}
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
@@ -176,23 +178,23 @@ def _axis(axis: Axis) -> dict[str, Any]:
     }
 
 
-def _print(checkup: Checkup, *, markdown: bool) -> None:
+def _print(result: CheckResult, *, markdown: bool) -> None:
     from distwatch.cli.ps import lay_out
 
-    section = checkup.section
+    section = result.section
     name = printable(section.name)
     click.echo(f"## {name}\n" if markdown else click.style(name, bold=True))
     click.echo(printable(_heading(section)))
-    if checkup.axes:
+    if result.axes:
         rows: list[tuple[str, ...]] = [("AXIS", "RANKS", "GROUPS", "WHO IS WITH WHOM")]
         rows += [
-            (axis.name, str(axis.size), str(axis.count), _members(axis)) for axis in checkup.axes
+            (axis.name, str(axis.size), str(axis.count), _members(axis)) for axis in result.axes
         ]
         for line in ([""] if markdown else []) + lay_out(rows, markdown=markdown):
             click.echo(line if markdown else f"  {line}")
         if markdown:
             click.echo()
-    for finding in checkup.findings:
+    for finding in result.findings:
         severity = severity_style(finding.severity, f"{finding.severity}:")
         click.echo(f"{'- ' if markdown else ''}{severity} {printable(finding.summary)}")
         if finding.code == "group.layout_disagrees":
@@ -200,7 +202,7 @@ def _print(checkup: Checkup, *, markdown: bool) -> None:
                 click.echo(f"    {printable(evidence.text)}")
         if finding.advice:
             click.echo(f"  do: {printable(finding.advice)}")
-    if not checkup.findings:
+    if not result.findings:
         click.echo("- sound" if markdown else "sound")
     for note in section.notes:
         click.echo(f"distwatch: {name}: {printable(note)}", err=True)

@@ -23,7 +23,7 @@ _FAR_RUN_ENDED_S = 86400.0
 
 @click.command()
 @click.option("--older-than", default="7d", show_default=True, metavar="AGE", help="30m, 12h, 7d.")
-@click.option("--all", "everything", is_flag=True, help="Whatever their age.")
+@click.option("--all", "everything", is_flag=True, help="Remove runs of any age.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed.")
 @root_option
 def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:

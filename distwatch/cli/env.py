@@ -22,6 +22,7 @@ from distwatch.preflight.launch_environment import LaunchEnvironment, read_launc
 from distwatch.probes.procfs import stat_fields
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.table import read_environ
+from distwatch.state.rank_sets import agree
 
 SCHEMA = "distwatch.env/1"
 
@@ -66,9 +67,10 @@ def _print_exports(launched: LaunchEnvironment) -> None:
     for name, value in launched.completes.items():
         click.echo(f"export {name}={shlex.quote(value)}")
     if launched.missing:
+        be, it = agree(launched.missing, "is", "are"), agree(launched.missing, "it", "them")
+        names = ", ".join(launched.missing)
         click.echo(
-            f"distwatch: {', '.join(launched.missing)} can be derived from nothing: set by hand",
-            err=True,
+            f"distwatch: {names} {be} not set and cannot be inferred; set {it} yourself", err=True
         )
     for finding in launched.findings:
         if finding.blocks:

@@ -62,7 +62,7 @@ class Collected(msgspec.Struct, kw_only=True):
 @click.command()
 @click.argument("target", required=False, metavar="RUN|PID")
 @click.option("--native", is_flag=True, help="Also C frames; pauses each rank for a moment.")
-@click.option("--threads", is_flag=True, help="All threads, not the main ones alone.")
+@click.option("--threads", is_flag=True, help="Show all threads (default: main threads only).")
 @output_option("tree", "json", "speedscope", "md")
 @root_option
 def command(target: str | None, native: bool, threads: bool, output: str, root: str) -> int:

@@ -1,4 +1,4 @@
-"""`distwatch status RUN`: where every rank stands."""
+"""`distwatch status RUN`: what every rank is doing."""
 
 from __future__ import annotations
 

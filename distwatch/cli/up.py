@@ -20,7 +20,7 @@ PARTIAL = 6
 
 
 @click.command()
-@click.option("--ray", "ray", is_flag=True, help="Every node of a Ray cluster, also those to come.")
+@click.option("--ray", "ray", is_flag=True, help="All Ray nodes, including ones that join later.")
 @click.option(
     "--address", default="", metavar="ADDRESS",
     help="Ray: the cluster, as ray.init takes it. Hosts: where this host listens, IP[:PORT].",

@@ -19,7 +19,7 @@ HOST = "imported"
 PER_GROUP = 64
 AT_MOST = 1000
 WAITS_FROM_S = 5.0
-"""A dump is taken since something stands still: a wait this long counts as a hang of it."""
+"""Dumps are taken of a job that hangs: a wait this long counts as a hang."""
 _OPERATIONS = 192
 _SECOND = 1_000_000_000
 
@@ -257,7 +257,7 @@ def _operation(
 
 
 def _place(entry: Entry, entries: Iterable[Entry]) -> int:
-    """The how many-th send or recv of its kind it is, as far as the ring reaches back."""
+    """The 1-based index of this send or recv among those of its kind, as far as the ring reaches back."""
     same = (e for e in entries if e.peers == entry.peers and e.record_id <= entry.record_id)
     return sum(1 for _ in same)
 

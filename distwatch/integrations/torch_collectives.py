@@ -53,7 +53,7 @@ class Counts:
         """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
 
     def post(self, pg_name: str, op: str, peer: int, tag: int) -> int:
-        """Counts a send or recv; the how many-th of its kind it is."""
+        """Counts a send or recv; returns the 1-based index of it among those of its kind."""
         key = (pg_name, op, peer, tag)
         posted = self.peers.pop(key, 0) + 1
         self.peers[key] = posted

@@ -18,7 +18,7 @@ from distwatch.observer.journals.reading import Entry, fold_run
 from distwatch.observer.journals.recording import Recording, RecordSink
 from distwatch.observer.judging import Judge
 from distwatch.observer.looks.cluster_looks import ClusterLooks
-from distwatch.observer.looks.endpoint_monitor import MeetingPlaces
+from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.tracking import Tracking
@@ -64,7 +64,7 @@ class Observer:
         self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, self._over)
         self.inspection = Inspection(self.recording, self.tracking, self.state)
-        self.meeting_places = MeetingPlaces(self.recording, self._judge_soon)
+        self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices())
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
@@ -141,7 +141,7 @@ class Observer:
         ended = self.tracking.collect_ends()
         if ended:
             self._intake.take_last_words({tracked.key for tracked in ended})
-            self.meeting_places.look_again([tracked.key for tracked in ended], self.state)
+            self.endpoints.look_again([tracked.key for tracked in ended], self.state)
             self.cluster.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
             self.tracking.sample()
@@ -149,7 +149,7 @@ class Observer:
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()
         self.tracking.look_for_children()
-        self.meeting_places.consider(self.state)
+        self.endpoints.consider(self.state)
         self.cluster.consider(
             [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
         )
@@ -200,7 +200,7 @@ class Observer:
         # They go on beyond that: the rank is not to wait for a stack that does not come.
         await asyncio.gather(
             asyncio.wait([look], timeout=ANSWER_WITHIN_S),
-            self.meeting_places.look_now(self.state, ANSWER_WITHIN_S),
+            self.endpoints.look_now(self.state, ANSWER_WITHIN_S),
         )
         self._refresh()
         return Verdict(
@@ -228,7 +228,7 @@ class Observer:
             look = self.inspection.begin("the observer ends", self._intake.sockets())
             # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
-        self.meeting_places.close()
+        self.endpoints.close()
         self.cluster.close()
         self._host_looks.close()
         try:
@@ -262,7 +262,7 @@ class Observer:
         why = self._suspicion() or ("a verdict stands" if self.judge.blocked else "")
         self._is_pressed = bool(why)
         if not why and self._looks_from_outside_only():
-            why = "no agent speaks from inside"
+            why = "no rank runs distwatch"
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True

@@ -20,7 +20,7 @@ OPTIONS = ("tensor", "pipeline", "context", "expert", "data")
 _ALONE = Launched(method="alone")
 
 
-class Checkup(msgspec.Struct, frozen=True, kw_only=True):
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was found about one layout. `axes` is empty where the sizes do not divide the world."""
 
     section: Section
@@ -28,23 +28,23 @@ class Checkup(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[Finding]
 
 
-def examine_section(section: Section) -> Checkup:
+def examine_section(section: Section) -> CheckResult:
     """Checks one layout of a file."""
     plan = section.plan
     if section.undecided:
-        return Checkup(section=section, findings=[_undecided(section), *_machine(plan)])
+        return CheckResult(section=section, findings=[_undecided(section), *_machine(plan)])
     arithmetic = validate(plan)
     divides = not any(finding.blocks for finding in arithmetic)
     axes = axes_of(plan, plan.ranks) if divides and plan.ranks else ()
     found = [*arithmetic, *_machine(plan), *_timeouts(plan)]
-    return Checkup(
+    return CheckResult(
         section=section, axes=axes, findings=sorted(found, key=lambda finding: not finding.blocks)
     )
 
 
-def examine_sections(sections: list[Section]) -> list[Checkup]:
+def examine_sections(sections: list[Section]) -> list[CheckResult]:
     """Checks the layouts of a file, and whether training and rollout go together."""
-    checkups = [examine_section(section) for section in sections]
+    results = [examine_section(section) for section in sections]
     between = fit_together(sections)
     return [
         msgspec.structs.replace(
@@ -54,7 +54,7 @@ def examine_sections(sections: list[Section]) -> list[Checkup]:
                 key=lambda finding: not finding.blocks,
             ),
         )
-        for one in checkups
+        for one in results
     ]
 
 

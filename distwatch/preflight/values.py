@@ -37,7 +37,7 @@ def whole(document: Document, place: Path, value: Any) -> int:
     """A positive whole number.
 
     Raises:
-        PlanInvalid: it is none; the message says where it stands.
+        PlanInvalid: it is not one; the message names its place in the file.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= SIZE_LIMIT:
         quoted = isinstance(value, str) and value.isdigit()
@@ -50,7 +50,7 @@ def number(document: Document, place: Path, value: Any) -> float:
     """A positive number.
 
     Raises:
-        PlanInvalid: it is none; the message says where it stands.
+        PlanInvalid: it is not one; the message names its place in the file.
     """
     if (
         isinstance(value, bool)

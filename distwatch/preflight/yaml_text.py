@@ -24,7 +24,7 @@ class Unresolved(str):
 
 
 class Document:
-    """One YAML file: its values by path, and where they stand.
+    """One YAML file: its values by path, and their lines.
 
     Args:
         name: of the file, for messages.

@@ -1,4 +1,4 @@
-"""TCP connections of a process whose data does not get through: the kernel sends it again and again."""
+"""TCP connections of a process that lose data: the kernel sends the same bytes again and again."""
 
 from __future__ import annotations
 

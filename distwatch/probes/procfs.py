@@ -28,7 +28,7 @@ def stat_fields(pid: int, task: int | None = None) -> list[str] | None:
 
 
 def state_of(pid: int) -> str:
-    """The kernel's letter for the main thread; '' where the process is gone."""
+    """The kernel's task state of the main thread (R, S, D, T, Z); '' where the process is gone."""
     fields = stat_fields(pid)
     return fields[0] if fields else ""
 

@@ -215,7 +215,7 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def instrumented(self) -> bool:
-        """Whether an agent speaks from inside it."""
+        """Whether distwatch runs inside it."""
         return self.started is not None
 
     @property

@@ -63,7 +63,7 @@ class ProcessSighted(Event, frozen=True, kw_only=True):
 class ProcessSampled(Event, frozen=True, kw_only=True):
     process: str
     state: str
-    """The kernel's letter: R, S, D, T, Z, …"""
+    """The kernel's task state: R, S, D, T, Z, …"""
     wchan: str = ""
     syscall: str = ""
     cpu_s: float | None = None
@@ -124,7 +124,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     """The other side's rank within the group, -1 where there is none or any will do."""
     tag: int = 0
     p2p_seq: int = -1
-    """For a send or recv: the how many-th it is to or from that peer with that tag, from 1."""
+    """For a send or recv: its 1-based index among those to or from that peer with that tag."""
 
 
 class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -206,7 +206,7 @@ class StackTaken(Event, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A TCP connection whose data does not get through, as the kernel's table shows it."""
+    """A TCP connection whose data is not acknowledged, as the kernel's table shows it."""
 
     local: str
     """`address:port`"""

@@ -21,7 +21,7 @@ from distwatch.state.ray_events import RAY, RayLooked
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
 
 _DEAD = frozenset("ZX")
-"""The kernel's letters for a process that has ended."""
+"""The kernel's task states of a process that has ended."""
 
 
 def process_of(state: RunState, key: str) -> Process:

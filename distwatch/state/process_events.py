@@ -245,7 +245,7 @@ class SideWorldJoined(Event, frozen=True, kw_only=True):
     """
 
     number: int
-    """The how many-th meeting of this process it is, from 1."""
+    """The 1-based index of the meeting in this process."""
     step: int
     """The step in which it waits for the others now, or did last."""
     endpoint: str = ""
@@ -256,9 +256,9 @@ class SideWorldJoined(Event, frozen=True, kw_only=True):
     """Its rank there, which is not its global one."""
     size: int | None = None
     at_endpoint: int = 1
-    """The how many-th of this process at that endpoint."""
+    """The 1-based index of the meeting of this process at that endpoint."""
     of_name: int = 0
-    """The how many-th of that name at that endpoint; 0 without a name."""
+    """The 1-based index of the meeting of that name at that endpoint; 0 without a name."""
     via: Literal["rendezvous", "process group", "store"] = "rendezvous"
     site: Site | None = None
 
@@ -325,7 +325,7 @@ class ExceptionUncaught(Event, frozen=True, kw_only=True):
 
 
 GAVE_UP = "DISTWATCH_ON_HANG=abort"
-"""How the reason of a rank's end begins that ended itself, since it waited in vain."""
+"""How the reason begins when a rank ended itself because the others never came."""
 
 
 class ProcessEnding(Event, frozen=True, kw_only=True):

@@ -20,3 +20,8 @@ def name_ranks(ranks: Iterable[int]) -> str:
     """`rank 2`, `ranks 0-1,3`."""
     members = sorted(set(ranks))
     return f"rank{'s' if len(members) != 1 else ''} {format_ranks(members)}"
+
+
+def agree(with_: Iterable[object], one: str, several: str) -> str:
+    """The word that agrees in number: `agree(ranks, "waits", "wait")`, `agree(ranks, "it", "them")`."""
+    return one if len(set(with_)) == 1 else several

@@ -38,7 +38,7 @@ class LayoutGrid(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, tuple[str, ...]] = {}
     """What torch calls each of them, in the same order; '' where that is not known."""
     unplaced: tuple[int, ...] = ()
-    """Ranks of its groups of which it is not known where they stand."""
+    """Ranks of its groups whose coordinates are not known."""
 
 
 def layout_grids(state: RunState, job: Job | None = None) -> list[LayoutGrid]:

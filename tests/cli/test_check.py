@@ -130,7 +130,7 @@ def test_a_huge_world_is_no_burden() -> None:
         (("--world-size", "many"), 2, "many"),
         (("--tensor", "2", "--model", "/not/here"), 2, "/not/here: No such file"),
         (("-",), 2, "stdin is empty"),
-        ((sys.executable,), 2, "is no text"),
+        ((sys.executable,), 2, "is not a text file"),
         (("--world-size", "4", "-o", "html"), 2, "html"),
     ],
 )

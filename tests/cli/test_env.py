@@ -74,7 +74,7 @@ def test_what_follows_from_nothing_is_said_on_stderr(root: Path) -> None:
     done = distwatch("env", "-o", "sh", root=root, RANK="0")
     assert done.returncode == 3
     assert done.stdout == "export LOCAL_RANK=0\n"
-    assert "WORLD_SIZE, MASTER_ADDR, MASTER_PORT can be derived from nothing" in done.stderr
+    assert "WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not set and cannot be inferred" in done.stderr
 
 
 def test_another_process_without_its_secrets(rank: subprocess.Popen[bytes], root: Path) -> None:

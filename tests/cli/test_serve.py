@@ -63,4 +63,4 @@ def test_what_is_not_safe_is_refused(hung: Path, token_file: Path) -> None:
     token_file.write_text("short")
     done = distwatch("serve", "--token-file", str(token_file), root=hung)
     assert done.returncode == 2
-    assert "16 are the least" in done.stderr
+    assert "the minimum is 16" in done.stderr

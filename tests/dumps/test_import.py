@@ -29,11 +29,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def dumps_of(case: str, kind: str, to: Path) -> Path:
-    """What the ranks of a hung job leave; as if written a minute after they stood still."""
+    """What the ranks of a hung job leave; as if written a minute after they hung."""
     with launch_ranks("dumps_recorder", WORLD, args=(case, kind), env={"DISTWATCH": "0"}) as job:
         job.wait_step("gate dump", set(range(WORLD)))
         status = {"missing": {1}, "healthy": {0, 1, 2}}.get(case, set())
-        job.wait_step("standing", status)
+        job.wait_step("waiting", status)
         job.wait_step("blocked", set(range(WORLD)) - status)
         for rank in range(WORLD):
             job.open_gate("dump", rank)

@@ -62,7 +62,7 @@ def reader(path: Path, offset: int, code: str) -> Iterator[subprocess.Popen[byte
 
 
 def seen(process: subprocess.Popen[bytes]) -> tuple[str, str]:
-    """The kernel's letter for a process, and the function that it waits in."""
+    """The kernel's task state of a process, and the function that it waits in."""
     stat = Path(f"/proc/{process.pid}/stat").read_text()
     return stat.rpartition(")")[2].split()[0], Path(f"/proc/{process.pid}/wchan").read_text()
 

@@ -42,7 +42,7 @@ def closed_port() -> int:
 
 async def look_on(observer: Observer) -> None:
     """Lets the looks that a tick began come to their end."""
-    while under_way := [w.looking for w in observer.meeting_places._watched.values() if w.looking]:
+    while under_way := [w.looking for w in observer.endpoints._watched.values() if w.looking]:
         await asyncio.wait(under_way)
 
 
@@ -81,7 +81,7 @@ async def test_a_place_is_looked_at_while_somebody_waits_there(
     rank, place = start_rank(0, 2), f"127.0.0.1:{closed_port()}"
     rank.do(f"plan {place} 2")
     observer.tick()
-    assert not observer.meeting_places._watched, "nobody is on the way"
+    assert not observer.endpoints._watched, "nobody is on the way"
     rank.do("begin init_process_group 100")
     observer.tick()
     await look_on(observer)
@@ -108,9 +108,9 @@ async def test_a_place_is_looked_at_once_for_all_its_ranks_and_not_when_all_have
         rank.do("end")
         rank.do("confirm 0 2")
     observer.tick()
-    await observer.meeting_places.look_now(observer.state, 30)
+    await observer.endpoints.look_now(observer.state, 30)
     assert begun == [place]
-    assert not observer.meeting_places._watched
+    assert not observer.endpoints._watched
 
 
 async def test_a_rank_that_has_just_begun_is_given_a_moment(
@@ -188,10 +188,10 @@ async def test_what_has_not_changed_is_not_said_again_and_what_has_is(
     rank.do("begin init_process_group 100")
     observer.tick()
     for _ in range(3):
-        await observer.meeting_places.look_now(observer.state, 30)
+        await observer.endpoints.look_now(observer.state, 30)
     store = dist.TCPStore("127.0.0.1", port, 2, True, wait_for_workers=False)
     for _ in range(2):
-        await observer.meeting_places.look_now(observer.state, 30)
+        await observer.endpoints.look_now(observer.state, 30)
     assert [look.outcome for look in looks(observer.state)] == ["refused", "store"]
     host = observer.state.hosts[looks(observer.state)[0].host]
     assert host.answered_ns[f"127.0.0.1:{port}"] > 0
@@ -209,7 +209,7 @@ async def test_a_store_that_still_answers_is_said_again_from_time_to_time(
     observer.tick()
     answered = []
     for _ in range(2):
-        await observer.meeting_places.look_now(observer.state, 30)
+        await observer.endpoints.look_now(observer.state, 30)
         answered.append(observer.state.hosts[looks(observer.state)[0].host].answered_ns[place])
     assert answered[0] < answered[1]
 
@@ -239,7 +239,7 @@ async def test_news_of_the_place_is_told_with_the_verdict_that_stands(
         assert str(taker.pid) not in finding.summary
         taker.say()
         taker.number()
-        await observer.meeting_places.look_now(observer.state, 30)
+        await observer.endpoints.look_now(observer.state, 30)
         observer.tick()
         (finding,) = observer.state.recorded_findings
         assert f"pid {taker.pid} " in finding.summary
@@ -276,15 +276,15 @@ async def test_a_name_server_that_does_not_answer_is_told_and_asked_once(
     rank.do("begin init_process_group 100")
     observer.tick()
     for _ in range(3):
-        await observer.meeting_places.look_now(observer.state, 30)
+        await observer.endpoints.look_now(observer.state, 30)
     assert outcomes(observer) == [(f"node0:{port}", "error")]
     assert "'node0'" in looks(observer.state)[0].detail
     assert name_server.asked == 1
     name_server.answers.set()
-    (watched,) = observer.meeting_places._watched.values()
+    (watched,) = observer.endpoints._watched.values()
     assert watched.lookup is not None
     await asyncio.wait([watched.lookup])
-    await observer.meeting_places.look_now(observer.state, 30)
+    await observer.endpoints.look_now(observer.state, 30)
     assert outcomes(observer)[1:] == [(f"node0:{port}", "refused")]
 
 
@@ -302,12 +302,12 @@ async def test_a_look_that_fails_is_told_once_and_the_watch_goes_on(
         patch.setattr(meeting, "probe_endpoint", broken)
         observer.tick()
         for _ in range(2):
-            await observer.meeting_places.look_now(observer.state, 30)
+            await observer.endpoints.look_now(observer.state, 30)
     told = [e.event for e in observer.state.timeline if isinstance(e.event, NotObserved)]
     assert [(t.what, t.why) for t in told if "endpoint" in t.what] == [
         (f"endpoint {place}", "RuntimeError: no more threads")
     ]
-    await observer.meeting_places.look_now(observer.state, 30)
+    await observer.endpoints.look_now(observer.state, 30)
     assert outcomes(observer) == [(place, "refused")]
 
 
@@ -322,7 +322,7 @@ async def test_a_look_that_outlives_the_observer_says_nothing(
     rank.do(f"plan node0:{closed_port()} 2")
     rank.do("begin init_process_group 100")
     observer.tick()
-    (watched,) = observer.meeting_places._watched.values()
+    (watched,) = observer.endpoints._watched.values()
     look = watched.looking
     assert look is not None
     await observer.finish("the test ends")

@@ -22,7 +22,7 @@ Start = Callable[..., RankProcess]
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """Waits until it is told to go on."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -86,7 +86,7 @@ async def test_an_answer_does_not_wait_for_a_look_that_does_not_end(
         observer.tick()
         verdict = await asyncio.to_thread(ask_verdict, observer.folder, 30.0)
         assert verdict is not None
-        (watched,) = observer.meeting_places._watched.values()
+        (watched,) = observer.endpoints._watched.values()
         assert watched.looking is not None, "the look goes on"
         await asyncio.wait([watched.looking])
 

@@ -16,7 +16,7 @@ from tests.support.verdicts import assert_healthy
 @pytest.mark.parametrize(
     ("way", "rank", "world", "code", "mentions"),
     [
-        ("spin", 1, 2, "process.livelock", ("held_up.py", "in spin", "of CPU")),
+        ("spin", 1, 2, "process.livelock", ("blocked_rank.py", "in spin", "of CPU")),
         ("poll", 0, 3, "process.livelock", ("poll_flag",)),
         ("lock", 1, 2, "process.lock_wait", ("take_lock_of_sleeping_thread", "cache writer")),
         ("event", 2, 3, "process.lock_wait", ("wait_for_event", "no other Python thread")),
@@ -30,7 +30,7 @@ from tests.support.verdicts import assert_healthy
 def test_a_rank_that_is_held_up(
     way: str, rank: int, world: int, code: str, mentions: tuple[str, ...]
 ) -> None:
-    with launch_ranks("held_up", world, args=(way, str(rank))) as job:
+    with launch_ranks("blocked_rank", world, args=(way, str(rank))) as job:
         job.wait_step("held up", {rank})
         job.wait_step("waiting", set(range(world)) - {rank})
         finding = job.wait_verdict(code, {rank}, mentions=mentions)
@@ -44,20 +44,22 @@ def test_a_rank_that_is_held_up(
 
 
 def test_a_loader_that_raises_since_its_worker_was_killed() -> None:
-    with launch_ranks("held_up", 2, args=("worker_killed", "1")) as job:
+    with launch_ranks("blocked_rank", 2, args=("worker_killed", "1")) as job:
         job.wait_verdict("process.worker_died", {1}, mentions=("DataLoader worker", "iterate"))
 
 
 def test_a_breakpoint_without_a_terminal_ends_the_rank() -> None:
-    with launch_ranks("held_up", 2, args=("breakpoint", "1")) as job:
-        job.wait_verdict("process.debugger", {1}, mentions=("BdbQuit", "held_up.py"))
+    with launch_ranks("blocked_rank", 2, args=("breakpoint", "1")) as job:
+        job.wait_verdict("process.debugger", {1}, mentions=("BdbQuit", "blocked_rank.py"))
 
 
 def test_a_breakpoint_on_a_pipe_waits_for_ever() -> None:
     reading, writing = os.pipe()
     try:
-        with launch_ranks("held_up", 2, args=("breakpoint", "1"), stdin_of={1: reading}) as job:
-            job.wait_verdict("process.debugger", {1}, mentions=("stdin (pipe", "held_up.py"))
+        with launch_ranks(
+            "blocked_rank", 2, args=("breakpoint", "1"), stdin_of={1: reading}
+        ) as job:
+            job.wait_verdict("process.debugger", {1}, mentions=("stdin (pipe", "blocked_rank.py"))
     finally:
         os.close(reading)
         os.close(writing)
@@ -66,7 +68,7 @@ def test_a_breakpoint_on_a_pipe_waits_for_ever() -> None:
 def test_somebody_who_debugs_at_a_terminal_is_no_hang() -> None:
     mine, theirs = pty.openpty()
     try:
-        with launch_ranks("held_up", 2, args=("breakpoint", "1"), stdin_of={1: theirs}) as job:
+        with launch_ranks("blocked_rank", 2, args=("breakpoint", "1"), stdin_of={1: theirs}) as job:
 
             def is_told(state: RunState) -> bool:
                 found = [(f.code, f.severity, f.culprit_ranks) for f in diagnose(state)]

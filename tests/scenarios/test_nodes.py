@@ -107,7 +107,7 @@ def test_a_hang_on_another_host_is_judged_at_the_root() -> None:
             ("collective.rank_missing", "process.lock_wait"), {1}, mentions=("acquire_cache_lock",)
         )
         assert set(finding.waiting_ranks) == {0, 2}
-        # A leaf sees one rank that waits: whom it does not see it does not blame.
+        # A leaf sees one rank that waits: it never blames a rank on a host that it cannot see.
         assert {r for f in job.jobs[2].judged_blocking() for r in f.culprit_ranks} <= {2}
 
 

@@ -1,4 +1,4 @@
-"""Where a rank stands and where it is to meet the others: said, derived from a launcher, or missing."""
+"""A rank's number, its world size and the store's endpoint: given, derived from a launcher, or missing."""
 
 from __future__ import annotations
 

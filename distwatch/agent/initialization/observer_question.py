@@ -22,5 +22,5 @@ def ask_verdict(folder: RunFolder, timeout_s: float) -> Verdict | None:
         answer = ask_observer(folder, {"want": "verdict"}, timeout_s)
         return msgspec.msgpack.decode(answer, type=Verdict)
     except (OSError, ValueError, msgspec.DecodeError) as error:
-        log.info("distwatch: the observer was asked for its verdict in vain: %s", error)
+        log.info("distwatch: the observer gave no verdict: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""network.partition: everybody has come, and the data does not get through."""
+"""network.partition: every rank has entered the collective, and the network drops its data."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ class NobodyMissing:
                 pg_name=view.pg_name,
                 pg_desc=view.pg_desc or None,
                 summary=f"all of {name_ranks(view.members)} have entered {view.op or 'collective'} #{view.seq} "
-                f"of {view.title}, and it has not completed for {seconds(view.waited_s)}: data does not "
-                "get through between them, or a device stands still",
+                f"of {view.title}, and it has not completed for {seconds(view.waited_s)}: the network between "
+                "them is dropping data, or a GPU is hung",
                 advice="Look at the network between the ranks' hosts and at the devices (`dmesg`, Xid errors, "
                 "`ibstat`); no stuck connection was seen by distwatch.",
                 evidence=tuple(case.place(rank) for rank in view.members[:_SHOWN]),

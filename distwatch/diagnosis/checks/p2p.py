@@ -39,7 +39,7 @@ class PeerMissing:
         first = waits[0]
         place = case.where(peer_rank)
         known = first.answered is not None
-        verb = "received" if first.op == "send" else "sent"
+        other = "recv" if first.op == "send" else "send"
         return Finding(
             code="p2p.unmatched",
             severity="hang",
@@ -47,9 +47,9 @@ class PeerMissing:
             waiting_ranks=tuple(sorted(case.graph.behind([peer_rank]))),
             pg_name=first.pg_name,
             pg_desc=first.pg_desc or None,
-            summary=f"rank {peer_rank} never {verb} what rank {first.global_rank} has waited for in {first} "
-            f"for {seconds(case.job.peer_waited_s(first))}"
-            f"{'; it is at ' + place if place else ''}",
+            summary=f"rank {peer_rank} has no matching {other} for rank {first.global_rank}'s {first} "
+            f"(waiting for {seconds(case.job.peer_waited_s(first))})"
+            f"{f'; rank {peer_rank} is at {place}' if place else ''}",
             advice="Every send needs one recv on the other side, with the same group and tag and in the "
             "same order: compare the call below with what the peer does (a branch that only one side "
             "takes, one micro-batch fewer, or work that takes too long).",

@@ -1,4 +1,4 @@
-"""Where a rank stands in a framework's layout, in the framework's words."""
+"""A rank's coordinates in a framework's layout, in the framework's words."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from distwatch.state.events import EndpointProbed
 from distwatch.state.finding import Evidence
 from distwatch.state.model import Process, Step
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 _LISTED = 4
 
@@ -48,7 +48,15 @@ def wait_clause(case: Case, ranks: Iterable[int] | None = None) -> str:
     steps = [case.waiting[rank] for rank in waiting if rank in case.waiting]
     if steps and all(step.error for step in steps):
         return f"{name_ranks(waiting)} waited"
-    return f"{name_ranks(waiting)} {'waits' if len(waiting) == 1 else 'wait'}"
+    return f"{name_ranks(waiting)} {agree(waiting, 'waits', 'wait')}"
+
+
+def still_waiting(case: Case) -> str:
+    """`ranks 0-1 are still waiting`, `rank 0 waited` where it has given up."""
+    waiting = sorted(case.waiting)
+    if waiting and all(case.waiting[rank].error for rank in waiting):
+        return f"{name_ranks(waiting)} waited"
+    return f"{name_ranks(waiting)} {agree(waiting, 'is', 'are')} still waiting"
 
 
 def evidence_of_waiting(case: Case, ranks: Iterable[int] | None = None) -> Iterable[Evidence]:

@@ -225,7 +225,7 @@ class Job:
         """Whether the rank has called init_process_group, as far as anyone saw.
 
         Args:
-            number: for the how many-th time at least.
+            number: the 1-based index of the call, at least.
         """
         process = self.ranks.get(global_rank)
         if process is None:

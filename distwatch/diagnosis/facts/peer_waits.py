@@ -26,7 +26,7 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[int, ...]
     tag: int
     posted: int
-    """It is the how many-th of its kind, to or from that peer with that tag."""
+    """The 1-based index of this call among those to or from that peer with that tag."""
     answered: int | None
     """How many the peer has posted for it; None where that was not observed."""
     entered_ns: int

@@ -44,7 +44,7 @@ def worth_a_native_look(
 
 
 def lines_of_interest(state: RunState) -> Places:
-    """By process: the lines of source where it stands, and of its newest calls, not read yet."""
+    """By process: the lines of source that its main thread is at, and of its newest calls, not read yet."""
     found: Places = {}
     known = set(state.sources)
     for process in list(Job(state).ranks.values())[:_RANKS]:

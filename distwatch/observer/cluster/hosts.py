@@ -73,7 +73,7 @@ def join_hosts(folder: RunFolder, hosts: list[str], shell: str, address: str) ->
     """
     if "{host}" not in shell:
         raise UsageError(
-            f"--shell {shell!r} says not where the host's name goes",
+            f"--shell must contain `{{host}}`: {shell!r}",
             advice="For instance 'ssh {host}', or 'kubectl exec -i {host} --'.",
         )
     if lock_holder(folder) is None:

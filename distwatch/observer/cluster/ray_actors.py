@@ -102,7 +102,7 @@ class RunActor:
                     self._placed.keep({node["NodeID"] for node in ray.nodes() if node["Alive"]})
             except Exception as error:
                 # A node that went meanwhile, a GCS that does not answer: the next round may do.
-                log.warning("nodes are not looked at: %s", cause_of(error))
+                log.warning("could not list the cluster's nodes: %s", cause_of(error))
 
 
 class NodeActor:

@@ -105,7 +105,9 @@ class Leaf:
             await asyncio.wait([self._task], timeout=DELIVER_WITHIN_S)
             await end_tasks(self._task)
         if not self._delivered:
-            log.warning("the root at %s does not have all: it is in this folder", self.place)
+            log.warning(
+                "root %s did not receive every record; the rest are in this folder", self.place
+            )
 
     async def join_viewer(
         self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -201,7 +203,7 @@ class Leaf:
         if isinstance(first, say.Refused):
             raise LinkRefused(f"it refuses: {first.why[:300]}")
         if not isinstance(first, say.Resume):
-            raise LinkBroken("its first message says not where to go on")
+            raise LinkBroken("its first message does not say where to resume")
         self._backlog.resume(first.number, first.cursors)
         self._live_sent, self._wanted = 0, say.Seen(operations=OPERATIONS_KEPT)
         self._note(True, "")

@@ -36,7 +36,7 @@ class Batch(Message, frozen=True, tag="batch"):
 
     after: int
     live: int = 0
-    """The how many-th time live values were sent; they are all on their way before this."""
+    """The 1-based index of the last live values sent; they are all on their way before this."""
     headers: tuple[FileHeader, ...] = ()
     frames: tuple[Frame, ...] = ()
 

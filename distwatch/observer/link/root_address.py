@@ -109,7 +109,7 @@ def require_length(token: str) -> bytes:
     """The token's bytes; raises LinkMisconfigured where it is too short."""
     if len(token) < TOKEN_LENGTH:
         raise LinkMisconfigured(
-            f"the token has {len(token)} characters, {TOKEN_LENGTH} are the least",
+            f"the token has {len(token)} characters; the minimum is {TOKEN_LENGTH}",
             advice="`openssl rand -hex 16` makes one.",
         )
     return token.encode()

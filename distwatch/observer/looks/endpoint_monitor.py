@@ -49,7 +49,7 @@ class _Watched(msgspec.Struct):
     """A name server that does not answer is asked once at a time."""
 
 
-class MeetingPlaces:
+class EndpointMonitor:
     """Probes each endpoint that a rank of this host waits at, once for all its ranks."""
 
     def __init__(self, recording: Recording, told: Callable[[], None] = lambda: None) -> None:

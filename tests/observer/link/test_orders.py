@@ -154,7 +154,7 @@ async def test_a_leaf_that_is_sent_elsewhere_while_it_introduces_itself_goes(
     [
         (order("root", "nowhere"), "host:port"),
         (order("leaf", ":1"), "host:port"),
-        (order("root", token="short"), "16 are the least"),
+        (order("root", token="short"), "the minimum is 16"),
     ],
     ids=["no port", "no host", "short token"],
 )

@@ -51,7 +51,7 @@ def test_the_token_is_in_the_environment_or_in_a_private_file(tmp_path: Path) ->
     file.chmod(0o600)
     assert read_token({}, str(tmp_path)) == TOKEN.encode()
     assert read_token({"DISTWATCH_TOKEN": TOKEN[::-1]}, str(tmp_path)) == TOKEN[::-1].encode()
-    with pytest.raises(LinkMisconfigured, match="are the least"):
+    with pytest.raises(LinkMisconfigured, match="the minimum is"):
         read_token({"DISTWATCH_TOKEN": "short"}, str(tmp_path))
     os.replace(file, tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")

@@ -18,7 +18,7 @@ CASE, KIND = sys.argv[1:]
 WORLD = int(os.environ["WORLD_SIZE"])
 LAST = {"missing": 4, "mismatch": 3, "uneven": 5, "healthy": 0}
 """The number of the collective that never ends."""
-STANDING = threading.Event()
+WAITS = threading.Event()
 folder = os.path.join(WORK, "dumps")
 os.makedirs(folder, exist_ok=True)
 
@@ -31,9 +31,9 @@ def is_blocked() -> bool:
 
 
 def dump_when_asked() -> None:
-    while not is_blocked() and not STANDING.is_set():
+    while not is_blocked() and not WAITS.is_set():
         time.sleep(0.02)
-    if not STANDING.is_set():
+    if not WAITS.is_set():
         step("blocked")
     gate("dump").read(1)
     if KIND == "json":
@@ -52,9 +52,9 @@ def reduce_steps(count: int) -> None:
         dist.all_reduce(torch.ones(8))
 
 
-def stand_still() -> None:
-    STANDING.set()
-    step("standing")
+def wait_for_ever() -> None:
+    WAITS.set()
+    step("waiting")
     threading.Event().wait()
 
 
@@ -70,4 +70,4 @@ elif CASE == "uneven":
     dist.barrier()
 elif CASE == "healthy":
     reduce_steps(4)
-stand_still()
+wait_for_ever()

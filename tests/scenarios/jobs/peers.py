@@ -67,7 +67,7 @@ elif CASE == "ring_of_sends":
     receive_from((RANK - 1) % WORLD)
 elif CASE == "recv_against_barrier":
     receive_from(0) if RANK == 1 else dist.barrier()
-elif CASE == "pipeline":  # stage 1 of 4 stands still: everyone behind and before it waits
+elif CASE == "pipeline":  # stage 1 of 4 hangs: every stage before and after it waits
     if RANK == 1:
         read_next_shard()
     pass_activations(100)

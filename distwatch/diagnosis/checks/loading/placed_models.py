@@ -85,7 +85,7 @@ def _leaked(text: str, loads: list[tuple[int, ModelLoad]]) -> Finding:
         severity="warning",
         culprit_ranks=ranks,
         summary=f"{name_ranks(ranks)} loaded {load.arguments.checkpoint or 'a model'}, and {count} of its "
-        f"parameters are on meta with nowhere to come from: {text}",
+        f"parameters are still on `meta` and nothing will load them: {text}",
         advice="The first forward through them fails. Their names are missing in the checkpoint, or a hook that "
         "was to fetch them was removed: load again with output_loading_info=True and look at missing_keys.",
         evidence=tuple(_placement_evidence(rank, one.placement) for rank, one in loads[:8]),

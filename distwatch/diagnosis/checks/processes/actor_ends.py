@@ -1,7 +1,7 @@
 """process.*: ranks and actors whose end Ray tells of, where nobody here saw it, and restarts.
 
 What was seen of a process is the better evidence: its death is told by `processes` and
-`rendezvous`, and Ray's words are added to it (`ray_words`).
+`rendezvous`, and Ray's words are added to it (`ray_causes`).
 """
 
 from __future__ import annotations

@@ -179,8 +179,8 @@ class RanksBlocked:
             rank,
             code="process.livelock",
             doing="runs without progress",
-            advice="Look at the loop at that line: what would end it never comes (a flag that nobody sets, a "
-            "retry without limit), or it is work that must be shorter than the deadline.",
+            advice="Look at the loop at that line: its exit condition is never met (a flag that nobody sets, a "
+            "retry without limit), or this step takes longer than the deadline.",
             evidence=[
                 Evidence(
                     source="stack",

@@ -15,6 +15,7 @@ from distwatch.diagnosis.facts.init_waits import (
     evidence_of_waiting,
     joined_unseen,
     overdue_ranks,
+    still_waiting,
     wait_clause,
 )
 from distwatch.diagnosis.facts.initializations import newest_init
@@ -22,7 +23,7 @@ from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 LAUNCHER_GONE_FOR_S = 2.0
 
@@ -67,9 +68,10 @@ class RanksNotArrived:
             severity="crash",
             culprit_ranks=dead,
             waiting_ranks=tuple(case.waiting),
-            summary=f"{name_ranks(dead)} ended before reaching init_process_group ({cause}); "
-            f"{wait_clause(case)} for it in vain",
-            advice="Fix what ended that rank; the others only wait for it.",
+            summary=f"{name_ranks(dead)} ended before {agree(dead, 'it', 'they')} reached init_process_group "
+            f"({cause}); {still_waiting(case)}",
+            advice=f"Fix what ended {agree(dead, 'that rank', 'those ranks')}; the others only wait for "
+            f"{agree(dead, 'it', 'them')}.",
             evidence=(
                 *(_evidence_of_death(case, rank) for rank in dead[:8]),
                 *evidence_of_waiting(case),

@@ -1,4 +1,4 @@
-"""rendezvous.endpoint_disagrees: ranks of one job that wait for each other at different places."""
+"""rendezvous.endpoint_disagrees: ranks of one job that use different MASTER_ADDR:MASTER_PORT."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class EndpointDisagrees:
             severity="hang",
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in case.waiting if rank not in odd),
-            summary=f"the ranks of one job wait for each other at different places: {told}",
+            summary=f"the ranks of one job use different MASTER_ADDR:MASTER_PORT: {told}",
             advice="Set the same MASTER_ADDR and MASTER_PORT for every rank; localhost means another host on each.",
             evidence=(
                 *(_evidence(r, p) for m in meetings for r, p in list(m.ranks.items())[:_LISTED]),

@@ -62,7 +62,7 @@ class ActorsUnplaced:
         return _finding(
             case,
             members,
-            summary=f"placement group{name} ({group.strategy}) is not met: it asks for "
+            summary=f"Ray cannot schedule placement group{name} ({group.strategy}): it asks for "
             f"{bundles_text(group.bundles)}; {lacks}{behind}",
             advice="Add nodes that hold it, ask for smaller bundles or another strategy, or end what "
             "holds the resources (`ray status` lists who does).",

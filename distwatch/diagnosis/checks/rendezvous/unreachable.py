@@ -1,4 +1,4 @@
-"""rendezvous.store_unreachable: ranks that cannot get to the place where the others meet."""
+"""rendezvous.store_unreachable: ranks that cannot connect to the store where the others wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distwatch.diagnosis.facts.endpoints import (
 from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, overdue_ranks, wait_clause
 from distwatch.diagnosis.facts.initializations import depth
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 PATIENCE_S = 5.0
 """A host that comes up, or a store that answers slowly, is given this long."""
@@ -69,7 +69,7 @@ class StoreUnreachable:
         waiting = tuple(rank for rank in case.waiting if rank not in ranks)
         detail = probed.detail or _TELLS[probed.outcome]
         addresses = f" ({', '.join(probed.addresses[:4])})" if probed.addresses else ""
-        tail = f"; {wait_clause(case, waiting)} for {'it' if len(ranks) == 1 else 'them'}"
+        tail = f"; {wait_clause(case, waiting)} for {agree(ranks, 'it', 'them')}"
         return Finding(
             code="rendezvous.store_unreachable",
             severity="hang",
@@ -90,17 +90,16 @@ class StoreUnreachable:
         )
 
     def _by_elimination(self, case: Case, ranks: list[int]) -> Finding:
-        """Rank 0 listens, and these never got through to it: no look from there is needed."""
+        """Rank 0 listens, and these ranks never connected to it: no look from there is needed."""
         waiting = tuple(rank for rank in case.waiting if rank not in ranks)
         where = endpoint_text(case.job.ranks[ranks[0]])
-        one = len(ranks) == 1
         return Finding(
             code="rendezvous.store_unreachable",
             severity="hang",
             culprit_ranks=tuple(ranks),
             waiting_ranks=waiting,
-            summary=f"{name_ranks(ranks)} {'does' if one else 'do'} not get through to the store at {where}, "
-            f"where rank 0 listens; {wait_clause(case, waiting)} for {'it' if one else 'them'}",
+            summary=f"{name_ranks(ranks)} cannot connect to the TCPStore at {where}, where rank 0 listens; "
+            f"{wait_clause(case, waiting)} for {agree(ranks, 'it', 'them')}",
             advice=_ADVICE["no_answer"],
             evidence=(
                 *_evidence_of_host(case, ranks),

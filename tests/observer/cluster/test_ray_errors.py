@@ -1,4 +1,4 @@
-"""What is said of a Ray cluster that fails, and how long is waited until the next try."""
+"""The messages about a Ray cluster that fails, and the pause before the next try."""
 
 from __future__ import annotations
 

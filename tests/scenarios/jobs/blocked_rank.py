@@ -1,6 +1,6 @@
 """One rank is held up by something that can be named, while the others run a collective.
 
-Usage: held_up.py WAY RANK
+Usage: blocked_rank.py WAY RANK
 """
 
 import distwatch.auto  # noqa: F401, I001
