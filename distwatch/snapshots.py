@@ -23,21 +23,21 @@ def snapshot() -> dict[str, Any]:
         NoSuchTarget: this process is in no run, or nothing of the run is recorded here.
         PartialData: what is recorded cannot be read.
     """
-    folder = entered_run() or _named_run()
-    # Both load what judges and reports: a rank pays for it when it asks.
-    from distwatch.observer.targets.reports import report_on
+    # What judges and reports is loaded now: a rank pays for it when it asks.
+    from distwatch.observer.targets.target import RunHere
     from distwatch.report.status import status_document
 
-    return status_document(report_on(folder))
+    return status_document(RunHere(entered_run() or _named_run()).report())
 
 
 def _named_run() -> RunFolder:
-    from distwatch.observer.targets.runs import find_run, find_run_of_pid
+    from distwatch.observer.targets.resolver import resolve
+    from distwatch.observer.targets.runs import run_folders, run_of_pid
 
     root = run_root(os.environ)
     if name := os.environ.get("DISTWATCH_RUN_ID") or _name_by_ray():
-        return find_run(name, root)
-    folder = find_run_of_pid(os.getpid(), root)
+        return resolve(name, root).folder()
+    folder = run_of_pid(os.getpid(), run_folders(root))
     if folder is None:
         raise NoSuchTarget(
             f"process {os.getpid()} is in no run recorded under {root}",

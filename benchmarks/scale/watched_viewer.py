@@ -12,7 +12,8 @@ import time
 
 import msgspec
 
-from distwatch.observer.targets.sources import LiveRun, SourceLost
+from distwatch.observer.targets.live import LiveRun
+from distwatch.observer.targets.run_source import SourceLost
 from distwatch.runfolder import RunFolder
 
 POLL_EVERY_S = 0.5

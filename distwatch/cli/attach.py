@@ -18,8 +18,9 @@ from distwatch.diagnosis.checks.uninstrumented import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
 from distwatch.observer.journals.reading import require_records
-from distwatch.observer.targets.runs import newest_run
-from distwatch.observer.targets.sources import RecordedRun, RunSource, open_source
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.run_source import RunSource
+from distwatch.observer.targets.sources import RecordedRun
 
 SETTLE_S = 1.5
 
@@ -39,7 +40,7 @@ def command(target: str | None, once: bool, root: str) -> int:
         raise UsageError(
             "there is no terminal here", advice="`distwatch attach --once` prints one screen."
         )
-    source = open_source(target or newest_run(root), root)
+    source = resolve(target, root).source()
     if once:
         color = click.get_current_context().color
         return asyncio.run(print_once(source, bool(color)))

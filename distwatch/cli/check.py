@@ -99,9 +99,9 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
 def _compared(results: list[CheckResult], against: str, root: str) -> list[CheckResult]:
     """With what stands between each layout and the job."""
     from distwatch.cli.job_layouts import layouts_of_job
-    from distwatch.observer.targets.runs import find_run, load_state
+    from distwatch.observer.targets.resolver import resolve
 
-    job = layouts_of_job(load_state(find_run(against, root)))
+    job = layouts_of_job(resolve(against, root).state())
     return [
         msgspec.structs.replace(one, findings=[*one.findings, *compare_with_job(one.section, job)])
         for one in results

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +20,11 @@ from distwatch.cli.run import environment_for
 from distwatch.demo import CASES, DEFAULT_CASE, DemoCase, environment
 from distwatch.demo import command as job_command
 from distwatch.errors import DistwatchError, NoSuchTarget
+
+if TYPE_CHECKING:
+    from distwatch.observer.targets.run_source import RunSource
+    from distwatch.state.finding import Finding
+    from distwatch.state.model import RunState
 
 VERDICT_WITHIN_S = 90.0
 
@@ -86,7 +91,7 @@ class _Job:
 
     async def explain(self) -> int:
         """Waits for the verdict and prints it, with the paths of the report."""
-        from distwatch.observer.targets.sources import SourceLost
+        from distwatch.observer.targets.run_source import SourceLost
 
         source = await self._source()
         await source.open()
@@ -104,16 +109,17 @@ class _Job:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    async def _source(self) -> Any:
+    async def _source(self) -> RunSource:
         """The job's observer, once its first rank has started one."""
-        from distwatch.observer.targets.sources import LiveRun, open_source
+        from distwatch.observer.targets.live import LiveRun
+        from distwatch.observer.targets.resolver import resolve
 
         deadline = time.monotonic() + VERDICT_WITHIN_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None and not self._case.expected_code:
                 break
             with contextlib.suppress(NoSuchTarget):
-                source = open_source(self._run_id, self._root)
+                source = resolve(self._run_id, self._root).source()
                 if isinstance(source, LiveRun) or self._process.poll() is not None:
                     return source
             await asyncio.sleep(0.2)
@@ -121,12 +127,12 @@ class _Job:
             tail = log.read()[-2000:]
         raise DemoImpossible(f"the demo's job did not come up:\n{tail}")
 
-    async def _verdict(self, source: Any) -> list[Any]:
+    async def _verdict(self, source: RunSource) -> list[Finding]:
         """The findings, once what was expected stands with its evidence, or the job has ended."""
         from distwatch.diagnosis.verdict.diagnose import diagnose
 
         deadline = time.monotonic() + VERDICT_WITHIN_S
-        findings: list[Any] = []
+        findings: list[Finding] = []
         while time.monotonic() < deadline:
             ended = self._process.poll() is not None
             await source.wait(1.0)
@@ -139,7 +145,7 @@ class _Job:
                 break
         return findings
 
-    def _is_complete(self, findings: list[Any], state: Any) -> bool:
+    def _is_complete(self, findings: list[Finding], state: RunState) -> bool:
         if not any(finding.code == self._case.expected_code for finding in findings):
             return False
         recorded = state.recorded_findings
@@ -147,21 +153,21 @@ class _Job:
             bool(recorded) and recorded[0].code == findings[0].code and self._has_evidence(findings)
         )
 
-    def _has_evidence(self, findings: list[Any]) -> bool:
+    def _has_evidence(self, findings: list[Finding]) -> bool:
         root = findings[0]
         dead = root.severity == "crash"
         return dead or any(evidence.source == "stack" for evidence in root.evidence)
 
-    def _recorded(self) -> list[Any]:
+    def _recorded(self) -> list[Finding]:
         from distwatch.diagnosis.verdict.diagnose import diagnose
-        from distwatch.observer.targets.runs import find_run, load_state
+        from distwatch.observer.targets.resolver import resolve
 
-        return diagnose(load_state(find_run(self._run_id, self._root)))
+        return diagnose(resolve(self._run_id, self._root).state())
 
-    def _print(self, findings: list[Any]) -> int:
-        from distwatch.observer.targets.runs import find_run
+    def _print(self, findings: list[Finding]) -> int:
+        from distwatch.observer.targets.resolver import resolve
 
-        folder = find_run(self._run_id, self._root)
+        folder = resolve(self._run_id, self._root).folder()
         if findings:
             click.echo(f"{findings[0].severity}: {findings[0].code}: {findings[0].summary}")
             click.echo(f"do: {findings[0].advice}")

@@ -8,8 +8,8 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.errors import UsageError
-from distwatch.observer.targets.runs import newest_run
-from distwatch.observer.targets.sources import RunSource, open_source
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.run_source import RunSource
 
 
 @click.command()
@@ -17,7 +17,7 @@ from distwatch.observer.targets.sources import RunSource, open_source
 @root_option
 def command(target: str | None, root: str) -> int:
     """Ask every rank and the observer for a full incident now, hang or not."""
-    source = open_source(target or newest_run(root), root)
+    source = resolve(target, root).source()
     if not source.live:
         raise UsageError(
             "that run has ended: nothing can be asked of it",

@@ -7,11 +7,10 @@ import msgspec
 
 from distwatch.cli.options import exit_code_of, output_option, root_option
 from distwatch.cli.output_file import file_option, put_out, require_file
-from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.observer.journals.reading import load_state, read_entries
-from distwatch.observer.targets.reports import report_of
-from distwatch.observer.targets.runs import find_run
-from distwatch.report.document import Report, build_report
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.target import Target, report_on
+from distwatch.report.document import Report
 from distwatch.report.prometheus import render_metrics
 from distwatch.report.trace import Told, Trace
 from distwatch.runfolder import RunFolder
@@ -31,29 +30,30 @@ def command(target: str, output: str, path: str | None, root: str) -> int:
     Ends with 3 where a hang or a crash was found, with 6 where ranks were not observed.
     """
     require_file(path)
+    meant = resolve(target, root)
     if output == "speedscope":
-        return _export_stacks(target, path, root)
+        return _export_stacks(meant, path)
     if output == "prometheus":
-        report = report_of(target, root)
+        report = meant.report()
         content = render_metrics([report])
     else:
-        report, content = _perfetto(find_run(target, root))
+        report, content = _perfetto(meant.folder())
     put_out(content, path)
     return exit_code_of(report)
 
 
-def _export_stacks(target: str, path: str | None, root: str) -> int:
+def _export_stacks(target: Target, path: str | None) -> int:
     from distwatch.cli.options import PARTIAL
     from distwatch.cli.stacks import collect, speedscope_file
 
-    collected = collect(target, root)
+    collected = collect(target)
     put_out(speedscope_file(collected, all_threads=True), path)
     return PARTIAL if collected.problems else 0
 
 
 def _perfetto(folder: RunFolder) -> tuple[Report, bytes]:
     state = load_state(folder)
-    report = build_report(state, diagnose(state), folder.run_id)
+    report = report_on(state)
     trace = Trace(state)
     for entry in read_entries(folder):
         trace.take(Told(entry.header.stream, entry.time_ns, entry.event))

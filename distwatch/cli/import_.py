@@ -13,8 +13,8 @@ from distwatch.dumps.files import read_dumps
 from distwatch.dumps.imported import Stream, streams_of
 from distwatch.errors import PartialData
 from distwatch.observer.incidents import write_incident
+from distwatch.observer.journals.reading import load_state
 from distwatch.observer.journals.segments import Segment
-from distwatch.observer.targets.runs import load_state
 from distwatch.report.document import build_report
 from distwatch.report.formats import render
 from distwatch.runfolder import RunFolder

@@ -14,10 +14,10 @@ from distwatch.errors import UsageError
 def command(target: str, root: str) -> int:
     """The TUI on a recorded run: step with [ and ], pause with space."""
     from distwatch.observer.journals.reading import require_records
-    from distwatch.observer.targets.runs import find_run
+    from distwatch.observer.targets.resolver import resolve
     from distwatch.observer.targets.sources import RecordedRun
 
-    folder = find_run(target, root)
+    folder = resolve(target, root).folder()
     if not is_terminal():
         raise UsageError(
             "there is no terminal here", advice="`distwatch report` prints the same run."

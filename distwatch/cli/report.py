@@ -6,7 +6,7 @@ import click
 
 from distwatch.cli.options import exit_code_of, output_option, root_option
 from distwatch.cli.output_file import file_option, put_out, require_file
-from distwatch.observer.targets.reports import report_of
+from distwatch.observer.targets.resolver import resolve
 from distwatch.report.formats import render
 
 
@@ -21,6 +21,6 @@ def command(target: str, output: str, path: str | None, root: str) -> int:
     Ends with 3 where it found a hang or a crash, with 6 where ranks were not observed.
     """
     require_file(path)
-    report = report_of(target, root)
+    report = resolve(target, root).report()
     put_out(render(report, output), path)
     return exit_code_of(report)

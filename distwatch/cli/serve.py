@@ -10,7 +10,7 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.observer.link.root_address import token_in
-from distwatch.observer.targets.runs import find_run
+from distwatch.observer.targets.resolver import resolve
 from distwatch.web.pages import Pages
 from distwatch.web.server import WebServer
 
@@ -35,7 +35,7 @@ def command(target: str | None, host: str, port: int, token_file: str | None, ro
     """
     token = token_in(token_file) if token_file else None
     if target is not None:
-        find_run(target, root)  # what does not exist is said before anything is served
+        resolve(target, root).folder()  # what does not exist is said before anything is served
     server = WebServer(Pages(root, target), host, port, token)
     click.echo(server.url)
     click.echo("distwatch: serving; Ctrl-C ends it", err=True)

@@ -12,14 +12,14 @@ from distwatch.cli.options import output_option, printable, root_option
 from distwatch.diagnosis.facts.activity import main_thread
 from distwatch.diagnosis.facts.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.observer.targets.linked import find_linked
-from distwatch.observer.targets.ray_targets import members_of, with_members
-from distwatch.observer.targets.runs import find_run, find_run_or_pid, load_state, newest_run
-from distwatch.probes import discovery
+from distwatch.observer.journals.reading import lives
+from distwatch.observer.targets.foreign_job import ForeignJob
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.target import Target
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
 from distwatch.report.speedscope import speedscope
-from distwatch.runfolder import host_name, is_alive
+from distwatch.runfolder import host_name
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import format_ranks
@@ -72,19 +72,21 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
     Ends with 6 where a rank's stack is not known. `-o speedscope` is for https://www.speedscope.app
     (or `npx speedscope FILE`), where each rank weighs 1.
     """
-    collected = collect(target or newest_run(root), root, native=native)
+    collected = collect(resolve(target, root), native=native)
     _print(collected, output, all_threads=threads)
     return 6 if collected.problems else 0
 
 
-def collect(target: str, root: str, *, native: bool = False) -> Collected:
+def collect(target: Target, *, native: bool = False) -> Collected:
     """Stacks of all ranks of a run or a foreign job; says on stderr what is old or missing.
 
     Raises:
         NoSuchTarget: there is no such run, or no stack of it.
         AttachDenied: the system does not let us look.
     """
-    collected = asyncio.run(_collect(target, root, native))
+    collected = (
+        _of_job(target, native) if isinstance(target, ForeignJob) else _of_run(target, native)
+    )
     if collected.old:
         ranks = format_ranks(collected.old)
         click.echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
@@ -94,7 +96,7 @@ def collect(target: str, root: str, *, native: bool = False) -> Collected:
     if not collected.stacks:
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
-        raise error(f"no stack of {target} could be had: {reason}")
+        raise error(f"no stack of {target.name} could be had: {reason}")
     return collected
 
 
@@ -104,26 +106,27 @@ def speedscope_file(collected: Collected, *, all_threads: bool) -> bytes:
     return msgspec.json.encode(speedscope(collected.run_id or "distwatch", by_thread)) + b"\n"
 
 
-async def _collect(target: str, root: str, native: bool) -> Collected:
-    linked = find_linked(target, root)
-    found = None if linked else find_run_or_pid(target, root)
-    if isinstance(found, int):
-        fresh, problems = await _take(_foreign(found), native)
-        return Collected(fresh=fresh, problems=problems)
-    if linked is not None:
-        run_id, state = linked.run_id, await linked.look()
-    else:
-        folder = found or find_run(target, root)
-        run_id, state = folder.run_id, load_state(folder)
+def _of_job(job: ForeignJob, native: bool) -> Collected:
+    fresh, problems = asyncio.run(_take(job.rank_pids(), native))
+    return Collected(fresh=fresh, problems=problems)
+
+
+def _of_run(target: Target, native: bool) -> Collected:
+    state = target.state()
     ranks = Job(state).ranks
     recorded = {rank: held for rank, process in ranks.items() if (held := _recorded(process))}
-    living = {rank: process.pid for rank, process in ranks.items() if _lives_here(process)}
-    fresh, problems = await _take(living, native)
+    here = host_name()
+    living = {
+        rank: process.pid
+        for rank, process in ranks.items()
+        if process.host == here and lives(process.key)
+    }
+    fresh, problems = asyncio.run(_take(living, native))
     for rank, process in ranks.items():
         if rank not in living and rank not in recorded:
             where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
             problems[rank] = f"it {where}, and no stack of it was recorded"
-    return Collected(run_id=run_id, fresh=fresh, recorded=recorded, problems=problems)
+    return Collected(run_id=state.run_id, fresh=fresh, recorded=recorded, problems=problems)
 
 
 def _by_problem(problems: dict[int, str]) -> dict[str, list[int]]:
@@ -138,22 +141,6 @@ def _recorded(process: Process) -> tuple[ThreadStack, ...]:
     main = main_thread(process, stack)
     others = [t for t in (stack.threads if stack else ()) if t is not main]
     return (main, *others) if main is not None else ()
-
-
-def _foreign(pid: int) -> dict[int, int]:
-    """Pids by global rank of the job that a process belongs to; a job of one is rank 0."""
-    pids: dict[int, int] = {}
-    for sighted in with_members(discovery.job_of(pid), members_of(pid)):
-        if sighted.role == "rank" and sighted.identity.global_rank is not None:
-            pids[sighted.identity.global_rank] = sighted.pid
-    return pids or {0: pid}
-
-
-def _lives_here(process: Process) -> bool:
-    # Its number may be another process's by now, or on another host from the start.
-    ticks = process.key.rpartition(".")[2]
-    here = process.host == host_name()
-    return here and ticks.isdigit() and is_alive(process.pid, int(ticks))
 
 
 async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, str]]:

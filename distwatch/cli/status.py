@@ -14,8 +14,7 @@ from distwatch.cli.options import (
     severity_style,
 )
 from distwatch.cli.ps import lay_out
-from distwatch.observer.targets.reports import report_of
-from distwatch.observer.targets.runs import newest_run
+from distwatch.observer.targets.resolver import resolve
 from distwatch.report.document import Report
 from distwatch.report.status import rank_document, status_document
 
@@ -27,7 +26,7 @@ from distwatch.report.status import rank_document, status_document
 @color_option
 def command(target: str | None, output: str, root: str) -> int:
     """The ranks of a run and the verdict; the newest living run where none is named."""
-    report = report_of(target or newest_run(root), root)
+    report = resolve(target, root).report()
     if output == "json":
         document = msgspec.json.encode(status_document(report))
         click.echo(msgspec.json.format(document, indent=2).decode())

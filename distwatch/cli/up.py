@@ -12,8 +12,9 @@ from distwatch.cli.options import output_option, root_option
 from distwatch.cli.ps import lay_out
 from distwatch.errors import UsageError
 from distwatch.observer.cluster.hosts import HostJoined, join_hosts
-from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
-from distwatch.observer.targets.runs import find_run, newest_run
+from distwatch.observer.cluster.ray_question import ask_cluster
+from distwatch.observer.cluster.root_registry import SCHEME
+from distwatch.observer.targets.resolver import resolve
 
 SCHEMA = "distwatch.up/1"
 PARTIAL = 6
@@ -64,8 +65,8 @@ def command(
             os.environ["DISTWATCH_DIR"] = root
         return _ray(address, output, stop=stop)
     names = [name.strip() for name in (hosts or "").split(",") if name.strip()]
-    folder = find_run(run or newest_run(root), root)
-    return _print_hosts(join_hosts(folder, names, shell, address), output)
+    joined = join_hosts(resolve(run, root).folder(), names, shell, address)
+    return _print_hosts(joined, output)
 
 
 def _require_fitting(ray: bool) -> None:

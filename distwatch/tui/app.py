@@ -30,7 +30,7 @@ from distwatch.tui.views.line import subject_of
 from distwatch.tui.views.shown import Shown, draw_view
 
 if TYPE_CHECKING:
-    from distwatch.observer.targets.sources import RunSource
+    from distwatch.observer.targets.run_source import RunSource
 
 RETRY_S = 2.0
 REFRESH_S = 0.5

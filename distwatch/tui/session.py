@@ -14,7 +14,7 @@ from distwatch.tui.verdict import ViewerStatus, mood
 
 if TYPE_CHECKING:
     # At run time it would load the whole observer, which a viewer of a recording never needs.
-    from distwatch.observer.targets.sources import RunSource
+    from distwatch.observer.targets.run_source import RunSource
 
 
 class Session:

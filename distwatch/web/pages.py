@@ -9,14 +9,9 @@ import msgspec
 from distwatch.errors import DistwatchError, NoSuchTarget
 from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.lock import lock_holder
-from distwatch.observer.targets.reports import report_on
-from distwatch.observer.targets.runs import (
-    find_run,
-    list_runs,
-    newest_run,
-    run_folders,
-    runs_document,
-)
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.runs import list_runs, run_folders, runs_document
+from distwatch.observer.targets.target import RunHere
 from distwatch.report.formats import CONTENT_TYPES, render
 from distwatch.report.prometheus import CONTENT_TYPE, render_metrics
 from distwatch.report.status import status_document
@@ -61,7 +56,7 @@ class Pages:
                 case ["metrics"]:
                     return self._metrics()
                 case ["runs", run_id, "status.json"]:
-                    return self._json(status_document(report_on(self._folder(run_id))))
+                    return self._json(status_document(RunHere(self._folder(run_id)).report()))
                 case ["runs", run_id, file] if file in _REPORTS:
                     return self._report(self._folder(run_id), _REPORTS[file])
         except NoSuchTarget as error:
@@ -71,7 +66,7 @@ class Pages:
         return sentence(404, f"there is no page here; there are {', '.join(_PAGES)}")
 
     def _named(self) -> RunFolder:
-        return find_run(self._target or newest_run(self._root), self._root)
+        return resolve(self._target, self._root).folder()
 
     def _folders(self) -> list[RunFolder]:
         """Of all runs under the root, and of the named one, which may lie elsewhere."""
@@ -92,13 +87,13 @@ class Pages:
         for folder in self._folders():
             if any_alive(folder) or lock_holder(folder) is not None:
                 try:
-                    reports.append(report_on(folder))
+                    reports.append(RunHere(folder).report())
                 except DistwatchError:
                     unreadable.append(folder.run_id)
         return Answer(200, CONTENT_TYPE, render_metrics(reports, unreadable))
 
     def _report(self, folder: RunFolder, output: str) -> Answer:
-        return Answer(200, CONTENT_TYPES[output], render(report_on(folder), output))
+        return Answer(200, CONTENT_TYPES[output], render(RunHere(folder).report(), output))
 
     def _json(self, document: object) -> Answer:
         return Answer(200, _JSON, msgspec.json.encode(document) + b"\n")

@@ -228,7 +228,7 @@ def test_what_may_not_be_read_does_not_pass_for_nothing(
     root.chmod(0o755 if arguments[0] == "report" else 0o700)
     # Everything is imported as root: that user may not be able to read this Python.
     code = (
-        "import os, sys, distwatch.observer.targets.linked, distwatch.report.markdown\n"
+        "import os, sys, distwatch.observer.targets.remote_runs, distwatch.report.markdown\n"
         "import distwatch.cli.ps, distwatch.cli.report, distwatch.cli.run\n"
         "from distwatch.cli.__main__ import main\n"
         "os.setuid(65534); main(sys.argv[1:])"

@@ -29,7 +29,8 @@ from distwatch.observer.serving import (
     to_wire,
     unpack,
 )
-from distwatch.observer.targets.sources import LiveRun, SourceLost
+from distwatch.observer.targets.live import LiveRun
+from distwatch.observer.targets.run_source import SourceLost
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event

@@ -1,4 +1,4 @@
-"""Live, embedded and recorded runs are one interface; targets that do not exist say what does."""
+"""Live, embedded and recorded runs are one interface."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from distwatch.errors import NoSuchTarget
 from distwatch.observer.daemon import Observer
-from distwatch.observer.targets.runs import find_run, list_runs
-from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun, open_source
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.runs import list_runs
+from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
 from distwatch.runfolder import RunFolder
 from distwatch.state.frames import HEADER_SIZE
 from tests.observer.rank_process import RankProcess
@@ -41,7 +39,7 @@ async def test_a_recording_can_be_looked_at_at_any_time(
 ) -> None:
     rank = start_rank()
     await record(folder, rank)
-    source = open_source("r", root_of(folder))
+    source = resolve("r", root_of(folder)).source()
     assert isinstance(source, RecordedRun)
     await source.open()
     assert source.span is not None
@@ -63,7 +61,7 @@ async def test_a_run_without_observer_is_observed_by_its_viewer(
 ) -> None:
     rank = start_rank()
     rank.do("steps 2")
-    source = open_source(str(rank.pid), root_of(folder))
+    source = resolve(str(rank.pid), root_of(folder)).source()
     assert isinstance(source, EmbeddedRun)
     await source.open()
     try:
@@ -93,31 +91,6 @@ async def test_beside_an_observer_nobody_writes_a_second_time(
         await second.close()
         await first.close()
     assert len(folder.stems(".journal")) == 2
-
-
-def test_a_rank_its_launcher_and_its_run_id_mean_the_same_run(
-    folder: RunFolder, start_rank: Start
-) -> None:
-    rank = start_rank()
-    root = root_of(folder)
-    assert find_run("r", root).path == folder.path
-    assert find_run(folder.path, root).path == folder.path
-    assert find_run(str(rank.pid), root).path == folder.path
-    assert find_run(str(os.getpid()), root).path == folder.path
-    rank.kill()
-    rank.close()
-    assert find_run(str(rank.pid), root).path == folder.path
-
-
-def test_what_does_not_exist_is_answered_with_what_does(
-    folder: RunFolder, start_rank: Start
-) -> None:
-    start_rank()
-    with pytest.raises(NoSuchTarget, match=r"no run 'nope'.*: r") as told:
-        find_run("nope", root_of(folder))
-    assert told.value.exit_code == 5
-    with pytest.raises(NoSuchTarget, match="no process 4194304"):
-        open_source("4194304", root_of(folder))
 
 
 def test_runs_are_listed_even_where_one_is_garbage(folder: RunFolder, start_rank: Start) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget
-from distwatch.observer.targets.runs import find_run, find_run_of_pid
-from distwatch.observer.targets.sources import LiveRun, open_source
+from distwatch.observer.targets.live import LiveRun
+from distwatch.observer.targets.resolver import resolve
 from distwatch.probes.discovery import job_of
 from distwatch.ray import HOOK
 from distwatch.runfolder import RunFolder
@@ -86,16 +86,15 @@ def test_actors_enter_the_run_of_their_ray_job_and_say_who_they_are() -> None:
             assert worker.node_id == workers[0].node_id
             assert process.planned is not None
             assert process.planned.endpoint == process_of(state, 0).planned.endpoint != ""
-            found = find_run_of_pid(pid, job.root)
-            assert found is not None
+            found = resolve(str(pid), job.root).folder()
             assert found.run_id == name
-            assert isinstance(open_source(str(pid), job.root), LiveRun)
-        assert find_run("ray-01000000", job.root).run_id == name
+            assert isinstance(resolve(str(pid), job.root).source(), LiveRun)
+        assert resolve("ray-01000000", job.root).folder().run_id == name
         job.open_gate("look", 0)
         job.wait_step(f"driver of {name}", {0})
         job.wait_step(f"actor in {name}", {0, 1})
         with pytest.raises(NoSuchTarget):
-            find_run("ray-02000000", job.root)
+            resolve("ray-02000000", job.root).folder()
         assert len({worker.actor_id for worker in workers.values()}) == 2
         assert_healthy(job.judged_blocking())
         assert not [finding.code for finding in diagnose(job.state())]

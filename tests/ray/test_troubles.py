@@ -11,8 +11,9 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget
-from distwatch.observer.targets.runs import find_run
-from distwatch.observer.targets.sources import EmbeddedRun, LiveRun, open_source
+from distwatch.observer.targets.live import LiveRun
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.sources import EmbeddedRun
 from distwatch.probes.discovery import job_of
 from distwatch.probes.ray_cluster import ClusterUnreadable, read_tables
 from distwatch.probes.raylets import raylet_of
@@ -61,10 +62,10 @@ def test_unplaced_grouped_failed_and_restarted_actors_are_each_found_for_what_th
         assert "restarted 2 of 2 times" in found[3, 4].summary
         (driver,) = job.launched
         for target in ("trainer-0", "trainer-1", str(driver.pid), str(pids(job)[0])):
-            assert find_run(target, job.root).path == job.folder.path
-            assert isinstance(open_source(target, job.root), LiveRun)
+            assert resolve(target, job.root).folder().path == job.folder.path
+            assert isinstance(resolve(target, job.root).source(), LiveRun)
         with pytest.raises(NoSuchTarget):
-            find_run("trainer-9", job.root)
+            resolve("trainer-9", job.root).folder()
 
 
 def test_without_distwatch_a_driver_or_an_actors_name_leads_to_the_job_and_its_trouble(
@@ -83,16 +84,16 @@ def test_without_distwatch_a_driver_or_an_actors_name_leads_to_the_job_and_its_t
             read_tables([raylet])
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
         with pytest.raises(NoSuchTarget, match=f"distwatch attach {first}"):
-            find_run("trainer-0", job.root)
+            resolve("trainer-0", job.root).folder()
         by_name, by_driver = (
-            open_source("trainer-0", job.root),
-            open_source(str(driver.pid), job.root),
+            resolve("trainer-0", job.root).source(),
+            resolve(str(driver.pid), job.root).source(),
         )
         assert isinstance(by_name, EmbeddedRun)
         assert isinstance(by_driver, EmbeddedRun)
         assert by_name.run_id == f"attached-{first}"
         # It has no process: its driver is what there is to look at.
-        assert open_source("trainer-1", job.root).run_id == by_driver.run_id
+        assert resolve("trainer-1", job.root).source().run_id == by_driver.run_id
         finding, state = asyncio.run(look_until_blocked(by_driver))
         assert (finding.code, finding.culprit_ranks) == ("rendezvous.rank_never_started", (1,))
         assert "needs 4 CPU; no node has more than 1 CPU" in finding.summary

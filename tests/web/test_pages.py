@@ -10,7 +10,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from distwatch.observer.lock import take_lock
-from distwatch.observer.targets.reports import report_on
+from distwatch.observer.targets.target import RunHere
 from distwatch.report.document import to_json
 from distwatch.runfolder import RunFolder, start_ticks
 from tests.cli.runs import call, rings, save
@@ -103,7 +103,7 @@ def test_a_report_says_what_is_true_now(serve: Serve, root: Path) -> None:
     folder = save(job, root, "r")
     client = serve()
     before = client.ask("/runs/r/report.json").body
-    assert before == to_json(report_on(folder))
+    assert before == to_json(RunHere(folder).report())
     job.exit(1, 9.0, code=3)
     save(job, root, "r")
     after = json.loads(client.ask("/runs/r/report.json").body)

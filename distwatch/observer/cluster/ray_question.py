@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.observer.cluster.root_registry import SCHEME
 from distwatch.observer.link.root_address import (
     LinkMisconfigured,
     RootAddress,
@@ -20,7 +21,6 @@ from distwatch.observer.link.root_address import (
 from distwatch.probes.raylets import clusters_here
 from distwatch.redaction import redact_text
 
-SCHEME = "ray://"
 CONNECT_WITHIN_S = 5.0
 _CLIENT_ADVICE = (
     "ray://HOST:PORT is a cluster's address where a node of it runs on this machine; from elsewhere "

@@ -15,6 +15,8 @@ import msgspec
 from distwatch.runfolder import folder_name
 
 RAY, HOSTS = "ray", "hosts"
+SCHEME = "ray://"
+"""Begins the address of a Ray cluster."""
 CARDS_FILE = "links.json"
 KEPT_NS = 7 * 86_400 * 10**9
 """How long a card is kept after its run has ended, or after its cluster was last heard of."""

@@ -241,11 +241,12 @@ class _Ends:
                 ev.NotObserved(host=host, what="end", why=why, process=key),
             )
             for key, time_ns in self._last.items()
-            if key not in self._ended and not _lives(key)
+            if key not in self._ended and not lives(key)
         ]
 
 
-def _lives(key: str) -> bool:
+def lives(key: str) -> bool:
+    """Whether the process of this host that has the key still runs."""
     name, _, ticks = key.rpartition(".")
     pid = name.rpartition("-")[2]
     return pid.isdigit() and ticks.isdigit() and is_alive(int(pid), int(ticks))

@@ -8,12 +8,11 @@ import time
 
 import msgspec
 
-from distwatch.errors import DistwatchError
 from distwatch.observer.background import end_tasks
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
+from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.runfolder import RunFolder
-from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 
 CONNECT_WITHIN_S = 2.0
@@ -23,22 +22,11 @@ ANSWER_WITHIN_S = 30.0
 _LENGTH = 4
 
 
-class SourceLost(DistwatchError):
-    """What was looked at is gone; the state keeps what it last said."""
-
-
-class LiveRun:
-    """A run through its observer's socket. A lost observer leaves the last state status."""
-
-    live = True
+class LiveRun(RunSource):
+    """A run through its observer's socket. A lost observer leaves the last state standing."""
 
     def __init__(self, folder: RunFolder, note: str = "") -> None:
-        self.folder = folder
-        self.run_id = folder.run_id
-        self.note = note or f"observer pid {lock_holder(folder) or '?'}"
-        self.state = RunState(run_id=folder.run_id)
-        self.span: tuple[int, int] | None = None
-        self.cursor_ns = 0
+        super().__init__(folder, note or f"observer pid {lock_holder(folder) or '?'}")
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: list[Wire] = []
@@ -122,9 +110,6 @@ class LiveRun:
             return await asyncio.wait_for(self._answers.get(), ANSWER_WITHIN_S)
         except asyncio.TimeoutError:
             return f"the observer did not answer within {ANSWER_WITHIN_S:.0f} s"
-
-    def seek(self, time_ns: int) -> None:
-        """A live run has no other moment than now."""
 
     async def close(self) -> None:
         if self._task is not None:

@@ -1,23 +1,20 @@
-"""Which runs this node knows, and which of them a person means."""
+"""The runs that are recorded under a root: their folders, names and processes, one line each."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.errors import AttachDenied, NoSuchTarget, PartialData
-from distwatch.observer.journals.reading import any_alive, load_state
+from distwatch.errors import NoSuchTarget, PartialData
+from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
-from distwatch.runfolder import RunFolder, host_name, is_alive, name_of, parent_pid, start_ticks
+from distwatch.runfolder import RunFolder, host_name, name_of, parent_pid, start_ticks
 
-__all__ = [
-    "RunSummary", "find_run", "find_run_of_pid", "find_run_or_pid", "list_runs", "load_state",
-    "newest_run", "summarize",
-]  # fmt: skip
 SCHEMA = "distwatch.ps/1"
 
 
@@ -26,43 +23,15 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     path: str
-    started_wall_ns: int
-    world_size: int | None
-    ranks_alive: int
-    ranks_seen: int
-    hosts: tuple[str, ...]
+    started_wall_ns: int = 0
+    world_size: int | None = None
+    ranks_alive: int = 0
+    ranks_seen: int = 0
+    hosts: tuple[str, ...] = ()
     observer_pid: int | None
     alive: bool
-    verdict: str
+    verdict: str = ""
     blocked: bool = False
-
-
-def list_runs(root: str) -> list[RunSummary]:
-    """All runs under a root, the newest first; unreadable ones say so as their verdict."""
-    return sorted(
-        (summarize(folder) for folder in run_folders(root)),
-        key=lambda summary: (-summary.started_wall_ns, summary.run_id),
-    )
-
-
-def newest_run(root: str) -> str:
-    """The run that is meant where none is named: the newest living one, else the newest; its path.
-
-    Raises:
-        NoSuchTarget: there is none.
-    """
-    runs = list_runs(root)
-    if not runs:
-        raise NoSuchTarget(
-            f"no run is recorded under {root}",
-            advice="Start one with `distwatch run -- …`, or set DISTWATCH_DIR.",
-        )
-    return next((run for run in runs if run.alive), runs[0]).path
-
-
-def runs_document(runs: list[RunSummary]) -> dict[str, Any]:
-    """What `distwatch ps -o json` prints."""
-    return {"schema": SCHEMA, "runs": [msgspec.to_builtins(run) for run in runs]}
 
 
 def run_folders(root: str) -> list[RunFolder]:
@@ -80,98 +49,31 @@ def is_run(folder: RunFolder) -> bool:
     return bool(folder.stems(".start") or folder.stems(".journal") or folder.stems(".ring"))
 
 
-def summarize(folder: RunFolder) -> RunSummary:
-    """A run in one line."""
-    observer = lock_holder(folder)
-    alive = any_alive(folder)
-    try:
-        state = load_state(folder)
-    except PartialData as error:
-        return RunSummary(
-            run_id=folder.run_id,
-            path=folder.path,
-            started_wall_ns=0,
-            world_size=None,
-            ranks_alive=0,
-            ranks_seen=0,
-            hosts=(),
-            observer_pid=observer,
-            alive=alive,
-            verdict=str(error),
-        )
-    job, findings = Job(state), diagnose(state)
-    starts = [
-        process.started_ns + state.hosts[process.host].wall_offset_ns
-        for process in state.processes.values()
-        if process.started_ns is not None and process.host in state.hosts
-    ]
-    return RunSummary(
-        run_id=folder.run_id,
-        path=folder.path,
-        started_wall_ns=min(starts, default=_folder_ns(folder)),
-        world_size=job.world,
-        ranks_alive=sum(_lives(process.pid, process.key) for process in job.ranks.values()),
-        ranks_seen=len(job.ranks),
-        hosts=tuple(sorted({process.host for process in job.ranks.values()})),
-        observer_pid=observer,
-        alive=alive,
-        verdict=findings[0].summary if findings else "no findings",
-        blocked=any(finding.blocks for finding in findings),
-    )
+def run_at(path: str) -> RunFolder | None:
+    """The run whose folder a path names, or an incident of it, or a file in either."""
+    if os.sep not in path and not os.path.isdir(path):
+        return None
+    place = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+    above = os.path.dirname(place)
+    folders = map(RunFolder, (place, above, os.path.dirname(above)))
+    return next((folder for folder in folders if is_run(folder)), None)
 
 
-def find_run(target: str, root: str) -> RunFolder:
-    """The run that a person names by run id, folder, incident folder, pid or actor's name.
-
-    A bare id means the newest launch of that name; `ray-<job id>` the newest cluster's job. The pid
-    may be that of a Ray job's driver.
-
-    Raises:
-        NoSuchTarget: there is none; the advice lists what there is.
-    """
-    found = find_run_or_pid(target, root)
-    if isinstance(found, RunFolder):
-        return found
-    pid = found if found is not None and os.path.isdir(f"/proc/{found}") else None
-    raise NoSuchTarget(
-        _complaint(target if found is None else str(found)),
-        advice=_what_there_is(root)
-        if pid is None
-        else f"`distwatch attach {pid}` looks at it from outside.",
-    )
+def run_named(word: str, folders: Iterable[RunFolder]) -> RunFolder | None:
+    """The newest launch of the run of that name, or of the Ray job: `ray-<job id>`."""
+    named = [folder for folder in folders if is_named(folder.run_id, word)]
+    exact = [folder for folder in named if not _is_of_ray_job(folder.run_id, word)]
+    return max(exact or named, key=_launch, default=None)
 
 
-def find_run_or_pid(target: str, root: str) -> RunFolder | int | None:
-    """As `find_run`; a pid that belongs to no run as a number; None: nothing has that name."""
-    # With the probes behind it: not in a rank that asks for its snapshot.
-    from distwatch.observer.targets.ray_targets import run_of_driver, run_or_pid_of_actor
-
-    if target.isdigit():
-        pid = int(target)
-        if (folder := find_run_of_pid(pid, root)) is not None:
-            return folder
-        by_driver = run_of_driver(pid, run_folders(root), lambda one: find_run_of_pid(one, root))
-        if by_driver is not None:
-            return by_driver
-    by_path = _folder_at(target)
-    if by_path is not None:
-        return by_path
-    folders = run_folders(root)
-    generations = [f for f in folders if target in (f.run_id, name_of(f.run_id))]
-    exact = [folder for folder in generations if folder.run_id == target and "~" in target]
-    if found := (exact or sorted(generations, key=_generation)):
-        return found[-1]
-    if of_ray_job := [folder for folder in folders if is_of_ray_job(folder.run_id, target)]:
-        return of_ray_job[-1]
-    if target.isdigit():
-        return int(target)
-    return run_or_pid_of_actor(target, folders, lambda one: find_run_of_pid(one, root))
+def is_named(run_id: str, word: str) -> bool:
+    """Whether a word is a run's id, its name without the number of the launch, or its Ray job."""
+    return word in (run_id, name_of(run_id)) or _is_of_ray_job(run_id, word)
 
 
-def find_run_of_pid(pid: int, root: str) -> RunFolder | None:
+def run_of_pid(pid: int, folders: Iterable[RunFolder]) -> RunFolder | None:
     """The run that a rank, its launcher or one of its children belongs to; None: no run."""
-    folders = run_folders(root)
-    current = pid
+    folders, current = list(folders), pid
     for _ in range(16):
         if current <= 1:
             break
@@ -179,69 +81,101 @@ def find_run_of_pid(pid: int, root: str) -> RunFolder | None:
             if _has_process(folder, current):
                 return folder
         current = parent_pid(current)
+    if not os.path.isdir(f"/proc/{pid}"):
+        return None
     # A launcher is the parent of what is recorded.
+    launched = (f for f in folders if any(start.get("ppid") == str(pid) for start in f.starts()))
+    return next(launched, None)
+
+
+def runs_by_actor(folders: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
+    """Runs by the names of the Ray actors that work in them, or were seen beside them."""
+    runs: dict[str, list[RunFolder]] = {}
     for folder in folders:
-        for start in folder.starts():
-            if start.get("ppid") == str(pid) and os.path.isdir(f"/proc/{pid}"):
-                return folder
-    return None
+        try:
+            state = load_state(folder)
+        except PartialData:
+            continue
+        names = {p.worker.actor_name for p in state.processes.values() if p.worker}
+        names |= {one.name for host in state.hosts.values() for one in host.ray.actors.values()}
+        for name in names:
+            runs.setdefault(name, []).append(folder)
+    return runs
 
 
-def _has_process(folder: RunFolder, pid: int) -> bool:
-    host = host_name()
-    return any(
-        start.get("ticks") == str(start_ticks(pid)) or not os.path.isdir(f"/proc/{pid}")
-        for start in folder.starts_of(f"{host}-{pid}")
+def list_runs(root: str) -> list[RunSummary]:
+    """All runs under a root, the newest first; unreadable ones say so as their verdict."""
+    return sorted(
+        (summarize(folder) for folder in run_folders(root)),
+        key=lambda summary: (-summary.started_wall_ns, summary.run_id),
     )
 
 
-def _folder_at(target: str) -> RunFolder | None:
-    if os.sep not in target and not os.path.isdir(target):
-        return None
-    path = os.path.abspath(target if os.path.isdir(target) else os.path.dirname(target))
-    for candidate in (path, os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
-        folder = RunFolder(candidate)
-        if is_run(folder):
-            return folder
-    if os.path.isdir(target):
-        if not os.access(target, os.R_OK | os.X_OK):
-            raise AttachDenied(
-                f"{target} cannot be read by uid {os.getuid()}", advice="Run as the job's user."
-            )
-        raise PartialData(
-            f"{target} holds nothing of a run",
-            advice="A run folder has *.journal files; `distwatch ps` lists the runs.",
+def newest_run(root: str) -> RunFolder:
+    """The newest living run, else the newest.
+
+    Raises:
+        NoSuchTarget: there is none.
+    """
+    runs = list_runs(root)
+    if not runs:
+        raise NoSuchTarget(
+            f"no run is recorded under {root}",
+            advice="Start one with `distwatch run -- …`, or set DISTWATCH_DIR.",
         )
-    return None
+    return RunFolder(next((run for run in runs if run.alive), runs[0]).path)
 
 
-def is_of_ray_job(run_id: str, target: str) -> bool:
-    """`ray-01000000` names a job; the cluster's start, which follows in the run's id, need not be known."""
-    return target.startswith("ray-") and run_id.startswith(f"{target}-")
+def runs_document(runs: list[RunSummary]) -> dict[str, Any]:
+    """What `distwatch ps -o json` prints."""
+    return {"schema": SCHEMA, "runs": [msgspec.to_builtins(run) for run in runs]}
 
 
-def _generation(folder: RunFolder) -> int:
-    _, tilde, number = folder.run_id.rpartition("~")
-    return int(number) if tilde and number.isdigit() else 1
+def summarize(folder: RunFolder) -> RunSummary:
+    """A run in one line."""
+    summary = RunSummary(
+        run_id=folder.run_id,
+        path=folder.path,
+        observer_pid=lock_holder(folder),
+        alive=any_alive(folder),
+    )
+    try:
+        state = load_state(folder)
+    except PartialData as error:
+        return msgspec.structs.replace(summary, verdict=str(error))
+    job, findings = Job(state), diagnose(state)
+    starts = [
+        process.started_ns + state.hosts[process.host].wall_offset_ns
+        for process in state.processes.values()
+        if process.started_ns is not None and process.host in state.hosts
+    ]
+    return msgspec.structs.replace(
+        summary,
+        started_wall_ns=min(starts, default=_folder_ns(folder)),
+        world_size=job.world,
+        ranks_alive=sum(lives(process.key) for process in job.ranks.values()),
+        ranks_seen=len(job.ranks),
+        hosts=tuple(sorted({process.host for process in job.ranks.values()})),
+        verdict=findings[0].summary if findings else "no findings",
+        blocked=any(finding.blocks for finding in findings),
+    )
 
 
-def _complaint(target: str) -> str:
-    if target.isdigit():
-        exists = os.path.isdir(f"/proc/{target}")
-        return f"process {target} belongs to no run" if exists else f"there is no process {target}"
-    return f"there is no run {target!r}"
+def _has_process(folder: RunFolder, pid: int) -> bool:
+    return any(
+        start.get("ticks") == str(start_ticks(pid)) or not os.path.isdir(f"/proc/{pid}")
+        for start in folder.starts_of(f"{host_name()}-{pid}")
+    )
 
 
-def _what_there_is(root: str) -> str:
-    names = [folder.run_id for folder in run_folders(root)][-8:]
-    if not names:
-        return f"No run is recorded under {root}: start one with `distwatch run -- …`, or set DISTWATCH_DIR."
-    return f"Recorded under {root}: {', '.join(names)}."
+def _is_of_ray_job(run_id: str, word: str) -> bool:
+    # The cluster's start, which follows in the run's id, need not be known.
+    return word.startswith("ray-") and run_id.startswith(f"{word}-")
 
 
-def _lives(pid: int, key: str) -> bool:
-    ticks = key.rpartition(".")[2]
-    return ticks.isdigit() and is_alive(pid, int(ticks))
+def _launch(folder: RunFolder) -> tuple[str, int]:
+    name = name_of(folder.run_id)
+    return name, int(folder.run_id.removeprefix(name).removeprefix("~") or 1)
 
 
 def _folder_ns(folder: RunFolder) -> int:

@@ -24,8 +24,9 @@ from distwatch.observer.cluster.root_registry import (
     read_cards,
     write_cards,
 )
-from distwatch.observer.targets.linked import LinkedRun, find_linked
-from distwatch.observer.targets.live import SourceLost
+from distwatch.observer.targets.remote_runs import LinkedRun, remote_run
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.run_source import SourceLost
 from distwatch.runfolder import RunFolder
 from tests.support.ranks import free_port
 
@@ -153,8 +154,8 @@ def test_the_newest_root_that_answers_is_meant(tmp_path: Path, root_port: int) -
         write_cards(root, cluster, {n: c for n, c in cards.items() if c.cluster == cluster})
 
     def found(target: str) -> str:
-        linked = find_linked(target, root)
-        return linked.run_id if linked else ""
+        remote = remote_run(target, root)
+        return remote.name if remote else ""
 
     assert found("ray://") == "ray-02000000-1"
     assert found("ray://auto/ray-01000000") == "ray-01000000-1"
@@ -169,7 +170,7 @@ def test_where_nobody_answers_all_that_was_tried_is_said(tmp_path: Path) -> None
     gcs, port = f"127.0.0.1:{free_port()}", free_port()
     write_cards(str(tmp_path), gcs, {"r": card(gcs, port=port)})
     with pytest.raises(SourceLost, match=f"root of r on n1 .*:{port}.*no Ray cluster answers"):
-        find_linked(f"ray://{gcs}", str(tmp_path))
+        resolve(f"ray://{gcs}", str(tmp_path))
 
 
 def test_a_run_of_this_node_is_looked_at_here(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_run_of_this_node_is_looked_at_here(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "r"))
     os.mkdir(folder.path)
     Path(folder.path, "n1-1.start").write_text("pid=1\n")
-    assert find_linked("r", str(tmp_path)) is None
+    assert resolve("r", str(tmp_path)).folder().path == folder.path
 
 
 async def test_a_run_that_has_ended_is_where_its_root_was(tmp_path: Path) -> None:

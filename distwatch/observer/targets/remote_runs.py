@@ -1,4 +1,4 @@
-"""A run of other nodes, looked at through its root: where the cards of this node or its cluster say."""
+"""Runs of other nodes, as the cards of this node or their Ray cluster know them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import msgspec
 
 from distwatch.errors import DistwatchError, NoSuchTarget
 from distwatch.observer.background import end_tasks
-from distwatch.observer.cluster.ray_question import SCHEME, ask_cluster
-from distwatch.observer.cluster.root_registry import RAY, Card, named_soundly, read_cards
+from distwatch.observer.cluster.ray_question import ask_cluster
+from distwatch.observer.cluster.root_registry import (
+    RAY,
+    SCHEME,
+    Card,
+    named_soundly,
+    read_cards,
+)
 from distwatch.observer.link.channel import (
     HANDSHAKE_WITHIN_S,
     LinkBroken,
@@ -21,78 +27,94 @@ from distwatch.observer.link.channel import (
 from distwatch.observer.link.messages import Hello
 from distwatch.observer.link.root_address import LinkMisconfigured, parse_place
 from distwatch.observer.link.viewers import join
-from distwatch.observer.targets.live import LiveRun, SourceLost
-from distwatch.observer.targets.runs import is_of_ray_job, run_folders
-from distwatch.runfolder import RunFolder, host_name, name_of
+from distwatch.observer.targets.live import LiveRun
+from distwatch.observer.targets.run_source import SourceLost
+from distwatch.observer.targets.runs import is_named
+from distwatch.observer.targets.target import Target
+from distwatch.runfolder import RunFolder, host_name
 from distwatch.state.model import RunState
 
 ANSWERS_WITHIN_S = 3.0
 
 
-def find_linked(target: str, root: str) -> LinkedRun | None:
+class RemoteRun(Target):
+    """A run whose root is on another host."""
+
+    def __init__(self, name: str, card: Card, root: str) -> None:
+        self.name = name
+        self._card = card
+        self._root = root
+
+    def folder(self) -> RunFolder:
+        raise NoSuchTarget(
+            f"{self.name} is recorded on {self._card.host}, not here", advice="Run this there."
+        )
+
+    def source(self) -> LinkedRun:
+        return LinkedRun(self.name, self._card, self._root)
+
+    def state(self) -> RunState:
+        return asyncio.run(self.source().look())
+
+
+def remote_run(word: str, root: str) -> RemoteRun | None:
     """A run that this machine knows by its card alone, or of the cluster that `ray://…` names.
 
     Args:
-        target: `ray://`, `ray://host:port`, either with `/RUN` after it; or a run's name, or
-            `ray-<job id>`.
+        word: `ray://`, `ray://host:port`, either with `/RUN` after it; or what `is_named` takes.
 
     Raises:
         NoSuchTarget: the cluster has no such run.
         ClusterSilent: it does not answer, and no card of it is here.
         SourceLost: neither it nor any root that the cards name answers.
     """
-    if target.startswith(SCHEME):
-        address, _, wanted = target.removeprefix(SCHEME).partition("/")
-        return _of_cluster("" if address == "auto" else address, wanted, root)
-    if any(_is_named(folder.run_id, target) for folder in run_folders(root)):
+    cards = read_cards(root)
+    if word.startswith(SCHEME):
+        address, _, wanted = word.removeprefix(SCHEME).partition("/")
+        name, card = _in_cluster("" if address == "auto" else address, wanted, cards)
+        return RemoteRun(name, card, root)
+    named = _named(cards, word)
+    if not named:
         return None
-    named = _named(read_cards(root), target)
-    if len(named) > 1 and (found := _answering(named, root, [])):
-        return found
-    return LinkedRun(*named[0], root) if named else None
+    name, card = (len(named) > 1 and _answering(named, [])) or named[0]
+    return RemoteRun(name, card, root)
 
 
-def _of_cluster(address: str, wanted: str, root: str) -> LinkedRun:
-    known = {
-        name: card
-        for name, card in read_cards(root).items()
-        if card.kind == RAY and address in ("", card.cluster)
-    }
+def _in_cluster(address: str, wanted: str, cards: dict[str, Card]) -> tuple[str, Card]:
+    known = {n: c for n, c in cards.items() if c.kind == RAY and address in ("", c.cluster)}
     tried: list[str] = []
     named = _named(known, wanted)
-    if found := _answering(named, root, tried):
+    if found := _answering(named, tried):
         return found
     if named and not tried:
-        return LinkedRun(*named[0], root)  # all have ended
+        return named[0]  # all have ended
     try:
         told = ask_cluster("cards", f"{SCHEME}{address}" if address else "")["cards"]
     except DistwatchError as error:
         if not tried:
             raise
         raise SourceLost(f"{'; '.join(tried)}; {error}", advice=error.advice) from error
-    cards = named_soundly(msgspec.convert(told, dict[str, Card]))
-    named = _named(cards, wanted)
+    known = named_soundly(msgspec.convert(told, dict[str, Card]))
+    named = _named(known, wanted)
     # What has failed just now need not be waited for again.
-    fresh = [(name, card) for name, card in named if _told(name, card) not in tried]
-    if found := _answering(fresh, root, tried):
+    fresh = [(name, card) for name, card in named if _silence(name, card) not in tried]
+    if found := _answering(fresh, tried) or next(iter(named), None):
         return found
-    if named:
-        return LinkedRun(*named[0], root)
     raise NoSuchTarget(
         f"no run {wanted} is known there" if wanted else "no run is known there",
-        advice=f"Known are: {', '.join(sorted(cards)[-8:])}."
-        if cards
+        advice=f"Known are: {', '.join(sorted(known)[-8:])}."
+        if known
         else "A run is known once one of its ranks has started with distwatch on.",
     )
 
 
 def _named(cards: dict[str, Card], wanted: str) -> list[tuple[str, Card]]:
     """Those that are meant; the newest that has not ended first."""
-    named = [(name, card) for name, card in cards.items() if not wanted or _is_named(name, wanted)]
+    named = [(name, card) for name, card in cards.items() if not wanted or is_named(name, wanted)]
     return sorted(named, key=lambda one: (one[1].ended, -one[1].since_ns))
 
 
-def _answering(named: list[tuple[str, Card]], root: str, tried: list[str]) -> LinkedRun | None:
+def _answering(named: list[tuple[str, Card]], tried: list[str]) -> tuple[str, Card] | None:
     """The first whose root answers now; `tried` gets what was said of the others.
 
     A cluster that was lost never said that its runs have ended.
@@ -101,8 +123,8 @@ def _answering(named: list[tuple[str, Card]], root: str, tried: list[str]) -> Li
         if card.ended:
             continue
         if _answers(card):
-            return LinkedRun(name, card, root)
-        tried.append(_told(name, card))
+            return name, card
+        tried.append(_silence(name, card))
     return None
 
 
@@ -116,13 +138,8 @@ def _answers(card: Card) -> bool:
         return False
 
 
-def _told(name: str, card: Card) -> str:
+def _silence(name: str, card: Card) -> str:
     return f"the root of {name} on {card.host} ({card.place}) does not answer"
-
-
-def _is_named(run_id: str, wanted: str) -> bool:
-    """The run's id, its name, or its Ray job's id."""
-    return wanted in (run_id, name_of(run_id)) or is_of_ray_job(run_id, wanted)
 
 
 class LinkedRun(LiveRun):

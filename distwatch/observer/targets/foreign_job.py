@@ -1,0 +1,75 @@
+"""A job that no run knows: it never heard of distwatch, and is read from outside."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from distwatch.errors import NoSuchTarget
+from distwatch.observer.targets.ray_jobs import RayJob
+from distwatch.observer.targets.target import Target
+from distwatch.probes import discovery
+from distwatch.runfolder import RunFolder
+from distwatch.state.events import ProcessSighted
+
+if TYPE_CHECKING:
+    from distwatch.observer.targets.sources import EmbeddedRun
+
+
+class ForeignJob(Target):
+    """The job of a process, which need not exist.
+
+    Args:
+        ray_job: the Ray job that the process works in or drives.
+    """
+
+    def __init__(self, pid: int, root: str, ray_job: RayJob | None) -> None:
+        self.name = f"process {pid}"
+        self._pid = pid
+        self._root = root
+        self._ray_job = ray_job
+
+    def folder(self) -> RunFolder:
+        if os.path.isdir(f"/proc/{self._pid}"):
+            raise NoSuchTarget(
+                f"{self.name} belongs to no run",
+                advice=f"`distwatch attach {self._pid}` looks at it from outside.",
+            )
+        raise NoSuchTarget(f"there is no {self.name}", advice="`distwatch ps` lists the runs.")
+
+    def processes(self) -> list[ProcessSighted]:
+        """Its processes on this machine, and the workers of the Ray job's other actors.
+
+        Raises:
+            NoSuchTarget: there is no such process.
+            AttachDenied: it is not ours to read.
+        """
+        sighted = discovery.job_of(self._pid)
+        known = {process.pid for process in sighted}
+        others = [pid for pid in (self._ray_job.pids if self._ray_job else ()) if pid not in known]
+        return sighted + [seen for pid in others if (seen := discovery.sight(pid)) is not None]
+
+    def rank_pids(self) -> dict[int, int]:
+        """Pids by global rank; a job of one is rank 0."""
+        pids: dict[int, int] = {}
+        for sighted in self.processes():
+            if sighted.role == "rank" and sighted.identity.global_rank is not None:
+                pids[sighted.identity.global_rank] = sighted.pid
+        return pids or {0: self._pid}
+
+    def source(self) -> EmbeddedRun:
+        sighted = self.processes()
+        in_job = any(process.role in ("rank", "launcher") for process in sighted)
+        if not in_job and not any("python" in p.command[0] for p in sighted if p.command):
+            command = " ".join(sighted[0].command[:3]) if sighted else "?"
+            raise NoSuchTarget(
+                f"{self.name} ({command}) is neither Python nor part of a job",
+                advice="Give the pid of a rank, its launcher or a dataloader worker; `distwatch ps` lists runs.",
+            )
+        # With the daemon behind it: not for whoever asks for stacks.
+        from distwatch.observer.targets.sources import EmbeddedRun
+
+        folder = RunFolder(os.path.join(self._root, f"attached-{self._pid}"))
+        folder.create()
+        note = "from outside: this job runs without distwatch"
+        return EmbeddedRun(folder, note, sighted, self._ray_job)

@@ -1,0 +1,81 @@
+"""What a person means: a run that is recorded here, one that its root shows, or a foreign job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
+from distwatch.observer.journals.reading import any_alive, load_state
+from distwatch.observer.lock import lock_holder
+from distwatch.report.document import Report, build_report
+from distwatch.runfolder import RunFolder
+from distwatch.state.model import RunState
+
+if TYPE_CHECKING:
+    from distwatch.observer.targets.run_source import RunSource
+
+
+class Target:
+    """A run or a job, and what can be done with it.
+
+    Attributes:
+        name: for messages.
+    """
+
+    name: str
+
+    def folder(self) -> RunFolder:
+        """Where it is recorded on this machine; raises NoSuchTarget where it is not."""
+        raise NotImplementedError
+
+    def source(self) -> RunSource:
+        """The best way to look at it.
+
+        Raises:
+            NoSuchTarget: there is nothing to look at.
+            AttachDenied: it belongs to another user.
+        """
+        raise NotImplementedError
+
+    def state(self) -> RunState:
+        """All that is known of it now, alive or dead.
+
+        Raises:
+            NoSuchTarget: it is no run.
+            PartialData: not one record could be read.
+            SourceLost: its root does not answer.
+        """
+        return load_state(self.folder())
+
+    def report(self) -> Report:
+        """Reads it, judges and tells; raises as `state` does."""
+        return report_on(self.state())
+
+
+def report_on(state: RunState) -> Report:
+    """Judges and tells."""
+    cases = cases_of(state)
+    return build_report(state, diagnose(cases), state.run_id, cases[0].job)
+
+
+class RunHere(Target):
+    """A run with a folder on this machine."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.name = folder.run_id
+        self._folder = folder
+
+    def folder(self) -> RunFolder:
+        return self._folder
+
+    def source(self) -> RunSource:
+        """Its observer while it lives, one of the viewer's own where it has none, else a recording."""
+        # With the daemon behind it: not for whoever asks for a report.
+        from distwatch.observer.targets.live import LiveRun
+        from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
+
+        if lock_holder(self._folder) is not None:
+            return LiveRun(self._folder)
+        if any_alive(self._folder):
+            return EmbeddedRun(self._folder, "embedded: this run has no observer")
+        return RecordedRun(self._folder)
