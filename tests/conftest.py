@@ -12,6 +12,8 @@ import pytest
 from distwatch.agent import guard
 from distwatch.runfolder import RunFolder
 
+pytest_plugins = ("tests.support.endings",)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "tests_guard: the guard swallows, as it does in production")

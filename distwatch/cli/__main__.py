@@ -97,6 +97,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line and exits with the contract's codes."""
     # The tool must never watch itself.
     os.environ["DISTWATCH"] = "0" if (arguments or sys.argv[1:])[:1] != ["run"] else "1"
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that has no letter for something shows its number instead.
         if isinstance(stream, io.TextIOWrapper):
@@ -113,6 +114,15 @@ def main(arguments: list[str] | None = None) -> Any:
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _replace_closed_streams() -> None:
+    """Python has None for a closed one (`<&-`), whose number the next file to be opened would take."""
+    for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(
+                sys, name, os.fdopen(os.open(os.devnull, mode), "r" if name == "stdin" else "w")
+            )
 
 
 def _explain(error: Exception) -> int:

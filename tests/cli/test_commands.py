@@ -194,6 +194,15 @@ def test_attach_once_prints_one_screen_without_escapes(hung: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_one_that_nobody_reads(hung: Path, closed: str) -> None:
+    for arguments, code in (("status hung", 3), ("attach hung", 2), ("check -", 2)):
+        command = f'exec "$0" -m distwatch {arguments} {closed}'
+        environ = {**os.environ, "DISTWATCH_DIR": str(hung)}
+        done = subprocess.run(["sh", "-c", command, sys.executable], env=environ, timeout=60)
+        assert done.returncode == code, arguments
+
+
 def test_help_is_quick_to_load() -> None:
     heavy = "textual psutil jinja2 msgspec rich asyncio torch".split()
     code = (

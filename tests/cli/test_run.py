@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -112,7 +113,8 @@ def test_signals_reach_the_command(root: Path, number: signal.Signals) -> None:
         child.send_signal(number)
         assert child.wait(timeout=30) == 9
     finally:
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # the command, too, which holds the pipe
         child.communicate()
 
 
