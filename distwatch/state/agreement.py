@@ -23,7 +23,7 @@ class _Term(NamedTuple):
     severity: Severity
     read: Callable[[InitPlanned], str | None]
     consequence: str
-    advice: str
+    advice: str = ""
 
 
 def _world_size(plan: InitPlanned) -> str | None:
@@ -75,7 +75,6 @@ _TERMS = (
         "hang",
         _world_size,
         "the ranks wait for different numbers of peers",
-        "Start every rank with the same WORLD_SIZE (torchrun: the same --nnodes and --nproc-per-node).",
     ),
     _Term(
         "backend",
@@ -196,7 +195,6 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
         culprit_ranks=tuple(sorted(odd)),
         waiting_ranks=tuple(sorted(set(held) - odd)),
         summary=f"the ranks hold different {axis} groups: {'; '.join(_who_says(held))}",
-        advice="Build the groups with the same sizes and the same order of axes on every rank.",
         evidence=tuple(
             Evidence(source="journal", global_rank=rank, text=f"rank {rank}: {axis} {members}")
             for rank, members in list(held.items())[:_LISTED]

@@ -388,7 +388,6 @@ def _duplicated(global_rank: int, me: Arrived, other: Arrived) -> Finding:
         severity="hang",
         culprit_ranks=(global_rank,),
         summary=f"two processes are rank {global_rank}: pid {other.pid} on {other.host} and pid {me.pid} on {me.host}",
-        advice="Start each rank once: check RANK (or --node-rank) of both, and that no earlier run is left over.",
         evidence=tuple(
             Evidence(
                 source="journal",

@@ -201,7 +201,6 @@ def unfit(launched: Launched) -> Finding | None:
             severity="crash",
             culprit_ranks=culprits,
             summary=f"rank {rank} is out of range: WORLD_SIZE={world} has ranks 0 to {world - 1}",
-            advice="Correct RANK or WORLD_SIZE of this process; both begin at the launcher's arguments.",
             evidence=(
                 Evidence(
                     source="journal", global_rank=rank, text=f"RANK={rank}, WORLD_SIZE={world}"

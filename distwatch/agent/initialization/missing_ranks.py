@@ -24,9 +24,6 @@ _CODES = {
 }
 _ADVICE = {
     "here": "Look at the stacks: every rank has come, and torch still waits.",
-    "alive": "Look at what that rank does before its initialization.",
-    "ended": "Fix what ended that rank; the others only wait for it.",
-    "unseen": "Start the missing ranks, or set WORLD_SIZE to the number that is started.",
     "unknown": "Look for the missing ranks on the other hosts.",
 }
 
@@ -82,7 +79,7 @@ def finding_of_absence(
         waiting_ranks=arrived,
         summary=f"{len(arrived)} of {world_size} ranks came within {waited_s:.0f} s; "
         f"missing: {format_ranks(missing)}. {told}{more}",
-        advice=_ADVICE[status],
+        advice=_ADVICE.get(status, ""),
         evidence=tuple(
             Evidence(source="proc", global_rank=rank, text=f"rank {rank}: {places[rank].text}")
             for rank in missing[:_LISTED]

@@ -61,7 +61,6 @@ def finding_of_no_meeting(launched: Launched, error: StoreUnreachable) -> Findin
         "unresolved": "Correct MASTER_ADDR, or make the name resolve on this host (getent hosts NAME).",
         "no_answer": "Check that the host is up and that no firewall drops this port between the two hosts.",
         "refused": "Check that the launcher that hosts the store still runs, and MASTER_PORT.",
-        "foreign": "Choose another MASTER_PORT, or end the program that listens there.",
         "silent": "See who listens there (ss -ltnp): choose another MASTER_PORT, or end or continue that program.",
     }
     return Finding(
@@ -69,7 +68,7 @@ def finding_of_no_meeting(launched: Launched, error: StoreUnreachable) -> Findin
         severity="hang",
         waiting_ranks=(rank,),
         summary=f"rank {rank} cannot meet the others at {launched.endpoint}: {error.detail}",
-        advice=advice.get(error.outcome, "Check MASTER_ADDR and MASTER_PORT on this rank."),
+        advice=advice.get(error.outcome, ""),
         evidence=(
             Evidence(source="store", global_rank=rank, text=f"{launched.endpoint}: {error.detail}"),
         ),
@@ -84,7 +83,7 @@ def finding_of_no_listening(launched: Launched, words: str) -> Finding:
     first = words.strip().splitlines()[0][:300] if words.strip() else "no reason given"
     if taken:
         summary = f"rank {rank} cannot listen at {launched.endpoint}: another program has that port"
-        advice = "Choose another MASTER_PORT, or end the program that listens there (ss -ltnp)."
+        advice = ""
     else:
         summary = f"rank {rank} cannot host the store at {launched.endpoint}: {first}"
         advice = "MASTER_ADDR must be an address of the host that rank 0 runs on."

@@ -71,8 +71,6 @@ class Partition:
             pg_desc=(view.pg_desc or None) if view else None,
             summary=f"{listed} no longer reach each other: data was sent up to {worst} times without an "
             f"answer{where}",
-            advice="Look at the network between these addresses: a firewall or security group, an interface "
-            "that went down, a bad cable or switch port, MTU (try `ping -M do -s 8972 ADDRESS`).",
             evidence=tuple(
                 Evidence(
                     source="proc",

@@ -50,9 +50,6 @@ class PeerMissing:
             summary=f"rank {peer_rank} has no matching {other} for rank {first.global_rank}'s {first} "
             f"(waiting for {seconds(case.job.peer_waited_s(first))})"
             f"{f'; rank {peer_rank} is at {place}' if place else ''}",
-            advice="Every send needs one recv on the other side, with the same group and tag and in the "
-            "same order: compare the call below with what the peer does (a branch that only one side "
-            "takes, one micro-batch fewer, or work that takes too long).",
             evidence=(
                 *peer_evidence(case, waits[:_SHOWN]),
                 Evidence(
@@ -93,10 +90,7 @@ class Circles:
             chain,
             code="p2p.unmatched" if differ else "p2p.cycle",
             summary=text,
-            advice="Give both calls the same tag and group."
-            if differ
-            else "Break the circle: let one side receive before it sends, or post both at once by "
-            "batch_isend_irecv or isend and irecv, and wait afterwards.",
+            advice="Give both calls the same tag and group." if differ else "",
             confidence=0.95,
         )
 

@@ -37,6 +37,7 @@ def _with_deaths(case: Case, finding: Finding) -> Finding:
     return msgspec.structs.replace(
         finding,
         code="process.oom_killed" if by_monitor else finding.code,
+        advice="" if by_monitor else finding.advice,
         summary=f"{finding.summary}{_clauses(case, finding, news)}",
         evidence=(
             *finding.evidence,

@@ -101,8 +101,8 @@ BLOCKED = (
     Code(
         "process.livelock",
         "A rank runs without progress.",
-        "Look at the loop at that line: what would end it never comes (a flag that nobody sets, a retry "
-        "without limit), or it is work that must be shorter than the deadline.",
+        "Look at the loop at that line: its exit condition is never met (a flag that nobody sets, a retry "
+        "without limit), or this step takes longer than the deadline.",
         native_stack=True,
     ),
     Code(

@@ -14,7 +14,7 @@ WAITING = (
     Code(
         "rendezvous.rank_missing",
         "A rank is alive, and has not come to the initialization in which others wait.",
-        "Look at what that rank does before init_process_group (its stack is below).",
+        "Look at what that rank does before init_process_group.",
         partial_view=True,
         native_stack=True,
     ),

@@ -57,8 +57,6 @@ class CollectiveRankMissing:
             summary=f"{who} never entered {title}{'; it is at ' + place if place else ''}; "
             f"{name_ranks(view.entered)} {'has' if len(view.entered) == 1 else 'have'} waited in it for "
             f"{seconds(view.waited_s)}",
-            advice="Find out why that rank is elsewhere (its stack is below): data loading, a branch that "
-            "only some ranks take, or work between two collectives that takes too long.",
             evidence=tuple(self._evidence(case, view, culprits or view.missing)),
             confidence=0.95 if known and culprits else 0.6,
         )
@@ -181,8 +179,6 @@ class Late:
             f"{' at ' + place if place else ''}; {name_ranks(view.entered)} "
             f"{'has' if len(view.entered) == 1 else 'have'} waited for {seconds(wait.waited_s)}, the "
             f"deadline is in {seconds(left_s)}",
-            advice="Nothing yet, if this step is known to be uneven (a first compilation, a checkpoint); "
-            "else make that work shorter or raise the timeout.",
             evidence=tuple(case.place(rank) for rank in late[:8]),
             confidence=0.8,
         )
@@ -225,9 +221,6 @@ class OperationsDiffer:
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
             summary=f"the ranks of {view.title} disagree about collective #{seq}: {told}",
-            advice="Every member must make the same calls in the same order: compare the two call sites below."
-            if aspect == "op"
-            else "Every member must pass tensors of the same shape and type: compare the call sites below.",
             evidence=(
                 *(
                     Evidence(

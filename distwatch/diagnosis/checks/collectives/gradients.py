@@ -35,9 +35,6 @@ def _finding(framework: str, ranks: dict[int, GradientSkipped]) -> Finding:
         culprit_ranks=tuple(sorted(ranks)),
         summary=f"{framework} leaves out {often} backward step{'' if always else 's'} on "
         f"{name_ranks(ranks)}{at}: the output of their stage needs no gradient, so nothing there is trained",
-        advice="With adapters on a frozen model (PEFT, LoRA) the input of the first adapter must need a "
-        "gradient: call model.enable_input_require_grads(), or check that this stage holds adapters and "
-        "that its forward pass does not run under no_grad. A stage that is frozen on purpose may stay so.",
         evidence=tuple(
             Evidence(
                 source="journal",

@@ -71,8 +71,6 @@ class CountUneven:
             f"{'is' if len(found.fewer) == 1 else 'are'} in {other}: they meet as "
             f"#{found.seq} of {view.title} and wait for each other"
             + (f" for {seconds(view.waited_s)}" if view.in_flight else ""),
-            advice="Give every rank the same number of iterations: a DistributedSampler with drop_last, "
-            "`model.join()` of DDP, or a limit that all ranks agree on.",
             evidence=tuple(self._evidence(case, view, found)),
             confidence=0.9 if len(odd) * 2 < len(found.more) + len(found.fewer) else 0.7,
         )

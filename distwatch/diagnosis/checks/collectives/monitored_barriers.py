@@ -69,8 +69,6 @@ class MonitoredBarrierMissing:
             summary=f"{name_ranks(culprits or missing)} never entered the monitored_barrier of "
             f"{group.pg_desc or group.pg_name}{'; it is at ' + place if place else ''}; "
             f"{name_ranks(operations)} came to it {seconds(waited_s)} ago",
-            advice="Find out why that rank is elsewhere (its stack is below): a branch that only some ranks "
-            "take, or work that takes longer than the barrier's timeout.",
             evidence=(
                 *(case.place(rank) for rank in missing[:8]),
                 *(

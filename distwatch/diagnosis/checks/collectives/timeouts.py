@@ -53,7 +53,6 @@ class TimeoutsDisagree:
             pg_desc=view.pg_desc or None,
             summary=f"the members of {view.title} have different timeouts ({listed}): rank {shortest} gives "
             f"up after {seconds(held[shortest])} and takes the others with it",
-            advice="Pass the same timeout to new_group (or init_process_group) on every rank.",
             evidence=tuple(
                 Evidence(
                     source="journal",

@@ -119,16 +119,8 @@ class GroupCallsDiffer:
             parts += [f"{name_ranks(fewer)} made one new_group call fewer"] if fewer else []
             summary = f"{' and '.join(parts)} than the others at #{number}, so that every later group has "
             summary += f"another name there: {told}"
-            advice = (
-                "Call new_group on every rank in the same order, members or not: move the call at "
-                "that place out of the rank-dependent branch."
-            )
         else:
             summary = f"new_group #{number} has other members on {name_ranks(odd)}: {told}"
-            advice = (
-                "Every rank must call new_group with the same members in the same order: loop over "
-                "all groups on every rank, and keep the one that holds it."
-            )
         confidence = 0.95 if shifted else 0.9
         return Finding(
             code="group.counter_skew" if shifted else "group.members_disagree",
@@ -136,7 +128,6 @@ class GroupCallsDiffer:
             culprit_ranks=odd,
             waiting_ranks=tuple(sorted(waiting - set(odd))),
             summary=summary,
-            advice=advice,
             evidence=(*_evidence(case, skew), *_evidence_of_stuck(case, stuck)),
             confidence=confidence if skew.decided else 0.6,
         )

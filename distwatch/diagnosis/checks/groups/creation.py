@@ -68,8 +68,6 @@ class GroupCallMissing:
             pg_desc=call.pg_desc or None if call else None,
             summary=f"{name_ranks(absent)} never called {title}; {name_ranks(waiting)} "
             f"{'waits' if len(waiting) == 1 else 'wait'} in it{' at ' + str(first.site) if first.site else ''}",
-            advice="new_group must be called by every rank of the job, members or not, in the same order: "
-            "move the call out of the rank-dependent branch.",
             evidence=(
                 *(
                     _evidence_of_call(case, rank, step, number)

@@ -69,7 +69,7 @@ def _size_invalid(case: Case, failed: list[Failure], words: str) -> Told:
 
 def _fitting_sizes(world: int | None) -> str:
     if not world:
-        return "The product of all sizes must be the world size."
+        return ""
     fitting = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
     return f"The product of all sizes must be {world}: each of them one of {fitting}; or start other ranks."
 
@@ -83,8 +83,7 @@ def _already_initialized(case: Case, failed: list[Failure], words: str) -> Told:
     again = f" at {failed[0].site}" if failed[0].site else ""
     return (
         f"{who_of(failed)} initialized a second time{again}, and the first one still holds{before}: {words}",
-        "Initialize once: guard the call with torch.distributed.is_initialized(), or destroy the first "
-        "world before. distwatch.initialize with the same plan is a no-op.",
+        "",
         tuple(evidence),
     )
 
@@ -111,8 +110,9 @@ def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
         why = "init_process_group was never called there"
     return (
         f"{who_of(failed)} used a group that does not exist{endpoint_of(failed[0])}: {words} ({why})",
-        "Call init_process_group or distwatch.initialize() before anything that needs a group is built"
-        + (", or do not destroy the groups before the last use." if destroyed else "."),
+        "Do not destroy the groups before their last use, or initialize again."
+        if destroyed
+        else "",
         (),
     )
 
@@ -120,7 +120,7 @@ def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
 def _not_member(case: Case, failed: list[Failure], words: str) -> Told:
     return (
         f"{who_of(failed)} used a group that it is not in{endpoint_of(failed[0])}: {words}",
-        "Ask for the group of that rank: new_group gives non-members nothing that they can use.",
+        "",
         (),
     )
 

@@ -18,19 +18,6 @@ from distwatch.state.rank_sets import name_ranks
 
 GENERATION_CONFIG = "generation config"
 OFFLOAD_REREAD = "offload re-read"
-_FILES = (
-    "Look at the file system that holds this file (a stalled mount, a lock, a full cache), "
-    "or copy the checkpoint to local disk."
-)
-_HUB = (
-    "Check that this host reaches the hub (DNS, proxy, firewall, HF_ENDPOINT); with the files in the "
-    "cache, HF_HUB_OFFLINE=1 or local_files_only=True asks nobody."
-)
-_GENERATION = (
-    "All weights are loaded. Set HF_HUB_OFFLINE=1 (the files are in the cache), or put "
-    "generation_config.json beside the checkpoint; the load goes on by itself after minutes, without "
-    "the checkpoint's generation config."
-)
 _REREAD = (
     "offload_state_dict writes what goes to the CPU into TMPDIR and reads all of it again after the last "
     "shard: leave offload_state_dict out, or set TMPDIR to a fast local disk."
@@ -38,11 +25,11 @@ _REREAD = (
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds a load up. `text` ends the sentence that names the phase."""
+    """What holds a load up. `text` ends the sentence that names the phase; '' as `advice`: its code's."""
 
     code: str
     text: str
-    advice: str
+    advice: str = ""
     key: str = ""
     """The same for all ranks that one thing holds up; '' where it is this rank's own."""
     since_s: float = 0.0
@@ -65,8 +52,8 @@ def cause_of(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause
     file = next((outstanding.what for outstanding in load.outstanding), "")
     reason = _reason(case, process, load, file)
     if load.phase == GENERATION_CONFIG:
-        return Cause(code="load.generation_config_stalled", text=reason, advice=_GENERATION)
-    advice = _REREAD if load.phase == OFFLOAD_REREAD else _FILES
+        return Cause(code="load.generation_config_stalled", text=reason)
+    advice = _REREAD if load.phase == OFFLOAD_REREAD else ""
     # Ranks that stop in one checkpoint stop for one reason: the disk that it lies on.
     key = f"{load.arguments.checkpoint}: {load.phase}" if load.arguments.checkpoint else ""
     return Cause(code="load.stalled", text=reason, advice=advice, key=key)
@@ -103,7 +90,6 @@ def _hub(case: Case, process: Process, load: LoadStatus, waits: Outstanding) -> 
     return Cause(
         code="load.generation_config_stalled" if generation else "load.hub_unreachable",
         text=text,
-        advice=_GENERATION if generation else _HUB,
         key=host,
         since_s=since_s,
         # The body of a large file takes its time: only that it does not move is a sign.
@@ -151,8 +137,6 @@ def _nobody_holds(waits: Outstanding, looked: LockLooked, since_s: float) -> Cau
     return Cause(
         code="load.lock_stale",
         text=text + (f"; it was made on {elsewhere}" if elsewhere else ""),
-        advice="Make sure that no other host uses this cache now, and delete the lock file: on a file system "
-        "without flock the file itself is the lock, and it outlives a process that is killed.",
         key=waits.what,
         since_s=since_s,
         # A lock of the kernel that another host or container holds leaves no trace on this one.

@@ -69,8 +69,6 @@ def _offloaded(case: Case, text: str, loads: list[tuple[int, ModelLoad]]) -> Fin
         culprit_ranks=ranks,
         summary=f"{name_ranks(ranks)} holds parts of {load.arguments.checkpoint or 'a model'} off its device: "
         f"{text}; those parameters are on meta, and a hook fetches them at every forward",
-        advice="DDP, FSDP, optimizers and state_dict() see meta tensors there: load without device_map='auto' "
-        "or raise max_memory, and shard the model instead (FSDP, tp_plan) where it does not fit.",
         evidence=tuple(_placement_evidence(rank, one.placement) for rank, one in loads[:8]),
         confidence=0.95,
     )
@@ -86,8 +84,6 @@ def _leaked(text: str, loads: list[tuple[int, ModelLoad]]) -> Finding:
         culprit_ranks=ranks,
         summary=f"{name_ranks(ranks)} loaded {load.arguments.checkpoint or 'a model'}, and {count} of its "
         f"parameters are still on `meta` and nothing will load them: {text}",
-        advice="The first forward through them fails. Their names are missing in the checkpoint, or a hook that "
-        "was to fetch them was removed: load again with output_loading_info=True and look at missing_keys.",
         evidence=tuple(_placement_evidence(rank, one.placement) for rank, one in loads[:8]),
         confidence=0.95,
     )
@@ -149,8 +145,6 @@ def _model_parallel(split: dict[int, ModelLoad]) -> Finding:
         summary=f"{name_ranks(ranks)} loaded {load.arguments.checkpoint} with device_map="
         f"{load.arguments.device_map!r}, which splits it over {devices}: in a job with a rank for every device "
         "all ranks use the same ones",
-        advice="Give each rank its own device: device_map={'': local_rank}; or leave device_map out and let "
-        "DDP, FSDP or tp_plan place the model.",
         evidence=tuple(_placement_evidence(rank, one.placement) for rank, one in list(split.items())[:8]),
         confidence=0.9,
     )  # fmt: skip
@@ -271,8 +265,6 @@ def _exceeds(host: str, sizes: dict[int, int], needed: int, limit: int, by_cgrou
         culprit_ranks=ranks,
         summary=f"{name_ranks(ranks)} on {host} load {len(ranks)} × {each} = {bytes_text(needed)} into host memory, "
         f"and {word} {bytes_text(limit)}: the kernel will end one of them",
-        advice="Load on one rank and broadcast, load onto the device (device_map={'': local_rank}) or shard "
-        "while loading (FSDP with meta initialization, tp_plan), or ask for more memory.",
         evidence=(
             Evidence(
                 source="proc",

@@ -30,11 +30,11 @@ from distwatch.state.rank_sets import name_ranks
 _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger", "device")
 _WORKERS_SHOWN = 4
 _WAITS_SHOWN = 3
-_WORKER_GONE = re.compile(r"DataLoader worker \(pid")
-_WORKER_ADVICE = (
-    "Find out why that process ended (its own output; memory: each worker holds a copy of what it "
-    "touches; /dev/shm), and give the loader a timeout so that it raises instead of waiting."
+_FILE_LOCK_ADVICE = (
+    "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it; a lock of another "
+    "host on a shared file system may have no living owner at all."
 )
+_WORKER_GONE = re.compile(r"DataLoader worker \(pid")
 
 
 class RanksBlocked:
@@ -82,7 +82,6 @@ class RanksBlocked:
             rank,
             code="process.worker_died",
             doing=f"waits for a child process that has ended: {first}, {exit_text(first.process.outside.exit)}",
-            advice=_WORKER_ADVICE,
             evidence=[
                 Evidence(source="exit", global_rank=rank, text=_end_of(child))
                 for child in dead[:_WORKERS_SHOWN]
@@ -102,7 +101,6 @@ class RanksBlocked:
             culprit_ranks=(rank,),
             waiting_ranks=tuple(sorted(victims)),
             summary=f"rank {rank} lost a data worker and ended by it: {message}{site}",
-            advice=_WORKER_ADVICE,
             evidence=(
                 *(
                     Evidence(source="exit", global_rank=rank, text=_end_of(child))
@@ -126,8 +124,6 @@ class RanksBlocked:
             rank,
             code="process.data_stall",
             doing=f"waits for data: {_worker_text(workers) or own}",
-            advice="Look at where that data comes from (a stalled mount, an object store, a slow or stuck "
-            "worker), and give the loader a timeout.",
             evidence=[*_sample_evidence(rank, process), *_worker_evidence(case, rank, workers)],
             confidence=0.95 if activity.certain else 0.7,
         )
@@ -140,7 +136,6 @@ class RanksBlocked:
             rank,
             code="process.io_blocked",
             doing=f"is blocked in the kernel{blocked_on}",
-            advice="Look at the file system or device behind that call (a stalled mount, a failing disk).",
             evidence=[*_sample_evidence(rank, process)],
             confidence=0.9,
         )
@@ -154,11 +149,7 @@ class RanksBlocked:
             code="process.lock_wait",
             doing=f"waits for {activity.text}"
             + (", and no other Python thread of it is left that could release it" if alone else ""),
-            advice="Find who holds it: the other threads are below. A lock that was taken before a fork, by the "
-            "same thread, or by a thread that waits itself is never released."
-            if activity.kind == "lock"
-            else "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it; a lock of "
-            "another host on a shared file system may have no living owner at all.",
+            advice=_FILE_LOCK_ADVICE if activity.kind == "file_lock" else "",
             evidence=[
                 *_sample_evidence(rank, process),
                 *(
@@ -179,8 +170,6 @@ class RanksBlocked:
             rank,
             code="process.livelock",
             doing="runs without progress",
-            advice="Look at the loop at that line: its exit condition is never met (a flag that nobody sets, a "
-            "retry without limit), or this step takes longer than the deadline.",
             evidence=[
                 Evidence(
                     source="stack",
@@ -199,9 +188,9 @@ class RanksBlocked:
         *,
         code: str,
         doing: str,
-        advice: str,
         evidence: list[Evidence],
         confidence: float,
+        advice: str = "",
     ) -> Finding:
         place = case.where(rank)
         waiting = tuple(sorted(case.graph.behind([rank]) - {rank}))

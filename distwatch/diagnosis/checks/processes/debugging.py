@@ -40,8 +40,7 @@ class Debugged:
             summary=f"rank {rank} stands in a debugger{' at ' + place if place else ''}: {how}{waits}",
             advice="Nothing, if somebody is at it; raise the timeout of the process group while you debug."
             if intended
-            else "Remove the breakpoint, or debug where there is a terminal: `torchrun` gives its ranks none "
-            "(attach from outside with `py-spy dump`, or use debugpy on a port).",
+            else "",
             evidence=(*_stdin_evidence(rank, process), case.place(rank)),
             confidence=0.95,
         )

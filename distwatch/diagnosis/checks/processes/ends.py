@@ -48,7 +48,7 @@ class RankEnded:
             culprit_ranks=tuple(ranks),
             waiting_ranks=tuple(sorted(victims - set(ranks))),
             summary=_death_summary(case, ranks, process),
-            advice=_death_advice(code, process, requested),
+            advice=_death_advice(process, requested),
             evidence=tuple(_death_evidence(case, ranks)),
             confidence=0.95 if _status_known(process) or process.exception else 0.6,
         )
@@ -127,18 +127,15 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
     return f"{name_ranks(ranks)} {joined}{tail}"
 
 
-def _death_advice(code: str, process: Process, requested: bool) -> str:
+def _death_advice(process: Process, requested: bool) -> str:
+    """What to do about this end in particular; '' where its code says it."""
     if requested:
         return "Nothing, if that was meant: a scheduler's limit, scancel or Ctrl-C looks like this."
-    if code == "process.oom_killed":
-        return "Lower the memory per rank (batch, workers, offload) or raise the cgroup's limit."
     if process.exception is not None:
         return "Fix that exception; the other ranks only lost their peer."
     if ending_signal(process) in (11, 6, 7, 4, 8):
         return "A crash in native code: run that rank with `python -X faulthandler` and read its last frames."
-    if ending_signal(process) is not None:
-        return "Find who sent the signal: the scheduler, an operator, or the kernel (`dmesg`, memory limits)."
-    return "Read the end of that rank's own log: no exception reached distwatch."
+    return ""
 
 
 def _death_evidence(case: Case, ranks: list[int]) -> Iterable[Evidence]:
@@ -241,9 +238,6 @@ class RankFrozen:
             culprit_ranks=(rank,),
             waiting_ranks=waiting,
             summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",
-            advice="Look at the file system or device behind that read."
-            if in_kernel
-            else "Look at the native call below; a C extension must release the GIL around long work.",
             evidence=(
                 Evidence(
                     source="pulse",

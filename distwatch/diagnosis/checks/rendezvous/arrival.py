@@ -115,7 +115,6 @@ class RanksNotArrived:
             culprit_ranks=ranks,
             waiting_ranks=tuple(case.waiting),
             summary=f"{_whereabouts(case, absence)}; {wait_clause(case)} for it",
-            advice="Look at what that rank does before init_process_group (its stack is below).",
             evidence=(
                 *(case.place(rank) for rank in ranks[:8]),
                 *(e for rank in ranks[:4] if (e := _evidence_of_giving_up(case, rank))),

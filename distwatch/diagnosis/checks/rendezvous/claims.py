@@ -32,7 +32,6 @@ class RankOutOfRange:
             waiting_ranks=waiting,
             summary=f"{name_ranks(found)} {'is' if len(found) == 1 else 'are'} out of range: {told}"
             + (f"; {wait_clause(case, waiting)} for a rank that is not there" if waiting else ""),
-            advice="Correct RANK or WORLD_SIZE of that process: ranks go from 0 to WORLD_SIZE - 1.",
             evidence=(*(_evidence(p) for p in processes[:8]), *evidence_of_waiting(case, waiting)),
         )
 
@@ -62,8 +61,6 @@ class RankDuplicated:
             culprit_ranks=tuple(sorted(found)),
             waiting_ranks=waiting,
             summary=f"several processes are one rank of one world. {told}",
-            advice="Start each rank once: check RANK (or --node-rank) of these processes, and that none of "
-            "an earlier run is left over.",
             evidence=(*(_evidence(p) for p in processes[:8]), *evidence_of_waiting(case, waiting)),
         )
 

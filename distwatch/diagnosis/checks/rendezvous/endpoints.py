@@ -67,7 +67,6 @@ class EndpointDisagrees:
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in case.waiting if rank not in odd),
             summary=f"the ranks of one job use different MASTER_ADDR:MASTER_PORT: {told}",
-            advice="Set the same MASTER_ADDR and MASTER_PORT for every rank; localhost means another host on each.",
             evidence=(
                 *(_evidence(r, p) for m in meetings for r, p in list(m.ranks.items())[:_LISTED]),
                 *evidence_of_waiting(case),

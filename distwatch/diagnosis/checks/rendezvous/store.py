@@ -75,8 +75,9 @@ class PortTaken:
             waiting_ranks=waiting,
             summary=f"the ranks cannot meet at {endpoint}: {what}"
             + (f"; {wait_clause(case)} in init_process_group" if case.waiting else ""),
-            advice="Choose another MASTER_PORT, or end that program"
-            + (f" (kill {probed.owner_pid})." if probed and probed.owner_pid else " (ss -ltnp)."),
+            advice=f"Choose another MASTER_PORT, or end that program (kill {probed.owner_pid})."
+            if probed and probed.owner_pid
+            else "",
             evidence=(
                 *(_evidence_of_look(look) if look else ()),
                 *(failure.evidence() for failure in failed[:4]),
