@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from distwatch.diagnosis.facts.group_views import GroupView, groups_of
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
-from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models
 from distwatch.state.finding import Evidence, Finding

@@ -8,12 +8,12 @@ from functools import cached_property
 import msgspec
 
 from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import loads_of
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.early_warning import early_suspicion
-from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState, TimelineEntry
 from distwatch.state.rank_sets import format_ranks

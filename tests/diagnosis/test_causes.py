@@ -74,27 +74,10 @@ def test_a_finding_that_blames_nobody_is_explained_by_whatever_blocks() -> None:
 
 
 @pytest.mark.parametrize("end", [code.name for code in CODES if code.ends_rank])
-def test_a_hang_whose_ranks_were_all_cleared_away_explains_their_ends(end: str) -> None:
-    hang = found("process.lock_wait", (1,), (0, 2))
-    cleared = found(end, (0, 1, 2), severity="crash")
-    root, aftermath = order_by_cause([cleared, hang])
-    assert (root.code, root.culprit_ranks) == ("process.lock_wait", (1,))
-    assert (aftermath.role, aftermath.culprit_ranks) == ("symptom", ())
-    assert aftermath.waiting_ranks == (0, 1, 2)
-
-
-@pytest.mark.parametrize("end", [code.name for code in CODES if code.ends_rank])
 def test_an_end_of_the_culprit_alone_is_the_cause_of_the_hang(end: str) -> None:
     hang = found("collective.rank_missing", (1,), (0, 2))
     died = found(end, (1,), (0, 2), severity="crash")
     assert told(hang, died) == [(end, "root"), ("collective.rank_missing", "symptom")]
-
-
-@pytest.mark.parametrize("absent", [code.name for code in CODES if code.absent])
-def test_ranks_that_never_were_need_not_have_ended(absent: str) -> None:
-    hang = found(absent, (3,), (0, 1))
-    cleared = found("process.killed", (0, 1), severity="crash")
-    assert told(cleared, hang) == [(absent, "root"), ("process.killed", "symptom")]
 
 
 @pytest.mark.parametrize("mismatch", [code.name for code in CODES if code.mismatch])

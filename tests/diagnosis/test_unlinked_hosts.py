@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked, host_count, unseen_hosts
+from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked
 from distwatch.report.document import build_report
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding

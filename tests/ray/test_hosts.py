@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.ray import HOOK
 from distwatch.state.model import RunState
 from tests.ray.test_actors import STARTED_S

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.ray import HOOK
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev

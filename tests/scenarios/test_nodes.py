@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from distwatch.diagnosis.verdict.unlinked_hosts import host_count, unseen_hosts
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from tests.support.leftovers import wait_gone

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.diagnosis.verdict.unlinked_hosts import host_count
+from distwatch.diagnosis.facts.host_links import host_count
 from distwatch.state.model import RunState
 from tests.scenarios.test_nodes import QUICK, STUCK, Nodes, nodes
 from tests.support.leftovers import processes_of, wait_gone

@@ -54,6 +54,11 @@ class Case:
         }
         self.graph: WaitGraph = wait_graph(self)
 
+    @classmethod
+    def of(cls, state: RunState, other: Case) -> Case:
+        """The same world as another case's, in another state that has its processes."""
+        return cls(state, tuple(state.processes[process.key] for process in other.job.processes))
+
     def _wait_in_init(self, rank: int) -> Step | None:
         process = self.job.ranks[rank]
         step = newest_init(process)

@@ -123,11 +123,20 @@ def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
 
 
 def ending_signal(process: Process) -> int | None:
-    """The signal that ended it; Ctrl-C is one, although Python turns it into an exception."""
-    if process.exception is not None and process.exception.type_name == "KeyboardInterrupt":
-        return 2
+    """The signal that ended it; Ctrl-C is one, although Python turns it into an exception.
+
+    Any other exception that left its main thread came first: a signal that it got while it went
+    down only cleared it away.
+    """
+    if process.exception is not None:
+        return 2 if process.exception.type_name == "KeyboardInterrupt" else None
     seen = process.outside.exit
     return seen.signal if seen else None
+
+
+def is_oom_killed(process: Process) -> bool:
+    """Whether the kernel ended it for want of memory, by the kernel's or the cgroup's word."""
+    return bool(process.outside.exit and process.outside.exit.oom_killed)
 
 
 def _ended_well(process: Process, ray: RayView) -> bool:

@@ -24,13 +24,39 @@ def order_by_cause(
     ranked = sorted(_excuse(findings, excuses or {}), key=_precedence)
     roots: list[Finding] = []
     symptoms: list[Finding] = []
-    for finding in _hangs_before_their_end(ranked):
+    for finding in _mismatch_before_its_aborts(ranked):
         explained = finding.role == "symptom" or any(_explains(root, finding) for root in roots)
         if explained:
             symptoms.append(_as_symptom(finding, roots))
         else:
             roots.append(finding)
     return roots + symptoms
+
+
+def only_ends(findings: list[Finding]) -> bool:
+    """Whether nothing but ends of processes is at the root of these."""
+    roots = [finding for finding in findings if finding.role == "root"]
+    return all(_is_end(finding) or not finding.blocks for finding in roots)
+
+
+def with_end(stood: list[Finding], ends: list[Finding]) -> list[Finding]:
+    """What held a world up until it was ended, and after it the ends, which explain nothing.
+
+    Args:
+        stood: the verdict on that world as it was just before its end.
+        ends: the verdict on it now.
+    """
+    told = {(finding.code, finding.culprit_ranks) for finding in stood}
+    stood = [*map(_put_in_the_past, stood[:1]), *stood[1:]]
+    return stood + [
+        _as_aftermath(end)
+        for end in ends
+        if _is_end(end) and (end.code, end.culprit_ranks) not in told
+    ]
+
+
+def _put_in_the_past(root: Finding) -> Finding:
+    return msgspec.structs.replace(root, summary=f"when the job was ended: {root.summary}")
 
 
 def _excuse(findings: list[Finding], excuses: Mapping[int, str]) -> list[Finding]:
@@ -55,15 +81,11 @@ def _without(end: Finding, excused: set[int]) -> Finding:
     return msgspec.structs.replace(end, culprit_ranks=left)
 
 
-def _hangs_before_their_end(ranked: list[Finding]) -> list[Finding]:
-    """A hang that stood when the whole job was ended explains its end, not the other way round.
-
-    A mismatch that aborts its ranks explains their deaths, too.
-    """
-    hangs = [f for f in ranked if f.severity == "hang"]
-    ends = [f for f in ranked if _is_end(f)]
-    late = [end for end in ends if any(_outlives(hang, end) for hang in hangs)]
-    return [f for f in ranked if f not in late] + [_as_aftermath(end) for end in late]
+def _mismatch_before_its_aborts(ranked: list[Finding]) -> list[Finding]:
+    """A mismatch that aborts its ranks explains their deaths, not the other way round."""
+    mismatches = [f for f in ranked if f.severity == "hang" and code_of(f.code).mismatch]
+    aborts = [f for f in ranked if _is_end(f) and any(_aborts(m, f) for m in mismatches)]
+    return [f for f in ranked if f not in aborts] + [_as_aftermath(end) for end in aborts]
 
 
 def _as_symptom(finding: Finding, roots: list[Finding]) -> Finding:
@@ -85,18 +107,9 @@ def _as_aftermath(end: Finding) -> Finding:
     return msgspec.structs.replace(end, role="symptom", culprit_ranks=(), waiting_ranks=ended)
 
 
-def _outlives(hang: Finding, end: Finding) -> bool:
-    code = code_of(hang.code)
-    if hang is end or code.ends_rank:
-        return False
-    if code.mismatch:
-        native = end.code == "process.killed"
-        return native or set(end.culprit_ranks) <= set(hang.culprit_ranks) | set(hang.waiting_ranks)
-    involved = set(hang.culprit_ranks) | set(hang.waiting_ranks)
-    if code.absent:
-        involved = set(hang.waiting_ranks)  # there is nobody else who could end
-    # Both the culprit and those who waited for it were ended: somebody cleared the job away.
-    return bool(hang.culprit_ranks and involved) and involved <= set(end.culprit_ranks)
+def _aborts(mismatch: Finding, end: Finding) -> bool:
+    involved = set(mismatch.culprit_ranks) | set(mismatch.waiting_ranks)
+    return end.code == "process.killed" or set(end.culprit_ranks) <= involved
 
 
 def _explains(root: Finding, finding: Finding) -> bool:

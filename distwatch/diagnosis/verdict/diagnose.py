@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from distwatch.diagnosis.checks import CHECKS, RAY_CHECKS
 from distwatch.diagnosis.checks.rendezvous.endpoints import small_worlds
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.framework_places import with_places
+from distwatch.diagnosis.facts.haste import hurried
+from distwatch.diagnosis.facts.job import KILLED_WHILE_WAITING_S
 from distwatch.diagnosis.facts.ray_shares import share_rows
+from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown
 from distwatch.diagnosis.facts.worlds import worlds_of
-from distwatch.diagnosis.verdict.causes import order_by_cause
+from distwatch.diagnosis.verdict.causes import only_ends, order_by_cause, with_end
 from distwatch.diagnosis.verdict.ray_causes import with_ray
 from distwatch.diagnosis.verdict.self_reported import with_raised
 from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked
@@ -28,7 +33,7 @@ def diagnose(run: RunState | list[Case]) -> list[Finding]:
     if not cases[0].job.processes:
         return order_by_cause([f for check in RAY_CHECKS for f in check.find(cases[0])])
     share_rows(cases)
-    judged = [finding for case in cases for finding in _judge(case)]
+    judged = _judge_worlds(cases)
     judged += small_worlds(cases)
     # The order of causes is that of each world; between them it is the roots that come first.
     return sorted(judged, key=lambda finding: (finding.role == "symptom", not finding.blocks))
@@ -39,8 +44,41 @@ def cases_of(state: RunState) -> list[Case]:
     return [Case(state, world) for world in worlds_of(state) or [()]]
 
 
-def _judge(case: Case) -> list[Finding]:
+def _judge_worlds(cases: list[Case]) -> list[Finding]:
+    held_up: list[list[Finding]] = []
+    cleared: list[list[Finding]] = []
+    for case in cases:
+        findings, only_cleared = _judge(case)
+        (cleared if only_cleared else held_up).append(findings)
+    # One world hung and all were cleared away: the end of the healthy ones is no second fault.
+    if any(findings and findings[0].blocks for findings in held_up):
+        cleared = [with_end([], findings) for findings in cleared]
+    return [finding for findings in (*held_up, *cleared) for finding in findings]
+
+
+def _judge(case: Case) -> tuple[list[Finding], bool]:
+    """The verdict on one world, and whether it says no more than that the world was cleared away."""
+    ordered, only_cleared = _ordered(case), False
+    for earlier, is_teardown in _before_its_end(case, ordered):
+        stood = _ordered(earlier)
+        if stood and stood[0].blocks:
+            ordered, case, only_cleared = with_end(stood, ordered), earlier, False
+            break
+        only_cleared = is_teardown and only_ends(ordered)
+    return discount_unlinked(case, with_places(case.job, ordered)), only_cleared
+
+
+def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, bool]]:
+    """The case as it was before it was ended, and whether all of it was cleared away."""
+    if torn_down := case_before_teardown(case):
+        yield torn_down, True
+        # Nobody could wait out a deadline of minutes any more.
+        yield Case.of(hurried(torn_down.state, KILLED_WHILE_WAITING_S), torn_down), True
+    elif only_ends(ordered) and (lost := case_before_loss(case)):
+        yield lost, False
+
+
+def _ordered(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
     found = with_ray(case, with_raised(case, found))
-    ordered = order_by_cause(found, case.excuses(found))
-    return discount_unlinked(case, with_places(case.job, ordered))
+    return order_by_cause(found, case.excuses(found))

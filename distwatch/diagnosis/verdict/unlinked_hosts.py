@@ -8,45 +8,12 @@ import msgspec
 
 from distwatch.diagnosis.checks.processes.actor_ends import ended_by_rays_word
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import RunState
 from distwatch.state.rank_sets import format_ranks
 
 UNSEEN_CONFIDENCE = 0.3
-
-
-class Unseen(msgspec.Struct, frozen=True, kw_only=True):
-    """A host whose observer does not speak to the run's root any more."""
-
-    host: str
-    since_s: float
-    why: str
-
-    @property
-    def text(self) -> str:
-        return f"last seen {self.since_s:.0f} s ago: {self.why or 'its link is lost'}"
-
-
-def unseen_hosts(state: RunState) -> dict[str, Unseen]:
-    """Hosts that were seen and are not, by name; of a leaf's own view: the root."""
-    found: dict[str, Unseen] = {}
-    for host in state.hosts.values():
-        for peer, link in host.links.items():
-            if not link.linked and not link.ended:
-                since_s = max(0.0, (host.now_ns - link.since_ns) / 1e9)
-                found[peer] = Unseen(host=peer, since_s=since_s, why=link.why)
-    return found
-
-
-def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
-    """How many hosts with ranks are seen, of how many there are to be."""
-    job = job or Job(state)
-    lost = unseen_hosts(state)
-    names = {process.host for process in job.ranks.values()}
-    on_each = max((p.identity.local_world_size or 0 for p in job.ranks.values()), default=0)
-    expected = -(-job.world // on_each) if job.world and on_each else 0
-    return len(names - lost.keys()), max(len(names), expected)
 
 
 def discount_unlinked(case: Case, found: Iterable[Finding]) -> list[Finding]:

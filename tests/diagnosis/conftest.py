@@ -1,0 +1,119 @@
+"""Whatever a recorded job is ended by afterwards, its root stays: checked for every job that a test records."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from distwatch.diagnosis.facts.host_links import unseen_hosts
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.state.model import RunState
+from distwatch.state.reducer import reduce
+from tests.diagnosis.recorded import SECOND, RecordedJob
+
+Root = tuple[str, tuple[int, ...]]
+CLOCKS_APART_S = 30.0
+"""A record of hosts whose wall clocks differ by more does not say what ended first."""
+LATER_S = 3.0
+"""Signals that come within two seconds are one wave: what ended before that has another cause."""
+
+
+def root_of(state: RunState) -> Root | None:
+    """Code and culprits of what is at the root; None where nothing blocks the job."""
+    first = next(iter(diagnose(state)), None)
+    return (first.code, first.culprit_ranks) if first is not None and first.blocks else None
+
+
+def killed_at_once(job: RecordedJob, now: dict[int, float]) -> None:
+    for rank, at in now.items():
+        job.exit(rank, at, signal=9)
+
+
+def interrupted(job: RecordedJob, now: dict[int, float]) -> None:
+    """Ctrl-C at the terminal: Python makes an exception of it, where it gets to run."""
+    for index, (rank, at) in enumerate(now.items()):
+        if index == 0:
+            job.fail(rank, at, "KeyboardInterrupt", "")
+        job.exit(rank, at + 0.3, signal=2)
+
+
+def ended_by_the_scheduler(job: RecordedJob, now: dict[int, float]) -> None:
+    """SIGTERM to all; who is stuck in native code gets SIGKILL half a minute later."""
+    for index, (rank, at) in enumerate(now.items()):
+        if index % 2:
+            job.exit(rank, at + 30, signal=9)
+        else:
+            job.exit(rank, at + 0.2, signal=15)
+
+
+def torn_down_by_the_launcher(job: RecordedJob, now: dict[int, float]) -> None:
+    for rank, at in now.items():
+        job.exit(rank, at + rank / 1000, signal=15)
+
+
+ENDINGS: tuple[Callable[[RecordedJob, dict[int, float]], None], ...] = (
+    killed_at_once,
+    interrupted,
+    ended_by_the_scheduler,
+    torn_down_by_the_launcher,
+)
+
+
+def replayed(job: RecordedJob) -> RecordedJob:
+    """The same job again, so that something can be added to it."""
+    again = copy.copy(job)
+    again.state = RunState(run_id="recorded")
+    again._seq = dict(job._seq)
+    again.headers = dict(job.headers)
+    again.records = {stream: list(records) for stream, records in job.records.items()}
+    for stream, records in job.records.items():
+        for seq, time_ns, event in records:
+            reduce(again.state, job.headers[stream], seq, time_ns, event)
+    return again
+
+
+def times_of_living_ranks(job: RecordedJob) -> dict[int, float]:
+    """By rank that lives and is seen: some seconds after the newest time of its host."""
+    hidden = unseen_hosts(job.state)  # nobody sees their ends either
+    by_key = {job.key(rank): rank for rank in range(job.world + 64)}
+    return {
+        by_key[key]: job.state.hosts[process.host].now_ns / SECOND + LATER_S
+        for key, process in sorted(job.state.processes.items())
+        if key in by_key
+        and process.host not in hidden
+        and process.ended_ns is None
+        and process.exception is None
+    }
+
+
+@pytest.fixture(autouse=True)
+def roots_outlast_the_end(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Ends each job that the test recorded in each way: the root that was there is there."""
+    recorded: list[RecordedJob] = []
+    begin = RecordedJob.__init__
+
+    def remember(job: RecordedJob, *args: object, **kwargs: object) -> None:
+        begin(job, *args, **kwargs)  # type: ignore[arg-type]
+        recorded.append(job)
+
+    monkeypatch.setattr(RecordedJob, "__init__", remember)
+    yield
+    for job in recorded:
+        before, times = root_of(job.state), times_of_living_ranks(job)
+        if (
+            before is None
+            or not times
+            or max(times.values()) - min(times.values()) > CLOCKS_APART_S
+        ):
+            continue
+        for end in ENDINGS:
+            ended = replayed(job)
+            end(ended, times)
+            assert root_of(ended.state) == before, (
+                f"{end.__name__} changed the root of {request.node.name}: "
+                f"{[(f.role, f.severity, f.code, f.culprit_ranks) for f in diagnose(ended.state)]}"
+            )
