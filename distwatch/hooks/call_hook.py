@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from distwatch.agent.guard import guard, guard_end, is_off
 
@@ -12,16 +13,37 @@ _SEEING = "__distwatch_seeing__"
 """The attribute of a stand-in that copies of it share: a list of one flag."""
 
 
-class CallHook(Protocol):
-    """What is told of a call. Both methods run under the guard and may fail."""
+class CallHook:
+    """What is told of the calls of one function. Both methods run under the guard and may fail."""
+
+    original: Callable[..., Any]
+    """The function itself; `observe` sets it."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call is about to be made; what is returned comes back as `token`."""
-        ...
+        """The call is about to be made. What is returned is the `token`; None: `after` is not told."""
+        return True
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         """The call returned `result`, or raised `error`."""
-        ...
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The call's arguments by name, defaults included, as far as they fit its signature."""
+        return arguments_of(self.original, args, kwargs) or kwargs
+
+
+def arguments_of(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The arguments of a call by name, whatever version's signature it has, defaults included.
+
+    None where they do not fit: the user's mistake, of which the original tells them.
+    """
+    try:
+        bound = inspect.signature(call).bind_partial(*args, **kwargs)
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def observe(name: str, original: Callable[..., Any], observer: CallHook) -> Callable[..., Any]:
@@ -32,10 +54,11 @@ def observe(name: str, original: Callable[..., Any], observer: CallHook) -> Call
     """
 
     seeing = [True]
+    observer.original = original
 
     def after(token: Any, result: Any, error: BaseException | None) -> None:
         # Another call of this hook may have failed meanwhile: what this one began still ends.
-        if token is not None or not is_off(name):
+        if token is not None:
             guard_end(name, observer.after, token, result, error)
 
     @functools.wraps(original)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FunctionType, ModuleType
 from typing import Any
 
-from distwatch.hooks.call_hook import stop_seeing
+from distwatch.hooks.call_hook import CallHook, observe_method, stop_seeing
 
 
 class Patch:
@@ -39,20 +42,68 @@ class PatchSet:
 
     def __init__(self) -> None:
         self._patches: list[Patch] = []
+        self._when_undone: list[Callable[[], object]] = []
 
-    def replace(self, owner: Any, name: str, replacement: Any) -> None:
-        """Applies one more; if it fails, all before it are undone."""
+    def replace(self, owner: Any, name: str, replacement: Any, *, rebinds: bool = False) -> None:
+        """Applies one more; if it fails, all before it are undone.
+
+        Args:
+            rebinds: also names that `from module import name` has bound to it before.
+        """
+        original = vars(owner).get(name)
         try:
             self._patches.append(Patch(owner, name, replacement))
         except BaseException:
             self.undo()
             raise
+        if rebinds:
+            self.rebind(original, replacement)
+
+    def observe(
+        self, hook: str, owner: Any, name: str, observer: CallHook, *, rebinds: bool = False
+    ) -> None:
+        """Replaces a function or method by a stand-in that tells the observer of its calls.
+
+        Args:
+            hook: the name under which a failure is said and switched off.
+        """
+        stand_in = observe_method(hook, vars(owner)[name], observer)
+        self.replace(owner, name, stand_in, rebinds=rebinds)
+
+    def rebind(self, original: Any, replacement: Any) -> int:
+        """Replaces module-level names that are still `original`; returns how many there were.
+
+        Functions only: a value like None or a string is equal in a thousand places.
+        """
+        if not isinstance(original, FunctionType):
+            return 0
+        found = 0
+        for key, module in list(sys.modules.items()):
+            if key.partition(".")[0] == "distwatch" or not _is_plain(module):
+                continue
+            for name, value in list(vars(module).items()):
+                if value is original:
+                    self.replace(module, name, replacement)
+                    found += 1
+        return found
+
+    def when_undone(self, forget: Callable[[], object]) -> None:
+        """What else is to be dropped with the patches."""
+        self._when_undone.append(forget)
 
     def undo(self) -> bool:
         """Undoes all; False where one had to stay."""
         results = [patch.undo() for patch in reversed(self._patches)]
         self._patches.clear()
+        for forget in self._when_undone:
+            forget()
+        self._when_undone.clear()
         return all(results)
 
     def __len__(self) -> int:
         return len(self._patches)
+
+
+def _is_plain(module: object) -> bool:
+    # A module that overrides assignment (torch's config modules) may check, copy or refuse.
+    return isinstance(module, ModuleType) and type(module).__setattr__ is ModuleType.__setattr__

@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import (
@@ -47,11 +48,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     return "" if all(found) else "parts of this version are not seen"
 
 
-def undo() -> None:
-    """Nothing beyond the patches."""
-
-
-class Whole:
+class Whole(CallHook):
     """A call that loads or places a model; inside another load it is a phase of that one."""
 
     def __init__(self, name: str) -> None:
@@ -75,8 +72,6 @@ class Whole:
         return (load, None, model) if load is not None else None
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
         load, phase, model = token
         if phase is not None:
             self._phase.after(phase, result, error)

@@ -6,49 +6,30 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.core import Agent
-from distwatch.agent.guard import caller_site, error_text
-from distwatch.hooks.call_hook import observe
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
-from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
+from distwatch.integrations.registry import NotApplicable, site_outside
+from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.state.events import MeshMade, Site
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
     """Hooks `torch.distributed.device_mesh.init_device_mesh`."""
-    original = vars(module).get("init_device_mesh")
-    if original is None:
+    if "init_device_mesh" not in vars(module):
         raise NotApplicable("this torch is built without distributed")
-    hooked = observe("torch.distributed.init_device_mesh", original, _InitDeviceMesh())
-    patches.replace(module, "init_device_mesh", hooked)
-    rebind_early_imports(patches, original, hooked)
+    hook = "torch.distributed.init_device_mesh"
+    patches.observe(hook, module, "init_device_mesh", _InitDeviceMesh(), rebinds=True)
     return ""
 
 
-def undo() -> None:
-    """Nothing is held beside the patches."""
+class _InitDeviceMesh(StepHook):
+    def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
+        site = site_outside("torch")
+        label = _label(given.get("mesh_dim_names") or (), given.get("mesh_shape", ()))
+        step = agent.begin_step("init_device_mesh", deadline_kind="group", label=label, site=site)
+        return Called(agent, step, site)
 
-
-class _InitDeviceMesh:
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        agent = running_agent()
-        if agent is None:
-            return None
-        shape = kwargs.get("mesh_shape", args[1] if len(args) > 1 else ())
-        names = kwargs.get("mesh_dim_names") or ()
-        site = caller_site(folders_of("torch"))
-        step = agent.begin_step(
-            "init_device_mesh", deadline_kind="group", label=_label(names, shape), site=site
-        )
-        return agent, step, site
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        agent, step, site = token
-        if error is None:
-            _hold(agent, result, site)
-        agent.end_step(step, error_text(error))
+    def hold(self, called: Called, result: Any) -> None:
+        _hold(called.agent, result, called.site)
 
 
 def _label(names: Any, shape: Any) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_hooks import hook_function, hook_method
 from distwatch.integrations.load_waits import Wait
@@ -38,10 +39,6 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     return f"not seen in this version: {', '.join(absent)}" if absent else ""
 
 
-def undo() -> None:
-    """Nothing beyond the patches."""
-
-
 def shown_url(url: object) -> str:
     """A URL without its query, which may hold a signature, and without credentials."""
     parts = urlsplit(str(url))
@@ -50,7 +47,7 @@ def shown_url(url: object) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"[:300]
 
 
-class Request:
+class Request(CallHook):
     """One HTTP request of a load, up to the answer's headers."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -62,15 +59,13 @@ class Request:
         return load, load.waits.begin(Wait("request", what))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
         load, wait = token
         status = getattr(result, "status_code", 0)
         failed = ConnectionError(f"HTTP {status}") if status >= 500 or status == 429 else None
         load.end_wait(wait, error or failed)
 
 
-class Download:
+class Download(CallHook):
     """The body of a file, on its way into the cache."""
 
     def __init__(self, position: int, name: str) -> None:
@@ -102,16 +97,15 @@ class Download:
         return load, load.waits.begin(wait)
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            load, wait = token
-            load.end_wait(wait, error)
+        load, wait = token
+        load.end_wait(wait, error)
 
 
 def _descriptor(file: Any) -> int:
     return int(file.fileno()) if hasattr(file, "fileno") else -1
 
 
-class Locked:
+class Locked(CallHook):
     """A lock file of the cache: who holds it may be gone."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -121,6 +115,5 @@ class Locked:
         return load, load.waits.begin(Wait("lock", str(getattr(args[0], "lock_file", "?"))))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            load, wait = token
-            load.end_wait(wait, error)
+        load, wait = token
+        load.end_wait(wait, error)

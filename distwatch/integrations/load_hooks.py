@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.call_hook import CallHook, observe, observe_method
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.load_waits import Wait
 from distwatch.integrations.loads import Load, current_load, end_load
 from distwatch.integrations.placements import placement_of
@@ -42,7 +41,7 @@ def in_phase(load: Load | None, name: str, *, total: int | None = None) -> Itera
             load.end_phase(step, error)
 
 
-class Phase:
+class Phase(CallHook):
     """A function that is a part of a load, as a step of its own. Outside a load it is nothing."""
 
     def __init__(self, name: str) -> None:
@@ -63,9 +62,8 @@ class Phase:
         return load, load.begin_phase(self._name, total=self.files(args, kwargs))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            load, step = token
-            load.end_phase(step, error)
+        load, step = token
+        load.end_phase(step, error)
 
 
 class Counted(Phase):
@@ -79,7 +77,7 @@ class Counted(Phase):
         return token
 
 
-class FileOpened:
+class FileOpened(CallHook):
     """A function whose first argument, or `filename`, is a checkpoint file that it reads."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,8 +93,6 @@ class FileOpened:
         return load, str(path), load.waits.begin(Wait("file", str(path)))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
         load, path, wait = token
         load.end_wait(wait, error)
         if load.files == 1 and load.bytes_total is None and error is None:
@@ -104,7 +100,7 @@ class FileOpened:
                 load.bytes_total = os.stat(path).st_size
 
 
-class TensorRead:
+class TensorRead(CallHook):
     """A function whose first argument is a tensor of a checkpoint file that it reads."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -114,12 +110,11 @@ class TensorRead:
         load.read_tensor(args[0])
         return load
 
-    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            token.reading.pop(threading.get_ident(), None)
+    def after(self, token: Load, result: Any, error: BaseException | None) -> None:
+        token.reading.pop(threading.get_ident(), None)
 
 
-class TensorPlaced:
+class TensorPlaced(CallHook):
     """A function that gives a tensor its place: counted."""
 
     def __init__(self, position: int, name: str) -> None:
@@ -139,7 +134,7 @@ class TensorPlaced:
         return None if tensor is None else (load, int(getattr(tensor, "nbytes", 0) or 0))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is not None and error is None:
+        if error is None:
             load, size = token
             load.place(size)
 
@@ -157,13 +152,10 @@ def hook_function(
     Args:
         rebinds: names of other modules that were bound to it before, too.
     """
-    original = vars(module).get(name) if module is not None else None
-    if module is None or not callable(original):
+    if module is None or not callable(vars(module).get(name)):
         return False
-    hook = observe(f"load: {module.__name__}.{name}", original, observer)
-    patches.replace(module, name, hook)
-    if rebinds:
-        rebind_early_imports(patches, original, hook)
+    hook = f"load: {module.__name__}.{name}"
+    patches.observe(hook, module, name, observer, rebinds=rebinds)
     return True
 
 
@@ -172,6 +164,5 @@ def hook_method(patches: PatchSet, owner: type, name: str, observer: CallHook) -
     defining = next((c for c in owner.__mro__ if name in vars(c)), None)
     if defining is None or defining is object:
         return False
-    hook = observe_method(f"load: {defining.__name__}.{name}", vars(defining)[name], observer)
-    patches.replace(defining, name, hook)
+    patches.observe(f"load: {defining.__name__}.{name}", defining, name, observer)
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import Phase, end_with, hook_function, hook_method
@@ -22,17 +23,12 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     return "" if all(found) else "parts of this version are not seen"
 
 
-def undo() -> None:
-    """Nothing beyond the patches."""
-
-
-class AdapterLoaded:
+class AdapterLoaded(CallHook):
     """`PeftModel.from_pretrained(model, adapter)`."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = args[2] if len(args) > 2 else kwargs.get("model_id")
         return begin_load("from_pretrained", read_arguments(given, kwargs))
 
-    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            end_with(token, result, error)
+    def after(self, token: Load, result: Any, error: BaseException | None) -> None:
+        end_with(token, result, error)

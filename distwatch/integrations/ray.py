@@ -19,22 +19,22 @@ _LOOKS = 240
 """Two minutes: the actor's class is known once its __init__ has begun."""
 
 
-def apply(module: ModuleType, _: PatchSet) -> str:
+def apply(module: ModuleType, patches: PatchSet) -> str:
     """Patches nothing: from now on an agent here asks Ray's worker who it is."""
     if not hasattr(module, "global_worker"):
         raise NotApplicable("this Ray keeps its worker elsewhere")
     core.when_started(_watch)
+    patches.when_undone(_stop_watching)
     return ""
-
-
-def undo() -> None:
-    """No agent asks any more."""
-    if agent := core.current():
-        agent.worker_source = None
 
 
 def _watch(agent: core.Agent) -> None:
     agent.worker_source = WorkerLook().look
+
+
+def _stop_watching() -> None:
+    if agent := core.current():
+        agent.worker_source = None
 
 
 class WorkerLook:

@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import NamedTuple, Protocol
 
 from distwatch.agent import core
+from distwatch.agent.guard import caller_site
 from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.settings import Settings
+from distwatch.state.events import Site
 
 log = logging.getLogger("distwatch")
 
@@ -23,20 +25,17 @@ class IntegrationSpec(NamedTuple):
 
     name: str
     trigger: str
-    implementation: str
+    file: str
+    """Of `distwatch/integrations/`, without its ending."""
     part_of: str = ""
     """The integration by whose name it is switched off, where it is not its own."""
 
 
 class Implementation(Protocol):
-    """What an integration's module offers."""
+    """What an integration's module offers, or the `framework` in it."""
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
         """Patches; returns a remark on what could not be hooked, '' where all was."""
-        ...
-
-    def undo(self) -> None:
-        """Drops what else it set up; the patches are undone by the registry."""
         ...
 
 
@@ -47,53 +46,22 @@ class NotApplicable(Exception):
 CALLS = "torch_calls"
 """Recording each collective's call site: a part of torch_distributed that can be off alone."""
 REGISTRY = (
-    IntegrationSpec(
-        "torch_distributed",
-        "torch.distributed.distributed_c10d",
-        "distwatch.integrations.torch_distributed",
-    ),
-    IntegrationSpec(
-        "device_mesh",
-        "torch.distributed.device_mesh",
-        "distwatch.integrations.device_mesh",
-    ),
-    IntegrationSpec(
-        "huggingface_hub",
-        "huggingface_hub.file_download",
-        "distwatch.integrations.huggingface_hub",
-    ),
-    IntegrationSpec(
-        "accelerate",
-        "accelerate.big_modeling",
-        "distwatch.integrations.accelerate",
-    ),
-    IntegrationSpec(
-        "transformers_config",
-        "transformers.configuration_utils",
-        "distwatch.integrations.transformers_config",
-        part_of="transformers",
-    ),
-    IntegrationSpec(
-        "transformers",
-        "transformers.modeling_utils",
-        "distwatch.integrations.transformers",
-    ),
-    IntegrationSpec(
-        "transformers_auto",
-        "transformers.models.auto.auto_factory",
-        "distwatch.integrations.transformers_auto",
-        part_of="transformers",
-    ),
-    IntegrationSpec("ray", "ray._private.worker", "distwatch.integrations.ray"),
-    IntegrationSpec(
-        "peft",
-        "peft.peft_model",
-        "distwatch.integrations.peft",
-    ),
+    IntegrationSpec("torch_distributed", "torch.distributed.distributed_c10d", "torch_distributed"),
+    IntegrationSpec("device_mesh", "torch.distributed.device_mesh", "device_mesh"),
+    IntegrationSpec("huggingface_hub", "huggingface_hub.file_download", "huggingface_hub"),
+    IntegrationSpec("accelerate", "accelerate.big_modeling", "accelerate"),
     *(
-        IntegrationSpec(
-            f"{name}_groups", trigger, f"distwatch.integrations.frameworks.{name}", part_of=name
+        IntegrationSpec(name, trigger, "transformers", part_of="transformers")
+        for name, trigger in (
+            ("transformers_config", "transformers.configuration_utils"),
+            ("transformers", "transformers.modeling_utils"),
+            ("transformers_auto", "transformers.models.auto.auto_factory"),
         )
+    ),
+    IntegrationSpec("ray", "ray._private.worker", "ray"),
+    IntegrationSpec("peft", "peft.peft_model", "peft"),
+    *(
+        IntegrationSpec(f"{name}_groups", trigger, f"frameworks.{name}", part_of=name)
         for name, trigger in TRIGGERS.items()
     ),
 )
@@ -143,7 +111,8 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     patches = PatchSet()
     version = _version_of(spec.trigger)
     try:
-        implementation: Implementation = importlib.import_module(spec.implementation)
+        found = importlib.import_module(f"distwatch.integrations.{spec.file}")
+        implementation: Implementation = getattr(found, "framework", found)
         version = version or getattr(implementation, "version", str)()
         remark = implementation.apply(module, patches)
     except NotApplicable as reason:
@@ -168,10 +137,7 @@ def _version_of(module: str) -> str:
 def undo_all() -> None:
     """Removes every hook, the last applied first."""
     for name, patches in reversed(list(_patches.items())):
-        spec = next(spec for spec in REGISTRY if spec.name == name)
-        implementation: Implementation = importlib.import_module(spec.implementation)
         complete = patches.undo()
-        implementation.undo()
         _set(name, Status("removed", "" if complete else "a later wrapper keeps ours in place"))
     _patches.clear()
 
@@ -185,6 +151,11 @@ def folders_of(*packages: str) -> tuple[str, ...]:
     """Where those of the packages lie that are loaded, each with a final separator."""
     files = (getattr(sys.modules.get(package), "__file__", None) for package in packages)
     return tuple(os.path.join(os.path.dirname(file), "") for file in files if file)
+
+
+def site_outside(*packages: str) -> Site | None:
+    """Where the user's own code stands: outside of us and of those packages."""
+    return caller_site(folders_of(*packages))
 
 
 def running_agent() -> core.Agent | None:

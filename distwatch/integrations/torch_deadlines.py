@@ -6,9 +6,7 @@ With `report`, the default, nothing here is installed.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
-from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +17,8 @@ from distwatch.agent.initialization.plan import read_plan, split_endpoint
 from distwatch.agent.initialization.store_connect import meet
 from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitFailed, InitTimeout
+from distwatch.hooks.call_hook import arguments_of
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.registry import running_agent
 from distwatch.state.codes import family_of
 from distwatch.state.events import InitPlanned
@@ -38,22 +36,22 @@ def supervise(module: ModuleType, patches: PatchSet, on_hang: str) -> None:
         original = vars(module).get(name)
         if original is not None:
             supervised = _supervised(original, name, kind, on_hang)
-            patches.replace(module, name, supervised)
-            rebind_early_imports(patches, original, supervised)
+            patches.replace(module, name, supervised, rebinds=True)
 
 
 def _supervised(
     original: Callable[..., Any], name: str, kind: str, on_hang: str
 ) -> Callable[..., Any]:
-    signature = inspect.signature(original)
-
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         agent = running_agent()
         # `distwatch.initialize` acts on its own deadlines.
         if agent is None or agent.is_initializing:
             return original(*args, **kwargs)
-        plan = _plan(signature, args, kwargs) if kind == "init" else agent.planned
+        plan = agent.planned
+        if kind == "init":
+            given = arguments_of(original, args, kwargs)
+            plan = read_plan(given) if given is not None else None
         limit_s = agent.settings.deadlines[kind]
         if plan is not None and plan.timeout_s is not None:
             limit_s = min(limit_s, TIMEOUT_SHARE * plan.timeout_s)
@@ -64,23 +62,6 @@ def _supervised(
             return original(*args, **kwargs)
 
     return call
-
-
-def _plan(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> InitPlanned | None:
-    try:
-        given = signature.bind_partial(*args, **kwargs).arguments
-    except TypeError:
-        return None  # the user's mistake, of which torch tells them
-    timeout = given.get("timeout")
-    return read_plan(
-        init_method=given.get("init_method"),
-        store=given.get("store"),
-        global_rank=given.get("rank"),
-        world_size=given.get("world_size"),
-        timeout_s=timeout.total_seconds() if isinstance(timeout, timedelta) else None,
-    )
 
 
 class _Hang:

@@ -18,12 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from distwatch.agent import core
+from distwatch.agent.core import Agent
 from distwatch.agent.entry import enter_run
-from distwatch.agent.guard import caller_site, error_text, guard
-from distwatch.hooks.call_hook import observe
+from distwatch.agent.guard import error_text, guard
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
-from distwatch.integrations.registry import folders_of, running_agent
+from distwatch.integrations.registry import running_agent, site_outside
+from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.redaction import redact_text
 from distwatch.state.events import SideWorldJoined
@@ -48,12 +49,7 @@ def hook_rendezvous(module: ModuleType, patches: PatchSet, known: KnownGroups) -
     rendezvous.__module__ = original.__module__
     rendezvous.__qualname__ = original.__qualname__
     rendezvous.__wrapped__ = original  # type: ignore[attr-defined]
-    patches.replace(module, "rendezvous", rendezvous)
-    # `import torch.distributed.rendezvous` gives the function: the module is only here.
-    defining = sys.modules.get("torch.distributed.rendezvous")
-    if defining is not None and vars(defining).get("rendezvous") is original:
-        patches.replace(defining, "rendezvous", rendezvous)
-    rebind_early_imports(patches, original, rendezvous)
+    patches.replace(module, "rendezvous", rendezvous, rebinds=True)
 
 
 def _observed_rendezvous(
@@ -82,7 +78,7 @@ def _begin(url: str, rank: int, world_size: int, known: KnownGroups) -> Any:
         # What torch reads at this very moment; missing is said, not made up.
         addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         label, endpoint = f"{url}, {addr}:{port}", f"{addr}:{port}"
-    site = _site() if not _is_default(known) else None
+    site = site_outside("torch") if not _is_default(known) else None
     step = agent.begin_step("rendezvous", deadline_kind="init", label=redact_text(label), site=site)
     if not _is_default(known):
         asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
@@ -108,31 +104,23 @@ def _end(token: Any, error: BaseException | None) -> None:
 # ---- the making of a group -----------------------------------------------------------------------
 
 
-class NewProcessGroup:
+class NewProcessGroup(StepHook):
     """The connecting part of any group's creation, also where others call it directly.
 
     A group of theirs has its members later, if ever: it is read at its first collective.
     """
 
-    def __init__(self, module: ModuleType, known: KnownGroups) -> None:
-        self._original = vars(module).get("_new_process_group_helper")
+    def __init__(self, known: KnownGroups) -> None:
         self._known = known
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        agent = running_agent()
-        if agent is None or self._original is None:
-            return None
-        from distwatch.integrations.torch_distributed import bound
-
-        given = bound(self._original, args, kwargs)
+    def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         name = given.get("group_name")
         own = not given.get("global_ranks_in_group") and not _is_default(self._known)
-        label = f"connects group {name}" if name not in ("", None) else ""
         step = agent.begin_step(
             "new_process_group",
             deadline_kind="group",
-            label=label,
-            site=_site() if own else None,
+            label=f"connects group {name}" if name not in ("", None) else "",
+            site=site_outside("torch") if own else None,
         )
         if own:
             endpoint = endpoint_of(given.get("store"))
@@ -147,16 +135,14 @@ class NewProcessGroup:
                 via="process group",
             )
         _enter()
-        return agent, step
+        return Called(agent, step)
 
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
+    def hold(self, called: Called, result: Any) -> None:
+        self._known.note_order()
+
+    def after(self, token: Called, result: Any, error: BaseException | None) -> None:
         _leave()
-        agent, step = token
-        if error is None:
-            self._known.note_order()
-        agent.end_step(step, error_text(error))
+        super().after(token, result, error)
 
 
 # ---- bare stores and bare groups -----------------------------------------------------------------
@@ -169,11 +155,10 @@ def hook_constructors(patches: PatchSet, known: KnownGroups) -> None:
         kind = getattr(c10d, name, None)
         if isinstance(kind, type) and "__init__" in vars(kind):
             observer = _Store(known) if name == "TCPStore" else _Backend(known, name)
-            original = vars(kind)["__init__"]
-            patches.replace(kind, "__init__", observe(f"{name}.__init__", original, observer))
+            patches.observe(f"{name}.__init__", kind, "__init__", observer)
 
 
-class _Store:
+class _Store(CallHook):
     """A store that somebody makes for a meeting of their own."""
 
     def __init__(self, known: KnownGroups) -> None:
@@ -187,7 +172,9 @@ class _Store:
         given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
         endpoint = f"{given.get('host_name')}:{given.get('port')}"
         waits = bool(given.get("wait_for_workers", True))
-        step = agent.begin_step("store", deadline_kind="init", label=endpoint, site=_site())
+        step = agent.begin_step(
+            "store", deadline_kind="init", label=endpoint, site=site_outside("torch")
+        )
         if given.get("port"):
             _join(
                 agent,
@@ -204,7 +191,7 @@ class _Store:
         _end(token, error)
 
 
-class _Backend:
+class _Backend(CallHook):
     """A backend's group that somebody makes over a store of theirs."""
 
     def __init__(self, known: KnownGroups, name: str) -> None:
@@ -219,7 +206,7 @@ class _Backend:
         endpoint = endpoint_of(given.get("store"))
         label = f"connects {self._name}"
         step = agent.begin_step(
-            "new_process_group", deadline_kind="group", label=label, site=_site()
+            "new_process_group", deadline_kind="group", label=label, site=site_outside("torch")
         )
         _join(
             agent,
@@ -281,7 +268,7 @@ def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) 
             name=name,
             at_endpoint=1 + max((one.at_endpoint for one in here), default=0),
             of_name=of_name,
-            site=_site(),
+            site=site_outside("torch"),
             **said,
         )
     )
@@ -298,10 +285,6 @@ def _enter() -> None:
 
 def _leave() -> None:
     _inside.depth = max(0, getattr(_inside, "depth", 0) - 1)
-
-
-def _site() -> Any:
-    return caller_site(folders_of("torch"))
 
 
 def _number(value: Any) -> int | None:

@@ -1,6 +1,6 @@
 """transformers: `from_pretrained` as steps with progress, on 4.57 and 5.x alike.
 
-Names that a version lacks are left out.
+Its modules are hooked one by one, as each is imported; names that a version lacks are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import (
@@ -23,6 +24,7 @@ from distwatch.integrations.load_hooks import (
     hook_method,
 )
 from distwatch.integrations.loads import Load, begin_load, current_load, forget_loads
+from distwatch.integrations.registry import NotApplicable
 
 TENSORS_KNOWN = 20_000
 """So many tensors are told apart by their files: what is kept must not grow with the model."""
@@ -30,6 +32,7 @@ _MODEL_PHASES = {
     "_finalize_model_loading": "finalize",
     "tie_weights": "tie",
     "load_adapter": "adapter",
+    "prepare_distribute_model": "tensor parallel mesh",
 }
 _MODULE_PHASES = {
     "resolve_revision": "revision",
@@ -52,23 +55,44 @@ _PLACES = (
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
-    """Hooks `transformers.modeling_utils`."""
+    """Hooks that module of transformers."""
+    return _HOOKS[module.__name__](module, patches)
+
+
+def _hook_config(module: ModuleType, patches: PatchSet) -> str:
+    """A config is read before any model class is imported, from the hub perhaps."""
+    # The class has one name in 5.x and another in 4.x.
+    owner = getattr(module, "PreTrainedConfig", None) or getattr(module, "PretrainedConfig", None)
+    if owner is None or not hook_method(patches, owner, "get_config_dict", Phase("config")):
+        raise NotApplicable("no PreTrainedConfig.get_config_dict")
+    return ""
+
+
+def _hook_auto(module: ModuleType, patches: PatchSet) -> str:
+    """An Auto class's `from_pretrained` reads the config before any model class is called."""
+    hook, owner = "Auto from_pretrained", module._BaseAutoModelClass
+    patches.observe(hook, owner, "from_pretrained", FromPretrained(adopts=True))
+    hook_function(patches, module, "resolve_revision", Phase("revision"))
+    hook_function(patches, module, "find_adapter_config_file", Phase("adapter lookup"))
+    return ""
+
+
+def _hook_models(module: ModuleType, patches: PatchSet) -> str:
     model = module.PreTrainedModel
+    patches.when_undone(forget_loads)
     hook_method(patches, model, "from_pretrained", FromPretrained())
     hook_method(patches, model, "_load_pretrained_model", Shards())
     hook_method(patches, model, "get_init_context", Building())
     for name, phase in _MODEL_PHASES.items():
         hook_method(patches, model, name, Phase(phase))
-    hook_method(patches, model, "prepare_distribute_model", Phase("tensor parallel mesh"))
     for name, phase in _MODULE_PHASES.items():
         hook_function(patches, module, name, Phase(phase))
     opens = [hook_function(patches, module, name, FileOpened()) for name in _OPENS]
     absent = [] if any(opens) else ["shards"]
     _hook_tensors(patches, module)
     quantizers = sys.modules.get("transformers.quantizers.base")
-    for name in ("preprocess_model", "postprocess_model"):
-        owner = getattr(quantizers, "HfQuantizer", None)
-        if owner is not None:
+    if (owner := getattr(quantizers, "HfQuantizer", None)) is not None:
+        for name in ("preprocess_model", "postprocess_model"):
             hook_method(patches, owner, name, Phase("quantizer"))
     generation = sys.modules.get("transformers.generation.configuration_utils")
     config = getattr(generation, "GenerationConfig", None)
@@ -79,9 +103,11 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     return f"not seen in this version: {', '.join(absent)}" if absent else ""
 
 
-def undo() -> None:
-    """Forgets loads under way."""
-    forget_loads()
+_HOOKS = {
+    "transformers.configuration_utils": _hook_config,
+    "transformers.modeling_utils": _hook_models,
+    "transformers.models.auto.auto_factory": _hook_auto,
+}
 
 
 def _hook_tensors(patches: PatchSet, module: ModuleType) -> None:
@@ -92,7 +118,7 @@ def _hook_tensors(patches: PatchSet, module: ModuleType) -> None:
     hook_function(patches, module, "convert_and_load_state_dict_in_model", TensorsNamed())
 
 
-class FromPretrained:
+class FromPretrained(CallHook):
     """The whole call: a model class's, or an Auto class's around it."""
 
     def __init__(self, *, adopts: bool = False) -> None:
@@ -103,17 +129,13 @@ class FromPretrained:
         arguments = read_arguments(given, kwargs)
         return begin_load("from_pretrained", arguments, adopts=self._adopts)
 
-    def after(self, token: Load | None, result: Any, error: BaseException | None) -> None:
-        if token is not None:
-            model = result[0] if isinstance(result, tuple) and result else result
-            end_with(token, model, error)
+    def after(self, token: Load, result: Any, error: BaseException | None) -> None:
+        model = result[0] if isinstance(result, tuple) and result else result
+        end_with(token, model, error)
 
 
-class Building:
+class Building(CallHook):
     """`get_init_context` comes right before the model's class is called, on meta."""
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return None
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         load = current_load()
@@ -144,18 +166,21 @@ class Shards(Counted):
         return token
 
 
-class TensorsNamed:
-    """5.x reads tensors in worker threads: from here on it is known in which file each one lies."""
+class TensorsNamed(CallHook):
+    """5.x reads tensors in worker threads: from here on it is known in which file each one lies.
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    The end of the shards forgets it.
+    """
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         load = current_load()
         tensors = kwargs.get("state_dict") or (args[1] if len(args) > 1 else None)
         if load is None or load.counting is None or not isinstance(tensors, dict):
-            return None
+            return
         load.parameters_total = len(tensors)
         weight_map = _sharded_metadata(args, kwargs).get("weight_map")
         if len(tensors) > TENSORS_KNOWN:
-            return None
+            return
         paths = {path.rpartition("/")[2]: path for path in load.opened}
         for name, tensor in tensors.items():
             if isinstance(weight_map, Mapping):
@@ -164,10 +189,6 @@ class TensorsNamed:
                 path = next(iter(paths.values()), "") if len(paths) == 1 else ""
             if path:
                 load.file_of[id(tensor)] = path
-        return None
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        """Nothing: the end of the shards forgets the names."""
 
 
 class GenerationConfigRead(Phase):
@@ -184,8 +205,6 @@ class GenerationConfigRead(Phase):
         return (*token, bool(kwargs.get("_from_model_config")), asks_nobody)
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
         load, step, is_substitute, asks_nobody = token
         super().after((load, step), result, error)
         if is_substitute:

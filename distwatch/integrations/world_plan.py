@@ -9,14 +9,13 @@ from typing import Any
 
 import msgspec
 
-from distwatch.agent.guard import caller_site
 from distwatch.agent.initialization.environment import Launched
 from distwatch.agent.initialization.plan import COMMUNICATION_VARIABLES, interfaces, versions
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.builders import Axes, Builder, FrameworkBuilder, MeshBuilder
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.frameworks.framework import framework_of
-from distwatch.integrations.registry import folders_of
+from distwatch.integrations.registry import site_outside
 from distwatch.integrations.torch_devices import device_identity
 from distwatch.integrations.torch_library import axes_of, choose_backend
 from distwatch.preflight.plan import Plan, validate
@@ -79,7 +78,7 @@ def plan_world(
         variables={n: os.environ[n] for n in COMMUNICATION_VARIABLES if os.environ.get(n)},
         interfaces=interfaces(),
         versions=versions(),
-        site=caller_site(folders_of("torch")),
+        site=site_outside("torch"),
     )
     return Asked(plan=plan, builder=builder)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distwatch.agent import guard
-from distwatch.hooks.call_hook import observe, observe_method
+from distwatch.hooks.call_hook import CallHook, observe, observe_method
 from distwatch.hooks.patch import PatchSet
 
 
@@ -20,7 +20,7 @@ def fresh_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "_off", set())
 
 
-class Recorder:
+class Recorder(CallHook):
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
@@ -32,13 +32,14 @@ class Recorder:
         self.calls.append(("after", token, result, error))
 
 
-class Broken:
+class Broken(CallHook):
     def __init__(self, where: str) -> None:
         self.where = where
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.where == "before":
             raise ZeroDivisionError("ours")
+        return "token"
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         if self.where == "after":
@@ -101,6 +102,21 @@ def test_what_began_before_its_hook_was_switched_off_still_ends() -> None:
     assert [call[0] for call in recorder.calls] == ["before", "after"]
 
 
+def test_a_call_that_is_of_no_interest_is_not_told_of_again() -> None:
+    class Bored(Recorder):
+        def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return None
+
+    observe("hook", work, bored := Bored())(1)
+    assert bored.calls == []
+
+
+def test_arguments_are_given_by_name_with_their_defaults() -> None:
+    observe("hook", work, recorder := Recorder())
+    assert recorder.given((1,), {}) == {"x": 1, "y": 2}
+    assert recorder.given((), {"z": 3}) == {"z": 3}, "the user's mistake stays the user's"
+
+
 def test_a_keyboard_interrupt_is_the_users() -> None:
     class Interrupted(Recorder):
         def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -136,15 +152,12 @@ def test_copies_of_a_stand_in_see_nothing_once_it_is_undone() -> None:
     owner = types.SimpleNamespace(double=lambda x: 2 * x)
     seen: list[str] = []
 
-    class Told:
+    class Told(CallHook):
         def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             seen.append("called")
 
-        def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-            pass
-
     patches = PatchSet()
-    patches.replace(owner, "double", observe("a hook", owner.double, Told()))
+    patches.observe("a hook", owner, "double", Told())
     hooked = owner.double
     copied = types.FunctionType(
         hooked.__code__,

@@ -8,7 +8,6 @@ import types
 import pytest
 
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
 
 
 def a_module(name: str = "library") -> types.ModuleType:
@@ -56,11 +55,11 @@ def test_early_imports_are_found_and_given_back(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "user_code", user)
     original, replacement = module.work, lambda x: -x
     patches = PatchSet()
-    assert rebind_early_imports(patches, original, replacement) == 2
+    assert patches.rebind(original, replacement) == 2
     assert user.work(1) == user.alias(1) == -1
     patches.undo()
     assert user.work is user.alias is original
-    assert rebind_early_imports(patches, 5, replacement) == 0
+    assert patches.rebind(5, replacement) == 0
 
 
 def test_a_module_that_minds_assignments_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,5 +71,5 @@ def test_a_module_that_minds_assignments_is_left_alone(monkeypatch: pytest.Monke
     vars(config)["work"] = module.work
     monkeypatch.setitem(sys.modules, "config_module", config)
     patches = PatchSet()
-    assert rebind_early_imports(patches, module.work, lambda x: -x) == 0
+    assert patches.rebind(module.work, lambda x: -x) == 0
     assert config.work is module.work

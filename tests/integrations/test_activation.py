@@ -54,7 +54,7 @@ def test_a_broken_hook_leaves_the_job_alone_and_says_so_once(home: Path) -> None
         BROKEN
         + """
 dist.init_process_group("gloo")
-torch_distributed.caller_site = broken
+torch_distributed.site_outside = broken
 torch_collectives.Calls._site = broken
 t = torch.ones(2)
 for _ in range(2):

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,35 +33,29 @@ COMMUNICATION_VARIABLES = (
 
 
 def read_plan(
-    *,
-    backend: object = None,
-    init_method: str | None = None,
-    store: object = None,
-    global_rank: object = None,
-    world_size: object = None,
-    timeout_s: float | None = None,
-    environ: Mapping[str, str] | None = None,
-    site: Site | None = None,
+    given: Mapping[str, Any], *, site: Site | None = None, environ: Mapping[str, str] = os.environ
 ) -> InitPlanned:
     """The plan of one call of `init_process_group`; what it leaves out comes from the environment.
 
     Numbers that are missing or make no sense are None here; torch tells the user of them.
+
+    Args:
+        given: the call's arguments by name.
     """
-    env = os.environ if environ is None else environ
-    method, endpoint, query = _method(init_method, store, env)
-    rank = _number(global_rank, query.get("rank"), env.get("RANK") if method == "env" else None)
-    world = _number(
-        world_size, query.get("world_size"), env.get("WORLD_SIZE") if method == "env" else None
-    )
+    method, endpoint, query = _method(given.get("init_method"), given.get("store"), environ)
+    said = environ if method == "env" else {}
+    rank = _number(given.get("rank"), query.get("rank"), said.get("RANK"))
+    world = _number(given.get("world_size"), query.get("world_size"), said.get("WORLD_SIZE"))
+    timeout = given.get("timeout")
     return InitPlanned(
         global_rank=rank,
         world_size=world or None,
         method=method,
         endpoint=endpoint,
-        hosts_store=method in ("env", "tcp") and rank == 0 and not identify(env).agent_store,
-        backend=str(backend or ""),
-        timeout_s=timeout_s,
-        variables={name: env[name] for name in COMMUNICATION_VARIABLES if env.get(name)},
+        hosts_store=method in ("env", "tcp") and rank == 0 and not identify(environ).agent_store,
+        backend=str(given.get("backend") or ""),
+        timeout_s=timeout.total_seconds() if isinstance(timeout, timedelta) else None,
+        variables={name: environ[name] for name in COMMUNICATION_VARIABLES if environ.get(name)},
         interfaces=interfaces(),
         versions=versions(),
         site=site,

@@ -63,4 +63,3 @@ class Accelerate(Framework):
 
 
 framework = Accelerate()
-apply, undo, version = framework.apply, framework.undo, framework.version

@@ -4,7 +4,6 @@ A file of a framework has one class that says how it is initialized, read back a
 ends with
 
     framework = Megatron()
-    apply, undo, version = framework.apply, framework.undo, framework.version
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ import msgspec
 
 from distwatch.agent import core
 from distwatch.agent.core import Agent
-from distwatch.agent.guard import caller_site, error_text, is_users
+from distwatch.agent.guard import caller_site, is_users
 from distwatch.agent.initialization.library import Layout
-from distwatch.hooks.call_hook import observe_method
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
+from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
@@ -163,16 +162,17 @@ class Framework:
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks initializers and destroyers, and reads what is held already."""
-        observers = {name: _Initializes(self, module) for name in self.initializers} | {
-            name: _Destroys(self, module) for name in self.destroyers
+        observers: dict[str, CallHook] = {
+            **{name: _Initializes(self, module) for name in self.initializers},
+            **{name: _Destroys(self, module) for name in self.destroyers},
         }
         absent = [name for name in observers if _place(module, name) is None]
         if set(self.initializers) <= set(absent):
             raise NotApplicable(f"{module.__name__} has no {' or '.join(self.initializers)}")
         for name, observer in observers.items():
             if place := _place(module, name):
-                observer.original = vars(place[0])[place[1]]
-                _replace(patches, *place, f"{self.name}.{name}", observer)
+                in_module = isinstance(place[0], ModuleType)
+                patches.observe(f"{self.name}.{name}", *place, observer, rebinds=in_module)
         remarks = [self.hook_more(module, patches)]
         if absent:
             remarks.append(f"not in this version: {', '.join(absent)}")
@@ -187,9 +187,6 @@ class Framework:
             return importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
             return ""
-
-    def undo(self) -> None:
-        """Nothing is held beside the patches."""
 
     def begin(self, agent: Agent, given: Mapping[str, Any]) -> int:
         """The step of a call with these arguments, under the deadline of groups."""
@@ -255,16 +252,6 @@ def framework_of(name: str) -> Framework:
     return found
 
 
-def arguments_of(call: Callable[..., Any], args: Iterable[Any], kwargs: Any) -> dict[str, Any]:
-    """The arguments of a call by name, whatever version's signature it has, defaults included."""
-    try:
-        bound = inspect.signature(call).bind(*args, **kwargs)
-    except TypeError:
-        return dict(kwargs)  # the user's mistake, of which the original tells them
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
 def accepted(call: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Of `wanted`, what this version's signature takes."""
     parameters = inspect.signature(call).parameters
@@ -280,51 +267,27 @@ def _place(module: ModuleType, name: str) -> tuple[Any, str] | None:
     return (owner, attribute) if owner is not None and attribute in vars(owner) else None
 
 
-def _replace(patches: PatchSet, owner: Any, attribute: str, name: str, observer: Any) -> None:
-    original = vars(owner)[attribute]
-    hooked = observe_method(name, original, observer)
-    patches.replace(owner, attribute, hooked)
-    if isinstance(owner, ModuleType):
-        rebind_early_imports(patches, original, hooked)
-
-
-class _Initializes:
+class _Initializes(StepHook):
     """A call that builds the state: a step under the deadline of groups, and what then holds."""
 
-    original: Any = None
-
     def __init__(self, framework: Framework, module: ModuleType) -> None:
         self._framework = framework
         self._module = module
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        agent = running_agent()
-        if agent is None:
-            return None
-        given = arguments_of(self.original, args, kwargs)
-        return agent, self._framework.begin(agent, given), given
+    def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
+        return Called(agent, self._framework.begin(agent, given), given=given)
 
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        if token is None:
-            return
-        agent, step, given = token
-        if error is None:
-            self._framework.note(result)
-            self._framework.hold(self._module, given)
-        agent.end_step(step, error_text(error))
+    def hold(self, called: Called, result: Any) -> None:
+        self._framework.note(result)
+        self._framework.hold(self._module, called.given)
 
 
-class _Destroys:
+class _Destroys(CallHook):
     """A call that takes the state down."""
 
-    original: Any = None
-
     def __init__(self, framework: Framework, module: ModuleType) -> None:
         self._framework = framework
         self._module = module
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return None
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         agent = core.current()

@@ -7,10 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.guard import caller_site
-from distwatch.hooks.call_hook import observe
+from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
-from distwatch.hooks.rebinding import rebind_early_imports
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
 from distwatch.integrations.registry import running_agent
 from distwatch.preflight.plan import Plan
@@ -68,28 +67,24 @@ class Megatron(Framework):
 
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
         """The schedules' backward steps, which leave out what needs no gradient without a word."""
-        self._armed = True
+        armed = [True]
+        # Schedules that are imported after that stay as they are.
+        patches.when_undone(armed.clear)
 
         def hook(schedules: ModuleType) -> None:
-            original = vars(schedules).get("backward_step")
-            if original is not None and self._armed:
-                hooked = observe("megatron.backward_step", original, BackwardSteps(self))
-                patches.replace(schedules, "backward_step", hooked)
-                rebind_early_imports(patches, original, hooked)
+            if armed and "backward_step" in vars(schedules):
+                name, steps = "backward_step", BackwardSteps(self)
+                patches.observe(f"megatron.{name}", schedules, name, steps, rebinds=True)
 
         when_imported(_SCHEDULES, hook)
         return ""
-
-    def undo(self) -> None:
-        """Schedules that are imported later stay as they are."""
-        self._armed = False
 
     def order(self, given: Mapping[str, Any]) -> tuple[str, ...]:
         """From `order="tp-cp-ep-dp-pp"`."""
         return tuple(str(given.get("order") or "").split("-")) if given.get("order") else ()
 
 
-class BackwardSteps:
+class BackwardSteps(CallHook):
     """Counts the steps of this stage whose output needs no gradient. It looks at one attribute."""
 
     def __init__(self, framework: Framework) -> None:
@@ -97,7 +92,7 @@ class BackwardSteps:
         self._steps = self._skipped = self._told = 0
         self._mixed = False
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         output = kwargs.get("output_tensor", args[1] if len(args) > 1 else None)
         first = output[0] if isinstance(output, list) and output else output
         self._steps += 1
@@ -120,9 +115,6 @@ class BackwardSteps:
                 )
             )
 
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        """What it returns or raises is the schedule's."""
-
 
 def _is_group(held: object) -> bool:
     import torch.distributed as dist
@@ -131,4 +123,3 @@ def _is_group(held: object) -> bool:
 
 
 framework = Megatron()
-apply, undo, version = framework.apply, framework.undo, framework.version

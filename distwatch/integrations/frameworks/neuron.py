@@ -167,4 +167,3 @@ def _told(sizes: Mapping[str, int]) -> str:
 
 
 framework = Neuron()
-apply, undo = framework.apply, framework.undo

@@ -245,4 +245,3 @@ def _size_invalid(what: str, advice: str) -> Finding:
 
 
 framework = SGLang()
-apply, undo = framework.apply, framework.undo
