@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 HANG_FOUND = 3
 PARTIAL = 6
-_SEVERITY_COLORS = {"hang": "red", "crash": "red", "warning": "yellow"}
+_SEVERITY_COLORS = {"hang": "red", "crash": "red", "error": "red", "warning": "yellow"}
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 

@@ -18,7 +18,7 @@ _BUILT_IN = ("gloo", "nccl", "mpi", "ucc")
 
 
 def host_gpus() -> int | None:
-    """The GPUs of this host or container; None where they cannot be counted (AMD's)."""
+    """The GPUs of this host or container; None where they cannot be counted (AMD)."""
     devices = _names("/dev")
     given = [name for name in devices if re.fullmatch(r"nvidia\d+", name)]
     if given:
@@ -39,7 +39,7 @@ def visible_gpus(environ: Mapping[str, str]) -> int | None:
 
 
 def backend_findings(backend: str, launched: Launched, environ: Mapping[str, str]) -> list[Finding]:
-    """What of a backend (`gloo`, `nccl`, `cpu:gloo,cuda:nccl`, …) is not there."""
+    """Findings for the parts of a backend (`gloo`, `nccl`, `cpu:gloo,cuda:nccl`, …) that are missing here."""
     rank = launched.global_rank if launched.method != "alone" else None
     who = "this process" if rank is None else f"rank {rank}"
     names = (part.rpartition(":")[2].strip().lower() for part in backend.split(","))
@@ -59,7 +59,7 @@ def backend_findings(backend: str, launched: Launched, environ: Mapping[str, str
 
 
 def gpu_findings(environ: Mapping[str, str], launched: Launched, *, nccl: bool) -> list[Finding]:
-    """GPUs that two ranks would share, or that are not there. `nccl`: the backend needs them."""
+    """Findings for GPUs that two ranks would share or that do not exist. `nccl`: the backend needs them."""
     severity: Severity = "crash" if nccl else "warning"
     return [*_double(environ, launched, severity), *_too_few(environ, launched, severity)]
 
@@ -71,10 +71,10 @@ def _double(environ: Mapping[str, str], launched: Launched, severity: Severity) 
     absent = [name for name in named if total and name.isdigit() and int(name) >= total]
     if twice:
         told = f"names GPU {twice[0]} twice"
-        advice = "Name each GPU once: two ranks on one GPU cannot talk NCCL."
+        advice = "Name each GPU once: NCCL does not work between two ranks on one GPU."
     elif absent:
-        told = f"names GPU {absent[0]}, and this host has {total}: CUDA hides it and those after it"
-        advice = "Name the GPUs that nvidia-smi lists."
+        told = f"names GPU {absent[0]}, but this host has {total}: CUDA ignores it and all after it"
+        advice = "Name GPUs that nvidia-smi lists."
     else:
         return []
     return [_finding(f"CUDA_VISIBLE_DEVICES={said} {told}", advice, launched, severity)]
@@ -87,8 +87,11 @@ def _too_few(environ: Mapping[str, str], launched: Launched, severity: Severity)
     # One visible GPU each is how Slurm and Ray share a host.
     if visible == 1 and environ.get("CUDA_VISIBLE_DEVICES"):
         return []
-    what = f"{local} ranks are to run on this host, and {visible} of its GPUs can be seen"
-    advice = "Start at most one rank per GPU (torchrun --nproc-per-node), or show more GPUs."
+    be = "is" if visible == 1 else "are"
+    what = f"{local} ranks will run on this host, but only {visible} of its GPUs {be} visible"
+    advice = (
+        "Start at most one rank per GPU (torchrun --nproc-per-node), or make more GPUs visible."
+    )
     return [_finding(what, advice, launched, severity)]
 
 
@@ -123,7 +126,7 @@ def _lack_of(name: str, environ: Mapping[str, str]) -> _Lack | None:
         return _Lack(f"this build of torch has no {name}", fix)
     if name == "nccl" and visible_gpus(environ) == 0:
         fix = "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'."
-        return _Lack("no GPU can be seen", fix)
+        return _Lack("no GPU is visible", fix)
     package = _PLUGINS.get(name)
     if package is not None and importlib.util.find_spec(package) is None:
         fix = f"pip install {package.replace('_', '-')} for this torch, or use backend='gloo'."
@@ -132,13 +135,13 @@ def _lack_of(name: str, environ: Mapping[str, str]) -> _Lack | None:
     if name in _BUILT_IN or package is not None or is_registered:
         return None
     fix = "Import the plugin that registers it, or correct the name."
-    return _Lack(f"torch has no backend {name!r} by itself", fix, "warning")
+    return _Lack(f"torch itself has no backend {name!r}", fix, "warning")
 
 
 def _named(said: str) -> list[str]:
     names: list[str] = []
     for name in (part.strip() for part in said.split(",")):
-        # CUDA reads up to the first number that is none.
+        # CUDA stops at the first entry that names no GPU.
         if name in ("", "-1", "NoDevFiles"):
             break
         names.append(name)

@@ -1,4 +1,4 @@
-"""Whether there is room: for the journals, for shared memory, for memory at all."""
+"""Whether this machine has room for journals, shared memory and the ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _JOURNALS_BYTES = 64 << 20
 
 
 def run_folder(root: str) -> Checked:
-    """Whether run folders can be made, where others can neither read nor plant."""
+    """Whether run folders can be made here, safe from other users."""
     what, set_dir = "run folder", "Set DISTWATCH_DIR to a folder of your own."
     place = root
     while not os.path.exists(place) and os.path.dirname(place) != place:
@@ -64,7 +64,7 @@ def journal_memory(root: str) -> Checked:
     free = os.statvfs(place)
     room = free.f_bavail * free.f_frsize
     if room < _JOURNALS_BYTES:
-        fix = f"Free some of {place}: a rank without room for its journal is not recorded."
+        fix = f"Free space on {place}: a rank without room for its journal is not recorded."
         return warned(what, f"{bytes_text(room)} left on {place}", fix)
     return passed(what, f"{bytes_text(room)} left on {place}")
 
@@ -83,14 +83,14 @@ def judge_shared_memory(total: int | None, free: int | None, container: str) -> 
     """The rule behind `shared_memory`."""
     what, fix = "/dev/shm", how_to_share_memory(container)
     if total is None or free is None:
-        return failed(what, "there is none: dataloader workers and NCCL need it", fix)
+        return failed(what, "it does not exist: dataloader workers and NCCL need it", fix)
     detail = f"{bytes_text(free)} free of {bytes_text(total)}"
     if total <= _DOCKERS_DEFAULT:
         return warned(
             what, f"{detail}, a container's default: dataloader workers die with a bus error", fix
         )
     if free < min(_LITTLE, total // 10):
-        full = f"{detail}: what ended jobs left there stays until it is removed"
+        full = f"{detail}: files of ended jobs stay there until someone removes them"
         return warned(what, full, f"Look for leftovers: ls -lS {SHM}")
     if total < _LITTLE:
         return warned(what, f"{detail}: little for dataloader workers with large batches", fix)
@@ -112,13 +112,15 @@ def judge_memory(host: HostSampled) -> Checked:
         detail += ", no cgroup limit"
         if total and available is not None and available < (1 - _FULL) * total:
             return warned(
-                what, detail, "See who uses it before starting ranks: the kernel kills the largest."
+                what,
+                detail,
+                "Find what uses it before you start ranks: the kernel kills the largest process.",
             )
         return passed(what, detail)
     detail += f"; cgroup limit {bytes_text(limit)}, {bytes_text(used)} used"
     if used is not None and used > _FULL * limit:
         fix = "Raise the limit (docker --memory, Kubernetes resources.limits.memory, Slurm --mem), or free some."
-        return warned(what, f"{detail}: nearly full, and the kernel kills what goes beyond", fix)
+        return warned(what, f"{detail}: nearly full; the kernel kills what exceeds it", fix)
     return passed(what, detail)
 
 
@@ -136,7 +138,9 @@ def judge_open_files(soft: int, hard: int) -> Checked:
     fix = f"ulimit -n {_FEW_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)}"
     if hard != resource.RLIM_INFINITY and hard < _FEW_FILES:
         fix = "Raise nofile in /etc/security/limits.conf (docker: --ulimit nofile=65536)."
-    return warned("open files", f"{detail}: few for a large world's connections and workers", fix)
+    return warned(
+        "open files", f"{detail}: few for the connections and workers of a large world", fix
+    )
 
 
 def _limit(value: int) -> str:

@@ -1,4 +1,4 @@
-"""What a look at the machine gives: passed, to be aware of, or to be mended."""
+"""The result of one look at the machine: passed, a warning, or a failure with its fix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Status = Literal["pass", "warn", "fail"]
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         what: its name, as a heading.
-        detail: what was seen, or why nothing could be.
+        detail: what was seen, or why it could not be seen.
         fix: what to do about it; '' where nothing has to be done.
     """
 
@@ -29,12 +29,12 @@ Look = Callable[[], Checked]
 
 
 def passed(what: str, detail: str) -> Checked:
-    """It is as it should be."""
+    """All is well."""
     return Checked(status="pass", what=what, detail=detail)
 
 
 def warned(what: str, detail: str, fix: str) -> Checked:
-    """It works, and will trip somebody."""
+    """It works, but it will cause trouble."""
     return Checked(status="warn", what=what, detail=detail, fix=fix)
 
 

@@ -1,4 +1,4 @@
-"""Whether this is a container, and how its user would start it differently."""
+"""Which kind of container this is, and how to start it with more rights or memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distwatch.probes.procfs import read_text
 
 
 def container_kind(environ: Mapping[str, str] | None = None) -> str:
-    """kubernetes, docker, podman, singularity, or '' for none that is known."""
+    """kubernetes, docker, podman, singularity, or '' where none is recognized."""
     env = os.environ if environ is None else environ
     if env.get("KUBERNETES_SERVICE_HOST"):
         return "kubernetes"
@@ -25,7 +25,7 @@ def container_kind(environ: Mapping[str, str] | None = None) -> str:
 
 
 def how_to_trace(kind: str) -> str:
-    """How such a container gets the right to read other processes."""
+    """How to let such a container read other processes."""
     return {
         "kubernetes": "Add SYS_PTRACE to securityContext.capabilities.add of the container.",
         "docker": "Start the container with --cap-add SYS_PTRACE.",
@@ -35,7 +35,7 @@ def how_to_trace(kind: str) -> str:
 
 
 def how_to_share_memory(kind: str) -> str:
-    """How such a container gets a larger /dev/shm."""
+    """How to give such a container a larger /dev/shm."""
     return {
         "kubernetes": "Mount an emptyDir with medium: Memory on /dev/shm.",
         "docker": "Start the container with --shm-size=16g or --ipc=host.",

@@ -1,4 +1,4 @@
-"""The address where the ranks are to meet, looked at from this host before anybody goes there."""
+"""The store's endpoint, tested from this host before any rank connects to it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ANSWER_WITHIN_S = 2.0
 def endpoint_findings(
     launched: Launched, environ: Mapping[str, str], *, several_nodes: bool, pid: int
 ) -> list[Finding]:
-    """What keeps a rank from meeting the others, as far as its host shows it.
+    """Problems that this host sees with the endpoint of a rank's store.
 
     Args:
-        pid: of the rank: what it listens for itself is no foreign program.
+        pid: the rank's own: its listener is not a foreign program.
     """
     if launched.method not in ("env", "tcp") or not launched.endpoint:
         return []
     address = split_endpoint(launched.endpoint)
     if address is None:
-        what = f"{launched.endpoint!r} is no host and port"
+        what = f"{launched.endpoint!r} is not a host and port"
         return [_unreachable(launched, what, "Set MASTER_ADDR and MASTER_PORT.", "crash")]
     host, port = address
     try:
@@ -57,17 +57,17 @@ def resolve(host: str, port: int = 0) -> list[str]:
     except socket.gaierror as error:
         raise OSError(error.strerror) from None
     except UnicodeError:
-        raise OSError("no host can have that name") from None
+        raise OSError("this is not a valid host name") from None
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address leads back to the host itself."""
+    """Whether the address is loopback, which leads back to the host itself."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def own_name_finding(several_nodes: bool, *, gloo_only: bool) -> Finding | None:
-    """The host's own name that leads to loopback: gloo would tell other hosts that address."""
+    """The host's own name resolves to loopback: gloo would give other hosts that address."""
     name = socket.gethostname()
     try:
         addresses = resolve(name)
@@ -78,23 +78,23 @@ def own_name_finding(several_nodes: bool, *, gloo_only: bool) -> Finding | None:
     return Finding(
         code="rendezvous.interface_invalid",
         severity="crash" if gloo_only else "warning",
-        summary=f"this host's name {name!r} resolves to {', '.join(addresses)}: gloo tells ranks on "
-        "other hosts to connect there, and they reach themselves",
-        advice="Set GLOO_SOCKET_IFNAME to the interface between the hosts, or take the name off the "
-        "127.… line of /etc/hosts.",
+        summary=f"this host's name {name!r} resolves to {', '.join(addresses)}: gloo gives ranks on "
+        "other hosts this address, and they connect to themselves",
+        advice="Set GLOO_SOCKET_IFNAME to the interface between the hosts, or remove the name from the "
+        "127.… line in /etc/hosts.",
         evidence=(Evidence(source="proc", text=f"{name}: {', '.join(addresses)}"),),
         confidence=0.8,
     )
 
 
 def _loopback(launched: Launched, host: str, addresses: Sequence[str]) -> Finding:
-    told = host if host in addresses else f"{host}, here {', '.join(addresses)},"
-    what = f"MASTER_ADDR {told} is loopback, and the job has several nodes: each would meet only itself"
-    advice = "Set MASTER_ADDR to the name or address by which the other hosts reach rank 0's."
-    # The other hosts may resolve this one's name rightly, and its own ranks meet on loopback.
+    told = host if host in addresses else f"{host} (here {', '.join(addresses)})"
+    what = f"MASTER_ADDR {told} is loopback, but the job has several nodes: each would connect to itself"
+    advice = "Set MASTER_ADDR to a name or address at which the other hosts reach rank 0's host."
+    # Other hosts may resolve this host's name correctly, and its own ranks can use loopback.
     is_own_name = host.partition(".")[0] == socket.gethostname().partition(".")[0]
     if is_own_name:
-        advice += " Debian's /etc/hosts gives a host's own name 127.0.1.1: take that line out."
+        advice += " Debian maps a host's own name to 127.0.1.1 in /etc/hosts: remove that line."
     return _unreachable(launched, what, advice, "warning" if is_own_name else "crash")
 
 
@@ -105,15 +105,18 @@ def _as_host(
     first_free = read_text("/proc/sys/net/ipv4/ip_unprivileged_port_start").strip()
     if port < (int(first_free) if first_free.isdigit() else 1024) and os.geteuid() != 0:
         what = f"rank 0 may not listen on port {port} as uid {os.geteuid()}"
-        advice = "Choose a MASTER_PORT from 1024 on, such as 29500."
+        advice = "Choose a MASTER_PORT of 1024 or above, such as 29500."
         found.append(_unreachable(launched, what, advice, "crash"))
     owners = listeners_of(port)
     if owners and all(owner.pid != pid for owner in owners):
         found.append(_taken(launched, port, owners[0]))
-    # A Kubernetes service has an address of nobody's, and leads to the right pod.
+    # A Kubernetes service has a virtual address that no host owns, and still leads to the right pod.
     if not any(map(_is_own, addresses)) and "KUBERNETES_SERVICE_HOST" not in environ:
-        what = f"MASTER_ADDR leads to {', '.join(addresses)}, which is no address of this host, and rank 0 listens here"
-        advice = "Make sure that the other hosts reach this one there, or set MASTER_ADDR to its own address."
+        what = (
+            f"MASTER_ADDR resolves to {', '.join(addresses)}, which is not an address of this host, "
+            "but rank 0 listens on this host"
+        )
+        advice = "Make sure that the other hosts reach this host there, or set MASTER_ADDR to its own address."
         found.append(_unreachable(launched, what, advice, "warning"))
     return found
 
@@ -126,8 +129,8 @@ def _as_guest(launched: Launched, host: str, port: int, pid: int) -> list[Findin
         outcome, detail = error.outcome, error.detail
     if outcome == "refused":
         if launched.store_host == "rank 0":
-            return []  # it has not come yet
-        advice = "Check that the launcher still runs, and MASTER_PORT."
+            return []  # rank 0 may not have started yet
+        advice = "Check MASTER_PORT, and that the launcher still runs."
         what = f"{launched.store_host} hosts the store, and {detail}"
         return [_unreachable(launched, what, advice, "crash")]
     if outcome in ("foreign", "silent"):
@@ -148,7 +151,7 @@ def _taken(
     told = f"{who}: {detail}" if detail else who
     return Finding(
         code="rendezvous.port_taken",
-        # Whoever is silent may be the job's own store, stopped or overrun.
+        # A listener that does not answer may be the job's own store, stopped or overloaded.
         severity="warning" if outcome == "silent" else "crash",
         waiting_ranks=() if rank is None else (rank,),
         summary=f"MASTER_PORT {port} is taken: {told}",

@@ -1,6 +1,6 @@
-"""A process's environment before it initializes: what would keep it from its world.
+"""Problems in a process's environment that will make its initialization fail.
 
-Runs in the job: standard library and msgspec only, and torch's word only where torch is loaded.
+Runs in the job: uses only the standard library and msgspec, and asks torch only where torch is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from distwatch.preflight.endpoint import endpoint_findings, own_name_finding
 from distwatch.preflight.interfaces import interface_findings, read_interfaces
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.identity import Identity, identify
+from distwatch.state.rank_sets import agree
 
 _NODES = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES", "GROUP_WORLD_SIZE",
           "PET_NNODES", "CROSS_SIZE")  # fmt: skip
@@ -23,14 +24,14 @@ DEBUG_LEVELS = ("OFF", "INFO", "DETAIL")
 def check(
     environ: Mapping[str, str] | None = None, *, backend: str | None = None, pid: int | None = None
 ) -> list[Finding]:
-    """What in an environment keeps a rank from its world, or will trip it; empty where it is sound.
+    """Problems in an environment that will stop or hurt a rank; empty where it is sound.
 
-    Looks up MASTER_ADDR and may connect to it (2 s at most); starts nothing and waits for nobody.
+    Resolves MASTER_ADDR and may connect to it (2 s at most); starts nothing and waits for no rank.
 
     Args:
-        environ: by default this process's.
-        backend: that is going to be used, as of `init_process_group`.
-        pid: of the process that the environment is of, on this host; by default this one.
+        environ: default: this process's.
+        backend: the one that `init_process_group` will get.
+        pid: of the process with that environment, on this host; default: this one.
     """
     env = os.environ if environ is None else environ
     launched, identity = read_environment(env), identify(env)
@@ -48,11 +49,12 @@ def check(
     if not env.get("GLOO_SOCKET_IFNAME"):
         own_name = own_name_finding(several, gloo_only=backend == "gloo" or gpus == 0)
         found += [own_name] if own_name is not None else []
-    return sorted(found, key=lambda finding: (not finding.blocks, finding.severity == "info"))
+    foreseen = (finding.before_launch() for finding in found)
+    return sorted(foreseen, key=lambda finding: (not finding.blocks, finding.severity == "info"))
 
 
 def count_nodes(environ: Mapping[str, str], identity: Identity) -> int | None:
-    """How many nodes the launcher says the job has; None where it does not."""
+    """How many nodes the launcher says the job has; None where it does not say."""
     for name in _NODES:
         value = environ.get(name, "").strip()
         if value.isascii() and value.isdigit() and int(value):
@@ -62,7 +64,7 @@ def count_nodes(environ: Mapping[str, str], identity: Identity) -> int | None:
 
 
 def derived_variables(launched: Launched) -> dict[str, str]:
-    """torch's variables with the values that were worked out for this process."""
+    """torch's variables with the values that distwatch derived for this process."""
     values = {"RANK": launched.global_rank, "WORLD_SIZE": launched.world_size,
               "LOCAL_RANK": launched.local_rank, "LOCAL_WORLD_SIZE": launched.local_world_size}  # fmt: skip
     told = {name: str(value) for name, value in values.items() if value is not None}
@@ -87,8 +89,8 @@ def _place_findings(
             Finding(
                 code="rendezvous.env_missing",
                 severity="info",
-                summary=f"{', '.join(unset)} not set: distwatch.initialize derives "
-                f"{', '.join(told)}; init_process_group by itself asks for them",
+                summary=f"{', '.join(unset)} {agree(unset, 'is', 'are')} not set: distwatch.initialize derives "
+                f"{', '.join(told)}, but init_process_group needs {agree(unset, 'it', 'them')} set",
                 advice='Use distwatch.initialize, or eval "$(distwatch env -o sh)" in each task.',
                 evidence=tuple(Evidence(source="proc", text=text) for text in launched.derived),
             )
@@ -101,14 +103,14 @@ def _local_place(launched: Launched, identity: Identity) -> list[Finding]:
     world = launched.world_size
     culprits = () if rank is None else (rank,)
     if local is not None and size is not None and local >= size:
-        what = f"LOCAL_RANK {local} is out of range: LOCAL_WORLD_SIZE={size} has 0 to {size - 1}"
+        what = f"LOCAL_RANK {local} is out of range: with LOCAL_WORLD_SIZE={size} it is 0 to {size - 1}"
         code = "rendezvous.rank_out_of_range"
     elif size is not None and world is not None and size > world:
-        what = f"LOCAL_WORLD_SIZE={size} on this host alone is more than WORLD_SIZE={world}"
+        what = f"LOCAL_WORLD_SIZE={size} is more than WORLD_SIZE={world}"
         code = "rendezvous.world_size_disagrees"
     else:
         return []
-    advice = "Correct the launcher's arguments: ranks per node, nodes and world size must fit."
+    advice = "Correct the launcher's arguments: ranks per node, nodes and world size must agree."
     evidence = (Evidence(source="proc", global_rank=rank, text=what),)
     return [
         Finding(code=code, severity="crash", culprit_ranks=culprits, summary=what, advice=advice, evidence=evidence)
@@ -116,14 +118,17 @@ def _local_place(launched: Launched, identity: Identity) -> list[Finding]:
 
 
 def _same_rank_for_all(environ: Mapping[str, str], identity: Identity) -> list[Finding]:
-    """RANK exported in a batch script is the same in every task."""
+    """A batch script that exports RANK gives every task the same one."""
     task, rank = environ.get("SLURM_PROCID", ""), environ.get("RANK", "")
     tasks = environ.get("SLURM_NTASKS", "")
     if identity.launcher != "slurm" or not rank or not tasks.isdigit() or int(tasks) < 2:
         return []
     if not task.isdigit() or task == rank or str(identity.world_size) != tasks:
         return []
-    what = f"RANK={rank} in Slurm task {task} of {tasks}: exported in the batch script it is the same in every task"
+    what = (
+        f"RANK={rank} in Slurm task {task} of {tasks}: a RANK that the batch script exports is the "
+        "same in every task"
+    )
     return [
         Finding(
             code="rendezvous.rank_duplicated",
@@ -141,10 +146,10 @@ def _debug_level(environ: Mapping[str, str]) -> list[Finding]:
     if level is None or level.upper() in ("OFF", "INFO"):
         return []
     if level.upper() == "DETAIL":
-        what = "TORCH_DISTRIBUTED_DEBUG=DETAIL checks every collective: about 8 times slower for small ones"
+        what = "TORCH_DISTRIBUTED_DEBUG=DETAIL checks every collective: small ones take about 8 times longer"
         advice = "Set it on all ranks or on none; distwatch finds mismatches without it."
     else:
-        what = f"TORCH_DISTRIBUTED_DEBUG={level!r} ends init_process_group with a ValueError"
+        what = f"TORCH_DISTRIBUTED_DEBUG={level!r} makes init_process_group raise ValueError"
         advice = f"Set it to {', '.join(DEBUG_LEVELS)}, or unset it."
     return [
         Finding(

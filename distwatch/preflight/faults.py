@@ -1,4 +1,4 @@
-"""What stands against a plan, before it becomes a finding. Pure."""
+"""Faults of a plan, and the findings made from them. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORDS = {"world": "a world of", "expert_tensor": "expert tensor"}
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong. `axes` are those of which another size could end it."""
+    """One thing that is wrong. `axes`: another size of one of them could fix it."""
 
     kind: str
     what: str
@@ -22,7 +22,7 @@ class Fault(NamedTuple):
 
     @property
     def blocks(self) -> bool:
-        """Whether the plan cannot run with it."""
+        """Whether the plan cannot run with this fault."""
         return self.severity in ("hang", "crash")
 
 
@@ -30,14 +30,14 @@ def finding_of(fault: Fault, working: Mapping[str, tuple[int, ...]]) -> Finding:
     """The finding of a fault.
 
     Args:
-        working: by axis, the sizes with which it would not be there.
+        working: by axis, the sizes that would fix it.
     """
     would = [f"{_WORDS.get(axis, axis)} {_either(sizes)}" for axis, sizes in working.items()]
     advice = fault.advice
     if would:
         advice = f"It would work with {', or with '.join(would)}. {fault.advice}".strip()
     elif fault.axes:
-        advice = f"No other size of one axis alone would do: change several. {fault.advice}".strip()
+        advice = f"No change of one axis alone is enough: change several. {fault.advice}".strip()
     return Finding(
         code=fault.code,
         severity=fault.severity,

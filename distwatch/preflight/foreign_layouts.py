@@ -17,10 +17,10 @@ from distwatch.preflight.yaml_text import Document, Path, Unresolved
 
 
 def foreign_sections(document: Document) -> list[Section]:
-    """Each mapping with parallel sizes is a layout of its own, named by its place.
+    """Every mapping with parallel sizes is a layout of its own, named by its place in the file.
 
     Raises:
-        PlanInvalid: a size is no number.
+        PlanInvalid: a size is not a number.
     """
     own = tuple((name,) for name in keys.OWN_SECTIONS)
     places = [
@@ -44,7 +44,7 @@ def _has_ranks(path: Path) -> bool:
 
 
 class _Layout:
-    """One layout, and what the mappings around it say of it."""
+    """One layout, and what the mappings around it say about it."""
 
     def __init__(self, document: Document, path: Path) -> None:
         self._document = document
@@ -55,7 +55,7 @@ class _Layout:
         """The layout.
 
         Raises:
-            PlanInvalid: a size is no number.
+            PlanInvalid: a size is not a number.
         """
         fields: dict[str, Any] = {}
         undecided: list[str] = []
@@ -78,10 +78,10 @@ class _Layout:
         )
 
     def read_engines(self, training: Plan) -> Section | None:
-        """The engines that slime writes flat beside the training's sizes; None where it does not.
+        """The engines that slime writes flat beside the training's sizes; None where there are none.
 
         Raises:
-            PlanInvalid: a size is no number.
+            PlanInvalid: a size is not a number.
         """
         width = self._own_size(keys.ENGINE_WIDTH)
         if width is None:
@@ -98,7 +98,7 @@ class _Layout:
             num_attention_heads=training.num_attention_heads,
             num_key_value_heads=training.num_key_value_heads,
         )
-        notes = () if ranks else ("rollout_num_gpus is not said, and they are not colocated",)
+        notes = () if ranks else ("rollout_num_gpus is not set, and the engines are not colocated",)
         return Section(name=".".join((*self._path, "rollout engines")), plan=plan, notes=notes)
 
     def _accelerators(self) -> tuple[int, ...]:
@@ -118,13 +118,13 @@ class _Layout:
         for name in names:
             place = (*self._path, name)
             value = self._value(place)
-            # -1 and 0 leave it to the framework.
+            # -1 and 0 let the framework choose.
             if value is not None and value not in (-1, 0):
                 return whole(self._document, place, value)
         return None
 
     def _value(self, place: Path) -> Any:
-        """What stands there; None, with a note, where only something else tells it."""
+        """The value there; None, with a note, where the file alone does not decide it."""
         value = self._document.at(place)
         if isinstance(value, Unresolved) or (isinstance(value, str) and _is_template(value)):
             self._notes.append(f"{'.'.join(place)} was not resolved: {str(value)!r}")
@@ -147,12 +147,12 @@ class _Layout:
             "ranks_per_node": self._near(keys.RANKS_PER_NODE),
         }
         if (placed := self._placed()) is not None:
-            # The component has a part of the nodes' accelerators.
+            # The component uses only some of the nodes' accelerators.
             said |= {"world_size": placed, "ranks_per_node": None}
         return {name: value for name, value in said.items() if value is not None}
 
     def _placed(self) -> int | None:
-        """RLinf gives each component accelerators of its own."""
+        """RLinf gives each component its own accelerators."""
         placement = self._placement()
         if not placement or not self._path:
             return None
@@ -162,7 +162,7 @@ class _Layout:
         return ranks
 
     def _near(self, names: Iterable[str]) -> int | None:
-        """A number that is said for this layout: in its own mapping, else in the nearest around it."""
+        """A number set for this layout: in its own mapping, else in the nearest one around it."""
         for scope in self._scopes():
             said = {
                 place: value for place in _places(scope, names) if (value := self._count(place))
@@ -171,7 +171,7 @@ class _Layout:
                 return next(iter(said.values()))
             if said:
                 told = ", ".join(f"{'.'.join(place)}={value}" for place, value in said.items())
-                self._notes.append(f"not decided, since the file says several: {told}")
+                self._notes.append(f"not decided: the file has several values: {told}")
                 return None
         return None
 
@@ -181,13 +181,13 @@ class _Layout:
         value = self._value(place)
         if place[-1] == "devices" and isinstance(value, list):
             return len(value) or None
-        # 0 is how a part that is switched off is written; "1:4" and auto are torchrun's.
+        # A part that is switched off has 0; "1:4" and auto are torchrun's.
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             return None
         return whole(self._document, place, value)
 
     def _scopes(self) -> Iterator[list[tuple[Path, Mapping[str, Any]]]]:
-        """From this mapping outwards: each one around it, with the mappings that stand in it."""
+        """From this mapping outwards: each one around it, with the mappings inside it."""
         yield [(self._path, self._mapping(self._path))]
         for length in range(len(self._path), -1, -1):
             path = self._path[:length]

@@ -1,4 +1,4 @@
-"""The versions of what a job and distwatch are made of, from their metadata: nothing is imported."""
+"""The versions of distwatch, torch and their companions, from metadata: nothing is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = (
     "textual", "msgspec", "psutil", "nvidia-ml-py",
 )  # fmt: skip
 _FIRST_STORE = (2, 4)
-"""The oldest torch whose store's protocol was compared."""
+"""The oldest torch whose TCPStore protocol was tested."""
 _FIRST_RECORDER = (2, 8)
 """The first torch whose flight recorder sees gloo's collectives."""
 
@@ -29,7 +29,7 @@ def version_of(name: str) -> str | None:
 
 
 def versions(version: Callable[[str], str | None] = version_of) -> list[Checked]:
-    """What is installed, in one line, and a line for each combination that is known not to work.
+    """The installed versions in one line, and a line for each combination that is known not to work.
 
     Args:
         version: of a distribution by name; None where it is not installed.
@@ -43,19 +43,25 @@ def versions(version: Callable[[str], str | None] = version_of) -> list[Checked]
 def _known_bad(version: Callable[[str], str | None]) -> Iterable[Checked]:
     torch = version("torch")
     if torch is None:
-        fix = "Activate the job's environment, or pip install torch, before a job is started from here."
-        yield warned("torch", "not installed in this Python: jobs of others can be watched", fix)
+        fix = "Activate the job's environment, or pip install torch, before you start a job from here."
+        yield warned(
+            "torch",
+            "not installed in this Python: you can still watch jobs of other environments",
+            fix,
+        )
     elif (number := _numbers(torch)) < _FIRST_STORE:
         yield warned(
-            "torch", f"{torch} is older than distwatch was made for", "Use torch 2.4 or newer."
+            "torch", f"{torch} is older than distwatch supports", "Use torch 2.4 or newer."
         )
     elif number < _FIRST_RECORDER:
         detail = f"{torch}: its flight recorder does not see gloo's collectives"
         yield warned(
-            "torch", detail, "With torch 2.8 or newer they are seen; steps and stacks are anyway."
+            "torch",
+            detail,
+            "Use torch 2.8 or newer to see them; steps and stacks are seen with any version.",
         )
     if version("neuronx-distributed") == "0.1":
-        detail = "0.1 is PyPI's empty stand-in, which fails on import"
+        detail = "0.1 is PyPI's empty placeholder, which fails on import"
         fix = "pip install neuronx-distributed --index-url https://pip.repos.neuron.amazonaws.com"
         yield failed("neuronx-distributed", detail, fix)
     if version("pynvml") is not None and version("nvidia-ml-py") is not None:
@@ -67,7 +73,7 @@ def _known_bad(version: Callable[[str], str | None]) -> Iterable[Checked]:
         )
     textual = version("textual")
     if textual is None or not (8, 2, 8) <= _numbers(textual) < (9,):
-        detail = f"{textual or 'not installed'}; the TUI is made for 8.2.8 up to 9"
+        detail = f"{textual or 'not installed'}; the TUI needs 8.2.8 or newer, below 9"
         yield failed("textual", detail, "pip install 'textual>=8.2.8,<9'")
 
 

@@ -38,7 +38,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lack(self) -> str:
-        """What keeps ranks from talking through it, in words; '' where nothing does."""
+        """Why ranks cannot communicate through it; '' where they can."""
         if not self.is_up:
             return "is down"
         return "" if self.addresses else "has no address"
@@ -74,7 +74,7 @@ def interface_findings(
     several_nodes: bool,
     uses_nccl: bool,
 ) -> list[Finding]:
-    """Variables that name interfaces through which no rank can talk."""
+    """Findings for variables that name interfaces through which no rank can communicate."""
     found = []
     for variable in _EXACT:
         wanted = [name for name in environ.get(variable, "").split(",") if name]
@@ -85,14 +85,14 @@ def interface_findings(
     if environ.get(_PATTERNS):
         value = environ[_PATTERNS]
         if not any(one.can_talk for one in matching(value, interfaces.values())):
-            why = "no interface with an address fits it"
+            why = "no interface with an address matches it"
             severity: Severity = "crash" if uses_nccl else "warning"
             found.append(_finding(_PATTERNS, value, why, interfaces, severity))
     return found
 
 
 def matching(value: str, interfaces: Iterable[Interface]) -> list[Interface]:
-    """The interfaces that NCCL_SOCKET_IFNAME lets through: `eth,ib0`, `=eth0`, `^docker,lo`."""
+    """The interfaces that NCCL_SOCKET_IFNAME selects: `eth,ib0`, `=eth0`, `^docker,lo`."""
     is_excluding = value.startswith("^")
     rest = value[1:] if is_excluding else value
     is_exact = rest.startswith("=")
@@ -112,7 +112,7 @@ def _unusable(name: str, interfaces: Mapping[str, Interface], several_nodes: boo
     if one.lack:
         return f"{name} {one.lack}"
     if several_nodes and one.is_loopback:
-        return f"{name} leads to no other host, and the job has several nodes"
+        return f"{name} does not lead to other hosts, but the job has several nodes"
     return ""
 
 
@@ -120,7 +120,7 @@ def _finding(
     variable: str, value: str, why: str, interfaces: Mapping[str, Interface], severity: Severity
 ) -> Finding:
     usable = [one.name for one in interfaces.values() if one.can_talk and not one.is_loopback]
-    named = ", ".join(usable[:_LISTED]) or "none has an address, except loopback"
+    named = ", ".join(usable[:_LISTED]) or "only loopback has an address"
     return Finding(
         code="rendezvous.interface_invalid",
         severity=severity,

@@ -1,4 +1,4 @@
-"""Where a process stands by its environment: said, derived, missing; and distwatch's settings."""
+"""What a process's environment says: values given, derived and missing, and distwatch's settings."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaunchEnvironment(msgspec.Struct, frozen=True, kw_only=True):
-    """What an environment tells.
+    """What an environment says.
 
     Attributes:
         variables: of launchers and communication, as far as they may be shown.
-        completes: torch's variables that are not set and follow from the others.
-        missing: those that follow from nothing.
+        completes: torch's variables that are not set but can be derived.
+        missing: those that cannot be derived.
         run_id: None where nothing names the run: it will get a random name.
-        complaints: sentences on settings that were ignored.
+        complaints: sentences about settings that were ignored.
     """
 
     launcher: str
@@ -67,7 +67,7 @@ def read_launch_environment(environ: Mapping[str, str], pid: int | None) -> Laun
     """Reads an environment.
 
     Args:
-        pid: of the process that it is of; None for whoever is started from here.
+        pid: of the process with that environment; None for a process started from this shell.
     """
     launched = read_environment(environ)
     alone = launched.method == "alone"
@@ -98,16 +98,16 @@ def read_launch_environment(environ: Mapping[str, str], pid: int | None) -> Laun
 
 def _place(launched: Launched) -> str:
     if launched.method == "alone":
-        return "a single process, which meets nobody"
+        return "a single process without peers"
     rank = (
-        "a rank that is not known"
+        "a rank without a number"
         if launched.global_rank is None
         else f"rank {launched.global_rank}"
     )
     world = "an unknown number" if launched.world_size is None else str(launched.world_size)
-    where = "does not know where to meet the others"
+    where = "does not know the store's endpoint"
     if launched.endpoint:
-        where = f"meets the others at {launched.endpoint}"
+        where = f"connects to the store at {launched.endpoint}"
     hosts = ", which it hosts" if launched.hosts_store and launched.endpoint else ""
     return f"{rank} of {world}, {where}{hosts}"
 
@@ -140,7 +140,9 @@ def _run_folder(environ: Mapping[str, str], run_id: str | None) -> str:
 def _settings(environ: Mapping[str, str]) -> tuple[Setting, ...]:
     settings = read_settings(environ)
     deadlines = ",".join(f"{kind}={seconds:g}" for kind, seconds in settings.deadlines.items())
-    enabled = {True: "1", False: "0", None: "not set: on where it is asked for"}[settings.enabled]
+    enabled = {True: "1", False: "0", None: "not set: on only where the job asks for it"}[
+        settings.enabled
+    ]
     values = {
         "DISTWATCH": enabled,
         "DISTWATCH_DIR": settings.root,

@@ -18,10 +18,10 @@ _LARGEST_BYTES = 4 << 20
 
 
 def read_model(path: str) -> Model:
-    """The facts of a `config.json`, or of the folder that holds one. What it does not say is None.
+    """The facts of a `config.json`, or of the folder that holds one. A fact that it does not state is None.
 
     Raises:
-        PlanInvalid: there is none, or it is no configuration.
+        PlanInvalid: there is none, or it is not a configuration.
     """
     file = os.path.join(path, "config.json") if os.path.isdir(path) else path
     try:
@@ -32,9 +32,9 @@ def read_model(path: str) -> Model:
     except OSError as error:
         raise PlanInvalid(f"{file}: {error.strerror or error}", advice=_NAME_ONE) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise PlanInvalid(f"{file} is no JSON: {error}", advice=_NAME_ONE) from None
+        raise PlanInvalid(f"{file} is not JSON: {error}", advice=_NAME_ONE) from None
     if not isinstance(config, dict):
-        raise PlanInvalid(f"{file} holds no configuration", advice=_NAME_ONE)
+        raise PlanInvalid(f"{file} is not a model configuration", advice=_NAME_ONE)
     return facts_of(config)
 
 
@@ -42,12 +42,12 @@ _NAME_ONE = "Name a local folder with the model's config.json, or write its fact
 
 
 def facts_of(config: Mapping[str, Any]) -> Model:
-    """The facts that a configuration says, in its own part or its language model's."""
+    """The facts that a configuration states, in its own part or in its language model's."""
     parts = [config, *(part for name in _INNER if isinstance(part := config.get(name), dict))]
     facts: dict[str, Any] = {}
     for fact, names in FACTS.items():
         said = (part.get(name) for part in parts for name in names)
-        # 0 is how a dense model says that it has no experts.
+        # A dense model states 0 experts.
         values = [one for one in said if isinstance(one, int) and one and one is not True]
         if values:
             facts[fact] = values[0]

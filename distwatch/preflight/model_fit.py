@@ -10,10 +10,10 @@ from distwatch.preflight.faults import Fault
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a model's configuration says. None: not said.
+    """What a model's configuration states. None: not stated.
 
     Attributes:
-        uneven_pipeline: the plan says by itself which layers each stage has.
+        uneven_pipeline: the plan itself sets the layers of each stage.
     """
 
     num_attention_heads: int | None = None
@@ -27,7 +27,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def model_faults(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
-    """What of a model does not divide.
+    """Faults where the sizes do not divide a model.
 
     Args:
         cuts: sizes by axis: tensor, ulysses, pipeline, virtual pipeline, expert.
@@ -38,7 +38,7 @@ def model_faults(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     senseless = [
         Fault(
             f"no size: {name}",
-            f"{name}={value} is no size of a model",
+            f"{name}={value} is not a size of a model",
             "Correct the model's configuration.",
         )
         for name, value in facts.items()
@@ -65,7 +65,7 @@ def _key_value_heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
         return []
     if tensor % heads == 0:
         what = f"tensor {tensor} is more than the {heads} key/value heads: each is held by {tensor // heads} ranks"
-        advice = "vLLM and SGLang replicate them and newer Megatron-core does; older Megatron-core refuses."
+        advice = "vLLM, SGLang and newer Megatron-core replicate them; older Megatron-core refuses."
         return [Fault("key/value heads", what, advice, severity="warning")]
     what = (
         f"{heads} key/value heads cannot be divided by tensor {tensor}, nor spread evenly over it"
@@ -84,8 +84,8 @@ def _widths(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
         advice = "Check that the framework pads or gathers it."
         faults.append(Fault("hidden", what, advice, severity="warning"))
     elif heads is not None and hidden is not None and hidden % heads:
-        what = f"hidden size {hidden} is no multiple of {heads} attention heads"
-        advice = "Make sure that the configuration says head_dim."
+        what = f"hidden size {hidden} is not a multiple of {heads} attention heads"
+        advice = "Make sure that the configuration sets head_dim."
         faults.append(Fault("hidden", what, advice, severity="warning"))
     if model.vocab_size is not None and model.vocab_size % tensor:
         what = f"the vocabulary of {model.vocab_size} cannot be divided by tensor {tensor}: it has to be padded"
@@ -109,7 +109,7 @@ def _layers(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
         Fault(
             "layers",
             f"{layers} layers cannot be divided by {by}",
-            "Or say which layers each stage has (Megatron-core: num_layers_in_first_pipeline_stage, "
+            "Or set the layers of each stage (Megatron-core: num_layers_in_first_pipeline_stage, "
             "…_last_…, or a pipeline layout).",
             axes=("pipeline",),
         )

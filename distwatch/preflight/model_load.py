@@ -1,4 +1,4 @@
-"""What a model load's arguments will come to on this machine, said before it begins."""
+"""What a model load's arguments will cost on this machine, known before the load begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distwatch.state.loads import LoadArguments
 from distwatch.state.quantities import bytes_text
 
 HEADROOM = 0.95
-"""Of a device: activations, the allocator's slack and the driver need the rest."""
+"""Of a device's memory: activations, the allocator and the driver need the rest."""
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([KMG]I?)B\s*", re.IGNORECASE)
 
@@ -23,7 +23,7 @@ class LoadingMachine(msgspec.Struct, frozen=True, kw_only=True):
     world_size: int = 1
     local_world_size: int = 1
     host_memory: int | None = None
-    """What the ranks of this host may use together: the cgroup's limit, or all there is."""
+    """What the ranks of this host may use together: the cgroup's limit, or the host's memory."""
     limited_by: str = "memory"
     device_memory: tuple[int, ...] = ()
     """Total bytes of each accelerator."""
@@ -35,7 +35,7 @@ class LoadingMachine(msgspec.Struct, frozen=True, kw_only=True):
 def load_advice(
     arguments: LoadArguments, machine: LoadingMachine, max_memory: Mapping[object, object]
 ) -> list[Finding]:
-    """What of these arguments will cost more than the user may know; empty where all is well."""
+    """Findings for arguments that will cost more than the user may know; empty where all is well."""
     return [
         *_state_dict_offload(arguments),
         *_disk_without_folder(arguments, machine),
@@ -46,7 +46,7 @@ def load_advice(
 
 
 def size_of(value: object) -> int | None:
-    """Bytes of `60GiB`, `800KB` or a number, as accelerate reads them; None where it is none."""
+    """Bytes of `60GiB`, `800KB` or a number, as accelerate reads them; None where it is no size."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return int(value)
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
@@ -56,7 +56,7 @@ def size_of(value: object) -> int | None:
 
 
 def rereads_offloaded(version: str) -> bool:
-    """Whether that transformers reads all that it has offloaded once more (4.57 ignores the option)."""
+    """Whether this transformers reads all offloaded weights a second time (4.57 ignores the option)."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) < (4, 57)
 
@@ -77,9 +77,9 @@ def _state_dict_offload(arguments: LoadArguments) -> Iterable[Finding]:
     if arguments.offload_state_dict and rereads_offloaded(version):
         yield _finding(
             "load.offloaded",
-            f"offload_state_dict=True with transformers {version}: after the last shard all weights that go to "
-            "the CPU are read again from TMPDIR, without a progress bar",
-            "Leave offload_state_dict out: the load needs no more memory without it where the checkpoint is "
+            f"offload_state_dict=True with transformers {version}: after the last shard transformers reads all "
+            "CPU weights again from TMPDIR, without a progress bar",
+            "Leave offload_state_dict out: it saves no memory where the checkpoint is "
             "safetensors; else set TMPDIR to a fast local disk.",
         )
 
@@ -88,8 +88,8 @@ def _disk_without_folder(arguments: LoadArguments, machine: LoadingMachine) -> I
     if "disk" in arguments.device_map and not arguments.offload_folder and not machine.safetensors:
         yield _finding(
             "load.offloaded",
-            "the device map puts parts on disk, and there is no offload_folder: a checkpoint that is not "
-            "safetensors cannot be read from where it lies",
+            "the device map puts parts on disk, but offload_folder is not set: a checkpoint that is not "
+            "safetensors cannot be read in place",
             "Pass offload_folder=… on a disk with room for it, or convert the checkpoint to safetensors.",
         )
 
@@ -112,7 +112,7 @@ def _host_memory(
         return
     yield _finding(
         "load.memory_exceeds",
-        f"{told} are {bytes_text(each * ranks)} of host memory, and the {machine.limited_by} of this host is "
+        f"{told} = {bytes_text(each * ranks)} of host memory, but the {machine.limited_by} of this host is "
         f"{bytes_text(limit)}",
         "Load on one rank and broadcast, load onto the device (device_map={'': local_rank}), shard while "
         "loading (FSDP with meta initialization, tp_plan), or ask for more memory.",
@@ -125,7 +125,7 @@ def _no_headroom(machine: LoadingMachine, max_memory: Mapping[object, object]) -
         if asked is not None and asked > HEADROOM * total:
             yield _finding(
                 "load.memory_exceeds",
-                f"max_memory gives {bytes_text(asked)} of device {index} to weights, which has {bytes_text(total)}: "
+                f"max_memory gives weights {bytes_text(asked)} of the {bytes_text(total)} of device {index}: "
                 "nothing is left for activations and the cache",
                 f"Leave room: at most about {bytes_text(int(0.85 * total))} for device {index}.",
             )
@@ -142,7 +142,7 @@ def _model_parallel_map(arguments: LoadArguments, machine: LoadingMachine) -> It
         yield _finding(
             "load.device_map_conflict",
             f"device_map={arguments.device_map!r} splits the model over the {len(machine.device_memory)} devices of "
-            f"this host, and {machine.local_world_size} ranks of the job use the same devices",
+            f"this host, but {machine.local_world_size} ranks of the job share them",
             "Give each rank its own device: device_map={'': local_rank}; or leave device_map out and let DDP, "
             "FSDP or tp_plan place the model.",
         )

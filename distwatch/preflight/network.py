@@ -1,4 +1,4 @@
-"""This host's part of the network that ranks meet through."""
+"""The network of this host that ranks communicate through."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LISTED = 6
 
 
 def host_name() -> Checked:
-    """Whether other hosts would be told an address that leads here."""
+    """Whether other hosts would get an address that leads to this host."""
     name = socket.gethostname()
     try:
         addresses = resolve(name)
@@ -34,13 +34,13 @@ def judge_host_name(name: str, addresses: Iterable[str], error: str) -> Checked:
         return warned(what, f"{name} does not resolve ({error}): gloo falls back to loopback", fix)
     told = f"{name} is {', '.join(found)}"
     if all(map(is_loopback, found)):
-        fix = "For jobs on several hosts: set GLOO_SOCKET_IFNAME, or take the name off the 127.… line of /etc/hosts."
-        return warned(what, f"{told}: loopback, which serves a single host only", fix)
+        fix = "For jobs on several hosts: set GLOO_SOCKET_IFNAME, or remove the name from the 127.… line in /etc/hosts."
+        return warned(what, f"{told}: loopback, which other hosts cannot reach", fix)
     return passed(what, told)
 
 
 def interfaces() -> Checked:
-    """The interfaces that ranks could talk through."""
+    """The interfaces that ranks could use."""
     return judge_interfaces(read_interfaces())
 
 
@@ -50,10 +50,10 @@ def judge_interfaces(found: Mapping[str, Interface]) -> Checked:
     usable = [one for one in found.values() if one.can_talk and not one.is_loopback]
     told = "; ".join(_told(one) for one in usable[:_LISTED])
     if not usable:
-        fix = "Jobs on this host alone work. For several hosts bring an interface up."
-        return warned(what, "none has an address, except loopback", fix)
+        fix = "Jobs on this host alone work. For jobs on several hosts, bring an interface up."
+        return warned(what, "only loopback has an address", fix)
     if len({one.mtu for one in usable}) > 1 and len(usable) > 1:
-        told += " (their MTUs differ: name the one that ranks shall use)"
+        told += " (their MTUs differ: name the one that ranks should use)"
     return passed(what, told)
 
 
@@ -63,7 +63,7 @@ def _told(one: Interface) -> str:
 
 
 def ports(environ: Mapping[str, str]) -> Checked:
-    """MASTER_PORT, or torchrun's default, and the range that the system gives ports from."""
+    """MASTER_PORT, or torchrun's default, and the system's range of ephemeral ports."""
     said = environ.get("MASTER_PORT", "")
     port = int(said) if said.isdigit() and 0 < int(said) < 65536 else TORCHRUNS_DEFAULT
     low, _, high = read_text("/proc/sys/net/ipv4/ip_local_port_range").strip().partition("\t")
@@ -78,19 +78,19 @@ def judge_ports(
     """The rule behind `ports`."""
     what, taken = "ports", list(owners)
     given = (
-        f"the system gives ports {span[0]} to {span[1]}"
+        f"ephemeral ports are {span[0]} to {span[1]}"
         if span
-        else "the system's range is not known"
+        else "the range of ephemeral ports is not known"
     )
     if taken:
         fix = "Choose another port (torchrun --master-port, MASTER_PORT), or end that program."
         return warned(what, f"{name} is taken by {taken[0]}", fix)
     if span is not None and span[1] - span[0] < _FEW_PORTS:
         fix = "sysctl net.ipv4.ip_local_port_range='32768 60999'"
-        return warned(what, f"{name} is free; {given}: few for many ranks' connections", fix)
+        return warned(what, f"{name} is free; {given}: few for the connections of many ranks", fix)
     if span is not None and span[0] <= port <= span[1]:
         fix = f"Choose one below {span[0]}, such as {TORCHRUNS_DEFAULT}."
-        return warned(what, f"{name} is free, but {given}: any program may get it by chance", fix)
+        return warned(what, f"{name} is free, but {given}: any program may be given it", fix)
     return passed(what, f"{name} is free; {given}")
 
 
@@ -101,5 +101,5 @@ def loopback() -> Checked:
             socket.create_connection(server.getsockname(), timeout=2).close()
     except OSError as error:
         fix = "Bring the loopback interface up: ip link set lo up."
-        return failed("loopback", f"127.0.0.1 cannot be connected to: {error}", fix)
-    return passed("loopback", "127.0.0.1 can be connected to")
+        return failed("loopback", f"cannot connect to 127.0.0.1: {error}", fix)
+    return passed("loopback", "connections to 127.0.0.1 work")

@@ -1,4 +1,4 @@
-"""Whether distwatch can look into processes and devices here."""
+"""Whether distwatch may read other processes and GPUs here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ waits_to_be_seen()
 
 
 def ptrace_rights() -> Checked:
-    """Whether stacks of other processes may be read."""
+    """Whether distwatch may read the stacks of other processes."""
     return judge_rights(os.geteuid(), has_ptrace_capability(), yama_scope(), container_kind())
 
 
@@ -39,8 +39,8 @@ def judge_rights(uid: int, capable: bool, scope: int | None, container: str) -> 
         return passed(what, why)
     if scope == 1:
         detail = (
-            "kernel.yama.ptrace_scope is 1: processes with distwatch on let its observer read them, "
-            "others cannot be read"
+            "kernel.yama.ptrace_scope is 1: the observer can read processes that run distwatch, "
+            "and no others"
         )
         return warned(
             what, detail, f"To attach to jobs without distwatch: {how_to_trace(container)}"
@@ -49,10 +49,10 @@ def judge_rights(uid: int, capable: bool, scope: int | None, container: str) -> 
 
 
 def stack_of_a_child() -> Checked:
-    """py-spy, tried on a process that was started for it, as the observer reads ranks."""
+    """py-spy, tried on a child process in the way that the observer reads ranks."""
     program = find_py_spy()
     if program is None:
-        return failed("py-spy", "not beside this Python nor on PATH", "pip install py-spy")
+        return failed("py-spy", "neither beside this Python nor on PATH", "pip install py-spy")
     asked = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False
     )
@@ -61,13 +61,15 @@ def stack_of_a_child() -> Checked:
 
 
 def judge_stack(version: str, taken: StackTaken, container: str) -> Checked:
-    """What the trial says."""
+    """The rule behind `stack_of_a_child`."""
     functions = {frame.function for thread in taken.threads for frame in thread.frames}
     if "waits_to_be_seen" in functions:
         return passed("py-spy", f"{version}: reads the stack of another process")
     if not taken.error:
-        seen = f"{version} read a process and did not see what it does: {sorted(functions)[:5]}"
-        return failed("py-spy", seen, "pip install --upgrade py-spy: it may not know this Python.")
+        seen = f"{version} read a process but did not see its function: {sorted(functions)[:5]}"
+        return failed(
+            "py-spy", seen, "pip install --upgrade py-spy: this version may not know this Python."
+        )
     denied = "permitted" in taken.error or "permission" in taken.error.lower()
     fix = how_to_trace(container) if denied else "pip install --upgrade py-spy"
     return failed("py-spy", f"{version}: {taken.error}", fix)
@@ -92,7 +94,7 @@ def _take_stack_of_child() -> StackTaken:
 
 
 def nvml() -> Checked:
-    """NVIDIA's management library, through which GPUs are watched."""
+    """NVML, NVIDIA's management library, which reports on GPUs."""
     devices = Devices()
     try:
         return judge_devices(devices.sample("here"), _has_nvidia_device())
@@ -108,9 +110,7 @@ def judge_devices(sampled: DevicesSampled, has_device: bool) -> Checked:
         return passed("GPUs (NVML)", f"{len(sampled.devices)}: {', '.join(names)}")
     if has_device:
         fix = "Make the driver's libraries visible (containers: --gpus all, with the utility capability)."
-        return warned(
-            "GPUs (NVML)", f"there is an NVIDIA device that cannot be watched: {why}", fix
-        )
+        return warned("GPUs (NVML)", f"the NVIDIA device here cannot be watched: {why}", fix)
     return passed("GPUs (NVML)", f"none to watch ({why})")
 
 

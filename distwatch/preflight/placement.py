@@ -17,7 +17,7 @@ def placed_ranks(
 
     Args:
         placement: `actor,rollout: 0-7`, `actor: all`, or `actor: 0-3:0-7` (accelerators:processes).
-        everything: all accelerators of the cluster, where that is known.
+        everything: all accelerators of the cluster, where known.
     """
     for names, said in placement.items():
         if component not in (name.strip() for name in str(names).split(",")):
@@ -26,10 +26,12 @@ def placed_ranks(
             said = said.get("placement")
         told = f"cluster.component_placement of {component} is {said!r}"
         if said == "all":
-            why = "" if everything else f"{told}, and how many accelerators a node has is not said"
+            why = (
+                "" if everything else f"{told}, and the number of accelerators per node is not set"
+            )
             return everything, why
         count = _count(str(said))
-        return count, "" if count else f"{told}: it was not understood"
+        return count, "" if count else f"{told}: not understood"
     return None, ""
 
 
@@ -54,7 +56,7 @@ def accelerators_of(placement: Mapping[Any, Any], component: str) -> tuple[int, 
 def _count(text: str) -> int | None:
     total = 0
     for part in text.split(","):
-        # Accelerators alone have one process each.
+        # An accelerator without a list of processes has one.
         processes = part.rpartition(":")[2].strip()
         match = _RANGE.fullmatch(processes)
         if match is None:

@@ -1,7 +1,7 @@
 """A parallel layout and its arithmetic: what divides, which sizes would work. Pure.
 
-Sizes follow Megatron-core: tensor × pipeline × context divides the world and what is left are
-data replicas; the expert layers cut the same world by expert tensor × expert × pipeline.
+Sizes follow Megatron-core: tensor × pipeline × context divides the world, and the quotient is the
+number of data replicas; the expert layers divide the same world by expert tensor × expert × pipeline.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from distwatch.preflight.faults import Fault, finding_of
 from distwatch.preflight.model_fit import Model, model_faults
 from distwatch.state.finding import Finding
+from distwatch.state.rank_sets import agree
 
 ORDER = ("tp", "cp", "ep", "dp", "pp")
 """Megatron-core's default: ranks next to each other share a tensor group."""
@@ -26,14 +27,14 @@ _NEAREST = 4
 
 
 class Plan(Model, frozen=True, kw_only=True, omit_defaults=True):
-    """What is to be launched. None: not said.
+    """What will be launched. None: not stated.
 
     Attributes:
-        ulysses: ranks that share one sequence by exchanging heads (Ulysses), beside `context`.
+        ulysses: ranks that share one sequence by exchanging heads (Ulysses), in addition to `context`.
         expert_tensor: tensor size of the expert layers; None: that of the others.
-        data: replicas that were asked for; None: whatever is left. For an engine (vllm, sglang)
-            the data size of one instance, of which the world then holds several.
-        order: axes (tp, cp, ep, dp, pp) from the one whose ranks lie closest together.
+        data: the requested number of replicas; None: what the world allows. For an engine (vllm, sglang)
+            the data size of one instance; the world holds several instances.
+        order: axes (tp, cp, ep, dp, pp) from the one whose ranks are closest together.
         timeout_s: of torch's collectives.
     """
 
@@ -56,7 +57,7 @@ class Plan(Model, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def ranks(self) -> int | None:
-        """How many are to be started, as far as the plan says."""
+        """How many ranks will start, as far as the plan says."""
         if self.world_size is not None:
             return self.world_size
         if self.nodes is None or self.ranks_per_node is None:
@@ -65,7 +66,7 @@ class Plan(Model, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_engine(self) -> bool:
-        """Whether the world is cut into instances of an inference engine."""
+        """Whether the world consists of instances of an inference engine."""
         return self.framework in ENGINES
 
     @property
@@ -85,7 +86,7 @@ class Plan(Model, frozen=True, kw_only=True, omit_defaults=True):
         return {"expert tensor": tensor, "expert": self.expert, "pipeline": self.pipeline}
 
     def data_size(self, world_size: int) -> int:
-        """The replicas of a world that divides."""
+        """The number of replicas in a world that the sizes divide."""
         return world_size // prod(self.replica.values())
 
     def experts_data_size(self, world_size: int) -> int:
@@ -94,10 +95,10 @@ class Plan(Model, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def validate(plan: Plan, world_size: int | None = None) -> list[Finding]:
-    """What is wrong with a plan, what cannot run first; empty where it is sound.
+    """Findings about a plan, the ones that stop it first; empty where it is sound.
 
     Args:
-        world_size: of the world that holds already; by default what the plan says.
+        world_size: of the world that exists already; default: what the plan says.
     """
     world = plan.ranks if world_size is None else world_size
     faults = _faults(plan, world)
@@ -106,9 +107,9 @@ def validate(plan: Plan, world_size: int | None = None) -> list[Finding]:
 
 
 def sizes_that_work(plan: Plan, world: int | None, kind: str) -> dict[str, tuple[int, ...]]:
-    """By axis, the nearest sizes that end a fault and begin no other, the others as they are.
+    """By axis, the nearest sizes that fix a fault and cause no other; the other sizes stay as they are.
 
-    `world` are numbers of ranks. An axis for which there are none is left out.
+    The axis `world` is the number of ranks. An axis without such sizes is left out.
     """
     before = {fault.kind: fault for fault in _faults(plan, world)}
     if world is None or kind not in before or not before[kind].axes:
@@ -121,7 +122,7 @@ def sizes_that_work(plan: Plan, world: int | None, kind: str) -> dict[str, tuple
         changed = ((n, msgspec.structs.replace(plan, **{axis: n})) for n in sizes if n != asked)
         working = [n for n, other in changed if _ends(other, world, kind, set(before))]
         found[axis] = _nearest(working, asked)
-    # Another number of ranks than was said is what is asked about here.
+    # The question here is which other number of ranks would work.
     free = msgspec.structs.replace(plan, world_size=None, nodes=None)
     found["world"] = tuple(
         n for n in _worlds_near(plan, world) if n != world and _ends(free, n, kind, set(before))
@@ -169,7 +170,7 @@ def _faults(plan: Plan, world: int | None) -> list[Fault]:
 
 
 def _as_cut(plan: Plan) -> Plan:
-    # Engines give the stages what layers there are.
+    # Engines spread layers that do not divide over their stages.
     return msgspec.structs.replace(plan, uneven_pipeline=True) if plan.is_engine else plan
 
 
@@ -185,7 +186,7 @@ def _no_sizes(plan: Plan, world: int | None) -> list[Fault]:
         "ranks_per_node": plan.ranks_per_node,
     }  # fmt: skip
     return [
-        Fault(f"no size: {name}", f"{name}={size} is no size", "Give a positive whole number.")
+        Fault(f"no size: {name}", f"{name}={size} is not a size", "Give a positive whole number.")
         for name, size in named.items()
         if size is not None and size < 1
     ]
@@ -199,15 +200,19 @@ def _ranks_disagree(plan: Plan) -> list[Fault]:
         return []
     few = started < plan.world_size
     what = (
-        f"{plan.nodes} nodes × {plan.ranks_per_node} ranks are {started}, and the world is to have "
+        f"{plan.nodes} nodes × {plan.ranks_per_node} ranks per node = {started}, but world_size is "
         f"{plan.world_size}: "
-        + ("it waits for ranks that nobody starts" if few else "the last ranks are out of range")
+        + (
+            "the job would wait for ranks that nobody starts"
+            if few
+            else "the last ranks are out of range"
+        )
     )
     return [
         Fault(
             "ranks",
             what,
-            "Make nodes × ranks per node the world size.",
+            "Make nodes × ranks per node equal to world_size.",
             severity="hang" if few else "crash",
             code="rendezvous.world_size_disagrees",
         )
@@ -223,7 +228,7 @@ def _undivided(plan: Plan, world: int) -> list[Fault]:
             what = f"a world of {world} cannot be divided by {told}"
             axes = tuple(name.replace(" ", "_") for name in sizes)
             faults.append(Fault("-".join(axes), what, axes=axes))
-    # Without experts both say the same; the first one says it in the user's words.
+    # Without experts both messages say the same; the first one uses the user's words.
     return faults[:1] if plan.expert == 1 and plan.expert_tensor is None else faults
 
 
@@ -233,7 +238,7 @@ def _data_faults(plan: Plan, world: int) -> list[Fault]:
         instance = plan.tensor * (plan.data or 1)
         if plan.data is not None and left % plan.data:
             told = _product({**plan.replica, "data": plan.data})
-            what = f"a world of {world} holds no whole number of instances of {told}"
+            what = f"a world of {world} cannot be divided into instances of {told}"
             return [Fault("instances", what, axes=(*plan.replica, "data"))]
         if instance % plan.expert:
             what = f"expert {plan.expert} does not divide tensor {plan.tensor} × data {plan.data or 1} = {instance}"
@@ -241,7 +246,7 @@ def _data_faults(plan: Plan, world: int) -> list[Fault]:
         return []
     if plan.data is not None and plan.data != left:
         told = _product({**plan.replica, "data": plan.data})
-        what = f"{told} ranks, and the world has {world}, which leaves data {left}"
+        what = f"{told} ranks, but the world has {world}, which makes data {left}"
         return [Fault("data", what, axes=("data", *plan.replica))]
     return []
 
@@ -254,13 +259,14 @@ def _order_faults(plan: Plan, world: int | None) -> list[Fault]:
     told = "-".join(plan.order)
     advice = f"Write each axis once: {'-'.join(ORDER)}."
     if unknown or twice:
-        wrong = f"{unknown[0]!r}, which is no axis" if unknown else f"{twice[0]} twice"
+        wrong = f"{unknown[0]!r}, which is not an axis" if unknown else f"{twice[0]} twice"
         return [Fault("order", f"the order {told} has {wrong}", advice)]
     if left_out:
         return [
             Fault(
                 "order",
-                f"the order {told} leaves out {', '.join(left_out)}, which has a size",
+                f"the order {told} leaves out {', '.join(left_out)}, but the plan sets "
+                f"{agree(left_out, 'its size', 'their sizes')}",
                 advice,
             )
         ]
@@ -275,7 +281,7 @@ def _order_faults(plan: Plan, world: int | None) -> list[Fault]:
         plan, world, experts=True
     ):
         what = (
-            f"the order {told} gives the expert layers other pipeline groups than the rest "
+            f"the order {told} gives the expert layers other pipeline groups than the other layers "
             f"(data {dense}, expert data {experts})"
         )
         return [Fault("order", what, "Put pp last in the order.")]
@@ -289,7 +295,7 @@ def pipeline_stride(plan: Plan, world: int, *, experts: bool = False) -> int:
 
 
 def sizes_in_order(plan: Plan, world: int, *, experts: bool = False) -> tuple[tuple[str, int], ...]:
-    """The axes that cut the world, from the one whose ranks lie closest together."""
+    """The axes that divide the world, from the one whose ranks are closest together."""
     if experts:
         tensor, replicas = plan.experts_replica["expert tensor"], plan.experts_data_size(world)
         sizes = {"tp": tensor, "ep": plan.expert, "dp": replicas, "pp": plan.pipeline}
@@ -313,7 +319,7 @@ def _pipeline_faults(plan: Plan) -> list[Fault]:
 
 
 def _spanning(plan: Plan, world: int | None) -> list[Fault]:
-    """Tensor groups across hosts work, and their network is an order of magnitude slower."""
+    """Tensor groups may span hosts, but the network there is an order of magnitude slower."""
     per_node = plan.ranks_per_node
     if per_node is None or world is None or world <= per_node or plan.order[:1] != ("tp",):
         return []
@@ -324,18 +330,18 @@ def _spanning(plan: Plan, world: int | None) -> list[Fault]:
         Fault(
             "hosts",
             what,
-            "Choose a tensor size that divides the ranks per node, and cut further by pipeline.",
+            "Choose a tensor size that divides the ranks per node, and use pipeline across hosts.",
             severity="warning",
         )
     ]
 
 
 def _world_unknown(plan: Plan) -> Fault:
-    what = "how many ranks there will be is not known, so whether the sizes divide them was not checked"
+    what = "the number of ranks is not known, so the sizes were not checked against it"
     return Fault(
         "world unknown",
         what,
-        f"Say world_size, or nodes and ranks_per_node; it must be a multiple of {_step(plan)}.",
+        f"Set world_size, or nodes and ranks_per_node; it must be a multiple of {_step(plan)}.",
         severity="info",
     )
 

@@ -23,13 +23,13 @@ _NAMES = {
     "tensor": "tp", "pipeline": "pp", "context": "cp", "data": "dp", "expert": "ep",
     "expert tensor": "etp", "expert data": "edp",
 }  # fmt: skip
-"""A plan's axes by the names that parallel states have them under."""
+"""A plan's axes by their names in parallel states."""
 _ALWAYS = ("tp", "pp", "cp")
-"""What is not in a plan is of size 1."""
+"""Axes that a plan does not state have size 1."""
 
 
 class JobLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ranks of one world hold of one framework."""
+    """One framework's layout, as the ranks of one world hold it."""
 
     framework: str
     world: int
@@ -37,7 +37,7 @@ class JobLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_with_job(section: Section, job: Iterable[JobLayout]) -> list[Finding]:
-    """How a layout of a plan and the job's differ; empty where the job holds what was planned."""
+    """Findings where a plan's layout and the job's differ; empty where they agree."""
     plan = section.plan
     framework = plan.framework or "megatron"
     held = [one for one in job if one.framework == framework]
@@ -48,16 +48,16 @@ def compare_with_job(section: Section, job: Iterable[JobLayout]) -> list[Finding
     if not same:
         worlds = " and ".join(str(n) for n in sorted({one.world for one in held}))
         what = (
-            f"{section.name} is planned for {ranks} ranks, and the job's {framework} has {worlds}"
+            f"{section.name} is planned for {ranks} ranks, but the job's {framework} has {worlds}"
         )
         return [_disagrees(what, [])]
     compared = [_compare(section, one) for one in same]
-    # Several worlds of a run can be of one framework: a plan is one of them.
+    # Several worlds of a run can use one framework: the plan describes one of them.
     return min(compared, key=len)
 
 
 def planned_layout(plan: Plan, world: int) -> Layout:
-    """The groups along each axis that has a name in parallel states; {} where sizes do not fit."""
+    """The groups along each axis that parallel states name; {} where the sizes do not fit."""
     if any(finding.blocks for finding in validate(plan, world)):
         return {}
     planned: dict[str, Partition] = {
@@ -81,10 +81,10 @@ def _compare(section: Section, held: JobLayout) -> list[Finding]:
     told = "; ".join(
         f"{one.axis} groups of {_lengths(one.left)} planned and {_lengths(one.right)} held"
         if one.kind == "sizes"
-        else f"{one.axis} groups of other {one.kind}"
+        else f"{one.axis} groups with other {one.kind}"
         for one in found
     )
-    what = f"{section.name} is not what the job's {held.framework} holds: {told}"
+    what = f"{section.name} differs from what the job's {held.framework} holds: {told}"
     return [_disagrees(what, side_by_side("plan", held.framework, found))]
 
 
@@ -98,7 +98,7 @@ def _disagrees(what: str, lines: list[str]) -> Finding:
         severity="warning",
         summary=what,
         advice="Start the job with the plan's sizes, or change the plan: checkpoints, resharding and "
-        "rollout engines are laid out by it.",
+        "rollout engines depend on it.",
         evidence=tuple(Evidence(source="plan", text=line) for line in lines),
     )
 
@@ -107,6 +107,6 @@ def _not_there(section: Section, framework: str) -> Finding:
     return Finding(
         code="group.not_initialized",
         severity="info",
-        summary=f"no rank of the job holds a parallel state of {framework}, which {section.name} plans",
-        advice="Ask again once the job has initialized it; ranks without distwatch cannot tell.",
+        summary=f"{section.name} plans {framework}, but no rank of the job holds a parallel state of it",
+        advice="Run this again once the job has initialized it; ranks without distwatch do not report it.",
     )

@@ -14,6 +14,7 @@ from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
 from distwatch.settings import DEADLINES
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.rank_sets import agree
 
 OPTIONS = ("tensor", "pipeline", "context", "expert", "data")
 """Sizes that `distwatch check` takes as options."""
@@ -36,26 +37,24 @@ def examine_section(section: Section) -> CheckResult:
     arithmetic = validate(plan)
     divides = not any(finding.blocks for finding in arithmetic)
     axes = axes_of(plan, plan.ranks) if divides and plan.ranks else ()
-    found = [*arithmetic, *_machine(plan), *_timeouts(plan)]
-    return CheckResult(
-        section=section, axes=axes, findings=sorted(found, key=lambda finding: not finding.blocks)
-    )
+    found = _ordered([*arithmetic, *_machine(plan), *_timeouts(plan)])
+    return CheckResult(section=section, axes=axes, findings=found)
 
 
 def examine_sections(sections: list[Section]) -> list[CheckResult]:
-    """Checks the layouts of a file, and whether training and rollout go together."""
+    """Checks the layouts of a file, and whether training and rollout fit together."""
     results = [examine_section(section) for section in sections]
     between = fit_together(sections)
     return [
         msgspec.structs.replace(
-            one,
-            findings=sorted(
-                [*one.findings, *between.get(one.section.name, ())],
-                key=lambda finding: not finding.blocks,
-            ),
+            one, findings=_ordered([*one.findings, *between.get(one.section.name, ())])
         )
         for one in results
     ]
+
+
+def _ordered(findings: list[Finding]) -> list[Finding]:
+    return sorted((one.before_launch() for one in findings), key=lambda one: not one.blocks)
 
 
 def _undecided(section: Section) -> Finding:
@@ -63,9 +62,8 @@ def _undecided(section: Section) -> Finding:
     return Finding(
         code="group.size_invalid",
         severity="info",
-        summary=f"{', '.join(section.undecided)} cannot be told from the file alone, so this layout "
-        "was not checked",
-        advice=f"Give it as an option: {' '.join(options)}."
+        summary=f"the file alone does not give {', '.join(section.undecided)}, so this layout was not checked",
+        advice=f"Pass {agree(options, 'it as an option', 'them as options')}: {' '.join(options)}."
         if len(options) == len(section.undecided)
         else "Write the number into the file.",
     )
@@ -78,13 +76,13 @@ def _machine(plan: Plan) -> list[Finding]:
     if local is None and plan.nodes in (None, 1):
         local = plan.ranks
     if "nccl" in plan.backend and gpus and local and local > gpus:
-        what = f"{local} ranks are to run on a host, and this one has {gpus} GPUs"
+        what = f"{local} ranks will run on each host, but this one has {gpus} GPU{'s' if gpus > 1 else ''}"
         found.append(
             Finding(
                 code="rendezvous.backend_unavailable",
                 severity="crash",
                 summary=what,
-                advice="Start at most one rank per GPU, on more hosts.",
+                advice="Start at most one rank per GPU, or use more hosts.",
                 evidence=(Evidence(source="proc", text=what),),
             )
         )
@@ -93,8 +91,8 @@ def _machine(plan: Plan) -> list[Finding]:
 
 
 def _perhaps_elsewhere(finding: Finding) -> Finding:
-    """A plan for several hosts may well be checked on one that runs no rank."""
-    advice = f"{finding.advice} It does not matter where this host runs no rank."
+    """A plan for several hosts may be checked on a host that runs no rank."""
+    advice = f"{finding.advice} Ignore this where this host runs no rank."
     return msgspec.structs.replace(finding, severity="warning", confidence=0.6, advice=advice)
 
 
@@ -106,8 +104,8 @@ def _timeouts(plan: Plan) -> list[Finding]:
         Finding(
             code="rendezvous.config_disagrees",
             severity="info",
-            summary=f"torch gives collectives up after {plan.timeout_s:g} s, before distwatch would speak "
-            f"of them ({deadline:g} s)",
+            summary=f"torch's timeout ends collectives after {plan.timeout_s:g} s, before distwatch reports "
+            f"them ({deadline:g} s)",
             advice=f"Set DISTWATCH_DEADLINES=collective={max(1, plan.timeout_s / 2):g}, or a longer timeout.",
         )
     ]

@@ -29,13 +29,13 @@ FRAMEWORKS = ("mesh", "megatron", "sglang", "vllm", "neuron")
 
 
 def read_plans(text: str, name: str = "plan") -> list[Section]:
-    """The layouts of a YAML text, each with what the text does not decide.
+    """The layouts of a YAML text, each with what the text leaves open.
 
     Args:
-        name: of the file; relative model paths are looked for beside it.
+        name: of the file; relative model paths start at its folder.
 
     Raises:
-        PlanInvalid: no plan can be read from it; the message says where and what to do.
+        PlanInvalid: it holds no readable plan; the message says where and what to do.
     """
     document = Document(text, name)
     foreign = foreign_sections(document)
@@ -49,7 +49,7 @@ def _own_places(document: Document, *, found_others: bool) -> list[Path]:
         (name,)
         for name in OWN_SECTIONS
         if isinstance(mapping := document.root.get(name), dict)
-        # Other programs have plans, too.
+        # Other programs' files have a `plan`, too.
         and (not found_others or name == "distwatch" or set(mapping) & set(KEYS))
     ]
     if named or found_others:
@@ -67,11 +67,11 @@ def _require_known(document: Document, path: Path) -> None:
             continue
         near = difflib.get_close_matches(str(key), KEYS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else (
-            f"The keys are {', '.join(KEYS)}; or name a framework's file, with tensor_model_parallel_size "
-            "and the like anywhere in it."
+            f"The keys are {', '.join(KEYS)}; or name a framework's own file, with "
+            "keys such as tensor_model_parallel_size."
         )  # fmt: skip
         raise PlanInvalid(
-            f"{document.where((*path, str(key)))}: {key!r} is no key of a plan", advice=hint
+            f"{document.where((*path, str(key)))}: {key!r} is not a key of a plan", advice=hint
         )
 
 
@@ -174,7 +174,8 @@ def _model(document: Document, place: Path, value: Any, notes: list[str]) -> dic
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"The keys are {', '.join(known)}."
             raise PlanInvalid(
-                f"{document.where((*place, str(key)))}: {key!r} is no key of a model", advice=hint
+                f"{document.where((*place, str(key)))}: {key!r} is not a key of a model",
+                advice=hint,
             )
         facts |= _read(document, (*place, key), key, document.at((*place, key)), notes)
     return facts

@@ -1,4 +1,4 @@
-"""The names under which plans and training frameworks write the same facts."""
+"""The names that plans and training frameworks use for the same facts."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ UNEVEN = (
     "first_pipeline_num_layers", "last_pipeline_num_layers", "pipeline_model_parallel_layout",
     "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split", "pipeline_cuts",
 )  # fmt: skip
-"""With one of these the stages need not have the same number of layers."""
+"""With one of these, stages may have different numbers of layers."""
 MODEL_PATHS = (
     "model_path", "model_dir", "hf_model_path", "hf_checkpoint", "model_name_or_path",
     "pretrained_model_name_or_path",
 )  # fmt: skip
 ENGINE_WIDTH = ("rollout_num_gpus_per_engine",)
-"""slime writes the engines flat, beside Megatron's keys: a mapping with this has a layout more."""
+"""slime writes the engines flat beside Megatron's keys: a mapping with this key holds one more layout."""
 ENGINE_RANKS = ("rollout_num_gpus",)
 ENGINE_PIPELINE = ("sglang_pipeline_parallel_size", "sglang_pp_size")
 ENGINE_EXPERT = ("sglang_expert_parallel_size", "sglang_ep_size")
@@ -60,4 +60,4 @@ COLOCATED = ("colocate",)
 ENGINE_PLACES = ("rollout", "vllm", "sglang", "generation")
 ENGINE_KEYS = ("gpu_memory_utilization", "mem_fraction_static", "rollout_backend")
 NO_RANKS = ("convert", "ckpt", "checkpoint", "export")
-"""Layouts under keys with these words say how files are cut, and nobody runs by them."""
+"""Layouts under keys with these words say how files are sharded; no rank runs by them."""

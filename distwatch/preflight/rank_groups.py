@@ -1,4 +1,4 @@
-"""Who is with whom: the groups of ranks along each axis of a plan. Pure."""
+"""The groups of ranks along each axis of a plan. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Axis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def axes_of(plan: Plan, world_size: int) -> tuple[Axis, ...]:
-    """The axes of a world that the plan divides, the innermost first; of one rank only if data.
+    """The axes of a world that the plan divides, the innermost first; an axis of size 1 only if it is data.
 
     The expert layers' own come after: `expert`, and `expert tensor` and `expert data` where they
     differ from those of the other layers.

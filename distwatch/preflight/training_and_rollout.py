@@ -1,6 +1,6 @@
-"""Whether the layouts of a file go together: what trains a model, and what generates with it. Pure.
+"""Whether the layouts of a file fit together: what trains a model, and what generates with it. Pure.
 
-The weights go from one to the other after every step, and both may have to share accelerators.
+The weights go from training to rollout after every step, and both may share accelerators.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAME_MODEL = (
 
 
 def fit_together(sections: Iterable[Section]) -> dict[str, list[Finding]]:
-    """What stands between layouts, by the name of the one that it is told at."""
+    """Findings between layouts, by the name of the layout that shows them."""
     sections = list(sections)
     found: dict[str, list[Finding]] = {}
     for section in sections:
@@ -33,12 +33,12 @@ def fit_together(sections: Iterable[Section]) -> dict[str, list[Finding]]:
 
 
 def _trained(sections: list[Section]) -> Section | None:
-    """The layout whose weights are generated with: the actor's, where there are several."""
+    """The layout whose weights the rollout uses: the actor's, where there are several."""
     training = [s for s in sections if s.plan.framework in _TRAINING]
     named = [s for s in training if any(word in s.name.lower() for word in _ACTORS)]
     if not named and len(training) != 1:
         return None
-    # verl says the reference's sizes within `actor_rollout_ref`, too.
+    # verl writes the reference model's sizes inside `actor_rollout_ref`, too.
     own = [s for s in named if ".ref" not in s.name.lower()]
     return (own or named or training)[0]
 
@@ -51,9 +51,9 @@ def _placed_outside(section: Section) -> Iterable[Finding]:
         yield Finding(
             code="group.size_invalid",
             severity="crash",
-            summary=f"{section.name} is placed on accelerators {format_ranks(beyond)}, and the cluster has "
+            summary=f"{section.name} is placed on accelerators {format_ranks(beyond)}, but the cluster has "
             f"{section.capacity} (0-{section.capacity - 1})",
-            advice="Place it on accelerators that there are, or give the cluster more nodes.",
+            advice="Place it on accelerators that exist, or add nodes to the cluster.",
         )
 
 
@@ -67,10 +67,10 @@ def _between(training: Section, engines: Section) -> Iterable[Finding]:
         yield Finding(
             code="group.layout_disagrees",
             severity="warning",
-            summary=f"training ({training.name}) cuts tensors in {trained} and rollout ({engines.name}) in "
-            f"{cut}: neither divides the other, so no part of one is a part of the other",
-            advice="Choose sizes of which one divides the other, unless the framework gathers every "
-            "tensor whole on its way: resharding by slices cannot do it.",
+            summary=f"training ({training.name}) splits tensors {trained} ways and rollout ({engines.name}) "
+            f"{cut} ways: neither divides the other, so their slices do not match",
+            advice="Choose sizes of which one divides the other, unless the framework gathers whole "
+            "tensors: resharding by slices does not work.",
         )
 
 
@@ -83,9 +83,9 @@ def _shared_in_part(training: Section, engines: Section) -> Iterable[Finding]:
         code="group.layout_disagrees",
         severity="warning",
         summary=f"training ({training.name}, accelerators {format_ranks(ours)}) and rollout ({engines.name}, "
-        f"{format_ranks(theirs)}) share accelerators {format_ranks(shared)} and not the others: some of them "
-        "have to hold both models at a time",
-        advice="Place both on the same accelerators, or on none in common.",
+        f"{format_ranks(theirs)}) share only accelerators {format_ranks(shared)}: those have to hold both "
+        "models at once",
+        advice="Place both on the same accelerators, or on separate ones.",
     )
 
 
@@ -101,7 +101,7 @@ def _other_model(training: Section, engines: Section) -> Iterable[Finding]:
         yield Finding(
             code="group.layout_disagrees",
             severity="crash",
-            summary=f"training ({training.name}) and rollout ({engines.name}) are not of one model: "
+            summary=f"training ({training.name}) and rollout ({engines.name}) use different models: "
             f"{'; '.join(told)}",
             advice="Give both the same model: the weights of one are loaded into the other after every step.",
         )

@@ -1,4 +1,4 @@
-"""Values of a plan file as numbers, with the place of those that are none."""
+"""Values of a plan file as numbers; an error names the place of a wrong one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distwatch.preflight.plan import Plan
 from distwatch.preflight.yaml_text import Document, Path
 
 SIZE_LIMIT = 100_000_000
-"""Above this nothing is a number of ranks, of heads or of seconds."""
+"""No number of ranks, heads or seconds is above this."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,9 +19,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: its place in the file, by dotted path.
-        undecided: sizes that the file alone does not tell; in the plan they are not said.
-        notes: what else the file does not decide, and where facts came from.
-        accelerators: of the cluster, those that it is placed on by number; () where nothing says.
+        undecided: sizes that the file alone does not give; the plan leaves them out.
+        notes: what else the file leaves open, and where facts came from.
+        accelerators: numbers of the cluster's accelerators that it is placed on; () where nothing says.
         capacity: accelerators of the whole cluster, where that is known.
     """
 

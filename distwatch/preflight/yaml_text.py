@@ -1,4 +1,4 @@
-"""YAML as plain data, with the line of each key. Reads nothing that could run."""
+"""YAML as plain data, with the line of each key. Never runs code from the file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEEPEST = 40
 
 
 class Unresolved(str):
-    """A value that the file alone does not tell; the text says what it holds instead."""
+    """A value that the file alone does not give; the text says what it holds instead."""
 
 
 class Document:
@@ -30,14 +30,14 @@ class Document:
         name: of the file, for messages.
 
     Raises:
-        PlanInvalid: it is empty, too large, no YAML, or no mapping.
+        PlanInvalid: it is empty, too large, not YAML, or not a mapping.
     """
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
         if len(text) > LARGEST_BYTES:
             raise PlanInvalid(
-                f"{name} has {len(text)} characters: that is no plan",
+                f"{name} has {len(text)} characters: that is too long for a plan",
                 advice="Name the configuration file of the job.",
             )
         self.root = _load(text, name)
@@ -63,7 +63,7 @@ class Document:
                 pending += [((*path, str(key)), one) for key, one in value.items()]
 
     def at(self, path: Path) -> Any:
-        """The value at a path, references followed; None where there is none, or it is null."""
+        """The value at a path, with references resolved; None where there is none, or it is null."""
         for _ in range(_HOPS):
             value = self._plain(path)
             if not isinstance(value, str) or "${" not in value:
@@ -74,7 +74,7 @@ class Document:
             path, default = target
             if default is not None and self._plain(path) is None:
                 return default
-        return Unresolved(f"{value} (a circle)")
+        return Unresolved(f"{value} (a circular reference)")
 
     def _plain(self, path: Path) -> Any:
         value: Any = self.root
@@ -85,7 +85,7 @@ class Document:
         return value
 
     def _target(self, text: str, path: Path) -> tuple[Path, Any] | None:
-        """The path that a reference names, and what stands for it where there is none."""
+        """The path that a reference names, and the value to use where there is none."""
         if match := _REFERENCE.fullmatch(text.strip()):
             name, default = match[1], None
         elif match := _SELECTED.fullmatch(text.strip()):
@@ -105,7 +105,7 @@ class Document:
 
 
 def _missing(value: Any) -> Any:
-    # OmegaConf's word for what the command line has to give.
+    # OmegaConf's mark for a value that the command line must give.
     return Unresolved("???") if value == "???" else value
 
 
@@ -121,15 +121,17 @@ def _load(text: str, name: str) -> Mapping[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise PlanInvalid(
-            f"{name} is no YAML: {_words(error)}", advice="Mend that line; nothing was checked."
+            f"{name} is not YAML: {_words(error)}", advice="Fix that line; nothing was checked."
         ) from None
     except RecursionError:
-        raise PlanInvalid(f"{name} is nested too deeply", advice="Is that the file?") from None
+        raise PlanInvalid(
+            f"{name} is nested too deeply", advice="Is that the right file?"
+        ) from None
     except Exception as error:
-        # PyYAML lets out whatever its constructors stumble over (`!!int x`, `2001-13-99`).
+        # PyYAML does not wrap what its constructors raise (`!!int x`, `2001-13-99`).
         raise PlanInvalid(
             f"{name} has a value that YAML cannot build: {error or type(error).__name__}",
-            advice="Look for a tag (!!…) or a date that makes no sense.",
+            advice="Look for a tag (!!…) or an invalid date.",
         ) from None
     if value is None:
         raise PlanInvalid(
@@ -137,7 +139,7 @@ def _load(text: str, name: str) -> Mapping[str, Any]:
         )
     if not isinstance(value, dict):
         raise PlanInvalid(
-            f"{name} holds a {_kind(value)} and no mapping",
+            f"{name} holds a {_kind(value)}, not a mapping",
             advice="Write keys and values, e.g. `tensor: 2`.",
         )
     return value
@@ -158,20 +160,20 @@ def _lines(text: str, name: str) -> dict[Path, int]:
     """The line of each key.
 
     Raises:
-        PlanInvalid: a key stands twice in one mapping, of which YAML would silently take the last.
+        PlanInvalid: a key appears twice in one mapping; YAML would silently take the last value.
     """
     lines: dict[Path, int] = {}
     pending: list[tuple[Path, Any]] = [((), yaml.compose(text, Loader=yaml.SafeLoader))]
     for path, node in pending:
-        # An alias stands for its whole tree again, and trees of aliases grow without end.
+        # An alias repeats its whole tree, so nested aliases grow without limit.
         if len(pending) > MOST_VALUES:
             raise PlanInvalid(
-                f"{name} has more than {MOST_VALUES} values", advice="Is that the file?"
+                f"{name} has more than {MOST_VALUES} values", advice="Is that the right file?"
             )
         if not isinstance(node, yaml.MappingNode):
             continue
         if len(path) > _DEEPEST:
-            raise PlanInvalid(f"{name} is nested too deeply", advice="Is that the file?")
+            raise PlanInvalid(f"{name} is nested too deeply", advice="Is that the right file?")
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -179,7 +181,7 @@ def _lines(text: str, name: str) -> dict[Path, int]:
             word = str(key.value)
             if word in seen and word != "<<":
                 raise PlanInvalid(
-                    f"{name} line {key.start_mark.line + 1}: {word!r} is there twice",
+                    f"{name} line {key.start_mark.line + 1}: {word!r} appears twice",
                     advice="Remove one of them.",
                 )
             seen.add(word)

@@ -11,7 +11,8 @@ import msgspec
 
 from distwatch.state.codes import code_of
 
-Severity = Literal["hang", "crash", "warning", "info"]
+Severity = Literal["hang", "crash", "error", "warning", "info"]
+"""`error`: a crash that is foreseen before a launch."""
 Role = Literal["root", "symptom"]
 Source = Literal[
     "journal", "pulse", "stack", "proc", "store", "flight_recorder", "exit", "operations", "plan"
@@ -50,4 +51,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def blocks(self) -> bool:
         """Whether the job cannot go on: what exit code 3 stands for."""
-        return self.severity in ("hang", "crash")
+        return self.severity in ("hang", "crash", "error")
+
+    def before_launch(self) -> Finding:
+        """The same, foreseen: what would crash is an `error`."""
+        return msgspec.structs.replace(self, severity="error") if self.severity == "crash" else self

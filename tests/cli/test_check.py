@@ -73,10 +73,7 @@ def test_a_size_that_the_file_does_not_tell_may_come_from_an_option(tmp_path: Pa
     path.write_text("world_size: 6\ntensor: ${oc.env:TP}")
     without = distwatch("check", str(path))
     assert without.returncode == 0
-    assert (
-        "tensor cannot be told from the file alone, so this layout was not checked"
-        in without.stdout
-    )
+    assert "the file alone does not give tensor, so this layout was not checked" in without.stdout
     assert "sound" not in without.stdout
     assert distwatch("check", str(path), "--tensor", "4").returncode == 3
     assert distwatch("check", str(path), "--tensor", "3").returncode == 0
@@ -90,7 +87,7 @@ def test_a_plan_from_stdin_as_markdown() -> None:
     )  # fmt: skip
     assert done.returncode == 3
     assert "## plan" in done.stdout
-    assert "- crash: 2 nodes × 4 ranks are 8, and the world is to have 4" in done.stdout
+    assert "- error: 2 nodes × 4 ranks per node = 8, but world_size is 4" in done.stdout
 
 
 def test_a_models_heads_against_the_tensor_size(tmp_path: Path) -> None:

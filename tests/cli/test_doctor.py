@@ -77,5 +77,5 @@ def test_a_machine_with_dockers_shared_memory_and_no_network(root: Path) -> None
         pytest.skip(f"no namespaces here: {done.stderr}")
     assert done.returncode == 1
     assert "a container's default" in done.stdout
-    assert "127.0.0.1 cannot be connected to" in done.stdout
+    assert "cannot connect to 127.0.0.1" in done.stdout
     assert "ip link set lo up" in done.stdout

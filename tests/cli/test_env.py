@@ -38,7 +38,7 @@ def rank(root: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_shell_without_a_launcher_is_sound(root: Path) -> None:
     done = distwatch("env", root=root)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "a single process, which meets nobody" in done.stdout
+    assert "a single process without peers" in done.stdout
     assert "DISTWATCH_DIR " in done.stdout
     assert done.stdout.endswith("sound\n")
 
@@ -80,7 +80,7 @@ def test_what_follows_from_nothing_is_said_on_stderr(root: Path) -> None:
 def test_another_process_without_its_secrets(rank: subprocess.Popen[bytes], root: Path) -> None:
     done = distwatch("env", str(rank.pid), root=root)
     assert done.returncode == 0, done.stderr
-    assert "rank 1 of 2, meets the others at 127.0.0.1:" in done.stdout
+    assert "rank 1 of 2, connects to the store at 127.0.0.1:" in done.stdout
     assert "mine (DISTWATCH_RUN_ID)" in done.stdout
     assert f"{root}/mine (not made yet)" in done.stdout
     assert "0123456789abcdefghij" not in done.stdout + done.stderr

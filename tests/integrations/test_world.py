@@ -116,7 +116,7 @@ REFUSED = [
     ("framework='mash'", "PlanInvalid | there is no framework 'mash'"),
     ("tensor=2", "PlanInvalid | tensor=2 without a framework that builds such groups"),
     ("framework='mesh', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
-    ("framework='mesh', tensor=0", "PlanInvalid | tensor=0 is no size"),
+    ("framework='mesh', tensor=0", "PlanInvalid | tensor=0 is not a size"),
     ("framework='mesh', data=3", "PlanInvalid | data 3 ranks, and the world has 1"),
     ("framework='mesh', axes={'a': 2}", "PlanInvalid | a mesh of a 2 has 2 ranks, and the world has 1"),
     ("framework='mesh', expert=2", "PlanInvalid | a plain mesh has no expert axis"),

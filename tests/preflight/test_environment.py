@@ -111,7 +111,7 @@ def test_ranks_of_a_real_torchrun_job_are_sound_before_and_after_they_met(tmp_pa
 def test_what_nothing_tells_is_missing(plain: dict[str, str], name: str) -> None:
     del plain[name]
     finding = only(check(plain))
-    assert (finding.code, finding.severity) == ("rendezvous.env_missing", "crash")
+    assert (finding.code, finding.severity) == ("rendezvous.env_missing", "error")
     assert name in finding.summary
 
 
@@ -140,7 +140,7 @@ def test_places_that_do_not_exist(
     plain: dict[str, str], changed: dict[str, str], code: str, words: str
 ) -> None:
     finding = only(check({**plain, **changed}))
-    assert (finding.code, finding.severity) == (f"rendezvous.{code}", "crash")
+    assert (finding.code, finding.severity) == (f"rendezvous.{code}", "error")
     assert words in finding.summary
 
 
@@ -164,7 +164,7 @@ def test_the_number_of_nodes(environ: dict[str, str], nodes: int | None) -> None
 def test_a_taken_port_names_its_owner(plain: dict[str, str], foreign: tuple[int, int]) -> None:
     pid, port = foreign
     finding = only(check({**plain, "MASTER_PORT": str(port)}))
-    assert (finding.code, finding.severity) == ("rendezvous.port_taken", "crash")
+    assert (finding.code, finding.severity) == ("rendezvous.port_taken", "error")
     assert f"pid {pid} ({sys.executable} -c" in finding.summary
     assert not finding.culprit_ranks
 
@@ -186,7 +186,7 @@ def test_a_port_that_this_process_listens_at_itself_is_its_own(plain: dict[str, 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         plain["MASTER_PORT"] = str(listening.getsockname()[1])
         assert check(plain) == []
-        assert codes(check(plain, pid=1)) == [("crash", "port_taken")]
+        assert codes(check(plain, pid=1)) == [("error", "port_taken")]
 
 
 def test_a_rank_that_finds_the_store_is_sound(plain: dict[str, str]) -> None:
@@ -206,14 +206,14 @@ def test_a_rank_that_finds_silence_is_not_sure(
 def test_torchruns_store_that_is_gone(plain: dict[str, str]) -> None:
     under = {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     finding = only(check({**plain, **under}))
-    assert (finding.code, finding.severity) == ("rendezvous.store_unreachable", "crash")
+    assert (finding.code, finding.severity) == ("rendezvous.store_unreachable", "error")
     assert "torchrun's agent hosts the store" in finding.summary
 
 
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b"])
 def test_a_name_that_does_not_resolve(plain: dict[str, str], name: str) -> None:
     finding = only(check({**plain, "MASTER_ADDR": name}))
-    assert (finding.code, finding.severity) == ("rendezvous.store_unreachable", "crash")
+    assert (finding.code, finding.severity) == ("rendezvous.store_unreachable", "error")
     assert f"MASTER_ADDR {name!r} does not resolve" in finding.summary
 
 
@@ -221,8 +221,8 @@ def test_loopback_in_a_job_of_several_nodes(plain: dict[str, str]) -> None:
     several = {**plain, "WORLD_SIZE": "4", "GLOO_SOCKET_IFNAME": a_usable_interface()}
     for address in ("localhost", "127.0.0.1"):
         finding = only(check({**several, "MASTER_ADDR": address}))
-        assert (finding.code, finding.severity) == ("rendezvous.store_unreachable", "crash")
-        assert "each would meet only itself" in finding.summary
+        assert (finding.code, finding.severity) == ("rendezvous.store_unreachable", "error")
+        assert "each would connect to itself" in finding.summary
 
 
 def test_an_address_of_another_host_is_doubted(plain: dict[str, str]) -> None:
@@ -279,7 +279,7 @@ def test_this_machines_loopback_is_seen() -> None:
 
 def test_a_variable_that_names_no_interface() -> None:
     finding = only(check({"GLOO_SOCKET_IFNAME": "ib77"}))
-    assert (finding.code, finding.severity) == ("rendezvous.interface_invalid", "crash")
+    assert (finding.code, finding.severity) == ("rendezvous.interface_invalid", "error")
     assert "this host has no interface 'ib77'" in finding.summary
     assert check({"GLOO_SOCKET_IFNAME": "lo"}) == []
 
@@ -299,13 +299,13 @@ HOST = {one.name: one for one in (ETH, LO, DOWN, BARE)}
         ("GLOO_SOCKET_IFNAME", "eth0,eth7", False, "no interface 'eth7'"),
         ("GLOO_SOCKET_IFNAME", "ib0", False, "ib0 is down"),
         ("GLOO_SOCKET_IFNAME", "eth1", False, "eth1 has no address"),
-        ("GLOO_SOCKET_IFNAME", "lo", True, "leads to no other host"),
+        ("GLOO_SOCKET_IFNAME", "lo", True, "does not lead to other hosts"),
         ("TP_SOCKET_IFNAME", "eth9", False, "no interface 'eth9'"),
         ("NCCL_SOCKET_IFNAME", "eth", True, ""),
         ("NCCL_SOCKET_IFNAME", "^lo,ib", True, ""),
-        ("NCCL_SOCKET_IFNAME", "=eth", False, "no interface with an address fits it"),
-        ("NCCL_SOCKET_IFNAME", "ib", False, "no interface with an address fits it"),
-        ("NCCL_SOCKET_IFNAME", "^eth0,lo", False, "no interface with an address fits it"),
+        ("NCCL_SOCKET_IFNAME", "=eth", False, "no interface with an address matches it"),
+        ("NCCL_SOCKET_IFNAME", "ib", False, "no interface with an address matches it"),
+        ("NCCL_SOCKET_IFNAME", "^eth0,lo", False, "no interface with an address matches it"),
     ],
 )
 def test_variables_that_name_interfaces(
@@ -333,14 +333,14 @@ def test_nccl_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if accelerators.host_gpus() != 0:
         pytest.skip("this machine has GPUs")
     finding = only(check({}, backend="cpu:gloo,cuda:nccl"))
-    assert (finding.code, finding.severity) == ("rendezvous.backend_unavailable", "crash")
+    assert (finding.code, finding.severity) == ("rendezvous.backend_unavailable", "error")
     assert "'nccl'" in finding.summary
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_xla") is not None, reason="torch_xla is here")
 def test_xla_without_torch_xla() -> None:
     finding = only(check({}, backend="xla"))
-    assert finding.severity == "crash"
+    assert finding.severity == "error"
     assert "torch_xla is not installed" in finding.summary
     assert "pip install torch-xla" in finding.advice
 
@@ -359,9 +359,9 @@ def test_without_torch_no_backend_can_be_used(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("visible", "words"),
     [
-        (None, "4 ranks are to run on this host, and 2 of its GPUs can be seen"),
+        (None, "4 ranks will run on this host, but only 2 of its GPUs are visible"),
         ("0,1,0,1", "names GPU 0 twice"),
-        ("0,1,2,3", "names GPU 2, and this host has 2"),
+        ("0,1,2,3", "names GPU 2, but this host has 2"),
         ("1", ""),
         ("GPU-a,GPU-b,GPU-c,GPU-d", ""),
     ],
@@ -382,10 +382,10 @@ def test_gpus_of_a_host_with_two(
 @pytest.mark.parametrize(
     ("level", "severity", "words"),
     [
-        ("DETAIL", "info", "8 times slower"),
-        ("detail", "info", "8 times slower"),
-        ("VERBOSE", "crash", "ValueError"),
-        ("", "crash", "ValueError"),
+        ("DETAIL", "info", "about 8 times longer"),
+        ("detail", "info", "about 8 times longer"),
+        ("VERBOSE", "error", "ValueError"),
+        ("", "error", "ValueError"),
     ],
 )
 def test_debug_levels(level: str, severity: str, words: str) -> None:

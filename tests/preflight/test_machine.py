@@ -52,7 +52,7 @@ def test_what_cannot_be_looked_at_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
     (found,) = [one for one in machine.examine({}, str(tmp_path)) if one.what == "host name"]
     assert (found.status, found.detail) == (
         "warn",
-        "could not be looked at: RuntimeError: no such thing here",
+        "could not be checked: RuntimeError: no such thing here",
     )
 
 
@@ -74,7 +74,7 @@ def test_py_spy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ("error", "frames", "status", "words"),
     [
         ("", ("waits_to_be_seen",), "pass", "reads the stack"),
-        ("", ("main",), "fail", "did not see what it does"),
+        ("", ("main",), "fail", "did not see its function"),
         ("not permitted to read process 7", (), "fail", "not permitted"),
         ("py-spy did not answer within 5 s", (), "fail", "did not answer"),
     ],
@@ -158,10 +158,10 @@ def test_journals_without_a_tmpfs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("total", "free", "status", "words"),
     [
-        (None, None, "fail", "there is none"),
+        (None, None, "fail", "it does not exist"),
         (64 << 20, 60 << 20, "warn", "a container's default"),
         (512 << 20, 500 << 20, "warn", "little for dataloader workers"),
-        (16 * GIB, 10 << 20, "warn", "ended jobs left there"),
+        (16 * GIB, 10 << 20, "warn", "files of ended jobs"),
         (16 * GIB, 15 * GIB, "pass", "15 GiB free of 16 GiB"),
     ],
 )
@@ -218,8 +218,8 @@ def test_a_taken_master_port_is_named() -> None:
     ("port", "owners", "span", "status", "words"),
     [
         (29500, [], (32768, 60999), "pass", "is free"),
-        (40000, [], (32768, 60999), "warn", "any program may get it"),
-        (29500, [], (50000, 50100), "warn", "few for many ranks"),
+        (40000, [], (32768, 60999), "warn", "any program may be given it"),
+        (29500, [], (50000, 50100), "warn", "few for the connections of many ranks"),
         (29500, [Listener()], None, "warn", "a process that this user cannot see"),
         (29500, [], None, "pass", "not known"),
     ],

@@ -55,7 +55,7 @@ def test_versions_that_read_offloaded_weights_twice(version: str, rereads: bool)
     ("arguments", "machine", "max_memory", "code", "words"),
     [
         ({"offload_state_dict": True, "versions": {"transformers": "4.56.2"}}, {}, {}, "load.offloaded", "TMPDIR"),
-        ({"device_map": "{'': 'disk'}"}, {"safetensors": False}, {}, "load.offloaded", "no offload_folder"),
+        ({"device_map": "{'': 'disk'}"}, {"safetensors": False}, {}, "load.offloaded", "offload_folder is not set"),
         ({}, LITTLE, {}, EXCEEDS, "8 ranks × 14 GiB"),
         (AUTO, PAIR, {"cpu": "60GiB"}, EXCEEDS, "2 × max_memory['cpu'] = 60 GiB"),
         (AUTO, {"device_memory": (80 * GIB,)}, {0: "80GiB"}, EXCEEDS, "nothing is left"),

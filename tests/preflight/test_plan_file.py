@@ -128,7 +128,7 @@ def test_everything_placed_everywhere_takes_all_accelerators() -> None:
     assert sections(text)["actor.model"].plan.ranks == 32
     unknown = sections(RLINF.replace("actor: 0-15", "actor: all"))["actor.model"]
     assert unknown.plan.ranks is None
-    assert "how many accelerators a node has is not said" in " ".join(unknown.notes)
+    assert "the number of accelerators per node is not set" in " ".join(unknown.notes)
 
 
 def test_a_file_of_verl_has_a_layout_for_each_worker() -> None:
@@ -170,7 +170,7 @@ def test_several_numbers_of_nodes_are_not_decided_by_chance() -> None:
     text = "a: {nnodes: 2}\nb: {nnodes: 4}\nc: {tp_size: 2}"
     section = sections(text)["c"]
     assert section.plan.nodes is None
-    assert section.notes == ("not decided, since the file says several: a.nnodes=2, b.nnodes=4",)
+    assert section.notes == ("not decided: the file has several values: a.nnodes=2, b.nnodes=4",)
 
 
 def test_a_models_configuration_beside_the_plan(tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_a_models_configuration_beside_the_plan(tmp_path: Path) -> None:
     [
         ("", "plan.yaml is empty"),
         ("# nothing", "is empty"),
-        ("- tensor", "holds a list and no mapping"),
-        ("tensor: [", "plan.yaml is no YAML: line 1"),
-        ("tensor: 2\ntensor: 4", "line 2: 'tensor' is there twice"),
-        ("tensor: 1\ntensr: 2", "line 2: 'tensr' is no key of a plan. Did you mean 'tensor'?"),
+        ("- tensor", "holds a list, not a mapping"),
+        ("tensor: [", "plan.yaml is not YAML: line 1"),
+        ("tensor: 2\ntensor: 4", "line 2: 'tensor' appears twice"),
+        ("tensor: 1\ntensr: 2", "line 2: 'tensr' is not a key of a plan. Did you mean 'tensor'?"),
         ("something: else", "The keys are world_size, tensor"),
         ("plan: {pipelines: 2}", "Did you mean 'pipeline'?"),
         ("tensor: '2'", "Write it without quotes"),
@@ -210,13 +210,13 @@ def test_a_models_configuration_beside_the_plan(tmp_path: Path) -> None:
         ("deadlines: 30", "Write seconds by step"),
         ("deadlines: {stor: 30}", "line 1: there is no step 'stor' that could have a deadline. Did you mean 'store'?"),
         ("model: /not/here", "/not/here: No such file"),
-        ("model: {layers: 3}", "'layers' is no key of a model"),
+        ("model: {layers: 3}", "'layers' is not a key of a model"),
         ("framework: megatro", "Did you mean 'megatron'?"),
         ("backend: 3", "backend is 3"),
         ("a:\n  b:\n    tensor_model_parallel_size: four", "line 3: tensor_model_parallel_size is 'four'"),
         ("a: {tp_size: 2, distributed_timeout_minutes: -1}", "distributed_timeout_minutes is -1"),
         ("a: &a\n  tp_size: 2\n  b: *a", "nested too deeply"),
-        ("x: !!python/object/apply:os.system [ls]\ntensor: 2", "no YAML: line 1"),
+        ("x: !!python/object/apply:os.system [ls]\ntensor: 2", "not YAML: line 1"),
         ("tensor: 2001-13-99", "a value that YAML cannot build"),
         ("tensor: 1\n--- \ntensor: 2", "another document"),
     ],

@@ -58,7 +58,7 @@ def test_slimes_engines_are_a_layout_of_their_own() -> None:
     assert (engines.framework, engines.tensor, engines.ranks) == ("sglang", 4, 6)
     assert sections["top level"].ranks == 4
     found = findings(SLIME, ranks=6, cut=4)["rollout engines"]
-    assert ("group.size_invalid", "crash") in codes(found)
+    assert ("group.size_invalid", "error") in codes(found)
 
 
 def test_colocated_engines_have_the_ranks_of_training() -> None:
@@ -70,8 +70,8 @@ def test_colocated_engines_have_the_ranks_of_training() -> None:
 def test_cuts_of_which_neither_divides_the_other() -> None:
     found = findings(RLINF.replace("0-3", "0-3"), place="4-6", cut=3)["rollout"]
     assert codes(found) == [("group.layout_disagrees", "warning")]
-    assert "cuts tensors in 4" in found[0].summary
-    assert "in 3" in found[0].summary
+    assert "splits tensors 4 ways" in found[0].summary
+    assert "3 ways" in found[0].summary
 
 
 def test_the_reference_is_not_what_rollout_is_held_against() -> None:
@@ -82,12 +82,12 @@ def test_the_reference_is_not_what_rollout_is_held_against() -> None:
 def test_accelerators_shared_in_part() -> None:
     found = findings(RLINF, place="2-5", cut=2)["rollout"]
     assert codes(found) == [("group.layout_disagrees", "warning")]
-    assert "share accelerators 2-3" in found[0].summary
+    assert "share only accelerators 2-3" in found[0].summary
 
 
 def test_accelerators_that_the_cluster_does_not_have() -> None:
     found = findings(RLINF, place="6-9", cut=2)["rollout"]
-    assert ("group.size_invalid", "crash") in codes(found)
+    assert ("group.size_invalid", "error") in codes(found)
     assert any("accelerators 8-9" in finding.summary for finding in found)
 
 
@@ -95,7 +95,7 @@ def test_two_models_in_one_plan() -> None:
     text = VERL.replace("CUT", "2").replace("name: sglang", "name: sglang, num_hidden_layers: 28")
     text = text.replace("{tensor_model_parallel_size: 4", "{num_layers: 32, tensor_model_parallel_size: 4")  # fmt: skip
     found = findings(text)["actor_rollout_ref.rollout"]
-    assert codes(found) == [("group.layout_disagrees", "crash")]
+    assert codes(found) == [("group.layout_disagrees", "error")]
     assert "num_layers 32 and 28" in found[0].summary
 
 
@@ -129,7 +129,7 @@ def test_one_of_several_worlds_that_fits_is_enough() -> None:
 
 def test_a_job_of_another_number_of_ranks_or_without_the_framework() -> None:
     found = compare_with_job(PLANNED, [holds(4, tensor=2, pipeline=2)])
-    assert "planned for 8 ranks, and the job's megatron has 4" in found[0].summary
+    assert "planned for 8 ranks, but the job's megatron has 4" in found[0].summary
     assert codes(compare_with_job(PLANNED, [])) == [("group.not_initialized", "info")]
 
 

@@ -43,7 +43,7 @@ CODE = re.compile(rf"({'|'.join(FAMILIES)})\.[a-z0-9]+(_[a-z0-9]+)*")
 
 
 def literals() -> Iterator[tuple[str, str]]:
-    """Every string of the source that looks like a code, with where it stands; {…} of f-strings is *."""
+    """Every string of the source that looks like a code, with its place; {…} of f-strings is *."""
     for path in sorted(SOURCE.rglob("*.py")):
         if path.is_relative_to(ROWS):
             continue
