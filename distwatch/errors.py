@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
 from distwatch.state.finding import Finding
 
 
 class DistwatchError(Exception):
-    """Base of all. `finding` is the diagnosis behind it, where there is one."""
+    """Base of all. `finding` is the diagnosis behind it, where there is one, and gives its advice."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, advice: str = "", finding: Finding | None = None) -> None:
         super().__init__(message)
-        self.advice = advice
+        self.advice = advice or (finding.advice if finding else "")
         self.finding = finding
 
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}. {self.advice}" if self.advice else message
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """The advice for a word that is not known: the one that was meant, as far as it can be told."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 class InitFailed(DistwatchError):

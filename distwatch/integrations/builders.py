@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from distwatch.agent import core
+from distwatch.agent.initialization.environment import backend_unavailable
 from distwatch.agent.initialization.library import Layout
 from distwatch.errors import AlreadyInitialized, PlanInvalid
 from distwatch.integrations.frameworks import TRIGGERS
@@ -114,7 +115,9 @@ class FrameworkBuilder:
         except ImportError as error:
             what = f"framework={name!r} cannot be imported: {error}"
             advice = f"pip install {self.framework.distribution}, in the environment of this job."
-            raise PlanInvalid(what, advice=advice, finding=_unavailable(what, advice)) from error
+            agent = core.current()
+            rank = agent.started.identity.global_rank if agent is not None else None
+            raise PlanInvalid(what, finding=backend_unavailable(what, advice, rank)) from error
 
     def build(self, plan: InitPlanned) -> Layout:
         """Builds it, or takes it as it is where it holds with these sizes.
@@ -157,19 +160,6 @@ class FrameworkBuilder:
             f"{name} {_told(asked)}",
             first_call(name),
         )
-
-
-def _unavailable(what: str, advice: str) -> Finding:
-    agent = core.current()
-    rank = agent.started.identity.global_rank if agent is not None else None
-    return Finding(
-        code="rendezvous.backend_unavailable",
-        severity="crash",
-        culprit_ranks=() if rank is None else (rank,),
-        summary=what,
-        advice=advice,
-        evidence=(Evidence(source="journal", global_rank=rank, text=what),),
-    )
 
 
 def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> AlreadyInitialized:

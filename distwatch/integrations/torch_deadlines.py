@@ -120,7 +120,6 @@ class _Hang:
             arrived=finding.waiting_ranks if finding else () if rank is None else (rank,),
             missing=tuple(missing),
             places=missing,
-            advice=finding.advice if finding else "",
             finding=finding,
         )
         if finding is not None:

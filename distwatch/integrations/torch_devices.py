@@ -6,8 +6,8 @@ import importlib.util
 import os
 from typing import Any
 
-from distwatch.agent.initialization.environment import Launched
-from distwatch.state.finding import Evidence, Finding
+from distwatch.agent.initialization.environment import Launched, backend_unavailable
+from distwatch.state.finding import Finding
 
 
 def default_backend() -> str:
@@ -57,15 +57,11 @@ def device_finding(launched: Launched) -> Finding | None:
     rank = launched.global_rank
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     shown = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
-    return Finding(
-        code="rendezvous.backend_unavailable",
-        severity="crash",
-        culprit_ranks=() if rank is None else (rank,),
-        summary=f"rank {rank} has LOCAL_RANK {local}, and this process sees {count} of the host's GPUs{shown}",
-        advice="Start at most one rank per GPU (torchrun --nproc-per-node), or show the process its GPU.",
-        evidence=(
-            Evidence(source="journal", global_rank=rank, text=f"{count} GPUs, LOCAL_RANK {local}"),
-        ),
+    return backend_unavailable(
+        f"rank {rank} has LOCAL_RANK {local}, and this process sees {count} of the host's GPUs{shown}",
+        "Start at most one rank per GPU (torchrun --nproc-per-node), or show the process its GPU.",
+        rank,
+        seen=f"{count} GPUs, LOCAL_RANK {local}",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import time
 from collections.abc import Iterable
@@ -10,13 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 from distwatch.agent import core
-from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.environment import Launched, backend_unavailable
 from distwatch.agent.initialization.library import Layout
 from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.integrations.builders import Builder
 from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
+from distwatch.preflight.accelerators import NO_GPU_FIX, lack_of
 from distwatch.state.events import InitPlanned
-from distwatch.state.finding import Evidence, Finding
+from distwatch.state.finding import Finding
 
 _hosted: dict[tuple[str, int], Any] = {}
 """Stores that this process listens for. They stay until it ends: peers may still read in them,
@@ -42,7 +43,10 @@ class TorchLibrary:
         """Why the backend cannot work in this process; None where it can."""
         for one in backends_of(backend):
             if why := _why_unavailable(one):
-                return _unavailable(launched, one, *why)
+                rank = launched.global_rank
+                who = "this process" if rank is None else f"rank {rank}"
+                what = f"{who} cannot use backend {one!r}: {why[0]}"
+                return backend_unavailable(what, why[1], rank, seen=why[0])
         return device_finding(launched) if "nccl" in backends_of(backend) else None
 
     def host_store(self, host: str, port: int, world_size: int, timeout_s: float) -> None:
@@ -195,55 +199,18 @@ def _why_unavailable(backend: str) -> tuple[str, str] | None:
     import torch
     import torch.distributed as dist
 
-    if backend == "nccl":
-        if not dist.is_nccl_available():
-            return (
-                "this build of torch has no NCCL",
-                "Install a CUDA build of torch, or use backend='gloo'.",
-            )
-        if not torch.cuda.is_available():
-            return (
-                "torch sees no GPU in this process",
-                "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'.",
-            )
-        return None
-    if backend == "gloo":
-        return (
-            None
-            if dist.is_gloo_available()
-            else ("this build of torch has no gloo", "Use another backend.")
-        )
-    if backend == "mpi":
-        return None if dist.is_mpi_available() else (
-            "this build of torch has no MPI", "Build torch with MPI, or use backend='gloo'.")  # fmt: skip
-    package = _PACKAGES.get(backend)
-    if package and importlib.util.find_spec(package) is None:
-        return (
-            f"{package} is not installed",
-            f"pip install {package.replace('_', '-')} for this torch, or use backend='gloo'.",
-        )
-    if package:
+    lack = lack_of(backend, os.environ)
+    if lack is not None and lack.severity == "crash":
+        return lack.reason, lack.fix
+    if backend == "nccl" and not torch.cuda.is_available():
+        return "torch sees no GPU in this process", NO_GPU_FIX
+    if package := _PACKAGES.get(backend):
         importlib.import_module(f"{package}.distributed.xla_backend")
     if not hasattr(dist.Backend, backend.upper()):
         known = ", ".join(dist.Backend.backend_list)
-        return (
-            f"torch knows no backend {backend!r}",
-            f"It knows {known}; a plugin must be imported first.",
-        )
+        fix = f"It knows {known}; a plugin must be imported first."
+        return f"torch knows no backend {backend!r}", fix
     return None
-
-
-def _unavailable(launched: Launched, backend: str, why: str, fix: str) -> Finding:
-    rank = launched.global_rank
-    who = "this process" if rank is None else f"rank {rank}"
-    return Finding(
-        code="rendezvous.backend_unavailable",
-        severity="crash",
-        culprit_ranks=() if rank is None else (rank,),
-        summary=f"{who} cannot use backend {backend!r}: {why}",
-        advice=fix,
-        evidence=(Evidence(source="journal", global_rank=rank, text=why),),
-    )
 
 
 def choose_backend(asked: str | None) -> str:

@@ -165,7 +165,7 @@ def _framework_builder(
     plan = framework.planned(asked, options)
     for finding in framework.validate(plan, world):
         if finding.blocks:
-            raise PlanInvalid(finding.summary, advice=finding.advice, finding=finding)
+            raise PlanInvalid(finding.summary, finding=finding)
     told = tuple(framework.sizes(plan, world).items())
     return FrameworkBuilder(framework, plan, options), told, plan.order
 
@@ -186,7 +186,7 @@ def _mesh_axes(sizes: Sizes, axes: Mapping[str, int] | None, world: int) -> Axes
     )
     for finding in validate(plan, world):
         if finding.blocks:
-            raise PlanInvalid(finding.summary, advice=finding.advice, finding=finding)
+            raise PlanInvalid(finding.summary, finding=finding)
     data = plan.data_size(world)
     return axes_of((("pp", pipeline), ("dp", data), ("cp", context), ("tp", tensor)), world)
 
@@ -194,7 +194,7 @@ def _mesh_axes(sizes: Sizes, axes: Mapping[str, int] | None, world: int) -> Axes
 def _does_not_divide(why: str) -> PlanInvalid:
     advice = "Change the sizes, or start another number of ranks."
     finding = Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)
-    return PlanInvalid(why, advice=advice, finding=finding)
+    return PlanInvalid(why, finding=finding)
 
 
 def _check_axes(axes: Mapping[str, int], world: int) -> None:

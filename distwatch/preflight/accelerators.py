@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from distwatch.agent.initialization.environment import Launched
-from distwatch.state.finding import Evidence, Finding, Severity
+from distwatch.agent.initialization.environment import Launched, backend_unavailable
+from distwatch.state.finding import Finding, Severity
 
 _PLUGINS = {"xla": "torch_xla", "hccl": "torch_npu", "ccl": "oneccl_bindings_for_pytorch"}
 _BUILT_IN = ("gloo", "nccl", "mpi", "ucc")
+NO_GPU_FIX = (
+    "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'."
+)
 
 
 def host_gpus() -> int | None:
@@ -40,21 +43,21 @@ def visible_gpus(environ: Mapping[str, str]) -> int | None:
 
 def backend_findings(backend: str, launched: Launched, environ: Mapping[str, str]) -> list[Finding]:
     """Findings for the parts of a backend (`gloo`, `nccl`, `cpu:gloo,cuda:nccl`, …) that are missing here."""
-    rank = launched.global_rank if launched.method != "alone" else None
+    rank = _rank(launched)
     who = "this process" if rank is None else f"rank {rank}"
     names = (part.rpartition(":")[2].strip().lower() for part in backend.split(","))
     return [
-        Finding(
-            code="rendezvous.backend_unavailable",
+        backend_unavailable(
+            f"{who} cannot use backend {name!r} here: {lack.reason}",
+            lack.fix,
+            rank,
+            seen=lack.reason,
+            source="proc",
             severity=lack.severity,
-            culprit_ranks=() if rank is None else (rank,),
-            summary=f"{who} cannot use backend {name!r} here: {lack.reason}",
-            advice=lack.fix,
-            evidence=(Evidence(source="proc", global_rank=rank, text=lack.reason),),
             confidence=1.0 if lack.severity == "crash" else 0.6,
         )
         for name in names
-        if name and (lack := _lack_of(name, environ)) is not None
+        if name and (lack := lack_of(name, environ)) is not None
     ]
 
 
@@ -96,18 +99,14 @@ def _too_few(environ: Mapping[str, str], launched: Launched, severity: Severity)
 
 
 def _finding(what: str, advice: str, launched: Launched, severity: Severity) -> Finding:
-    rank = launched.global_rank if launched.method != "alone" else None
-    return Finding(
-        code="rendezvous.backend_unavailable",
-        severity=severity,
-        culprit_ranks=() if rank is None else (rank,),
-        summary=what,
-        advice=advice,
-        evidence=(Evidence(source="proc", global_rank=rank, text=what),),
-    )
+    return backend_unavailable(what, advice, _rank(launched), source="proc", severity=severity)
 
 
-class _Lack(NamedTuple):
+def _rank(launched: Launched) -> int | None:
+    return launched.global_rank if launched.method != "alone" else None
+
+
+class Lack(NamedTuple):
     """Why a backend cannot be used, and what to do."""
 
     reason: str
@@ -115,27 +114,28 @@ class _Lack(NamedTuple):
     severity: Severity = "crash"
 
 
-def _lack_of(name: str, environ: Mapping[str, str]) -> _Lack | None:
+def lack_of(name: str, environ: Mapping[str, str]) -> Lack | None:
+    """What one backend lacks; torch's own word where it is loaded, which it never is by this."""
     if importlib.util.find_spec("torch") is None:
         fix = "pip install torch, or activate the job's environment."
-        return _Lack("torch is not installed in this Python", fix)
+        return Lack("torch is not installed in this Python", fix)
     c10d = sys.modules.get("torch.distributed")
     is_available = getattr(c10d, f"is_{name}_available", None)
     if is_available is not None and not is_available():
         fix = "Use another backend (gloo needs nothing), or a build of torch that has it."
-        return _Lack(f"this build of torch has no {name}", fix)
+        return Lack(f"this build of torch has no {name}", fix)
     if name == "nccl" and visible_gpus(environ) == 0:
-        fix = "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'."
-        return _Lack("no GPU is visible", fix)
-    package = _PLUGINS.get(name)
-    if package is not None and importlib.util.find_spec(package) is None:
-        fix = f"pip install {package.replace('_', '-')} for this torch, or use backend='gloo'."
-        return _Lack(f"{package} is not installed", fix)
-    is_registered = hasattr(getattr(c10d, "Backend", None), name.upper())
-    if name in _BUILT_IN or package is not None or is_registered:
+        return Lack("no GPU is visible", NO_GPU_FIX)
+    if name in _BUILT_IN or hasattr(getattr(c10d, "Backend", None), name.upper()):
         return None
-    fix = "Import the plugin that registers it, or correct the name."
-    return _Lack(f"torch itself has no backend {name!r}", fix, "warning")
+    package = _PLUGINS.get(name)
+    if package is None:
+        fix = "Import the plugin that registers it, or correct the name."
+        return Lack(f"torch itself has no backend {name!r}", fix, "warning")
+    if importlib.util.find_spec(package) is None:
+        fix = f"pip install {package.replace('_', '-')} for this torch, or use backend='gloo'."
+        return Lack(f"{package} is not installed", fix)
+    return None
 
 
 def _named(said: str) -> list[str]:

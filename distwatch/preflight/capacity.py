@@ -23,9 +23,7 @@ _JOURNALS_BYTES = 64 << 20
 def run_folder(root: str) -> Checked:
     """Whether run folders can be made here, safe from other users."""
     what, set_dir = "run folder", "Set DISTWATCH_DIR to a folder of your own."
-    place = root
-    while not os.path.exists(place) and os.path.dirname(place) != place:
-        place = os.path.dirname(place)
+    place = _existing(root)
     if not os.path.isdir(place):
         return failed(what, f"{place} is not a folder", set_dir)
     status = os.stat(place)
@@ -36,9 +34,8 @@ def run_folder(root: str) -> Checked:
             return failed(what, f"{root} belongs to uid {status.st_uid}", set_dir)
         if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
             return failed(what, f"others may write to {root}", f"chmod 700 {root}")
-    free = os.statvfs(place)
+    room = _room(place)
     mode = f"mode {stat.S_IMODE(status.st_mode):04o}" if place == root else "not made yet"
-    room = free.f_bavail * free.f_frsize
     detail = (
         f"{root} ({mode}, {filesystem_of(place) or 'unknown file system'}, {bytes_text(room)} free)"
     )
@@ -61,8 +58,7 @@ def journal_memory(root: str) -> Checked:
         return failed(
             what, f"{place} cannot be written", "Set DISTWATCH_DIR to a folder on a tmpfs."
         )
-    free = os.statvfs(place)
-    room = free.f_bavail * free.f_frsize
+    room = _room(place)
     if room < _JOURNALS_BYTES:
         fix = f"Free space on {place}: a rank without room for its journal is not recorded."
         return warned(what, f"{bytes_text(room)} left on {place}", fix)
@@ -74,9 +70,7 @@ def shared_memory() -> Checked:
     if not os.path.isdir(SHM):
         return judge_shared_memory(None, None, container_kind())
     size = os.statvfs(SHM)
-    return judge_shared_memory(
-        size.f_blocks * size.f_frsize, size.f_bavail * size.f_frsize, container_kind()
-    )
+    return judge_shared_memory(size.f_blocks * size.f_frsize, _room(SHM), container_kind())
 
 
 def judge_shared_memory(total: int | None, free: int | None, container: str) -> Checked:
@@ -145,6 +139,11 @@ def judge_open_files(soft: int, hard: int) -> Checked:
 
 def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def _room(place: str) -> int:
+    free = os.statvfs(place)
+    return free.f_bavail * free.f_frsize
 
 
 def _existing(path: str) -> str:

@@ -86,7 +86,9 @@ class _Layout:
         width = self._own_size(keys.ENGINE_WIDTH)
         if width is None:
             return None
-        colocated = any(self._mapping(self._path).get(name) is True for name in keys.COLOCATED)
+        colocated = any(
+            self._document.mapping(self._path).get(name) is True for name in keys.COLOCATED
+        )
         ranks = training.ranks if colocated else self._own_size(keys.ENGINE_RANKS)
         pipeline = self._own_size(keys.ENGINE_PIPELINE) or 1
         plan = Plan(
@@ -132,7 +134,7 @@ class _Layout:
         return value
 
     def _framework(self) -> str:
-        inside = {str(name) for name in self._mapping(self._path)}
+        inside = {str(name) for name in self._document.mapping(self._path)}
         is_engine = bool(set(keys.ENGINE_PLACES) & {part.lower() for part in self._path})
         if not is_engine and inside.isdisjoint(keys.ENGINE_KEYS):
             sharded = inside.isdisjoint((*keys.SIZES["tensor"], *keys.SIZES["pipeline"]))
@@ -176,7 +178,7 @@ class _Layout:
         return None
 
     def _count(self, place: Path) -> int | None:
-        if place[-1] == "devices" and "num_nodes" not in self._mapping(place[:-1]):
+        if place[-1] == "devices" and "num_nodes" not in self._document.mapping(place[:-1]):
             return None
         value = self._value(place)
         if place[-1] == "devices" and isinstance(value, list):
@@ -188,10 +190,10 @@ class _Layout:
 
     def _scopes(self) -> Iterator[list[tuple[Path, Mapping[str, Any]]]]:
         """From this mapping outwards: each one around it, with the mappings inside it."""
-        yield [(self._path, self._mapping(self._path))]
+        yield [(self._path, self._document.mapping(self._path))]
         for length in range(len(self._path), -1, -1):
             path = self._path[:length]
-            mapping = self._mapping(path)
+            mapping = self._document.mapping(path)
             yield [
                 (path, mapping),
                 *(
@@ -200,12 +202,6 @@ class _Layout:
                     if isinstance(one, dict)
                 ),
             ]
-
-    def _mapping(self, path: Path) -> Mapping[str, Any]:
-        value: Any = self._document.root
-        for name in path:
-            value = next((one for key, one in value.items() if str(key) == name), {})
-        return value if isinstance(value, dict) else {}
 
     def _backend(self) -> str:
         for scope in self._scopes():

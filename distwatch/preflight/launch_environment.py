@@ -11,7 +11,7 @@ from distwatch.agent.initialization.environment import Launched, read_environmen
 from distwatch.launch import launch_id
 from distwatch.preflight.environment import check, derived_variables
 from distwatch.redaction import allowed_environment, redact_text
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, folder_name
 from distwatch.settings import read_settings, run_root
 from distwatch.state.finding import Finding
 
@@ -132,9 +132,7 @@ def _run_folder(environ: Mapping[str, str], run_id: str | None) -> str:
     root = run_root(environ)
     if run_id is None:
         return root
-    # As `runfolder.join` writes names.
-    safe = "".join(c if c.isalnum() or c in "._-:" else "_" for c in run_id).lstrip(".") or "run"
-    return RunFolder(os.path.join(root, safe)).path
+    return RunFolder(os.path.join(root, folder_name(run_id))).path
 
 
 def _settings(environ: Mapping[str, str]) -> tuple[Setting, ...]:

@@ -19,38 +19,34 @@ def placed_ranks(
         placement: `actor,rollout: 0-7`, `actor: all`, or `actor: 0-3:0-7` (accelerators:processes).
         everything: all accelerators of the cluster, where known.
     """
-    for names, said in placement.items():
-        if component not in (name.strip() for name in str(names).split(",")):
-            continue
-        if isinstance(said, dict):
-            said = said.get("placement")
-        told = f"cluster.component_placement of {component} is {said!r}"
-        if said == "all":
-            why = (
-                "" if everything else f"{told}, and the number of accelerators per node is not set"
-            )
-            return everything, why
-        count = _count(str(said))
-        return count, "" if count else f"{told}: not understood"
-    return None, ""
+    said = _said_of(placement, component)
+    if said is None:
+        return None, ""
+    told = f"cluster.component_placement of {component} is {said!r}"
+    if said == "all":
+        why = "" if everything else f"{told}, and the number of accelerators per node is not set"
+        return everything, why
+    count = _count(str(said))
+    return count, "" if count else f"{told}: not understood"
 
 
 def accelerators_of(placement: Mapping[Any, Any], component: str) -> tuple[int, ...]:
     """The accelerators that a component is placed on, by their numbers in the cluster."""
+    found: set[int] = set()
+    for part in str(_said_of(placement, component)).split(","):
+        match = _RANGE.fullmatch(part.partition(":")[0].strip())
+        last = int(match[2] or match[1]) if match else -1
+        if match is None or last - int(match[1]) > _MOST_ACCELERATORS:
+            return ()
+        found |= set(range(int(match[1]), last + 1))
+    return tuple(sorted(found))
+
+
+def _said_of(placement: Mapping[Any, Any], component: str) -> Any:
     for names, said in placement.items():
-        if component not in (name.strip() for name in str(names).split(",")):
-            continue
-        if isinstance(said, dict):
-            said = said.get("placement")
-        found: set[int] = set()
-        for part in str(said).split(","):
-            match = _RANGE.fullmatch(part.partition(":")[0].strip())
-            last = int(match[2] or match[1]) if match else -1
-            if match is None or last - int(match[1]) > _MOST_ACCELERATORS:
-                return ()
-            found |= set(range(int(match[1]), last + 1))
-        return tuple(sorted(found))
-    return ()
+        if component in (name.strip() for name in str(names).split(",")):
+            return said.get("placement") if isinstance(said, dict) else said
+    return None
 
 
 def _count(text: str) -> int | None:

@@ -6,14 +6,14 @@ import os
 
 import msgspec
 
-from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.environment import Launched, backend_unavailable
 from distwatch.preflight.accelerators import backend_findings, host_gpus
 from distwatch.preflight.plan import Plan, validate
 from distwatch.preflight.rank_groups import Axis, axes_of
 from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
 from distwatch.settings import DEADLINES
-from distwatch.state.finding import Evidence, Finding
+from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import agree
 
 OPTIONS = ("tensor", "pipeline", "context", "expert", "data")
@@ -77,15 +77,8 @@ def _machine(plan: Plan) -> list[Finding]:
         local = plan.ranks
     if "nccl" in plan.backend and gpus and local and local > gpus:
         what = f"{local} ranks will run on each host, but this one has {gpus} GPU{'s' if gpus > 1 else ''}"
-        found.append(
-            Finding(
-                code="rendezvous.backend_unavailable",
-                severity="crash",
-                summary=what,
-                advice="Start at most one rank per GPU, or use more hosts.",
-                evidence=(Evidence(source="proc", text=what),),
-            )
-        )
+        advice = "Start at most one rank per GPU, or use more hosts."
+        found.append(backend_unavailable(what, advice, source="proc"))
     several = (plan.nodes or 1) > 1 or (local or 0) < (plan.ranks or 0)
     return [_perhaps_elsewhere(finding) for finding in found] if several else found
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any
 
 import msgspec
 
-from distwatch.errors import PlanInvalid
+from distwatch.errors import PlanInvalid, did_you_mean
 from distwatch.preflight.foreign_layouts import foreign_sections
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.model_fit import Model
@@ -59,20 +58,15 @@ def _own_places(document: Document, *, found_others: bool) -> list[Path]:
 
 
 def _require_known(document: Document, path: Path) -> None:
-    mapping = document.root
-    for name in path:
-        mapping = mapping[name]
-    for key in mapping:
+    for key in document.mapping(path):
         if key in KEYS:
             continue
-        near = difflib.get_close_matches(str(key), KEYS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else (
+        otherwise = (
             f"The keys are {', '.join(KEYS)}; or name a framework's own file, with "
             "keys such as tensor_model_parallel_size."
-        )  # fmt: skip
-        raise PlanInvalid(
-            f"{document.where((*path, str(key)))}: {key!r} is not a key of a plan", advice=hint
         )
+        advice = did_you_mean(str(key), KEYS, otherwise)
+        raise document.invalid((*path, str(key)), f"{key!r} is not a key of a plan", advice)
 
 
 def _own(document: Document, path: Path) -> Section:
@@ -111,16 +105,13 @@ def _read(
         return _model(document, place, value, notes)
     if key == "uneven_pipeline":
         if not isinstance(value, bool):
-            raise PlanInvalid(
-                f"{document.where(place)}: {key} is {value!r}", advice="Write true or false."
-            )
+            raise document.invalid(place, f"{key} is {value!r}", "Write true or false.")
         return {key: value}
     if not isinstance(value, str):
-        raise PlanInvalid(f"{document.where(place)}: {key} is {value!r}", advice="Write a name.")
+        raise document.invalid(place, f"{key} is {value!r}", "Write a name.")
     if key == "framework" and value not in FRAMEWORKS:
-        near = difflib.get_close_matches(value, FRAMEWORKS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(FRAMEWORKS)}."
-        raise PlanInvalid(f"{document.where(place)}: there is no framework {value!r}", advice=hint)
+        advice = did_you_mean(value, FRAMEWORKS, f"There are {', '.join(FRAMEWORKS)}.")
+        raise document.invalid(place, f"there is no framework {value!r}", advice)
     return {key: value}
 
 
@@ -132,9 +123,7 @@ def read_order(document: Document, place: Path, value: Any) -> tuple[str, ...]:
     """
     names = value.split("-") if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
-        raise PlanInvalid(
-            f"{document.where(place)}: the order is {value!r}", advice="Write it as tp-cp-ep-dp-pp."
-        )
+        raise document.invalid(place, f"the order is {value!r}", "Write it as tp-cp-ep-dp-pp.")
     return tuple(name.strip().lower() for name in names)
 
 
@@ -142,17 +131,13 @@ def _deadlines(document: Document, place: Path, value: Any) -> dict[str, float]:
     from distwatch.agent.initialization.steps import Deadlines
 
     if not isinstance(value, dict):
-        raise PlanInvalid(
-            f"{document.where(place)}: deadlines are {value!r}",
-            advice="Write seconds by step, e.g. `deadlines: {store: 30, group: 60}`.",
-        )
+        advice = "Write seconds by step, e.g. `deadlines: {store: 30, group: 60}`."
+        raise document.invalid(place, f"deadlines are {value!r}", advice)
     seconds = {str(step): number(document, (*place, str(step)), one) for step, one in value.items()}
     try:
         Deadlines(seconds, float(SIZE_LIMIT))
     except PlanInvalid as error:
-        raise PlanInvalid(
-            f"{document.where(place)}: {error.args[0]}", advice=error.advice
-        ) from None
+        raise document.invalid(place, error.args[0], error.advice) from None
     return seconds
 
 
@@ -163,20 +148,14 @@ def _model(document: Document, place: Path, value: Any, notes: list[str]) -> dic
         notes.append(f"model facts from {value}")
         return _said(model)
     if not isinstance(value, dict):
-        raise PlanInvalid(
-            f"{document.where(place)}: model is {value!r}",
-            advice="Name a folder with a config.json, or write its keys inline.",
-        )
+        advice = "Name a folder with a config.json, or write its keys inline."
+        raise document.invalid(place, f"model is {value!r}", advice)
     known = Model.__struct_fields__
     facts: dict[str, Any] = {}
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"The keys are {', '.join(known)}."
-            raise PlanInvalid(
-                f"{document.where((*place, str(key)))}: {key!r} is not a key of a model",
-                advice=hint,
-            )
+            advice = did_you_mean(str(key), known, f"The keys are {', '.join(known)}.")
+            raise document.invalid((*place, str(key)), f"{key!r} is not a key of a model", advice)
         facts |= _read(document, (*place, key), key, document.at((*place, key)), notes)
     return facts
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from distwatch.errors import PlanInvalid
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.yaml_text import Document, Path
 
@@ -42,7 +41,7 @@ def whole(document: Document, place: Path, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= SIZE_LIMIT:
         quoted = isinstance(value, str) and value.isdigit()
         hint = "Write it without quotes." if quoted else "Write a positive whole number."
-        raise PlanInvalid(f"{document.where(place)}: {place[-1]} is {_told(value)}", advice=hint)
+        raise document.invalid(place, f"{place[-1]} is {_told(value)}", hint)
     return value
 
 
@@ -52,15 +51,10 @@ def number(document: Document, place: Path, value: Any) -> float:
     Raises:
         PlanInvalid: it is not one; the message names its place in the file.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 0 < value <= SIZE_LIMIT
-    ):
-        raise PlanInvalid(
-            f"{document.where(place)}: {place[-1]} is {_told(value)}",
-            advice="Write a positive number.",
-        )
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= SIZE_LIMIT:
+        what = f"{place[-1]} is {_told(value)}"
+        raise document.invalid(place, what, "Write a positive number.")
     return float(value)
 
 

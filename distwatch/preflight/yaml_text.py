@@ -48,6 +48,10 @@ class Document:
         line = self._lines.get(path)
         return self.name if line is None else f"{self.name} line {line}"
 
+    def invalid(self, path: Path, what: str, advice: str) -> PlanInvalid:
+        """The error about what stands there."""
+        return PlanInvalid(f"{self.where(path)}: {what}", advice=advice)
+
     def line(self, path: Path) -> int:
         """The line of a key; 0 where it is not known."""
         return self._lines.get(path, 0)
@@ -61,6 +65,14 @@ class Document:
             if isinstance(value, dict) and len(path) <= _DEEPEST:
                 yield path, value
                 pending += [((*path, str(key)), one) for key, one in value.items()]
+
+    def mapping(self, path: Path) -> Mapping[str, Any]:
+        """The mapping at a path; {} where there is none."""
+        found = self.root
+        for name in path:
+            inner: Any = next((one for key, one in found.items() if str(key) == name), None)
+            found = inner if isinstance(inner, dict) else {}
+        return found
 
     def at(self, path: Path) -> Any:
         """The value at a path, with references resolved; None where there is none, or it is null."""

@@ -364,11 +364,8 @@ def _read_failure(raw: bytes) -> Failure:
 
 
 def _error_of(failure: Failure) -> InitFailed:
-    advice = failure.finding.advice if failure.finding else ""
     if failure.timed_out is None:
-        return InitFailed(
-            failure.message, step=failure.step, advice=advice, finding=failure.finding
-        )
+        return InitFailed(failure.message, step=failure.step, finding=failure.finding)
     told = failure.timed_out
     return InitTimeout(
         failure.message or f"{failure.step}: not done within {round(told.deadline_s, 1):g} s",
@@ -377,7 +374,6 @@ def _error_of(failure: Failure) -> InitFailed:
         arrived=told.arrived,
         missing=told.missing,
         places=told.places,
-        advice=advice,
         finding=failure.finding,
     )
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from distwatch.state.finding import Evidence, Finding
+from distwatch.state.finding import Evidence, Finding, Severity, Source
 from distwatch.state.identity import Identity, identify
 
 SLURM_PORTS = range(20_000, 30_000)
@@ -208,6 +208,32 @@ def unfit(launched: Launched) -> Finding | None:
             ),
         )
     return None
+
+
+def backend_unavailable(
+    what: str,
+    advice: str,
+    global_rank: int | None = None,
+    *,
+    seen: str = "",
+    source: Source = "journal",
+    severity: Severity = "crash",
+    confidence: float = 1.0,
+) -> Finding:
+    """A backend, or a device for it, that a process or this host lacks.
+
+    Args:
+        seen: the evidence of it, where `what` does not say it all.
+    """
+    return Finding(
+        code="rendezvous.backend_unavailable",
+        severity=severity,
+        culprit_ranks=() if global_rank is None else (global_rank,),
+        summary=what,
+        advice=advice,
+        evidence=(Evidence(source=source, global_rank=global_rank, text=seen or what),),
+        confidence=confidence,
+    )
 
 
 def _how_to_set(launched: Launched) -> str:

@@ -94,7 +94,6 @@ class InitFailures:
             arrived=arrived,
             missing=missing,
             places={rank: place.text for rank, place in places.items()},
-            advice=finding.advice if finding else "",
             finding=finding,
         )
 
@@ -103,13 +102,12 @@ class InitFailures:
         self._ledger.give_up(InitFailed(error.detail, step=st.ENDPOINT))
         finding = self._judged("unmet") or finding_of_no_meeting(self._launched, error)
         if error.outcome in ("foreign", "silent"):
-            return _failed(finding, st.ENDPOINT)
+            return InitFailed(finding.summary, step=st.ENDPOINT, finding=finding)
         return InitTimeout(
             finding.summary,
             step=st.ENDPOINT,
             deadline_s=within_s,
             arrived=(self._launched.global_rank or 0,),
-            advice=finding.advice,
             finding=finding,
         )
 
@@ -117,7 +115,7 @@ class InitFailures:
         """This rank cannot listen where the others will look for it."""
         self._ledger.give_up(error)
         finding = self._judged("unhosted") or finding_of_no_listening(self._launched, str(error))
-        return _failed(finding, st.STORE)
+        return InitFailed(finding.summary, step=st.STORE, finding=finding)
 
     def store_lost(self, step: str, error: Exception) -> InitFailed:
         """The store answered before and does no more."""
@@ -133,7 +131,7 @@ class InitFailures:
             advice=f"Look at what ended or stopped {self._launched.store_host}; the others only lost it.",
             confidence=0.7,
         )
-        return _failed(finding, step)
+        return InitFailed(finding.summary, step=step, finding=finding)
 
     def torch_failed(self, step: str, error: Exception, arrival: Arrival | None) -> InitFailed:
         """torch raised by itself: what is known to have caused it, else its own words."""
@@ -150,7 +148,6 @@ class InitFailures:
         return InitFailed(
             f"{step} failed: {finding.summary if finding else words}",
             step=step,
-            advice=finding.advice if finding else "",
             finding=finding,
         )
 
@@ -187,10 +184,6 @@ def _explaining(verdict: Verdict | None, missing: tuple[int, ...] | None) -> Fin
 def _timeout(step: str, within_s: float) -> InitTimeout:
     said = f"{step}: not done within {round(within_s, 1):g} s"
     return InitTimeout(said, step=step, deadline_s=within_s)
-
-
-def _failed(finding: Finding, step: str) -> InitFailed:
-    return InitFailed(finding.summary, step=step, advice=finding.advice, finding=finding)
 
 
 def _told(places: Mapping[int, Whereabouts]) -> str:

@@ -130,9 +130,7 @@ class Initializer:
             self._plan.backend, self._launched
         )
         if finding is not None:
-            raise InitFailed(
-                finding.summary, step=st.ENVIRONMENT, advice=finding.advice, finding=finding
-            )
+            raise InitFailed(finding.summary, step=st.ENVIRONMENT, finding=finding)
 
     def _reach_key_values(self) -> KeyValueStore:
         if self._launched.method == "alone":

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from typing import Literal, Protocol
+from typing import Literal
 
 from distwatch.tcpstore import StoreClient
 
@@ -22,43 +22,41 @@ GLOO_ADDRESS = re.compile(r"/default_pg/0//\w+//\d+/\d+")
 Others = Literal["clients", "addresses", "unknown"]
 
 
-class KeyValueStore(Protocol):
+class KeyValueStore:
     """Keys and values. Every method ends soon, or raises OSError where the store is lost."""
 
     def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
         """Writes a key that nobody has written, or that holds `instead_of`; what it holds then."""
-        ...
+        raise NotImplementedError
 
     def set(self, key: str, value: bytes) -> None:
         """Writes a key."""
-        ...
+        raise NotImplementedError
 
     def get(self, key: str) -> bytes | None:
         """Reads a key; None where nobody has written it."""
-        ...
-
-    def count(self) -> None:
-        """Counts this rank as one that has come."""
-        ...
-
-    def counted(self) -> int:
-        """How many ranks have counted themselves."""
-        ...
-
-    def count_others(self) -> int:
-        """How many ranks are seen to have come without leaving word here."""
-        ...
+        raise NotImplementedError
 
     def below(self, name: str) -> KeyValueStore:
         """A store of its own under a name on this one; it is closed with this one."""
-        ...
+        raise NotImplementedError
+
+    def count(self) -> None:
+        """Counts this rank as one that has come, where its own word is not what is counted."""
+
+    def counted(self) -> int:
+        """How many ranks have counted themselves."""
+        return 1
+
+    def count_others(self) -> int:
+        """How many ranks are seen to have come without leaving word here."""
+        return 0
 
     def close(self) -> None:
         """Gives it back."""
-        ...
 
 
-class StoreKeyValues:
+class StoreKeyValues(KeyValueStore):
     """On the TCPStore at the endpoint."""
 
     def __init__(self, client: StoreClient, prefix: str, others: Others = "unknown") -> None:
@@ -109,7 +107,7 @@ class StoreKeyValues:
         self._client.close()
 
 
-class FileKeyValues:
+class FileKeyValues(KeyValueStore):
     """In a folder beside the file of a FileStore, on the disk that the ranks share anyway."""
 
     def __init__(self, path: str, prefix: str) -> None:
@@ -160,9 +158,6 @@ class FileKeyValues:
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)  # others may hold worlds of their own here
 
-    def count(self) -> None:
-        """The files are counted."""
-
     def counted(self) -> int:
         mine = f"{self._prefix}.rank."
         return sum(
@@ -170,14 +165,8 @@ class FileKeyValues:
             for name in os.listdir(self._folder)
         )
 
-    def count_others(self) -> int:
-        return 0
-
     def below(self, name: str) -> FileKeyValues:
         return FileKeyValues(self._file, f"{self._prefix}.{name}")
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def _path(self, key: str) -> str:
         return os.path.join(self._folder, f"{self._prefix}.{key.replace('/', '.')}")
@@ -188,7 +177,7 @@ class FileKeyValues:
             file.write(value)
 
 
-class OwnKeyValues:
+class OwnKeyValues(KeyValueStore):
     """In memory: a world of one rank."""
 
     def __init__(self) -> None:
@@ -205,17 +194,5 @@ class OwnKeyValues:
     def get(self, key: str) -> bytes | None:
         return self._values.get(key)
 
-    def count(self) -> None:
-        """There is one rank."""
-
-    def counted(self) -> int:
-        return 1
-
-    def count_others(self) -> int:
-        return 0
-
     def below(self, name: str) -> OwnKeyValues:
         return OwnKeyValues()
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import time
 from collections.abc import Iterator, Mapping
 
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import error_text
-from distwatch.errors import PlanInvalid
+from distwatch.errors import PlanInvalid, did_you_mean
 from distwatch.state.events import Site
 
 ENVIRONMENT = "environment"
@@ -53,8 +52,7 @@ def _step_name(name: str) -> str:
     known = {**_SHORT, **{step: step for step in STEPS}, "init": "init"}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
+    hint = did_you_mean(name, known, f"There are: {', '.join(sorted(known))}.")
     raise PlanInvalid(f"there is no step {name!r} that could have a deadline", advice=hint)
 
 
