@@ -45,15 +45,15 @@ def cases_of(state: RunState) -> list[Case]:
 
 
 def _judge_worlds(cases: list[Case]) -> list[Finding]:
-    held_up: list[list[Finding]] = []
+    blocked_ranks: list[list[Finding]] = []
     cleared: list[list[Finding]] = []
     for case in cases:
         findings, only_cleared = _judge(case)
-        (cleared if only_cleared else held_up).append(findings)
+        (cleared if only_cleared else blocked_ranks).append(findings)
     # One world hung and all were cleared away: the end of the healthy ones is no second fault.
-    if any(findings and findings[0].blocks for findings in held_up):
+    if any(findings and findings[0].blocks for findings in blocked_ranks):
         cleared = [with_end([], findings) for findings in cleared]
-    return [finding for findings in (*held_up, *cleared) for finding in findings]
+    return [finding for findings in (*blocked_ranks, *cleared) for finding in findings]
 
 
 def _judge(case: Case) -> tuple[list[Finding], bool]:
