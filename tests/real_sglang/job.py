@@ -83,12 +83,11 @@ def weight_sync() -> None:
 
 def runner_after_the_groups() -> None:
     """As docs/frameworks.md has it, on two ranks; then with other sizes."""
+    folder = gpt2(f"gpt2-{RANK}")  # later, rank 0 alone would write it
     distwatch.initialize("gloo", framework="sglang", tensor=2)
-    runner = distwatch.build_sglang_runner(
-        gpt2(f"gpt2-{RANK}"), tensor=2, batch_size=2, dtype="float32"
-    )
+    runner = distwatch.build_sglang_runner(folder, tensor=2, batch_size=2, dtype="float32")
     try:
-        distwatch.build_sglang_runner(gpt2(f"gpt2-{RANK}"), pipeline=2, dtype="float32")
+        distwatch.build_sglang_runner(folder, pipeline=2, dtype="float32")
     except distwatch.AlreadyInitialized as error:
         say(runs=runner.max_running_requests, refused=[error.held, error.asked])
     gate("end").read(1)
