@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from distwatch.runfolder import RunFolder
+from tests.docs.blocks import assert_shown, blocks_for
 from tests.support.folder_watch import FolderWatch
 from tests.support.leftovers import end_processes, is_running, processes_of, wait_gone
 
@@ -53,14 +55,12 @@ def command(pid: int) -> str:
         return ""
 
 
-def test_the_default_demo_names_rank_step_and_place(root: str) -> None:
+def test_the_default_demo_tells_what_the_readme_shows(root: str) -> None:
+    verdict, excerpt = blocks_for("tests/scenarios/test_demo.py")
     demo = distwatch(root, "demo")
     out, err = demo.communicate(timeout=120)
     assert demo.returncode == 0, err
-    assert "process.data_stall: rank 2 waits for data: a read of" in out
-    assert "ranks 0-1,3 have waited for it in all_reduce" in out
-    assert "train.py" in out
-    assert "read_shard" in out
+    assert_shown(verdict.text, err.splitlines()[0] + "\n" + out)
     assert job_processes(root) == []
     paths = [line for line in out.splitlines() if line.startswith(root)]
     assert {os.path.basename(path) for path in paths} == {"report.md", "report.html"}
@@ -69,7 +69,7 @@ def test_the_default_demo_names_rank_step_and_place(root: str) -> None:
     report = distwatch(root, "report", run_id, "-o", "md")
     told, _ = report.communicate(timeout=60)
     assert report.returncode == 3
-    assert "read" in told
+    assert_shown(excerpt.text, re.sub(r"\\([_#])|\*\*", r"\1", told))
 
 
 def test_the_job_ends_with_the_demo_that_started_it(root: str) -> None:
