@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-DEADLINES = {"init": 120.0, "group": 120.0, "load": 900.0, "collective": 300.0}
+from distwatch.state.steps import DEADLINES
+
 ON_HANG = ("report", "raise", "abort")
 
 
@@ -84,9 +85,19 @@ def _deadlines(text: str, complaints: list[str]) -> dict[str, float]:
             seconds = -1.0
         if not 0 < seconds < float("inf"):
             complaints.append(f"DISTWATCH_DEADLINES: {part!r} is not kind=seconds")
-            continue
-        deadlines[name.strip()] = seconds
+        elif name.strip() not in DEADLINES:
+            complaints.append(_no_such_kind(name.strip()))
+        else:
+            deadlines[name.strip()] = seconds
     return deadlines
+
+
+def _no_such_kind(name: str) -> str:
+    import difflib  # 3 ms, of which no process has to know that is set up right
+
+    near = difflib.get_close_matches(name, DEADLINES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEADLINES)}"
+    return f"DISTWATCH_DEADLINES: there is no deadline {name!r}; {hint}"
 
 
 def _integrations(text: str) -> tuple[frozenset[str] | None, frozenset[str]]:

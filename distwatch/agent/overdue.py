@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from distwatch.state.events import GroupProgress, StepStarted
-from distwatch.state.loads import LOAD_STEPS
+from distwatch.state.steps import COLLECTIVE, kind_of
 
 
 def overdue(
@@ -17,8 +17,8 @@ def overdue(
 ) -> str:
     """A collective or a load that is late, in words; '' where none is.
 
-    Initialization is judged where it is called, and everything by the observer: this is for the
-    rank that is to end itself.
+    What is supervised where it is called is judged there, and everything by the observer: this is
+    for the rank that is to end itself.
 
     Args:
         moved_ns: when any step of this process last moved.
@@ -30,12 +30,13 @@ def overdue(
         done = max(group.completed, 0)
         # Without a recorder only entries are counted: -1 with several entered says nothing.
         known = group.completed >= 0 or group.enqueued == 1
-        if known and done < group.enqueued and waited_s > deadlines["collective"]:
+        if known and done < group.enqueued and waited_s > deadlines[COLLECTIVE.name]:
             return (
                 f"collective #{done + 1} of group {group.pg_name} has waited for {waited_s:.0f} s"
             )
     stalled_s = (now - moved_ns) / 1e9
-    loading = next((step for step in open_steps if step.name in LOAD_STEPS), None)
-    if loading is not None and stalled_s > deadlines["load"]:
-        return f"{loading.name} has not moved for {stalled_s:.0f} s"
+    for step in open_steps:
+        kind = kind_of(step.name)
+        if kind is not None and not kind.supervised and stalled_s > deadlines[kind.name]:
+            return f"{step.name} has not moved for {stalled_s:.0f} s"
     return ""

@@ -23,7 +23,7 @@ from distwatch.cli.project import KEYS, project_settings
 from distwatch.cli.ray_job import submits_job, with_settings
 from distwatch.errors import AttachDenied, UsageError
 from distwatch.ray import job_environment
-from distwatch.settings import DEADLINES, ON_HANG, read_settings, run_root
+from distwatch.settings import ON_HANG, read_settings, run_root
 
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
 
@@ -118,10 +118,6 @@ def _require_sense(environ: Mapping[str, str]) -> None:
     if settings.complaints:
         raise UsageError(
             settings.complaints[0], advice="For example DISTWATCH_DEADLINES=init=60,collective=120."
-        )
-    if unknown := sorted(set(settings.deadlines) - set(DEADLINES)):
-        raise UsageError(
-            f"there is no deadline {unknown[0]!r}", advice=f"There are {', '.join(DEADLINES)}."
         )
     if settings.observer not in ("auto", "off") and ":" not in settings.observer:
         raise UsageError(

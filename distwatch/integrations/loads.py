@@ -229,7 +229,7 @@ def begin_load(
     """A load begins in this thread; None where it is a part of the one under way, or nobody looks.
 
     Args:
-        name: of the call, one of `LOAD_STEPS`.
+        name: of the call, one of `LOAD.calls`.
         adopts: whether the next such call in this thread is a part of this one.
         deadline_s: without progress; by default the setting for loads.
     """

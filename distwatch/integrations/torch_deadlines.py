@@ -23,24 +23,24 @@ from distwatch.integrations.registry import running_agent
 from distwatch.state.codes import family_of
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
+from distwatch.state.steps import INIT, KINDS, StepKind
 from distwatch.tcpstore import StoreUnreachable
 
-_KINDS = {"init_process_group": "init", "new_group": "group", "split_group": "group"}
 TIMEOUT_SHARE = 0.8
 """distwatch acts before torch's own timeout does."""
 
 
 def supervise(module: ModuleType, patches: PatchSet, on_hang: str) -> None:
     """Puts torch's initializing functions under deadlines that are acted on."""
-    for name, kind in _KINDS.items():
-        original = vars(module).get(name)
-        if original is not None:
-            supervised = _supervised(original, name, kind, on_hang)
-            patches.replace(module, name, supervised, rebinds=True)
+    for kind in KINDS:
+        for name in kind.supervised:
+            if (original := vars(module).get(name)) is not None:
+                supervised = _supervised(original, name, kind, on_hang)
+                patches.replace(module, name, supervised, rebinds=True)
 
 
 def _supervised(
-    original: Callable[..., Any], name: str, kind: str, on_hang: str
+    original: Callable[..., Any], name: str, kind: StepKind, on_hang: str
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,14 +49,14 @@ def _supervised(
         if agent is None or agent.is_initializing:
             return original(*args, **kwargs)
         plan = agent.planned
-        if kind == "init":
+        if kind is INIT:
             given = arguments_of(original, args, kwargs)
             plan = read_plan(given) if given is not None else None
-        limit_s = agent.settings.deadlines[kind]
+        limit_s = agent.settings.deadlines[kind.name]
         if plan is not None and plan.timeout_s is not None:
             limit_s = min(limit_s, TIMEOUT_SHARE * plan.timeout_s)
         hang = _Hang(agent, name, limit_s, plan, on_hang)
-        if kind == "init" and on_hang == "raise":
+        if kind is INIT and on_hang == "raise":
             hang.await_endpoint()
         with hang.supervision():
             return original(*args, **kwargs)

@@ -12,9 +12,9 @@ from distwatch.preflight.plan import Plan, validate
 from distwatch.preflight.rank_groups import Axis, axes_of
 from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
-from distwatch.settings import DEADLINES
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import agree
+from distwatch.state.steps import COLLECTIVE
 
 OPTIONS = ("tensor", "pipeline", "context", "expert", "data")
 """Sizes that `distwatch check` takes as options."""
@@ -90,7 +90,7 @@ def _perhaps_elsewhere(finding: Finding) -> Finding:
 
 
 def _timeouts(plan: Plan) -> list[Finding]:
-    deadline = plan.deadlines.get("collective", DEADLINES["collective"])
+    deadline = plan.deadlines.get(COLLECTIVE.name, COLLECTIVE.deadline_s)
     if plan.timeout_s is None or plan.timeout_s > deadline:
         return []
     return [

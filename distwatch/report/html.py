@@ -6,13 +6,13 @@ from importlib.resources import files
 
 import jinja2
 
-from distwatch.diagnosis.facts.rank_status import LETTERS
 from distwatch.report import model_text
 from distwatch.report.document import Report
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
 from distwatch.state.layouts import words_of
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.statuses import status_of
 from distwatch.views.load_groups import group_loads
 from distwatch.views.load_timeline import device_bars, module_label, spans_of
 
@@ -54,5 +54,5 @@ def render_html(report: Report) -> str:
         stack_lines=list(tree_lines(report.stacks)),
         matrix=build_matrix(report),
         states={rank.global_rank: rank.state for rank in report.ranks},
-        letters=LETTERS,
+        status_of=status_of,
     )

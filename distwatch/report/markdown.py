@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from distwatch.diagnosis.facts.rank_status import LETTERS
 from distwatch.report.document import Report
 from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.statuses import status_of
 from distwatch.views.load_groups import group_loads
 from distwatch.views.stack_tree import StackNode
 
@@ -182,7 +182,7 @@ def _groups(report: Report, most: int) -> Iterable[str]:
 
 
 def _layouts(report: Report, most: int) -> Iterable[str]:
-    letters = {rank.global_rank: LETTERS.get(rank.state, ".") for rank in report.ranks}
+    letters = {rank.global_rank: status_of(rank.state).letter for rank in report.ranks}
     for grid in report.layouts:
         yield f"### Layout: {escape(grid.name)}, {escape(grid.shape)}"
         yield ""

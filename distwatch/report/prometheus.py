@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from distwatch.diagnosis.facts.rank_status import LETTERS
 from distwatch.report.document import Group, Report
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.statuses import LETTERS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _Sample = tuple[dict[str, str], float]

@@ -17,8 +17,6 @@ from distwatch.state.rank_sets import format_ranks
 Partition = tuple[tuple[int, ...], ...]
 """Groups in the order of their first rank, members in the order of the axis."""
 Layout = Mapping[str, Partition]
-PARALLEL_STATE = "parallel state"
-"""How the name of a step begins in which a framework builds its groups; its number follows."""
 TWINS = {"etp": "tp", "edp": "dp"}
 """The expert layers' axes, and those of the other layers that they may be the same as."""
 _SHOWN = 4

@@ -8,15 +8,6 @@ import msgspec
 
 MODULES_KEPT = 256
 NAMES_KEPT = 32
-LOAD_STEPS = (
-    "from_pretrained",
-    "distwatch.load",
-    "load_checkpoint_and_dispatch",
-    "load_checkpoint_in_model",
-    "dispatch_model",
-    "ModelRunner",
-)
-"""The outermost steps of loads, by the call that a user made."""
 
 Waiting = Literal["request", "download", "lock", "file"]
 """What a thread of a load can be in: an HTTP request, the body of one, a lock file, a read."""

@@ -16,6 +16,7 @@ from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 from distwatch.state.ray_tables import RayTables
+from distwatch.state.steps import StepKind, base_name
 
 CLOSED_STEPS_KEPT = 64
 LOADS_KEPT = 8
@@ -232,6 +233,10 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
         """Steps that have not ended, outermost first."""
         steps = [step for step in self.steps.values() if step.ended_ns is None]
         return sorted(steps, key=lambda step: step.step)
+
+    def open_call_of(self, kind: StepKind) -> Step | None:
+        """The outermost call of that kind that has not ended."""
+        return next((s for s in self.open_steps() if base_name(s.name) in kind.calls), None)
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distwatch.state import events as ev
-from distwatch.state.loads import LOAD_STEPS, LoadArguments
+from distwatch.state.loads import LoadArguments
 from distwatch.state.model import (
     CLOSED_STEPS_KEPT,
     LOADS_KEPT,
@@ -19,6 +19,7 @@ from distwatch.state.model import (
     Step,
 )
 from distwatch.state.recorder_entries import Collective
+from distwatch.state.steps import LOAD
 
 
 def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -> None:
@@ -85,7 +86,7 @@ def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None
         started_ns=time_ns,
         moved_ns=time_ns,
     )
-    if event.name in LOAD_STEPS:
+    if event.name in LOAD.calls:
         _begin_load(process, time_ns, event)
 
 

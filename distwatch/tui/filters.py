@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from distwatch.diagnosis.facts.rank_status import LETTERS, RankStatus
+from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.state.statuses import LETTERS
 from distwatch.tui.picture import Picture
 
 FIELDS = ("state", "pg", "host", "rank", "age", "pid")

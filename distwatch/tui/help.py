@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from distwatch.diagnosis.facts.rank_status import LETTERS
+from distwatch.state.statuses import LETTERS
 from distwatch.tui.keys import VIEWS, sections
 from distwatch.tui.styles import BLUE, CULPRIT, MUTED, STATES, STRONG, UNKNOWN
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from distwatch.state.statuses import STATUSES
+from distwatch.state.steps import Tone
+
 RED, ORANGE, YELLOW = "#e06c75", "#d9916a", "#d8b25f"
 GREEN, BLUE, VIOLET = "#7fb685", "#6fa3d8", "#b08fd0"
 MUTED, FAINT = "#8b95a5", "#667080"
@@ -20,19 +23,16 @@ SEVERITIES: dict[str, tuple[str, str]] = {
     "starting": ("○", f"bold {BLUE}"),
 }
 
-STATES: dict[str, str] = {
-    "unobserved": FAINT,
-    "starting": BLUE,
-    "initializing": BLUE,
-    "loading": VIOLET,
-    "running": GREEN,
+_TONES: dict[Tone, str] = {
+    "bad": RED,
     "waiting": YELLOW,
-    "stopped": RED,
-    "frozen": RED,
-    "exited": MUTED,
-    "failed": RED,
-    "killed": RED,
+    "unknown": FAINT,
+    "starting": BLUE,
+    "busy": VIOLET,
+    "good": GREEN,
+    "over": MUTED,
 }
+STATES = {status.word: _TONES[status.tone] for status in STATUSES.values()}
 
 CULPRIT = "▶"
 CURSOR = "›"

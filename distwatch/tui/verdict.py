@@ -9,12 +9,11 @@ from rich.text import Text
 
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.statuses import status_of
 from distwatch.tui.cells import count_of, dotted, format_age, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
 
-_ENDED = ("exited", "failed", "killed")
-_UNDER_WAY = ("unobserved", "starting", "initializing", "loading")
 _QUIET_S = 5.0
 """A wait that lasts this long is mentioned even while nothing is wrong yet."""
 
@@ -49,9 +48,9 @@ def mood(picture: Picture) -> tuple[str, str]:
     total = len(words)
     if not total:
         return "starting", "no ranks seen yet"
-    if all(word in _ENDED for word in words):
+    if all(status_of(word).ended for word in words):
         return "ended", f"{total}/{total} ranks have ended; nothing was found wrong"
-    if any(word in _UNDER_WAY for word in words):
+    if any(status_of(word).starts for word in words):
         counts = {word: words.count(word) for word in dict.fromkeys(words)}
         told = ", ".join(f"{number} {word}" for word, number in counts.items())
         return "starting", f"{picture.observed}/{total} ranks seen: {told}"
@@ -59,7 +58,7 @@ def mood(picture: Picture) -> tuple[str, str]:
 
 
 def _running_mood(picture: Picture, total: int) -> tuple[str, str]:
-    alive = [s for s in picture.rank_statuses if s.word not in _ENDED]
+    alive = [s for s in picture.rank_statuses if not status_of(s.word).ended]
     blocked = [s.since_s for s in alive if s.blocked and s.since_s is not None]
     if blocked and max(blocked) >= _QUIET_S:
         return "watching", (

@@ -77,7 +77,7 @@ def test_an_id_is_made_up_where_none_is_given(root: Path) -> None:
         (("--run-id", "123"), "taken for a pid"),
         (("--run-id", "-x"), "cannot name a run"),
         (("--deadlines", "soon"), "is not kind=seconds"),
-        (("--deadlines", "initt=3"), "There are init, group"),
+        (("--deadlines", "initt=3"), "did you mean init?"),
         (("--observer", "maybe"), "auto, off or host:port"),
         (("--on-hang", "panic"), "panic"),
         (("--dir", "/etc/passwd"), "is not a folder"),

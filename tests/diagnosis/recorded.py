@@ -9,9 +9,10 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import Identity
-from distwatch.state.loads import LOAD_STEPS, LoadProgress
+from distwatch.state.loads import LoadProgress
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
+from distwatch.state.steps import GROUP, kind_of
 
 HOST = "node1"
 SECOND = 1_000_000_000
@@ -118,10 +119,8 @@ class RecordedJob:
             self.say(rank, at, started)
 
     def begin(self, rank: int, step: int, name: str, at: float, **more: object) -> None:
-        kinds = dict.fromkeys(LOAD_STEPS, "load")
-        kinds |= {"init_process_group": "init", "initialize": "init"}
-        kind = kinds.get(name, "group")
-        started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind], **more)  # type: ignore[arg-type]
+        kind = kind_of(name) or GROUP
+        started = ev.StepStarted(step=step, name=name, deadline_s=DEADLINES[kind.name], **more)  # type: ignore[arg-type]
         self.say(rank, at, started)
 
     def plan(self, rank: int, at: float = 1.0, **given: object) -> None:

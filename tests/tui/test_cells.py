@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from rich.text import Text
 
-from distwatch.diagnosis.facts.rank_status import LETTERS, RankStatus
+from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.state.statuses import LETTERS
 from distwatch.tui import cells
 from distwatch.tui.styles import SEVERITIES, STATES
 

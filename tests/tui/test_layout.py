@@ -129,7 +129,7 @@ def test_the_report_has_the_grid_in_every_format(cube: Picture) -> None:
     assert "dp 0 · pp 1  4 r   5 K" in markdown
     html = render_html(report)
     assert 'title="rank 5: killed">5 K</span>' in html
-    assert "rank killed blamed" in html
+    assert "rank bad blamed" in html
 
 
 def test_ranks_of_which_a_journal_says_nothing_are_not_made_up() -> None:

@@ -8,12 +8,12 @@ from distwatch.agent.initialization.arrival_messages import Whereabouts
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.statuses import status_of
+from distwatch.state.steps import INIT
 from distwatch.state.verdict import ReportedStatus, Verdict
 
 ASK_WITHIN_S = 3.0
 _LISTED = 8
-_WAITS_TOO = "initializing"
-_ENDED = ("exited", "failed", "killed")
 _NEAREST = {"here": 0, "alive": 1, "ended": 2, "unseen": 3, "unknown": 4}
 _CODES = {
     "here": "rendezvous.rank_missing",
@@ -95,10 +95,10 @@ def _place_of(status: ReportedStatus | None, host: str) -> Whereabouts:
     doing = f": {status.doing}" if status.doing else ""
     text = f"{status.word}{where}{doing} (pid {status.pid} on {status.host or host})"
     host = status.host or host
-    if status.word in _ENDED:
+    if status_of(status.word).ended:
         return Whereabouts(host=host, status="ended", text=text)
     return Whereabouts(
-        host=host, status="here" if status.word == _WAITS_TOO else "alive", text=text
+        host=host, status="here" if status.word == INIT.status else "alive", text=text
     )
 
 

@@ -10,17 +10,11 @@ from distwatch.agent.core import Agent
 from distwatch.agent.guard import error_text
 from distwatch.errors import PlanInvalid, did_you_mean
 from distwatch.state.events import Site
+from distwatch.state.steps import FRAMEWORK_PARTS, INIT
 
-ENVIRONMENT = "environment"
-ENDPOINT = "endpoint"
-STORE = "store"
-ARRIVAL = "arrival"
-AGREEMENT = "agreement"
-GROUP = "process group"
-ROUND_TRIP = "round trip"
-FRAMEWORK = "framework groups"
-LAYOUTS = "layouts"
-STEPS = (ENVIRONMENT, ENDPOINT, STORE, ARRIVAL, AGREEMENT, GROUP, ROUND_TRIP, FRAMEWORK, LAYOUTS)
+ENVIRONMENT, ENDPOINT, STORE, ARRIVAL, AGREEMENT, GROUP, ROUND_TRIP = INIT.parts
+FRAMEWORK, LAYOUTS = FRAMEWORK_PARTS
+STEPS = (*INIT.parts, *FRAMEWORK_PARTS)
 _SHORT = {"group": GROUP, "round_trip": ROUND_TRIP, "framework": FRAMEWORK, "framework_groups": FRAMEWORK,
           "process_group": GROUP}  # fmt: skip
 

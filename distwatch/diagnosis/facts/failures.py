@@ -12,8 +12,8 @@ from distwatch.diagnosis.facts.initializations import TWICE, holds_world, newest
 from distwatch.state.codes import code_of
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence
-from distwatch.state.layouts import PARALLEL_STATE
 from distwatch.state.model import Process, Step
+from distwatch.state.steps import GROUP, PARALLEL_STATE, base_name
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _VARIABLE_NAMES = (*VARIABLES, "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
@@ -55,7 +55,6 @@ _NOT_MEMBER = re.compile(
     r"(?i)is not part of (?:the )?(?:parent )?group|invalid process group spec"
 )
 _STORE_SAYS = re.compile(r"(?i)server socket|DistNetworkError|TCPStore")
-_GROUP_STEPS = ("new_group", "init_device_mesh", "split_group", PARALLEL_STATE)
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +141,7 @@ def _of_process(process: Process) -> Iterable[Failure]:
     text = error_line(process)
     uncaught = bool(text) and failed is not None and _same(text, failed.error or "")
     if failed is not None:
-        is_init = not failed.name.startswith(_GROUP_STEPS)
+        is_init = not _builds_groups(failed)
         said = text if uncaught else _said(process, failed)
         if code := classify(said, in_init=is_init):
             yield Failure(
@@ -186,17 +185,21 @@ def _failed_step(process: Process) -> Step | None:
     groups = [
         step
         for step in process.steps.values()
-        if step.name.startswith(_GROUP_STEPS) and step.ended_ns is not None
+        if _builds_groups(step) and step.ended_ns is not None
     ]
     newest = max(groups, key=lambda step: step.step, default=None)
     if newest is None or not newest.error:
         return None
     # A mesh fails with the group inside it: its own site is the user's.
     parent = process.steps.get(newest.parent) if newest.parent is not None else None
-    while parent is not None and parent.name.startswith(_GROUP_STEPS) and parent.error:
+    while parent is not None and _builds_groups(parent) and parent.error:
         newest = parent
         parent = process.steps.get(newest.parent) if newest.parent is not None else None
     return newest
+
+
+def _builds_groups(step: Step) -> bool:
+    return base_name(step.name) in GROUP.calls
 
 
 def _refused_without_world(process: Process) -> Step | None:

@@ -7,6 +7,7 @@ import copy
 import msgspec
 
 from distwatch.state.model import Process, RunState
+from distwatch.state.steps import DEADLINES
 
 
 def hurried(state: RunState, most_s: float) -> RunState:
@@ -20,8 +21,7 @@ def _impatient(process: Process, most_s: float) -> Process:
     impatient = copy.copy(process)
     if process.started is not None:
         own = process.started.deadlines
-        kinds = {"init", "group", "load", "collective", *own}
-        deadlines = {kind: min(own.get(kind, most_s), most_s) for kind in kinds}
+        deadlines = {kind: min(own.get(kind, most_s), most_s) for kind in {*DEADLINES, *own}}
         impatient.started = msgspec.structs.replace(process.started, deadlines=deadlines)
     impatient.steps = {}
     for number, step in process.steps.items():

@@ -13,6 +13,7 @@ from distwatch.state.finding import Evidence
 from distwatch.state.model import Process, Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
+from distwatch.state.steps import INIT
 
 _LISTED = 4
 
@@ -31,7 +32,7 @@ def _is_overdue(case: Case, rank: int, but_last_s: float) -> bool:
     # Who failed by a cause that it knows, or lost the store, has not waited for anybody.
     if step.error and not but_last_s and has_timed_out(step.error) and not knows_its_cause(step):
         return True
-    limit = step.deadline_s if step.deadline_s is not None else case.job.deadline_s(process, "init")
+    limit = case.job.limit_s(process, step, INIT)
     if case.waiting_s(rank) - but_last_s > limit:
         return True
     # The parts of our own initialization have deadlines of their own, torch's share the whole one.

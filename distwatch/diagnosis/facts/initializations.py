@@ -7,7 +7,6 @@ import re
 from distwatch.diagnosis.facts.communication import is_init_symptom
 from distwatch.state.model import Process, Step
 
-INIT_STEPS = ("init_process_group", "initialize", "rendezvous")
 TWICE = re.compile(r"initialize the default process group twice")
 _WHOLE = ("init_process_group", "initialize")
 _CAUSE_KNOWN = "InitFailed"

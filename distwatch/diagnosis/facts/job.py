@@ -9,7 +9,6 @@ from functools import cached_property
 
 import msgspec
 
-from distwatch.diagnosis.facts.initializations import INIT_STEPS as INIT_STEPS
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, peer_waits
@@ -18,6 +17,7 @@ from distwatch.diagnosis.facts.worlds import World, worlds_of
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.recorder_entries import Collective
+from distwatch.state.steps import DEADLINES, INIT, StepKind
 
 _TIMED_OUT = re.compile(
     r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
@@ -132,8 +132,14 @@ class Job:
         self, process: Process, kind: str, torch_timeout_s: float | None = None
     ) -> float:
         """The deadline for a kind of step, before torch's own timeout where that is shorter."""
-        own = (process.started.deadlines if process.started else {}).get(kind, 300.0)
+        given = process.started.deadlines if process.started else {}
+        own = given.get(kind, DEADLINES[kind])
         return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
+
+    def limit_s(self, process: Process, step: Step, kind: StepKind) -> float:
+        """How long a step may take: its own deadline, else that of its kind."""
+        own = step.deadline_s
+        return own if own is not None else self.deadline_s(process, kind.name)
 
     def is_frozen(self, process: Process) -> bool:
         """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
@@ -232,7 +238,7 @@ class Job:
             return False
         if number_of(process) >= number:
             return True
-        if process.planned is None and any(s.name in INIT_STEPS for s in process.steps.values()):
+        if process.planned is None and any(s.name in INIT.calls for s in process.steps.values()):
             return True
         # A rank without distwatch has no number: it is there, or it is not.
         return not process.instrumented and self.is_in_init_by_stack(process)

@@ -6,28 +6,15 @@ import msgspec
 
 from distwatch.diagnosis.facts.deaths import ended_by_ray
 from distwatch.diagnosis.facts.group_views import groups_of
-from distwatch.diagnosis.facts.initializations import INIT_STEPS
 from distwatch.diagnosis.facts.job import Job, main_frames
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.diagnosis.facts.user_frame import user_frame
-from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process, RunState, Step
+from distwatch.state.statuses import status_of
+from distwatch.state.steps import INIT, kind_of
 
-LETTERS = {
-    "unobserved": ".",
-    "starting": "s",
-    "initializing": "i",
-    "loading": "l",
-    "running": "r",
-    "waiting": "w",
-    "stopped": "T",
-    "frozen": "F",
-    "exited": "x",
-    "failed": "E",
-    "killed": "K",
-}
 _WAITS_FROM_S = 1.0
 
 
@@ -88,19 +75,20 @@ def rank_status(job: Job, global_rank: int) -> RankStatus:
     if process is None:
         return RankStatus(global_rank=global_rank, doing="no process was seen")
     word, doing, since_ns = _word(job, process)
+    status = status_of(word)
     return RankStatus(
         global_rank=global_rank,
         process=process.key,
         host=process.host,
         pid=process.pid,
         word=word,
-        letter=LETTERS[word],
+        letter=status.letter,
         doing=doing,
         where=where(process),
         since_s=None if since_ns is None else job.age_s(process, since_ns),
         heartbeat_s=None if process.ended_ns else job.heartbeat_s(process),
         instrumented=process.instrumented,
-        blocked=word in ("waiting", "stopped", "frozen"),
+        blocked=status.blocks,
     )
 
 
@@ -133,10 +121,14 @@ def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
         held = "in the kernel" if job.kernel_state(process) == "D" else "the GIL is held"
         return "frozen", f"{_step_text(step) + ' · ' if step else ''}{held}", _beat_ns(process)
     if step is not None:
-        outermost = process.open_steps()[0]
-        loading = outermost.name in LOAD_STEPS and step.name not in INIT_STEPS
-        return "loading" if loading else "initializing", _step_text(step), step.moved_ns
+        return _step_word(process), _step_text(step), step.moved_ns
     return _running_word(job, process)
+
+
+def _step_word(process: Process) -> str:
+    """What the outermost step is for; an initialization is one also inside of a load."""
+    kinds = [kind for step in process.open_steps() if (kind := kind_of(step.name))]
+    return INIT.status if INIT in kinds or not kinds else kinds[0].status
 
 
 def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from distwatch.diagnosis.facts.activity import activity_of, any_thread_communicates
-from distwatch.diagnosis.facts.initializations import INIT_STEPS, stuck_creation
+from distwatch.diagnosis.facts.initializations import stuck_creation
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.peer_waits import PeerWait
+from distwatch.state.steps import INIT
 
 if TYPE_CHECKING:
     from distwatch.diagnosis.facts.case import Case
@@ -273,7 +274,7 @@ def _creation_bundles(case: Case) -> Iterable[Bundle]:
     for rank, process in case.job.ranks.items():
         step = stuck_creation(process)
         if step is None:
-            step = next((s for s in process.open_steps() if s.name in INIT_STEPS), None)
+            step = process.open_call_of(INIT)
         if step is not None:
             waited_s = case.job.age_s(process, step.started_ns)
             inside.setdefault(step.name, {})[rank] = Wait(waited_s=waited_s)

@@ -12,18 +12,8 @@ from distwatch.state.codes import code_of, family_of
 from distwatch.state.events import FindingRaised
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process
+from distwatch.state.steps import INIT, kind_of
 
-_STEPS_OF_INIT = (
-    "initialize",
-    "init_process_group",
-    "environment",
-    "endpoint",
-    "store",
-    "arrival",
-    "agreement",
-    "process group",
-    "round trip",
-)
 _LISTED = 8
 
 
@@ -42,7 +32,7 @@ def _is_over(process: Process, raised: FindingRaised) -> bool:
     """Whether it told of an initialization that failed, and that was made good since."""
     step = newest_init(process)
     made_good = holds_world(process) and (step is None or not step.error)
-    return made_good and raised.step in _STEPS_OF_INIT
+    return made_good and kind_of(raised.step) is INIT
 
 
 def _merge(known: Finding | None, finding: Finding) -> Finding:

@@ -31,7 +31,8 @@ from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
-from distwatch.state.layouts import PARALLEL_STATE, TWINS, layout_label
+from distwatch.state.layouts import TWINS, layout_label
+from distwatch.state.steps import PARALLEL_STATE
 
 _FRAMES = 8
 _FIELDS = {

@@ -15,7 +15,7 @@ from distwatch.integrations.frameworks.framework import Framework, Part, accepte
 from distwatch.integrations.registry import running_agent
 from distwatch.preflight.plan import Plan
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.layouts import PARALLEL_STATE
+from distwatch.state.steps import PARALLEL_STATE
 
 _AXES = {
     "_TENSOR_MODEL_PARALLEL_GROUP": "tp",

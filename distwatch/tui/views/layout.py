@@ -10,6 +10,7 @@ from rich.text import Text
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.layouts import told, words_of
 from distwatch.state.rank_sets import format_ranks
+from distwatch.state.statuses import UNOBSERVED
 from distwatch.tui.cells import count_of, fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STATES, STRONG, YELLOW
@@ -125,7 +126,7 @@ def _row(picture: Picture, row: Row, widths: tuple[int, ...], width: int) -> Tex
 
 def _rank(picture: Picture, rank: int) -> Text:
     status = picture.status(rank)
-    letter, word = (status.letter, status.word) if status else (".", "unobserved")
+    letter, word = (status.letter, status.word) if status else (UNOBSERVED.letter, UNOBSERVED.word)
     blamed = rank in picture.culprits
     style = STATES.get(word, "")
     return Text.assemble(

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from distwatch.diagnosis.facts.rank_status import LETTERS, RankStatus
+from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.state.statuses import status_of
 from distwatch.tui.cells import (
     doing_cell,
     fit,
@@ -59,16 +60,9 @@ COLUMNS = (
     Column("host", "HOST", 14, lambda s, _: _plain(s.host), from_width=110),
     Column("pid", "PID", 8, lambda s, _: _plain(str(s.pid or "")), from_width=120, right=True),
 )
-_URGENCY = {
-    word: place
-    for place, word in enumerate(
-        "failed killed stopped frozen waiting unobserved starting initializing loading running "
-        "exited".split()
-    )
-}
 _SORTED_BY: dict[str, Callable[[RankStatus], Any]] = {
     "rank": lambda s: s.global_rank,
-    "state": lambda s: _URGENCY.get(s.word, len(LETTERS)),
+    "state": lambda s: status_of(s.word).urgency,
     "since": lambda s: -(s.since_s if s.since_s is not None else -1.0),
     "beat": lambda s: -(s.heartbeat_s if s.heartbeat_s is not None else -1.0),
     "doing": lambda s: s.doing,

@@ -13,6 +13,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import GROUP
 
 
 class GroupCallMissing:
@@ -36,11 +37,7 @@ class GroupCallMissing:
         if step.error and has_timed_out(step.error):
             return True
         process = case.job.ranks[rank]
-        limit = (
-            step.deadline_s
-            if step.deadline_s is not None
-            else case.job.deadline_s(process, "group")
-        )
+        limit = case.job.limit_s(process, step, GROUP)
         until_ns = step.ended_ns if step.ended_ns is not None else case.job.now_ns(process)
         return (until_ns - step.started_ns) / 1e9 > limit
 

@@ -8,8 +8,9 @@ from distwatch.diagnosis.checks.rendezvous.environments import who_of
 from distwatch.diagnosis.facts.failures import Failure
 from distwatch.state.events import LayoutHeld
 from distwatch.state.finding import Evidence
-from distwatch.state.layouts import PARALLEL_STATE, TWINS
+from distwatch.state.layouts import TWINS
 from distwatch.state.model import Process
+from distwatch.state.steps import PARALLEL_STATE
 
 Told = tuple[str, str, tuple[Evidence, ...]]
 """Summary, advice, more evidence."""

@@ -12,7 +12,6 @@ from distwatch.state.agreement import odd_ones
 from distwatch.state.events import LayoutHeld, MeshMade, Site
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.layouts import (
-    PARALLEL_STATE,
     Difference,
     Layout,
     differences,
@@ -25,8 +24,8 @@ from distwatch.state.layouts import (
 )
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import GROUP, MESH, PARALLEL_STATE, base_name
 
-MESH_STEP = "init_device_mesh"
 _ENGINES = ("sglang", "vllm")
 _ALIASES = {"tensor": "tp", "pipeline": "pp", "context": "cp", "data": "dp", "expert": "ep"}
 """What axes of a mesh are also called."""
@@ -86,7 +85,7 @@ class FrameworksDiffer:
 def _made(process: Process) -> dict[str, Made]:
     """By what it is and its number, the one that is being built as the last."""
     made = {f"device mesh {n}": Made(shape_of(m), m.site) for n, m in enumerate(process.meshes, 1)}
-    building = next((step for step in process.open_steps() if step.name == MESH_STEP), None)
+    building = next((step for step in process.open_steps() if step.name == MESH), None)
     if building is not None and building.label:
         made[f"device mesh {len(process.meshes) + 1}"] = Made(building.label, building.site)
     for step in process.steps.values():
@@ -131,7 +130,7 @@ def _waiting(case: Case) -> set[int]:
         rank
         for rank, process in case.job.ranks.items()
         for step in process.open_steps()
-        if step.name.startswith((MESH_STEP, "new_group", "split_group", PARALLEL_STATE))
+        if base_name(step.name) in GROUP.calls
         and case.job.age_s(process, step.started_ns) >= SETTLED_S
     }
     return building | {r for v in case.groups if v.in_flight and v.overdue for r in v.entered}
@@ -158,7 +157,7 @@ def _building_meshes(case: Case) -> bool:
     return any(
         step.ended_ns is None or case.job.age_s(process, step.ended_ns) < 2 * SETTLED_S
         for process, step in steps
-        if step.name == MESH_STEP
+        if step.name == MESH
     )
 
 

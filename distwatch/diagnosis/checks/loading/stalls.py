@@ -8,13 +8,13 @@ import msgspec
 
 from distwatch.diagnosis.checks.loading.causes import GENERATION_CONFIG, Cause, cause_of
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.initializations import INIT_STEPS
 from distwatch.diagnosis.facts.job import KILLED_WHILE_WAITING_S, was_cut_off
 from distwatch.diagnosis.facts.loads import LoadStatus, load_under_way
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import INIT, LOAD, kind_of
 
 _WAITS = {
     "request": "the request",
@@ -56,7 +56,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
     if load is None:
         return None
     innermost = process.open_steps()[-1]
-    if innermost.name in INIT_STEPS or case.job.waits_for(rank) or case.graph.is_waiting(rank):
+    if kind_of(innermost.name) is INIT or case.job.waits_for(rank) or case.graph.is_waiting(rank):
         return None  # it waits for peers itself
     cause = cause_of(case, rank, process, load)
     overdue = load.still_s > _limit_s(case, rank, process, load)
@@ -66,8 +66,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
 
 
 def _limit_s(case: Case, rank: int, process: Process, load: LoadStatus) -> float:
-    step = process.steps[load.step]
-    own = step.deadline_s if step.deadline_s is not None else case.job.deadline_s(process, "load")
+    own = case.job.limit_s(process, process.steps[load.step], LOAD)
     if case.graph.is_overdue(rank):
         own = min(own, case.job.deadline_s(process, "collective"))
     return min(own, KILLED_WHILE_WAITING_S) if process.ended_ns is not None else own

@@ -22,10 +22,10 @@ from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import Edge
 from distwatch.state.events import ThreadStack
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import LOAD
 
 _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger", "device")
 _WORKERS_SHOWN = 4
@@ -49,7 +49,7 @@ class RanksBlocked:
             process = case.job.ranks[rank]
             if process.ended_ns is not None and not was_cut_off(process):
                 continue
-            if any(step.name in LOAD_STEPS for step in process.open_steps()):
+            if process.open_call_of(LOAD):
                 continue  # load.* says it
             if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
                 continue  # process.stopped, gil_held and io_blocked say it

@@ -9,6 +9,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import INIT
 
 _TERMINAL = ("/dev/pts/", "/dev/tty", "/dev/console")
 _QUIT = "BdbQuit"
@@ -100,7 +101,7 @@ def _init_overdue(case: Case, rank: int) -> bool:
     if rank in case.waiting or not case.waiting:
         return False
     limits = [
-        (other, step.deadline_s if step.deadline_s is not None else 120.0)
+        (other, case.job.limit_s(case.job.ranks[other], step, INIT))
         for other, step in case.waiting.items()
     ]
     return case.job.has_arrived(rank) is False and any(

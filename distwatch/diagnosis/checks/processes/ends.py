@@ -12,10 +12,10 @@ from distwatch.diagnosis.facts.job import FROZEN_AFTER_S, main_frames
 from distwatch.diagnosis.facts.signals import exit_text, signal_name
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.loads import LOAD_STEPS
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import LOAD
 
 _ENDED_BY_REQUEST = (2, 15)
 
@@ -204,7 +204,7 @@ class RankFrozen:
             needed = any(v.overdue and rank in v.missing for v in case.groups)
             if age <= limit and not needed:
                 continue
-            if any(step.name in LOAD_STEPS for step in process.open_steps()):
+            if process.open_call_of(LOAD):
                 continue  # load.stalled says it, with the phase and the file
             if not self._is_certain(case, process, age):
                 continue

@@ -19,6 +19,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import format_ranks, name_ranks
+from distwatch.state.steps import GROUP
 
 _LISTED = 8
 
@@ -242,7 +243,7 @@ def _open(process: Process) -> list[tuple[SideWorldJoined, Step]]:
 
 
 def _limit_s(case: Case, process: Process, step: Step) -> float:
-    return step.deadline_s if step.deadline_s is not None else case.job.deadline_s(process, "group")
+    return case.job.limit_s(process, step, GROUP)
 
 
 def _ranks(case: Case, processes: list[Process]) -> tuple[int, ...]:

@@ -19,9 +19,8 @@ from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
+from distwatch.state.steps import INIT
 
-INIT_S = 120.0
-"""How long something may wait to be placed where no process says what it gives an initialization."""
 WATCHED_S = 8.0
 """The same in a run without distwatch: somebody looks since it hangs, and saw only the end of the wait."""
 _LISTED = 8
@@ -182,7 +181,9 @@ def _finding(
 def _limit_s(case: Case) -> float:
     """What the run gives an initialization, and so a placement."""
     started = [p.started for p in case.state.processes.values() if p.started is not None]
-    return min((one.deadlines.get("init", INIT_S) for one in started), default=WATCHED_S)
+    return min(
+        (one.deadlines.get(INIT.name, INIT.deadline_s) for one in started), default=WATCHED_S
+    )
 
 
 def _alike(actors: Iterable[RayActorSeen]) -> list[list[RayActorSeen]]:

@@ -18,18 +18,12 @@ from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, overdue_ra
 from distwatch.diagnosis.facts.initializations import depth
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import agree, name_ranks
+from distwatch.state.steps import INIT
 
 PATIENCE_S = 5.0
 """A host that comes up, or a store that answers slowly, is given this long."""
 STALE_NS = 10_000_000_000
-_BEFORE_THE_STORE = (
-    "init_process_group",
-    "initialize",
-    "rendezvous",
-    "environment",
-    "endpoint",
-    "store",
-)
+_BEFORE_THE_STORE = (*INIT.calls, *INIT.parts[: 1 + INIT.parts.index("store")])
 _ADVICE = {
     "unresolved": "Correct MASTER_ADDR, or make the name resolve on that host (getent hosts NAME).",
     "no_answer": "Check that the host is up, and that no firewall drops this port between the hosts "
