@@ -38,8 +38,6 @@ _COLLECTIVE_FRAMES = frozenset(
         "all_to_all all_to_all_single broadcast_object_list monitored_barrier send recv"
     ).split()
 )
-
-
 GroupKey = tuple[str, int]
 """A group of one `Job`, by its name and members; of no meaning in another."""
 
@@ -138,8 +136,7 @@ class Job:
 
     def limit_s(self, process: Process, step: Step, kind: StepKind) -> float:
         """How long a step may take: its own deadline, else that of its kind."""
-        own = step.deadline_s
-        return own if own is not None else self.deadline_s(process, kind.name)
+        return self.deadline_s(process, kind.name) if step.deadline_s is None else step.deadline_s
 
     def is_frozen(self, process: Process) -> bool:
         """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
@@ -381,12 +378,7 @@ def _claims_of(world: World) -> dict[int, list[Process]]:
 
 
 def _preference(process: Process) -> tuple[bool, bool, int, str]:
-    return (
-        process.instrumented,
-        process.ended_ns is None,
-        process.started_ns or 0,
-        process.key,
-    )
+    return (process.instrumented, process.ended_ns is None, process.started_ns or 0, process.key)
 
 
 def _world(ranks: dict[int, Process]) -> int | None:
