@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from distwatch.state.codes import code_of
+from distwatch.state.rank_sets import inflect
 
 Severity = Literal["hang", "crash", "error", "warning", "info"]
 """`error`: a crash that is foreseen before a launch."""
@@ -46,7 +47,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         if not self.advice:
-            msgspec.structs.force_setattr(self, "advice", code_of(self.code).advice)
+            advice = inflect(code_of(self.code).advice, self.culprit_ranks or (0,))
+            msgspec.structs.force_setattr(self, "advice", advice)
 
     @property
     def blocks(self) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_INFLECTED = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 
 
 def format_ranks(ranks: Iterable[int]) -> str:
@@ -16,12 +19,18 @@ def format_ranks(ranks: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def name_ranks(ranks: Iterable[int]) -> str:
-    """`rank 2`, `ranks 0-1,3`."""
+def name_ranks(ranks: Iterable[int], one: str = "", several: str = "") -> str:
+    """`rank 2`, `ranks 0-1,3`; with a verb that agrees: `rank 2 waits`, `ranks 0-1,3 wait`."""
     members = sorted(set(ranks))
-    return f"rank{'s' if len(members) != 1 else ''} {format_ranks(members)}"
+    return f"{agree(members, 'rank', 'ranks')} {format_ranks(members)} {agree(members, one, several)}".rstrip()
 
 
-def agree(with_: Iterable[object], one: str, several: str) -> str:
-    """The word that agrees in number: `agree(ranks, "waits", "wait")`, `agree(ranks, "it", "them")`."""
-    return one if len(set(with_)) == 1 else several
+def agree(of: Iterable[object], one: str, several: str) -> str:
+    """The word that agrees in number: `agree(ranks, "it", "them")`."""
+    return one if len(set(of)) == 1 else several
+
+
+def inflect(text: str, of: Iterable[object]) -> str:
+    """A fixed text whose `[that rank|those ranks]` agree in number."""
+    number = 1 if len(set(of)) == 1 else 2
+    return _INFLECTED.sub(lambda match: match[number], text)

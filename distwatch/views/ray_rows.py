@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from distwatch.diagnosis.checks.processes.actor_ends import DEATHS, restarts_text
+from distwatch.diagnosis.checks.processes.actor_ends import death_verb, restarts_text
 from distwatch.diagnosis.facts.ray_resources import bundles_text, shape_text
 from distwatch.diagnosis.facts.ray_view import RayView, actor_title
 from distwatch.state.model import RunState
@@ -47,7 +47,7 @@ def _is_of_interest(actor: RayActorSeen) -> bool:
 
 def _actor(actor: RayActorSeen) -> RayRow:
     if actor.state == "DEAD":
-        text = actor.death_text or DEATHS.get(actor.death, "")
+        text = actor.death_text or death_verb(actor.death, [actor.actor_id])
     elif actor.waits:
         needs = shape_text(actor.needs)
         group = " within its placement group" if actor.placement_group else ""

@@ -1,8 +1,9 @@
-"""Whatever a recorded job is ended by afterwards, its root stays: checked for every job that a test records."""
+"""Checked for every job that a test records: its root outlasts its end, and its sentences agree in number."""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -88,19 +89,42 @@ def times_of_living_ranks(job: RecordedJob) -> dict[int, float]:
     }
 
 
+ONE = "is|has|was|does|waits|holds|loads|needs|calls|sits|lives"
+SEVERAL = "are|have|were|do|wait|hold|load|need|call|sit|live"
+WRONG_NUMBER = re.compile(
+    rf"\branks [\d,-]+ ({ONE})\b|(?<!and )\brank \d+ ({SEVERAL})\b|\branks \d+(?![\d,-]| to \d)"
+)
+
+
 @pytest.fixture(autouse=True)
-def roots_outlast_the_end(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Ends each job that the test recorded in each way: the root that was there is there."""
-    recorded: list[RecordedJob] = []
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[RecordedJob]:
+    """The jobs that the test records."""
+    jobs: list[RecordedJob] = []
     begin = RecordedJob.__init__
 
     def remember(job: RecordedJob, *args: object, **kwargs: object) -> None:
         begin(job, *args, **kwargs)  # type: ignore[arg-type]
-        recorded.append(job)
+        jobs.append(job)
 
     monkeypatch.setattr(RecordedJob, "__init__", remember)
+    return jobs
+
+
+@pytest.fixture(autouse=True)
+def numbers_agree(recorded: list[RecordedJob]) -> Iterator[None]:
+    """`rank 2 waits`, `ranks 0-1 wait`: in every sentence of every finding."""
+    yield
+    for job in recorded:
+        for finding in diagnose(job.state):
+            for text in (finding.summary, finding.advice, *(e.text for e in finding.evidence)):
+                assert not WRONG_NUMBER.search(text), text
+
+
+@pytest.fixture(autouse=True)
+def roots_outlast_the_end(
+    request: pytest.FixtureRequest, recorded: list[RecordedJob]
+) -> Iterator[None]:
+    """Ends each job that the test recorded in each way: the root that was there is there."""
     yield
     for job in recorded:
         before, times = root_of(job.state), times_of_living_ranks(job)

@@ -213,7 +213,7 @@ def test_a_rank_whose_initialization_failed_and_that_went_on() -> None:
     job.stack(1, 11.0, READING)
     job.tick(12.0)
     verdict = only_root(job, "rendezvous.rank_missing", 1)
-    assert "went on without" in verdict.summary
+    assert "continued without" in verdict.summary
     assert "TypeError" in " ".join(e.text for e in verdict.evidence)
 
 
@@ -308,7 +308,7 @@ def test_a_rank_that_was_elsewhere_until_the_job_was_ended() -> None:
         job.exit(rank, 30.0, signal=15)
     verdict = only_root(job, "rendezvous.rank_missing", 1)
     assert verdict.summary.startswith("when the job was ended: rank 1 is alive")
-    assert "it is at data.py:42" in verdict.summary
+    assert "rank 1 is at data.py:42" in verdict.summary
 
 
 def test_a_job_that_is_ended_while_it_starts_blames_nobody() -> None:

@@ -68,7 +68,7 @@ def test_localhost_is_another_host_on_each() -> None:
     job = split(dict.fromkeys(range(4), local), r2="node2", r3="node2")
     job.tick(3.0)
     verdict = only_root(job, "rendezvous.endpoint_disagrees", 2, 3)
-    assert "localhost means another host" in verdict.advice
+    assert "localhost is a different host" in verdict.advice
 
 
 @pytest.mark.parametrize(

@@ -103,14 +103,18 @@ def refused(error: str, **given: object) -> RecordedJob:
             "sees none",
             "CUDA_VISIBLE_DEVICES",
         ),
-        ("RuntimeError: CUDA error: invalid device ordinal", "no GPU of that number", "LOCAL_RANK"),
+        (
+            "RuntimeError: CUDA error: invalid device ordinal",
+            "no GPU has that number",
+            "LOCAL_RANK",
+        ),
         (
             "torch.distributed.DistBackendError: NCCL error: Duplicate GPU detected : rank 1 and rank 0",
             "two ranks use one GPU",
             "set_device",
         ),
-        ("AssertionError: Unknown backend type bogus", "no such backend", "plugin"),
-        ("ValueError: Invalid backend: 'foo'", "no such backend", "plugin"),
+        ("AssertionError: Unknown backend type bogus", "does not know this backend", "plugin"),
+        ("ValueError: Invalid backend: 'foo'", "does not know this backend", "plugin"),
     ],
 )
 def test_a_backend_that_is_not_there(error: str, words: str, fix: str) -> None:
@@ -158,7 +162,7 @@ def test_an_interface_that_gloo_does_not_find() -> None:
     verdict = only_root(job, "rendezvous.interface_invalid", 1)
     assert verdict.severity == "crash"
     assert "GLOO_SOCKET_IFNAME=eth9" in verdict.summary
-    assert "there are: lo, eth0" in verdict.summary
+    assert "it has lo, eth0" in verdict.summary
 
 
 def test_an_interface_that_is_wrong_on_all_ranks() -> None:

@@ -186,7 +186,7 @@ def test_a_getter_before_any_parallel_state() -> None:
         job.exit(rank, 3.2, code=1)
     verdict = only_root(job, "group.not_initialized", 0, 1)
     assert 'distwatch.initialize(framework="megatron"' in verdict.advice
-    assert "torch's default group is there" in verdict.summary
+    assert "torch's default group exists" in verdict.summary
 
 
 def test_a_second_initialization_shows_the_stack_of_the_first() -> None:

@@ -125,9 +125,9 @@ def test_who_waits_for_the_lock_of_a_rank_waits_for_that_rank() -> None:
     [
         ({"holders": (ev.LockHolder(pid=7, command=("python", "o.py")),)}, "load.stalled", "pid 7 (python o.py)"),
         ({"holders": (ev.LockHolder(pid=7, alive=False),)}, "load.lock_stale", "is gone"),
-        ({"age_s": 7200.0}, "load.lock_stale", "nobody on this host holds, last written 120 min ago"),
+        ({"age_s": 7200.0}, "load.lock_stale", "no process on this host holds, last written 120 min ago"),
         ({"says_host": "node9"}, "load.lock_stale", "it was made on node9"),
-        ({"not_observed": "Permission denied"}, "load.stalled", "not observed, Permission denied"),
+        ({"not_observed": "Permission denied"}, "load.stalled", "not observed: Permission denied"),
     ],
 )  # fmt: skip
 def test_whose_lock_it_is(looked: dict[str, Any], code: str, words: str) -> None:
@@ -197,7 +197,7 @@ def test_without_its_generation_config_a_model_is_loaded_all_the_same() -> None:
     place(job, 0, 80, generation="lost", **on("cpu"))
     finding = only(job, 81)
     assert (finding.code, finding.severity) == ("load.generation_config_stalled", "warning")
-    assert "75 s were spent on it" in finding.summary
+    assert "the attempts took 75 s" in finding.summary
 
 
 @pytest.mark.parametrize(("world", "severity"), [(1, "info"), (2, "warning")])

@@ -35,7 +35,7 @@ def test_a_recv_whose_peer_has_sent_less_is_its_peers_fault() -> None:
     job.tick(31)
     finding = only_root(job, "p2p.unmatched", 0)
     assert finding.waiting_ranks == (1,)
-    assert "has posted 2 sends to rank 1, and 3 are needed" in str(finding.evidence)
+    assert "has posted 2 sends to rank 1, but 3 are needed" in str(finding.evidence)
 
 
 def test_a_rank_in_a_recv_is_shown_as_waiting_in_it() -> None:

@@ -71,7 +71,7 @@ def test_an_actor_without_a_rank_is_named_and_no_rank_is_guessed() -> None:
     job.actor(None, 1.0, PENDING, name="engine", needs={"GPU": 1.0})
     job.look(200.0)
     finding = only_root(job, "rendezvous.rank_never_started")
-    assert 'Trainer "engine" is not placed by Ray' in finding.summary
+    assert 'Ray has not placed Trainer "engine"' in finding.summary
     assert "no node has any GPU" in finding.summary
 
 
@@ -88,7 +88,7 @@ def test_a_rank_that_nobody_saw_and_an_actor_without_rank_are_told_as_one() -> N
     job.look(13.0)
     finding = only_root(job, "rendezvous.rank_never_started", 1)
     assert len(judged(job)) == 1
-    assert 'Trainer "t1" is not placed by Ray' in finding.summary
+    assert 'Ray has not placed Trainer "t1"' in finding.summary
 
 
 def test_a_rank_that_nobody_saw_and_an_actor_without_rank_that_died_are_told_as_one() -> None:
@@ -97,7 +97,7 @@ def test_a_rank_that_nobody_saw_and_an_actor_without_rank_that_died_are_told_as_
     job.look(13.0)
     finding = only_root(job, "rendezvous.rank_never_started", 1)
     assert len(judged(job)) == 1
-    assert 'Trainer "t1" failed in its __init__: ValueError: no' in finding.summary
+    assert 'Trainer "t1" failed in __init__: ValueError: no' in finding.summary
 
 
 def test_whoever_waits_for_a_rank_that_is_elsewhere_does_not_wait_for_another_actor() -> None:

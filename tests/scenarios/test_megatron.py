@@ -86,16 +86,16 @@ MISUSES = [
         ("tensor model parallel group is not initialized", 'distwatch.initialize(framework="megatron"',
          "was never built"),
     ),
-    ("get_after_destroying", "group.not_initialized", ("it was taken down before", "framework=")),
+    ("get_after_destroying", "group.not_initialized", ("it was destroyed before", "framework=")),
     (
         "initialize_twice", "group.already_initialized",
-        ("already initialized", "still holds with tp 2", "first call: ", "in build_model"),
+        ("already initialized", "still exists with tp 2", "first call: ", "in build_model"),
     ),
     (
         "initialize_again_by_distwatch", "group.already_initialized",
         ("megatron tp=2", "megatron pp=2", "in build_model"),
     ),
-    ("divide_badly", "group.size_invalid", ("not divisible by 3", "each of them one of 1, 2")),
+    ("divide_badly", "group.size_invalid", ("not divisible by 3", "choose each from 1, 2")),
 ]  # fmt: skip
 
 

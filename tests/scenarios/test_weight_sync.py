@@ -69,7 +69,7 @@ def test_a_member_that_came_before_is_known_by_its_rank_of_then() -> None:
     with launch_ranks("weight_sync", 4, env=environment(), env_of=each, args=["sglang"]) as job:
         job.wait_step("elsewhere", {2, 3})
         finding = job.wait_verdict(
-            "rendezvous.rank_missing", {2}, mentions=("when this group met before",)
+            "rendezvous.rank_missing", {2}, mentions=("when this group formed before",)
         )
         assert set(finding.waiting_ranks) == {0, 1}
 
@@ -96,7 +96,7 @@ def test_nobody_is_blamed_where_several_could_be_the_missing_one() -> None:
     each = members({}, {}, {"stays": True}, {"stays": True})
     with launch_ranks("weight_sync", 4, env=environment(), env_of=each, args=["sglang"]) as job:
         job.wait_step("elsewhere", {2, 3})
-        job.wait_verdict("rendezvous.rank_missing", (), mentions=("cannot be told",))
+        job.wait_verdict("rendezvous.rank_missing", (), mentions=("cannot tell which process",))
 
 
 def test_a_trainer_and_an_engine_are_two_worlds_that_meet_in_a_third() -> None:

@@ -1,4 +1,4 @@
-"""The checks, one folder or file a family; each finds one mechanism."""
+"""The checks: one folder or file for each family, one class for each mechanism."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RAY_CHECKS: tuple[Check, ...] = (
     ActorsEnded(),
     ActorsRestart(),
 )
-"""What they find needs no process to have been seen."""
+"""Their findings do not need a process that was seen."""
 CHECKS: tuple[Check, ...] = (
     EnvMissing(),
     BackendUnavailable(),

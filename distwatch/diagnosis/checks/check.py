@@ -1,4 +1,4 @@
-"""What a check is."""
+"""The interface of a check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distwatch.state.finding import Finding
 
 
 class Check(Protocol):
-    """One mechanism. It may look at everything and change nothing."""
+    """One mechanism. It may read everything and changes nothing."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         """The findings of this mechanism, in any order."""

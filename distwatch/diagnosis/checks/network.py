@@ -21,12 +21,12 @@ _SHOWN = 8
 
 
 class Stuck(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's connection to an address that does not answer any more."""
+    """One rank's connection to an address that no longer answers."""
 
     global_rank: int
     connection: Connection
     peers: tuple[int, ...]
-    """The ranks that have that address; empty where none is known to."""
+    """The ranks that have that address; empty where none is known."""
 
     @property
     def peer_address(self) -> str:
@@ -57,11 +57,7 @@ class Partition:
         waiting = set(view.members) if view else affected
         worst = max(one.connection.retransmits for one in stuck)
         odd = _one_side(stuck)
-        where = (
-            f"; {view.op or 'collective'} #{view.seq} of {view.title} has waited for {seconds(view.waited_s)}"
-            if view
-            else ""
-        )
+        where = f"; {view.call} has waited for {seconds(view.waited_s)}" if view else ""
         return Finding(
             code="network.partition",
             severity="hang",
@@ -86,7 +82,7 @@ class Partition:
 
 
 class NobodyMissing:
-    """Everyone has entered, nothing differs, and it does not complete: said, with little confidence."""
+    """All members have entered, nothing differs, and the collective does not complete: low confidence."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -104,27 +100,26 @@ class NobodyMissing:
                 waiting_ranks=view.members,
                 pg_name=view.pg_name,
                 pg_desc=view.pg_desc or None,
-                summary=f"all of {name_ranks(view.members)} have entered {view.op or 'collective'} #{view.seq} "
-                f"of {view.title}, and it has not completed for {seconds(view.waited_s)}: the network between "
+                summary=f"all of {name_ranks(view.members)} have entered {view.call}, and it has not completed "
+                f"for {seconds(view.waited_s)}: the network between "
                 "them is dropping data, or a GPU is hung",
                 advice="Look at the network between the ranks' hosts and at the devices (`dmesg`, Xid errors, "
-                "`ibstat`); no stuck connection was seen by distwatch.",
+                "`ibstat`); distwatch saw no stuck connection.",
                 evidence=tuple(case.place(rank) for rank in view.members[:_SHOWN]),
                 confidence=0.4,
             )
 
     def _alone(self, view: GroupView) -> Finding:
-        """A group of one never waits: it has members that nobody has told of."""
-        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        """A group of one rank never waits: it has members that nobody reported."""
         return Finding(
             code="collective.rank_missing",
             severity="hang",
             waiting_ranks=view.members,
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"{name_ranks(view.members)} has waited in {title} for {seconds(view.waited_s)}, and "
-            "who else belongs to that group was not observed",
-            advice="Look up the other members of this group in the code: one of them has not made this call.",
+            summary=f"{name_ranks(view.members, 'has', 'have')} waited in {view.call} for "
+            f"{seconds(view.waited_s)}; the other members of that group were not observed",
+            advice="Find the other members of this group in the code: one of them has not made this call.",
             confidence=0.4,
         )
 
@@ -143,7 +138,7 @@ def stuck_connections(case: Case) -> list[Stuck]:
         for address in seen.addresses if seen else ():
             owners.setdefault(address, set()).add(rank)
     found: list[Stuck] = []
-    # Of ranks on hosts that nobody here sees, the addresses are not known either.
+    # The addresses of ranks on hosts that no observer sees are not known either.
     unseen = len(case.job.ranks) < (case.job.world or 0)
     for rank, process in case.job.ranks.items():
         seen = process.outside.connections
@@ -173,7 +168,7 @@ def _names(case: Case, stuck: list[Stuck]) -> dict[str, str]:
 
 
 def _one_side(stuck: list[Stuck]) -> tuple[int, ...]:
-    """The ranks of the one address that several others no longer reach; () where both may be it."""
+    """The ranks of the one address that several others no longer reach; () where either side may be at fault."""
     lost: dict[str, set[str]] = {}
     ranks: dict[str, set[int]] = {}
     for one in stuck:

@@ -1,4 +1,4 @@
-"""p2p.unmatched, p2p.cycle; and collectives of two groups that are called in crossed order."""
+"""p2p.unmatched, p2p.cycle; and collectives of two groups that ranks call in opposite order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 8
 
 
 class PeerMissing:
-    """p2p.unmatched: a send or recv whose peer has posted nothing for it and waits for nobody."""
+    """p2p.unmatched: a send or recv whose peer has posted no match and waits for nobody."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         awaited: dict[int, list[PeerWait]] = {}
@@ -62,7 +62,7 @@ class PeerMissing:
 
 
 class Circles:
-    """Ranks that wait for each other in a circle, which nobody outside of it could end."""
+    """Ranks that wait for each other in a circle, which no other rank could end."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for chain in case.graph.cycles():
@@ -81,7 +81,7 @@ class Circles:
         ranks = tuple(sorted(edge.waiter for edge in chain))
         listed = "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
         text = (
-            f"{name_ranks(ranks)} miss each other's calls, since {differ}: {listed}"
+            f"{name_ranks(ranks)} miss each other's calls because {differ}: {listed}"
             if differ
             else f"{name_ranks(ranks)} wait for each other in a circle: {listed}"
         )
@@ -118,8 +118,8 @@ class Circles:
             chain,
             code="p2p.unmatched",
             summary=f"{name_ranks(ranks)} wait for each other in different calls: {listed}",
-            advice="One of them has a send or recv too many, or the other has left one out: compare the "
-            "call sites below.",
+            advice="One of them has a send or recv too many, or the other has one too few: compare the call "
+            "sites below.",
             confidence=0.7,
         )
 
@@ -151,7 +151,7 @@ class Circles:
 
 
 def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:
-    """What each of these ranks has posted, where, and for how long it has waited."""
+    """What each of these ranks has posted, where, and how long it has waited."""
     for wait in waits:
         size = f" of {wait.numel} {wait.dtype} elements" if wait.numel >= 0 else ""
         at = f", called at {case.source(wait.site)}" if wait.site else ""
@@ -183,11 +183,11 @@ def _answered_text(wait: PeerWait, peer_rank: int) -> str:
         return f"what rank {peer_rank} has posted was not observed"
     way = "from" if wait.op == "send" else "to"
     posted = f"rank {peer_rank} has posted {wait.answered} {calls} {way} rank {wait.global_rank}"
-    return f"{posted}, and {wait.posted} are needed"
+    return f"{posted}, but {wait.posted} are needed"
 
 
 def _has_timed_out(case: Case, chain: tuple[Edge, ...]) -> bool:
-    # Once one has given up, the others may not have waited long enough themselves.
+    # Once one rank has given up, the others may not have waited long enough themselves.
     return any(edge.overdue for edge in chain) and any(
         case.job.ranks[edge.waiter].ended_ns is not None for edge in chain
     )

@@ -1,4 +1,4 @@
-"""What can be told of ranks that run without distwatch: by their stacks alone."""
+"""Findings about ranks that run without distwatch, from their stacks alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STILL_S = 10.0
 
 
 class MissingByStack:
-    """collective.rank_missing for a job without agents: some sit in a collective, others do not."""
+    """collective.rank_missing for a job without distwatch: some ranks are in a collective, others are not."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         ranks = case.job.ranks
@@ -22,7 +22,7 @@ class MissingByStack:
         still = {r: s for r in ranks if (s := self._still_s(case, r)) is not None and s >= STILL_S}
         inside = {r: op for r in still if (op := case.job.in_collective_by_stack(ranks[r]))}
         outside = [rank for rank in ranks if rank not in inside]
-        # A stack that changed since says that this rank still moves.
+        # A stack that changed since shows that this rank still moves.
         if not inside or not outside or any(rank not in still for rank in outside):
             return
         operations = ", ".join(sorted(set(inside.values())))
@@ -32,11 +32,10 @@ class MissingByStack:
             severity="hang",
             culprit_ranks=tuple(outside),
             waiting_ranks=tuple(inside),
-            summary=f"{name_ranks(outside)} {'is' if len(outside) == 1 else 'are'} elsewhere"
-            f"{' (at ' + place + ')' if place else ''} while {name_ranks(inside)} "
-            f"{'sits' if len(inside) == 1 else 'sit'} in {operations}; no stack has changed for "
+            summary=f"{name_ranks(outside, 'is', 'are')} elsewhere{' (at ' + place + ')' if place else ''} while "
+            f"{name_ranks(inside, 'is', 'are')} in {operations}; no stack has changed for "
             f"{seconds(min(still.values()))}",
-            advice="This is read from stacks alone: run the job with `distwatch run -- …` to see sequence "
+            advice="distwatch sees only stacks here: run the job with `distwatch run -- …` to see sequence "
             "numbers, groups and deadlines.",
             evidence=tuple(case.place(rank) for rank in [*outside, *inside][:8]),
             confidence=0.6,

@@ -52,6 +52,11 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
             )
         return f"{self.pg_desc} ({self.pg_name})" if named else f"group {self.pg_name}"
 
+    @property
+    def call(self) -> str:
+        """`all_reduce #14 of default_pg`."""
+        return f"{self.op or 'collective'} #{self.seq} of {self.title}"
+
 
 def groups_of(job: Job) -> list[GroupView]:
     """All groups that some rank of the newest restart holds, the default group first."""

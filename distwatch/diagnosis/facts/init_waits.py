@@ -12,7 +12,7 @@ from distwatch.state.events import EndpointProbed
 from distwatch.state.finding import Evidence
 from distwatch.state.model import Process, Step
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import agree, name_ranks
+from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import INIT
 
 _LISTED = 4
@@ -49,7 +49,7 @@ def wait_clause(case: Case, ranks: Iterable[int] | None = None) -> str:
     steps = [case.waiting[rank] for rank in waiting if rank in case.waiting]
     if steps and all(step.error for step in steps):
         return f"{name_ranks(waiting)} waited"
-    return f"{name_ranks(waiting)} {agree(waiting, 'waits', 'wait')}"
+    return name_ranks(waiting, "waits", "wait")
 
 
 def still_waiting(case: Case) -> str:
@@ -57,7 +57,7 @@ def still_waiting(case: Case) -> str:
     waiting = sorted(case.waiting)
     if waiting and all(case.waiting[rank].error for rank in waiting):
         return f"{name_ranks(waiting)} waited"
-    return f"{name_ranks(waiting)} {agree(waiting, 'is', 'are')} still waiting"
+    return f"{name_ranks(waiting, 'is', 'are')} still waiting"
 
 
 def evidence_of_waiting(case: Case, ranks: Iterable[int] | None = None) -> Iterable[Evidence]:

@@ -233,7 +233,7 @@ def _collective_bundles(case: Case) -> Iterable[Bundle]:
         if view.in_flight and view.missing:
             yield Bundle(
                 kind="collective",
-                what=f"{view.op or 'collective'} #{view.seq} of {view.title}",
+                what=view.call,
                 waiters={
                     wait.global_rank: Wait(waited_s=wait.waited_s, overdue=wait.overdue)
                     for wait in case.job.waits_in(view.pg_name, view.members)

@@ -1,7 +1,7 @@
 """The codes of findings: one row each, in order of precedence.
 
 An earlier row explains a later one about the same culprits or their waiters. To add a code, put its
-row where its cause stands: before whatever it brings about.
+row before the rows of what it causes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNKNOWN = Family("", "Codes of another version")
 
 
 def code_of(name: str) -> Code:
-    """The row of a code; one that claims nothing where another version of distwatch has written it."""
+    """The row of a code; an empty row for a code of another version of distwatch."""
     return _BY_NAME.get(name) or Code(name, "", "")
 
 
@@ -41,5 +41,5 @@ def family_of(name: str) -> Family:
 
 
 def precedence_of(name: str) -> int:
-    """The place of a code in the order of causes; the last one for a code that is not in the table."""
+    """The place of a code in the order of causes; a code that is not in the table comes last."""
     return _PRECEDENCE.get(name, len(CODES))

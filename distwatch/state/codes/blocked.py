@@ -8,37 +8,37 @@ BLOCKED = (
     Code(
         "load.lock_stale",
         "A load waits for a lock file that no process holds.",
-        "Make sure that no other host uses this cache now, and delete the lock file: on a file system "
+        "Make sure that no other host uses this cache, and delete the lock file: on a file system "
         "without flock the file itself is the lock, and it outlives a process that is killed.",
     ),
     Code(
         "load.hub_unreachable",
-        "A load waits for an answer of the hub.",
+        "A load waits for an answer from the hub.",
         "Check that this host reaches the hub (DNS, proxy, firewall, HF_ENDPOINT); with the files in the "
-        "cache, HF_HUB_OFFLINE=1 or local_files_only=True asks nobody.",
+        "cache, HF_HUB_OFFLINE=1 or local_files_only=True sends no request.",
     ),
     Code(
         "load.generation_config_stalled",
-        "A load has all weights and waits for the generation config, or went on without it.",
+        "A load has all weights and waits for the generation config, or continued without it.",
         "All weights are loaded. Set HF_HUB_OFFLINE=1 (the files are in the cache), or put "
-        "generation_config.json beside the checkpoint; the load goes on by itself after minutes, without "
+        "generation_config.json beside the checkpoint; the load continues by itself after minutes, without "
         "the checkpoint's generation config.",
     ),
     Code(
         "load.stalled",
-        "A load makes no progress: its phase, the file and the shard are named.",
+        "A load makes no progress; the finding names its phase, file and shard.",
         "Look at the file system that holds this file (a stalled mount, a lock, a full cache), or copy "
         "the checkpoint to local disk.",
     ),
     Code(
         "checkpoint.save_stalled",
-        "A save of a checkpoint makes no progress: its rank, file and storage are named.",
+        "A save of a checkpoint makes no progress; the finding names its rank, file and storage.",
         "Look at the storage that the save writes to (a stalled mount, a quota, a full disk).",
     ),
     Code(
         "process.limit_reached",
         "Open files, memory, disk or /dev/shm of a rank are at their limit.",
-        "Raise that limit, or free what uses it up.",
+        "Raise that limit, or stop what uses it up.",
     ),
     Code(
         "process.io_blocked",
@@ -47,13 +47,13 @@ BLOCKED = (
     ),
     Code(
         "process.gil_held",
-        "Native code holds the GIL, so that no Python thread of that rank can run.",
+        "Native code holds the GIL, so no Python thread of that rank can run.",
         "Look at the native call below; a C extension must release the GIL around long work.",
         native_stack=True,
     ),
     Code(
         "process.debugger",
-        "A rank stands in a debugger, or came to a breakpoint without a terminal.",
+        "A rank is in a debugger, or reached a breakpoint without a terminal.",
         "Remove the breakpoint, or debug where there is a terminal: `torchrun` gives its ranks none "
         "(attach from outside with `py-spy dump`, or use debugpy on a port).",
         tells_exception=True,
@@ -65,7 +65,7 @@ BLOCKED = (
     ),
     Code(
         "process.worker_died",
-        "A data worker of a rank has ended, and the rank waits for it or ended by it.",
+        "A data worker of a rank has ended, and the rank waits for it or ended because of it.",
         "Find out why that process ended (its own output; memory: each worker holds a copy of what it "
         "touches; /dev/shm), and give the loader a timeout so that it raises instead of waiting.",
         tells_exception=True,
@@ -78,48 +78,48 @@ BLOCKED = (
     ),
     Code(
         "process.network_wait",
-        "A rank waits for a peer outside the job: its address is named.",
+        "A rank waits for a peer outside the job; the finding names its address.",
         "Look at what should answer at that address, and give the call a timeout.",
     ),
     Code(
         "process.exception_pending",
-        "A thread of a rank has an exception that nobody has seen yet, or that is caught again and again.",
-        "Fix that exception, or let the thread hand it to whoever waits.",
+        "A thread of a rank has an exception that no code has seen yet, or that it catches again and again.",
+        "Fix that exception, or let the thread pass it to the thread that waits.",
     ),
     Code(
         "process.thread_died",
-        "A thread that the main thread waits for has ended by an exception.",
+        "A thread that the main thread waits for has ended with an exception.",
         "Fix that exception, and let the thread tell the main thread that it has ended.",
     ),
     Code(
         "process.lock_wait",
-        "A rank waits for a lock whose owner is gone or waits, too.",
-        "Find who holds it: the other threads are below. A lock that was taken before a fork, by the same "
-        "thread, or by a thread that waits itself is never released.",
+        "A rank waits for a lock whose owner is gone or is waiting itself.",
+        "Find who holds it: the other threads are below. A lock is never released if it was taken before a fork, "
+        "by the same thread, or by a thread that itself waits.",
         native_stack=True,
     ),
     Code(
         "process.livelock",
-        "A rank runs without progress.",
+        "A rank runs without making progress.",
         "Look at the loop at that line: its exit condition is never met (a flag that nobody sets, a retry "
         "without limit), or this step takes longer than the deadline.",
         native_stack=True,
     ),
     Code(
         "process.compiling",
-        "A rank compiles, and others wait for it.",
+        "A rank is compiling, and others wait for it.",
         "Nothing yet if it is the first compilation; raise the timeout above it, or compile before the loop.",
     ),
     Code(
         "process.exit_stalled",
-        "The main thread of a rank is over, and the process stays.",
-        "End what keeps it (a thread that is no daemon, an atexit function, a child) before main returns.",
+        "The main thread of a rank has ended, but the process has not.",
+        "End what keeps the process alive (a non-daemon thread, an atexit function, a child) before main returns.",
         native_stack=True,
     ),
     Code(
         "device.stalled",
-        "A rank waits for its own device, whose kernel does not end.",
-        "Look at the kernel that runs there, and at the device (`nvidia-smi`, `dmesg`).",
+        "A rank waits for its own device, whose kernel does not finish.",
+        "Look at the kernel that is running, and at the device (`nvidia-smi`, `dmesg`).",
         native_stack=True,
     ),
     Code(

@@ -1,4 +1,4 @@
-"""What a row of the table of codes says."""
+"""What a row of the table of codes holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 Situation = Literal["unmet", "unhosted", "lost"]
-"""What a rank sees of a store: it cannot reach it, cannot host it, or had it and lost it."""
+"""What a rank sees of a store: it cannot reach it, it cannot host it, or it lost it."""
 
 
 class Family(msgspec.Struct, frozen=True, gc=False):
@@ -16,16 +16,16 @@ class Family(msgspec.Struct, frozen=True, gc=False):
     name: str
     title: str
     forms_world: bool = False
-    """Whether a finding of it can say why a world does not form."""
+    """Whether a finding of this family can explain why a world does not form."""
     has_place: bool = False
-    """Whether it blames a rank for where it is: then its place in a layout is worth a word."""
+    """Whether it blames a rank for where it is: then the rank's place in a layout helps the reader."""
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("rendezvous", "The ranks do not meet", forms_world=True),
-        Family("group", "Process groups that do not fit", forms_world=True),
+        Family("rendezvous", "The ranks cannot form a world", forms_world=True),
+        Family("group", "Process groups that do not match", forms_world=True),
         Family("process", "A process", forms_world=True, has_place=True),
         Family("collective", "A collective", has_place=True),
         Family("p2p", "Send and recv", has_place=True),
@@ -38,27 +38,27 @@ FAMILIES = {
 
 
 class Code(msgspec.Struct, frozen=True, gc=False):
-    """One code of the contract: what it means, and how it stands to other findings."""
+    """One code of the contract: its meaning, and how it relates to other findings."""
 
     name: str
     meaning: str
     advice: str
-    """What to do where a finding says nothing better."""
+    """What to do where a finding gives no better advice; `[that rank|those ranks]` agree with the culprits."""
     ends_rank: bool = False
     """A rank's process has ended."""
     tells_exception: bool = False
-    """As a crash, it says better what the exception of its culprits says."""
+    """As a crash, it says more than the exception of its culprits."""
     own_call: bool = False
-    """A process's own call or environment is wrong, and it fails by that alone."""
+    """A process's own call or environment is wrong, and fails by that alone."""
     mismatch: bool = False
-    """Calls do not fit, and the backend may abort those who made them: that explains their ends."""
+    """Calls do not match, and the backend may abort the ranks that made them: that explains their ends."""
     persists: bool = False
-    """It keeps the job from going on whoever lives: nobody's death can have caused it."""
+    """It stops the job whoever lives: no rank's death can have caused it."""
     absent: bool = False
-    """Its culprits are no processes."""
+    """Its culprits have no process."""
     partial_view: bool = False
-    """One process or host can only guess it: whoever sees all ranks knows better."""
+    """One process or host can only guess it: a view of all ranks knows better."""
     native_stack: bool = False
-    """Python's frames may not say why: the native ones help."""
+    """Python's frames may not show the reason: native frames help."""
     explains_store: tuple[Situation, ...] = ()
-    """What a rank sees of the store where this is the reason."""
+    """What a rank sees of the store where this is the cause."""

@@ -19,7 +19,7 @@ DISAGREEING = (
     ),
     Code(
         "group.counter_skew",
-        "A rank made one new_group call more or fewer, so that later groups have other names there.",
+        "A rank made one new_group call more or fewer, so its later groups have different names.",
         "Call new_group on every rank in the same order, members or not: move the call at that place "
         "out of the rank-dependent branch.",
         persists=True,
@@ -28,17 +28,17 @@ DISAGREEING = (
         "group.members_disagree",
         "The ranks called new_group with different members.",
         "Every rank must call new_group with the same members in the same order: loop over all groups "
-        "on every rank, and keep the one that holds it.",
+        "on every rank, and keep the group that holds the rank.",
         persists=True,
     ),
     Code(
         "collective.concurrent_threads",
-        "Two threads, or a thread and a finalizer, call collectives of one group at a time.",
-        "Call the collectives of a group from one thread, or give each thread a group of its own.",
+        "Two threads, or a thread and a finalizer, call collectives of one group at the same time.",
+        "Call the collectives of a group from one thread, or give each thread its own group.",
     ),
     Code(
         "collective.count_uneven",
-        "Some ranks go through a loop once more than the others.",
+        "Some ranks run a loop once more than the others.",
         "Give every rank the same number of iterations: a DistributedSampler with drop_last, "
         "`model.join()` of DDP, or a limit that all ranks agree on.",
         mismatch=True,

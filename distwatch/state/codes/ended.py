@@ -1,4 +1,4 @@
-"""Ranks that ended, are stopped, or never came to their world."""
+"""Ranks that ended, are stopped, or never joined their world."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ENDED = (
     Code(
         "device.memory_error",
         "A device reports memory errors: ECC, or rows to remap.",
-        "Take that device out of service; reset it, or replace it where the errors come again.",
+        "Take that device out of service; reset it, and replace it if the errors return.",
     ),
     Code(
         "device.lost",
@@ -17,7 +17,7 @@ ENDED = (
     ),
     Code(
         "device.xid",
-        "The driver reports an event that ends the work on a device.",
+        "The driver reports an event that ends all work on a device.",
         "Look up that Xid in NVIDIA's list: it says whether the program, the driver or the device is at fault.",
     ),
     Code(
@@ -36,33 +36,33 @@ ENDED = (
     Code(
         "process.exited",
         "A rank ended by an exception or an exit code, or left while others still needed it.",
-        "Read the end of that rank's own log: no exception reached distwatch.",
+        "Read the end of the log of [that rank|those ranks]: distwatch saw no exception.",
         ends_rank=True,
         explains_store=("lost",),
     ),
     Code(
         "process.stopped",
         "A rank is stopped by SIGSTOP or SIGTSTP: the kernel does not run it.",
-        "Resume it with `kill -CONT PID`, after asking who stopped it (a debugger, a scheduler, Ctrl-Z).",
+        "Resume it with `kill -CONT PID`, but first ask who stopped it (a debugger, a scheduler, Ctrl-Z).",
         explains_store=("unmet", "lost"),
     ),
     Code(
         "rendezvous.store_unreachable",
         "A rank cannot connect to the TCPStore.",
-        "Check MASTER_ADDR and MASTER_PORT on that rank, and that no firewall drops this port.",
+        "Check MASTER_ADDR and MASTER_PORT on [that rank|those ranks], and that no firewall drops this port.",
         partial_view=True,
         explains_store=("unmet", "unhosted"),
     ),
     Code(
         "rendezvous.rank_died",
         "A rank ended before it arrived, and others wait for it.",
-        "Fix what ended that rank; the others only wait for it.",
+        "Fix what ended [that rank|those ranks]; the others only wait for [it|them].",
         ends_rank=True,
         partial_view=True,
     ),
     Code(
         "rendezvous.node_missing",
-        "torchrun waits for a node that has not come; its ranks do not exist yet.",
+        "torchrun waits for a node that has not joined; the ranks of that node do not exist yet.",
         "Start torchrun on that node with the same --rdzv-endpoint, --rdzv-id and --nnodes.",
         absent=True,
         partial_view=True,
@@ -70,7 +70,7 @@ ENDED = (
     Code(
         "rendezvous.rank_never_started",
         "No process of a rank was ever seen, and others wait for it.",
-        "Start the missing ranks, or set WORLD_SIZE to the number that is started.",
+        "Start the missing [rank|ranks], or set WORLD_SIZE to the number of ranks that you start.",
         absent=True,
         partial_view=True,
     ),

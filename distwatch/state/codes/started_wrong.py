@@ -1,4 +1,4 @@
-"""What a process was started with, or calls wrongly: it ends by that, or keeps others waiting."""
+"""What a process was started with, or called wrongly: the process ends, or keeps others waiting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STARTED_WRONG = (
     Code(
         "rendezvous.backend_unavailable",
         "A process cannot use its backend: no GPU for nccl, no torch_xla for xla, a shared GPU.",
-        "Install what the backend needs, give each rank a GPU of its own, or use backend='gloo'.",
+        "Install what the backend needs, give each rank its own GPU, or use backend='gloo'.",
         own_call=True,
     ),
     Code(
@@ -33,7 +33,7 @@ STARTED_WRONG = (
     Code(
         "rendezvous.rank_duplicated",
         "Two processes claim the same rank of one world.",
-        "Start each rank once: check RANK (or --node-rank) of these processes, and that none of an "
+        "Start each rank once: check RANK (or --node-rank) of these processes, and that no process of an "
         "earlier run is left over.",
         persists=True,
     ),
@@ -46,7 +46,7 @@ STARTED_WRONG = (
     Code(
         "rendezvous.endpoint_disagrees",
         "The ranks use different MASTER_ADDR:MASTER_PORT, or form several small worlds.",
-        "Set the same MASTER_ADDR and MASTER_PORT for every rank; localhost means another host on each.",
+        "Set the same MASTER_ADDR and MASTER_PORT for every rank; localhost is a different host on each node.",
         persists=True,
         partial_view=True,
         explains_store=("unmet",),
@@ -62,21 +62,21 @@ STARTED_WRONG = (
     Code(
         "rendezvous.store_lost",
         "The process that hosted the TCPStore left during the initialization.",
-        "Look at what ended or stopped the process that hosted the store; the others only lost it.",
+        "Look at what ended or stopped the process that hosted the store; the others only lost their store.",
         partial_view=True,
         explains_store=("unmet", "lost"),
     ),
     Code(
         "group.not_initialized",
-        "A process used a group, or a framework's parallel state, that is not there yet or any more.",
+        "A process used a group, or a framework's parallel state, before it existed or after it was destroyed.",
         "Call init_process_group or distwatch.initialize() before anything that needs a group is built.",
         own_call=True,
     ),
     Code(
         "group.already_initialized",
-        "A process initialized its world, or a framework's parallel state, a second time.",
+        "A process initialized its world or a framework's parallel state, a second time.",
         "Initialize once: guard the call with torch.distributed.is_initialized(), or destroy the first "
-        "world before. distwatch.initialize with the same plan is a no-op.",
+        "world before the second call. distwatch.initialize with the same plan is a no-op.",
         own_call=True,
     ),
     Code(
@@ -87,8 +87,8 @@ STARTED_WRONG = (
     ),
     Code(
         "group.not_member",
-        "A process used a group that it is not in.",
-        "Ask for the group of that rank: new_group gives non-members nothing that they can use.",
+        "A process used a group without being a member.",
+        "Use a group that holds [that rank|those ranks]: new_group returns no usable group to non-members.",
         own_call=True,
     ),
     Code(

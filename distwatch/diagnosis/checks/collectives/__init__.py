@@ -1,1 +1,1 @@
-"""collective.*: who is missing in one, and whose call differs."""
+"""collective.*: a rank that is missing in a collective, or calls something else."""

@@ -1,4 +1,4 @@
-"""collective.*: who never entered one, and who entered another."""
+"""collective.*: ranks that never entered a collective, and ranks that entered another one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.sequences import sequence_evidence
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 LATE_SHARE = 0.5
 MOVES_S = 60.0
 SETTLED_S = 1.0
-"""A difference is believed once the collective has not completed for this long."""
+"""A difference counts once the collective has not completed for this long."""
 _SAME_SHAPE = frozenset({"all_reduce", "broadcast", "reduce"})
 _SAME_DTYPE = _SAME_SHAPE | {"all_gather", "all_gather_into_tensor"}
 
@@ -35,7 +35,7 @@ class CollectiveRankMissing:
             if not (view.in_flight and view.overdue and view.missing):
                 continue
             if all(debugged_by_intent(case, rank) for rank in view.missing):
-                continue  # process.debugger says it
+                continue  # process.debugger reports it
             yield self._finding(case, view)
 
     def _finding(self, case: Case, view: GroupView) -> Finding:
@@ -44,7 +44,7 @@ class CollectiveRankMissing:
         seen = [rank for rank in culprits if rank in case.job.ranks]
         known = all(rank in view.progress for rank in culprits)
         place = self._place(case, seen[0]) if len(seen) == 1 else ""
-        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
+        where = f"; rank {seen[0]} is at {place}" if place else ""
         who = name_ranks(culprits or view.missing)
         return Finding(
             code="collective.rank_missing",
@@ -54,15 +54,14 @@ class CollectiveRankMissing:
             waiting_ranks=view.entered,
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"{who} never entered {title}{'; it is at ' + place if place else ''}; "
-            f"{name_ranks(view.entered)} {'has' if len(view.entered) == 1 else 'have'} waited in it for "
-            f"{seconds(view.waited_s)}",
+            summary=f"{who} never entered {view.call}{where}; {name_ranks(view.entered, 'has', 'have')} "
+            f"waited in it for {seconds(view.waited_s)}",
             evidence=tuple(self._evidence(case, view, culprits or view.missing)),
             confidence=0.95 if known and culprits else 0.6,
         )
 
     def _place(self, case: Case, rank: int) -> str:
-        """Where the missing rank is, and what it waits for there."""
+        """Where the missing rank is, and what it is doing there."""
         place = case.where(rank)
         activity = activity_of(case.state, case.job.ranks[rank])
         if not place or activity is None or activity.waits_for_others:
@@ -76,15 +75,15 @@ class CollectiveRankMissing:
             progress = view.progress.get(rank)
             if progress is not None:
                 text = (
-                    f"rank {rank} has entered {max(progress.enqueued, 0)} collectives of {view.title}, "
-                    f"the others {view.seq}"
+                    f"rank {rank} has entered {max(progress.enqueued, 0)} collectives of {view.title}; "
+                    f"the others have entered {view.seq}"
                 )
                 yield Evidence(source="flight_recorder", global_rank=rank, text=text)
             else:
                 why = (
                     "it runs without distwatch"
                     if rank in case.job.ranks
-                    else "no process of it was seen"
+                    else "no process of this rank was seen"
                 )
                 text = f"rank {rank} was not observed from inside ({why}); every observed member is in #{view.seq}"
                 yield Evidence(source="flight_recorder", global_rank=rank, text=text)
@@ -95,7 +94,7 @@ class CollectiveRankMissing:
 
 
 class Straggler:
-    """collective.straggler: late, not stuck: it did enter, when torch's timeout had ended others."""
+    """collective.straggler: a rank entered, but only after torch's timeout had ended others."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -117,7 +116,6 @@ class Straggler:
         return late
 
     def _finding(self, case: Case, view: GroupView, late: dict[int, float]) -> Finding:
-        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
         worst = max(late.values())
         return Finding(
             code="collective.straggler",
@@ -126,17 +124,17 @@ class Straggler:
             waiting_ranks=view.timed_out,
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"{name_ranks(late)} entered {title} only {seconds(worst)} after the timeout of "
+            summary=f"{name_ranks(late)} entered {view.call} only {seconds(worst)} after the timeout of "
             f"{name_ranks(view.timed_out)}: late, not stuck",
-            advice="Raise the timeout of init_process_group above the longest work between two "
-            "collectives, or make that work shorter on the late rank.",
+            advice="Raise the timeout of init_process_group above the longest work between two collectives, or "
+            f"make that work shorter on {agree(late, 'the late rank', 'the late ranks')}.",
             evidence=tuple(e for r in view.members[:8] if (e := _call_evidence(case, view, r))),
             confidence=0.9,
         )
 
 
 class Late:
-    """collective.straggler, as a warning: others wait for a rank that is busy, and time is left."""
+    """collective.straggler, as a warning: others wait for a busy rank, and the deadline has not passed."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -161,11 +159,10 @@ class Late:
             return True
         since = stack.unchanged_since_ns if stack else None
         seen = process.outside.stack_ns
-        # Between the last two looks it has gone on.
+        # It moved between the last two looks.
         return since is not None and since == seen and case.job.age_s(process, since) < MOVES_S
 
     def _finding(self, case: Case, view: GroupView, wait: Wait, late: tuple[int, ...]) -> Finding:
-        title = f"{view.op or 'collective'} #{view.seq} of {view.title}"
         place = case.where(late[0]) if len(late) == 1 else ""
         left_s = wait.deadline_s - wait.waited_s
         return Finding(
@@ -175,17 +172,16 @@ class Late:
             waiting_ranks=view.entered,
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"{name_ranks(late)} {'is' if len(late) == 1 else 'are'} late for {title}, and busy"
-            f"{' at ' + place if place else ''}; {name_ranks(view.entered)} "
-            f"{'has' if len(view.entered) == 1 else 'have'} waited for {seconds(wait.waited_s)}, the "
-            f"deadline is in {seconds(left_s)}",
+            summary=f"{name_ranks(late, 'is', 'are')} late for {view.call} and busy"
+            f"{' at ' + place if place else ''}; {name_ranks(view.entered, 'has', 'have')} waited for "
+            f"{seconds(wait.waited_s)}, and the deadline is in {seconds(left_s)}",
             evidence=tuple(case.place(rank) for rank in late[:8]),
             confidence=0.8,
         )
 
 
 class OperationsDiffer:
-    """op_mismatch, shape_mismatch, dtype_mismatch: the same number, but not the same call."""
+    """op_mismatch, shape_mismatch, dtype_mismatch: the same number, but different calls."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -235,9 +231,9 @@ class OperationsDiffer:
 
 
 def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
-    """What each member did as one collective, where they did not do the same; else nothing.
+    """Each member's call in one collective, where the calls differ; else nothing.
 
-    All of it is from one source. The recorder also has what C++ called (DDP); the ring also
+    All calls are from one source. The recorder also has what C++ called (DDP); the ring also
     survives an abort.
     """
     stuck = view.in_flight and view.waited_s >= SETTLED_S
@@ -245,7 +241,7 @@ def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
         return {}
     for seq in [view.seq] if view.in_flight else _last_seqs(case, view):
         for source, key in ((_entered_call, _entered_key), (_recorded_call, _recorded_key)):
-            # Most often all did the same, and there may be very many of them.
+            # Most often all calls are the same, and there may be very many.
             if len({k for r in view.members if (k := key(case, view, r, seq))}) < 2:
                 continue
             calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
@@ -255,7 +251,7 @@ def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
 
 
 def calls_differ(case: Case, view: GroupView) -> bool:
-    """Whether the members are in different calls, or in calls that do not fit."""
+    """Whether the members are in different calls, or in calls that do not match."""
     calls = differing_calls(case, view).values()
     return any(
         len({value for call in calls if (value := call.aspect(aspect)) is not None}) > 1
@@ -273,7 +269,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     site: str = ""
 
     def aspect(self, name: str) -> str | None:
-        """What is compared: None where this operation may differ in it, or it was not seen."""
+        """The value to compare; None where this operation may differ in it, or where it was not seen."""
         if name == "op":
             return self.op
         if name == "dtype":
@@ -293,13 +289,13 @@ def _told(aspect: str, value: str) -> str:
 
 
 def _entered_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
-    """Equal where `_entered_call` is, but for the call's site."""
+    """Equal where `_entered_call` is equal, except for the call's site."""
     operation = case.job.operation(rank, view.pg_name, seq)
     return operation and (operation.op, operation.numel, operation.dtype)
 
 
 def _recorded_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
-    """Equal where `_recorded_call` is, but for the call's site."""
+    """Equal where `_recorded_call` is equal, except for the call's site."""
     entry = case.job.recorded(rank, view.pg_name, seq)
     return entry and (entry.op, entry.input_sizes, entry.output_sizes, entry.input_dtypes)
 

@@ -1,4 +1,4 @@
-"""collective.gradient_skipped: a pipeline stage whose output needs no gradient learns nothing."""
+"""collective.gradient_skipped: a pipeline stage does not train, because its output needs no gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LISTED = 8
 
 
 class GradientsSkipped:
-    """The schedule leaves such a stage's backward step out, and says nothing."""
+    """The schedule silently skips such a stage's backward step."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         by_framework: dict[str, dict[int, GradientSkipped]] = {}
@@ -33,16 +33,16 @@ def _finding(framework: str, ranks: dict[int, GradientSkipped]) -> Finding:
         code="collective.gradient_skipped",
         severity="warning",
         culprit_ranks=tuple(sorted(ranks)),
-        summary=f"{framework} leaves out {often} backward step{'' if always else 's'} on "
+        summary=f"{framework} skips {often} backward step{'' if always else 's'} on "
         f"{name_ranks(ranks)}{at}: the output of their stage needs no gradient, so nothing there is trained",
         evidence=tuple(
             Evidence(
                 source="journal",
                 global_rank=rank,
-                text=f"rank {rank}: {skipped.skipped} of {skipped.of} backward steps left out",
+                text=f"rank {rank}: {skipped.skipped} of {skipped.of} backward steps skipped",
             )
             for rank, skipped in sorted(ranks.items())[:_LISTED]
         ),
-        # A branch that some batches do not use (a vision encoder without images) is no fault.
+        # A branch that some batches do not use (a vision encoder without images) is not a fault.
         confidence=0.9 if always else 0.5,
     )

@@ -1,4 +1,4 @@
-"""collective.count_uneven: some ranks go through a loop once more than the others."""
+"""collective.count_uneven: some ranks run a loop once more than the others."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from distwatch.diagnosis.facts.sequences import (
 )
 from distwatch.state.finding import Evidence, Finding, Source
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 SETTLED_S = 1.0
 LOOPS_FROM = 2
-"""So many calls of one place that the ranks made together make a loop."""
+"""This many calls from one place that the ranks made together are a loop."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """The number at which ranks part: some go on with the loop, others have left it."""
+    """The number at which the ranks split: some are still in the loop, others have left it."""
 
     seq: int
     more: dict[int, Entry]
     """Ranks that are in the loop's next round."""
     fewer: dict[int, Entry]
-    """Ranks that call something else now."""
+    """Ranks that now call something else."""
     together: int
-    """Rounds that all have made since they last did what the others do now."""
+    """Rounds that all ranks have made since they last made the other ranks' call."""
     whole: bool
-    """Whether that count reaches back to its beginning, as far as was recorded."""
+    """Whether that count reaches back to the loop's first round, as far as it was recorded."""
 
 
 class CountUneven:
-    """At #n some ranks make the loop's call once more, and the others already the one after it."""
+    """At #n some ranks repeat the loop's call, and the others make the call after the loop."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -68,7 +68,7 @@ class CountUneven:
             pg_desc=view.pg_desc or None,
             summary=f"{name_ranks(found.more)} {_verb(found.more)} {entry} {at_least}{more} times, "
             f"{name_ranks(found.fewer)} only {at_least}{found.together} times and "
-            f"{'is' if len(found.fewer) == 1 else 'are'} in {other}: they meet as "
+            f"{agree(found.fewer, 'is', 'are')} in {other}: they meet as "
             f"#{found.seq} of {view.title} and wait for each other"
             + (f" for {seconds(view.waited_s)}" if view.in_flight else ""),
             evidence=tuple(self._evidence(case, view, found)),
@@ -88,7 +88,7 @@ class CountUneven:
 
 
 def uneven_round(case: Case, view: GroupView) -> Round | None:
-    """Where the members part in the manner of an uneven loop; None where they do not."""
+    """Where the members split like an uneven loop; None where they do not."""
     present = [rank for rank in view.members if rank in case.job.ranks]
     for seq in _candidates(case, view, present):
         at = {rank: entry for rank in present if (entry := entry_at(case, view, rank, seq))}
@@ -105,10 +105,10 @@ def uneven_round(case: Case, view: GroupView) -> Round | None:
 
 
 def _is_told_apart(more: dict[int, Entry], fewer: dict[int, Entry]) -> bool:
-    """Whether it can be a loop that some have left, and not one call that some made otherwise."""
+    """Whether it can be a loop that some have left, and not a single call that some made differently."""
     loop, after = next(iter(more.values())), next(iter(fewer.values()))
     if loop.site is None and after.site is None:
-        # Without call sites: one odd call among many is rather a wrong one.
+        # Without call sites, one odd call among many is more likely a wrong call.
         return loop.op != after.op and len(fewer) >= len(more)
     return True
 
@@ -121,13 +121,13 @@ def _uneven(
 ) -> Round | None:
     loop, after = next(iter(more.values())), next(iter(fewer.values()))
     ranks = (*more, *fewer)
-    # Only as far back as all of them are remembered: they must have gone through it alike.
+    # Only as far back as all ranks' calls are remembered: those must be the same.
     since = max(_remembered_since(histories[rank], seq, loop) for rank in ranks)
     counted = [
         _rounds(histories[rank], range(seq - 1, since - 1, -1), loop, after) for rank in ranks
     ]
     rounds = {count for count, _ in counted}
-    # What is a part of the loop, too, was called in another order: nobody has left the loop.
+    # A call that is part of the loop, too, was made in another order: no rank has left the loop.
     swapped = after.op != loop.op and any(
         histories[rank][number].op == after.op and histories[rank][number].place != after.place
         for rank in ranks
@@ -140,7 +140,7 @@ def _uneven(
 
 
 def _remembered_since(entries: dict[int, Entry], seq: int, loop: Entry) -> int:
-    """The first number from which on all are known, and known well enough to be told apart."""
+    """The first number from which on all calls are known, and known well enough to compare."""
     number = seq
     while (before := entries.get(number - 1)) is not None:
         if loop.site is not None and before.site is None and before.op == loop.op:
@@ -152,7 +152,7 @@ def _remembered_since(entries: dict[int, Entry], seq: int, loop: Entry) -> int:
 def _rounds(
     entries: dict[int, Entry], numbers: Iterable[int], loop: Entry, after: Entry
 ) -> tuple[int, bool]:
-    """How often the loop's place was called, back to the last call of the other, if there is one."""
+    """How many times the loop's call was made since the other call, if there is one."""
     rounds = 0
     for number in numbers:
         place = entries[number].place
@@ -170,7 +170,7 @@ def _candidates(case: Case, view: GroupView, present: list[int]) -> list[int]:
 
 
 def _odd(found: Round) -> tuple[int, ...]:
-    """Those of the smaller side; all where neither is."""
+    """The ranks of the smaller side; all of them where both sides are equal."""
     sizes = Counter(more=len(found.more), fewer=len(found.fewer))
     if sizes["more"] == sizes["fewer"]:
         return tuple(sorted((*found.more, *found.fewer)))

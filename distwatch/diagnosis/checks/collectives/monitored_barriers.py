@@ -18,7 +18,7 @@ FAILED = re.compile(r"(?i)failed to pass monitoredBarrier|monitoredBarrier (?:ti
 
 
 class MonitoredBarrierMissing:
-    """Members inside a monitored_barrier past the deadline, or failed in it, and others not in one."""
+    """Some members are in a monitored_barrier past the deadline, or failed in it; others never entered it."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         inside: dict[tuple[str, tuple[int, ...]], dict[int, Operation]] = {}
@@ -57,7 +57,11 @@ class MonitoredBarrierMissing:
             case.job.age_s(case.job.ranks[rank], operation.entered_ns)
             for rank, operation in operations.items()
         )
-        place = case.where(missing[0]) if len(missing) == 1 else ""
+        place = (
+            f"; rank {missing[0]} is at {where}"
+            if len(missing) == 1 and (where := case.where(missing[0]))
+            else ""
+        )
         return Finding(
             code="collective.rank_missing",
             severity="hang",
@@ -67,8 +71,8 @@ class MonitoredBarrierMissing:
             pg_name=group.pg_name,
             pg_desc=group.pg_desc or None,
             summary=f"{name_ranks(culprits or missing)} never entered the monitored_barrier of "
-            f"{group.pg_desc or group.pg_name}{'; it is at ' + place if place else ''}; "
-            f"{name_ranks(operations)} came to it {seconds(waited_s)} ago",
+            f"{group.pg_desc or group.pg_name}{place}; "
+            f"{name_ranks(operations)} entered it {seconds(waited_s)} ago",
             evidence=(
                 *(case.place(rank) for rank in missing[:8]),
                 *(

@@ -1,4 +1,4 @@
-"""collective.timeout_disagrees: members of one group would give up at different times."""
+"""collective.timeout_disagrees: the members of a group have different timeouts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distwatch.state.rank_sets import name_ranks
 
 
 class TimeoutsDisagree:
-    """A warning: it hangs nobody by itself, but whoever gives up first takes the others with it."""
+    """A warning: different timeouts hang no job, but the shortest one ends all members."""
 
     def find(self, case: Case) -> Iterable[Finding]:
-        # What ranks gave to init_process_group is compared by rendezvous.config_disagrees.
+        # rendezvous.config_disagrees compares what ranks gave to init_process_group.
         plans = [p.planned for p in case.job.ranks.values() if p.planned]
-        # distwatch.initialize forms it under what is left of its deadline, and then sets torch's.
+        # distwatch.initialize forms the world with what is left of its deadline, and then sets torch's timeout.
         known = len({p.timeout_s for p in plans}) > 1 or any(p.by == "distwatch" for p in plans)
         for view in case.groups:
             held = self._timeouts(case, view)
@@ -51,8 +51,8 @@ class TimeoutsDisagree:
             culprit_ranks=tuple(sorted(odd)),
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"the members of {view.title} have different timeouts ({listed}): rank {shortest} gives "
-            f"up after {seconds(held[shortest])} and takes the others with it",
+            summary=f"the members of {view.title} have different timeouts ({listed}): rank {shortest} gives up "
+            f"after {seconds(held[shortest])}, which ends the others, too",
             evidence=tuple(
                 Evidence(
                     source="journal",

@@ -1,1 +1,1 @@
-"""group.*: process groups and parallel layouts that differ, or are used wrongly."""
+"""group.*: process groups and parallel layouts that differ between ranks, or are used wrongly."""

@@ -1,7 +1,7 @@
-"""group.members_disagree, counter_skew: `new_group` is called by all, but not as one sequence.
+"""group.members_disagree, counter_skew: all ranks call `new_group`, but not in the same sequence.
 
-torch names a group by how many there were before it in that process: ranks that count
-differently wait for each other under different names.
+torch names a group by the number of groups that the process made before it: ranks with different
+counts wait for each other under different names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distwatch.state.rank_sets import format_ranks, name_ranks
 
 SETTLED_S = 2.0
 Calls = dict[int, tuple[int, ...]]
-"""Members by number of the call; all ranks of the world where it was called without any."""
+"""Members by number of the call; all ranks of the world where the call named none."""
 
 
 class Skew(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,15 +29,15 @@ class Skew(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     members: dict[int, tuple[int, ...]]
-    """What each rank called under that number, of those that have called so often."""
+    """What each rank called under that number, for ranks that have made that many calls."""
     odd: tuple[int, ...]
     decided: bool
     shifted: dict[int, int]
-    """Odd ranks whose later calls fit again: 1: made one more before, -1: one fewer."""
+    """Odd ranks whose later calls match again: 1: one more call before, -1: one fewer."""
 
 
 def first_skew(case: Case) -> Skew | None:
-    """Where the sequences of calls part; None where they are one, as far as they go."""
+    """The call where the sequences split; None where they agree, as far as they go."""
     everybody = tuple(range(case.job.world or len(case.job.ranks)))
     sequences = {
         rank: calls
@@ -62,7 +62,7 @@ def first_skew(case: Case) -> Skew | None:
 
 
 def _calls(called: Iterable[GroupCalled], everybody: tuple[int, ...]) -> Calls:
-    # Without members torch takes all; an empty list is one that could not be read.
+    # Without members torch takes all ranks; an empty list could not be read.
     return {
         call.number: everybody if call.members is None else tuple(sorted(call.members))
         for call in called
@@ -71,16 +71,16 @@ def _calls(called: Iterable[GroupCalled], everybody: tuple[int, ...]) -> Calls:
 
 
 def _shift(odd: Calls, usual: Calls, number: int) -> int:
-    """1 where one call of the odd rank is too many, -1 where one is missing, 0 where neither fits."""
+    """1 where the odd rank made one call too many, -1 where it made one too few, 0 where neither matches."""
     if _fits(odd, usual, number + 1, 0):
-        return 0  # they go on alike: that one call had other members
+        return 0  # later calls are the same: only this call had other members
     if _fits(odd, usual, number, -1):
         return 1
     return -1 if _fits(usual, odd, number, -1) else 0
 
 
 def _fits(longer: Calls, shorter: Calls, start: int, shift: int) -> bool:
-    """Whether the calls from `start` on are the other's, moved by `shift`, and there are any."""
+    """Whether the calls from `start` on equal the other's, moved by `shift`, and there are any."""
     pairs = [
         (members, shorter[number + shift])
         for number, members in longer.items()
@@ -90,7 +90,7 @@ def _fits(longer: Calls, shorter: Calls, start: int, shift: int) -> bool:
 
 
 class GroupCallsDiffer:
-    """Told while somebody is stuck: groups that nobody waits in may be made in any way."""
+    """Reported only while a rank is stuck: otherwise groups may be made in any way."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         skew = first_skew(case)
@@ -100,7 +100,7 @@ class GroupCallsDiffer:
         waiting = set(stuck) | {
             r for v in case.groups if v.in_flight and v.overdue for r in v.entered
         }
-        # Ranks that met the wrong ones under that name lose them at once, and wait for nothing.
+        # Ranks that connected to the wrong peers under that name lose them at once, and wait for nothing.
         waiting |= set(case.deaths.victims)
         if not waiting:
             return
@@ -117,10 +117,12 @@ class GroupCallsDiffer:
             fewer = [rank for rank in odd if skew.shifted[rank] < 0]
             parts = [f"{name_ranks(more)} made one new_group call more"] if more else []
             parts += [f"{name_ranks(fewer)} made one new_group call fewer"] if fewer else []
-            summary = f"{' and '.join(parts)} than the others at #{number}, so that every later group has "
-            summary += f"another name there: {told}"
+            summary = (
+                f"{' and '.join(parts)} than the others at #{number}, so every later group has a "
+            )
+            summary += f"different name there: {told}"
         else:
-            summary = f"new_group #{number} has other members on {name_ranks(odd)}: {told}"
+            summary = f"new_group #{number} has different members on {name_ranks(odd)}: {told}"
         confidence = 0.95 if shifted else 0.9
         return Finding(
             code="group.counter_skew" if shifted else "group.members_disagree",
@@ -134,7 +136,7 @@ class GroupCallsDiffer:
 
 
 def _stuck(case: Case, number: int) -> dict[int, Step]:
-    """Ranks in a creation from that call on for longer than one takes, or that it failed for."""
+    """Ranks that are in that call or a later one for too long, or for which it failed."""
     found: dict[int, Step] = {}
     for rank, process in case.job.ranks.items():
         steps = [step for step in process.steps.values() if _number_of(step) >= number]
@@ -146,7 +148,7 @@ def _stuck(case: Case, number: int) -> dict[int, Step]:
 
 
 def _number_of(step: Step) -> int:
-    """Of `new_group #3` the 3; -1 for any other step."""
+    """3 for `new_group #3`; -1 for any other step."""
     number = step.name.partition("new_group #")[2]
     return int(number) if number.isdigit() else -1
 

@@ -29,7 +29,7 @@ class GroupCallMissing:
         skew = first_skew(case) if stuck else None
         for number, waiting in sorted(stuck.items()):
             if skew is not None and number >= skew.number:
-                return  # numbers that do not mean the same call cannot be compared
+                return  # the numbers do not mean the same calls here
             if any(self._is_overdue(case, rank, step) for rank, step in waiting.items()):
                 yield from self._missing(case, number, waiting)
 
@@ -63,8 +63,8 @@ class GroupCallMissing:
             culprit_ranks=tuple(absent),
             waiting_ranks=tuple(waiting),
             pg_desc=call.pg_desc or None if call else None,
-            summary=f"{name_ranks(absent)} never called {title}; {name_ranks(waiting)} "
-            f"{'waits' if len(waiting) == 1 else 'wait'} in it{' at ' + str(first.site) if first.site else ''}",
+            summary=f"{name_ranks(absent)} never called {title}; {name_ranks(waiting, 'waits', 'wait')} in it"
+            f"{' at ' + str(first.site) if first.site else ''}",
             evidence=(
                 *(
                     _evidence_of_call(case, rank, step, number)

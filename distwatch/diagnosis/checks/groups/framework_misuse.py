@@ -1,4 +1,4 @@
-"""A framework's parallel state, used before it is there or built a second time."""
+"""A framework's parallel state that is used before it exists, or built a second time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RANKS_TOLD = 2
 
 
 def framework_of(failed: list[Failure]) -> str:
-    """Whose parallel state a failure is about, by its step, its words or its frames; '' for none."""
+    """The framework whose parallel state a failure is about, by its step, text or frames; '' for none."""
     step = failed[0].step
     if step is not None and step.name.startswith(PARALLEL_STATE):
         return step.label.partition(":")[0]
@@ -29,7 +29,7 @@ def framework_of(failed: list[Failure]) -> str:
 
 
 def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told:
-    """group.already_initialized: what holds, and the stack of the call that built it."""
+    """group.already_initialized: the state that exists, and the stack of the call that built it."""
     held = failed[0].process.layouts.get(framework)
     first = f" (first at {held.site})" if held and held.site else ""
     sizes = f" with {_sizes(held)}" if held else ""
@@ -38,15 +38,15 @@ def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told
     ]
     return (
         f"{who_of(failed)} initialized the parallel state of {framework} a second time"
-        f"{endpoint_of(failed[0])}, and the first one still holds{sizes}{first}: {words}",
-        f"Initialize it once, or destroy the first state before. "
+        f"{endpoint_of(failed[0])}, but the first one still exists{sizes}{first}: {words}",
+        f"Initialize it once, or destroy the first state before the second call. "
         f'distwatch.initialize(framework="{framework}") with the same sizes is a no-op.',
         tuple(evidence),
     )
 
 
 def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
-    """group.not_initialized: the parallel state that a getter or a model needs is not there."""
+    """group.not_initialized: the parallel state that a getter or a model needs does not exist."""
     process = failed[0].process
     built = [
         step
@@ -54,15 +54,15 @@ def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
         if step.name.startswith(PARALLEL_STATE) and step.label.startswith(f"{framework}:")
     ]
     if any(step.ended_ns is not None and not step.error for step in built):
-        why = "it was taken down before"
+        why = "it was destroyed before"
     elif built:
-        why = "its initialization had not come to a good end"
+        why = "its initialization did not succeed"
     elif process.initialized:
-        why = "torch's default group is there, and the parallel state on top of it was never built"
+        why = "torch's default group exists, but the parallel state on top was never built"
     else:
         why = "neither torch's default group nor the parallel state was ever built"
     return (
-        f"{who_of(failed)} used the parallel state of {framework}, which is not there"
+        f"{who_of(failed)} used the parallel state of {framework}, which does not exist"
         f"{endpoint_of(failed[0])}: {words} ({why})",
         f'Call distwatch.initialize(framework="{framework}", tensor=…, pipeline=…) first, or '
         f"{framework}'s own initializer, before any model or getter that needs a group.",
@@ -71,20 +71,20 @@ def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
 
 
 def heads_do_not_fit(failed: list[Failure], words: str) -> Told:
-    """group.size_invalid: key and value heads cannot be laid over the tensor groups."""
+    """group.size_invalid: key and value heads cannot be divided over the tensor groups."""
     held = failed[0].process.layouts.get("neuron")
     tensor = f" of {held.sizes['tp']}" if held and "tp" in held.sizes else ""
     return (
-        f"{who_of(failed)}: the key and value heads cannot be shared out over a tensor group{tensor}"
+        f"{who_of(failed)}: the key and value heads cannot be divided over a tensor group{tensor}"
         f"{endpoint_of(failed[0])}: {words}",
-        "Choose kv_size_multiplier so that it divides the tensor size, and heads × multiplier are a "
-        "multiple of it; or a tensor size that divides the number of key and value heads.",
+        "Choose kv_size_multiplier so that it divides the tensor size, and that heads × multiplier is a "
+        "multiple of the tensor size; or choose a tensor size that divides the number of key and value heads.",
         (),
     )
 
 
 def endpoint_of(failure: Failure) -> str:
-    """` at train.py:9 in main`, or nothing where it is not known."""
+    """` at train.py:9 in main`; '' where it is not known."""
     return f" at {failure.site}" if failure.site else ""
 
 

@@ -1,4 +1,4 @@
-"""group.layout_disagrees by the meshes and parallel states that ranks build and hold."""
+"""group.layout_disagrees: meshes and parallel states that differ between ranks or frameworks."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from distwatch.state.steps import GROUP, MESH, PARALLEL_STATE, base_name
 
 _ENGINES = ("sglang", "vllm")
 _ALIASES = {"tensor": "tp", "pipeline": "pp", "context": "cp", "data": "dp", "expert": "ep"}
-"""What axes of a mesh are also called."""
+"""Other names of a mesh's axes."""
 
 
 class Made(msgspec.Struct, frozen=True):
-    """One mesh or parallel state, as one rank asked for it."""
+    """One mesh or parallel state, as one rank requested it."""
 
     shape: str
     site: Site | None = None
 
 
 class LayoutsDiffer:
-    """The n-th mesh, or parallel state of a framework, of each rank must be one of all."""
+    """The n-th mesh, or a framework's n-th parallel state, must be the same on every rank."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         made = {rank: _made(process) for rank, process in case.job.ranks.items()}
@@ -51,12 +51,12 @@ class LayoutsDiffer:
 
 
 class GroupsOverlap:
-    """Along each axis, the groups that ranks hold must divide those ranks, in one order."""
+    """The groups along each axis must divide the ranks that hold them, in one order."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for framework, held in _held(case).items():
             if len({layout.label for layout in held.values() if layout.label}) > 1:
-                continue  # they were asked for differently, which LayoutsDiffer says
+                continue  # the requests differ, which LayoutsDiffer reports
             layout = layout_of(held)
             for axis, partition in layout.items():
                 named = set(held) | {rank for group in partition for rank in group}
@@ -68,7 +68,7 @@ class GroupsOverlap:
 
 
 class FrameworksDiffer:
-    """Two layouts of the same ranks, held side by side: axes of one name should be one."""
+    """Two layouts of the same ranks at the same time: axes of one name should be equal."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         states = _held(case)
@@ -83,7 +83,7 @@ class FrameworksDiffer:
 
 
 def _made(process: Process) -> dict[str, Made]:
-    """By what it is and its number, the one that is being built as the last."""
+    """By kind and number; the one under construction comes last."""
     made = {f"device mesh {n}": Made(shape_of(m), m.site) for n, m in enumerate(process.meshes, 1)}
     building = next((step for step in process.open_steps() if step.name == MESH), None)
     if building is not None and building.label:
@@ -125,7 +125,7 @@ def _asked_differently(case: Case, what: str, made: Mapping[int, Made]) -> Findi
 
 
 def _waiting(case: Case) -> set[int]:
-    """Ranks that are stuck in building groups, or in a collective of one, past their time."""
+    """Ranks that are stuck in building groups, or in a collective of such a group."""
     building = {
         rank
         for rank, process in case.job.ranks.items()
@@ -139,7 +139,7 @@ def _waiting(case: Case) -> set[int]:
 def _held(case: Case) -> dict[str, dict[int, LayoutHeld]]:
     """By framework, what ranks hold, once all of them have held it for a while.
 
-    Journals of a job are read one after the other: for a moment some ranks' are of before.
+    Journals are read one after the other: for a moment, some ranks' layouts are older than others'.
     """
     held: dict[str, dict[int, LayoutHeld]] = {}
     young: set[str] = set()
@@ -152,7 +152,7 @@ def _held(case: Case) -> dict[str, dict[int, LayoutHeld]]:
 
 
 def _building_meshes(case: Case) -> bool:
-    """Whether one was built a moment ago: the framework that it may be of speaks after it."""
+    """Whether a mesh was built a moment ago: the framework that built it reports its layout later."""
     steps = [(p, s) for p in case.job.ranks.values() for s in p.steps.values()]
     return any(
         step.ended_ns is None or case.job.age_s(process, step.ended_ns) < 2 * SETTLED_S
@@ -162,7 +162,7 @@ def _building_meshes(case: Case) -> bool:
 
 
 def _meshes_of(case: Case) -> list[tuple[str, frozenset[int], Layout]]:
-    """The meshes of the lowest rank that has any; whether others' are the same is asked before."""
+    """The meshes of the lowest rank that has any; another check compares them across ranks."""
     meshes = next((p.meshes for _, p in sorted(case.job.ranks.items()) if p.meshes), [])
     return [
         (
@@ -205,10 +205,10 @@ def _frameworks_differ(left: str, right: str, found: list[Difference]) -> Findin
         severity="info" if resharded else "warning",
         summary=f"{left} and {right} divide the same ranks in different ways: {axes} differ{more}",
         advice=(
-            "Whoever hands weights from one to the other has to cut them anew; if that is not meant, "
-            "give both the same sizes."
+            "Weights that go from one to the other have to be resharded; if that is not intended, give "
+            "both the same sizes."
             if resharded
-            else "Give both the same sizes and the same order of axes, or keep them apart on purpose."
+            else "Give both the same sizes and the same order of axes, or keep them different on purpose."
         ),
         evidence=tuple(
             Evidence(source="journal", text=line) for line in side_by_side(left, right, found)
@@ -218,7 +218,7 @@ def _frameworks_differ(left: str, right: str, found: list[Difference]) -> Findin
 
 
 def shape_of(mesh: MeshMade) -> str:
-    """As the step says it: `dp 2 × tp 4`, or sizes alone where the axes have no names."""
+    """As the step names it: `dp 2 × tp 4`, or only sizes where the axes have no names."""
     if len(mesh.axes) != len(mesh.sizes):
         return " × ".join(map(str, mesh.sizes))
     return " × ".join(f"{a} {s}" for a, s in zip(mesh.axes, mesh.sizes, strict=True))

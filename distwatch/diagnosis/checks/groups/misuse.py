@@ -1,4 +1,4 @@
-"""group.size_invalid, already_initialized, not_initialized, not_member: calls that torch refuses."""
+"""group.size_invalid, already_initialized, not_initialized, not_member: calls that torch rejects."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from distwatch.diagnosis.facts.failures import Failure
 from distwatch.diagnosis.facts.initializations import first_init, newest_init
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 _LISTED = 8
 _OWN_RANK = re.compile(r"\brank \d+")
 
 
 class GroupMisused:
-    """One finding for each kind of misuse and each text of it."""
+    """One finding for each kind of misuse and each of its messages."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         by_kind: dict[tuple[str, str], list[Failure]] = {}
@@ -52,7 +52,7 @@ class GroupMisused:
 
 
 def _words(failure: Failure) -> str:
-    """The message without its type, one line; ranks of one trouble may differ in numbers."""
+    """The message without its type, on one line; ranks with the same fault may differ in numbers."""
     return (failure.text.partition(": ")[2].strip().splitlines() or [""])[0][:200]
 
 
@@ -71,7 +71,7 @@ def _fitting_sizes(world: int | None) -> str:
     if not world:
         return ""
     fitting = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
-    return f"The product of all sizes must be {world}: each of them one of {fitting}; or start other ranks."
+    return f"The product of all sizes must be {world}: choose each from {fitting}, or start another number of ranks."
 
 
 def _already_initialized(case: Case, failed: list[Failure], words: str) -> Told:
@@ -82,7 +82,7 @@ def _already_initialized(case: Case, failed: list[Failure], words: str) -> Told:
     before = f" (first at {first.site})" if first and first.site else ""
     again = f" at {failed[0].site}" if failed[0].site else ""
     return (
-        f"{who_of(failed)} initialized a second time{again}, and the first one still holds{before}: {words}",
+        f"{who_of(failed)} initialized a second time{again}, but the first world still exists{before}: {words}",
         "",
         tuple(evidence),
     )
@@ -105,7 +105,7 @@ def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
     if destroyed:
         why = "its world was destroyed before"
     elif tried:
-        why = "its initialization had not come to a good end"
+        why = "its initialization did not succeed"
     else:
         why = "init_process_group was never called there"
     return (
@@ -119,7 +119,7 @@ def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
 
 def _not_member(case: Case, failed: list[Failure], words: str) -> Told:
     return (
-        f"{who_of(failed)} used a group that it is not in{endpoint_of(failed[0])}: {words}",
+        f"{who_of(failed)} used a group without being a member{endpoint_of(failed[0])}: {words}",
         "",
         (),
     )
@@ -134,7 +134,7 @@ _TELLERS = {
 
 
 def _calls_of_others(case: Case) -> Iterable[Finding]:
-    """Collectives on a group without the caller: torch warns, does nothing, and goes on."""
+    """Collectives on a group without the caller: torch only warns and does nothing."""
     calling = {r: p for r, p in case.job.ranks.items() if p.non_member_calls}
     if not calling:
         return
@@ -145,8 +145,8 @@ def _calls_of_others(case: Case) -> Iterable[Finding]:
         severity="warning",
         culprit_ranks=tuple(calling),
         summary=f"{name_ranks(calling)} called {operations} on a group without "
-        f"{'it' if len(calling) == 1 else 'them'}, which does nothing: results there are unchanged",
-        advice="Call it only where dist.get_rank(group) is not negative, or on the group that holds that rank.",
+        f"{agree(calling, 'that rank', 'those ranks')}: torch did nothing, and results there are unchanged",
+        advice="Make that call only where dist.get_rank(group) is not negative, or on a group that holds the rank.",
         evidence=tuple(
             Evidence(
                 source="journal",

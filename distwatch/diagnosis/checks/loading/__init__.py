@@ -1,1 +1,1 @@
-"""load.*: models that stop loading, or came to lie where they will not work."""
+"""load.*: models that stop loading, or whose parameters end up where later code cannot use them."""

@@ -1,4 +1,4 @@
-"""Why a load does not move: what its threads are in, what the kernel says, who holds the lock."""
+"""Why a load does not move: what its threads do, what the kernel says, who holds the lock."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from distwatch.state.rank_sets import name_ranks
 GENERATION_CONFIG = "generation config"
 OFFLOAD_REREAD = "offload re-read"
 _REREAD = (
-    "offload_state_dict writes what goes to the CPU into TMPDIR and reads all of it again after the last "
-    "shard: leave offload_state_dict out, or set TMPDIR to a fast local disk."
+    "With offload_state_dict, transformers writes CPU weights into TMPDIR and reads all of them again after the "
+    "last shard: leave offload_state_dict out, or set TMPDIR to a fast local disk."
 )
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds a load up. `text` ends the sentence that names the phase; '' as `advice`: its code's."""
+    """What blocks a load. `text` ends the sentence that names the phase; '' as `advice`: its code's advice."""
 
     code: str
     text: str
     advice: str = ""
     key: str = ""
-    """The same for all ranks that one thing holds up; '' where it is this rank's own."""
+    """The same for all ranks that one thing blocks; '' where the cause is this rank's own."""
     since_s: float = 0.0
     is_never_healthy: bool = False
-    """Whether a healthy load is never in it for more than some seconds."""
+    """Whether a healthy load is never in this state for more than some seconds."""
     culprits: tuple[int, ...] = ()
-    """Other ranks than the load's own that are to blame."""
+    """Culprits other than the load's own rank."""
     evidence: tuple[Evidence, ...] = ()
     confidence: float = 0.95
 
 
 def cause_of(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause:
-    """The cause that its pulse, its journal and the look from outside show."""
+    """The cause, from its pulse, its journal and the look from outside."""
     waits = [outstanding for outstanding in load.outstanding if outstanding.waiting != "file"]
     oldest = waits[0] if waits else None
     if oldest is not None and oldest.waiting == "lock":
@@ -54,7 +54,7 @@ def cause_of(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause
     if load.phase == GENERATION_CONFIG:
         return Cause(code="load.generation_config_stalled", text=reason)
     advice = _REREAD if load.phase == OFFLOAD_REREAD else ""
-    # Ranks that stop in one checkpoint stop for one reason: the disk that it lies on.
+    # Ranks that stop in one checkpoint stop for one reason: its disk.
     key = f"{load.arguments.checkpoint}: {load.phase}" if load.arguments.checkpoint else ""
     return Cause(code="load.stalled", text=reason, advice=advice, key=key)
 
@@ -80,7 +80,7 @@ def _hub(case: Case, process: Process, load: LoadStatus, waits: Outstanding) -> 
     since_s = case.job.age_s(process, waits.since_ns)
     url = waits.what.rpartition(" ")[2]
     host = urlsplit(url).netloc
-    at = f" of {host}" if host else ""
+    at = f" from {host}" if host else ""
     is_body = waits.waiting == "download"
     what = f"the body of {url or waits.what}" if is_body else f"an answer{at} to {waits.what}"
     again = f" (attempt {waits.attempts})" if waits.attempts > 1 else ""
@@ -92,7 +92,7 @@ def _hub(case: Case, process: Process, load: LoadStatus, waits: Outstanding) -> 
         text=text,
         key=host,
         since_s=since_s,
-        # The body of a large file takes its time: only that it does not move is a sign.
+        # The body of a large file takes its time: only a body that does not move is a sign.
         is_never_healthy=not is_body,
     )
 
@@ -102,10 +102,10 @@ def _lock(case: Case, rank: int, process: Process, waits: Outstanding) -> Cause:
     host = case.state.hosts.get(process.host)
     looked = host.locks.get(waits.what) if host else None
     if looked is None or looked.not_observed:
-        why = looked.not_observed if looked else "nobody looked at it yet"
+        why = looked.not_observed if looked else "nobody has looked yet"
         return Cause(
             code="load.stalled",
-            text=f", waiting for the lock {waits.what} (who holds it: not observed, {why})",
+            text=f", waiting for the lock {waits.what} (its holder was not observed: {why})",
             advice="Find the process that holds that lock (`fuser -v FILE`, `lslocks`).",
             key=waits.what,
             since_s=since_s,
@@ -120,8 +120,8 @@ def _lock(case: Case, rank: int, process: Process, waits: Outstanding) -> Cause:
     return Cause(
         code="load.stalled",
         text=f", waiting for the lock {waits.what}, which {named} holds",
-        advice="Look at what that process does with the lock, and end it where it is left over from an "
-        "earlier job; the load goes on by itself then.",
+        advice="Look at what that process does with the lock, and end it if it is left over from an earlier "
+        "job; the load then continues by itself.",
         key=waits.what,
         since_s=since_s,
         culprits=by_rank,
@@ -133,13 +133,13 @@ def _nobody_holds(waits: Outstanding, looked: LockLooked, since_s: float) -> Cau
     age = f", last written {seconds(looked.age_s)} ago" if looked.age_s is not None else ""
     by = f"; its holder ({_named(looked)}) is gone" if looked.holders else ""
     elsewhere = looked.says_host
-    text = f", waiting for the lock {waits.what}, which nobody on this host holds{age}{by}"
+    text = f", waiting for the lock {waits.what}, which no process on this host holds{age}{by}"
     return Cause(
         code="load.lock_stale",
         text=text + (f"; it was made on {elsewhere}" if elsewhere else ""),
         key=waits.what,
         since_s=since_s,
-        # A lock of the kernel that another host or container holds leaves no trace on this one.
+        # A lock that another host or container holds in the kernel leaves no trace on this host.
         is_never_healthy=bool(looked.holders),
         confidence=0.95 if looked.holders else 0.7,
     )

@@ -1,4 +1,4 @@
-"""load.offloaded, meta_leaked, device_map_conflict, memory_exceeds: what a model's place will cost."""
+"""load.offloaded, meta_leaked, device_map_conflict, memory_exceeds: models whose placement causes trouble."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES_SHOWN = 4
 
 
 class ModelsPlaced:
-    """Parameters that are not where later code will look for them."""
+    """Parameters that are not where later code looks for them."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         offloaded: dict[str, list[tuple[int, ModelLoad]]] = {}
@@ -36,7 +36,7 @@ class ModelsPlaced:
 
 
 def _placed(case: Case) -> Iterable[tuple[int, ModelLoad]]:
-    """The newest load of each rank that has ended well."""
+    """The newest load of each rank that succeeded."""
     for rank, process in case.job.ranks.items():
         done = [load for load in process.loads.values() if load.placement is not None]
         if done and (process.ended_ns is None or process.exception is not None):
@@ -64,11 +64,11 @@ def _offloaded(case: Case, text: str, loads: list[tuple[int, ModelLoad]]) -> Fin
     trains = (case.job.world or 1) > 1
     return Finding(
         code="load.offloaded",
-        # One process that only generates works so, slowly; DDP, FSDP and optimizers do not.
+        # A single process that only generates works like this, slowly; DDP, FSDP and optimizers do not.
         severity="warning" if trains else "info",
         culprit_ranks=ranks,
-        summary=f"{name_ranks(ranks)} holds parts of {load.arguments.checkpoint or 'a model'} off its device: "
-        f"{text}; those parameters are on meta, and a hook fetches them at every forward",
+        summary=f"{name_ranks(ranks, 'holds', 'hold')} parts of {load.arguments.checkpoint or 'a model'} "
+        f"off the device: {text}; those parameters are on `meta`, and a hook loads them at every forward",
         evidence=tuple(_placement_evidence(rank, one.placement) for rank, one in loads[:8]),
         confidence=0.95,
     )
@@ -98,7 +98,7 @@ def _placement_evidence(rank: int, placement: Placement | None) -> Evidence:
 
 
 class DeviceMapsConflict:
-    """A map that splits the model in a job that has a rank for every device; or maps that differ."""
+    """A map that splits the model although every device has a rank; or maps that differ."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         if (case.job.world or 1) < 2:
@@ -124,7 +124,7 @@ def _is_split(load: ModelLoad) -> bool:
 
 
 def _shares(case: Case, rank: int, placed: dict[int, ModelLoad]) -> bool:
-    """Whether another rank of its host has put its model on one of the same devices."""
+    """Whether another rank of its host has its model on one of the same devices."""
     host = case.job.ranks[rank].host
     others = (r for r in placed if r != rank and case.job.ranks[r].host == host)
     mine = _devices_of(placed[rank])
@@ -143,15 +143,15 @@ def _model_parallel(split: dict[int, ModelLoad]) -> Finding:
         severity="warning",
         culprit_ranks=ranks,
         summary=f"{name_ranks(ranks)} loaded {load.arguments.checkpoint} with device_map="
-        f"{load.arguments.device_map!r}, which splits it over {devices}: in a job with a rank for every device "
-        "all ranks use the same ones",
+        f"{load.arguments.device_map!r}, which splits it over {devices}: in a job with one rank per device, "
+        "all ranks use the same devices",
         evidence=tuple(_placement_evidence(rank, one.placement) for rank, one in list(split.items())[:8]),
         confidence=0.9,
     )  # fmt: skip
 
 
 def _differing(placed: dict[int, ModelLoad]) -> Iterable[Finding]:
-    """Ranks that hold one checkpoint in different ways: what one has on its device, another has not."""
+    """Ranks that place one checkpoint differently: what is on one rank's device is not on another's."""
     by_checkpoint: dict[str, dict[int, ModelLoad]] = {}
     for rank, load in placed.items():
         if load.arguments.checkpoint and not load.arguments.parallel_plan:
@@ -175,8 +175,8 @@ def _differing(placed: dict[int, ModelLoad]) -> Iterable[Finding]:
             code="load.device_map_conflict",
             severity="warning",
             culprit_ranks=tuple(odd),
-            summary=f"the ranks hold {checkpoint} in different ways: {told}",
-            advice="device_map='auto' plans by the memory that is free at that moment: give all ranks the same "
+            summary=f"the ranks place {checkpoint} differently: {told}",
+            advice="device_map='auto' depends on the free memory at that moment: give all ranks the same "
             "map, or the same max_memory.",
             evidence=tuple(_placement_evidence(ranks[0], loads[ranks[0]].placement) for ranks in by_map.values()),
             confidence=0.6 if tie else 0.8,
@@ -184,7 +184,7 @@ def _differing(placed: dict[int, ModelLoad]) -> Iterable[Finding]:
 
 
 def _kinds(placement: Placement | None) -> tuple[tuple[str, str], ...]:
-    """The map without the numbers of devices, which differ between ranks."""
+    """The map without device numbers, which differ between ranks."""
     modules = placement.modules if placement else ()
     return tuple((entry.module, entry.device.partition(":")[0]) for entry in modules)
 
@@ -196,7 +196,7 @@ def _map_text(placement: Placement | None) -> str:
 
 
 def _sharing(case: Case, placed: set[int]) -> Iterable[Finding]:
-    """Ranks of one host on one accelerator, by the driver's own table of processes."""
+    """Ranks of one host on one accelerator, by the driver's table of processes."""
     for host in case.state.hosts.values():
         here = case.job.ranks_on(host.host)
         ranks = {p.pid: r for r, p in here.items() if r in placed}
@@ -208,9 +208,9 @@ def _sharing(case: Case, placed: set[int]) -> Iterable[Finding]:
                 code="load.device_map_conflict",
                 severity="warning",
                 culprit_ranks=tuple(on_it),
-                summary=f"{name_ranks(on_it)} hold their models on one device, {device.index} of {host.host}"
+                summary=f"{name_ranks(on_it)} have their models on one device, number {device.index} of {host.host}"
                 f"{f' ({device.name})' if device.name else ''}",
-                advice="Call torch.cuda.set_device(local_rank) before anything touches the device, and load with "
+                advice="Call torch.cuda.set_device(local_rank) before anything uses the device, and load with "
                 "device_map={'': local_rank}.",
                 evidence=(
                     Evidence(source="proc", text=f"processes on it: {[use.pid for use in device.processes]}"),
@@ -230,7 +230,7 @@ class MemoryExceeded:
             here = case.job.ranks_on(host.host)
             sizes = {rank: size for rank, p in here.items() if (size := _host_bytes(p))}
             needed = sum(sizes.values())
-            # Ranks that have loaded and live on were within the limit, or have moved their models.
+            # Ranks that have loaded and still live were within the limit, or have moved their models.
             if limit and needed > limit and any(_is_loading(here[rank]) for rank in sizes):
                 yield _exceeds(
                     host.host, sizes, needed, limit, host.sample.cgroup_limit is not None
@@ -250,7 +250,7 @@ def _host_bytes(process: Process) -> int:
     if newest.placement is not None:
         return newest.placement.bytes_on("cpu") + newest.placement.bytes_on("ram")
     if newest.arguments.device_map not in ("", "cpu", "{'': 'cpu'}"):
-        return 0  # it goes to a device, tensor by tensor
+        return 0  # each tensor goes to a device at once
     below = [s for s in process.steps.values() if s.parent == newest.step and s.bytes_total]
     return max((step.bytes_total or 0 for step in below), default=0)
 
@@ -263,8 +263,8 @@ def _exceeds(host: str, sizes: dict[int, int], needed: int, limit: int, by_cgrou
         code="load.memory_exceeds",
         severity="warning",
         culprit_ranks=ranks,
-        summary=f"{name_ranks(ranks)} on {host} load {len(ranks)} × {each} = {bytes_text(needed)} into host memory, "
-        f"and {word} {bytes_text(limit)}: the kernel will end one of them",
+        summary=f"{name_ranks(ranks, 'loads', 'load')} {len(ranks)} × {each} = {bytes_text(needed)} into the "
+        f"host memory of {host}, but {word} {bytes_text(limit)}: the kernel will kill one of them",
         evidence=(
             Evidence(
                 source="proc",

@@ -13,7 +13,7 @@ from distwatch.diagnosis.facts.loads import LoadStatus, load_under_way
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import INIT, LOAD, kind_of
 
 _WAITS = {
@@ -23,7 +23,7 @@ _WAITS = {
     "file": "a read of",
 }
 PATIENCE_S = 10.0
-"""A request or a lock that is waited for so long is worth a warning, whatever the deadline."""
+"""A wait for a request or a lock this long is worth a warning, whatever the deadline."""
 
 
 class Stall(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +36,9 @@ class Stall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadsStalled:
-    """Loads that have not moved within their deadline, or within the one of those who wait.
+    """Loads that have not moved within their deadline, or within the deadline of the ranks that wait for them.
 
-    Before that, what is outstanding for long and is never healthy is a warning.
+    Before that, a long wait that a healthy load never has is a warning.
     """
 
     def find(self, case: Case) -> Iterable[Finding]:
@@ -57,7 +57,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
         return None
     innermost = process.open_steps()[-1]
     if kind_of(innermost.name) is INIT or case.job.waits_for(rank) or case.graph.is_waiting(rank):
-        return None  # it waits for peers itself
+        return None  # it waits for its peers
     cause = cause_of(case, rank, process, load)
     overdue = load.still_s > _limit_s(case, rank, process, load)
     if not overdue and not (cause.is_never_healthy and cause.since_s > PATIENCE_S):
@@ -73,7 +73,7 @@ def _limit_s(case: Case, rank: int, process: Process, load: LoadStatus) -> float
 
 
 def _by_cause(stalls: list[Stall]) -> list[list[Stall]]:
-    """Ranks that one and the same thing holds up are one trouble."""
+    """Ranks that one thing blocks are one finding."""
     grouped: dict[tuple[str, str, bool], list[Stall]] = {}
     for stall in stalls:
         key = stall.cause.key or f"rank {stall.rank}"
@@ -88,9 +88,9 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
     culprits = tuple(sorted(cause.culprits or ranks))
     waiting = tuple(sorted({*case.waiting_for(ranks), *ranks} - set(culprits)))
     others = tuple(rank for rank in waiting if rank not in ranks)
-    still = f"{name_ranks(ranks)} {'has' if len(ranks) == 1 else 'have'} made no progress in "
+    still = f"{name_ranks(ranks, 'has', 'have')} made no progress in "
     if not longest.overdue:
-        still = f"{name_ranks(ranks)} {'is' if len(ranks) == 1 else 'are'} slow in "
+        still = f"{name_ranks(ranks, 'is', 'are')} slow in "
     call = f"{load.call}({load.arguments.checkpoint or 'a model'})"
     lasted = seconds(load.still_s if longest.overdue else cause.since_s)
     return Finding(
@@ -99,7 +99,7 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
         culprit_ranks=culprits,
         waiting_ranks=waiting,
         summary=f"{still}{call} for {lasted}: phase {load.text}{cause.text}"
-        + (f"; {name_ranks(others)} {'waits' if len(others) == 1 else 'wait'} for it" if others else ""),
+        + (f"; {name_ranks(others, 'waits', 'wait')} for {agree(ranks, 'it', 'them')}" if others else ""),
         advice=cause.advice,
         evidence=tuple(
             evidence for stall in stalled[:8] for evidence in _evidence(case, stall)
@@ -127,7 +127,7 @@ def _evidence(case: Case, stall: Stall) -> Iterable[Evidence]:
     yield Evidence(
         source="stack",
         global_rank=stall.rank,
-        text=f"at {place}" if place else "where: not observed",
+        text=f"at {place}" if place else "its place was not observed",
     )
 
 
@@ -135,7 +135,7 @@ def _progress_text(load: LoadStatus) -> str:
     if load.parameters:
         total = f" of {load.parameters_total}" if load.parameters_total else ""
         return f"; {load.parameters}{total} parameters were placed"
-    return f"; {load.bytes} bytes had come" if load.bytes else ""
+    return f"; {load.bytes} bytes were received" if load.bytes else ""
 
 
 def _kernel_evidence(case: Case, rank: int, process: Process) -> Iterable[Evidence]:
@@ -152,7 +152,7 @@ def _kernel_evidence(case: Case, rank: int, process: Process) -> Iterable[Eviden
 
 
 class GenerationConfigLost:
-    """load.generation_config_stalled, afterwards: the load went on without the checkpoint's own."""
+    """load.generation_config_stalled, afterwards: the load continued without the checkpoint's config."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for rank, process in case.job.ranks.items():
@@ -168,10 +168,10 @@ class GenerationConfigLost:
                     severity="warning",
                     culprit_ranks=(rank,),
                     summary=f"rank {rank} loaded {load.arguments.checkpoint} without its generation config, "
-                    f"which could not be read{f' ({seconds(took)} were spent on it)' if took > 1 else ''}: "
-                    "generate() works with defaults",
+                    f"which could not be read{f' (the attempts took {seconds(took)})' if took > 1 else ''}: "
+                    "generate() uses defaults",
                     advice="Load it again with GenerationConfig.from_pretrained, or set HF_HUB_OFFLINE=1 with "
-                    "a complete cache so that nothing is asked of the hub.",
+                    "a complete cache so that no request goes to the hub.",
                     evidence=(
                         Evidence(
                             source="journal",

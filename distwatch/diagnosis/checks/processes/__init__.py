@@ -1,1 +1,1 @@
-"""process.*: ranks that ended, or that live and do not go on."""
+"""process.*: ranks that ended, or that live and make no progress."""

@@ -1,7 +1,7 @@
-"""process.*: ranks and actors whose end Ray tells of, where nobody here saw it, and restarts.
+"""process.*: ranks and actors that ended, by Ray's word, where no observer saw it; and restarts.
 
-What was seen of a process is the better evidence: its death is told by `processes` and
-`rendezvous`, and Ray's words are added to it (`ray_causes`).
+What an observer saw is better evidence: `processes` and `rendezvous` report such ends, and
+`ray_causes` adds what Ray says.
 """
 
 from __future__ import annotations
@@ -18,28 +18,33 @@ from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.ray_view import actor_title, titles
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, inflect, name_ranks
 from distwatch.state.ray_events import IN_ORDER, RayActorSeen
 
 _LISTED = 8
 RESTARTS_TOLD = 2
-"""An actor that was restarted once, and lives, is as its owner wants it."""
+"""An actor that was restarted once and lives is what its owner wants."""
 DEATHS = {
     "exited": "ended by itself",
-    "killed_by_ray": "was killed by `ray.kill`",
-    "released": "was let go, since nobody refers to it any more",
-    "owner_died": "was ended, since its owner had ended",
-    "node_died": "died with its node",
-    "worker_died": "died: its worker process ended unexpectedly",
-    "init_failed": "failed in its __init__",
-    "environment_failed": "never ran: its runtime_env could not be made",
-    "unschedulable": "can run nowhere",
-    "out_of_memory": "was killed by Ray's memory monitor",
+    "killed_by_ray": "[was|were] killed by `ray.kill`",
+    "released": "[was|were] released, since no reference was left",
+    "owner_died": "ended because the owner had ended",
+    "node_died": "died with the node",
+    "worker_died": "died: the worker process ended unexpectedly",
+    "init_failed": "failed in __init__",
+    "environment_failed": "never ran: Ray could not create the runtime_env",
+    "unschedulable": "cannot run on any node",
+    "out_of_memory": "[was|were] killed by Ray's memory monitor",
 }
 
 
+def death_verb(death: str, of: Iterable[object]) -> str:
+    """What happened to actors, as a verb that agrees: `was killed by Ray's memory monitor`."""
+    return inflect(DEATHS.get(death, "died"), of)
+
+
 class End(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank that has ended by Ray's word, while its process was not seen to end."""
+    """A rank that ended by Ray's word, while no observer saw its process end."""
 
     global_rank: int
     death: str
@@ -50,7 +55,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActorsEnded:
-    """One finding for each node that died, and for each cause of other ends."""
+    """One finding for each node that died, and for each other cause."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         ends: dict[tuple[str, str], list[End]] = {}
@@ -68,7 +73,7 @@ class ActorsEnded:
         missed = any(view.overdue and set(view.missing) & set(ranks) for view in case.groups)
         awaited = missed or bool(overdue_ranks(case) and set(absence_of(case).ranks) & set(ranks))
         if in_order and not awaited:
-            return  # it is over, as somebody wanted it
+            return  # it ended as somebody wanted
         before = all(e.process is None or not holds_world(e.process) for e in ends)
         arrived = any(case.job.has_arrived(rank) for rank in ranks)
         yield Finding(
@@ -86,7 +91,7 @@ class ActorsEnded:
         )
 
     def _without_rank(self, case: Case) -> Iterable[Finding]:
-        """Actors that are no rank, or of which nobody says which: nobody is blamed for them."""
+        """Actors without a rank, or whose rank nobody knows: no rank is blamed for them."""
         dead: dict[tuple[str, str], list[RayActorSeen]] = {}
         for actor in case.actors:
             if actor.failed and _rank_of(case, actor) is None and _is_untold(case, actor):
@@ -98,7 +103,7 @@ class ActorsEnded:
                 code="process.oom_killed" if death == "out_of_memory" else "process.exited",
                 severity="crash" if blocks(case) else "warning",
                 waiting_ranks=tuple(case.waiting),
-                summary=f"{titles(actors)} {DEATHS.get(death, 'died')}: {first.death_text}",
+                summary=f"{titles(actors)} {death_verb(death, (a.actor_id for a in actors))}: {first.death_text}",
                 advice=_advice(death),
                 evidence=tuple(
                     Evidence(source="exit", text=ray_says(case, actor))
@@ -127,8 +132,8 @@ class ActorsRestart:
                 culprit_ranks=ranks,
                 waiting_ranks=tuple(sorted(waiting - set(ranks))) if needed else (),
                 summary=f"{who} {restarts_text(actor)}",
-                advice="Fix what ends it: each restart begins with nothing, and the other ranks of its "
-                "world have to begin anew with it.",
+                advice="Fix what ends it: each restart begins from nothing, and the other ranks of its world have to "
+                "start again with it.",
                 evidence=(
                     Evidence(source="exit", global_rank=rank, text=ray_says(case, actor)),
                     *evidence_of_waiting(case),
@@ -138,7 +143,7 @@ class ActorsRestart:
 
 
 def ended_by_rays_word(case: Case) -> dict[int, End]:
-    """Ranks that have ended, as Ray says, of which no end was seen here."""
+    """Ranks that ended, as Ray says, and whose end no observer saw."""
     found: dict[int, End] = {}
     if not case.ray.nodes and not case.actors:
         return found
@@ -163,7 +168,7 @@ def ended_by_rays_word(case: Case) -> dict[int, End]:
     for rank, process in case.job.ranks.items():
         node = case.ray.node_of(process)
         gone = node is not None and not node.alive and process.ended_ns is None
-        # A process that is seen to live is not dead, whatever Ray says of its node.
+        # A process that is seen alive is not dead, whatever Ray says about its node.
         if node is not None and gone and not _is_in_sight(case, process):
             found[rank] = End(
                 global_rank=rank,
@@ -188,14 +193,14 @@ def restarts_text(actor: RayActorSeen) -> str:
 
 
 def ray_says(case: Case, actor: RayActorSeen) -> str:
-    """All that Ray tells of an actor's end, on one line."""
+    """All that Ray says about an actor's end, on one line."""
     place = (
         f"on {case.ray.node_text(actor.node_id)}, pid {actor.pid}" if actor.pid else "on no node"
     )
     restarts = f"; it {restarts_text(actor)}" if actor.restarts else ""
     if actor.state != "DEAD":
         return f"Ray: {actor_title(actor)} is {actor.state}, {place}{restarts}"
-    died = f"{actor.death_text or DEATHS.get(actor.death, 'it died')}"
+    died = actor.death_text or death_verb(actor.death, [actor.actor_id])
     return f"Ray: {actor_title(actor)} is dead ({actor.death or 'no cause given'}), {place}: {died}{restarts}"
 
 
@@ -204,7 +209,7 @@ def _is_restarting(actor: RayActorSeen) -> bool:
 
 
 def _is_untold(case: Case, actor: RayActorSeen) -> bool:
-    """Whether no end of its process was seen that the other checks judge by."""
+    """Whether the other checks saw no end of its process."""
     rank = _rank_of(case, actor)
     if rank is None:
         return True
@@ -214,14 +219,14 @@ def _is_untold(case: Case, actor: RayActorSeen) -> bool:
 
 
 def _rank_of(case: Case, actor: RayActorSeen) -> int | None:
-    """As its environment says it, or as the process that it lives in does."""
+    """Its rank, from its environment or from the process that it lives in."""
     if actor.global_rank is not None:
         return actor.global_rank
     return case.rank_of_actor.get(actor.actor_id)
 
 
 def _is_in_sight(case: Case, process: Process) -> bool:
-    """Whether no observer has lost the one of its host."""
+    """Whether the observer of its host is not known to be lost."""
     links = [host.links.get(process.host) for host in case.state.hosts.values()]
     return not any(link is not None and not (link.linked or link.ended) for link in links)
 
@@ -233,16 +238,16 @@ def _code(ends: list[End]) -> str:
 
 def _summary(case: Case, ends: list[End]) -> str:
     first = ends[0]
-    ranks = name_ranks(end.global_rank for end in ends)
+    ranks = [end.global_rank for end in ends]
     actors = [end.actor for end in ends if end.actor is not None]
-    who = f"{ranks} ({titles(actors)})" if actors else ranks
+    who = f"{name_ranks(ranks)} ({titles(actors)})" if actors else name_ranks(ranks)
     if first.death == "node_died":
         node = case.ray.nodes.get(first.node_id)
         why = node.death_text if node and node.death_text else first.text
         place = case.ray.node_text(first.node_id)
-        return f"{who} ended with {'its' if len(ends) == 1 else 'their'} node: Ray: node {place} died: {why}"
+        return f"{who} died with {agree(ranks, 'its', 'their')} node: Ray: node {place} died: {why}"
     restarts = next((f"; it {restarts_text(a)}" for a in actors if a.restarts), "")
-    return f"{who} {DEATHS.get(first.death, 'died')}: {first.text}{restarts}"
+    return f"{who} {death_verb(first.death, ranks)}: {first.text}{restarts}"
 
 
 def _evidence(case: Case, end: End) -> Evidence:

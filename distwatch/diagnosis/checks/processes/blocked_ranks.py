@@ -1,4 +1,4 @@
-"""process.data_stall, io_blocked, lock_wait, livelock, worker_died: why a rank that others wait for does not come."""
+"""process.data_stall, io_blocked, lock_wait, livelock, worker_died: what blocks a rank that others wait for."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger
 _WORKERS_SHOWN = 4
 _WAITS_SHOWN = 3
 _FILE_LOCK_ADVICE = (
-    "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it; a lock of another "
-    "host on a shared file system may have no living owner at all."
+    "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it; on a shared file system "
+    "a lock of another host may have no living owner."
 )
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid")
 
 
 class RanksBlocked:
-    """Looks at each rank at which a chain of overdue waits ends."""
+    """Looks at every rank where a chain of overdue waits ends."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for rank, process in case.job.ranks.items():
@@ -50,9 +50,9 @@ class RanksBlocked:
             if process.ended_ns is not None and not was_cut_off(process):
                 continue
             if process.open_call_of(LOAD):
-                continue  # load.* says it
+                continue  # load.* reports it
             if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
-                continue  # process.stopped, gil_held and io_blocked say it
+                continue  # process.stopped, gil_held and io_blocked report it
             if finding := self._of_rank(case, rank, process):
                 yield finding
 
@@ -100,7 +100,7 @@ class RanksBlocked:
             severity="crash",
             culprit_ranks=(rank,),
             waiting_ranks=tuple(sorted(victims)),
-            summary=f"rank {rank} lost a data worker and ended by it: {message}{site}",
+            summary=f"rank {rank} lost a data worker, which ended it: {message}{site}",
             evidence=(
                 *(
                     Evidence(source="exit", global_rank=rank, text=_end_of(child))
@@ -148,7 +148,7 @@ class RanksBlocked:
             rank,
             code="process.lock_wait",
             doing=f"waits for {activity.text}"
-            + (", and no other Python thread of it is left that could release it" if alone else ""),
+            + (", and no other Python thread in it could release that" if alone else ""),
             advice=_FILE_LOCK_ADVICE if activity.kind == "file_lock" else "",
             evidence=[
                 *_sample_evidence(rank, process),
@@ -169,7 +169,7 @@ class RanksBlocked:
             case,
             rank,
             code="process.livelock",
-            doing="runs without progress",
+            doing="runs without making progress",
             evidence=[
                 Evidence(
                     source="stack",
@@ -210,7 +210,7 @@ class RanksBlocked:
 
 
 def _waits_text(case: Case, rank: int, waiting: tuple[int, ...]) -> str:
-    """Who waits for it and for how long; in what, of those that wait for nobody in between."""
+    """Who waits for the rank and for how long; and in which call, for ranks that wait for it directly."""
     direct = case.graph.awaited_by(rank)
     if not direct:
         return ""
@@ -218,10 +218,10 @@ def _waits_text(case: Case, rank: int, waiting: tuple[int, ...]) -> str:
     for edge in direct:
         waiters_in.setdefault(edge.what, set()).add(edge.waiter)
     lasted = f"for {seconds(direct[0].waited_s)}"
-    waits = f"; {name_ranks(waiting)} {'has' if len(waiting) == 1 else 'have'} waited for it"
+    waits = f"; {name_ranks(waiting, 'has', 'have')} waited for it"
     if set(waiting) == waiters_in[direct[0].what]:
         return f"{waits} in {direct[0].what} {lasted}"
-    # By rank, not by time: neighbours in a pipeline begin to wait within a moment of each other.
+    # By rank, not by time: neighbours in a pipeline begin to wait almost at once.
     calls = sorted(waiters_in.items(), key=lambda call: min(call[1]))
     named = [f"{name_ranks(sorted(ranks))} in {what}" for what, ranks in calls[:_WAITS_SHOWN]]
     more = [f"{len(calls) - _WAITS_SHOWN} more"] if len(calls) > _WAITS_SHOWN else []
@@ -235,12 +235,12 @@ def _description(case: Case, edge: Edge) -> str | None:
 
 def _from_outside(case: Case, rank: int) -> Iterable[Evidence]:
     if not case.job.ranks[rank].instrumented:
-        text = f"rank {rank} runs without distwatch: it was seen from outside only"
+        text = f"rank {rank} runs without distwatch: it was only seen from outside"
         yield Evidence(source="proc", global_rank=rank, text=text)
 
 
 def awaited_roots(case: Case) -> set[int]:
-    """Ranks that wait for nobody, and for whom somebody has waited for too long."""
+    """Ranks that wait for nobody, and for which others have waited too long."""
     return {rank for rank in case.graph.roots() if case.graph.is_overdue(rank)}
 
 
@@ -258,9 +258,9 @@ def _end_of(child: Child) -> str:
 
 
 def _worker_text(workers: list[Child]) -> str:
-    """The worker that tells most: one that is at something that can be named."""
+    """The most telling worker: one whose activity has a name."""
     for worker in workers:
-        # Idle ones wait in a pipe for work; that says nothing.
+        # Idle workers wait in a pipe for work, which says nothing.
         activity = by_syscall(worker.process) or in_native_code(worker.process)
         if activity is not None and "pipe:[" not in activity.text:
             return f"{worker} is {activity.doing}"

@@ -1,4 +1,4 @@
-"""process.debugger: a rank that somebody, or nobody, is debugging."""
+"""process.debugger: a rank in a debugger, with or without somebody to answer it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUIT = "BdbQuit"
 
 
 class Debugged:
-    """A rank in a debugger: a hang where nobody can answer it and others wait, else only said."""
+    """A rank in a debugger: a hang where nobody can answer it and others wait; otherwise only information."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for rank, process in case.job.ranks.items():
@@ -32,14 +32,14 @@ class Debugged:
         severity: Severity = "hang" if overdue and not intended else "info"
         place = case.where(rank)
         how = _how(process)
-        waits = f"; {name_ranks(waiting)} wait for it" if waiting else ""
+        waits = f"; {name_ranks(waiting, 'waits', 'wait')} for it" if waiting else ""
         return Finding(
             code="process.debugger",
             severity=severity,
             culprit_ranks=(rank,),
             waiting_ranks=waiting,
-            summary=f"rank {rank} stands in a debugger{' at ' + place if place else ''}: {how}{waits}",
-            advice="Nothing, if somebody is at it; raise the timeout of the process group while you debug."
+            summary=f"rank {rank} is in a debugger{' at ' + place if place else ''}: {how}{waits}",
+            advice="Nothing, if somebody is debugging it; raise the timeout of the process group while you debug."
             if intended
             else "",
             evidence=(*_stdin_evidence(rank, process), case.place(rank)),
@@ -56,7 +56,7 @@ class Debugged:
             severity="crash",
             culprit_ranks=(rank,),
             waiting_ranks=tuple(sorted(victims - {rank})),
-            summary=f"rank {rank} came to a breakpoint{site} without a terminal: the debugger read the end of "
+            summary=f"rank {rank} reached a breakpoint{site} without a terminal: the debugger read the end of "
             "its input and ended the process (BdbQuit)",
             advice="Remove the breakpoint, or set PYTHONBREAKPOINT=0 for jobs without a terminal.",
             evidence=(Evidence(source="journal", global_rank=rank, text="\n".join(lines)),),
@@ -65,7 +65,7 @@ class Debugged:
 
 
 def is_debugged(case: Case, rank: int) -> bool:
-    """Whether a rank stands in a debugger, by its stack or by the kernel's word."""
+    """Whether a rank is in a debugger, by its stack or its kernel task state."""
     process = case.job.ranks.get(rank)
     if process is None or process.ended_ns is not None:
         return False
@@ -116,7 +116,7 @@ def _how(process: Process) -> str:
     where = sample.blocked_on if sample else ""
     if where.startswith("stdin"):
         return f"it reads {where}"
-    return f"it waits on {where}" if where else "what it waits on was not observed"
+    return f"it waits on {where}" if where else "what it waits for was not observed"
 
 
 def _stdin_evidence(rank: int, process: Process) -> Iterable[Evidence]:

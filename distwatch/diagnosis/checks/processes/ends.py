@@ -14,14 +14,14 @@ from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import LOAD
 
 _ENDED_BY_REQUEST = (2, 15)
 
 
 class RankEnded:
-    """process.exited, process.killed, process.oom_killed: the first ones to go, not their victims."""
+    """process.exited, process.killed, process.oom_killed: the first ranks to end, not their victims."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         deaths = case.deaths
@@ -34,7 +34,7 @@ class RankEnded:
         yield from self._left_early(case)
 
     def _is_ours(self, case: Case, rank: int) -> bool:
-        # Who died before it arrived is rendezvous.rank_died, if anybody waits for it there.
+        # A rank that others wait for in the initialization is rendezvous.rank_died.
         return case.job.has_arrived(rank) or not case.waiting
 
     def _finding(self, case: Case, code: str, ranks: list[int]) -> Finding:
@@ -54,13 +54,13 @@ class RankEnded:
         )
 
     def _left_early(self, case: Case) -> Iterable[Finding]:
-        """A rank that ended in order while others still need it."""
+        """A rank that ended normally while others still need it."""
         if first_skew(case) is not None:
-            return  # groups that were mixed up are why it could end, and others could not
+            return  # mixed-up groups explain that it could end and others could not
         missing = {r for view in case.groups if view.in_flight for r in view.missing}
         gone = sorted(rank for rank in case.deaths.clean if rank in missing)
         if not gone and case.deaths.victims and not case.deaths.own:
-            # Who was still to meet the others has not lost them as peers.
+            # A rank that had not yet joined the others has not lost them as peers.
             lost = [p for rank, p in case.deaths.victims.items() if rank not in case.waiting]
             first = min((death_ns(process) for process in lost), default=0)
             gone = sorted(r for r, p in case.deaths.clean.items() if ended_before(p, first))
@@ -74,23 +74,23 @@ class RankEnded:
             culprit_ranks=tuple(gone),
             waiting_ranks=tuple(sorted(waiting)),
             summary=f"{name_ranks(gone)} ended with {exit_text(case.job.ranks[gone[0]].outside.exit)} "
-            f"while {name_ranks(waiting)} still needed it",
-            advice="Every member of a group must make the same calls: look for an early return, "
-            "fewer batches, or a main() that ends without the last collective on that rank.",
+            f"while {name_ranks(waiting)} still needed {agree(gone, 'it', 'them')}",
+            advice="Every member of a group must make the same calls: look for an early return, fewer "
+            f"batches, or a main() that ends without the last collective on {agree(gone, 'that rank', 'those ranks')}.",
             evidence=(*_death_evidence(case, gone), *_how_far(case, gone)),
             confidence=0.9,
         )
 
 
 def _how_far(case: Case, gone: list[int]) -> Iterable[Evidence]:
-    """How many collectives those who left have made, and those who stayed."""
+    """How many collectives the ranks that left have made, and the ranks that stayed."""
     for view in case.groups:
         numbers = {rank: max(p.enqueued, 0) for rank, p in view.progress.items()}
         left = {rank: numbers[rank] for rank in gone if rank in numbers}
         most = max(numbers.values(), default=0)
         for rank, number in left.items():
             if number < most:
-                text = f"rank {rank} has made {number} collectives of {view.title}, others {most}"
+                text = f"rank {rank} has made {number} collectives of {view.title}; others have made {most}"
                 yield Evidence(source="flight_recorder", global_rank=rank, text=text)
 
 
@@ -115,10 +115,10 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
         error = process.exception
         place = f" at {case.where(process.global_rank or 0)}" if error.site else ""
         message = error.message.strip().splitlines()[0][:160] if error.message.strip() else ""
-        return f"{name_ranks(ranks)} ended by an uncaught {error.type_name}{place}: {message}"
+        return f"{name_ranks(ranks)} ended with an uncaught {error.type_name}{place}: {message}"
     if case.deaths.stopped_from_outside:
         names = signal_name(ending_signal(process) or 0)
-        return f"the whole job was ended from outside: {name_ranks(ranks)} by {names} at once"
+        return f"somebody ended the whole job: {name_ranks(ranks)} got {names} at once"
     oom = process.outside.exit.oom_killed if process.outside.exit else None
     tail = f"; {oom}" if oom else ""
     status = exit_text(process.outside.exit)
@@ -128,13 +128,15 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
 
 
 def _death_advice(process: Process, requested: bool) -> str:
-    """What to do about this end in particular; '' where its code says it."""
+    """What to do about this end; '' where its code's advice is enough."""
     if requested:
-        return "Nothing, if that was meant: a scheduler's limit, scancel or Ctrl-C looks like this."
+        return (
+            "Nothing, if that was intended: a scheduler's limit, scancel or Ctrl-C looks like this."
+        )
     if process.exception is not None:
         return "Fix that exception; the other ranks only lost their peer."
     if ending_signal(process) in (11, 6, 7, 4, 8):
-        return "A crash in native code: run that rank with `python -X faulthandler` and read its last frames."
+        return "This is a crash in native code: run that rank with `python -X faulthandler` and read its last frames."
     return ""
 
 
@@ -155,7 +157,9 @@ def _death_evidence(case: Case, ranks: list[int]) -> Iterable[Evidence]:
         why = process.exception.message.strip().splitlines() if process.exception else []
         text = why[0][:160] if why else exit_text(process.outside.exit)
         yield Evidence(
-            source="exit", global_rank=rank, text=f"rank {rank} is a victim, it ended later: {text}"
+            source="exit",
+            global_rank=rank,
+            text=f"rank {rank} is a victim that ended later: {text}",
         )
 
 
@@ -171,11 +175,11 @@ class RankStopped:
             severity="hang",
             culprit_ranks=tuple(stopped),
             waiting_ranks=case.waiting_for(stopped),
-            summary=f"{name_ranks(stopped)} {'is' if len(stopped) == 1 else 'are'} stopped (SIGSTOP or "
-            f"SIGTSTP): the kernel does not run {'it' if len(stopped) == 1 else 'them'}",
+            summary=f"{name_ranks(stopped, 'is', 'are')} stopped (SIGSTOP or SIGTSTP): the kernel does not run "
+            f"{agree(stopped, 'it', 'them')}",
             advice="Resume with "
             + "; ".join(f"`kill -CONT {case.job.ranks[r].pid}`" for r in stopped[:8])
-            + ", after asking who stopped it (a debugger, a scheduler, Ctrl-Z).",
+            + f", but first ask who stopped {agree(stopped, 'it', 'them')} (a debugger, a scheduler, Ctrl-Z).",
             evidence=tuple(
                 Evidence(
                     source="proc",
@@ -188,7 +192,7 @@ class RankStopped:
 
 
 class RankFrozen:
-    """process.gil_held, process.io_blocked: alive, but the interpreter runs nothing."""
+    """process.gil_held, process.io_blocked: the process is alive, but its interpreter runs nothing."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for rank, process in case.job.ranks.items():
@@ -205,13 +209,13 @@ class RankFrozen:
             if age <= limit and not needed:
                 continue
             if process.open_call_of(LOAD):
-                continue  # load.stalled says it, with the phase and the file
+                continue  # load.stalled reports it, with the phase and the file
             if not self._is_certain(case, process, age):
                 continue
             yield self._finding(case, rank, process, age, waiting)
 
     def _is_certain(self, case: Case, process: Process, age: float) -> bool:
-        """A stack in which nobody owns the GIL says that only the agent's thread is late."""
+        """A stack in which no thread owns the GIL shows that only the agent's thread is late."""
         if case.job.kernel_state(process) == "D" or process.outside.stack is None:
             return age > 2 * FROZEN_AFTER_S
         return any(thread.owns_gil for thread in process.outside.stack.threads)
@@ -230,7 +234,7 @@ class RankFrozen:
         cause = (
             f"is blocked in the kernel{blocked_on}{at}"
             if in_kernel
-            else f"holds the GIL in native code{native}{at}, so that none of its Python threads can run"
+            else f"holds the GIL in native code{native}{at}, so none of its Python threads can run"
         )
         return Finding(
             code="process.io_blocked" if in_kernel else "process.gil_held",
@@ -272,7 +276,7 @@ def _native_evidence(rank: int, frames: tuple[Frame, ...]) -> Iterable[Evidence]
 
 
 def gil_owner(process: Process) -> str:
-    """The thread that holds the GIL and its innermost frame, as py-spy saw it; '' if it did not."""
+    """The thread that holds the GIL and its innermost frame, as py-spy saw it; '' if it saw none."""
     for thread in process.outside.stack.threads if process.outside.stack else ():
         if thread.owns_gil and thread.frames:
             frame = thread.frames[-1]

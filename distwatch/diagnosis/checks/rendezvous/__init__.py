@@ -1,1 +1,1 @@
-"""rendezvous.*: ranks that do not come together."""
+"""rendezvous.*: ranks that cannot form their world."""

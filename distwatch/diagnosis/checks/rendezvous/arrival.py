@@ -1,4 +1,4 @@
-"""rendezvous.rank_*: ranks that others wait for in an initialization, and that have not come."""
+"""rendezvous.rank_*: ranks that others wait for in an initialization."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class RanksNotArrived:
             yield self._late(case, absence.late)
 
     def _unexplained(self, case: Case, unseen: tuple[int, ...]) -> tuple[int, ...]:
-        """Unseen ranks, unless their processes came under other names or may be out of sight."""
+        """Unseen ranks, unless their processes came under other names or are on hosts that nobody sees."""
         if len(unseen) <= surplus(case):
             return ()
-        known = unstarted_ranks(case)  # Ray says what became of them
+        known = unstarted_ranks(case)  # Ray says what happened to them
         unseen = tuple(rank for rank in unseen if rank not in known)
         if not _is_local(case) and set(case.waiting) <= unreachable_ranks(case):
-            return ()  # who cannot reach the store cannot know who is there
+            return ()  # ranks that cannot reach the store cannot know who is missing
         return unseen
 
     def _died(self, case: Case, dead: tuple[int, ...]) -> Finding:
@@ -83,7 +83,6 @@ class RanksNotArrived:
     def _never_started(self, case: Case, never: tuple[int, ...]) -> Finding:
         local = _is_local(case)
         hosts = ", ".join(sorted(case.state.hosts)) or "this host"
-        which = "it" if len(never) == 1 else "them"
         where = endpoints_of(case, case.waiting)
         confidence = 0.95 if local else 0.6
         return Finding(
@@ -91,11 +90,12 @@ class RanksNotArrived:
             severity="hang",
             culprit_ranks=never,
             waiting_ranks=tuple(case.waiting),
-            summary=f"{name_ranks(never)} of {case.job.world} never started: no process of {which} was ever "
-            f"seen on {hosts}; {wait_clause(case)} in init_process_group{' at ' + where if where else ''}",
-            advice=f"Start the missing rank{'s' if len(never) > 1 else ''}, or set WORLD_SIZE to the number "
-            "that is started (torchrun: --nnodes × --nproc-per-node)."
-            + ("" if local else " Other hosts are not observed from here: look there, too."),
+            summary=f"{name_ranks(never)} of {case.job.world} never started: no process of "
+            f"{agree(never, 'this rank', 'these ranks')} was ever seen on {hosts}; {wait_clause(case)} in "
+            f"init_process_group{' at ' + where if where else ''}",
+            advice=f"Start the missing {agree(never, 'rank', 'ranks')}, or set WORLD_SIZE to the number of ranks "
+            "that you start (torchrun: --nnodes × --nproc-per-node)."
+            + ("" if local else " This observer does not see other hosts: look there, too."),
             evidence=(
                 Evidence(
                     source="proc", text=f"processes seen: {name_ranks(case.job.ranks)} on {hosts}"
@@ -114,7 +114,7 @@ class RanksNotArrived:
             severity="hang",
             culprit_ranks=ranks,
             waiting_ranks=tuple(case.waiting),
-            summary=f"{_whereabouts(case, absence)}; {wait_clause(case)} for it",
+            summary=f"{_whereabouts(case, absence)}; {wait_clause(case)} for {agree(ranks, 'it', 'them')}",
             evidence=(
                 *(case.place(rank) for rank in ranks[:8]),
                 *(e for rank in ranks[:4] if (e := _evidence_of_giving_up(case, rank))),
@@ -135,9 +135,10 @@ class RanksNotArrived:
             severity="hang",
             culprit_ranks=late,
             waiting_ranks=tuple(rank for rank in given_up if rank not in late),
-            summary=f"{name_ranks(late)} came to init_process_group {after} after {name_ranks(given_up)} "
-            "had given up waiting: late, not stuck",
-            advice="Find out what delays that rank before init_process_group, or raise its timeout above that.",
+            summary=f"{name_ranks(late)} reached init_process_group {after} after {name_ranks(given_up)} "
+            "had given up: late, not stuck",
+            advice=f"Find out what delays {agree(late, 'that rank', 'those ranks')} before init_process_group, or "
+            "raise the timeout above that delay.",
             evidence=(
                 *evidence_of_waiting(case, [*given_up, *late]),
                 *(case.place(rank) for rank in late[:8]),
@@ -147,13 +148,13 @@ class RanksNotArrived:
 
 
 def _is_local(case: Case) -> bool:
-    """Whether all ranks are to run on hosts that are seen: then what is unseen is not there."""
+    """Whether all ranks run on hosts that are seen: a rank that is not seen then does not exist."""
     identity = case.job.ranks[next(iter(case.waiting))].identity
     return identity.single_node or identity.master_addr in ("localhost", "127.0.0.1", "::1")
 
 
 def _nobody_will_start_them(case: Case) -> bool:
-    """Whether the launcher of a job of this host is gone: before the deadline only that is sure."""
+    """Whether the launcher of a job on this host is gone: only that is certain before the deadline."""
     launchers = [p for p in case.state.processes.values() if p.role == "launcher"]
     gone = {p.pid: p for p in launchers if p.ended_ns is not None}
     parents = {case.job.ranks[rank].ppid for rank in case.waiting}
@@ -170,20 +171,19 @@ def _since_s(case: Case, ended: Process) -> float:
 
 def _whereabouts(case: Case, absence: Absence) -> str:
     ranks = absence.elsewhere
-    one = len(ranks) == 1
     processes = [case.job.ranks[rank] for rank in ranks]
     place = case.where(ranks[0])
     ended = all(process.ended_ns is not None for process in processes)
-    at = f": it {'was' if ended else 'is'} at {place}" if place else ""
+    at = f"; rank {ranks[0]} {'was' if ended else 'is'} at {place}" if place else ""
     if any(gave_up(case, rank, case.job.ranks[rank]) for rank in ranks):
-        failed = f"the initialization of {name_ranks(ranks)} itself failed"
-        return f"{failed}, and {'it' if one else 'they'} went on without{at}"
-    again = " again (the others wait in another initialization)" if absence.number > 1 else ""
+        failed = f"the initialization of {name_ranks(ranks)} failed"
+        return f"{failed}, and {agree(ranks, 'it', 'they')} continued without it{at}"
+    again = " again (the others wait in a later initialization)" if absence.number > 1 else ""
     if ended:
         return (
             f"{name_ranks(ranks)} never called init_process_group{again} before the job ended{at}"
         )
-    alive = f"{name_ranks(ranks)} {'is' if one else 'are'} alive but {'has' if one else 'have'}"
+    alive = f"{name_ranks(ranks, 'is', 'are')} alive but {agree(ranks, 'has', 'have')}"
     return f"{alive} not called init_process_group{again}{at}"
 
 

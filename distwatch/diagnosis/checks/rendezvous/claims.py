@@ -1,4 +1,4 @@
-"""rendezvous.rank_duplicated, rank_out_of_range: processes that take a place that is not theirs."""
+"""rendezvous.rank_duplicated, rank_out_of_range: processes that claim a wrong rank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distwatch.state.rank_sets import name_ranks
 
 
 class RankOutOfRange:
-    """rendezvous.rank_out_of_range: torch lets such a rank wait without a word."""
+    """rendezvous.rank_out_of_range: torch lets such a rank wait silently."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         found = out_of_range(case)
@@ -30,8 +30,8 @@ class RankOutOfRange:
             severity="crash" if all(p.ended_ns is not None for p in processes) else "hang",
             culprit_ranks=tuple(sorted(found)),
             waiting_ranks=waiting,
-            summary=f"{name_ranks(found)} {'is' if len(found) == 1 else 'are'} out of range: {told}"
-            + (f"; {wait_clause(case, waiting)} for a rank that is not there" if waiting else ""),
+            summary=f"{name_ranks(found, 'is', 'are')} out of range: {told}"
+            + (f"; {wait_clause(case, waiting)} for a rank that does not exist" if waiting else ""),
             evidence=(*(_evidence(p) for p in processes[:8]), *evidence_of_waiting(case, waiting)),
         )
 
@@ -39,11 +39,11 @@ class RankOutOfRange:
 def _told(rank: int, process: Process) -> str:
     size = process.planned.world_size if process.planned else None
     only = "only rank 0" if size == 1 else f"ranks 0 to {(size or 1) - 1}"
-    return f"RANK={rank} with WORLD_SIZE={size}, which has {only}"
+    return f"RANK={rank} with WORLD_SIZE={size}, which allows {only}"
 
 
 class RankDuplicated:
-    """rendezvous.rank_duplicated: torch mixes the two up, and others wait for a rank that is none."""
+    """rendezvous.rank_duplicated: torch confuses the two, and others wait for a rank that nobody has."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         found = duplicates(case)
@@ -60,7 +60,7 @@ class RankDuplicated:
             severity="hang",
             culprit_ranks=tuple(sorted(found)),
             waiting_ranks=waiting,
-            summary=f"several processes are one rank of one world. {told}",
+            summary=f"several processes claim the same rank. {told}",
             evidence=(*(_evidence(p) for p in processes[:8]), *evidence_of_waiting(case, waiting)),
         )
 

@@ -21,14 +21,14 @@ _LISTED = 8
 
 
 class _Meeting(msgspec.Struct, kw_only=True):
-    """The ranks that wait at one place, however each spells it."""
+    """The ranks that wait at one endpoint, however each of them writes it."""
 
     places: list[Endpoint]
     ranks: dict[int, Process]
 
 
 class EndpointDisagrees:
-    """Each part of a world waits for the others, which wait elsewhere."""
+    """Parts of one world wait at different endpoints."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         meetings = _meetings(case)
@@ -48,7 +48,7 @@ class EndpointDisagrees:
         ):
             return
         if not certain and unreachable_ranks(case):
-            return  # a name that leads nowhere explains that they have not met
+            return  # a name that does not resolve explains the wait
         yield self._finding(case, meetings, certain)
 
     def _finding(self, case: Case, meetings: list[_Meeting], certain: bool) -> Finding:
@@ -107,15 +107,15 @@ def _is_disjoint(meetings: list[_Meeting]) -> bool:
 def _evidence(rank: int, process: Process) -> Evidence:
     site = f", called at {process.planned.site}" if process.planned and process.planned.site else ""
     text = (
-        f"rank {rank} meets at {endpoint_text(process)} (pid {process.pid} on {process.host}{site})"
+        f"rank {rank} waits at {endpoint_text(process)} (pid {process.pid} on {process.host}{site})"
     )
     return Evidence(source="journal", global_rank=rank, text=text)
 
 
 def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
-    """The same over a whole run: processes that were started together formed worlds by themselves.
+    """The same over a whole run: processes that were started together formed separate worlds.
 
-    Each of them works, so it is a warning; that they were to be one is the launcher's word.
+    Each world works, so this is a warning: the launcher says that they were meant to be one.
     """
     worlds = [case for case in cases if case.job.processes and _is_formed(case)]
     apart: dict[tuple[int, int], Process] = {}
@@ -136,14 +136,15 @@ def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
         code="rendezvous.endpoint_disagrees",
         severity="warning",
         summary=f"{len(small)} small worlds of {', '.join(map(str, each))} rank{'s' if each != [1] else ''} "
-        f"were formed, and the launcher started {tasks} processes as one job: each works by itself",
+        f"formed, but the launcher started {tasks} processes as one job: each world works by itself",
         advice="Give every process RANK, WORLD_SIZE and the same MASTER_ADDR and MASTER_PORT "
         "(under Slurm: from SLURM_PROCID, SLURM_NTASKS and the first node), or start them with torchrun.",
         evidence=tuple(
             Evidence(
                 source="journal",
-                text=f"pid {process.pid} on {process.host} was started as {task} of {count}, and is rank "
-                f"{process.global_rank} of {process.world_size} at {endpoint_text(process) or 'a place of its own'}",
+                text=f"pid {process.pid} on {process.host} was started as {task} of {count}, but is "
+                f"rank {process.global_rank} of {process.world_size} at "
+                f"{endpoint_text(process) or 'an endpoint of its own'}",
             )
             for (task, count), process in sorted(apart.items())[:_LISTED]
         ),
@@ -156,7 +157,7 @@ def _is_formed(case: Case) -> bool:
 
 
 def _launched_as(process: Process) -> tuple[int, int] | None:
-    """Which of how many its launcher started it as, whatever it then planned."""
+    """Its number and the number of processes by its launcher, whatever it then planned."""
     identity = process.identity
     if identity.tasks is not None and identity.task is not None:
         return identity.task, identity.tasks
@@ -168,6 +169,6 @@ def _launched_as(process: Process) -> tuple[int, int] | None:
 
 
 def _fills_its_host(case: Case) -> bool:
-    """Whether it is the world of one node: all its ranks there, as `--nnodes 1` on each makes it."""
+    """Whether it is the world of one node, with all ranks there: `--nnodes 1` on each node makes it."""
     hosts = {process.host for process in case.job.ranks.values()}
     return len(hosts) == 1 and all(p.identity.single_node for p in case.job.ranks.values())

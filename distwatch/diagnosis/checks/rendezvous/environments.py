@@ -9,23 +9,23 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.failures import MISSING_VARIABLE, VARIABLES, Failure
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding, Severity
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 
 _LISTED = 8
 
 
 def severity_of(case: Case, failed: list[Failure], waiting: tuple[int, ...]) -> Severity:
-    """How bad failed calls are: they end their process, keep others waiting, or were caught."""
+    """How bad failed calls are: they ended their process, keep others waiting, or were caught."""
     if any(failure.uncaught or failure.process.ended_ns is not None for failure in failed):
         return "crash"
-    # In a Ray actor every exception is caught, and the task has failed with it.
+    # In a Ray actor every exception is caught, but the task failed with it.
     if any(failure.process.identity.launcher == "ray" for failure in failed):
         return "crash"
     return "hang" if waiting else "warning"
 
 
 def ranks_of(failed: Iterable[Failure]) -> tuple[int, ...]:
-    """The ranks that failed, of those that know which they are."""
+    """The ranks that failed, where they know their rank."""
     return tuple(sorted({f.global_rank for f in failed if f.global_rank is not None}))
 
 
@@ -40,7 +40,7 @@ def who_of(failed: list[Failure]) -> str:
 
 
 class EnvMissing:
-    """The variables of a launcher are not there, where a script relies on them."""
+    """A script relies on the launcher's variables, and they are not set."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         failed = [f for f in case.failures if f.code == "rendezvous.env_missing"]
@@ -54,15 +54,18 @@ class EnvMissing:
         culprits = ranks_of(failed)
         waiting = case.waiting_for(culprits) if culprits else tuple(case.waiting)
         in_ray = any(failure.process.identity.launcher == "ray" for failure in failed)
-        verb = "is" if len(names) == 1 else "are"
         whole = len(names) == len(VARIABLES)
         return Finding(
             code="rendezvous.env_missing",
             severity=severity_of(case, failed, waiting),
             culprit_ranks=culprits,
             waiting_ranks=waiting,
-            summary=f"{', '.join(names)} {verb} not set for {who_of(failed)}: "
-            + ("it was started without a launcher" if whole else "init_process_group needs it")
+            summary=f"{', '.join(names)} {agree(names, 'is', 'are')} not set for {who_of(failed)}: "
+            + (
+                "started without a launcher"
+                if whole
+                else f"init_process_group needs {agree(names, 'it', 'them')}"
+            )
             + (", as a Ray actor" if in_ray else ""),
             advice=_advice(names, in_ray),
             evidence=tuple(failure.evidence() for failure in failed[:_LISTED]),
@@ -70,26 +73,27 @@ class EnvMissing:
 
 
 def _advice(names: tuple[str, ...], in_ray: bool) -> str:
+    it = agree(names, "it", "them")
     if in_ray:
         given = ", ".join(f'"{name}": …' for name in names)
         return (
-            "Ray sets none of them. Pass them to each actor: "
-            f'.options(runtime_env={{"env_vars": {{{given}}}}}), or in its __init__ before torch is used.'
+            f"Ray does not set {it}. Pass {it} to each actor: "
+            f'.options(runtime_env={{"env_vars": {{{given}}}}}), or set {it} in its __init__ before torch is used.'
         )
     return (
-        "Start the script with torchrun --nproc-per-node=N script.py, which sets them, "
+        f"Start the script with torchrun --nproc-per-node=N script.py, which sets {it}, "
         f"or set {', '.join(names)} yourself for every process."
     )
 
 
 def _missing_names(failure: Failure) -> tuple[str, ...]:
-    """All variables that are missing; torch tells of the first alone."""
+    """All variables that are missing; torch names only the first."""
     found = MISSING_VARIABLE.search(failure.text)
     named = {name for name in (found.groups() if found else ()) if name}
     plan, identity = failure.process.planned, failure.process.identity
     if plan is not None and plan.method == "env":
         named |= {name for name, absent in _absent_by(plan).items() if absent}
-        # The plan gives an endpoint whole or not at all.
+        # The plan has a whole endpoint or none.
         said = {"MASTER_ADDR": identity.master_addr, "MASTER_PORT": identity.master_port}
         named -= {name for name, value in said.items() if value is not None}
     elif plan is None and identity.launcher in ("unknown", "ray", "accelerate"):
@@ -112,8 +116,8 @@ _LACKS: tuple[tuple[str, str, str], ...] = (
     # words, the reason, the fix
     (
         r"xla",
-        "the xla backend exists only once torch_xla is imported, and it is not",
-        "Install the torch_xla of this torch and import torch_xla.distributed.xla_backend before "
+        "the xla backend exists only once torch_xla is imported, and it is not imported",
+        "Install the torch_xla for this torch and import torch_xla.distributed.xla_backend before "
         "init_process_group (Neuron: torch-neuronx), or use backend='gloo'.",
     ),
     (
@@ -129,7 +133,7 @@ _LACKS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"invalid device ordinal",
-        "there is no GPU of that number: more ranks than GPUs on this host, or CUDA_VISIBLE_DEVICES hides some",
+        "no GPU has that number: this host has more ranks than GPUs, or CUDA_VISIBLE_DEVICES hides some",
         "Start at most one rank per GPU (torchrun --nproc-per-node), and select it by LOCAL_RANK, not RANK.",
     ),
     (
@@ -139,14 +143,14 @@ _LACKS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r".",
-        "torch knows no such backend",
+        "torch does not know this backend",
         "Use gloo, nccl, xla or mpi, or import the plugin that registers it before init_process_group.",
     ),
 )
 
 
 class BackendUnavailable:
-    """The backend that was asked for does not work in that process; each reason has its fix."""
+    """The requested backend does not work in that process; each reason has its fix."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         by_reason: dict[tuple[str, str], list[Failure]] = {}
@@ -163,7 +167,7 @@ class BackendUnavailable:
                 severity=severity_of(case, failed, waiting),
                 culprit_ranks=culprits,
                 waiting_ranks=waiting,
-                summary=f"{who_of(failed)} cannot use its backend{backend}: {why}",
+                summary=f"{who_of(failed)} cannot use backend{backend}: {why}",
                 advice=fix,
                 evidence=(
                     *(failure.evidence() for failure in failed[:_LISTED]),
@@ -176,13 +180,13 @@ def _reason(text: str) -> tuple[str, str]:
     for words, why, fix in _LACKS:
         if found := re.search(words, text, re.I):
             return why.format(*found.groups()), fix
-    raise AssertionError("the last pattern fits every text")
+    raise AssertionError("the last pattern matches every text")
 
 
 def _evidence_of_devices(failed: list[Failure]) -> Iterable[Evidence]:
-    """Ranks that told which GPU they would work on: a shared one is seen at once."""
+    """Ranks that said which GPU they will use: a shared one is visible at once."""
     for failure in failed[:_LISTED]:
         plan = failure.process.planned
         if plan is not None and plan.device:
-            text = f"rank {failure.global_rank} would work on GPU {plan.device}"
+            text = f"rank {failure.global_rank} will use GPU {plan.device}"
             yield Evidence(source="journal", global_rank=failure.global_rank, text=text)

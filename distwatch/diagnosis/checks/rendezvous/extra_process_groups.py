@@ -1,8 +1,8 @@
-"""rendezvous.* of worlds beside the default one: weight-sync groups and bare stores.
+"""rendezvous.* of process groups beside the default world: weight-sync groups and bare stores.
 
-They number their members themselves, and may join processes of several worlds of a run. Who of the
-job is missing is said only where it follows from what was seen: from an earlier meeting of the
-same name, or since there is nobody else who could be the one.
+They number their members themselves, and may join processes of several worlds of a run. A rank is
+called missing only where that follows from what was seen: an earlier group of the same name had it,
+or no other process is left.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from distwatch.state.events import SideWorldJoined
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import format_ranks, name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import GROUP
 
 _LISTED = 8
 
 
 class Meeting(msgspec.Struct, frozen=True, kw_only=True):
-    """One meeting of several processes beside the default group."""
+    """One rendezvous of several processes beside the default group."""
 
     joined: tuple[tuple[Process, SideWorldJoined], ...]
     size: int
@@ -41,24 +41,24 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def come(self) -> dict[int, Process]:
-        """By rank in this world."""
+        """Processes by the rank that they have there."""
         return {one.group_rank: p for p, one in self.joined if one.group_rank is not None}
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Ranks of this world that nobody has come as; () where who came has no numbers."""
+        """Ranks there that no process has taken; () where those that joined have no numbers."""
         if any(one.group_rank is None for _, one in self.joined):
             return ()
         return tuple(sorted(set(range(self.size)) - set(self.come)))
 
     @property
     def absent(self) -> int:
-        """How many have not come."""
+        """How many members have not joined."""
         return len(self.missing) or max(0, self.size - len(self.joined))
 
 
 class SideWorldsIncomplete:
-    """Asked of every meeting that some process waits in beyond its deadline."""
+    """Looks at every rendezvous in which some process waits beyond its deadline."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         if not any(process.side_worlds for process in case.state.processes.values()):
@@ -75,7 +75,7 @@ class SideWorldsIncomplete:
                     continue
                 told.add(key)
                 finding, owners = self._judge(case, meeting)
-                # Of several worlds, the one that its culprits are in tells it; else who waits.
+                # Of several worlds, the one with the culprits reports it; else the one that waits.
                 if finding is not None and owners[:1] and owners[0].key in ours:
                     yield finding
 
@@ -89,7 +89,7 @@ class SideWorldsIncomplete:
         if len(sizes) > 1:
             odd = [p for p, one in meeting.joined if one.size != meeting.size]
             told = " and ".join(map(str, sorted(sizes)))
-            what = f"{meeting.title} is to have {told} members, as those who came to it say"
+            what = f"{meeting.title} has {told} members, depending on which member you ask"
             return self._finding(
                 case, meeting, "rendezvous.world_size_disagrees", odd, waiting, what
             ), odd
@@ -97,8 +97,10 @@ class SideWorldsIncomplete:
             code = "rendezvous.rank_duplicated" if twice else "rendezvous.rank_out_of_range"
             wrong = twice or beyond
             odd = [p for p, one in meeting.joined if one.group_rank in wrong]
-            how = "by two processes" if twice else f"where the ranks go to {meeting.size - 1}"
-            what = f"rank {format_ranks(wrong)} of {meeting.title} is claimed {how}"
+            how = " by two processes" if twice else f", but the ranks are 0 to {meeting.size - 1}"
+            what = (
+                f"{name_ranks(wrong)} of {meeting.title} {agree(wrong, 'is', 'are')} claimed{how}"
+            )
             return self._finding(case, meeting, code, odd, waiting, what), odd
         if not meeting.absent:
             return None, waiting
@@ -110,9 +112,8 @@ class SideWorldsIncomplete:
         known, why = absent_processes(case.state, meeting)
         who = f"{meeting.absent}"
         if meeting.missing:
-            plural = "s" if len(meeting.missing) > 1 else ""
-            who = f"rank{plural} {format_ranks(meeting.missing)}"
-        what = f"{who} of {meeting.size} of {meeting.title} did not come"
+            who = name_ranks(meeting.missing)
+        what = f"{who} of {meeting.size} of {meeting.title} did not join"
         ended = [p for p in known if p.ended_ns is not None or p.exception is not None]
         if known:
             code = "rendezvous.rank_died" if ended == known else "rendezvous.rank_missing"
@@ -125,9 +126,9 @@ class SideWorldsIncomplete:
                 else "rendezvous.rank_missing"
             )
             what += (
-                f": {seen} processes of this run were seen, and it is to have {meeting.size} members"
+                f": {seen} processes of this run were seen, but it needs {meeting.size} members"
                 if seen < meeting.size
-                else "; which process was to be it cannot be told from here"
+                else "; distwatch cannot tell which process that is"
             )
         finding = self._finding(case, meeting, code, known, waiting, what)
         return finding, known or waiting
@@ -148,7 +149,7 @@ class SideWorldsIncomplete:
             severity="crash" if code == "rendezvous.rank_died" else "hang",
             culprit_ranks=ranks,
             waiting_ranks=waits,
-            summary=f"{what}; {_named(case, waiting)} wait{'s' if len(waiting) == 1 else ''} for it",
+            summary=f"{what}; {_named(case, waiting)} {'waits' if len(waiting) == 1 else 'wait'}",
             advice=_ADVICE[code],
             evidence=(
                 *(case.place(rank) for rank in ranks[:_LISTED]),
@@ -160,19 +161,19 @@ class SideWorldsIncomplete:
 
 _ADVICE = {
     "rendezvous.rank_missing": "Look at what that process does instead of joining the group, and whether it "
-    "was told the same address, port and group name.",
+    "has the same address, port and group name.",
     "rendezvous.rank_died": "Fix what ended that process; the others only wait for it.",
-    "rendezvous.rank_never_started": "Start the missing members, or give the group the number that are "
-    "started (trainer ranks + tensor size of every engine). Other hosts may not be observed from here.",
-    "rendezvous.rank_duplicated": "Give each member a rank of its own: an engine's ranks usually begin at an "
-    "offset of 1, after the trainer's.",
-    "rendezvous.rank_out_of_range": "Make world_size the number of all members, the trainer included.",
-    "rendezvous.world_size_disagrees": "Compute world_size in one place, and hand it to every member.",
+    "rendezvous.rank_never_started": "Start the missing members, or set world_size to the number that you "
+    "start (trainer ranks + tensor size of every engine). This observer may not see other hosts.",
+    "rendezvous.rank_duplicated": "Give each member its own rank: an engine's ranks usually begin at "
+    "offset 1, after the trainer's.",
+    "rendezvous.rank_out_of_range": "Set world_size to the number of all members, including the trainer.",
+    "rendezvous.world_size_disagrees": "Compute world_size in one place, and pass it to every member.",
 }
 
 
 def meeting_of(state: RunState, process: Process, one: SideWorldJoined) -> Meeting:
-    """Everybody who has come to the meeting that this process is in."""
+    """The rendezvous that this process is in, with everybody who has joined it."""
     joined = [
         (other, theirs)
         for other in _everybody(state)
@@ -186,7 +187,7 @@ def meeting_of(state: RunState, process: Process, one: SideWorldJoined) -> Meeti
 
 
 def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], str]:
-    """The processes that are missing, and how that is known; none where nothing decides it."""
+    """The processes that are missing, and how that is known; none where that is not certain."""
     come = {process.key for process, _ in meeting.joined}
     for process, one in meeting.joined:
         before = _before(process, one)
@@ -195,16 +196,18 @@ def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], 
         earlier = meeting_of(state, process, before).come
         found = [earlier[rank] for rank in meeting.missing if rank in earlier]
         if found and len(found) == meeting.absent and not come & {p.key for p in found}:
-            return found, "as it was when this group met before"
+            return found, "as when this group formed before"
     others = [p for p in _everybody(state) if p.key not in come]
     if len(others) == meeting.absent:
-        told = "all other processes of this run have come" if come else "there is nobody else"
+        told = (
+            "all other processes of this run have joined" if come else "there is no other process"
+        )
         return others, told
     return [], ""
 
 
 def _before(process: Process, one: SideWorldJoined) -> SideWorldJoined | None:
-    """The meeting of the same name that this process was in before."""
+    """The rendezvous of the same name that this process joined before."""
     worlds = process.side_worlds.values()
     earlier = [o for o in worlds if one.name and o.name == one.name and o.number < one.number]
     return max(earlier, key=lambda o: o.number, default=None)
@@ -226,12 +229,12 @@ def _same(
 
 
 def _everybody(state: RunState) -> list[Process]:
-    """Every process of the run that is or becomes a rank of some world."""
+    """Every process of the run that is or will be a rank of some world."""
     return [process for world in worlds_of(state) for process in world]
 
 
 def _open(process: Process) -> list[tuple[SideWorldJoined, Step]]:
-    """The meetings that it waits in, with the step: an ended process waits for nothing."""
+    """The rendezvous that it waits in, with the step: an ended process waits for nothing."""
     if process.ended_ns is not None:
         return []
     steps = process.steps
@@ -247,7 +250,7 @@ def _limit_s(case: Case, process: Process, step: Step) -> float:
 
 
 def _ranks(case: Case, processes: list[Process]) -> tuple[int, ...]:
-    """Global ranks of those that are of this world."""
+    """Global ranks of the processes that belong to this world."""
     here = {process.key: rank for rank, process in case.job.ranks.items()}
     return tuple(sorted(here[process.key] for process in processes if process.key in here))
 
@@ -266,7 +269,7 @@ def _evidence(case: Case, process: Process, one: SideWorldJoined) -> Evidence:
     since = f" for {seconds(case.job.age_s(process, step.started_ns))}" if step and waits else ""
     mine = "?" if one.group_rank is None else one.group_rank
     site = f", called at {one.site}" if one.site else ""
-    does = f"waits in its {one.via}{since}" if waits else "has come"
+    does = f"waits in its {one.via}{since}" if waits else "has joined"
     own = f"rank {process.global_rank}" if process.global_rank is not None else "a process"
     text = (
         f"{own} (pid {process.pid} on {process.host}) {does} as rank {mine} of {one.size or '?'} "

@@ -17,10 +17,10 @@ _LISTED = 8
 
 
 def names_no_interface(name: str, value: str, interfaces: Sequence[str]) -> bool:
-    """Whether a variable's value fits none of a host's interfaces.
+    """Whether a variable's value matches none of a host's interfaces.
 
-    gloo takes a comma list of exact names, and each must be there. NCCL takes prefixes, `=` before
-    them for exact names and `^` for those to leave out, and one that is left is enough.
+    gloo takes a comma list of exact names, and all must exist. NCCL takes prefixes, with `=` for exact
+    names and `^` for names to leave out, and one match is enough.
     """
     if name != "NCCL_SOCKET_IFNAME":
         wanted = [part.strip() for part in value.split(",") if part.strip()]
@@ -38,7 +38,7 @@ def names_no_interface(name: str, value: str, interfaces: Sequence[str]) -> bool
 
 
 class InterfaceInvalid:
-    """From the plan before anything fails, and from what gloo or NCCL say of it."""
+    """From the plan before anything fails, and from gloo's and NCCL's own errors."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         found: dict[tuple[str, str, str], list[int]] = {}
@@ -63,7 +63,7 @@ class InterfaceInvalid:
         there = next((p.planned.interfaces for p in processes if p.planned), ())
         who = name_ranks(ranks) if ranks else "a process"
         host = f" on {processes[0].host}" if processes else ""
-        listed = f"; there are: {', '.join(there)}" if there else ""
+        listed = f"; it has {', '.join(there)}" if there else ""
         yield Finding(
             code="rendezvous.interface_invalid",
             severity=severity_of(case, failed, waiting)
@@ -73,8 +73,8 @@ class InterfaceInvalid:
             else "hang",
             culprit_ranks=tuple(ranks),
             waiting_ranks=waiting,
-            summary=f"{given or 'the network interface that was named'} of {who} names no interface{host}{listed}",
-            advice=f"Set it to one of these interfaces{' (' + ', '.join(there) + ')' if there else ''}, or unset it.",
+            summary=f"{who}: {given or 'the interface variable'} does not name an interface{host}{listed}",
+            advice=f"Set it to an interface of that host{' (' + ', '.join(there) + ')' if there else ''}, or unset it.",
             evidence=(
                 *(failure.evidence() for failure in failed[:_LISTED]),
                 *(_evidence(process) for process in processes[:_LISTED] if process.planned),
@@ -93,7 +93,7 @@ def _invalid(process: Process) -> Iterable[tuple[str, str]]:
 
 
 def _ruling(plan: InitPlanned) -> Iterable[str]:
-    """The variables that the backend reads. The default backend is gloo and whatever else there is."""
+    """The variables that the backend reads. The default backend is gloo plus what else is available."""
     backend = plan.backend.lower()
     detail = plan.variables.get("TORCH_DISTRIBUTED_DEBUG", "").upper() == "DETAIL"
     if not backend or "gloo" in backend or detail:

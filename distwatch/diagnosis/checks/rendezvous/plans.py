@@ -1,4 +1,4 @@
-"""Plans that differ: world_size_disagrees, config_disagrees, layout_disagrees by what was asked for."""
+"""Plans that differ: world_size_disagrees, config_disagrees, and layout_disagrees as requested."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Plans = dict[int, InitPlanned]
 
 
 class PlansDisagree:
-    """Asked of the ranks that come to one place for one initialization."""
+    """Compares the ranks that wait at one endpoint for one initialization."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for plans in _comparable(case):
@@ -37,7 +37,7 @@ class PlansDisagree:
         formed = all(holds_world(case.job.ranks[rank]) for rank in plans)
         hangs = any(view.overdue for view in case.groups) or bool(case.deaths.victims)
         if formed and not hangs:
-            # It formed all the same; who has ended since has ended well.
+            # The world formed anyway; a rank that has ended since has ended well.
             return msgspec.structs.replace(finding, severity="warning", waiting_ranks=())
         if finding.code == "rendezvous.config_disagrees" and not formed and not _settled(case):
             return None
@@ -53,7 +53,7 @@ class PlansDisagree:
 
 
 def _comparable(case: Case) -> list[Plans]:
-    """The plans of the ranks that are to meet, of each meeting."""
+    """The plans of the ranks that must form a world, for each endpoint."""
     odd = out_of_range(case)
     meetings: list[tuple[Endpoint, int, Plans]] = []
     for rank, process in case.job.ranks.items():

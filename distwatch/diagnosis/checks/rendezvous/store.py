@@ -1,4 +1,4 @@
-"""rendezvous.port_taken, store_lost: something else is at the endpoint, or nothing any more."""
+"""rendezvous.port_taken, store_lost: something else listens at the endpoint, or nothing any more."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
 
 SETTLED_S = 2.0
-"""A store under load may be slow to answer; a port between two listeners may be free."""
+"""A store under load may answer slowly; a port may be free between two listeners."""
 
 
 class PortTaken:
-    """rendezvous.port_taken: a program that is none of the job's listens at the endpoint."""
+    """rendezvous.port_taken: a program outside the job listens at the endpoint."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         failed = [f for f in case.failures if f.code == "rendezvous.port_taken"]
@@ -29,12 +29,12 @@ class PortTaken:
         if not failed and look is None:
             return
         if duplicates(case).get(0) or (failed and _is_held_by_a_rank(case, failed)):
-            return  # the other process of that rank has the port
+            return  # another process of that rank holds the port
         ranks = {f.global_rank for f in failed if f.global_rank is not None}
         yield self._finding(case, look, failed, tuple(sorted({*case.waiting, *ranks})))
 
     def _foreign(self, case: Case, failed: list[Failure]) -> Look | None:
-        """The look that shows who is there, of those hosts the one where the listener is."""
+        """The look that shows the listener, preferably from the listener's own host."""
         processes = [case.job.ranks[rank] for rank in case.waiting]
         processes += [failure.process for failure in failed]
         places = dict.fromkeys(endpoint_of(process) for process in processes)
@@ -47,7 +47,7 @@ class PortTaken:
         if probed.owner_pid is not None and _is_ours(case, probed.host, probed.owner_pid):
             return False
         if failed:
-            # torch binds every address: another program on one of them is enough to refuse it.
+            # torch binds every address: another program on one of them is enough to fail.
             return probed.outcome in ("foreign", "silent", "store") or probed.owner_pid is not None
         waited = [case.waiting_s(rank) for rank in case.waiting]
         if probed.outcome == "foreign":
@@ -55,7 +55,7 @@ class PortTaken:
         if probed.outcome == "silent":
             stopped = any(case.job.kernel_state(p) == "T" for p in case.job.ranks.values())
             return not stopped and look.answered_ns is None and max(waited, default=0) >= SETTLED_S
-        # A store of another job: rank 0 must be there to know that it is not its own.
+        # A store of another job: rank 0 must be seen, to know that the store is not its own.
         host = case.job.ranks[0] if 0 in case.waiting else None
         hosts = host is not None and host.planned is not None and host.planned.hosts_store
         told = probed.outcome == "store" and probed.owner_pid is not None
@@ -73,7 +73,7 @@ class PortTaken:
             code="rendezvous.port_taken",
             severity="crash" if ended else "hang",
             waiting_ranks=waiting,
-            summary=f"the ranks cannot meet at {endpoint}: {what}"
+            summary=f"the ranks cannot use {endpoint}: {what}"
             + (f"; {wait_clause(case)} in init_process_group" if case.waiting else ""),
             advice=f"Choose another MASTER_PORT, or end that program (kill {probed.owner_pid})."
             if probed and probed.owner_pid
@@ -115,7 +115,7 @@ def _is_ours(case: Case, host: str, pid: int) -> bool:
 
 
 def _is_held_by_a_rank(case: Case, failed: list[Failure]) -> bool:
-    """Whether the port that a rank could not have belongs to another rank of this job."""
+    """Whether the port that a rank could not get belongs to another rank of this job."""
     for place in dict.fromkeys(endpoint_of(failure.process) for failure in failed):
         for look in looks_at(case.state, place):
             pid, host = look.probed.owner_pid, look.probed.host
@@ -126,7 +126,7 @@ def _is_held_by_a_rank(case: Case, failed: list[Failure]) -> bool:
 
 
 class StoreLost:
-    """rendezvous.store_lost: ranks were to meet in a store, and who hosted it has left."""
+    """rendezvous.store_lost: the process that hosted the ranks' store has left."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         if not case.waiting or case.deaths.stopped_from_outside or duplicates(case):
@@ -135,7 +135,7 @@ class StoreLost:
             yield self._finding(case, host)
             return
         lost = self._lost(case)
-        # A rank that hosts it and gives up takes it along: then who is missing is the cause.
+        # A rank that hosts the store and gives up takes it along: the cause is then who is missing.
         if lost and (self._by_agent(case) or not absence_of(case).ranks):
             yield self._finding(case, None, lost)
 
@@ -143,7 +143,7 @@ class StoreLost:
         return any(case.job.ranks[rank].identity.agent_store for rank in case.waiting)
 
     def _lost(self, case: Case) -> list[int]:
-        """Ranks that lost their connection, or wait at a place where a store answered before."""
+        """Ranks that lost their connection, or wait at an endpoint where a store answered before."""
         return [
             rank
             for rank, step in case.waiting.items()
@@ -162,7 +162,7 @@ class StoreLost:
         endpoint = endpoint_text(case.job.ranks[waiting[0]])
         if host is not None:
             who = f"rank 0, which hosted it, ended ({_end_of(host)})"
-            advice = "Fix what ended rank 0; the others only lost it."
+            advice = "Fix what ended rank 0; the others only lost its store."
         else:
             who, advice = self._who_without_rank(case)
         return Finding(
@@ -170,7 +170,7 @@ class StoreLost:
             severity="crash",
             culprit_ranks=(0,) if host is not None else (),
             waiting_ranks=waiting,
-            summary=f"the store at {endpoint} is gone during init_process_group: {who}; "
+            summary=f"the store at {endpoint} went away during init_process_group: {who}; "
             f"{name_ranks(waiting)} lost it",
             advice=advice,
             evidence=(*_evidence_of_end(host), *evidence_of_waiting(case, lost or waiting)),
@@ -180,8 +180,8 @@ class StoreLost:
     def _who_without_rank(self, case: Case) -> tuple[str, str]:
         if not self._by_agent(case):
             return (
-                "who hosted it was not observed",
-                "Look at the host of MASTER_ADDR: what listened there has ended.",
+                "distwatch did not see who hosted it",
+                "Look at the host of MASTER_ADDR: the process that listened there has ended.",
             )
         launchers = [p for p in case.state.processes.values() if p.role == "launcher"]
         ended = [p for p in launchers if p.ended_ns is not None]
@@ -194,8 +194,8 @@ class StoreLost:
                 "Find out what ended torchrun.",
             )
         return (
-            "torchrun's agent hosted it; its end was not observed",
-            "Look at torchrun on the first node: what ended or stopped it.",
+            "torchrun's agent hosted it, and distwatch did not see it end",
+            "Find out what ended or stopped torchrun on the first node.",
         )
 
 

@@ -1,4 +1,4 @@
-"""rendezvous.rank_never_started in Ray: actors that were never placed, groups that cannot be met."""
+"""rendezvous.rank_never_started in Ray: actors and placement groups that Ray cannot place."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from distwatch.diagnosis.facts.ray_view import actor_title, titles
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
 from distwatch.state.steps import INIT
 
 WATCHED_S = 8.0
-"""The same in a run without distwatch: somebody looks since it hangs, and saw only the end of the wait."""
+"""The patience in a run without distwatch: somebody looks because it hangs, and saw only the end of the wait."""
 _LISTED = 8
 
 
 class ActorsUnplaced:
-    """One finding for each placement group, and for each shape that actors wait for."""
+    """One finding for each placement group, and for each set of resources that actors wait for."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         waiting = [a for a in case.actors if a.waits and not a.restarts]
@@ -37,7 +37,7 @@ class ActorsUnplaced:
         overdue, limit_s = bool(overdue_ranks(case)), _limit_s(case)
 
         def is_due(actor: RayActorSeen) -> bool:
-            """It has waited for too long, or others wait for too long by now."""
+            """It has waited too long, or others have waited too long by now."""
             awaited = overdue and actor.global_rank is not None
             return awaited or case.ray.waited_s(actor) > limit_s
 
@@ -74,7 +74,7 @@ class ActorsUnplaced:
         unready = first.state == "DEPENDENCIES_UNREADY"
         needs = shape_text(first.needs)
         lacks = (
-            "what its constructor is given is not ready: the tasks or objects that it comes from "
+            "its constructor's arguments are not ready: the tasks or objects that they come from "
             "have not ended"
             if unready
             else f"{'each ' if len(actors) > 1 else ''}needs {needs}; "
@@ -82,12 +82,11 @@ class ActorsUnplaced:
         )
         ranks = [a.global_rank for a in actors if a.global_rank is not None]
         who = f"{name_ranks(ranks)} never started: " if ranks else ""
-        verb = "is" if len(actors) == 1 else "are"
         also = f"; {others} other actor{'s wait' if others > 1 else ' waits'}" if others else ""
         return _finding(
             case,
             actors,
-            summary=f"{who}{titles(actors)} {verb} not placed by Ray: {lacks}{also}",
+            summary=f"{who}Ray has not placed {titles(actors)}: {lacks}{also}",
             advice="See why that task does not end (`ray list tasks`)."
             if unready
             else "Ask for less (`num_cpus`, `num_gpus`, `resources` of the actor), add a node that has it, "
@@ -98,7 +97,7 @@ class ActorsUnplaced:
 
 
 class ActorsUnobserved:
-    """rank_missing: others wait for ranks that Ray has placed where nobody observes them."""
+    """rank_missing: others wait for ranks that Ray has placed on nodes that nobody observes."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         unseen = absence_of(case).unseen if case.actors else ()
@@ -115,18 +114,17 @@ class ActorsUnobserved:
             severity="hang",
             culprit_ranks=ranks,
             waiting_ranks=tuple(case.waiting),
-            summary=f"{name_ranks(ranks)} ({titles(placed)}) {'has' if len(ranks) == 1 else 'have'} not "
-            f"come, as far as it is seen from here: Ray has placed {'it' if len(ranks) == 1 else 'them'} "
-            f"({actor_title(first)}: {case.ray.node_text(first.node_id)}, pid {first.pid}), and "
-            f"nobody observes that process; {wait_clause(case)}",
+            summary=f"{name_ranks(ranks, 'has', 'have')} not arrived, as far as this observer sees: Ray has "
+            f"placed {agree(ranks, 'it', 'them')} ({actor_title(first)}: {case.ray.node_text(first.node_id)}, "
+            f"pid {first.pid}), and nobody observes that node; {wait_clause(case)}",
             advice="Turn distwatch on in all actors, or look there: `distwatch attach PID` on that node.",
             evidence=(*_rows(case, placed), *evidence_of_waiting(case)),
-            confidence=0.4,  # it may wait there, too
+            confidence=0.4,  # it may be waiting there, too
         )
 
 
 def unstarted_ranks(case: Case) -> dict[int, RayActorSeen]:
-    """Ranks of which no process was seen and of which Ray knows what became of their actor."""
+    """Ranks without a process that was seen, for which Ray knows what happened to their actor."""
     return {
         actor.global_rank: actor
         for actor in sorted(case.actors, key=lambda a: a.state != "DEAD")
@@ -135,7 +133,7 @@ def unstarted_ranks(case: Case) -> dict[int, RayActorSeen]:
 
 
 def blocks(case: Case) -> bool:
-    """Whether anybody could go on without what Ray has not placed, or has lost."""
+    """Whether no rank can continue without what Ray has not placed, or has lost."""
     if overdue_ranks(case):
         return True
     alive = {r: p for r, p in case.job.ranks.items() if p.ended_ns is None and p.role == "rank"}
@@ -143,7 +141,7 @@ def blocks(case: Case) -> bool:
 
 
 def _waits_by_stack(case: Case, process: Process) -> bool:
-    """Of a rank without distwatch its stack is all that says so."""
+    """A rank without distwatch shows this only in its stack."""
     job = case.job
     waits = job.is_in_init_by_stack(process) or bool(job.in_collective_by_stack(process))
     return waits and not process.instrumented
@@ -162,7 +160,7 @@ def _finding(
     culprits = tuple(sorted(ranks - case.job.ranks.keys()))
     absence = absence_of(case)
     waiting = tuple(rank for rank in case.waiting if rank not in culprits)
-    # Who waits for ranks that are known to be elsewhere does not wait for an actor without a rank.
+    # A rank that waits for ranks known to be elsewhere does not wait for an actor without a rank.
     unknown = set(absence.unseen) - unstarted_ranks(case).keys()
     awaited = set(absence.ranks) & set(culprits) if culprits else unknown or not case.waiting
     told = f"; {wait_clause(case, waiting)} in init_process_group" if awaited and waiting else ""
@@ -179,7 +177,7 @@ def _finding(
 
 
 def _limit_s(case: Case) -> float:
-    """What the run gives an initialization, and so a placement."""
+    """The run's deadline for an initialization, and so for a placement."""
     started = [p.started for p in case.state.processes.values() if p.started is not None]
     return min(
         (one.deadlines.get(INIT.name, INIT.deadline_s) for one in started), default=WATCHED_S
@@ -187,7 +185,7 @@ def _limit_s(case: Case) -> float:
 
 
 def _alike(actors: Iterable[RayActorSeen]) -> list[list[RayActorSeen]]:
-    """Actors that wait for the same, those with ranks apart from those without."""
+    """Actors that wait for the same resources, those with ranks apart from those without."""
     found: dict[tuple[object, ...], list[RayActorSeen]] = {}
     for actor in sorted(actors, key=_by_rank):
         unready = actor.state == "DEPENDENCIES_UNREADY"

@@ -21,7 +21,7 @@ from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import INIT
 
 PATIENCE_S = 5.0
-"""A host that comes up, or a store that answers slowly, is given this long."""
+"""A host that is starting, or a store that answers slowly, gets this long."""
 STALE_NS = 10_000_000_000
 _BEFORE_THE_STORE = (*INIT.calls, *INIT.parts[: 1 + INIT.parts.index("store")])
 _ADVICE = {
@@ -30,14 +30,14 @@ _ADVICE = {
     "(nc -vz HOST PORT).",
     "refused": "MASTER_ADDR must be an address of the host that rank 0 runs on, and MASTER_PORT the same "
     "everywhere.",
-    "silent": "See why the process that hosts the store does not answer (its stack, its state).",
+    "silent": "Find out why the process that hosts the store does not answer (its stack, its state).",
     "error": "Check the route and the network interface to that host.",
 }
 _TELLS = {
     "unresolved": "its name does not resolve",
-    "no_answer": "nothing comes back from it (host down, or a firewall drops the packets)",
-    "refused": "nobody listens there",
-    "silent": "it accepts connections and does not answer",
+    "no_answer": "no answer (the host is down, or a firewall drops the packets)",
+    "refused": "no process listens there",
+    "silent": "it accepts connections but does not answer",
     "error": "the connection fails",
 }
 
@@ -104,9 +104,9 @@ class StoreUnreachable:
 
 
 def _left_outside(case: Case) -> list[int]:
-    """Ranks that are past their deadline and still before the store, while rank 0 hosts it.
+    """Ranks that are past their deadline and not yet connected, while rank 0 hosts the store.
 
-    A client of the store goes on as soon as it is connected; the host alone waits for all.
+    A client of the store continues once it is connected; only the host waits for all.
     """
     if absence_of(case).ranks:
         return []
@@ -147,7 +147,7 @@ def _stuck(case: Case) -> list[tuple[Look, list[int]]]:
     for (host, place), ranks in sorted(found.items(), key=lambda item: item[1]):
         look = look_from(case.state, host, place)
         begun_ns = min(case.waiting[rank].started_ns for rank in ranks)
-        # A look stands until another shows a change; one from before all of them says nothing.
+        # A look is valid until another shows a change; one from before all of them says nothing.
         if look is not None and look.time_ns + STALE_NS >= begun_ns:
             held = [rank for rank in ranks if _is_held_up(case, look, rank)]
             stuck += [(look, held)] if held else []
@@ -178,17 +178,17 @@ def _is_held_up(case: Case, look: Look, rank: int) -> bool:
 
 
 def _is_hosted_elsewhere(case: Case, rank: int) -> bool:
-    """Whether rank 0 has listened for long, and this rank's way does not lead to it."""
+    """Whether rank 0 has listened for long, and this rank does not reach it."""
     host = case.job.ranks.get(0)
     if host is None or host.planned is None or 0 not in case.waiting or case.waiting[0].error:
         return False
     if case.job.kernel_state(host) in ("T", "D"):
-        return False  # its store does not answer anybody
+        return False  # its store cannot answer
     here = same_endpoint(endpoint_of(case.job.ranks[rank]), endpoint_of(host), case.state)
     return bool(here) and host.planned.hosts_store and case.waiting_s(0) >= PATIENCE_S
 
 
 def _is_hosted_by_us(case: Case, look: Look) -> bool:
-    """A store of this job that hears and does not answer; one that is stopped is told as that."""
+    """A store of this job that accepts and does not answer; a stopped one has a finding of its own."""
     owner = case.state.processes.get(look.probed.owner_process or "")
     return owner is not None and case.job.kernel_state(owner) != "T"
