@@ -121,6 +121,6 @@ def _explains(root: Finding, finding: Finding) -> bool:
     return culprits <= set(root.culprit_ranks) or culprits <= set(root.waiting_ranks)
 
 
-def _precedence(finding: Finding) -> tuple[int, int, tuple[int, ...]]:
+def _precedence(finding: Finding) -> tuple[int, int, tuple[int, ...], str]:
     severity = 0 if finding.blocks else 1 + _SEVERITIES.index(finding.severity)
-    return severity, precedence_of(finding.code), finding.culprit_ranks
+    return severity, precedence_of(finding.code), finding.culprit_ranks, finding.severity
