@@ -46,6 +46,15 @@ def host_name() -> str:
     return os.uname().nodename
 
 
+def boot_id() -> str:
+    """Which boot of this machine it is; '' where /proc does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 class FolderDenied(OSError):
     """The folder is not ours alone: someone else could read or plant things in it."""
 

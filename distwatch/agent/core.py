@@ -27,7 +27,7 @@ from distwatch.agent.journal import CAPACITY, Journal
 from distwatch.agent.observer_start import ObserverStart
 from distwatch.agent.pulse import OperationsRing, PulsePage
 from distwatch.redaction import redact_command
-from distwatch.runfolder import RunFolder, host_name, start_ticks
+from distwatch.runfolder import RunFolder, boot_id, host_name, start_ticks
 from distwatch.settings import Settings, read_settings
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
@@ -434,19 +434,11 @@ def _file_header() -> FileHeader:
         host=host,
         pid=pid,
         start_ticks=ticks,
-        boot_id=_boot_id(),
+        boot_id=boot_id(),
         wall_offset_ns=time.time_ns() - time.monotonic_ns(),
         salt=random.SystemRandom().getrandbits(32),
         capacity=CAPACITY,
     )
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _process_started(header: FileHeader, role: str, settings: Settings) -> ev.ProcessStarted:

@@ -27,13 +27,9 @@ def overdue(
     now = time.monotonic_ns()
     for group in progress:
         waited_s = (now - group.changed_ns) / 1e9
-        done = max(group.completed, 0)
-        # Without a recorder only entries are counted: -1 with several entered says nothing.
-        known = group.completed >= 0 or group.enqueued == 1
-        if known and done < group.enqueued and waited_s > deadlines[COLLECTIVE.name]:
-            return (
-                f"collective #{done + 1} of group {group.pg_name} has waited for {waited_s:.0f} s"
-            )
+        if group.in_flight and waited_s > deadlines[COLLECTIVE.name]:
+            number = max(group.completed, 0) + 1
+            return f"collective #{number} of group {group.pg_name} has waited for {waited_s:.0f} s"
     stalled_s = (now - moved_ns) / 1e9
     for step in open_steps:
         kind = kind_of(step.name)

@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from distwatch.cli.options import output_option, printable, root_option
-from distwatch.diagnosis.facts.activity import main_thread
 from distwatch.diagnosis.facts.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.journals.reading import lives
@@ -22,11 +21,11 @@ from distwatch.report.speedscope import speedscope
 from distwatch.runfolder import host_name
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
+from distwatch.state.observer_events import MAIN_THREAD
 from distwatch.state.rank_sets import format_ranks
 from distwatch.views.stack_tree import StackNode, merge
 
 SCHEMA = "distwatch.stacks/1"
-MAIN = "MainThread"
 _Stacks = dict[int, tuple[ThreadStack, ...]]
 
 
@@ -45,9 +44,9 @@ class Collected(msgspec.Struct, kw_only=True):
 
     def by_thread(self, *, all_threads: bool) -> dict[str, dict[int, tuple[Frame, ...]]]:
         """Frames by global rank, of each thread by its name; of the main thread alone by default."""
-        found: dict[str, dict[int, tuple[Frame, ...]]] = {MAIN: {}}
+        found: dict[str, dict[int, tuple[Frame, ...]]] = {MAIN_THREAD: {}}
         for rank, threads in self.stacks.items():
-            found[MAIN][rank] = threads[0].frames
+            found[MAIN_THREAD][rank] = threads[0].frames
             for number, thread in enumerate(threads[1:] if all_threads else (), 1):
                 name = thread.name or f"unnamed thread {number}"
                 held = found.setdefault(name, {})
@@ -137,10 +136,7 @@ def _by_problem(problems: dict[int, str]) -> dict[str, list[int]]:
 
 
 def _recorded(process: Process) -> tuple[ThreadStack, ...]:
-    stack = process.outside.stack
-    main = main_thread(process, stack)
-    others = [t for t in (stack.threads if stack else ()) if t is not main]
-    return (main, *others) if main is not None else ()
+    return process.outside.stack.main_first(process.pid) if process.outside.stack else ()
 
 
 async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, str]]:
@@ -154,8 +150,7 @@ async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, 
     problems: dict[int, str] = {}
     for rank, taken in await asyncio.gather(*(take(rank, pid) for rank, pid in pids.items())):
         if taken.threads:
-            main = next((t for t in taken.threads if t.name == MAIN), taken.threads[0])
-            stacks[rank] = (main, *(t for t in taken.threads if t is not main))
+            stacks[rank] = taken.main_first(pids[rank])
         else:
             problems[rank] = taken.error or "no threads were seen"
     return stacks, problems
@@ -171,7 +166,7 @@ def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
         document = {
             "schema": SCHEMA,
             "run_id": collected.run_id,
-            "stacks": msgspec.to_builtins(trees.get(MAIN, [])),
+            "stacks": msgspec.to_builtins(trees.get(MAIN_THREAD, [])),
             **({"threads": msgspec.to_builtins(trees)} if all_threads else {}),
             "recorded_ranks": collected.old,
             "unobserved": {str(rank): why for rank, why in sorted(collected.problems.items())},

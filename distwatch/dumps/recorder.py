@@ -1,8 +1,7 @@
 """torch's flight recorder as it is dumped: pickle or JSON, of any version that is known.
 
 Source: torch/csrc/distributed/c10d/FlightRecorder (versions 1.x to 2.10 of its format); NCCL's
-and gloo's entries have the same fields with other habits. gloo leaves `state` at "scheduled" for
-ever, and only `retired` says that a collective is over; NCCL writes "completed".
+and gloo's entries have the same fields with other habits.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import msgspec
 
 from distwatch.dumps.plain_pickle import NotPlain, load_plain
 from distwatch.errors import DistwatchError
+from distwatch.state.recorder_entries import is_over
 
 ENTRIES_AT_MOST = 100_000
 _RANKS = re.compile(r"\d+")
@@ -58,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> bool:
-        return self.retired or self.state == "completed"
+        return is_over(self.retired, self.state)
 
     @property
     def peers(self) -> tuple[str, int] | None:

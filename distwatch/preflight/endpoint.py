@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from distwatch.agent.initialization.environment import Launched
 from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.procfs import read_text
+from distwatch.state.addresses import is_loopback
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 
@@ -59,11 +59,6 @@ def resolve(host: str, port: int = 0) -> list[str]:
     except UnicodeError:
         raise OSError("this is not a valid host name") from None
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def is_loopback(address: str) -> bool:
-    """Whether the address is loopback, which leads back to the host itself."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def own_name_finding(several_nodes: bool, *, gloo_only: bool) -> Finding | None:

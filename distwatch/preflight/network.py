@@ -6,10 +6,11 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from distwatch.preflight.check_result import Checked, failed, passed, warned
-from distwatch.preflight.endpoint import is_loopback, resolve
+from distwatch.preflight.endpoint import resolve
 from distwatch.preflight.interfaces import Interface, read_interfaces
 from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.procfs import read_text
+from distwatch.state.addresses import is_loopback
 
 TORCHRUNS_DEFAULT = 29500
 _FEW_PORTS = 2000

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 
 from distwatch.probes.descriptors import address_of
 from distwatch.probes.procfs import read_text
+from distwatch.state.addresses import is_loopback, plain_address
 from distwatch.state.events import Connection, ConnectionsSeen
 
 _INODE = re.compile(r"socket:\[(\d+)\]")
@@ -37,7 +37,7 @@ def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
             if len(fields) < 10 or fields[9] not in inodes or fields[3] not in _STATES:
                 continue
             local, peer = address_of(fields[1]), address_of(fields[2])
-            if local.startswith(("127.", "[::1]")):
+            if is_loopback(local.rpartition(":")[0]):
                 continue
             addresses.setdefault(local.rpartition(":")[0])
             if (found := _stuck(fields, local, peer)) is not None:
@@ -65,9 +65,7 @@ def owner_of_peer(peer: tuple[str, int], here: tuple[str, int]) -> int | None:
 
 def _end(address: str, port: int) -> str:
     # In the kernel's tables an IPv4 address in the dress of IPv6 is the same as without.
-    plain = ipaddress.ip_address(address.partition("%")[0])
-    mapped = plain.ipv4_mapped if isinstance(plain, ipaddress.IPv6Address) else None
-    host = str(mapped or plain)
+    host = str(plain_address(address))
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

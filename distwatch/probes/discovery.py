@@ -11,6 +11,7 @@ from distwatch.probes.raylets import raylet_at
 from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name
+from distwatch.state.addresses import is_loopback
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
@@ -125,8 +126,7 @@ def _same_run(one: Identity, other: Identity) -> bool:
 
 def _same_network(one: Seen, other: Seen) -> bool:
     """127.0.0.1 of one container is not that of another."""
-    address = other.identity.master_addr or ""
-    if address != "localhost" and not address.startswith("127."):
+    if not is_loopback(other.identity.master_addr or ""):
         return True
     try:
         spaces = {os.readlink(f"/proc/{seen.pid}/ns/net") for seen in (one, other)}

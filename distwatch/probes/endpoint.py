@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import msgspec
 import psutil
 
-from distwatch.probes.listeners import Listener, listeners_of, plain_address
+from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.store_keys import Expected, arrived_ranks
 from distwatch.runfolder import host_name
+from distwatch.state.addresses import plain_address
 from distwatch.state.events import EndpointProbed
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 

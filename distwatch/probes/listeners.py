@@ -13,6 +13,7 @@ import msgspec
 from distwatch.probes.discovery import read_command
 from distwatch.probes.procfs import all_pids, read_text, stat_fields
 from distwatch.runfolder import host_name
+from distwatch.state.addresses import plain_address
 from distwatch.state.frames import process_key
 
 _LISTENING = "0A"
@@ -65,13 +66,6 @@ def listeners_of(
     for inode, (address, uid) in sockets.items():
         found.append(_listener(address, holders.get(inode), _who_instead(uid, denied)))
     return sorted(found, key=lambda one: (one.address, one.pid or 0))
-
-
-def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address without its interface; of IPv4 where it is one in the dress of IPv6."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def _listening(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:

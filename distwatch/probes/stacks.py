@@ -16,6 +16,7 @@ from distwatch.errors import DistwatchError
 from distwatch.probes.procfs import read_text, stat_fields, state_of, tasks_of
 from distwatch.probes.ptrace import explain_denial
 from distwatch.state.events import Frame, StackTaken, ThreadStack
+from distwatch.state.observer_events import MAIN_THREAD
 
 _ATTEMPTS = 3
 _PATIENCE_S = 1.0
@@ -124,7 +125,7 @@ def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:
 def _unnamed(thread: _PySpyThread) -> str:
     # py-spy reads names from the threading module, which a small program has not imported.
     main = thread.pid is not None and thread.pid == thread.os_thread_id
-    return "MainThread" if main else ""
+    return MAIN_THREAD if main else ""
 
 
 def _frame(frame: _PySpyFrame) -> Frame:

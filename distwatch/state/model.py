@@ -220,6 +220,11 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
         return self.started is not None
 
     @property
+    def main_frames(self) -> tuple[ev.Frame, ...]:
+        """The main thread's frames as last seen from outside, outermost first."""
+        return self.outside.stack.main_frames(self.pid) if self.outside.stack else ()
+
+    @property
     def ended_ns(self) -> int | None:
         """When it was seen gone; None while it lives or nobody looked."""
         return self.outside.exit_ns

@@ -105,6 +105,13 @@ class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """When either number last moved, as the agent's thread saw it (at most one beat late)."""
     p2p: int = -1
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether a collective was entered that is known not to be over."""
+        # Without a recorder only entries are counted: -1 with several entered says nothing.
+        known = self.completed >= 0 or self.enqueued == 1
+        return known and self.enqueued > max(self.completed, 0)
+
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One call of a `ProcessGroup` method from Python, from the operations ring."""
@@ -179,6 +186,10 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     native: bool = False
 
 
+MAIN_THREAD = "MainThread"
+"""What Python calls the thread that runs the script."""
+
+
 class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One thread, outermost frame first."""
 
@@ -203,6 +214,21 @@ class StackTaken(Event, frozen=True, kw_only=True):
     that function, and what it calls, may differ."""
     settled_cpu_s: float | None = None
     """CPU seconds that the main thread has used since then."""
+
+    def main_thread(self, pid: int) -> ThreadStack | None:
+        """By its name, else by the process's pid, which is its number; None where none was seen."""
+        main = (t for t in self.threads if t.name == MAIN_THREAD or t.os_thread_id == pid)
+        return next(main, self.threads[0] if self.threads else None)
+
+    def main_first(self, pid: int) -> tuple[ThreadStack, ...]:
+        """All threads, the main thread before the others."""
+        main = self.main_thread(pid)
+        return (main, *(t for t in self.threads if t is not main)) if main else ()
+
+    def main_frames(self, pid: int) -> tuple[Frame, ...]:
+        """The main thread's, outermost first."""
+        main = self.main_thread(pid)
+        return main.frames if main else ()
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -208,7 +208,7 @@ def _retired(entries: tuple[Collective, ...]) -> dict[str, int]:
         name, seq = entry.pg_name, entry.seq
         if seq > newest.get(name, -1):
             newest[name] = seq
-        if not entry.retired and entry.state != "completed":
+        if not entry.over:
             first_open[name] = min(first_open.get(name, seq), seq)
     return newest | {name: seq - 1 for name, seq in first_open.items()}
 

@@ -16,6 +16,14 @@ LARGEST = 1 << 62
 """Numbers and times beyond it are none; the difference of two below it can be written."""
 
 
+def is_over(retired: bool, state: str) -> bool:
+    """Whether a collective has come to its end, by its entry.
+
+    gloo leaves `state` at "scheduled" for ever and only retires entries; NCCL writes "completed".
+    """
+    return retired or state == "completed"
+
+
 class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One entry of torch's flight recorder."""
 
@@ -31,6 +39,11 @@ class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     input_dtypes: tuple[str, ...] = ()
     created_wall_ns: int = 0
     timeout_ms: int | None = None
+
+    @property
+    def over(self) -> bool:
+        """As `is_over`."""
+        return is_over(self.retired, self.state)
 
 
 class PackedEntries(msgspec.Struct, frozen=True, array_like=True, gc=False):

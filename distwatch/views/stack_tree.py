@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.job import Job
 from distwatch.state.events import Frame
 from distwatch.state.model import RunState
 
@@ -22,7 +22,7 @@ class StackNode(msgspec.Struct, kw_only=True):
 
 def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
     """The outermost frames, each with what lies inside; ranks without a stack are in none."""
-    stacks = {rank: main_frames(process) for rank, process in (job or Job(state)).ranks.items()}
+    stacks = {rank: process.main_frames for rank, process in (job or Job(state)).ranks.items()}
     return merge({rank: frames for rank, frames in stacks.items() if frames})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import socket
 from email.message import Message
@@ -12,6 +11,7 @@ import msgspec
 
 from distwatch.errors import DistwatchError, UsageError
 from distwatch.probes.connections import owner_of_peer
+from distwatch.state.addresses import is_loopback
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -37,17 +37,13 @@ def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.
     except OSError as error:
         raise DistwatchError(f"{host!r} does not resolve: {error}") from error
     family, _, _, _, address = found[0]
-    if not has_token and not _is_loopback(str(address[0])):
+    if not has_token and not is_loopback(str(address[0])):
         raise UsageError(
             f"{host or 'every address'} can be reached from other machines",
             advice="Give --token-file FILE (`(umask 077; openssl rand -hex 16 > FILE)` makes one), or leave "
             "--host at 127.0.0.1 and come through a tunnel.",
         )
     return family, str(address[0])
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 class Access:

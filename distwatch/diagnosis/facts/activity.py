@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.identity_cache import cache_by_identity
 from distwatch.diagnosis.facts.user_frame import user_frame
-from distwatch.state.events import Frame, StackTaken, ThreadStack
+from distwatch.state.events import Frame
 from distwatch.state.model import Process, RunState
 
 Kind = Literal[
@@ -116,7 +116,7 @@ def activity_of(state: RunState, process: Process) -> Activity | None:
 
     Of a process that has ended: what it was at when it was last looked at.
     """
-    frames = frames_of_main(process, process.outside.stack)
+    frames = process.main_frames
     if not frames:
         return by_syscall(process)
     if stands_in_debugger(frames):
@@ -174,21 +174,6 @@ def stands_in_debugger(frames: tuple[Frame, ...]) -> bool:
     return False
 
 
-def frames_of_main(process: Process, stack: StackTaken | None) -> tuple[Frame, ...]:
-    """The main thread's frames, outermost first; () where nobody looked."""
-    main = main_thread(process, stack)
-    return main.frames if main else ()
-
-
-def main_thread(process: Process, stack: StackTaken | None) -> ThreadStack | None:
-    """The thread that runs the script."""
-    threads = stack.threads if stack else ()
-    for thread in threads:
-        if thread.name == "MainThread" or thread.os_thread_id == process.pid:
-            return thread
-    return threads[0] if threads else None
-
-
 def spins(process: Process) -> float | None:
     """For how many seconds its main thread has been busy at one place; None where it is not."""
     stack = process.outside.stack
@@ -233,18 +218,21 @@ def in_native_code(process: Process) -> Activity | None:
 
 def _is_same_place(process: Process) -> bool:
     # Frames of a thread that has gone on since tell nothing of now.
-    native = [f for f in frames_of_main(process, process.outside.native) if not f.native]
-    python = [f for f in frames_of_main(process, process.outside.stack) if not f.native]
+    native = [f for f in _main_frames_with_c(process) if not f.native]
+    python = [f for f in process.main_frames if not f.native]
     return [(f.file, f.function) for f in native] == [(f.file, f.function) for f in python]
+
+
+def _main_frames_with_c(process: Process) -> tuple[Frame, ...]:
+    return process.outside.native.main_frames(process.pid) if process.outside.native else ()
 
 
 def native_frames(process: Process) -> tuple[Frame, ...]:
     """The C frames inside its innermost Python frame, the innermost last; () where none are known."""
-    native = frames_of_main(process, process.outside.native)
     if not _is_same_place(process):
         return ()
     inner: list[Frame] = []
-    for frame in reversed(native):
+    for frame in reversed(_main_frames_with_c(process)):
         if not frame.native:
             break
         inner.append(frame)

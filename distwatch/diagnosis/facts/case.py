@@ -9,7 +9,7 @@ from distwatch.diagnosis.facts.deaths import TEARDOWN_SIGNALS, Deaths, deaths_of
 from distwatch.diagnosis.facts.failures import Failure, failures_of, is_own_failure
 from distwatch.diagnosis.facts.group_views import GroupView, groups_of
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init
-from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_status, where
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.user_frame import user_frame
@@ -116,7 +116,7 @@ class Case:
         process = self.job.ranks.get(global_rank)
         if process is None:
             return Evidence(source="proc", global_rank=global_rank, text="no process was ever seen")
-        if status.where and main_frames(process):
+        if status.where and process.main_frames:
             doing = f" ({status.doing})" if status.doing else ""
             tense = "is" if process.ended_ns is None else "was"
             line = self._line(process)
@@ -137,7 +137,7 @@ class Case:
         )
 
     def _line(self, process: Process) -> str:
-        frame = user_frame(main_frames(process))
+        frame = user_frame(process.main_frames)
         text = self.state.sources.get((frame.file, frame.line)) if frame else None
         return f": `{text}`" if text else ""
 

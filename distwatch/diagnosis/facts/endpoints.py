@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from distwatch.state.addresses import is_loopback
 from distwatch.state.events import EndpointProbed
 from distwatch.state.model import Process, RunState
-
-_LOOPBACK = ("localhost", "::1", "0:0:0:0:0:0:0:1", "ip6-localhost", "localhost.localdomain")
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +36,7 @@ def read_place(endpoint: str, host: str) -> Endpoint:
     """`host:port`, as a process on `host` understands it."""
     name, _, port = endpoint.rpartition(":")
     name = name.strip("[]").lower().rstrip(".")
-    if name in _LOOPBACK or name.startswith("127."):
+    if is_loopback(name):
         return Endpoint(name="localhost", port=port, loopback_of=host)
     return Endpoint(name=name, port=port)
 
@@ -80,7 +79,7 @@ def _addresses(place: Endpoint, state: RunState) -> frozenset[str]:
     for host in state.hosts.values():
         for probed in host.endpoints.values():
             if read_place(probed.endpoint, probed.host) == place:
-                found |= {a for a in probed.addresses if not a.startswith("127.") and a != "::1"}
+                found |= {address for address in probed.addresses if not is_loopback(address)}
     if place.name.replace(".", "").isdigit():
         found.add(place.name)
     return frozenset(found)

@@ -246,7 +246,7 @@ class Job:
 
     def frame_of(self, process: Process, functions: Iterable[str]) -> ev.Frame | None:
         """The main thread's innermost torch.distributed frame of that name, if it is in one."""
-        for frame in reversed(main_frames(process)):
+        for frame in reversed(process.main_frames):
             if frame.function in functions and "distributed" in frame.file:
                 return frame
         return None
@@ -313,12 +313,10 @@ class Job:
         pulse = process.outside.pulse
         for progress in pulse.groups if pulse else ():
             group = process.groups.get(progress.pg_name)
-            if group is None or progress.enqueued <= max(progress.completed, 0):
+            if group is None or group.destroyed_ns is not None or not progress.in_flight:
                 continue
             completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
             if progress.enqueued <= completed:
-                continue
-            if group.destroyed_ns is not None or not _completion_observed(progress):
                 continue
             yield Wait(
                 global_rank=global_rank,
@@ -329,11 +327,6 @@ class Job:
                 deadline_s=self.deadline_s(process, "collective", group.timeout_s),
                 killed=was_cut_off(process),
             )
-
-
-def _completion_observed(progress: ev.GroupProgress) -> bool:
-    # Without a recorder only entries are counted: -1 with several entered says nothing.
-    return progress.completed >= 0 or progress.enqueued == 1
 
 
 def is_timeout(process: Process) -> bool:
@@ -386,13 +379,3 @@ def _world(ranks: dict[int, Process]) -> int | None:
     sizes = Counter(p.world_size for p in ranks.values() if p.world_size)
     word = ranks[0].world_size if 0 in ranks else None
     return max(sizes, key=lambda size: (sizes[size], size == word, size)) if sizes else None
-
-
-def main_frames(process: Process) -> tuple[ev.Frame, ...]:
-    """The main thread's frames as last seen from outside, outermost first."""
-    stack = process.outside.stack
-    threads = stack.threads if stack else ()
-    for thread in threads:
-        if thread.name == "MainThread" or thread.os_thread_id == process.pid:
-            return thread.frames
-    return threads[0].frames if threads else ()

@@ -6,7 +6,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.deaths import ended_by_ray
 from distwatch.diagnosis.facts.group_views import groups_of
-from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.signals import exit_text
@@ -100,7 +100,7 @@ def where(process: Process) -> str:
             process.exception.site.line,
             process.exception.site.function,
         )
-    frame = user_frame(main_frames(process))
+    frame = user_frame(process.main_frames)
     return short_site(frame.file, frame.line, frame.function) if frame else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.activity import activity_of
-from distwatch.diagnosis.facts.job import Job, main_frames
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.state.codes import code_of
@@ -48,7 +48,7 @@ def lines_of_interest(state: RunState) -> Places:
     found: Places = {}
     known = set(state.sources)
     for process in list(Job(state).ranks.values())[:_RANKS]:
-        frames = main_frames(process)
+        frames = process.main_frames
         shown = [user_frame(frames), *frames[-1:]]
         places = [(frame.file, frame.line) for frame in shown if frame and not frame.native]
         for operation in process.outside.operations[-_OPERATIONS:]:

@@ -20,12 +20,12 @@ from distwatch.observer.link.root_address import (
     LinkMisconfigured,
     RootAddress,
     address_here,
-    is_loopback,
     parse_place,
 )
 from distwatch.observer.lock import lock_holder
 from distwatch.redaction import redact_text
 from distwatch.runfolder import RunFolder, host_name, name_of
+from distwatch.state.addresses import is_loopback
 
 ANSWERS_WITHIN_S = 60.0
 _NO_ADDRESS = ("0.0.0.0", "::")

@@ -15,11 +15,11 @@ from distwatch.observer.cluster.root_registry import SCHEME
 from distwatch.observer.link.root_address import (
     LinkMisconfigured,
     RootAddress,
-    is_loopback,
     parse_place,
 )
 from distwatch.probes.raylets import clusters_here
 from distwatch.redaction import redact_text
+from distwatch.state.addresses import is_loopback
 
 CONNECT_WITHIN_S = 5.0
 _CLIENT_ADVICE = (

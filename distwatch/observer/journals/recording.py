@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from distwatch.observer.journals.segments import Segment
-from distwatch.runfolder import RunFolder, host_name, start_ticks
+from distwatch.runfolder import RunFolder, boot_id, host_name, start_ticks
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record, process_key
@@ -66,7 +66,7 @@ class Recording:
             host=host,
             pid=pid,
             start_ticks=ticks,
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
             wall_offset_ns=time.time_ns() - time.monotonic_ns(),
             salt=salt,
         )
@@ -205,11 +205,3 @@ def shorten(read: ev.PulseRead, kept: int) -> ev.PulseRead:
     newest = read.operations[-kept:]
     unfinished = tuple(op for op in read.operations[:-kept] if not op.left_ns)
     return msgspec.structs.replace(read, operations=(unfinished + newest))
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

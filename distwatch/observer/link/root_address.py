@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from distwatch.errors import DistwatchError
+from distwatch.state.addresses import is_loopback
 
 TOKEN_FILE = "token"
 TOKEN_LENGTH = 16
@@ -185,11 +186,6 @@ def _listening(host: str, address: str) -> str:
     if named and is_loopback(address):
         return "::" if ":" in address else "0.0.0.0"
     return address
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this host can reach it."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _is_address(host: str) -> bool:

@@ -49,7 +49,7 @@ class StackLooks:
         if tracked.ended:
             return None
         now, cpu = time.monotonic_ns(), main_thread_cpu_s(tracked.pid)
-        frames = main_frames(taken, tracked.pid)
+        frames = taken.main_frames(tracked.pid)
         since, cpu_before = self._settled_since(tracked.key, frames, now, cpu)
         taken = msgspec.structs.replace(
             taken,
@@ -128,15 +128,6 @@ class StackLooks:
             since, cpu_then = now, cpu or 0.0
             self._settled[key] = (place, since, cpu_then)
         return since, cpu_then
-
-
-def main_frames(taken: ev.StackTaken, pid: int) -> tuple[ev.Frame, ...]:
-    """The main thread's, outermost first."""
-    main = next(
-        (t for t in taken.threads if t.name == "MainThread" or t.os_thread_id == pid),
-        taken.threads[0] if taken.threads else None,
-    )
-    return main.frames if main else ()
 
 
 async def take_from_inside(key: str, socket: str) -> ev.StackTaken | None:

@@ -204,7 +204,7 @@ def _stack(process: Process) -> Iterable[Text]:
             f"not observed: {process.outside.not_observed.get('stack', 'none was taken')}", MUTED
         )
         return
-    for thread in sorted(stack.threads, key=lambda t: t.name != "MainThread"):
+    for thread in stack.main_first(process.pid):
         yield from _thread(thread)
 
 

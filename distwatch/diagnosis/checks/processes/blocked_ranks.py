@@ -9,7 +9,6 @@ from distwatch.diagnosis.facts.activity import (
     Activity,
     activity_of,
     by_syscall,
-    frames_of_main,
     in_native_code,
     spins,
 )
@@ -270,7 +269,7 @@ def _worker_text(workers: list[Child]) -> str:
 def _worker_evidence(case: Case, rank: int, workers: list[Child]) -> Iterable[Evidence]:
     for worker in workers[:_WORKERS_SHOWN]:
         sample = worker.process.outside.sample
-        frame = user_frame(frames_of_main(worker.process, worker.process.outside.stack))
+        frame = user_frame(worker.process.main_frames)
         text = str(worker)
         if sample is not None:
             text += f": state {sample.state}"
@@ -291,14 +290,8 @@ def _sample_evidence(rank: int, process: Process) -> Iterable[Evidence]:
 
 def _other_threads(process: Process) -> list[ThreadStack]:
     stack = process.outside.stack
-    threads = stack.threads if stack else ()
-    return [
-        thread
-        for thread in threads
-        if thread.os_thread_id != process.pid
-        and thread.name not in ("MainThread", "distwatch")
-        and thread.frames
-    ]
+    others = stack.main_first(process.pid)[1:] if stack else ()
+    return [thread for thread in others if thread.name != "distwatch" and thread.frames]
 
 
 def _thread_text(thread: ThreadStack) -> str:

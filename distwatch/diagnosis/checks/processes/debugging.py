@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distwatch.diagnosis.facts.activity import activity_of, frames_of_main
+from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.case import Case
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.state.model import Process
@@ -82,7 +82,7 @@ def debugged_by_intent(case: Case, rank: int) -> bool:
     process = case.job.ranks[rank]
     if case.job.kernel_state(process) == "t":
         return True
-    frames = frames_of_main(process, process.outside.stack)
+    frames = process.main_frames
     remote = [f for f in frames if "debugpy" in f.file or "pydevd" in f.file]
     if remote:
         return not any(

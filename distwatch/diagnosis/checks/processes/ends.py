@@ -8,7 +8,7 @@ from distwatch.diagnosis.checks.groups.calls import first_skew
 from distwatch.diagnosis.facts.activity import native_frames
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
-from distwatch.diagnosis.facts.job import FROZEN_AFTER_S, main_frames
+from distwatch.diagnosis.facts.job import FROZEN_AFTER_S
 from distwatch.diagnosis.facts.signals import exit_text, signal_name
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
@@ -282,7 +282,7 @@ def gil_owner(process: Process) -> str:
             frame = thread.frames[-1]
             name = thread.name or thread.os_thread_id
             return f"thread {name} owns the GIL in {frame.function} ({frame.file}:{frame.line})"
-    frames = main_frames(process)
+    frames = process.main_frames
     if process.outside.stack and frames:
         frame = frames[-1]
         return f"main thread's innermost Python frame: {frame.function} ({frame.file}:{frame.line})"

@@ -20,6 +20,7 @@ from distwatch.diagnosis.facts.init_waits import (
 )
 from distwatch.diagnosis.facts.initializations import newest_init
 from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.state.addresses import is_loopback
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -150,7 +151,7 @@ class RanksNotArrived:
 def _is_local(case: Case) -> bool:
     """Whether all ranks run on hosts that are seen: a rank that is not seen then does not exist."""
     identity = case.job.ranks[next(iter(case.waiting))].identity
-    return identity.single_node or identity.master_addr in ("localhost", "127.0.0.1", "::1")
+    return identity.single_node or is_loopback(identity.master_addr or "")
 
 
 def _nobody_will_start_them(case: Case) -> bool:

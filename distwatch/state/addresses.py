@@ -1,0 +1,28 @@
+"""Addresses of hosts, as text. Pure."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+
+_LOOPBACK_NAMES = ("localhost", "ip6-localhost", "localhost.localdomain")
+
+
+def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its interface; of IPv4 where it is one in the dress of IPv6.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+@functools.lru_cache(1024)
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address means the host itself, on whichever host it is used."""
+    try:
+        return plain_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") in _LOOPBACK_NAMES
