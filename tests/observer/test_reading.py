@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.errors import PartialData
-from distwatch.observer.journals.following import Follower
+from distwatch.observer.journals.journal_intake import Followed
 from distwatch.observer.journals.reading import load_state, read_entries, require_records
 from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
@@ -24,12 +24,12 @@ Start = Callable[..., RankProcess]
 
 def copy_to_disk(folder: RunFolder) -> None:
     """What an observer does in one tick."""
-    follower = Follower(folder)
-    for followed in follower.discover():
+    for stem in folder.stems(".ring", folder.volatile):
+        followed = Followed(folder, stem, folder.volatile)
         followed.read()
         followed.read_pulse()
         followed.keep_pulse()
-    follower.close()
+        followed.close()
 
 
 def told(state: RunState) -> dict[str, str]:

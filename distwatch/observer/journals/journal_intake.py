@@ -1,17 +1,121 @@
-"""What the ranks of this host tell: taken from their rings and pulses into journals and state."""
+"""What the ranks of this host tell: copied from their rings and pulses to disk, and into the state."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from typing import Protocol
 
-from distwatch.observer.journals.following import Followed, Follower
+from distwatch.observer.journals.reading import parse_pulse
 from distwatch.observer.journals.recording import Recording, RecordSink
-from distwatch.observer.looks.tracking import Tracking
+from distwatch.observer.journals.rings import Ring, open_private
+from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
-from distwatch.state.frames import FileHeader
+from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
+from distwatch.state.pulse import FILE_SIZE
+
+TRY_AGAIN_S = 5.0
+
+
+class Followed:
+    """One process's ring and pulse. Idle, a tick costs a few small reads.
+
+    Attributes:
+        trouble: why something could not be kept on disk; whoever says it clears it.
+        over: its writer is gone and everything was read.
+    """
+
+    def __init__(
+        self, folder: RunFolder, stem: str, volatile: str, *, writable: bool = True
+    ) -> None:
+        """Opens the ring; raises OSError or ValueError where it is not (yet) one."""
+        self.stem = stem
+        self.ring = Ring(f"{volatile}/{stem}.ring")
+        self.header: FileHeader = self.ring.header
+        self.segment: Segment | None = None
+        self.trouble = ""
+        self.over = False
+        self._writable = writable
+        self._retry_at = 0.0
+        self._folder = folder
+        self._volatile = volatile
+        self._pulse_file = -1
+        self._pulse = b""
+        self._kept = b""
+
+    def read(self, *, last_time: bool = False) -> list[Record]:
+        """New records, already on their way to disk."""
+        if self.over:
+            return []
+        records = self.ring.read(last_time=last_time)
+        if self._writable and (records or self.segment is None):
+            self._keep(records)
+        return records
+
+    def read_pulse(self) -> ev.PulseRead | None:
+        """The live pulse where it changed since the last reading."""
+        if self._pulse_file < 0:
+            try:
+                self._pulse_file = open_private(f"{self._volatile}/{self.stem}.pulse")
+            except OSError:
+                return None
+        content = os.pread(self._pulse_file, FILE_SIZE, 0)
+        if content == self._pulse:
+            return None
+        self._pulse = content
+        return parse_pulse(content, self.header.stream)
+
+    def keep_pulse(self) -> None:
+        """Copies the pulse to disk where it changed; the live one goes with the machine."""
+        if not self._writable or not self._pulse or self._volatile == self._folder.path:
+            return
+        if self._pulse == self._kept:
+            return
+        path = self._folder.kept_pulse(self.stem)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o600)
+            try:
+                os.pwrite(descriptor, self._pulse, 0)
+            finally:
+                os.close(descriptor)
+            self._kept = self._pulse
+        except OSError as error:
+            self.trouble = f"its pulse is not on disk: {error.strerror}"
+
+    def flush(self) -> None:
+        """Has the kernel write the copy through."""
+        if self.segment is not None:
+            with contextlib.suppress(OSError):
+                self.segment.flush()
+
+    def close(self) -> None:
+        self.ring.close()
+        if self.segment is not None:
+            self.segment.close()
+        if self._pulse_file >= 0:
+            os.close(self._pulse_file)
+
+    def _keep(self, records: list[Record]) -> None:
+        # To open a segment costs a reading of it and of the ring: not at every tick of a full disk.
+        if self.segment is None and time.monotonic() < self._retry_at:
+            return
+        try:
+            if self.segment is None:
+                self.segment = Segment(self._folder.journal(self.stem), self.header)
+                records = self.ring.since(self.segment.last_seq)
+            self.segment.append(records)
+        except OSError as error:
+            # The ring still has them: the next try takes up from what is on disk.
+            self.trouble = f"its journal is not on disk: {error.strerror}"
+            self._retry_at = time.monotonic() + TRY_AGAIN_S
+            if self.segment is not None:
+                self.segment.close()
+            self.segment = None
 
 
 class Fold(Protocol):
@@ -27,6 +131,14 @@ class Fold(Protocol):
     ) -> None: ...
 
 
+class ProcessTable(Protocol):
+    """Who is watched on this host; it is told who starts."""
+
+    def add_start(self, start: dict[str, str]) -> None: ...
+    def add_agent(self, header: FileHeader) -> None: ...
+    def is_living(self, key: str) -> bool: ...
+
+
 class Intake:
     """Follows every process of the run folder; whom it finds is tracked from then on."""
 
@@ -34,7 +146,7 @@ class Intake:
         self,
         folder: RunFolder,
         recording: Recording,
-        tracking: Tracking,
+        processes: ProcessTable,
         state: RunState,
         fold: Fold,
         hand_on: RecordSink,
@@ -43,21 +155,21 @@ class Intake:
     ) -> None:
         """`hand_on` gets each record as it stands in its journal, `fold` its event after that."""
         self._recording = recording
-        self._tracking = tracking
+        self._processes = processes
         self._state = state
         self._fold = fold
         self._hand_on = hand_on
         self._writable = writable
-        self._follower = Follower(folder, writable=writable)
+        self._folder = folder
         self._volatile = folder.volatile
+        self._followed: dict[str, Followed] = {}
+        self._seen_starts: set[str] = set()
 
     def take(self) -> None:
         """All that is new."""
-        for start in self._follower.new_starts():
-            self._tracking.add_start(start)
-        for followed in self._follower.discover():
-            self._tracking.add_agent(followed.header)
-        for followed in self._follower.followed.values():
+        self._find_starts()
+        self._find_rings()
+        for followed in self._followed.values():
             if not followed.over:
                 self._take_records(followed)
                 self._take_pulse(followed)
@@ -69,37 +181,58 @@ class Intake:
             keys: of the processes; None: of all.
         """
         self.take()
-        for key, followed in self._follower.by_key().items():
+        for followed in self._followed.values():
+            key = followed.header.stream
             if (keys is None or key in keys) and not followed.over:
                 self._take_records(followed, last_time=True)
                 self._take_pulse(followed)
                 followed.keep_pulse()
                 followed.flush()
-                tracked = self._tracking.processes.get(key)
-                followed.over = tracked is None or tracked.ended
+                followed.over = not self._processes.is_living(key)
 
     def keep_pulses(self) -> None:
         """Copies the pulses that changed to disk."""
         if self._writable:
-            for followed in self._follower.followed.values():
+            for followed in self._followed.values():
                 followed.keep_pulse()
 
     def flush(self) -> None:
         """Has the kernel write the journals through."""
-        for followed in self._follower.followed.values():
+        for followed in self._followed.values():
             followed.flush()
 
     def sockets(self) -> dict[str, str]:
         """The control sockets of the agents that live, by process key."""
-        living = {tracked.key for tracked in self._tracking.living()}
         return {
             followed.header.stream: f"{self._volatile}/{stem}.sock"
-            for stem, followed in self._follower.followed.items()
-            if followed.header.stream in living
+            for stem, followed in self._followed.items()
+            if self._processes.is_living(followed.header.stream)
         }
 
     def close(self) -> None:
-        self._follower.close()
+        for followed in self._followed.values():
+            followed.close()
+
+    def _find_starts(self) -> None:
+        for stem in self._folder.stems(".start"):
+            if stem in self._seen_starts:
+                continue
+            for start in self._folder.starts_of(stem):
+                # A record is made empty and filled then: what is not whole comes at the next tick.
+                if "role" in start:
+                    self._seen_starts.add(stem)
+                    self._processes.add_start(start)
+
+    def _find_rings(self) -> None:
+        for stem in self._folder.stems(".ring", self._volatile) if self._volatile else ():
+            if stem in self._followed:
+                continue
+            try:
+                followed = Followed(self._folder, stem, self._volatile, writable=self._writable)
+            except (OSError, ValueError):
+                continue  # its header is not written yet: it is taken at the next tick
+            self._followed[stem] = followed
+            self._processes.add_agent(followed.header)
 
     def _take_records(self, followed: Followed, *, last_time: bool = False) -> None:
         header = followed.header

@@ -96,7 +96,7 @@ class Tracking:
         if now - self._looked_for_children < CHILDREN_EVERY_S:
             return
         self._looked_for_children = now
-        for tracked in [t for t in self.processes.values() if not t.ended]:
+        for tracked in self.living():
             if tracked.role in ("dataloader", "child", "launcher"):
                 continue
             for child in children_of(tracked.pid, [tracked.pid]):
@@ -129,6 +129,11 @@ class Tracking:
                 continue
             if seen is not None and not tracked.ended:
                 self._recording.record(seen, keep=True)
+
+    def is_living(self, key: str) -> bool:
+        """Whether that process is watched, and has not ended."""
+        tracked = self.processes.get(key)
+        return tracked is not None and not tracked.ended
 
     def living(self) -> list[Tracked]:
         return [tracked for tracked in self.processes.values() if not tracked.ended]
