@@ -239,10 +239,9 @@ def test_ends_recorders_and_earlier_verdicts_are_instants(root: Path) -> None:
     (end,) = [event for event in of_process(events, "rank 2") if event["ph"] == "i"]
     assert (end["name"], end["s"]) == ("exit seen", "p")
     assert "SIGKILL" in end["args"]["text"]
-    assert [event["name"] for event in of_process(events, "verdict")] == [
-        "hang: collective.rank_missing",
-        "crash: process.killed",
-    ]
+    # What ended it later is a symptom: the root that stood stays, with one finding more.
+    verdicts = [event["name"] for event in of_process(events, "verdict")]
+    assert verdicts == ["hang: collective.rank_missing"] * 2
 
 
 # ---- speedscope, and the command ---------------------------------------------------------------
