@@ -22,7 +22,7 @@ from distwatch.runfolder import host_name
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.model import Process
 from distwatch.state.observer_events import MAIN_THREAD
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.views.stack_tree import StackNode, merge
 
 SCHEMA = "distwatch.stacks/1"
@@ -90,7 +90,7 @@ def collect(target: Target, *, native: bool = False) -> Collected:
         ranks = format_ranks(collected.old)
         click.echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
     for problem, affected in _by_problem(collected.problems).items():
-        who = f"rank{'s' if len(affected) > 1 else ''} {format_ranks(affected)}"
+        who = name_ranks(affected)
         click.echo(f"distwatch: {who}: {problem}", err=True)
     if not collected.stacks:
         reason = next(iter(collected.problems.values()), "none was recorded")

@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from distwatch import __version__
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_statuses
@@ -207,14 +209,7 @@ class Observer:
             host=self._host,
             findings=tuple(self.judge.findings),
             rank_statuses=tuple(
-                ReportedStatus(
-                    global_rank=status.global_rank,
-                    word=status.word,
-                    doing=status.doing,
-                    where=status.where,
-                    host=status.host,
-                    pid=status.pid,
-                )
+                msgspec.convert(status, ReportedStatus, from_attributes=True)
                 for status in rank_statuses(self.state)
             ),
         )

@@ -9,7 +9,7 @@ import msgspec
 
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.loads import LoadArguments
-from distwatch.state.quantities import bytes_text
+from distwatch.state.quantities import bytes_text, count_of
 
 HEADROOM = 0.95
 """Of a device's memory: activations, the allocator and the driver need the rest."""
@@ -105,7 +105,7 @@ def _host_memory(
     each = machine.checkpoint_bytes if stays else None
     if each is not None and cpu is not None:
         each = min(each, cpu)
-    told = f"{ranks} rank{'s' if ranks > 1 else ''} × {bytes_text(each)} of checkpoint"
+    told = f"{count_of(ranks, 'rank')} × {bytes_text(each)} of checkpoint"
     if each is None:
         each, told = cpu, f"{ranks} × max_memory['cpu'] = {bytes_text(cpu)}"
     if each is None or each * ranks <= limit:

@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from distwatch.diagnosis.facts.group_views import GroupView, groups_of
 from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
@@ -184,28 +185,19 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
             if said:
                 why = "; ".join(f"{what}: {reason}" for what, reason in said.items())
                 unobserved[str(status.global_rank)] = why
-    elsewhere = {
-        f"{what} on {host.host}": why
-        for host in state.hosts.values()
-        for what, why in host.not_observed.items()
-    }
+    elsewhere: dict[str, str] = {}
     for host in state.hosts.values():
-        if host.devices is not None and host.devices.not_observed:
-            elsewhere[f"GPUs on {host.host}"] = host.devices.not_observed
-        elif host.devices is None:
-            elsewhere[f"GPUs on {host.host}"] = "no observer looked"
+        elsewhere |= {f"{what} on {host.host}": why for what, why in host.not_observed.items()}
+        unseen = host.devices.not_observed if host.devices else "no observer looked"
+        if unseen:
+            elsewhere[f"GPUs on {host.host}"] = unseen
     elsewhere |= {f"host {name}": lost.text for name, lost in unseen_hosts(state).items()}
     observed_hosts, expected_hosts = host_count(state, job)
-    seen = [s for s in ranks if s.process is not None and s.instrumented]
-    dropped = sum(
-        process.gaps + (process.outside.pulse.dropped if process.outside.pulse else 0)
-        for process in state.processes.values()
-    )
     return Coverage(
         expected_ranks=job.world,
-        observed_ranks=len(seen),
+        observed_ranks=sum(s.process is not None and s.instrumented for s in ranks),
         unobserved=unobserved,
-        dropped_events=dropped,
+        dropped_events=state.dropped_events,
         not_observed=elsewhere,
         expected_hosts=expected_hosts,
         observed_hosts=observed_hosts,
@@ -238,7 +230,7 @@ def _rank(state: RunState, status: RankStatus) -> Rank:
         heartbeat_s=_rounded(status.heartbeat_s),
         instrumented=status.instrumented,
         actor=process.actor if process else "",
-        cluster=msgspec.structs.asdict(process.worker) if process and process.worker else {},
+        cluster=asdict(process.worker) if process and process.worker else {},
         exception=[redact_text(line) for line in error.traceback] if error else [],
         integrations={
             name: f"{changed.status}{': ' + changed.reason if changed.reason else ''}"
@@ -252,39 +244,22 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _group(view: GroupView) -> Group:
-    return Group(
-        pg_name=view.pg_name,
-        pg_desc=view.pg_desc,
-        backend=view.backend,
-        members=list(view.members),
-        axis=view.axis,
-        world=view.world,
-        in_flight=view.in_flight,
-        collective_seq=view.seq,
-        op=view.op,
-        entered=list(view.entered),
-        missing=list(view.missing),
-        waited_s=round(view.waited_s, 2),
-        progress={str(r): [p.enqueued, p.completed] for r, p in view.progress.items()},
-    )
+    progress = {str(rank): [p.enqueued, p.completed] for rank, p in view.progress.items()}
+    told = {**asdict(view), "collective_seq": view.seq, "waited_s": round(view.waited_s, 2)}
+    return msgspec.convert({**told, "progress": progress}, Group)
 
 
 def _devices(state: RunState) -> list[HostDevices]:
-    found: list[HostDevices] = []
-    for host in sorted(state.hosts.values(), key=lambda host: host.host):
-        sample, devices = host.sample, host.devices
-        found.append(
-            HostDevices(
-                host=host.host,
-                memory_total=sample.memory_total if sample else None,
-                memory_available=sample.memory_available if sample else None,
-                cgroup_limit=sample.cgroup_limit if sample else None,
-                cgroup_used=sample.cgroup_used if sample else None,
-                devices=[msgspec.to_builtins(d) for d in devices.devices] if devices else [],
-                not_observed=devices.not_observed if devices else "no observer looked",
-            )
+    memory = ("memory_total", "memory_available", "cgroup_limit", "cgroup_used")
+    return [
+        HostDevices(
+            host=host.host,
+            **{name: getattr(host.sample, name, None) for name in memory},
+            devices=[msgspec.to_builtins(d) for d in host.devices.devices] if host.devices else [],
+            not_observed=host.devices.not_observed if host.devices else "no observer looked",
         )
-    return found
+        for host in sorted(state.hosts.values(), key=lambda host: host.host)
+    ]
 
 
 def _ray_row(row: RayRow) -> RayRow:
@@ -294,11 +269,10 @@ def _ray_row(row: RayRow) -> RayRow:
 def _timeline(state: RunState) -> list[Happening]:
     happenings: list[Happening] = []
     for entry in state.timeline[-TIMELINE_KEPT:]:
-        host = state.hosts.get(entry.host)
         process = state.processes.get(entry.process)
         happenings.append(
             Happening(
-                time=wall_text(entry.time_ns + (host.wall_offset_ns if host else 0)),
+                time=wall_text(state.wall_ns(entry.host, entry.time_ns)),
                 host=entry.host,
                 global_rank=process.global_rank if process else None,
                 process=entry.process,

@@ -6,32 +6,37 @@ from importlib.resources import files
 
 import jinja2
 
-from distwatch.report import model_text
 from distwatch.report.document import Report
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
+from distwatch.report.model_text import progress, wait_text
 from distwatch.state.layouts import words_of
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.state.statuses import status_of
+from distwatch.views import load_text
 from distwatch.views.load_groups import group_loads
 from distwatch.views.load_timeline import device_bars, module_label, spans_of
 
 LOADS = 256
-_LOAD_FILTERS = {
-    "who": model_text.who,
-    "outcome": model_text.outcome,
+_FILTERS = {
+    "ranks": format_ranks,
+    "named": name_ranks,
+    "partition": words_of,
+    "plain": load_text.plain,
+    "outcome": load_text.outcome,
     "spans": spans_of,
-    "shown_spans": model_text.shown_spans,
-    "span_text": model_text.span_text,
-    "progress": model_text.progress,
-    "waits_label": model_text.waits_label,
-    "wait_text": model_text.wait_text,
-    "model_text": model_text.model_text,
-    "offload_text": model_text.offload_text,
-    "leaked_text": model_text.leaked_text,
+    "shown_spans": load_text.shown_spans,
+    "span_words": load_text.span_words,
+    "progress": progress,
+    "wait_label": load_text.wait_label,
+    "wait_text": wait_text,
+    "model_words": load_text.model_words,
+    "offload_words": load_text.offload_words,
+    "leaked_words": load_text.leaked_words,
     "device_bars": device_bars,
     "module_label": module_label,
-    "size": model_text.size_text,
+    "size": load_text.size_text,
+    "gib": lambda count: "–" if count is None else f"{count / 2**30:.1f} GiB",
 }
 
 
@@ -41,10 +46,7 @@ def render_html(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["ranks"] = format_ranks
-    environment.filters["partition"] = words_of
-    environment.filters.update(_LOAD_FILTERS)
-    environment.filters["gib"] = lambda count: "–" if count is None else f"{count / 2**30:.1f} GiB"
+    environment.filters.update(_FILTERS)
     template = environment.from_string(source)
     loads = group_loads(report.models)
     return template.render(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 from distwatch.report.document import Report
 from distwatch.report.layout_text import ROWS, grid_lines
@@ -54,15 +54,18 @@ def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[
     yield from _verdict(report)
     for finding in report.findings:
         yield from _finding(finding, shares["evidence"])
-    yield from _ranks(report, shares["ranks"])
-    yield from _ray(report, shares["ranks"])
-    yield from _matrix(matrix)
-    yield from _groups(report, shares["ranks"])
+    progress = "Ranks in groups: the last collective entered, and completed where that differs"
+    yield from _section("Ranks", _ranks(report, shares["ranks"]))
+    ray = _ray(report, shares["ranks"])
+    yield from _section("Ray: what waits, was restarted, failed or died", ray)
+    yield from _section(progress, _matrix(matrix))
+    yield from _section("Groups", _groups(report, shares["ranks"]))
     yield from _layouts(report, shares["ranks"])
-    yield from _models(report, shares["models"])
-    yield from _stacks(report, shares["stacks"])
-    yield from _timeline(report, shares["timeline"])
-    yield from _unknown(report)
+    yield from _section("Models", _models(report, shares["models"]))
+    stacks = _stacks(report, shares["stacks"])
+    yield from _folded("Merged stacks of the main threads", stacks)
+    yield from _folded("Timeline", _timeline(report, shares["timeline"]))
+    yield from _section("What is not known", _unknown(report))
 
 
 def _verdict(report: Report) -> Iterable[str]:
@@ -109,11 +112,26 @@ def _finding(finding: Finding, most: int) -> Iterable[str]:
     yield ""
 
 
+def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
+    """A titled part; nothing where there is nothing to say."""
+    if body := list(lines):
+        yield from (f"### {title}", "", *body, "")
+
+
+def _folded(title: str, lines: list[str]) -> Iterable[str]:
+    """A code block that a reader has to open."""
+    if lines:
+        yield from (f"<details><summary>{title}</summary>", "", *fence(lines), "", "</details>", "")
+
+
+def _more(rows: Sized, most: int, what: str) -> Iterable[str]:
+    if len(rows) > most:
+        yield f"\n… {len(rows) - most} more{what} …"
+
+
 def _ranks(report: Report, most: int) -> Iterable[str]:
     if not report.ranks:
         return
-    yield "### Ranks"
-    yield ""
     actors = any(rank.actor for rank in report.ranks)
     yield f"| rank | host | pid | state | doing | where | since |{' actor |' if actors else ''}"
     yield f"|---:|---|---:|---|---|---|---:|{'---|' if actors else ''}"
@@ -124,31 +142,23 @@ def _ranks(report: Report, most: int) -> Iterable[str]:
             f"{escape(rank.doing)} | {escape(rank.where)} | {since} |"
             + (f" {escape(rank.actor)} |" if actors else "")
         )
-    if len(report.ranks) > most:
-        yield f"\n… {len(report.ranks) - most} more ranks …"
-    yield ""
+    yield from _more(report.ranks, most, " ranks")
 
 
 def _ray(report: Report, most: int) -> Iterable[str]:
     if not report.ray:
         return
-    yield "### Ray: what waits, was restarted, failed or died"
-    yield ""
     yield "| | name | rank | state | |"
     yield "|---|---|---:|---|---|"
     for row in report.ray[:most]:
         rank = "" if row.global_rank is None else row.global_rank
         yield f"| {row.kind} | {escape(row.name)} | {rank} | {escape(row.state)} | {escape(row.text)} |"
-    if len(report.ray) > most:
-        yield f"\n… {len(report.ray) - most} more …"
-    yield ""
+    yield from _more(report.ray, most, "")
 
 
 def _matrix(matrix: Matrix) -> Iterable[str]:
     if not matrix.columns or not matrix.rows:
         return
-    yield "### Ranks in groups: the last collective entered, and completed where that differs"
-    yield ""
     yield f"| ranks | {' | '.join(escape(title) for title in matrix.columns)} |"
     yield f"|---|{'---|' * len(matrix.columns)}"
     for row in matrix.rows:
@@ -160,14 +170,11 @@ def _matrix(matrix: Matrix) -> Iterable[str]:
     left = [(matrix.rows_left_out, "rows"), (matrix.columns_left_out, "groups")]
     if told := ", ".join(f"{count} more {what}" for count, what in left if count):
         yield f"\n… {told} …"
-    yield ""
 
 
 def _groups(report: Report, most: int) -> Iterable[str]:
     if not report.groups:
         return
-    yield "### Groups"
-    yield ""
     yield "| group | members | in flight | who is in | who is missing |"
     yield "|---|---|---|---|---|"
     for group in report.groups[:most]:
@@ -178,42 +185,25 @@ def _groups(report: Report, most: int) -> Iterable[str]:
             f"{format_ranks(group.members)} | {escape(flight)} | {format_ranks(group.entered)} | "
             f"{format_ranks(group.missing)} |"
         )
-    yield ""
 
 
 def _layouts(report: Report, most: int) -> Iterable[str]:
     letters = {rank.global_rank: status_of(rank.state).letter for rank in report.ranks}
     for grid in report.layouts:
-        yield f"### Layout: {escape(grid.name)}, {escape(grid.shape)}"
-        yield ""
-        yield from fence(grid_lines(grid, letters, min(most, ROWS)))
-        yield ""
+        title = f"Layout: {escape(grid.name)}, {escape(grid.shape)}"
+        yield from _section(title, fence(grid_lines(grid, letters, min(most, ROWS))))
 
 
 def _models(report: Report, most: int) -> Iterable[str]:
-    groups = group_loads(report.models)
-    if not groups:
-        return
-    yield "### Models"
-    yield ""
-    yield from fence(line for group in groups[:most] for line in (*load_lines(group), ""))
-    if len(groups) > most:
-        yield f"\n… {len(groups) - most} more loads …"
-    yield ""
+    if groups := group_loads(report.models):
+        yield from fence(line for group in groups[:most] for line in (*load_lines(group), ""))
+        yield from _more(groups, most, " loads")
 
 
-def _stacks(report: Report, most: int) -> Iterable[str]:
+def _stacks(report: Report, most: int) -> list[str]:
     lines = list(tree_lines(report.stacks))
-    if not lines:
-        return
-    yield "<details><summary>Merged stacks of the main threads</summary>"
-    yield ""
-    yield from fence(
-        [*lines[:most], *([f"… {len(lines) - most} more frames …"] if len(lines) > most else [])]
-    )
-    yield ""
-    yield "</details>"
-    yield ""
+    more = [f"… {len(lines) - most} more frames …"] if len(lines) > most else []
+    return [*lines[:most], *more]
 
 
 def tree_lines(nodes: list[StackNode], depth: int = 0) -> Iterable[str]:
@@ -229,11 +219,7 @@ def tree_lines(nodes: list[StackNode], depth: int = 0) -> Iterable[str]:
         yield from tree_lines(current.children, depth + 1)
 
 
-def _timeline(report: Report, most: int) -> Iterable[str]:
-    if not report.timeline:
-        return
-    yield "<details><summary>Timeline</summary>"
-    yield ""
+def _timeline(report: Report, most: int) -> list[str]:
     shown = report.timeline[-most:]
     cut = len(report.timeline) - len(shown)
     lines = [f"… {cut} earlier …"] if cut else []
@@ -242,16 +228,11 @@ def _timeline(report: Report, most: int) -> Iterable[str]:
             f"rank {happening.global_rank}" if happening.global_rank is not None else happening.host
         )
         lines.append(f"{happening.time}  {who:<10} {happening.kind}: {happening.text}"[:240])
-    yield from fence(lines)
-    yield ""
-    yield "</details>"
-    yield ""
+    return lines
 
 
 def _unknown(report: Report) -> Iterable[str]:
     seen = report.coverage
-    yield "### What is not known"
-    yield ""
     for rank, why in seen.unobserved.items():
         yield f"- rank {rank}: {escape(why)}"
     for what, why in seen.not_observed.items():
@@ -262,4 +243,3 @@ def _unknown(report: Report) -> Iterable[str]:
         yield "- stacks: none was taken"
     if not (seen.unobserved or seen.not_observed or seen.dropped_events or not report.stacks):
         yield "- nothing that distwatch looks for went unobserved"
-    yield ""

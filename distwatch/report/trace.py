@@ -116,10 +116,6 @@ class Trace:
             "traceEvents": [*_names(processes, numbers), *events],
         }
 
-    def _wall(self, host: str, time_ns: int) -> int:
-        held = self._state.hosts.get(host)
-        return time_ns + (held.wall_offset_ns if held else 0)
-
     def _now(self, process: Process) -> int:
         """Until when what has not ended lasts: the process's end, else the newest time seen."""
         host = self._state.hosts.get(process.host)
@@ -141,8 +137,8 @@ class Trace:
             process=process.key,
             track=track,
             name=name,
-            begin_ns=self._wall(process.host, began_ns),
-            end_ns=self._wall(process.host, until),
+            begin_ns=self._state.wall_ns(process.host, began_ns),
+            end_ns=self._state.wall_ns(process.host, until),
             args={**args, **({} if ended_ns is not None else {"ended": False})},
         )
 
@@ -186,7 +182,7 @@ class Trace:
         for told in self._ends:
             key = told.event.process if isinstance(told.event, ev.ExitSeen) else told.stream
             if key in numbers:
-                at = self._wall(self._state.processes[key].host, told.time_ns)
+                at = self._state.wall_ns(self._state.processes[key].host, told.time_ns)
                 text = redact_text(event_text(told.event))
                 yield _instant(numbers[key], _OWN, event_kind(told.event), at, {"text": text})
 
@@ -194,11 +190,13 @@ class Trace:
         """Verdicts as they were judged; at the end the one of now, where no observer wrote it."""
         for told in self._verdicts:
             if isinstance(told.event, ev.FindingsJudged):
-                at = self._wall(told.event.host, told.time_ns)
+                at = self._state.wall_ns(told.event.host, told.time_ns)
                 yield _verdict(list(told.event.findings), at)
         written = [(found.code, found.culprit_ranks) for found in self._state.recorded_findings]
         if findings and written != [(found.code, found.culprit_ranks) for found in findings]:
-            now = (self._wall(host.host, host.now_ns) for host in self._state.hosts.values())
+            now = (
+                self._state.wall_ns(host.host, host.now_ns) for host in self._state.hosts.values()
+            )
             yield _verdict(findings, max(now, default=0))
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding, Severity
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import format_ranks, name_ranks
 
 Plans = Mapping[int, InitPlanned]
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
@@ -232,7 +232,7 @@ def _who_says(values: Mapping[int, str]) -> Iterable[str]:
         by_value.setdefault(value, []).append(rank)
     for value, ranks in by_value.items():
         many = len(ranks) != 1
-        yield f"rank{'s' if many else ''} {format_ranks(ranks)} {'have' if many else 'has'} {value}"
+        yield f"{name_ranks(ranks)} {'have' if many else 'has'} {value}"
 
 
 def _shared_devices(plans: Plans) -> Iterable[Finding]:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from distwatch.state.events import LayoutHeld, MeshMade
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import format_ranks, name_ranks
 
 Partition = tuple[tuple[int, ...], ...]
 """Groups in the order of their first rank, members in the order of the axis."""
@@ -81,11 +81,9 @@ def partition_faults(partition: Partition, ranks: Iterable[int]) -> list[str]:
             seen[rank] = group
     wanted = set(ranks)
     if missing := wanted - set(seen):
-        faults.append(f"rank{'s' if len(missing) > 1 else ''} {format_ranks(missing)} in no group")
+        faults.append(f"{name_ranks(missing)} in no group")
     if foreign := set(seen) - wanted:
-        faults.append(
-            f"rank{'s' if len(foreign) > 1 else ''} {format_ranks(foreign)} is none of this world"
-        )
+        faults.append(f"{name_ranks(foreign)} is none of this world")
     if len(sizes := {len(group) for group in partition}) > 1:
         faults.append(f"groups of {' and '.join(map(str, sorted(sizes)))} ranks")
     return faults

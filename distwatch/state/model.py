@@ -315,6 +315,18 @@ class RunState(msgspec.Struct, kw_only=True, gc=False):
             return ()
         return self.judged.findings
 
+    @property
+    def dropped_events(self) -> int:
+        """How many are known to be lost."""
+        pulses = [process.outside.pulse for process in self.processes.values()]
+        gaps = sum(process.gaps for process in self.processes.values())
+        return gaps + sum(pulse.dropped for pulse in pulses if pulse)
+
+    def wall_ns(self, host: str, time_ns: int) -> int:
+        """A time of that host by the wall clock, which alone can be compared between hosts."""
+        held = self.hosts.get(host)
+        return time_ns + (held.wall_offset_ns if held else 0)
+
     def remember(self, entry: TimelineEntry) -> None:
         """Keeps the newest TIMELINE_KEPT entries, whatever order they arrive in."""
         if len(self.timeline) >= TIMELINE_KEPT:

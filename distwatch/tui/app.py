@@ -36,6 +36,7 @@ RETRY_S = 2.0
 REFRESH_S = 0.5
 """Over SSH, more than two refreshes a second cost more than they tell."""
 
+_SORTED_BY = {"ranks": tuple(ranks.SORTED_BY), "loading": tuple(loading.SORTED_BY)}
 CALM = Theme(
     name="distwatch",
     primary="#6fa3d8",
@@ -222,10 +223,8 @@ class DistwatchApp(App[None]):
 
     def action_sort(self) -> None:
         """Sorts the ranks, or the loads where they are on display, by the next column."""
-        if self._view == "loading":
-            self._orders["loading"] = loading.next_order(self._orders["loading"])
-        else:
-            self._orders["ranks"] = ranks.next_order(self._orders["ranks"])
+        view = "loading" if self._view == "loading" else "ranks"
+        self._orders[view] = self._orders[view].following(_SORTED_BY[view])
         self.draw()
 
     def action_sort_reverse(self) -> None:

@@ -9,44 +9,24 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.state.quantities import bytes_text, seconds
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STATES, STRONG, UNKNOWN, YELLOW
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
-
-def format_age(seconds: float | None) -> str:
-    """`4.2 s`, `73 s`, `12 min`, `3.5 h`; `–` where it was not observed."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 180:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+def format_age(age_s: float | None) -> str:
+    """`4.2 s`, `12 min`; `–` where it was not observed."""
+    return UNKNOWN if age_s is None else seconds(age_s)
 
 
 def format_bytes(count: int | None) -> str:
     """`1.5 GiB`; `–` where it was not observed."""
-    if count is None:
-        return UNKNOWN
-    value = float(count)
-    for unit in _UNITS[:-1]:
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} {_UNITS[-1]}"
+    return bytes_text(count, UNKNOWN, 100)
 
 
 def format_clock(wall_ns: int) -> str:
     """Local wall clock to the millisecond: `14:03:07.250`."""
     seconds, rest = divmod(wall_ns, 1_000_000_000)
     return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{rest // 1_000_000:03d}"
-
-
-def count_of(number: int, noun: str) -> str:
-    """`1 rank`, `4 ranks`, `2 processes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def dotted(parts: Iterable[Text]) -> Text:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from distwatch.state.model import RunState
-from distwatch.tui.cells import count_of
+from distwatch.state.quantities import count_of
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.styles import MUTED
 from distwatch.tui.verdict import advice_line, coverage_line, run_line, verdict_line

@@ -16,7 +16,7 @@ from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState, TimelineEntry
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import name_ranks
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
 from distwatch.views.load_groups import LoadGroup, group_loads
 from distwatch.views.stack_tree import StackNode, merge_stacks
@@ -90,8 +90,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def wall_ns(self, entry: TimelineEntry) -> int:
         """When it happened, on its host's wall clock."""
-        host = self.state.hosts.get(entry.host)
-        return entry.time_ns + (host.wall_offset_ns if host else 0)
+        return self.state.wall_ns(entry.host, entry.time_ns)
 
 
 def take_picture(state: RunState, run_id: str) -> Picture:
@@ -111,7 +110,7 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         loads=tuple(group_loads(loads_of(state, job))),
         layouts=tuple(layout_grids(state, job)),
         world_size=job.world,
-        dropped=_dropped(state),
+        dropped=state.dropped_events,
         not_observed=tuple(_not_observed(state, job)),
         hosts=host_count(state, job),
         clock_ns=max((h.now_ns + h.wall_offset_ns for h in state.hosts.values()), default=None),
@@ -144,12 +143,6 @@ def _frozen(process: Process) -> Process:
     return still
 
 
-def _dropped(state: RunState) -> int:
-    processes = state.processes.values()
-    pulses = [process.outside.pulse for process in processes]
-    return sum(p.gaps for p in processes) + sum(pulse.dropped for pulse in pulses if pulse)
-
-
 def _not_observed(state: RunState, job: Job) -> list[str]:
     """`stack of ranks 0-3: no permission to ptrace`, one line a reason."""
     reasons: dict[tuple[str, str], list[int]] = {}
@@ -157,10 +150,7 @@ def _not_observed(state: RunState, job: Job) -> list[str]:
         if process.global_rank is not None:
             for what, why in process.outside.not_observed.items():
                 reasons.setdefault((what, why), []).append(process.global_rank)
-    lines = [
-        f"{what} of rank{'s' if len(ranks) > 1 else ''} {format_ranks(ranks)}: {why}"
-        for (what, why), ranks in reasons.items()
-    ]
+    lines = [f"{what} of {name_ranks(ranks)}: {why}" for (what, why), ranks in reasons.items()]
     lines += [f"host {name}: {lost.text}" for name, lost in sorted(unseen_hosts(state).items())]
     alike: dict[tuple[str, str], list[str]] = {}
     for name, host in sorted(state.hosts.items()):

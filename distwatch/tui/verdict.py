@@ -8,9 +8,10 @@ import msgspec
 from rich.text import Text
 
 from distwatch.state.finding import Finding
+from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import status_of
-from distwatch.tui.cells import count_of, dotted, format_age, format_clock
+from distwatch.tui.cells import dotted, format_age, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
 

@@ -9,6 +9,7 @@ from distwatch.diagnosis.facts.ray_resources import bundles_text
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.state import events as ev
+from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.ray_events import (
     RayActorSeen,
@@ -32,10 +33,6 @@ def event_text(event: ev.AnyEvent | ev.UnknownEvent) -> str:
         return "an event of a newer distwatch"
     teller = _TELLERS.get(type(event))
     return teller(event) if teller else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _step(event: ev.StepStarted) -> str:
@@ -136,7 +133,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
     ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",
     ev.LayoutHeld: lambda e: (
-        f"{e.label or e.framework}: {_count(len(e.groups), 'group')}{_at(e.site)}"
+        f"{e.label or e.framework}: {count_of(len(e.groups), 'group')}{_at(e.site)}"
     ),
     ev.LayoutReleased: lambda e: f"{e.framework}'s parallel state was taken down",
     ev.GradientSkipped: lambda e: (
@@ -163,24 +160,24 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.GroupCalled: _called,
     ev.GroupDestroyed: lambda e: e.pg_name or "all groups",
     ev.CollectivesDumped: lambda e: (
-        f"{_count(len(e.entries), 'collective')}, {e.reason}"
+        f"{count_of(len(e.entries), 'collective')}, {e.reason}"
         if not e.not_observed
         else f"not observed: {e.not_observed}"
     ),
     ev.ExceptionUncaught: lambda e: f"{e.type_name}: {e.message}",
     ev.ProcessEnding: lambda e: e.reason,
     ev.HookFailed: lambda e: f"{e.hook}: {e.error}",
-    ev.Snapshot: lambda e: f"{_count(len(e.steps), 'open step')}, {e.dropped} dropped",
+    ev.Snapshot: lambda e: f"{count_of(len(e.steps), 'open step')}, {e.dropped} dropped",
     ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",
     ev.ObserverEnded: lambda e: e.reason,
     ev.LinkChanged: _link,
     ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.ExitSeen: _exit,
     ev.StackTaken: lambda e: (
-        f"{_count(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
+        f"{count_of(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),
     ev.ConnectionsSeen: lambda e: (
-        f"{_count(len(e.stuck), 'connection')} without an answer"
+        f"{count_of(len(e.stuck), 'connection')} without an answer"
         + "".join(f"; {one.local} → {one.peer}" for one in e.stuck[:2])
     ),
     ev.ErrorFileRead: lambda e: f"{e.type_name}: {e.message}",
@@ -190,7 +187,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     RayJobSeen: lambda e: (
         f"job {e.job_id} of driver pid {e.driver_pid} {'has ended' if e.ended else 'runs'}"
     ),
-    RayLooked: lambda e: f"{_count(e.actors, 'actor')} at {e.address}",
+    RayLooked: lambda e: f"{count_of(e.actors, 'actor')} at {e.address}",
     ev.NotObserved: lambda e: f"{e.what}: {e.why}",
     ev.FindingsJudged: _findings,
 }

@@ -17,6 +17,7 @@ from distwatch.tui.views import loading
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of, visible
 from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_text import outcome, plain
 from tests.diagnosis.recorded_loads import LoadingJob, loading_job, many_loads, spread_placement
 from tests.tui.driving import watching
 from tests.tui.scripted import healthy_job, hung_job, state_of
@@ -62,12 +63,12 @@ def alone(load: LoadStatus, quickest_s: float | None = None) -> LoadGroup:
     ],
 )
 def test_an_outcome_is_a_clause(load: LoadStatus, text: str) -> None:
-    assert load_cells.outcome_cell(alone(load)).plain == text
+    assert plain(outcome(alone(load))) == text
 
 
 def test_several_loads_say_what_the_quickest_and_the_slowest_took() -> None:
     group = alone(status(took_s=23.0, ended=True), quickest_s=21.0)
-    assert load_cells.outcome_cell(group).plain == "✓ loaded in 21 s to 23 s"
+    assert plain(outcome(group)) == "✓ loaded in 21 s to 23 s"
 
 
 def test_what_no_pulse_said_is_not_a_zero() -> None:
@@ -193,9 +194,9 @@ def first_ranks(picture: Picture, order: loading.Order) -> list[int]:
 
 
 def test_the_orders_go_round_from_the_longest_still(picture: Picture) -> None:
-    by_rank = loading.next_order(STILL)
-    by_share = loading.next_order(by_rank)
-    assert loading.next_order(by_share) == STILL
+    by_rank = STILL.following(loading.SORTED_BY)
+    by_share = by_rank.following(loading.SORTED_BY)
+    assert by_share.following(loading.SORTED_BY) == STILL
     assert first_ranks(picture, STILL) == [1, 0, 2, 6, 3, 7]
     assert first_ranks(picture, by_rank) == [0, 1, 2, 3, 6, 7]
     assert first_ranks(picture, by_rank._replace(reverse=True)) == [7, 6, 3, 2, 1, 0]

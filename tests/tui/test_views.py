@@ -60,7 +60,7 @@ def test_the_sort_key_goes_round_all_columns() -> None:
     order, seen = ranks.Order(), []
     for _ in ranks.COLUMNS:
         seen.append(order.column)
-        order = ranks.next_order(order)
+        order = order.following(ranks.SORTED_BY)
     assert seen == [column.name for column in ranks.COLUMNS]
     assert order == ranks.Order()
 

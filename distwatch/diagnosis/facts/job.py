@@ -118,8 +118,7 @@ class Job:
 
     def wall_ns(self, process: Process, time_ns: int) -> int:
         """A time of its host by the wall clock, which alone can be compared between hosts."""
-        host = self.state.hosts.get(process.host)
-        return time_ns + (host.wall_offset_ns if host else 0)
+        return self.state.wall_ns(process.host, time_ns)
 
     def heartbeat_s(self, process: Process) -> float | None:
         """Age of the last pulse; None where there never was one."""

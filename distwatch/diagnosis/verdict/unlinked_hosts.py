@@ -11,7 +11,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import name_ranks
 
 UNSEEN_CONFIDENCE = 0.3
 
@@ -88,7 +88,7 @@ def _as_far_as_seen(finding: Finding, hidden: dict[int, str]) -> Finding:
 def _doubtful(finding: Finding, out: list[int], hidden: dict[int, str]) -> Finding:
     if not out:
         return finding
-    ranks = f"rank{'s' if len(out) > 1 else ''} {format_ranks(tuple(out))}"
+    ranks = name_ranks(out)
     told = f"{ranks} cannot be seen now: {hidden[out[0]]}"
     return msgspec.structs.replace(
         finding,

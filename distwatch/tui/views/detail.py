@@ -8,8 +8,9 @@ from rich.text import Text
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.model import Host
+from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
-from distwatch.tui.cells import count_of, format_clock
+from distwatch.tui.cells import format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, STRONG, YELLOW
 from distwatch.tui.views.devices import host_lines

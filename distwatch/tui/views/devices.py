@@ -12,7 +12,7 @@ from distwatch.state.model import Host, Process
 from distwatch.tui.cells import fit, format_bytes, share_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
-from distwatch.tui.views.line import Line, part_key
+from distwatch.tui.views.line import Line, lines_about, part_key
 from distwatch.views.ray_rows import ray_rows
 
 EMPTY = "no hosts seen yet"
@@ -26,12 +26,8 @@ def lines(picture: Picture) -> list[Line]:
     for name, host in sorted(picture.state.hosts.items()):
         processes = [p for p in picture.state.processes.values() if p.host == name]
         here = tuple(ranks[p.key] for p in processes if p.key in ranks)
-        texts = host_lines(host)
-        found += [
-            Line(part_key(f"host:{name}", n) if n else f"host:{name}", partial(fit, text), here)
-            for n, text in enumerate(texts)
-        ]
-        found.append(Line(part_key(f"host:{name}", "ps"), partial(fit, _process_heading()), here))
+        texts = [*host_lines(host), _process_heading()]
+        found += lines_about(f"host:{name}", (partial(fit, text) for text in texts), here)
         found += _process_lines(processes, ranks)
     return [*found, *_ray_lines(picture)]
 
@@ -39,11 +35,8 @@ def lines(picture: Picture) -> list[Line]:
 def _ray_lines(picture: Picture) -> list[Line]:
     """What is not as it should be in the run's Ray cluster; nothing where all is well."""
     rows = ray_rows(picture.state)
-    found = (
-        [Line(part_key(f"ray:{rows[0].id}", "heading"), partial(fit, Text("Ray", STRONG)), None)]
-        if rows
-        else []
-    )
+    head = partial(fit, Text("Ray", STRONG))
+    found = [Line(part_key(f"ray:{row.id}", "heading"), head) for row in rows[:1]]
     for row in rows:
         rank = "" if row.global_rank is None else f" rank {row.global_rank}"
         text = Text.assemble(

@@ -11,7 +11,7 @@ from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, SEVERITIES, STRONG
-from distwatch.tui.views.line import Line, part_key
+from distwatch.tui.views.line import Line, lines_about
 
 EMPTY = "nothing was found wrong so far"
 
@@ -21,9 +21,8 @@ def lines(picture: Picture) -> list[Line]:
     found: list[Line] = []
     for number, finding in enumerate(picture.findings):
         ranks = tuple(sorted({*finding.culprit_ranks, *finding.waiting_ranks})) or None
-        for place, text in enumerate(finding_texts(finding)):
-            key = f"finding:{number}"
-            found.append(Line(part_key(key, place) if place else key, partial(fit, text), ranks))
+        draws = [partial(fit, text) for text in finding_texts(finding)]
+        found += lines_about(f"finding:{number}", draws, ranks)
     return found
 
 

@@ -8,11 +8,12 @@ from functools import partial
 from rich.text import Text
 
 from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
-from distwatch.tui.cells import count_of, fit, format_age
+from distwatch.tui.cells import fit, format_age
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, GREEN, MUTED, RED, STRONG, YELLOW
-from distwatch.tui.views.line import Line, part_key
+from distwatch.tui.views.line import Line, lines_about
 
 EMPTY = "no process groups seen yet: no rank has come through init_process_group"
 
@@ -31,15 +32,9 @@ def lines(picture: Picture) -> list[Line]:
     found: list[Line] = []
     for group in picture.groups:
         parts = (_title, flight, _progress) if group.members else (_title, flight)
-        found += [
-            Line(
-                key=part_key(group_key(group), number) if number else group_key(group),
-                draw=partial(_fitted, part, group),
-                ranks=group.members,
-                groups=(group.pg_name, group.pg_desc),
-            )
-            for number, part in enumerate(parts)
-        ]
+        draws = [partial(_fitted, part, group) for part in parts]
+        names = (group.pg_name, group.pg_desc)
+        found += lines_about(group_key(group), draws, group.members, names)
     return found
 
 

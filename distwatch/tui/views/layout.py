@@ -9,9 +9,10 @@ from rich.text import Text
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.layouts import told, words_of
+from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import UNOBSERVED
-from distwatch.tui.cells import count_of, fit
+from distwatch.tui.cells import fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STATES, STRONG, YELLOW
 from distwatch.tui.views.groups import flight

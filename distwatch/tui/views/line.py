@@ -32,6 +32,21 @@ class Line(NamedTuple):
     """Lines of one block pass a filter's words together; '' stands alone."""
 
 
+def lines_about(
+    key: str,
+    draws: Iterable[Callable[[int], Text]],
+    ranks: tuple[int, ...] | None = None,
+    groups: tuple[str, ...] | None = None,
+    *,
+    block: str = "",
+) -> list[Line]:
+    """Several lines about one thing, of which the first has its key."""
+    return [
+        Line(part_key(key, number) if number else key, draw, ranks, groups, block)
+        for number, draw in enumerate(draws)
+    ]
+
+
 def part_key(key: str, part: int | str) -> str:
     """The key of a further line about the same thing."""
     return f"{key}{PART}{part}"

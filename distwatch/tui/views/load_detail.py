@@ -8,24 +8,24 @@ from rich.text import Text
 
 from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state.loads import Placement
-from distwatch.state.rank_sets import format_ranks
-from distwatch.tui.cells import count_of, format_bytes
-from distwatch.tui.load_cells import (
-    files_cell,
-    leaked_cell,
-    model_cell,
-    offload_cell,
-    one_line,
-    outcome_cell,
-    phase_cell,
-    tensors_cell,
-    wait_cell,
-)
+from distwatch.state.quantities import count_of
+from distwatch.state.rank_sets import name_ranks
+from distwatch.tui.cells import format_bytes
+from distwatch.tui.load_cells import files_cell, styled, tensors_cell, wait_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.loading import find_load
 from distwatch.tui.views.text import join_lines, section
 from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_text import (
+    leaked_words,
+    model_words,
+    offload_words,
+    one_line,
+    outcome,
+    span_words,
+    wait_label,
+)
 from distwatch.views.load_timeline import device_bars, spans_of
 
 _WIDE = 120
@@ -40,17 +40,15 @@ def load_detail(picture: Picture, key: str) -> Text | None:
 
 def _lines(group: LoadGroup) -> Iterable[Text]:
     load, ranks = group.load, group.global_ranks
-    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {format_ranks(ranks)}"
-    yield Text.assemble((f"{who}  {load.call}", STRONG), "  ", outcome_cell(group))
+    yield Text.assemble((f"{name_ranks(ranks)}  {load.call}", STRONG), "  ", styled(outcome(group)))
     yield Text(load.arguments.checkpoint)
     if load.error:
         yield Text(one_line(load.error), RED)
     yield from section("arguments", list(_arguments(load)))
     of = f", of the slowest: rank {load.global_rank}" if len(ranks) > 1 else ""
-    yield from section(f"phases{of}", [phase_cell(span, load.error) for span in spans_of(load)])
+    yield from section(f"phases{of}", [styled(span_words(span, load)) for span in spans_of(load)])
     yield from section("progress", list(_progress(load)))
-    wait = "waits in" if load.under_way else "was in"
-    yield from section(wait, [wait_cell(load, one, _UNCUT) for one in load.outstanding])
+    yield from section(wait_label(load), [wait_cell(load, one, _UNCUT) for one in load.outstanding])
     if load.placement is not None:
         yield from _placed(load.placement)
 
@@ -78,7 +76,7 @@ def _progress(load: LoadStatus) -> Iterable[Text]:
 
 
 def _placed(placement: Placement) -> Iterable[Text]:
-    yield from section("model", [model_cell(placement, _WIDE)])
+    yield from section("model", [styled(model_words(placement))])
     for bar in device_bars(placement):
         rows = [
             Text.assemble((f"{format_bytes(module.bytes):>10}  ", MUTED), module.module or "all of it")
@@ -89,8 +87,9 @@ def _placed(placement: Placement) -> Iterable[Text]:
     if placement.modules_left_out:
         left = f"  the device map is longer by {placement.modules_left_out}, which were not kept"
         yield Text(left, YELLOW)
-    if placement.bytes_on("ram") or placement.bytes_on("disk"):
-        yield from section("offloaded", [offload_cell(placement, _WIDE)])
-    if placement.leaked_count:
-        yield from section("on meta", [leaked_cell(placement, _WIDE)])
+    for title, words in (
+        ("offloaded", offload_words(placement)),
+        ("on meta", leaked_words(placement)),
+    ):
+        yield from section(title, [styled(words)] if words else [])
     yield from section("notes", [Text(note) for note in placement.notes])

@@ -9,26 +9,30 @@ from typing import Any
 from rich.text import Text
 
 from distwatch.state.loads import Placement
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import name_ranks
 from distwatch.tui.cells import clip_middle, dotted, fit
 from distwatch.tui.load_cells import (
     device_cell,
     files_cell,
-    leaked_cell,
-    model_cell,
-    offload_cell,
-    one_line,
-    outcome_cell,
     phases_cell,
+    styled,
     tensors_cell,
     timeline_cell,
     wait_cell,
 )
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STRONG, YELLOW
-from distwatch.tui.views.line import Line, part_key
+from distwatch.tui.views.line import Line, lines_about
 from distwatch.tui.views.ranks import Order
 from distwatch.views.load_groups import LoadGroup
+from distwatch.views.load_text import (
+    leaked_words,
+    model_words,
+    offload_words,
+    one_line,
+    outcome,
+    wait_label,
+)
 from distwatch.views.load_timeline import DeviceBar, device_bars
 
 EMPTY = (
@@ -36,18 +40,12 @@ EMPTY = (
     "in ranks that run with distwatch"
 )
 _LABEL = 9
-_SORTED_BY: dict[str, Callable[[LoadGroup], Any]] = {
+SORTED_BY: dict[str, Callable[[LoadGroup], Any]] = {
     "still": lambda group: 0,
     "rank": lambda group: group.global_ranks[0],
     "done": lambda group: group.load.share if group.load.share is not None else 1.0,
 }
 FIRST_ORDER = Order("still")
-
-
-def next_order(order: Order) -> Order:
-    """Sorted by the next of still, rank, done; upright."""
-    names = list(_SORTED_BY)
-    return Order(names[(names.index(order.column) + 1) % len(names)])
 
 
 def load_key(group: LoadGroup) -> str:
@@ -64,15 +62,13 @@ def lines(picture: Picture, order: Order) -> list[Line]:
     loading = {
         rank for group in picture.loads if group.load.under_way for rank in group.global_ranks
     }
-    groups = sorted(picture.loads, key=_SORTED_BY[order.column])
+    groups = sorted(picture.loads, key=SORTED_BY[order.column])
     for group in reversed(groups) if order.reverse else groups:
         key = load_key(group)
         # Who is blamed now is blamed for the load that it is in, not for one that it came through.
         blamed = picture.culprits - (frozenset() if group.load.under_way else loading)
-        found += [
-            Line(part_key(key, n) if n else key, draw, group.global_ranks, block=key)
-            for n, draw in enumerate(_parts(group, not blamed.isdisjoint(group.global_ranks)))
-        ]
+        draws = _parts(group, not blamed.isdisjoint(group.global_ranks))
+        found += lines_about(key, draws, group.global_ranks, block=key)
     return found
 
 
@@ -105,7 +101,7 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
         parts.append(_labelled("files", partial(files_cell, load)))
     if load.under_way or load.cut_off:
         parts.append(_labelled("tensors", partial(tensors_cell, load)))
-    wait = "waits in" if load.under_way else "was in"
+    wait = wait_label(load)
     parts += [_labelled(wait, partial(wait_cell, load, one)) for one in load.outstanding]
     if load.placement is not None:
         parts += _placed(load.placement)
@@ -115,22 +111,21 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
 def _placed(placement: Placement) -> list[Callable[[int], Text]]:
     bars = device_bars(placement)
     largest = max((bar.bytes for bar in bars), default=0)
-    parts = [_labelled("model", partial(model_cell, placement))]
+    parts = [_labelled("model", partial(fit, styled(model_words(placement))))]
     parts += [partial(_device, bar, largest) for bar in bars]
-    if any(bar.is_offloaded for bar in bars):
-        parts.append(_labelled("offload", partial(offload_cell, placement)))
-    if placement.leaked_count:
-        parts.append(_labelled("on meta", partial(leaked_cell, placement), RED))
+    if offloaded := offload_words(placement):
+        parts.append(_labelled("offload", partial(fit, styled(offloaded))))
+    if leaked := leaked_words(placement):
+        parts.append(_labelled("on meta", partial(fit, styled(leaked)), RED))
     notes = [partial(fit, Text(note, MUTED)) for note in placement.notes]
     return [*parts, *(_labelled("note", note) for note in notes)]
 
 
 def _title(group: LoadGroup, blamed: bool, width: int) -> Text:
     load, ranks = group.load, group.global_ranks
-    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {format_ranks(ranks)}"
-    name = Text(who, f"bold {RED}" if blamed else STRONG)
+    name = Text(name_ranks(ranks), f"bold {RED}" if blamed else STRONG)
     name.truncate(max(20, width // 3), overflow="ellipsis")
-    end = outcome_cell(group)
+    end = styled(outcome(group))
     left = Text.assemble(
         (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  "
     )

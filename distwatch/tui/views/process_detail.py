@@ -66,8 +66,11 @@ def _process_lines(picture: Picture, process: Process) -> Iterable[Text]:
     yield from section("not observed", list(_not_observed(process)))
 
 
-def _pair(name: str, value: object) -> Text:
-    return Text.assemble((f"{name:<14} ", MUTED), str(value))
+def _pairs(*told: tuple[str, object]) -> Iterable[Text]:
+    """What is known, each with its name; what is None or empty is left out."""
+    for name, value in told:
+        if value not in (None, ""):
+            yield Text.assemble((f"{name:<14} ", MUTED), str(value))
 
 
 def _evidence(picture: Picture, global_rank: int) -> Iterable[Text]:
@@ -84,32 +87,24 @@ def _evidence(picture: Picture, global_rank: int) -> Iterable[Text]:
 
 
 def _identity(process: Process) -> Iterable[Text]:
-    identity = process.identity
-    yield _pair("process", f"pid {process.pid} on {process.host}, parent {process.ppid}")
+    identity, worker = process.identity, process.worker
     world = process.world_size if process.world_size is not None else "not known"
     source = "torch" if process.confirmed else "its environment"
-    yield _pair("rank", f"{process.global_rank} of {world} (said by {source})")
-    for name, value in (
+    yield from _pairs(
+        ("process", f"pid {process.pid} on {process.host}, parent {process.ppid}"),
+        ("rank", f"{process.global_rank} of {world} (said by {source})"),
         ("local rank", identity.local_rank),
         ("node rank", identity.node_rank),
         ("restart", identity.restart or None),
         ("endpoint", identity.endpoint),
-    ):
-        if value is not None:
-            yield _pair(name, value)
-    for place in places_of(process):
-        yield _pair("place", place)
-    yield _pair("launcher", identity.launcher)
-    if (worker := process.worker) is not None:
-        for name, value in (
-            ("actor", process.actor),
-            ("actor id", worker.actor_id),
-            ("Ray job", worker.job_id),
-            ("Ray node", worker.node_id),
-        ):
-            if value:
-                yield _pair(name, value)
-    yield _pair("command", " ".join(process.command) or UNKNOWN)
+        *(("place", place) for place in places_of(process)),
+        ("launcher", identity.launcher),
+        ("actor", process.actor if worker else ""),
+        ("actor id", worker.actor_id if worker else ""),
+        ("Ray job", worker.job_id if worker else ""),
+        ("Ray node", worker.node_id if worker else ""),
+        ("command", " ".join(process.command) or UNKNOWN),
+    )
     if not process.instrumented:
         yield Text("runs without distwatch: seen from outside only", YELLOW)
 
@@ -223,29 +218,26 @@ def _kernel(process: Process) -> Iterable[Text]:
     sample = process.outside.sample
     if sample is None:
         return
-    cpu = UNKNOWN if sample.cpu_s is None else f"{sample.cpu_s:.1f} s"
-    yield _pair("state", sample.state)
-    yield _pair("cpu time", cpu)
-    yield _pair("memory", format_bytes(sample.rss_bytes))
-    for name, value in (
+    yield from _pairs(
+        ("state", sample.state),
+        ("cpu time", UNKNOWN if sample.cpu_s is None else f"{sample.cpu_s:.1f} s"),
+        ("memory", format_bytes(sample.rss_bytes)),
         ("waits in", sample.wchan),
         ("call", sample.syscall),
         ("on", sample.blocked_on),
-    ):
-        if value:
-            yield _pair(name, value)
+    )
 
 
 def _integrations(process: Process) -> Iterable[Text]:
     for name, change in sorted(process.integrations.items()):
         reason = f": {change.reason}" if change.reason else ""
-        yield _pair(name, f"{change.status} {change.version}{reason}".replace(" :", ":").rstrip())
+        told = f"{change.status} {change.version}{reason}".replace(" :", ":").rstrip()
+        yield from _pairs((name, told))
     for hook, error in process.hook_failures.items():
         yield Text(f"{hook} switched itself off: {error}", YELLOW)
 
 
 def _not_observed(process: Process) -> Iterable[Text]:
-    for what, why in process.outside.not_observed.items():
-        yield _pair(what, why)
+    yield from _pairs(*process.outside.not_observed.items())
     if process.gaps:
         yield Text(f"{process.gaps} events were lost", YELLOW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,6 +45,11 @@ class Order(NamedTuple):
     column: str = "rank"
     reverse: bool = False
 
+    def following(self, columns: Iterable[str]) -> Order:
+        """Sorted by the next of the columns, upright."""
+        names = list(columns)
+        return Order(names[(names.index(self.column) + 1) % len(names)])
+
 
 def _plain(text: str) -> Text:
     return Text(text or UNKNOWN, MUTED if text else FAINT)
@@ -60,7 +65,7 @@ COLUMNS = (
     Column("host", "HOST", 14, lambda s, _: _plain(s.host), from_width=110),
     Column("pid", "PID", 8, lambda s, _: _plain(str(s.pid or "")), from_width=120, right=True),
 )
-_SORTED_BY: dict[str, Callable[[RankStatus], Any]] = {
+SORTED_BY: dict[str, Callable[[RankStatus], Any]] = {
     "rank": lambda s: s.global_rank,
     "state": lambda s: status_of(s.word).urgency,
     "since": lambda s: -(s.since_s if s.since_s is not None else -1.0),
@@ -72,16 +77,10 @@ _SORTED_BY: dict[str, Callable[[RankStatus], Any]] = {
 }
 
 
-def next_order(order: Order) -> Order:
-    """Sorted by the next column, upright."""
-    names = list(_SORTED_BY)
-    return Order(names[(names.index(order.column) + 1) % len(names)])
-
-
 def lines(picture: Picture, order: Order) -> list[Line]:
     """One line a rank, sorted."""
     culprits = picture.culprits
-    by = _SORTED_BY[order.column]
+    by = SORTED_BY[order.column]
     ranked = sorted(
         picture.rank_statuses, key=lambda s: (by(s), s.global_rank), reverse=order.reverse
     )

@@ -23,32 +23,37 @@ class Shown(NamedTuple):
     empty: str
 
 
+class _Drawn(NamedTuple):
+    lines: list[Line]
+    empty: str
+    heading: Callable[[int], Text] | None = None
+
+
+_Orders = Mapping[str, ranks.Order]
+_VIEWS: dict[str, Callable[[Picture, _Orders, frozenset[str]], _Drawn]] = {
+    "ranks": lambda picture, orders, _: _Drawn(
+        ranks.lines(picture, orders["ranks"]), ranks.EMPTY, partial(ranks.heading, orders["ranks"])
+    ),
+    "groups": lambda picture, *_: _Drawn(groups.lines(picture), groups.EMPTY),
+    "stacks": lambda picture, _, folded: _Drawn(
+        stacks.lines(picture, folded), stacks.EMPTY, partial(stacks.heading, picture)
+    ),
+    "devices": lambda picture, *_: _Drawn(devices.lines(picture), devices.EMPTY),
+    "events": lambda picture, *_: _Drawn(events.lines(picture), events.EMPTY),
+    "findings": lambda picture, *_: _Drawn(findings.lines(picture), findings.EMPTY),
+    "loading": lambda picture, orders, _: _Drawn(
+        loading.lines(picture, orders["loading"]),
+        loading.EMPTY,
+        partial(loading.heading, picture, orders["loading"]),
+    ),
+    "layout": lambda picture, *_: _Drawn(layout.lines(picture), layout.EMPTY),
+}
+
+
 def draw_view(
-    name: str,
-    picture: Picture,
-    wanted: Filter,
-    orders: Mapping[str, ranks.Order],
-    folded: frozenset[str],
+    name: str, picture: Picture, wanted: Filter, orders: _Orders, folded: frozenset[str]
 ) -> Shown:
     """The lines of one of the numbered views; `orders` has one for each view that is sorted."""
-    heading: Callable[[int], Text] | None = None
-    if name == "ranks":
-        lines, empty = ranks.lines(picture, orders["ranks"]), ranks.EMPTY
-        heading = partial(ranks.heading, orders["ranks"]) if lines else None
-    elif name == "groups":
-        lines, empty = groups.lines(picture), groups.EMPTY
-    elif name == "stacks":
-        lines, empty = stacks.lines(picture, folded), stacks.EMPTY
-        heading = partial(stacks.heading, picture) if lines else None
-    elif name == "devices":
-        lines, empty = devices.lines(picture), devices.EMPTY
-    elif name == "events":
-        lines, empty = events.lines(picture), events.EMPTY
-    elif name == "layout":
-        lines, empty = layout.lines(picture), layout.EMPTY
-    elif name == "loading":
-        lines, empty = loading.lines(picture, orders["loading"]), loading.EMPTY
-        heading = partial(loading.heading, picture, orders["loading"]) if lines else None
-    else:
-        lines, empty = findings.lines(picture), findings.EMPTY
-    return Shown(visible(lines, wanted, picture), len(lines), heading, empty)
+    lines, empty, heading = _VIEWS[name](picture, orders, folded)
+    shown = visible(lines, wanted, picture)
+    return Shown(shown, len(lines), heading if lines else None, empty)
