@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -35,6 +36,15 @@ def launch(arguments: argparse.Namespace) -> int:
             "PYTHONPATH": str(REPOSITORY),
         }
         return subprocess.run(command, env=env, check=False).returncode
+
+
+def one_pair(block: Callable[[bool], float], pair: int) -> tuple[float, float, float]:
+    """A block without the hooks, one with them, and another without as the control."""
+    order = (False, True, False) if pair % 2 else (True, False, False)
+    times = {True: [0.0], False: [0.0]}
+    for hooked in order:
+        times[hooked].append(block(hooked))
+    return times[False][1], times[True][1], times[False][2]
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -67,19 +77,11 @@ def measure(arguments: argparse.Namespace) -> None:
             registry.undo_all()
         return median(times) * 1e6
 
-    bare, hooked, control = [], [], []
-    for pair in range(arguments.pairs):
-        order = (False, True, False) if pair % 2 else (True, False, False)
-        times = {True: [0.0], False: [0.0]}
-        for on in order:
-            times[on].append(block(on))
-        bare.append(times[False][1])
-        hooked.append(times[True][1])
-        control.append(times[False][2])
+    samples = [one_pair(block, pair) for pair in range(arguments.pairs)]
     if dist.get_rank() == 0:
         agent = core.current()
         print(f"agent: {'runs' if agent else 'does not run'}; {dict(registry.statuses())}")
-        report(bare, hooked, control)
+        report(*map(list, zip(*samples, strict=True)))
     dist.destroy_process_group()
 
 

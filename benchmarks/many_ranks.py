@@ -135,10 +135,9 @@ def _read(path: str, kind: type) -> list:
 
 async def measure(job: Job) -> dict[str, str]:
     """Runs the phases; what was found, by name."""
-    ranks, found = job.options.ranks, {}
     job.start("watched_root")
     await job.until(lambda line: True, 30)
-    began, began_ns = time.monotonic(), time.monotonic_ns()
+    began = time.monotonic()
     for node in job.nodes:
         node.link(job.place, job.token.encode())
     await asyncio.gather(*(node.start_ranks() for node in job.nodes))
@@ -146,31 +145,7 @@ async def measure(job: Job) -> dict[str, str]:
         asyncio.create_task(node.tick_for_ever(TICK_S * n / len(job.nodes)))
         for n, node in enumerate(job.nodes)
     ]
-    found["all nodes linked and told, after"] = f"{time.monotonic() - began:.1f} s"
-    joined = await job.until(lambda line: line.ranks >= ranks, JOINED_WITHIN_S)
-    found["joined after"] = _since(joined, began_ns)
-    job.start("watched_viewer")
-    await wait_for(lambda: any(view.ranks for view in job.views()), SEEN_WITHIN_S)
-    await asyncio.sleep(SETTLE_S)
-    found["bytes to join"] = _mib(job.sent)
-    sent, steady_ns = job.sent, time.monotonic_ns()
-    await asyncio.sleep(job.options.seconds)
-    end_ns = time.monotonic_ns()
-    found["bytes a second, steady"] = _mib((job.sent - sent) / job.options.seconds)
-    found |= _behind("steady", job, steady_ns, end_ns)
-    sent = job.sent
-    job.training.hang()
-    blamed = (job.training.missing,)
-    deadline_ns = job.training.hung_ns + int(job.options.deadline * 1e9)
-    judged = await job.until(
-        lambda line: any(v[2] == blamed and v[4] for v in line.verdicts), JUDGED_WITHIN_S
-    )
-    await wait_for(lambda: any(view.culprits == blamed for view in job.views()), SEEN_WITHIN_S)
-    await asyncio.sleep(AFTER_S)
-    found["bytes of the burst"] = _mib(job.sent - sent)
-    found |= _behind("burst", job, job.training.hung_ns, time.monotonic_ns())
-    found |= _verdict(job, blamed, deadline_ns)
-    found["verdict"] = "right" if judged else "NOT FOUND"
+    found = {**await join(job, began), **await run_steady(job), **await hang(job)}
     lines = job.lines()
     found["root's memory, peak"] = _mib(max(line.peak for line in lines))
     found["root's CPU, all phases"] = f"{lines[-1].cpu_s:.1f} s of {time.monotonic() - began:.0f} s"
@@ -183,6 +158,44 @@ async def measure(job: Job) -> dict[str, str]:
     leaves = [node.leaf for node in job.nodes if node.leaf]
     await asyncio.gather(*(leaf.close() for leaf in leaves))
     return found
+
+
+async def join(job: Job, began: float) -> dict[str, str]:
+    """Until the root and its viewer know every rank. `began`: the linking, of `time.monotonic`."""
+    began_ns, ranks = int(began * 1e9), job.options.ranks
+    found = {"all nodes linked and told, after": f"{time.monotonic() - began:.1f} s"}
+    joined = await job.until(lambda line: line.ranks >= ranks, JOINED_WITHIN_S)
+    found["joined after"] = _since(joined, began_ns)
+    job.start("watched_viewer")
+    await wait_for(lambda: any(view.ranks for view in job.views()), SEEN_WITHIN_S)
+    await asyncio.sleep(SETTLE_S)
+    found["bytes to join"] = _mib(job.sent)
+    return found
+
+
+async def run_steady(job: Job) -> dict[str, str]:
+    """A while of training in which nothing happens."""
+    sent, steady_ns = job.sent, time.monotonic_ns()
+    await asyncio.sleep(job.options.seconds)
+    found = {"bytes a second, steady": _mib((job.sent - sent) / job.options.seconds)}
+    return found | _behind("steady", job, steady_ns, time.monotonic_ns())
+
+
+async def hang(job: Job) -> dict[str, str]:
+    """One rank stays away, and the root has to blame it."""
+    sent = job.sent
+    job.training.hang()
+    blamed = (job.training.missing,)
+    deadline_ns = job.training.hung_ns + int(job.options.deadline * 1e9)
+    judged = await job.until(
+        lambda line: any(v[2] == blamed and v[4] for v in line.verdicts), JUDGED_WITHIN_S
+    )
+    await wait_for(lambda: any(view.culprits == blamed for view in job.views()), SEEN_WITHIN_S)
+    await asyncio.sleep(AFTER_S)
+    found = {"bytes of the burst": _mib(job.sent - sent)}
+    found |= _behind("burst", job, job.training.hung_ns, time.monotonic_ns())
+    found |= _verdict(job, blamed, deadline_ns)
+    return {**found, "verdict": "right" if judged else "NOT FOUND"}
 
 
 async def wait_for(is_so: Callable[[], bool], within_s: float) -> None:

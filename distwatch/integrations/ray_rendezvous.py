@@ -6,6 +6,7 @@ asked by `distwatch.initialize` alone, under the deadline of the step `endpoint`
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 
 from distwatch.agent.core import Agent
 from distwatch.agent.initialization import steps as st
-from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.environment import Launched, read_environment
 from distwatch.agent.initialization.init_failures import InitFailures
 from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.agent.initialization.steps import Deadlines, Ledger
@@ -25,6 +26,26 @@ _ASK_EVERY_S = 0.05
 _CONNECT_WITHIN_S = 1.0
 _SCHEME = "ray://"
 _GIVEN_BY_RANK_0 = {"MASTER_ADDR", "MASTER_PORT"}
+
+
+def read_place(
+    init_method: str | None, rank: int | None, world_size: int | None, held_endpoint: str | None
+) -> tuple[Launched, str | None]:
+    """This rank's place, and by what name Ray is asked for the endpoint; None where it is not.
+
+    Args:
+        held_endpoint: of the world that holds, which has asked already.
+    """
+    name = world_name(init_method)
+    launched = read_environment(
+        os.environ,
+        init_method=init_method if name is None else None,
+        global_rank=rank,
+        world_size=world_size,
+    )
+    if not meets_in_ray(launched, name):
+        return launched, None
+    return settled(launched, held_endpoint) if held_endpoint else launched, name or ""
 
 
 def world_name(init_method: str | None) -> str | None:

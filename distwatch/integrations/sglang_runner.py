@@ -61,11 +61,8 @@ def build_sglang_runner(
     server = _import("sglang.srt.server_args")
     place = device or _device()
     with _step("ServerArgs", model_path):
-        wanted = {
-            **mezo_defaults(model_path, batch_size, context_length, place),
-            "tp_size": tensor,
-            "pp_size": pipeline,
-        }
+        wanted = mezo_defaults(model_path, batch_size, context_length, place)
+        wanted |= {"tp_size": tensor, "pp_size": pipeline}
         args = _server_args(server.ServerArgs, model_path, wanted, server_args)
     backend = "gloo" if place == "cpu" else None
     world = held_world() or initialize(backend, deadlines=deadlines)
@@ -83,9 +80,6 @@ def build_sglang_runner(
         config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
     with _step(RUNNER, model_path):
         runner = _runner(args, config, world)
-        for name in _POOLS:
-            if hasattr(runner, name):
-                getattr(runner, name)()
     if not outside:
         # This version's runner has built the groups itself: they are taken as they are.
         _build_groups(world, backend, args)
@@ -256,7 +250,11 @@ def _runner(args: Any, config: Any, world: World) -> Any:
         "nccl_port": int(os.environ.get("MASTER_PORT") or 0),
         "server_args": args,
     }
-    return kind(**accepted(kind, wanted))
+    runner = kind(**accepted(kind, wanted))
+    for name in _POOLS:
+        if hasattr(runner, name):
+            getattr(runner, name)()
+    return runner
 
 
 def _gpu(world: World) -> int:

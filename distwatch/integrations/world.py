@@ -17,7 +17,7 @@ import msgspec
 
 from distwatch.agent import core
 from distwatch.agent.core import Agent
-from distwatch.agent.initialization.environment import Launched, read_environment
+from distwatch.agent.initialization.environment import Launched
 from distwatch.agent.initialization.initializer import Initializer
 from distwatch.agent.initialization.library import Formed, Layout
 from distwatch.agent.initialization.steps import Deadlines
@@ -28,12 +28,7 @@ from distwatch.integrations.builders import (
     already_initialized,
     first_call,
 )
-from distwatch.integrations.ray_rendezvous import (
-    meet_in_ray,
-    meets_in_ray,
-    settled,
-    world_name,
-)
+from distwatch.integrations.ray_rendezvous import meet_in_ray, read_place
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.torch_library import TorchLibrary
 from distwatch.integrations.world_plan import (
@@ -45,6 +40,7 @@ from distwatch.integrations.world_plan import (
     world_terms,
 )
 from distwatch.settings import read_settings
+from distwatch.state.events import InitPlanned
 
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _lock = threading.Lock()
@@ -189,23 +185,11 @@ def initialize(
         AlreadyInitialized: this process holds a world of another plan.
     """
     global _held, _formed
-    name = world_name(init_method)
-    launched = read_environment(
-        os.environ,
-        init_method=init_method if name is None else None,
-        global_rank=rank,
-        world_size=world_size,
-    )
-    in_ray = meets_in_ray(launched, name)
-    if in_ray and _held is not None:
-        launched = settled(launched, _held.plan.endpoint)
+    held_endpoint = _held.plan.endpoint if _held is not None else None
+    launched, ray_world = read_place(init_method, rank, world_size, held_endpoint)
     sizes = {
-        "tensor": tensor,
-        "pipeline": pipeline,
-        "context": context,
-        "expert": expert,
-        "data": data,
-    }
+        "tensor": tensor, "pipeline": pipeline, "context": context, "expert": expert, "data": data,
+    }  # fmt: skip
     with _lock:
         with _on_record():
             asked = plan_world(
@@ -217,27 +201,38 @@ def initialize(
         agent = _activated_agent()
         with _on_record():
             _prepare(asked)
-        plan, library = asked.plan, TorchLibrary(_as_timedelta(timeout), asked.builder)
-        if agent is not None:
-            plan = agent.plan_init(plan)
-            agent.is_initializing = True
-        try:
-            if in_ray:
-                launched = meet_in_ray(launched, name or "", _formed, limits, agent)
-                plan = msgspec.structs.replace(plan, endpoint=launched.endpoint, method="env")
-                if agent is not None:
-                    agent.settle_endpoint(plan.endpoint)
-            formed = Initializer(launched, plan, limits, library, agent, _formed).run()
-        except BaseException:
-            _undo_quietly(library)
-            raise
-        finally:
-            if agent is not None:
-                agent.is_initializing = False
+        library = TorchLibrary(_as_timedelta(timeout), asked.builder)
+        formed = _form(asked.plan, launched, ray_world, limits, library, agent)
         _formed += 1
         atexit.register(formed.leave)
         _held = World(formed, library, _users_stack())
         return _held
+
+
+def _form(
+    plan: InitPlanned,
+    launched: Launched,
+    ray_world: str | None,
+    limits: Deadlines,
+    library: TorchLibrary,
+    agent: Agent | None,
+) -> Formed:
+    if agent is not None:
+        plan = agent.plan_init(plan)
+        agent.is_initializing = True
+    try:
+        if ray_world is not None:
+            launched = meet_in_ray(launched, ray_world, _formed, limits, agent)
+            plan = msgspec.structs.replace(plan, endpoint=launched.endpoint, method="env")
+            if agent is not None:
+                agent.settle_endpoint(plan.endpoint)
+        return Initializer(launched, plan, limits, library, agent, _formed).run()
+    except BaseException:
+        _undo_quietly(library)
+        raise
+    finally:
+        if agent is not None:
+            agent.is_initializing = False
 
 
 def held_world() -> World | None:

@@ -49,17 +49,9 @@ def plan_world(
         PlanInvalid: it makes no sense, whatever the others do.
     """
     _check_framework(framework, sizes, axes, options)
-    world = launched.world_size or 1
-    named: Axes = ()
-    order: tuple[str, ...] = ()
-    builder: Builder | None = None
-    if framework == "mesh":
-        named = _mesh_axes(sizes, axes, world)
-        builder = MeshBuilder(named)
-        # From the axis whose ranks lie closest together.
-        order = tuple(name for name, _ in reversed(named))
-    elif framework is not None:
-        builder, named, order = _framework_builder(framework, sizes, options or {}, world)
+    builder, named, order = _builder_of(
+        framework, sizes, axes, options or {}, launched.world_size or 1
+    )
     chosen = choose_backend(backend)
     plan = InitPlanned(
         by="distwatch",
@@ -148,6 +140,22 @@ def _check_framework(
             f"options={dict(options)!r} without a framework that takes them",
             advice="They are arguments of a framework's own initializer: name that framework.",
         )
+
+
+def _builder_of(
+    framework: str | None,
+    sizes: Sizes,
+    axes: Mapping[str, int] | None,
+    options: Mapping[str, Any],
+    world: int,
+) -> tuple[Builder | None, Axes, tuple[str, ...]]:
+    """What builds the groups, their axes with sizes, and the axes from the innermost out."""
+    if framework is None:
+        return None, (), ()
+    if framework != "mesh":
+        return _framework_builder(framework, sizes, options, world)
+    named = _mesh_axes(sizes, axes, world)
+    return MeshBuilder(named), named, tuple(name for name, _ in reversed(named))
 
 
 def _framework_builder(

@@ -63,8 +63,8 @@ class Observer:
         self.longest_turn_s = 0.0
         fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
-        self._over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
-        self.tracking = Tracking(self.recording, self._over)
+        over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
+        self.tracking = Tracking(self.recording, over)
         self.inspection = Inspection(self.recording, self.tracking, self.state)
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
@@ -77,8 +77,7 @@ class Observer:
         self._failures: set[str] = set()
         self._finished = False
         self._host = host_name()
-        self._began = time.monotonic()
-        self._last_alive = self._began
+        self._began = self._last_alive = time.monotonic()
         self._due: dict[str, float] = {}
         self._stopping = asyncio.Event()
         self._verdict_due = False

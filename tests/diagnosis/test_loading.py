@@ -125,7 +125,7 @@ def test_who_waits_for_the_lock_of_a_rank_waits_for_that_rank() -> None:
     [
         ({"holders": (ev.LockHolder(pid=7, command=("python", "o.py")),)}, "load.stalled", "pid 7 (python o.py)"),
         ({"holders": (ev.LockHolder(pid=7, alive=False),)}, "load.lock_stale", "is gone"),
-        ({"age_s": 7200.0}, "load.lock_stale", "no process on this host holds, last written 120 min ago"),
+        ({"age_s": 7200.0}, "load.lock_stale", "no process on this host holds, last written 2.0 h ago"),
         ({"says_host": "node9"}, "load.lock_stale", "it was made on node9"),
         ({"not_observed": "Permission denied"}, "load.stalled", "not observed: Permission denied"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
@@ -119,7 +121,9 @@ def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -
     told = process.load_progress(load.step) if whole.ended_ns is None else None
     # What a frozen process's last pulse says was so before: since then only its journal's last word.
     awake = told if told is not None and not job.was_frozen(process) else None
-    moved_ns = max((step.moved_ns for step in (whole, *steps)), default=whole.moved_ns)
+    moved_ns = max(
+        (step.moved_ns for step in (whole, *steps)),
+    )
     end_ns = whole.ended_ns if whole.ended_ns is not None else job.now_ns(process)
     return LoadStatus(
         global_rank=global_rank,
@@ -136,20 +140,19 @@ def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -
         done=files.done if files and files.total else 0,
         total=files.total if files else None,
         file=files.label if files else "",
-        parameters=max(
-            counted.parameters if counted else 0,
-            told.parameters if told else 0,
-        ),
-        parameters_total=(told.parameters_total if told else None)
-        or (counted.parameters_total if counted else None),
-        bytes=max((s.bytes for s in (whole, *steps)), default=0) if not told else told.bytes,
-        bytes_total=(told.bytes_total if told else None)
-        or (counted.bytes_total if counted else None),
+        parameters=max((one.parameters for one in (counted, told) if one), default=0),
+        parameters_total=_first(one.parameters_total for one in (told, counted) if one),
+        bytes=told.bytes if told else max(step.bytes for step in (whole, *steps)),
+        bytes_total=_first(one.bytes_total for one in (told, counted) if one),
         bytes_per_s=awake.bytes_per_s if awake else None,
         outstanding=awake.outstanding if awake else (),
         placement=load.placement,
         now_ns=job.now_ns(process),
     )
+
+
+def _first(totals: Iterable[int | None]) -> int | None:
+    return next((total for total in totals if total), None)
 
 
 def _below(process: Process, number: int) -> list[Step]:
