@@ -33,6 +33,14 @@ WAITING = (
     ),
 )
 
+PEER_LOST = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"
+
+
+def root(findings: list[Finding]) -> Finding:
+    assert findings, "nothing was found"
+    assert findings[0].role == "root"
+    return findings[0]
+
 
 class RecordedJob:
     """A job of `world` ranks on one host; times are seconds since its start."""
