@@ -30,10 +30,7 @@ def of_kind(home: Path, kind: type) -> list:
     return [event for event in read_events(ring_of(home)) if isinstance(event, kind)]
 
 
-def test_initialized_destroyed_and_initialized_again(home: Path) -> None:
-    source = (
-        START
-        + """
+AGAIN = """
 print(mpu.initialize_model_parallel(order="tp-pp-dp-cp-ep"))
 mpu.destroy_model_parallel()
 try:
@@ -47,8 +44,10 @@ except AssertionError as error:
     print(error)
 print(mpu.model_parallel_is_initialized())
 """
-    )
-    done = run(home, source, **ALONE)
+
+
+def test_initialized_destroyed_and_initialized_again(home: Path) -> None:
+    done = run(home, START + AGAIN, **ALONE)
     assert done.stdout.splitlines() == [
         "None",
         "world_size (1) is not divisible by 3",

@@ -127,8 +127,7 @@ def test_progress_operations_and_recorder_agree(home: Path) -> None:
     ]
 
 
-def test_p2p_does_not_shift_the_numbers_of_collectives(home: Path) -> None:
-    source = """
+P2P = """
 import torch, torch.distributed as dist, torch.multiprocessing as mp, os
 from distwatch.agent import core
 def main(rank):
@@ -148,9 +147,12 @@ def main(rank):
 if __name__ == "__main__":
     mp.start_processes(main, nprocs=3, start_method="fork")
 """
+
+
+def test_p2p_does_not_shift_the_numbers_of_collectives(home: Path) -> None:
     port = free_port()
     script = home.with_suffix(".py")
-    script.write_text("import distwatch.auto\n" + source.replace("PORT", str(port)))
+    script.write_text("import distwatch.auto\n" + P2P.replace("PORT", str(port)))
     try:
         done = run(home, f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
         assert done.returncode == 0, done.stderr

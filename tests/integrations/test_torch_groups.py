@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -247,23 +248,27 @@ def test_two_ranks_of_torchrun_tell_the_same_story(home: Path) -> None:
         of_rank[confirmed.global_rank] = (ring, events)
     assert set(of_rank) == {0, 1}
     for rank, (ring, events) in of_rank.items():
-        called, _ = [e for e in events if isinstance(e, ev.GroupCalled)]
-        assert (called.number, called.members, called.pg_desc) == (1, (0,), "only rank 0")
-        held = [e.pg_desc for e in events if isinstance(e, ev.GroupCreated)]
-        assert held == [["default_pg", "only rank 0", "both"], ["default_pg", "both"]][rank]
-        content = ring.with_suffix(".pulse").read_bytes()
-        operations = decode_operations(content)
-        both = [(o.op, o.seq) for o in operations if o.pg_name == "2"]
-        assert both == [("monitored_barrier", -1), ("allreduce", 1)]
-        # The last barrier is entered after the beat, and nobody waits for it to be left.
-        world = [(o.op, o.seq) for o in operations if o.pg_name == "0"]
-        assert world == [
-            ("allreduce", 1),
-            (("send", "recv")[rank], -1),
-            ("monitored_barrier", -1),
-            ("barrier", 2),
-            ("barrier", 3),
-        ]
-        assert {o.peer for o in operations if o.op in ("send", "recv")} == {1 - rank}
-        progress = progress_of(ring)
-        assert (progress["0"], progress["2"]) == ((2, 2), (1, 1))
+        assert_story(rank, ring, events)
+
+
+def assert_story(rank: int, ring: Path, events: list[Any]) -> None:
+    called, _ = [e for e in events if isinstance(e, ev.GroupCalled)]
+    assert (called.number, called.members, called.pg_desc) == (1, (0,), "only rank 0")
+    held = [e.pg_desc for e in events if isinstance(e, ev.GroupCreated)]
+    assert held == [["default_pg", "only rank 0", "both"], ["default_pg", "both"]][rank]
+    content = ring.with_suffix(".pulse").read_bytes()
+    operations = decode_operations(content)
+    both = [(o.op, o.seq) for o in operations if o.pg_name == "2"]
+    assert both == [("monitored_barrier", -1), ("allreduce", 1)]
+    # The last barrier is entered after the beat, and nobody waits for it to be left.
+    world = [(o.op, o.seq) for o in operations if o.pg_name == "0"]
+    assert world == [
+        ("allreduce", 1),
+        (("send", "recv")[rank], -1),
+        ("monitored_barrier", -1),
+        ("barrier", 2),
+        ("barrier", 3),
+    ]
+    assert {o.peer for o in operations if o.op in ("send", "recv")} == {1 - rank}
+    progress = progress_of(ring)
+    assert (progress["0"], progress["2"]) == ((2, 2), (1, 1))

@@ -211,12 +211,15 @@ def test_a_node_that_joins_is_seen_and_one_that_dies_is_missed() -> None:
         assert not set(finding.waiting_ranks) & {2}
         rows = cluster.up()
         assert set(rows) == {"node1", "node2", "node4"}
+        assert_ends_for_good(cluster, rows["node2"]["pid"])
 
-        # A node's actor that hears late that all is over places nothing again.
-        os.kill(rows["node2"]["pid"], signal.SIGSTOP)
-        stopped = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
-        assert stopped.returncode == 0, stopped.stderr
-        os.kill(rows["node2"]["pid"], signal.SIGCONT)
-        assert wait_gone(rows["node2"]["pid"], 30)
-        again = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
-        assert again.returncode == 5, again.stderr
+
+def assert_ends_for_good(cluster: Nodes, late: int) -> None:
+    """A node's actor, of that pid, that hears late that all is over places nothing again."""
+    os.kill(late, signal.SIGSTOP)
+    stopped = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
+    assert stopped.returncode == 0, stopped.stderr
+    os.kill(late, signal.SIGCONT)
+    assert wait_gone(late, 30)
+    again = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
+    assert again.returncode == 5, again.stderr

@@ -28,6 +28,7 @@ from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
+from tests.support.environment import inherited_environment
 from tests.support.folder_watch import FolderWatch
 from tests.support.leftovers import end_processes, is_running, processes_of, wait_gone
 from tests.support.verdicts import assert_verdict, text_of
@@ -75,7 +76,7 @@ class Job:
                     stdin=stdin,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**_inherited(), **self._own_environment(), **env},
+                    env={**inherited_environment(), **self._own_environment(), **env},
                     cwd=self.work,
                     start_new_session=True,
                 )
@@ -393,19 +394,3 @@ def process_of(state: RunState, rank: int) -> Process | None:
 
 def _newest_ns(state: RunState) -> int:
     return max((host.now_ns for host in state.hosts.values()), default=0)
-
-
-def _inherited() -> dict[str, str]:
-    # The test's own launcher variables or settings must not reach the job.
-    foreign = (
-        "DISTWATCH",
-        "RANK",
-        "WORLD",
-        "LOCAL_",
-        "MASTER_",
-        "TORCH",
-        "SLURM",
-        "OMPI",
-        "PYTEST",
-    )
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
