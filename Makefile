@@ -46,6 +46,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/python tools/check_words.py
+	$(BIN)/python tools/findings_page.py --check
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-import distwatch
 from distwatch.state.codes import CODES, FAMILIES, Code, code_of, family_of, precedence_of
 from distwatch.state.finding import Finding
+from tools.findings_page import code_pattern, named_codes
 
-SOURCE = Path(distwatch.__file__).parent
-ROWS = SOURCE / "state" / "codes"
 CONTRACT = """
 rendezvous.rank_missing rendezvous.rank_never_started rendezvous.rank_died rendezvous.rank_duplicated
 rendezvous.rank_out_of_range rendezvous.world_size_disagrees rendezvous.endpoint_disagrees
@@ -39,25 +32,6 @@ load.memory_exceeds load.device_map_conflict load.generation_config_stalled
 network.partition network.link_error
 """.split()
 """The finding codes of the public contract."""
-CODE = re.compile(rf"({'|'.join(FAMILIES)})\.[a-z0-9]+(_[a-z0-9]+)*")
-
-
-def literals() -> Iterator[tuple[str, str]]:
-    """Every string of the source that looks like a code, with its place; {…} of f-strings is *."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        if path.is_relative_to(ROWS):
-            continue
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                text = node.value
-            elif isinstance(node, ast.JoinedStr):
-                parts = (p.value if isinstance(p, ast.Constant) else "*" for p in node.values)
-                text = "".join(map(str, parts))
-            else:
-                continue
-            if CODE.fullmatch(text.replace("*", "x")):
-                yield text, f"{path.relative_to(SOURCE)}:{node.lineno}"
 
 
 def test_the_contract_and_the_table_have_the_same_codes() -> None:
@@ -65,12 +39,12 @@ def test_the_contract_and_the_table_have_the_same_codes() -> None:
 
 
 def test_every_code_that_the_source_names_is_in_the_table() -> None:
-    found = list(literals())
-    assert len(found) > 100, "the scan reads the source"
+    named = list(named_codes())
+    assert len(named) > 100, "the scan reads the source"
     unknown = [
         f"{text} at {place}"
-        for text, place in found
-        if not any(re.fullmatch(text.replace(".", r"\.").replace("*", r"\w+"), c) for c in CONTRACT)
+        for text, place in named
+        if not any(code_pattern(text).fullmatch(code.name) for code in CODES)
     ]
     assert not unknown
 

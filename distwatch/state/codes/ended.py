@@ -36,7 +36,7 @@ ENDED = (
     Code(
         "process.exited",
         "A rank ended by an exception or an exit code, or left while others still needed it.",
-        "Read the end of the log of [that rank|those ranks]: distwatch saw no exception.",
+        "Read the end of the log of [that rank|those ranks], where distwatch saw no exception.",
         ends_rank=True,
         explains_store=("lost",),
     ),
