@@ -34,6 +34,7 @@ from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import identify
 from distwatch.state.loads import LoadProgress
+from distwatch.state.steps import StepKind
 
 BEAT_S = 0.5
 SITES_KEPT = 20_000
@@ -115,7 +116,7 @@ class Agent:
         self,
         name: str,
         *,
-        deadline_kind: str | None = None,
+        kind: StepKind | None = None,
         deadline_s: float | None = None,
         label: str = "",
         total: int | None = None,
@@ -124,10 +125,10 @@ class Agent:
         """Records that a supervised call begins in this thread; returns its number.
 
         Args:
-            deadline_kind: a key of DISTWATCH_DEADLINES; `deadline_s`, where given, can only
+            kind: what it is, with its deadline; `deadline_s`, where given, can only
                 shorten it (torch's own timeout, before which distwatch must speak).
         """
-        limits = [self.settings.deadlines.get(deadline_kind or ""), deadline_s]
+        limits = [self.settings.deadlines[kind.name] if kind else None, deadline_s]
         stack: list[int] = self._stack.__dict__.setdefault("steps", [])
         number = next(self._steps)
         step = ev.StepStarted(

@@ -10,6 +10,7 @@ from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import NotApplicable, site_outside
 from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.state.events import MeshMade, Site
+from distwatch.state.steps import GROUP, MESH
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
@@ -25,7 +26,7 @@ class _InitDeviceMesh(StepHook):
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         site = site_outside("torch")
         label = _label(given.get("mesh_dim_names") or (), given.get("mesh_shape", ()))
-        step = agent.begin_step("init_device_mesh", deadline_kind="group", label=label, site=site)
+        step = agent.begin_step(MESH, kind=GROUP, label=label, site=site)
         return Called(agent, step, site)
 
     def hold(self, called: Called, result: Any) -> None:

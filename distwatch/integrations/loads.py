@@ -20,6 +20,7 @@ from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.redaction import redact_text
 from distwatch.state.events import LoadPlanned, ModelPlaced
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
+from distwatch.state.steps import LOAD
 
 LIBRARIES = ("transformers", "torch", "accelerate", "huggingface_hub", "peft", "safetensors")
 PROGRESS_EVERY_NS = 250_000_000
@@ -76,7 +77,7 @@ class Load:
     def begin_phase(self, name: str, *, total: int | None = None) -> int:
         """A part of the load began; ends the building of the model, which has no end of its own."""
         self.end_building()
-        step = self.agent.begin_step(name, deadline_kind="load", total=total)
+        step = self.agent.begin_step(name, kind=LOAD, total=total)
         self._phases.append((step, name))
         return step
 
@@ -107,7 +108,7 @@ class Load:
     def begin_building(self) -> None:
         """The model's modules are being made; the next phase ends it."""
         if self._model_step is None:
-            self._model_step = self.agent.begin_step("model", deadline_kind="load")
+            self._model_step = self.agent.begin_step("model", kind=LOAD)
 
     def end_building(self) -> None:
         if self._model_step is not None:
@@ -242,7 +243,7 @@ def begin_load(
         return None
     step = agent.begin_step(
         name,
-        deadline_kind="load" if deadline_s is None else None,
+        kind=LOAD if deadline_s is None else None,
         deadline_s=deadline_s,
         label=arguments.checkpoint,
         site=caller_site(folders_of(*LIBRARIES)),

@@ -20,6 +20,7 @@ from distwatch.errors import PlanInvalid
 from distwatch.integrations.frameworks.framework import accepted, framework_of
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.world import World, add_framework, held_world, initialize
+from distwatch.state.steps import LOAD
 
 RUNNER = "ModelRunner"
 """The step in which weights are read and memory is laid out."""
@@ -153,7 +154,7 @@ def missing_state() -> list[str]:
 def _step(name: str, model_path: str) -> Iterator[None]:
     """On record under the deadline of loads; without an agent nothing."""
     agent = running_agent()
-    step = agent.begin_step(name, deadline_kind="load", label=model_path) if agent else None
+    step = agent.begin_step(name, kind=LOAD, label=model_path) if agent else None
     error: BaseException | None = None
     try:
         yield

@@ -27,6 +27,7 @@ from distwatch.integrations.torch_rendezvous import NewProcessGroup
 from distwatch.redaction import redact_text
 from distwatch.settings import read_settings
 from distwatch.state.events import GroupCalled, NonMemberCalled, Site
+from distwatch.state.steps import GROUP, INIT
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
@@ -104,7 +105,7 @@ class _InitProcessGroup(StepHook):
         method = given.get("init_method") or "env://"
         step = agent.begin_step(
             "init_process_group",
-            deadline_kind="init",
+            kind=INIT,
             deadline_s=_share_of(given.get("timeout")),
             label=redact_text(f"{given.get('backend') or 'default backend'}, {method}"),
             site=site,
@@ -132,7 +133,7 @@ class _MakesGroup(StepHook):
         site = site_outside("torch")
         step = agent.begin_step(
             self._name(agent, given, site),
-            deadline_kind="group",
+            kind=GROUP,
             deadline_s=_share_of(given.get("timeout")),
             label=str(given.get("group_desc") or ""),
             site=site,
@@ -176,7 +177,7 @@ class _StoreBarrier(StepHook):
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         step = agent.begin_step(
             "store barrier",
-            deadline_kind="group",
+            kind=GROUP,
             deadline_s=_share_of(given.get("timeout")),
             label=f"group {given.get('group_name', '?')}",
         )

@@ -28,6 +28,7 @@ from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.redaction import redact_text
 from distwatch.state.events import SideWorldJoined
+from distwatch.state.steps import GROUP, INIT
 
 _inside = threading.local()
 _STORES = "torch._C._distributed_c10d"
@@ -79,7 +80,7 @@ def _begin(url: str, rank: int, world_size: int, known: KnownGroups) -> Any:
         addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         label, endpoint = f"{url}, {addr}:{port}", f"{addr}:{port}"
     site = site_outside("torch") if not _is_default(known) else None
-    step = agent.begin_step("rendezvous", deadline_kind="init", label=redact_text(label), site=site)
+    step = agent.begin_step("rendezvous", kind=INIT, label=redact_text(label), site=site)
     if not _is_default(known):
         asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         _join(
@@ -118,7 +119,7 @@ class NewProcessGroup(StepHook):
         own = not given.get("global_ranks_in_group") and not _is_default(self._known)
         step = agent.begin_step(
             "new_process_group",
-            deadline_kind="group",
+            kind=GROUP,
             label=f"connects group {name}" if name not in ("", None) else "",
             site=site_outside("torch") if own else None,
         )
@@ -172,9 +173,7 @@ class _Store(CallHook):
         given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
         endpoint = f"{given.get('host_name')}:{given.get('port')}"
         waits = bool(given.get("wait_for_workers", True))
-        step = agent.begin_step(
-            "store", deadline_kind="init", label=endpoint, site=site_outside("torch")
-        )
+        step = agent.begin_step("store", kind=INIT, label=endpoint, site=site_outside("torch"))
         if given.get("port"):
             _join(
                 agent,
@@ -206,7 +205,7 @@ class _Backend(CallHook):
         endpoint = endpoint_of(given.get("store"))
         label = f"connects {self._name}"
         step = agent.begin_step(
-            "new_process_group", deadline_kind="group", label=label, site=site_outside("torch")
+            "new_process_group", kind=GROUP, label=label, site=site_outside("torch")
         )
         _join(
             agent,

@@ -20,9 +20,10 @@ from tests.observer.rank_process import RankProcess
 IN_A_RANK = """
 import json, sys, distwatch.auto, distwatch
 from distwatch.agent import core
+from distwatch.state.steps import LOAD
 heavy = "psutil jinja2 click textual distwatch.diagnosis distwatch.report distwatch.observer".split()
 agent = core.start()
-agent.begin_step("from_pretrained", deadline_kind="load", label="org/model")
+agent.begin_step("from_pretrained", kind=LOAD, label="org/model")
 before = [name for name in heavy if name in sys.modules]
 told = distwatch.snapshot()
 after = [name for name in ("psutil", "jinja2", "click", "textual", "torch") if name in sys.modules]

@@ -17,7 +17,7 @@ from distwatch.diagnosis.facts.worlds import World, worlds_of
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.recorder_entries import Collective
-from distwatch.state.steps import DEADLINES, INIT, StepKind
+from distwatch.state.steps import COLLECTIVE, INIT, StepKind
 
 _TIMED_OUT = re.compile(
     r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
@@ -126,16 +126,16 @@ class Job:
         return self.age_s(process, pulse.beat_ns) if pulse and pulse.beat else None
 
     def deadline_s(
-        self, process: Process, kind: str, torch_timeout_s: float | None = None
+        self, process: Process, kind: StepKind, torch_timeout_s: float | None = None
     ) -> float:
         """The deadline for a kind of step, before torch's own timeout where that is shorter."""
         given = process.started.deadlines if process.started else {}
-        own = given.get(kind, DEADLINES[kind])
+        own = given.get(kind.name, kind.deadline_s)
         return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
 
     def limit_s(self, process: Process, step: Step, kind: StepKind) -> float:
         """How long a step may take: its own deadline, else that of its kind."""
-        return self.deadline_s(process, kind.name) if step.deadline_s is None else step.deadline_s
+        return self.deadline_s(process, kind) if step.deadline_s is None else step.deadline_s
 
     def is_frozen(self, process: Process) -> bool:
         """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
@@ -209,7 +209,7 @@ class Job:
         if is_timeout(process):
             return True
         group = process.groups.get(wait.pg_name)
-        limit_s = self.deadline_s(process, "collective", group.timeout_s if group else None)
+        limit_s = self.deadline_s(process, COLLECTIVE, group.timeout_s if group else None)
         if was_cut_off(process):
             limit_s = min(KILLED_WHILE_WAITING_S, limit_s)
         return self.peer_waited_s(wait) > limit_s
@@ -304,7 +304,7 @@ class Job:
             members=group.members,
             seq=last.enqueued,
             waited_s=max(0.0, (until - since) / 1e9),
-            deadline_s=self.deadline_s(process, "collective", group.timeout_s),
+            deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
             timed_out=True,
         )
 
@@ -323,7 +323,7 @@ class Job:
                 members=group.members,
                 seq=completed + 1,
                 waited_s=self.age_s(process, progress.changed_ns),
-                deadline_s=self.deadline_s(process, "collective", group.timeout_s),
+                deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
                 killed=was_cut_off(process),
             )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Job
+from distwatch.state.steps import COLLECTIVE
 
 SUSPICIOUS_AFTER_S = 5.0
 UNLIKE_AFTER_S = 1.0
@@ -36,7 +37,7 @@ def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
                 f"rank {wait.global_rank} waits in collective #{wait.seq} of group {wait.pg_name}"
             )
     for rank, peer in job.peer_waits.items():
-        deadline_s = job.deadline_s(job.ranks[rank], "collective")
+        deadline_s = job.deadline_s(job.ranks[rank], COLLECTIVE)
         if job.peer_waited_s(peer) > _patience_s(deadline_s) and job.ranks[rank].ended_ns is None:
             return f"rank {rank} waits in {peer}"
     return _unlike_calls(job, groups)

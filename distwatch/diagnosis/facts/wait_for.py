@@ -12,7 +12,7 @@ from distwatch.diagnosis.facts.initializations import stuck_creation
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.peer_waits import PeerWait
-from distwatch.state.steps import INIT
+from distwatch.state.steps import INIT, LOAD
 
 if TYPE_CHECKING:
     from distwatch.diagnosis.facts.case import Case
@@ -303,5 +303,5 @@ def _lock_edges(case: Case) -> Iterable[Edge]:
                         kind="lock",
                         what=f"the lock {outstanding.what}",
                         waited_s=waited_s,
-                        overdue=waited_s > case.job.deadline_s(process, "load"),
+                        overdue=waited_s > case.job.deadline_s(process, LOAD),
                     )

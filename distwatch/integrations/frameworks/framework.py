@@ -32,7 +32,7 @@ from distwatch.preflight.plan import ORDER, Plan, validate
 from distwatch.state.events import HeldGroup, LayoutHeld
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import TWINS, layout_label
-from distwatch.state.steps import PARALLEL_STATE
+from distwatch.state.steps import GROUP, PARALLEL_STATE
 
 _FRAMES = 8
 _FIELDS = {
@@ -194,7 +194,7 @@ class Framework:
         self._calls += 1
         return agent.begin_step(
             f"{PARALLEL_STATE} #{self._calls}",
-            deadline_kind="group",
+            kind=GROUP,
             label=self.label(given),
             site=caller_site(self.folders()),
         )

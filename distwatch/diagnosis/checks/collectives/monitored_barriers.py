@@ -12,6 +12,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Group, Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import COLLECTIVE
 
 _OP = "monitored_barrier"
 FAILED = re.compile(r"(?i)failed to pass monitoredBarrier|monitoredBarrier (?:timed out|failed)")
@@ -39,7 +40,7 @@ class MonitoredBarrierMissing:
     def _is_over(self, case: Case, operations: dict[int, Operation], group: Group) -> bool:
         for rank, operation in operations.items():
             process = case.job.ranks[rank]
-            limit_s = case.job.deadline_s(process, "collective", group.timeout_s)
+            limit_s = case.job.deadline_s(process, COLLECTIVE, group.timeout_s)
             if operation.left_ns or case.job.age_s(process, operation.entered_ns) > limit_s:
                 return True
         return False

@@ -14,7 +14,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
-from distwatch.state.steps import INIT, LOAD, kind_of
+from distwatch.state.steps import COLLECTIVE, INIT, LOAD, kind_of
 
 _WAITS = {
     "request": "the request",
@@ -68,7 +68,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
 def _limit_s(case: Case, rank: int, process: Process, load: LoadStatus) -> float:
     own = case.job.limit_s(process, process.steps[load.step], LOAD)
     if case.graph.is_overdue(rank):
-        own = min(own, case.job.deadline_s(process, "collective"))
+        own = min(own, case.job.deadline_s(process, COLLECTIVE))
     return min(own, KILLED_WHILE_WAITING_S) if process.ended_ns is not None else own
 
 

@@ -15,7 +15,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
-from distwatch.state.steps import LOAD
+from distwatch.state.steps import COLLECTIVE, LOAD
 
 _ENDED_BY_REQUEST = (2, 15)
 
@@ -204,7 +204,7 @@ class RankFrozen:
             ):
                 continue
             waiting = case.waiting_for([rank])
-            limit = case.job.deadline_s(process, "collective")
+            limit = case.job.deadline_s(process, COLLECTIVE)
             needed = any(v.overdue and rank in v.missing for v in case.groups)
             if age <= limit and not needed:
                 continue
