@@ -66,7 +66,7 @@ def test_its_weight_sync_group_names_who_does_not_come() -> None:
     env = {"DISTWATCH_DEADLINES": DEADLINES, "TEST_SYNC_PORT": str(free_port())}
     with launch_ranks(JOB, 3, env=env, args=["weight_sync"]) as job:
         job.wait_step("elsewhere", {2}, IMPORT_S)
-        job.wait_verdict("rendezvous.rank_missing", {2}, mentions=("did not come",), timeout_s=100)
+        job.wait_verdict("rendezvous.rank_missing", {2}, mentions=("did not join",), timeout_s=100)
 
 
 def test_a_model_runner_for_two_sided_perturbation() -> None:

@@ -55,7 +55,7 @@ def test_a_member_that_is_elsewhere(how: str) -> None:
     with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=[how]) as job:
         job.wait_step("elsewhere", {2})
         job.wait_verdict(
-            "rendezvous.rank_missing", {2}, mentions=("weight_sync.py", "did not come")
+            "rendezvous.rank_missing", {2}, mentions=("weight_sync.py", "did not join")
         )
 
 
