@@ -1,5 +1,5 @@
 """Why the job hangs: `RunState` in, findings out. Pure: no I/O, no clock of its own.
 
-`facts` is what is seen, `checks` find what is wrong (one folder or file a family), and `verdict` orders
-what they find so that the root comes first and nobody who only suffers is blamed: `verdict.diagnose`.
+`facts` answers questions about what was seen, `checks` find what is wrong (one folder or file for each
+family), and `verdict` orders the findings: the root comes first, and no victim is blamed (`verdict.diagnose`).
 """

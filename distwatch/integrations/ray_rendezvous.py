@@ -28,7 +28,7 @@ _SCHEME = "ray://"
 _GIVEN_BY_RANK_0 = {"MASTER_ADDR", "MASTER_PORT"}
 
 
-def read_place(
+def read_endpoint(
     init_method: str | None, rank: int | None, world_size: int | None, held_endpoint: str | None
 ) -> tuple[Launched, str | None]:
     """This rank's place, and by what name Ray is asked for the endpoint; None where it is not.

@@ -28,7 +28,7 @@ from distwatch.integrations.builders import (
     already_initialized,
     first_call,
 )
-from distwatch.integrations.ray_rendezvous import meet_in_ray, read_place
+from distwatch.integrations.ray_rendezvous import meet_in_ray, read_endpoint
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.torch_library import TorchLibrary
 from distwatch.integrations.world_plan import (
@@ -186,7 +186,7 @@ def initialize(
     """
     global _held, _formed
     held_endpoint = _held.plan.endpoint if _held is not None else None
-    launched, ray_world = read_place(init_method, rank, world_size, held_endpoint)
+    launched, ray_world = read_endpoint(init_method, rank, world_size, held_endpoint)
     sizes = {
         "tensor": tensor, "pipeline": pipeline, "context": context, "expert": expert, "data": data,
     }  # fmt: skip

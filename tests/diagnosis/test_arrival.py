@@ -307,7 +307,7 @@ def test_a_rank_that_was_elsewhere_until_the_job_was_ended() -> None:
     for rank in (0, 1):
         job.exit(rank, 30.0, signal=15)
     verdict = only_root(job, "rendezvous.rank_missing", 1)
-    assert verdict.summary.startswith("when the job was ended: rank 1 is alive")
+    assert verdict.summary.startswith("just before the job was ended: rank 1 is alive")
     assert "rank 1 is at data.py:42" in verdict.summary
 
 

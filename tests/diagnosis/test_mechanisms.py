@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.facts.activity import activity_of, stands_in_debugger
+from distwatch.diagnosis.facts.activity import activity_of, is_in_debugger
 from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state import events as ev
 from distwatch.state.frames import process_key
@@ -132,7 +132,7 @@ def test_a_debugger_that_only_runs_the_script_is_not_where_it_stands(
 ) -> None:
     runner = frame("_exec", f"{DEBUGPY}/_vendored/pydevd/pydevd.py", 1)
     frames = (runner, frame("main", "/job/train.py", 9), *inner)
-    assert stands_in_debugger(frames) is stands
+    assert is_in_debugger(frames) is stands
 
 
 def test_a_server_whose_worker_thread_is_in_the_collective_waits_in_it() -> None:

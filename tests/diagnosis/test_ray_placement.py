@@ -37,8 +37,8 @@ def test_resources_that_others_hold_are_told_from_those_that_do_not_exist() -> N
     job.actor(1, 1.0, PENDING, needs={"CPU": 1.0})
     job.look(13.0)
     finding = only_root(job, "rendezvous.rank_never_started", 1)
-    assert "taken by others" in finding.summary
-    assert "would fit once others end" in finding.summary
+    assert "in use" in finding.summary
+    assert "will fit once others end" in finding.summary
 
 
 def test_pending_for_a_while_is_nothing_and_neither_is_what_was_placed_since() -> None:
@@ -153,8 +153,8 @@ def test_a_group_that_cannot_be_met_is_one_finding_with_its_actors_ranks() -> No
 @pytest.mark.parametrize(
     ("strategy", "words"),
     [
-        ("STRICT_PACK", "all of it on one node, and no node has more than 1 CPU"),
-        ("STRICT_SPREAD", "wants 2 nodes, and 1 of the cluster's 1 can hold a bundle"),
+        ("STRICT_PACK", "all of it on one node, but no node has more than 1 CPU"),
+        ("STRICT_SPREAD", "needs 2 nodes, but only 1 of the cluster's 1 can hold a bundle"),
         ("PACK", "all nodes together have 1 CPU"),
     ],
 )

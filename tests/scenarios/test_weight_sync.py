@@ -45,7 +45,7 @@ def test_a_world_of_its_own_is_shown_as_one(how: str) -> None:
             assert [(view.pg_name, view.members) for view in views] == [
                 ("weight_update", (0, 1, 2))
             ]
-            assert "a world of its own at 127.0.0.1" in views[0].title
+            assert "a separate world at 127.0.0.1" in views[0].title
         assert_healthy(job.judged_blocking())
 
 

@@ -1,1 +1,1 @@
-"""What is seen of a run, put so that checks can ask of it: no finding comes from here."""
+"""What was seen of a run, in the form that checks need: no finding comes from here."""

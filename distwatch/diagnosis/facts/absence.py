@@ -1,4 +1,4 @@
-"""Who has not come to an initialization in which others wait."""
+"""The ranks that have not come to an initialization in which others wait."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Absence(msgspec.Struct, frozen=True, kw_only=True):
     """The ranks of a world that have not come to its initialization, by what was seen of them."""
 
     number: int = 1
-    """Which initialization the others wait in, counted from 1 in each process."""
+    """The number of the initialization in which the others wait, counted from 1 in each process."""
     died: tuple[int, ...] = ()
     elsewhere: tuple[int, ...] = ()
     unseen: tuple[int, ...] = ()
     late: tuple[int, ...] = ()
-    """They have come, but only after another had given up."""
+    """They came only after another rank had given up."""
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -30,10 +30,10 @@ class Absence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def absence_of(case: Case) -> Absence:
-    """Who is missing where others wait; nobody where nobody waits."""
+    """The ranks that are missing where others wait; none where no rank waits."""
     if not case.waiting or case.job.world is None:
         return Absence()
-    # Numbers may differ where a process had a world of its own before: who may have come, has.
+    # Numbers may differ where a process had a world of its own before: a rank that may have come counts.
     number = min(number_of(case.job.ranks[rank]) for rank in case.waiting)
     come = arrived_by_store(case, number)
     absent = [
@@ -52,7 +52,7 @@ def absence_of(case: Case) -> Absence:
 
 
 def gave_up_at(case: Case, before: Process) -> int | None:
-    """When the first rank gave up waiting in the initialization that `before` came to (wall ns)."""
+    """When the first rank gave up in the initialization that `before` came to (wall ns)."""
     ends = [
         case.job.wall_ns(case.job.ranks[rank], step.ended_ns)
         for rank, step in case.waiting.items()
@@ -75,7 +75,7 @@ def _late(case: Case) -> list[int]:
 
 
 def lost_host(case: Case) -> Process | None:
-    """Rank 0, where it hosted the store and ended by itself while others were about to meet."""
+    """Rank 0, where it hosted the store and ended by itself while others still needed it."""
     host = case.job.ranks.get(0)
     if host is None or host.planned is None or not host.planned.hosts_store or not case.waiting:
         return None
@@ -84,14 +84,14 @@ def lost_host(case: Case) -> Process | None:
     if 0 in case.waiting or 0 in case.deaths.victims or case.deaths.stopped_from_outside:
         return None
     own = any(failure.process is host for failure in case.failures)
-    # Where ranks are claimed twice, one waits on where the others have met and gone.
+    # Where two processes claim one rank, one of them waits after the others have met and left.
     return None if own or duplicates(case) else host
 
 
 def since_loss_s(case: Case) -> float:
-    """For how long this world cannot form any more, since one of it has ended by itself.
+    """For how long this world has been unable to form, because one of its ranks ended by itself.
 
-    Who still had time then has not kept anybody waiting.
+    A rank whose deadline had not passed by then has kept nobody waiting.
     """
     if case.deaths.stopped_from_outside:
         return 0.0
@@ -108,7 +108,7 @@ def _since_s(case: Case, ended: Process) -> float:
 
 
 def _smallest_world(case: Case) -> int:
-    """Ranks that exist in one rank's idea of the world alone are not missing."""
+    """Ranks that exist only in one rank's idea of the world are not missing."""
     odd = out_of_range(case)
     plans = [case.job.ranks[r].planned for r in case.waiting if r not in odd]
     sizes = [plan.world_size for plan in plans if plan is not None and plan.world_size]
@@ -125,7 +125,7 @@ def _has_come(case: Case, rank: int, number: int) -> bool:
 
 
 def gave_up(case: Case, rank: int, process: Process) -> bool:
-    """Its own initialization failed by something that no finding explains, and it went on."""
+    """Its own initialization failed for a reason that no finding explains, and it continued."""
     step = newest_init(process)
     if step is None or not step.error or process.initialized or process.exception is not None:
         return False
@@ -134,7 +134,7 @@ def gave_up(case: Case, rank: int, process: Process) -> bool:
 
 
 def _has_ended(case: Case, rank: int) -> bool:
-    """Whether it ended by itself. Who was ended with the others was elsewhere until then."""
+    """Whether it ended by itself. A rank that was ended with the others was elsewhere until then."""
     process = case.job.ranks.get(rank)
     if process is None or gave_up(case, rank, process):
         return False

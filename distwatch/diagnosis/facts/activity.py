@@ -1,4 +1,4 @@
-"""What a process's main thread waits for or works at, told by its frames and its system call."""
+"""What a process's main thread waits for or works at, by its frames and its system call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal[
     "compile", "checkpoint", "load", "device", "collective", "store", "compute", "native",
 ]  # fmt: skip
 _DISTRIBUTED: tuple[Kind, ...] = ("collective", "store", "device")
-"""A rank in one of these may wait for others; in any other it holds them up itself."""
+"""A rank in one of these may wait for others; in any other activity it blocks them itself."""
 
 _DEBUGGERS = (
     "/pdb.py",
@@ -29,13 +29,13 @@ _DEBUGGERS = (
 )
 _C10D = "/torch/distributed/distributed_c10d.py"
 _FILES: tuple[tuple[Kind, str, str], ...] = (
-    # What a library's file anywhere on the stack says, whatever lies inside it; the first that fits.
-    # A sampler or a collate function may call a collective: then it waits for others.
+    # Meaning of a library's file anywhere on the stack, whatever is inside it; the first match counts.
+    # A sampler or a collate function may call a collective: then the rank waits for others.
     ("collective", "torch.distributed", _C10D),
     ("data", "the data loader", "/torch/utils/data/ /torchdata/ /webdataset/ /litdata/ /ffcv/"),
     ("data", "the data loader", "/nvidia/dali/ /tensorflow/python/data/ /streaming/base/"),
     ("data", "the data loader", "/datasets/iterable_dataset /datasets/arrow_"),
-    # Not all of _dynamo and _inductor: what they have compiled runs through their frames, too.
+    # Not all of _dynamo and _inductor: compiled code runs through their frames, too.
     ("compile", "compilation", "/torch/_dynamo/convert_frame /torch/_dynamo/symbolic_convert"),
     ("compile", "compilation", "/torch/_inductor/graph.py /torch/_inductor/scheduler.py"),
     ("compile", "compilation", "/torch/_inductor/async_compile /triton/compiler/"),
@@ -43,8 +43,8 @@ _FILES: tuple[tuple[Kind, str, str], ...] = (
     ("checkpoint", "a checkpoint", "/torch/distributed/checkpoint/ /torch/serialization.py"),
 )
 _INNERMOST: tuple[tuple[Kind, str, str, str], ...] = (
-    # Kind, words, part of the file's path, functions (any where none is named): what the library
-    # frames inside the user's code say; the outermost that says anything.
+    # Kind, words, part of the file's path, functions (any where none is named): the meaning of library
+    # frames inside the user's code; the outermost match counts.
     ("file_lock", "a file lock", "/filelock/", ""),
     ("file_lock", "a file lock", "/portalocker/", ""),
     ("child", "a child process", "/subprocess.py", "wait _wait communicate _communicate _try_wait"),
@@ -86,12 +86,12 @@ _TALKS = frozenset(
 _LOCK_LINES = (".acquire(", "with lock", "lock:", "_lock:", ".wait(", ".join(")
 _WORK_LINES = (".wait(", ".all_reduce", ".recv(", ".send(", "dist.")
 LIVELOCK_CPU = 0.3
-"""Of a core: where there are more threads than cores, a loop does not get a whole one."""
+"""Share of a core: where there are more threads than cores, a loop does not get a whole core."""
 LIVELOCK_S = 1.0
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a main thread is at. `text` completes "it waits for …" or "it is in …"."""
+    """What a main thread does. `text` completes "it waits for …" or "it is in …"."""
 
     kind: Kind
     text: str
@@ -107,19 +107,19 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waits_for_others(self) -> bool:
-        """Whether other ranks may be what it waits for."""
+        """Whether it may be waiting for other ranks."""
         return self.kind in _DISTRIBUTED
 
 
 def activity_of(state: RunState, process: Process) -> Activity | None:
-    """What the main thread is at, where its stack, its system call or its source say so.
+    """What the main thread does, where its stack, its system call or its source show it.
 
-    Of a process that has ended: what it was at when it was last looked at.
+    For a process that has ended: what it did when it was last looked at.
     """
     frames = process.main_frames
     if not frames:
         return by_syscall(process)
-    if stands_in_debugger(frames):
+    if is_in_debugger(frames):
         return Activity(kind="debugger", text="a debugger")
     if told := _told_by_files(frames):
         kind, text = told
@@ -145,7 +145,7 @@ def _told_by_files(frames: tuple[Frame, ...]) -> tuple[Kind, str] | None:
 def _told_by_calls(frames: tuple[Frame, ...]) -> tuple[Kind, str] | None:
     for frame in _library_frames(frames):
         for kind, text, part, functions in _INNERMOST:
-            # py-spy names methods with their class.
+            # py-spy prefixes methods with their class.
             called = frame.function.rpartition(".")[2]
             if part in frame.file and (not functions or called in functions.split()):
                 return kind, text
@@ -164,8 +164,8 @@ def _communicates(frames: tuple[Frame, ...]) -> bool:
 
 
 @cache_by_identity
-def stands_in_debugger(frames: tuple[Frame, ...]) -> bool:
-    """Whether the debugger is what the thread is in, and not what merely runs the script."""
+def is_in_debugger(frames: tuple[Frame, ...]) -> bool:
+    """Whether the thread is in the debugger, and the debugger does not merely run the script."""
     for frame in reversed(frames):
         if any(part in frame.file for part in _DEBUGGERS):
             return True
@@ -175,7 +175,7 @@ def stands_in_debugger(frames: tuple[Frame, ...]) -> bool:
 
 
 def spins(process: Process) -> float | None:
-    """For how many seconds its main thread has been busy at one place; None where it is not."""
+    """For how many seconds its main thread has been busy in one function; None where it is not."""
     stack = process.outside.stack
     if stack is None or stack.settled_since_ns is None or stack.settled_cpu_s is None:
         return None
@@ -185,7 +185,7 @@ def spins(process: Process) -> float | None:
 
 
 def reads_stdin(process: Process) -> bool:
-    """Whether it waits for input of a person or a pipe on its standard input."""
+    """Whether it waits for a person's or a pipe's input on stdin."""
     sample = process.outside.sample
     if sample is None or not sample.blocked_on.startswith("stdin"):
         return False
@@ -193,7 +193,7 @@ def reads_stdin(process: Process) -> bool:
 
 
 def _library_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
-    """What the user's code called, that call first: a queue says more than the lock inside it."""
+    """What the user's code called, that call first: a queue tells more than the lock inside it."""
     users = user_frame(frames)
     place = next((n for n, frame in enumerate(frames) if frame is users), -1)
     return frames[place + 1 :]
@@ -208,7 +208,7 @@ def _with_subject(process: Process, text: str, kind: Kind) -> str:
 
 
 def in_native_code(process: Process) -> Activity | None:
-    """What its C frames say, where they were taken and it has not gone on since."""
+    """The meaning of its C frames, where they were taken and it has not moved since."""
     for frame in reversed(native_frames(process)):
         for kind, text, names in _NATIVE:
             if any(name in frame.function for name in names.split()):
@@ -217,7 +217,7 @@ def in_native_code(process: Process) -> Activity | None:
 
 
 def _is_same_place(process: Process) -> bool:
-    # Frames of a thread that has gone on since tell nothing of now.
+    # Frames of a thread that has moved since say nothing about now.
     native = [f for f in _main_frames_with_c(process) if not f.native]
     python = [f for f in process.main_frames if not f.native]
     return [(f.file, f.function) for f in native] == [(f.file, f.function) for f in python]
@@ -240,7 +240,7 @@ def native_frames(process: Process) -> tuple[Frame, ...]:
 
 
 def by_syscall(process: Process) -> Activity | None:
-    """What the system call that it sits in is about."""
+    """The meaning of the system call that it is in."""
     sample = process.outside.sample
     if sample is None:
         return None
@@ -261,7 +261,7 @@ def by_syscall(process: Process) -> Activity | None:
 
 
 def _by_source(state: RunState, process: Process, frames: tuple[Frame, ...]) -> Activity | None:
-    """A lock is taken in C: only the line that takes it tells of it."""
+    """A lock is taken in C: only the source line that takes it shows the lock."""
     sample = process.outside.sample
     innermost = frames[-1]
     text = state.sources.get((innermost.file, innermost.line), "")

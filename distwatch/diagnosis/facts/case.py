@@ -1,4 +1,4 @@
-"""The case that the checks look at: one world of a run, with what several of them ask of it."""
+"""The case that the checks examine: one world of a run, with what several checks need."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
 
 
 class Case:
-    """One world of a state under diagnosis, with what several checks ask of it.
+    """One world of a state under diagnosis, with what several checks need.
 
     Attributes:
-        waiting: ranks whose initialization has begun and has not come to a good end, with that
-            step: it is open, or ended in words that blame nobody.
-        failures: calls that a process itself made wrong or could not make.
-        actors, placement_groups: Ray's rows of this world, where the run is a job of Ray's; what
-            no other world of the run can claim is the largest one's.
+        waiting: ranks whose initialization has begun but not succeeded, with that step: it is open, or
+            it failed with an error that blames nobody.
+        failures: calls that a process itself made wrongly, or could not make.
+        actors, placement_groups: Ray's rows of this world, where the run is a Ray job; the largest
+            world gets the rows that no other world can claim.
         rank_of_actor: by actor id, the rank whose process it lives in.
     """
 
     def __init__(self, state: RunState, world: World | None = None) -> None:
-        """By default of the run's largest world."""
+        """The default is the run's largest world."""
         self.state = state
         self.job = Job(state, world)
         self.ray = self.job.ray
@@ -64,7 +64,7 @@ class Case:
         step = newest_init(process)
         if step is None or holds_world(process) or is_own_failure(process, step):
             return None
-        # Who was cleared away with the whole job had waited until then.
+        # A rank that was ended with the whole job had waited until then.
         if rank in self.deaths.own and not self.deaths.stopped_from_outside:
             return None
         if step.ended_ns is None:
@@ -72,7 +72,7 @@ class Case:
         return step if step.error and is_init_symptom(step.error) else None
 
     def excuses(self, found: Iterable[Finding]) -> dict[int, str]:
-        """Ranks whose end is no second fault, with the code of the finding that says why."""
+        """Ranks whose end is not a second fault, with the code of the finding that explains it."""
         failed = {f.process.key: f.code for f in self.failures if f.uncaught}
         excuses = {r: failed[p.key] for r, p in self.job.ranks.items() if p.key in failed}
         excuses |= {rank: found.code for found in found for rank in _ends_explained(found)}
@@ -83,12 +83,12 @@ class Case:
         return excuses
 
     def _ran_out_of_memory(self, process: Process) -> bool:
-        """By the kernel's word or by Ray's: that is a fault of its own whatever else is wrong."""
+        """By the kernel's or Ray's word: this is a fault of its own, whatever else is wrong."""
         seen, row = process.outside.exit, self.ray.actor_of(process)
         return bool(seen and seen.oom_killed) or bool(row and row.death == "out_of_memory")
 
     def waiting_for(self, culprits: Iterable[int]) -> tuple[int, ...]:
-        """Ranks in a collective that one of the culprits has not entered, or in an init with them."""
+        """Ranks in a collective that a culprit has not entered, or in an initialization with a culprit."""
         blamed = set(culprits)
         waiting: set[int] = set()
         for view in self.groups:
@@ -104,7 +104,7 @@ class Case:
         return process is None or not holds_world(process)
 
     def waiting_s(self, rank: int) -> float:
-        """How long a rank has waited, or did wait, in its initialization."""
+        """How long a rank has waited, or had waited, in its initialization."""
         step, process = self.waiting[rank], self.job.ranks[rank]
         if step.ended_ns is not None:
             return max(0.0, (step.ended_ns - step.started_ns) / 1e9)
@@ -133,7 +133,7 @@ class Case:
         return Evidence(
             source="journal",
             global_rank=global_rank,
-            text=f"{text}; where it is: not observed ({why})",
+            text=f"{text}; its place was not observed ({why})",
         )
 
     def _line(self, process: Process) -> str:
@@ -142,7 +142,7 @@ class Case:
         return f": `{text}`" if text else ""
 
     def source(self, site: Site) -> str:
-        """A call site with the text of its line, where that was read."""
+        """A call site with the source of its line, where that was read."""
         text = self.state.sources.get((site.file, site.line))
         return f"{site}: `{text}`" if text else str(site)
 
@@ -153,6 +153,6 @@ class Case:
 
 
 def _ends_explained(finding: Finding) -> tuple[int, ...]:
-    """Ranks whose exception is this finding, told better."""
+    """Ranks whose exception this finding explains better."""
     told = code_of(finding.code).tells_exception and finding.severity == "crash"
     return finding.culprit_ranks if told else ()

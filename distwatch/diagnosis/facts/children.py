@@ -1,4 +1,4 @@
-"""The processes that a rank has started: dataloader workers and others."""
+"""The processes that a rank started: data workers and others."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from distwatch.state.model import Process
 _ROLES = ("dataloader", "child")
 _BY_REQUEST = (2, 15)
 AT_ONCE_NS = 2_000_000_000
-"""Whoever clears a job away ends its children within such a time of it."""
+"""Whoever ends a whole job ends the children of a rank within this time of the rank."""
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that a rank has started."""
+    """A process that a rank started."""
 
     process: Process
 
     def outlived(self, parent: Process) -> bool:
-        """Whether it lives, or ended no earlier than its parent did."""
+        """Whether it is alive, or ended no earlier than its parent."""
         if self.process.ended_ns is None:
             return True
         return parent.ended_ns is not None and (
@@ -32,7 +32,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def children_of(case: Case, parent: Process) -> list[Child]:
-    """Those that were seen, oldest first."""
+    """The children that were seen, oldest first."""
     found = [
         process
         for process in case.state.processes.values()
@@ -42,7 +42,7 @@ def children_of(case: Case, parent: Process) -> list[Child]:
 
 
 def died(parent: Process, children: list[Child]) -> list[Child]:
-    """Those that ended before it by a failure, or a signal that nobody sends to end a program."""
+    """Children that ended before the rank by a failure, or by a signal that nobody sends to end a program."""
     return [child for child in children if _failed(child.process) and not child.outlived(parent)]
 
 
@@ -52,5 +52,5 @@ def _failed(process: Process) -> bool:
         return False
     if seen.oom_killed or (seen.signal is not None and seen.signal not in _BY_REQUEST):
         return True
-    # A program that a rank has run may end with any code, and nobody waits for it any more.
+    # A program that a rank ran may end with any code, and no rank waits for it any more.
     return bool(seen.exit_code) and process.role == "dataloader"

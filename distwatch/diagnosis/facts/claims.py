@@ -1,4 +1,4 @@
-"""Processes that take a place that is not theirs: a rank beyond the world, or a rank taken twice."""
+"""Processes that claim a wrong rank: one beyond the world, or one that another process has."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from distwatch.diagnosis.facts.initializations import holds_world, newest_init, 
 from distwatch.state.model import Process
 
 BETWEEN_HOSTS_S = 1.0
-"""Clocks of hosts are set by themselves: what overlaps by less may not have met."""
+"""Hosts' clocks are not synchronized: lifetimes that overlap by less may not overlap at all."""
 
 
 def out_of_range(case: Case) -> dict[int, list[Process]]:
-    """Processes whose rank is beyond the world that they plan, by that rank."""
+    """Processes whose rank is beyond the world that they planned, by that rank."""
     found: dict[int, list[Process]] = {}
     for rank, claimed in case.job.claims.items():
         for process in claimed:
@@ -25,7 +25,7 @@ def out_of_range(case: Case) -> dict[int, list[Process]]:
 
 
 def duplicates(case: Case) -> dict[int, list[Process]]:
-    """Processes that are one rank of one world at one time, by that rank."""
+    """Processes that are the same rank of one world at the same time, by that rank."""
     found: dict[int, list[Process]] = {}
     for rank, claimed in case.job.claims.items():
         if len(claimed) < 2:
@@ -39,9 +39,9 @@ def duplicates(case: Case) -> dict[int, list[Process]]:
 
 
 def surplus(case: Case) -> int:
-    """How many processes there are beside those that stand for a rank each.
+    """How many processes are left over once every rank has one.
 
-    Where one came under a wrong number, the rank that it should be is missing: not a second trouble.
+    Where a process came with a wrong number, its correct rank is missing: that is not a second fault.
     """
     raised = {
         (one.finding.code, one.finding.culprit_ranks)
@@ -57,7 +57,7 @@ def surplus(case: Case) -> int:
 
 
 def _contends(process: Process) -> bool:
-    """Whether it is in its newest initialization, holds what came of it, or failed in it."""
+    """Whether it is in its newest initialization, holds the resulting world, or failed in it."""
     step = newest_init(process)
     return holds_world(process) or bool(step and (step.ended_ns is None or step.error))
 
@@ -73,6 +73,6 @@ def _meet(case: Case, one: Process, other: Process) -> bool:
 
 
 def _lifetime(case: Case, process: Process) -> tuple[int, int]:
-    """From its plan to its end, as far as that was seen, by the wall clock."""
+    """From its plan to its end, as far as seen, by the wall clock."""
     begun = case.job.wall_ns(process, process.planned_ns or 0)
     return begun, case.job.wall_ns(process, case.job.now_ns(process))

@@ -1,4 +1,4 @@
-"""Errors that only say that a peer or the store was gone or late."""
+"""Errors that only show that a peer or the store was gone or late."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ _STORE_LOST = re.compile(
 
 
 def is_communication_error(type_name: str, message: str) -> bool:
-    """Whether an exception only says that a peer or the store was gone or late."""
+    """Whether an exception only shows that a peer or the store was gone or late."""
     if type_name.rpartition(".")[2] in _COMMUNICATION_TYPES:
         return True
     return bool(_COMMUNICATION_WORDS.search(message) and _TORCH_DISTRIBUTED.search(message))
 
 
 def is_init_symptom(step_error: str) -> bool:
-    """The same for an initialization's `TypeName: message`, which needs fewer words to be sure."""
+    """The same for an initialization's `TypeName: message`, where fewer words are enough."""
     type_name, _, message = step_error.partition(": ")
     words = _COMMUNICATION_WORDS.search(message)
     return bool(words) or is_communication_error(type_name, message)
 
 
 def has_timed_out(step_error: str) -> bool:
-    """Whether an initialization ended since its time was over."""
+    """Whether an initialization ended because its timeout passed."""
     return bool(_TIME_OVER.search(step_error))
 
 
 def lost_the_store(step_error: str) -> bool:
-    """Whether an initialization ended since the store that it was connected to went away."""
+    """Whether an initialization ended because the connected store went away."""
     type_name, _, message = step_error.partition(": ")
     ours = type_name in ("DistNetworkError", "DistStoreError", "DistError", "ConnectionResetError")
     return ours and bool(_STORE_LOST.search(message))

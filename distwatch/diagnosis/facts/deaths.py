@@ -1,4 +1,4 @@
-"""Who died of its own accord, and who only because somebody else was gone."""
+"""Ranks that ended by themselves, and ranks that ended only because another was gone."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from distwatch.state.model import Process
 TEARDOWN_SIGNALS = frozenset({2, 9, 15})
 AT_ONCE_S = 2.0
 SEEN_LATE_S = 1.0
-"""An end is seen when an observer looks; a peer's exception about it is stamped at once."""
+"""An end is noticed when an observer looks; a peer's exception about it has an exact time."""
 
 
 class Deaths(msgspec.Struct, frozen=True, kw_only=True):
-    """The ended ranks of a job, by what their end says."""
+    """The ended ranks of a job, by the kind of their end."""
 
     own: dict[int, Process] = {}
-    """Ended by their own failure or a signal that nothing else explains."""
+    """Ended by their own failure, or by a signal that nothing else explains."""
     victims: dict[int, Process] = {}
-    """Ended since a peer was gone, or were ended by the launcher after a failure."""
+    """Ended because a peer was gone, or were ended by the launcher after a failure."""
     clean: dict[int, Process] = {}
-    """Ended in an orderly way."""
+    """Ended normally."""
     stopped_from_outside: bool = False
-    """Every rank was ended by a signal at once: somebody or something ended the job."""
+    """A signal ended every rank at once: somebody or something ended the job."""
 
 
 def death_ns(process: Process) -> int:
-    """When its end began, as far as it said so itself; else when it was seen gone."""
+    """When its end began, as it reported; else when it was seen gone."""
     ends = [process.exception_ns, process.ending_ns, process.ended_ns]
     return min((ns for ns in ends if ns is not None), default=0)
 
 
 def ended_before(process: Process, ns: int, late_s: float = SEEN_LATE_S) -> bool:
-    """Whether its end came first, where one that was only seen may have been seen late."""
+    """Whether it ended first, given that an end without a report may be noticed late."""
     told = process.exception_ns is not None or process.ending_ns is not None
     return death_ns(process) - (0 if told else int(late_s * 1e9)) < ns
 
 
 def deaths_of(job: Job) -> Deaths:
-    """Sorts the ended ranks. Times are compared within one host only through their order."""
+    """Sorts the ended ranks. Times are compared only within one host, by their order."""
     failed = {
         r: p for r, p in job.ranks.items() if p.exception is not None or p.ended_ns is not None
     }
@@ -58,8 +58,8 @@ def deaths_of(job: Job) -> Deaths:
     }
     own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
     first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
-    # A launcher ends the others with SIGTERM or SIGKILL once one has failed.
-    # Where all that is told is a lost peer, a SIGKILL that was seen just after is what it lost.
+    # A launcher ends the other ranks with SIGTERM or SIGKILL once one has failed.
+    # Where ranks report only a lost peer, the rank with a SIGKILL seen just after is that peer.
     late_s = {9: 0.0 if own else SEEN_LATE_S}
     own |= {
         r: p
@@ -82,14 +82,14 @@ def _lost_a_peer(job: Job, global_rank: int, process: Process) -> bool:
         return True
     if process.exception is not None:
         error = process.exception
-        return is_communication_error(error.type_name, error.message) or _waited_in_vain(process)
-    # NCCL's watchdog aborts its process when a collective has timed out.
+        return is_communication_error(error.type_name, error.message) or _gave_up_waiting(process)
+    # NCCL's watchdog aborts its process when a collective times out.
     aborted = ending_signal(process) == 6
     return aborted and any(wait.overdue for wait in job.waits_for(global_rank))
 
 
-def _waited_in_vain(process: Process) -> bool:
-    """Whether its initialization ended in words that elsewhere would say too little."""
+def _gave_up_waiting(process: Process) -> bool:
+    """Whether its initialization ended with an error that elsewhere would say too little."""
     step = newest_init(process)
     if step is None or process.initialized or is_own_failure(process, step):
         return False
@@ -98,7 +98,7 @@ def _waited_in_vain(process: Process) -> bool:
 
 
 def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dict[int, Process]:
-    """Where several ranks were ended by signals, a SIGTERM after another's death is teardown."""
+    """Where signals ended several ranks, a SIGTERM after another rank's death is teardown."""
     if not own or set(own) - set(signalled):
         return own
     first = min(death_ns(p) for p in own.values())
@@ -123,10 +123,10 @@ def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
 
 
 def ending_signal(process: Process) -> int | None:
-    """The signal that ended it; Ctrl-C is one, although Python turns it into an exception.
+    """The signal that ended it, Ctrl-C included, although Python turns that into an exception.
 
-    Any other exception that left its main thread came first: a signal that it got while it went
-    down only cleared it away.
+    Any other exception that left the main thread came first: a signal that arrived while the process
+    was ending only finished it.
     """
     if process.exception is not None:
         return 2 if process.exception.type_name == "KeyboardInterrupt" else None
@@ -135,7 +135,7 @@ def ending_signal(process: Process) -> int | None:
 
 
 def is_oom_killed(process: Process) -> bool:
-    """Whether the kernel ended it for want of memory, by the kernel's or the cgroup's word."""
+    """Whether the kernel killed it for lack of memory, by the kernel's or the cgroup's word."""
     return bool(process.outside.exit and process.outside.exit.oom_killed)
 
 
@@ -144,17 +144,17 @@ def _ended_well(process: Process, ray: RayView) -> bool:
     if process.exception is not None or seen is None or _gave_up(process):
         return False
     if seen.exit_code is None and seen.signal is None:
-        # Nobody saw the status: an orderly interpreter exit is in the journal.
+        # Nobody saw the status, but a normal interpreter exit is in the journal.
         return process.ending is not None
     return seen.exit_code == 0 or ended_by_ray(process, ray)
 
 
 def ended_by_ray(process: Process, ray: RayView) -> bool:
-    """Whether Ray let its worker go: it ends those that it needs no more with code 1.
+    """Whether Ray ended its worker: Ray ends workers that it no longer needs with code 1.
 
-    An exception in an actor's method ends no process. Ray's own word for its end decides, where it
-    was asked; else whoever ends inside a step of ours, or is still needed by others, is a different
-    matter.
+    An exception in an actor's method ends no process. Ray's own reason decides, where Ray was asked;
+    otherwise a process that ends inside one of our steps, or that others still need, was not ended
+    by Ray.
     """
     seen = process.outside.exit
     if process.worker is None or seen is None or process.exception is not None:

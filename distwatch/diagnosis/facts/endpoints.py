@@ -1,4 +1,4 @@
-"""Where ranks are to meet, so that two spellings of one place can be told from two places."""
+"""The endpoints of ranks: two spellings of one endpoint, or two endpoints."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def endpoint_of(process: Process) -> Endpoint:
-    """Where a process meets the others by its plan, else by its environment."""
+    """The endpoint of a process by its plan, else by its environment."""
     planned = process.planned
     if planned is not None and planned.method == "alone":
         return Endpoint(name=f"alone {process.key}")
     endpoint = planned.endpoint if planned is not None else ""
     if planned is not None and planned.method == "file":
         return Endpoint(name=f"file {endpoint}")
-    return read_place(endpoint or process.identity.endpoint or "", process.host)
+    return read_endpoint(endpoint or process.identity.endpoint or "", process.host)
 
 
-def read_place(endpoint: str, host: str) -> Endpoint:
+def read_endpoint(endpoint: str, host: str) -> Endpoint:
     """`host:port`, as a process on `host` understands it."""
     name, _, port = endpoint.rpartition(":")
     name = name.strip("[]").lower().rstrip(".")
@@ -56,7 +56,7 @@ def same_endpoint(one: Endpoint, other: Endpoint, state: RunState) -> bool | Non
     if one.port != other.port or not one.port:
         return False
     if one.loopback_of and other.loopback_of:
-        return False  # one name, but each host means itself
+        return False  # the same name, but it means another host on each
     if one.loopback_of or other.loopback_of:
         loopback, named = (one, other) if one.loopback_of else (other, one)
         return True if _short(named.name) == _short(loopback.loopback_of.lower()) else None
@@ -74,11 +74,11 @@ def _short(name: str) -> str:
 
 
 def _addresses(place: Endpoint, state: RunState) -> frozenset[str]:
-    """What its name resolves to, loopback ones left out: they mean another host on each."""
+    """The addresses of its name, without loopback: that means another host on each."""
     found: set[str] = set()
     for host in state.hosts.values():
         for probed in host.endpoints.values():
-            if read_place(probed.endpoint, probed.host) == place:
+            if read_endpoint(probed.endpoint, probed.host) == place:
                 found |= {address for address in probed.addresses if not is_loopback(address)}
     if place.name.replace(".", "").isdigit():
         found.add(place.name)
@@ -86,16 +86,16 @@ def _addresses(place: Endpoint, state: RunState) -> frozenset[str]:
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest look at a place from one host, and when that was (ns of its clock)."""
+    """The newest look at an endpoint from one host, and its time (ns of that host's clock)."""
 
     probed: EndpointProbed
     time_ns: int
     answered_ns: int | None = None
-    """When a store last answered there."""
+    """When a store last answered at the endpoint."""
 
 
 def look_from(state: RunState, name: str, place: Endpoint) -> Look | None:
-    """What the observer on a host last saw at a place; None where it did not look."""
+    """What the observer on a host last saw at an endpoint; None where it did not look."""
     host = state.hosts.get(name)
     looks = [
         Look(
@@ -104,7 +104,7 @@ def look_from(state: RunState, name: str, place: Endpoint) -> Look | None:
             answered_ns=host.answered_ns.get(endpoint),
         )
         for endpoint, probed in (host.endpoints.items() if host else ())
-        if host is not None and read_place(endpoint, name) == place
+        if host is not None and read_endpoint(endpoint, name) == place
     ]
     return max(looks, key=lambda look: look.time_ns, default=None)
 

@@ -1,4 +1,4 @@
-"""Calls that a process itself made wrong, or could not make: known by what torch said of them."""
+"""Calls that a process itself made wrongly, or could not make: recognized by torch's messages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _STORE_SAYS = re.compile(r"(?i)server socket|DistNetworkError|TCPStore")
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """One failed call whose words say what was wrong with it, and that it was its own doing."""
+    """One failed call whose message says what was wrong, and that the process itself caused it."""
 
     code: str
     process: Process
@@ -71,11 +71,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def global_rank(self) -> int | None:
-        """The rank where the process knows it; a process without variables has none."""
+        """The rank, where the process knows it; a process without variables has none."""
         return self.process.global_rank
 
     def evidence(self) -> Evidence:
-        """What it said, and where."""
+        """The message, and where it was raised."""
         who = f"rank {self.global_rank}" if self.global_rank is not None else "a process"
         where = f" (called at {self.site})" if self.site else ""
         place = f"{who}, pid {self.process.pid} on {self.process.host}: "
@@ -84,16 +84,16 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def failures_of(processes: Iterable[Process]) -> list[Failure]:
-    """The failures of processes that stand: not those of an initialization that was made good."""
+    """The failures that still count: an initialization that succeeded later does not."""
     return [failure for process in processes for failure in _of_process(process)]
 
 
 def classify(text: str, *, in_init: bool) -> str:
-    """The code of the finding that explains an error, '' where it is no failure of its own.
+    """The code of the finding that explains an error, '' where the process did not cause the error.
 
     Args:
         text: `TypeName: message`.
-        in_init: it came out of an initialization, or of a process that never had one.
+        in_init: raised by an initialization, or by a process that never had one.
     """
     if MISSING_VARIABLE.search(text):
         return "rendezvous.env_missing"
@@ -117,7 +117,7 @@ def classify(text: str, *, in_init: bool) -> str:
 
 
 def is_own_failure(process: Process, step: Step) -> bool:
-    """Whether an initialization failed by what its own process is or did."""
+    """Whether an initialization failed because of its own process."""
     if not step.error:
         return False
     if step.error.startswith("InitFailed") and process.raised:
@@ -126,7 +126,7 @@ def is_own_failure(process: Process, step: Step) -> bool:
 
 
 def error_line(process: Process) -> str:
-    """Its uncaught exception as a step would say it; '' where there is none."""
+    """Its uncaught exception as a step would report it; '' where there is none."""
     error = process.exception
     if error is None:
         return ""
@@ -156,7 +156,7 @@ def _of_process(process: Process) -> Iterable[Failure]:
     never = process.confirmed is None
     if text and not uncaught and (code := classify(text, in_init=never)):
         if _while_handling_a_lost_peer(process):
-            return  # raised by the cleaning up
+            return  # raised during cleanup
         error = process.exception
         yield Failure(
             code=code,
@@ -169,14 +169,14 @@ def _of_process(process: Process) -> Iterable[Failure]:
 
 
 def _while_handling_a_lost_peer(process: Process) -> bool:
-    """Whether the traceback tells of another exception before the last."""
+    """Whether the traceback shows another exception before the last."""
     lines = process.exception.traceback[:-1] if process.exception else ()
     told = (re.match(r"([A-Za-z_][\w.]*(?:Error|Timeout)): (.*)", line) for line in lines)
     return any(found and is_communication_error(found[1], found[2]) for found in told)
 
 
 def _failed_step(process: Process) -> Step | None:
-    """The newest call that failed: an initialization that was not made good, or a group's creation."""
+    """The newest failed call: an initialization that did not succeed later, or a group's creation."""
     init = newest_init(process)
     if init is not None and init.error and (TWICE.search(init.error) or not process.initialized):
         return init
@@ -190,7 +190,7 @@ def _failed_step(process: Process) -> Step | None:
     newest = max(groups, key=lambda step: step.step, default=None)
     if newest is None or not newest.error:
         return None
-    # A mesh fails with the group inside it: its own site is the user's.
+    # A mesh fails with the group inside it: the mesh's own site is the user's line.
     parent = process.steps.get(newest.parent) if newest.parent is not None else None
     while parent is not None and _builds_groups(parent) and parent.error:
         newest = parent
@@ -203,19 +203,19 @@ def _builds_groups(step: Step) -> bool:
 
 
 def _refused_without_world(process: Process) -> Step | None:
-    """The newest try to build a framework's groups where torch holds no group at all."""
+    """The newest attempt to build a framework's groups where torch has no group at all."""
     tries = [s for s in process.steps.values() if s.name.startswith(PARALLEL_STATE) and s.error]
     return max(tries, key=lambda step: step.step, default=None)
 
 
 def _said(process: Process, failed: Step) -> str:
-    """The words of a failed step; frameworks assert without any that torch is initialized."""
+    """The message of a failed step; frameworks assert without a message that torch is initialized."""
     bare = (failed.error or "").strip() == "AssertionError:"
     without = failed.name.startswith(PARALLEL_STATE) and not holds_world(process)
     return _WORDS_OF_BARE_ASSERT if bare and without else failed.error or ""
 
 
 def _same(text: str, step_error: str) -> bool:
-    """Whether an exception is the one that a step ended with (its first line, cut)."""
+    """Whether an exception is the one that ended a step (its first line, cut)."""
     first = text.splitlines()[0] if text else ""
     return bool(step_error) and first.startswith(step_error[:200])

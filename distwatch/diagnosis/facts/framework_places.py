@@ -52,7 +52,7 @@ def role_of(job: Job, pg_name: str) -> str:
 
 
 def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
-    """The findings, each that blames few ranks with their places in the frameworks' layouts."""
+    """The findings; each that blames few ranks also names their places in the frameworks' layouts."""
     return [_placed(job, finding) for finding in found]
 
 

@@ -1,4 +1,4 @@
-"""Process groups across ranks: who is in the collective in flight, and who is missing."""
+"""Process groups across ranks: which ranks are in the collective in flight, and which are missing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     members: tuple[int, ...]
     axis: str = ""
-    """The axis of a mesh that it runs along; empty where none is known."""
+    """The axis of the mesh that the group runs along; empty where none is known."""
     progress: dict[int, GroupProgress] = {}
-    """By global rank. A member that is absent was not observed."""
+    """By global rank. A member that is absent here was not observed."""
     seq: int = -1
     """The collective in flight, else the newest that any member has entered; -1: none."""
     op: str = ""
@@ -31,19 +31,19 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     waited_s: float = 0.0
     overdue: bool = False
     timed_out: tuple[int, ...] = ()
-    """Members that torch's own timeout ended in it."""
+    """Members that torch's own timeout ended in this collective."""
     timeout_s: float | None = None
     world: str = ""
-    """The store of a world of its own, beside the job's; empty for any other group."""
+    """The store of a separate world, beside the job's; empty for any other group."""
 
     @property
     def title(self) -> str:
-        """What a person calls it: its description, and its name where that says more."""
+        """The group's name for people: its description, and its name where that adds something."""
         if self.world:
-            return f"{self.pg_name}, a world of its own at {self.world}"
+            return f"{self.pg_name}, a separate world at {self.world}"
         if self.pg_desc == "default_pg":
             return f"default_pg, axis {self.axis}" if self.axis else "default_pg"
-        # A mesh describes its groups by the axis alone; a framework has names of its own.
+        # A mesh describes its groups only by the axis; a framework has names of its own.
         named = self.pg_desc not in ("", "undefined") and not self.pg_desc.startswith("mesh_")
         if self.axis:
             axis = f"axis {self.axis}"
@@ -85,7 +85,7 @@ def _view(job: Job, held: list[Group]) -> GroupView:
         world=first.world,
     )
     if first.world:
-        # Its ranks are not the job's: who of this job holds it is all that can be said of members.
+        # Its ranks are not the job's: of its members, only those of this job are known.
         holders = tuple(r for r, p in job.ranks.items() if p.groups.get(first.pg_name) in held)
         return msgspec.structs.replace(view, members=holders)
     if not waits:
@@ -116,7 +116,7 @@ def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:
             continue
         seen = next((p for p in pulse.groups if p.pg_name == group.pg_name), None)
         seen = seen or GroupProgress(pg_name=group.pg_name)
-        # The agent's thread polls the numbers; whoever froze before its next beat has called more.
+        # The agent's thread polls the numbers; a rank that froze before its next poll has called more.
         called = max(
             (o.seq for o in process.outside.operations if o.pg_name == group.pg_name), default=-1
         )

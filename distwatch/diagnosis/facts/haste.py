@@ -1,4 +1,4 @@
-"""A state under shorter deadlines: what its verdict would be if nobody had time."""
+"""A state with shorter deadlines: what its verdict would be if no rank had time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distwatch.state.steps import DEADLINES
 
 
 def hurried(state: RunState, most_s: float) -> RunState:
-    """The same state with no deadline longer than `most_s`. The original stays as it is."""
+    """The same state with no deadline longer than `most_s`. The original does not change."""
     hasty = copy.copy(state)
     hasty.processes = {key: _impatient(process, most_s) for key, process in state.processes.items()}
     return hasty

@@ -1,4 +1,4 @@
-"""Which hosts of a run are seen now, and which are not any more."""
+"""Which hosts of a run are seen now, and which no longer are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distwatch.state.model import RunState
 
 
 class Unseen(msgspec.Struct, frozen=True, kw_only=True):
-    """A host whose observer does not speak to the run's root any more."""
+    """A host whose observer no longer reports to the run's root."""
 
     host: str
     since_s: float
@@ -21,7 +21,7 @@ class Unseen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unseen_hosts(state: RunState) -> dict[str, Unseen]:
-    """Hosts that were seen and are not, by name; of a leaf's own view: the root."""
+    """Hosts that were seen and no longer are, by name; in a leaf's own view: the root."""
     found: dict[str, Unseen] = {}
     for host in state.hosts.values():
         for peer, link in host.links.items():
@@ -32,7 +32,7 @@ def unseen_hosts(state: RunState) -> dict[str, Unseen]:
 
 
 def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
-    """How many hosts with ranks are seen, of how many there are to be."""
+    """How many hosts with ranks are seen, and how many there should be."""
     job = job or Job(state)
     lost = unseen_hosts(state)
     names = {process.host for process in job.ranks.values()}

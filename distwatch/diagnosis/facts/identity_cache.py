@@ -1,4 +1,4 @@
-"""Work that is done once for what very many ranks have in common."""
+"""Work that is done once for what very many ranks share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _KEPT = 4096
 def cache_by_identity(function: Callable[[_Argument], _Result]) -> Callable[[_Argument], _Result]:
     """Calls a pure function once for each object, not for each equal value.
 
-    Equal stacks of a run are one object (`decode_event`), and to hash one is as long as to read it.
-    The argument has to be immutable; it is held, so that no other can take its place in memory.
+    Equal stacks of a run are one object (`decode_event`), and hashing one takes as long as reading it.
+    The argument has to be immutable; it is kept alive, so that no other object gets its id.
     """
     known: dict[int, tuple[_Argument, _Result]] = {}
 

@@ -1,4 +1,4 @@
-"""Ranks that wait in an initialization: how long, in what, and whether that is too long."""
+"""Ranks that wait in an initialization: how long, in which step, and whether that is too long."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _LISTED = 4
 
 
 def overdue_ranks(case: Case, but_last_s: float = 0.0) -> list[int]:
-    """Ranks that have waited beyond a deadline, or failed since time was over.
+    """Ranks that have waited beyond a deadline, or failed after it.
 
     Args:
-        but_last_s: does not count: seconds in which there was nothing more to wait for.
+        but_last_s: seconds at the end that do not count: there was nothing left to wait for.
     """
     return [rank for rank in case.waiting if _is_overdue(case, rank, but_last_s)]
 
 
 def _is_overdue(case: Case, rank: int, but_last_s: float) -> bool:
     process, step = case.job.ranks[rank], case.waiting[rank]
-    # Who failed by a cause that it knows, or lost the store, has not waited for anybody.
+    # A rank that knows why it failed, or that lost the store, has not waited for anybody.
     if step.error and not but_last_s and has_timed_out(step.error) and not knows_its_cause(step):
         return True
     limit = case.job.limit_s(process, step, INIT)
     if case.waiting_s(rank) - but_last_s > limit:
         return True
-    # The parts of our own initialization have deadlines of their own, torch's share the whole one.
+    # The steps of distwatch's own initialization have deadlines of their own; torch's share one.
     return step.name == "initialize" and any(
         inner.deadline_s is not None
         and case.job.age_s(process, inner.started_ns) - but_last_s > inner.deadline_s
@@ -78,20 +78,20 @@ def _path(process: Process, step: Step) -> str:
 
 
 def store_views(case: Case) -> list[EndpointProbed]:
-    """The newest look of each host at the places where ranks of this case wait."""
+    """The newest look of each host at the endpoints where ranks of this case wait."""
     places = dict.fromkeys(endpoint_of(case.job.ranks[rank]) for rank in case.waiting)
     return [look.probed for place in places for look in looks_at(case.state, place)]
 
 
 def arrived_by_store(case: Case, number: int) -> set[int]:
-    """Ranks that published their address in the store. Those of an earlier world stay in it."""
+    """Ranks that published their address in the store. Addresses of an earlier world stay there."""
     if number > 1:
         return set()
     return {rank for view in store_views(case) for rank in view.arrived}
 
 
 def evidence_of_store(case: Case) -> Iterable[Evidence]:
-    """What the stores say of who has come, once for each."""
+    """What the stores say about arrived ranks, once for each store."""
     told: set[str] = set()
     for view in store_views(case):
         if view.outcome != "store" or view.endpoint in told:
@@ -105,7 +105,7 @@ def evidence_of_store(case: Case) -> Iterable[Evidence]:
 
 
 def joined_unseen(case: Case) -> bool:
-    """Whether more clients have joined a store of rank 0's than ranks are seen to have come."""
+    """Whether more clients have joined rank 0's store than ranks were seen to arrive."""
     host = case.job.ranks.get(0)
     if host is None or host.planned is None or not host.planned.hosts_store:
         return False
@@ -116,6 +116,6 @@ def joined_unseen(case: Case) -> bool:
 
 
 def endpoints_of(case: Case, ranks: Iterable[int]) -> str:
-    """The endpoint where ranks wait, or all of them where there are several."""
+    """The endpoint where ranks wait, or all endpoints where there are several."""
     texts = [endpoint_text(case.job.ranks[rank]) for rank in ranks if rank in case.job.ranks]
     return " and ".join(dict.fromkeys(text for text in texts if text))

@@ -1,4 +1,4 @@
-"""One process's initializations: which one it is in, and how the newest one stands."""
+"""One process's initializations: the one that it is in, and the state of the newest one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CAUSE_KNOWN = "InitFailed"
 
 
 def newest_init(process: Process) -> Step | None:
-    """The newest call that initializes, from the outside: torch's own inside of ours is none."""
+    """The newest initializing call, from the outside: torch's call inside ours does not count."""
     newest: Step | None = None
     for step in process.steps.values():
         if (
@@ -26,7 +26,7 @@ def newest_init(process: Process) -> Step | None:
 
 
 def first_init(process: Process) -> Step | None:
-    """The oldest initialization that came to a good end, as far as it is still remembered."""
+    """The oldest initialization that succeeded, as far as it is still remembered."""
     calls = [
         step
         for step in process.steps.values()
@@ -48,7 +48,7 @@ def _inside(process: Process, step: Step) -> bool:
 
 
 def holds_world(process: Process) -> bool:
-    """Whether it holds a default group now. A second call that torch refused takes nothing away."""
+    """Whether it holds a default group now. A second call that torch rejected changes nothing."""
     if process.initialized:
         return True
     step = newest_init(process)
@@ -56,7 +56,7 @@ def holds_world(process: Process) -> bool:
 
 
 def number_of(process: Process) -> int:
-    """Which of its initializations is its newest, from 1; 0: none was seen."""
+    """The number of its newest initialization, from 1; 0: none was seen."""
     if process.planned is not None:
         return process.planned.number
     seen = process.confirmed or process.groups or newest_init(process)
@@ -69,12 +69,12 @@ def depth(process: Process, step: Step) -> list[Step]:
 
 
 def knows_its_cause(step: Step) -> bool:
-    """Whether it ended since a cause was found, not since time was over."""
+    """Whether it ended because a cause was found, and not because its timeout passed."""
     return (step.error or "").startswith(_CAUSE_KNOWN)
 
 
 def stuck_creation(process: Process) -> Step | None:
-    """The creation of a group that it is in, or that was its last and failed for want of others."""
+    """The group creation that it is in, or that was its last and failed because others were missing."""
     newest: Step | None = None
     for step in process.steps.values():
         if step.name.startswith("new_group") and (newest is None or step.step > newest.step):

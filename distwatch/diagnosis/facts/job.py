@@ -1,4 +1,4 @@
-"""The job as diagnosis sees it: the newest processes of each rank, and who waits in what."""
+"""The job as diagnosis sees it: the newest process of each rank, and which ranks wait in what."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TIMED_OUT = re.compile(
 )
 _INIT_FRAMES = ("init_process_group", "rendezvous")
 KILLED_WHILE_WAITING_S = 5.0
-"""A wait this long at the end of a job that was killed is told as its hang."""
+"""A wait this long at the end of a job that was killed is reported as its hang."""
 FROZEN_AFTER_S = 5.0
 """Heartbeats come twice a second; a busy machine delays them, but not by this much."""
 BEAT_NS = 1_000_000_000
-"""A change is stamped when the agent's thread sees it, at most this much later."""
+"""A change gets its time when the agent's thread sees it, at most this much later."""
 TIMEOUT_SHARE = 0.8
-"""distwatch speaks before torch's own timeout does."""
+"""distwatch reports before torch's own timeout passes."""
 _COLLECTIVE_FRAMES = frozenset(
     (
         "all_reduce barrier broadcast all_gather all_gather_object all_gather_into_tensor reduce "
@@ -39,7 +39,7 @@ _COLLECTIVE_FRAMES = frozenset(
     ).split()
 )
 GroupKey = tuple[str, int]
-"""A group of one `Job`, by its name and members; of no meaning in another."""
+"""A group of one `Job`, by its name and members; meaningless in another `Job`."""
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +55,13 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     killed: bool = False
     """The rank was ended from outside while it waited."""
     timed_out: bool = False
-    """torch's own timeout ended it, and the rank with it."""
+    """torch's own timeout ended the wait, and the rank with it."""
 
     @property
     def overdue(self) -> bool:
         if self.timed_out:
             return True
-        # Ended from outside: nobody could wait out the deadline, a shorter one still holds.
+        # Ended from outside: no rank could wait out the deadline, so a shorter one applies.
         limit_s = min(KILLED_WHILE_WAITING_S, self.deadline_s) if self.killed else self.deadline_s
         return self.waited_s > limit_s
 
@@ -70,13 +70,13 @@ class Job:
     """Read-only questions about one world of a run.
 
     Attributes:
-        processes: all of that world, also several that claim one rank, or that know none.
-        ranks: of them the one that stands for each global rank.
-        claims: by global rank, all that are that rank by a plan of their own.
+        processes: all processes of that world, including several that claim one rank or know none.
+        ranks: the process that counts for each global rank.
+        claims: by global rank, all processes that planned to be that rank.
     """
 
     def __init__(self, state: RunState, world: World | None = None) -> None:
-        """By default the run's largest world."""
+        """The default is the run's largest world."""
         self.state = state
         if world is None:
             world = next(iter(worlds_of(state)), ())
@@ -103,25 +103,25 @@ class Job:
 
     @cached_property
     def ray(self) -> RayView:
-        """What the Ray cluster says that the run is a job of."""
+        """What the Ray cluster says about the job that this run is."""
         return RayView(self.state)
 
     def now_ns(self, process: Process) -> int:
-        """The host's newest time, or the process's end."""
+        """The host's newest time, or the time of the process's end."""
         host = self.state.hosts.get(process.host)
         now = host.now_ns if host else process.last_ns
         return min(now, process.ended_ns) if process.ended_ns is not None else now
 
     def age_s(self, process: Process, since_ns: int) -> float:
-        """Seconds from `since_ns` to the process's now, never negative."""
+        """Seconds from `since_ns` to the process's newest time, never negative."""
         return max(0.0, (self.now_ns(process) - since_ns) / 1e9)
 
     def wall_ns(self, process: Process, time_ns: int) -> int:
-        """A time of its host by the wall clock, which alone can be compared between hosts."""
+        """A time of its host by the wall clock: only wall clocks can be compared between hosts."""
         return self.state.wall_ns(process.host, time_ns)
 
     def heartbeat_s(self, process: Process) -> float | None:
-        """Age of the last pulse; None where there never was one."""
+        """Age of the last pulse; None where there was none."""
         pulse = process.outside.pulse
         return self.age_s(process, pulse.beat_ns) if pulse and pulse.beat else None
 
@@ -138,11 +138,11 @@ class Job:
         return self.deadline_s(process, kind) if step.deadline_s is None else step.deadline_s
 
     def is_frozen(self, process: Process) -> bool:
-        """Alive, but its agent's thread no longer runs: the GIL is held or the kernel holds it."""
+        """Alive, but its agent's thread does not run: something holds the GIL, or the kernel holds the process."""
         return process.ended_ns is None and self.was_frozen(process)
 
     def was_frozen(self, process: Process) -> bool:
-        """As `is_frozen`; of a process that has ended: at its end."""
+        """The same as `is_frozen`; for a process that has ended: at its end."""
         age = self.heartbeat_s(process)
         return age is not None and age > FROZEN_AFTER_S
 
@@ -164,10 +164,10 @@ class Job:
         return self._by_group.get(self.group_key(pg_name, members), [])
 
     def first_waits_in(self, pg_name: str, members: tuple[int, ...], lasted_s: float) -> list[Wait]:
-        """Of each number that is waited for in a group, the wait of the lowest rank.
+        """For each collective number that ranks wait for in a group, the wait of the lowest rank.
 
         Args:
-            lasted_s: only of waits that have lasted so long.
+            lasted_s: only waits that have lasted this long.
         """
         key = self.group_key(pg_name, members), lasted_s
         if (found := self._first_waits.get(key)) is None:
@@ -179,9 +179,9 @@ class Job:
         return found
 
     def group_key(self, pg_name: str, members: tuple[int, ...]) -> GroupKey:
-        """What two ranks' views of one group have in common. Very many ranks hold very long lists.
+        """What two ranks' views of one group have in common. Very many ranks have very long lists.
 
-        Lists that were decoded are mostly one object each, which need not be compared by value.
+        Decoded lists are mostly one object each, and identical objects need no comparison by value.
         """
         one = self._members.get(id(members))
         if one is None:
@@ -197,7 +197,7 @@ class Job:
         return self._by_host.get(host, {})
 
     def peer_waited_s(self, wait: PeerWait) -> float:
-        """For how long a rank has been in its send or recv, or was when it ended."""
+        """How long a rank has been in its send or recv, or was when it ended."""
         process = self.ranks[wait.global_rank]
         until = process.exception_ns if is_timeout(process) else None
         until = until if until is not None else self.now_ns(process)
@@ -215,7 +215,7 @@ class Job:
         return self.peer_waited_s(wait) > limit_s
 
     def _has_gone_on(self, rank: int, wait: PeerWait) -> bool:
-        """Whether it has entered a collective since, which Python may not have called."""
+        """Whether it has entered a collective since, which may have been called from C++."""
         since = wait.entered_ns + BEAT_NS
         pulse = self.ranks[rank].outside.pulse
         return any(
@@ -224,7 +224,7 @@ class Job:
         )
 
     def has_arrived(self, global_rank: int, number: int = 1) -> bool:
-        """Whether the rank has called init_process_group, as far as anyone saw.
+        """Whether the rank has called init_process_group, as far as was seen.
 
         Args:
             number: the 1-based index of the call, at least.
@@ -236,11 +236,11 @@ class Job:
             return True
         if process.planned is None and any(s.name in INIT.calls for s in process.steps.values()):
             return True
-        # A rank without distwatch has no number: it is there, or it is not.
+        # A rank without distwatch has no number: it has arrived or it has not.
         return not process.instrumented and self.is_in_init_by_stack(process)
 
     def is_in_init_by_stack(self, process: Process) -> bool:
-        """Whether it stood in torch's initialization when its stack was last taken."""
+        """Whether it was in torch's initialization when its stack was last taken."""
         return self.frame_of(process, _INIT_FRAMES) is not None
 
     def frame_of(self, process: Process, functions: Iterable[str]) -> ev.Frame | None:
@@ -251,7 +251,7 @@ class Job:
         return None
 
     def in_collective_by_stack(self, process: Process) -> str:
-        """The collective whose torch frame is on the main thread's stack, '' where none is."""
+        """The collective whose torch frame is on the main thread's stack; '' where there is none."""
         frame = self.frame_of(process, _COLLECTIVE_FRAMES)
         return frame.function if frame else ""
 
@@ -264,7 +264,7 @@ class Job:
         return None
 
     def recorded(self, global_rank: int, pg_name: str, seq: int) -> Collective | None:
-        """The flight recorder's entry of it, where a dump has it."""
+        """The flight recorder's entry of it, where a dump has one."""
         process = self.ranks.get(global_rank)
         dumped = process.collectives if process else None
         for entry in reversed(dumped.entries if dumped else ()):
@@ -289,7 +289,7 @@ class Job:
         return bool(operations) and operation_name(operations[-1].op) in P2P
 
     def _timed_out_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
-        """The collective in which torch's timeout struck: the recorder calls it completed then."""
+        """The collective that torch's timeout ended: the recorder calls it completed then."""
         pulse = process.outside.pulse
         last = max(pulse.groups if pulse else (), key=lambda g: g.changed_ns, default=None)
         group = process.groups.get(last.pg_name) if last else None
@@ -329,7 +329,7 @@ class Job:
 
 
 def is_timeout(process: Process) -> bool:
-    """Whether torch's own timeout of a collective is what ended it."""
+    """Whether torch's own collective timeout ended it."""
     error = process.exception
     if error is None or not _TIMED_OUT.search(error.message):
         return False
@@ -339,7 +339,7 @@ def is_timeout(process: Process) -> bool:
 
 
 def was_cut_off(process: Process) -> bool:
-    """Whether it was ended from outside: what it was at until then is what held it up."""
+    """Whether it was ended from outside: what it did until then is what blocked it."""
     seen = process.outside.exit
     if process.ended_ns is None or seen is None:
         return False
@@ -374,7 +374,7 @@ def _preference(process: Process) -> tuple[bool, bool, int, str]:
 
 
 def _world(ranks: dict[int, Process]) -> int | None:
-    """What most ranks say; on a tie what rank 0 says, whom the others come to."""
+    """What most ranks say; on a tie what rank 0 says, to which the others connect."""
     sizes = Counter(p.world_size for p in ranks.values() if p.world_size)
     word = ranks[0].world_size if 0 in ranks else None
     return max(sizes, key=lambda size: (sizes[size], size == word, size)) if sizes else None

@@ -1,4 +1,4 @@
-"""Model loads as every view shows them: phases on a timeline, progress, and whose turn it is."""
+"""Model loads for every view: phases on a timeline, progress, and which part is slow."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class LoadPhase(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     began_s: float
     ended_s: float | None = None
-    """None while it is under way."""
+    """None while the phase is under way."""
     error: str | None = None
 
 
 class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One load of one rank: how far it is, or where its model came to lie."""
+    """One load of one rank: its progress, or where its model ended up."""
 
     global_rank: int
     step: int
@@ -31,29 +31,29 @@ class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
     arguments: LoadArguments
     phases: tuple[LoadPhase, ...] = ()
     took_s: float = 0.0
-    """Since it began, or until it ended."""
+    """Since the load began, or until it ended."""
     still_s: float = 0.0
     """Since it last moved; 0 once it has ended."""
     ended: bool = False
     cut_off: bool = False
-    """Whether its process ended before it did."""
+    """Whether its process ended before the load did."""
     error: str | None = None
     phase: str = ""
     """The innermost phase under way; '' once it has ended."""
     done: int = 0
     total: int | None = None
-    """Files of the phase that counts them: which one it is at, or got to, of how many."""
+    """Files of the phase that counts them: the current or last one, and how many there are."""
     file: str = ""
     parameters: int = 0
     parameters_total: int | None = None
     bytes: int = 0
     bytes_total: int | None = None
     bytes_per_s: float | None = None
-    """Over the last seconds; None where no pulse said so."""
+    """Over the last seconds; None where no pulse reported it."""
     outstanding: tuple[Outstanding, ...] = ()
     placement: Placement | None = None
     now_ns: int = 0
-    """Its host's time that this is said of."""
+    """The host's time at which this was true."""
 
     @property
     def under_way(self) -> bool:
@@ -62,7 +62,7 @@ class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float | None:
-        """How much of it is done, by the finest count there is; None where nothing counts."""
+        """The share that is done, by the finest count; None where nothing is counted."""
         counts = (
             (self.parameters, self.parameters_total),
             (self.bytes, self.bytes_total),
@@ -72,7 +72,7 @@ class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
         return min(1.0, known[0] / known[1]) if known else None
 
     def waited_s(self, outstanding: Outstanding) -> float:
-        """For how long one of its threads has been in that."""
+        """How long one of its threads has been waiting in that."""
         return max(0.0, (self.now_ns - outstanding.since_ns) / 1e9)
 
     @property
@@ -111,7 +111,7 @@ def load_under_way(job: Job, global_rank: int) -> LoadStatus | None:
 
 
 def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -> LoadStatus:
-    """How far one load is."""
+    """The progress of one load."""
     whole = process.steps[load.step]
     steps = _below(process, load.step)
     under_way = [step for step in steps if step.ended_ns is None]
@@ -119,7 +119,7 @@ def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -
     counted = next((s for s in reversed(steps) if s.total or s.parameters), None)
     files = inner if whole.ended_ns is None else counted
     told = process.load_progress(load.step) if whole.ended_ns is None else None
-    # What a frozen process's last pulse says was so before: since then only its journal's last word.
+    # A frozen process's last pulse describes the time before: since then only the journal counts.
     awake = told if told is not None and not job.was_frozen(process) else None
     moved_ns = max(
         (step.moved_ns for step in (whole, *steps)),

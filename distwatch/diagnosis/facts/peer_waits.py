@@ -1,4 +1,4 @@
-"""Sends and recvs that have not found their other side."""
+"""Sends and recvs that have no matching call on the other side."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _OTHER = {"send": "recv", "recv": "send"}
 
 
 class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank whose newest call is a send or recv that no call of its peer answers."""
+    """A rank whose newest call is a send or recv that no call of its peer matches."""
 
     global_rank: int
     peer_rank: int
-    """-1: any member would do."""
+    """-1: any member may match."""
     op: str
     """`send` or `recv`."""
     pg_name: str
@@ -28,7 +28,7 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
     posted: int
     """The 1-based index of this call among those to or from that peer with that tag."""
     answered: int | None
-    """How many the peer has posted for it; None where that was not observed."""
+    """How many matching calls the peer has posted; None where that was not observed."""
     entered_ns: int
     numel: int = -1
     dtype: str = ""
@@ -53,10 +53,10 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def peer_waits(ranks: dict[int, Process]) -> dict[int, PeerWait]:
-    """By global rank, what each waits for whose newest call is an unanswered send or recv.
+    """By global rank, the wait of each rank whose newest call is an unmatched send or recv.
 
-    Sends and recvs of a pair match in their order, by group and tag. A rank that has called
-    anything else since is not held up by one that it posted before.
+    Sends and recvs of a pair match in their order, by group and tag. A rank that has called anything
+    else since does not wait for a call that it posted before.
     """
     found = {
         rank: wait
@@ -81,7 +81,7 @@ def _oldest_open(ranks: dict[int, Process], rank: int, process: Process) -> Peer
             break
         if not _is_answered(wait):
             waits.append(wait)
-    # A batch posts many at once: the one that was posted first is the one it waits for.
+    # A batch posts many at once: the first of them is the one that it waits for.
     return waits[-1] if waits else None
 
 
@@ -113,12 +113,12 @@ def _wait(
 def _answered(
     ranks: dict[int, Process], rank: int, group: Group, op: str, peer: int, tag: int
 ) -> int | None:
-    """How many calls the other side has posted that this one's could match."""
+    """How many calls the other side has posted that could match this one."""
     others = [peer] if peer >= 0 else [member for member in group.members if member != rank]
     counts = [_posted_for(ranks.get(other), rank, group, _OTHER[op], tag) for other in others]
     if peer >= 0:
         return counts[0]
-    # From any: what any of them sent has been received by somebody, or will be.
+    # From any rank: some rank has received, or will receive, what any of them sent.
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -144,7 +144,7 @@ def _posted_for(process: Process | None, rank: int, group: Group, op: str, tag: 
     ]
     if not posted and not ring and _may_be_forgotten(pulse):
         return None
-    # The pulse is up to half a second old, the ring is as new as its reading.
+    # The pulse is up to half a second old; the ring is as new as its reading.
     return max(max(posted, default=0), max(ring, default=0))
 
 

@@ -1,4 +1,4 @@
-"""Where each rank stands, in one word, for every view."""
+"""The status of each rank, in one word, for every view."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RankStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
-    """One per expected rank, ordered by global rank; unobserved ones included."""
+    """One for each expected rank, ordered by global rank, including unobserved ranks."""
     job = job or Job(state)
     expected = set(range(job.world or 0)) | set(job.ranks)
     found = [rank_status(job, global_rank) for global_rank in sorted(expected)]
@@ -44,7 +44,7 @@ def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
 
 
 def _with_loading_peers(job: Job, found: list[RankStatus]) -> list[RankStatus]:
-    """Whoever waits in a collective for ranks that load a model is told so, and how far they are."""
+    """A rank that waits in a collective for ranks that load a model also shows their progress."""
     loading = {rank: text for rank in job.ranks if (text := _load_text(job, rank))}
     if not loading:
         return found
@@ -70,7 +70,7 @@ def _load_text(job: Job, global_rank: int) -> str:
 
 
 def rank_status(job: Job, global_rank: int) -> RankStatus:
-    """Where one rank stands."""
+    """The status of one rank."""
     process = job.ranks.get(global_rank)
     if process is None:
         return RankStatus(global_rank=global_rank, doing="no process was seen")
@@ -126,7 +126,7 @@ def _word(job: Job, process: Process) -> tuple[str, str, int | None]:
 
 
 def _step_word(process: Process) -> str:
-    """What the outermost step is for; an initialization is one also inside of a load."""
+    """The purpose of the outermost step; an initialization counts even inside a load."""
     kinds = [kind for step in process.open_steps() if (kind := kind_of(step.name))]
     return INIT.status if INIT in kinds or not kinds else kinds[0].status
 
@@ -149,14 +149,14 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
         return "running", "without distwatch", unchanged
     moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
     if not process.confirmed and not process.steps:
-        return "starting", "has not initialized yet", process.started_ns
+        return "starting", "not initialized yet", process.started_ns
     doing = _absence(job, process) or _last_collective(process) or _last_peer_call(process)
     called = [o.left_ns or o.entered_ns for o in process.outside.operations[-1:]]
     return "running", doing, max(moved or called, default=process.last_ns)
 
 
 def _absence(job: Job, process: Process) -> str:
-    """The collective that others are in and this rank is not, if they wait for long enough."""
+    """The collective that others are in and this rank is not, if they have waited long enough."""
     entered = {
         g.pg_name: g.enqueued
         for g in (process.outside.pulse.groups if process.outside.pulse else ())
@@ -202,7 +202,7 @@ def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:
 
 
 def _last_status(job: Job, process: Process) -> str:
-    """What it was in when it ended, where that was nothing of its own."""
+    """The wait that it was in when it ended, if it was in one."""
     if process.exception is not None:
         return ""
     peer = job.peer_waits.get(process.global_rank or 0)

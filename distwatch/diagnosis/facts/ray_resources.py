@@ -1,4 +1,4 @@
-"""What an actor or a placement group asks for, and what the cluster's nodes lack of it."""
+"""What an actor or a placement group requests, and what the cluster's nodes lack."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def shape_text(shape: Shape) -> str:
 
 
 def what_lacks(shape: Shape, nodes: Sequence[RayNodeSeen]) -> str:
-    """Why no node has taken a shape: `no node has more than 1 CPU`, or that all is taken."""
+    """Why no node has taken a request: `no node has more than 1 CPU`, or that all of it is in use."""
     if not nodes:
         return "no node of the cluster is alive"
     fitting = [node for node in nodes if holds(node.total, shape)]
     if not fitting:
         return _no_node(shape, nodes)
     if any(holds(node.free, shape) for node in fitting):
-        return "there is a node with room for it, so that Ray may still be at it, or other conditions forbid it"
+        return "a node has room for it: Ray may still be placing it, or other conditions forbid it"
     taken = {name for name in shape if not any(n.free.get(name, 0) >= shape[name] for n in fitting)}
     told = " and ".join(
         f"{_number(max(n.free.get(name, 0.0) for n in fitting))} {name}" for name in sorted(taken)
     )
     which = "1 node is" if len(fitting) == 1 else f"{len(fitting)} nodes are"
-    free = f": the most that is free on one is {told}" if taken else ""
-    return f"{which} large enough and taken by others{free}; it would fit once others end"
+    free = f": the most that is free on one node is {told}" if taken else ""
+    return f"{which} large enough but in use{free}; it will fit once others end"
 
 
 def what_group_lacks(group: RayGroupSeen, nodes: Sequence[RayNodeSeen]) -> str:
-    """The same for all bundles of a placement group under its strategy."""
+    """The same for all bundles of a placement group, under its strategy."""
     if not nodes:
         return "no node of the cluster is alive"
     for bundle in distinct(group.bundles):
@@ -43,12 +43,12 @@ def what_group_lacks(group: RayGroupSeen, nodes: Sequence[RayNodeSeen]) -> str:
     if group.strategy == "STRICT_PACK":
         together = _sum(group.bundles)
         if not any(holds(node.total, together) for node in nodes):
-            return f"STRICT_PACK wants all of it on one node, and {_no_node(together, nodes)}"
+            return f"STRICT_PACK needs all of it on one node, but {_no_node(together, nodes)}"
     if group.strategy == "STRICT_SPREAD":
         able = sum(any(holds(n.total, b) for b in distinct(group.bundles)) for n in nodes)
         if able < len(group.bundles):
             return (
-                f"STRICT_SPREAD wants {len(group.bundles)} nodes, and {able} of the cluster's "
+                f"STRICT_SPREAD needs {len(group.bundles)} nodes, but only {able} of the cluster's "
                 f"{len(nodes)} can hold a bundle"
             )
     wanted = _sum(group.bundles)
@@ -57,13 +57,13 @@ def what_group_lacks(group: RayGroupSeen, nodes: Sequence[RayNodeSeen]) -> str:
         return f"all nodes together have {shape_text(_only(total, wanted))}"
     free = _only(_sum([node.free for node in nodes]), wanted)
     return (
-        f"the cluster is large enough and taken by others: free are {shape_text(free)} in all; "
-        "it would fit once others end"
+        f"the cluster is large enough but in use: {shape_text(free)} are free in total; "
+        "it will fit once others end"
     )
 
 
 def holds(has: Shape, shape: Shape) -> bool:
-    """Whether so much has room for a shape."""
+    """Whether something with these resources has room for a request."""
     return all(has.get(name, 0.0) >= amount for name, amount in shape.items())
 
 

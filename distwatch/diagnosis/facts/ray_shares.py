@@ -1,4 +1,4 @@
-"""Which world of a run each of Ray's rows belongs to, where a run holds several side by side."""
+"""The world that each of Ray's rows belongs to, where a run holds several worlds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distwatch.state.ray_events import RayActorSeen
 
 
 def share_rows(cases: Sequence[Case]) -> None:
-    """Gives each actor and placement group to one world, so that nothing is told twice."""
+    """Gives each actor and placement group to one world, so that nothing is reported twice."""
     if len(cases) < 2:
         return
     homes = {
@@ -36,7 +36,7 @@ def share_rows(cases: Sequence[Case]) -> None:
 
 
 def _likely_home(actor: RayActorSeen, cases: Sequence[Case]) -> int:
-    """The world that lacks this rank, the one in which others wait first; else the largest."""
+    """The world that lacks this rank, preferably one in which others wait; else the largest."""
     if actor.global_rank is None:
         return 0
     lacking = [

@@ -1,4 +1,4 @@
-"""What a Ray cluster says of the run's actors, next to what was seen of their processes."""
+"""What a Ray cluster says about the run's actors, next to what was seen of their processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class RayView:
     """Read-only questions about one look at the cluster's tables; empty where nobody looked.
 
     Attributes:
-        actors: those of jobs that go on, by id; of several that had one rank, all.
+        actors: those of jobs that continue, by id; all of them where several had one rank.
         groups: their placement groups.
-        nodes: all nodes of the cluster, by id, the dead ones included.
+        nodes: all nodes of the cluster, by id, including dead ones.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -38,7 +38,7 @@ class RayView:
         }
 
     def waited_s(self, row: RayActorSeen | RayGroupSeen) -> float:
-        """For how long it was seen in its state, up to the newest look."""
+        """How long it was seen in its state, up to the newest look."""
         return max(0.0, (self._looked_ns - row.since_ns) / 1e9)
 
     def actor_of(self, process: Process) -> RayActorSeen | None:
@@ -48,7 +48,7 @@ class RayView:
         return self._by_pid.get((process.host, process.pid))
 
     def own_row(self, process: Process) -> RayActorSeen | None:
-        """The same where the actor's newest worker is this process: what ended it, ended both."""
+        """The same, where this process is the actor's newest worker: what ended one, ended both."""
         actor = self.actor_of(process)
         if actor is None or (process.worker and process.worker.worker_id != actor.worker_id):
             return None
@@ -66,7 +66,7 @@ class RayView:
         return [node for node in self.nodes.values() if node.alive]
 
     def node_text(self, node_id: str) -> str:
-        """`node1 (10.0.0.1)`; nodes of one host are told apart by their ids."""
+        """`node1 (10.0.0.1)`; nodes on one host also get their ids."""
         node = self.nodes.get(node_id)
         if node is None:
             return f"node {node_id[:12]}"

@@ -1,4 +1,4 @@
-"""What each rank called in a group, number by number, and where the ranks' sequences part."""
+"""What each rank called in a group, number by number, and where the ranks' sequences split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RANKS = 4
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One collective of one rank, by what makes two of them the same step of a loop."""
+    """One collective of one rank; two with the same place are the same step of a loop."""
 
     seq: int
     op: str
@@ -30,7 +30,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where Python called it, else what it was: DDP calls from C++."""
+        """Where Python called it; else its operation, since DDP calls from C++."""
         return self.op, str(self.site) if self.site else self.size
 
     def __str__(self) -> str:
@@ -40,9 +40,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def history_of(case: Case, view: GroupView, rank: int) -> dict[int, Entry]:
-    """What is remembered of a rank's collectives in the group, by number.
+    """A rank's remembered collectives in the group, by number.
 
-    The recorder also has what C++ called, the ring also what came after the last dump.
+    The recorder also has what C++ called; the ring also has what came after the last dump.
     """
     process = case.job.ranks[rank]
     entries = {recorded.seq: _of_recorder(recorded) for recorded in _recorded(process, view)}
@@ -98,7 +98,7 @@ def _of_ring(process: Process, called: Operation) -> Entry:
 def sequence_evidence(
     case: Case, view: GroupView, odd: Iterable[int], seq: int
 ) -> Iterable[Evidence]:
-    """What ranks of both sides did before #seq, and from where on their call sites differ."""
+    """What ranks of both sides did before #seq, and where their call sites begin to differ."""
     histories = {r: history_of(case, view, r) for r in view.members if r in case.job.ranks}
     blamed = [rank for rank in odd if histories.get(rank)]
     others = [rank for rank in histories if histories[rank] and rank not in blamed]
@@ -119,12 +119,12 @@ def sequence_evidence(
         )
         yield Evidence(
             source="operations",
-            text=f"the call sites differ from #{parted} on, where the calls still fitted: {sides}",
+            text=f"the call sites differ from #{parted} on, while the calls still matched: {sides}",
         )
 
 
 def _first_other_site(histories: dict[int, dict[int, Entry]], seq: int) -> int | None:
-    """The number from which on no call comes from one place in all ranks; None where none does."""
+    """The number from which on no call comes from one place on all ranks; None where there is none."""
     parted: int | None = None
     for number in range(seq, 0, -1):
         sites = [entries[number].site for entries in histories.values() if number in entries]

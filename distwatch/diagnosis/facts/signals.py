@@ -30,7 +30,7 @@ def signal_name(number: int) -> str:
 def exit_text(seen: ExitSeen | None) -> str:
     """One clause: `exit code 1`, `killed by SIGKILL (signal 9)`, or what was not observed."""
     if seen is None:
-        return "still running, as far as anyone saw"
+        return "still running, as far as was seen"
     if seen.signal is not None:
         return f"killed by {signal_name(seen.signal)} (signal {seen.signal})"
     if seen.exit_code is not None:

@@ -1,4 +1,4 @@
-"""When a job is worth a closer look, well before any deadline has passed."""
+"""When a job is worth a closer look, well before any deadline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from distwatch.state.steps import COLLECTIVE
 SUSPICIOUS_AFTER_S = 5.0
 UNLIKE_AFTER_S = 1.0
 DEADLINE_SHARE = 0.5
-"""A short deadline must not pass before anybody has looked."""
+"""A short deadline must not pass before an observer has looked."""
 
 
 def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
-    """Why to take stacks of a world now, in a clause; '' where everything moves.
+    """Why stacks of a world should be taken now, in a clause; '' where everything moves.
 
     Args:
-        groups: those of that world.
+        groups: of that world.
     """
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
@@ -46,7 +46,7 @@ def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
 def _unlike_calls(job: Job, groups: Iterable[GroupView]) -> str:
     """All have entered, some from Python and some from elsewhere, and it does not complete.
 
-    Where the calls are alike, they come from one place: this is worth the recorders' word at once.
+    Where the calls are equal, they come from one place: this difference is worth a recorder dump at once.
     """
     for view in groups:
         if not view.in_flight or view.missing or view.waited_s < UNLIKE_AFTER_S:

@@ -1,7 +1,7 @@
-"""How a world was cleared away, and the case as it was just before: what held it up until then.
+"""How a world was ended from outside, and the case just before that: what blocked it until then.
 
-A job that hangs is ended in the end: by Ctrl-C, a scheduler's limit, a launcher, an operator. That end
-says nothing of the cause, so the verdict is made on the state before it.
+A job that hangs is ended some day: by Ctrl-C, a scheduler's limit, a launcher, an operator. That end
+says nothing about the cause, so the verdict is made on the state before it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.state.model import Host, Process, RunState, Step
 
 _REQUESTS = frozenset({2, 15})
-"""SIGINT and SIGTERM: a person, a launcher or a scheduler asks for an end."""
+"""SIGINT and SIGTERM: a person, a launcher or a scheduler requests an end."""
 _SIGKILL = 9
 _GRACE_S = 120.0
-"""Launchers and schedulers send SIGKILL to whoever is still there this long after they asked."""
+"""Launchers and schedulers send SIGKILL to processes that are still alive this long after the request."""
 
 
 def case_before_teardown(case: Case) -> Case | None:
     """The case without the ends by which the whole world was cleared away; None where it was not.
 
-    Who ended before that stays ended, and the clocks stop at the first of the ends that are left out.
+    A rank that ended before that stays ended, and the clocks stop at the first of the removed ends.
     """
     cleared = _cleared_away(case)
     return _case_without(case, cleared) if cleared else None
 
 
 def case_before_loss(case: Case) -> Case | None:
-    """The case just before its first loss, where that was no doing of the rank that was lost.
+    """The case just before its first loss, where the lost rank did not cause it.
 
-    None where nobody was lost, or where a rank ended by an exception, a crash or for want of memory.
+    None where no rank was lost, or where a rank ended with an exception, a crash or for lack of memory.
     """
     own = case.deaths.own
     if not own or any(_is_own_doing(process) for process in own.values()):
@@ -57,7 +57,7 @@ def _cleared_away(case: Case) -> dict[int, Process]:
         ending_signal(p) in _REQUESTS and _ended_at(case, p) <= first_ns + AT_ONCE_S * 1e9
         for p in late.values()
     )
-    # Who loses a peer that was asked to end is a part of the teardown; who loses a killed one is not.
+    # A rank that loses a peer which was asked to end is part of the teardown; one that loses a killed peer is not.
     rest = [p for r, p in late.items() if r not in signalled]
     if any(_is_own_doing(p) for p in rest if p not in case.deaths.victims.values()):
         return {}
@@ -76,7 +76,7 @@ def _beginning(case: Case, signalled: list[Process]) -> int | None:
                 break
         wave.append(process)
     wave.reverse()
-    # A launcher asks the others to end once one was killed: that one is not cleared away with them.
+    # A launcher asks the others to end once one was killed: the killed rank is not part of the teardown.
     asked = [p for p in wave if ending_signal(p) in _REQUESTS]
     begin = asked if asked and ending_signal(wave[0]) == _SIGKILL else wave
     return _ended_at(case, begin[0]) if begin else None
@@ -88,7 +88,7 @@ def _is_signalled(process: Process) -> bool:
 
 
 def _is_own_doing(process: Process) -> bool:
-    """Whether its end says something of itself: an exception, a code, a crash, no memory."""
+    """Whether its end has a cause of its own: an exception, an exit code, a crash, lack of memory."""
     signal = ending_signal(process)
     seen = process.outside.exit
     if is_oom_killed(process) or (signal is None and process.exception is not None):
@@ -101,7 +101,7 @@ def _ended_at(case: Case, process: Process) -> int:
 
 
 def _case_without(case: Case, ended: dict[int, Process]) -> Case:
-    """The case as if these had not ended, at the time of the first of them on each host."""
+    """The case as if these had not ended, at the time of the first end on each host."""
     first_ns = min(_ended_at(case, process) for process in ended.values())
     firsts = {
         name: first_ns - host.wall_offset_ns
@@ -121,7 +121,7 @@ def _case_without(case: Case, ended: dict[int, Process]) -> Case:
 
 
 def _living(process: Process, until_ns: int) -> Process:
-    """The process as it was at that time, as far as the state still tells."""
+    """The process as it was at that time, as far as the state still shows."""
     living = copy.copy(process)
     living.exception = living.exception_ns = living.ending = living.ending_ns = None
     living.steps = {number: _open(step, until_ns) for number, step in process.steps.items()}

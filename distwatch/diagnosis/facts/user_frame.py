@@ -1,4 +1,4 @@
-"""Which frame of a stack a person wants to see."""
+"""The frame of a stack that a person wants to see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LIBRARIES = (
     "/dist-packages/",
     "/lib/python3",
     "<frozen",
-    # Ours inside a job, by folder: a clone of the repository is called distwatch, too.
+    # Our own files inside a job, by folder: a clone of the repository is called distwatch, too.
     "/distwatch/agent/",
     "/distwatch/hooks/",
     "/distwatch/integrations/",
@@ -19,7 +19,7 @@ _LIBRARIES = (
 
 @cache_by_identity
 def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
-    """The innermost frame of the user's own code; the innermost of all where there is none."""
+    """The innermost frame of the user's own code; where there is none, the innermost of all."""
     for frame in reversed(frames):
         if not frame.native and not any(part in frame.file for part in _LIBRARIES):
             return frame

@@ -1,4 +1,4 @@
-"""Who waits for whom: one graph over the ranks, whose ends are the culprits."""
+"""Which rank waits for which: one graph over the ranks, with the culprits at its ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = Literal["collective", "p2p", "group", "init", "lock"]
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank waits for another, in one thing."""
+    """One rank waits for another, in one call."""
 
     waiter: int
     awaited: int
@@ -39,14 +39,14 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """For how long a rank has been in what it waits in."""
+    """How long a rank has been in a wait."""
 
     waited_s: float
     overdue: bool = False
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
-    """Many edges at once: each of the waiters waits for each of the awaited, in one thing."""
+    """Many edges at once: each of the waiters waits for each of the awaited ranks, in one call."""
 
     kind: Kind
     what: str
@@ -77,8 +77,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 class WaitGraph:
     """The edges of a case, and what follows from them.
 
-    Ten thousand ranks that wait for one, or fifty that wait for ten thousand whom nobody sees, are
-    one bundle: nothing here goes through their pairs.
+    Ten thousand ranks that wait for one, or fifty that wait for ten thousand unseen ranks, are one
+    bundle: nothing here enumerates their pairs.
     """
 
     def __init__(self, edges: Iterable[Edge] = (), bundles: Iterable[Bundle] = ()) -> None:
@@ -93,15 +93,15 @@ class WaitGraph:
                 self._in.setdefault(awaited, []).append(bundle)
 
     def waits(self, rank: int) -> list[Edge]:
-        """What a rank waits for; empty where nobody holds it up."""
+        """What a rank waits for; empty where no rank blocks it."""
         return [b.edge(rank, awaited) for b in self._out.get(rank, ()) for awaited in b.awaited]
 
     def is_waiting(self, rank: int) -> bool:
-        """Whether somebody holds it up."""
+        """Whether another rank blocks it."""
         return rank in self._out
 
     def is_overdue(self, rank: int) -> bool:
-        """Whether somebody has waited for it for longer than that may take."""
+        """Whether another rank has waited for it longer than that may take."""
         return any(bundle.overdue for bundle in self._in.get(rank, ()))
 
     def longest_s(self, kind: Kind) -> float:
@@ -110,7 +110,7 @@ class WaitGraph:
         return max(waits, default=0.0)
 
     def behind(self, ranks: Iterable[int]) -> set[int]:
-        """The ranks that wait for one of these, directly or over others."""
+        """The ranks that wait for one of these, directly or through others."""
         first = set(ranks)
         reached, todo, done = set(first), list(first), set[int]()
         while todo:
@@ -134,8 +134,8 @@ class WaitGraph:
     def cycles(self) -> list[tuple[Edge, ...]]:
         """Closed chains of waits that nobody outside could end, each once, shortest first.
 
-        A chain starts at its lowest rank; of several edges between two ranks the longest wait
-        stands for them.
+        A chain starts at its lowest rank; of several edges between two ranks only the longest wait
+        counts.
         """
         found: dict[frozenset[int], tuple[Edge, ...]] = {}
         stuck = self._out.keys() - self.behind(self.roots())
@@ -144,7 +144,7 @@ class WaitGraph:
             if chain:
                 found.setdefault(frozenset(edge.waiter for edge in chain), chain)
         chains = sorted(found.values(), key=lambda chain: (len(chain), chain[0].waiter))
-        # One that goes through the ranks of a shorter one says nothing new.
+        # A cycle through the ranks of a shorter cycle says nothing new.
         kept: list[tuple[Edge, ...]] = []
         for chain in chains:
             members = {edge.waiter for edge in chain}
@@ -153,7 +153,7 @@ class WaitGraph:
         return kept
 
     def _shortest_chain(self, start: int, within: set[int]) -> tuple[Edge, ...]:
-        """From `start` back to it, breadth first; () where no chain comes back."""
+        """From `start` back to it, breadth first; () where no chain returns."""
         came: dict[int, Edge] = {}
         todo = [start]
         while todo:
@@ -190,8 +190,8 @@ def _bundle_of(edge: Edge) -> Bundle:
 def wait_graph(case: Case) -> WaitGraph:
     """The graph of a case. A rank that is seen to be elsewhere waits for nobody.
 
-    An asynchronous collective or send does not hold up the rank that has posted it while its
-    main thread works at something else.
+    An asynchronous collective or send does not block the rank that posted it while its main
+    thread works at something else.
     """
     elsewhere: dict[int, bool] = {}
 
@@ -200,7 +200,7 @@ def wait_graph(case: Case) -> WaitGraph:
             elsewhere[rank] = is_elsewhere(case, rank)
         return not elsewhere[rank]
 
-    # Its stack shows a rank in a lock: that is no work of its own, where a rank holds it.
+    # A stack in a lock is not work of the rank's own, where another rank holds that lock.
     waits = [
         msgspec.structs.replace(
             bundle, waiters={r: w for r, w in bundle.waiters.items() if is_held_up(r)}
@@ -215,7 +215,7 @@ def wait_graph(case: Case) -> WaitGraph:
 
 
 def is_elsewhere(case: Case, rank: int) -> bool:
-    """Whether its stack or system call shows a rank at something of its own."""
+    """Whether its stack or system call shows a rank at work of its own."""
     process = case.job.ranks.get(rank)
     if process is None or (process.ended_ns is not None and not was_cut_off(process)):
         return False
@@ -224,7 +224,7 @@ def is_elsewhere(case: Case, rank: int) -> bool:
     activity = activity_of(case.state, process)
     if activity is None or not activity.certain or activity.waits_for_others:
         return False
-    # A server's main thread idles in its event loop while another one is in the collective.
+    # A server's main thread idles in its event loop while another thread is in the collective.
     return not any_thread_communicates(process)
 
 
@@ -269,7 +269,7 @@ def _peer_text(wait: PeerWait) -> str:
 
 
 def _creation_bundles(case: Case) -> Iterable[Bundle]:
-    """Ranks inside an initialization or a group's creation wait for those that are in none."""
+    """Ranks in an initialization or a group's creation wait for ranks that are in none."""
     inside: dict[str, dict[int, Wait]] = {}
     for rank, process in case.job.ranks.items():
         step = stuck_creation(process)
@@ -286,7 +286,7 @@ def _creation_bundles(case: Case) -> Iterable[Bundle]:
 
 
 def _lock_edges(case: Case) -> Iterable[Edge]:
-    """A load that waits for a lock file waits for the rank that holds it."""
+    """A load that waits for a lock file waits for the rank that holds the lock."""
     pids = {(p.host, p.pid): rank for rank, p in case.job.ranks.items() if p.ended_ns is None}
     for rank, process in case.job.ranks.items():
         host = case.state.hosts.get(process.host)

@@ -1,4 +1,4 @@
-"""Which processes of a run are of one world: a run may hold several side by side."""
+"""The worlds of a run, which may hold several at the same time, and their processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ World = tuple[Process, ...]
 def worlds_of(state: RunState) -> list[World]:
     """The processes of the newest restart, by the world that they form or wait for.
 
-    Only a world that is complete stands apart: processes that wait at different places for
-    ranks that come to none of them may belong together. The largest comes first.
+    Only a complete world is separate: processes that wait at different endpoints for ranks that come
+    to none of them may belong together. The largest world comes first.
     """
     processes = _current(state)
     if not processes:
@@ -32,7 +32,7 @@ def worlds_of(state: RunState) -> list[World]:
 
 
 def _current(state: RunState) -> list[Process]:
-    """Ranks, and processes that are to become one, of the newest restart."""
+    """Ranks, and processes that will become ranks, of the newest restart."""
     found = [
         process
         for process in state.processes.values()
@@ -71,12 +71,12 @@ def _is_complete(cell: list[Process]) -> bool:
 
 
 def _cell_of(process: Process, cells: list[list[Process]]) -> list[Process]:
-    """Where a process belongs that has planned nothing yet: with those of its environment's place."""
+    """The cell of a process without a plan: that of its environment's endpoint."""
     place = endpoint_of(process)
     for cell in cells:
         if place.known and any(endpoint_of(other) == place for other in cell):
             return cell
-    # Else it may be one that an incomplete world waits for.
+    # Otherwise it may be a rank that an incomplete world waits for.
     waiting = [cell for cell in cells if not _is_complete(cell)]
     if not waiting:
         if cells and not place.known:

@@ -1,1 +1,1 @@
-"""From findings to one verdict: what explains what, and what is worth another look."""
+"""From findings to one verdict: which finding explains which, and what is worth another look."""

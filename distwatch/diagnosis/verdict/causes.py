@@ -1,4 +1,4 @@
-"""Orders findings by cause: what explains others comes first, what is explained is a symptom."""
+"""Orders findings by cause: a finding that explains others comes first, the others are symptoms."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def order_by_cause(
     """The same findings with their roles: roots first, in the order of causes.
 
     Args:
-        excuses: ranks whose end is no second fault, with the code of the finding that says why:
-            they ended by nothing but a call that failed, or were cleared away.
+        excuses: ranks whose end is not a second fault, with the code of the finding that explains it:
+            only a failed call ended them, or they were cleared away.
     """
     ranked = sorted(_excuse(findings, excuses or {}), key=_precedence)
     roots: list[Finding] = []
@@ -34,16 +34,16 @@ def order_by_cause(
 
 
 def only_ends(findings: list[Finding]) -> bool:
-    """Whether nothing but ends of processes is at the root of these."""
+    """Whether only ends of processes are at the root of these findings."""
     roots = [finding for finding in findings if finding.role == "root"]
     return all(_is_end(finding) or not finding.blocks for finding in roots)
 
 
 def with_end(stood: list[Finding], ends: list[Finding]) -> list[Finding]:
-    """What held a world up until it was ended, and after it the ends, which explain nothing.
+    """What blocked a world until it was ended, followed by the ends, which explain nothing.
 
     Args:
-        stood: the verdict on that world as it was just before its end.
+        stood: the verdict on that world just before its end.
         ends: the verdict on it now.
     """
     told = {(finding.code, finding.culprit_ranks) for finding in stood}
@@ -56,7 +56,7 @@ def with_end(stood: list[Finding], ends: list[Finding]) -> list[Finding]:
 
 
 def _put_in_the_past(root: Finding) -> Finding:
-    return msgspec.structs.replace(root, summary=f"when the job was ended: {root.summary}")
+    return msgspec.structs.replace(root, summary=f"just before the job was ended: {root.summary}")
 
 
 def _excuse(findings: list[Finding], excuses: Mapping[int, str]) -> list[Finding]:
@@ -89,7 +89,7 @@ def _mismatch_before_its_aborts(ranked: list[Finding]) -> list[Finding]:
 
 
 def _as_symptom(finding: Finding, roots: list[Finding]) -> Finding:
-    """Whoever only waits by a root's account is blamed by no symptom of it either."""
+    """A symptom does not blame a rank that, according to its root, only waits."""
     blamed = {rank for root in roots for rank in root.culprit_ranks}
     waiting = {rank for root in roots for rank in root.waiting_ranks}
     culprits = set(finding.culprit_ranks)
@@ -102,7 +102,7 @@ def _as_symptom(finding: Finding, roots: list[Finding]) -> Finding:
 
 
 def _as_aftermath(end: Finding) -> Finding:
-    """Who was cleared away with a hanging job is to blame for nothing."""
+    """A rank that was cleared away with a hanging job is not to blame."""
     ended = tuple(sorted({*end.culprit_ranks, *end.waiting_ranks}))
     return msgspec.structs.replace(end, role="symptom", culprit_ranks=(), waiting_ranks=ended)
 

@@ -24,10 +24,10 @@ from distwatch.state.model import RunState
 def diagnose(run: RunState | list[Case]) -> list[Finding]:
     """All findings of a run, the root cause first, its symptoms after it; empty when sound.
 
-    Worlds that stand side by side in one run are judged each by itself.
+    Separate worlds in one run are judged separately.
 
     Args:
-        run: its state, or its worlds, where they are at hand.
+        run: its state, or its worlds, where the caller has them.
     """
     cases = run if isinstance(run, list) else cases_of(run)
     if not cases[0].job.processes:
@@ -35,12 +35,12 @@ def diagnose(run: RunState | list[Case]) -> list[Finding]:
     share_rows(cases)
     judged = _judge_worlds(cases)
     judged += small_worlds(cases)
-    # The order of causes is that of each world; between them it is the roots that come first.
+    # Findings are ordered by cause within each world; between worlds, roots come first.
     return sorted(judged, key=lambda finding: (finding.role == "symptom", not finding.blocks))
 
 
 def cases_of(state: RunState) -> list[Case]:
-    """The worlds of a run, the largest first; an empty one where there is none yet."""
+    """The worlds of a run, the largest first; one empty world where there is none yet."""
     return [Case(state, world) for world in worlds_of(state) or [()]]
 
 
@@ -50,14 +50,14 @@ def _judge_worlds(cases: list[Case]) -> list[Finding]:
     for case in cases:
         findings, only_cleared = _judge(case)
         (cleared if only_cleared else blocked_ranks).append(findings)
-    # One world hung and all were cleared away: the end of the healthy ones is no second fault.
+    # One world hung and then all were cleared away: the end of the healthy ones is not a second fault.
     if any(findings and findings[0].blocks for findings in blocked_ranks):
         cleared = [with_end([], findings) for findings in cleared]
     return [finding for findings in (*blocked_ranks, *cleared) for finding in findings]
 
 
 def _judge(case: Case) -> tuple[list[Finding], bool]:
-    """The verdict on one world, and whether it says no more than that the world was cleared away."""
+    """The verdict on one world, and whether it says only that the world was cleared away."""
     ordered, only_cleared = _ordered(case), False
     for earlier, is_teardown in _before_its_end(case, ordered):
         stood = _ordered(earlier)
@@ -69,10 +69,10 @@ def _judge(case: Case) -> tuple[list[Finding], bool]:
 
 
 def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, bool]]:
-    """The case as it was before it was ended, and whether all of it was cleared away."""
+    """The case just before its end, and whether the whole world was cleared away."""
     if torn_down := case_before_teardown(case):
         yield torn_down, True
-        # Nobody could wait out a deadline of minutes any more.
+        # No rank could wait out a deadline of minutes any more.
         yield Case.of(hurried(torn_down.state, KILLED_WHILE_WAITING_S), torn_down), True
     elif only_ends(ordered) and (lost := case_before_loss(case)):
         yield lost, False

@@ -1,4 +1,4 @@
-"""What the verdict will be if nothing moves: said before any deadline has passed."""
+"""What the verdict will be if nothing moves, before any deadline has passed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distwatch.state.model import RunState
 def early_suspicion(state: RunState, case: Case | None = None) -> Finding | None:
     """The first root that the checks would find if every deadline were SUSPICIOUS_AFTER_S.
 
-    None where everything moves, or where what does not move does not say why. It is no finding
-    of the run: a slow load or a long compilation looks the same for as long as it takes.
+    None where everything moves, or where nothing shows why something does not. It is not a finding
+    of the run: a slow load or a long compilation looks the same while it lasts.
 
     Args:
-        case: the run's largest world, where it is at hand.
+        case: the run's largest world, where the caller has it.
     """
     case = case or Case(state)
     if not suspicion_of(case.job, case.groups):

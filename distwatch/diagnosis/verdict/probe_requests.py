@@ -1,4 +1,4 @@
-"""What is worth a closer look from outside, once there is a suspicion or a verdict."""
+"""What deserves a closer look from outside, once there is a suspicion or a verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Places = dict[str, list[tuple[str, int]]]
 def worth_a_native_look(
     state: RunState, findings: Iterable[Finding], jobs: Iterable[Job] | None = None
 ) -> list[str]:
-    """Processes that hold up others and whose Python frames do not say why."""
+    """Processes that block others and whose Python frames do not show why."""
     blamed = {
         rank
         for finding in findings
@@ -44,7 +44,7 @@ def worth_a_native_look(
 
 
 def lines_of_interest(state: RunState) -> Places:
-    """By process: the lines of source that its main thread is at, and of its newest calls, not read yet."""
+    """By process: unread source lines of its main thread's frames and of its newest calls."""
     found: Places = {}
     known = set(state.sources)
     for process in list(Job(state).ranks.values())[:_RANKS]:
@@ -63,7 +63,7 @@ def lines_of_interest(state: RunState) -> Places:
 
 
 def locks_of_interest(state: RunState) -> dict[str, set[str]]:
-    """By host: the lock files that loads of its processes wait for."""
+    """By host: the lock files for which loads of its processes wait."""
     found: dict[str, set[str]] = {}
     for process in state.processes.values():
         pulse = process.outside.pulse
@@ -75,7 +75,7 @@ def locks_of_interest(state: RunState) -> dict[str, set[str]]:
 
 
 def _is_plain(state: RunState, job: Job, rank: int) -> bool:
-    """Whether the Python frames tell already what it is at."""
+    """Whether the Python frames already show what it does."""
     process = job.ranks[rank]
     if job.is_frozen(process):
         return False

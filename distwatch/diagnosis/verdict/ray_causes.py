@@ -1,7 +1,8 @@
-"""Ray's own words, added to what the checks found of the same ranks: one death is one finding."""
+"""Ray's own words, added to the checks' findings about the same ranks: one death is one finding."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -15,10 +16,12 @@ from distwatch.state.ray_events import RayActorSeen
 
 _LISTED = 4
 _CUT = 200
+_WAITERS = re.compile(r"; ranks? ")
+"""Where a summary begins to name those that wait."""
 
 
 def with_ray(case: Case, found: list[Finding]) -> list[Finding]:
-    """The findings with what Ray says of their culprits; nothing changes where it was not asked."""
+    """The findings with what Ray says about their culprits; unchanged where Ray was not asked."""
     if not case.actors and not case.placement_groups:
         return found
     told = [_with_deaths(case, f) if code_of(f.code).ends_rank else f for f in found]
@@ -50,7 +53,7 @@ def _with_deaths(case: Case, finding: Finding) -> Finding:
 
 
 def _row_of(case: Case, rank: int) -> RayActorSeen | None:
-    """What Ray says of a rank's end, where it says anything of it."""
+    """What Ray says about a rank's end, if it says anything."""
     process = case.job.ranks.get(rank)
     if process is None:
         return None
@@ -59,7 +62,7 @@ def _row_of(case: Case, rank: int) -> RayActorSeen | None:
 
 
 def _clauses(case: Case, finding: Finding, rows: list[RayActorSeen]) -> str:
-    """Each cause once, with whose it is where there are several."""
+    """Each cause once, with its ranks where there are several."""
     told = {text: row for row in reversed(rows) if (text := _words(row))}
     named = len(finding.culprit_ranks) > 1
     clauses = [
@@ -80,7 +83,7 @@ def _words(row: RayActorSeen) -> str:
 
 
 def _merged(case: Case, found: list[Finding]) -> list[Finding]:
-    """Who never started, and which actor without a rank was never placed or died, are told as one."""
+    """A rank that never started and an actor without a rank that died or was never placed are one finding."""
     by_ray = unstarted_ranks(case).keys()
     unnamed = [f for f in found if not f.culprit_ranks and f.blocks and _is_rays(f)]
     seen = [f for f in found if code_of(f.code).absent and set(f.culprit_ranks) - by_ray]
@@ -89,7 +92,7 @@ def _merged(case: Case, found: list[Finding]) -> list[Finding]:
     first = seen[0]
     whole = msgspec.structs.replace(
         first,
-        summary=f"{first.summary}; {unnamed[0].summary.partition('; ranks ')[0]}",
+        summary=f"{first.summary}; {_WAITERS.split(unnamed[0].summary)[0]}",
         advice=unnamed[0].advice,
         evidence=(*_evidence_of(unnamed), *first.evidence),
         confidence=max(first.confidence, 0.8),

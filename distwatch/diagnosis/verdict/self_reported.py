@@ -1,4 +1,4 @@
-"""What processes found themselves, and told their callers."""
+"""What processes found out themselves and raised to their callers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTED = 8
 
 
 def with_raised(case: Case, found: list[Finding]) -> list[Finding]:
-    """The findings of the checks, and after them what processes raised that none of them says."""
+    """The findings of the checks, followed by what processes raised and no check reports."""
     merged: dict[tuple[str, tuple[int, ...]], Finding] = {}
     for process in case.job.processes:
         for raised in process.raised:
@@ -29,7 +29,7 @@ def with_raised(case: Case, found: list[Finding]) -> list[Finding]:
 
 
 def _is_over(process: Process, raised: FindingRaised) -> bool:
-    """Whether it told of an initialization that failed, and that was made good since."""
+    """Whether it is about an initialization that failed first and succeeded later."""
     step = newest_init(process)
     made_good = holds_world(process) and (step is None or not step.error)
     return made_good and kind_of(raised.step) is INIT
@@ -38,7 +38,7 @@ def _is_over(process: Process, raised: FindingRaised) -> bool:
 def _merge(known: Finding | None, finding: Finding) -> Finding:
     if known is None:
         return finding
-    # One text for all, whichever journal is read first.
+    # The text must not depend on the order in which journals are read.
     best, other = sorted((known, finding), key=lambda f: (-f.confidence, f.summary))
     evidence = list(best.evidence)
     evidence += [one for one in other.evidence if one not in evidence]
@@ -49,7 +49,7 @@ def _merge(known: Finding | None, finding: Finding) -> Finding:
 
 
 def _is_said(finding: Finding, found: Iterable[Finding]) -> bool:
-    """Whether a check says it, or knows better: it sees all ranks, and a process only itself."""
+    """Whether a check reports it, or knows better: a check sees all ranks, a process only itself."""
     culprits = set(finding.culprit_ranks)
     for ours in found:
         if ours.code == finding.code and culprits <= set(ours.culprit_ranks):

@@ -1,4 +1,4 @@
-"""Which hosts of a run are not seen now, and that no rank there is blamed for what it may not do."""
+"""Hosts of a run that are not seen now: no rank there is blamed for what it may not be doing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ UNSEEN_CONFIDENCE = 0.3
 
 
 def discount_unlinked(case: Case, found: Iterable[Finding]) -> list[Finding]:
-    """The findings, less the blame of ranks that nobody sees from here."""
+    """The findings, without blame for ranks that no observer sees from here."""
     hidden, elsewhere, findings = _out_of_sight(case), _elsewhere(case), list(found)
     if not hidden and not elsewhere:
         return findings
     findings = [
-        # Who came to the store is known whatever host it is on.
+        # A rank that came to the store is known, whatever host it is on.
         _as_far_as_seen(f, hidden if f.code.startswith("rendezvous.") else {**elsewhere, **hidden})
         for f in findings
     ]
@@ -32,7 +32,7 @@ def discount_unlinked(case: Case, found: Iterable[Finding]) -> list[Finding]:
 
 
 def _out_of_sight(case: Case) -> dict[int, str]:
-    """Ranks whose place is not known now, and why not."""
+    """Ranks whose place is not known now, and why."""
     job, state = case.job, case.state
     lost = unseen_hosts(state)
     gone = ended_by_rays_word(case)
@@ -41,32 +41,32 @@ def _out_of_sight(case: Case) -> dict[int, str]:
         for rank, process in job.ranks.items()
         if process.host in lost and process.ended_ns is None and rank not in gone
     }
-    # A leaf's own folder: whatever it has not seen may well be elsewhere.
+    # In a leaf's own folder: whatever it has not seen may be on another host.
     if len(state.hosts) == 1 and job.world:
         roots = [peer for host in state.hosts.values() for peer in host.links]
         for rank in set(range(job.world)) - job.ranks.keys() if roots else ():
-            hidden[rank] = f"other hosts are seen by the observer at {roots[0]} alone"
+            hidden[rank] = f"only the observer at {roots[0]} sees other hosts"
     return hidden
 
 
 def _elsewhere(case: Case) -> dict[int, str]:
-    """Ranks on hosts that no observer was ever seen of: which of several hangs, nobody knows here."""
+    """Ranks on hosts from which no observer ever reported: it is not known which of them hangs."""
     job = case.job
     unseen = set(range(job.world or 0)) - job.ranks.keys()
     if len(unseen) < 2 or _are_all_hosts(job):
         return {}
-    why = "no observer of their hosts is linked to this one, as `distwatch up` would do"
+    why = "no observer on their hosts is linked to this one (`distwatch up` links them)"
     return dict.fromkeys(unseen, why)
 
 
 def _are_all_hosts(job: Job) -> bool:
-    """Whether the hosts that are seen have the whole world: each says how many ranks it is given."""
+    """Whether the seen hosts hold the whole world: each says how many ranks it should have."""
     given = {p.host: p.identity.local_world_size for p in job.ranks.values()}
     return sum(size or 0 for size in given.values()) >= (job.world or 0)
 
 
 def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Finding]:
-    """Of a hang whose cause nobody sees, the first symptom is all there is to say."""
+    """Where nobody sees the cause of a hang, its first symptom becomes the root."""
     first = next((finding for finding in findings if finding.blocks), None)
     if first is None:
         return findings
@@ -78,7 +78,7 @@ def _with_a_root(findings: list[Finding], hidden: dict[int, str]) -> list[Findin
 def _as_far_as_seen(finding: Finding, hidden: dict[int, str]) -> Finding:
     waiting = set(finding.waiting_ranks)
     if finding.severity == "crash" and waiting and waiting <= hidden.keys():
-        # What they were in when they were last seen, they may have left in good order since.
+        # Ranks may have left, in good order, what they were in when they were last seen.
         finding = msgspec.structs.replace(finding, severity="warning")
         return _doubtful(finding, sorted(waiting), hidden)
     out = [rank for rank in finding.culprit_ranks if rank in hidden]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.endpoints import read_place, same_endpoint
+from distwatch.diagnosis.facts.endpoints import read_endpoint, same_endpoint
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.state.events import SideWorldJoined
 from distwatch.state.finding import Evidence, Finding
@@ -220,7 +220,7 @@ def _same(
     other: Process,
     theirs: SideWorldJoined,
 ) -> bool:
-    places = read_place(one.endpoint, process.host), read_place(theirs.endpoint, other.host)
+    places = read_endpoint(one.endpoint, process.host), read_endpoint(theirs.endpoint, other.host)
     if not same_endpoint(*places, state):
         return False
     if one.name and theirs.name:
