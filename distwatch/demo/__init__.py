@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 NPROC = 4
 LIMIT_S = 120
-"""After this long the job ends whatever happens."""
+"""The job ends after this long in any case."""
 
 
 class DemoCase(NamedTuple):
-    """One way to go wrong. `expected_code` is '' for the job that nothing is wrong with."""
+    """One way to go wrong. `expected_code` is '' for the job without a fault."""
 
     name: str
     summary: str
@@ -33,7 +33,7 @@ CASES = {
         ),
         DemoCase(
             "rank_missing",
-            "rank 1 alone evaluates, and waits for a worker that has ended; the others train on",
+            "only rank 1 evaluates, and waits for a worker that has ended; the others keep training",
             "collective.rank_missing",
             (1,),
         ),
@@ -50,7 +50,7 @@ CASES = {
             (0,),
         ),
         DemoCase("exited", "rank 2 raises an exception", "process.exited", (2,)),
-        DemoCase("killed", "rank 3 gets SIGKILL, as from the kernel", "process.killed", (3,)),
+        DemoCase("killed", "rank 3 gets SIGKILL, as if from the kernel", "process.killed", (3,)),
         DemoCase("healthy", "nothing goes wrong: the job trains and ends", "", ()),
     )
 }
@@ -60,7 +60,7 @@ DEFAULT_CASE = "data_stall"
 def command(case: str, folder: str) -> list[str]:
     """The torchrun command of a case; copies its training script into `folder`, which must exist.
 
-    The script runs from there since it plays the user's code, not a part of distwatch. The job
+    The script runs from there because it plays the user's code, not a part of distwatch. The job
     ends with the process that starts this command, and after LIMIT_S in any case.
 
     Raises:
@@ -76,7 +76,7 @@ def command(case: str, folder: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Variables on top of the caller's: watched, with deadlines short enough for a demo."""
+    """Variables in addition to the caller's: distwatch is on, with deadlines short enough for a demo."""
     return {
         "DISTWATCH": "1",
         "DISTWATCH_DEADLINES": "init=60,group=60,load=8,collective=8",

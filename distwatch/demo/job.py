@@ -1,5 +1,5 @@
 """A training job as anyone writes it: a sharded Llama checkpoint, from_pretrained, DDP, and a
-loader that reads token shards from files. One rank goes wrong in the way that is asked for.
+loader that reads token shards from files. One rank fails in the requested way.
 """
 
 import distwatch.auto  # noqa: F401, I001
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 VOCABULARY, SEQUENCE, BATCH = 4096, 32, 2
 BATCHES_PER_SHARD, SHARDS = 4, 3
 TROUBLE_AT = 5
-"""The step at which a rank goes wrong: late enough that the job has been seen to work."""
+"""The step at which a rank goes wrong: late enough to see the job work before."""
 
 
 def make_checkpoint(folder: str) -> None:
@@ -37,7 +37,7 @@ def make_checkpoint(folder: str) -> None:
 
 
 def mirror_checkpoint(source: str, folder: str) -> str:
-    """A node's own copy of the checkpoint, one shard of which is on storage that hangs."""
+    """A node's own copy of the checkpoint, with one shard on storage that hangs."""
     os.makedirs(folder)
     for name in os.listdir(source):
         os.symlink(os.path.join(source, name), os.path.join(folder, name))
@@ -48,7 +48,7 @@ def mirror_checkpoint(source: str, folder: str) -> str:
 
 
 def write_shards(folder: str, rank: int, stalled: bool) -> list[str]:
-    """Writes this rank's token shards; a stalled one is a pipe that nobody feeds."""
+    """Writes this rank's token shards; a stalled one is a pipe that nobody writes to."""
     os.makedirs(folder, exist_ok=True)
     generator = torch.Generator().manual_seed(rank)
     paths = []
@@ -89,12 +89,12 @@ def evaluate_on_one_rank() -> None:
 
 
 def call_native_kernel() -> None:
-    """Native code that keeps the GIL, as an extension that forgot to release it."""
+    """Native code that keeps the GIL, like an extension that forgot to release it."""
     ctypes.PyDLL(None).sleep(3600)
 
 
 def get_into_trouble(case: str, rank: int) -> None:
-    """What this case does to this rank at step TROUBLE_AT; nothing for most."""
+    """What this case does to this rank at step TROUBLE_AT; nothing for most ranks."""
     if (case, rank) == ("rank_missing", 1):
         evaluate_on_one_rank()
     elif (case, rank) == ("gil_held", 0):
@@ -126,7 +126,7 @@ def main() -> None:
     options.add_argument("--folder", required=True)
     options.add_argument("--limit", type=int, required=True, help="seconds until SIGALRM")
     arguments = options.parse_args()
-    # The kernel's default action ends us even where the GIL is held for ever.
+    # The kernel's default action ends the process even while native code holds the GIL.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, arguments.limit)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: end with torchrun
@@ -140,7 +140,7 @@ def main() -> None:
     if (arguments.case, rank) == ("load_stall", 1):
         checkpoint = mirror_checkpoint(checkpoint, os.path.join(arguments.folder, "mirror"))
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    # Its buffers are rotary tables, the same on every rank.
+    # DDP would broadcast the buffers: rotary tables, the same on every rank.
     model = DistributedDataParallel(model, broadcast_buffers=False)
     stalled = (arguments.case, rank) == ("data_stall", 2)
     data = os.path.join(arguments.folder, "data")

@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def tie_to_parent(sign: int) -> None:
-    """Has the kernel send us `sign` when our parent ends; survives an exec. Linux only."""
+    """Has the kernel send `sign` to this process when its parent ends; survives an exec. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sign, 0, 0, 0)
 

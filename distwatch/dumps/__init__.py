@@ -1,1 +1,1 @@
-"""Dumps that other tools left: read as plain data, and told as the events of a run."""
+"""Dumps that other tools left: read as plain data, and turned into the events of a run."""

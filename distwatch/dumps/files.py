@@ -1,4 +1,4 @@
-"""Which files of a folder are dumps of which rank."""
+"""The dump files of a folder, and the rank of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUFFIXES = (".json", ".pickle", ".pkl", ".txt", ".dump", ".pyspy")
 
 
 def read_dumps(path: str) -> tuple[list[RankDump], dict[str, str]]:
-    """What a folder, or one file, holds of each rank; and the files that were not read, with reasons.
+    """The dumps of each rank in a folder or one file; and the files that were not read, with reasons.
 
     Raises:
         NoSuchTarget: there is no such folder or file.
@@ -30,8 +30,8 @@ def read_dumps(path: str) -> tuple[list[RankDump], dict[str, str]]:
         raise NoSuchTarget(f"there is no {path}", advice="Name the folder that holds the dumps.")
     found: dict[int, RankDump] = {}
     refused: dict[str, str] = {}
-    # Millions of objects that all stay: to look for cycles among them again and again is most
-    # of the time of reading.
+    # Millions of objects, all of which stay: looking for cycles among them again and again would
+    # take most of the reading time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -54,7 +54,7 @@ def _read_all(path: str, found: dict[int, RankDump], refused: dict[str, str]) ->
 
 
 def rank_of(name: str) -> int | None:
-    """The rank that a file's name says: `nccl_trace_rank_3`, `rank3.json`, `trace_3`; else None."""
+    """The rank in a file's name: `nccl_trace_rank_3`, `rank3.json`, `trace_3`; else None."""
     stem = os.path.basename(name)
     while (parts := os.path.splitext(stem))[1].lower() in _SUFFIXES:
         stem = parts[0]
@@ -73,7 +73,7 @@ def _files(path: str) -> list[str]:
     ]
     if len(files) > FILES_AT_MOST:
         raise NoSuchTarget(
-            f"{path} holds {len(files)} files", advice="Name the folder that holds the dumps alone."
+            f"{path} holds {len(files)} files", advice="Name a folder that holds only the dumps."
         )
     return sorted(files)
 
@@ -82,11 +82,11 @@ def _read(file: str) -> tuple[int, int, RecorderDump | tuple[ThreadStack, ...]]:
     """(rank, time of writing, content) of one file."""
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):
-        raise NotARecorderDump("it is no regular file")
+        raise NotARecorderDump("it is not a regular file")
     if status.st_size > LARGEST:
         raise NotARecorderDump(f"it is larger than {LARGEST >> 20} MiB")
     if not status.st_size:
-        raise NotARecorderDump("it is empty: its rank was ended before it had written it")
+        raise NotARecorderDump("it is empty: its rank ended before it wrote the dump")
     with open(file, "rb") as opened:
         content = opened.read()
     dump: RecorderDump | tuple[ThreadStack, ...]
@@ -101,7 +101,7 @@ def _read(file: str) -> tuple[int, int, RecorderDump | tuple[ThreadStack, ...]]:
     if isinstance(dump, RecorderDump) and dump.rank is not None:
         rank = dump.rank
     if rank is None:
-        raise NotARecorderDump("neither its name nor its content says which rank it is of")
+        raise NotARecorderDump("neither its name nor its content gives the rank")
     return rank, status.st_mtime_ns, dump
 
 
@@ -114,7 +114,9 @@ def _add(
     known = found.get(rank) or RankDump(global_rank=rank, taken_ns=taken_ns)
     if isinstance(content, RecorderDump):
         if known.recorder is not None:
-            raise NotARecorderDump(f"another file is of rank {rank}, too; the first one counts")
+            raise NotARecorderDump(
+                f"another file is of rank {rank}, too; distwatch uses the first one"
+            )
         found[rank] = RankDump(
             global_rank=rank, taken_ns=taken_ns, recorder=content, threads=known.threads
         )

@@ -1,4 +1,4 @@
-"""Dumps of a job's ranks as the events that a run's own journals would hold."""
+"""Dumps of a job's ranks, as the events that a run's own journals would hold."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ Group = tuple[str, str]
 
 
 class RankDump(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found of one rank. Times are wall clock ns."""
+    """What was found for one rank. Times are wall clock ns."""
 
     global_rank: int
     taken_ns: int
-    """When it was written, as far as its file tells."""
+    """When it was written, as far as its file shows."""
     recorder: RecorderDump | None = None
     threads: tuple[ev.ThreadStack, ...] = ()
     pid: int = 0
 
 
 class Stream(msgspec.Struct, kw_only=True):
-    """One journal to be: its header, and its events with their times."""
+    """A future journal: its header, and its events with their times."""
 
     header: FileHeader
     events: list[tuple[int, ev.AnyEvent]] = []
 
 
 def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
-    """One stream a rank, and one of what is seen from outside.
+    """One stream for each rank, and one for what is seen from outside.
 
     Args:
-        dumps: one for each rank that anything was found of.
+        dumps: one for each rank for which anything was found.
         refused: files that were not read, and why.
     """
     now_ns = _now_ns(dumps)
@@ -80,7 +80,7 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
     if not any(
         config.members for d in dumps if d.recorder for config in d.recorder.pg_config.values()
     ):
-        why = "these dumps do not name them: they were derived from the ranks that used a group"
+        why = "these dumps do not list them: they were derived from the ranks that used a group"
         outside.events.append((now_ns, _unseen("members of the groups", why)))
     outside.events.append((now_ns, ev.Ticked(host=HOST)))
     return streams
@@ -106,15 +106,15 @@ def _entries(dump: RankDump) -> tuple[Entry, ...]:
 
 
 def _now_ns(dumps: list[RankDump]) -> int:
-    """The time of the dumps: no later than the last of them was written."""
+    """The time of the dumps: no later than the last one was written."""
     newest = max((e.time_created_ns for dump in dumps for e in _entries(dump)), default=0)
     taken = max((dump.taken_ns for dump in dumps), default=0)
-    # A file that lost its time in a copy may even be older than what it tells of.
+    # A file that lost its time in a copy may look older than what it describes.
     return taken if taken >= newest else newest + int((WAITS_FROM_S + 1) * _SECOND)
 
 
 def _members(dumps: list[RankDump]) -> dict[Group, tuple[int, ...]]:
-    """Of each group, by what the dumps say, else the ranks that used it."""
+    """The members of each group, as the dumps list them; else the ranks that used it."""
     told: dict[str, tuple[int, ...]] = {}
     used: dict[Group, set[int]] = {}
     for dump in dumps:
@@ -180,7 +180,7 @@ def _tell_recorder(
         beat=1,
         beat_ns=now_ns,
         groups=tuple(_progress(dump, group, entries) for group, entries in by_group.items()),
-        # Once the ring has forgotten its beginning, nobody can count from there.
+        # Once the ring has dropped its beginning, calls can no longer be counted from there.
         peers=tuple(_peers(_entries(dump))) if whole else (),
         recorder="imported dump",
     )
@@ -201,7 +201,7 @@ def _created(group: Group, entries: list[Entry], members: tuple[int, ...]) -> ev
 
 
 def _progress(dump: RankDump, group: Group, entries: list[Entry]) -> ev.GroupProgress:
-    """How far the rank is in a group: by its entries, which alone leave out p2p everywhere."""
+    """A rank's progress in a group, by its entries: only they leave out p2p everywhere."""
     collectives = [entry for entry in entries if not entry.is_p2p]
     unfinished = [entry for entry in collectives if not entry.over]
     enqueued = max((entry.seq for entry in collectives), default=-1)
@@ -209,7 +209,7 @@ def _progress(dump: RankDump, group: Group, entries: list[Entry]) -> ev.GroupPro
     recorder = dump.recorder
     status = recorder.pg_status.get(str(entries[0].pg_id)) if recorder else None
     if status is not None and not any(entry.is_p2p for entry in entries):
-        # It goes on where the ring has forgotten, and says what NCCL's states do not.
+        # The status continues where the ring has dropped entries, and has what NCCL's states lack.
         enqueued = max(enqueued, status.last_enqueued_collective)
         completed = max(completed, status.last_completed_collective)
     changed = min((entry.time_created_ns for entry in unfinished), default=0)

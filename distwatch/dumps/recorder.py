@@ -1,7 +1,7 @@
-"""torch's flight recorder as it is dumped: pickle or JSON, of any version that is known.
+"""Dumps of torch's flight recorder: pickle or JSON, of every known version.
 
-Source: torch/csrc/distributed/c10d/FlightRecorder (versions 1.x to 2.10 of its format); NCCL's
-and gloo's entries have the same fields with other habits.
+Source: torch/csrc/distributed/c10d/FlightRecorder (versions 1.x to 2.10 of its format); NCCL and
+gloo fill the same fields differently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _P2P = re.compile(r"(send|recv)\s+(\d+)\s*(?:->|<-)\s*(\d+)")
 
 
 class NotARecorderDump(DistwatchError):
-    """A file that is readable and something else."""
+    """A file that is readable but is not a recorder's dump."""
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How far a group is, by its newest numbers; -1 where there was none."""
+    """A group's progress by its newest numbers; -1 where there was none."""
 
     last_enqueued_collective: int = -1
     last_completed_collective: int = -1
@@ -77,7 +77,7 @@ class Status(msgspec.Struct, frozen=True):
 class GroupConfig(msgspec.Struct, frozen=True):
     name: str = ""
     ranks: str | tuple[int, ...] = ""
-    """A list, or its text, as the version has it; empty with gloo."""
+    """A list or its text, depending on the version; empty with gloo."""
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -94,35 +94,35 @@ class RecorderDump(msgspec.Struct, frozen=True):
     pg_config: dict[str, GroupConfig] = {}
     pg_status: dict[str, Status] = {}
     rank: int | None = None
-    """Only some writers say it; the file's name does otherwise."""
+    """Only some writers include it; otherwise the file's name has it."""
 
 
 def read_recorder_dump(content: bytes) -> RecorderDump:
     """A dump from its bytes, pickle or JSON.
 
     Raises:
-        NotPlain: a pickle that is damaged or wants to run something.
+        NotPlain: a pickle that is damaged or would run code.
         NotARecorderDump: it is something else.
     """
     try:
         plain: Any = msgspec.json.decode(content) if _is_json(content) else load_plain(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotARecorderDump(f"it is no whole JSON: {error}"[:200]) from None
+        raise NotARecorderDump(f"it is not complete JSON: {error}"[:200]) from None
     if not isinstance(plain, dict) or "entries" not in plain:
-        raise NotARecorderDump("it has no `entries`: no dump of torch's flight recorder")
+        raise NotARecorderDump(
+            "it has no `entries`, so it is not a dump of torch's flight recorder"
+        )
     if len(plain["entries"] or ()) > ENTRIES_AT_MOST:
         raise NotARecorderDump(f"it has more than {ENTRIES_AT_MOST} entries")
     try:
         return _converted(plain)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
-        raise NotARecorderDump(
-            f"its entries are not what a recorder writes: {error}"[:200]
-        ) from None
+        raise NotARecorderDump(f"its entries are not a recorder's: {error}"[:200]) from None
 
 
 def _converted(plain: dict[Any, Any]) -> RecorderDump:
     try:
-        # As the newest versions write it: a tenth of the time of looking at each field.
+        # The newest versions' format, decoded as a whole: a tenth of the time of decoding field by field.
         return msgspec.convert(plain, RecorderDump, strict=False)
     except msgspec.ValidationError:
         return msgspec.convert(_tidied(plain), RecorderDump, strict=False)
@@ -133,7 +133,7 @@ def _is_json(content: bytes) -> bool:
 
 
 def _tidied(plain: dict[Any, Any]) -> dict[str, Any]:
-    """What the versions write differently, in one way; what nobody needs is left out."""
+    """What the versions write differently, in one form; fields that nobody needs are left out."""
     return {
         "entries": [_tidy_entry(entry) for entry in plain["entries"] or ()],
         "version": str(plain.get("version", "")),

@@ -1,1 +1,1 @@
-"""How to patch: after import, with undo, calling the original exactly once. Knows no library."""
+"""How to patch: after import, with undo, and with exactly one call of the original. Knows no library."""

@@ -1,4 +1,4 @@
-"""Wraps a function so that it is seen: the original runs exactly once, outside our guard."""
+"""Wraps a function to observe its calls: the original runs exactly once, outside distwatch's guard."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from distwatch.agent.guard import guard, guard_end, is_off
 
 _SEEING = "__distwatch_seeing__"
-"""The attribute of a stand-in that copies of it share: a list of one flag."""
+"""The attribute that a wrapper shares with its copies: a list of one flag."""
 
 
 class CallHook:
-    """What is told of the calls of one function. Both methods run under the guard and may fail."""
+    """Is called around each call of one function. Both methods run under the guard and may fail."""
 
     original: Callable[..., Any]
-    """The function itself; `observe` sets it."""
+    """The original function; `observe` sets it."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call is about to be made. What is returned is the `token`; None: `after` is not told."""
+        """Runs before the call. Returns the `token` for `after`; None: `after` does not run."""
         return True
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        """The call returned `result`, or raised `error`."""
+        """The call returned `result` or raised `error`."""
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's arguments by name, defaults included, as far as they fit its signature."""
@@ -34,9 +34,9 @@ class CallHook:
 def arguments_of(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The arguments of a call by name, whatever version's signature it has, defaults included.
+    """The arguments of a call by name, for any version's signature, defaults included.
 
-    None where they do not fit: the user's mistake, of which the original tells them.
+    None where they do not fit: the user's mistake, about which the original raises.
     """
     try:
         bound = inspect.signature(call).bind_partial(*args, **kwargs)
@@ -47,17 +47,17 @@ def arguments_of(
 
 
 def observe(name: str, original: Callable[..., Any], observer: CallHook) -> Callable[..., Any]:
-    """A stand-in for `original` with its signature, results and exceptions.
+    """A wrapper of `original` with its signature, results and exceptions.
 
     Args:
-        name: of the hook, under which a failure is said and switched off.
+        name: of the hook; a failure is logged under it and switches the hook off.
     """
 
     seeing = [True]
     observer.original = original
 
     def after(token: Any, result: Any, error: BaseException | None) -> None:
-        # Another call of this hook may have failed meanwhile: what this one began still ends.
+        # Another call of this hook may have failed meanwhile: what this call began still ends.
         if token is not None:
             guard_end(name, observer.after, token, result, error)
 
@@ -79,7 +79,7 @@ def observe(name: str, original: Callable[..., Any], observer: CallHook) -> Call
 
 
 def stop_seeing(replacement: Any) -> None:
-    """Makes a stand-in pass calls through, wherever it was wrapped, bound or copied to meanwhile."""
+    """Makes a wrapper pass calls through, wherever it has been wrapped, bound or copied since."""
     function = getattr(replacement, "__func__", replacement)
     flag = getattr(function, "__dict__", {}).get(_SEEING)
     if flag is not None:
@@ -87,7 +87,7 @@ def stop_seeing(replacement: Any) -> None:
 
 
 def observe_method(name: str, descriptor: Any, observer: CallHook) -> Any:
-    """As `observe`, for what stands in a class's `__dict__`: class and static methods included."""
+    """As `observe`, for an entry of a class's `__dict__`, including class and static methods."""
     if isinstance(descriptor, (classmethod, staticmethod)):
         return type(descriptor)(observe(name, descriptor.__func__, observer))
     return observe(name, descriptor, observer)

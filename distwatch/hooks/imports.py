@@ -1,7 +1,7 @@
-"""Calls back when a module has been imported, by wrapping its loader.
+"""Calls back after a module's import, by wrapping the module's loader.
 
-`sys.meta_path` gets one finder more and loses none; a callback that raises never fails the
-user's import.
+`sys.meta_path` gains one finder and loses none; a callback that raises never fails the user's
+import.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # importlib.abc and typing cost every process of a job more than the whole of us.
+    # importlib.abc and typing would cost every process of a job more than the rest of distwatch's start.
     import importlib.machinery
     from typing import Any
 
@@ -21,12 +21,12 @@ _callbacks: dict[str, list[Callback]] = {}
 
 
 def when_imported(module: str, callback: Callback) -> None:
-    """Calls `callback(module)` after each execution of that module; at once if it is there."""
+    """Calls `callback(module)` after each execution of that module; at once if it is already imported."""
     _callbacks.setdefault(module, []).append(callback)
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     present = sys.modules.get(module)
-    # A module that is being imported right now is in sys.modules, half filled.
+    # A module that is being imported right now is in sys.modules, half initialized.
     spec = getattr(present, "__spec__", None)
     if present is not None and not getattr(spec, "_initializing", False):
         _call_back(present, callback)
@@ -43,12 +43,12 @@ def _call_back(module: ModuleType, callback: Callback) -> None:
         if guard.transparent:
             raise
         logging.getLogger("distwatch").warning(
-            "distwatch: hooking %s failed; the job goes on (%s)", module.__name__, error
+            "distwatch: hooking %s failed; the job continues (%s)", module.__name__, error
         )
 
 
 class _Finder:
-    """Finds nothing itself: lets the others find, and wraps the loader of what is awaited."""
+    """Finds nothing itself: lets the other finders find, and wraps the loader of an awaited module."""
 
     def __init__(self) -> None:
         self._looking: set[str] = set()
@@ -66,7 +66,7 @@ class _Finder:
                     continue
                 spec: importlib.machinery.ModuleSpec | None = find(fullname, path, target)
                 if spec is not None:
-                    # A loader of the old kind has no step that we could wait for.
+                    # A loader of the old kind has no step to wait for.
                     if hasattr(spec.loader, "exec_module"):
                         spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                     return spec
@@ -76,7 +76,7 @@ class _Finder:
 
 
 class _Loader:
-    """Passes everything to the real loader, and calls back after the module's code ran."""
+    """Passes everything to the real loader, and calls back after the module's code has run."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -94,7 +94,7 @@ class _Loader:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        # A callback may ask for more callbacks: the list grows while it is walked.
+        # A callback may register more callbacks: the list grows during the loop.
         for callback in _callbacks.get(module.__name__, ()):
             _call_back(module, callback)
 

@@ -14,7 +14,7 @@ class Patch:
     """One replaced attribute of a module or class."""
 
     def __init__(self, owner: Any, name: str, replacement: Any) -> None:
-        """Replaces at once. The original is taken from the owner's `__dict__`, unbound.
+        """Replaces at once. The original comes from the owner's `__dict__`, unbound.
 
         Raises:
             AttributeError: the owner does not have that attribute itself.
@@ -29,7 +29,7 @@ class Patch:
         setattr(owner, name, replacement)
 
     def undo(self) -> bool:
-        """Puts the original back; False where someone wrapped it later: then ours stays, and sees nothing."""
+        """Restores the original; False where someone wrapped it later: then the wrapper stays and passes through."""
         stop_seeing(self.replacement)
         if vars(self.owner).get(self.name) is not self.replacement:
             return False
@@ -45,10 +45,10 @@ class PatchSet:
         self._when_undone: list[Callable[[], object]] = []
 
     def replace(self, owner: Any, name: str, replacement: Any, *, rebinds: bool = False) -> None:
-        """Applies one more; if it fails, all before it are undone.
+        """Applies one more patch; if it fails, all earlier ones are undone.
 
         Args:
-            rebinds: also names that `from module import name` has bound to it before.
+            rebinds: also replaces names that `from module import name` bound before.
         """
         original = vars(owner).get(name)
         try:
@@ -62,10 +62,10 @@ class PatchSet:
     def observe(
         self, hook: str, owner: Any, name: str, observer: CallHook, *, rebinds: bool = False
     ) -> None:
-        """Replaces a function or method by a stand-in that tells the observer of its calls.
+        """Wraps a function or method, and tells the observer about its calls.
 
         Args:
-            hook: the name under which a failure is said and switched off.
+            hook: the name for logging a failure and switching the hook off.
         """
         stand_in = observe_method(hook, vars(owner)[name], observer)
         self.replace(owner, name, stand_in, rebinds=rebinds)
@@ -73,7 +73,7 @@ class PatchSet:
     def rebind(self, original: Any, replacement: Any) -> int:
         """Replaces module-level names that are still `original`; returns how many there were.
 
-        Functions only: a value like None or a string is equal in a thousand places.
+        Only for functions: a value like None or a string is equal in a thousand places.
         """
         if not isinstance(original, FunctionType):
             return 0
@@ -88,7 +88,7 @@ class PatchSet:
         return found
 
     def when_undone(self, forget: Callable[[], object]) -> None:
-        """What else is to be dropped with the patches."""
+        """Something else to drop together with the patches."""
         self._when_undone.append(forget)
 
     def undo(self) -> bool:
@@ -105,5 +105,5 @@ class PatchSet:
 
 
 def _is_plain(module: object) -> bool:
-    # A module that overrides assignment (torch's config modules) may check, copy or refuse.
+    # A module that overrides assignment (torch's config modules) may check, copy or reject values.
     return isinstance(module, ModuleType) and type(module).__setattr__ is ModuleType.__setattr__

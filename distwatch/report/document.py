@@ -37,10 +37,10 @@ class Coverage(msgspec.Struct, kw_only=True):
     expected_ranks: int | None
     observed_ranks: int
     unobserved: dict[str, str]
-    """Rank → why nothing, or less than everything, is known of it."""
+    """Rank → why nothing, or not everything, is known about it."""
     dropped_events: int
     not_observed: dict[str, str] = {}
-    """Everything else that could not be seen, and why."""
+    """What else could not be seen, and why."""
     expected_hosts: int = 0
     observed_hosts: int = 0
 
@@ -58,7 +58,7 @@ class Rank(msgspec.Struct, kw_only=True):
     actor: str = ""
     """Class, name and current method, where the rank is an actor of a cluster."""
     cluster: dict[str, str] = {}
-    """The cluster's own names for it: job_id, node_id, worker_id, actor_id, …"""
+    """The cluster's own ids: job_id, node_id, worker_id, actor_id, …"""
     exception: list[str] = []
     integrations: dict[str, str] = {}
 
@@ -69,9 +69,9 @@ class Group(msgspec.Struct, kw_only=True):
     backend: str
     members: list[int]
     axis: str
-    """The axis of a mesh that it runs along; empty where none is known."""
+    """The axis of the mesh that the group runs along; empty where none is known."""
     world: str = ""
-    """The store of a world of its own beside the job's; empty for any other group."""
+    """The store of a separate world beside the job's; empty for any other group."""
     in_flight: bool
     collective_seq: int
     op: str
@@ -111,22 +111,22 @@ class Report(msgspec.Struct, kw_only=True):
     ranks: list[Rank]
     groups: list[Group]
     layouts: list[LayoutGrid]
-    """Parallel layouts of frameworks and meshes, each rank in its place."""
+    """Parallel layouts of frameworks and meshes, with each rank in its place."""
     stacks: list[StackNode]
     models: list[Model]
     devices: list[HostDevices]
     ray: list[RayRow]
-    """Of the Ray cluster that the run is a job of: what waits, was restarted, failed or died."""
+    """The Ray cluster of a Ray job: what waits, was restarted, failed or died."""
     timeline: list[Happening]
 
 
 def build_report(
     state: RunState, findings: list[Finding], run_id: str, job: Job | None = None
 ) -> Report:
-    """Collects what the report says; all free text is redacted here, once for every format.
+    """Collects the report; all free text is redacted here, once for every format.
 
     Args:
-        job: the run's largest world, where it is at hand.
+        job: the run's largest world, where the caller has it.
     """
     job = job or Job(state)
     ranks = rank_statuses(state, job)
@@ -179,7 +179,7 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
         if status.process is None:
             unobserved[str(status.global_rank)] = "no process seen"
         elif not status.instrumented:
-            unobserved[str(status.global_rank)] = "runs without distwatch: seen from outside only"
+            unobserved[str(status.global_rank)] = "runs without distwatch: seen only from outside"
         else:
             said = state.processes[status.process].outside.not_observed
             if said:

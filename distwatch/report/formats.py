@@ -1,4 +1,4 @@
-"""A report in each of the formats that people and programs read it in."""
+"""A report in each format for people and programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def render(report: Report, output: str) -> bytes:
     """The report as `json`, `md` or one self-contained `html` page."""
     if output == "json":
         return to_json(report)
-    # The page's templates cost start-up time that only the page should pay.
+    # The page's templates cost start-up time that only this format should pay.
     if output == "html":
         from distwatch.report.html import render_html
 

@@ -41,7 +41,7 @@ _FILTERS = {
 
 
 def render_html(report: Report) -> str:
-    """The whole report; every value is escaped by the template engine."""
+    """The whole report; the template engine escapes every value."""
     source = files("distwatch.report").joinpath("templates/report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,4 +1,4 @@
-"""Parallel layouts as lines of text: the grid with the ranks' states, and the groups of each axis."""
+"""Parallel layouts as lines of text: a grid with the ranks' statuses, and the groups of each axis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ ROWS = 64
 
 
 def grid_lines(grid: LayoutGrid, letters: Mapping[int, str], most: int = ROWS) -> Iterable[str]:
-    """`dp 0 · pp 1   2 w  3 F`, under the names of the columns.
+    """`dp 0 · pp 1   2 w  3 F`, below the column names.
 
     Args:
-        letters: the state of each rank, by its letter.
-        most: rows that are shown.
+        letters: the letter of each rank's status.
+        most: the largest number of rows shown.
     """
     texts = states_in(grid, letters)
     places = [row.place for row in grid.rows]

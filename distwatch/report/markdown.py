@@ -1,4 +1,4 @@
-"""The report as Markdown that pastes into an issue or a chat, and never exceeds their limit."""
+"""The report as Markdown for an issue or a chat, within their size limit."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _MARKS = {"hang": "🔴 hang", "crash": "💥 crash", "warning": "🟡 warning",
 
 
 def render_markdown(report: Report) -> str:
-    """The whole report in fewer than LIMIT characters; what was cut is said where it was."""
+    """The whole report in fewer than LIMIT characters; every cut is marked."""
     shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "models": 32, "evidence": 40}
     matrix = build_matrix(report)
     while True:
         text = "\n".join(_render(report, matrix, shares)) + "\n"
         if len(text) < LIMIT:
             return text
-        # The verdict is never cut: what is long gives way, the timeline first.
+        # The verdict is never cut: long parts are, the timeline first.
         if all(share <= 4 for share in shares.values()):
             return text[: LIMIT - 40].rsplit("\n", 1)[0] + "\n\n… cut here …\n"
         shares = {name: max(4, share // 2) for name, share in shares.items()}
 
 
 def escape(text: str) -> str:
-    """Text that stays text: no markup, no mention, one line."""
+    """Text without any effect: no markup, no mention, one line."""
     flat = " ".join(text.split())
     return _ACTIVE.sub(r"\\\1", flat).replace("@", "@\u200b")
 
 
 def code(text: str) -> str:
-    """A code span that its own backticks cannot end."""
+    """A code span that the text's own backticks cannot end."""
     return f"`{' '.join(text.split()).replace('`', 'ˋ')}`"
 
 
@@ -78,7 +78,8 @@ def _verdict(report: Report) -> Iterable[str]:
     else:
         yield "## No findings"
         yield ""
-        yield "Nothing that was observed is wrong. What was not observed is named at the end."
+        yield "distwatch found nothing wrong in what it observed."
+        yield "The end of this report lists what it could not observe."
     yield ""
     expected = seen.expected_ranks if seen.expected_ranks is not None else "an unknown number of"
     hosts = ", ".join(run.hosts) or "no host"
@@ -113,13 +114,13 @@ def _finding(finding: Finding, most: int) -> Iterable[str]:
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
-    """A titled part; nothing where there is nothing to say."""
+    """A titled part; nothing where it would be empty."""
     if body := list(lines):
         yield from (f"### {title}", "", *body, "")
 
 
 def _folded(title: str, lines: list[str]) -> Iterable[str]:
-    """A code block that a reader has to open."""
+    """A code block that the reader opens."""
     if lines:
         yield from (f"<details><summary>{title}</summary>", "", *fence(lines), "", "</details>", "")
 
@@ -207,12 +208,12 @@ def _stacks(report: Report, most: int) -> list[str]:
 
 
 def tree_lines(nodes: list[StackNode], depth: int = 0) -> Iterable[str]:
-    """The tree as indented text; a rank set stands where the stacks part."""
+    """The tree as indented text; a rank set is shown where the stacks split."""
     for node in nodes:
         indent = "  " * depth
         yield f"{indent}{node.function} ({node.file}:{node.line})  [{format_ranks(node.global_ranks)}]"
         current, level = node, depth
-        # A chain without forks is one level: thirty frames deep must still fit a screen.
+        # A chain without forks is one level: thirty frames must still fit a screen.
         while len(current.children) == 1 and current.children[0].global_ranks == node.global_ranks:
             current = current.children[0]
             yield f"{'  ' * level}· {current.function} ({current.file}:{current.line})"
@@ -238,8 +239,8 @@ def _unknown(report: Report) -> Iterable[str]:
     for what, why in seen.not_observed.items():
         yield f"- {escape(what)}: {escape(why)}"
     if seen.dropped_events:
-        yield f"- {seen.dropped_events} events were dropped before anybody read them"
+        yield f"- {seen.dropped_events} events were dropped before an observer read them"
     if not report.stacks:
-        yield "- stacks: none was taken"
+        yield "- stacks: none were taken"
     if not (seen.unobserved or seen.not_observed or seen.dropped_events or not report.stacks):
-        yield "- nothing that distwatch looks for went unobserved"
+        yield "- distwatch could observe everything that it looks for"

@@ -1,4 +1,4 @@
-"""Ranks against groups: how far each rank is in each group that it belongs to."""
+"""Ranks against groups: each rank's progress in each of its groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NONE_YET = "none"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank in a group. `text`: the last collective it has entered, and completed where that differs."""
+    """A rank in a group. `text`: the last collective that it entered, and the last completed where that differs."""
 
     text: str
     word: str = ""
@@ -26,7 +26,7 @@ _OUTSIDE = Cell(text=NOT_A_MEMBER)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Ranks that stand alike in all groups."""
+    """Ranks with equal cells in all groups."""
 
     ranks: str
     culprit: bool
@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):
-    """Groups of one description and disjoint members share a column."""
+    """Groups with one description and disjoint members share a column."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -43,7 +43,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_matrix(report: Report) -> Matrix:
-    """Folds equal ranks into one row; groups in which somebody waits come first."""
+    """Folds equal ranks into one row; groups in which a rank waits come first."""
     columns = _columns(report.groups)
     shown = sorted(columns, key=lambda title: not any(g.in_flight for g in columns[title]))
     shown = shown[:COLUMNS]
@@ -81,7 +81,7 @@ def _columns(groups: list[Group]) -> dict[str, list[Group]]:
 
 
 def _places(groups: list[Group]) -> dict[int, Cell]:
-    """By rank, its cell in one column: of the first of its groups that it is in."""
+    """By rank, its cell in one column: from the first of these groups that it is in."""
     cells: dict[int, Cell] = {}
     for group in groups:
         entered = set(group.entered) if group.in_flight else set()

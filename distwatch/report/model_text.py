@@ -36,7 +36,7 @@ _LABEL = 9
 
 
 def load_lines(group: LoadGroup) -> Iterable[str]:
-    """One load, or several that came out alike: how it stands, its phases, its waits, its map."""
+    """One load, or several with one outcome: its status, phases, waits and device map."""
     load = group.load
     who = name_ranks(group.global_ranks)
     yield f"{who}  {load.call} {load.arguments.checkpoint}: {plain(outcome(group))}"
@@ -59,7 +59,7 @@ def _labelled(name: str, text: str) -> str:
 
 
 def progress(load: LoadStatus) -> Iterable[tuple[str, str]]:
-    """Files, tensors and bytes, as far as anything counts them; – is not observed."""
+    """Files, tensors and bytes, as far as they are counted; – means not observed."""
     if load.total:
         file = f"  {load.file}" if load.file else ""
         yield "files", f"{load.done} of {load.total}{file}"

@@ -1,4 +1,4 @@
-"""Model loads in the report: what a load's status knows, with free text redacted."""
+"""Model loads in the report: a load's status, with free text redacted."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from distwatch.state.model import RunState
 
 
 class Waits(Outstanding, frozen=True, kw_only=True, omit_defaults=False):
-    """Something that a thread of a load has begun, and for how long it has been in it."""
+    """What a thread of a load waits for, and for how long."""
 
     waited_s: float
 
 
 class Model(LoadStatus, frozen=True, kw_only=True):
-    """One load of one rank. In `arguments` and `placement`, what is absent is empty."""
+    """One load of one rank. In `arguments` and `placement`, absent values are empty."""
 
     model: str
-    """The checkpoint, as it was asked for."""
+    """The checkpoint, as requested."""
 
 
 def build_models(state: RunState, job: Job | None = None) -> list[Model]:
@@ -73,5 +73,5 @@ def _waits(load: LoadStatus, one: Outstanding) -> Waits:
 
 
 def _placement(placement: Placement) -> Placement:
-    # Notes are our own words, and "token: …" in one would be taken for a secret.
+    # Notes are distwatch's own text, and redaction would take "token: …" in one for a secret.
     return replace(placement, offload_places=tuple(map(redact_text, placement.offload_places)))

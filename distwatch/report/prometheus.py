@@ -1,4 +1,4 @@
-"""Reports as Prometheus' text exposition, version 0.0.4. What is not known has no sample."""
+"""Reports in Prometheus' text exposition format, version 0.0.4. A value that is not known has no sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Sample = tuple[dict[str, str], float]
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One family. A text may not have it twice, so that all runs' samples stand together."""
+    """One family. A text must not contain a family twice, so all runs' samples are together."""
 
     name: str
     kind: str
@@ -29,11 +29,15 @@ _FINDINGS = Metric("distwatch_findings", "gauge", "Findings by code, severity an
 _RANKS = Metric("distwatch_ranks", "gauge", "Ranks by status.")
 _EXPECTED = Metric("distwatch_ranks_expected", "gauge", "The world size that most ranks say.")
 _OBSERVED = Metric("distwatch_ranks_observed", "gauge", "Ranks that distwatch sees from inside.")
-_HOSTS_SEEN = Metric("distwatch_hosts_seen", "gauge", "Hosts with ranks that are seen now.")
-_HOSTS = Metric("distwatch_hosts_expected", "gauge", "Hosts with ranks that there are to be.")
+_HOSTS_SEEN = Metric("distwatch_hosts_seen", "gauge", "Hosts with ranks that an observer sees now.")
+_HOSTS = Metric("distwatch_hosts_expected", "gauge", "Hosts with ranks that the run should have.")
 _DROPPED = Metric("distwatch_dropped_events_total", "counter", "Events that are known to be lost.")
-_HEARTBEAT = Metric("distwatch_rank_heartbeat_age_seconds", "gauge", "Since the last heartbeat.")
-_STILL = Metric("distwatch_rank_still_seconds", "gauge", "Since the rank was last seen to move.")
+_HEARTBEAT = Metric(
+    "distwatch_rank_heartbeat_age_seconds", "gauge", "Seconds since the last heartbeat."
+)
+_STILL = Metric(
+    "distwatch_rank_still_seconds", "gauge", "Seconds since the rank was last seen to move."
+)
 _ENQUEUED = Metric(
     "distwatch_collective_enqueued", "gauge", "The last collective that the rank has entered."
 )
@@ -50,7 +54,7 @@ _FAMILIES = (
 
 
 def render_metrics(reports: Iterable[Report], unreadable: Iterable[str] = ()) -> bytes:
-    """The metrics of runs; of those in `unreadable` only that they are."""
+    """The metrics of runs; for each run in `unreadable`, only that it is unreadable."""
     samples: dict[Metric, list[_Sample]] = {metric: [] for metric in _FAMILIES}
     for run in unreadable:
         samples[_READABLE].append(({"run": run}, 0))

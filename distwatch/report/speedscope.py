@@ -1,4 +1,4 @@
-"""Stacks in the file format of https://www.speedscope.app: one profile a thread, a rank weighs 1."""
+"""Stacks in the file format of https://www.speedscope.app: one profile for each thread; each rank weighs 1."""
 
 from __future__ import annotations
 

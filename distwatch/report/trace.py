@@ -1,8 +1,8 @@
 """A run as a trace in Chrome's trace-event format, which Perfetto and chrome://tracing open.
 
-A process of the job is a process of the trace, and its threads' steps, its collectives as Python
-called them, and those in torch's flight recorder are tracks of it. Verdicts are instants over all.
-Hosts are put beside each other by their wall clocks, which may differ.
+A process of the job is a process of the trace. Its tracks are its threads' steps, its collectives as
+Python called them, and those in torch's flight recorder. Verdicts are instants over all processes.
+Hosts are aligned by their wall clocks, which may differ.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from distwatch.views.event_text import event_kind, event_text
 SCHEMA = "distwatch.trace/1"
 COLLECTIVES = "collectives"
 _VERDICTS = 0
-"""The trace's process number of what is about the whole run."""
+"""The trace's process number for what is about the whole run."""
 _OWN, _RECORDER = 0, 1_000_000
-"""Track numbers of instants: spans have those from 1."""
+"""Track numbers of instants: spans have numbers from 1."""
 _TRACKS = {_OWN: "process", _RECORDER: "flight recorder"}
 
 
 class Told(msgspec.Struct, frozen=True):
-    """One event, whose stream it is of, and when by its host's clock (ns)."""
+    """One event, its stream, and its time on its host's clock (ns)."""
 
     stream: str
     time_ns: int
@@ -49,7 +49,7 @@ class _Step(msgspec.Struct):
 
 
 class Trace:
-    """What a trace shows, collected from a run's events. `state` is the run that they fold to."""
+    """The contents of a trace, collected from a run's events. `state` is the run that they fold to."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -60,7 +60,7 @@ class Trace:
         self._verdicts: list[Told] = []
 
     def take(self, told: Told) -> None:
-        """Keeps an event if a trace shows it; each process's own in their order."""
+        """Keeps an event if a trace shows it; each process's events in their order."""
         event, stream = told.event, told.stream
         if isinstance(event, ev.StepStarted):
             self._begin(stream, told.time_ns, event)
@@ -117,7 +117,7 @@ class Trace:
         }
 
     def _now(self, process: Process) -> int:
-        """Until when what has not ended lasts: the process's end, else the newest time seen."""
+        """The end of what has not ended: the process's end, else the newest time seen."""
         host = self._state.hosts.get(process.host)
         return process.ended_ns or (host.now_ns if host else process.last_ns)
 
@@ -187,7 +187,7 @@ class Trace:
                 yield _instant(numbers[key], _OWN, event_kind(told.event), at, {"text": text})
 
     def _judged(self, findings: list[Finding]) -> Iterable[dict[str, Any]]:
-        """Verdicts as they were judged; at the end the one of now, where no observer wrote it."""
+        """Verdicts at their times; at the end, the current one where no observer wrote it."""
         for told in self._verdicts:
             if isinstance(told.event, ev.FindingsJudged):
                 at = self._state.wall_ns(told.event.host, told.time_ns)
@@ -213,7 +213,7 @@ def _group_title(process: Process, pg_name: str) -> str:
 def _instant(
     process: int, track: int, name: str, at_ns: int, args: dict[str, Any]
 ) -> dict[str, Any]:
-    # Across all tracks, those of its process, or its own alone.
+    # Shown across all tracks, across those of its process, or on its own track only.
     scope = "g" if process == _VERDICTS else "p" if track == _OWN else "t"
     where = {"pid": process, "tid": track}
     return {"ph": "i", "s": scope, "name": name, **where, "ts": at_ns, "args": args}

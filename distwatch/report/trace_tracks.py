@@ -1,4 +1,4 @@
-"""Spans on the tracks of a trace: on one track they lie beside or within each other."""
+"""Spans on the tracks of a trace: on one track, spans follow each other or nest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that took time in a process. Times are wall-clock ns."""
+    """A timed span in a process. Times are wall-clock ns."""
 
     process: str
     track: str
@@ -20,10 +20,10 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lay_out_tracks(spans: list[Span], numbers: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Spans as complete events, and the names of the tracks that they lie on.
+    """Spans as complete events, and the names of their tracks.
 
-    What overlaps without lying within the other, as calls of two threads under one name may, goes
-    to a further track of that name: no viewer shows it on the same one.
+    Spans that overlap without nesting, as calls of two threads under one name may, go to a further
+    track of that name: no viewer shows them on one track.
 
     Args:
         numbers: the trace's number of each process.

@@ -1,1 +1,1 @@
-"""How viewers show a state: pure functions that the TUI and the reports share."""
+"""How viewers show a state: pure functions shared by the TUI and the reports."""

@@ -1,4 +1,4 @@
-"""What happened, in words: the kind of each event and one line about it, for timelines."""
+"""Events in words for timelines: the kind of each event and one line about it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def event_kind(event: ev.AnyEvent | ev.UnknownEvent) -> str:
 
 
 def event_text(event: ev.AnyEvent | ev.UnknownEvent) -> str:
-    """One line about an event; '' for what only moves clocks and numbers."""
+    """One line about an event; '' for an event that only moves clocks and numbers."""
     if isinstance(event, ev.UnknownEvent):
         return "an event of a newer distwatch"
     teller = _TELLERS.get(type(event))
@@ -55,10 +55,11 @@ def _lock(event: ev.LockLooked) -> str:
     if event.not_observed:
         return f"{event.path}: not observed: {event.not_observed}"
     holders = ", ".join(
-        f"pid {holder.pid}" if holder.pid else "a process out of sight" for holder in event.holders
+        f"pid {holder.pid}" if holder.pid else "a process that is not visible"
+        for holder in event.holders
     )
-    held = f"held by {holders}" if holders else "held by nobody seen"
-    return f"{event.path}: {held if event.exists else 'is gone'}"
+    held = f"held by {holders}" if holders else "no visible process holds it"
+    return f"{event.path}: {held if event.exists else 'it is gone'}"
 
 
 def _exit(event: ev.ExitSeen) -> str:
@@ -100,8 +101,8 @@ def _findings(event: ev.FindingsJudged) -> str:
 
 def _link(event: ev.LinkChanged) -> str:
     if event.linked:
-        return f"{event.peer} is seen"
-    return f"{event.peer} is not seen any more{': ' + event.why if event.why else ''}"
+        return f"{event.peer} is linked"
+    return f"{event.peer} is no longer linked{': ' + event.why if event.why else ''}"
 
 
 def _actor(event: RayActorSeen) -> str:
@@ -135,9 +136,9 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.LayoutHeld: lambda e: (
         f"{e.label or e.framework}: {count_of(len(e.groups), 'group')}{_at(e.site)}"
     ),
-    ev.LayoutReleased: lambda e: f"{e.framework}'s parallel state was taken down",
+    ev.LayoutReleased: lambda e: f"{e.framework}'s parallel state was destroyed",
     ev.GradientSkipped: lambda e: (
-        f"{e.framework} left out {e.skipped} of {e.of} backward steps{_at(e.site)}"
+        f"{e.framework} skipped {e.skipped} of {e.of} backward steps{_at(e.site)}"
     ),
     ev.NonMemberCalled: lambda e: f"{e.op} on a group without this rank{_at(e.site)}",
     ev.EndpointProbed: lambda e: f"{e.endpoint}: {e.outcome}{', ' + e.detail if e.detail else ''}",
@@ -153,7 +154,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ),
     ev.LockLooked: _lock,
     ev.SideWorldJoined: lambda e: (
-        f"meets {f'{e.size} ' if e.size else ''}others beside its default group"
+        f"joins a group{f' of {e.size}' if e.size else ''} beside its default group"
         f"{f' as {e.name}' if e.name else ''} at {e.endpoint or 'a store of its own'}{_at(e.site)}"
     ),
     ev.GroupCreated: _group,

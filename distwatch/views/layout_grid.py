@@ -1,4 +1,4 @@
-"""The parallel layouts of a job as grids, each rank in its place, for every view."""
+"""The parallel layouts of a job as grids, with each rank in its place, for every view."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXPERTS = ("ep", "etp", "edp")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One place along the axes that go down: `dp 0 · pp 1`; for each column the ranks there."""
+    """One place along the axes that go down: `dp 0 · pp 1`; and the ranks there in each column."""
 
     place: str
     cells: tuple[tuple[int, ...], ...]
@@ -31,18 +31,18 @@ class LayoutGrid(msgspec.Struct, frozen=True, kw_only=True):
     shape: str
     """`dp 2 × pp 2 × tp 2`"""
     columns: tuple[str, ...]
-    """`tp 0`, `tp 1`, …; one without a name where nothing goes across."""
+    """`tp 0`, `tp 1`, …; one nameless column where no axis goes across."""
     rows: tuple[Row, ...]
     axes: dict[str, tuple[tuple[int, ...], ...]]
-    """The groups along each axis of more than one rank, those of expert layers included."""
+    """The groups along each axis of more than one rank, including those of expert layers."""
     names: dict[str, tuple[str, ...]] = {}
-    """What torch calls each of them, in the same order; '' where that is not known."""
+    """torch's name for each of them, in the same order; '' where it is not known."""
     unplaced: tuple[int, ...] = ()
     """Ranks of its groups whose coordinates are not known."""
 
 
 def layout_grids(state: RunState, job: Job | None = None) -> list[LayoutGrid]:
-    """What the ranks of the newest restart hold: frameworks first, then meshes of other groups."""
+    """The layouts of the newest restart: frameworks first, then meshes of other groups."""
     job = job or Job(state)
     held: dict[str, Layout] = {}
     names: dict[tuple[str, str, tuple[int, ...]], str] = {}
@@ -56,7 +56,7 @@ def layout_grids(state: RunState, job: Job | None = None) -> list[LayoutGrid]:
     meshes = next((p.meshes for _, p in sorted(job.ranks.items()) if p.meshes), [])
     for number, mesh in enumerate(meshes, 1):
         layout = layout_of_mesh(mesh)
-        # A framework that is built on a mesh is shown once.
+        # A framework that is built on a mesh is shown only once.
         if not any(is_part_of(layout, other) for other in frameworks):
             held[f"device mesh {number} ({shape_of(mesh)})"] = layout
     return [_grid(name, layout, names) for name, layout in held.items() if layout]
@@ -104,8 +104,8 @@ def _grid(
 def _orthogonal(layout: Layout, ranks: int) -> list[str]:
     """Axes that together number the ranks, the outermost first.
 
-    Those of expert layers cut the same ranks in another way, and some frameworks have further ones
-    that are flattened out of others: what no longer fits into the number of ranks is left out.
+    The axes of expert layers divide the same ranks differently, and some frameworks have further axes
+    that are flattened from others: axes beyond the number of ranks are left out.
     """
     long = long_axes(layout)
     others = [axis for axis in long if axis not in (*_OUTERMOST, *_EXPERTS)]
@@ -124,7 +124,7 @@ def _orthogonal(layout: Layout, ranks: int) -> list[str]:
 
 
 def _indices(partition: Iterable[tuple[int, ...]]) -> dict[int, int]:
-    """Where each rank stands in its group."""
+    """The index of each rank in its group."""
     return {rank: index for group in partition for index, rank in enumerate(group)}
 
 
@@ -133,7 +133,7 @@ def _told(axes: list[str], place: tuple[int, ...]) -> str:
 
 
 def states_in(grid: LayoutGrid, letters: Mapping[int, str]) -> list[list[str]]:
-    """Each cell as text: `3 w`; several ranks in one place, which is wrong, beside each other."""
+    """Each cell as text: `3 w`; several ranks in one place, which is an error, appear side by side."""
     return [
         ["/".join(f"{rank} {letters.get(rank, '.')}" for rank in cell) or "–" for cell in row.cells]
         for row in grid.rows

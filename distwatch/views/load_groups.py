@@ -1,4 +1,4 @@
-"""Loads that came out alike, told once with the ranks that they are true of."""
+"""Loads with the same outcome, shown once with all their ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distwatch.diagnosis.facts.loads import LoadStatus
 
 
 class LoadGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """A load that is under way, or all ended ones of one checkpoint with one outcome."""
+    """A load that is under way, or all ended loads of one checkpoint with one outcome."""
 
     global_ranks: tuple[int, ...]
     load: LoadStatus
@@ -19,11 +19,11 @@ class LoadGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def group_loads(loads: Iterable[LoadStatus]) -> list[LoadGroup]:
-    """Those under way one by one, longest still first; then the cut off, the failed, the ended."""
+    """Loads under way one by one, longest still first; then the cut off, the failed, the ended."""
     alike: dict[tuple[object, ...], list[LoadStatus]] = {}
     for load in loads:
         outcome = _outcome(load)
-        # The same load made twice by one rank is two loads.
+        # The same load by one rank twice is two loads.
         times = 0
         while any(
             other.global_rank == load.global_rank for other in alike.get((*outcome, times), ())

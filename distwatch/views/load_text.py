@@ -1,4 +1,4 @@
-"""Model loads in words, each with the tone that it is said in: for the terminal, and for reports."""
+"""Model loads in words, each with its tone: for the terminal and for reports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from distwatch.views.load_groups import LoadGroup
 from distwatch.views.load_timeline import Span, spans_of
 
 Tone = Literal["", "strong", "muted", "faint", "good", "late", "bad", "alarm", "now", "odd"]
-"""`now` and `odd` tell neighbouring phases apart."""
+"""`now` and `odd` distinguish neighbouring phases."""
 Words = list[tuple[str, Tone]]
 UNKNOWN = "–"
-"""Not observed: never shown as a zero."""
+"""Not observed: never shown as zero."""
 _LATE_S = 10
 
 
@@ -38,7 +38,7 @@ def size_text(count: int | None) -> str:
 
 
 def outcome(group: LoadGroup) -> Words:
-    """How it stands: `moved 42 s ago, began 58 s ago`, `✓ loaded in 3.1 s`, `✗ failed after 3.1 s`."""
+    """The status in words: `moved 42 s ago, began 58 s ago`, `✓ loaded in 3.1 s`, `✗ failed after 3.1 s`."""
     load, took = group.load, seconds(group.load.took_s)
     if load.under_way:
         moved: Tone = "late" if load.still_s > _LATE_S else ""
@@ -47,7 +47,7 @@ def outcome(group: LoadGroup) -> Words:
             (f", began {took} ago", "muted"),
         ]
     if load.cut_off:
-        end = f"✗ its process ended after {took}, moved {seconds(load.still_s)} before"
+        end = f"✗ its process ended after {took}, {seconds(load.still_s)} after it last moved"
         return [(end, "bad")]
     if (quickest := seconds(group.quickest_s)) != took:
         took = f"{quickest} to {took}"
@@ -57,12 +57,12 @@ def outcome(group: LoadGroup) -> Words:
 
 
 def shown_spans(load: LoadStatus) -> list[Span]:
-    """The phases, and what took more than a second between them."""
+    """The phases, and any time between them of more than a second."""
     return [span for span in spans_of(load) if span.number or span.took_s > 1]
 
 
 def span_tone(span: Span) -> Tone:
-    """How a phase is told from its neighbours."""
+    """The tone that sets a phase apart from its neighbours."""
     if span.error:
         return "bad"
     if not span.number:
@@ -71,7 +71,7 @@ def span_tone(span: Span) -> Tone:
 
 
 def span_words(span: Span, load: LoadStatus) -> Words:
-    """`4 shards 45 s so far`, `4 shards 45 s ✗ OSError: …`; the load's own error stands elsewhere."""
+    """`4 shards 45 s so far`, `4 shards 45 s ✗ OSError: …`; the load's own error is shown elsewhere."""
     if not span.number:
         return [(f"outside all phases {seconds(span.took_s)}", "faint")]
     words: Words = [
@@ -132,13 +132,13 @@ def offload_words(placement: Placement) -> Words:
 
 
 def leaked_words(placement: Placement) -> Words:
-    """`✗ 3 parameters lie nowhere: lm_head.weight, …`; nothing where none does."""
+    """`✗ 3 parameters that nothing will load: lm_head.weight, …`; nothing where there are none."""
     count = placement.leaked_count
     more = ", …" if count > len(placement.leaked) else ""
-    head = f"✗ {count_of(count, 'parameter')} {'lies' if count == 1 else 'lie'} nowhere: "
+    head = f"✗ {count_of(count, 'parameter')} that nothing will load: "
     return [(head, "alarm"), (f"{', '.join(placement.leaked)}{more}", "")] if count else []
 
 
 def one_line(text: str | None) -> str:
-    """The text without line ends."""
+    """The text without line breaks."""
     return " ".join((text or "").split())

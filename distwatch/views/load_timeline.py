@@ -1,4 +1,4 @@
-"""A load as bars: its phases to scale on a timeline, and what each device holds of the model."""
+"""A load as bars: its phases to scale on a timeline, and each device's part of the model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distwatch.state.loads import ModuleDevice, Placement
 OFFLOADED = ("ram", "disk")
 NOWHERE = "meta"
 _GAP_CELLS = 2
-"""Time between phases that would take less is not drawn."""
+"""Time between phases is not drawn where it takes less than this."""
 _MODULE_CELLS = 2
-"""The fewest that show a module."""
+"""The smallest number of cells that shows a module."""
 _COUNTED_FROM = 10
-"""Cells of a bar that has room to count the modules that it does not show."""
+"""Cells of a bar with room to count the modules that it does not show."""
 _NUMBERED = re.compile(r"^(.*\.)?(\d+)$")
 
 
@@ -25,7 +25,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     """A stretch of a load's time, in seconds since it began."""
 
     number: int
-    """Of the phase, from 1; 0 for time outside all phases."""
+    """The number of the phase, from 1; 0 for time outside all phases."""
     name: str
     began_s: float
     ended_s: float
@@ -38,14 +38,14 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """Some cells of a bar, and which of the things that the bar is made of they show."""
+    """Some cells of a bar, and the part of the bar that they show."""
 
     text: str
     place: int
 
 
 class DeviceBar(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device holds of a model."""
+    """One device's part of a model."""
 
     device: str
     bytes: int
@@ -64,7 +64,7 @@ class DeviceBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spans_of(load: LoadStatus) -> list[Span]:
-    """The whole time of a load without overlaps: its phases, and what lies between them."""
+    """The whole time of a load without overlaps: its phases, and the time between them."""
     spans: list[Span] = []
     at = 0.0
     for number, phase in enumerate(load.phases, 1):
@@ -89,7 +89,7 @@ def spans_of(load: LoadStatus) -> list[Span]:
 
 
 def timeline_pieces(spans: Sequence[Span], cells: int) -> list[Piece]:
-    """The spans as `│1 config───│2 model──────`: every phase can be told by its number."""
+    """The spans as `│1 config───│2 model──────`: every phase has its number."""
     whole_s = sum(span.took_s for span in spans) or 1.0
     shown = [
         place
@@ -119,14 +119,14 @@ def _span_text(span: Span, width: int) -> str:
     room = width - 1 - len(end)
     label, number = f"{span.number} {span.name}", str(span.number)
     if len(label) > room:
-        # Three letters of a name are the fewest that say something.
+        # Three letters of a name are the fewest that mean something.
         label = f"{label[: room - 1]}…" if room >= len(number) + 5 else number[:room]
     fill = "┄" if span.under_way else "─"
     return f"│{label}{fill * (room - len(label))}{end}"
 
 
 def device_bars(placement: Placement) -> list[DeviceBar]:
-    """Each device with its modules: the working ones, then the offloaded, then what is nowhere."""
+    """Each device with its modules: working devices, then offload places, then modules on no device."""
     held = {device.device: device for device in placement.devices}
     names = [*held, *(module.device for module in placement.modules)]
     bars = [
@@ -161,7 +161,7 @@ def _runs(modules: list[ModuleDevice]) -> list[ModuleDevice]:
 
 
 def _told(runs: list[tuple[str, int, int, int]], device: str) -> list[ModuleDevice]:
-    """The runs as modules; there are none afterwards."""
+    """The runs as modules; empties the list of runs."""
     told = [
         ModuleDevice(
             module=f"{stem}{first}" if first == last else f"{stem}{first}-{last}",
@@ -175,7 +175,7 @@ def _told(runs: list[tuple[str, int, int, int]], device: str) -> list[ModuleDevi
 
 
 def device_pieces(bar: DeviceBar, largest: int, cells: int) -> list[Piece]:
-    """A device's modules side by side, to scale with the device that holds most.
+    """A device's modules side by side, to scale with the device that holds the most.
 
     Args:
         largest: bytes of that device; its bar fills all cells.
@@ -199,20 +199,20 @@ def device_pieces(bar: DeviceBar, largest: int, cells: int) -> list[Piece]:
 
 
 def module_label(name: str) -> str:
-    """What of a module's name tells it from its neighbours: `layers.0-15`, `embed_tokens`."""
+    """The part of a module's name that sets it apart: `layers.0-15`, `embed_tokens`."""
     *above, last = (name or "whole model").split(".")
     return f"{above[-1]}.{last}" if above and last[:1].isdigit() else last
 
 
 def _short(name: str, room: int) -> str:
-    """The end of a module's name says most: `model.layers.0-15`, `layers.0-15`, `0-15`."""
+    """The end of a module's name says the most: `model.layers.0-15`, `layers.0-15`, `0-15`."""
     while len(name) > room and "." in name:
         name = name.partition(".")[2]
     return name if len(name) <= room else f"{name[: room - 1]}…" if room >= 4 else name[:room]
 
 
 def divide(amounts: Sequence[float], cells: int, least: Sequence[int]) -> list[int]:
-    """Shares `cells` out by amounts, each getting its least, as exactly as whole cells allow."""
+    """Divides `cells` by amounts, each part with its least, as exactly as whole cells allow."""
     widths = [0.0] * len(amounts)
     free = set(range(len(amounts)))
     room = float(cells)

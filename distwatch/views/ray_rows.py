@@ -1,4 +1,4 @@
-"""What is not as it should be in the Ray cluster of a run, row by row, for every view."""
+"""Everything that is wrong in a run's Ray cluster, row by row, for every view."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ray_rows(state: RunState) -> list[RayRow]:
 
 
 def rank_row(state: RunState, global_rank: int) -> RayRow | None:
-    """What is to be said of a rank's actor; None where all is well with it, or it is none."""
+    """The row of a rank's actor; None where all is well with it, or the rank is not an actor."""
     return next((row for row in ray_rows(state) if row.global_rank == global_rank), None)
 
 
@@ -80,7 +80,7 @@ def _group(view: RayView, group: RayGroupSeen) -> RayRow:
 
 
 def _nodes(view: RayView) -> Iterable[RayRow]:
-    """Dead nodes on which an actor of the run was; an autoscaler lets others go all the time."""
+    """Dead nodes that had an actor of the run; an autoscaler removes other nodes all the time."""
     used = {actor.node_id for actor in view.actors.values()}
     for node in view.nodes.values():
         if not node.alive and node.node_id in used:

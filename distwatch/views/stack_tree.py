@@ -1,4 +1,4 @@
-"""The main threads of all ranks as one tree: where do they sit, and who sits elsewhere?"""
+"""The main threads of all ranks as one tree: where most are, and which are elsewhere."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class StackNode(msgspec.Struct, kw_only=True):
 
 
 def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
-    """The outermost frames, each with what lies inside; ranks without a stack are in none."""
+    """The outermost frames, each with the frames inside; ranks without a stack are in none."""
     stacks = {rank: process.main_frames for rank, process in (job or Job(state)).ranks.items()}
     return merge({rank: frames for rank, frames in stacks.items() if frames})
 
 
 def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
     """Merges stacks by rank (outermost frame first) into a prefix tree."""
-    # Whole stacks first: in a hang thousands of ranks share a handful of them.
+    # Whole stacks first: in a hang, thousands of ranks share a handful of stacks.
     classes: dict[tuple[Frame, ...], list[int]] = {}
     for rank, frames in stacks.items():
         classes.setdefault(frames, []).append(rank)

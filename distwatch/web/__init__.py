@@ -1,1 +1,1 @@
-"""A small read-only HTTP server on the runs of this node. Every answer is read from disk when asked."""
+"""A small read-only HTTP server for the runs of this node. Every answer is read from disk on request."""

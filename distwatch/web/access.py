@@ -1,4 +1,4 @@
-"""Who is answered: nobody but this user on this machine, or whoever has the token."""
+"""Who gets an answer: only this user on this machine, or whoever has the token."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a request is not answered, as an HTTP status and a sentence."""
+    """Why a request is refused, as an HTTP status and a sentence."""
 
     status: int
     why: str
 
 
 def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.AddressFamily, str]:
-    """The one address that a host's name means.
+    """The one address of a host's name.
 
     Raises:
-        UsageError: others could come there, and no token keeps them out.
+        UsageError: other machines could connect, and no token keeps them out.
         DistwatchError: the name does not resolve.
     """
     try:
@@ -39,9 +39,9 @@ def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.
     family, _, _, _, address = found[0]
     if not has_token and not is_loopback(str(address[0])):
         raise UsageError(
-            f"{host or 'every address'} can be reached from other machines",
+            f"{host or 'every address'} is reachable from other machines",
             advice="Give --token-file FILE (`(umask 077; openssl rand -hex 16 > FILE)` makes one), or leave "
-            "--host at 127.0.0.1 and come through a tunnel.",
+            "--host at 127.0.0.1 and use a tunnel.",
         )
     return family, str(address[0])
 
@@ -49,9 +49,9 @@ def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.
 class Access:
     """Decides on requests.
 
-    With a token a request has to bear it. Without one it has to come from a process of this user
-    or of root on this machine, and by a local name: a web page whose own name was made to point
-    here (DNS rebinding) comes by that name.
+    With a token, a request must carry it. Without one, the request must come from a process of this
+    user or root on this machine, and by a local name: a web page whose own name was pointed here (DNS
+    rebinding) comes by that name.
     """
 
     def __init__(self, token: bytes | None, host: str) -> None:
@@ -61,22 +61,24 @@ class Access:
     def refuses(
         self, headers: Message, client: tuple[str, int], here: tuple[str, int]
     ) -> Refusal | None:
-        """Why this request is not answered; None: it is.
+        """Why this request is refused; None: it is not.
 
         Args:
             client, here: the connection's two ends, as address and port.
         """
         if self._token is not None:
             scheme, _, given = headers.get("Authorization", "").partition(" ")
-            # Compared even where the scheme is wrong: the time must not tell what was.
+            # Compared even where the scheme is wrong: the time must not reveal which part was wrong.
             right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
             if not right or scheme.lower() != "bearer":
                 return Refusal(401, "send the token: `Authorization: Bearer …`")
             return None
         if _name(headers.get("Host", "")) not in self._names:
-            return Refusal(421, f"come by a local name: {', '.join(sorted(LOCAL_NAMES))}")
+            return Refusal(421, f"use a local name: {', '.join(sorted(LOCAL_NAMES))}")
         if owner_of_peer(client, here) not in (0, os.getuid()):
-            return Refusal(403, "only the user who runs this server is answered without a token")
+            return Refusal(
+                403, "without a token, only the user who runs this server gets an answer"
+            )
         return None
 
 

@@ -1,4 +1,4 @@
-"""What each path answers: runs, statuses, reports and metrics, made when they are asked for."""
+"""The answer of each path: runs, statuses, reports and metrics, made on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JSON = CONTENT_TYPES["json"]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back to a client."""
+    """What a client gets."""
 
     status: int
     content_type: str
@@ -35,9 +35,9 @@ def sentence(status: int, text: str) -> Answer:
 
 
 class Pages:
-    """The pages on the runs under a root; `/` is of `target`, or of the newest run.
+    """The pages of the runs under a root; `/` shows `target`, or the newest run.
 
-    Nothing is opened by a name out of a request: it is compared with the names that there are.
+    No file is opened by a name from a request: the name is compared with the existing names.
     """
 
     def __init__(self, root: str, target: str | None = None) -> None:
@@ -63,13 +63,13 @@ class Pages:
             return sentence(404, str(error))
         except DistwatchError as error:
             return sentence(500, str(error))
-        return sentence(404, f"there is no page here; there are {', '.join(_PAGES)}")
+        return sentence(404, f"there is no such page; the pages are {', '.join(_PAGES)}")
 
     def _named(self) -> RunFolder:
         return resolve(self._target, self._root).folder()
 
     def _folders(self) -> list[RunFolder]:
-        """Of all runs under the root, and of the named one, which may lie elsewhere."""
+        """The folders of all runs under the root, and of the named run, which may be elsewhere."""
         folders = run_folders(self._root)
         named = self._named() if self._target else None
         if named is None or any(folder.path == named.path for folder in folders):
@@ -80,7 +80,7 @@ class Pages:
         for folder in self._folders():
             if folder.run_id == run_id:
                 return folder
-        raise NoSuchTarget("there is no such run", advice="/runs lists what there is.")
+        raise NoSuchTarget("there is no such run", advice="/runs lists the runs.")
 
     def _metrics(self) -> Answer:
         reports, unreadable = [], []

@@ -1,4 +1,4 @@
-"""The HTTP server: GET and HEAD, one answer a connection."""
+"""The HTTP server: GET and HEAD, one answer for each connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distwatch.web.access import Access, listening_address
 from distwatch.web.pages import Answer, Pages, sentence
 
 CLIENTS = 32
-"""Connections at once; more are closed unanswered."""
+"""The most connections at once; further ones are closed without an answer."""
 REQUEST_WITHIN_S = 10.0
 log = logging.getLogger("distwatch.web")
 _HEADERS = {
@@ -30,7 +30,7 @@ _HEADERS_OF = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "GET, HEAD"}}
 
 
 class WebServer(ThreadingHTTPServer):
-    """Listens from its construction on; answers while `serve_forever` runs."""
+    """Listens once constructed; answers while `serve_forever` runs."""
 
     daemon_threads = True
     request_queue_size = CLIENTS
@@ -39,14 +39,14 @@ class WebServer(ThreadingHTTPServer):
         """Begins to listen; port 0 chooses one.
 
         Raises:
-            UsageError: others could come there, and there is no token.
+            UsageError: other machines could connect, and there is no token.
             DistwatchError: it cannot listen there.
         """
         self.address_family, address = listening_address(host, port, has_token=token is not None)
         self.pages = pages
         self.access = Access(token, host)
         self.rendering = threading.Lock()
-        """One page at a time: a report on a large run takes memory."""
+        """One page at a time: a report of a large run takes memory."""
         self._room = threading.BoundedSemaphore(CLIENTS)
         try:
             super().__init__((address, port), _Handler)
@@ -64,7 +64,7 @@ class WebServer(ThreadingHTTPServer):
         return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 
     def server_bind(self) -> None:
-        """Binds, without asking who this machine is: that may take seconds of DNS."""
+        """Binds without looking up this machine's name, which may take seconds of DNS."""
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
@@ -83,7 +83,7 @@ class WebServer(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Tells of failures, and a client that went away is none."""
+        """Logs failures; a client that went away is not one."""
         if not isinstance(sys.exc_info()[1], OSError):
             log.warning("a request failed", exc_info=True)
 
@@ -102,10 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class does not take for a request is answered by a sentence, too."""
+        """Requests that the base class rejects get a sentence, too."""
         self.close_connection = True
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            self._reply(sentence(405, "this server only shows: GET and HEAD"))
+            self._reply(sentence(405, "this server is read-only: use GET or HEAD"))
         else:
             self._reply(sentence(code, message or HTTPStatus(code).phrase))
 
@@ -131,4 +131,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Requests are no news."""
+        """Requests are not logged."""

@@ -46,7 +46,7 @@ def token_file(tmp_path: Path) -> Path:
 
 def test_what_is_not_safe_is_refused(hung: Path, token_file: Path) -> None:
     for arguments, code, words in (
-        (("--host", "0.0.0.0"), 2, "can be reached from other machines. Give --token-file"),
+        (("--host", "0.0.0.0"), 2, "is reachable from other machines. Give --token-file"),
         (("--token-file", "/nonexistent"), 2, "there is no token in /nonexistent"),
         (("--port", "65536"), 2, "65536"),
         (("--host", "host.invalid"), 1, "does not resolve"),

@@ -196,7 +196,7 @@ def test_a_pickle_that_wants_to_run_something_runs_nothing(tmp_path: Path, root:
     write(folder, "trace_1", pickle.dumps(nccl_dump([entry(1)], "[0, 1]")))
     status, report, said = run_import(folder, root)
     assert not proof.exists()
-    assert "trace_0: it asks for posix.system" in said
+    assert "trace_0: it refers to posix.system" in said
     assert status == 6
     assert any("trace_0" in text for text in json.dumps(report).split('"'))
 
@@ -207,9 +207,9 @@ def test_a_pickle_that_wants_to_run_something_runs_nothing(tmp_path: Path, root:
         (b"", "empty"),
         (b"{not json", "JSON"),
         (b'{"a": 1}', "no `entries`"),
-        (b'{"entries": [{"collective_seq_id": "x"}]}', "not what a recorder writes"),
-        (pickle.dumps(nccl_dump([entry(1)]))[:-20], "no whole pickle"),
-        (b"\x80\x04\x95", "no whole pickle"),
+        (b'{"entries": [{"collective_seq_id": "x"}]}', "not a recorder's"),
+        (pickle.dumps(nccl_dump([entry(1)]))[:-20], "not a complete pickle"),
+        (b"\x80\x04\x95", "not a complete pickle"),
     ],
 )
 def test_files_that_are_no_dump_are_named_and_the_others_read(

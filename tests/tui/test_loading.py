@@ -56,7 +56,7 @@ def alone(load: LoadStatus, quickest_s: float | None = None) -> LoadGroup:
         (status(took_s=58, still_s=42), "moved 42 s ago, began 58 s ago"),
         (
             status(took_s=58, still_s=12, cut_off=True),
-            "✗ its process ended after 58 s, moved 12 s before",
+            "✗ its process ended after 58 s, 12 s after it last moved",
         ),
         (status(took_s=58, ended=True), "✓ loaded in 58 s"),
         (status(took_s=58, ended=True, error="OSError: no"), "✗ failed after 58 s"),
@@ -126,7 +126,7 @@ def test_the_end_of_a_timeline_tells_open_from_cut_off_from_ended(picture: Pictu
     job.exit(0, 61.0, signal=9)
     shown = block(take_picture(job.state, "r"), "load:0:50")
     assert shown.splitlines()[1].endswith("✗")
-    assert "its process ended after 59 s, moved 43 s before" in shown
+    assert "its process ended after 59 s, 43 s after it last moved" in shown
     assert "  was in   a file for 43 s" in shown
 
 
@@ -165,7 +165,7 @@ def test_a_placed_model_shows_each_device_offload_meta_and_notes(picture: Pictur
     for part in (
         "  cuda:0   │embed_tokens─│model.layers.0-9──", "│n│  6.0 GiB, 56 tensors", "  meta     │lm_head",
         "  offload  1.0 GiB in ram · 1.0 GiB on disk in /scratch/offload",
-        "  on meta  ✗ 1 parameter lies nowhere: lm_head.weight",
+        "  on meta  ✗ 1 parameter that nothing will load: lm_head.weight",
         "bfloat16 20.0 GiB · float32 2.0 GiB · 1 tied name · generation config default",
         "  note     no pad token",
     ):  # fmt: skip
@@ -232,7 +232,7 @@ def test_a_map_longer_than_what_was_kept_says_so() -> None:
     )
     picture = take_picture(job.state, "r")
     assert "longer by 40" in detail(picture, "load:0:50").plain
-    assert "9 parameters lie nowhere: a, …" in block(picture, "load:0:50")
+    assert "9 parameters that nothing will load: a, …" in block(picture, "load:0:50")
 
 
 def test_a_frozen_picture_keeps_its_loads() -> None:
