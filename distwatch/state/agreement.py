@@ -191,7 +191,6 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
     odd, decided = odd_ones(held)
     return Finding(
         code="group.layout_disagrees",
-        severity="hang",
         culprit_ranks=tuple(sorted(odd)),
         waiting_ranks=tuple(sorted(set(held) - odd)),
         summary=f"the ranks hold different {axis} groups: {'; '.join(_who_says(held))}",

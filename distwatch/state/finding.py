@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A diagnosis. `culprit_ranks` never holds a rank that only suffers."""
 
     code: str
-    severity: Severity
+    severity: Severity = "hang"
     summary: str
     advice: str = ""
     """What to do; where a check says nothing of its own, what the table of codes says."""

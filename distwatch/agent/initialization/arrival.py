@@ -381,7 +381,6 @@ def _error_of(failure: Failure) -> InitFailed:
 def _duplicated(global_rank: int, me: Arrived, other: Arrived) -> Finding:
     return Finding(
         code="rendezvous.rank_duplicated",
-        severity="hang",
         culprit_ranks=(global_rank,),
         summary=f"two processes are rank {global_rank}: pid {other.pid} on {other.host} and pid {me.pid} on {me.host}",
         evidence=tuple(

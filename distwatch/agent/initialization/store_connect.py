@@ -65,7 +65,6 @@ def finding_of_no_meeting(launched: Launched, error: StoreUnreachable) -> Findin
     }
     return Finding(
         code="rendezvous.port_taken" if taken else "rendezvous.store_unreachable",
-        severity="hang",
         waiting_ranks=(rank,),
         summary=f"rank {rank} cannot meet the others at {launched.endpoint}: {error.detail}",
         advice=advice.get(error.outcome, ""),

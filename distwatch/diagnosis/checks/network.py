@@ -60,7 +60,6 @@ class Partition:
         where = f"; {view.call} has waited for {seconds(view.waited_s)}" if view else ""
         return Finding(
             code="network.partition",
-            severity="hang",
             culprit_ranks=odd,
             waiting_ranks=tuple(sorted((waiting | affected) - set(odd))),
             pg_name=view.pg_name if view else None,
@@ -96,7 +95,6 @@ class NobodyMissing:
                 continue
             yield Finding(
                 code="network.partition",
-                severity="hang",
                 waiting_ranks=view.members,
                 pg_name=view.pg_name,
                 pg_desc=view.pg_desc or None,
@@ -113,7 +111,6 @@ class NobodyMissing:
         """A group of one rank never waits: it has members that nobody reported."""
         return Finding(
             code="collective.rank_missing",
-            severity="hang",
             waiting_ranks=view.members,
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,

@@ -42,7 +42,6 @@ class PeerMissing:
         other = "recv" if first.op == "send" else "send"
         return Finding(
             code="p2p.unmatched",
-            severity="hang",
             culprit_ranks=(peer_rank,),
             waiting_ranks=tuple(sorted(case.graph.behind([peer_rank]))),
             pg_name=first.pg_name,
@@ -76,78 +75,55 @@ class Circles:
                     yield self._mixed(case, chain)
 
     def _of_peers(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
-        waits = [case.job.peer_waits[edge.waiter] for edge in chain]
-        differ = describe_tags(waits)
-        ranks = tuple(sorted(edge.waiter for edge in chain))
-        listed = "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
-        text = (
-            f"{name_ranks(ranks)} miss each other's calls because {differ}: {listed}"
-            if differ
-            else f"{name_ranks(ranks)} wait for each other in a circle: {listed}"
-        )
-        return self._finding(
-            case,
-            chain,
-            code="p2p.unmatched" if differ else "p2p.cycle",
-            summary=text,
-            advice="Give both calls the same tag and group." if differ else "",
-            confidence=0.95,
-        )
+        differ = describe_tags([case.job.peer_waits[edge.waiter] for edge in chain])
+        if differ:
+            what = f"miss each other's calls because {differ}: {_calls(chain)}"
+            advice = "Give both calls the same tag and group."
+            return self._finding(case, chain, "p2p.unmatched", what, 0.95, advice)
+        what = f"wait for each other in a circle: {_calls(chain)}"
+        return self._finding(case, chain, "p2p.cycle", what, 0.95)
 
     def _of_collectives(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
-        ranks = sorted(edge.waiter for edge in chain)
         listed = "; ".join(
             f"rank {edge.waiter} is in {edge.what} and waits for rank {edge.awaited}"
             for edge in chain
         )
-        return self._finding(
-            case,
-            chain,
-            code="collective.op_mismatch",
-            summary=f"{name_ranks(ranks)} call their groups in different orders: {listed}",
-            advice="Let every rank call the collectives of its groups in the same order: compare the call "
-            "sites below.",
-            confidence=0.8,
+        advice = (
+            "Let every rank call the collectives of its groups in the same order: compare the call "
+            "sites below."
         )
+        what = f"call their groups in different orders: {listed}"
+        return self._finding(case, chain, "collective.op_mismatch", what, 0.8, advice)
 
     def _mixed(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
-        ranks = sorted(edge.waiter for edge in chain)
-        listed = "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
-        return self._finding(
-            case,
-            chain,
-            code="p2p.unmatched",
-            summary=f"{name_ranks(ranks)} wait for each other in different calls: {listed}",
-            advice="One of them has a send or recv too many, or the other has one too few: compare the call "
-            "sites below.",
-            confidence=0.7,
+        advice = (
+            "One of them has a send or recv too many, or the other has one too few: compare the call "
+            "sites below."
         )
+        what = f"wait for each other in different calls: {_calls(chain)}"
+        return self._finding(case, chain, "p2p.unmatched", what, 0.7, advice)
 
     def _finding(
-        self,
-        case: Case,
-        chain: tuple[Edge, ...],
-        *,
-        code: str,
-        summary: str,
-        advice: str,
-        confidence: float,
-    ) -> Finding:
+        self, case: Case, chain: tuple[Edge, ...], code: str, what: str, confidence: float, advice: str = ""
+    ) -> Finding:  # fmt: skip
         ranks = tuple(sorted({edge.waiter for edge in chain}))
         group = case.job.ranks[chain[0].waiter].groups.get(chain[0].pg_name)
         longest = max(edge.waited_s for edge in chain)
         return Finding(
             code=code,
-            severity="hang",
             culprit_ranks=ranks,
             waiting_ranks=tuple(sorted(case.graph.behind(ranks))),
             pg_name=chain[0].pg_name or None,
             pg_desc=(group.pg_desc or None) if group else None,
-            summary=f"{summary}; for {seconds(longest)}",
+            summary=f"{name_ranks(ranks)} {what}; for {seconds(longest)}",
             advice=advice,
             evidence=tuple(_edge_evidence(case, chain)),
             confidence=confidence,
         )
+
+
+def _calls(chain: tuple[Edge, ...]) -> str:
+    return "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
 
 
 def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:

@@ -29,7 +29,6 @@ class MissingByStack:
         place = case.where(outside[0]) if len(outside) == 1 else ""
         yield Finding(
             code="collective.rank_missing",
-            severity="hang",
             culprit_ranks=tuple(outside),
             waiting_ranks=tuple(inside),
             summary=f"{name_ranks(outside, 'is', 'are')} elsewhere{' (at ' + place + ')' if place else ''} while "

@@ -48,7 +48,6 @@ class CollectiveRankMissing:
         who = name_ranks(culprits or view.missing)
         return Finding(
             code="collective.rank_missing",
-            severity="hang",
             role="root" if culprits else "symptom",
             culprit_ranks=culprits,
             waiting_ranks=view.entered,
@@ -211,7 +210,6 @@ class OperationsDiffer:
         )
         return Finding(
             code=f"collective.{aspect}_mismatch",
-            severity="hang",
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
             pg_name=view.pg_name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -61,12 +60,11 @@ class CountUneven:
         more = found.together + 1
         return Finding(
             code="collective.count_uneven",
-            severity="hang",
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"{name_ranks(found.more)} {_verb(found.more)} {entry} {at_least}{more} times, "
+            summary=f"{name_ranks(found.more)} {agree(found.more, 'calls', 'call')} {entry} {at_least}{more} times, "
             f"{name_ranks(found.fewer)} only {at_least}{found.together} times and "
             f"{agree(found.fewer, 'is', 'are')} in {other}: they meet as "
             f"#{found.seq} of {view.title} and wait for each other"
@@ -171,12 +169,7 @@ def _candidates(case: Case, view: GroupView, present: list[int]) -> list[int]:
 
 def _odd(found: Round) -> tuple[int, ...]:
     """The ranks of the smaller side; all of them where both sides are equal."""
-    sizes = Counter(more=len(found.more), fewer=len(found.fewer))
-    if sizes["more"] == sizes["fewer"]:
+    if len(found.more) == len(found.fewer):
         return tuple(sorted((*found.more, *found.fewer)))
-    smaller = found.more if sizes["more"] < sizes["fewer"] else found.fewer
+    smaller = found.more if len(found.more) < len(found.fewer) else found.fewer
     return tuple(sorted(smaller))
-
-
-def _verb(ranks: dict[int, Entry]) -> str:
-    return "calls" if len(ranks) == 1 else "call"

@@ -30,12 +30,11 @@ class MonitoredBarrierMissing:
                 inside.setdefault((group.pg_name, group.members), {})[rank] = operation
         for (pg_name, members), operations in inside.items():
             missing = [rank for rank in members if rank not in operations]
-            busy = {rank for rank in missing if case.graph.is_waiting(rank)}
             group = case.job.ranks[min(operations)].groups[pg_name]
             if not missing or not self._is_over(case, operations, group):
                 continue
             if not all(debugged_by_intent(case, rank) for rank in missing):
-                yield self._finding(case, group, operations, missing, busy)
+                yield self._finding(case, group, operations, missing)
 
     def _is_over(self, case: Case, operations: dict[int, Operation], group: Group) -> bool:
         for rank, operation in operations.items():
@@ -46,26 +45,17 @@ class MonitoredBarrierMissing:
         return False
 
     def _finding(
-        self,
-        case: Case,
-        group: Group,
-        operations: dict[int, Operation],
-        missing: list[int],
-        busy: set[int],
+        self, case: Case, group: Group, operations: dict[int, Operation], missing: list[int]
     ) -> Finding:
-        culprits = tuple(rank for rank in missing if rank not in busy)
+        culprits = tuple(rank for rank in missing if not case.graph.is_waiting(rank))
         waited_s = max(
             case.job.age_s(case.job.ranks[rank], operation.entered_ns)
             for rank, operation in operations.items()
         )
-        place = (
-            f"; rank {missing[0]} is at {where}"
-            if len(missing) == 1 and (where := case.where(missing[0]))
-            else ""
-        )
+        where = case.where(missing[0]) if len(missing) == 1 else ""
+        place = f"; rank {missing[0]} is at {where}" if where else ""
         return Finding(
             code="collective.rank_missing",
-            severity="hang",
             role="root" if culprits else "symptom",
             culprit_ranks=culprits,
             waiting_ranks=tuple(operations),
@@ -76,14 +66,7 @@ class MonitoredBarrierMissing:
             f"{name_ranks(operations)} entered it {seconds(waited_s)} ago",
             evidence=(
                 *(case.place(rank) for rank in missing[:8]),
-                *(
-                    Evidence(
-                        source="operations",
-                        global_rank=rank,
-                        text=_call_text(case, rank, operation),
-                    )
-                    for rank, operation in list(operations.items())[:4]
-                ),
+                *(_entered(case, rank, operations[rank]) for rank in list(operations)[:4]),
             ),
             confidence=0.95 if culprits else 0.6,
         )
@@ -99,6 +82,7 @@ def _unfinished(process: Process) -> Operation | None:
     return newest if not newest.left_ns or failed else None
 
 
-def _call_text(case: Case, rank: int, operation: Operation) -> str:
+def _entered(case: Case, rank: int, operation: Operation) -> Evidence:
     site = case.job.site_of(rank, operation)
-    return f"rank {rank}: monitored_barrier{', at ' + case.source(site) if site else ''}"
+    text = f"rank {rank}: monitored_barrier{', at ' + case.source(site) if site else ''}"
+    return Evidence(source="operations", global_rank=rank, text=text)

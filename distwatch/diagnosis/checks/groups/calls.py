@@ -126,7 +126,6 @@ class GroupCallsDiffer:
         confidence = 0.95 if shifted else 0.9
         return Finding(
             code="group.counter_skew" if shifted else "group.members_disagree",
-            severity="hang",
             culprit_ranks=odd,
             waiting_ranks=tuple(sorted(waiting - set(odd))),
             summary=summary,

@@ -59,7 +59,6 @@ class GroupCallMissing:
         first = waiting[next(iter(waiting))]
         yield Finding(
             code="group.call_missing",
-            severity="hang",
             culprit_ranks=tuple(absent),
             waiting_ranks=tuple(waiting),
             pg_desc=call.pg_desc or None if call else None,

@@ -196,7 +196,6 @@ class RanksBlocked:
         longest = next(iter(case.graph.awaited_by(rank)), None)
         return Finding(
             code=code,
-            severity="hang",
             culprit_ranks=(rank,),
             waiting_ranks=waiting,
             pg_name=(longest.pg_name or None) if longest else None,

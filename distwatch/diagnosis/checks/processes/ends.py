@@ -172,7 +172,6 @@ class RankStopped:
             return
         yield Finding(
             code="process.stopped",
-            severity="hang",
             culprit_ranks=tuple(stopped),
             waiting_ranks=case.waiting_for(stopped),
             summary=f"{name_ranks(stopped, 'is', 'are')} stopped (SIGSTOP or SIGTSTP): the kernel does not run "
@@ -238,7 +237,6 @@ class RankFrozen:
         )
         return Finding(
             code="process.io_blocked" if in_kernel else "process.gil_held",
-            severity="hang",
             culprit_ranks=(rank,),
             waiting_ranks=waiting,
             summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",

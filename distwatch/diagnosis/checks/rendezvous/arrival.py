@@ -88,7 +88,6 @@ class RanksNotArrived:
         confidence = 0.95 if local else 0.6
         return Finding(
             code="rendezvous.rank_never_started",
-            severity="hang",
             culprit_ranks=never,
             waiting_ranks=tuple(case.waiting),
             summary=f"{name_ranks(never)} of {case.job.world} never started: no process of "
@@ -112,7 +111,6 @@ class RanksNotArrived:
         seen = all(case.job.ranks[rank].instrumented for rank in ranks)
         return Finding(
             code="rendezvous.rank_missing",
-            severity="hang",
             culprit_ranks=ranks,
             waiting_ranks=tuple(case.waiting),
             summary=f"{_whereabouts(case, absence)}; {wait_clause(case)} for {agree(ranks, 'it', 'them')}",
@@ -133,7 +131,6 @@ class RanksNotArrived:
         after = seconds(max(0.0, (begun - (over_ns or begun)) / 1e9))
         return Finding(
             code="rendezvous.rank_missing",
-            severity="hang",
             culprit_ranks=late,
             waiting_ranks=tuple(rank for rank in given_up if rank not in late),
             summary=f"{name_ranks(late)} reached init_process_group {after} after {name_ranks(given_up)} "

@@ -57,7 +57,6 @@ class RankDuplicated:
         waiting = tuple(rank for rank in case.waiting if rank not in found)
         yield Finding(
             code="rendezvous.rank_duplicated",
-            severity="hang",
             culprit_ranks=tuple(sorted(found)),
             waiting_ranks=waiting,
             summary=f"several processes claim the same rank. {told}",

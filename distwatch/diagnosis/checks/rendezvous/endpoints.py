@@ -63,7 +63,6 @@ class EndpointDisagrees:
         )
         return Finding(
             code="rendezvous.endpoint_disagrees",
-            severity="hang",
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in case.waiting if rank not in odd),
             summary=f"the ranks of one job use different MASTER_ADDR:MASTER_PORT: {told}",

@@ -111,7 +111,6 @@ class ActorsUnobserved:
         first = placed[0]
         yield Finding(
             code="rendezvous.rank_missing",
-            severity="hang",
             culprit_ranks=ranks,
             waiting_ranks=tuple(case.waiting),
             summary=f"{name_ranks(ranks, 'has', 'have')} not arrived, as far as this observer sees: Ray has "

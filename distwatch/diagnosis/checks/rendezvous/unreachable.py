@@ -66,7 +66,6 @@ class StoreUnreachable:
         tail = f"; {wait_clause(case, waiting)} for {agree(ranks, 'it', 'them')}"
         return Finding(
             code="rendezvous.store_unreachable",
-            severity="hang",
             culprit_ranks=tuple(ranks),
             waiting_ranks=waiting,
             summary=f"{name_ranks(ranks)} on {probed.host} cannot reach the store at {probed.endpoint}: {detail}"
@@ -89,7 +88,6 @@ class StoreUnreachable:
         where = endpoint_text(case.job.ranks[ranks[0]])
         return Finding(
             code="rendezvous.store_unreachable",
-            severity="hang",
             culprit_ranks=tuple(ranks),
             waiting_ranks=waiting,
             summary=f"{name_ranks(ranks)} cannot connect to the TCPStore at {where}, where rank 0 listens; "
