@@ -1,1 +1,1 @@
-"""Read-only looks from outside: process, stacks, exits, host, devices, and who belongs to a job."""
+"""Read-only looks from outside: processes, stacks, exits, hosts, devices, and the processes of a job."""

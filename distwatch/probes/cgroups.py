@@ -18,7 +18,7 @@ _V2 = {"limit": "memory.max", "used": "memory.current", "events": "memory.events
 
 @dataclass(frozen=True)
 class MemoryGroup:
-    """A memory cgroup: `path` is its folder, `root` the topmost one that we can see."""
+    """A memory cgroup: `path` is its folder, `root` the topmost visible one."""
 
     path: str
     root: str
@@ -26,9 +26,9 @@ class MemoryGroup:
 
     @property
     def limit(self) -> tuple[int | None, int | None]:
-        """Bytes allowed and used where there is least room, in itself or a group above it.
+        """Bytes allowed and used where there is least room, in the group itself or in one above it.
 
-        Without any limit: None, and its own use. File cache that nobody uses does not count:
+        Without any limit: None, and the group's own use. File cache that is not in use does not count:
         the kernel drops it before it kills.
         """
         limits = [
@@ -44,7 +44,7 @@ class MemoryGroup:
 
     @property
     def oom_kills(self) -> int | None:
-        """How often the kernel's OOM killer struck in it; None where it does not say."""
+        """How many processes of the group the OOM killer has killed; None where the kernel does not say."""
         for line in read_text(f"{self.path}/{self.files['events']}").splitlines():
             name, _, value = line.partition(" ")
             if name == "oom_kill" and value.strip().isdigit():
@@ -63,7 +63,7 @@ class MemoryGroup:
             return None
         lines = [line.split() for line in read_text(f"{folder}/memory.stat").splitlines()]
         known = {name: int(value) for name, value in (line for line in lines if len(line) == 2)}
-        # Version 1 tells the sums over the groups below as total_…
+        # Version 1 reports the sums over child groups as total_…
         idle = known.get("total_inactive_file", known.get("inactive_file", 0))
         return max(0, used - idle)
 
@@ -74,10 +74,10 @@ class MemoryGroup:
 
 
 def memory_group(pid: int) -> MemoryGroup | None:
-    """The memory cgroup that a process is in; None where none is visible from here."""
+    """The memory cgroup that a process is in; None where none is visible."""
     mounts = _mounts()
     paths = [line.split(":", 2) for line in read_text(f"/proc/{pid}/cgroup").splitlines()]
-    # On a hybrid machine version 1 has the memory controller, and version 2 only the tree.
+    # On a hybrid machine, version 1 has the memory controller and version 2 only the tree.
     for version, files in (("cgroup", _V1), ("cgroup2", _V2)):
         for _, controllers, path in (one for one in paths if len(one) == 3):
             if version == "cgroup" and "memory" not in controllers.split(","):
@@ -92,7 +92,7 @@ def memory_group(pid: int) -> MemoryGroup | None:
 
 
 def _mounts() -> list[tuple[str, str, str]]:
-    """Kind, root within the hierarchy, and mount point of what can hold a memory controller."""
+    """Kind, root within the hierarchy, and mount point of each possible memory controller."""
     found = []
     for line in read_text("/proc/self/mountinfo").splitlines():
         head, _, tail = line.partition(" - ")
@@ -106,8 +106,8 @@ def _mounts() -> list[tuple[str, str, str]]:
 
 
 def _folder(path: str, top: str, mount: str) -> str:
-    # In a container the mount shows only its own part of the hierarchy, while the process's
-    # path may be told from the host's root.
+    # In a container the mount shows only its own part of the hierarchy, but the process's path may
+    # be relative to the host's root.
     if top != "/" and (path == top or path.startswith(top + "/")):
         path = path[len(top) :]
     folder = mount + path.rstrip("/")

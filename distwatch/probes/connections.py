@@ -13,7 +13,7 @@ from distwatch.state.events import Connection, ConnectionsSeen
 _INODE = re.compile(r"socket:\[(\d+)\]")
 _STATES = {"01": "established", "02": "syn_sent", "04": "fin_wait1", "08": "close_wait", "09": "last_ack"}  # fmt: skip
 _RETRANSMITTING = "01"
-"""The timer that runs: a closed window has another one, and says that the peer does not read."""
+"""The retransmission timer: a closed window has another timer, and means that the peer does not read."""
 SENT_AGAIN = 2
 LISTED = 16
 ADDRESSES = 8
@@ -22,9 +22,9 @@ ADDRESSES = 8
 def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
     """The process's connections beyond this host; None where they cannot be read.
 
-    A connection is stuck where its oldest data, or its opening, has been sent at least
-    `SENT_AGAIN` times more without an answer. It reads a table of all connections of the
-    process's network: a millisecond for each thousand of them.
+    A connection is stuck where its oldest data, or its opening, was sent at least `SENT_AGAIN` more
+    times without an answer. This reads a table of all connections of the process's network
+    namespace: one millisecond for each thousand of them.
     """
     inodes = _sockets_of(pid)
     if inodes is None:
@@ -49,7 +49,7 @@ def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
 
 
 def owner_of_peer(peer: tuple[str, int], here: tuple[str, int]) -> int | None:
-    """The uid behind the other end of a connection within this machine; None: it is not seen here.
+    """The uid at the other end of a connection within this machine; None: not visible here.
 
     Args:
         peer, here: the two ends as address and port, the peer's first.
@@ -64,7 +64,7 @@ def owner_of_peer(peer: tuple[str, int], here: tuple[str, int]) -> int | None:
 
 
 def _end(address: str, port: int) -> str:
-    # In the kernel's tables an IPv4 address in the dress of IPv6 is the same as without.
+    # In the kernel's tables, an IPv4 address mapped into IPv6 is the same address.
     host = str(plain_address(address))
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

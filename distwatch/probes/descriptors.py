@@ -1,4 +1,4 @@
-"""What a file descriptor of another process is: a path, a pipe, or a socket and its peer."""
+"""What a file descriptor of another process refers to: a path, a pipe, or a socket and its peer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INODE = re.compile(r"socket:\[(\d+)\]")
 _CONNECTING, _LISTENING = "02", "0A"
 _KEPT = 4096
 
-# The tables of a node with many connections are long; an inode's endpoints do not change.
+# The socket tables of a busy node are long; an inode's endpoints do not change.
 _known: dict[str, str] = {}
 
 
@@ -20,8 +20,8 @@ def describe_descriptor(pid: int, descriptor: int, *, look_up: bool = True) -> s
     """`/data/shard-3`, `socket 10.0.0.1:1234→10.0.0.2:29500`, `stdin (/dev/null)`; '' if unknown.
 
     Args:
-        look_up: whether the socket tables may be read (a millisecond or more); without it only
-            sockets that were looked up before carry their endpoints.
+        look_up: whether to read the socket tables (a millisecond or more); otherwise only sockets
+            that were looked up before have their endpoints.
     """
     try:
         target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
@@ -53,8 +53,8 @@ def _socket(pid: int, inode: str, look_up: bool) -> str:
 
 
 def _find_socket(pid: int, inode: str) -> tuple[str, bool]:
-    """A socket in words, and whether they stay true for as long as it is open."""
-    # The tables of the process, not ours: it may live in a network namespace of its own.
+    """A socket in words, and whether the words stay true while it is open."""
+    # The process's own tables: it may be in another network namespace.
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in _lines_with(pid, table, inode):
             fields = line.split()
@@ -81,9 +81,9 @@ def _internet(table: str, local: str, peer: str, state: str) -> tuple[str, bool]
 
 
 def address_of(text: str) -> str:
-    """`10.0.0.1:29500` of an address as /proc/net/tcp prints it."""
+    """`10.0.0.1:29500` for an address in the format of /proc/net/tcp."""
     host, _, port = text.partition(":")
-    # The kernel prints words of 32 bits in the machine's byte order.
+    # The kernel prints 32-bit words in the machine's byte order.
     groups = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
     raw = b"".join(groups)
     if len(raw) == 4 or raw[:12] == b"\0" * 10 + b"\xff\xff":

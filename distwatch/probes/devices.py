@@ -8,7 +8,7 @@ from typing import Any
 from distwatch.probes.kernel_log import KernelLog, xids
 from distwatch.state.events import Device, DevicesSampled, DeviceUse, NotObserved
 
-# Each under its newer and its older name: GpuIdle and clocks that somebody set are no complaint.
+# Each under its newer and older name. GpuIdle and clocks that somebody set are not problems.
 _THROTTLE = {
     "SwPowerCap": "power cap",
     "HwSlowdown": "hardware slowdown",
@@ -21,13 +21,13 @@ _XIDS_KEPT = 16
 
 
 class Devices:
-    """NVML, opened at the first sample. Whatever a driver does not report stays None.
+    """NVML, opened at the first sample. What a driver does not report stays None.
 
-    A driver whose device hangs can block in any call: sample in a thread of its own.
+    A driver whose device hangs can block in any call: take samples in a separate thread.
     """
 
     def __init__(self, nvml: Any = None, log_path: str = "/dev/kmsg") -> None:
-        """`nvml`: the pynvml module, imported when it is needed by default."""
+        """`nvml`: the pynvml module; imported on first use by default."""
         self._nvml = nvml
         self._log_path = log_path
         self._log: KernelLog | None = None
@@ -39,7 +39,7 @@ class Devices:
         self._xids: dict[int, list[int]] = {}
 
     def sample(self, host: str) -> DevicesSampled:
-        """All devices now, or why there are none to see."""
+        """All devices now, or why none are visible."""
         if not self._opened:
             self._opened = True
             self._why_not = self._open()
@@ -50,14 +50,14 @@ class Devices:
         return DevicesSampled(host=host, devices=devices)
 
     def blind_spots(self, host: str) -> list[NotObserved]:
-        """What cannot be seen of the devices that were sampled, and why."""
+        """What could not be seen of the sampled devices, and why."""
         if self._log is None or self._log.why_not is None:
             return []
         why = f"the driver gives no events, and {self._log.why_not}"
         return [NotObserved(host=host, what="devices: xid", why=why)]
 
     def close(self) -> None:
-        """Gives NVML back."""
+        """Closes NVML."""
         if self._log is not None:
             self._log.close()
         if self._opened and self._why_not is None:
@@ -80,7 +80,7 @@ class Devices:
         except self._nvml.NVMLError as error:
             return f"no NVIDIA driver: {error}"
         if not count:
-            return "no NVIDIA device is visible: the driver is there and lists none"
+            return "no NVIDIA device is visible: the driver is installed but lists none"
         self._handles = [self._handle(index) for index in range(count)]
         self._watch_xids()
         return None
@@ -93,7 +93,7 @@ class Devices:
             return f"not readable: {error}"
 
     def _try(self, name: str, *arguments: Any) -> Any:
-        """The driver's answer; None where it, or this pynvml, does not know the question."""
+        """The driver's answer; None where the driver or this pynvml does not support the question."""
         function: Callable[..., Any] | None = getattr(self._nvml, name, None)
         if function is None:
             return None
@@ -147,7 +147,7 @@ class Devices:
         )
 
     def _watch_xids(self) -> None:
-        """By NVML's events where every device gives them, else from the kernel's log."""
+        """By NVML's events where every device supports them, else from the kernel log."""
         readable = [handle for handle in self._handles if not isinstance(handle, str)]
         for index, handle in enumerate(self._handles):
             if not isinstance(handle, str):
@@ -186,7 +186,7 @@ class Devices:
 
 
 def _address(text: str) -> str:
-    """A PCI address without its domain's padding and its function, as both sources tell it."""
+    """A PCI address without domain padding and function, for comparing both sources."""
     domain, _, rest = text.lower().partition(":")
     return f"{int(domain, 16) if domain else 0:x}:{rest.partition('.')[0]}"
 

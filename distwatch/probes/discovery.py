@@ -1,4 +1,4 @@
-"""Which processes of this node belong to a job, without any help from it."""
+"""The processes of this node that belong to a job, found without any help from the job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_command(pid: int) -> tuple[str, ...]:
 
 
 def sight(pid: int) -> ProcessSighted | None:
-    """What a process is, from outside; None where it is gone or not ours to read."""
+    """A process as seen from outside; None where it is gone or not readable."""
     table = ProcessTable()
     seen = table.get(pid) if pid > 0 else None
     return _sighted(table, seen) if seen is not None and seen.environ is not None else None
@@ -45,15 +45,15 @@ def ranks_of(identity: Identity) -> list[ProcessSighted]:
 
 
 def job_of(pid: int) -> list[ProcessSighted]:
-    """The part of a run that is on this node: launchers first, then ranks, then their children.
+    """The part of a run on this node: launchers first, then ranks, then their children.
 
     Args:
-        pid: any process of it: a rank, its launcher or the shell above that, a dataloader's
-            worker, another subprocess of a rank, a Ray worker.
+        pid: any process of it: a rank, its launcher or the shell above that, a dataloader worker,
+            another subprocess of a rank, a Ray worker.
 
     Raises:
         NoSuchTarget: there is no such process.
-        AttachDenied: it is not ours to read.
+        AttachDenied: it is not readable.
     """
     table = ProcessTable()
     start = _require(table, pid)
@@ -94,7 +94,7 @@ def _ranks(table: ProcessTable, identity: Identity) -> list[Seen]:
 
 
 def _rank_below(table: ProcessTable, start: Seen) -> Seen | None:
-    """A rank below a process, or else below the launcher above it."""
+    """A rank below a process, else one below the launcher above the process."""
     tops = [start, *(one for one in table.above(start) if table.role_of(one) == "launcher")]
     for top in tops:
         for one in table.below(top):
@@ -104,7 +104,7 @@ def _rank_below(table: ProcessTable, start: Seen) -> Seen | None:
 
 
 def _ray_workers(table: ProcessTable, start: Seen) -> list[Seen]:
-    """Ray workers whose ranks were set at run time, so that no environment shows them."""
+    """Ray workers whose ranks were set at run time, so no environment shows them."""
 
     def place(one: Seen) -> tuple[str, str] | None:
         environ = one.environ or {}
@@ -120,12 +120,12 @@ def _same_run(one: Identity, other: Identity) -> bool:
     if one.endpoint is not None and other.endpoint is not None:
         return one.endpoint == other.endpoint
     if "ray" in (one.launcher, other.launcher) and one.endpoint != other.endpoint:
-        return False  # each cluster on a machine has a job 01000000
+        return False  # every cluster has a job 01000000
     return one.launch_id is not None and one.launch_id == other.launch_id
 
 
 def _same_network(one: Seen, other: Seen) -> bool:
-    """127.0.0.1 of one container is not that of another."""
+    """127.0.0.1 of one container is another address than that of a second container."""
     if not is_loopback(other.identity.master_addr or ""):
         return True
     try:
@@ -136,7 +136,7 @@ def _same_network(one: Seen, other: Seen) -> bool:
 
 
 def _same_cluster(one: Seen, other: Seen) -> bool:
-    """A job's id begins anew in each Ray cluster."""
+    """Every Ray cluster numbers its jobs from the beginning."""
     raylets = [(seen.environ or {}).get("RAY_RAYLET_PID", "") for seen in (one, other)]
     if raylets[0] == raylets[1] or not all(raylet.isdigit() for raylet in raylets):
         return True
@@ -169,11 +169,11 @@ def _place(process: ProcessSighted) -> tuple[int, int, int]:
 
 
 def _require(table: ProcessTable, pid: int) -> Seen:
-    """A process that we may read.
+    """A readable process.
 
     Raises:
         NoSuchTarget: there is no such process.
-        AttachDenied: it is not ours to read.
+        AttachDenied: it is not readable.
     """
     seen = table.get(pid) if pid > 0 else None
     if seen is None:

@@ -1,4 +1,4 @@
-"""What answers at the address where the ranks of a job are to meet. It only looks."""
+"""What answers at a rendezvous endpoint. It only looks."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from distwatch.state.events import EndpointProbed
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 
 ANSWER_WITHIN_S = 2.0
-"""For each connection, and for each answer."""
+"""The limit for each connection, and for each answer."""
 LISTED_FROM_AFAR = 512
-"""Larger worlds' keys are listed on the store's own host alone: each node looks at the one store."""
+"""Keys of larger worlds are listed only on the store's own host: every node looks at the one store."""
 _TRIED = 4
 _TELLING = ("refused", "no_answer", "unresolved", "error")
-"""Of several addresses that nobody answered at: a refusal shows at least a host that lives."""
+"""Of several addresses without an answer, a refusal counts first: it shows at least a living host."""
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """What a name stands for; without addresses: why not."""
+    """The addresses of a name; without any: why not."""
 
     addresses: tuple[str, ...] = ()
     why: str = ""
 
 
 def resolve(host_name: str, port: int) -> Resolved:
-    """Looks a name up. Blocks for as long as its name server lets it."""
+    """Looks a name up. Blocks for as long as the name server takes."""
     try:
         found = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        words = error.strerror if isinstance(error, OSError) else "it is no host name"
+        words = error.strerror if isinstance(error, OSError) else "it is not a host name"
         return Resolved(why=f"{host_name[:255]!r} does not resolve ({words})")
     return Resolved(addresses=tuple(dict.fromkeys(str(place[0]) for *_, place in found)))
 
@@ -51,15 +51,15 @@ def probe_endpoint(
     ranks: Iterable[int] = (),
     likely: Iterable[int] = (),
 ) -> EndpointProbed:
-    """Resolves, connects, pings, and reads who has come. Blocks for some seconds at most.
+    """Resolves, connects, pings, and reads who has arrived. Blocks for some seconds at most.
 
     Args:
-        endpoint: as the ranks write it: the event carries it so.
-        address: the same in its parts, host name and port.
-        resolved: what `resolve` said of the name, where it was looked up already.
-        expected: the world whose ranks are looked for in the store; without it none is named.
-        ranks: processes of this host that wait there; from another network than this process's
-            own nothing is seen.
+        endpoint: as the ranks write it; the event has it in this form.
+        address: the same, split into host name and port.
+        resolved: what `resolve` returned for the name, where it was looked up already.
+        expected: the world whose ranks are looked for in the store; without it no ranks are named.
+        ranks: processes of this host that wait there; where they are in another network namespace
+            than this process, nothing is visible.
         likely: processes that probably listen there.
     """
     host_name, port = address
@@ -89,7 +89,7 @@ def is_here(addresses: Iterable[str]) -> bool:
 def _look(
     endpoint: str, port: int, resolved: Resolved, expected: Expected | None
 ) -> tuple[EndpointProbed, str]:
-    """What is there, and the address that took the connection, where one did."""
+    """What is there, and the address that accepted the connection, if one did."""
     seen = EndpointProbed(
         host=host_name(),
         endpoint=endpoint,
@@ -116,7 +116,7 @@ def _failed(seen: EndpointProbed, error: StoreUnreachable) -> EndpointProbed:
 
 
 def _read(client: StoreClient, seen: EndpointProbed, expected: Expected | None) -> EndpointProbed:
-    """What a store that answered holds; what it does not tell is said in `detail`."""
+    """What an answering store holds; `detail` says what it does not tell."""
     clients: int | None = None
     arrived: tuple[int, ...] = ()
     detail = ""
@@ -125,9 +125,9 @@ def _read(client: StoreClient, seen: EndpointProbed, expected: Expected | None) 
         if expected is not None and _may_list(expected, seen.addresses):
             arrived, detail = arrived_ranks(client.list_keys(), expected)
     except TimeoutError:
-        detail = "it answers, and does not list its keys in time"
+        detail = "it answers, but does not list its keys in time"
     except (OSError, ValueError):
-        # It has answered a ping: an unknown query is what it hangs up at.
+        # It has answered a ping, so it hung up because it does not know the query.
         detail = "it does not list its keys (torch before 2.10)"
     return msgspec.structs.replace(
         seen, outcome="store", detail=detail, clients=clients, arrived=arrived
@@ -141,7 +141,7 @@ def _may_list(expected: Expected, addresses: tuple[str, ...]) -> bool:
 def _with_owner(
     probed: EndpointProbed, addresses: tuple[str, ...], listeners: list[Listener]
 ) -> EndpointProbed:
-    """The listener that is meant by the address; else one that has the port at another address."""
+    """The listener at the address; else one that has the port at another address."""
 
     def nearness(listener: Listener) -> int:
         return max(listener.nearness(address) for address in addresses)
@@ -152,8 +152,8 @@ def _with_owner(
     if nearness(meant):
         return _owned(probed, meant)
     if probed.outcome != "refused":
-        return probed  # whoever answered is not among those that are seen
-    detail = f"{probed.detail}; {meant} has this port at {meant.address}"
+        return probed  # the process that answered is not visible
+    detail = f"{probed.detail}; {meant} holds this port at {meant.address}"
     return _owned(msgspec.structs.replace(probed, detail=detail), meant)
 
 
@@ -165,12 +165,12 @@ def _owned(probed: EndpointProbed, owner: Listener) -> EndpointProbed:
 
 def _not_seen(endpoint: str, port: int, away: dict[str, int]) -> EndpointProbed:
     several = len(away) > 1
-    whose = "several networks" if several else "a network of their own"
+    whose = "several network namespaces" if several else "another network namespace"
     probed = EndpointProbed(
         host=host_name(),
         endpoint=endpoint,
         outcome="error",
-        detail=f"not observed: the ranks of this host live in {whose}",
+        detail=f"not observed: the ranks of this host are in {whose}",
     )
     try:
         listeners = [] if several else listeners_of(port, network_of=next(iter(away.values())))
@@ -182,12 +182,12 @@ def _not_seen(endpoint: str, port: int, away: dict[str, int]) -> EndpointProbed:
 
 
 def _other_networks(pids: Iterable[int]) -> dict[str, int]:
-    """The networks of those processes, one process of each; empty where all live in this one."""
+    """The network namespaces of those processes, one process for each; empty where all are in this one."""
     own = os.readlink("/proc/self/ns/net")
     found: dict[str, int] = {}
     for pid in pids:
         try:
             found.setdefault(os.readlink(f"/proc/{pid}/ns/net"), pid)
         except OSError:
-            continue  # it has ended, or is not ours to look into
+            continue  # it has ended, or is not readable
     return {} if set(found) <= {own} else found

@@ -1,4 +1,4 @@
-"""What torchelastic's `record` leaves of a rank's exception: a JSON file named by its environment."""
+"""The exception that torchelastic's `record` writes for a rank: a JSON file named in its environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def error_file_of(pid: int) -> str:
 
 
 def read_error_file(key: str, path: str) -> ErrorFileRead | None:
-    """The exception in it, secrets redacted; None where nothing readable was left."""
+    """The exception in the file, secrets redacted; None where nothing readable was left."""
     raw = read_bytes(path)
     if not raw or len(raw) > _LARGEST:
         return None

@@ -1,4 +1,4 @@
-"""How a process ended: pidfd for the moment, the zombie or the pidfd for the status."""
+"""How a process ended: a pidfd for the moment, the zombie or the pidfd for the status."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _PIDFD_GET_INFO = 3 << 30 | _INFO.size << 16 | 0xFF << 8 | 11
 _PIDFD_INFO_EXIT = 1 << 3
 _CORE_DUMPED = 0x80
 
-# How many OOM kills of a cgroup have already been put down to one of our processes.
+# How many OOM kills of a cgroup are already attributed to one of our processes.
 _attributed: dict[str, int] = {}
 
 
 class ExitWatch:
-    """Watches one process, which need not be our child. `fileno` turns readable at its end."""
+    """Watches one process, not necessarily a child. `fileno` becomes readable when it ends."""
 
     def __init__(self, key: str, pid: int, ticks: int, log_path: str = "/dev/kmsg") -> None:
         """Starts watching.
 
         Raises:
-            ProcessLookupError: that process is gone, or its pid is another's now.
+            ProcessLookupError: the process is gone, or another process has its pid now.
             OSError: the kernel has no pidfd (Linux < 5.3), or a sandbox forbids it.
         """
         self.key = key
         self.pid = pid
         self.ticks = ticks
         self._descriptor = os.pidfd_open(pid)
-        # The pid may have been reused between the record and us.
+        # The pid may have been reused since the record was written.
         if start_ticks(pid) != ticks:
             os.close(self._descriptor)
             raise ProcessLookupError(f"pid {pid} is no longer the process that was recorded")
@@ -70,7 +70,7 @@ class ExitWatch:
         return ExitSeen(process=self.key, exit_code=status >> 8 & 0xFF, how=how)
 
     def close(self) -> None:
-        """Gives the descriptors back."""
+        """Closes the descriptors."""
         self._log.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -82,11 +82,11 @@ class ExitWatch:
         if fields is None or fields[0] not in "ZX" or int(fields[19]) != self.ticks:
             return None
         status = int(fields[49]) if len(fields) > 49 else 0
-        # To those who may not look, the kernel shows 0, as if it had ended well.
+        # For those who may not look, the kernel shows 0, as if the process had ended well.
         return status if status or may_trace(self.pid) else None
 
     def _pidfd_status(self) -> int | None:
-        """Linux ≥ 6.15 keeps the status with the pidfd after the parent has taken it."""
+        """Linux ≥ 6.15 keeps the status in the pidfd after the parent has collected it."""
         request = bytearray(_INFO.size)
         struct.pack_into("=Q", request, 0, _PIDFD_INFO_EXIT)
         try:
@@ -99,20 +99,20 @@ class ExitWatch:
     def _why_unknown(self) -> str:
         fields = stat_fields(self.pid)
         if fields is not None and int(fields[19]) == self.ticks:
-            return "ended; its status is for its own user to read until its parent takes it"
-        return "ended; its parent took the status, and before Linux 6.15 the kernel keeps no other"
+            return "ended; only its own user may read its status, until its parent collects it"
+        return "ended; its parent collected the status, and Linux before 6.15 keeps no copy"
 
     def _oom_killed(self) -> str | None:
-        """The kernel's or cgroup's words for an OOM kill of this process, where one said so."""
+        """The kernel's or cgroup's report of an OOM kill of this process, if there is one."""
         killed = killed_for_memory(self._log.read())
         group, before = self._group, self._oom_kills
         now = group.oom_kills if group else None
         ours = killed.get(self.pid) if pids_are_global() else None
         if ours is None and killed and pids_are_global():
-            return None  # the kernel names whom it killed, and this process is not among them
+            return None  # the kernel lists its kills, and this process is not among them
         if group is None or before is None or now is None:
             return ours
-        # One kill explains one process: the launcher ends the others by SIGKILL, too.
+        # One kill explains one process: the launcher also ends others with SIGKILL.
         floor = max(before, _attributed.get(group.path, 0))
         if ours is None and now <= floor:
             return None
@@ -123,6 +123,6 @@ class ExitWatch:
 
 
 def oom_kills(pid: int) -> int | None:
-    """How often the kernel's OOM killer struck in the process's cgroup; None where unreadable."""
+    """How many processes of this process's cgroup the OOM killer has killed; None where unreadable."""
     group = memory_group(pid)
     return group.oom_kills if group else None

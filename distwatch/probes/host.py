@@ -11,9 +11,9 @@ from distwatch.state.events import HostSampled
 
 
 def sample_host(host: str, pid: int | None = None) -> HostSampled:
-    """Memory and load of this machine, and the memory cgroup of `pid` (this process's by default).
+    """Memory and load of this machine, and the memory cgroup of `pid` (default: this process).
 
-    The cgroup's limit is the one with the least room, its own or that of a group above it.
+    The cgroup limit is the one with the least room, of the cgroup itself or of one above it.
     """
     memory = psutil.virtual_memory()
     group = memory_group(pid or os.getpid())
@@ -31,5 +31,5 @@ def sample_host(host: str, pid: int | None = None) -> HostSampled:
 
 
 def _usable_cpus() -> int | None:
-    # What this process may run on: a scheduler often pins a job to fewer than the machine has.
+    # The CPUs that this process may use: a scheduler often gives a job fewer than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()

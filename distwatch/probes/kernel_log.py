@@ -1,4 +1,4 @@
-"""What the kernel logged since we began to listen: OOM kills and NVIDIA's XID errors."""
+"""The kernel log since listening began: OOM kills and NVIDIA's XID errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEPT = 256
 
 
 class KernelLog:
-    """A cursor in the kernel's log. `why_not` says why it cannot be read, else it is None."""
+    """A cursor in the kernel log. `why_not` says why the log cannot be read, else it is None."""
 
     def __init__(self, path: str = "/dev/kmsg") -> None:
         self.why_not: str | None = None
@@ -31,27 +31,27 @@ class KernelLog:
     def read(self) -> list[str]:
         """The kernel's own messages since the last call, the newest 256 of them.
 
-        What programs wrote into the log is left out: it would be their word, not the kernel's.
+        Messages that programs wrote into the log are left out: they are not the kernel's.
         """
         found: list[str] = []
         while self._descriptor >= 0:
             try:
                 chunk = os.read(self._descriptor, 8192)
             except BrokenPipeError:
-                continue  # records were overwritten before we read them; the next read goes on
+                continue  # records were overwritten before this read; the next read continues
             except OSError:
                 break
             if not chunk:
                 break
             for line in chunk.decode("utf-8", "replace").splitlines():
                 match = _RECORD.match(line)
-                # The facility stands above the three bits of the level: 0 is the kernel.
+                # The facility is above the three bits of the level: 0 is the kernel.
                 if match and int(match[1]) >> 3 == 0:
                     found.append(match[2])
         return found[-_KEPT:]
 
     def close(self) -> None:
-        """Gives the descriptor back."""
+        """Closes the descriptor."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
@@ -59,7 +59,7 @@ class KernelLog:
 
 
 def killed_for_memory(messages: list[str]) -> dict[int, str]:
-    """Pids that the OOM killer ended, with the kernel's words for it."""
+    """Pids that the OOM killer killed, with the kernel's message."""
     return {int(match[1]): text for text in messages if (match := _KILLED.search(text))}
 
 
@@ -69,7 +69,7 @@ def xids(messages: list[str]) -> list[tuple[str, int]]:
 
 
 def pids_are_global() -> bool:
-    """Whether the kernel's pids are ours: not so in a container's pid namespace."""
+    """Whether the kernel's pids are valid here: not inside a container's pid namespace."""
     try:
         return os.readlink("/proc/self/ns/pid") == _INITIAL_PID_NAMESPACE
     except OSError:

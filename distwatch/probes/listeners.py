@@ -1,4 +1,4 @@
-"""Who listens on a TCP port of this host."""
+"""The processes that listen on a TCP port of this host."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _DEPTH = 16
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
-    """A socket that listens, and whose it is."""
+    """A listening socket and its process."""
 
     address: str = "::"
-    """Where it is bound; `0.0.0.0` and `::` are every address."""
+    """The bound address; `0.0.0.0` and `::` mean every address."""
     pid: int | None = None
     command: tuple[str, ...] = ()
     """Its command line, secrets redacted."""
     process: str | None = None
-    """The key of that process, as journals name it."""
+    """The process's key in journals."""
     why: str = "a process that this user cannot see"
-    """Who it is instead, where the process is not named."""
+    """A description of the owner, where the process is not known."""
 
     def __str__(self) -> str:
         if self.pid is None:
@@ -40,25 +40,25 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         return f"pid {self.pid} ({' '.join(self.command)[:200] or 'no command line'})"
 
     def nearness(self, address: str) -> int:
-        """How well it is meant by an address: 2 bound to it, 1 to every address, 0 to another."""
+        """How well it matches an address: 2 bound to it, 1 to every address, 0 to another."""
         own, other = plain_address(self.address), plain_address(address)
         if own == other or (own.is_loopback and other.is_unspecified):
             return 2
-        # A socket of IPv6 takes connections of IPv4, too, unless its owner forbade it.
+        # An IPv6 socket also accepts IPv4 connections, unless its owner disabled that.
         return 1 if own.is_unspecified and (own.version == 6 or other.version == 4) else 0
 
 
 def listeners_of(
     port: int, *, network_of: int | None = None, likely: Iterable[int] = ()
 ) -> list[Listener]:
-    """Every socket that listens on a port, on any address; empty where it is free.
+    """Every socket that listens on a port, at any address; empty where the port is free.
 
     Args:
-        network_of: a process whose network it is; this process's own by default.
-        likely: processes that probably have it: the whole table is read only where they do not.
+        network_of: a process whose network namespace is meant; default: this process's own.
+        likely: processes that probably listen: the whole process table is read only if they do not.
 
     Raises:
-        ProcessLookupError: that process has ended, so its network cannot be seen.
+        ProcessLookupError: that process has ended, so its network namespace is not visible.
     """
     sockets = _listening(port, network_of)
     holders, denied = _holders(set(sockets), likely)
@@ -69,15 +69,17 @@ def listeners_of(
 
 
 def _listening(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:
-    """Address and user by the socket's inode."""
+    """Address and user by the inode of the socket."""
     place = f"/proc/{'self' if network_of is None else network_of}/net"
     if not os.path.exists(f"{place}/tcp"):
-        raise ProcessLookupError(f"process {network_of} has ended, and its network with it")
+        raise ProcessLookupError(
+            f"process {network_of} has ended, and its network namespace with it"
+        )
     found = {}
     needle = f":{port:04X} "
     for table in ("tcp", "tcp6"):
         for line in read_text(f"{place}/{table}").splitlines():
-            # A busy host has tens of thousands of lines, of which few are of that port.
+            # A busy host has tens of thousands of lines, few of which are about that port.
             row = line.split() if needle in line else []
             if len(row) < 10 or row[3] != _LISTENING:
                 continue
@@ -88,14 +90,14 @@ def _listening(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:
 
 
 def _address(text: str) -> str:
-    # The kernel prints words of 32 bits in the machine's byte order.
+    # The kernel prints 32-bit words in the machine's byte order.
     step = -1 if sys.byteorder == "little" else 1
     raw = b"".join(bytes.fromhex(text[i : i + 8])[::step] for i in range(0, len(text), 8))
     return str(plain_address(str(ipaddress.ip_address(raw))))
 
 
 def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], bool]:
-    """The process of each socket, and whether some process could not be looked into."""
+    """The process of each socket, and whether some process could not be examined."""
     found: dict[str, int] = {}
     denied = False
     for pid in _in_turn(likely) if inodes else ():
@@ -117,7 +119,7 @@ def _in_turn(likely: Iterable[int]) -> Iterator[int]:
 
 
 def _first_holder(pid: int, inode: str) -> int:
-    """A forked child holds its parent's sockets, too: the parent is the one who listens."""
+    """A forked child holds its parent's sockets, too: the parent is the listener."""
     for _ in range(_DEPTH):
         fields = stat_fields(pid)
         parent = int(fields[1]) if fields else 0
@@ -131,7 +133,7 @@ def _first_holder(pid: int, inode: str) -> int:
 
 
 def _sockets_of(pid: int) -> set[str]:
-    """The inodes of its sockets; raises PermissionError where it is not ours to look into."""
+    """The inodes of its sockets; raises PermissionError where it is not readable."""
     folder = f"/proc/{pid}/fd"
     found: set[str] = set()
     try:
@@ -153,7 +155,7 @@ def _sockets_of(pid: int) -> set[str]:
 def _who_instead(uid: int, denied: bool) -> str:
     if denied:
         return f"a process that this user cannot see (of user {uid})"
-    return f"a process that is not seen from here, of another container (user {uid})"
+    return f"a process in another container (user {uid}), which is not visible here"
 
 
 def _listener(address: str, pid: int | None, instead: str) -> Listener:

@@ -1,4 +1,4 @@
-"""Who holds a lock file: by the kernel's table of locks, or by the file's own words."""
+"""Who holds a lock file: by the kernel's table of locks, or by the file's own content."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from distwatch.redaction import redact_command
 from distwatch.state.events import LockHolder, LockLooked
 
 _LOCK = re.compile(r"\d+: (?:FLOCK|POSIX|OFDLCK) +\w+ +\w+ +(-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ")
-"""A line of /proc/locks of one that holds; those that wait begin with `->`."""
+"""A line of /proc/locks about a holder; lines about waiters begin with `->`."""
 _WORDS_READ = 400
 HOLDERS = 8
 
 
 def look_at_lock(host: str, path: str) -> LockLooked:
-    """A lock file as it stands. May block where its file system does: call it in the background.
+    """A lock file now. May block where its file system blocks: call it in the background.
 
-    A lock of flock or fcntl is in the kernel's table, and ends with its process. Where a file
-    system has none of them, the file itself is the lock (filelock's SoftFileLock): it says who
-    made it, and stays when that process is killed.
+    A flock or fcntl lock is in the kernel's table, and ends with its process. Where a file system has
+    neither, the file itself is the lock (filelock's SoftFileLock): its content names the process that
+    made it, and it stays when that process is killed.
     """
     try:
         status = os.stat(path)
@@ -49,7 +49,7 @@ def _by_kernel(status: os.stat_result) -> list[int]:
     found: dict[int, None] = {}
     for line in read_text("/proc/locks").splitlines():
         if (match := _LOCK.match(line)) and int(match[4]) == status.st_ino:
-            # Some file systems tell the table another device than stat: then it is the inode alone.
+            # Some file systems show another device in the table than stat does: then only the inode counts.
             same = (int(match[2], 16), int(match[3], 16)) == device
             pid = max(0, int(match[1]))
             if same or (pid and _has_open(pid, status.st_ino)):
@@ -72,7 +72,7 @@ def _has_open(pid: int, inode: int) -> bool:
 
 
 def _by_words(words: bytes) -> tuple[int, str]:
-    """The pid and the host that a soft lock's file says; 0 and '' where it says none."""
+    """The pid and host in a soft lock's file; 0 and '' where it names none."""
     lines = words.decode("utf-8", "replace").splitlines()
     pid = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
     return pid, (lines[1].strip() if pid and len(lines) > 1 else "")

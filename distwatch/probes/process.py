@@ -1,4 +1,4 @@
-"""What the kernel says of a process: state, place in the kernel, and what its call is about."""
+"""What the kernel shows of a process: its state, its place in the kernel, and what its call is about."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _POLLFD = struct.Struct("=ihh")
 _NAMED = 4
-"""How many descriptors of one poll or epoll are named."""
+"""The most descriptors of one poll or epoll that are named."""
 _KEPT = 4096
 
 
 class _Examined(NamedTuple):
-    """What `examine` found; it holds for as long as the process neither leaves its call nor works."""
+    """What `examine` found; valid while the process neither leaves its call nor uses CPU."""
 
     call: Call
     ticks: int
-    """CPU ticks, of the whole process where a thread is stuck beside the main thread."""
+    """CPU ticks; of the whole process where another thread than the main thread is stuck."""
     blocked_on: str
     stuck: str
-    """Words about that thread; '' where there is none."""
+    """A description of that thread; '' where there is none."""
 
 
 _examined: dict[str, _Examined] = {}
 
 
 def sample(key: str, pid: int) -> ProcessSampled | None:
-    """The cheap look, six small reads: for each process each second. None where it is gone.
+    """The cheap look, six small reads, for each process each second. None where it is gone.
 
-    It reads nothing that a stuck process could block. So `children` are the main thread's, and
-    what takes the process's memory or the socket tables to know is told only once `examine` has
-    found it. Fields that only the process's own user may read stay empty.
+    It reads nothing that a stuck process could block. So `children` are the main thread's, and what
+    needs the process's memory or the socket tables is included only once `examine` has found it.
+    Fields that only the process's own user may read stay empty.
     """
     fields = stat_fields(pid)
     if fields is None:
@@ -56,10 +56,10 @@ def sample(key: str, pid: int) -> ProcessSampled | None:
 def examine(key: str, pid: int) -> ProcessSampled | None:
     """The thorough look: also socket endpoints, all children, and a thread stuck in D state.
 
-    `state` is the main thread's; another thread that is in D state is told in `wchan`, and
-    `blocked_on` is about that one where the main thread's call is about nothing nameable.
+    `state` is the main thread's; `wchan` names another thread that is in D state, and `blocked_on`
+    is about that thread where the main thread's call is about nothing that has a name.
     It may read the process's memory, which can block while the process is stuck in the kernel:
-    call it where that harms nobody.
+    call it where blocking does no harm.
     """
     fields = stat_fields(pid)
     if fields is None:
@@ -105,7 +105,7 @@ def _call(pid: int, state: str) -> Call:
 
 
 def _ticks_of(pid: int, fields: list[str], whole: bool) -> int:
-    """CPU ticks of the main thread; of the whole process where its words are about another thread."""
+    """CPU ticks of the main thread; of the whole process where the sample is about another thread."""
     own = fields if whole else stat_fields(pid, pid)
     return _cpu_ticks(own) if own is not None else -1
 
@@ -120,7 +120,7 @@ def _wchan(pid: int, task: int) -> str:
 
 
 def _stuck_thread(pid: int) -> tuple[int, str] | None:
-    """A thread in D state besides the main thread, and words about it."""
+    """A thread in D state other than the main thread, and a description."""
     for task in tasks_of(pid):
         fields = stat_fields(pid, task) if task != pid else None
         if fields is not None and fields[0] == "D":
@@ -130,7 +130,7 @@ def _stuck_thread(pid: int) -> tuple[int, str] | None:
 
 
 def _subject(pid: int, call: Call, thorough: bool) -> str:
-    """What a system call is about, in words; '' where nothing can be named."""
+    """What a system call is about, in words; '' where that has no name."""
     name, arguments = call
     if not arguments:
         return ""
@@ -181,13 +181,13 @@ def _awaited_child(pid: int, name: str, arguments: tuple[int, ...]) -> str:
 
 
 def _string_at(pid: int, address: int) -> str:
-    # To the end of the page only: the next one need not be mapped.
+    # Only to the end of the page: the next page may not be mapped.
     memory = _memory_at(pid, address, min(1024, _PAGE - address % _PAGE))
     return memory.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _memory_at(pid: int, address: int, size: int) -> bytes:
-    """Reads the process's memory; it is neither stopped nor changed by that."""
+    """Reads the process's memory; this neither stops nor changes the process."""
     try:
         descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -201,6 +201,6 @@ def _memory_at(pid: int, address: int, size: int) -> bytes:
 
 
 def _signed(argument: int) -> int:
-    """A C int as /proc prints it."""
+    """A C int in the format of /proc."""
     value = argument & 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value

@@ -1,4 +1,4 @@
-"""Reading /proc. Nothing here raises: a process may go at any moment, and then there is nothing."""
+"""Reading /proc. Nothing here raises: a process may end at any moment, and then the result is empty."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's content; empty where it is gone or not ours to read."""
+    """A file's content; empty where it is gone or not readable."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.readall() or b""
@@ -15,14 +15,14 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_text(path: str) -> str:
-    """The same as text; what is no UTF-8 is replaced, since it is going to be encoded again."""
+    """The same as text; what is not UTF-8 is replaced, because the text will be encoded again."""
     return read_bytes(path).decode("utf-8", "replace")
 
 
 def stat_fields(pid: int, task: int | None = None) -> list[str] | None:
     """The fields of `stat` from the state letter on (proc(5)'s number minus 3); None: gone."""
     path = f"/proc/{pid}/stat" if task is None else f"/proc/{pid}/task/{task}/stat"
-    # The command name stands in parentheses and may hold anything: count from the last one.
+    # The command name is in parentheses and may contain anything: count from the last one.
     fields = read_bytes(path).rpartition(b")")[2].decode("ascii", "replace").split()
     return fields if len(fields) >= 22 else None
 
@@ -47,7 +47,7 @@ def tasks_of(pid: int) -> list[int]:
 
 
 def children_of(pid: int, tasks: list[int] | None = None) -> list[int]:
-    """The direct children, of all its threads by default."""
+    """The direct children; default: of all its threads."""
     found: list[int] = []
     for task in tasks_of(pid) if tasks is None else tasks:
         found += map(int, read_bytes(f"/proc/{pid}/task/{task}/children").split())
@@ -60,7 +60,7 @@ def all_pids() -> list[int]:
 
 
 def owner_of(pid: int) -> int | None:
-    """The effective uid a process runs under; None where it is gone."""
+    """The effective uid of a process; None where it is gone."""
     for line in read_text(f"/proc/{pid}/status").splitlines():
         if line.startswith("Uid:"):
             return int(line.split()[2])
@@ -68,9 +68,9 @@ def owner_of(pid: int) -> int | None:
 
 
 def may_trace(pid: int) -> bool:
-    """Whether the kernel lets us read that process's private files: the ptrace read check.
+    """Whether the kernel lets this process read that process's private files: the ptrace read check.
 
-    True for a zombie too, whose `cwd` is gone, but only for those who may look.
+    Also True for a zombie, whose `cwd` is gone, but only for those who may look.
     """
     try:
         os.readlink(f"/proc/{pid}/cwd")

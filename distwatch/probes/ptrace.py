@@ -1,4 +1,4 @@
-"""Whether the system lets us look into other processes, in a sentence for people."""
+"""Whether the system allows reading other processes, in a sentence for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ADVICE = (
 
 
 def ptrace_rights() -> tuple[bool, str]:
-    """Whether stacks of this user's processes can be read from outside, and why or why not."""
+    """Whether the stacks of this user's processes can be read from outside, and why or why not."""
     return explain_rights(uid=os.geteuid(), capable=has_ptrace_capability(), scope=yama_scope())
 
 
@@ -23,23 +23,23 @@ def explain_rights(uid: int, capable: bool, scope: int | None) -> tuple[bool, st
     """The rule behind `ptrace_rights`. `scope` is kernel.yama.ptrace_scope, None without Yama."""
     if scope == 3:
         return False, (
-            "kernel.yama.ptrace_scope is 3: nobody may read another process until the machine "
-            "is booted with a lower value"
+            "kernel.yama.ptrace_scope is 3: no process may read another until the machine "
+            "boots with a lower value"
         )
     if capable:
         return True, "CAP_SYS_PTRACE: every process of this container or machine can be read"
     if not scope:
-        return True, f"processes of uid {uid} can be read, other users' cannot"
+        return True, f"processes of uid {uid} can be read, those of other users cannot"
     if scope == 1:
         return False, (
             "kernel.yama.ptrace_scope is 1: only child processes can be read; "
             f"{_ADVICE}, or set it to 0: sysctl kernel.yama.ptrace_scope=0"
         )
-    return False, f"kernel.yama.ptrace_scope is {scope}: reading takes CAP_SYS_PTRACE; {_ADVICE}"
+    return False, f"kernel.yama.ptrace_scope is {scope}: reading needs CAP_SYS_PTRACE; {_ADVICE}"
 
 
 def explain_denial(pid: int) -> str:
-    """Why a process that exists could not be read, and what to do, as the end of a sentence."""
+    """Why an existing process could not be read, and what to do, as the end of a sentence."""
     owner = owner_of(pid)
     if owner is not None and owner != os.geteuid():
         me = user_name(os.geteuid())
@@ -51,13 +51,13 @@ def explain_denial(pid: int) -> str:
     if not allowed:
         return why
     return (
-        "it runs under another group or in another namespace, or does not let itself be read "
+        "it runs under another group or in another namespace, or forbids reading "
         "(PR_SET_DUMPABLE): run distwatch with CAP_SYS_PTRACE (as root)"
     )
 
 
 def user_name(uid: int) -> str:
-    """`name (uid 1000)`, or `uid 1000` where nobody knows the name."""
+    """`name (uid 1000)`, or `uid 1000` where the name is not known."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:

@@ -1,7 +1,7 @@
-"""What the control store of a Ray cluster says of a job.
+"""What the control store of a Ray cluster says about a job.
 
-Its tables are read by a process of its own (`ray_look.py`), in the cluster's own Python where that
-is ours: nothing that Ray does when it is ill can end or hold up who asks.
+A separate process (`ray_look.py`) reads its tables, in the cluster's own Python where this user owns
+it: nothing that a sick Ray does can end or block the caller.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class ClusterUnreadable(DistwatchError):
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cluster's control store said."""
+    """The answer of a cluster's control store."""
 
     actors: tuple[RayActorSeen, ...] = ()
     nodes: tuple[RayNodeSeen, ...] = ()
     groups: tuple[RayGroupSeen, ...] = ()
     jobs: tuple[RayJobSeen, ...] = ()
     actors_total: int = 0
-    """More than are in `actors` where those were too many."""
+    """The total, where there were too many for `actors`."""
     ray: str = ""
 
 
@@ -57,13 +57,13 @@ def read_tables(
     """Asks a cluster's control store; blocks for `within_s` at most.
 
     Args:
-        raylets: those of one cluster on this machine.
-        jobs: their actors and groups alone.
-        driver: the same of the job whose driver has this pid on this machine.
-        name: actors of that name alone.
+        raylets: the raylets of one cluster on this machine.
+        jobs: only the actors and groups of these jobs.
+        driver: the same for the job whose driver has this pid on this machine.
+        name: only actors of that name.
 
     Raises:
-        ClusterUnreadable: it does not answer, refuses, or has no Ray that we can use.
+        ClusterUnreadable: it does not answer, rejects the request, or has no usable Ray.
     """
     raylet = next((one for one in raylets if one.python), raylets[0])
     query = {
@@ -96,11 +96,13 @@ def read_tables(
     try:
         return _ours(msgspec.json.decode(document, type=Tables), raylets)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ClusterUnreadable(f"what Ray's tables hold is not understood: {error}") from error
+        raise ClusterUnreadable(
+            f"cannot understand the content of Ray's tables: {error}"
+        ) from error
 
 
 def _output_of(child: subprocess.Popen[bytes], within_s: float) -> tuple[bytes, bool]:
-    """What it prints, and whether it ended in time; it has ended afterwards in any case."""
+    """What it prints, and whether it ended in time; it has ended in any case when this returns."""
     late = threading.Event()
 
     def end_it() -> None:
@@ -129,24 +131,24 @@ def _why(address: str, talk: IO[bytes], in_time: bool, within_s: float) -> str:
     said = talk.read(1 << 20).decode("utf-8", "replace")
     if "InvalidAuthToken" in said or "Unauthenticated" in said:
         return (
-            f"Ray's control store at {address} refuses us: it wants its cluster's token, "
+            f"Ray's control store at {address} rejects the request: it needs the cluster's token, "
             "as RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
         )
     if "ModuleNotFoundError: No module named 'ray'" in said:
-        return "this Python has no Ray, and the cluster's own is not ours to run"
+        return "this Python has no Ray, and the cluster's Python belongs to another user"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = redact_text(lines[-1])[:_REASON_MOST] if lines else "it ended without a word"
+    last = redact_text(lines[-1])[:_REASON_MOST] if lines else "it ended without a message"
     return f"Ray's control store at {address} could not be read: {last}"
 
 
 def _inherited() -> dict[str, str]:
-    """Our environment, without what would watch or set up the process that asks."""
+    """This process's environment, without what would turn distwatch on or set up the asking process."""
     passed = {name: v for name, v in os.environ.items() if not name.startswith("DISTWATCH")}
     return {**passed, "DISTWATCH": "0", "RAY_BACKEND_LOG_LEVEL": "warning"}
 
 
 def _ours(tables: Tables, raylets: list[Raylet]) -> Tables:
-    """Without secrets, and with this machine's own name where Ray has another for it."""
+    """Without secrets, and with this machine's own name where Ray has another name for it."""
     here = {raylet.node_id for raylet in raylets}
     return msgspec.structs.replace(
         tables,

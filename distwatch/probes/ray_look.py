@@ -1,13 +1,13 @@
-"""Reads the tables of a Ray cluster once and prints them as JSON. Runs in a process of its own:
+"""Reads the tables of a Ray cluster once and prints them as JSON. Runs as a separate process:
 
     python - QUERY < ray_look.py
 
-It needs Ray and the standard library alone, so that it runs in the cluster's own Python, and nothing
-of distwatch. Ray's C++ blocks, aborts or crashes its process where the control store (GCS) is gone:
-whoever starts it gives it a deadline, which it also keeps by itself.
+It needs only Ray and the standard library, and nothing of distwatch, so it runs in the cluster's own
+Python. Ray's C++ blocks, aborts or crashes its process where the control store (GCS) is gone: the
+caller sets a deadline, which this process also keeps by itself.
 
-QUERY is JSON: `address`, `host` (ours), `within_s`, `most` (rows of each table), and what to tell of:
-`jobs` (ids), `driver` (the pid of one, on a node of `nodes`), `name` (of an actor); without them all of it.
+QUERY is JSON: `address`, `host` (ours), `within_s`, `most` (rows of each table), and what to report:
+`jobs` (ids), `driver` (the pid of one, on a node of `nodes`), `name` (of an actor); by default everything.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ _CONTEXTS = {
 
 
 def main() -> None:
-    """Prints one document; says on stderr why there is none."""
+    """Prints one document; on failure, prints the reason on stderr."""
     query = json.loads(sys.argv[1])
     signal.alarm(int(query["within_s"]) + 1)
-    # What Ray's C++ prints is no part of the document.
+    # Output of Ray's C++ is not part of the document.
     document_to = os.dup(1)
     os.dup2(2, 1)
     document = read_tables(query)
     with os.fdopen(document_to, "w", encoding="utf-8") as file:
         json.dump(document, file)
     sys.stderr.flush()
-    # Ray's own threads may hang on their way out.
+    # Ray's own threads may hang at exit.
     os._exit(0)
 
 
@@ -104,14 +104,14 @@ def _has_name(actor: dict[str, Any], query: dict[str, Any]) -> bool:
 
 
 def _interest(actor: dict[str, Any]) -> tuple[int, int]:
-    """Who waits or has failed is told first, where not all can be."""
+    """Actors that wait or have failed come first, where not all fit."""
     order = {"ALIVE": 2, "DEAD": 1 if actor["death"] not in ("exited", "released") else 3}
     rank = actor["global_rank"]
     return order.get(actor["state"], 0), rank if rank is not None else sys.maxsize
 
 
 def _rows(store: Any, table: str, *arguments: Any) -> Iterable[Any]:
-    """The rows of a table as messages; those that come as plain dictionaries stay so."""
+    """The rows of a table as messages; plain dictionaries stay as they are."""
     from ray.core.generated import gcs_pb2
 
     message = getattr(gcs_pb2, _MESSAGES[table], None) if table in _MESSAGES else None
@@ -128,7 +128,7 @@ _MESSAGES = {
 
 
 def _word(message: Any, field: str) -> str:
-    """The name of an enumeration's value; a newer Ray's number where it has none here."""
+    """The name of an enumeration's value; the number where a newer Ray has a value without a name here."""
     number = getattr(message, field)
     value = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(number)
     return value.name if value is not None else str(number)
@@ -180,12 +180,12 @@ def _actor(row: Any, host: str) -> dict[str, Any]:
 
 
 def _id(raw: bytes) -> str:
-    """'' for Ray's nil, which is all ones."""
+    """'' for Ray's nil id, which is all ones."""
     return raw.hex() if raw.strip(b"\xff") else ""
 
 
 def _ranks(serialized: str) -> dict[str, int | None]:
-    """RANK and WORLD_SIZE, and nothing else of its environment."""
+    """RANK and WORLD_SIZE from its environment, and nothing else."""
     try:
         variables = json.loads(serialized or "{}").get("env_vars") or {}
     except (ValueError, AttributeError):
@@ -198,7 +198,7 @@ def _ranks(serialized: str) -> dict[str, int | None]:
 
 
 def _resources(given: Any) -> dict[str, float]:
-    """What counts of it; of a placement group's own resources the plain names."""
+    """The relevant part of it; for a placement group's own resources, the plain names."""
     plain: dict[str, float] = {}
     for name, amount in given.items():
         of_group = _OF_GROUP.match(name)
@@ -246,7 +246,7 @@ def _first_and_last(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Ray's words without what it supposes of every end, on one line."""
+    """Ray's message on one line, without the causes that Ray lists for every end."""
     return " ".join(_ANSI.sub("", text.partition("Some common causes include")[0]).split())[:_TEXT]
 
 

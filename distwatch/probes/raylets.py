@@ -10,24 +10,24 @@ from distwatch.probes.procfs import all_pids, name_of, owner_of, read_bytes
 from distwatch.probes.table import read_environ
 
 _PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
-"""How the raylet's cluster is entered; the token itself is only ever our own."""
+"""How the raylet's cluster authenticates; the token is always this user's own."""
 
 
 class Raylet(msgspec.Struct, frozen=True, kw_only=True):
-    """Ray's daemon of one node, which runs on this machine."""
+    """Ray's daemon for one node, running on this machine."""
 
     pid: int
     address: str
-    """Of the control store (GCS) of its cluster."""
+    """The address of its cluster's control store (GCS)."""
     node_id: str
     session: str = ""
     python: str = ""
-    """The interpreter of its workers; '' where the raylet is another user's."""
+    """The interpreter of its workers; '' where the raylet belongs to another user."""
     environ: dict[str, str] = {}
 
 
 def raylets_here() -> list[Raylet]:
-    """The raylets of this machine that are ours to see."""
+    """The raylets of this machine that this user can see."""
     found = (raylet_at(pid) for pid in all_pids() if name_of(pid) == "raylet")
     return [raylet for raylet in found if raylet is not None]
 
@@ -41,18 +41,18 @@ def clusters_here() -> dict[str, list[Raylet]]:
 
 
 def raylet_of(pid: int) -> Raylet | None:
-    """The raylet that a worker belongs to; None for what is no Ray worker, or cannot be read."""
+    """The raylet of a worker; None for a process that is not a Ray worker, or not readable."""
     parent = (read_environ(pid) or {}).get("RAY_RAYLET_PID", "")
     return raylet_at(int(parent)) if parent.isdigit() else None
 
 
 def has_loaded_ray(pid: int) -> bool:
-    """Whether Ray's library is in a process: in its drivers and workers alone."""
+    """Whether a process has loaded Ray's library: only its drivers and workers do."""
     return b"/ray/_raylet" in read_bytes(f"/proc/{pid}/maps")
 
 
 def raylet_at(pid: int) -> Raylet | None:
-    """A process as a raylet; None where it is none."""
+    """A process as a raylet; None where it is not one."""
     raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0").decode("utf-8", "replace")
     options: dict[str, str] = {}
     for argument in raw.split("\0")[1:]:
@@ -64,7 +64,7 @@ def raylet_at(pid: int) -> Raylet | None:
         return None
     environ = read_environ(pid) or {}
     worker = options.get("python_worker_command", "").split(" ")
-    # What runs as us must be ours: another user's raylet may name whatever it likes.
+    # Only this user's interpreter may run as this user: another user's raylet may name any program.
     own = owner_of(pid) == os.geteuid()
     return Raylet(
         pid=pid,

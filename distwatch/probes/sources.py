@@ -1,4 +1,4 @@
-"""Lines of a process's source, as it sees them itself."""
+"""Source lines of a process, read as the process itself sees its files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LONGEST = 160
 def read_lines(pid: int, places: Iterable[tuple[str, int]]) -> list[SourceLine]:
     """The text of each place (file, line from 1) that can be read; secrets are redacted.
 
-    It reads through the process's own root, which may be a container's. A file system that
-    hangs blocks the caller: call it where that harms nobody.
+    It reads through the process's own root, which may be a container's. A hanging file system blocks
+    the caller: call it where blocking does no harm.
     """
     found: list[SourceLine] = []
     by_file: dict[str, list[int]] = {}
@@ -40,7 +40,7 @@ def _content(pid: int, file: str) -> list[str]:
         except OSError:
             continue
         found = os.fstat(descriptor)
-        # What stands on a stack as a file name may be anything, a device, too.
+        # A stack may contain anything as a file name, even a device.
         if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
             os.close(descriptor)
             continue

@@ -31,7 +31,7 @@ _PERMANENT = (
 
 
 class StackUnreadable(DistwatchError):
-    """A text that should be py-spy's JSON is not."""
+    """A text that should be py-spy's JSON and is not."""
 
 
 class _PySpyFrame(msgspec.Struct):
@@ -54,7 +54,7 @@ _decoder = msgspec.json.Decoder(tuple[_PySpyThread, ...])
 
 
 def find_py_spy() -> str | None:
-    """The path of the py-spy program: beside this interpreter, else on PATH."""
+    """The path of py-spy: beside this interpreter, else on PATH."""
     places = (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))
     for place in places:
         if place and os.access(path := os.path.join(place, "py-spy"), os.X_OK):
@@ -65,14 +65,14 @@ def find_py_spy() -> str | None:
 async def take_stack(
     key: str, pid: int, *, native: bool = False, timeout_s: float = 5.0
 ) -> StackTaken:
-    """One look at all threads; `error` says why there is none, and what to do. Never raises.
+    """One look at all threads; on failure `error` says why and what to do. Never raises.
 
-    Without `native` the process is not paused, so that a frozen one answers, too.
+    Without `native` the process is not paused, so a frozen process answers, too.
 
     Args:
-        native: also C frames. py-spy pauses the process for that (0.2 to 0.8 s), so it is
-            refused for one that is stopped or has a thread in D state.
-        timeout_s: after so many seconds py-spy is killed; the process goes on.
+        native: C frames, too. py-spy pauses the process for that (0.2 to 0.8 s), so it is refused for
+            a process that is stopped or has a thread in D state.
+        timeout_s: py-spy is killed after this time; the process continues.
     """
     if (why_not := _refusal(pid, native)) is not None:
         return StackTaken(process=key, error=why_not)
@@ -80,7 +80,7 @@ async def take_stack(
     if program is None:
         return StackTaken(
             process=key,
-            error="py-spy is not installed beside this Python nor on PATH: pip install py-spy",
+            error="py-spy is neither beside this Python nor on PATH: pip install py-spy",
         )
     mode = "--native" if native else "--nonblocking"
     command = [program, "dump", "--json", mode, "--pid", str(pid)]
@@ -88,12 +88,14 @@ async def take_stack(
     try:
         threads = await asyncio.wait_for(_dump(command, pid, attempts), timeout_s)
     except asyncio.TimeoutError:
-        error = f"py-spy did not answer within {timeout_s:g} s and was ended"
+        error = f"py-spy did not answer within {timeout_s:g} s and was killed"
         return StackTaken(process=key, error=error + (_undo_stop(pid) if native else ""))
     except (StackUnreadable, OSError) as unreadable:
         return StackTaken(process=key, error=str(unreadable))
     if not threads:
-        return StackTaken(process=key, error="py-spy saw no Python thread: it starts or ends now")
+        return StackTaken(
+            process=key, error="py-spy saw no Python thread: the process is just starting or ending"
+        )
     return StackTaken(process=key, threads=threads)
 
 
@@ -101,7 +103,7 @@ def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:
     """The output of `py-spy dump --json` as stacks, outermost frame first.
 
     Raises:
-        StackUnreadable: the text is not that.
+        StackUnreadable: the text is something else.
     """
     try:
         threads = _decoder.decode(text.encode("utf-8", "replace"))
@@ -123,13 +125,13 @@ def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:
 
 
 def _unnamed(thread: _PySpyThread) -> str:
-    # py-spy reads names from the threading module, which a small program has not imported.
+    # py-spy reads thread names from the threading module, which a small program may not have imported.
     main = thread.pid is not None and thread.pid == thread.os_thread_id
     return MAIN_THREAD if main else ""
 
 
 def _frame(frame: _PySpyFrame) -> Frame:
-    # py-spy names a module, that is a shared object, for native frames only.
+    # py-spy sets a module, the shared object, only for native frames.
     return Frame(
         function=frame.name,
         file=frame.filename or frame.module or "",
@@ -143,11 +145,11 @@ def _refusal(pid: int, native: bool) -> str | None:
     if not state:
         return f"process {pid} is gone"
     if state in "ZX":
-        return f"process {pid} has ended and waits for its parent: it has no stack any more"
+        return f"process {pid} has ended and waits for its parent: it no longer has a stack"
     if not native:
         return None
     if state in "Tt":
-        return "native frames cannot be read of a stopped process; take its Python frames"
+        return "native frames of a stopped process cannot be read; take its Python frames"
     states = [fields[0] for task in tasks_of(pid) if (fields := stat_fields(pid, task))]
     if "D" in states:
         return (
@@ -158,7 +160,7 @@ def _refusal(pid: int, native: bool) -> str | None:
 
 
 async def _dump(command: list[str], pid: int, attempts: int) -> tuple[ThreadStack, ...]:
-    """Runs py-spy until it makes sense of the process, which moves on while it is read."""
+    """Runs py-spy until it can read the process, which keeps moving meanwhile."""
     while True:
         attempts -= 1
         code, out, err = await _run(command)
@@ -182,7 +184,7 @@ async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        # One that waits for the memory map of a stuck process cannot even be killed.
+        # A py-spy that waits for the memory map of a stuck process cannot even be killed.
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.wait(), _PATIENCE_S)
         raise
@@ -190,12 +192,12 @@ async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
 
 
 def _lasting_reason(message: str, pid: int) -> str:
-    """Why asking again would not help, in a sentence; '' where it might."""
+    """Why another try would not help, in a sentence; '' where it might."""
     kind = next((kind for phrase, kind in _PERMANENT if phrase in message.lower()), "")
     if kind == "gone" or (kind and not state_of(pid)):
         return f"process {pid} is gone"
     if kind == "foreign":
-        return f"process {pid} is no Python process that py-spy knows"
+        return f"process {pid} is not a Python process that py-spy knows"
     if kind == "denied":
         return f"not permitted to read process {pid}: {explain_denial(pid)}"
     return ""
@@ -203,19 +205,19 @@ def _lasting_reason(message: str, pid: int) -> str:
 
 def _passing_reason(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    words = lines[0].removeprefix("Error: ") if lines else "it ended without a word"
-    return f"py-spy could not read the process while it moved ({words[:200]}): ask again"
+    words = lines[0].removeprefix("Error: ") if lines else "it ended without a message"
+    return f"py-spy could not read the process while it moved ({words[:200]}): try again"
 
 
 def _undo_stop(pid: int) -> str:
-    """A killed py-spy can leave the stop signal behind that it attached with: takes it back."""
+    """A killed py-spy can leave the stop signal of its attach behind: resumes the process."""
     stop = 1 << (signal.SIGSTOP - 1)
     pending = any(_pending(pid, task) & stop for task in tasks_of(pid))
     if not pending and state_of(pid) != "T":
         return ""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGCONT)
-    return "; the process was resumed by SIGCONT"
+    return "; distwatch resumed the process with SIGCONT"
 
 
 def _pending(pid: int, task: int) -> int:

@@ -1,4 +1,4 @@
-"""The system calls that a process can sit in, by number, and what each is about."""
+"""The system calls that a process may be in, by number, and what each is about."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PAGE_FAULT = "page fault"
 
 
 class Call(NamedTuple):
-    """A system call that a thread is in; without a name where it is in none or nobody may say."""
+    """A system call that a thread is in; without a name where there is none or it is not readable."""
 
     name: str
     arguments: tuple[int, ...] = ()
@@ -67,7 +67,7 @@ def call_of(pid: int, task: int, state: str) -> Call:
         return Call("")
     number = int(words[0])
     if number < 0:
-        # Blocked outside of any system call: the kernel is fetching a page, as for a mapped file.
+        # Blocked outside any system call: the kernel is fetching a page, for example of a mapped file.
         return Call(PAGE_FAULT if state == "D" else "")
     name = _NAMES.get(number, f"system call {number}")
     return Call(name, tuple(int(word, 16) for word in words[1:7]))

@@ -1,4 +1,4 @@
-"""The process table of this node as a job's parts show in it, each process read once."""
+"""The process table of this node and the parts of jobs in it, each process read once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DEPTH = 64
 
 
 def read_environ(pid: int) -> dict[str, str] | None:
-    """The environment that a process began with; None where it is gone or not ours to read."""
+    """The environment that a process started with; None where it is gone or not readable."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
             raw = file.readall() or b""
@@ -45,7 +45,7 @@ def read_environ(pid: int) -> dict[str, str] | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """One process. `environ` is None where it is not ours to read."""
+    """One process. `environ` is None where it is not readable."""
 
     pid: int
     ppid: int
@@ -54,14 +54,14 @@ class Seen:
     environ: dict[str, str] | None
     identity: Identity
     program: str
-    """The path of its executable; '' where it is not ours to read."""
+    """The path of its executable; '' where it is not readable."""
 
     @property
     def is_python(self) -> bool:
-        """Whether an interpreter runs in it, whatever title it has given itself."""
+        """Whether a Python interpreter runs in it, whatever title it has set."""
         if _PYTHON.match(os.path.basename(self.program)):
             return True
-        # An application that embeds Python; its maps are long, so only where it claims a rank.
+        # An application that embeds Python; its maps are long, so they are read only where it claims a rank.
         return self.identity.global_rank is not None and "libpython" in read_text(
             f"/proc/{self.pid}/maps"
         )
@@ -88,7 +88,7 @@ def is_launcher(argv: tuple[str, ...]) -> bool:
 
 
 def _script(argv: tuple[str, ...]) -> str:
-    """The program, or the script that an interpreter runs."""
+    """The program, or the script of an interpreter."""
     if not argv or not _PYTHON.match(os.path.basename(argv[0])):
         return argv[0].removesuffix(":") if argv else ""
     rest = iter(argv[1:])
@@ -122,7 +122,7 @@ class ProcessTable:
         self._below: dict[int, list[int]] | None = None
 
     def get(self, pid: int) -> Seen | None:
-        """A process; None where there is none."""
+        """A process; None where it does not exist."""
         if pid not in self._seen:
             self._seen[pid] = _see(pid)
         return self._seen[pid]
@@ -158,7 +158,7 @@ class ProcessTable:
         line = list(takewhile(lambda one: not one.is_launcher, [seen, *self.above(seen)]))
         for place, one in enumerate(line):
             if _claims_rank(one):
-                # A subprocess inherits the variables: the topmost interpreter has the rank.
+                # A subprocess inherits the variables: the topmost interpreter is the rank.
                 claims = [
                     other
                     for other in line[place:]
@@ -181,8 +181,8 @@ class ProcessTable:
         return "dataloader" if self._is_dataloader(seen) else "child"
 
     def _is_dataloader(self, seen: Seen) -> bool:
-        # torch names its workers' threads; older ones show as a forked copy of their parent, or
-        # as a process that multiprocessing spawned.
+        # torch names its workers' threads; older versions show a forked copy of the parent, or a process
+        # that multiprocessing spawned.
         if name_of(seen.pid).startswith("pt_data_worker"):
             return True
         if any("multiprocessing.spawn import spawn_main" in argument for argument in seen.argv):

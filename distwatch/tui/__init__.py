@@ -1,1 +1,1 @@
-"""The terminal's view of one run: live and replay alike. The only importer of Textual."""
+"""The terminal view of one run, live or replayed. The only importer of Textual."""

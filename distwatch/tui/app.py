@@ -1,4 +1,4 @@
-"""The application: polls a source, draws one picture at a time, and turns keys into looks."""
+"""The application: polls a source, draws one picture at a time, and turns keys into actions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RETRY_S = 2.0
 REFRESH_S = 0.5
-"""Over SSH, more than two refreshes a second cost more than they tell."""
+"""Over SSH, more than two refreshes a second cost more than they show."""
 
 _SORTED_BY = {"ranks": tuple(ranks.SORTED_BY), "loading": tuple(loading.SORTED_BY)}
 CALM = Theme(
@@ -73,8 +73,8 @@ class DistwatchApp(App[None]):
         refresh_s: float = REFRESH_S,
     ) -> None:
         """Args:
-        clock: wall clock in ns, for ages in the header.
-        export_folder: where `e` writes; the working directory by default.
+        clock: wall clock in ns, for the ages in the header.
+        export_folder: where `e` writes; default: the working directory.
         refresh_s: seconds between two polls of the source.
         """
         super().__init__()
@@ -113,7 +113,7 @@ class DistwatchApp(App[None]):
     async def _follow(self) -> None:
         while True:
             await self.poll_once()
-            # A run so large that its picture is slow must not take the whole loop.
+            # A run so large that its picture is slow must not occupy the whole loop.
             pause = max(self._refresh_s, 4 * self.session.cost_s)
             await asyncio.sleep(max(pause, RETRY_S) if self.session.fails else pause)
 
@@ -121,18 +121,18 @@ class DistwatchApp(App[None]):
         await self.session.close()
 
     async def poll_once(self) -> None:
-        """Reads what is new and draws it, once."""
+        """Reads and draws what is new, once."""
         if await self.session.poll() and not self.session.paused:
             self.draw()
         else:
-            self._top.show_sight(self.session.picture, self.session.sight())
+            self._top.show_age(self.session.picture, self.session.viewer_status())
 
     # ---- drawing ---------------------------------------------------------------------------
 
     def draw(self) -> None:
-        """Draws the picture on display: head, tabs, and the open view or detail."""
+        """Draws the current picture: header, tabs, and the open view or detail."""
         picture = self.session.picture
-        self._top.show(picture, self.session.sight())
+        self._top.show(picture, self.session.viewer_status())
         shown = draw_view(self._view, picture, self._filter, self._orders, self._folded)
         self._lists[self._view].show(shown.lines, shown.heading, self._empty_text(shown))
         hits = f"{len(shown.lines)} of {shown.total}"
@@ -166,7 +166,7 @@ class DistwatchApp(App[None]):
         self._open_pane(name)
 
     def action_detail(self) -> None:
-        """Opens what the cursor is on; in the stacks, folds it."""
+        """Opens the line under the cursor; in the stacks, folds it."""
         line = self._list.selected
         if line is None or self._detail_key is not None:
             return
@@ -185,7 +185,7 @@ class DistwatchApp(App[None]):
         self.action_detail()
 
     def action_leave(self) -> None:
-        """Closes the prompt, else the detail, else clears the filter."""
+        """Closes the prompt, else the detail; else clears the filter."""
         if self._prompt.purpose:
             if self._prompt.purpose == "filter":
                 self._filter = Filter()
@@ -201,7 +201,7 @@ class DistwatchApp(App[None]):
         """Jumps to the first rank that the verdict blames."""
         root = self.session.picture.root
         if root is None or not root.culprit_ranks:
-            why = "the verdict names no rank" if root else "nothing was found wrong so far"
+            why = "the verdict names no rank" if root else "nothing wrong found so far"
             self.notify(f"no culprit: {why}")
             return
         self._go_to_rank(root.culprit_ranks[0])
@@ -209,7 +209,9 @@ class DistwatchApp(App[None]):
     def _go_to_rank(self, global_rank: int) -> None:
         picture = self.session.picture
         if picture.status(global_rank) is None:
-            self.notify(f"there is no rank {global_rank} among {len(picture.rank_statuses)} ranks")
+            self.notify(
+                f"there is no rank {global_rank}: the run has {len(picture.rank_statuses)} ranks"
+            )
             return
         in_detail = self._detail_key is not None
         self.action_view("ranks")
@@ -217,18 +219,18 @@ class DistwatchApp(App[None]):
             self._filter = Filter()
             self.draw()
             self._list.select(f"rank:{global_rank}")
-            self.notify("the filter hid that rank: cleared")
+            self.notify("the filter hid that rank, so it was cleared")
         if in_detail:
             self._open_detail(f"rank:{global_rank}")
 
     def action_sort(self) -> None:
-        """Sorts the ranks, or the loads where they are on display, by the next column."""
+        """Sorts the ranks, or the loads in their view, by the next column."""
         view = "loading" if self._view == "loading" else "ranks"
         self._orders[view] = self._orders[view].following(_SORTED_BY[view])
         self.draw()
 
     def action_sort_reverse(self) -> None:
-        """Turns the order of the ranks round, or of the loads where they are on display."""
+        """Reverses the order of the ranks, or of the loads in their view."""
         view = "loading" if self._view == "loading" else "ranks"
         order = self._orders[view]
         self._orders[view] = order._replace(reverse=not order.reverse)
@@ -242,7 +244,7 @@ class DistwatchApp(App[None]):
             self._detail_page.scroll_relative(y=steps, animate=False)
 
     def action_page(self, direction: int) -> None:
-        """As `action_move`, by a screen."""
+        """Moves by a screen."""
         if self._detail_key is None:
             self._list.page(direction)
         else:
@@ -253,7 +255,7 @@ class DistwatchApp(App[None]):
     # ---- time ------------------------------------------------------------------------------
 
     def action_pause(self) -> None:
-        """Freezes the display or lets it go on; in a replay, plays or stops."""
+        """Freezes or resumes the display; in a replay, plays or stops."""
         self.session.toggle()
         self.draw()
 
@@ -283,7 +285,7 @@ class DistwatchApp(App[None]):
     # ---- the prompt ------------------------------------------------------------------------
 
     def action_filter(self) -> None:
-        """Opens the filter's line; it acts while it is typed."""
+        """Opens the filter prompt; the filter applies while it is typed."""
         hint = "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text"
         self._prompt.open("filter", self._filter.text, hint)
 
@@ -308,13 +310,13 @@ class DistwatchApp(App[None]):
             try:
                 self._filter = parse_filter(event.value)
             except FilterInvalid as error:
-                self._prompt.say(f"{error}; Esc drops the filter")
+                self._prompt.say(f"{error}; Esc clears the filter")
                 return
             self._close_prompt()
         elif self._prompt.purpose == "rank":
             number = event.value.strip()
             if not number.isdecimal():
-                self._prompt.say(f"{number!r} is no rank: type a number, or Esc")
+                self._prompt.say(f"{number!r} is not a rank: type a number, or press Esc")
                 return
             self._close_prompt()
             self._go_to_rank(int(number))
@@ -326,14 +328,14 @@ class DistwatchApp(App[None]):
     # ---- keeping ---------------------------------------------------------------------------
 
     def action_copy(self) -> None:
-        """Copies the verdict as Markdown, by the terminal's own clipboard (OSC 52)."""
+        """Copies the verdict as Markdown, through the terminal's own clipboard (OSC 52)."""
         self.copy_to_clipboard(verdict_markdown(self.session.picture))
         self.notify(
-            "verdict copied as Markdown (by OSC 52; where the terminal forbids that, press e)"
+            "verdict copied as Markdown (with OSC 52; if your terminal forbids that, press e)"
         )
 
     def action_export(self) -> None:
-        """Writes the report of what is on display."""
+        """Writes a report of the current picture."""
         self.run_worker(self._export(), group="export", exclusive=True, exit_on_error=False)
 
     async def _export(self) -> None:
@@ -343,9 +345,7 @@ class DistwatchApp(App[None]):
             reports = render_reports(picture)
             paths = await asyncio.to_thread(write_reports, reports, folder, picture.run_id)
         except OSError as error:
-            text = (
-                f"cannot write in {folder}: {error.strerror}; start in a folder that you may write"
-            )
+            text = f"cannot write in {folder}: {error.strerror}; start distwatch in a folder that you can write"
             self.notify(text, severity="error")
             return
         stem = paths[0].rpartition(".")[0]
@@ -362,11 +362,11 @@ class DistwatchApp(App[None]):
     # ---- program ---------------------------------------------------------------------------
 
     def action_help(self) -> None:
-        """Keys and words on one page."""
+        """Shows the help page."""
         self.push_screen(HelpScreen())
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The key table again, by name."""
+        """The key table as commands, by name."""
         for key in KEYS:
             if key.action != "command_palette":
                 title = f"{key.label}  [{key.shown}]"

@@ -17,15 +17,15 @@ from distwatch.tui.verdict import (
     advice_line,
     coverage_line,
     run_line,
-    sight_line,
     verdict_line,
+    viewer_line,
 )
 
 _VERDICT_LINES, _ADVICE_LINES = 3, 2
 
 
 class TopBar(Vertical):
-    """The verdict in one line, what to do, whose run, how much of it is seen, how old."""
+    """The verdict in one line, the advice, the run, its coverage and age."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="verdict")
@@ -33,33 +33,33 @@ class TopBar(Vertical):
         yield Static(id="run")
         yield Static(id="coverage")
 
-    def show(self, picture: Picture, sight: ViewerStatus) -> None:
-        """Draws the picture's head."""
+    def show(self, picture: Picture, viewer: ViewerStatus) -> None:
+        """Draws the top bar."""
         width = max(20, self.app.size.width - 2)
         advice = clip(advice_line(picture), _ADVICE_LINES, width)
         verdict = clip(verdict_line(picture), _VERDICT_LINES, width)
         self.query_one("#verdict", Static).update(verdict)
         self.query_one("#advice", Static).update(advice)
         self.query_one("#advice", Static).display = bool(advice)
-        self.show_sight(picture, sight)
+        self.show_age(picture, viewer)
 
-    def show_sight(self, picture: Picture, sight: ViewerStatus) -> None:
+    def show_age(self, picture: Picture, viewer: ViewerStatus) -> None:
         """Draws only what changes while nothing happens: the ages."""
-        parts = [sight_line(sight, picture), run_line(picture)]
-        if sight.note and not sight.failure:
-            parts.append(Text(sight.note, FAINT))
+        parts = [viewer_line(viewer, picture), run_line(picture)]
+        if viewer.note and not viewer.failure:
+            parts.append(Text(viewer.note, FAINT))
         self.query_one("#run", Static).update(dotted(parts))
         self.query_one("#coverage", Static).update(coverage_line(picture))
 
 
 class Tabs(Static):
-    """The numbered views, the open one marked, and the filter that narrows them."""
+    """The numbered views with the open one marked, and the active filter."""
 
     def show(self, view: str, in_detail: bool, picture: Picture, wanted: Filter, hits: str) -> None:
         """Draws the bar."""
         narrow = self.app.size.width < 100
         text = Text()
-        # On a narrow screen filter and way back matter more than the names of the other views.
+        # On a narrow screen, the filter and the way back matter more than the names of other views.
         crowded = narrow and (bool(wanted.text) or in_detail)
         for number, each in enumerate(VIEWS, 1):
             if crowded and each.name != view:
@@ -79,7 +79,7 @@ class Tabs(Static):
 
 
 class Prompt(Vertical):
-    """One line of input at the bottom, and beneath it what is wrong with what was typed."""
+    """One line of input at the bottom, and below it the error in what was typed."""
 
     def __init__(self) -> None:
         super().__init__(id="prompt")
@@ -106,7 +106,7 @@ class Prompt(Vertical):
         self.remove_class("open")
 
     def say(self, complaint: str) -> None:
-        """What is wrong with what was typed, '' for nothing."""
+        """The error in what was typed, '' for none."""
         says = self.query_one("#prompt-says", Static)
         says.update(Text(complaint))
         says.display = bool(complaint)

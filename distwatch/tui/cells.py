@@ -1,4 +1,4 @@
-"""Single cells: what is known of one thing → a few styled characters. Pure."""
+"""Single cells: one fact → a few styled characters. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dotted(parts: Iterable[Text]) -> Text:
 
 
 def clip_middle(text: str, width: int) -> str:
-    """A path or an address in so many cells: both ends say more than what lies between them."""
+    """A path or an address in this many cells: both ends say more than the middle."""
     if cell_len(text) <= width:
         return text
     head = width // 4
@@ -54,15 +54,15 @@ def clip_middle(text: str, width: int) -> str:
 
 
 def clip(text: Text, lines: int, width: int) -> Text:
-    """What about fits into so many lines when it wraps, with an ellipsis where it does not."""
+    """As much as fits into this many wrapped lines, with an ellipsis where it is cut."""
     clipped = text.copy()
-    # Words that do not break leave some of each line but the last empty.
+    # Words that do not break leave some cells empty on each line but the last.
     clipped.truncate(max(width, lines * width - 10 * (lines - 1)), overflow="ellipsis")
     return clipped
 
 
 def rank_cell(global_rank: int, culprit: bool) -> Text:
-    """The rank's number, marked where a root finding blames it."""
+    """The rank's number, marked where a root finding blames the rank."""
     if culprit:
         return Text.assemble((CULPRIT, RED), (f"{global_rank:>5}", f"bold {RED}"))
     return Text(f" {global_rank:>5}", STRONG)
@@ -81,7 +81,7 @@ def since_cell(status: RankStatus) -> Text:
 
 
 def heartbeat_cell(status: RankStatus) -> Text:
-    """Age of the agent's last heartbeat; why there is none."""
+    """The age of the agent's last heartbeat, or why there is none."""
     if status.process is None or not status.instrumented:
         return Text(UNKNOWN, FAINT)
     late = status.heartbeat_s is not None and status.heartbeat_s > 3
@@ -89,12 +89,12 @@ def heartbeat_cell(status: RankStatus) -> Text:
 
 
 def doing_cell(status: RankStatus) -> Text:
-    """What it does, in a clause."""
+    """What the rank is doing, in a clause."""
     return Text(status.doing or UNKNOWN, "" if status.doing else FAINT)
 
 
 def where_cell(status: RankStatus) -> Text:
-    """`train.py:42 in step`, the place in bold."""
+    """`train.py:42 in step`, with the file and line in bold."""
     if not status.where:
         return Text(UNKNOWN, FAINT)
     place, _, function = status.where.partition(" in ")

@@ -1,4 +1,4 @@
-"""Writes the report of what is on display."""
+"""Writes a report of the current picture."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def render_reports(picture: Picture) -> dict[str, bytes]:
 
 
 def write_reports(reports: dict[str, bytes], folder: str, run_id: str) -> list[str]:
-    """Writes them side by side under a name that is not taken; returns their paths.
+    """Writes them side by side under an unused name; returns their paths.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in run_id).strip(".") or "run"
     number = 1

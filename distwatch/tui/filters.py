@@ -18,7 +18,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 class FilterInvalid(ValueError):
-    """The filter cannot be read; the message says which part and what would do."""
+    """The filter cannot be read; the message says which part, and what works instead."""
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ Test = Callable[[Subject], bool]
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """A filter that was read. The empty one lets everything pass."""
+    """A parsed filter. The empty one accepts everything."""
 
     text: str = ""
     tests: tuple[Test, ...] = ()
@@ -41,7 +41,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[str, ...] = ()
 
     def selected(self, picture: Picture) -> frozenset[int] | None:
-        """Ranks that every term lets pass; None where no term is about ranks."""
+        """Ranks that every term accepts; None where no term is about ranks."""
         if not self.tests:
             return None
         names = _group_names(picture)
@@ -55,7 +55,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def has_words(self, text: str) -> bool:
-        """Whether a line's text holds all free words."""
+        """Whether a line's text contains all free words."""
         folded = text.casefold()
         return all(word in folded for word in self.words)
 
@@ -72,7 +72,7 @@ def parse_filter(text: str) -> Filter:
     """Reads a filter.
 
     Raises:
-        FilterInvalid: a term cannot be meant as it is written.
+        FilterInvalid: a term has no meaning as written.
     """
     tests: list[Test] = []
     pg_tests: list[Callable[[str], bool]] = []
@@ -84,7 +84,9 @@ def parse_filter(text: str) -> Filter:
             continue
         field, sign, value = found[1].casefold(), found[2], found[3]
         if field not in FIELDS:
-            raise FilterInvalid(f"{field!r} is no field; use {', '.join(FIELDS)}, or plain words")
+            raise FilterInvalid(
+                f"{field!r} is not a field; use {', '.join(FIELDS)}, or plain words"
+            )
         if not value:
             raise FilterInvalid(f"{part!r} has no value: what should {field} be?")
         tests.append(_READERS[field](sign, value))
@@ -99,13 +101,13 @@ def parse_ranks(text: str) -> frozenset[int]:
     """`0-2,5` → {0, 1, 2, 5}.
 
     Raises:
-        FilterInvalid: it is no set of ranks.
+        FilterInvalid: it is not a set of ranks.
     """
     ranks: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise FilterInvalid(f"{part!r} is no rank; write 3, 0-3 or 0-3,7")
+            raise FilterInvalid(f"{part!r} is not a rank; write 3, 0-3 or 0-3,7")
         low, high = int(first), int(last) if dash else int(first)
         if high < low or high - low > 1_000_000:
             raise FilterInvalid(f"{part!r} is an empty range: the smaller rank comes first")
@@ -130,7 +132,7 @@ def _state(sign: str, value: str) -> Test:
     if sign in ("=", "!=") and value.casefold() not in LETTERS:
         by_letter = {letter: word for word, letter in LETTERS.items()}
         if value not in by_letter:
-            raise FilterInvalid(f"{value!r} is no state; states are {', '.join(LETTERS)}")
+            raise FilterInvalid(f"{value!r} is not a state; the states are {', '.join(LETTERS)}")
         value = by_letter[value]
     test = _text_test("state", sign, value)
     return lambda subject: test(subject.status.word)
@@ -152,7 +154,7 @@ def _host(sign: str, value: str) -> Test:
 def _rank(sign: str, value: str) -> Test:
     if sign in (">", "<"):
         if not value.isdecimal():
-            raise FilterInvalid(f"{value!r} is no rank; write rank{sign}3")
+            raise FilterInvalid(f"{value!r} is not a rank; write rank{sign}3")
         limit, above = int(value), sign == ">"
         return lambda s: (s.status.global_rank > limit) == above and s.status.global_rank != limit
     if sign == "~":
@@ -168,7 +170,7 @@ def _age(sign: str, value: str) -> Test:
     limit, above = float(found[1]) * _UNITS[found[2] or "s"], sign == ">"
 
     def test(subject: Subject) -> bool:
-        # An age that was not observed is neither above nor below anything.
+        # An age that was not observed is neither above nor below any value.
         age = subject.status.since_s
         return age is not None and (age > limit if above else age < limit)
 

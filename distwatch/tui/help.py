@@ -16,17 +16,17 @@ from distwatch.tui.keys import VIEWS, sections
 from distwatch.tui.styles import BLUE, CULPRIT, MUTED, STATES, STRONG, UNKNOWN
 
 _FILTERS = (
-    ("state=waiting", "also by letter: state=w; state!=running"),
+    ("state=waiting", "or by letter: state=w; also state!=running"),
     ("pg=dp3  pg~dp", "member of a process group, by name or description"),
-    ("host~node01", "on a host whose name holds that"),
+    ("host~node01", "on a host whose name contains this"),
     ("rank=0-3,7  rank>16", "these ranks"),
-    ("age>30s  age<2m", "not moved for that long"),
-    ("from_pretrained", "plain words: lines that hold all of them"),
+    ("age>30s  age<2m", "no progress for this long"),
+    ("from_pretrained", "plain words: lines that contain all of them"),
 )
 
 
 def help_text() -> Text:
-    """Keys, the filter language and what the letters mean."""
+    """Keys, the filter language, and the meaning of the letters."""
     views = {view.title: view.help for view in VIEWS}
     text = Text()
     for title, keys in sections().items():
@@ -35,7 +35,7 @@ def help_text() -> Text:
             text.append(f"  {key.shown:<8}", STRONG)
             text.append(f"{key.label:<12}")
             text.append(f"{views.get(key.label, key.help)}\n", MUTED)
-    text.append("Filter terms (all must hold)\n", f"bold {BLUE}")
+    text.append("Filter terms (all must match)\n", f"bold {BLUE}")
     for example, meaning in _FILTERS:
         text.append(f"  {example:<20}", STRONG)
         text.append(f"{meaning}\n", MUTED)
@@ -51,7 +51,7 @@ def help_text() -> Text:
 
 
 class HelpScreen(ModalScreen[None]):
-    """Keys and words on one page."""
+    """Keys and letters on one page."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,enter", "dismiss", "Close", key_display="Esc")

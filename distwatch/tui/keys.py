@@ -1,4 +1,4 @@
-"""The one key table: bindings, footer, help and command palette are all made from it."""
+"""The key table: bindings, footer, help and command palette are made from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textual.binding import Binding
 
 
 class Key(NamedTuple):
-    """One command. `keys` in Textual's names; `shown` as people write them."""
+    """One command. `keys` are Textual's names; `shown` is for people."""
 
     keys: str
     shown: str
@@ -28,13 +28,17 @@ class View(NamedTuple):
 
 
 VIEWS = (
-    View("ranks", "Ranks", "one line a rank: state, since when, doing what, where"),
-    View("groups", "Groups", "process groups: who is in the collective in flight, who is missing"),
+    View("ranks", "Ranks", "one line for each rank: state, since when, what it does, where"),
+    View(
+        "groups",
+        "Groups",
+        "process groups: which ranks are in the collective in flight, which are missing",
+    ),
     View("stacks", "Stacks", "all ranks' stacks merged into one tree with rank sets"),
     View("devices", "Devices", "devices, hosts with memory and cgroup, processes with children"),
-    View("events", "Events", "what happened, newest at the bottom"),
+    View("events", "Events", "events, newest at the bottom"),
     View("findings", "Findings", "root causes and their symptoms, with the evidence"),
-    View("loading", "Loading", "model loads: phases, progress, waits; where the model lies"),
+    View("loading", "Loading", "model loads: phases, progress, waits; the device map"),
     View("layout", "Layout", "parallel layouts: each rank in its place; the groups of each axis"),
 )
 
@@ -46,19 +50,19 @@ _VIEW_KEYS = tuple(
 KEYS: tuple[Key, ...] = (
     *_VIEW_KEYS,
     Key("c", "c", "culprit", "Culprit", "jump to the rank that the verdict blames", "Look", True),
-    Key("enter", "Enter", "detail", "Detail", "all that is known of the selected line", "Look", True),
-    Key("escape", "Esc", "leave", "Back", "leave the detail, then the filter", "Look"),
+    Key("enter", "Enter", "detail", "Detail", "everything about the selected line", "Look", True),
+    Key("escape", "Esc", "leave", "Back", "close the detail, then clear the filter", "Look"),
     Key("slash", "/", "filter", "Filter", "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text", "Look", True),
     Key("g", "g", "go_to_rank", "Go to rank", "type a rank's number", "Look"),
     Key("s", "s", "sort", "Sort", "ranks, loads: sort by the next column", "Look"),
-    Key("S,upper_s", "S", "sort_reverse", "Reverse", "ranks, loads: turn the order round", "Look"),
+    Key("S,upper_s", "S", "sort_reverse", "Reverse", "ranks, loads: reverse the order", "Look"),
     Key("up,k", "↑ k", "move(-1)", "Up", "one line up", "Look"),
     Key("down,j", "↓ j", "move(1)", "Down", "one line down", "Look"),
     Key("pageup", "PgUp", "page(-1)", "Page up", "one page up", "Look"),
     Key("pagedown", "PgDn", "page(1)", "Page down", "one page down", "Look"),
     Key("space", "Space", "pause", "Pause", "freeze the display (replay: play or stop)", "Time", True),
     Key("left_square_bracket", "[", "step(-1)", "Step back", "previous rank (replay: previous event)", "Time"),
-    Key("right_square_bracket", "]", "step(1)", "Step on", "next rank (replay: next event)", "Time"),
+    Key("right_square_bracket", "]", "step(1)", "Step", "next rank (replay: next event)", "Time"),
     Key("home", "Home", "edge(-1)", "First", "first line (replay: the beginning)", "Time"),
     Key("end", "End", "edge(1)", "Last", "last line (replay: the end)", "Time"),
     Key("y", "y", "copy", "Copy", "copy the verdict as Markdown", "Keep", True),
@@ -66,12 +70,12 @@ KEYS: tuple[Key, ...] = (
     Key("d", "d", "dump", "Dump now", "ask every rank and observer for a full incident now", "Keep"),
     Key("question_mark", "?", "help", "Help", "this page", "Program", True),
     Key("ctrl+p", "Ctrl+P", "command_palette", "Palette", "all commands by name", "Program"),
-    Key("q", "q", "quit", "Quit", "leave; the job is not touched", "Program", True),
+    Key("q", "q", "quit", "Quit", "quit; the job is not touched", "Program", True),
 )  # fmt: skip
 
 
 def bindings() -> list[Binding]:
-    """The table as Textual wants it. The palette's own key is bound by Textual itself."""
+    """The table as Textual needs it. Textual itself binds the palette's own key."""
     return [
         Binding(key.keys, key.action, key.label, key_display=key.shown, show=key.in_footer)
         for key in KEYS

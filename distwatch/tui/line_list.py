@@ -1,4 +1,4 @@
-"""The list that every view is drawn in: line API, so that 10,000 rows cost what a screen costs."""
+"""The list in which every view is drawn: with the line API, 10,000 rows cost as much as one screen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GUTTER = 2
 
 
 class LineList(ScrollView, can_focus=True, inherit_bindings=False):
-    """Lines with a cursor that stays on what it points at, wherever that moves."""
+    """Lines with a cursor that stays on its subject, wherever that moves."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"line-list--cursor", "line-list--empty"}
 
@@ -34,7 +34,7 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
         self._empty = ""
         self._cursor = 0
         self._follow = follow
-        """Whether the cursor stays on the last line while it is there."""
+        """Whether the cursor follows the last line while it is there."""
 
     @property
     def lines(self) -> Sequence[Line]:
@@ -46,7 +46,7 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
         return self._lines[self._cursor] if self._cursor < len(self._lines) else None
 
     def show(self, lines: Sequence[Line], heading: Heading | None, empty: str) -> None:
-        """Replaces the lines; the cursor follows the key that it is on."""
+        """Replaces the lines; the cursor follows its line's key."""
         before = self.selected
         at_end = self._follow and self._cursor >= len(self._lines) - 1
         self._lines, self._heading, self._empty = lines, heading, empty
@@ -63,7 +63,7 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
         self.refresh()
 
     def select(self, key: str) -> bool:
-        """Moves the cursor to the line of that key; False where there is none."""
+        """Moves the cursor to the line with that key; False where there is none."""
         place = next((n for n, line in enumerate(self._lines) if line.key == key), None)
         if place is None:
             return False
@@ -71,7 +71,7 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
         return True
 
     def move(self, steps: int) -> None:
-        """Moves the cursor by lines, to the ends at most."""
+        """Moves the cursor by lines, at most to the ends."""
         self._go(self._cursor + steps)
 
     def page(self, direction: int) -> None:

@@ -1,4 +1,4 @@
-"""Cells of model loads: one load, or one part of it → a few styled characters. Pure."""
+"""Cells of model loads: one load, or a part of one → a few styled characters. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def styled(words: Words) -> Text:
 
 
 def timeline_cell(load: LoadStatus, width: int) -> Text:
-    """The phases to scale; an open end is an arrow."""
+    """The phases to scale; an arrow marks an open end."""
     spans = spans_of(load)
     text = Text()
     for piece in timeline_pieces(spans, width - 1):
@@ -51,7 +51,7 @@ def timeline_cell(load: LoadStatus, width: int) -> Text:
 
 
 def phases_cell(load: LoadStatus, width: int) -> Text:
-    """What the numbers of the timeline are: failed and longest first, so that a cut costs least."""
+    """The names of the timeline's numbers: failed and longest first, so a cut costs least."""
     spans = sorted(shown_spans(load), key=lambda s: (not s.error, not s.under_way, -s.took_s))
     return styled(dotted(span_words(span, load) for span in spans))
 
@@ -78,7 +78,7 @@ def _bar_width(width: int) -> int:
 
 
 def bar_cell(share: float | None, width: int) -> Text:
-    """`████░░░░`; dots where it is not known how much there is to do."""
+    """`████░░░░`; dots where the total is not known."""
     if share is None:
         return Text("·" * width, FAINT)
     filled = round(min(1.0, max(0.0, share)) * width)

@@ -1,4 +1,4 @@
-"""The verdict and the ranks as plain text: for pipes, and for where there is no terminal."""
+"""The verdict and the ranks as plain text, for pipes and where there is no terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_RANKS = 100
 def render_once(state: RunState, width: int, *, run_id: str = "", color: bool = False) -> str:
     """One screen of text, ending in a newline. No ANSI codes unless `color`.
 
-    Beyond 100 ranks, the ones that are worst off are shown, and how many are not.
+    Beyond 100 ranks, only the worst ones are shown, with the number of the others.
     """
     picture = take_picture(state, run_id or state.run_id)
     out = io.StringIO()

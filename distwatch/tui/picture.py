@@ -1,4 +1,4 @@
-"""What one refresh shows: derived once from the state, then only looked at."""
+"""What one refresh shows: derived once from the state, then only read."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _NAMED = 3
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One moment of the run. Nothing that draws it computes a diagnosis."""
+    """One moment of the run. Drawing it computes no diagnosis."""
 
     run_id: str
     state: RunState
-    """For details on demand; a frozen picture holds a copy of its own."""
+    """For details on demand; a frozen picture holds its own copy."""
     findings: tuple[Finding, ...] = ()
     rank_statuses: tuple[RankStatus, ...] = ()
     groups: tuple[GroupView, ...] = ()
@@ -41,9 +41,9 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Events that are known to be lost."""
     not_observed: tuple[str, ...] = ()
     suspicion: Finding | None = None
-    """What the verdict will be if nothing moves; only where there is none yet."""
+    """What the verdict will be if nothing moves; only where there is no verdict yet."""
     hosts: tuple[int, int] = (0, 0)
-    """How many hosts are seen now, of how many."""
+    """How many hosts are seen now, and how many there are."""
     clock_ns: int | None = None
     """Wall clock of the newest event; None before the first."""
 
@@ -68,7 +68,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def launcher(self) -> str:
-        """What started the job; '' where no process says it."""
+        """What started the job; '' where no process says."""
         names = [process.identity.launcher for process in self.state.processes.values()]
         return next((name for name in names if name not in ("unknown", "env")), "")
 
@@ -89,13 +89,13 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return {s.process: s.global_rank for s in self.rank_statuses if s.process is not None}
 
     def wall_ns(self, entry: TimelineEntry) -> int:
-        """When it happened, on its host's wall clock."""
+        """Its time on its host's wall clock."""
         return self.state.wall_ns(entry.host, entry.time_ns)
 
 
 def take_picture(state: RunState, run_id: str) -> Picture:
     """Derives everything that the views show."""
-    # Of ten thousand ranks a job takes a third of a second to make out: once for all that is shown.
+    # The job of ten thousand ranks takes a third of a second to derive: once for everything shown.
     cases = cases_of(state)
     job = cases[0].job
     findings = diagnose(cases)
@@ -144,7 +144,7 @@ def _frozen(process: Process) -> Process:
 
 
 def _not_observed(state: RunState, job: Job) -> list[str]:
-    """`stack of ranks 0-3: no permission to ptrace`, one line a reason."""
+    """`stack of ranks 0-3: no permission to ptrace`, one line for each reason."""
     reasons: dict[tuple[str, str], list[int]] = {}
     for process in job.ranks.values():
         if process.global_rank is not None:

@@ -1,4 +1,4 @@
-"""What the viewer looks at: one interface for live and recorded runs, pause and stepping in it."""
+"""What the viewer looks at: one interface for live and recorded runs, including pause and steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distwatch.tui.picture import Picture, freeze, take_picture
 from distwatch.tui.verdict import ViewerStatus, mood
 
 if TYPE_CHECKING:
-    # At run time it would load the whole observer, which a viewer of a recording never needs.
+    # At run time this would load the whole observer, which a viewer of a recording never needs.
     from distwatch.observer.targets.run_source import RunSource
 
 
 class Session:
-    """A source, and the picture of it that is on display. Knows nothing of widgets."""
+    """A source and its current picture. Knows nothing of widgets."""
 
     def __init__(self, source: RunSource, clock: Callable[[], int] = time.time_ns) -> None:
         self.source = source
@@ -31,11 +31,11 @@ class Session:
         self._failure = ""
         self._current = take_picture(source.state, source.run_id)
         self.cost_s = 0.0
-        """Seconds that the last picture took: who refreshes leaves time for the rest."""
+        """Seconds that the last picture took: the refresher leaves time for the rest."""
 
     @property
     def picture(self) -> Picture:
-        """What is on display: the frozen picture while paused."""
+        """The current picture: the frozen one while paused."""
         return self._frozen or self._current
 
     @property
@@ -47,7 +47,7 @@ class Session:
         return self.source.span is not None and not self.source.live
 
     async def poll(self) -> bool:
-        """Reads what is new; True if there is anything new. A source that fails is told, not raised."""
+        """Reads what is new; True if there is any. A failing source is shown, not raised."""
         try:
             if not self._opened:
                 await self.source.open()
@@ -57,11 +57,11 @@ class Session:
             else:
                 changed = await self.source.poll()
             if changed or self.source.live or self.replays:
-                self._failure = ""  # a live source that has ended says so only once
+                self._failure = ""  # a live source reports its end only once
         except asyncio.CancelledError:
             raise
         except (OSError, EOFError) as error:
-            # Nobody at the other end, or gone in mid-sentence.
+            # No observer at the other end, or it went away in the middle of a message.
             self._failure = (
                 "the observer left" if self._opened else f"cannot reach the run: {error}"
             )
@@ -80,7 +80,7 @@ class Session:
         return bool(self._failure)
 
     async def dump(self) -> str:
-        """Asks for a full incident now; a sentence about what came of it."""
+        """Asks for a full incident now; returns a sentence about the result."""
         try:
             return await self.source.dump()
         except asyncio.CancelledError:
@@ -94,7 +94,7 @@ class Session:
             await self.source.close()
 
     def toggle(self) -> None:
-        """Pause or go on; in a replay, play or stop."""
+        """Pauses or resumes; in a replay, plays or stops."""
         if self.replays:
             self._toggle_play()
         elif self._frozen is None:
@@ -115,8 +115,8 @@ class Session:
         if self.source.span is not None:
             self._seek(self.source.span[0 if direction < 0 else 1])
 
-    def sight(self) -> ViewerStatus:
-        """How the display stands to the run just now."""
+    def viewer_status(self) -> ViewerStatus:
+        """The viewer's status: live, paused or replay, and its age."""
         picture, span = self.picture, self.source.span
         now = self._clock()
         age = None if picture.clock_ns is None else max(0.0, (now - picture.clock_ns) / 1e9)
@@ -139,7 +139,7 @@ class Session:
             return ""
         if age_s is None:
             return f"{self._failure}; trying again"
-        return f"{self._failure}; showing what it last said ({format_age(age_s)} old)"
+        return f"{self._failure}; showing the last data ({format_age(age_s)} old)"
 
     def _news(self) -> int:
         shown, timeline = self.picture.state.timeline, self._current.state.timeline
@@ -157,7 +157,7 @@ class Session:
         self._retake()
 
     def _note_moments(self) -> None:
-        """Learns when something happened in a recorded run: its state only knows up to the cursor."""
+        """Notes the times of events in a recorded run: its state only knows up to the cursor."""
         if not self.replays or self.source.span is None:
             return
         cursor = self.source.cursor_ns

@@ -1,4 +1,4 @@
-"""Colours and glyphs. Whatever a colour says, a glyph or a word says too."""
+"""Colours and glyphs. Everything that a colour says, a glyph or a word says too."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ STATES = {status.word: _TONES[status.tone] for status in STATUSES.values()}
 CULPRIT = "▶"
 CURSOR = "›"
 UNKNOWN = "–"
-"""Not observed: never shown as a zero."""
+"""Not observed: never shown as zero."""

@@ -1,4 +1,4 @@
-"""The lines at the top: the verdict, what to do, and how much of the run is seen. Pure."""
+"""The lines at the top: verdict, advice, and coverage of the run. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
 
 _QUIET_S = 5.0
-"""A wait that lasts this long is mentioned even while nothing is wrong yet."""
+"""A wait this long is mentioned even while nothing is wrong yet."""
 
 
 class ViewerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How the viewer stands to the run: what the header says beside the run's own facts."""
+    """The viewer's own state, which the header shows beside the run's facts."""
 
     mode: Literal["live", "paused", "replay"] = "live"
     note: str = ""
@@ -31,7 +31,7 @@ class ViewerStatus(msgspec.Struct, frozen=True, kw_only=True):
     news: int = 0
     """Notable events since then."""
     changed: bool = False
-    """The verdict is another one by now."""
+    """The verdict has changed since then."""
     playing: bool = False
     position_s: float = 0.0
     length_s: float = 0.0
@@ -50,7 +50,7 @@ def mood(picture: Picture) -> tuple[str, str]:
     if not total:
         return "starting", "no ranks seen yet"
     if all(status_of(word).ended for word in words):
-        return "ended", f"{total}/{total} ranks have ended; nothing was found wrong"
+        return "ended", f"{total}/{total} ranks have ended; nothing wrong found"
     if any(status_of(word).starts for word in words):
         counts = {word: words.count(word) for word in dict.fromkeys(words)}
         told = ", ".join(f"{number} {word}" for word, number in counts.items())
@@ -71,7 +71,7 @@ def _running_mood(picture: Picture, total: int) -> tuple[str, str]:
         inside = f"; {waiting} in a collective by their stacks" if waiting else ""
         return (
             "watching",
-            f"no verdict yet: {len(alive)}/{total} ranks, seen from outside only{inside}",
+            f"no verdict yet: {len(alive)}/{total} ranks, seen only from outside{inside}",
         )
     moved = [s.since_s for s in alive if s.since_s is not None]
     last = f", last progress {format_age(min(moved))} ago" if moved else ""
@@ -93,13 +93,13 @@ def verdict_line(picture: Picture) -> Text:
 
 
 def advice_line(picture: Picture) -> Text:
-    """What to do, '' where there is nothing to do."""
+    """What to do; '' where nothing needs to be done."""
     root = picture.root
     return Text.assemble(("→ ", GREEN), root.advice) if root and root.advice else Text()
 
 
 def run_line(picture: Picture) -> Text:
-    """Whose run this is: id, launcher, world, hosts."""
+    """The run: id, launcher, world, hosts."""
     hosts = sorted({s.host for s in picture.rank_statuses if s.host} or set(picture.state.hosts))
     world = picture.world_size if picture.world_size is not None else "not known yet"
     parts = [Text(picture.run_id or "run", STRONG), Text(f"world {world}", MUTED)]
@@ -113,7 +113,7 @@ def run_line(picture: Picture) -> Text:
 
 
 def coverage_line(picture: Picture) -> Text:
-    """How much is seen: `4/4 ranks observed · 0 events dropped · not observed: …`."""
+    """The coverage: `4/4 ranks observed · 0 events dropped · not observed: …`."""
     total = len(picture.rank_statuses)
     if not total:
         return Text("no ranks observed yet", MUTED)
@@ -132,29 +132,29 @@ def coverage_line(picture: Picture) -> Text:
     return dotted(parts)
 
 
-def sight_line(sight: ViewerStatus, picture: Picture) -> Text:
-    """Live, paused or replay, and how old what is shown is."""
-    if sight.failure:
-        return Text(f"! {sight.failure}", f"bold {RED}")
+def viewer_line(viewer: ViewerStatus, picture: Picture) -> Text:
+    """Live, paused or replay, and the age of what is shown."""
+    if viewer.failure:
+        return Text(f"! {viewer.failure}", f"bold {RED}")
     clock = format_clock(picture.clock_ns)[:8] if picture.clock_ns else ""
-    if sight.mode == "replay":
-        where = f"{sight.position_s:.1f} of {sight.length_s:.1f} s"
-        word = "▶ PLAYING" if sight.playing else "REPLAY"
+    if viewer.mode == "replay":
+        where = f"{viewer.position_s:.1f} of {viewer.length_s:.1f} s"
+        word = "▶ PLAYING" if viewer.playing else "REPLAY"
         line = Text.assemble((word, f"bold {YELLOW}"), (f" {clock} · {where}", MUTED))
-    elif sight.mode == "paused":
-        line = Text(f"PAUSED {sight.behind_s:.0f} s behind", f"bold {YELLOW}")
-        if sight.news:
-            line.append(f" · {count_of(sight.news, 'new event')}", YELLOW)
-        if sight.changed:
+    elif viewer.mode == "paused":
+        line = Text(f"PAUSED {viewer.behind_s:.0f} s behind", f"bold {YELLOW}")
+        if viewer.news:
+            line.append(f" · {count_of(viewer.news, 'new event')}", YELLOW)
+        if viewer.changed:
             line.append(" · the verdict changed", f"bold {RED}")
     else:
-        age = f"{sight.age_s:.0f} s old" if sight.age_s is not None else "nothing read yet"
+        age = f"{viewer.age_s:.0f} s old" if viewer.age_s is not None else "nothing read yet"
         line = Text.assemble(("LIVE", f"bold {GREEN}"), (f" {age}", MUTED))
     return line
 
 
 def verdict_markdown(picture: Picture) -> str:
-    """The verdict as a person pastes it into an issue or a chat."""
+    """The verdict for pasting into an issue or a chat."""
     word, sentence = mood(picture)
     lines = [f"**{word.upper()}** {sentence}", ""]
     for finding in picture.findings:

@@ -57,7 +57,10 @@ def test_a_host_that_does_not_answer_is_given_five_seconds() -> None:
 def test_a_rank_that_waits_before_a_store_that_listens_needs_no_look() -> None:
     job = on_two_hosts()
     job.probe(
-        "error", 2.0, host="node2", detail="not observed: the ranks live in a network of their own"
+        "error",
+        2.0,
+        host="node2",
+        detail="not observed: the ranks are in another network namespace",
     )
     job.tick(9.0)
     assert judged(job) == []

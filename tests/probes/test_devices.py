@@ -83,4 +83,6 @@ def test_xids_that_nobody_tells_are_said_to_be_missing() -> None:
 
 def test_a_driver_without_devices_says_so() -> None:
     found = Devices(NvmlDouble([], xids=[])).sample("here")
-    assert found.not_observed == "no NVIDIA device is visible: the driver is there and lists none"
+    assert (
+        found.not_observed == "no NVIDIA device is visible: the driver is installed but lists none"
+    )

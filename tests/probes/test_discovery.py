@@ -279,7 +279,7 @@ def test_a_process_of_ours_that_forbids_it_is_denied_with_advice() -> None:
                 job_of(child.pid)
             return str(raised.value)
 
-        assert "does not let itself be read" in as_nobody(look)
+        assert "or forbids reading" in as_nobody(look)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -106,7 +106,7 @@ def test_a_zombies_zero_that_we_may_not_read_is_no_exit_code() -> None:
         parent.say()
         wait_end(watch)
         said = as_nobody(lambda: f"{watch.collect().exit_code} {watch.collect().how}")
-        assert said.startswith("None ended; its status is for its own user")
+        assert said.startswith("None ended; only its own user may read its status")
 
 
 def test_a_pid_that_was_reused_is_not_watched() -> None:

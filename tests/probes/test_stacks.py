@@ -119,7 +119,7 @@ async def test_native_frames_are_told_from_pythons() -> None:
 
 async def test_what_is_no_python_or_gone_is_said() -> None:
     with other("", command=["/bin/cat"]) as child:
-        assert "no Python process" in ((await take_stack("k", child.pid)).error or "")
+        assert "not a Python process" in ((await take_stack("k", child.pid)).error or "")
         pid = child.pid
     assert (await take_stack("k", pid)).error == f"process {pid} is gone"
 
@@ -177,7 +177,7 @@ async def test_a_py_spy_that_blocks_is_ended(
     assert state_of(pid) == ""
 
     taken = await take_stack("k", os.getpid(), timeout_s=0.3)
-    assert taken.error == "py-spy did not answer within 0.3 s and was ended"
+    assert taken.error == "py-spy did not answer within 0.3 s and was killed"
 
 
 async def test_a_read_that_missed_is_repeated(
@@ -202,7 +202,7 @@ async def test_a_read_that_always_misses_is_told_in_its_words(
     )
     monkeypatch.setattr(stacks, "find_py_spy", lambda: program)
     error = (await take_stack("k", os.getpid())).error
-    assert error == "py-spy could not read the process while it moved (Failed to copy): ask again"
+    assert error == "py-spy could not read the process while it moved (Failed to copy): try again"
     assert (tmp_path / "calls").read_text() == "x\n" * 3
 
 

@@ -80,7 +80,9 @@ def test_without_distwatch_a_driver_or_an_actors_name_leads_to_the_job_and_its_t
         raylet = raylet_of(first)
         assert raylet is not None
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN[::-1])
-        with pytest.raises(ClusterUnreadable, match="refuses us: it wants its cluster's token"):
+        with pytest.raises(
+            ClusterUnreadable, match="rejects the request: it needs the cluster's token"
+        ):
             read_tables([raylet])
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
         with pytest.raises(NoSuchTarget, match=f"distwatch attach {first}"):

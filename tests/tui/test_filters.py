@@ -63,13 +63,16 @@ def test_other_views_show_what_concerns_the_selected_ranks(hung: Picture) -> Non
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("stat=waiting", "'stat' is no field; use state, pg, host, rank, age, pid, or plain words"),
-        ("state=wating", "'wating' is no state; states are unobserved, starting"),
+        (
+            "stat=waiting",
+            "'stat' is not a field; use state, pg, host, rank, age, pid, or plain words",
+        ),
+        ("state=wating", "'wating' is not a state; the states are unobserved, starting"),
         ("state=", "'state=' has no value"),
-        ("rank=a", "'a' is no rank; write 3, 0-3 or 0-3,7"),
+        ("rank=a", "'a' is not a rank; write 3, 0-3 or 0-3,7"),
         ("rank=3-1", "'3-1' is an empty range"),
         ("rank~3", "rank is a number"),
-        ("rank>x", "'x' is no rank; write rank>3"),
+        ("rank>x", "'x' is not a rank; write rank>3"),
         ("age=30s", "'30s': write age>30s"),
         ("age>soon", "'soon': write age>30s"),
         ("host>a", "host is text: use host=a"),

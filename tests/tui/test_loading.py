@@ -231,7 +231,7 @@ def test_a_map_longer_than_what_was_kept_says_so() -> None:
         0, 2.0, Placement(model_class="M", modules_left_out=40, leaked=("a",), leaked_count=9)
     )
     picture = take_picture(job.state, "r")
-    assert "longer by 40" in detail(picture, "load:0:50").plain
+    assert "has 40 more entries" in detail(picture, "load:0:50").plain
     assert "9 parameters that nothing will load: a, …" in block(picture, "load:0:50")
 
 

@@ -7,9 +7,9 @@ from distwatch.tui.verdict import (
     coverage_line,
     mood,
     run_line,
-    sight_line,
     verdict_line,
     verdict_markdown,
+    viewer_line,
 )
 from tests.tui.scripted import (
     HOST,
@@ -75,7 +75,7 @@ def test_ranks_that_ended_in_order_are_no_failure() -> None:
         script.see(32.0, ev.ExitSeen(process=script.key(rank), exit_code=0))
     assert mood(take_picture(state_of(script), "r")) == (
         "ended",
-        "4/4 ranks have ended; nothing was found wrong",
+        "4/4 ranks have ended; nothing wrong found",
     )
 
 
@@ -98,12 +98,12 @@ def test_lost_events_are_counted() -> None:
 
 def test_each_way_to_look_is_named() -> None:
     picture = take_picture(state_of(hung_job()), "r")
-    live = sight_line(ViewerStatus(age_s=2.0), picture).plain
-    paused = sight_line(
+    live = viewer_line(ViewerStatus(age_s=2.0), picture).plain
+    paused = viewer_line(
         ViewerStatus(mode="paused", behind_s=12.0, news=3, changed=True), picture
     ).plain
-    replay = sight_line(ViewerStatus(mode="replay", position_s=3.5, length_s=62.5), picture).plain
-    failed = sight_line(ViewerStatus(failure="the observer left"), picture).plain
+    replay = viewer_line(ViewerStatus(mode="replay", position_s=3.5, length_s=62.5), picture).plain
+    failed = viewer_line(ViewerStatus(failure="the observer left"), picture).plain
     assert live == "LIVE 2 s old"
     assert paused == "PAUSED 12 s behind · 3 new events · the verdict changed"
     assert replay == "REPLAY 14:04:02 · 3.5 of 62.5 s"

@@ -169,7 +169,7 @@ def test_the_detail_of_a_rank_tells_all_that_is_known(hung: Picture) -> None:
     text = detail(hung, "rank:2").plain
     for part in (
         "▶ blamed by the verdict", "process.data_stall (root, culprit)", "pid 4202 on node01, parent 4100",
-        "2 of 4 (said by torch)", "from_pretrained shards 3 of 3", "entered #4, completed #4",
+        "2 of 4 (from torch)", "from_pretrained shards 3 of 3", "entered #4, completed #4",
         "all_reduce #4 in 0 4096 × float32", "__getitem__  /job/data_loader.py:41", "/mnt/nfs/tokens-00017.bin",
     ):  # fmt: skip
         assert part in text, part
@@ -180,7 +180,7 @@ def test_the_detail_of_a_dead_rank_shows_its_exception_and_exit(failed: Picture)
     text = detail(failed, "rank:1").plain
     assert "ValueError: token id 50301 is not in the vocabulary" in text
     assert "exit code 1" in text
-    assert "known by pidfd" in text
+    assert "source: pidfd" in text
     assert "stack\n  not observed: none was taken" in text
 
 

@@ -1,1 +1,1 @@
-"""One file a view: pure functions from a picture of the run to lines of text."""
+"""One file for each view: pure functions from a picture of the run to lines of text."""

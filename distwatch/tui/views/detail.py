@@ -1,4 +1,4 @@
-"""All that is known of one line's subject, as text that wraps."""
+"""Everything about one line's subject, as text that wraps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distwatch.views.ray_rows import ray_rows
 
 
 def detail(picture: Picture, key: str) -> Text:
-    """The detail that Enter opens on a line; a sentence where its subject is gone."""
+    """The detail that Enter opens for a line; a sentence where its subject is gone."""
     subject = subject_of(key)
     teller = _TELLERS.get(subject.partition(":")[0])
     text = teller(picture, subject) if teller else None

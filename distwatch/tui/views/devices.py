@@ -20,7 +20,7 @@ _DEPTH_LIMIT = 16
 
 
 def lines(picture: Picture) -> list[Line]:
-    """Host by host: the machine, its devices, the run's processes on it as a tree."""
+    """For each host: the machine, its devices, and the run's processes there as a tree."""
     found: list[Line] = []
     ranks = picture.ranks_by_process()
     for name, host in sorted(picture.state.hosts.items()):
@@ -33,7 +33,7 @@ def lines(picture: Picture) -> list[Line]:
 
 
 def _ray_lines(picture: Picture) -> list[Line]:
-    """What is not as it should be in the run's Ray cluster; nothing where all is well."""
+    """What is wrong in the run's Ray cluster; nothing where all is well."""
     rows = ray_rows(picture.state)
     head = partial(fit, Text("Ray", STRONG))
     found = [Line(part_key(f"ray:{row.id}", "heading"), head) for row in rows[:1]]
@@ -51,7 +51,7 @@ def _ray_lines(picture: Picture) -> list[Line]:
 
 
 def host_lines(host: Host) -> list[Text]:
-    """The machine itself: load, memory, cgroup, devices, and what was not observed."""
+    """The machine: load, memory, cgroup, devices, and what was not observed."""
     return [_host_line(host), *_memory_lines(host), *_device_lines(host)]
 
 

@@ -26,7 +26,7 @@ _STYLES: dict[type, str] = {
 
 
 def lines(picture: Picture) -> list[Line]:
-    """One line an event, oldest first."""
+    """One line for each event, oldest first."""
     ranks = picture.ranks_by_process()
     return [
         Line(

@@ -13,7 +13,7 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, SEVERITIES, STRONG
 from distwatch.tui.views.line import Line, lines_about
 
-EMPTY = "nothing was found wrong so far"
+EMPTY = "nothing wrong found so far"
 
 
 def lines(picture: Picture) -> list[Line]:
@@ -27,7 +27,7 @@ def lines(picture: Picture) -> list[Line]:
 
 
 def finding_texts(finding: Finding) -> list[Text]:
-    """The finding as lines: what, who, how sure, what to do, how we know."""
+    """The finding as lines: summary, ranks, confidence, advice, evidence."""
     glyph, style = SEVERITIES[finding.severity]
     symptom = finding.role == "symptom"
     culprits = format_ranks(finding.culprit_ranks) or "none named"

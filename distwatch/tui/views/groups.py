@@ -1,4 +1,4 @@
-"""View 2: process groups, the collective in flight, who is in it and who is missing."""
+"""View 2: process groups, the collective in flight, and which ranks are in it or missing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, GREEN, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line, lines_about
 
-EMPTY = "no process groups seen yet: no rank has come through init_process_group"
+EMPTY = "no process groups seen yet: no rank has completed init_process_group"
 
 
 def group_key(group: GroupView) -> str:
-    """Names repeat across a job: name and members together are one group."""
+    """Names repeat across a job: name and members together identify a group."""
     return f"group:{group.pg_name}:{format_ranks(group.members)}"
 
 
@@ -28,7 +28,7 @@ def find_group(picture: Picture, key: str) -> GroupView | None:
 
 
 def lines(picture: Picture) -> list[Line]:
-    """Three lines a group: what it is, the collective in flight, how far each member is."""
+    """Three lines for each group: the group, the collective in flight, and each member's progress."""
     found: list[Line] = []
     for group in picture.groups:
         parts = (_title, flight, _progress) if group.members else (_title, flight)
@@ -73,7 +73,7 @@ def flight(group: GroupView) -> Text:
 
 
 def _progress(group: GroupView) -> Text:
-    """`entered #5: 0-1,3 · #4: 2 · not observed: 7`: members that are equally far stand together."""
+    """`entered #5: 0-1,3 · #4: 2 · not observed: 7`: members with equal progress share an entry."""
     by_seq: dict[int, list[int]] = {}
     for rank, progress in group.progress.items():
         by_seq.setdefault(progress.enqueued, []).append(rank)

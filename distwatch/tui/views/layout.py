@@ -1,4 +1,4 @@
-"""View 8: parallel layouts: each rank in its place, coloured and lettered; the groups of each axis."""
+"""View 8: parallel layouts: each rank in its place with its status, and the groups of each axis."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from distwatch.tui.views.text import join_lines, section
 from distwatch.views.layout_grid import LayoutGrid, Row
 
 EMPTY = (
-    "no parallel layout seen: Megatron, SGLang and other frameworks are seen when they initialize, "
-    "device meshes when they are built"
+    "no parallel layout seen: distwatch sees Megatron, SGLang and other frameworks when they initialize, "
+    "and device meshes when they are built"
 )
 _GAP = 2
 
 
 def lines(picture: Picture) -> list[Line]:
-    """A block a layout: its shape, the grid, and a line for each axis, which Enter opens."""
+    """A block for each layout: its shape, the grid, and a line for each axis, which Enter opens."""
     found: list[Line] = []
     views = _Views(picture)
     for grid in picture.layouts:
@@ -57,7 +57,7 @@ def axis_key(grid: LayoutGrid, axis: str) -> str:
 
 
 def axis_detail(picture: Picture, key: str) -> Text | None:
-    """Every group along an axis: its members with their states, and what it is in."""
+    """Every group along an axis: its members with their statuses, and its collective."""
     _, axis, name = key.split(":", 2)
     grid = next((grid for grid in picture.layouts if grid.name == name), None)
     if grid is None or axis not in grid.axes:
@@ -93,7 +93,7 @@ def _title(grid: LayoutGrid, ranks: int, width: int) -> Text:
 
 
 def _widths(grid: LayoutGrid) -> tuple[int, ...]:
-    """Of the places, then of each column: `▶12 w`, several ranks of one place side by side."""
+    """Widths of the places, then of each column: `▶12 w`, several ranks of one place side by side."""
     place = max((len(row.place) for row in grid.rows), default=0)
     columns = [
         max(
@@ -158,7 +158,7 @@ def _axis(views: _Views, grid: LayoutGrid, axis: str, width: int) -> Text:
     groups = zip(grid.axes[axis], grid.names[axis], strict=True)
     held = [views.of(pg_name, axis, members) for members, pg_name in groups]
     waiting = sum(view is not None and view.in_flight and bool(view.missing) for view in held)
-    stuck = f"  {count_of(waiting, 'group')} waiting for somebody" if waiting else ""
+    stuck = f"  {count_of(waiting, 'group')} waiting for ranks" if waiting else ""
     text = Text.assemble(
         (f"  {axis:<8}", STRONG), (words_of(grid.axes[axis]), MUTED), (stuck, YELLOW)
     )

@@ -11,25 +11,25 @@ from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
 
 _WIDE = 500
-"""Cells to draw a line in when its words are searched, so that nothing is cut off."""
+"""The width for drawing a line whose words are searched, so that nothing is cut off."""
 
 
 PART = "\x1f"
-"""Separates what a line is about from which line of it this is."""
+"""Separates a line's subject from the number of the line about it."""
 
 
 class Line(NamedTuple):
     """One line. `draw` takes the width in cells."""
 
     key: str
-    """What it is about, `rank:2`: the detail that Enter opens, and what the cursor stays on."""
+    """The subject, `rank:2`: Enter opens its detail, and the cursor stays on it."""
     draw: Callable[[int], Text]
     ranks: tuple[int, ...] | None = None
-    """Ranks that it is about; None: no particular ones, so no filter on ranks removes it."""
+    """The line's ranks; None: no particular ranks, so no filter on ranks removes it."""
     groups: tuple[str, ...] | None = None
-    """Group names that it is about; None: it is about no group."""
+    """The line's groups by name; None: no group."""
     block: str = ""
-    """Lines of one block pass a filter's words together; '' stands alone."""
+    """Lines of one block match a filter's words together; '' is alone."""
 
 
 def lines_about(
@@ -40,7 +40,7 @@ def lines_about(
     *,
     block: str = "",
 ) -> list[Line]:
-    """Several lines about one thing, of which the first has its key."""
+    """Several lines about one subject; the first has the subject's key."""
     return [
         Line(part_key(key, number) if number else key, draw, ranks, groups, block)
         for number, draw in enumerate(draws)
@@ -48,17 +48,17 @@ def lines_about(
 
 
 def part_key(key: str, part: int | str) -> str:
-    """The key of a further line about the same thing."""
+    """The key of a further line about the same subject."""
     return f"{key}{PART}{part}"
 
 
 def subject_of(key: str) -> str:
-    """What a line is about, whichever line of it this is."""
+    """The subject of a line, for any of its lines."""
     return key.partition(PART)[0]
 
 
 def visible(lines: Iterable[Line], wanted: Filter, picture: Picture) -> list[Line]:
-    """The lines that a filter lets pass."""
+    """The lines that a filter accepts."""
     selected = wanted.selected(picture)
     found: list[Line] = []
     with_words: dict[str, bool] = {}

@@ -33,7 +33,7 @@ _UNCUT = 10_000
 
 
 def load_detail(picture: Picture, key: str) -> Text | None:
-    """Everything about one load, or about the slowest of several that came out alike."""
+    """Everything about one load, or about the slowest of several with one outcome."""
     group = find_load(picture, key)
     return join_lines(_lines(group)) if group else None
 
@@ -85,7 +85,7 @@ def _placed(placement: Placement) -> Iterable[Text]:
         held = f"{bar.device}: {format_bytes(bar.bytes)}, {count_of(bar.tensors, 'tensor')}"
         yield from section(held, rows or [Text("buffers only", MUTED)])
     if placement.modules_left_out:
-        left = f"  the device map is longer by {placement.modules_left_out}, which were not kept"
+        left = f"  the device map has {placement.modules_left_out} more entries, which were not recorded"
         yield Text(left, YELLOW)
     for title, words in (
         ("offloaded", offload_words(placement)),

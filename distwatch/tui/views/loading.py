@@ -1,4 +1,4 @@
-"""View 7: model loads: phases on a timeline, progress, who waits in what, where the model lies."""
+"""View 7: model loads: phases on a timeline, progress, waits, and the device map."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from distwatch.views.load_text import (
 from distwatch.views.load_timeline import DeviceBar, device_bars
 
 EMPTY = (
-    "no model load seen: from_pretrained, load_checkpoint_and_dispatch and dispatch_model are seen "
+    "no model load seen: distwatch sees from_pretrained, load_checkpoint_and_dispatch and dispatch_model "
     "in ranks that run with distwatch"
 )
 _LABEL = 9
@@ -57,7 +57,7 @@ def find_load(picture: Picture, key: str) -> LoadGroup | None:
 
 
 def lines(picture: Picture, order: Order) -> list[Line]:
-    """A block a load under way; ended ones that are alike are one block of all their ranks."""
+    """A block for each load under way; ended loads with one outcome share a block."""
     found: list[Line] = []
     loading = {
         rank for group in picture.loads if group.load.under_way for rank in group.global_ranks
@@ -65,7 +65,7 @@ def lines(picture: Picture, order: Order) -> list[Line]:
     groups = sorted(picture.loads, key=SORTED_BY[order.column])
     for group in reversed(groups) if order.reverse else groups:
         key = load_key(group)
-        # Who is blamed now is blamed for the load that it is in, not for one that it came through.
+        # A blamed rank is blamed for the load that it is in, not for a load that it completed.
         blamed = picture.culprits - (frozenset() if group.load.under_way else loading)
         draws = _parts(group, not blamed.isdisjoint(group.global_ranks))
         found += lines_about(key, draws, group.global_ranks, block=key)
@@ -73,7 +73,7 @@ def lines(picture: Picture, order: Order) -> list[Line]:
 
 
 def heading(picture: Picture, order: Order, width: int) -> Text:
-    """How many there are of each kind, and what they are sorted by."""
+    """How many loads of each kind there are, and the sort order."""
     ranks: dict[str, int] = {}
     for group in picture.loads:
         load = group.load
@@ -88,7 +88,7 @@ def heading(picture: Picture, order: Order, width: int) -> Text:
 
 
 def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
-    """What draws each line of a block."""
+    """The functions that draw each line of a block."""
     load = group.load
     parts: list[Callable[[int], Text]] = [partial(_title, group, blamed)]
     if load.error:

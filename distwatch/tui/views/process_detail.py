@@ -22,7 +22,7 @@ _OPERATIONS = 10
 
 
 def rank_detail(picture: Picture, global_rank: int) -> Text | None:
-    """Everything about a rank, the unobserved ones included."""
+    """Everything about a rank, including unobserved ranks."""
     status = picture.status(global_rank)
     if status is None:
         return None
@@ -31,7 +31,7 @@ def rank_detail(picture: Picture, global_rank: int) -> Text | None:
         head.append(f"  {CULPRIT} blamed by the verdict", f"bold {RED}")
     lines = [head, Text(status.doing or UNKNOWN)]
     if status.where:
-        since = f", not moved for {format_age(status.since_s)}" if status.blocked else ""
+        since = f", no progress for {format_age(status.since_s)}" if status.blocked else ""
         lines.append(Text.assemble(f"at {status.where}", (since, YELLOW)))
     lines += section("evidence", list(_evidence(picture, global_rank)))
     if (row := rank_row(picture.state, global_rank)) is not None:
@@ -46,7 +46,7 @@ def rank_detail(picture: Picture, global_rank: int) -> Text | None:
 
 
 def process_detail(picture: Picture, process: Process) -> Text:
-    """Everything about a process that is no rank."""
+    """Everything about a process that is not a rank."""
     head = Text(f"{process.role} pid {process.pid} on {process.host}", STRONG)
     return join_lines([head, *_process_lines(picture, process)])
 
@@ -67,7 +67,7 @@ def _process_lines(picture: Picture, process: Process) -> Iterable[Text]:
 
 
 def _pairs(*told: tuple[str, object]) -> Iterable[Text]:
-    """What is known, each with its name; what is None or empty is left out."""
+    """Known values with their names; None and empty values are left out."""
     for name, value in told:
         if value not in (None, ""):
             yield Text.assemble((f"{name:<14} ", MUTED), str(value))
@@ -92,7 +92,7 @@ def _identity(process: Process) -> Iterable[Text]:
     source = "torch" if process.confirmed else "its environment"
     yield from _pairs(
         ("process", f"pid {process.pid} on {process.host}, parent {process.ppid}"),
-        ("rank", f"{process.global_rank} of {world} (said by {source})"),
+        ("rank", f"{process.global_rank} of {world} (from {source})"),
         ("local rank", identity.local_rank),
         ("node rank", identity.node_rank),
         ("restart", identity.restart or None),
@@ -106,7 +106,7 @@ def _identity(process: Process) -> Iterable[Text]:
         ("command", " ".join(process.command) or UNKNOWN),
     )
     if not process.instrumented:
-        yield Text("runs without distwatch: seen from outside only", YELLOW)
+        yield Text("runs without distwatch: seen only from outside", YELLOW)
 
 
 def _exception(process: Process) -> Iterable[Text]:
@@ -124,9 +124,9 @@ def _end(process: Process) -> Iterable[Text]:
     if process.outside.exit is not None:
         yield Text(event_text(process.outside.exit), RED)
         if process.outside.exit.how:
-            yield Text(f"known by {process.outside.exit.how}", MUTED)
+            yield Text(f"source: {process.outside.exit.how}", MUTED)
     if process.ending is not None:
-        yield Text(f"ended in order: {process.ending.reason}")
+        yield Text(f"ended normally: {process.ending.reason}")
 
 
 def _steps(process: Process, now_ns: int) -> Iterable[Text]:
@@ -166,7 +166,7 @@ def _groups(process: Process, now_ns: int) -> Iterable[Text]:
         else:
             moved = format_age(max(0, now_ns - seen.changed_ns) / 1e9)
             yield Text(
-                f"{name}: entered #{seen.enqueued}, completed #{seen.completed}, moved {moved} ago"
+                f"{name}: entered #{seen.enqueued}, completed #{seen.completed}, last moved {moved} ago"
             )
 
 

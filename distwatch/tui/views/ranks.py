@@ -1,4 +1,4 @@
-"""View 1: one line a rank, in columns that adapt to the width."""
+"""View 1: one line for each rank, in columns that adapt to the width."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMPTY = "no ranks seen yet: waiting for the first process of the job to report"
 
 
 class Column(NamedTuple):
-    """One column. `grow` shares out the width that is left over."""
+    """One column. `grow` is its share of the remaining width."""
 
     name: str
     title: str
@@ -40,13 +40,13 @@ class Column(NamedTuple):
 
 
 class Order(NamedTuple):
-    """How the ranks are sorted."""
+    """The sort order of the ranks."""
 
     column: str = "rank"
     reverse: bool = False
 
     def following(self, columns: Iterable[str]) -> Order:
-        """Sorted by the next of the columns, upright."""
+        """Sorted by the next of the columns, not reversed."""
         names = list(columns)
         return Order(names[(names.index(self.column) + 1) % len(names)])
 
@@ -78,7 +78,7 @@ SORTED_BY: dict[str, Callable[[RankStatus], Any]] = {
 
 
 def lines(picture: Picture, order: Order) -> list[Line]:
-    """One line a rank, sorted."""
+    """One line for each rank, sorted."""
     culprits = picture.culprits
     by = SORTED_BY[order.column]
     ranked = sorted(
@@ -95,7 +95,7 @@ def lines(picture: Picture, order: Order) -> list[Line]:
 
 
 def layout(width: int) -> list[tuple[Column, int]]:
-    """The columns that fit, with their widths; they fill `width` together."""
+    """The columns that fit, with their widths; together they fill `width`."""
     shown = [column for column in COLUMNS if column.from_width <= width]
     gap = len(_gap(width))
     spare = max(0, width - sum(column.width + gap for column in shown) + gap)
@@ -121,12 +121,12 @@ def draw(status: RankStatus, culprit: bool, width: int) -> Text:
 
 
 def heading(order: Order, width: int) -> Text:
-    """The columns' titles; an arrow marks the sorted one."""
+    """The column titles; an arrow marks the sorted one."""
     arrow = "▲" if order.reverse else "▼"
     cells = []
     for column, size in layout(width):
         if column.name == order.column:
-            # The narrow columns have room for the arrow only in place of their indent.
+            # Narrow columns have room for the arrow only in place of their indent.
             title = Text(f"{arrow}{column.title.strip()}".rjust(len(column.title)), STRONG)
         else:
             title = Text(column.title, FAINT)

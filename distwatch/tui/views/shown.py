@@ -1,4 +1,4 @@
-"""Which lines a view shows, once the filter has been at them."""
+"""The lines that a view shows, after filtering."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distwatch.tui.views.line import Line, visible
 
 
 class Shown(NamedTuple):
-    """One view, filtered. `total` counts its lines before that."""
+    """One view, filtered. `total` counts its lines before filtering."""
 
     lines: list[Line]
     total: int
@@ -53,7 +53,7 @@ _VIEWS: dict[str, Callable[[Picture, _Orders, frozenset[str]], _Drawn]] = {
 def draw_view(
     name: str, picture: Picture, wanted: Filter, orders: _Orders, folded: frozenset[str]
 ) -> Shown:
-    """The lines of one of the numbered views; `orders` has one for each view that is sorted."""
+    """The lines of one numbered view; `orders` has an entry for each sorted view."""
     lines, empty, heading = _VIEWS[name](picture, orders, folded)
     shown = visible(lines, wanted, picture)
     return Shown(shown, len(lines), heading if lines else None, empty)

@@ -16,24 +16,23 @@ from distwatch.tui.views.line import Line
 from distwatch.views.stack_tree import StackNode
 
 EMPTY = (
-    "no stacks taken yet: the observer takes them when a deadline passes; press d to ask for "
-    "them now"
+    "no stacks taken yet: the observer takes them when a deadline passes; press d to take them now"
 )
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen")
 
 
 class _Spot(NamedTuple):
-    """A node in its place: chains of one child stay at one depth, a branch goes deeper."""
+    """A node in its place: chains of single children stay at one depth, a branch goes deeper."""
 
     key: str
     node: StackNode
     depth: int
     branches: bool
-    """Its ranks differ from its parent's: the set is worth showing."""
+    """Its ranks differ from its parent's, so they are shown."""
 
 
 def lines(picture: Picture, folded: frozenset[str]) -> list[Line]:
-    """The tree, without what lies under a folded frame."""
+    """The tree, without the nodes below a folded frame."""
     culprits = picture.culprits
     return [
         Line(
@@ -46,7 +45,7 @@ def lines(picture: Picture, folded: frozenset[str]) -> list[Line]:
 
 
 def heading(picture: Picture, width: int) -> Text:
-    """What the columns are, and whose stacks are not in the tree."""
+    """The column titles, and the ranks without a stack in the tree."""
     absent = format_ranks(ranks_without_stack(picture))
     line = Text.assemble((f"{'RANKS':<{_rank_width(width)}} FRAME, outermost first", FAINT))
     if absent:
@@ -55,13 +54,13 @@ def heading(picture: Picture, width: int) -> Text:
 
 
 def ranks_without_stack(picture: Picture) -> tuple[int, ...]:
-    """Ranks that no merged stack holds."""
+    """Ranks without a merged stack."""
     seen = {rank for root in picture.stacks for rank in root.global_ranks}
     return tuple(s.global_rank for s in picture.rank_statuses if s.global_rank not in seen)
 
 
 def find_node(picture: Picture, key: str) -> StackNode | None:
-    """The node that a line's key names."""
+    """The node of a line's key."""
     spots = _walk(picture.stacks, "stack:", 0, (), frozenset())
     return next((spot.node for spot in spots if spot.key == key), None)
 
@@ -73,7 +72,7 @@ def _walk(
     above: tuple[int, ...],
     folded: frozenset[str],
 ) -> Iterator[_Spot]:
-    # Stacks may be deeper than Python's own recursion limit allows: walk with a list.
+    # Stacks may be deeper than Python's recursion limit: walk them with a list.
     pending = [(node, path, depth, above) for node in reversed(list(nodes))]
     while pending:
         node, path, depth, above = pending.pop()

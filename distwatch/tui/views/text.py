@@ -1,4 +1,4 @@
-"""Lines put together."""
+"""Lines joined into texts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from distwatch.tui.styles import BLUE
 
 
 def join_lines(lines: Iterable[Text]) -> Text:
-    """One text of many lines, without blank ends."""
+    """One text of many lines, without blank lines at the ends."""
     text = Text("\n").join(lines)
     text.rstrip()
     return text
 
 
 def section(title: str, lines: Sequence[Text]) -> list[Text]:
-    """A titled part of a detail; nothing where there is nothing to say."""
+    """A titled part of a detail; nothing where it would be empty."""
     if not lines:
         return []
     return [Text(), Text(title, f"bold {BLUE}"), *(Text.assemble("  ", line) for line in lines)]
