@@ -1,14 +1,15 @@
 """The one place where files are opened that somebody else may have made.
 
-Whoever makes a file first may have made a FIFO of it that blocks its reader for ever, a device
-without an end, a link to somewhere else, or gigabytes. So: no link is followed, no open waits, what
-is opened is a regular file of ours, and no more than `most` bytes of it are read.
+Who makes a file first may have made a FIFO of it that blocks its reader for ever, a device without
+an end, a link to somewhere else, or gigabytes. So: no link is followed, no open waits, what is opened
+is a regular file of ours, and no more than `most` bytes of it are read.
 
-Imports os and stat only: it runs at the start of every process of a job.
+Imports as good as nothing: it runs at the start of every process of a job.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -16,7 +17,13 @@ _GUARDED = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class FileRefused(OSError):
-    """It is not a file that we would read or write."""
+    """It is not a file that we would read or write; `strerror` says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EPERM, why)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def open_ours(path: str, flags: int = os.O_RDONLY) -> int:
@@ -41,6 +48,22 @@ def open_ours(path: str, flags: int = os.O_RDONLY) -> int:
 def read_ours(path: str, most: int) -> bytes:
     """The first `most` bytes of a regular file of our own; raises as `open_ours` does."""
     return read_and_close(open_ours(path), most)
+
+
+def read_private(path: str, most: int) -> bytes:
+    """As `read_ours`, of what nobody else may have read or written: a token, and where to send it.
+
+    Raises:
+        OSError: also where it is root's, or others may read it.
+    """
+    descriptor = open_ours(path)
+    status = os.fstat(descriptor)
+    content = read_and_close(descriptor, most)
+    if status.st_uid != os.getuid():
+        raise FileRefused(f"{path} is a file of uid {status.st_uid}, not of uid {os.getuid()}")
+    if status.st_mode & 0o077:
+        raise FileRefused(f"others may read {path} (mode {stat.S_IMODE(status.st_mode):04o})")
+    return content
 
 
 def read_named(path: str, most: int) -> bytes:
@@ -70,7 +93,8 @@ def require_regular(descriptor: int, path: str) -> os.stat_result:
     """What it is; raises FileRefused where it is a FIFO, a folder, a device or a socket."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise FileRefused(f"{path} is not a regular file")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise FileRefused(f"{path} is {kind}")
     return status
 
 
@@ -84,3 +108,21 @@ def read_and_close(descriptor: int, most: int) -> bytes:
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Replaces a file at once, readable by its owner alone; a reader never sees half of it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    # Not a name that others can guess: in a shared folder they could have made it theirs.
+    fresh = f"{path}.{os.urandom(8).hex()}"
+    descriptor = open_ours(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(fresh, path)
+    except BaseException:
+        os.unlink(fresh)
+        raise

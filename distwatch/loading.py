@@ -14,6 +14,7 @@ from typing import Any
 from distwatch.agent.guard import guard, guard_end
 from distwatch.agent.initialization.environment import read_environment
 from distwatch.errors import PlanInvalid
+from distwatch.foreign_files import read_named
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import in_phase
 from distwatch.integrations.loads import Load, begin_load, end_load
@@ -151,8 +152,8 @@ def _checkpoint_size(checkpoint: str) -> tuple[int | None, bool]:
     safetensors = [entry for entry in files if entry.name.endswith(".safetensors")]
     for entry in os.scandir(checkpoint):
         if entry.name.endswith("safetensors.index.json"):
-            with open(entry.path, encoding="utf-8") as index:
-                size = json.load(index).get("metadata", {}).get("total_size")
+            index = json.loads(read_named(entry.path, 256 << 20))
+            size = index.get("metadata", {}).get("total_size")
             if isinstance(size, int):
                 return size, True
     return sum(entry.stat().st_size for entry in safetensors or files) or None, bool(safetensors)

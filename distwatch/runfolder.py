@@ -10,6 +10,7 @@
         <host>-<pid>.pulse      the live page
 
 Memory maps live on tmpfs only: on a disk, a full or truncated file kills its writer by SIGBUS.
+Nothing below the root is looked at before the root is known to be ours: in /tmp anybody can make it.
 Imports nothing but os: it runs at the start of every process of a job.
 """
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+
+from distwatch.foreign_files import open_ours, read_ours
 
 SHM = "/dev/shm"
 START_VARIABLES = (
@@ -31,6 +34,7 @@ START_VARIABLES = (
 ).split()
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 _FORGOTTEN_AFTER_S = 120.0
+_START_LONGEST = 16 * 1024
 
 
 _HOST_LENGTH = 253
@@ -105,19 +109,24 @@ def make_private(path: str) -> None:
 def require_safe_root(path: str) -> None:
     """Creates the folder that holds run folders; one that exists is left as it is.
 
-    It may be anybody's choice (`DISTWATCH_DIR=/tmp`), so its mode is not ours to change.
-
     Raises:
-        FolderDenied: others could rename or replace what we put into it.
+        FolderDenied: it is not safe, as `why_unsafe` says.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
-    status = os.stat(path)
-    if status.st_uid not in (os.getuid(), 0):
-        raise FolderDenied(
-            f"{path} belongs to uid {status.st_uid}; set DISTWATCH_DIR to a folder of yours"
-        )
-    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        raise FolderDenied(f"others may write to {path}; set DISTWATCH_DIR to a folder of yours")
+    if why := why_unsafe(path):
+        raise FolderDenied(f"{why}; set DISTWATCH_DIR to a folder of yours")
+
+
+def why_unsafe(path: str) -> str:
+    """Why a folder must not hold run folders; '' where it may.
+
+    Where others can make things, what has the name of a run may be a link of theirs, and its files
+    FIFOs: so not in /tmp itself either, whose sticky bit only keeps them from removing ours.
+    """
+    for status in (os.lstat(path), os.stat(path)):
+        if status.st_uid not in (os.getuid(), 0):
+            return f"{path} belongs to uid {status.st_uid}"
+    return f"others may write to {path}" if status.st_mode & 0o022 else ""
 
 
 def filesystem_of(path: str) -> str:
@@ -157,7 +166,7 @@ class RunFolder:
         return f"{SHM}/distwatch-{os.getuid()}/{root}/{self.run_id}"
 
     def create(self) -> None:
-        """Makes both folders, private to this user."""
+        """Makes both folders, private to this user; raises as `require_safe_root` does."""
         require_safe_root(os.path.dirname(self.path))
         make_private(self.path)
         if (volatile := self.volatile) and volatile != self.path:
@@ -205,11 +214,12 @@ class RunFolder:
 
 def _read_start(path: str) -> dict[str, str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read(16384).splitlines()
+        lines = read_ours(path, _START_LONGEST).decode("utf-8", "replace").splitlines()
     except OSError:
         return {}
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    start = dict(line.split("=", 1) for line in lines if "=" in line)
+    numbers = (start.get(name, "0") for name in ("pid", "ticks", "ppid"))
+    return start if all(one.isdecimal() and len(one) < 20 for one in numbers) else {}
 
 
 def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str:
@@ -224,12 +234,10 @@ def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str
         f"role={role}",
     ]
     lines += [f"{name}={environ[name]}" for name in START_VARIABLES if environ.get(name)]
-    path = os.path.join(folder.path, f"{stem}.start")
-    # A record of an earlier process with our pid would be someone else's history.
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
+    descriptor = open_ours(os.path.join(folder.path, f"{stem}.start"), os.O_WRONLY | os.O_CREAT)
     try:
+        # A record of an earlier process with our pid would be someone else's history.
+        os.ftruncate(descriptor, 0)
         os.write(descriptor, "\n".join(lines).encode("utf-8", "replace") + b"\n")
     finally:
         os.close(descriptor)
@@ -260,7 +268,11 @@ def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
     A name may come again (torchrun without --rdzv-id, a fixed port): a launch whose processes
     have all ended is not joined when it is old, or when this process's rank was taken in it.
     Later launches get `name~2`, `name~3`, ….
+
+    Raises:
+        OSError: the folder cannot be made, or the root is not safe.
     """
+    require_safe_root(root)
     name = folder_name(name)
     generation = 1
     while os.path.isdir(os.path.join(root, _generation(name, generation + 1))):

@@ -72,6 +72,11 @@ def run_root(environ: Mapping[str, str]) -> str:
         return os.path.abspath(explicit)
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         return os.path.join(runtime, "distwatch")
+    return default_root()
+
+
+def default_root() -> str:
+    """Where run folders are when nothing says where."""
     return f"/tmp/distwatch-{os.getuid()}"
 
 

@@ -14,6 +14,7 @@ from distwatch.runfolder import (
     is_child_of_rank,
     join,
     parent_pid,
+    require_safe_root,
     start_ticks,
     write_start,
 )
@@ -83,6 +84,7 @@ def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     if _entered is not None and _entered[0] == os.getpid():
         return _entered[1:]
     root, role = run_root(environ), role_of(getattr(sys, "orig_argv", sys.argv), environ)
+    require_safe_root(root)
     folder = _folder_of_ancestor(root, environ) if role == "other" else None
     if folder is None:
         folder = join(root, environ.get("DISTWATCH_RUN_ID") or _name(environ), environ)

@@ -7,6 +7,7 @@ import os
 import time
 
 from distwatch.agent.ptrace import allow_tracing_by, yama_asks_for_consent
+from distwatch.foreign_files import open_ours, read_ours
 from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder
 from distwatch.settings import Settings
@@ -35,9 +36,7 @@ class ObserverStart:
             self._consent(observer)
             return
         # All ranks of a node find at once that nobody observes: one of them acts.
-        gate = os.open(
-            f"{self._folder.path}/observer.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        gate = open_ours(f"{self._folder.path}/observer.start", os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,8 +53,7 @@ class ObserverStart:
 
     def _observer_pid(self) -> int | None:
         try:
-            with open(self._folder.lock, "rb") as file:
-                pid = int(file.read(32).split()[0])
+            pid = int(read_ours(self._folder.lock, 32).split()[0])
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 return pid if b"distwatch" in file.read() else None
         except (OSError, ValueError, IndexError):

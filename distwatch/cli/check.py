@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +18,7 @@ from distwatch.cli.options import (
     severity_style,
 )
 from distwatch.errors import NoSuchTarget, UsageError
+from distwatch.foreign_files import FileRefused, read_named
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_against_job import compare_with_job
@@ -39,6 +39,7 @@ _HELPS = {
     "data": "Replicas; by default what is left.",
 }
 _SHOWN = 4
+_LARGEST = 4 << 20
 _MOST_RANKS = 20_000
 
 
@@ -122,8 +123,8 @@ def _given(backend: str | None, model: str | None, **sizes: int | None) -> dict[
 def _read(plan: str) -> list[Section]:
     try:
         if plan == "-":
-            return read_plans(sys.stdin.buffer.read().decode("utf-8"), "stdin")
-        return read_plans(Path(plan).read_text("utf-8"), plan)
+            return read_plans(sys.stdin.buffer.read(_LARGEST).decode("utf-8"), "stdin")
+        return read_plans(read_named(plan, _LARGEST).decode("utf-8"), plan)
     except FileNotFoundError:
         raise NoSuchTarget(
             f"there is no file {plan}", advice="Name a YAML file, or - for stdin."
@@ -132,8 +133,8 @@ def _read(plan: str) -> list[Section]:
         raise UsageError(
             f"{plan} is not a text file: {error}", advice="Name a YAML file."
         ) from None
-    except IsADirectoryError:
-        raise UsageError(f"{plan} is a folder", advice="Name a YAML file in it.") from None
+    except FileRefused as error:
+        raise UsageError(str(error), advice="Name a YAML file, or - for stdin.") from None
 
 
 def _with_options(section: Section, given: dict[str, Any]) -> Section:

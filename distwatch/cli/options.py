@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from distwatch.errors import AttachDenied, UsageError
-from distwatch.settings import run_root
+from distwatch.settings import default_root, run_root
 from distwatch.state.finding import Finding
 
 if TYPE_CHECKING:
@@ -41,9 +41,17 @@ def readable_root(path: str) -> str:
 
     Raises:
         UsageError: it is a file.
-        AttachDenied: it is there and cannot be read: what is in it must not pass for nothing.
+        AttachDenied: it is there and cannot be read: what is in it must not pass for nothing. Or it
+            is someone else's: what is in it must not pass for ours.
     """
     path = os.path.abspath(path)
+    owner = os.lstat(path).st_uid if os.path.lexists(path) else 0
+    # root may name the folder of any user, and expects that its own default is its own.
+    if owner not in (os.getuid(), 0) and (os.getuid() or path == default_root()):
+        raise AttachDenied(
+            f"{path} belongs to uid {owner}",
+            advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
+        )
     if os.path.exists(path) and not os.path.isdir(path):
         raise UsageError(
             f"{path} is not a folder", advice="Name the folder that holds the run folders."

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from distwatch.errors import UsageError
-from distwatch.observer.incidents import write_whole
+from distwatch.foreign_files import write_whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from distwatch.errors import UsageError
+from distwatch.foreign_files import read_named
 
 KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer")
 _MEND = "Mend [tool.distwatch], or run from another folder."
@@ -22,7 +22,7 @@ def project_settings() -> dict[str, str]:
         UsageError: the file or the table makes no sense.
     """
     try:
-        text = Path("pyproject.toml").read_text("utf-8")
+        text = read_named("pyproject.toml", 4 << 20).decode("utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

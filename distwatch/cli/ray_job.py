@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from distwatch.errors import UsageError
+from distwatch.foreign_files import read_named
 from distwatch.ray import NOT_PASSED_ON, job_environment
 
+_LARGEST = 4 << 20
 _FILE, _JSON = "--runtime-env", "--runtime-env-json"
 
 
@@ -56,11 +58,8 @@ def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def _read(option: str, value: str) -> dict[str, Any]:
     try:
-        if option == _JSON:
-            found = json.loads(value)
-        else:
-            with open(value, encoding="utf-8") as file:
-                found = yaml.safe_load(file)
+        is_json = option == _JSON
+        found = json.loads(value) if is_json else yaml.safe_load(read_named(value, _LARGEST))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"{option} {value} cannot be read: {error}",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import re
-import stat
 
 from distwatch.dumps.imported import RankDump
 from distwatch.dumps.plain_pickle import LARGEST
 from distwatch.dumps.recorder import NotARecorderDump, RecorderDump, read_recorder_dump
 from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.foreign_files import open_named
 from distwatch.probes.stacks import parse_py_spy
 from distwatch.state.events import ThreadStack
 
@@ -80,15 +80,13 @@ def _files(path: str) -> list[str]:
 
 def _read(file: str) -> tuple[int, int, RecorderDump | tuple[ThreadStack, ...]]:
     """(rank, time of writing, content) of one file."""
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise NotARecorderDump("it is not a regular file")
-    if status.st_size > LARGEST:
-        raise NotARecorderDump(f"it is larger than {LARGEST >> 20} MiB")
-    if not status.st_size:
-        raise NotARecorderDump("it is empty: its rank ended before it wrote the dump")
-    with open(file, "rb") as opened:
-        content = opened.read()
+    with os.fdopen(open_named(file), "rb") as opened:
+        status = os.fstat(opened.fileno())
+        if status.st_size > LARGEST:
+            raise NotARecorderDump(f"it is larger than {LARGEST >> 20} MiB")
+        if not status.st_size:
+            raise NotARecorderDump("it is empty: its rank ended before it wrote the dump")
+        content = opened.read(LARGEST)
     dump: RecorderDump | tuple[ThreadStack, ...]
     # A list is what py-spy writes; a recorder's dump is an object.
     is_stacks = content.lstrip()[:1] == b"["

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distwatch.errors import PlanInvalid
+from distwatch.foreign_files import read_named
 from distwatch.integrations.frameworks.framework import accepted, framework_of
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.world import World, add_framework, held_world, initialize
@@ -274,8 +275,7 @@ def _device() -> str:
 def _context_length(model_path: str) -> int:
     """The model's own, as far as its configuration is on this machine, and no more than needed."""
     try:
-        with open(os.path.join(model_path, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
+        config = json.loads(read_named(os.path.join(model_path, "config.json"), 4 << 20))
     except (OSError, ValueError):
         return _CONTEXT_LENGTH
     own = [config.get(name) for name in ("max_position_embeddings", "n_positions")]

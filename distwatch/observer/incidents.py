@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.foreign_files import write_whole
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
@@ -47,16 +48,3 @@ def write_incident(
     for output in CONTENT_TYPES:
         write_whole(f"{place}/report.{output}", render(report, output))
     return place
-
-
-def write_whole(path: str, content: bytes) -> None:
-    """Replaces a file at once, readable by its owner alone."""
-    temporary = f"{path}.{os.getpid()}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 
+from distwatch.foreign_files import open_ours
 from distwatch.runfolder import RunFolder
 
 _LOCK_TRIES = 5
@@ -13,7 +14,7 @@ _LOCK_TRIES = 5
 
 def take_lock(folder: RunFolder) -> int | None:
     """The lock of this node's one observer, with our pid in it; None where another holds it."""
-    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = open_ours(folder.lock, os.O_RDWR | os.O_CREAT)
     for attempt in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,7 +33,7 @@ def take_lock(folder: RunFolder) -> int | None:
 def lock_holder(folder: RunFolder) -> int | None:
     """The pid of the observer that runs on this node, 0 where it has not said; None: none runs."""
     try:
-        descriptor = os.open(folder.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = open_ours(folder.lock, os.O_RDWR)
     except OSError:
         return None
     try:

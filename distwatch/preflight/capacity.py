@@ -9,7 +9,7 @@ import stat
 from distwatch.preflight.check_result import Checked, failed, passed, warned
 from distwatch.preflight.container import container_kind, how_to_share_memory
 from distwatch.probes.host import sample_host
-from distwatch.runfolder import SHM, RunFolder, filesystem_of
+from distwatch.runfolder import SHM, RunFolder, filesystem_of, why_unsafe
 from distwatch.state.events import HostSampled
 from distwatch.state.quantities import bytes_text
 
@@ -29,11 +29,8 @@ def run_folder(root: str) -> Checked:
     status = os.stat(place)
     if not os.access(place, os.W_OK | os.X_OK):
         return failed(what, f"{place} cannot be written by uid {os.geteuid()}", set_dir)
-    if place == root:
-        if status.st_uid not in (os.getuid(), 0):
-            return failed(what, f"{root} belongs to uid {status.st_uid}", set_dir)
-        if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-            return failed(what, f"others may write to {root}", f"chmod 700 {root}")
+    if place == root and (why := why_unsafe(root)):
+        return failed(what, why, set_dir)
     room = _room(place)
     mode = f"mode {stat.S_IMODE(status.st_mode):04o}" if place == root else "not made yet"
     detail = (

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from distwatch.errors import PlanInvalid
+from distwatch.foreign_files import read_named
 from distwatch.preflight.model_fit import Model
 from distwatch.preflight.plan_keys import FACTS
 
@@ -25,12 +26,10 @@ def read_model(path: str) -> Model:
     """
     file = os.path.join(path, "config.json") if os.path.isdir(path) else path
     try:
-        if os.path.getsize(file) > _LARGEST_BYTES:
-            raise PlanInvalid(f"{file} is too large for a configuration", advice=_NAME_ONE)
-        with open(file, "rb") as content:
-            config = msgspec.json.decode(content.read())
+        config = msgspec.json.decode(read_named(file, _LARGEST_BYTES))
     except OSError as error:
-        raise PlanInvalid(f"{file}: {error.strerror or error}", advice=_NAME_ONE) from None
+        why = f"{file}: {error.strerror}" if error.strerror else str(error)
+        raise PlanInvalid(why, advice=_NAME_ONE) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise PlanInvalid(f"{file} is not JSON: {error}", advice=_NAME_ONE) from None
     if not isinstance(config, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.probes.procfs import read_bytes
+from distwatch.foreign_files import read_ours
 from distwatch.probes.table import read_environ
 from distwatch.redaction import redact_text
 from distwatch.state.events import ErrorFileRead
@@ -34,8 +34,9 @@ def error_file_of(pid: int) -> str:
 
 def read_error_file(key: str, path: str) -> ErrorFileRead | None:
     """The exception in the file, secrets redacted; None where nothing readable was left."""
-    raw = read_bytes(path)
-    if not raw or len(raw) > _LARGEST:
+    try:
+        raw = read_ours(path, _LARGEST)
+    except OSError:
         return None
     try:
         content = msgspec.json.decode(raw, type=_Content)

@@ -6,6 +6,7 @@ import os
 import re
 import time
 
+from distwatch.foreign_files import open_named, read_and_close
 from distwatch.probes.procfs import read_bytes, read_text
 from distwatch.redaction import redact_command
 from distwatch.state.events import LockHolder, LockLooked
@@ -24,9 +25,9 @@ def look_at_lock(host: str, path: str) -> LockLooked:
     made it, and it stays when that process is killed.
     """
     try:
-        status = os.stat(path)
-        with open(path, "rb") as file:
-            words = file.read(_WORDS_READ)
+        descriptor = open_named(path)
+        status = os.fstat(descriptor)
+        words = read_and_close(descriptor, _WORDS_READ)
     except FileNotFoundError:
         return LockLooked(host=host, path=path, exists=False)
     except OSError as error:

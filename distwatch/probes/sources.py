@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import stat
 from collections.abc import Iterable
 
+from distwatch.foreign_files import read_named
 from distwatch.redaction import redact_text
 from distwatch.state.events import SourceLine
 
@@ -35,15 +36,7 @@ def read_lines(pid: int, places: Iterable[tuple[str, int]]) -> list[SourceLine]:
 def _content(pid: int, file: str) -> list[str]:
     base = f"/proc/{pid}/root" if os.path.isabs(file) else f"/proc/{pid}/cwd/"
     for path in (base + file, file):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            continue
-        found = os.fstat(descriptor)
         # A stack may contain anything as a file name, even a device.
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
-            os.close(descriptor)
-            continue
-        with os.fdopen(descriptor, "rb") as opened:
-            return opened.read().decode("utf-8", "replace").splitlines()
+        with contextlib.suppress(OSError, ValueError):
+            return read_named(path, _LARGEST).decode("utf-8", "replace").splitlines()
     return []

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from distwatch.agent.entry import role_of
-from distwatch.runfolder import FolderDenied, RunFolder, is_alive, join, start_ticks, write_start
+from distwatch import runfolder
+from distwatch.agent.entry import enter_run, role_of
+from distwatch.runfolder import (
+    FolderDenied,
+    RunFolder,
+    is_alive,
+    is_child_of_rank,
+    join,
+    start_ticks,
+    write_start,
+)
+from tests.support.attacker import TRAPS, needs_root, theirs
 
 RANK0 = {"RANK": "0", "WORLD_SIZE": "2"}
 RANK1 = {"RANK": "1", "WORLD_SIZE": "2"}
@@ -38,10 +50,80 @@ def test_a_root_where_others_can_replace_things_is_refused(tmp_path: Path) -> No
     root = tmp_path / "open"
     root.mkdir()
     root.chmod(0o777)
-    with pytest.raises(FolderDenied, match="DISTWATCH_DIR"):
-        join(str(root), "job", RANK0)
-    root.chmod(0o1777)
-    assert mode_of(join(str(root), "job", RANK0).path) == 0o700
+    for mode in (0o777, 0o1777, 0o770):
+        root.chmod(mode)
+        with pytest.raises(FolderDenied, match=r"others may write to .* set DISTWATCH_DIR"):
+            join(str(root), "job", RANK0)
+    assert list(root.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize("trap", TRAPS)
+def test_nothing_is_opened_in_a_root_that_another_user_made_first(
+    trap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He lays a folder of the run's name there, and in it a record that cannot be read to its end."""
+    root = tmp_path / "root"
+    (root / "job").mkdir(parents=True)
+    TRAPS[trap](root / "job" / "h-1.start")
+    for path in (root, root / "job", root / "job" / "h-1.start"):
+        theirs(path)
+    opened: list[str] = []
+    monkeypatch.setattr(runfolder, "read_ours", lambda path, most: opened.append(path))
+    monkeypatch.setattr(os, "listdir", lambda path: opened.append(path))
+    environ = {"DISTWATCH_DIR": str(root), "DISTWATCH_RUN_ID": "job", **RANK0}
+    for variables in (environ, {"DISTWATCH_DIR": str(root)}):
+        with pytest.raises(FolderDenied, match="belongs to uid 65534; set DISTWATCH_DIR"):
+            enter_run(variables)
+    assert opened == []
+
+
+@needs_root
+def test_a_root_that_is_another_users_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+    link = tmp_path / "root"
+    link.symlink_to(tmp_path / "mine")
+    assert mode_of(join(str(link), "job", RANK0).path) == 0o700, "a link of our own leads somewhere"
+    theirs(link)
+    with pytest.raises(FolderDenied, match="belongs to uid 65534"):
+        join(str(link), "job", RANK0)
+
+
+@needs_root
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_record_that_is_none_is_passed_over(trap: str, tmp_path: Path) -> None:
+    folder = join(str(tmp_path / "root"), "job", RANK0)
+    TRAPS[trap](Path(folder.path, "h-1.start"))
+    (start,) = folder.starts()
+    assert start == ({} if trap != "file" else start)
+    assert not is_child_of_rank(folder)
+    assert join(str(tmp_path / "root"), "job", RANK1).path.startswith(folder.path)
+
+
+@pytest.mark.parametrize("pid", ["x", "-1", "9" * 40, "²"])
+def test_a_record_with_a_number_that_is_none_is_no_record(pid: str, tmp_path: Path) -> None:
+    folder = join(str(tmp_path / "root"), "job", RANK0)
+    Path(folder.path, "h-1.start").write_text(f"pid={pid}\nticks=1\nppid=1\nrole=rank\nhost=h\n")
+    assert folder.starts() == [{}]
+    assert join(str(tmp_path / "root"), "job", RANK0).path == folder.path
+
+
+@needs_root
+def test_a_rank_in_such_a_root_runs_on_and_says_one_line(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "job").mkdir(parents=True)
+    os.mkfifo(root / "job" / "h-1.start")
+    for path in (root, root / "job", root / "job" / "h-1.start"):
+        theirs(path)
+    environ = {**os.environ, **RANK0, "DISTWATCH_DIR": str(root), "DISTWATCH_RUN_ID": "job"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import distwatch.auto; print('ran')"],
+        env=environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "ran\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("distwatch: off in process")
+    assert "belongs to uid 65534; set DISTWATCH_DIR" in line
 
 
 def test_a_link_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.observer.journals.rings import Ring, open_private
+from distwatch.foreign_files import FileRefused
+from distwatch.observer.journals.rings import Ring
 from distwatch.runfolder import RunFolder
 from distwatch.state.frames import HEADER_SIZE, Record
 from tests.observer.rank_process import RankProcess
@@ -120,7 +121,7 @@ def test_links_and_devices_are_refused(tmp_path: Path) -> None:
     link = tmp_path / "link.ring"
     link.symlink_to("/etc/hostname")
     with pytest.raises(OSError, match="symbolic links"):
-        open_private(str(link))
+        Ring(str(link))
     os.mkfifo(tmp_path / "pipe.ring")
-    with pytest.raises(PermissionError):
-        open_private(str(tmp_path / "pipe.ring"))
+    with pytest.raises(FileRefused, match="not a regular file"):
+        Ring(str(tmp_path / "pipe.ring"))

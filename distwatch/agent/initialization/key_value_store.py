@@ -13,9 +13,12 @@ import secrets
 import time
 from typing import Literal
 
+from distwatch.foreign_files import open_ours, read_ours, write_whole
+from distwatch.runfolder import make_private
 from distwatch.tcpstore import StoreClient
 
 _COUNT = "count"
+_LARGEST = 16 * 1024 * 1024
 LIST_EVERY_S = 1.0
 GLOO_ADDRESS = re.compile(r"/default_pg/0//\w+//\d+/\d+")
 """Where a rank of the default group publishes its address as it enters it, in torch 2.10 to 2.13."""
@@ -118,7 +121,7 @@ class FileKeyValues(KeyValueStore):
         self._file = path
         self._folder = f"{path}.distwatch"
         self._prefix = prefix.replace("/", ".")
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        make_private(self._folder)
 
     def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
         path = self._path(key)
@@ -126,7 +129,8 @@ class FileKeyValues(KeyValueStore):
             self.set(key, value)
             return value
         own = f"{path}.{secrets.token_hex(4)}"
-        self._write(own, value)
+        with os.fdopen(open_ours(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+            file.write(value)
         try:
             # A link appears with all its content, or not at all.
             os.link(own, path)
@@ -137,15 +141,11 @@ class FileKeyValues(KeyValueStore):
         return value
 
     def set(self, key: str, value: bytes) -> None:
-        path = self._path(key)
-        own = f"{path}.{secrets.token_hex(4)}"
-        self._write(own, value)
-        os.replace(own, path)
+        write_whole(self._path(key), value)
 
     def get(self, key: str) -> bytes | None:
         try:
-            with open(self._path(key), "rb") as file:
-                return file.read()
+            return read_ours(self._path(key), _LARGEST)
         except FileNotFoundError:
             return None
 
@@ -170,11 +170,6 @@ class FileKeyValues(KeyValueStore):
 
     def _path(self, key: str) -> str:
         return os.path.join(self._folder, f"{self._prefix}.{key.replace('/', '.')}")
-
-    def _write(self, path: str, value: bytes) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(value)
 
 
 class OwnKeyValues(KeyValueStore):

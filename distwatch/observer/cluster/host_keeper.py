@@ -15,6 +15,7 @@ import time
 
 import msgspec
 
+from distwatch.foreign_files import open_ours
 from distwatch.observer.cluster.hosts import HostJoined, Task
 from distwatch.observer.cluster.node_keeper import KEEP_EVERY_S, Directory, NodeKeeper
 from distwatch.observer.cluster.root_registry import Card
@@ -133,9 +134,7 @@ def _take_over(folders: str, run: str) -> int:
     Raises:
         OSError: it does not end.
     """
-    lock = os.open(
-        _lock_path(folders, run), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-    )
+    lock = open_ours(_lock_path(folders, run), os.O_RDWR | os.O_CREAT)
     until = time.monotonic() + _TAKEN_WITHIN_S
     while True:
         try:

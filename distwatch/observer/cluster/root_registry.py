@@ -6,12 +6,11 @@ With it a viewer on any node reaches the whole run, also while the cluster itsel
 from __future__ import annotations
 
 import os
-import secrets
-import stat
 import time
 
 import msgspec
 
+from distwatch.foreign_files import read_private, write_whole
 from distwatch.runfolder import folder_name
 
 RAY, HOSTS = "ray", "hosts"
@@ -71,17 +70,7 @@ def write_cards(root: str, cluster: str, cards: dict[str, Card]) -> None:
     after = newest_cards({**others, **heard}, MOST_CARDS)
     if after == before:
         return
-    fresh = os.path.join(root, f".{CARDS_FILE}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(
-        fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(after))
-        os.rename(fresh, os.path.join(root, CARDS_FILE))
-    except OSError:
-        os.unlink(fresh)
-        raise
+    write_whole(os.path.join(root, CARDS_FILE), msgspec.json.encode(after))
 
 
 def newest_cards(cards: dict[str, Card], most: int) -> dict[str, Card]:
@@ -100,19 +89,8 @@ def named_soundly(cards: dict[str, Card]) -> dict[str, Card]:
 
 def _read(root: str) -> dict[str, Card]:
     try:
-        descriptor = os.open(
-            os.path.join(root, CARDS_FILE),
-            os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
-        )
-    except OSError:
-        return {}
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
         # Who could write it could send our viewers, and the token, to a place of their own.
-        safe = stat.S_ISREG(status.st_mode) and not status.st_mode & 0o077
-        if not safe or status.st_uid != os.getuid():
-            return {}
-        try:
-            return named_soundly(msgspec.json.decode(file.read(_LIMIT), type=dict[str, Card]))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return {}
+        content = read_private(os.path.join(root, CARDS_FILE), _LIMIT)
+        return named_soundly(msgspec.json.decode(content, type=dict[str, Card]))
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}

@@ -22,7 +22,7 @@ from distwatch.observer.link.orders import Order, OrderFailed, Part, give_order
 from distwatch.observer.link.root_address import RootAddress, make_token
 from distwatch.observer.lock import lock_holder
 from distwatch.observer_process import start_observer
-from distwatch.runfolder import RunFolder, folder_name, generations, host_name
+from distwatch.runfolder import RunFolder, folder_name, generations, host_name, require_safe_root
 
 ANSWERS_WITHIN_S = 15.0
 LOOK_EVERY_S = 1.0
@@ -79,7 +79,7 @@ class Roots:
         self._kind = kind
         self._runs: dict[str, _Run] = {}
         self._swept_at = -LOOK_EVERY_S
-        os.makedirs(folders, mode=0o700, exist_ok=True)
+        require_safe_root(folders)
         self._token = make_token(folders)
         self._begin()
         # A keeper goes into the background by a fork; what others hold then nobody gives back.

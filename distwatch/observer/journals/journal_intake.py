@@ -7,9 +7,10 @@ import os
 import time
 from typing import Protocol
 
+from distwatch.foreign_files import open_ours
 from distwatch.observer.journals.reading import parse_pulse
 from distwatch.observer.journals.recording import Recording, RecordSink
-from distwatch.observer.journals.rings import Ring, open_private
+from distwatch.observer.journals.rings import Ring
 from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
@@ -60,7 +61,7 @@ class Followed:
         """The live pulse where it changed since the last reading."""
         if self._pulse_file < 0:
             try:
-                self._pulse_file = open_private(f"{self._volatile}/{self.stem}.pulse")
+                self._pulse_file = open_ours(f"{self._volatile}/{self.stem}.pulse")
             except OSError:
                 return None
         content = os.pread(self._pulse_file, FILE_SIZE, 0)
@@ -76,9 +77,8 @@ class Followed:
         if self._pulse == self._kept:
             return
         path = self._folder.kept_pulse(self.stem)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = open_ours(path, os.O_WRONLY | os.O_CREAT)
             try:
                 os.pwrite(descriptor, self._pulse, 0)
             finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from distwatch.errors import PartialData
-from distwatch.observer.journals.rings import open_private
+from distwatch.foreign_files import read_ours
 from distwatch.observer.journals.segments import Contents, read_header, read_journal
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state import events as ev
@@ -308,8 +308,7 @@ def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry
 def read_pulse(path: str, process: str) -> ev.PulseRead | None:
     """A pulse file as an event; None where it is torn, empty or not ours."""
     try:
-        with os.fdopen(open_private(path), "rb") as file:
-            content = file.read(FILE_SIZE)
+        content = read_ours(path, FILE_SIZE)
     except OSError:
         return None
     return parse_pulse(content, process)

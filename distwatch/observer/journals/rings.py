@@ -6,8 +6,8 @@ By `pread`, never by a map: a ring that somebody truncates would kill its reader
 from __future__ import annotations
 
 import os
-import stat
 
+from distwatch.foreign_files import open_ours
 from distwatch.state.frames import (
     HEAD,
     HEADER_SIZE,
@@ -23,21 +23,6 @@ from distwatch.state.frames import (
 
 _CHUNK = 2 * (MAX_PAYLOAD + HEAD.size)
 _LARGEST = 256 * 1024 * 1024
-
-
-def open_private(path: str) -> int:
-    """A descriptor for reading a regular file of our own.
-
-    Raises:
-        OSError: it is not there, or a link, a device or someone else's.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    ours = status.st_uid in (os.getuid(), 0) or os.getuid() == 0
-    if not stat.S_ISREG(status.st_mode) or not ours:
-        os.close(descriptor)
-        raise PermissionError(f"{path} is not a file of uid {os.getuid()}")
-    return descriptor
 
 
 class Ring:
@@ -56,7 +41,7 @@ class Ring:
             ValueError: it has no header (yet).
         """
         self.path = path
-        self._descriptor = open_private(path)
+        self._descriptor = open_ours(path)
         header = decode_header(os.pread(self._descriptor, HEADER_SIZE, 0))
         if header is None:
             os.close(self._descriptor)

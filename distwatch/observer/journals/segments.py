@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from distwatch.observer.journals.rings import open_private
+from distwatch.foreign_files import open_ours, read_ours
 from distwatch.state.frames import (
     HEADER_SIZE,
     FileHeader,
@@ -20,7 +20,7 @@ from distwatch.state.frames import (
 
 LIMIT = 32 * 1024 * 1024
 _OLD = ".old.journal"
-_WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE = os.O_RDWR | os.O_CREAT
 
 
 class Contents(msgspec.Struct, kw_only=True):
@@ -38,9 +38,7 @@ def read_journal(path: str) -> Contents | None:
     Raises:
         OSError: it cannot be read.
     """
-    descriptor = open_private(path)
-    with os.fdopen(descriptor, "rb") as file:
-        content = file.read(LIMIT * 4)
+    content = read_ours(path, LIMIT * 4)
     header = decode_header(content)
     if header is None:
         return None
@@ -61,8 +59,7 @@ def read_journal(path: str) -> Contents | None:
 def read_header(path: str) -> FileHeader | None:
     """Whose journal it is; None where it cannot be read, or is none."""
     try:
-        with os.fdopen(open_private(path), "rb") as file:
-            return decode_header(file.read(HEADER_SIZE))
+        return decode_header(read_ours(path, HEADER_SIZE))
     except OSError:
         return None
 
@@ -92,7 +89,7 @@ class Segment:
             there = _read_own(path, self.header)
         self.path = path
         if there is not None:
-            self._descriptor: int | None = os.open(path, _WRITE, 0o600)
+            self._descriptor: int | None = open_ours(path, _WRITE)
             self._end = there.end
             self.last_seq = max([self.last_seq, *(record.seq for record in there.records)])
             os.ftruncate(self._open(), self._end)
@@ -135,11 +132,11 @@ class Segment:
 
     def _open(self) -> int:
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, _WRITE & ~os.O_CREAT)
+            self._descriptor = open_ours(self.path, _WRITE & ~os.O_CREAT)
         return self._descriptor
 
     def _begin(self) -> tuple[int, int]:
-        descriptor = os.open(self.path, _WRITE | os.O_EXCL, 0o600)
+        descriptor = open_ours(self.path, _WRITE | os.O_EXCL)
         try:
             if os.write(descriptor, encode_header(self.header)) != HEADER_SIZE:
                 raise OSError(28, "No space left on device", self.path)

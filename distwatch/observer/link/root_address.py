@@ -8,12 +8,12 @@ import ipaddress
 import os
 import secrets
 import socket
-import stat
 from collections.abc import Mapping
 
 import msgspec
 
 from distwatch.errors import DistwatchError
+from distwatch.foreign_files import FileRefused, open_ours, read_private
 from distwatch.state.addresses import is_loopback
 
 TOKEN_FILE = "token"
@@ -127,7 +127,7 @@ def make_token(root: str) -> str:
     if not _token_file(path):
         # Two who begin at once must not each believe in their own: the first link stands.
         fresh = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = open_ours(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             os.write(descriptor, secrets.token_hex(16).encode() + b"\n")
             with contextlib.suppress(FileExistsError):
@@ -140,21 +140,13 @@ def make_token(root: str) -> str:
 
 def _token_file(path: str) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        return read_private(path, 4096).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise LinkMisconfigured(f"{path} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
-            raise LinkMisconfigured(f"{path} is not a file of uid {os.getuid()}")
-        if status.st_mode & 0o077:
-            raise LinkMisconfigured(
-                f"others may read {path} (mode {stat.S_IMODE(status.st_mode):04o})",
-                advice=f"chmod 600 {path}",
-            )
-        return file.read(4096).strip()
+        said = isinstance(error, FileRefused)
+        why = str(error) if said else f"{path} cannot be read: {error.strerror}"
+        raise LinkMisconfigured(why, advice=f"chmod 600 {path}" if said else "") from error
 
 
 async def address_here(place: RootAddress) -> str | None:
