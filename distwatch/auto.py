@@ -37,7 +37,7 @@ def activate() -> None:
     _activated_pid = os.getpid()
     try:
         for complaint in settings.complaints:
-            print(f"distwatch: {complaint}; the default holds", file=sys.stderr)
+            _say(f"{complaint}; the default holds")
         from distwatch.agent.entry import enter_run, is_ray_worker, role_of
 
         argv = getattr(sys, "orig_argv", sys.argv)
@@ -51,7 +51,14 @@ def activate() -> None:
         _chain_excepthook()
         _arm()
     except Exception as error:
-        print(f"distwatch: off in process {os.getpid()}: {error}", file=sys.stderr)
+        _say(f"off in process {os.getpid()}: {error}")
+
+
+def _say(text: str) -> None:
+    # It takes the module re, which few processes need this early.
+    from distwatch.visible_text import say
+
+    say(text)
 
 
 def _size_the_recorder() -> None:
@@ -95,7 +102,7 @@ def _chain_excepthook() -> None:
 
                 journal_uncaught(kind, error, traceback)
         except Exception as failure:
-            print(f"distwatch: the exception was not journaled: {failure}", file=sys.stderr)
+            _say(f"the exception was not journaled: {failure}")
         previous(kind, error, traceback)
 
     sys.excepthook = excepthook

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from distwatch.state.finding import Finding
+from distwatch.visible_text import visible
 
 
 class DistwatchError(Exception):
@@ -14,8 +15,8 @@ class DistwatchError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, advice: str = "", finding: Finding | None = None) -> None:
-        super().__init__(message)
-        self.advice = advice or (finding.advice if finding else "")
+        super().__init__(visible(message))
+        self.advice = visible(advice or (finding.advice if finding else ""))
         self.finding = finding
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distwatch.launch import run_of_ray_job
+from distwatch.visible_text import say
 
 HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
 HOOK = "distwatch.ray.extend_runtime_env"
@@ -59,7 +60,7 @@ def extend_runtime_env(given: Mapping[str, Any] | None) -> Mapping[str, Any] | N
     try:
         return runtime_env(given)
     except Exception as error:
-        print(f"distwatch: Ray's workers run without it: {error}", file=sys.stderr)
+        say(f"Ray's workers run without it: {error}")
         return given
 
 
@@ -85,7 +86,7 @@ def set_up_worker() -> None:
         if role_of(sys.orig_argv, os.environ) == "rank":
             enter_run(os.environ)
     except Exception as error:
-        print(f"distwatch: off in Ray worker {os.getpid()}: {error}", file=sys.stderr)
+        say(f"off in Ray worker {os.getpid()}: {error}")
 
 
 def run_name() -> str:

@@ -109,8 +109,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except KeyboardInterrupt:
         code = 130
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = _show(error)
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -125,25 +124,36 @@ def _replace_closed_streams() -> None:
             )
 
 
+def _show(error: click.ClickException) -> int:
+    from distwatch.cli.terminal import echo
+
+    # It quotes arguments, which a script may have from anywhere.
+    said = io.StringIO()
+    error.show(said)
+    echo(said.getvalue(), err=True, nl=False)
+    return error.exit_code
+
+
 def _explain(error: Exception) -> int:
+    from distwatch.cli.terminal import echo
     from distwatch.errors import DistwatchError
     from distwatch.runfolder import FolderDenied
 
     if os.environ.get("DISTWATCH_DEBUG") == "1":
         raise error
     if isinstance(error, DistwatchError):
-        click.echo(f"distwatch: {error}", err=True)
+        echo(f"distwatch: {error}", err=True)
         return error.exit_code
     if isinstance(error, PermissionError):
-        click.echo(f"distwatch: not permitted: {error}. Run it as the job's user.", err=True)
+        echo(f"distwatch: not permitted: {error}. Run it as the job's user.", err=True)
         return 4
     if isinstance(error, FolderDenied):
-        click.echo(f"distwatch: {error}", err=True)
+        echo(f"distwatch: {error}", err=True)
         return 4
     if isinstance(error, OSError):
-        click.echo(f"distwatch: {error}", err=True)
+        echo(f"distwatch: {error}", err=True)
         return 1
-    click.echo(
+    echo(
         f"distwatch: unexpected {type(error).__name__}: {error}. "
         "DISTWATCH_DEBUG=1 shows where; please report it.",
         err=True,

@@ -8,12 +8,8 @@ import time
 
 import click
 
-from distwatch.cli.options import (
-    color_option,
-    exit_code,
-    is_terminal,
-    root_option,
-)
+from distwatch.cli.options import color_option, exit_code, root_option
+from distwatch.cli.terminal import Styled, echo, is_terminal
 from distwatch.diagnosis.checks.uninstrumented import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
@@ -63,9 +59,7 @@ async def _settle(source: RunSource) -> None:
     await source.poll()
     if any(process.instrumented for process in source.state.processes.values()):
         return
-    click.echo(
-        f"distwatch: no rank runs distwatch; watching from outside for {STILL_S:.0f} s", err=True
-    )
+    echo(f"distwatch: no rank runs distwatch; watching from outside for {STILL_S:.0f} s", err=True)
     deadline = time.monotonic() + STILL_S + SETTLE_S
     while time.monotonic() < deadline and not diagnose(source.state):
         await asyncio.sleep(0.5)
@@ -86,5 +80,6 @@ async def print_once(source: RunSource, color: bool) -> int:
         findings = diagnose(source.state)
     finally:
         await source.close()
-    click.echo(text, nl=False, color=color)
+    # Each piece of it was made visible before Rich coloured it.
+    echo(Styled(text), nl=False)
     return exit_code(findings)

@@ -9,14 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from distwatch.cli.options import (
-    color_option,
-    exit_code,
-    output_option,
-    printable,
-    root_option,
-    severity_style,
-)
+from distwatch.cli.options import color_option, exit_code, output_option, root_option
+from distwatch.cli.terminal import echo, echo_json, severity_style, styled
 from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.foreign_files import FileRefused, read_named
 from distwatch.preflight.model_config import read_model
@@ -26,6 +20,7 @@ from distwatch.preflight.plan_check import CheckResult, examine_sections
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.rank_groups import Axis
 from distwatch.preflight.values import SIZE_LIMIT, Section
+from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.check/1"
 _HELPS = {
@@ -88,11 +83,11 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
     if against is not None:
         results = _compared(results, against, root)
     if output == "json":
-        click.echo(_document(results))
+        echo_json(_document(results))
     else:
         for number, result in enumerate(results):
             if number:
-                click.echo()
+                echo()
             _print(result, markdown=output == "md")
     return exit_code([finding for result in results for finding in result.findings])
 
@@ -149,7 +144,7 @@ def _with_options(section: Section, given: dict[str, Any]) -> Section:
     return msgspec.structs.replace(section, plan=plan, undecided=left)
 
 
-def _document(results: list[CheckResult]) -> str:
+def _document(results: list[CheckResult]) -> dict[str, Any]:
     layouts = [
         {
             "name": one.section.name,
@@ -165,8 +160,7 @@ def _document(results: list[CheckResult]) -> str:
         for one in results
     ]
     sound = not any(finding.blocks for one in results for finding in one.findings)
-    document = {"schema": SCHEMA, "sound": sound, "layouts": layouts}
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    return {"schema": SCHEMA, "sound": sound, "layouts": layouts}
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -183,30 +177,30 @@ def _print(result: CheckResult, *, markdown: bool) -> None:
     from distwatch.cli.ps import lay_out
 
     section = result.section
-    name = printable(section.name)
-    click.echo(f"## {name}\n" if markdown else click.style(name, bold=True))
-    click.echo(printable(_heading(section)))
+    name = visible_line(section.name)
+    echo(f"## {name}\n" if markdown else styled(name))
+    echo(visible_line(_heading(section)))
     if result.axes:
         rows: list[tuple[str, ...]] = [("AXIS", "RANKS", "GROUPS", "WHO IS WITH WHOM")]
         rows += [
             (axis.name, str(axis.size), str(axis.count), _members(axis)) for axis in result.axes
         ]
         for line in ([""] if markdown else []) + lay_out(rows, markdown=markdown):
-            click.echo(line if markdown else f"  {line}")
+            echo(line if markdown else f"  {line}")
         if markdown:
-            click.echo()
+            echo()
     for finding in result.findings:
         severity = severity_style(finding.severity, f"{finding.severity}:")
-        click.echo(f"{'- ' if markdown else ''}{severity} {printable(finding.summary)}")
+        echo("- " if markdown else "", severity, f" {visible_line(finding.summary)}")
         if finding.code == "group.layout_disagrees":
             for evidence in finding.evidence:
-                click.echo(f"    {printable(evidence.text)}")
+                echo(f"    {visible_line(evidence.text)}")
         if finding.advice:
-            click.echo(f"  do: {printable(finding.advice)}")
+            echo(f"  do: {visible_line(finding.advice)}")
     if not result.findings:
-        click.echo("- sound" if markdown else "sound")
+        echo("- sound" if markdown else "sound")
     for note in section.notes:
-        click.echo(f"distwatch: {name}: {printable(note)}", err=True)
+        echo(f"distwatch: {name}: {visible_line(note)}", err=True)
 
 
 def _heading(section: Section) -> str:

@@ -11,6 +11,7 @@ import time
 import click
 
 from distwatch.cli.options import root_option
+from distwatch.cli.terminal import echo
 from distwatch.errors import UsageError
 from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.lock import lock_holder
@@ -34,19 +35,19 @@ def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:
         if any_alive(folder) or lock_holder(folder) is not None or _age_s(folder) < limit_s:
             continue
         if reason := _reason_to_keep(folder):
-            click.echo(f"distwatch: kept: {folder.path}: {reason}", err=True)
+            echo(f"distwatch: kept: {folder.path}: {reason}", err=True)
             continue
         try:
             if not dry_run:
                 _remove(folder)
         except OSError as error:
             failed += 1
-            click.echo(f"distwatch: not removed: {folder.path}: {error}", err=True)
+            echo(f"distwatch: not removed: {folder.path}: {error}", err=True)
             continue
         removed += 1
-        click.echo(folder.path)
+        echo(folder.path)
     verb = "would be removed" if dry_run else "removed"
-    click.echo(f"distwatch: {removed} run{'s' if removed != 1 else ''} {verb}", err=True)
+    echo(f"distwatch: {removed} run{'s' if removed != 1 else ''} {verb}", err=True)
     return 1 if failed else 0
 
 

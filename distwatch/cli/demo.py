@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distwatch.cli.options import is_terminal, root_option
+from distwatch.cli.options import root_option
 from distwatch.cli.run import environment_for
+from distwatch.cli.terminal import echo, is_terminal
 from distwatch.demo import CASES, DEFAULT_CASE, DemoCase, environment
 from distwatch.demo import command as job_command
 from distwatch.errors import DistwatchError, NoSuchTarget
@@ -49,7 +50,7 @@ def command(case: str, no_tui: bool, root: str) -> int:
                 f"the demo needs {module}", advice="pip install 'distwatch[demo]', or `make demo`."
             )
     chosen = CASES[case]
-    click.echo(f"demo: {chosen.summary}", err=True)
+    echo(f"demo: {chosen.summary}", err=True)
     with tempfile.TemporaryDirectory(prefix="distwatch-demo-") as folder:
         job = _Job(chosen, folder, root)
         try:
@@ -169,13 +170,13 @@ class _Job:
 
         folder = resolve(self._run_id, self._root).folder()
         if findings:
-            click.echo(f"{findings[0].severity}: {findings[0].code}: {findings[0].summary}")
-            click.echo(f"do: {findings[0].advice}")
+            echo(f"{findings[0].severity}: {findings[0].code}: {findings[0].summary}")
+            echo(f"do: {findings[0].advice}")
             for name in ("report.md", "report.html"):
                 if os.path.exists(path := f"{folder.incidents}/1/{name}"):
-                    click.echo(path)
+                    echo(path)
         else:
-            click.echo("no findings: the job is healthy")
-        click.echo(f"demo: `distwatch report {self._run_id}` tells all of it again", err=True)
+            echo("no findings: the job is healthy")
+        echo(f"demo: `distwatch report {self._run_id}` tells all of it again", err=True)
         found = (findings[0].code, findings[0].culprit_ranks) if findings else ("", ())
         return 0 if found == (self._case.expected_code, self._case.culprit_ranks) else 1

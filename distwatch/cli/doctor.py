@@ -7,11 +7,13 @@ import os
 import click
 import msgspec
 
-from distwatch.cli.options import color_option, output_option, printable, root_option
+from distwatch.cli.options import color_option, output_option, root_option
+from distwatch.cli.terminal import echo, echo_json, styled
 from distwatch.preflight.check_result import Checked
 from distwatch.preflight.machine import examine
 from distwatch.redaction import redact_text
 from distwatch.runfolder import host_name
+from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.doctor/1"
 _COLORS = {"pass": "green", "warn": "yellow", "fail": "red"}
@@ -35,18 +37,16 @@ def command(output: str, root: str) -> int:
             "counts": counts,
             "checks": msgspec.to_builtins(checked),
         }
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        echo_json(document)
     else:
         width = max(len(one.what) for one in checked)
         for one in checked:
-            mark = click.style(
-                one.status.ljust(4), fg=_COLORS[one.status], bold=one.status != "pass"
-            )
-            click.echo(f"{mark}  {one.what.ljust(width)}  {printable(one.detail)}")
+            mark = styled(one.status.ljust(4), color=_COLORS[one.status], bold=one.status != "pass")
+            echo(mark, f"  {one.what.ljust(width)}  {visible_line(one.detail)}")
             if one.fix:
-                click.echo(f"{'':{width + 8}}do: {printable(one.fix)}")
+                echo(f"{'':{width + 8}}do: {visible_line(one.fix)}")
         told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        click.echo(f"distwatch: {told}", err=True)
+        echo(f"distwatch: {told}", err=True)
     return 1 if counts["fail"] else 0
 
 

@@ -7,6 +7,7 @@ import asyncio
 import click
 
 from distwatch.cli.options import root_option
+from distwatch.cli.terminal import echo
 from distwatch.errors import UsageError
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
@@ -23,7 +24,7 @@ def command(target: str | None, root: str) -> int:
             "that run has ended: nothing can be asked of it",
             advice="`distwatch report` writes what is on disk.",
         )
-    click.echo(asyncio.run(_dump(source)))
+    echo(asyncio.run(_dump(source)))
     return 0
 
 

@@ -9,20 +9,16 @@ from collections.abc import Mapping, Sequence
 import click
 import msgspec
 
-from distwatch.cli.options import (
-    color_option,
-    exit_code,
-    output_option,
-    printable,
-    severity_style,
-)
+from distwatch.cli.options import color_option, exit_code, output_option
 from distwatch.cli.ps import lay_out
+from distwatch.cli.terminal import echo, echo_json, severity_style, styled
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.preflight.launch_environment import LaunchEnvironment, read_launch_environment
 from distwatch.probes.procfs import stat_fields
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.table import read_environ
 from distwatch.state.rank_sets import agree
+from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.env/1"
 
@@ -40,7 +36,7 @@ def command(pid: int | None, output: str) -> int:
     launched = read_launch_environment(environ, pid)
     if output == "json":
         document = {"schema": SCHEMA, "pid": pid, **msgspec.to_builtins(launched)}
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        echo_json(document)
     elif output == "sh":
         _print_exports(launched)
     else:
@@ -65,16 +61,14 @@ def _environ(pid: int | None) -> Mapping[str, str]:
 
 def _print_exports(launched: LaunchEnvironment) -> None:
     for name, value in launched.completes.items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+        echo(f"export {name}={shlex.quote(value)}")
     if launched.missing:
         be, it = agree(launched.missing, "is", "are"), agree(launched.missing, "it", "them")
         names = ", ".join(launched.missing)
-        click.echo(
-            f"distwatch: {names} {be} not set and cannot be inferred; set {it} yourself", err=True
-        )
+        echo(f"distwatch: {names} {be} not set and cannot be inferred; set {it} yourself", err=True)
     for finding in launched.findings:
         if finding.blocks:
-            click.echo(f"distwatch: {printable(finding.summary)}", err=True)
+            echo(f"distwatch: {visible_line(finding.summary)}", err=True)
 
 
 def _print(launched: LaunchEnvironment, pid: int | None) -> None:
@@ -90,22 +84,22 @@ def _print(launched: LaunchEnvironment, pid: int | None) -> None:
             "derived", [(f"{name}={value}", "") for name, value in launched.completes.items()]
         )
         for sentence in launched.derived:
-            click.echo(f"  {printable(sentence)}")
+            echo(f"  {visible_line(sentence)}")
     if launched.missing:
         _print_rows("missing", [(name, "") for name in launched.missing])
     settings = [(one.name, one.value, one.source) for one in launched.settings]
     _print_rows("settings", settings)
     for finding in launched.findings:
         severity = severity_style(finding.severity, f"{finding.severity}:")
-        click.echo(f"{severity} {printable(finding.summary)}")
-        click.echo(f"  do: {printable(finding.advice)}")
+        echo(severity, f" {visible_line(finding.summary)}")
+        echo(f"  do: {visible_line(finding.advice)}")
     if not launched.findings:
-        click.echo("sound")
+        echo("sound")
     for complaint in launched.complaints:
-        click.echo(f"distwatch: {printable(complaint)}", err=True)
+        echo(f"distwatch: {visible_line(complaint)}", err=True)
 
 
 def _print_rows(title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    click.echo(click.style(title, bold=True))
+    echo(styled(title))
     for line in lay_out(list(rows), markdown=False):
-        click.echo(f"  {line}")
+        echo(f"  {line}")

@@ -7,7 +7,9 @@ import re
 
 import click
 
-from distwatch.cli.options import PARTIAL, exit_code_of, output_option, printable, root_option
+from distwatch.cli.options import PARTIAL, exit_code_of, output_option, root_option
+from distwatch.cli.output_file import put_out
+from distwatch.cli.terminal import echo
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.dumps.files import read_dumps
 from distwatch.dumps.imported import Stream, streams_of
@@ -20,6 +22,7 @@ from distwatch.report.formats import render
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import encode_event
 from distwatch.state.frames import Record
+from distwatch.visible_text import visible_line
 
 
 @click.command()
@@ -34,7 +37,7 @@ def command(path: str, output: str, root: str) -> int:
     """
     dumps, refused = read_dumps(path)
     for name, why in sorted(refused.items()):
-        click.echo(f"distwatch: not read: {printable(name)}: {printable(why)}", err=True)
+        echo(f"distwatch: not read: {visible_line(name)}: {visible_line(why)}", err=True)
     if not dumps:
         raise PartialData(
             f"{path} holds no dump of any rank",
@@ -48,9 +51,9 @@ def command(path: str, output: str, root: str) -> int:
     findings = diagnose(state)
     report = build_report(state, findings, folder.run_id)
     write_incident(folder, state, findings, 1)
-    click.echo(render(report, output), nl=False)
-    click.echo(f"distwatch: {len(dumps)} ranks imported into {folder.path}", err=True)
-    click.echo(f"distwatch: see `distwatch replay {folder.run_id}`", err=True)
+    put_out(render(report, output), None)
+    echo(f"distwatch: {len(dumps)} ranks imported into {folder.path}", err=True)
+    echo(f"distwatch: see `distwatch replay {folder.run_id}`", err=True)
     return exit_code_of(report) or (PARTIAL if refused else 0)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from distwatch.cli.terminal import wants_color
 from distwatch.errors import AttachDenied, UsageError
 from distwatch.settings import default_root, run_root
 from distwatch.state.finding import Finding
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 HANG_FOUND = 3
 PARTIAL = 6
-_SEVERITY_COLORS = {"hang": "red", "crash": "red", "error": "red", "warning": "yellow"}
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 
 def root_option(function: F) -> F:
@@ -65,7 +63,7 @@ def readable_root(path: str) -> str:
 
 
 def color_option(function: F) -> F:
-    """`--color auto|always|never`; NO_COLOR wins over auto. Rules what `click.echo` lets pass."""
+    """`--color auto|always|never`; NO_COLOR wins over auto. Rules which styles reach stdout."""
 
     def choose(context: click.Context, _: click.Parameter, choice: str) -> str:
         context.color = wants_color(choice)
@@ -87,29 +85,6 @@ def output_option(*formats: str) -> Callable[[F], F]:
         "-o", "output", type=click.Choice(list(formats)), default=formats[0], show_default=True,
         help="Output format.",
     )  # fmt: skip
-
-
-def wants_color(choice: str) -> bool:
-    """Whether text on stdout is to be coloured."""
-    if choice == "auto":
-        dumb = os.environ.get("TERM") == "dumb"
-        return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not dumb
-    return choice == "always"
-
-
-def is_terminal() -> bool:
-    """Whether a person sits at both ends."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def printable(text: str) -> str:
-    """Text of foreign origin as one line that cannot steer a terminal."""
-    return text.translate(_CONTROLS)
-
-
-def severity_style(severity: str, text: str) -> str:
-    """Text in the colour of a finding's severity; `click.echo` drops it where none is wanted."""
-    return click.style(text, fg=_SEVERITY_COLORS.get(severity, "cyan"), bold=True)
 
 
 def exit_code(findings: list[Finding], *, partial: bool = False) -> int:

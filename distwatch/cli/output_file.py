@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from distwatch.cli.terminal import echo
 from distwatch.errors import UsageError
 from distwatch.foreign_files import write_whole
 
@@ -39,7 +40,7 @@ def put_out(content: bytes, path: str | None) -> None:
         OSError: it cannot be written.
     """
     if path is None:
-        click.echo(content, nl=False)
+        echo(content.decode("utf-8", "replace"), nl=False)
         return
     # A device or a pipe is written to: replacing it would take it from everybody.
     if os.path.exists(path) and not os.path.isfile(path):
@@ -47,4 +48,4 @@ def put_out(content: bytes, path: str | None) -> None:
             file.write(content)
     else:
         write_whole(path, content)
-    click.echo(f"distwatch: written to {path}", err=True)
+    echo(f"distwatch: written to {path}", err=True)

@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
+from distwatch.cli.terminal import echo
 from distwatch.errors import UsageError
 from distwatch.foreign_files import read_named
 
@@ -31,7 +30,7 @@ def project_settings() -> dict[str, str]:
         return {}
     toml = _parser()
     if toml is None:
-        click.echo(
+        echo(
             "distwatch: [tool.distwatch] of ./pyproject.toml is not read: that takes Python 3.11 "
             "or the tomli package",
             err=True,

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
 import click
 import msgspec
 
-from distwatch.cli.options import (
-    color_option,
-    output_option,
-    printable,
-    root_option,
-    severity_style,
-)
+from distwatch.cli.options import color_option, output_option, root_option
+from distwatch.cli.terminal import echo, echo_json, severity_style
 from distwatch.observer.targets.runs import SCHEMA, RunSummary, list_runs, runs_document
+from distwatch.visible_text import visible_line
 
 
 @click.command()
@@ -26,26 +21,26 @@ def command(output: str, root: str) -> int:
     """The runs of this node, the newest first."""
     runs = list_runs(root)
     if output == "json":
-        click.echo(_json(runs_document(runs)))
+        echo_json(runs_document(runs))
     elif output == "ndjson":
         for run in runs:
-            click.echo(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(run)}).decode())
+            echo(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(run)}).decode())
     elif not runs:
-        click.echo(f"distwatch: no run is recorded under {root}", err=True)
+        echo(f"distwatch: no run is recorded under {root}", err=True)
     else:
         rows = [("RUN", "STARTED", "RANKS", "OBSERVER", "VERDICT"), *map(_row, runs)]
         heading, *lines = lay_out(rows, markdown=output == "md")
-        click.echo(heading)
+        echo(heading)
         # Markdown has a rule under its heading.
         marks = [False] * (len(lines) - len(runs)) + [run.blocked for run in runs]
         for line, blocked in zip(lines, marks, strict=True):
-            click.echo(severity_style("hang", line) if blocked and output == "table" else line)
+            echo(severity_style("hang", line) if blocked and output == "table" else line)
     return 0
 
 
 def lay_out(rows: list[tuple[str, ...]], *, markdown: bool) -> list[str]:
     """Rows as aligned text or a Markdown table; the first row is the heading."""
-    rows = [tuple(printable(cell) for cell in row) for row in rows]
+    rows = [tuple(visible_line(cell) for cell in row) for row in rows]
     if markdown:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
@@ -66,7 +61,3 @@ def _row(run: RunSummary) -> tuple[str, ...]:
     if run.observer_pid is not None:
         observer = f"pid {run.observer_pid}"
     return (run.run_id, began, f"{run.ranks_alive}/{expected} alive", observer, run.verdict[:100])
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

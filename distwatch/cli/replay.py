@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from distwatch.cli.options import is_terminal, root_option
+from distwatch.cli.options import root_option
+from distwatch.cli.terminal import is_terminal
 from distwatch.errors import UsageError
 
 

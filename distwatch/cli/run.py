@@ -21,6 +21,7 @@ import click
 from distwatch.cli.options import readable_root
 from distwatch.cli.project import KEYS, project_settings
 from distwatch.cli.ray_job import submits_job, with_settings
+from distwatch.cli.terminal import echo
 from distwatch.errors import AttachDenied, UsageError
 from distwatch.ray import job_environment
 from distwatch.settings import ON_HANG, read_settings, run_root
@@ -58,7 +59,7 @@ def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None)
         )
     environ = environment_for({"dir": dir_, **options})
     named = _name_for_viewers(environ)
-    click.echo(
+    echo(
         f"distwatch: run {environ['DISTWATCH_RUN_ID']}; watch it with: distwatch attach {named}",
         err=True,
     )
@@ -140,13 +141,13 @@ def _name_for_viewers(environ: Mapping[str, str]) -> str:
 
 def _say_what_is_left(code: int, environ: Mapping[str, str], named: str) -> None:
     if not os.path.isdir(os.path.join(environ["DISTWATCH_DIR"], environ["DISTWATCH_RUN_ID"])):
-        click.echo(
+        echo(
             f"distwatch: the command ended with {code}, and nothing was recorded here: no Python "
             "process of it used torch.distributed, or its Python has no distwatch installed",
             err=True,
         )
     elif code:
-        click.echo(
+        echo(
             f"distwatch: the command ended with {code}; what was seen: distwatch report {named}",
             err=True,
         )

@@ -9,6 +9,7 @@ from types import FrameType
 import click
 
 from distwatch.cli.options import root_option
+from distwatch.cli.terminal import echo
 from distwatch.observer.link.root_address import token_in
 from distwatch.observer.targets.resolver import resolve
 from distwatch.web.pages import Pages
@@ -37,8 +38,8 @@ def command(target: str | None, host: str, port: int, token_file: str | None, ro
     if target is not None:
         resolve(target, root).folder()  # what does not exist is said before anything is served
     server = WebServer(Pages(root, target), host, port, token)
-    click.echo(server.url)
-    click.echo("distwatch: serving; Ctrl-C ends it", err=True)
+    echo(server.url)
+    echo("distwatch: serving; Ctrl-C ends it", err=True)
     _serve(server)
     return 0
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 import click
 import msgspec
 
-from distwatch.cli.options import output_option, printable, root_option
+from distwatch.cli.options import output_option, root_option
+from distwatch.cli.output_file import put_out
+from distwatch.cli.terminal import echo, echo_json
 from distwatch.diagnosis.facts.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.journals.reading import lives
@@ -24,6 +26,7 @@ from distwatch.state.model import Process
 from distwatch.state.observer_events import MAIN_THREAD
 from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.views.stack_tree import StackNode, merge
+from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.stacks/1"
 _Stacks = dict[int, tuple[ThreadStack, ...]]
@@ -88,10 +91,10 @@ def collect(target: Target, *, native: bool = False) -> Collected:
     )
     if collected.old:
         ranks = format_ranks(collected.old)
-        click.echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
+        echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
     for problem, affected in _by_problem(collected.problems).items():
         who = name_ranks(affected)
-        click.echo(f"distwatch: {who}: {problem}", err=True)
+        echo(f"distwatch: {who}: {problem}", err=True)
     if not collected.stacks:
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
@@ -158,7 +161,7 @@ async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, 
 
 def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
     if output == "speedscope":
-        click.echo(speedscope_file(collected, all_threads=all_threads), nl=False)
+        put_out(speedscope_file(collected, all_threads=all_threads), None)
         return
     by_thread = collected.by_thread(all_threads=all_threads)
     trees = {name: merge(stacks) for name, stacks in by_thread.items()}
@@ -171,10 +174,10 @@ def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
             "recorded_ranks": collected.old,
             "unobserved": {str(rank): why for rank, why in sorted(collected.problems.items())},
         }
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        echo_json(document)
         return
-    lines = [printable(line) for line in _lines(trees, titled=all_threads)]
-    click.echo("\n".join(fence(lines) if output == "md" else lines))
+    lines = [visible_line(line) for line in _lines(trees, titled=all_threads)]
+    echo("\n".join(fence(lines) if output == "md" else lines))
 
 
 def _lines(trees: dict[str, list[StackNode]], *, titled: bool) -> Iterable[str]:

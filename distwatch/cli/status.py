@@ -5,18 +5,13 @@ from __future__ import annotations
 import click
 import msgspec
 
-from distwatch.cli.options import (
-    color_option,
-    exit_code_of,
-    output_option,
-    printable,
-    root_option,
-    severity_style,
-)
+from distwatch.cli.options import color_option, exit_code_of, output_option, root_option
 from distwatch.cli.ps import lay_out
+from distwatch.cli.terminal import echo, echo_json, severity_style
 from distwatch.observer.targets.resolver import resolve
 from distwatch.report.document import Report
 from distwatch.report.status import rank_document, status_document
+from distwatch.visible_text import visible_line
 
 
 @click.command()
@@ -28,11 +23,10 @@ def command(target: str | None, output: str, root: str) -> int:
     """The ranks of a run and the verdict; the newest living run where none is named."""
     report = resolve(target, root).report()
     if output == "json":
-        document = msgspec.json.encode(status_document(report))
-        click.echo(msgspec.json.format(document, indent=2).decode())
+        echo_json(status_document(report))
     elif output == "ndjson":
         for rank in report.ranks:
-            click.echo(msgspec.json.encode(rank_document(rank)).decode())
+            echo(msgspec.json.encode(rank_document(rank)).decode())
     else:
         _print_table(report, markdown=output == "md")
     return exit_code_of(report)
@@ -42,11 +36,11 @@ def _print_table(report: Report, *, markdown: bool) -> None:
     if report.findings:
         first = report.findings[0]
         severity = severity_style(first.severity, f"{first.severity}:")
-        click.echo(f"{severity} {printable(first.summary)}")
-        click.echo(f"do: {printable(first.advice)}")
+        echo(severity, f" {visible_line(first.summary)}")
+        echo(f"do: {visible_line(first.advice)}")
     else:
-        click.echo("no findings")
-    click.echo()
+        echo("no findings")
+    echo()
     rows: list[tuple[str, ...]] = [("RANK", "HOST", "PID", "STATE", "SINCE", "DOING", "WHERE")]
     actors = any(rank.actor for rank in report.ranks)
     if actors:
@@ -66,6 +60,6 @@ def _print_table(report: Report, *, markdown: bool) -> None:
             )
         )
     for line in lay_out(rows, markdown=markdown):
-        click.echo(line)
+        echo(line)
     for rank_number, why in report.coverage.unobserved.items():
-        click.echo(f"rank {rank_number}: {printable(why)}", err=True)
+        echo(f"rank {rank_number}: {visible_line(why)}", err=True)

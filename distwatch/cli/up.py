@@ -10,6 +10,7 @@ import msgspec
 
 from distwatch.cli.options import output_option, root_option
 from distwatch.cli.ps import lay_out
+from distwatch.cli.terminal import echo, echo_json
 from distwatch.errors import UsageError
 from distwatch.observer.cluster.hosts import HostJoined, join_hosts
 from distwatch.observer.cluster.ray_question import ask_cluster
@@ -87,13 +88,11 @@ def _was_given(option: str) -> bool:
 def _ray(address: str, output: str, *, stop: bool) -> int:
     if stop:
         ask_cluster("end", address)
-        click.echo(
-            "distwatch: no actors of distwatch are left; the runs' own observers go on", err=True
-        )
+        echo("distwatch: no actors of distwatch are left; the runs' own observers go on", err=True)
         return 0
     table = ask_cluster("up", address)
     if table.get("open"):
-        click.echo(
+        echo(
             "distwatch: this cluster asks for no token: whoever reaches it can read what the "
             "observers send (RAY_AUTH_MODE=token closes it)",
             err=True,
@@ -104,8 +103,8 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
     else:
         rows = [("NODE", "ADDRESS", "HOST", "OBSERVER ACTOR", "RUNS"), *map(_row, table["nodes"])]
         for line in lay_out(rows, markdown=False):
-            click.echo(line)
-        click.echo(
+            echo(line)
+        echo(
             f"distwatch: one view of it: `distwatch attach {SCHEME}{address.removeprefix(SCHEME)}`, on any node",
             err=True,
         )
@@ -131,10 +130,9 @@ def _print_hosts(joined: list[HostJoined], output: str) -> int:
             for one in joined
         ]
         for line in lay_out(table, markdown=False):
-            click.echo(line)
+            echo(line)
     return PARTIAL if any(host.failed for host in joined) else 0
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    content = msgspec.json.encode({"schema": SCHEMA, **document})
-    click.echo(msgspec.json.format(content, indent=2).decode())
+    echo_json({"schema": SCHEMA, **document})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -41,6 +40,7 @@ from distwatch.integrations.world_plan import (
 )
 from distwatch.settings import read_settings
 from distwatch.state.events import InitPlanned
+from distwatch.visible_text import say
 
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _lock = threading.Lock()
@@ -369,7 +369,7 @@ def _undo_quietly(library: TorchLibrary) -> None:
     try:
         library.undo()
     except Exception as error:
-        print(f"distwatch: what was built is not undone: {error}", file=sys.stderr)
+        say(f"what was built is not undone: {error}")
 
 
 def _users_stack() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distwatch.report.document import Report, to_json
+from distwatch.visible_text import visible
 
 CONTENT_TYPES = {
     "json": "application/json",
@@ -13,14 +14,18 @@ CONTENT_TYPES = {
 
 
 def render(report: Report, output: str) -> bytes:
-    """The report as `json`, `md` or one self-contained `html` page."""
+    """The report as `json`, `md` or one self-contained `html` page; it steers no terminal."""
+    return visible(_render(report, output)).encode("utf-8", "replace")
+
+
+def _render(report: Report, output: str) -> str:
     if output == "json":
-        return to_json(report)
+        return to_json(report).decode()
     # The page's templates cost start-up time that only this format should pay.
     if output == "html":
         from distwatch.report.html import render_html
 
-        return render_html(report).encode("utf-8", "replace")
+        return render_html(report)
     from distwatch.report.markdown import render_markdown
 
-    return render_markdown(report).encode("utf-8", "replace")
+    return render_markdown(report)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
@@ -28,6 +28,7 @@ from distwatch.tui.views import loading, ranks
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of
 from distwatch.tui.views.shown import Shown, draw_view
+from distwatch.visible_text import visible
 
 if TYPE_CHECKING:
     from distwatch.observer.targets.run_source import RunSource
@@ -325,11 +326,15 @@ class DistwatchApp(App[None]):
         self._prompt.close()
         self._open_pane("detail" if self._detail_key is not None else self._view)
 
+    def notify(self, message: str, **options: Any) -> None:
+        """As Textual's own; what stands in brackets is no markup here."""
+        super().notify(visible(message), **{"markup": False, **options})
+
     # ---- keeping ---------------------------------------------------------------------------
 
     def action_copy(self) -> None:
         """Copies the verdict as Markdown, through the terminal's own clipboard (OSC 52)."""
-        self.copy_to_clipboard(verdict_markdown(self.session.picture))
+        self.copy_to_clipboard(visible(verdict_markdown(self.session.picture)))
         self.notify(
             "verdict copied as Markdown (with OSC 52; if your terminal forbids that, press e)"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Input, Static
@@ -20,6 +19,7 @@ from distwatch.tui.verdict import (
     verdict_line,
     viewer_line,
 )
+from distwatch.tui.visible_text import Text
 
 _VERDICT_LINES, _ADVICE_LINES = 3, 2
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
 
 from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.state.quantities import bytes_text, seconds
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STATES, STRONG, UNKNOWN, YELLOW
+from distwatch.tui.visible_text import Text
 
 
 def format_age(age_s: float | None) -> str:

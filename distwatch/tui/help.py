@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -14,6 +13,7 @@ from textual.widgets import Static
 from distwatch.state.statuses import LETTERS
 from distwatch.tui.keys import VIEWS, sections
 from distwatch.tui.styles import BLUE, CULPRIT, MUTED, STATES, STRONG, UNKNOWN
+from distwatch.tui.visible_text import Text
 
 _FILTERS = (
     ("state=waiting", "or by letter: state=w; also state!=running"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from rich.text import Text
 from textual import events
 from textual.geometry import Size
 from textual.message import Message
@@ -14,6 +13,7 @@ from textual.strip import Strip
 
 from distwatch.tui.styles import CURSOR
 from distwatch.tui.views.line import Line
+from distwatch.tui.visible_text import Text
 
 Heading = Callable[[int], Text]
 _GUTTER = 2

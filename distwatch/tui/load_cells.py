@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state.loads import Outstanding
 from distwatch.state.quantities import count_of
 from distwatch.tui.cells import clip_middle, format_bytes
 from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, RED, STRONG, VIOLET, YELLOW
+from distwatch.tui.visible_text import Text
 from distwatch.views.load_text import (
     Tone,
     Words,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from rich.text import Text
 
 from distwatch.state.model import RunState
 from distwatch.state.quantities import count_of
@@ -13,6 +12,7 @@ from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.styles import MUTED
 from distwatch.tui.verdict import advice_line, coverage_line, run_line, verdict_line
 from distwatch.tui.views import ranks
+from distwatch.tui.visible_text import Text
 
 _MOST_RANKS = 100
 

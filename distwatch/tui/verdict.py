@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from rich.text import Text
 
 from distwatch.state.finding import Finding
 from distwatch.state.quantities import count_of
@@ -14,6 +13,7 @@ from distwatch.state.statuses import status_of
 from distwatch.tui.cells import dotted, format_age, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
+from distwatch.tui.visible_text import Text
 
 _QUIET_S = 5.0
 """A wait this long is mentioned even while nothing is wrong yet."""

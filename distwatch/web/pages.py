@@ -16,6 +16,7 @@ from distwatch.report.formats import CONTENT_TYPES, render
 from distwatch.report.prometheus import CONTENT_TYPE, render_metrics
 from distwatch.report.status import status_document
 from distwatch.runfolder import RunFolder
+from distwatch.visible_text import visible
 
 _TEXT = "text/plain; charset=utf-8"
 _JSON = CONTENT_TYPES["json"]
@@ -45,7 +46,12 @@ class Pages:
         self._target = target
 
     def answer(self, path: str) -> Answer:
-        """The answer to a request's path, without its query."""
+        """The answer to a request's path, without its query; it may be read on a terminal."""
+        answer = self._answer(path)
+        body = visible(answer.body.decode("utf-8", "replace")).encode()
+        return msgspec.structs.replace(answer, body=body)
+
+    def _answer(self, path: str) -> Answer:
         parts = [unquote(part) for part in path.split("/")[1:]]
         try:
             match parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 
@@ -23,6 +22,7 @@ from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.verdict import Verdict
 from distwatch.tcpstore import StoreUnreachable
+from distwatch.visible_text import say
 
 REMIND_EVERY_S = 10.0
 _LISTED = 8
@@ -160,7 +160,7 @@ class InitFailures:
         finding = _explaining(self._verdict(), None)
         if finding is not None and finding.summary != self._last_words:
             self._last_words = finding.summary
-            print(f"distwatch: {finding.summary}. {finding.advice}", file=sys.stderr, flush=True)
+            say(f"{finding.summary}. {finding.advice}")
 
     def _judged(self, situation: Situation) -> Finding | None:
         """The observer's finding that is the reason for what this rank sees of the store."""

@@ -36,6 +36,7 @@ from distwatch.state.agreement import layouts_differ
 from distwatch.state.events import InitPlanned
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tcpstore import StoreClient, StoreUnreachable
+from distwatch.visible_text import say
 
 PATIENCE_S = 10.0
 LINGER_S = 3.0
@@ -331,7 +332,7 @@ class Initializer:
 
     def _warn(self, arrival: Arrival) -> None:
         for finding in arrival.warnings:
-            print(f"distwatch: {finding.summary}. {finding.advice}", file=sys.stderr)
+            say(f"{finding.summary}. {finding.advice}")
             if self._agent is not None:
                 self._agent.raise_finding(finding, st.AGREEMENT)
 

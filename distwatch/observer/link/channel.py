@@ -27,6 +27,7 @@ from distwatch.observer.link.messages import (
     Hello,
     Reply,
 )
+from distwatch.visible_text import visible_line
 
 HANDSHAKE_LIMIT = 4096
 HANDSHAKE_WITHIN_S = 5.0
@@ -179,15 +180,11 @@ async def introduce(
     await writer.drain()
     reply = await _read(reader, Reply)
     if reply.refused:
-        raise LinkRefused(f"it refuses: {_plain(reply.refused)}")
+        raise LinkRefused(f"it refuses: {visible_line(reply.refused[:300])}")
     if not hmac.compare_digest(reply.proof, _mac(token, b"root", *parts)):
         raise LinkRefused("it does not know the token itself")
     key = _mac(token, b"session", *parts)
     return Channel(reader, writer, key, side=b"leaf", other=b"root")
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:300])
 
 
 def _hello(body: bytes) -> Hello:

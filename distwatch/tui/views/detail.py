@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.model import Host
 from distwatch.state.quantities import count_of
@@ -23,6 +21,7 @@ from distwatch.tui.views.load_detail import load_detail
 from distwatch.tui.views.process_detail import process_detail, rank_detail
 from distwatch.tui.views.stacks import find_node
 from distwatch.tui.views.text import join_lines, section
+from distwatch.tui.visible_text import Text
 from distwatch.views.event_text import event_kind, event_text
 from distwatch.views.ray_rows import ray_rows
 

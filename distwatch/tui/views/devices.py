@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from rich.text import Text
-
 from distwatch.state.events import Device
 from distwatch.state.model import Host, Process
 from distwatch.tui.cells import fit, format_bytes, share_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
 from distwatch.tui.views.line import Line, lines_about, part_key
+from distwatch.tui.visible_text import Text
 from distwatch.views.ray_rows import ray_rows
 
 EMPTY = "no hosts seen yet"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from rich.text import Text
-
 from distwatch.state import events as ev
 from distwatch.state.model import TimelineEntry
 from distwatch.tui.cells import fit, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, MUTED, RED, YELLOW
 from distwatch.tui.views.line import Line
+from distwatch.tui.visible_text import Text
 from distwatch.views.event_text import event_kind, event_text
 
 EMPTY = "no events read yet"

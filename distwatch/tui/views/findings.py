@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from rich.text import Text
-
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, SEVERITIES, STRONG
 from distwatch.tui.views.line import Line, lines_about
+from distwatch.tui.visible_text import Text
 
 EMPTY = "nothing wrong found so far"
 

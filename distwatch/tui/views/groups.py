@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
@@ -14,6 +12,7 @@ from distwatch.tui.cells import fit, format_age
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, GREEN, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line, lines_about
+from distwatch.tui.visible_text import Text
 
 EMPTY = "no process groups seen yet: no rank has completed init_process_group"
 

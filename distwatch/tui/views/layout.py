@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.layouts import told, words_of
 from distwatch.state.quantities import count_of
@@ -18,6 +16,7 @@ from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STATES, STRON
 from distwatch.tui.views.groups import flight
 from distwatch.tui.views.line import Line
 from distwatch.tui.views.text import join_lines, section
+from distwatch.tui.visible_text import Text
 from distwatch.views.layout_grid import LayoutGrid, Row
 
 EMPTY = (

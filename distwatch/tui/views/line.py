@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from rich.text import Text
-
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
+from distwatch.tui.visible_text import Text
 
 _WIDE = 500
 """The width for drawing a line whose words are searched, so that nothing is cut off."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state.loads import Placement
 from distwatch.state.quantities import count_of
@@ -16,6 +14,7 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.loading import find_load
 from distwatch.tui.views.text import join_lines, section
+from distwatch.tui.visible_text import Text
 from distwatch.views.load_groups import LoadGroup
 from distwatch.views.load_text import (
     leaked_words,

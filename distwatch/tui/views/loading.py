@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rich.text import Text
-
 from distwatch.state.loads import Placement
 from distwatch.state.rank_sets import name_ranks
 from distwatch.tui.cells import clip_middle, dotted, fit
@@ -24,6 +22,7 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line, lines_about
 from distwatch.tui.views.ranks import Order
+from distwatch.tui.visible_text import Text
 from distwatch.views.load_groups import LoadGroup
 from distwatch.views.load_text import (
     leaked_words,

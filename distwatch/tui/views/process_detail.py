@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.framework_places import places_of
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import ThreadStack
@@ -14,6 +12,7 @@ from distwatch.tui.cells import format_age, format_bytes, state_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
 from distwatch.tui.views.text import join_lines, section
+from distwatch.tui.visible_text import Text
 from distwatch.views.event_text import event_text
 from distwatch.views.ray_rows import rank_row
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
-from rich.text import Text
-
 from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.state.statuses import status_of
 from distwatch.tui.cells import (
@@ -22,6 +20,7 @@ from distwatch.tui.cells import (
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, STRONG, UNKNOWN
 from distwatch.tui.views.line import Line
+from distwatch.tui.visible_text import Text
 
 EMPTY = "no ranks seen yet: waiting for the first process of the job to report"
 

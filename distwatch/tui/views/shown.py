@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from rich.text import Text
-
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
 from distwatch.tui.views import devices, events, findings, groups, layout, loading, ranks, stacks
 from distwatch.tui.views.line import Line, visible
+from distwatch.tui.visible_text import Text
 
 
 class Shown(NamedTuple):

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from rich.text import Text
-
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tui.cells import fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line
+from distwatch.tui.visible_text import Text
 from distwatch.views.stack_tree import StackNode
 
 EMPTY = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.text import Text
-
 from distwatch.tui.styles import BLUE
+from distwatch.tui.visible_text import Text
 
 
 def join_lines(lines: Iterable[Text]) -> Text:
