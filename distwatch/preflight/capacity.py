@@ -30,7 +30,8 @@ def run_folder(root: str) -> Checked:
     if not os.access(place, os.W_OK | os.X_OK):
         return failed(what, f"{place} cannot be written by uid {os.geteuid()}", set_dir)
     if place == root and (why := why_unsafe(root)):
-        return failed(what, why, set_dir)
+        shared = status.st_uid != os.getuid() or status.st_mode & stat.S_ISVTX
+        return failed(what, why, set_dir if shared else f"chmod 700 {root}")
     room = _room(place)
     mode = f"mode {stat.S_IMODE(status.st_mode):04o}" if place == root else "not made yet"
     detail = (
