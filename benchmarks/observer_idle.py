@@ -24,17 +24,17 @@ HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def rank(path: str, busy: bool) -> None:
     """Beats twice a second, as the agent's thread does."""
-    from distwatch.agent.core import _file_header
     from distwatch.agent.journal import Journal
     from distwatch.agent.pulse import PulsePage
+    from distwatch.agent.start_record import file_header
     from distwatch.runfolder import RunFolder, write_start
     from distwatch.state import events as ev
     from distwatch.state.identity import identify
 
     folder = RunFolder(path)
     stem = write_start(folder, "rank", os.environ)
-    header = _file_header()
-    journal = Journal(f"{folder.volatile}/{stem}.ring", header, lambda dropped: None)
+    header = file_header()
+    journal = Journal(f"{folder.volatile}/{stem}.ring", header)
     page = PulsePage(f"{folder.volatile}/{stem}.pulse")
     started = ev.ProcessStarted(
         host=header.host,

@@ -96,11 +96,19 @@ def _chain_excepthook() -> None:
         # After Ctrl-C Python ends by SIGINT, unless source is evaluated before that, which the
         # first import of the agent does; where no agent runs there is nothing to journal.
         first = "distwatch.agent.core" not in sys.modules
+        ordinary = (SystemExit, KeyboardInterrupt) if first else SystemExit
         try:
-            if not (first and issubclass(kind, KeyboardInterrupt)):
-                from distwatch.agent.exceptions import journal_uncaught
+            if not issubclass(kind, ordinary):
+                from distwatch.agent import core
+                from distwatch.agent.entry import enter_run
+                from distwatch.agent.exception_text import describe_uncaught
 
-                journal_uncaught(kind, error, traceback)
+                # A rank's agent may have had no reason to start yet.
+                agent = core.current()
+                if agent is None and enter_run(os.environ)[2] == "rank":
+                    agent = core.start()
+                if agent is not None:
+                    agent.record(describe_uncaught(error, traceback))
         except Exception as failure:
             _say(f"the exception was not journaled: {failure}")
         previous(kind, error, traceback)

@@ -24,6 +24,7 @@ from distwatch.integrations.smoke_test import generate_shortly
 from distwatch.preflight.model_load import LoadingMachine, load_advice
 from distwatch.probes.cgroups import memory_group
 from distwatch.settings import read_settings
+from distwatch.state.events import FindingRaised
 from distwatch.state.loads import LoadArguments, Placement
 from distwatch.state.quantities import bytes_text
 
@@ -124,7 +125,7 @@ def _advise(
     for finding in findings:
         log.warning("distwatch: %s: %s. %s", finding.code, finding.summary, finding.advice)
         if under_way is not None:
-            under_way.agent.raise_finding(finding, "distwatch.load")
+            under_way.agent.record(FindingRaised(finding=finding, step="distwatch.load"))
 
 
 def _machine(checkpoint: str) -> LoadingMachine:

@@ -46,7 +46,7 @@ class Stream:
         self._node = node
         self._seq = 0
 
-    def record(self, event: ev.AnyEvent, *, keep: bool = True) -> None:
+    def record(self, event: ev.Event, *, keep: bool = True) -> None:
         """Journals an event, or has it seen as a live value only."""
         now = time.monotonic_ns()
         if keep:

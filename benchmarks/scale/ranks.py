@@ -76,7 +76,7 @@ class Training:
         return self.began_ns + seq * STEP_NS
 
 
-def start_of(started: ev.ProcessStarted, training: Training) -> Iterator[ev.AnyEvent]:
+def start_of(started: ev.ProcessStarted, training: Training) -> Iterator[ev.Event]:
     """A rank's records from its first to the first step of its training."""
     rank, world = started.identity.global_rank or 0, training.world
     yield started

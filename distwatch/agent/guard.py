@@ -20,6 +20,7 @@ log = logging.getLogger("distwatch")
 transparent = False
 """Tests set it: what production swallows, tests re-raise."""
 _off: set[str] = set()
+_tell: Callable[[HookFailed], None] | None = None
 _OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _OUR_JOBS = os.path.join(_OURS, "demo", "")
 
@@ -47,10 +48,14 @@ def switch_off(hook: str, error: Exception) -> None:
     _off.add(hook)
     text = f"{type(error).__name__}: {error}"
     log.warning("distwatch: %s failed and is switched off; the job goes on (%s)", hook, text)
-    from distwatch.agent import core
+    if _tell is not None:
+        _tell(HookFailed(hook=hook, error=text[:500]))
 
-    if agent := core.current():
-        agent.record(HookFailed(hook=hook, error=text[:500]))
+
+def tell_failures_to(record: Callable[[HookFailed], None]) -> None:
+    """Has failures journaled from now on; the agent knows this module, not the other way round."""
+    global _tell
+    _tell = record
 
 
 def is_off(hook: str) -> bool:

@@ -14,9 +14,9 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable
 
-from distwatch.state.events import AnyEvent, encode_event
+from distwatch.agent.retained import Retained
+from distwatch.state.events import Event, encode_event
 from distwatch.state.frames import (
     HEAD,
     HEADER_SIZE,
@@ -30,6 +30,8 @@ from distwatch.state.frames import (
 
 CAPACITY = 1024 * 1024
 _MAGIC = struct.Struct("<I")
+_SNAPSHOT_HEAD = 1024
+"""Bytes of a snapshot beside its events."""
 
 
 def create_map(path: str, size: int) -> mmap.mmap:
@@ -57,23 +59,16 @@ class Journal:
     Attributes:
         dropped: events that found no place: too large, or appended while the same thread was
             interrupted in the middle of an append.
+        retained: of the events that it took what a reader needs who missed them.
     """
 
-    def __init__(
-        self,
-        path: str,
-        header: FileHeader,
-        snapshot: Callable[[int], AnyEvent | None],
-    ) -> None:
-        """Creates the ring.
-
-        Args:
-            snapshot: called with the drop count when the ring starts to overwrite itself.
-        """
+    def __init__(self, path: str, header: FileHeader) -> None:
+        """Creates the ring."""
         self.path = path
         self.dropped = 0
+        self.retained = Retained()
         self._header = header
-        self._snapshot = snapshot
+        self._largest = min(MAX_PAYLOAD, header.capacity // 4)
         self._lock = threading.Lock()
         self._parked: list[tuple[int, bytes]] = []
         self._seq = 0
@@ -81,13 +76,15 @@ class Journal:
         self._map: mmap.mmap | None = create_map(path, HEADER_SIZE + header.capacity)
         self._map[:HEADER_SIZE] = encode_header(header)
 
-    def append(self, event: AnyEvent) -> None:
+    def append(self, event: Event) -> None:
         """Writes an event, or counts it as dropped."""
         payload = encode_event(event)
         now = time.monotonic_ns()
-        if len(payload) > min(MAX_PAYLOAD, self._header.capacity // 4):
+        if len(payload) > self._largest:
             self.dropped += 1
             return
+        # First: a snapshot that another thread writes meanwhile must not speak of what is over.
+        self.retained.keep(now, event, payload)
         # A signal handler may append while this very thread is inside: waiting would be a
         # deadlock, so what cannot enter is parked for whoever holds the lock.
         if not self._lock.acquire(blocking=False):
@@ -116,9 +113,8 @@ class Journal:
             return
         if self._offset + frame_size(len(payload)) > len(self._map):
             self._offset = HEADER_SIZE
-            snapshot = self._snapshot(self.dropped)
-            if snapshot is not None:
-                self._put(time_ns, encode_event(snapshot))
+            snapshot = self.retained.snapshot(self.dropped, max(0, self._largest - _SNAPSHOT_HEAD))
+            self._put(time_ns, encode_event(snapshot))
         self._put(time_ns, payload)
 
     def _put(self, time_ns: int, payload: bytes) -> None:

@@ -42,7 +42,7 @@ class Stream(msgspec.Struct, kw_only=True):
     """A future journal: its header, and its events with their times."""
 
     header: FileHeader
-    events: list[tuple[int, ev.AnyEvent]] = []
+    events: list[tuple[int, ev.Event]] = []
 
 
 def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:

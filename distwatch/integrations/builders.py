@@ -16,7 +16,7 @@ from distwatch.integrations.frameworks.framework import Framework
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.torch_devices import device_of
 from distwatch.preflight.plan import Plan
-from distwatch.state.events import InitPlanned
+from distwatch.state.events import InitPlanned, LayoutHeld
 from distwatch.state.finding import Evidence, Finding
 
 Axes = tuple[tuple[str, int], ...]
@@ -181,7 +181,7 @@ def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> Alread
 def first_call(framework: str) -> tuple[str, ...]:
     """The stack of the call that built a framework's state, where it was seen."""
     agent = running_agent()
-    known = agent.layouts.get(framework) if agent is not None else None
+    known = agent.retained.get(LayoutHeld, framework) if agent is not None else None
     return known.stack if known is not None else ()
 
 

@@ -43,7 +43,7 @@ def _label(names: Any, shape: Any) -> str:
 def _hold(agent: Agent, mesh: Any, site: Site | None) -> None:
     names = tuple(str(name) for name in mesh.mesh_dim_names or ())
     sizes = tuple(int(size) for size in mesh.mesh.shape)
-    agent.hold_mesh(
+    agent.record(
         MeshMade(
             device=str(mesh.device_type),
             axes=names,
@@ -57,4 +57,4 @@ def _hold(agent: Agent, mesh: Any, site: Site | None) -> None:
         for number, size in enumerate(sizes):
             name = names[number] if names else f"dim_{number}"
             if size > 1:
-                agent.name_axis(str(mesh.get_group(number).group_name), name)
+                agent.amend_group(str(mesh.get_group(number).group_name), axis=name)

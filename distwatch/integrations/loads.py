@@ -249,7 +249,7 @@ def begin_load(
         site=caller_site(folders_of(*LIBRARIES)),
     )
     load = Load(agent, step, adopts=adopts)
-    agent.plan_load(LoadPlanned(step=step, arguments=arguments))
+    agent.record(LoadPlanned(step=step, arguments=arguments))
     with _lock:
         _loads.append(load)
         if _progress not in agent.load_sources:
@@ -264,7 +264,7 @@ def end_load(load: Load, placement: Placement | None, error: BaseException | Non
             _loads.remove(load)
     load.end_building()
     if placement is not None:
-        load.agent.place_model(ModelPlaced(step=load.step, placement=placement))
+        load.agent.record(ModelPlaced(step=load.step, placement=placement))
     load.agent.end_step(load.step, redacted(error))
 
 

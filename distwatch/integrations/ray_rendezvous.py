@@ -20,6 +20,7 @@ from distwatch.agent.initialization.init_failures import InitFailures
 from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.agent.initialization.steps import Deadlines, Ledger
 from distwatch.errors import InitFailed
+from distwatch.state.events import FindingRaised
 
 _NAMESPACE = b"distwatch"
 _ASK_EVERY_S = 0.05
@@ -99,7 +100,7 @@ def meet_in_ray(
                 raise failures.absent(st.ENDPOINT, within_s, (0,), (launched.global_rank or 0,))
     except InitFailed as failure:
         if agent is not None and failure.finding is not None:
-            agent.raise_finding(failure.finding, st.ENDPOINT)
+            agent.record(FindingRaised(finding=failure.finding, step=st.ENDPOINT))
         raise
     return settled(launched, endpoint)
 

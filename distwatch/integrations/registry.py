@@ -15,7 +15,7 @@ from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.settings import Settings
-from distwatch.state.events import Site
+from distwatch.state.events import IntegrationChanged, IntegrationStatus, Site
 
 log = logging.getLogger("distwatch")
 
@@ -70,7 +70,7 @@ REGISTRY = (
 class Status(NamedTuple):
     """armed, applied, skipped, failed or removed; and why."""
 
-    status: str
+    status: IntegrationStatus
     reason: str = ""
     version: str = ""
 
@@ -106,7 +106,7 @@ def _complain_of_unknown(settings: Settings) -> None:
 
 def apply(spec: IntegrationSpec, module: ModuleType) -> None:
     """Hooks one library; a failure leaves it as it was and is the status."""
-    if _statuses.get(spec.name, Status("")).status not in ("armed", "failed"):
+    if _statuses.get(spec.name, Status("removed")).status not in ("armed", "failed"):
         return
     patches = PatchSet()
     version = _version_of(spec.trigger)
@@ -163,11 +163,17 @@ def running_agent() -> core.Agent | None:
     agent = core.current()
     if agent is None and (agent := core.start()) is not None:
         for name, status in _statuses.items():
-            agent.set_integration(name, *status)
+            agent.record_news(_changed(name, status))
     return agent
 
 
 def _set(name: str, status: Status) -> None:
     _statuses[name] = status
     if agent := core.current():
-        agent.set_integration(name, *status)
+        agent.record_news(_changed(name, status))
+
+
+def _changed(name: str, status: Status) -> IntegrationChanged:
+    return IntegrationChanged(
+        name=name, status=status.status, reason=status.reason, version=status.version
+    )

@@ -21,7 +21,7 @@ from distwatch.hooks.call_hook import arguments_of
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import running_agent
 from distwatch.state.codes import family_of
-from distwatch.state.events import InitPlanned
+from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.state.finding import Finding
 from distwatch.state.steps import INIT, KINDS, StepKind
 from distwatch.tcpstore import StoreUnreachable
@@ -48,7 +48,7 @@ def _supervised(
         # `distwatch.initialize` acts on its own deadlines.
         if agent is None or agent.is_initializing:
             return original(*args, **kwargs)
-        plan = agent.planned
+        plan = agent.retained.get(InitPlanned)
         if kind is INIT:
             given = arguments_of(original, args, kwargs)
             plan = read_plan(given) if given is not None else None
@@ -123,7 +123,7 @@ class _Hang:
             finding=finding,
         )
         if finding is not None:
-            self._agent.raise_finding(finding, self._name)
+            self._agent.record(FindingRaised(finding=finding, step=self._name))
         return failure
 
     def _judge(self) -> tuple[Finding | None, dict[int, str]]:

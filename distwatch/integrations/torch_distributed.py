@@ -26,7 +26,13 @@ from distwatch.integrations.torch_recorder import FlightRecorder
 from distwatch.integrations.torch_rendezvous import NewProcessGroup
 from distwatch.redaction import redact_text
 from distwatch.settings import read_settings
-from distwatch.state.events import GroupCalled, NonMemberCalled, Site
+from distwatch.state.events import (
+    GroupCalled,
+    GroupDestroyed,
+    IdentityConfirmed,
+    NonMemberCalled,
+    Site,
+)
 from distwatch.state.steps import GROUP, INIT
 
 
@@ -79,7 +85,12 @@ def _initialized(
 ) -> None:
     recorder.attach(agent)
     known.read(agent)
-    agent.confirm(module.get_rank(), module.get_world_size())
+    _confirm(agent, module)
+
+
+def _confirm(agent: Any, module: ModuleType) -> None:
+    rank, size = module.get_rank(), module.get_world_size()
+    agent.record(IdentityConfirmed(global_rank=rank, world_size=size))
 
 
 def _share_of(timeout: object) -> float | None:
@@ -119,7 +130,7 @@ class _InitProcessGroup(StepHook):
         self._known.initializing = False
         if error is not None and self._module.is_initialized():
             # A second call was refused: what the first one formed still holds.
-            token.agent.confirm(self._module.get_rank(), self._module.get_world_size())
+            _confirm(token.agent, self._module)
         super().after(token, result, error)
 
 
@@ -155,7 +166,7 @@ class _NewGroup(_MakesGroup):
         if given.get("use_local_synchronization"):
             return "new_group (members only)"
         self._known.calls += 1
-        agent.call_group(
+        agent.record(
             GroupCalled(
                 number=self._known.calls,
                 members=members_of_call(given.get("ranks")),
@@ -185,12 +196,21 @@ class _StoreBarrier(StepHook):
 
 
 class _WarnNotInGroup(CallHook):
-    """torch says this, and does nothing, where a rank uses a group that it is not in."""
+    """torch says this, and does nothing, where a rank uses a group that it is not in.
+
+    Journaled once for each place, and a bounded number: such a call may be one of every step.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[NonMemberCalled] = set()
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if agent := running_agent():
             op = str(kwargs.get("op_name", args[0] if args else "?"))
-            agent.note_non_member(NonMemberCalled(op=op, site=site_outside("torch")))
+            called = NonMemberCalled(op=op, site=site_outside("torch"))
+            if called not in self._seen and len(self._seen) < NonMemberCalled.retain.most:
+                self._seen.add(called)
+                agent.record(called)
 
 
 class _DestroyProcessGroup(CallHook):
@@ -214,4 +234,4 @@ class _DestroyProcessGroup(CallHook):
         self._counts.forget(token)
         self._known.forget(token)
         if agent := core.current():
-            agent.release_group(token)
+            agent.record(GroupDestroyed(pg_name=token))

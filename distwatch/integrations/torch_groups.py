@@ -58,7 +58,7 @@ class KnownGroups:
             if name in self._names:
                 continue
             self._names.add(name)
-            agent.hold_group(
+            agent.record(
                 GroupCreated(
                     pg_name=name,
                     pg_desc=str(getattr(group, "group_desc", "") or ""),

@@ -182,7 +182,7 @@ def _set_timeout(timeout: timedelta) -> None:
 
     dist.distributed_c10d._set_pg_timeout(timeout)
     if agent := core.current():
-        agent.retime_group(str(dist.group.WORLD.group_name), timeout.total_seconds())
+        agent.amend_group(str(dist.group.WORLD.group_name), timeout_s=timeout.total_seconds())
     dist.distributed_c10d._get_default_store().set_timeout(timeout)
 
 

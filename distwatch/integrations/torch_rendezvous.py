@@ -248,7 +248,7 @@ def endpoint_of(store: Any) -> str:
 
 def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) -> None:
     """A new meeting, or the newest one at that endpoint which was only a store until now."""
-    known = list(agent.side_worlds.values())
+    known: list[SideWorldJoined] = agent.retained.all(SideWorldJoined)
     here = [one for one in known if one.endpoint == endpoint]
     newest = here[-1] if here else None
     grows = newest is not None and not newest.name and said["via"] == "process group"
@@ -257,9 +257,9 @@ def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) 
         # A store's master is its rank 0 by what it does, and by what it says now.
         told = {field: value for field, value in said.items() if value is not None}
         grown = {**told, "step": step, "name": name, "of_name": of_name}
-        agent.join_side_world(msgspec.structs.replace(newest, **grown))
+        agent.record(msgspec.structs.replace(newest, **grown))
         return
-    agent.join_side_world(
+    agent.record(
         SideWorldJoined(
             number=1 + max((one.number for one in known), default=0),
             step=step,

@@ -39,7 +39,7 @@ from distwatch.integrations.world_plan import (
     world_terms,
 )
 from distwatch.settings import read_settings
-from distwatch.state.events import InitPlanned
+from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.visible_text import say
 
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -223,9 +223,10 @@ def _form(
     try:
         if ray_world is not None:
             launched = meet_in_ray(launched, ray_world, _formed, limits, agent)
-            plan = msgspec.structs.replace(plan, endpoint=launched.endpoint, method="env")
+            plan = msgspec.structs.replace(plan, endpoint=launched.endpoint)
             if agent is not None:
-                agent.settle_endpoint(plan.endpoint)
+                agent.record(plan)
+            plan = msgspec.structs.replace(plan, method="env")
         return Initializer(launched, plan, limits, library, agent, _formed).run()
     except BaseException:
         _undo_quietly(library)
@@ -274,7 +275,7 @@ def _on_record() -> Iterator[None]:
     except DistwatchError as error:
         agent = core.current()
         if agent is not None and error.finding is not None:
-            agent.raise_finding(error.finding, "initialize")
+            agent.record(FindingRaised(finding=error.finding, step="initialize"))
         raise
 
 
@@ -336,8 +337,8 @@ def _adopt(asked: Asked) -> World:
 
     rank, size, backend = dist.get_rank(), dist.get_world_size(), str(dist.get_backend())
     agent, plan = running_agent(), asked.plan
-    first = agent.planned.site if agent is not None and agent.planned is not None else None
-    stack = (str(first),) if first else ()
+    first = agent.retained.get(InitPlanned) if agent is not None else None
+    stack = (str(first.site),) if first is not None and first.site else ()
     built = plan.framework and not isinstance(asked.builder, FrameworkBuilder)
     another = (plan.world_size or size) != size or plan.global_rank not in (None, rank)
     if built or another or backend != plan.backend:

@@ -332,7 +332,7 @@ class Observer:
         header: FileHeader,
         seq: int,
         time_ns: int,
-        event: ev.AnyEvent | ev.UnknownEvent,
+        event: ev.Event,
         payload: bytes = b"",
     ) -> None:
         """One event, of this host or another: into the state, and on to the viewers.

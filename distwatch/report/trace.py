@@ -36,7 +36,7 @@ class Told(msgspec.Struct, frozen=True):
 
     stream: str
     time_ns: int
-    event: ev.AnyEvent | ev.UnknownEvent
+    event: ev.Event
 
 
 class _Step(msgspec.Struct):
@@ -65,8 +65,9 @@ class Trace:
         if isinstance(event, ev.StepStarted):
             self._begin(stream, told.time_ns, event)
         elif isinstance(event, ev.Snapshot):
-            for began_ns, started in event.steps:
-                self._begin(stream, began_ns, started)
+            for began_ns, kept in event.kept:
+                if isinstance(kept, ev.StepStarted):
+                    self._begin(stream, began_ns, kept)
         elif isinstance(event, ev.StepProgressed):
             if step := self._steps.get((stream, event.step)):
                 step.done, step.total = event.done, event.total or step.total

@@ -19,10 +19,6 @@ from distwatch.state.ray_tables import RayTables
 from distwatch.state.steps import StepKind, base_name
 
 CLOSED_STEPS_KEPT = 64
-LOADS_KEPT = 8
-MESHES_KEPT = 64
-RAISED_KEPT = 16
-SIDE_WORLDS_KEPT = 16
 SOURCES_KEPT = 512
 TIMELINE_KEPT = 2000
 
@@ -114,11 +110,14 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     integrations: dict[str, ev.IntegrationChanged] = {}
     steps: dict[int, Step] = {}
     loads: dict[int, ModelLoad] = {}
-    """By the number of their outermost step; the newest LOADS_KEPT."""
+    """By the number of their outermost step; a bounded number."""
     groups: dict[str, Group] = {}
     side_worlds: dict[int, ev.SideWorldJoined] = {}
-    """Meetings beside the default group, by their number; the newest SIDE_WORLDS_KEPT."""
-    group_calls: list[ev.GroupCalled] = []
+    """Meetings beside the default group, by their number; a bounded number."""
+    world_ended_ns: int = 0
+    """When all of its groups were destroyed together, the last time."""
+    group_calls: dict[int, ev.GroupCalled] = {}
+    """Calls of `new_group`, by their number; the newest."""
     sites: dict[int, ev.Site] = {}
     meshes: list[ev.MeshMade] = []
     layouts: dict[str, ev.LayoutHeld] = {}
@@ -286,7 +285,7 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     seq: int
     host: str
     process: str
-    event: ev.AnyEvent | ev.UnknownEvent
+    event: ev.Event
 
     @property
     def stamp(self) -> Stamp:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.state.codec import share
 from distwatch.state.event import Event
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
@@ -42,6 +43,8 @@ class LinkChanged(Event, frozen=True, kw_only=True):
 class Ticked(Event, frozen=True, kw_only=True):
     """The host's clock moved on: deadlines are judged against the newest time seen."""
 
+    is_routine = True
+
     host: str
 
 
@@ -61,6 +64,8 @@ class ProcessSighted(Event, frozen=True, kw_only=True):
 
 
 class ProcessSampled(Event, frozen=True, kw_only=True):
+    is_routine = True
+
     process: str
     state: str
     """The kernel's task state: R, S, D, T, Z, …"""
@@ -163,6 +168,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class PulseRead(Event, frozen=True, kw_only=True):
+    is_routine = True
+
     process: str
     pulse: Pulse
     operations: tuple[Operation, ...] = ()
@@ -230,6 +237,11 @@ class StackTaken(Event, frozen=True, kw_only=True):
         main = self.main_thread(pid)
         return main.frames if main else ()
 
+    def from_wire(self) -> Event:
+        for thread in self.threads:
+            msgspec.structs.force_setattr(thread, "frames", share(thread.frames))
+        return self
+
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A TCP connection whose data is not acknowledged, as the kernel's table shows it."""
@@ -261,6 +273,8 @@ class SourceLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class SourcesRead(Event, frozen=True, kw_only=True):
     """Lines of source that a verdict is about, as they stood in the files when it was made."""
+
+    is_routine = True
 
     host: str
     lines: tuple[SourceLine, ...] = ()
@@ -300,6 +314,8 @@ class LockLooked(Event, frozen=True, kw_only=True):
 
 
 class HostSampled(Event, frozen=True, kw_only=True):
+    is_routine = True
+
     host: str
     memory_total: int = 0
     memory_available: int = 0
@@ -333,6 +349,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 class DevicesSampled(Event, frozen=True, kw_only=True):
+    is_routine = True
+
     host: str
     devices: tuple[Device, ...] = ()
     not_observed: str | None = None

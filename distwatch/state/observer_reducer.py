@@ -6,7 +6,7 @@ Called by the reducer alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from distwatch.state import events as ev
 from distwatch.state.model import (
@@ -22,6 +22,23 @@ from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
 
 _DEAD = frozenset("ZX")
 """The kernel's task states of a process that has ended."""
+E = TypeVar("E", bound=ev.Event)
+OUTSIDE: dict[type[ev.Event], Callable[[RunState, Stamp, Any], None]] = {}
+"""By the class of an event, what it changes."""
+
+
+def _folds(
+    *kinds: type[ev.Event],
+) -> Callable[[Callable[[RunState, Stamp, E], None]], Callable[[RunState, Stamp, E], None]]:
+    """Enters the function below it for events of these classes."""
+
+    def enter(
+        handler: Callable[[RunState, Stamp, E], None],
+    ) -> Callable[[RunState, Stamp, E], None]:
+        OUTSIDE.update(dict.fromkeys(kinds, handler))
+        return handler
+
+    return enter
 
 
 def process_of(state: RunState, key: str) -> Process:
@@ -45,12 +62,14 @@ def _newest(stamps: dict[str, Stamp], field: str, stamp: Stamp) -> bool:
     return True
 
 
+@_folds(ev.ProcessSighted)
 def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) -> None:
     outside = process_of(state, event.process).outside
     if _newest(outside.stamps, "seen", stamp):
         outside.seen = event
 
 
+@_folds(ev.ProcessSampled)
 def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) -> None:
     outside = process_of(state, event.process).outside
     # A zombie is in no call and on no file: what it was in before its end must not be lost with it.
@@ -59,6 +78,7 @@ def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) ->
         outside.sample = event
 
 
+@_folds(ev.PulseRead)
 def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
     outside = process_of(state, event.process).outside
     # A pulse is as new as its beat, not as its reading; a frozen page has still newer
@@ -69,6 +89,7 @@ def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
         outside.pulse, outside.operations = event.pulse, event.operations
 
 
+@_folds(ev.ExitSeen)
 def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
     outside = process_of(state, event.process).outside
     # The first sighting of an end is the nearest to it; one that knows the status wins.
@@ -79,6 +100,7 @@ def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
     outside.exit_ns = min(outside.exit_ns or stamp[0], stamp[0])
 
 
+@_folds(ev.StackTaken)
 def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
     outside = process_of(state, event.process).outside
     # A dump that failed must not hide the last one that did not.
@@ -91,12 +113,14 @@ def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
         outside.not_observed["stack"] = event.error or "no threads"
 
 
+@_folds(ev.ConnectionsSeen)
 def _connections_seen(state: RunState, stamp: Stamp, event: ev.ConnectionsSeen) -> None:
     outside = process_of(state, event.process).outside
     if _newest(outside.stamps, "connections", stamp):
         outside.connections = event
 
 
+@_folds(ev.SourcesRead)
 def _sources_read(state: RunState, _: Stamp, event: ev.SourcesRead) -> None:
     for line in event.lines:
         # Whichever host reads it: the greatest text wins, so that no order of reading matters.
@@ -105,6 +129,7 @@ def _sources_read(state: RunState, _: Stamp, event: ev.SourcesRead) -> None:
             state.sources[line.file, line.line] = max(known, line.text)
 
 
+@_folds(ev.ErrorFileRead)
 def _error_file_read(state: RunState, stamp: Stamp, event: ev.ErrorFileRead) -> None:
     outside = process_of(state, event.process).outside
     if not _newest(outside.stamps, "error_file", stamp):
@@ -119,16 +144,19 @@ def _error_file_read(state: RunState, stamp: Stamp, event: ev.ErrorFileRead) -> 
         )
 
 
+@_folds(ev.ObserverStarted)
 def _observer_started(state: RunState, stamp: Stamp, event: ev.ObserverStarted) -> None:
     host_of(state, event.host).observers[stamp[1]] = event
 
 
+@_folds(ev.ObserverEnded)
 def _observer_ended(state: RunState, stamp: Stamp, event: ev.ObserverEnded) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, "observer_ended", stamp):
         host.not_observed["observer"] = event.reason
 
 
+@_folds(ev.LinkChanged)
 def _link_changed(state: RunState, stamp: Stamp, event: ev.LinkChanged) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, f"link:{event.peer}", stamp):
@@ -138,16 +166,19 @@ def _link_changed(state: RunState, stamp: Stamp, event: ev.LinkChanged) -> None:
         )
 
 
+@_folds(ev.Ticked)
 def _ticked(state: RunState, _: Stamp, event: ev.Ticked) -> None:
     host_of(state, event.host)
 
 
+@_folds(ev.HostSampled)
 def _host_sampled(state: RunState, stamp: Stamp, event: ev.HostSampled) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, "sample", stamp):
         host.sample = event
 
 
+@_folds(ev.EndpointProbed)
 def _endpoint_probed(state: RunState, stamp: Stamp, event: ev.EndpointProbed) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, f"endpoint:{event.endpoint}", stamp):
@@ -157,18 +188,21 @@ def _endpoint_probed(state: RunState, stamp: Stamp, event: ev.EndpointProbed) ->
         host.answered_ns[event.endpoint] = max(before, stamp[0])
 
 
+@_folds(ev.LockLooked)
 def _lock_looked(state: RunState, stamp: Stamp, event: ev.LockLooked) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, f"lock:{event.path}", stamp):
         host.locks[event.path] = event
 
 
+@_folds(ev.DevicesSampled)
 def _devices_sampled(state: RunState, stamp: Stamp, event: ev.DevicesSampled) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, "devices", stamp):
         host.devices = event
 
 
+@_folds(ev.NotObserved)
 def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
     place = (
         process_of(state, event.process).outside if event.process else host_of(state, event.host)
@@ -177,6 +211,7 @@ def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
         place.not_observed[event.what] = event.why
 
 
+@_folds(*RAY_EVENTS)
 def _ray_read(state: RunState, stamp: Stamp, event: RayEvent) -> None:
     host = host_of(state, event.host)
     fold_ray(host.ray, stamp, event)
@@ -185,32 +220,10 @@ def _ray_read(state: RunState, stamp: Stamp, event: RayEvent) -> None:
         host.not_observed.pop(RAY, None)
 
 
+@_folds(ev.FindingsJudged)
 def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
     # Whoever sees all knows more than who sees one host, whatever their clocks say.
     before = state.judged
     known = (before is not None and not before.of_one_host, state.judged_stamp)
     if (not event.of_one_host, stamp) > known:
         state.judged, state.judged_stamp = event, stamp
-
-
-OUTSIDE: dict[type, Callable[[RunState, Stamp, Any], None]] = {
-    ev.ObserverStarted: _observer_started,
-    ev.ObserverEnded: _observer_ended,
-    ev.LinkChanged: _link_changed,
-    ev.Ticked: _ticked,
-    ev.ProcessSighted: _process_sighted,
-    ev.ProcessSampled: _process_sampled,
-    ev.PulseRead: _pulse_read,
-    ev.ExitSeen: _exit_seen,
-    ev.StackTaken: _stack_taken,
-    ev.ConnectionsSeen: _connections_seen,
-    ev.SourcesRead: _sources_read,
-    ev.ErrorFileRead: _error_file_read,
-    ev.LockLooked: _lock_looked,
-    ev.HostSampled: _host_sampled,
-    ev.EndpointProbed: _endpoint_probed,
-    ev.DevicesSampled: _devices_sampled,
-    ev.NotObserved: _not_observed,
-    **dict.fromkeys(RAY_EVENTS, _ray_read),
-    ev.FindingsJudged: _findings_judged,
-}

@@ -1,79 +1,127 @@
-"""How what a process says of itself changes what is known of it; called by the reducer alone."""
+"""How what a process says of itself changes what is known of it; called by the reducer alone.
+
+A snapshot says again what was said before, mostly to those who heard it: a handler that is given an
+event twice must leave the state as it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments
-from distwatch.state.model import (
-    CLOSED_STEPS_KEPT,
-    LOADS_KEPT,
-    MESHES_KEPT,
-    RAISED_KEPT,
-    SIDE_WORLDS_KEPT,
-    Group,
-    ModelLoad,
-    Process,
-    Step,
-)
+from distwatch.state.model import CLOSED_STEPS_KEPT, Group, ModelLoad, Process, Step
 from distwatch.state.recorder_entries import Collective
 from distwatch.state.steps import LOAD
 
+E = TypeVar("E", bound=ev.Event)
+K = TypeVar("K")
+V = TypeVar("V")
+INSIDE: dict[type[ev.Event], Callable[[Process, int, Any], None]] = {}
+"""By the class of an event, what it changes."""
 
+
+def _folds(
+    kind: type[E],
+) -> Callable[[Callable[[Process, int, E], None]], Callable[[Process, int, E], None]]:
+    """Enters the function below it for events of that class."""
+
+    def enter(handler: Callable[[Process, int, E], None]) -> Callable[[Process, int, E], None]:
+        INSIDE[kind] = handler
+        return handler
+
+    return enter
+
+
+def _put(table: dict[Any, E], event: E) -> None:
+    """Keeps an event under its key, as its class declares it."""
+    event.retain.put(table, event.retain.key(event), event)
+
+
+def _append(listed: list[E], event: E) -> None:
+    """Keeps an event that says something new, and the newest of all."""
+    if event not in listed:
+        listed.append(event)
+        del listed[: -event.retain.most]
+
+
+def _bound(table: dict[K, V], most: int, is_over: Callable[[V], bool]) -> None:
+    """Drops the oldest over `most`, and of those what is over first."""
+    if len(table) > most:
+        for key in sorted(table, key=lambda key: not is_over(table[key]))[: len(table) - most]:
+            del table[key]
+
+
+@_folds(ev.ProcessStarted)
 def _process_started(process: Process, time_ns: int, event: ev.ProcessStarted) -> None:
-    process.started, process.started_ns = event, time_ns
+    if process.started != event:
+        process.started, process.started_ns = event, time_ns
 
 
+@_folds(ev.WorkerPlaced)
 def _worker_placed(process: Process, _: int, event: ev.WorkerPlaced) -> None:
     process.worker = event
 
 
+@_folds(ev.InitPlanned)
 def _init_planned(process: Process, time_ns: int, event: ev.InitPlanned) -> None:
-    process.planned, process.planned_ns, process.initialized = event, time_ns, False
+    if process.planned != event:
+        process.planned, process.planned_ns = event, time_ns
+    process.initialized = False
 
 
+@_folds(ev.FindingRaised)
 def _finding_raised(process: Process, _: int, event: ev.FindingRaised) -> None:
-    if event not in process.raised:
-        process.raised.append(event)
-        del process.raised[:-RAISED_KEPT]
+    _append(process.raised, event)
 
 
+@_folds(ev.MeshMade)
 def _mesh_made(process: Process, _: int, event: ev.MeshMade) -> None:
-    if event not in process.meshes:
-        process.meshes.append(event)
-        del process.meshes[:-MESHES_KEPT]
+    _append(process.meshes, event)
 
 
+@_folds(ev.LayoutHeld)
 def _layout_held(process: Process, time_ns: int, event: ev.LayoutHeld) -> None:
-    process.layouts[event.framework] = event
-    process.layouts_ns[event.framework] = time_ns
+    if process.layouts.get(event.framework) != event:
+        event.retain.put(process.layouts_ns, event.framework, time_ns)
+        _put(process.layouts, event)
 
 
+@_folds(ev.LayoutReleased)
 def _layout_released(process: Process, _: int, event: ev.LayoutReleased) -> None:
-    process.layouts.pop(event.framework, None)
+    _release_layout(process, event.framework)
 
 
+def _release_layout(process: Process, framework: str) -> None:
+    process.layouts.pop(framework, None)
+    process.layouts_ns.pop(framework, None)
+
+
+@_folds(ev.GradientSkipped)
 def _gradient_skipped(process: Process, _: int, event: ev.GradientSkipped) -> None:
-    process.skipped_gradients[event.framework] = event
+    _put(process.skipped_gradients, event)
 
 
+@_folds(ev.NonMemberCalled)
 def _non_member_called(process: Process, _: int, event: ev.NonMemberCalled) -> None:
-    if event not in process.non_member_calls:
-        process.non_member_calls.append(event)
-        del process.non_member_calls[:-RAISED_KEPT]
+    _append(process.non_member_calls, event)
 
 
+@_folds(ev.IdentityConfirmed)
 def _identity_confirmed(process: Process, _: int, event: ev.IdentityConfirmed) -> None:
     process.confirmed, process.initialized = event, True
 
 
+@_folds(ev.IntegrationChanged)
 def _integration_changed(process: Process, _: int, event: ev.IntegrationChanged) -> None:
-    process.integrations[event.name] = event
+    _put(process.integrations, event)
 
 
+@_folds(ev.StepStarted)
 def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None:
+    if event.step in process.steps:
+        return
     process.steps[event.step] = Step(
         step=event.step,
         name=event.name,
@@ -88,8 +136,10 @@ def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None
     )
     if event.name in LOAD.calls:
         _begin_load(process, time_ns, event)
+    _bound(process.steps, event.retain.most, lambda step: step.ended_ns is not None)
 
 
+@_folds(ev.StepProgressed)
 def _step_progressed(process: Process, time_ns: int, event: ev.StepProgressed) -> None:
     step = process.steps.get(event.step)
     if step is None:
@@ -111,6 +161,7 @@ def _touch_parents(process: Process, step: Step, time_ns: int) -> None:
         parent = process.steps.get(parent.parent) if parent.parent is not None else None
 
 
+@_folds(ev.StepEnded)
 def _step_ended(process: Process, time_ns: int, event: ev.StepEnded) -> None:
     step = process.steps.get(event.step)
     if step is None:
@@ -136,26 +187,30 @@ def _begin_load(process: Process, time_ns: int, event: ev.StepStarted) -> None:
         above = process.steps.get(above.parent) if above.parent is not None else None
     arguments = LoadArguments(checkpoint=event.label)
     process.loads[event.step] = ModelLoad(step=event.step, arguments=arguments, began_ns=time_ns)
-    for number in sorted(process.loads)[:-LOADS_KEPT]:
+    for number in sorted(process.loads)[: -ev.LoadPlanned.retain.most]:
         del process.loads[number]
 
 
+@_folds(ev.LoadPlanned)
 def _load_planned(process: Process, _: int, event: ev.LoadPlanned) -> None:
     if load := process.loads.get(event.step):
         load.arguments = event.arguments
 
 
+@_folds(ev.ModelPlaced)
 def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
     if load := process.loads.get(event.step):
         load.placement = event.placement
 
 
+@_folds(ev.GroupCreated)
 def _group_created(process: Process, _: int, event: ev.GroupCreated) -> None:
     held = process.groups.get(event.pg_name)
     if held is not None and held.destroyed_ns is None and held.members == event.members:
         # Said again since its axis became known, or its timeout was set.
         held.axis, held.timeout_s = event.axis or held.axis, event.timeout_s
         return
+    process.groups.pop(event.pg_name, None)  # a new one of that name is the newest
     process.groups[event.pg_name] = Group(
         pg_name=event.pg_name,
         pg_desc=event.pg_desc,
@@ -166,34 +221,48 @@ def _group_created(process: Process, _: int, event: ev.GroupCreated) -> None:
         axis=event.axis,
         world=event.world,
     )
+    _bound(process.groups, event.retain.most, lambda group: group.destroyed_ns is not None)
 
 
+@_folds(ev.SideWorldJoined)
 def _side_world_joined(process: Process, _: int, event: ev.SideWorldJoined) -> None:
-    process.side_worlds[event.number] = event
-    for number in sorted(process.side_worlds)[:-SIDE_WORLDS_KEPT]:
-        del process.side_worlds[number]
+    _put(process.side_worlds, event)
 
 
+@_folds(ev.GroupCalled)
 def _group_called(process: Process, _: int, event: ev.GroupCalled) -> None:
-    if all(call.number != event.number for call in process.group_calls):
-        process.group_calls.append(event)
+    _put(process.group_calls, event)
 
 
+@_folds(ev.GroupDestroyed)
 def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -> None:
-    for group in process.groups.values():
-        if event.pg_name in ("", group.pg_name) and group.destroyed_ns is None:
-            group.destroyed_ns = time_ns
-    if not event.pg_name:
-        process.group_calls.clear()
-        process.meshes.clear()
-        process.layouts.clear()
-        process.initialized = False
+    if event.pg_name:
+        _end_group(process, event.pg_name, time_ns)
+        return
+    process.initialized = False
+    if time_ns <= process.world_ended_ns:
+        return  # said again by a snapshot: another world may have come since
+    process.world_ended_ns = time_ns
+    for pg_name in process.groups:
+        _end_group(process, pg_name, time_ns)
+    process.group_calls.clear()
+    process.meshes.clear()
+    process.layouts.clear()
+    process.layouts_ns.clear()
 
 
+def _end_group(process: Process, pg_name: str, time_ns: int) -> None:
+    group = process.groups.get(pg_name)
+    if group is not None and group.destroyed_ns is None:
+        group.destroyed_ns = time_ns
+
+
+@_folds(ev.SiteSeen)
 def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
-    process.sites[event.number] = event.site
+    event.retain.put(process.sites, event.number, event.site)
 
 
+@_folds(ev.CollectivesDumped)
 def _collectives_dumped(process: Process, _: int, event: ev.CollectivesDumped) -> None:
     process.collectives = event
     process.retired = _retired(event.entries)
@@ -213,87 +282,38 @@ def _retired(entries: tuple[Collective, ...]) -> dict[str, int]:
     return newest | {name: seq - 1 for name, seq in first_open.items()}
 
 
+@_folds(ev.ExceptionUncaught)
 def _exception_uncaught(process: Process, time_ns: int, event: ev.ExceptionUncaught) -> None:
     process.exception, process.exception_ns = event, time_ns
     process.exception_by_agent = True
 
 
+@_folds(ev.ProcessEnding)
 def _process_ending(process: Process, time_ns: int, event: ev.ProcessEnding) -> None:
     process.ending, process.ending_ns = event, time_ns
 
 
+@_folds(ev.HookFailed)
 def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
-    process.hook_failures[event.hook] = event.error
+    event.retain.put(process.hook_failures, event.hook, event.error)
 
 
+@_folds(ev.Snapshot)
 def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
-    if process.started is None:
-        _process_started(process, time_ns, event.started)
-    if event.worker is not None:
-        _worker_placed(process, time_ns, event.worker)
-    if event.planned is not None:
-        _init_planned(process, process.planned_ns or time_ns, event.planned)
-    if event.confirmed is not None:
-        process.confirmed = event.confirmed
-    process.initialized = event.initialized
-    for raised in event.raised:
-        _finding_raised(process, time_ns, raised)
-    for mesh in event.meshes:
-        _mesh_made(process, time_ns, mesh)
-    for skipped in event.skipped:
-        _gradient_skipped(process, time_ns, skipped)
-    known, process.layouts = process.layouts_ns, {}
-    for layout in event.layouts:
-        _layout_held(process, known.get(layout.framework, time_ns), layout)
-    for integration in event.integrations:
-        process.integrations[integration.name] = integration
-    for group in event.groups:
-        if group.pg_name not in process.groups:
-            _group_created(process, time_ns, group)
-    for joined in event.side_worlds:
-        _side_world_joined(process, time_ns, joined)
-    for call in event.group_calls:
-        _group_called(process, time_ns, call)
-    for started_ns, step in event.steps:
-        if step.step not in process.steps:
-            _step_started(process, started_ns, step)
-    for planned in event.loads:
-        _load_planned(process, time_ns, planned)
-    for placed in event.placed:
-        _model_placed(process, time_ns, placed)
-    for site in event.sites:
-        process.sites[site.number] = site.site
-    still_open = {step.step for _, step in event.steps}
-    for kept in process.open_steps():
-        if kept.step not in still_open:
-            kept.ended_ns = time_ns
+    for kept_ns, kept in event.kept:
+        INSIDE[type(kept)](process, kept_ns or time_ns, kept)
+    # What is not kept any more has ended in what was lost.
+    for step in _absent(event, ev.StepStarted, [s.step for s in process.open_steps()]):
+        process.steps[step].ended_ns = time_ns
+    for pg_name in _absent(event, ev.GroupCreated, process.groups):
+        _end_group(process, pg_name, time_ns)
+    for framework in _absent(event, ev.LayoutHeld, process.layouts):
+        _release_layout(process, framework)
 
 
-INSIDE: dict[type, Callable[[Process, int, Any], None]] = {
-    ev.ProcessStarted: _process_started,
-    ev.WorkerPlaced: _worker_placed,
-    ev.InitPlanned: _init_planned,
-    ev.FindingRaised: _finding_raised,
-    ev.MeshMade: _mesh_made,
-    ev.LayoutHeld: _layout_held,
-    ev.LayoutReleased: _layout_released,
-    ev.GradientSkipped: _gradient_skipped,
-    ev.NonMemberCalled: _non_member_called,
-    ev.IdentityConfirmed: _identity_confirmed,
-    ev.IntegrationChanged: _integration_changed,
-    ev.StepStarted: _step_started,
-    ev.StepProgressed: _step_progressed,
-    ev.StepEnded: _step_ended,
-    ev.LoadPlanned: _load_planned,
-    ev.ModelPlaced: _model_placed,
-    ev.GroupCreated: _group_created,
-    ev.SideWorldJoined: _side_world_joined,
-    ev.GroupCalled: _group_called,
-    ev.GroupDestroyed: _group_destroyed,
-    ev.SiteSeen: _site_seen,
-    ev.CollectivesDumped: _collectives_dumped,
-    ev.ExceptionUncaught: _exception_uncaught,
-    ev.ProcessEnding: _process_ending,
-    ev.HookFailed: _hook_failed,
-    ev.Snapshot: _snapshot,
-}
+def _absent(snapshot: ev.Snapshot, kind: type[ev.Event], known: Iterable[K]) -> list[K]:
+    """Of the keys known, those under which a snapshot has no event although it has all there are."""
+    if str(kind.__struct_config__.tag) in snapshot.incomplete:
+        return []
+    kept = {kind.retain.key(event) for _, event in snapshot.kept if type(event) is kind}
+    return [key for key in known if key not in kept]

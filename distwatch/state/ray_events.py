@@ -62,6 +62,11 @@ class RayActorSeen(Event, frozen=True, kw_only=True):
     """Ray's own words for it, cut."""
 
     @property
+    def is_routine(self) -> bool:
+        """Whether all is well with it."""
+        return self.state == "ALIVE" and not self.restarts
+
+    @property
     def waits(self) -> bool:
         """Whether it has no worker: it waits to be placed, or placed again."""
         return not self.worker_id and self.state not in ("ALIVE", "DEAD")
@@ -79,6 +84,8 @@ class RayActorSeen(Event, frozen=True, kw_only=True):
 
 class RayNodeSeen(Event, frozen=True, kw_only=True):
     """One node: what it has, what of that is free, and whether it lives."""
+
+    is_routine = True
 
     host: str
     node_id: str
@@ -125,6 +132,8 @@ class RayJobSeen(Event, frozen=True, kw_only=True):
 
 class RayLooked(Event, frozen=True, kw_only=True):
     """The cluster's tables were read: what was not said anew since then still held."""
+
+    is_routine = True
 
     host: str
     address: str

@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader
-from distwatch.state.model import (
-    RunState,
-    TimelineEntry,
-)
+from distwatch.state.model import RunState, TimelineEntry
 from distwatch.state.observer_reducer import OUTSIDE, host_of, process_of
 from distwatch.state.process_reducer import INSIDE
-from distwatch.state.ray_events import RayActorSeen, RayLooked, RayNodeSeen
-
-_QUIET = {
-    ev.Ticked,
-    ev.PulseRead,
-    ev.ProcessSampled,
-    ev.HostSampled,
-    ev.DevicesSampled,
-    ev.SiteSeen,
-    ev.SourcesRead,
-    RayLooked,
-    RayNodeSeen,
-}
 
 
 def reduce(
@@ -30,7 +14,7 @@ def reduce(
     header: FileHeader,
     seq: int,
     time_ns: int,
-    event: ev.AnyEvent | ev.UnknownEvent,
+    event: ev.Event,
 ) -> None:
     """Folds one event of one stream into the state.
 
@@ -56,7 +40,7 @@ def reduce(
         handler(state, (time_ns, header.stream, seq), event)
     else:
         INSIDE[type(event)](process_of(state, header.stream), time_ns, event)
-    if seq and not _is_routine(event):
+    if seq and not event.is_routine:
         state.remember(
             TimelineEntry(
                 time_ns=time_ns,
@@ -69,19 +53,12 @@ def reduce(
         )
 
 
-def _is_routine(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
-    """What only moves clocks and numbers, or says of an actor that all is well."""
-    if isinstance(event, RayActorSeen):
-        return event.state == "ALIVE" and not event.restarts
-    return type(event) in _QUIET
-
-
 def _advance(
     state: RunState,
     header: FileHeader,
     seq: int,
     time_ns: int,
-    event: ev.AnyEvent | ev.UnknownEvent,
+    event: ev.Event,
 ) -> bool:
     """Moves the stream's cursor; False for what was read before."""
     last = state.streams.get(header.stream, 0)

@@ -135,7 +135,7 @@ def _frozen(process: Process) -> Process:
     still.loads = {number: copy.copy(load) for number, load in process.loads.items()}
     still.groups = {name: copy.copy(group) for name, group in process.groups.items()}
     still.integrations, still.sites = dict(process.integrations), dict(process.sites)
-    still.group_calls = list(process.group_calls)
+    still.group_calls = dict(process.group_calls)
     still.layouts, still.meshes = dict(process.layouts), list(process.meshes)
     still.hook_failures = dict(process.hook_failures)
     still.outside = copy.copy(process.outside)

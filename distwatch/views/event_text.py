@@ -20,14 +20,14 @@ from distwatch.state.ray_events import (
 )
 
 
-def event_kind(event: ev.AnyEvent | ev.UnknownEvent) -> str:
+def event_kind(event: ev.Event) -> str:
     """`step started`, `exit seen`, …"""
     if isinstance(event, ev.UnknownEvent):
         return event.kind.replace("_", " ")
     return str(event.__struct_config__.tag).replace("_", " ")
 
 
-def event_text(event: ev.AnyEvent | ev.UnknownEvent) -> str:
+def event_text(event: ev.Event) -> str:
     """One line about an event; '' for an event that only moves clocks and numbers."""
     if isinstance(event, ev.UnknownEvent):
         return "an event of a newer distwatch"
@@ -168,7 +168,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ExceptionUncaught: lambda e: f"{e.type_name}: {e.message}",
     ev.ProcessEnding: lambda e: e.reason,
     ev.HookFailed: lambda e: f"{e.hook}: {e.error}",
-    ev.Snapshot: lambda e: f"{count_of(len(e.steps), 'open step')}, {e.dropped} dropped",
+    ev.Snapshot: lambda e: f"{count_of(len(e.kept), 'event')} kept, {e.dropped} dropped",
     ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",
     ev.ObserverEnded: lambda e: e.reason,
     ev.LinkChanged: _link,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distwatch.state.events import AnyEvent, UnknownEvent, decode_event
+from distwatch.state.events import Event, decode_event
 from distwatch.state.frames import FileHeader, Record, decode_header, scan
 
 
@@ -16,5 +16,5 @@ def read_ring(path: str | Path) -> tuple[FileHeader, list[Record]]:
     return header, sorted(records, key=lambda record: record.seq)
 
 
-def read_events(path: str | Path) -> list[AnyEvent | UnknownEvent | None]:
+def read_events(path: str | Path) -> list[Event | None]:
     return [decode_event(record.payload) for record in read_ring(path)[1]]

@@ -50,7 +50,7 @@ def shm(tmp_path: Path) -> str:
 
 
 def test_records_come_back_in_order(shm: str) -> None:
-    journal = Journal(f"{shm}/a.ring", header(64 * 1024), lambda _: None)
+    journal = Journal(f"{shm}/a.ring", header(64 * 1024))
     for number in range(100):
         journal.append(progress(number))
     head, records = read_ring(journal.path)
@@ -61,25 +61,20 @@ def test_records_come_back_in_order(shm: str) -> None:
 
 
 def test_wrapping_begins_with_a_snapshot_and_keeps_the_newest(shm: str) -> None:
-    told: list[int] = []
-
-    def snapshot(dropped: int) -> ev.Snapshot:
-        told.append(dropped)
-        return ev.Snapshot(started=STARTED, dropped=dropped)
-
-    journal = Journal(f"{shm}/b.ring", header(16 * 1024), snapshot)
+    journal = Journal(f"{shm}/b.ring", header(16 * 1024))
+    journal.append(STARTED)
     for number in range(1000):
         journal.append(progress(number, "x" * 40))
     events = read_events(journal.path)
-    assert told
     assert events[-1] == progress(999, "x" * 40)
-    assert sum(isinstance(event, ev.Snapshot) for event in events) == 1
+    snapshots = [event for event in events if isinstance(event, ev.Snapshot)]
+    assert [[event for _, event in snapshot.kept] for snapshot in snapshots] == [[STARTED]]
     seqs = [record.seq for record in read_ring(journal.path)[1]]
     assert seqs == list(range(seqs[0], seqs[-1] + 1)), "the ring's newest records have a hole"
 
 
 def test_too_large_an_event_is_counted_not_written(shm: str) -> None:
-    journal = Journal(f"{shm}/c.ring", header(16 * 1024), lambda _: None)
+    journal = Journal(f"{shm}/c.ring", header(16 * 1024))
     journal.append(progress(1, "x" * 100_000))
     journal.append(progress(2))
     assert journal.dropped == 1
@@ -87,7 +82,7 @@ def test_too_large_an_event_is_counted_not_written(shm: str) -> None:
 
 
 def test_a_signal_inside_an_append_is_parked_and_written_after_it(shm: str) -> None:
-    journal = Journal(f"{shm}/d.ring", header(16 * 1024), lambda _: None)
+    journal = Journal(f"{shm}/d.ring", header(16 * 1024))
     inside = journal._write
 
     def interrupted(time_ns: int, payload: bytes) -> None:
@@ -102,7 +97,7 @@ def test_a_signal_inside_an_append_is_parked_and_written_after_it(shm: str) -> N
 
 
 def test_threads_lose_nothing(shm: str) -> None:
-    journal = Journal(f"{shm}/e.ring", header(1024 * 1024), lambda _: None)
+    journal = Journal(f"{shm}/e.ring", header(1024 * 1024))
     together = threading.Barrier(4)
 
     def write(first: int) -> None:
@@ -129,7 +124,7 @@ from distwatch.agent.journal import Journal
 from distwatch.state.frames import FileHeader
 from distwatch.state.events import StepProgressed
 h = FileHeader(stream="w", host="h", pid=1, start_ticks=1, boot_id="", wall_offset_ns=0, salt=5, capacity=1<<20)
-j = Journal(sys.argv[1], h, lambda _: None)
+j = Journal(sys.argv[1], h)
 n = 0
 while True:
     n += 1

@@ -58,7 +58,7 @@ def rings(folder: RunFolder, job: RecordedJob, ranks: dict[int, tuple[int, int]]
             f"pid={pid}\nticks={ticks}\nppid=1\nhost={host}\nrole=rank\n"
             f"RANK={rank}\nWORLD_SIZE={job.world}\n"
         )
-        journal = Journal(f"{folder.volatile or folder.path}/{stem}.ring", header, lambda _: None)
+        journal = Journal(f"{folder.volatile or folder.path}/{stem}.ring", header)
         for _, _, event in job.records[job.key(rank)]:
             if isinstance(event, ProcessStarted):
                 event = msgspec.structs.replace(event, host=host, pid=pid, start_ticks=ticks)

@@ -55,7 +55,7 @@ class RecordedJob:
         self.hosts: dict[int, str] = {}
         self._seq: dict[str, int] = {}
         self.headers: dict[str, FileHeader] = {}
-        self.records: dict[str, list[tuple[int, int, ev.AnyEvent]]] = {}
+        self.records: dict[str, list[tuple[int, int, ev.Event]]] = {}
 
     def host(self, rank: int) -> str:
         return self.hosts.get(rank, HOST)
@@ -68,7 +68,7 @@ class RecordedJob:
         own = msgspec.structs.replace(self.identity(process), **identity)
         self.status[process], self.hosts[process] = own, host
 
-    def say(self, rank: int, at: float, event: ev.AnyEvent) -> None:
+    def say(self, rank: int, at: float, event: ev.Event) -> None:
         """An event of the rank's own journal."""
         header = FileHeader(
             stream=self.key(rank),
@@ -81,7 +81,7 @@ class RecordedJob:
         )
         self._fold(header, at, event)
 
-    def see(self, at: float, event: ev.AnyEvent, host: str = HOST) -> None:
+    def see(self, at: float, event: ev.Event, host: str = HOST) -> None:
         """An event of a host's observer's journal."""
         observer = FileHeader(
             stream=f"observer:{host}-1.1",
@@ -94,7 +94,7 @@ class RecordedJob:
         )
         self._fold(observer, at, event)
 
-    def _fold(self, header: FileHeader, at: float, event: ev.AnyEvent) -> None:
+    def _fold(self, header: FileHeader, at: float, event: ev.Event) -> None:
         seq = self._seq[header.stream] = self._seq.get(header.stream, 0) + 1
         self.headers[header.stream] = header
         self.records.setdefault(header.stream, []).append((seq, int(at * SECOND), event))

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     header: FileHeader
     seq: int
     time_ns: int
-    event: ev.AnyEvent
+    event: ev.Event
 
 
 class LoadingJob(RecordedJob):

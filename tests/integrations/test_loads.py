@@ -34,7 +34,7 @@ class Told:
     def end_step(self, step: int, error: str | None = None) -> None:
         self.errors += [error] if error else []
 
-    def plan_load(self, planned: ev.LoadPlanned) -> None:
+    def record(self, event: ev.Event) -> None:
         pass
 
 

@@ -103,8 +103,9 @@ registry.undo_all()
 mpu.initialize_model_parallel()
 from distwatch.settings import read_settings
 registry.arm(read_settings())
+from distwatch.state.events import LayoutHeld
 status = registry.statuses()["megatron_groups"]
-print(status.status, status.reason, core.current().layouts["megatron"].number)
+print(status.status, status.reason, core.current().retained.get(LayoutHeld, "megatron").number)
 """
     )
     done = run(home, source, **ALONE)
@@ -142,7 +143,7 @@ print(mpu.model_parallel_is_initialized())
 def told(monkeypatch: pytest.MonkeyPatch) -> list[ev.GradientSkipped]:
     """What an agent would have written down."""
     said: list[ev.GradientSkipped] = []
-    agent: Any = SimpleNamespace(note_skipped=said.append)
+    agent: Any = SimpleNamespace(record=said.append)
     monkeypatch.setattr(megatron, "running_agent", lambda: agent)
     return said
 

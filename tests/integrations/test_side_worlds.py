@@ -10,10 +10,11 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from distwatch.agent import core
+from distwatch.agent.retained import Retained
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations import torch_rendezvous
 from distwatch.integrations.torch_groups import KnownGroups
-from distwatch.state.events import SideWorldJoined, StepStarted
+from distwatch.state.events import Event, SideWorldJoined, StepStarted, encode_event
 from tests.support.ranks import free_port
 
 STORE_INIT = vars(dist.TCPStore)["__init__"]
@@ -23,7 +24,7 @@ class Recorder:
     """In place of an agent: what it was told."""
 
     def __init__(self) -> None:
-        self.side_worlds: dict[int, SideWorldJoined] = {}
+        self.retained = Retained()
         self.started = type("Started", (), {"role": "rank"})()
         self.is_initializing = False
         self.steps: list[str] = []
@@ -37,8 +38,12 @@ class Recorder:
     def end_step(self, step: int, error: str | None = None) -> None:
         self.ended.append(error)
 
-    def join_side_world(self, joined: SideWorldJoined) -> None:
-        self.side_worlds[joined.number] = joined
+    def record(self, event: Event) -> None:
+        self.retained.keep(1, event, encode_event(event))
+
+    @property
+    def side_worlds(self) -> dict[int, SideWorldJoined]:
+        return {world.number: world for world in self.retained.all(SideWorldJoined)}
 
 
 @pytest.fixture

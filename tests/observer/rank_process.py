@@ -97,7 +97,7 @@ class _Rank:
             salt=pid,
             capacity=capacity,
         )
-        self._started = ev.ProcessStarted(
+        started = ev.ProcessStarted(
             host=host,
             pid=pid,
             start_ticks=ticks,
@@ -106,14 +106,11 @@ class _Rank:
             identity=identify(os.environ),
             deadlines={"collective": 300.0},
         )
-        self._journal = Journal(f"{folder.volatile}/{self.stem}.ring", header, self._snapshot)
+        self._journal = Journal(f"{folder.volatile}/{self.stem}.ring", header)
         self._page = PulsePage(f"{folder.volatile}/{self.stem}.pulse")
         self._beats = 0
         self._steps = 0
-        self._journal.append(self._started)
-
-    def _snapshot(self, dropped: int) -> ev.Snapshot:
-        return ev.Snapshot(started=self._started, dropped=dropped)
+        self._journal.append(started)
 
     def steps(self, count: str, label: str = "") -> None:
         """`count` steps, each begun and ended: two records a step."""

@@ -83,7 +83,7 @@ class Watch:
         self.looks = ClusterLooks(self.recording, self.state, self._tell)
         self.looks.know([RAYLET], ["01000000"])
 
-    def _fold(self, header: object, seq: int, time_ns: int, event: ev.AnyEvent) -> None:
+    def _fold(self, header: object, seq: int, time_ns: int, event: ev.Event) -> None:
         reduce(self.state, header, seq, time_ns, event)  # type: ignore[arg-type]
 
     def _tell(self) -> None:

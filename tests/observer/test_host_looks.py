@@ -37,7 +37,7 @@ class Watch:
     """Looks whose events are journaled, and kept in order."""
 
     def __init__(self, folder: RunFolder, nvml: NvmlDouble) -> None:
-        self.events: list[ev.AnyEvent] = []
+        self.events: list[ev.Event] = []
         self.folder = folder
         self.recording = Recording(folder, lambda _h, _s, _t, event: self.events.append(event))
         self.looks = HostLooks(self.recording, Devices(nvml, "/nonexistent/kmsg"))

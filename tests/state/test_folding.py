@@ -15,7 +15,7 @@ from distwatch.state.model import TIMELINE_KEPT, RunState, TimelineEntry
 from distwatch.state.ray_events import RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.reducer import reduce
 
-Timed = tuple[int, ev.AnyEvent | ev.UnknownEvent]
+Timed = tuple[int, ev.Event]
 KEYS = ["a-1.1", "b-2.2"]
 names = st.sampled_from(["0", "1", "tp"])
 steps = st.integers(1, 5)
@@ -182,9 +182,11 @@ def test_a_lost_stretch_is_counted_unless_a_snapshot_bridges_it() -> None:
         host="a", pid=1, start_ticks=1, ppid=0, role="rank", identity=Identity(global_rank=2)
     )
     snapshot = ev.Snapshot(
-        started=started,
-        groups=(ev.GroupCreated(pg_name="0", members=(0, 1)),),
-        steps=((3, ev.StepStarted(step=9, name="init_process_group")),),
+        kept=(
+            (1, started),
+            (2, ev.GroupCreated(pg_name="0", members=(0, 1))),
+            (3, ev.StepStarted(step=9, name="init_process_group")),
+        )
     )
     reduce(state, STREAMS["a-1.1"], 50, 50, snapshot)
     process = state.processes["a-1.1"]

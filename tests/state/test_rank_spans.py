@@ -55,7 +55,7 @@ def test_a_snapshot_packs_what_it_holds():
         host="h", pid=1, start_ticks=1, ppid=0, role="rank", identity=Identity()
     )
     group = ev.GroupCreated(pg_name="0", members=tuple(range(5000)))
-    snapshot = ev.Snapshot(started=started, groups=(group,))
+    snapshot = ev.Snapshot(kept=((1, started), (2, group)))
     payload = encode_event(snapshot)
     assert len(payload) < 300
     assert decode_event(payload) == snapshot

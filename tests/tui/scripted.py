@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     header: FileHeader
     seq: int
     time_ns: int
-    event: ev.AnyEvent | ev.UnknownEvent
+    event: ev.Event
 
 
 class Script:
@@ -41,7 +41,7 @@ class Script:
 
     def __init__(self, world: int) -> None:
         self.world = world
-        self._said: list[tuple[int, FileHeader, ev.AnyEvent | ev.UnknownEvent]] = []
+        self._said: list[tuple[int, FileHeader, ev.Event]] = []
 
     @property
     def entries(self) -> list[Entry]:
@@ -56,7 +56,7 @@ class Script:
     def key(self, rank: int) -> str:
         return process_key(HOST, 4200 + rank, 5)
 
-    def say(self, rank: int, at: float, event: ev.AnyEvent) -> None:
+    def say(self, rank: int, at: float, event: ev.Event) -> None:
         """A record of the rank's own journal."""
         header = FileHeader(
             stream=self.key(rank),
@@ -69,7 +69,7 @@ class Script:
         )
         self._add(header, at, event)
 
-    def see(self, at: float, event: ev.AnyEvent | ev.UnknownEvent) -> None:
+    def see(self, at: float, event: ev.Event) -> None:
         """A record of the observer's journal."""
         self._add(OBSERVER, at, event)
 
@@ -164,7 +164,7 @@ class Script:
         self.see(at, host)
         self.see(at, ev.DevicesSampled(host=HOST, not_observed="no NVIDIA driver on this host"))
 
-    def _add(self, header: FileHeader, at: float, event: ev.AnyEvent | ev.UnknownEvent) -> None:
+    def _add(self, header: FileHeader, at: float, event: ev.Event) -> None:
         self._said.append((round(at * SECOND), header, event))
 
 
@@ -293,7 +293,7 @@ class Record(Protocol):
     @property
     def time_ns(self) -> int: ...
     @property
-    def event(self) -> ev.AnyEvent | ev.UnknownEvent: ...
+    def event(self) -> ev.Event: ...
 
 
 class ScriptedSource:

@@ -33,7 +33,7 @@ from distwatch.errors import InitFailed, InitTimeout
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name, start_ticks
 from distwatch.state.agreement import layouts_differ
-from distwatch.state.events import InitPlanned
+from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.state.rank_sets import format_ranks
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 from distwatch.visible_text import say
@@ -318,7 +318,7 @@ class Initializer:
         """The journal, and the ranks that come later, learn why the world does not form."""
         self._ledger.give_up(failure)
         if failure.finding is not None and self._agent is not None:
-            self._agent.raise_finding(failure.finding, failure.step)
+            self._agent.record(FindingRaised(finding=failure.finding, step=failure.step))
         _failed_epochs[self._launched.endpoint, self._prefix] = self._epoch
         if self._arrival is not None:
             with contextlib.suppress(OSError, InitFailed):
@@ -334,7 +334,7 @@ class Initializer:
         for finding in arrival.warnings:
             say(f"{finding.summary}. {finding.advice}")
             if self._agent is not None:
-                self._agent.raise_finding(finding, st.AGREEMENT)
+                self._agent.record(FindingRaised(finding=finding, step=st.AGREEMENT))
 
     # ---- parts -----------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.registry import NotApplicable, folders_of, running_agent
 from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.preflight.plan import ORDER, Plan, validate
-from distwatch.state.events import HeldGroup, LayoutHeld
+from distwatch.state.events import HeldGroup, LayoutHeld, LayoutReleased
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import TWINS, layout_label
 from distwatch.state.steps import GROUP, PARALLEL_STATE
@@ -212,10 +212,10 @@ class Framework:
             return
         for group in groups:
             if group.axis:
-                agent.name_axis(group.pg_name, group.axis)
-        known = agent.layouts.get(self.name)
+                agent.amend_group(group.pg_name, axis=group.axis)
+        known = agent.retained.get(LayoutHeld, self.name)
         first = known is None or not known.stack
-        agent.hold_layout(
+        agent.record(
             LayoutHeld(
                 framework=self.name,
                 number=self._calls,
@@ -292,8 +292,10 @@ class _Destroys(CallHook):
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         agent = core.current()
-        if error is None and agent is not None and not self._framework.read(self._module):
-            agent.release_layout(self._framework.name)
+        if error is not None or agent is None or self._framework.read(self._module):
+            return
+        if agent.retained.get(LayoutHeld, self._framework.name) is not None:
+            agent.record(LayoutReleased(framework=self._framework.name))
 
 
 def _held(part: Part) -> HeldGroup | None:

@@ -109,7 +109,7 @@ class BackwardSteps(CallHook):
         agent = running_agent()
         if agent is not None:
             site = caller_site(self._framework.folders())
-            agent.note_skipped(
+            agent.record(
                 GradientSkipped(
                     framework=self._framework.name, skipped=self._skipped, of=self._steps, site=site
                 )

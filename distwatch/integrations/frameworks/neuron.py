@@ -14,6 +14,7 @@ from distwatch.errors import PlanInvalid
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
 from distwatch.integrations.registry import running_agent
 from distwatch.preflight.plan import Plan
+from distwatch.state.events import FindingRaised, LayoutHeld
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.steps import PARALLEL_STATE
 
@@ -105,27 +106,25 @@ class Neuron(Framework):
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
         """A second call makes new groups without a word: the first one's are what others still use."""
         agent = running_agent()
-        first = agent.layouts.get(self.name) if agent is not None else None
+        first = agent.retained.get(LayoutHeld, self.name) if agent is not None else None
         super().hold(module, given)
         if agent is None or first is None or given is None or not first.stack:
             return
-        now = agent.layouts[self.name]
-        if now.sizes == first.sizes and now.groups == first.groups:
+        now = agent.retained.get(LayoutHeld, self.name)
+        if now is None or (now.sizes == first.sizes and now.groups == first.groups):
             return  # `mesh_only`, which builds nothing
-        agent.raise_finding(
-            Finding(
-                code="group.already_initialized",
-                severity="warning",
-                culprit_ranks=(_own_rank(),),
-                summary=f"neuronx-distributed was initialized a second time at {now.site}, which it "
-                f"does not refuse: groups of the first call ({_told(first.sizes)}) and of the second "
-                f"({_told(now.sizes)}) live side by side",
-                advice="Initialize once, or call destroy_model_parallel first; "
-                'distwatch.initialize(framework="neuron") with the same plan is a no-op.',
-                evidence=tuple(Evidence(source="stack", text=line) for line in first.stack[-8:]),
-            ),
-            PARALLEL_STATE,
+        finding = Finding(
+            code="group.already_initialized",
+            severity="warning",
+            culprit_ranks=(_own_rank(),),
+            summary=f"neuronx-distributed was initialized a second time at {now.site}, which it "
+            f"does not refuse: groups of the first call ({_told(first.sizes)}) and of the second "
+            f"({_told(now.sizes)}) live side by side",
+            advice="Initialize once, or call destroy_model_parallel first; "
+            'distwatch.initialize(framework="neuron") with the same plan is a no-op.',
+            evidence=tuple(Evidence(source="stack", text=line) for line in first.stack[-8:]),
         )
+        agent.record(FindingRaised(finding=finding, step=PARALLEL_STATE))
 
     def folders(self) -> tuple[str, ...]:
         """torch_xla's are not the user's either."""

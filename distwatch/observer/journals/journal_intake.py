@@ -126,7 +126,7 @@ class Fold(Protocol):
         header: FileHeader,
         seq: int,
         time_ns: int,
-        event: ev.AnyEvent | ev.UnknownEvent,
+        event: ev.Event,
         payload: bytes = b"",
     ) -> None: ...
 

@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     header: FileHeader
     seq: int
     time_ns: int
-    event: ev.AnyEvent | ev.UnknownEvent
+    event: ev.Event
     payload: bytes = b""
 
 
@@ -67,7 +67,7 @@ def require_records(folder: RunFolder) -> None:
         raise _nothing_in(folder)
 
 
-def _is_of_run(event: ev.AnyEvent | ev.UnknownEvent) -> bool:
+def _is_of_run(event: ev.Event) -> bool:
     # That a file is damaged is a word about the run, and not yet one from it.
     return not isinstance(event, ev.NotObserved)
 

@@ -34,7 +34,7 @@ ROUTINE_LIMIT = 48 * 1024 * 1024
 SPARE_FROM = 8 * 1024 * 1024
 OPERATIONS_KEPT = 8
 
-Sink = Callable[[FileHeader, int, int, ev.AnyEvent], None]
+Sink = Callable[[FileHeader, int, int, ev.Event], None]
 RecordSink = Callable[[FileHeader, Record], None]
 
 
@@ -74,7 +74,7 @@ class Recording:
         self._sink = sink
         self._journaled = journaled
         self._kept: dict[tuple[type, str], tuple[int, object]] = {}
-        self._pending: dict[tuple[type, str], tuple[int, ev.AnyEvent]] = {}
+        self._pending: dict[tuple[type, str], tuple[int, ev.Event]] = {}
         """The newest of what repeats, where it was handed on and not journaled."""
         self._segment: Segment | None = None
         self._seq = 0
@@ -85,7 +85,7 @@ class Recording:
         name = f"observer-{host}-{pid}-{ticks}-{salt:08x}"
         self._path = f"{folder.path}/{name}.journal" if writable else ""
 
-    def record(self, event: ev.AnyEvent, *, keep: bool = False) -> None:
+    def record(self, event: ev.Event, *, keep: bool = False) -> None:
         """Notes an event now. `keep`: journal it however often it repeats."""
         now = time.monotonic_ns()
         seq = 0
@@ -121,7 +121,7 @@ class Recording:
             self._segment.close()
             self._segment = None
 
-    def _is_due(self, event: ev.AnyEvent, now: int) -> bool:
+    def _is_due(self, event: ev.Event, now: int) -> bool:
         if not isinstance(event, _OFTEN):
             return True
         key = _key(event)
@@ -137,7 +137,7 @@ class Recording:
         self._kept[key] = (now, content)
         return True
 
-    def _write(self, now: int, event: ev.AnyEvent) -> int:
+    def _write(self, now: int, event: ev.Event) -> int:
         if isinstance(event, ev.PulseRead):
             event = shorten(event, OPERATIONS_KEPT)
         record = Record(seq=self._seq + 1, time_ns=now, payload=encode_event(event))
@@ -180,11 +180,11 @@ class Recording:
         self.record(ev.NotObserved(host=self.header.host, what=what, why=why))
 
 
-def _key(event: ev.AnyEvent) -> tuple[type, str]:
+def _key(event: ev.Event) -> tuple[type, str]:
     return type(event), str(getattr(event, "process", ""))
 
 
-def material(event: ev.AnyEvent) -> object:
+def material(event: ev.Event) -> object:
     """What has to differ for a repeated event to be news."""
     if isinstance(event, ev.PulseRead):
         last = event.operations[-1] if event.operations else None

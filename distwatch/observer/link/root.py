@@ -314,7 +314,7 @@ class _Leaf:
         for header in batch.headers:
             if objection := objection_to(header, self._host):
                 raise LinkBroken(objection)
-        entries: list[tuple[FileHeader, Record, ev.AnyEvent | ev.UnknownEvent]] = []
+        entries: list[tuple[FileHeader, Record, ev.Event]] = []
         kept: dict[int, list[Record]] = {}
         for frame in batch.frames:
             entries.append(_checked(batch, frame))
@@ -344,9 +344,7 @@ class _Leaf:
             self._observer.recording.record(ev.NotObserved(host=host, what="disk", why=why))
 
 
-def _checked(
-    batch: say.Batch, frame: say.Frame
-) -> tuple[FileHeader, Record, ev.AnyEvent | ev.UnknownEvent]:
+def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event]:
     if not 0 <= frame.stream < len(batch.headers):
         raise LinkBroken("a frame of a stream that was not named")
     if not (0 <= frame.seq < 1 << 63 and 0 <= frame.time_ns < 1 << 63):

@@ -198,7 +198,7 @@ def test_of_very_many_processes_live_values_are_told_shortly_and_rarely(tmp_path
     operations = (*operations[:2], unfinished, *operations[3:])
     read = ev.PulseRead(process="b-11.7", pulse=ev.Pulse(beat=1), operations=operations)
 
-    def told(time_ns: int, state: str, *, live: bool = True) -> list[ev.AnyEvent]:
+    def told(time_ns: int, state: str, *, live: bool = True) -> list[ev.Event]:
         sample = ev.ProcessSampled(process="b-11.7", state=state, cpu_s=time_ns / 1e9)
         home.backlog.add_live(Entry(STREAMS[2], 0, time_ns, read))
         home.backlog.add_live(Entry(STREAMS[2], 0, time_ns, sample))

@@ -42,7 +42,7 @@ def first_skew(case: Case) -> Skew | None:
     sequences = {
         rank: calls
         for rank, process in case.job.ranks.items()
-        if (calls := _calls(process.group_calls, everybody))
+        if (calls := _calls(process.group_calls.values(), everybody))
     }
     for number in sorted({number for calls in sequences.values() for number in calls}):
         members = {rank: calls[number] for rank, calls in sequences.items() if number in calls}
@@ -164,10 +164,10 @@ def _evidence(case: Case, skew: Skew) -> Iterable[Evidence]:
     shown = [*skew.odd[:4], *[rank for rank in skew.members if rank not in skew.odd][:4]]
     for rank in shown:
         calls = case.job.ranks[rank].group_calls
-        call = next((call for call in calls if call.number == skew.number), None)
+        call = calls.get(skew.number)
         site = f", at {call.site}" if call and call.site else ""
         text = f"rank {rank}: new_group #{skew.number} of {name_ranks(skew.members[rank])}{site}"
-        counted = f"; {len(calls)} call{'s' if len(calls) != 1 else ''} in all"
+        counted = f"; {max(calls)} call{'s' if max(calls) != 1 else ''} in all"
         yield Evidence(source="journal", global_rank=rank, text=text + counted)
 
 

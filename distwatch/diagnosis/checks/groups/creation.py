@@ -8,9 +8,8 @@ from distwatch.diagnosis.checks.groups.calls import first_skew
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.communication import has_timed_out
 from distwatch.diagnosis.facts.initializations import stuck_creation
-from distwatch.state.events import GroupCalled
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Process, Step
+from distwatch.state.model import Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import GROUP
@@ -23,9 +22,8 @@ class GroupCallMissing:
         stuck: dict[int, dict[int, Step]] = {}
         for rank, process in case.job.ranks.items():
             step = stuck_creation(process)
-            call = max(process.group_calls, key=lambda c: c.number, default=None)
-            if step is not None and call is not None:
-                stuck.setdefault(call.number, {})[rank] = step
+            if step is not None and process.group_calls:
+                stuck.setdefault(max(process.group_calls), {})[rank] = step
         skew = first_skew(case) if stuck else None
         for number, waiting in sorted(stuck.items()):
             if skew is not None and number >= skew.number:
@@ -42,7 +40,7 @@ class GroupCallMissing:
         return (until_ns - step.started_ns) / 1e9 > limit
 
     def _missing(self, case: Case, number: int, waiting: dict[int, Step]) -> Iterable[Finding]:
-        call = _call(case.job.ranks[next(iter(waiting))], number)
+        call = case.job.ranks[next(iter(waiting))].group_calls.get(number)
         world = range(case.job.world or len(case.job.ranks))
         members = tuple(call.members) if call and call.members is not None else tuple(world)
         absent = [
@@ -51,7 +49,7 @@ class GroupCallMissing:
             if (process := case.job.ranks.get(rank)) is not None
             and process.instrumented
             and (process.ended_ns is None or rank in case.deaths.victims)
-            and max((c.number for c in process.group_calls), default=0) < number
+            and max(process.group_calls, default=0) < number
         ]
         if not absent:
             return
@@ -75,10 +73,6 @@ class GroupCallMissing:
         )
 
 
-def _call(process: Process, number: int) -> GroupCalled | None:
-    return next((call for call in process.group_calls if call.number == number), None)
-
-
 def _evidence_of_call(case: Case, rank: int, step: Step, number: int) -> Evidence:
     waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
     site = f", called at {step.site}" if step.site else ""
@@ -88,7 +82,8 @@ def _evidence_of_call(case: Case, rank: int, step: Step, number: int) -> Evidenc
 
 def _evidence_of_absence(case: Case, rank: int) -> Evidence:
     calls = case.job.ranks[rank].group_calls
-    last = max(calls, key=lambda call: call.number, default=None)
+    count = max(calls, default=0)
+    last = calls.get(count)
     site = f", the last at {last.site}" if last and last.site else ""
-    text = f"rank {rank} has made {len(calls)} new_group call{'s' if len(calls) != 1 else ''}{site}"
+    text = f"rank {rank} has made {count} new_group call{'s' if count != 1 else ''}{site}"
     return Evidence(source="journal", global_rank=rank, text=text)

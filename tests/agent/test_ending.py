@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from distwatch.agent.overdue import overdue
+from distwatch.agent.ending import overdue
 from distwatch.state.events import GroupProgress, StepStarted
 
 DEADLINES = {"collective": 10.0, "load": 20.0}

@@ -1,0 +1,144 @@
+"""Writes down what hooks see: events as they are given, and steps under their deadlines."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from types import CodeType
+from typing import Any
+
+import msgspec
+
+from distwatch.agent.journal import Journal
+from distwatch.state import events as ev
+from distwatch.state.steps import StepKind
+
+SITES_NUMBERED = 20_000
+
+
+class Recorder:
+    """A journal with what is counted and looked up to write it. From any thread; never raises.
+
+    Attributes:
+        retained: what holds now, by the events that said so.
+        moved_ns: when any step of this process last moved.
+    """
+
+    def __init__(self, journal: Journal, deadlines: Mapping[str, float]) -> None:
+        self.journal = journal
+        self.retained = journal.retained
+        self.moved_ns = time.monotonic_ns()
+        self._deadlines = deadlines
+        self._numbers = itertools.count(1)
+        self._stack = threading.local()
+        self._sites: dict[tuple[CodeType, int], int] = {}
+
+    def record(self, event: ev.Event) -> None:
+        """Appends an event to the journal."""
+        self.journal.append(event)
+
+    def record_news(self, event: ev.Event) -> None:
+        """Appends an event unless it says what holds already."""
+        if not self.retained.has(event):
+            self.record(event)
+
+    # ---- steps ---------------------------------------------------------------------------
+
+    def begin_step(
+        self,
+        name: str,
+        *,
+        kind: StepKind | None = None,
+        deadline_s: float | None = None,
+        label: str = "",
+        total: int | None = None,
+        site: ev.Site | None = None,
+    ) -> int:
+        """Records that a supervised call begins in this thread; returns its number.
+
+        Args:
+            kind: what it is, with its deadline; `deadline_s`, where given, can only
+                shorten it (torch's own timeout, before which distwatch must speak).
+        """
+        limits = [self._deadlines[kind.name] if kind else None, deadline_s]
+        stack: list[int] = self._stack.__dict__.setdefault("steps", [])
+        number = next(self._numbers)
+        step = ev.StepStarted(
+            step=number,
+            name=name,
+            parent=stack[-1] if stack else None,
+            deadline_s=min((limit for limit in limits if limit is not None), default=None),
+            label=label,
+            total=total,
+            site=site,
+            thread=threading.current_thread().name,
+        )
+        stack.append(number)
+        self.moved_ns = time.monotonic_ns()
+        self.record(step)
+        return number
+
+    def progress_step(
+        self,
+        step: int,
+        done: int,
+        total: int | None = None,
+        label: str = "",
+        *,
+        parameters: int = 0,
+        parameters_total: int | None = None,
+        bytes_done: int = 0,
+        bytes_total: int | None = None,
+    ) -> None:
+        """Records that a step moved; from any thread."""
+        self.moved_ns = time.monotonic_ns()
+        self.record(
+            ev.StepProgressed(
+                step=step,
+                done=done,
+                total=total,
+                label=label,
+                parameters=parameters,
+                parameters_total=parameters_total,
+                bytes=bytes_done,
+                bytes_total=bytes_total,
+            )
+        )
+
+    def end_step(self, step: int, error: str | None = None) -> None:
+        """Records that a step returned, or raised `error`."""
+        stack: list[int] = self._stack.__dict__.setdefault("steps", [])
+        if step in stack:
+            del stack[stack.index(step) :]
+        self.moved_ns = time.monotonic_ns()
+        # A supervising thread may have ended it before the thread that began it.
+        if self.retained.drop(ev.StepStarted, step):
+            self.record(ev.StepEnded(step=step, error=error))
+
+    # ---- what needs a look at what holds -------------------------------------------------
+
+    def plan_init(self, planned: ev.InitPlanned) -> ev.InitPlanned:
+        """Records what this process is about to initialize with, under its running number."""
+        before = self.retained.get(ev.InitPlanned)
+        numbered = msgspec.structs.replace(planned, number=before.number + 1 if before else 1)
+        self.record(numbered)
+        return numbered
+
+    def amend_group(self, pg_name: str, **known: Any) -> None:
+        """Records what became known of a group after it was made: its axis, another timeout."""
+        held = self.retained.get(ev.GroupCreated, pg_name)
+        if held is not None:
+            self.record_news(msgspec.structs.replace(held, **known))
+
+    def site_number(self, code: CodeType, line: int) -> int:
+        """A small number for a place in the source; 0 when there are too many of them."""
+        number = self._sites.get((code, line))
+        if number is None:
+            if len(self._sites) >= SITES_NUMBERED:
+                return 0
+            number = self._sites[code, line] = len(self._sites) + 1
+            site = ev.Site(file=code.co_filename, line=line, function=code.co_name)
+            self.record(ev.SiteSeen(number=number, site=site))
+        return number

@@ -1,0 +1,91 @@
+"""What a reader of the journal needs who comes too late for the records: one table for all events.
+
+Which ones, and how many, each event's class declares (`state/retention`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable
+from typing import TypeVar
+
+import msgspec
+
+from distwatch.state.events import Event, Snapshot, decode_event, encode_event
+
+E = TypeVar("E", bound=Event)
+_Kept = tuple[int, int, bytes]
+"""Its place among all, its time (ns), and the event as it is written."""
+_OVERHEAD = 20
+"""Bytes of a snapshot that an event takes beside its own, at most."""
+
+
+class Retained:
+    """Safe from any thread and from signal handlers: tables are changed and copied in single steps.
+
+    Events are held as they were written: a snapshot is made while a record of the job waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[type[Event], dict[Hashable, _Kept]] = {}
+        self._places = itertools.count()
+
+    def keep(self, time_ns: int, event: Event, payload: bytes) -> None:
+        """Takes an event in, and drops what it closes."""
+        for kind, closed in event.closes():
+            if closed is None:
+                self._kept.get(kind, {}).clear()
+            else:
+                self.drop(kind, closed)
+        rule = event.retain
+        key = rule.key(event)
+        if key is None:
+            return
+        table = self._kept.setdefault(type(event), {})
+        before = table.get(key) if rule.most > 1 else None
+        if before is None:
+            rule.put(table, key, (next(self._places), time_ns, payload))
+        elif before[2] != payload:
+            # Of several the order stays: a reader that comes late drops the same ones as others.
+            rule.put(table, key, (before[0], time_ns, payload))
+
+    def drop(self, kind: type[Event], key: Hashable) -> bool:
+        """Ends what was kept under a key; False where nothing was, also for the second of two."""
+        return self._kept.get(kind, {}).pop(key, None) is not None
+
+    def get(self, kind: type[E], key: Hashable = ()) -> E | None:
+        """The event of a class under that key; the only one of a class that has no keys."""
+        kept = self._kept.get(kind, {}).get(key)
+        event = decode_event(kept[2]) if kept is not None else None
+        return event if isinstance(event, kind) else None
+
+    def all(self, kind: type[E]) -> list[E]:
+        """All events of a class, in their order."""
+        events = (
+            decode_event(payload) for _, _, payload in list(self._kept.get(kind, {}).values())
+        )
+        return [event for event in events if isinstance(event, kind)]
+
+    def has(self, event: Event) -> bool:
+        """Whether just this is kept."""
+        kept = self._kept.get(type(event), {}).get(event.retain.key(event))
+        return kept is not None and kept[2] == encode_event(event)
+
+    def snapshot(self, dropped: int, limit: int) -> Snapshot:
+        """All that is kept, as one event of at most `limit` bytes: the oldest go first."""
+        tables = {kind: list(table.values()) for kind, table in list(self._kept.items())}
+        full = {kind for kind, kept in tables.items() if len(kept) >= kind.retain.most > 1}
+        while sum(map(_size, tables.values())) > limit:
+            largest = max(tables, key=lambda kind: _size(tables[kind]))
+            full.add(largest)
+            del tables[largest][: 1 + len(tables[largest]) // 4]
+        kept = sorted(itertools.chain.from_iterable(tables.values()))
+        return Snapshot(
+            packed=tuple((time_ns, msgspec.Raw(payload)) for _, time_ns, payload in kept),
+            incomplete=tuple(sorted(str(kind.__struct_config__.tag) for kind in full)),
+            dropped=dropped,
+        )
+
+
+def _size(kept: list[_Kept]) -> int:
+    return sum(len(payload) + _OVERHEAD for _, _, payload in kept)

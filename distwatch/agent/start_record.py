@@ -1,0 +1,65 @@
+"""What a process says of itself first: whose journal it is, and how it was started."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+
+from distwatch import __version__
+from distwatch.agent.journal import CAPACITY
+from distwatch.redaction import redact_command
+from distwatch.runfolder import host_name, start_ticks
+from distwatch.settings import Settings
+from distwatch.state.events import ProcessStarted
+from distwatch.state.frames import FileHeader, process_key
+from distwatch.state.identity import identify
+
+
+def file_header() -> FileHeader:
+    """Of this process's journal."""
+    pid, host = os.getpid(), host_name()
+    ticks = start_ticks(pid)
+    return FileHeader(
+        stream=process_key(host, pid, ticks),
+        host=host,
+        pid=pid,
+        start_ticks=ticks,
+        boot_id=_boot_id(),
+        wall_offset_ns=time.time_ns() - time.monotonic_ns(),
+        salt=random.SystemRandom().getrandbits(32),
+        capacity=CAPACITY,
+    )
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def process_started(header: FileHeader, role: str, settings: Settings) -> ProcessStarted:
+    """The first event of that journal."""
+    return ProcessStarted(
+        host=header.host,
+        pid=header.pid,
+        start_ticks=header.start_ticks,
+        ppid=os.getppid(),
+        role=role if role in ("rank", "launcher") else "other",  # type: ignore[arg-type]
+        identity=identify(os.environ),
+        command=redact_command(getattr(sys, "orig_argv", sys.argv)[:32]),
+        python=sys.version.split()[0],
+        cwd=_cwd(),
+        distwatch_version=__version__,
+        deadlines=settings.deadlines,
+    )
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""

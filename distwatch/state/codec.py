@@ -1,0 +1,60 @@
+"""The bytes of events. A kind that this version does not know survives being read and written."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Any, TypeVar, Union
+
+import msgspec
+
+from distwatch.state.event import Event, UnknownEvent
+
+_T = TypeVar("_T")
+_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+_encoder = msgspec.msgpack.Encoder()
+
+
+@cache
+def _decoder() -> msgspec.msgpack.Decoder[Event]:
+    """Of every class of events, which `events` has imported by the time one is read."""
+    known = tuple(kind for kind in Event.__subclasses__() if kind is not UnknownEvent)
+    return msgspec.msgpack.Decoder(Union[known])  # noqa: UP007
+
+
+@cache
+def _known() -> frozenset[object]:
+    return frozenset(kind.__struct_config__.tag for kind in Event.__subclasses__())
+
+
+def encode_event(event: Event) -> bytes:
+    """An event as msgpack."""
+    return event.payload if isinstance(event, UnknownEvent) else _encoder.encode(event.to_wire())
+
+
+def decode_event(payload: bytes | msgspec.Raw) -> Event | None:
+    """An event from msgpack; None where the bytes are no event. Never raises on garbage."""
+    try:
+        return _decoder().decode(payload).from_wire()
+    except _REFUSED:
+        return _unknown(payload)
+
+
+def _unknown(payload: bytes | msgspec.Raw) -> UnknownEvent | None:
+    try:
+        plain: Any = msgspec.msgpack.decode(payload)
+    except (*_REFUSED, TypeError):
+        return None
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    # A known kind that does not fit its type is damage or abuse, not a newer version.
+    if not isinstance(kind, str) or kind in _known():
+        return None
+    return UnknownEvent(kind=kind, payload=bytes(payload))
+
+
+_first = lru_cache(maxsize=8192)(lambda value: value)
+
+
+def share(value: _T) -> _T:
+    """The first of all equal values: ranks of one job tell the same things in the same words."""
+    first: _T = _first(value)
+    return first

@@ -1,0 +1,64 @@
+"""Snapshots as distwatch wrote them before they carried events: old journals are read for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.state import group_events as gr
+from distwatch.state import process_events as ev
+from distwatch.state.event import Event
+from distwatch.state.snapshot import Snapshot
+
+
+class OldSnapshot(Event, frozen=True, kw_only=True, tag="snapshot"):
+    """One field for each kind of event; never written any more, and a `Snapshot` once it is read."""
+
+    started: ev.ProcessStarted
+    worker: ev.WorkerPlaced | None = None
+    confirmed: ev.IdentityConfirmed | None = None
+    integrations: tuple[ev.IntegrationChanged, ...] = ()
+    groups: tuple[gr.GroupCreated, ...] = ()
+    group_calls: tuple[gr.GroupCalled, ...] = ()
+    planned: ev.InitPlanned | None = None
+    raised: tuple[ev.FindingRaised, ...] = ()
+    loads: tuple[ev.LoadPlanned, ...] = ()
+    placed: tuple[ev.ModelPlaced, ...] = ()
+    meshes: tuple[gr.MeshMade, ...] = ()
+    layouts: tuple[gr.LayoutHeld, ...] = ()
+    skipped: tuple[gr.GradientSkipped, ...] = ()
+    side_worlds: tuple[gr.SideWorldJoined, ...] = ()
+    initialized: bool = False
+    steps: tuple[tuple[int, ev.StepStarted], ...] = ()
+    sites: tuple[ev.SiteSeen, ...] = ()
+    dropped: int = 0
+
+    def from_wire(self) -> Event:
+        untimed = ((0, event) for event in events_of(self) if event is not None)
+        # A load has begun by its step before anything is said of it.
+        return Snapshot(kept=(*self.steps, *untimed), dropped=self.dropped)
+
+
+def events_of(old: OldSnapshot) -> Iterable[Event | None]:
+    """The events that its fields stand for, without the steps, in an order that leads to it."""
+    yield old.started
+    yield old.worker
+    if old.initialized:
+        yield old.planned
+        yield old.confirmed
+    else:
+        yield old.confirmed
+        yield old.planned or gr.GroupDestroyed(pg_name="")
+    for several in (
+        old.integrations,
+        old.groups,
+        old.group_calls,
+        old.raised,
+        old.meshes,
+        old.layouts,
+        old.skipped,
+        old.side_worlds,
+        old.loads,
+        old.placed,
+        old.sites,
+    ):
+        yield from several
