@@ -52,7 +52,7 @@ class Case:
         self.waiting: dict[int, Step] = {
             rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
         }
-        self.graph: WaitGraph = wait_graph(self)
+        self.graph: WaitGraph = wait_graph(self.job, self.groups)
 
     @classmethod
     def of(cls, state: RunState, other: Case) -> Case:

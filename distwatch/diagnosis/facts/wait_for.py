@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from distwatch.diagnosis.facts.activity import activity_of, any_thread_communicates
+from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.initializations import stuck_creation
-from distwatch.diagnosis.facts.job import was_cut_off
+from distwatch.diagnosis.facts.job import Job, was_cut_off
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.state.steps import INIT, LOAD
-
-if TYPE_CHECKING:
-    from distwatch.diagnosis.facts.case import Case
 
 SETTLED_S = 1.0
 """A wait counts once it has lasted this long."""
@@ -75,7 +73,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitGraph:
-    """The edges of a case, and what follows from them.
+    """The edges of a job, and what follows from them.
 
     Ten thousand ranks that wait for one, or fifty that wait for ten thousand unseen ranks, are one
     bundle: nothing here enumerates their pairs.
@@ -187,8 +185,8 @@ def _bundle_of(edge: Edge) -> Bundle:
     )
 
 
-def wait_graph(case: Case) -> WaitGraph:
-    """The graph of a case. A rank that is seen to be elsewhere waits for nobody.
+def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
+    """The graph of a job with these groups. A rank that is seen to be elsewhere waits for nobody.
 
     An asynchronous collective or send does not block the rank that posted it while its main
     thread works at something else.
@@ -197,7 +195,7 @@ def wait_graph(case: Case) -> WaitGraph:
 
     def is_held_up(rank: int) -> bool:
         if rank not in elsewhere:
-            elsewhere[rank] = is_elsewhere(case, rank)
+            elsewhere[rank] = _is_elsewhere(job, rank)
         return not elsewhere[rank]
 
     # A stack in a lock is not work of the rank's own, where another rank holds that lock.
@@ -206,37 +204,37 @@ def wait_graph(case: Case) -> WaitGraph:
             bundle, waiters={r: w for r, w in bundle.waiters.items() if is_held_up(r)}
         )
         for bundle in (
-            *_collective_bundles(case),
-            *map(_bundle_of, _peer_edges(case)),
-            *_creation_bundles(case),
+            *_collective_bundles(job, groups),
+            *map(_bundle_of, _peer_edges(job)),
+            *_creation_bundles(job),
         )
     ]
-    return WaitGraph(bundles=[*waits, *map(_bundle_of, _lock_edges(case))])
+    return WaitGraph(bundles=[*waits, *map(_bundle_of, _lock_edges(job))])
 
 
-def is_elsewhere(case: Case, rank: int) -> bool:
+def _is_elsewhere(job: Job, rank: int) -> bool:
     """Whether its stack or system call shows a rank at work of its own."""
-    process = case.job.ranks.get(rank)
+    process = job.ranks.get(rank)
     if process is None or (process.ended_ns is not None and not was_cut_off(process)):
         return False
-    if case.job.kernel_state(process) in ("T", "t"):
+    if job.kernel_state(process) in ("T", "t"):
         return True
-    activity = activity_of(case.state, process)
+    activity = activity_of(job.state, process)
     if activity is None or not activity.certain or activity.waits_for_others:
         return False
     # A server's main thread idles in its event loop while another thread is in the collective.
     return not any_thread_communicates(process)
 
 
-def _collective_bundles(case: Case) -> Iterable[Bundle]:
-    for view in case.groups:
+def _collective_bundles(job: Job, groups: Iterable[GroupView]) -> Iterable[Bundle]:
+    for view in groups:
         if view.in_flight and view.missing:
             yield Bundle(
                 kind="collective",
                 what=view.call,
                 waiters={
                     wait.global_rank: Wait(waited_s=wait.waited_s, overdue=wait.overdue)
-                    for wait in case.job.waits_in(view.pg_name, view.members)
+                    for wait in job.waits_in(view.pg_name, view.members)
                     if wait.seq == view.seq
                 },
                 awaited=view.missing,
@@ -245,9 +243,9 @@ def _collective_bundles(case: Case) -> Iterable[Bundle]:
             )
 
 
-def _peer_edges(case: Case) -> Iterable[Edge]:
-    for rank, wait in case.job.peer_waits.items():
-        waited_s = case.job.peer_waited_s(wait)
+def _peer_edges(job: Job) -> Iterable[Edge]:
+    for rank, wait in job.peer_waits.items():
+        waited_s = job.peer_waited_s(wait)
         if waited_s < SETTLED_S:
             continue
         for awaited in wait.awaited:
@@ -257,7 +255,7 @@ def _peer_edges(case: Case) -> Iterable[Edge]:
                 kind="p2p",
                 what=_peer_text(wait),
                 waited_s=waited_s,
-                overdue=case.job.peer_overdue(wait),
+                overdue=job.peer_overdue(wait),
                 pg_name=wait.pg_name,
                 seq=wait.posted,
             )
@@ -268,34 +266,34 @@ def _peer_text(wait: PeerWait) -> str:
     return f"{wait} in {wait.pg_desc}" if named else str(wait)
 
 
-def _creation_bundles(case: Case) -> Iterable[Bundle]:
+def _creation_bundles(job: Job) -> Iterable[Bundle]:
     """Ranks in an initialization or a group's creation wait for ranks that are in none."""
     inside: dict[str, dict[int, Wait]] = {}
-    for rank, process in case.job.ranks.items():
+    for rank, process in job.ranks.items():
         step = stuck_creation(process)
         if step is None:
             step = process.open_call_of(INIT)
         if step is not None:
-            waited_s = case.job.age_s(process, step.started_ns)
+            waited_s = job.age_s(process, step.started_ns)
             inside.setdefault(step.name, {})[rank] = Wait(waited_s=waited_s)
     within = {rank for waiters in inside.values() for rank in waiters}
-    outside = tuple(rank for rank in range(case.job.world or 0) if rank not in within)
+    outside = tuple(rank for rank in range(job.world or 0) if rank not in within)
     for name, waiters in inside.items():
         kind: Kind = "group" if name.startswith("new_group") else "init"
         yield Bundle(kind=kind, what=name, waiters=waiters, awaited=outside)
 
 
-def _lock_edges(case: Case) -> Iterable[Edge]:
+def _lock_edges(job: Job) -> Iterable[Edge]:
     """A load that waits for a lock file waits for the rank that holds the lock."""
-    pids = {(p.host, p.pid): rank for rank, p in case.job.ranks.items() if p.ended_ns is None}
-    for rank, process in case.job.ranks.items():
-        host = case.state.hosts.get(process.host)
-        load = load_under_way(case.job, rank)
+    pids = {(p.host, p.pid): rank for rank, p in job.ranks.items() if p.ended_ns is None}
+    for rank, process in job.ranks.items():
+        host = job.state.hosts.get(process.host)
+        load = load_under_way(job, rank)
         for outstanding in load.outstanding if load and host else ():
             looked = host.locks.get(outstanding.what) if host else None
             for holder in looked.holders if looked else ():
                 awaited = pids.get((process.host, holder.pid))
-                waited_s = case.job.age_s(process, outstanding.since_ns)
+                waited_s = job.age_s(process, outstanding.since_ns)
                 if outstanding.waiting == "lock" and awaited is not None and awaited != rank:
                     yield Edge(
                         waiter=rank,
@@ -303,5 +301,5 @@ def _lock_edges(case: Case) -> Iterable[Edge]:
                         kind="lock",
                         what=f"the lock {outstanding.what}",
                         waited_s=waited_s,
-                        overdue=waited_s > case.job.deadline_s(process, LOAD),
+                        overdue=waited_s > job.deadline_s(process, LOAD),
                     )
