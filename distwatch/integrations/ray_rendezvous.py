@@ -17,9 +17,9 @@ from distwatch.agent.core import Agent
 from distwatch.agent.initialization import steps as st
 from distwatch.agent.initialization.environment import Launched, read_environment
 from distwatch.agent.initialization.init_failures import InitFailures
-from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.agent.initialization.steps import Deadlines, Ledger
 from distwatch.errors import InitFailed
+from distwatch.state.addresses import split_endpoint
 from distwatch.state.events import FindingRaised
 
 _NAMESPACE = b"distwatch"

@@ -13,13 +13,14 @@ from typing import Any
 from distwatch.agent.core import Agent
 from distwatch.agent.ending import end_rank
 from distwatch.agent.initialization.missing_ranks import look_for
-from distwatch.agent.initialization.plan import read_plan, split_endpoint
+from distwatch.agent.initialization.plan import read_plan
 from distwatch.agent.initialization.store_connect import meet
 from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitFailed, InitTimeout
 from distwatch.hooks.call_hook import arguments_of
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import running_agent
+from distwatch.state.addresses import split_endpoint
 from distwatch.state.codes import family_of
 from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.state.finding import Finding

@@ -12,10 +12,10 @@ from typing import Any
 from distwatch.agent import core
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
 from distwatch.agent.initialization.library import Layout
-from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.integrations.builders import Builder
 from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
 from distwatch.preflight.accelerators import NO_GPU_FIX, lack_of
+from distwatch.state.addresses import split_endpoint
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
 

@@ -8,10 +8,9 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from distwatch.agent.initialization.environment import Launched
-from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.procfs import read_text
-from distwatch.state.addresses import is_loopback
+from distwatch.state.addresses import is_loopback, split_endpoint
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 

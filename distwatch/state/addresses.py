@@ -26,3 +26,11 @@ def is_loopback(host: str) -> bool:
         return plain_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower().rstrip(".") in _LOOPBACK_NAMES
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int] | None:
+    """`host:port` (an IPv6 host in brackets or not) in its parts; None where it is none."""
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or not port.isdigit() or not host or int(port) > 65535:
+        return None
+    return host.strip("[]"), int(port)

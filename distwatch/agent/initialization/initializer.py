@@ -25,13 +25,14 @@ from distwatch.agent.initialization.key_value_store import (
     StoreKeyValues,
 )
 from distwatch.agent.initialization.library import Formed, Layout, Library
-from distwatch.agent.initialization.plan import split_endpoint, torch_version_of
+from distwatch.agent.initialization.plan import torch_version_of
 from distwatch.agent.initialization.steps import Deadlines, Ledger
 from distwatch.agent.initialization.store_connect import meet
 from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitFailed, InitTimeout
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name, start_ticks
+from distwatch.state.addresses import split_endpoint
 from distwatch.state.agreement import layouts_differ
 from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.state.rank_sets import format_ranks

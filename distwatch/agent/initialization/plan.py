@@ -62,14 +62,6 @@ def read_plan(
     )
 
 
-def split_endpoint(endpoint: str) -> tuple[str, int] | None:
-    """`host:port` (an IPv6 host in brackets or not) in its parts; None where it is none."""
-    host, colon, port = endpoint.rpartition(":")
-    if not colon or not port.isdigit() or not host or int(port) > 65535:
-        return None
-    return host.strip("[]"), int(port)
-
-
 def interfaces() -> tuple[str, ...]:
     """The network interfaces of this host; empty where they cannot be listed."""
     try:

@@ -14,7 +14,6 @@ from functools import partial
 
 import msgspec
 
-from distwatch.agent.initialization.plan import split_endpoint
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
@@ -22,6 +21,7 @@ from distwatch.probes.endpoint import Resolved, probe_endpoint, resolve
 from distwatch.probes.store_keys import Expected
 from distwatch.runfolder import host_name
 from distwatch.state import events as ev
+from distwatch.state.addresses import split_endpoint
 from distwatch.state.model import Process, RunState, Step
 
 FIRST_AFTER_S = 0.5
