@@ -27,6 +27,7 @@ from distwatch.integrations.registry import running_agent, site_outside
 from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.redaction import redact_text
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import SideWorldJoined
 from distwatch.state.steps import GROUP, INIT
 
@@ -287,6 +288,6 @@ def _leave() -> None:
 
 
 def _number(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdigit():
-        return int(value)
+    if isinstance(value, str):
+        return whole_number(value)
     return value if isinstance(value, int) and value >= 0 else None

@@ -14,8 +14,10 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models
+from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import RunState
+from distwatch.state.rank_sets import name_ranks
 from distwatch.views.event_text import event_kind, event_text
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
 from distwatch.views.ray_rows import RayRow, ray_rows
@@ -23,6 +25,7 @@ from distwatch.views.stack_tree import StackNode, merge_stacks
 
 SCHEMA = "distwatch.report/1"
 TIMELINE_KEPT = 400
+SIZES_TOLD = 8
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -191,6 +194,10 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
         unseen = host.devices.not_observed if host.devices else "no observer looked"
         if unseen:
             elsewhere[f"GPUs on {host.host}"] = unseen
+    if beyond := _beyond(job):
+        elsewhere["sizes out of bound"] = beyond
+    if (more := (job.world or 0) - len(ranks)) > 0:
+        elsewhere[f"{more} more ranks"] = "no process seen"
     elsewhere |= {f"host {name}": lost.text for name, lost in unseen_hosts(state).items()}
     observed_hosts, expected_hosts = host_count(state, job)
     return Coverage(
@@ -202,6 +209,25 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
         expected_hosts=expected_hosts,
         observed_hosts=observed_hosts,
     )
+
+
+def _beyond(job: Job) -> str:
+    """Which sizes were cut, and which ranks named them; '' where none was."""
+    said: dict[str, list[int]] = {}
+    for process in job.state.processes.values():
+        for size in process.beyond:
+            said.setdefault(size, []).append(process.global_rank or 0)
+    told = [f"{size} of {name_ranks(ranks)}" for size, ranks in said.items()]
+    more = f" and {len(told) - SIZES_TOLD} more" if len(told) > SIZES_TOLD else ""
+    return f"cut to {MOST_RANKS}: {', '.join(told[:SIZES_TOLD])}{more}" if told else ""
+
+
+def reasons_unobserved(coverage: Coverage) -> dict[str, str]:
+    """The same by reason, for people: `ranks 2-7` → `no process seen`."""
+    ranks: dict[str, list[int]] = {}
+    for rank, why in coverage.unobserved.items():
+        ranks.setdefault(why, []).append(int(rank))
+    return {name_ranks(of_reason): why for why, of_reason in ranks.items()}
 
 
 def _redacted(finding: Finding) -> Finding:

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import jinja2
 
-from distwatch.report.document import Report
+from distwatch.report.document import Report, reasons_unobserved
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
 from distwatch.report.model_text import progress, wait_text
@@ -57,4 +57,5 @@ def render_html(report: Report) -> str:
         matrix=build_matrix(report),
         states={rank.global_rank: rank.state for rank in report.ranks},
         status_of=status_of,
+        unobserved=reasons_unobserved(report.coverage),
     )

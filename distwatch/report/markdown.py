@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sized
 
-from distwatch.report.document import Report
+from distwatch.report.document import Report, reasons_unobserved
 from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
@@ -234,8 +234,8 @@ def _timeline(report: Report, most: int) -> list[str]:
 
 def _unknown(report: Report) -> Iterable[str]:
     seen = report.coverage
-    for rank, why in seen.unobserved.items():
-        yield f"- rank {rank}: {escape(why)}"
+    for ranks, why in reasons_unobserved(seen).items():
+        yield f"- {ranks}: {escape(why)}"
     for what, why in seen.not_observed.items():
         yield f"- {escape(what)}: {escape(why)}"
     if seen.dropped_events:

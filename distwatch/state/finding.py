@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.state.bounds import Finite
 from distwatch.state.codes import code_of
 from distwatch.state.rank_sets import inflect
 
@@ -42,7 +43,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pg_name: str | None = None
     pg_desc: str | None = None
     evidence: tuple[Evidence, ...] = ()
-    confidence: float = 1.0
+    confidence: Finite = 1.0
     """0 to 1: how far the evidence decides. Below 0.5 nobody should act on it alone."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from distwatch.state.bounds import Bounded, Finite
 from distwatch.state.event import Event
 from distwatch.state.process_events import Site
 from distwatch.state.rank_spans import Spans, pack_ranks, unpack_ranks
@@ -118,7 +119,7 @@ class NonMemberCalled(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
-class SideWorldJoined(Event, frozen=True, kw_only=True):
+class SideWorldJoined(Bounded, Event, frozen=True, kw_only=True):
     """This process goes to meet others beside its default group: for weight sync, or in a bare store.
 
     Said again, under the same number, when more becomes known of it.
@@ -154,7 +155,7 @@ class GroupCreated(MemberSpans, Event, frozen=True, kw_only=True):
     pg_desc: str = ""
     backend: str = ""
     members: tuple[int, ...] = ()
-    timeout_s: float | None = None
+    timeout_s: Finite | None = None
     site: Site | None = None
     axis: str = ""
     """The axis of a device mesh or parallel layout that this group runs along."""

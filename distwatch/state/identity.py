@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
 from distwatch.launch import launch_id
+from distwatch.state.bounds import Bounded, whole_number
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Identity(Bounded, frozen=True, kw_only=True):
     """A process's place in the job. `None` means: not said by the launcher."""
 
     launcher: str = "unknown"
@@ -47,8 +46,6 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
         return self.world_size is not None and self.local_world_size == self.world_size
 
 
-_FIELDS = ("global_rank", "local_rank", "node_rank", "world_size", "local_world_size")
-
 _TASKS = (
     ("SLURM_PROCID", "SLURM_NTASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -56,7 +53,7 @@ _TASKS = (
     ("PMIX_RANK", "PMIX_SIZE"),
 )
 _LAUNCHERS: tuple[tuple[str, str, tuple[str, str, str, str, str]], ...] = (
-    # launcher, the variable that gives it away, names of _FIELDS
+    # launcher, the variable that gives it away, names of rank, local rank, node rank and both sizes
     (
         "torchrun",
         "TORCHELASTIC_RUN_ID",
@@ -128,10 +125,9 @@ def identify(environ: Mapping[str, str]) -> Identity:
         ((name, names) for name, telltale, names in _LAUNCHERS if environ.get(telltale)),
         ("unknown", own),
     )
-    values = {
-        field: _first_number(environ, own_name, name)
-        for field, own_name, name in zip(_FIELDS, own, names, strict=True)
-    }
+    global_rank, local_rank, node_rank, world_size, local_world_size = (
+        _first_number(environ, own_name, name) for own_name, name in zip(own, names, strict=True)
+    )
     task, tasks = next((names for names in _TASKS if environ.get(names[0])), _TASKS[0])
     return Identity(
         launcher=launcher,
@@ -142,13 +138,16 @@ def identify(environ: Mapping[str, str]) -> Identity:
         agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         task=_first_number(environ, task),
         tasks=_first_number(environ, tasks),
-        **values,
+        global_rank=global_rank,
+        local_rank=local_rank,
+        node_rank=node_rank,
+        world_size=world_size,
+        local_world_size=local_world_size,
     )
 
 
 def _first_number(environ: Mapping[str, str], *names: str) -> int | None:
     for name in names:
-        value = environ.get(name, "").strip()
-        if value.isascii() and value.isdigit():
-            return int(value)
+        if (value := whole_number(environ.get(name))) is not None:
+            return value
     return None

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.state.bounds import Finite
+
 MODULES_KEPT = 256
 NAMES_KEPT = 32
 
@@ -37,7 +39,7 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Of those tensors, or of the files fetched where the load is still fetching."""
     bytes_total: int | None = None
     """Of the checkpoint's files; a model that is loaded in another dtype takes more or less."""
-    bytes_per_s: float = 0.0
+    bytes_per_s: Finite = 0.0
     """Over the last seconds."""
     outstanding: tuple[Outstanding, ...] = ()
     """The oldest first; a bounded number."""

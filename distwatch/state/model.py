@@ -175,6 +175,12 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
         return said or self.identity.world_size
 
     @property
+    def beyond(self) -> tuple[str, ...]:
+        """Sizes that it, or its environment, named and that were cut: see `bounds`."""
+        said = (self.identity, self.planned, self.confirmed, *self.side_worlds.values())
+        return tuple(dict.fromkeys(text for one in said if one for text in one.beyond))
+
+    @property
     def host(self) -> str:
         source = self.started or self.outside.seen
         return source.host if source else self.key.rpartition("-")[0]

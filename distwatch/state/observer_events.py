@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.state.bounds import Finite
 from distwatch.state.codec import share
 from distwatch.state.event import Event
 from distwatch.state.finding import Finding
@@ -34,7 +35,7 @@ class LinkChanged(Event, frozen=True, kw_only=True):
     """The other host's name; of the root, where it is reached."""
     linked: bool
     why: str = ""
-    silent_s: float = 0.0
+    silent_s: Finite = 0.0
     """For how long nothing had come from it by then."""
     ended: bool = False
     """It took its leave in order: there is nothing more to see of it."""
@@ -71,7 +72,7 @@ class ProcessSampled(Event, frozen=True, kw_only=True):
     """The kernel's task state: R, S, D, T, Z, …"""
     wchan: str = ""
     syscall: str = ""
-    cpu_s: float | None = None
+    cpu_s: Finite | None = None
     rss_bytes: int | None = None
     threads: int | None = None
     blocked_on: str = ""
@@ -219,7 +220,7 @@ class StackTaken(Event, frozen=True, kw_only=True):
     settled_since_ns: int | None = None
     """Since when it saw the main thread inside the same call of the user's code: lines within
     that function, and what it calls, may differ."""
-    settled_cpu_s: float | None = None
+    settled_cpu_s: Finite | None = None
     """CPU seconds that the main thread has used since then."""
 
     def main_thread(self, pid: int) -> ThreadStack | None:
@@ -308,7 +309,7 @@ class LockLooked(Event, frozen=True, kw_only=True):
     """Who holds it: by the kernel's table, or by the lock file's own words."""
     says_host: str = ""
     """The host that the lock file's own words name."""
-    age_s: float | None = None
+    age_s: Finite | None = None
     """Since it was last written."""
     not_observed: str = ""
 
@@ -323,7 +324,7 @@ class HostSampled(Event, frozen=True, kw_only=True):
     cgroup_used: int | None = None
     oom_kills: int | None = None
     cpus: int | None = None
-    load: float | None = None
+    load: Finite | None = None
 
 
 class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.state.bounds import Bounded, Finite
 from distwatch.state.codec import share
 from distwatch.state.event import Event
 from distwatch.state.finding import Finding
@@ -47,10 +48,10 @@ class ProcessStarted(Event, frozen=True, kw_only=True):
     python: str = ""
     cwd: str = ""
     distwatch_version: str = ""
-    deadlines: dict[str, float] = {}
+    deadlines: dict[str, Finite] = {}
 
 
-class IdentityConfirmed(Event, frozen=True, kw_only=True):
+class IdentityConfirmed(Bounded, Event, frozen=True, kw_only=True):
     """What torch says once the default process group exists."""
 
     retain = latest()
@@ -75,7 +76,7 @@ class WorkerPlaced(Event, frozen=True, kw_only=True):
     actor_class: str = ""
 
 
-class InitPlanned(Event, frozen=True, kw_only=True):
+class InitPlanned(Bounded, Event, frozen=True, kw_only=True):
     """What a rank is about to initialize with, as its call and its environment say.
 
     Ranks are compared by it: a world forms only where they agree.
@@ -98,7 +99,7 @@ class InitPlanned(Event, frozen=True, kw_only=True):
     backend: str = ""
     device: str = ""
     """The accelerator that this rank will work on, by its UUID; empty where there is none."""
-    timeout_s: float | None = None
+    timeout_s: Finite | None = None
     framework: str = ""
     sizes: dict[str, int] = {}
     """Parallel sizes by axis; only those that were asked for."""
@@ -149,7 +150,7 @@ class StepStarted(Event, frozen=True, kw_only=True):
     step: int
     name: str
     parent: int | None = None
-    deadline_s: float | None = None
+    deadline_s: Finite | None = None
     label: str = ""
     total: int | None = None
     site: Site | None = None

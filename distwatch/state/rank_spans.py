@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from distwatch.state.bounds import MOST_RANKS
+
 SHORT = 32
 """Lists up to here are written out."""
-MOST = 256 * 1024
-"""Ranks that spans may stand for: what comes from another host is bounded."""
 
 Spans = tuple[int, ...]
 """First rank, count and step, again and again."""
@@ -40,10 +40,10 @@ def unpack_ranks(spans: Spans) -> tuple[int, ...]:
     """What `pack_ranks` packed; equal spans give one and the same tuple.
 
     Raises:
-        ValueError: they are no spans, or stand for more than MOST ranks.
+        ValueError: they are no spans, or stand for more than MOST_RANKS.
     """
     counts = spans[1::3]
-    if len(spans) % 3 or min(counts, default=1) < 1 or sum(counts) > MOST:
+    if len(spans) % 3 or min(counts, default=1) < 1 or sum(counts) > MOST_RANKS:
         raise ValueError("these are no spans of ranks")
     return tuple(
         first + n * step

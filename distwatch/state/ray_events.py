@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from distwatch.state.bounds import Bounded, Finite
 from distwatch.state.event import Event
 
 DeathCause = Literal[
@@ -32,7 +33,7 @@ IN_ORDER: tuple[DeathCause, ...] = ("exited", "killed_by_ray", "released", "owne
 """Ends that somebody wanted."""
 
 
-class RayActorSeen(Event, frozen=True, kw_only=True):
+class RayActorSeen(Bounded, Event, frozen=True, kw_only=True):
     """One actor, as the cluster's table has it."""
 
     host: str
@@ -55,7 +56,7 @@ class RayActorSeen(Event, frozen=True, kw_only=True):
     """-1: as often as needed."""
     ends: tuple[str, ...] = ()
     """How Ray says that its last workers ended, the newest last; a bounded number."""
-    needs: dict[str, float] = {}
+    needs: dict[str, Finite] = {}
     placement_group: str = ""
     death: DeathCause = ""
     death_text: str = ""
@@ -93,9 +94,9 @@ class RayNodeSeen(Event, frozen=True, kw_only=True):
     host_name: str = ""
     alive: bool = True
     death_text: str = ""
-    total: dict[str, float] = {}
+    total: dict[str, Finite] = {}
     """CPU, GPU, memory and what the cluster's owner named; not what Ray keeps for itself."""
-    free: dict[str, float] = {}
+    free: dict[str, Finite] = {}
 
 
 class RayGroupSeen(Event, frozen=True, kw_only=True):
@@ -112,7 +113,7 @@ class RayGroupSeen(Event, frozen=True, kw_only=True):
     since_ns: int = 0
     """When this observer first saw it in this state."""
     strategy: str = ""
-    bundles: tuple[dict[str, float], ...] = ()
+    bundles: tuple[dict[str, Finite], ...] = ()
 
     @property
     def waits(self) -> bool:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distwatch.state import events as ev
+from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.identity import Identity
-from distwatch.state.rank_spans import MOST, pack_ranks, unpack_ranks
+from distwatch.state.rank_spans import pack_ranks, unpack_ranks
 
 runs = st.lists(
     st.builds(range, st.integers(0, 50), st.integers(60, 400), st.integers(1, 9)), max_size=4
@@ -61,7 +62,7 @@ def test_a_snapshot_packs_what_it_holds():
     assert decode_event(payload) == snapshot
 
 
-@pytest.mark.parametrize("spans", [(0, 1), (0, 0, 1), (0, -1, 1), (0, MOST + 1, 1)])
+@pytest.mark.parametrize("spans", [(0, 1), (0, 0, 1), (0, -1, 1), (0, MOST_RANKS + 1, 1)])
 def test_spans_of_no_ranks_or_of_too_many_are_no_event(spans):
     payload = msgspec.msgpack.encode({"kind": "group_created", "pg_name": "0", "spans": spans})
     assert decode_event(payload) is None

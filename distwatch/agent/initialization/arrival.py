@@ -234,7 +234,11 @@ class Arrival:
 
     def _read_beyond(self) -> None:
         """Who planned a larger world may stand beyond the end of ours."""
+        come = self.count()
         for rank in range(self._world_size, self._largest):
+            # A world of any size can be claimed: only as far as somebody is left to be found.
+            if len(self.seen) >= come:
+                break
             if rank not in self.seen and (raw := self._key_values.get(f"rank/{rank}")) is not None:
                 self.seen[rank] = self._read(raw)
 

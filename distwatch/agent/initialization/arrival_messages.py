@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
-
-_MOST_RANKS = 1 << 16
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +81,7 @@ def world_of(terms: bytes) -> int:
         world: Any = msgspec.msgpack.decode(terms, type=tuple[Any, ...])[0]
     except (msgspec.DecodeError, IndexError):
         return 0
-    return min(world, _MOST_RANKS) if isinstance(world, int) else 0
+    return min(world, MOST_RANKS) if isinstance(world, int) else 0
 
 
 def host_terms_of(plan: InitPlanned) -> bytes:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from distwatch.state.bounds import MOST_RANKS, whole_number
 from distwatch.state.finding import Evidence, Finding, Severity, Source
 from distwatch.state.identity import Identity, identify
 
@@ -57,9 +58,9 @@ def read_environment(
     identity = identify(environ)
     url = urlsplit(init_method or "env://")
     query = {name: values[0] for name, values in parse_qs(url.query).items()}
-    wrong = tuple(_wrong_numbers(environ))
-    rank = _first(global_rank, _whole(query.get("rank")), identity.global_rank)
-    world = _first(world_size, _whole(query.get("world_size")), identity.world_size)
+    rank = _first(global_rank, whole_number(query.get("rank")), identity.global_rank)
+    world = _first(world_size, whole_number(query.get("world_size")), identity.world_size)
+    wrong = (*_wrong_numbers(environ), *_too_large(world, identity))
     derived: list[str] = []
     if rank is not None and global_rank is None and "RANK" not in environ and "rank" not in query:
         derived.append(f"rank {rank} from {identity.launcher}'s variables")
@@ -154,9 +155,9 @@ def _wrong_numbers(environ: Mapping[str, str]) -> list[str]:
     wrong = []
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         value = environ.get(name)
-        if value and _whole(value) is None:
+        if value and whole_number(value) is None:
             wrong.append(f"{name}={value!r} is not a number")
-    port = _whole(environ.get("MASTER_PORT"))
+    port = whole_number(environ.get("MASTER_PORT"))
     if port is not None and not 0 < port < 65536:
         wrong.append(f"MASTER_PORT={port} is no port (1 to 65535)")
     if environ.get("WORLD_SIZE", "").strip() == "0":
@@ -164,16 +165,17 @@ def _wrong_numbers(environ: Mapping[str, str]) -> list[str]:
     return wrong
 
 
+def _too_large(world: int | None, identity: Identity) -> list[str]:
+    """A world that nobody could go through rank by rank."""
+    said = [f"WORLD_SIZE={world}"] if (world or 0) > MOST_RANKS else identity.beyond
+    return [f"{one}: a world has at most {MOST_RANKS} ranks" for one in said]
+
+
 def _local_rank(identity: Identity, rank: int | None) -> int:
     if identity.local_rank is not None:
         return identity.local_rank
     per_node = identity.local_world_size
     return (rank or 0) % per_node if per_node else 0
-
-
-def _whole(value: str | None) -> int | None:
-    text = (value or "").strip()
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _first(*values: int | None) -> int | None:

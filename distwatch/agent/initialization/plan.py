@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from distwatch import __version__
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import InitPlanned, Site
 from distwatch.state.identity import identify
 
@@ -107,6 +108,6 @@ def _number(*candidates: Any) -> int | None:
     for value in candidates:
         if isinstance(value, int) and value >= 0:
             return value
-        if isinstance(value, str) and value.strip().isdigit():
-            return int(value)
+        if isinstance(value, str) and (number := whole_number(value)) is not None:
+            return number
     return None

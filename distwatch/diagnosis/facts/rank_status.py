@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import msgspec
 
 from distwatch.diagnosis.facts.deaths import ended_by_ray
@@ -15,6 +17,8 @@ from distwatch.state.model import Process, RunState, Step
 from distwatch.state.statuses import status_of
 from distwatch.state.steps import INIT, kind_of
 
+MOST_UNSEEN = 1 << 14
+"""Ranks that nobody saw are listed up to here: a world of any size can be claimed by one process."""
 _WAITS_FROM_S = 1.0
 
 
@@ -36,10 +40,11 @@ class RankStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
-    """One for each expected rank, ordered by global rank, including unobserved ranks."""
+    """One for each expected rank, ordered by global rank; unobserved ones up to MOST_UNSEEN."""
     job = job or Job(state)
-    expected = set(range(job.world or 0)) | set(job.ranks)
-    found = [rank_status(job, global_rank) for global_rank in sorted(expected)]
+    unseen = (rank for rank in range(job.world or 0) if rank not in job.ranks)
+    expected = sorted([*job.ranks, *islice(unseen, MOST_UNSEEN)])
+    found = [rank_status(job, global_rank) for global_rank in expected]
     return _with_loading_peers(job, found)
 
 
