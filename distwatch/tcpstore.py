@@ -11,6 +11,7 @@ import errno
 import random
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Literal
 
@@ -43,15 +44,17 @@ class StoreUnreachable(ConnectionError):
 class StoreClient:
     """One connection. Not for several threads at once."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self._connection = connection
+        self._timeout_s = timeout_s
+        self._until = 0.0
 
     @classmethod
     def connect(cls, host: str, port: int, *, timeout_s: float = 3.0) -> StoreClient:
         """Connects and makes sure that a TCPStore answers.
 
         Args:
-            timeout_s: for the connection and then for each answer.
+            timeout_s: for the connection and then for the whole of each answer.
 
         Raises:
             StoreUnreachable: it does not; why.
@@ -62,7 +65,7 @@ class StoreClient:
             raise StoreUnreachable(_outcome_of(error), _detail_of(error, host, port)) from error
         # A write has no answer: what follows it must not wait 40 ms for its acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = cls(connection)
+        client = cls(connection, timeout_s)
         try:
             client._send(struct.pack("=BI", _VALIDATE, _MAGIC))
             client.ping()
@@ -127,7 +130,13 @@ class StoreClient:
         (count,) = struct.unpack("=Q", self._receive(8))
         if count > _MOST_BYTES // 8:
             raise StoreUnreachable("foreign", f"it claims to hold {count} keys")
-        return [self._receive_bytes().decode("utf-8", "replace") for _ in range(count)]
+        keys: list[str] = []
+        left = _MOST_BYTES
+        for _ in range(count):
+            key = self._receive_bytes(left)
+            left -= len(key)
+            keys.append(key.decode("utf-8", "replace"))
+        return keys
 
     def count_clients(self) -> int | None:
         """How many of torch's own clients have joined; None where none has."""
@@ -154,17 +163,24 @@ class StoreClient:
         self.close()
 
     def _send(self, message: bytes) -> None:
+        # For the answer as a whole: whoever answers byte by byte could hold us for ever.
+        self._until = time.monotonic() + self._timeout_s
+        self._connection.settimeout(self._timeout_s)
         self._connection.sendall(message)
 
-    def _receive_bytes(self) -> bytes:
+    def _receive_bytes(self, most: int = _MOST_BYTES) -> bytes:
         (length,) = struct.unpack("=Q", self._receive(8))
-        if length > _MOST_BYTES:
+        if length > most:
             raise StoreUnreachable("foreign", f"it announces a value of {length} bytes")
         return self._receive(length)
 
     def _receive(self, length: int) -> bytes:
         parts: list[bytes] = []
         while length:
+            left_s = self._until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("it did not answer in time")
+            self._connection.settimeout(left_s)
             part = self._connection.recv(min(length, 1 << 16))
             if not part:
                 said = b"".join(parts)

@@ -32,12 +32,12 @@ def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:
     limit_s = 0.0 if everything else _seconds(older_than)
     removed = failed = 0
     for folder in run_folders(root):
-        if any_alive(folder) or lock_holder(folder) is not None or _age_s(folder) < limit_s:
-            continue
-        if reason := _reason_to_keep(folder):
-            echo(f"distwatch: kept: {folder.path}: {reason}", err=True)
-            continue
         try:
+            if any_alive(folder) or lock_holder(folder) is not None or _age_s(folder) < limit_s:
+                continue
+            if reason := _reason_to_keep(folder):
+                echo(f"distwatch: kept: {folder.path}: {reason}", err=True)
+                continue
             if not dry_run:
                 _remove(folder)
         except OSError as error:

@@ -36,7 +36,7 @@ def accelerators_of(placement: Mapping[Any, Any], component: str) -> tuple[int, 
     for part in str(_said_of(placement, component)).split(","):
         match = _RANGE.fullmatch(part.partition(":")[0].strip())
         last = int(match[2] or match[1]) if match else -1
-        if match is None or last - int(match[1]) > _MOST_ACCELERATORS:
+        if match is None or last - int(match[1]) + len(found) > _MOST_ACCELERATORS:
             return ()
         found |= set(range(int(match[1]), last + 1))
     return tuple(sorted(found))

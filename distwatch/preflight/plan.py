@@ -14,6 +14,7 @@ import msgspec
 
 from distwatch.preflight.faults import Fault, finding_of
 from distwatch.preflight.model_fit import Model, model_faults
+from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import agree
 
@@ -186,9 +187,13 @@ def _no_sizes(plan: Plan, world: int | None) -> list[Fault]:
         "ranks_per_node": plan.ranks_per_node,
     }  # fmt: skip
     return [
-        Fault(f"no size: {name}", f"{name}={size} is not a size", "Give a positive whole number.")
+        Fault(
+            f"no size: {name}",
+            f"{name}={size} is not a size",
+            f"Give a whole number from 1 to {MOST_RANKS}.",
+        )
         for name, size in named.items()
-        if size is not None and size < 1
+        if size is not None and not 1 <= size <= MOST_RANKS
     ]
 
 

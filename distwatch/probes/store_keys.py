@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-_ADDRESS = re.compile(r"((?:/[^/]+)*?)(/default_pg)?/0//\w+//\d+/(\d+)")
-_WORD = re.compile(r"/distwatch/(\d+)/(\d+)/(\d+)/rank/(\d+)")
+_ADDRESS = re.compile(r"((?:/[^/]+)*?)(/default_pg)?/0//\w+//\d+/(\d{1,9})")
+_WORD = re.compile(r"/distwatch/(\d{1,9})/(\d{1,9})/(\d{1,9})/rank/(\d{1,9})")
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):

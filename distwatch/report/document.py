@@ -15,6 +15,7 @@ from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models
 from distwatch.state.bounds import MOST_RANKS
+from distwatch.state.events import Device
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import RunState
 from distwatch.state.rank_sets import name_ranks
@@ -281,11 +282,17 @@ def _devices(state: RunState) -> list[HostDevices]:
         HostDevices(
             host=host.host,
             **{name: getattr(host.sample, name, None) for name in memory},
-            devices=[msgspec.to_builtins(d) for d in host.devices.devices] if host.devices else [],
+            devices=[_device(d) for d in host.devices.devices] if host.devices else [],
             not_observed=host.devices.not_observed if host.devices else "no observer looked",
         )
         for host in sorted(state.hosts.values(), key=lambda host: host.host)
     ]
+
+
+def _device(device: Device) -> dict[str, Any]:
+    """With all of its fields: whoever shows them looks for each."""
+    used = [msgspec.structs.asdict(use) for use in device.processes]
+    return {**msgspec.structs.asdict(device), "processes": used}
 
 
 def _ray_row(row: RayRow) -> RayRow:

@@ -13,8 +13,10 @@ import msgspec
 
 MOST_RANKS = 1 << 18
 """Ranks of a world, and of one list of ranks. The largest jobs of today have a third of it."""
-MOST_LISTED = 1 << 22
-"""Ranks in all lists of one process together: its groups, calls and meshes."""
+MOST_LISTED = 1 << 21
+"""Ranks in all lists of one event together, and in all groups that are kept of one process."""
+LONG_LIST = 4096
+"""Of shorter ones there may be thousands."""
 MOST_DIGITS = 18
 _LARGEST = 1e12
 _SIZES = ("world_size", "local_world_size", "tasks", "size")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, Union
 import msgspec
 
 from distwatch.state.event import Event, UnknownEvent
+from distwatch.state.rank_spans import begin_event
 
 _T = TypeVar("_T")
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
@@ -28,11 +29,33 @@ def _known() -> frozenset[object]:
 
 def encode_event(event: Event) -> bytes:
     """An event as msgpack."""
-    return event.payload if isinstance(event, UnknownEvent) else _encoder.encode(event.to_wire())
+    if isinstance(event, UnknownEvent):
+        return event.payload
+    written = event.to_wire()
+    try:
+        return _encoder.encode(written)
+    except UnicodeEncodeError:
+        # A file's name that is no UTF-8, in an exception's message: half of it is better than none.
+        return _encoder.encode(_without_surrogates(msgspec.to_builtins(written)))
 
 
-def decode_event(payload: bytes | msgspec.Raw) -> Event | None:
+def _without_surrogates(plain: Any) -> Any:
+    if isinstance(plain, str):
+        return plain.encode("utf-8", "replace").decode()
+    if isinstance(plain, dict):
+        return {_without_surrogates(key): _without_surrogates(plain[key]) for key in plain}
+    several = isinstance(plain, (list, tuple))
+    return [_without_surrogates(one) for one in plain] if several else plain
+
+
+def decode_event(payload: bytes) -> Event | None:
     """An event from msgpack; None where the bytes are no event. Never raises on garbage."""
+    begin_event()
+    return decode_part(payload)
+
+
+def decode_part(payload: bytes | msgspec.Raw) -> Event | None:
+    """As `decode_event`, of an event that is a part of another."""
     try:
         return _decoder().decode(payload).from_wire()
     except _REFUSED:

@@ -102,7 +102,7 @@ def read_frame(buffer: bytes | memoryview, offset: int, salt: int) -> Record | N
     if offset < 0 or offset + HEAD.size > len(buffer):
         return None
     magic, length, seq, time_ns, crc, _ = HEAD.unpack_from(buffer, offset)
-    if magic != MAGIC or length > MAX_PAYLOAD:
+    if magic != MAGIC or length > MAX_PAYLOAD or (seq | time_ns) >> 63:
         return None
     payload = bytes(buffer[offset + HEAD.size : offset + HEAD.size + length])
     # Length, number and time stand side by side, as `checksum` packs them.

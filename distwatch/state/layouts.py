@@ -7,6 +7,7 @@ pp, cp, dp, ep, etp, edp, whatever framework it is of.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Literal
 
 import msgspec
@@ -46,7 +47,9 @@ def layout_of(held: Mapping[int, LayoutHeld]) -> Layout:
 
 
 def layout_of_mesh(mesh: MeshMade) -> Layout:
-    """The layout of a device mesh whose axes have names."""
+    """The layout of a device mesh whose axes have names; {} where its sizes are not those of its ranks."""
+    if min(mesh.sizes, default=0) < 1 or prod(mesh.sizes) != len(mesh.members):
+        return {}
     layout, inner = {}, 1
     for axis, size in reversed(tuple(zip(mesh.axes, mesh.sizes, strict=False))):
         block = inner * size

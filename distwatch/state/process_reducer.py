@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from distwatch.state import events as ev
+from distwatch.state.bounds import LONG_LIST, MOST_LISTED
 from distwatch.state.loads import LoadArguments
 from distwatch.state.model import CLOSED_STEPS_KEPT, Group, ModelLoad, Process, Step
 from distwatch.state.recorder_entries import Collective
@@ -32,6 +33,20 @@ def _folds(
         return handler
 
     return enter
+
+
+def _shed(process: Process, table: dict[K, Any]) -> None:
+    """Drops the oldest while all together name too many ranks: a few bytes can name very many."""
+    newest = next(reversed(table.values()), None)
+    if newest is None or len(newest.members or ()) <= LONG_LIST:
+        return
+    total = sum(len(one.members or ()) for one in table.values())
+    for key in list(table):
+        if total <= MOST_LISTED:
+            return
+        total -= len(table.pop(key).members or ())
+        why = f"its groups name more than {MOST_LISTED} ranks: the oldest were not kept"
+        process.outside.not_observed["groups"] = why
 
 
 def _put(table: dict[Any, E], event: E) -> None:
@@ -125,7 +140,8 @@ def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None
     process.steps[event.step] = Step(
         step=event.step,
         name=event.name,
-        parent=event.parent,
+        # What began later is around nothing: a circle of steps would be gone through for ever.
+        parent=event.parent if (event.parent or 0) < event.step else None,
         deadline_s=event.deadline_s,
         label=event.label,
         site=event.site,
@@ -222,6 +238,7 @@ def _group_created(process: Process, _: int, event: ev.GroupCreated) -> None:
         world=event.world,
     )
     _bound(process.groups, event.retain.most, lambda group: group.destroyed_ns is not None)
+    _shed(process, process.groups)
 
 
 @_folds(ev.SideWorldJoined)
@@ -232,6 +249,7 @@ def _side_world_joined(process: Process, _: int, event: ev.SideWorldJoined) -> N
 @_folds(ev.GroupCalled)
 def _group_called(process: Process, _: int, event: ev.GroupCalled) -> None:
     _put(process.group_calls, event)
+    _shed(process, process.group_calls)
 
 
 @_folds(ev.GroupDestroyed)
@@ -301,7 +319,8 @@ def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
 @_folds(ev.Snapshot)
 def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     for kept_ns, kept in event.kept:
-        INSIDE[type(kept)](process, kept_ns or time_ns, kept)
+        if (handler := INSIDE.get(type(kept))) is not None:
+            handler(process, kept_ns or time_ns, kept)
     # What is not kept any more has ended in what was lost.
     for step in _absent(event, ev.StepStarted, [s.step for s in process.open_steps()]):
         process.steps[step].ended_ns = time_ns

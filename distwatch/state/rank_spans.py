@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from distwatch.state.bounds import MOST_RANKS
+from distwatch.state.bounds import MOST_LISTED, MOST_RANKS
 
 SHORT = 32
 """Lists up to here are written out."""
@@ -35,18 +35,47 @@ def pack_ranks(ranks: tuple[int, ...]) -> Spans:
     return tuple(spans) if len(spans) < len(ranks) // 2 else ()
 
 
-@lru_cache(maxsize=1024)
+class _Budget:
+    """How many more ranks the spans of the event that is being read may stand for."""
+
+    left = MOST_LISTED
+
+
+def begin_event() -> None:
+    """What is unpacked from now on is another event's."""
+    _Budget.left = MOST_LISTED
+
+
 def unpack_ranks(spans: Spans) -> tuple[int, ...]:
     """What `pack_ranks` packed; equal spans give one and the same tuple.
 
     Raises:
-        ValueError: they are no spans, or stand for more than MOST_RANKS.
+        ValueError: they are no spans, stand for more than MOST_RANKS ranks, or for one beyond those;
+            or all spans of the event for more than MOST_LISTED.
     """
+    ranks = _unpacked(spans)
+    _Budget.left -= len(ranks)
+    if _Budget.left < 0:
+        raise ValueError(f"the event names more than {MOST_LISTED} ranks")
+    return ranks
+
+
+@lru_cache(maxsize=1024)
+def _unpacked(spans: Spans) -> tuple[int, ...]:
     counts = spans[1::3]
     if len(spans) % 3 or min(counts, default=1) < 1 or sum(counts) > MOST_RANKS:
         raise ValueError("these are no spans of ranks")
-    return tuple(
-        first + n * step
-        for first, count, step in zip(spans[::3], counts, spans[2::3], strict=True)
-        for n in range(count)
-    )
+    ranks: list[int] = []
+    for first, count, step in zip(spans[::3], counts, spans[2::3], strict=True):
+        last = first + (count - 1) * step
+        if min(first, last) < 0 or max(first, last) >= MOST_RANKS:
+            raise ValueError("these are spans of what is no rank")
+        numbers = _numbers(max(first, last).bit_length())
+        ranks += [numbers[first + n * step] for n in range(count)]
+    return tuple(ranks)
+
+
+@lru_cache
+def _numbers(bits: int) -> tuple[int, ...]:
+    """Each number once, for all lists: a number takes four times the room of a place in a list."""
+    return tuple(range(1 << bits))

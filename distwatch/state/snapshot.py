@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.state.codec import decode_event, encode_event
+from distwatch.state.codec import decode_part, encode_event
 from distwatch.state.event import Event, UnknownEvent
 
 
@@ -27,7 +27,7 @@ class Snapshot(Event, frozen=True, kw_only=True, tag="snapshot_taken"):
         return msgspec.structs.replace(self, kept=(), packed=self.packed + kept)
 
     def from_wire(self) -> Event:
-        read = ((time_ns, decode_event(raw)) for time_ns, raw in self.packed)
+        read = ((time_ns, decode_part(raw)) for time_ns, raw in self.packed)
         kept = tuple((time_ns, event) for time_ns, event in read if _can_be_kept(event))
         msgspec.structs.force_setattr(self, "kept", kept)
         msgspec.structs.force_setattr(self, "packed", ())

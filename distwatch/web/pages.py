@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from urllib.parse import unquote
 
 import msgspec
@@ -18,6 +19,7 @@ from distwatch.report.status import status_document
 from distwatch.runfolder import RunFolder
 from distwatch.visible_text import visible
 
+log = logging.getLogger("distwatch.web")
 _TEXT = "text/plain; charset=utf-8"
 _JSON = CONTENT_TYPES["json"]
 
@@ -94,7 +96,9 @@ class Pages:
             if any_alive(folder) or lock_holder(folder) is not None:
                 try:
                     reports.append(RunHere(folder).report())
-                except DistwatchError:
+                except Exception:
+                    # One run that cannot be read must not take the others' numbers with it.
+                    log.warning("%s cannot be read", ascii(folder.path), exc_info=True)
                     unreadable.append(folder.run_id)
         return Answer(200, CONTENT_TYPE, render_metrics(reports, unreadable))
 

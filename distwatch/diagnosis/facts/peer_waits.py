@@ -128,6 +128,8 @@ def _posted_for(process: Process | None, rank: int, group: Group, op: str, tag: 
     held = process.groups.get(group.pg_name) if process else None
     if process is None or pulse is None or held is None or held.members != group.members:
         return None
+    if rank not in group.members:
+        return None
     mine = group.members.index(rank)
     posted = [
         told.posted

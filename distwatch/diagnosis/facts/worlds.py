@@ -67,7 +67,8 @@ def _is_complete(cell: list[Process]) -> bool:
     if not sizes:
         return False
     size = max(sizes, key=lambda size: (sizes[size], size))
-    return set(range(size)) <= {plan.global_rank for plan in plans}
+    come = {plan.global_rank for plan in plans}
+    return all(rank in come for rank in range(size))
 
 
 def _cell_of(process: Process, cells: list[list[Process]]) -> list[Process]:

@@ -13,7 +13,7 @@ from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder, boot_id, host_name, start_ticks
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
-from distwatch.state.frames import FileHeader, Record, process_key
+from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record, process_key
 from distwatch.state.ray_events import RayLooked
 
 _OFTEN = (
@@ -143,6 +143,8 @@ class Recording:
         record = Record(seq=self._seq + 1, time_ns=now, payload=encode_event(event))
         try:
             segment = self._opened(now)
+            if len(record.payload) > MAX_PAYLOAD:
+                raise OSError(27, f"an event of {len(record.payload) >> 10} KiB is too long")
             if segment.size + len(record.payload) > SIZE_LIMIT:
                 raise OSError(27, f"it has reached its limit of {SIZE_LIMIT >> 20} MiB")
             segment.append([record])

@@ -11,6 +11,7 @@ from distwatch.observer.journals.reading import Entry, journal_paths, live_key
 from distwatch.observer.journals.recording import KEEP_EVERY_NS, material, shorten
 from distwatch.observer.journals.segments import read_journal
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
+from distwatch.observer.link.mirror import objection_to
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
@@ -74,7 +75,7 @@ class Backlog:
             operations: how many of a pulse's newest operations to tell.
             sparing: leave out samples that say nothing new for a while.
         """
-        pack = _Packing(self._after)
+        pack = _Packing(self._after, self._host)
         while self._records:
             header, record = self._records.popleft()
             self._add(pack, header, record)
@@ -108,7 +109,7 @@ class Backlog:
 
     def take_history(self, streams: list[tuple[FileHeader, list[Record]]]) -> Iterator[Batch]:
         """Batches of what was read from the files, less what was sent before."""
-        pack = _Packing(self._after)
+        pack = _Packing(self._after, self._host)
         for header, records in streams:
             for record in records:
                 self._add(pack, header, record)
@@ -155,8 +156,9 @@ class Backlog:
 class _Packing:
     """Batches under way."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, host: str) -> None:
         self._after = after
+        self._host = host
         self.done: list[Batch] = []
         self._clear()
 
@@ -164,7 +166,11 @@ class _Packing:
         key = cursor_key(header)
         index = self._indexes.get(key)
         if index is None:
+            # Whoever writes a ring here can name it as they like: the root would refuse all of it.
+            if objection_to(header, self._host):
+                return
             index = self._indexes[key] = len(self._headers)
+            self._size += len(header.stream) + len(header.host) + len(header.boot_id) + _OVERHEAD
             self._headers.append(msgspec.structs.replace(header, capacity=0))
         self._frames.append(Frame(index, seq, time_ns, payload))
         self._size += len(payload) + _OVERHEAD

@@ -314,7 +314,7 @@ class _Leaf:
         for header in batch.headers:
             if objection := objection_to(header, self._host):
                 raise LinkBroken(objection)
-        entries: list[tuple[FileHeader, Record, ev.Event]] = []
+        entries: list[tuple[FileHeader, Record, ev.Event | None]] = []
         kept: dict[int, list[Record]] = {}
         for frame in batch.frames:
             entries.append(_checked(batch, frame))
@@ -324,7 +324,8 @@ class _Leaf:
             batch.after, [(batch.headers[index], records) for index, records in kept.items()]
         )
         for header, record, event in entries:
-            self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
+            if event is not None:
+                self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
 
     async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
         """What the disk refuses is asked for once more later: the leaf has it on its own."""
@@ -344,13 +345,17 @@ class _Leaf:
             self._observer.recording.record(ev.NotObserved(host=host, what="disk", why=why))
 
 
-def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event]:
+def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event | None]:
+    """A frame's record, and its event; None where it holds none.
+
+    A rank can put what it likes into its journal, and the leaf sends that as it stands: to refuse it
+    would part the whole host from the root for ever.
+    """
     if not 0 <= frame.stream < len(batch.headers):
         raise LinkBroken("a frame of a stream that was not named")
     if not (0 <= frame.seq < 1 << 63 and 0 <= frame.time_ns < 1 << 63):
         raise LinkBroken("a frame whose numbers are out of range")
-    event = decode_event(frame.payload) if len(frame.payload) <= MAX_PAYLOAD else None
-    if event is None:
-        raise LinkBroken("a frame that holds no event")
+    if len(frame.payload) > MAX_PAYLOAD:
+        raise LinkBroken("a frame that is too long for a journal")
     record = Record(seq=frame.seq, time_ns=frame.time_ns, payload=frame.payload)
-    return batch.headers[frame.stream], record, event
+    return batch.headers[frame.stream], record, decode_event(frame.payload)

@@ -132,7 +132,7 @@ def runs_document(runs: list[RunSummary]) -> dict[str, Any]:
 
 
 def summarize(folder: RunFolder) -> RunSummary:
-    """A run in one line."""
+    """A run in one line; where it cannot be read, the verdict says why. Raises nothing."""
     summary = RunSummary(
         run_id=folder.run_id,
         path=folder.path,
@@ -140,9 +140,15 @@ def summarize(folder: RunFolder) -> RunSummary:
         alive=any_alive(folder),
     )
     try:
-        state = load_state(folder)
-    except PartialData as error:
-        return msgspec.structs.replace(summary, verdict=str(error))
+        return _filled(summary, folder)
+    except Exception as error:
+        # Whatever is wrong with one run, the others are shown.
+        why = str(error) if isinstance(error, PartialData) else f"cannot be read: {error!r}"
+        return msgspec.structs.replace(summary, verdict=why[:300])
+
+
+def _filled(summary: RunSummary, folder: RunFolder) -> RunSummary:
+    state = load_state(folder)
     job, findings = Job(state), diagnose(state)
     starts = [
         process.started_ns + state.hosts[process.host].wall_offset_ns

@@ -120,8 +120,10 @@ async def test_records_are_on_disk_and_in_the_state_once(
         (say.encode(say.Seen()), "cannot be read"),
         (say.encode(say.Batch(after=1, frames=(say.Frame(0, 1, 1, b""),))), "not named"),
         (
-            say.encode(say.Batch(after=1, headers=(RANK,), frames=(say.Frame(0, 1, 1, b"\xc1"),))),
-            "no event",
+            say.encode(
+                say.Batch(after=1, headers=(RANK,), frames=(say.Frame(0, 1, 1, bytes(1 << 19)),))
+            ),
+            "too long",
         ),
         (
             say.encode(say.Batch(after=1, headers=(RANK,), frames=(say.Frame(0, -1, 1, b"\x80"),))),
@@ -144,6 +146,20 @@ async def test_what_a_leaf_cannot_mean_ends_its_connection_with_a_word(
     assert word in observer.state.hosts[host].not_observed["link"]
     assert not observer.state.hosts[host].links[FAR].linked
     assert folder.stems(".journal") == [s for s in folder.stems(".journal") if "observer" in s]
+
+
+async def test_a_rank_that_writes_no_events_does_not_part_its_host_from_the_root(
+    folder: RunFolder, observer: Observer, join: Join
+) -> None:
+    channel = await join()
+    resume = await heard(channel, say.Resume)
+    wrong = encode_event(ev.StepEnded(step=1)).replace(b"\x01", b"\xc3")
+    good = encode_event(ev.StepStarted(step=3, name="step"))
+    frames = tuple(say.Frame(0, n, n, body) for n, body in enumerate((b"\xc1", wrong, good), 1))
+    await channel.send(say.encode(say.Batch(after=resume.number, headers=(RANK,), frames=frames)))
+    await taken(channel)
+    assert seqs_on_disk(folder) == [1, 2, 3]
+    assert list(observer.state.processes[RANK.stream].steps) == [3]
 
 
 async def test_who_is_no_part_of_this_run(observer: Observer, join: Join) -> None:

@@ -60,9 +60,8 @@ class GroupsOverlap:
             layout = layout_of(held)
             for axis, partition in layout.items():
                 named = set(held) | {rank for group in partition for rank in group}
-                if faults := partition_faults(
-                    partition, named & set(range(case.job.world or 1 << 30))
-                ):
+                within = {rank for rank in named if rank < (case.job.world or rank + 1)}
+                if faults := partition_faults(partition, within):
                     yield _overlap(framework, axis, held, faults)
                     break
 

@@ -35,7 +35,7 @@ class EndpointDisagrees:
         if len(meetings) < 2 or not _is_disjoint(meetings):
             return
         ranks = {rank for meeting in meetings for rank in meeting.ranks}
-        together = ranks >= set(range(case.job.world or 0))
+        together = all(rank in ranks for rank in range(case.job.world or 0))
         certain = all(
             same_endpoint(a, b, case.state) is False
             for one, other in combinations(meetings, 2)
