@@ -17,7 +17,13 @@ from distwatch.views.stack_tree import StackNode
 
 LIMIT = 65_000
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")
-_MARKS = {"hang": "🔴 hang", "crash": "💥 crash", "warning": "🟡 warning", "info": "ℹ️ info"}
+_MARKS = {
+    "hang": "🔴 hang",
+    "crash": "💥 crash",
+    "error": "❌ error",
+    "warning": "🟡 warning",
+    "info": "ℹ️ info",
+}
 
 
 def render_markdown(report: Report) -> str:
