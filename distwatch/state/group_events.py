@@ -10,7 +10,7 @@ import msgspec
 from distwatch.state.bounds import Bounded, Finite
 from distwatch.state.event import Event
 from distwatch.state.process_events import Site
-from distwatch.state.rank_spans import Spans, pack_ranks, unpack_ranks
+from distwatch.state.rank_spans import Spans, pack_ranks, spend, unpack_ranks
 from distwatch.state.retention import Retention, last, latest
 
 _Listing = TypeVar("_Listing", bound="MemberSpans")
@@ -34,7 +34,9 @@ class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     def __post_init__(self) -> None:
         if self.spans:
-            msgspec.structs.force_setattr(self, "members", unpack_ranks(self.spans))
+            members = unpack_ranks(self.spans)
+            spend(len(members))
+            msgspec.structs.force_setattr(self, "members", members)
             msgspec.structs.force_setattr(self, "spans", ())
 
 

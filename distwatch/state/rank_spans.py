@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from distwatch.state.bounds import MOST_LISTED, MOST_RANKS
+from distwatch.state.bounds import LONG_LIST, MOST_LISTED, MOST_RANKS
 
 SHORT = 32
 """Lists up to here are written out."""
@@ -42,25 +42,26 @@ class _Budget:
 
 
 def begin_event() -> None:
-    """What is unpacked from now on is another event's."""
+    """What is spent from now on is another event's."""
     _Budget.left = MOST_LISTED
+
+
+def spend(ranks: int) -> None:
+    """Counts what an event's spans stand for; raises ValueError where that is over MOST_LISTED."""
+    _Budget.left -= ranks
+    if _Budget.left < 0:
+        raise ValueError(f"the event names more than {MOST_LISTED} ranks")
 
 
 def unpack_ranks(spans: Spans) -> tuple[int, ...]:
     """What `pack_ranks` packed; equal spans give one and the same tuple.
 
     Raises:
-        ValueError: they are no spans, stand for more than MOST_RANKS ranks, or for one beyond those;
-            or all spans of the event for more than MOST_LISTED.
+        ValueError: they are no spans, stand for more than MOST_RANKS ranks, or for one beyond those.
     """
-    ranks = _unpacked(spans)
-    _Budget.left -= len(ranks)
-    if _Budget.left < 0:
-        raise ValueError(f"the event names more than {MOST_LISTED} ranks")
-    return ranks
+    return (_long if sum(spans[1::3]) > LONG_LIST else _short)(spans)
 
 
-@lru_cache(maxsize=1024)
 def _unpacked(spans: Spans) -> tuple[int, ...]:
     counts = spans[1::3]
     if len(spans) % 3 or min(counts, default=1) < 1 or sum(counts) > MOST_RANKS:
@@ -71,8 +72,14 @@ def _unpacked(spans: Spans) -> tuple[int, ...]:
         if min(first, last) < 0 or max(first, last) >= MOST_RANKS:
             raise ValueError("these are spans of what is no rank")
         numbers = _numbers(max(first, last).bit_length())
-        ranks += [numbers[first + n * step] for n in range(count)]
+        after = last + step
+        several = slice(first, after if after >= 0 else None, step or None)
+        ranks += numbers[several] if step else (first,) * count
     return tuple(ranks)
+
+
+_short = lru_cache(maxsize=1024)(_unpacked)
+_long = lru_cache(maxsize=64)(_unpacked)
 
 
 @lru_cache

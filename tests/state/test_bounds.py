@@ -18,6 +18,7 @@ from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 from tests.support.hostile import value_of
 
+EVENTS = tuple(kind for kind in ev.Event.__subclasses__() if kind is not ev.UnknownEvent)
 HEADER = FileHeader(
     stream="h-7.5", host="h", pid=7, start_ticks=5, boot_id="b", wall_offset_ns=0, salt=9
 )
@@ -57,7 +58,7 @@ def test_a_world_in_an_event_is_cut_and_told(
     required = {
         f.name: value_of(f.type, Random(1)) for f in msgspec.structs.fields(kind) if f.required
     }
-    plain = {"kind": ev.kind_of(kind.__name__), **required, field: said}
+    plain = {"kind": kind.__struct_config__.tag, **required, field: said}
     event: typing.Any = decode_event(msgspec.msgpack.encode(plain))
     assert getattr(event, field) == held
     assert event.beyond == (f"{field.upper()}={said}",)
@@ -67,7 +68,7 @@ def test_a_world_in_an_event_is_cut_and_told(
 def _finite_fields() -> list[tuple[type, str, typing.Any]]:
     return [
         (kind, name, hint)
-        for kind in typing.get_args(ev.AnyEvent)
+        for kind in EVENTS
         for name, hint in typing.get_type_hints(kind, include_extras=True).items()
         if str(Finite) in str(hint) or hint == Finite
     ]
@@ -83,14 +84,14 @@ def test_what_is_no_finite_number_is_no_event(number: float) -> None:
         }
         if "dict" in str(fields[name].type):
             continue
-        plain |= {"kind": ev.kind_of(kind.__name__), name: number}
+        plain |= {"kind": kind.__struct_config__.tag, name: number}
         assert decode_event(msgspec.msgpack.encode(plain)) is None, (kind, name)
         tried += 1
     assert tried > 6
 
 
 def test_no_float_of_an_event_is_without_a_bound() -> None:
-    for kind in typing.get_args(ev.AnyEvent):
+    for kind in EVENTS:
         for name, hint in typing.get_type_hints(kind, include_extras=True).items():
             bare = str(hint).replace(str(Finite), "")
             assert "float" not in bare, f"{kind.__name__}.{name}"
@@ -119,10 +120,26 @@ def test_few_bytes_cannot_name_ranks_without_end() -> None:
     tracemalloc.stop()
     process = state.processes[HEADER.stream]
     assert sum(len(group.members) for group in process.groups.values()) <= MOST_LISTED
+    assert list(process.groups)[-1] == "39"
     assert "groups" in process.outside.not_observed
     assert written < 3000
     # A place in a list is 8 bytes; the lists that were not kept may stay in the memo of equal lists.
     assert held < 40 * MOST_RANKS * 8 + (16 << 20)
+
+
+def test_one_event_cannot_name_ranks_without_end() -> None:
+    group = {"role": "dp", "spans": (0, MOST_RANKS, 1)}
+    held = {"kind": "layout_held", "framework": "megatron"}
+    for count, is_event in ((8, True), (9, False), (5000, False)):
+        payload = msgspec.msgpack.encode({**held, "groups": [group] * count})
+        assert (decode_event(payload) is not None) == is_event
+    parts = [
+        (1, {"kind": "group_created", "pg_name": str(n), "spans": (0, MOST_RANKS, 1)})
+        for n in range(20)
+    ]
+    taken = decode_event(msgspec.msgpack.encode({"kind": "snapshot_taken", "packed": parts}))
+    assert isinstance(taken, ev.Snapshot)
+    assert len(taken.kept) == 8
 
 
 def test_numbers_beyond_63_bits_are_no_frame() -> None:
