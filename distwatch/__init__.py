@@ -1,4 +1,4 @@
-"""distwatch: knows, within seconds, why a distributed PyTorch job hangs."""
+"""distwatch: tells within seconds why a distributed PyTorch job hangs."""
 
 from __future__ import annotations
 

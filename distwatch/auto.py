@@ -1,7 +1,7 @@
-"""`import distwatch.auto`: the one line that makes a process visible.
+"""`import distwatch.auto`: the one line that turns distwatch on in a process.
 
-Leaves a start record, arms the hooks, and waits: neither torch nor anything heavy is imported
-here. The agent starts when torch.distributed is loaded by a rank, or at the first hooked call.
+Leaves a start record, arms the hooks, and waits: it imports neither torch nor anything heavy.
+The agent starts when a rank loads torch.distributed, or at the first hooked call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from distwatch.settings import read_settings
 
 _TRIGGERS = (
     "torch.distributed.distributed_c10d",
-    "torch.distributed.device_mesh",  # imports the former: it must be awaited before that
+    "torch.distributed.device_mesh",  # imports the next one, so its hook must come first
     # Each of these may import the ones before it.
     "huggingface_hub.file_download",
     "accelerate.big_modeling",
@@ -43,8 +43,8 @@ def activate() -> None:
         argv = getattr(sys, "orig_argv", sys.argv)
         role = role_of(argv, os.environ)
         if role == "launcher":
-            return  # it is seen from outside; its ranks speak for themselves
-        # A Ray worker learns the name of its run a moment later, in its setup hook.
+            return  # a launcher is seen from outside; its ranks run distwatch
+        # A Ray worker learns its run's name a moment later, in its setup hook.
         if role == "rank" and not is_ray_worker(argv):
             enter_run(os.environ)
         _size_the_recorder()
@@ -62,7 +62,7 @@ def _say(text: str) -> None:
 
 
 def _size_the_recorder() -> None:
-    # torch 2.8 to 2.12 have a flight recorder for gloo, of size 0 unless this is set.
+    # torch 2.8 to 2.12 have a flight recorder for gloo, but of size 0 unless this variable is set.
     names = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
     if "torch" not in sys.modules and not any(name in os.environ for name in names):
         os.environ["TORCH_FR_BUFFER_SIZE"] = "2000"
@@ -71,7 +71,7 @@ def _size_the_recorder() -> None:
 def _arm() -> None:
     from distwatch.hooks.imports import when_imported
 
-    # The registry imports msgspec: it is loaded once the first library of interest is.
+    # The registry imports msgspec: it is loaded only once the first hooked library is.
     for trigger in _TRIGGERS:
         when_imported(trigger, _library_imported)
 
@@ -93,8 +93,8 @@ def _chain_excepthook() -> None:
     def excepthook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        # After Ctrl-C Python ends by SIGINT, unless source is evaluated before that, which the
-        # first import of the agent does; where no agent runs there is nothing to journal.
+        # After Ctrl-C, Python ends itself with SIGINT, unless it evaluates source before that. The first
+        # import of the agent would do so; without an agent there is nothing to journal.
         first = "distwatch.agent.core" not in sys.modules
         ordinary = (SystemExit, KeyboardInterrupt) if first else SystemExit
         try:

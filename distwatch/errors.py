@@ -1,4 +1,4 @@
-"""What distwatch raises at its users. Every error says what to do."""
+"""The exceptions that distwatch raises to its users. Every one says what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distwatch.visible_text import visible
 
 
 class DistwatchError(Exception):
-    """Base of all. `finding` is the diagnosis behind it, where there is one, and gives its advice."""
+    """The base of all. `finding` is the diagnosis behind it, if there is one, and gives its advice."""
 
     exit_code = 1
 
@@ -25,13 +25,13 @@ class DistwatchError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """The advice for a word that is not known: the one that was meant, as far as it can be told."""
+    """The advice for an unknown word: the word that was probably meant, if there is one."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 class InitFailed(DistwatchError):
-    """A world cannot form: `finding` says why and who.
+    """A world cannot form: `finding` says why, and which ranks are at fault.
 
     Attributes:
         step: the step of the initialization that failed.
@@ -49,9 +49,9 @@ class InitTimeout(InitFailed, TimeoutError):
 
     Attributes:
         deadline_s: of that step.
-        arrived: global ranks that came.
+        arrived: global ranks that arrived.
         missing: those that did not.
-        places: where each missing rank is now, as far as anybody saw, by global rank.
+        places: by global rank, where each missing rank is now, as far as was seen.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class InitTimeout(InitFailed, TimeoutError):
 
 
 class AlreadyInitialized(DistwatchError):
-    """This process holds a world of another plan.
+    """This process holds a world with another plan.
 
     Attributes:
-        held: the plan of the world that holds.
-        asked: the plan that was asked for now.
+        held: the plan of the existing world.
+        asked: the plan that was requested now.
         first_call: the stack of the call that formed the world, outermost line first.
     """
 
@@ -102,19 +102,19 @@ class AlreadyInitialized(DistwatchError):
 
 
 class PlanInvalid(DistwatchError):
-    """A plan that no world can be built by: sizes that do not divide, an unknown framework, …."""
+    """A plan from which no world can be built: sizes that do not divide, an unknown framework, …."""
 
     exit_code = 2
 
 
 class UsageError(DistwatchError):
-    """The call cannot be meant as it is written."""
+    """A call or command that makes no sense as written."""
 
     exit_code = 2
 
 
 class AttachDenied(DistwatchError):
-    """The system does not let us look at that process."""
+    """The system does not allow reading that process."""
 
     exit_code = 4
 
@@ -126,6 +126,6 @@ class NoSuchTarget(DistwatchError):
 
 
 class PartialData(DistwatchError):
-    """What is there cannot be read in full."""
+    """The data there cannot be read completely."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""The one place where files are opened that somebody else may have made.
+"""The one place that opens files which somebody else may have made.
 
 Who makes a file first may have made a FIFO of it that blocks its reader for ever, a device without
 an end, a link to somewhere else, or gigabytes. So: no link is followed, no open waits, what is opened
@@ -27,12 +27,12 @@ class FileRefused(OSError):
 
 
 def open_ours(path: str, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file of our own; with O_CREAT it is made, readable by us alone.
+    """A descriptor of a regular file of this user; O_CREAT makes it, readable only by this user.
 
-    Whoever is root may look at the files of any user.
+    Root may look at the files of any user.
 
     Raises:
-        OSError: it is not there, or a link, a FIFO, a folder, a device or someone else's.
+        OSError: the file does not exist, or is a link, a FIFO, a folder, a device, or another user's.
     """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | _GUARDED, 0o600)
     try:
@@ -46,7 +46,7 @@ def open_ours(path: str, flags: int = os.O_RDONLY) -> int:
 
 
 def read_ours(path: str, most: int) -> bytes:
-    """The first `most` bytes of a regular file of our own; raises as `open_ours` does."""
+    """The first `most` bytes of a regular file of this user; raises as `open_ours` does."""
     return read_and_close(open_ours(path), most)
 
 
@@ -67,10 +67,10 @@ def read_private(path: str, most: int) -> bytes:
 
 
 def read_named(path: str, most: int) -> bytes:
-    """The whole of a regular file that a person has named: links are followed, anybody may own it.
+    """The whole of a regular file that a person named: links are followed, anybody may own it.
 
     Raises:
-        OSError: it is not there, is no regular file, or has more than `most` bytes.
+        OSError: the file does not exist, is not a regular file, or has more than `most` bytes.
     """
     content = read_and_close(open_named(path), most + 1)
     if len(content) > most:
@@ -79,7 +79,7 @@ def read_named(path: str, most: int) -> bytes:
 
 
 def open_named(path: str) -> int:
-    """As `open_ours`, of a file that a person has named."""
+    """As `open_ours`, for a file that a person named."""
     descriptor = os.open(path, os.O_RDONLY | _GUARDED)
     try:
         require_regular(descriptor, path)
@@ -90,7 +90,7 @@ def open_named(path: str) -> int:
 
 
 def require_regular(descriptor: int, path: str) -> os.stat_result:
-    """What it is; raises FileRefused where it is a FIFO, a folder, a device or a socket."""
+    """The file's status; raises FileRefused where it is a FIFO, a folder, a device or a socket."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"

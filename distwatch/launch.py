@@ -1,4 +1,4 @@
-"""What launchers call a job. Pure, and free of imports: it runs at the start of every process."""
+"""Launchers' names for a job. Pure, and without imports: it runs at the start of every process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 
 def launch_id(environ: Mapping[str, str]) -> str | None:
-    """What the launcher calls this job; None where it gives no name."""
+    """The launcher's name for this job; None where it gives none."""
     elastic = environ.get("TORCHELASTIC_RUN_ID")
-    # torchrun without --rdzv-id calls every job "none": that names nothing.
+    # torchrun without --rdzv-id calls every job "none", which names nothing.
     if elastic and elastic != "none":
         return elastic
     if job := environ.get("SLURM_JOB_ID"):
@@ -22,9 +22,9 @@ def launch_id(environ: Mapping[str, str]) -> str | None:
 
 
 def run_of_ray_job(job: str, session: str) -> str:
-    """The run that all workers of a Ray job enter, by the job's id and the session of its cluster.
+    """The run that all workers of a Ray job join, by the job's id and its cluster's session.
 
-    Job ids begin anew in each cluster, so the time at which the cluster began is a part of it.
+    Every cluster numbers its jobs from the beginning, so the cluster's start time is part of the name.
     """
     began = session.split("_")[1:3]
     return "-".join(["ray", job, *("".join(c for c in part if c.isdigit()) for part in began)])

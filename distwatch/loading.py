@@ -1,4 +1,4 @@
-"""`distwatch.load`: `from_pretrained` under the load deadline, with a look before and after it."""
+"""`distwatch.load`: `from_pretrained` under the load deadline, with checks before and after it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def load(
     smoke_test: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """Loads a model as its class's `from_pretrained` does; what it returns is returned.
+    """Loads a model as its class's `from_pretrained` does, and returns the same result.
 
-    Before the load it says what the arguments will come to on this machine, after it what is
-    amiss with the model: as findings of the run, and on stderr. The observer judges the deadline:
-    a load that does not move for so long is told with its phase, file and reason, and ended where
-    DISTWATCH_ON_HANG=abort.
+    Before the load it reports what the arguments will cost on this machine; after it, what is wrong
+    with the model: as findings of the run, and on stderr. The observer judges the deadline: it
+    reports a load without progress for that long with its phase, file and reason, and
+    DISTWATCH_ON_HANG=abort ends it.
 
     Args:
         checkpoint: a folder, or the id of a model on the hub.
@@ -64,7 +64,7 @@ def load(
         import distwatch.auto  # noqa: F401
 
         running_agent()
-    # What fails in looking at a load must not be what the load fails by.
+    # A failure in looking at a load must not fail the load.
     arguments = guard("distwatch.load", read_arguments, checkpoint, kwargs) or LoadArguments(
         checkpoint=""
     )
@@ -146,7 +146,7 @@ def _machine(checkpoint: str) -> LoadingMachine:
 
 
 def _checkpoint_size(checkpoint: str) -> tuple[int | None, bool]:
-    """Bytes of a local checkpoint's files, and whether they are safetensors; None on the hub."""
+    """Bytes of a local checkpoint's files, and whether they are safetensors; None for a hub id."""
     if not os.path.isdir(checkpoint):
         return None, True
     files = [entry for entry in os.scandir(checkpoint) if entry.name.endswith(_WEIGHTS)]
@@ -161,7 +161,7 @@ def _checkpoint_size(checkpoint: str) -> tuple[int | None, bool]:
 
 
 def _device_memory() -> tuple[int, ...]:
-    """Total memory of each GPU, where this process has begun to use them already."""
+    """Total memory of each GPU, where this process already uses them."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return ()
@@ -170,7 +170,7 @@ def _device_memory() -> tuple[int, ...]:
 
 
 def _tell_what_is_amiss(arguments: LoadArguments, placement: Placement | None) -> None:
-    """For whoever reads this process's output; the run's verdict says it, too."""
+    """For readers of this process's output; the run's verdict says it, too."""
     if placement is None:
         return
     if placement.leaked_count:

@@ -19,11 +19,11 @@ _LIMIT = 4 << 20
 
 
 def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -> bytes:
-    """The body of its answer. Blocks for at most `timeout_s`.
+    """The body of the answer. Blocks for at most `timeout_s`.
 
     Raises:
-        OSError: none is there, it does not answer in time, or it is another user's.
-        ValueError: what it answers is no frame.
+        OSError: there is no observer, it does not answer in time, or it belongs to another user.
+        ValueError: the answer is not a frame.
     """
     until = time.monotonic() + timeout_s
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
@@ -39,13 +39,13 @@ def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """The user at the other end of a Unix socket, as the kernel says it."""
+    """The user at the other end of a Unix socket, according to the kernel."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(raw)[1])
 
 
 def _require_ours(connection: socket.socket) -> None:
-    """Whoever made the folder first may listen there; an order carries a token."""
+    """Whoever made the folder first may listen there, and an order carries a token."""
     uid = peer_uid(connection)
     if uid not in (os.getuid(), 0):
         raise PermissionError(f"the observer there is of uid {uid}")

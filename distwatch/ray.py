@@ -4,8 +4,8 @@
     RAY_RUNTIME_ENV_HOOK=distwatch.ray.extend_runtime_env python driver.py  without
     distwatch run -- python driver.py                                       the same, set for you
 
-Ray calls a job's setup hook in each worker before the actor is made, and ends a worker whose hook
-raises: what fails in ours is said and goes no further, what the user's own raises is Ray's to judge.
+Ray calls a job's setup hook in each worker before it creates the actor, and ends a worker whose hook
+raises. So distwatch's own hook reports its failures and never raises; the user's hook may raise.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from distwatch.visible_text import say
 HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
 HOOK = "distwatch.ray.extend_runtime_env"
 USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
-"""The RAY_RUNTIME_ENV_HOOK that stood where `distwatch run` has put ours: it is called first."""
+"""The RAY_RUNTIME_ENV_HOOK that `distwatch run` replaced with its own: it is called first."""
 NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_HOST", "DISTWATCH_TOKEN")
-"""The driver's own; and Ray shows a job's runtime_env to everybody who sees its dashboard."""
+"""The driver's own; Ray shows a job's runtime_env to everybody who sees its dashboard."""
 _NIL_JOB = {"f"}
 _SETUP = "worker_process_setup_hook"
 
@@ -33,7 +33,7 @@ def runtime_env(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
     Args:
         given: your own `runtime_env`. It is kept: your variables win, and your
-            `worker_process_setup_hook` is called after ours.
+            `worker_process_setup_hook` runs after distwatch's.
     """
     extended = dict(given or {})
     if os.environ.get("DISTWATCH") == "0":
@@ -51,9 +51,9 @@ def runtime_env(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def extend_runtime_env(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What RAY_RUNTIME_ENV_HOOK names: Ray passes the driver's `runtime_env` through it.
+    """The target of RAY_RUNTIME_ENV_HOOK: Ray passes the driver's `runtime_env` through it.
 
-    Where another hook stood in that variable before `distwatch run`, it is called first.
+    Another hook that was in that variable before `distwatch run` is called first.
     """
     if before := os.environ.get(USERS_HOOK_VARIABLE):
         given = _find(before)(given)
@@ -90,7 +90,7 @@ def set_up_worker() -> None:
 
 
 def run_name() -> str:
-    """The run that all workers of this Ray job enter; '' where Ray names no job."""
+    """The run that all workers of this Ray job join; '' where Ray names no job."""
     import ray
 
     context = ray.get_runtime_context()
@@ -99,16 +99,16 @@ def run_name() -> str:
         return ""
     try:
         session = context.get_session_name()
-    except (AttributeError, RuntimeError):  # an older Ray does not tell
+    except (AttributeError, RuntimeError):  # an older Ray has no such name
         session = ""
     return run_of_ray_job(job, session)
 
 
 def _setup_hook(users: Callable[[], None] | str | None) -> Callable[[], None]:
-    """Ours, then the user's.
+    """distwatch's hook, followed by the user's.
 
-    It is a function within a function, so that Ray sends it by value: a worker whose Python has
-    no distwatch says so and goes on.
+    It is a nested function, so that Ray sends it by value: a worker whose Python has no distwatch
+    reports that and continues.
     """
 
     def set_up() -> None:

@@ -1,7 +1,7 @@
-"""Keeps secrets out of everything that is written: by allow-list, and by shape where text is free.
+"""Keeps secrets out of everything that is written: by allow-list, and by shape in free text.
 
-It runs in the job, also while a rank dies, so its time is bounded whatever the text: a long one is
-cut first, and no pattern looks twice at what it has passed.
+It runs in the job, even while a rank dies, so its time is bounded for any text: a long text is cut
+first, and no pattern looks twice at what it has passed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 HIDDEN = "[redacted]"
 LONGEST = 16 * 1024
-"""Characters of one text that are told; of a longer one, its two ends."""
+"""Characters of a text that are kept; of a longer one, its two ends."""
 _MARGIN = 1024
-"""Characters that are looked at beyond a cut: half a secret has no shape to know it by."""
+"""Characters that are examined beyond a cut: half a secret has no recognizable shape."""
 _WORDS_OF_CUT = 48
 
 _ALLOWED = re.compile(
@@ -25,12 +25,12 @@ _ALLOWED = re.compile(
 
 
 def _any_case(pattern: str) -> str:
-    """The pattern with both cases of each letter: under re.I the engine tries every position."""
+    """The pattern with both cases of each letter: with re.I the engine tries every position."""
     return re.sub(r"[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", pattern)
 
 
-# Nothing stands before a name: a pattern that begins with `[\w-]*` reads a long word once for each
-# of its letters. `(?=(…))\1` never gives back what it took, so a failure costs one look.
+# Nothing precedes a name: a pattern that begins with `[\w-]*` reads a long word once for each of
+# its letters. `(?=(…))\1` never gives back what it matched, so a failure costs one look.
 _NAME = (
     _any_case(
         "(?:token(?!is|iz)|secret|passw|passphrase|pwd|credential|auth(?!or(?!is|iz))|cookie"
@@ -58,7 +58,7 @@ _FLAGGED = re.compile(
 )
 _URL = re.compile(r"://[^\s\"'<>]+")
 _QUERY = re.compile(r"\?(?<=[\w/.~%-]\?)[\w.~%-]+=[^\s\"'<>()]*")
-"""Of a URL, or of its path alone: it may be what signs it."""
+"""The query of a URL, or of its path alone: it may be the URL's signature."""
 _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|[sr]k_(?:live|test)_\w{10,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
@@ -77,8 +77,8 @@ def redact_text(text: str, most: int = LONGEST) -> str:
     """Free text (a message, a traceback, an argument) with what looks secret replaced.
 
     Args:
-        most: of a text with more characters than these, and no more than LONGEST, both ends are
-            told, and how many lie between them.
+        most: of a text with more characters than this, and no more than LONGEST, both ends are kept,
+            with the number of characters between them.
     """
     most = min(most, LONGEST)
     if len(text) <= most:
@@ -89,7 +89,7 @@ def redact_text(text: str, most: int = LONGEST) -> str:
         if len(head) <= most:
             return head
     else:
-        # The margin of what is looked at is not told, however short the rest has become.
+        # The examined margin is never shown, however short the rest has become.
         head = _redacted(text[: half + _MARGIN])[:-_MARGIN]
         tail_from = len(text) - half
         place = _outside_key(text, tail_from - _MARGIN)
@@ -113,7 +113,7 @@ def _redacted(text: str) -> str:
 
 
 def _outside_key(text: str, place: int) -> int:
-    """That place, or the end of the key that it lies in: behind its first line it has no shape."""
+    """That place, or the end of the key that it is in: a key has no shape after its first line."""
     key = text.rfind(_KEY_BEGIN, max(0, place - LONGEST), place)
     if key < 0 or text.find(_KEY_END, key, place) >= 0:
         return place
@@ -122,7 +122,7 @@ def _outside_key(text: str, place: int) -> int:
 
 
 def _hide_user(url: re.Match[str]) -> str:
-    """`://user:password@host`: whatever a password is made of, the host begins behind the last @."""
+    """`://user:password@host`: whatever a password contains, the host begins after the last @."""
     _, at, rest = url[0].rpartition("@")
     authority = url[0][3:].partition("/")[0]
     return f"://{HIDDEN}@{rest}" if at and (":" in authority or "@" in authority) else url[0]
@@ -156,7 +156,7 @@ def _is_random(value: str) -> bool:
 
 
 def redact_command(argv: Iterable[str]) -> tuple[str, ...]:
-    """A command line; the value after a secret-looking option goes, too."""
+    """A command line; the value after a secret-looking option is replaced, too."""
     out: list[str] = []
     hide_next = False
     for argument in argv:
@@ -166,7 +166,7 @@ def redact_command(argv: Iterable[str]) -> tuple[str, ...]:
 
 
 def allowed_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that may be written out: names of an allow-list, values still redacted."""
+    """The variables that may be written: names of an allow-list, with values still redacted."""
     return {
         name: redact_text(value) for name, value in sorted(environ.items()) if _ALLOWED.match(name)
     }

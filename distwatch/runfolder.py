@@ -1,4 +1,4 @@
-"""The run folder: where a run's processes, observers and viewers meet on one node.
+"""The run folder: the files that a run's processes, observers and viewers share on one node.
 
     <root>/<run id>/            0700, outlives its processes
         <host>-<pid>.start      who began here (written before torch loads)
@@ -41,9 +41,9 @@ _HOST_LENGTH = 253
 
 
 def host_name() -> str:
-    """What this host is called in its runs: DISTWATCH_HOST where several share one host name."""
+    """This host's name in its runs: DISTWATCH_HOST where several hosts share one host name."""
     given = os.environ.get("DISTWATCH_HOST", "")
-    # It becomes a part of file names.
+    # It becomes part of file names.
     sound = given[:1].isalnum() and given.isascii() and len(given) <= _HOST_LENGTH
     if sound and all(c.isalnum() or c in "._-" for c in given):
         return given
@@ -51,7 +51,7 @@ def host_name() -> str:
 
 
 def boot_id() -> str:
-    """Which boot of this machine it is; '' where /proc does not say."""
+    """The id of the machine's current boot; '' where /proc does not say."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -60,11 +60,11 @@ def boot_id() -> str:
 
 
 class FolderDenied(OSError):
-    """The folder is not ours alone: someone else could read or plant things in it."""
+    """The folder is not private: another user could read or plant files in it."""
 
 
 def start_ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot, which with its pid is unique; 0: gone."""
+    """Start time of a process in clock ticks since boot, unique together with its pid; 0: gone."""
     return _stat_field(pid, 19) or 0
 
 
@@ -74,7 +74,7 @@ def parent_pid(pid: int) -> int:
 
 
 def _stat_field(pid: int, field: int) -> int | None:
-    # The command name stands in parentheses and may hold anything: count from the last one.
+    # The command name is in parentheses and may contain anything: count from the last one.
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[field])
@@ -83,7 +83,7 @@ def _stat_field(pid: int, field: int) -> int | None:
 
 
 def is_alive(pid: int, ticks: int) -> bool:
-    """Whether that very process still runs (a zombie does not)."""
+    """Whether that same process still runs (a zombie does not)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -93,10 +93,10 @@ def is_alive(pid: int, ticks: int) -> bool:
 
 
 def make_private(path: str) -> None:
-    """Creates a folder that is ours alone, with its parents.
+    """Creates a folder that only this user can access, with its parents.
 
     Raises:
-        FolderDenied: it exists, and is a link, someone else's, or open to others.
+        FolderDenied: it exists, and is a link, another user's, or open to others.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
     status = os.lstat(path)
@@ -107,7 +107,7 @@ def make_private(path: str) -> None:
 
 
 def require_safe_root(path: str) -> None:
-    """Creates the folder that holds run folders; one that exists is left as it is.
+    """Creates the folder that holds run folders; an existing one is not changed.
 
     Raises:
         FolderDenied: it is not safe, as `why_unsafe` says.
@@ -155,13 +155,13 @@ class RunFolder:
 
     @property
     def volatile(self) -> str:
-        """Where rings and live pulses are: tmpfs, or '' where the machine has none."""
+        """The folder of rings and live pulses: on tmpfs, or '' where the machine has none."""
         existing = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
         if filesystem_of(existing) == "tmpfs":
             return self.path
         if filesystem_of(SHM) != "tmpfs":
             return ""
-        # Two roots may hold runs of one name: their rings must not meet.
+        # Two roots may hold runs of one name: their rings must be separate.
         root = os.path.dirname(self.path).strip("/").replace("/", "-")
         return f"{SHM}/distwatch-{os.getuid()}/{root}/{self.run_id}"
 
@@ -193,7 +193,7 @@ class RunFolder:
         return os.path.join(self.path, "incidents")
 
     def stems(self, suffix: str, folder: str | None = None) -> list[str]:
-        """Stems of the files with that suffix, in the run folder by default."""
+        """Stems of the files with that suffix; default: in the run folder."""
         try:
             names = os.listdir(folder or self.path)
         except OSError:
@@ -245,7 +245,7 @@ def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str
 
 
 def is_child_of_rank(folder: RunFolder) -> bool:
-    """Whether an ancestor has a start record as a rank here: then this is its helper."""
+    """Whether an ancestor has a start record as a rank here: then this is the rank's helper."""
     ranks = {(r.get("pid"), r.get("ticks")) for r in folder.starts() if r.get("role") == "rank"}
     pid = os.getppid()
     for _ in range(16):
@@ -258,15 +258,15 @@ def is_child_of_rank(folder: RunFolder) -> bool:
 
 
 def folder_name(name: str) -> str:
-    """The name of a run as its folder bears it; a name that stays as it is leads out of no root."""
+    """The name of a run in its folder's name; an unchanged name cannot lead out of the root."""
     return "".join(c if c.isalnum() or c in "._-:" else "_" for c in name).lstrip(".") or "run"
 
 
 def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
     """The folder of this launch of the run: the newest of that name, or a new one.
 
-    A name may come again (torchrun without --rdzv-id, a fixed port): a launch whose processes
-    have all ended is not joined when it is old, or when this process's rank was taken in it.
+    A name may be used again (torchrun without --rdzv-id, a fixed port): a launch whose processes have
+    all ended is not joined when it is old, or when this process's rank existed in it.
     Later launches get `name~2`, `name~3`, ….
 
     Raises:
@@ -290,7 +290,7 @@ def _generation(name: str, generation: int) -> str:
 
 
 def generations(root: str, name: str) -> list[RunFolder]:
-    """The folders of all launches of a run's name, the oldest first; perhaps none."""
+    """The folders of all launches of a run's name, the oldest first; possibly none."""
     found: list[RunFolder] = []
     while os.path.isdir(path := os.path.join(root, _generation(name, len(found) + 1))):
         found.append(RunFolder(path))
@@ -298,12 +298,12 @@ def generations(root: str, name: str) -> list[RunFolder]:
 
 
 def next_generation(root: str, name: str) -> RunFolder:
-    """The folder that the next launch of that name gets; it is not made."""
+    """The folder for the next launch of that name; it is not created."""
     return RunFolder(os.path.join(root, _generation(name, len(generations(root, name)) + 1)))
 
 
 def name_of(run_id: str) -> str:
-    """A run's name without the number of its launch, which each host counts by itself."""
+    """A run's name without the number of its launch, which each host counts separately."""
     name, tilde, number = run_id.rpartition("~")
     return name if tilde and number.isdigit() else run_id
 

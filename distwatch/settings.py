@@ -1,4 +1,4 @@
-"""Settings, from DISTWATCH_* variables. A value that makes no sense falls back, with a word."""
+"""Settings from DISTWATCH_* variables. An invalid value falls back to the default, with a complaint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ON_HANG = ("report", "raise", "abort")
 
 
 class Settings:
-    """How this process is watched. `complaints` are sentences about values that were ignored."""
+    """The settings of this process. `complaints` are sentences about values that were ignored."""
 
     # Not a dataclass: that module costs every process of a job 15 ms.
     def __init__(
@@ -38,14 +38,14 @@ class Settings:
         self.complaints = complaints
 
     def wants(self, integration: str) -> bool:
-        """Whether an integration is to be applied."""
+        """Whether an integration should be applied."""
         if integration in self.integrations_off:
             return False
         return self.integrations_only is None or integration in self.integrations_only
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Reads DISTWATCH_* of an environment, the process's own by default. Never raises."""
+    """Reads DISTWATCH_* of an environment (default: this process's). Never raises."""
     env = os.environ if environ is None else environ
     complaints: list[str] = []
     only, off = _integrations(env.get("DISTWATCH_INTEGRATIONS", "all"))
@@ -98,7 +98,7 @@ def _deadlines(text: str, complaints: list[str]) -> dict[str, float]:
 
 
 def _no_such_kind(name: str) -> str:
-    import difflib  # 3 ms, of which no process has to know that is set up right
+    import difflib  # 3 ms, which a correct setup does not pay
 
     near = difflib.get_close_matches(name, DEADLINES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEADLINES)}"

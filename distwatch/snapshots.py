@@ -15,15 +15,15 @@ from distwatch.settings import run_root
 def snapshot() -> dict[str, Any]:
     """This run's state as plain data, the same as `distwatch status -o json`.
 
-    For a rank, a dataloader child, the process that launched them, a driver of Ray, or a notebook
-    that is one of these or has DISTWATCH_RUN_ID set. It is read from what this node recorded, as
-    the command does it: nothing is asked of another rank, and nobody waits.
+    For a rank, a dataloader child, the launcher of them, a Ray driver, or a notebook that is one of
+    these or has DISTWATCH_RUN_ID set. It is read from this node's records, as the command does it:
+    it asks no other rank and never waits.
 
     Raises:
-        NoSuchTarget: this process is in no run, or nothing of the run is recorded here.
-        PartialData: what is recorded cannot be read.
+        NoSuchTarget: this process is in no run, or the run has no records here.
+        PartialData: the records cannot be read.
     """
-    # What judges and reports is loaded now: a rank pays for it when it asks.
+    # Diagnosis and reports are loaded only now: a rank pays for them when it asks.
     from distwatch.observer.targets.target import RunHere
     from distwatch.report.status import status_document
 
@@ -48,7 +48,7 @@ def _named_run() -> RunFolder:
 
 
 def _name_by_ray() -> str:
-    """What a driver's workers call their run; '' outside of a Ray job."""
+    """The run name that a driver's workers use; '' outside a Ray job."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return ""

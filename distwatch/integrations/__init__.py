@@ -1,1 +1,1 @@
-"""What to patch, read and initialize: one file a library, declared in the registry."""
+"""What to patch, read and initialize: one file for each library, declared in the registry."""

@@ -1,7 +1,7 @@
 """accelerate: `load_checkpoint_and_dispatch` and `dispatch_model`, by themselves or inside a load.
 
-Its `offload_state_dict` writes what goes to the CPU into TMPDIR while it loads, and reads all of
-it again afterwards: that is a phase of its own, and a silent one.
+`offload_state_dict` writes CPU weights into TMPDIR while it loads, and reads all of them again
+afterwards: that is a separate phase, without any progress bar.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
 
 
 class Whole(CallHook):
-    """A call that loads or places a model; inside another load it is a phase of that one."""
+    """A call that loads or places a model; inside another load it is a phase of that load."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -62,7 +62,7 @@ class Whole(CallHook):
         if outer is not None and outer.is_mine:
             phase = self._phase.before(args, kwargs)
             return (outer, phase, model) if phase is not None else None
-        # The checkpoint, where there is one, is the second argument of all of them.
+        # The checkpoint, where there is one, is the second argument of each of them.
         given = kwargs.get("checkpoint", args[1] if len(args) > 1 else "")
         checkpoint = "" if self._name == "dispatch_model" else given
         arguments = read_arguments(checkpoint, {"device_map": _device_map(args), **kwargs})
@@ -84,7 +84,7 @@ def _device_map(args: tuple[Any, ...]) -> Any:
 
 
 class OffloadReread(Counted):
-    """Everything that lies on the CPU is read again from where it was written during the load."""
+    """All CPU weights are read again from where the load wrote them."""
 
     def __init__(self) -> None:
         super().__init__("offload re-read")

@@ -1,4 +1,4 @@
-"""What builds groups on top of a world: a device mesh, or a framework's own initializer."""
+"""Builders of groups on top of a world: a device mesh, or a framework's own initializer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Axes = tuple[tuple[str, int], ...]
 
 
 class Builder(Protocol):
-    """Builds the groups of one framework, once torch's default group is there."""
+    """Builds the groups of one framework, once torch's default group exists."""
 
     mesh: Any
 
     def prepare(self) -> None:
-        """Imports what will be needed, before any rank is waited for.
+        """Imports what will be needed, before any rank waits for another.
 
         Raises:
             PlanInvalid: it is not installed, or cannot be imported.
@@ -37,19 +37,19 @@ class Builder(Protocol):
         ...
 
     def build(self, plan: InitPlanned) -> Layout:
-        """Builds them; this rank's group along each axis."""
+        """Builds them; returns this rank's group along each axis."""
         ...
 
     def roles(self) -> dict[str, tuple[int, ...]]:
-        """Every group that it holds, by its own name for it."""
+        """Every group that it holds, by its own name for the group."""
         ...
 
     def holds(self) -> bool:
-        """Whether they are still there: others may have taken them down."""
+        """Whether the groups still exist: other code may have destroyed them."""
         ...
 
     def undo(self) -> None:
-        """Takes them down; harmless where there are none."""
+        """Destroys the groups; harmless where there are none."""
         ...
 
 
@@ -61,10 +61,10 @@ class MeshBuilder:
         self.mesh: Any = None
 
     def prepare(self) -> None:
-        """torch itself has it."""
+        """torch itself has meshes: there is nothing to prepare."""
 
     def build(self, plan: InitPlanned) -> Layout:
-        """The axes are named from the outermost in."""
+        """Names the axes from the outermost in."""
         from torch.distributed.device_mesh import init_device_mesh
 
         names = tuple(name for name, _ in self._axes)
@@ -82,11 +82,11 @@ class MeshBuilder:
         }
 
     def holds(self) -> bool:
-        """Nobody else takes a mesh down alone."""
+        """Nobody destroys a mesh separately."""
         return self.mesh is not None
 
     def undo(self) -> None:
-        """The last built first."""
+        """Destroys the last built first."""
         import torch.distributed as dist
 
         mesh, self.mesh = self.mesh, None
@@ -97,7 +97,7 @@ class MeshBuilder:
 
 
 class FrameworkBuilder:
-    """A framework's parallel state, by its own initializer."""
+    """A framework's parallel state, built by the framework's own initializer."""
 
     def __init__(self, framework: Framework, plan: Plan, options: Mapping[str, Any]) -> None:
         self.framework = framework
@@ -120,10 +120,10 @@ class FrameworkBuilder:
             raise PlanInvalid(what, finding=backend_unavailable(what, advice, rank)) from error
 
     def build(self, plan: InitPlanned) -> Layout:
-        """Builds it, or takes it as it is where it holds with these sizes.
+        """Builds the state, or takes the existing one if it has these sizes.
 
         Raises:
-            AlreadyInitialized: it holds with others.
+            AlreadyInitialized: the existing state has other sizes.
         """
         module = self.framework.module()
         held = self.framework.layout(module)
@@ -131,7 +131,7 @@ class FrameworkBuilder:
             self._compare(held)
             return held
         if any(True for _ in self.framework.parts(module)):
-            self.framework.destroy(module)  # left of a world that was destroyed before
+            self.framework.destroy(module)  # left over from a world that was destroyed
         self.framework.build(self._plan, self._options)
         return self.framework.layout(module)
 
@@ -140,7 +140,7 @@ class FrameworkBuilder:
         return {group.role: group.members for group in self.framework.read(self.framework.module())}
 
     def holds(self) -> bool:
-        """Whether its own module says so."""
+        """Whether the framework's module says so."""
         module = sys.modules.get(TRIGGERS[self.framework.name])
         return module is not None and bool(self.framework.read(module))
 

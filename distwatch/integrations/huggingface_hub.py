@@ -1,8 +1,8 @@
-"""huggingface_hub: requests, downloads and cache locks that a load is in.
+"""huggingface_hub: the requests, downloads and cache locks of a load.
 
-Hooked where all of them pass: the HTTP client's `send` (requests in 0.x, httpx and its successor
+Hooks what every version uses: the HTTP client's `send` (requests in 0.x, httpx and its successor
 later), the functions that write a body to a file, and `filelock`, whose locks guard the cache.
-Outside a load nothing is recorded.
+Nothing is recorded outside a load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLIENTS = (("httpx2", "Client"), ("httpx", "Client"), ("requests", "Session"))
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
-    """Hooks `huggingface_hub.file_download` and the client that it talks through."""
+    """Hooks `huggingface_hub.file_download` and its HTTP client."""
     http = sys.modules.get("huggingface_hub.utils._http")
     clients = [getattr(getattr(http, name, None), kind, None) for name, kind in _CLIENTS]
     client = next((client for client in clients if client is not None), None)
@@ -48,7 +48,7 @@ def shown_url(url: object) -> str:
 
 
 class Request(CallHook):
-    """One HTTP request of a load, up to the answer's headers."""
+    """One HTTP request of a load, until the response headers arrive."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
@@ -71,7 +71,7 @@ class Download(CallHook):
     def __init__(self, position: int, name: str) -> None:
         """
         Args:
-            position: among the arguments, of what the body is written to: a file or its path.
+            position: of the argument with the destination of the body: a file or its path.
             name: of that argument.
         """
         self._position = position
@@ -106,7 +106,7 @@ def _descriptor(file: Any) -> int:
 
 
 class Locked(CallHook):
-    """A lock file of the cache: who holds it may be gone."""
+    """A lock file of the cache: its holder may be gone."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()

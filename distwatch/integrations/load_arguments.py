@@ -1,4 +1,4 @@
-"""The arguments of a model load, as far as they decide where parameters go and what it costs."""
+"""The arguments of a model load that decide where parameters go and what the load costs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from distwatch.redaction import redact_text
 from distwatch.state.loads import LoadArguments
 
 SPREADING = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
-"""Device maps that split a model over the devices that are there."""
+"""Device maps that split a model over the available devices."""
 _MAP_ENTRIES_SHOWN = 4
 
 
 def read_arguments(checkpoint: object, kwargs: Mapping[str, Any]) -> LoadArguments:
-    """What was asked for, in words that may be written down; reads no file and no tensor."""
+    """The request, in words that may be recorded; reads no file and no tensor."""
     device_map = kwargs.get("device_map")
     parallel = kwargs.get("distributed_config") or kwargs.get("tp_plan")
     quantization = kwargs.get("quantization_config")

@@ -1,4 +1,4 @@
-"""Hooks that several libraries' loads have in common: phases, files, tensors."""
+"""Hooks that the loads of several libraries share: phases, files, tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distwatch.integrations.placements import placement_of
 
 
 def end_with(load: Load, model: Any, error: BaseException | None) -> None:
-    """Ends a load with where its model lies, whatever the look at the model comes to."""
+    """Ends a load with its model's placement; a failure of that look does not matter."""
     placement = None
     try:
         if error is None and model is not None:
@@ -28,7 +28,7 @@ def end_with(load: Load, model: Any, error: BaseException | None) -> None:
 
 @contextlib.contextmanager
 def in_phase(load: Load | None, name: str, *, total: int | None = None) -> Iterator[int]:
-    """A part of a load that is ours to do; its step. Without a load nothing is told."""
+    """A part of a load that distwatch performs itself; its step. Nothing happens without a load."""
     step = load.begin_phase(name, total=total) if load is not None else 0
     error: BaseException | None = None
     try:
@@ -42,7 +42,7 @@ def in_phase(load: Load | None, name: str, *, total: int | None = None) -> Itera
 
 
 class Phase(CallHook):
-    """A function that is a part of a load, as a step of its own. Outside a load it is nothing."""
+    """A function that is part of a load, as a separate step. Does nothing outside a load."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -55,8 +55,8 @@ class Phase(CallHook):
         load = current_load()
         if load is None or not load.is_mine:
             return None
-        # Weights are tied while a model is built, too; and one function may be hooked under the
-        # names of two libraries.
+        # Weights are also tied while a model is built; and one function may be hooked under names of
+        # two libraries.
         if (self._name == "tie" and load.is_building) or load.phase == self._name:
             return None
         return load, load.begin_phase(self._name, total=self.files(args, kwargs))
@@ -78,7 +78,7 @@ class Counted(Phase):
 
 
 class FileOpened(CallHook):
-    """A function whose first argument, or `filename`, is a checkpoint file that it reads."""
+    """A function that reads a checkpoint file: its first argument, or `filename`."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
@@ -88,7 +88,7 @@ class FileOpened(CallHook):
         while isinstance(path, (list, tuple)) and path:
             path = path[0]
         if not str(path):
-            return None  # 4.x: a state dict that is in memory already
+            return None  # 4.x: a state dict that is already in memory
         load.open_file(str(path))
         return load, str(path), load.waits.begin(Wait("file", str(path)))
 
@@ -101,7 +101,7 @@ class FileOpened(CallHook):
 
 
 class TensorRead(CallHook):
-    """A function whose first argument is a tensor of a checkpoint file that it reads."""
+    """A function that reads a tensor of a checkpoint file: its first argument."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         load = current_load()
@@ -115,7 +115,7 @@ class TensorRead(CallHook):
 
 
 class TensorPlaced(CallHook):
-    """A function that gives a tensor its place: counted."""
+    """A function that places a tensor; counts it."""
 
     def __init__(self, position: int, name: str) -> None:
         """
@@ -147,10 +147,10 @@ def hook_function(
     *,
     rebinds: bool = False,
 ) -> bool:
-    """Hooks a function of a module, False where there is none of that name.
+    """Hooks a function of a module; False where there is none of that name.
 
     Args:
-        rebinds: names of other modules that were bound to it before, too.
+        rebinds: also replaces names in other modules that were bound to it before.
     """
     if module is None or not callable(vars(module).get(name)):
         return False
@@ -160,7 +160,7 @@ def hook_function(
 
 
 def hook_method(patches: PatchSet, owner: type, name: str, observer: CallHook) -> bool:
-    """Hooks a method where its class or a base of it defines it; False where none does."""
+    """Hooks a method where its class or a base class defines it; False where none does."""
     defining = next((c for c in owner.__mro__ if name in vars(c)), None)
     if defining is None or defining is object:
         return False

@@ -1,4 +1,4 @@
-"""What the threads of a model load are in: requests, downloads, locks, reads."""
+"""What the threads of a model load wait for: requests, downloads, locks, reads."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _BLOCK = 512
 
 
 class Wait:
-    """One thing that a thread has begun: a request, a download, a lock, a read."""
+    """Something that a thread has begun: a request, a download, a lock, a read."""
 
     def __init__(
         self, waiting: Waiting, what: str, *, descriptor: int = -1, path: str = "", size: int = 0
     ) -> None:
         """
         Args:
-            descriptor: of the file that a download writes; its position is how far it is.
-            path: of that file, where somebody else than Python writes it.
-            size: bytes that it will have.
+            descriptor: of the file that a download writes; its position is the progress.
+            path: of that file, where code other than Python writes it.
+            size: the expected number of bytes.
         """
         self.waiting = waiting
         self.what = what
@@ -39,24 +39,24 @@ class Wait:
         self._path = path
 
     def fetched(self) -> int:
-        """Bytes that a download has written so far; 0 where that cannot be seen."""
+        """Bytes that a download has written so far; 0 where they cannot be seen."""
         try:
             if self._descriptor >= 0:
-                # The kernel's own number: no file system is asked, which might not answer.
+                # The kernel's own number: this asks no file system, which might not answer.
                 with open(f"/proc/self/fdinfo/{self._descriptor}", encoding="ascii") as info:
                     return int(info.readline().split()[1])
-            # What is on disk: a file may have its full size before anything is in it.
+            # The bytes on disk: a file may have its full size before anything is written.
             return os.stat(self._path).st_blocks * _BLOCK if self._path else 0
         except (OSError, ValueError, IndexError):
             return 0
 
 
 class Waits:
-    """All of one load, from whatever threads.
+    """All waits of one load, from any thread.
 
     Attributes:
-        fetched: bytes of bodies that have come to their end.
-        answers: how many requests, bodies and locks have been had.
+        fetched: bytes of completed bodies.
+        answers: the number of completed requests, bodies and locks.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Waits:
     def begin(self, wait: Wait) -> int:
         """A thread is about to wait for something; the token for `end`."""
         token = next(self._tokens)
-        # The same again is one wait: locks are polled, and requests repeated.
+        # The same wait again is one wait: locks are polled, and requests repeated.
         for earlier in list(self._waits.values()):
             if (earlier.waiting, earlier.what) == (wait.waiting, wait.what) and earlier.has_failed:
                 wait.since_ns, wait.attempts = earlier.since_ns, earlier.attempts + 1
@@ -78,9 +78,9 @@ class Waits:
         return token
 
     def end(self, token: int, error: BaseException | None = None) -> Wait | None:
-        """It has come back; the wait where that is progress of the load.
+        """The wait is over; returns it if that is progress of the load.
 
-        What failed stays in sight until something else is begun.
+        A failed wait stays listed until something else begins.
         """
         wait = self._waits.pop(token, None)
         if wait is None or wait.waiting == "file":
@@ -97,19 +97,19 @@ class Waits:
         return wait
 
     def is_downloading(self, what: str) -> bool:
-        """Whether that body is on its way already."""
+        """Whether that body is already being downloaded."""
         waits = list(self._waits.values())
         return any((w.waiting, w.what, w.has_failed) == ("download", what, False) for w in waits)
 
     def downloads(self) -> list[Wait]:
-        """Bodies that are on their way, the oldest first."""
+        """Bodies that are being downloaded, the oldest first."""
         return [wait for wait in self._by_age() if wait.waiting == "download"]
 
     def outstanding(self, reading: list[tuple[str, int]]) -> tuple[Outstanding, ...]:
-        """The oldest of them, for the pulse.
+        """The oldest waits, for the pulse.
 
         Args:
-            reading: files that threads read tensors of, and since when.
+            reading: files from which threads read tensors, and since when.
         """
         told = [
             Outstanding(
@@ -128,7 +128,7 @@ class Waits:
         return sorted(self._waits.values(), key=lambda wait: wait.since_ns)
 
     def _resumes_download(self, request: Wait) -> bool:
-        """A body that stops is asked for again and again: only its bytes are progress."""
+        """A body that stops is requested again and again: only its bytes are progress."""
         mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
         return any(wait.waiting == "download" for wait in mine)
 
@@ -139,6 +139,6 @@ class Waits:
 
 
 def redacted(error: BaseException | None) -> str | None:
-    """What the libraries raise quotes URLs, which may be signed."""
+    """The message, redacted: libraries quote URLs in it, which may be signed."""
     text = error_text(error)
     return None if text is None else redact_text(text)

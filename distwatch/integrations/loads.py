@@ -1,8 +1,8 @@
-"""Model loads under way in this process: what the hooks of every library tell of them.
+"""Model loads under way in this process, as the hooks of all libraries report them.
 
-A load belongs to the thread that made the call; its worker threads find it, too. Whatever may
-hold the GIL (safetensors does, while it opens and faults in a file) is journaled before it is
-called: afterwards nobody here can say anything.
+A load belongs to the thread that made the call; its worker threads find it, too. A call that may
+hold the GIL (safetensors does, while it opens and faults in a file) is journaled before it runs:
+later, nothing in this process can.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Load:
     """One load under way.
 
     Attributes:
-        thread: that made the call; its phases are steps of this thread.
-        strangers: threads that were there before it, and so are no workers of it: what they ask
-            of some server or lock has nothing to do with it.
-        adopts: whether the next call of the same thread is this load's own (an Auto class's
+        thread: the one that made the call; the load's phases are steps of this thread.
+        strangers: threads that existed before the load, so they are not its workers: their requests
+            and locks have nothing to do with it.
+        adopts: whether the next call of the same thread belongs to this load (an Auto class's
             `from_pretrained` calls the model class's).
-        opened: each checkpoint file, and which one in order it is: some are opened several times.
-        reading: by thread, the file that it reads a tensor of, and since when.
-        file_of: by the identity of a tensor that is not read yet, the file that it lies in.
+        opened: each checkpoint file and its index in order: some are opened several times.
+        reading: by thread, the file from which it reads a tensor, and since when.
+        file_of: by the identity of a tensor that is not read yet, its file.
     """
 
     def __init__(self, agent: Agent, step: int, *, adopts: bool = False) -> None:
@@ -87,7 +87,7 @@ class Load:
         return self._phases[-1][1] if self._phases else ""
 
     def end_phase(self, step: int, error: BaseException | None) -> None:
-        """That part has ended, well or with an error."""
+        """That part has ended, with or without an error."""
         self._phases = [phase for phase in self._phases if phase[0] != step]
         if step == self.counting:
             self.tell()
@@ -96,7 +96,7 @@ class Load:
         self.agent.end_step(step, redacted(error))
 
     def begin_counting(self, step: int, files: int | None) -> None:
-        """Files and parameters are counted from now on, as progress of that step."""
+        """From now on files and parameters are counted, as progress of that step."""
         self.counting, self.files = step, files
         self.opened, self._numbered, self.parameters, self.bytes = {}, 0, 0, 0
         self._samples.clear()
@@ -106,7 +106,7 @@ class Load:
         return self._model_step is not None
 
     def begin_building(self) -> None:
-        """The model's modules are being made; the next phase ends it."""
+        """The model's modules are being built; the next phase ends this one."""
         if self._model_step is None:
             self._model_step = self.agent.begin_step("model", kind=LOAD)
 
@@ -118,7 +118,7 @@ class Load:
     # ---- progress: called in any thread ------------------------------------------------------
 
     def open_file(self, path: str) -> None:
-        """A checkpoint file is about to be opened or read: it may never come back."""
+        """A checkpoint file is about to be opened or read, which may never return."""
         if self.counting is None:
             return
         if path not in self.opened:
@@ -126,22 +126,22 @@ class Load:
             if len(self.opened) < FILES_KNOWN:
                 self.opened[path] = self._numbered
         self._file = path
-        # Each weight that is read back from disk is a file of its own: of many not all are told.
+        # Each weight that is read back from disk is a separate file: if there are many, not all are journaled.
         if self._numbered <= FILES_KNOWN or self._is_time():
             self.tell()
 
     def read_tensor(self, tensor: object) -> None:
-        """A tensor is about to be read, by this thread, from the file that it lies in."""
+        """This thread is about to read a tensor from its file."""
         path = self.file_of.get(id(tensor))
         if path is None:
             return
         self.reading[threading.get_ident()] = (path, time.monotonic_ns())
-        # Journaled where it is another file than the last one: with the GIL held there is no later.
+        # Journaled whenever the file changes: with the GIL held there is no later chance.
         if path != self._file:
             self.open_file(path)
 
     def place(self, size: int) -> None:
-        """A tensor of so many bytes has its place."""
+        """A tensor of this size has been placed."""
         self.parameters += 1
         self.bytes += size
         if self._is_time():
@@ -151,7 +151,7 @@ class Load:
         return time.monotonic_ns() - self._told_ns >= PROGRESS_EVERY_NS
 
     def tell(self) -> None:
-        """Journals how far it is."""
+        """Journals the progress."""
         if self.counting is None:
             return
         self._told_ns = time.monotonic_ns()
@@ -166,10 +166,10 @@ class Load:
             bytes_total=self.bytes_total,
         )
 
-    # ---- what threads of it are in -----------------------------------------------------------
+    # ---- what its threads wait for -----------------------------------------------------------
 
     def end_wait(self, token: int, error: BaseException | None = None) -> None:
-        """A thread is no longer in what it began by `waits.begin`."""
+        """A thread's wait, begun with `waits.begin`, is over."""
         if (wait := self.waits.end(token, error)) is not None:
             self._tell_fetching(wait.what, self.waits.fetched)
 
@@ -198,7 +198,7 @@ class Load:
         )
 
     def _follow_downloads(self) -> None:
-        """Bytes that arrive are progress, though no hook sees them."""
+        """Bytes that arrive are progress, although no hook sees them."""
         downloads = self.waits.downloads()
         fetched = self.waits.fetched + sum(wait.fetched() for wait in downloads)
         if fetched > self._seen_fetched:
@@ -212,8 +212,8 @@ _lock = threading.Lock()
 
 
 def current_load() -> Load | None:
-    """This thread's innermost load; in a worker thread, which has none, the newest before it."""
-    loads = list(_loads)  # asked for every tensor
+    """This thread's innermost load; in a worker thread, which has none, the newest one before it."""
+    loads = list(_loads)  # this runs for every tensor
     if not loads:
         return None
     mine = threading.get_ident()
@@ -227,12 +227,12 @@ def current_load() -> Load | None:
 def begin_load(
     name: str, arguments: LoadArguments, *, adopts: bool = False, deadline_s: float | None = None
 ) -> Load | None:
-    """A load begins in this thread; None where it is a part of the one under way, or nobody looks.
+    """A load begins in this thread; None where it is part of the current load, or nobody observes.
 
     Args:
         name: of the call, one of `LOAD.calls`.
-        adopts: whether the next such call in this thread is a part of this one.
-        deadline_s: without progress; by default the setting for loads.
+        adopts: whether the next such call in this thread belongs to this load.
+        deadline_s: without progress; default: the setting for loads.
     """
     agent = running_agent()
     if agent is None:
@@ -258,7 +258,7 @@ def begin_load(
 
 
 def end_load(load: Load, placement: Placement | None, error: BaseException | None) -> None:
-    """The call has returned a model that lies so, or has raised."""
+    """The call has returned a model with that placement, or raised."""
     with _lock:
         if load in _loads:
             _loads.remove(load)
@@ -274,7 +274,7 @@ def forget_loads() -> None:
 
 
 def _forked() -> None:
-    # The parent's loads are none of the child's, and another thread may have held the lock.
+    # The parent's loads are not the child's, and another thread may have held the lock.
     global _lock
     _lock = threading.Lock()
     forget_loads()
@@ -288,12 +288,12 @@ def _progress() -> list[LoadProgress]:
 
 
 def checkpoint_name(given: object) -> str:
-    """A path or an id, as it may be written down; '' for a load from memory."""
+    """A path or an id that may be recorded; '' for a load from memory."""
     return "" if given is None else redact_text(str(given))[:300]
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that have a part in loading and are loaded."""
+    """Versions of the loaded libraries that take part in loading."""
     return {
         name: str(version)
         for name in LIBRARIES

@@ -1,7 +1,7 @@
-"""Where a model's parameters lie, derived from the parameters themselves.
+"""Where a model's parameters are, derived from the parameters themselves.
 
-`model.hf_device_map` is absent for most maps of one device, and says what was planned, not what
-holds. A parameter on meta is offloaded where a hook of accelerate will fetch it, and else leaked.
+`model.hf_device_map` is absent for most maps of one device, and says what was planned, not what is.
+A parameter on meta is offloaded if a hook of accelerate will fetch it, and otherwise leaked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distwatch.state.loads import (
 )
 
 Nowhere = Literal["ram", "disk", "meta"]
-"""Of a parameter on meta: offloaded to RAM, to disk, or leaked."""
+"""For a parameter on meta: offloaded to RAM, to disk, or leaked."""
 PLACES_KEPT = 8
 
 
@@ -35,14 +35,14 @@ class Tensor(NamedTuple):
 
 
 def placement_of(model: Any, generation: str = "") -> Placement | None:
-    """Where the parameters and buffers of a `torch.nn.Module` lie; None where it is none.
+    """Where the parameters and buffers of a `torch.nn.Module` are; None for anything else.
 
     Args:
-        generation: what became of the checkpoint's generation config.
+        generation: what happened to the checkpoint's generation config.
     """
     if not hasattr(model, "named_parameters"):
         return None
-    # One walk: it is 75 parameters or 100,000, and whoever loads waits for it.
+    # One walk: there may be 75 parameters or 100,000, and the caller waits for it.
     modules_by_name = list(model.named_modules())
     offloaded = OffloadedWeights(modules_by_name)
     tensors, tied = _tensors(modules_by_name, offloaded)
@@ -65,15 +65,15 @@ def placement_of(model: Any, generation: str = "") -> Placement | None:
 
 
 class OffloadedWeights:
-    """Which parameters on meta a hook of accelerate will fetch, and from where.
+    """The parameters on meta that a hook of accelerate will fetch, and where from.
 
     Attributes:
-        places: folders on disk that some of them are fetched from, as far as they were asked for.
+        places: folders on disk from which some of them are fetched, as far as requested.
     """
 
     def __init__(self, modules: list[tuple[str, Any]]) -> None:
         self.places: set[str] = set()
-        # A hook may stand at any module above a parameter, and serve all that is below it.
+        # A hook may be at any module above a parameter, and serve all parameters below it.
         self._maps = {
             name: weights
             for name, module in modules
@@ -81,7 +81,7 @@ class OffloadedWeights:
         }
 
     def locate(self, name: str) -> Nowhere:
-        """Where a parameter on meta is fetched from; `meta` where from nowhere."""
+        """Where a parameter on meta is fetched from; `meta` if nothing fetches it."""
         owner = name.rpartition(".")[0]
         while True:
             weights = self._maps.get(owner)
@@ -114,7 +114,7 @@ class OffloadedWeights:
 
 
 def _weights(module: Any) -> Any:
-    """The map that a module's hook fetches weights from; None where it has none."""
+    """The map from which a module's hook fetches weights; None where it has none."""
     hook = getattr(module, "_hf_hook", None)
     for one in (*getattr(hook, "hooks", ()), hook):
         if one is not None and getattr(one, "weights_map", None) is not None:
@@ -125,7 +125,7 @@ def _weights(module: Any) -> Any:
 def _tensors(
     modules: list[tuple[str, Any]], offloaded: OffloadedWeights
 ) -> tuple[list[Tensor], int]:
-    """Each parameter and buffer once, and how many names are second names of a parameter."""
+    """Each parameter and buffer once, and the number of further names of parameters."""
     found: list[Tensor] = []
     seen: set[int] = set()
     tied = 0
@@ -144,7 +144,7 @@ def _tensors(
 
 
 def _tensor(name: str, tensor: Any, offloaded: OffloadedWeights, *, is_buffer: bool) -> Tensor:
-    # Of a sharded parameter (DTensor), this rank holds the local shard.
+    # Of a sharded parameter (DTensor), this rank holds only the local shard.
     held = getattr(tensor, "_local_tensor", tensor)
     device = offloaded.locate(name) if held.is_meta else _named(held.device)
     return Tensor(name, device, int(held.nbytes), _named(held.dtype), is_buffer)
@@ -152,12 +152,12 @@ def _tensor(name: str, tensor: Any, offloaded: OffloadedWeights, *, is_buffer: b
 
 @functools.cache
 def _named(kind: Any) -> str:
-    """A device or a dtype, by its name; there are few of them."""
+    """A device or a dtype by its name; there are few of them."""
     return str(kind).removeprefix("torch.")
 
 
 def shortest_map(tensors: list[Tensor]) -> list[ModuleDevice]:
-    """The fewest entries that say where everything lies, in the model's order; buffers follow."""
+    """The fewest entries that describe every placement, in the model's order; buffers follow."""
     parameters = [tensor for tensor in tensors if not tensor.is_buffer] or tensors
     above = {name: _modules_above(name) for name in {t.name.rpartition(".")[0] for t in parameters}}
     devices: dict[str, set[str]] = {}

@@ -1,6 +1,6 @@
-"""Ray: who this worker is to its cluster, read by the agent's thread.
+"""Ray: this worker's ids in its cluster, read by the agent's thread.
 
-Never asks for the task's id or name: Ray aborts a prestarted worker that does.
+Never asks for the task's id or name: Ray aborts a prestarted worker that asks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOOKS = 240
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
-    """Patches nothing: from now on an agent here asks Ray's worker who it is."""
+    """Patches nothing: from now on, an agent here asks Ray's worker for its ids."""
     if not hasattr(module, "global_worker"):
         raise NotApplicable("this Ray keeps its worker elsewhere")
     core.when_started(_watch)
@@ -38,10 +38,10 @@ def _stop_watching() -> None:
 
 
 class WorkerLook:
-    """Looks until the actor is known: a worker becomes one actor, and stays it.
+    """Asks until the actor is known: a worker becomes one actor and stays that actor.
 
-    Ray is asked no longer than needed, and never in a driver: what is asked while Ray shuts down
-    ends the process.
+    Ray is asked no longer than needed, and never in a driver: a question during Ray's shutdown ends the
+    process.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class WorkerLook:
         self._looks = 0
 
     def look(self) -> tuple[WorkerPlaced | None, str]:
-        """Who this process is to Ray, None where it is no connected worker; its title."""
+        """This process's ids in Ray, None where it is not a connected worker; and its title."""
         module = sys.modules.get("ray._private.worker")
         if module is None:
             return None, ""
@@ -62,7 +62,7 @@ class WorkerLook:
 
 
 def process_title() -> str:
-    """What Ray calls its worker: `ray::Trainer.fit`; '' for a process with a title of its own."""
+    """Ray's title of its worker: `ray::Trainer.fit`; '' for a process with a title of its own."""
     with open("/proc/self/cmdline", "rb") as file:
         title = file.read(_TITLE_KEPT).partition(b"\0")[0].decode("utf-8", "replace")
     return title if title.startswith("ray::") else ""
@@ -84,5 +84,5 @@ def _placed(worker: Any) -> WorkerPlaced | None:
             actor_name=(worker.actor_name or "") if actor else "",
             actor_class=type(made).__name__ if made is not None else "",
         )
-    except AttributeError:  # it disconnects just now, or keeps its names elsewhere
+    except AttributeError:  # it is disconnecting, or keeps its names elsewhere
         return None

@@ -1,7 +1,7 @@
-"""Where the ranks of a Ray job meet when nobody has said it: rank 0's actor chooses, and tells Ray.
+"""The endpoint of a Ray job's world where nobody has set one: rank 0's actor chooses it and tells Ray.
 
-Ray's own key-value store carries `host:port`, under the job, the world's name and its number. It is
-asked by `distwatch.initialize` alone, under the deadline of the step `endpoint`.
+Ray's own key-value store holds `host:port`, under the job, the world's name and its number. Only
+`distwatch.initialize` asks it, under the deadline of the step `endpoint`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _GIVEN_BY_RANK_0 = {"MASTER_ADDR", "MASTER_PORT"}
 def read_endpoint(
     init_method: str | None, rank: int | None, world_size: int | None, held_endpoint: str | None
 ) -> tuple[Launched, str | None]:
-    """This rank's place, and by what name Ray is asked for the endpoint; None where it is not.
+    """This rank's place, and the name for asking Ray for the endpoint; None where Ray is not asked.
 
     Args:
-        held_endpoint: of the world that holds, which has asked already.
+        held_endpoint: of the existing world, which has already asked.
     """
     name = world_name(init_method)
     launched = read_environment(
@@ -57,7 +57,7 @@ def world_name(init_method: str | None) -> str | None:
 
 
 def meets_in_ray(launched: Launched, name: str | None) -> bool:
-    """Whether Ray is to be asked for the endpoint: it was asked for, or nothing says it."""
+    """Whether to ask Ray for the endpoint: it was requested, or nothing gives one."""
     if launched.global_rank is None or launched.world_size is None or launched.wrong:
         return False
     if name is not None:
@@ -81,10 +81,10 @@ def settled(launched: Launched, endpoint: str) -> Launched:
 def meet_in_ray(
     launched: Launched, name: str, number: int, deadlines: Deadlines, agent: Agent | None
 ) -> Launched:
-    """Chooses the endpoint (rank 0) or waits until rank 0's actor listens at the one it chose.
+    """Chooses the endpoint (rank 0), or waits until rank 0's actor listens at its chosen endpoint.
 
     Raises:
-        InitTimeout: rank 0's actor has not come in time.
+        InitTimeout: rank 0's actor has not published it in time.
         InitFailed: there is no Ray here, or it does not answer.
     """
     ledger = Ledger(agent)
@@ -130,9 +130,9 @@ def _publish(key: bytes) -> str:
 
 
 def _await_listener(key: bytes, within_s: float) -> str | None:
-    """What rank 0 has published, once somebody listens there.
+    """What rank 0 has published, once a process listens there.
 
-    A restarted world may find the word of the last one, at whose port nobody is left.
+    A restarted world may find the previous world's entry, at whose port no process is left.
     """
     store, until = _store(), time.monotonic() + within_s
     while time.monotonic() < until:
@@ -152,7 +152,7 @@ def _is_listening(endpoint: str) -> bool:
 
 
 class _KeyValues:
-    """Ray's internal key-value store, by the names that Ray 2 has for it."""
+    """Ray's internal key-value store, by its names in Ray 2."""
 
     def __init__(self, functions: Any) -> None:
         self._functions = functions

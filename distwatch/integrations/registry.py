@@ -1,4 +1,4 @@
-"""The integrations, declared; and their honest status. Imports none of the libraries."""
+"""The declared integrations and their honest status. Imports none of the libraries."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ log = logging.getLogger("distwatch")
 
 
 class IntegrationSpec(NamedTuple):
-    """One library: applied right after `trigger` has been imported."""
+    """One library; applied right after `trigger` has been imported."""
 
     name: str
     trigger: str
     file: str
-    """Of `distwatch/integrations/`, without its ending."""
+    """Its file in `distwatch/integrations/`, without the ending."""
     part_of: str = ""
-    """The integration by whose name it is switched off, where it is not its own."""
+    """The integration whose name switches it off, where that is not its own name."""
 
 
 class Implementation(Protocol):
-    """What an integration's module offers, or the `framework` in it."""
+    """What an integration's module, or the `framework` in it, provides."""
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
-        """Patches; returns a remark on what could not be hooked, '' where all was."""
+        """Patches; returns a remark on what could not be hooked, '' where everything was."""
         ...
 
 
 class NotApplicable(Exception):
-    """The library is there, but not in a form that this integration knows."""
+    """The library is loaded, but not in a form that this integration knows."""
 
 
 CALLS = "torch_calls"
-"""Recording each collective's call site: a part of torch_distributed that can be off alone."""
+"""Recording each collective's call site: a part of torch_distributed that can be switched off alone."""
 REGISTRY = (
     IntegrationSpec("torch_distributed", "torch.distributed.distributed_c10d", "torch_distributed"),
     IntegrationSpec("device_mesh", "torch.distributed.device_mesh", "device_mesh"),
@@ -80,7 +80,7 @@ _patches: dict[str, PatchSet] = {}
 
 
 def arm(settings: Settings) -> None:
-    """Waits for each library's import; those that are loaded are hooked at once. Idempotent."""
+    """Waits for each library's import; loaded ones are hooked at once. Idempotent."""
     _complain_of_unknown(settings)
     for spec in REGISTRY:
         if spec.name in _statuses and _statuses[spec.name].status != "removed":
@@ -128,7 +128,7 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
 
 
 def _version_of(module: str) -> str:
-    """As the outermost package that has one says it: `megatron` itself is but a folder of others."""
+    """From the outermost package that has one: `megatron` itself is only a folder of others."""
     parts = module.split(".")
     packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts) + 1))
     return next((str(v) for p in packages if (v := getattr(p, "__version__", None))), "")
@@ -148,18 +148,18 @@ def statuses() -> dict[str, Status]:
 
 
 def folders_of(*packages: str) -> tuple[str, ...]:
-    """Where those of the packages lie that are loaded, each with a final separator."""
+    """The folders of those of the packages that are loaded, each with a final separator."""
     files = (getattr(sys.modules.get(package), "__file__", None) for package in packages)
     return tuple(os.path.join(os.path.dirname(file), "") for file in files if file)
 
 
 def site_outside(*packages: str) -> Site | None:
-    """Where the user's own code stands: outside of us and of those packages."""
+    """The user's own line: outside distwatch and those packages."""
     return caller_site(folders_of(*packages))
 
 
 def running_agent() -> core.Agent | None:
-    """The agent; started now where this process had no reason for one before."""
+    """The agent; started now if this process had no reason for one before."""
     agent = core.current()
     if agent is None and (agent := core.start()) is not None:
         for name, status in _statuses.items():

@@ -1,7 +1,7 @@
 """An SGLang `ModelRunner` outside a server, built step by step, each step under its deadline.
 
 Made for two-sided perturbation (MeZO): both sides of a batch run forward in one process that also
-changes the weights, so there is no server, scheduler or tokenizer around the runner.
+changes the weights, so no server, scheduler or tokenizer surrounds the runner.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from distwatch.integrations.world import World, add_framework, held_world, initi
 from distwatch.state.steps import LOAD
 
 RUNNER = "ModelRunner"
-"""The step in which weights are read and memory is laid out."""
+"""The step that reads weights and allocates memory."""
 _CONTEXT_LENGTH = 2048
 _ROLE = "scheduler"
 _POOLS = ("alloc_memory_pool", "init_attention_backends", "init_cuda_graphs")
-"""Newer runners do this when they are asked to, older ones in their constructor."""
+"""Newer runners do this on request, older ones in their constructor."""
 
 
 def build_sglang_runner(
@@ -44,20 +44,20 @@ def build_sglang_runner(
 ) -> Any:
     """A `ModelRunner` of the installed SGLang, with weights, memory pools and groups in place.
 
-    A world that holds is taken, with SGLang's groups where it has them. Else one is formed first
-    (`distwatch.initialize`), so that a missing rank is told by name instead of by a runner that
-    does not come back. On every rank, with the same arguments.
+    An existing world is used, with SGLang's groups if it has them. Otherwise a world is formed first
+    (`distwatch.initialize`), so a missing rank is named, instead of a runner that never returns. Call
+    it on every rank with the same arguments.
 
     Args:
-        batch_size: sequences of one side; the runner is laid out for twice as many.
-        context_length: tokens of a sequence; by default the model's own, 2048 at most.
-        device: cuda, cpu, …; by default what torch finds.
-        deadlines: as of `distwatch.initialize`.
-        server_args: further fields of SGLang's `ServerArgs`, which win over the defaults.
+        batch_size: sequences of one side; the runner is sized for twice as many.
+        context_length: tokens of a sequence; default: the model's own, at most 2048.
+        device: cuda, cpu, …; default: what torch finds.
+        deadlines: as for `distwatch.initialize`.
+        server_args: further fields of SGLang's `ServerArgs`, which override the defaults.
 
     Raises:
         PlanInvalid: SGLang is not installed, or this version has no such server argument.
-        AlreadyInitialized: the world that holds has SGLang's groups of other sizes.
+        AlreadyInitialized: the existing world has SGLang groups of other sizes.
     """
     framework_of("sglang")
     server = _import("sglang.srt.server_args")
@@ -70,7 +70,7 @@ def build_sglang_runner(
     world = held_world() or initialize(backend, deadlines=deadlines)
     outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
     if "sglang" in world.layouts:
-        # Groups of other sizes are refused before anything is published for them.
+        # Groups of other sizes are rejected before anything is published for them.
         _build_groups(world, backend, args)
         if not outside:
             world.release("sglang")
@@ -83,7 +83,7 @@ def build_sglang_runner(
     with _step(RUNNER, model_path):
         runner = _runner(args, config, world)
     if not outside:
-        # This version's runner has built the groups itself: they are taken as they are.
+        # This version's runner has built the groups itself: they are used unchanged.
         _build_groups(world, backend, args)
     return runner
 
@@ -93,9 +93,9 @@ def mezo_defaults(
 ) -> dict[str, Any]:
     """Server arguments for two-sided perturbation: both sides of a batch forward in one step.
 
-    No CUDA graph, since it would replay with the shapes of its capture; prefixes are shared by
-    the radix cache, which has to be flushed whenever the weights change: its keys and values are
-    those of the weights that computed them.
+    No CUDA graph, since it would replay with the shapes of its capture. Prefixes share the radix
+    cache, which must be flushed whenever the weights change: its keys and values belong to the
+    weights that computed them.
     """
     sides, length = 2 * batch_size, context_length or _context_length(model_path)
     defaults: dict[str, Any] = {
@@ -111,7 +111,7 @@ def mezo_defaults(
         defaults |= {
             "attention_backend": "torch_native",
             "sampling_backend": "pytorch",
-            # A share of all memory is meant for a server that has the machine to itself.
+            # A share of all memory suits a server that has the machine to itself.
             "max_total_tokens": sides * length,
             "grammar_backend": "none",
         }
@@ -119,7 +119,7 @@ def mezo_defaults(
 
 
 def missing_state() -> list[str]:
-    """What a `ModelRunner` would miss in this process now, in plain words; empty: nothing."""
+    """What a `ModelRunner` would lack in this process now, in plain words; empty: nothing."""
     import torch.distributed as dist
 
     fix = "call distwatch.initialize(framework='sglang', tensor=…)"
@@ -153,7 +153,7 @@ def missing_state() -> list[str]:
 
 @contextlib.contextmanager
 def _step(name: str, model_path: str) -> Iterator[None]:
-    """On record under the deadline of loads; without an agent nothing."""
+    """A journaled step under the load deadline; nothing without an agent."""
     agent = running_agent()
     step = agent.begin_step(name, kind=LOAD, label=model_path) if agent else None
     error: BaseException | None = None
@@ -180,7 +180,7 @@ def _import(name: str) -> Any:
 def _server_args(
     kind: Any, model_path: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Any:
-    """Of the defaults, those that this version knows; of the user's, all."""
+    """The defaults that this version knows, and all of the user's arguments."""
     known = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
     known |= set(inspect.signature(kind).parameters)
     if unknown := sorted(set(given) - known):
@@ -193,7 +193,7 @@ def _server_args(
 
 
 def _build_groups(world: World, backend: str | None, args: Any) -> None:
-    """Those that the server arguments ask for; a no-op where the world has them."""
+    """The groups that the server arguments request; a no-op where the world has them."""
     sizes = {
         size: int(getattr(args, field, 1) or 1)
         for size, field in (
@@ -216,7 +216,7 @@ def _publish(args: Any, world: World) -> None:
 def _is_published() -> bool:
     context = _import("sglang.srt.runtime_context")
     if not hasattr(context, "assert_published"):
-        return True  # up to 0.5.15 the runner publishes itself
+        return True  # up to 0.5.15 the runner publishes them itself
     try:
         return bool(context.get_parallel().tp_size) and context.get_parallel().tp_rank is not None
     except (AttributeError, RuntimeError, ValueError):

@@ -1,4 +1,4 @@
-"""One short generation, step by step: the first forward is where a wrongly placed model shows."""
+"""One short generation, step by step: the first forward shows whether the model is placed wrongly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKENS = 4
 
 
 def generate_shortly(under_way: Load | None, model: Any) -> list[int]:
-    """Chooses a few tokens greedily after a prompt of one; each forward is a step of its own.
+    """Generates a few tokens greedily from a prompt of one; each forward is a separate step.
 
     Raises:
         Exception: whatever the model's forward raises.
@@ -37,7 +37,7 @@ def _starts(config: Any) -> tuple[Any, ...]:
 
 
 def _input_device(model: Any) -> Any:
-    """Where inputs go: to the embedding, or wherever accelerate moves them from."""
+    """The device for inputs: the embedding's, or the one from which accelerate moves them."""
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     parameters = list(embedding.parameters()) if embedding is not None else []
     devices = [p.device for p in (*parameters, *model.parameters()) if p.device.type != "meta"]

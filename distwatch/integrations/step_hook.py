@@ -22,14 +22,14 @@ class Called(NamedTuple):
 
 
 class StepHook(CallHook):
-    """Subclasses begin the step. Without an agent the call is nothing."""
+    """Subclasses begin the step. Without an agent nothing is recorded."""
 
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         """The step of a call with these arguments."""
         raise NotImplementedError
 
     def hold(self, called: Called, result: Any) -> None:
-        """The call has returned: what now holds is written before the step ends."""
+        """The call has returned: the resulting state is journaled before the step ends."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Called | None:
         agent = running_agent()

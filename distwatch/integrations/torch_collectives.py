@@ -1,8 +1,8 @@
-"""Calls of `ProcessGroup` methods, for call sites and for what the flight recorder leaves out.
+"""Calls of `ProcessGroup` methods, for call sites and for what the flight recorder omits.
 
-Collectives themselves are counted by torch's flight recorder, which also sees those of DDP
-and compiled code. Plain closures: about 3 µs a call in a hot loop. `DISTWATCH_INTEGRATIONS=-torch_calls`
-leaves out the collectives: then the recorder names operations and sizes, and stacks the call sites.
+torch's flight recorder counts the collectives themselves, including those of DDP and compiled
+code. Plain closures: about 3 µs a call in a hot loop. `DISTWATCH_INTEGRATIONS=-torch_calls` leaves
+the collectives out: then the recorder gives operations and sizes, and stacks give the call sites.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ PEERS_TOLD = 48
 
 
 class Counts:
-    """Per group: what was called from Python, as the main thread saw it."""
+    """For each group, what was called from Python, as the main thread saw it."""
 
     def __init__(self) -> None:
         self.collectives: dict[str, int] = {}
         """Sequence number of the last collective called here."""
         self.p2p: dict[str, int] = {}
         self.peers: dict[tuple[str, str, int, int], int] = {}
-        """Posted so far, by group, send or recv, peer's rank in the group, and tag; the one
-        that was used last comes last."""
+        """Posted so far, by group, send or recv, peer's rank in the group, and tag; the most recently
+        used comes last."""
         self.taken: dict[str, list[tuple[int, int]]] = {}
-        """Runs of numbers that p2p took: the last one, and how many there were up to it."""
+        """Runs of numbers that p2p took: the last number, and the count up to it."""
         self.unnumbered: set[str] = set()
         """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
 
     def post(self, pg_name: str, op: str, peer: int, tag: int) -> int:
-        """Counts a send or recv; returns the 1-based index of it among those of its kind."""
+        """Counts a send or recv; returns its 1-based index among those of its kind."""
         key = (pg_name, op, peer, tag)
         posted = self.peers.pop(key, 0) + 1
         self.peers[key] = posted
@@ -84,7 +84,7 @@ class Counts:
                 del runs[: RUNS_KEPT // 2]
 
     def without_p2p(self, pg_name: str, number: int) -> int:
-        """A collective's number as if there were no p2p, which ranks do unequally often."""
+        """A collective's number as if there were no p2p, of which ranks make different numbers."""
         runs = self.taken.get(pg_name)
         if not runs or number <= 0:
             return number
@@ -92,7 +92,7 @@ class Counts:
         return number - (runs[place - 1][1] if place else 0)
 
     def forget(self, pg_name: str) -> None:
-        """Drops a destroyed group, whose name may come again; all of them for ''."""
+        """Drops a destroyed group, whose name may be used again; all groups for ''."""
         tables: tuple[dict[str, Any], ...] = (self.collectives, self.p2p, self.taken)
         for table in tables:
             if pg_name:
@@ -105,11 +105,11 @@ class Counts:
 
 
 def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
-    """Patches the class; names that this torch does not have are left out."""
+    """Patches the class; methods that this torch does not have are skipped."""
     counts = Counts()
     calls = Calls(counts, known)
     owner = module.ProcessGroup
-    # The class that Python code calls may be a subclass of the one that has the methods.
+    # The class that Python code calls may be a subclass of the class with the methods.
     definer = next((c for c in owner.__mro__ if "allreduce" in vars(c)), owner)
     names = (*COLLECTIVES, *P2P) if read_settings().wants(CALLS) else P2P
     for name in names:
@@ -145,7 +145,7 @@ class Calls:
         self._leave: Callable[[int, int], object] = _nowhere
 
     def observe(self, name: str, original: Any) -> Callable[..., Any]:
-        """A stand-in for one method; the original runs exactly once."""
+        """A wrapper for one method; the original runs exactly once."""
         p2p = name in P2P
         begin, end = (
             (self._begin_p2p, self._end_p2p) if p2p else (self._begin_collective, self._end)
@@ -193,7 +193,7 @@ class Calls:
         except RuntimeError:
             self._counts.unnumbered.add(pg_name)
         if agent := running_agent():
-            # Also a group that nobody made by torch's functions is one by now.
+            # A group that was not made by torch's functions is complete by now, too.
             guard("process groups", self._known.read, agent)
 
     def _begin_p2p(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
@@ -218,7 +218,7 @@ class Calls:
         else:
             number, pg_name, before = token
             self._end(number, group)
-            # gloo takes one number for a send, NCCL none, a monitored barrier as many as ranks.
+            # gloo takes one number for a send, NCCL none, a monitored barrier as many as there are ranks.
             taken = group._get_sequence_number_for_group() - before
             self._counts.take(pg_name, before, taken)
 
@@ -254,7 +254,7 @@ class Calls:
         return number
 
     def _change_agent(self) -> core.Agent | None:
-        """A forked rank has a ring and sites of its own: its parent's numbers mean nothing there."""
+        """A forked rank has its own ring and sites: its parent's numbers mean nothing there."""
         agent = running_agent()
         if agent is None or agent.operations is None:
             return None
@@ -273,7 +273,7 @@ class Calls:
             code = frame.f_code
             seen = library.get(id(code))
             if seen is None:
-                # The code object is kept, or its id could come again for another one.
+                # The code object is kept alive, or another one could get its id.
                 seen = library[id(code)] = (code, not is_users(code.co_filename, self._skip))
             if not seen[1]:
                 key = (id(code), frame.f_lineno)

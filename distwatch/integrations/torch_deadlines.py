@@ -1,4 +1,4 @@
-"""DISTWATCH_ON_HANG=raise|abort: what torch's own initialization does once its deadline has passed.
+"""DISTWATCH_ON_HANG=raise|abort: what happens to torch's own initialization after its deadline.
 
 With `report`, the default, nothing here is installed.
 """
@@ -32,7 +32,7 @@ TIMEOUT_SHARE = 0.8
 
 
 def supervise(module: ModuleType, patches: PatchSet, on_hang: str) -> None:
-    """Puts torch's initializing functions under deadlines that are acted on."""
+    """Puts torch's initializing functions under deadlines with consequences."""
     for kind in KINDS:
         for name in kind.supervised:
             if (original := vars(module).get(name)) is not None:
@@ -66,7 +66,7 @@ def _supervised(
 
 
 class _Hang:
-    """One supervised call, and what is done once it is late."""
+    """One supervised call, and the action once it is late."""
 
     def __init__(
         self, agent: Agent, name: str, deadline_s: float, plan: InitPlanned | None, on_hang: str
@@ -79,7 +79,7 @@ class _Hang:
         self._on_hang = on_hang
 
     def supervision(self) -> Supervision:
-        """To be entered around the call."""
+        """Enter this around the call."""
         return Supervision(
             deadline_s=self._deadline_s,
             port=self._address[1] if self._address else None,
@@ -87,10 +87,10 @@ class _Hang:
         )
 
     def await_endpoint(self) -> None:
-        """Waits here for a store that torch would wait for where nothing can reach it.
+        """Waits here for a store, where torch itself would wait in a call that nothing can interrupt.
 
         Raises:
-            InitTimeout: none answered within the deadline.
+            InitTimeout: no store answered within the deadline.
         """
         if self._plan is None or self._address is None or self._plan.hosts_store:
             return

@@ -23,7 +23,7 @@ def default_backend() -> str:
 
 
 def device_of(backend: str) -> Any:
-    """The `torch.device` that a backend's tensors lie on."""
+    """The `torch.device` of a backend's tensors."""
     import torch
 
     if "nccl" in backend:
@@ -34,7 +34,7 @@ def device_of(backend: str) -> Any:
 
 
 def device_identity(backend: str, launched: Launched) -> str:
-    """The GPU that this rank will work on, by its UUID; '' where it works on none."""
+    """The GPU that this rank will use, by its UUID; '' where it uses none."""
     import torch
 
     if "nccl" not in backend or not torch.cuda.is_available():
@@ -47,7 +47,7 @@ def device_identity(backend: str, launched: Launched) -> str:
 
 
 def device_finding(launched: Launched) -> Finding | None:
-    """More ranks on this host than GPUs that they see; None where each has one."""
+    """This host has more ranks than visible GPUs; None where each rank has one."""
     import torch
 
     count, local = torch.cuda.device_count(), launched.local_rank

@@ -1,7 +1,7 @@
 """torch.distributed: initialization, process groups, collectives.
 
-Hooks the module that defines the functions, so that `torch.distributed` re-exports what is
-hooked; names that were bound earlier are found and rebound.
+Hooks the module that defines the functions, so that `torch.distributed` re-exports the hooked ones;
+names that were bound earlier are found and rebound.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _share_of(timeout: object) -> float | None:
 
 
 class _InitProcessGroup(StepHook):
-    """The step of a whole initialization, and who this is afterwards."""
+    """The step of a whole initialization, and the confirmed identity after it."""
 
     def __init__(self, module: ModuleType, known: KnownGroups, recorder: FlightRecorder) -> None:
         self._module = module
@@ -109,7 +109,7 @@ class _InitProcessGroup(StepHook):
 
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         site = site_outside("torch")
-        # `distwatch.initialize` has stated its own plan, which says more.
+        # `distwatch.initialize` has journaled its own plan, which says more.
         if not agent.is_initializing:
             agent.plan_init(read_plan(given, site=site))
         self._known.initializing = True
@@ -135,7 +135,7 @@ class _InitProcessGroup(StepHook):
 
 
 class _MakesGroup(StepHook):
-    """A call that returns a process group, which is read once it holds."""
+    """A call that returns a process group, which is read once it exists."""
 
     def __init__(self, known: KnownGroups) -> None:
         self._known = known
@@ -183,7 +183,7 @@ class _SplitGroup(_MakesGroup):
 
 
 class _StoreBarrier(StepHook):
-    """Where every rank waits for all others after a group's creation, if torch does that at all."""
+    """The wait of every rank for all others after a group's creation, if torch has one."""
 
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         step = agent.begin_step(

@@ -10,18 +10,18 @@ from distwatch.state.events import GroupCreated, Site
 
 
 class KnownGroups:
-    """What was read of `distributed_c10d._world`, in order of creation.
+    """The content of `distributed_c10d._world`, in order of creation.
 
-    Only the threads that call torch read it: `group.rank()` and its like drop the GIL, which
-    the agent's thread must not.
+    Only threads that call torch read it: `group.rank()` and similar calls drop the GIL, which the
+    agent's thread must not do.
 
     Attributes:
-        calls: how many times `new_group` was called since the last full destroy.
-        created: names of the groups of each backend in order of creation in this process,
-            which is what the flight recorder numbers them by. Grows for ever, as its numbers do.
+        calls: the number of `new_group` calls since the last full destroy.
+        created: names of the groups of each backend in order of creation in this process: the
+            flight recorder's numbering. Grows for ever, as those numbers do.
         initializing: whether `init_process_group` is under way.
-        own_worlds: root groups that were not made by it, by name, each with its store's endpoint:
-            they number members from 0.
+        own_worlds: root groups that `init_process_group` did not make, by name, each with its
+            store's endpoint: they number members from 0.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -34,7 +34,7 @@ class KnownGroups:
         self.own_worlds: dict[str, str] = {}
 
     def note_order(self) -> None:
-        """Takes down which groups there are now, before their members are known."""
+        """Notes the existing groups, before their members are known."""
         world = self._module._world
         for group, (backend, _) in list(world.pg_map.items()):
             name = str(world.pg_names.get(group, ""))
@@ -71,10 +71,10 @@ class KnownGroups:
             )
 
     def _members(self, group: Any) -> tuple[int, ...]:
-        """Global ranks, sorted; none where torch does not say, or says something else.
+        """Global ranks, sorted; none where torch does not give them, or gives something else.
 
-        Frameworks that build a root group of their own (slime, SGLang) number its members from
-        0: with those numbers, the wrong ranks would be blamed.
+        Frameworks that build their own root group (slime, SGLang) number its members from 0: those
+        numbers would blame the wrong ranks.
         """
         world = self._module._world
         ranks = world.pg_group_ranks.get(group) or {}
@@ -85,7 +85,7 @@ class KnownGroups:
         return tuple(sorted(int(r) for r in ranks))
 
     def forget(self, pg_name: str) -> None:
-        """Drops a destroyed group; all of them for ''."""
+        """Drops a destroyed group; all groups for ''."""
         if pg_name:
             self._names.discard(pg_name)
             self._ordered.discard(pg_name)
@@ -98,10 +98,10 @@ class KnownGroups:
 
 
 def members_of_call(ranks: object) -> tuple[int, ...] | None:
-    """What `new_group` was given: None for all; none where looking would use it up."""
+    """The argument of `new_group`: None for all; none where reading would use it up."""
     if ranks is None:
         return None
-    # A generator can be read once, and that is torch's.
+    # A generator can be read only once, and torch must read it.
     return tuple(int(r) for r in ranks) if isinstance(ranks, Collection) else ()
 
 
@@ -115,6 +115,6 @@ def _timeout_s(group: Any) -> float | None:
         try:
             timeout = group._get_backend(device).options._timeout
         except (AttributeError, RuntimeError):
-            continue  # a backend without options, or of another kind: it has no timeout to tell
+            continue  # a backend without options, or of another kind: it has no timeout
         return float(timeout.total_seconds())
     return None

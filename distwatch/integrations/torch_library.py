@@ -1,4 +1,4 @@
-"""What the initializer asks of torch: a store, the default process group, a round trip, a mesh."""
+"""What the initializer needs from torch: a store, the default process group, a round trip, a mesh."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
 
 _hosted: dict[tuple[str, int], Any] = {}
-"""Stores that this process listens for. They stay until it ends: peers may still read in them,
-and a world that is formed again meets there."""
+"""Stores that this process hosts. They stay until it ends: peers may still read in them, and a world
+that is formed again uses them, too."""
 AFTER_DEADLINE_S = 15.0
 _PACKAGES = {"xla": "torch_xla"}
 
@@ -32,7 +32,7 @@ class TorchLibrary:
     def __init__(self, timeout: timedelta | None, builder: Builder | None) -> None:
         """
         Args:
-            timeout: of the collectives that come later; None for torch's own default.
+            timeout: of later collectives; None for torch's own default.
             builder: of the groups on top of the world; None for none.
         """
         self._timeout = timeout
@@ -50,7 +50,7 @@ class TorchLibrary:
         return device_finding(launched) if "nccl" in backends_of(backend) else None
 
     def host_store(self, host: str, port: int, world_size: int, timeout_s: float) -> None:
-        """Listens at the endpoint, or goes on to: a later world of this process meets there, too."""
+        """Listens at the endpoint, or keeps listening: a later world of this process uses it, too."""
         import torch.distributed as dist
 
         if (host, port) not in _hosted:
@@ -65,19 +65,19 @@ class TorchLibrary:
             )
 
     def form(self, launched: Launched, plan: InitPlanned, within_s: float, prefix: str) -> None:
-        """Forms the default process group in torch's own way, so that ranks without us meet it.
+        """Forms the default process group in torch's own way, so that ranks without distwatch can join.
 
         Args:
-            prefix: of the keys of a world that is formed again; torch's own would meet those of
-                the first one and hang. '' for the first.
+            prefix: of the keys of a world that is formed again; torch's own keys would clash with those
+                of the first world and hang. '' for the first.
         """
         import torch.distributed as dist
 
         if "nccl" in backends_of(plan.backend):
             _select_device(launched)
         asked = self._timeout or _default_timeout(plan.backend)
-        # While the group forms, peers are waited for little longer than the step may take: the
-        # deadline, which names who is missing, comes first.
+        # While the group forms, torch waits for peers a little longer than the step may take: the
+        # deadline, which names the missing ranks, comes first.
         adjustable = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "").upper() != "DETAIL"
         longest = timedelta(seconds=within_s + AFTER_DEADLINE_S)
         forming = min(asked, longest) if adjustable else asked
@@ -88,10 +88,10 @@ class TorchLibrary:
             _set_timeout(asked)
 
     def round_trip(self, world_size: int, within_s: float) -> None:
-        """Adds up one number of every rank.
+        """Adds up one number from every rank.
 
         Raises:
-            RuntimeError: it did not come back in time, or came back wrong.
+            RuntimeError: it did not return in time, or returned a wrong sum.
         """
         import torch
         import torch.distributed as dist
@@ -120,7 +120,7 @@ class TorchLibrary:
 
 
 def _wait_for(work: Any, within_s: float) -> None:
-    """As `work.wait(timeout)`, which for gloo looks only every 50 ms."""
+    """As `work.wait(timeout)`, which for gloo polls only every 50 ms."""
     until, pause_s = time.monotonic() + within_s, 0.0002
     while not work.is_completed():
         if time.monotonic() > until:
@@ -136,7 +136,7 @@ def backends_of(backend: str) -> list[str]:
 
 
 def _meeting(launched: Launched, prefix: str, timeout: timedelta) -> dict[str, Any]:
-    """The arguments of `init_process_group` that say where the ranks meet."""
+    """The arguments of `init_process_group` with the endpoint of the ranks."""
     import torch.distributed as dist
 
     rank, world = launched.global_rank, launched.world_size
@@ -190,12 +190,12 @@ def _select_device(launched: Launched) -> None:
     import torch
 
     count = torch.cuda.device_count()
-    # A launcher that shows each rank one GPU numbers it 0 for everybody.
+    # A launcher that shows each rank one GPU gives it number 0 in every rank.
     torch.cuda.set_device(launched.local_rank if count > 1 else 0)
 
 
 def _why_unavailable(backend: str) -> tuple[str, str] | None:
-    """The reason and the fix; None for a backend that can be used here."""
+    """The reason and the fix; None for a backend that works here."""
     import torch
     import torch.distributed as dist
 
@@ -214,13 +214,13 @@ def _why_unavailable(backend: str) -> tuple[str, str] | None:
 
 
 def choose_backend(asked: str | None) -> str:
-    """What was asked for, else by this process's devices: nccl, xla or gloo."""
+    """The requested one, else by this process's devices: nccl, xla or gloo."""
     return asked.lower() if asked else default_backend()
 
 
 def axes_of(
     names_and_sizes: Iterable[tuple[str, int]], world_size: int
 ) -> tuple[tuple[str, int], ...]:
-    """The axes that are longer than one rank; the data axis alone where none is."""
+    """The axes of more than one rank; only the data axis where there is none."""
     axes = tuple((name, size) for name, size in names_and_sizes if size > 1)
     return axes or (("dp", world_size),)

@@ -1,7 +1,7 @@
-"""torch's flight recorder: how far each group is, polled by the agent's thread.
+"""torch's flight recorder: the progress of each group, polled by the agent's thread.
 
-The poll takes microseconds and never drops the GIL, so it is safe at exit and in a fork. A
-full dump holds the GIL for tens of milliseconds: on suspicion or request only.
+The poll takes microseconds and never drops the GIL, so it is safe at exit and in a fork. A full dump
+holds the GIL for tens of milliseconds: only on suspicion or request.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from distwatch.state.recorder_entries import Collective
 
 DUMPED_PER_GROUP = 64
 DUMPED_AT_MOST = 1000
-"""Of all groups together, about 180 KB: the journal drops what is larger than 256 KB."""
+"""For all groups together, about 180 KB: the journal drops events above 256 KB."""
 _DUMPS = {"gloo": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
 
 
 class FlightRecorder:
-    """Progress and dumps of every recorder that this torch has."""
+    """Progress and dumps of every recorder in this torch."""
 
     def __init__(self, known: KnownGroups, counts: Counts) -> None:
         self._known = known
         self._counts = counts
         self._names: dict[tuple[str, str], str] = {}
-        """What a full dump taught: the recorder's number of a group → its name."""
+        """Learned from a full dump: the recorder's number of a group → its name."""
         self._learned_of: set[tuple[str, str]] = set()
         self._gone: set[tuple[str, str]] = set()
         """Numbers of destroyed groups, which the recorder keeps reporting."""
@@ -50,24 +50,24 @@ class FlightRecorder:
         )
 
     def progress(self) -> list[GroupProgress]:
-        """The numbers of every group that has any, as of now."""
+        """The current numbers of every group that has any."""
         found: dict[str, GroupProgress] = {}
         for backend in list(self._dumps):
             status = self._status(backend)
             if self._is_shifted(backend, status):
                 self._learn(backend)
-            # A name may come again: the newest group of that name is the one that lives.
+            # A name may be used again: the newest group of that name is the living one.
             for pg_id in sorted(status, key=_number):
                 if name := self._name(backend, pg_id):
                     found[name] = self._collectives_only(name, status[pg_id])
         for name, seq in list(self._counts.collectives.items()):
-            # No recorder, or a full one: what Python called is all that is known.
+            # No recorder, or a full one: only what Python called is known.
             if name not in found:
                 found[name] = GroupProgress(pg_name=name, enqueued=seq)
         return [self._since(progress) for progress in found.values()]
 
     def forget(self, pg_name: str) -> None:
-        """Stops telling of a destroyed group; of all that there are now for ''."""
+        """Stops reporting a destroyed group; all existing groups for ''."""
         for backend in list(self._dumps):
             for pg_id in self._status(backend):
                 if not pg_name or self._name(backend, pg_id) == pg_name:
@@ -78,7 +78,7 @@ class FlightRecorder:
         try:
             content = json.loads(self._dumps[backend](includeCollectives=False))
         except (RuntimeError, TypeError, ValueError):
-            # A recorder that is built in and does not work must not silence the other one.
+            # A recorder that is built in but does not work must not silence the other one.
             self._dumps.pop(backend, None)
             return {}
         return content.get("pg_status") or {}
@@ -86,7 +86,7 @@ class FlightRecorder:
     def _is_shifted(self, backend: str, status: dict[str, dict[str, Any]]) -> bool:
         """Whether the order of creation cannot be the recorder's numbering.
 
-        A backend object that somebody built without a process group takes a number, too.
+        A backend object that was built without a process group takes a number, too.
         """
         unnamed = {
             (backend, pg_id)
@@ -99,7 +99,7 @@ class FlightRecorder:
         return bool(new)
 
     def _learn(self, backend: str) -> None:
-        """Reads the names that the recorder's own entries have. Holds the GIL for a full dump."""
+        """Reads the group names in the recorder's own entries. Holds the GIL for a full dump."""
         for raw in json.loads(self._dumps[backend]()).get("entries") or []:
             self._names[backend, str(raw.get("pg_id"))] = _group_of(raw)[0]
 
@@ -141,7 +141,7 @@ class FlightRecorder:
         return created[_number(pg_id)] if 0 <= _number(pg_id) < len(created) else ""
 
     def dump(self, reason: str) -> CollectivesDumped:
-        """The newest entries of each group, and what they teach about the recorder's numbering."""
+        """The newest entries of each group, and what they show about the recorder's numbering."""
         if not self._dumps:
             return CollectivesDumped(
                 reason=reason, not_observed="this torch has no flight recorder"

@@ -1,8 +1,8 @@
-"""Where ranks meet: torch's rendezvous, the making of a group, and worlds beside the default one.
+"""Where ranks connect: torch's rendezvous, the creation of a group, and groups beside the default one.
 
-Weight-sync groups of SGLang, slime, RLinf and others are made of the same parts without
-`init_process_group`: a rendezvous and `_new_process_group_helper`, or nothing but a `TCPStore` and
-a backend's class. Each is a world of its own, whose ranks are not the job's.
+Weight-sync groups of SGLang, slime, RLinf and others use the same parts without
+`init_process_group`: a rendezvous and `_new_process_group_helper`, or only a `TCPStore` and a
+backend's class. Each is a separate world, whose ranks are not the job's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CLASSES = ("ProcessGroupGloo", "ProcessGroupNCCL")
 
 
 def hook_rendezvous(module: ModuleType, patches: PatchSet, known: KnownGroups) -> None:
-    """The function returns a generator, and it is the generator's first item that blocks."""
+    """The function returns a generator; the generator's first item is what blocks."""
     original = vars(module)["rendezvous"]
 
     def rendezvous(url: str, rank: int = -1, world_size: int = -1, **kwargs: Any) -> Iterator[Any]:
@@ -62,7 +62,7 @@ def _observed_rendezvous(
         first = next(iterator)
     except BaseException as error:
         guard("torch.distributed.rendezvous", _end, token, error)
-        # A generator that has nothing to give ends; it does not raise StopIteration.
+        # A generator with nothing to yield ends; it does not raise StopIteration.
         if isinstance(error, StopIteration):
             return
         raise
@@ -77,7 +77,7 @@ def _begin(url: str, rank: int, world_size: int, known: KnownGroups) -> Any:
         return None
     label, endpoint = url, urlsplit(url).netloc
     if url.startswith("env://"):
-        # What torch reads at this very moment; missing is said, not made up.
+        # What torch reads at this very moment; a missing value is reported, not invented.
         addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         label, endpoint = f"{url}, {addr}:{port}", f"{addr}:{port}"
     site = site_outside("torch") if not _is_default(known) else None
@@ -103,13 +103,13 @@ def _end(token: Any, error: BaseException | None) -> None:
         agent.end_step(step, error_text(error))
 
 
-# ---- the making of a group -----------------------------------------------------------------------
+# ---- the creation of a group ---------------------------------------------------------------------
 
 
 class NewProcessGroup(StepHook):
-    """The connecting part of any group's creation, also where others call it directly.
+    """The connecting part of any group's creation, including direct calls by other code.
 
-    A group of theirs has its members later, if ever: it is read at its first collective.
+    Such a group gets its members later, if ever: it is read at its first collective.
     """
 
     def __init__(self, known: KnownGroups) -> None:
@@ -151,7 +151,7 @@ class NewProcessGroup(StepHook):
 
 
 def hook_constructors(patches: PatchSet, known: KnownGroups) -> None:
-    """In place, so that no class changes its identity and no early import is missed."""
+    """Patched in place, so that no class changes its identity and no early import is missed."""
     c10d: Any = sys.modules.get(_STORES)
     for name in ("TCPStore", *_CLASSES):
         kind = getattr(c10d, name, None)
@@ -161,7 +161,7 @@ def hook_constructors(patches: PatchSet, known: KnownGroups) -> None:
 
 
 class _Store(CallHook):
-    """A store that somebody makes for a meeting of their own."""
+    """A store that other code makes for its own rendezvous."""
 
     def __init__(self, known: KnownGroups) -> None:
         self._known = known
@@ -192,7 +192,7 @@ class _Store(CallHook):
 
 
 class _Backend(CallHook):
-    """A backend's group that somebody makes over a store of theirs."""
+    """A backend's group that other code makes over its own store."""
 
     def __init__(self, known: KnownGroups, name: str) -> None:
         self._known = known
@@ -224,7 +224,7 @@ class _Backend(CallHook):
 
 
 def _agent_of_rank(known: KnownGroups) -> Any:
-    """The agent, where this is no part of something that is seen already, and no launcher's."""
+    """The agent, where this is not part of a call that is already observed, and not in a launcher."""
     if getattr(_inside, "depth", 0) or _is_default(known):
         return None
     agent = core.current()
@@ -244,7 +244,7 @@ def endpoint_of(store: Any) -> str:
     return f"{host}:{port}" if host and port else ""
 
 
-# ---- what is said of it --------------------------------------------------------------------------
+# ---- what is journaled ---------------------------------------------------------------------------
 
 
 def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) -> None:
@@ -255,7 +255,7 @@ def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) 
     grows = newest is not None and not newest.name and said["via"] == "process group"
     of_name = 1 + max((o.of_name for o in here if o.name == name), default=0) if name else 0
     if grows and newest is not None:
-        # A store's master is its rank 0 by what it does, and by what it says now.
+        # The process that hosts a store is its rank 0 by what it does, and by what it reports now.
         told = {field: value for field, value in said.items() if value is not None}
         grown = {**told, "step": step, "name": name, "of_name": of_name}
         agent.record(msgspec.structs.replace(newest, **grown))

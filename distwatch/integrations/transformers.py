@@ -1,6 +1,6 @@
 """transformers: `from_pretrained` as steps with progress, on 4.57 and 5.x alike.
 
-Its modules are hooked one by one, as each is imported; names that a version lacks are left out.
+Its modules are hooked one by one, at their import; names that a version lacks are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from distwatch.integrations.loads import Load, begin_load, current_load, forget_
 from distwatch.integrations.registry import NotApplicable
 
 TENSORS_KNOWN = 20_000
-"""So many tensors are told apart by their files: what is kept must not grow with the model."""
+"""The number of tensors with a known file: memory must not grow with the model."""
 _MODEL_PHASES = {
     "_finalize_model_loading": "finalize",
     "tie_weights": "tie",
@@ -44,7 +44,7 @@ _MODULE_PHASES = {
     "initialize_tensor_parallelism": "tensor parallel mesh",
 }
 _OPENS = ("safe_open", "load_shard_file", "load_state_dict")
-# Where a tensor gets its place: the module, the function, and which argument the tensor is.
+# Where a tensor is placed: the module, the function, and which argument is the tensor.
 _PLACES = (
     ("transformers.core_model_loading", "set_param_for_module", 2, "param_value"),
     ("transformers.core_model_loading", "offload_and_maybe_resave_param", 1, "param"),
@@ -60,8 +60,8 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
 
 
 def _hook_config(module: ModuleType, patches: PatchSet) -> str:
-    """A config is read before any model class is imported, from the hub perhaps."""
-    # The class has one name in 5.x and another in 4.x.
+    """A config is read before any model class is imported, possibly from the hub."""
+    # The class has different names in 5.x and 4.x.
     owner = getattr(module, "PreTrainedConfig", None) or getattr(module, "PretrainedConfig", None)
     if owner is None or not hook_method(patches, owner, "get_config_dict", Phase("config")):
         raise NotApplicable("no PreTrainedConfig.get_config_dict")
@@ -69,7 +69,7 @@ def _hook_config(module: ModuleType, patches: PatchSet) -> str:
 
 
 def _hook_auto(module: ModuleType, patches: PatchSet) -> str:
-    """An Auto class's `from_pretrained` reads the config before any model class is called."""
+    """An Auto class's `from_pretrained` reads the config before it calls a model class."""
     hook, owner = "Auto from_pretrained", module._BaseAutoModelClass
     patches.observe(hook, owner, "from_pretrained", FromPretrained(adopts=True))
     hook_function(patches, module, "resolve_revision", Phase("revision"))
@@ -135,7 +135,7 @@ class FromPretrained(CallHook):
 
 
 class Building(CallHook):
-    """`get_init_context` comes right before the model's class is called, on meta."""
+    """`get_init_context` runs right before the model's class is called, on meta."""
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
         load = current_load()
@@ -167,9 +167,9 @@ class Shards(Counted):
 
 
 class TensorsNamed(CallHook):
-    """5.x reads tensors in worker threads: from here on it is known in which file each one lies.
+    """5.x reads tensors in worker threads: from here on the file of each tensor is known.
 
-    The end of the shards forgets it.
+    The end of the shards phase forgets the files.
     """
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ class TensorsNamed(CallHook):
 
 
 class GenerationConfigRead(Phase):
-    """The generation config: whether the model got the checkpoint's own one is worth a word."""
+    """The generation config: it matters whether the model got the checkpoint's own one."""
 
     def __init__(self) -> None:
         super().__init__("generation config")
@@ -208,8 +208,8 @@ class GenerationConfigRead(Phase):
         load, step, is_substitute, asks_nobody = token
         super().after((load, step), result, error)
         if is_substitute:
-            return  # made from the model's config, since the checkpoint's own did not come
-        # A complete cache says nothing of files that the repository never had.
+            return  # made from the model's config, because the checkpoint's own could not be read
+        # A complete cache says nothing about files that the repository never had.
         missing = asks_nobody or "does not appear to have a file" in str(error)
         load.generation = "loaded" if error is None else "default" if missing else "lost"
 
@@ -219,7 +219,7 @@ def _is_offline() -> bool:
 
 
 def _sharded_metadata(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
-    """What the checkpoint's index says; empty where it has none. 5.x hides it in `load_config`."""
+    """The content of the checkpoint's index; empty where it has none. 5.x hides it in `load_config`."""
     for value in (*kwargs.values(), *args):
         found = getattr(value, "sharded_metadata", value)
         if isinstance(found, Mapping) and "weight_map" in found:

@@ -1,4 +1,4 @@
-"""`distwatch.initialize`: forms the world under deadlines, once, and gives back what holds."""
+"""`distwatch.initialize`: forms the world under deadlines, once, and returns it."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ _formed = 0
 
 
 class World:
-    """A world that holds: `rank`, `size`, `groups`. A context manager that closes it.
+    """A formed world: `rank`, `size`, `groups`. A context manager that closes it.
 
     Attributes:
         groups: this rank's groups, `world` and one for each axis: members in the order of the axis.
-        layouts: the same by framework, where several hold in one world.
+        layouts: the same by framework, where one world has several.
         mesh: the device mesh of `framework="mesh"`, else None.
-        plan: what it was formed by.
-        without: ranks that came without `distwatch.initialize`; with them the first round trip
-            was left out, since they would not have made it.
+        plan: the plan that formed it.
+        without: ranks that do not use `distwatch.initialize`; with them the first round trip is
+            skipped, since they would not take part.
     """
 
     def __init__(self, formed: Formed, library: TorchLibrary, stack: tuple[str, ...]) -> None:
@@ -79,17 +79,17 @@ class World:
 
     @property
     def roles(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Every group of each framework, by the framework's own name for it."""
+        """Every group of each framework, by the framework's own name for the group."""
         builders = zip(self.layouts, self._library.builders, strict=False)
         return {framework: builder.roles() for framework, builder in builders}
 
     @property
     def closed(self) -> bool:
-        """Whether it no longer holds."""
+        """Whether the world has been destroyed."""
         return _held is not self
 
     def close(self) -> None:
-        """Destroys its groups, the last built first. Idempotent; then another can be formed."""
+        """Destroys its groups, the last built first. Idempotent; then another world can be formed."""
         global _held
         with _lock:
             if self.closed:
@@ -100,7 +100,7 @@ class World:
             _held = None
 
     def _add(self, asked: Asked, builder: Builder) -> None:
-        """One more framework's groups in the same world; whoever fails in it changes nothing."""
+        """Adds another framework's groups to this world; a failure changes nothing."""
         layout = builder.build(asked.plan)
         self._library.builders.append(builder)
         self._plans[asked.plan.framework] = asked.plan
@@ -109,17 +109,17 @@ class World:
             self.groups.update(layout)
 
     def release(self, framework: str) -> None:
-        """Takes one framework's groups down and keeps the world. On every rank."""
+        """Destroys one framework's groups and keeps the world. Call it on every rank."""
         import torch.distributed as dist
 
-        # gloo fails a rank that still connects a group which its peer takes down already.
+        # gloo fails a rank that is still connecting a group which its peer already destroys.
         dist.barrier()
         builders = dict(zip(self.layouts, self._library.builders, strict=True))
         builders[framework].undo()
         self._forget_destroyed()
 
     def _forget_destroyed(self) -> None:
-        """Frameworks whose groups the user took down can be built again, with other sizes."""
+        """Frameworks whose groups the user destroyed can be built again, with other sizes."""
         for name, builder in list(zip(self.layouts, self._library.builders, strict=True)):
             if not builder.holds():
                 self._library.builders.remove(builder)
@@ -159,30 +159,30 @@ def initialize(
 ) -> World:
     """Forms the world of this job, step by step, each step under its deadline.
 
-    Again with the same plan it is a no-op that returns the same world. A framework's groups can be
-    added to a world that holds, one that torch formed itself included.
+    Again with the same plan, it does nothing and returns the same world. It can add a framework's
+    groups to an existing world, including a world that torch itself formed.
 
     Args:
-        backend: gloo, nccl, xla or whatever torch knows; by default by this process's device.
+        backend: gloo, nccl, xla or anything torch knows; default: by this process's device.
         framework: whose groups to build on top: None for none, "mesh" for a `DeviceMesh`,
             "megatron" and others by their own initializers.
-        tensor, pipeline, context, expert, data: sizes of the framework's axes; `data` is by
-            default what is left of the world.
-        axes: of a mesh, by names of your own, the outermost first, in place of those sizes.
-        options: further arguments for the framework's own initializer, by its names for them.
+        tensor, pipeline, context, expert, data: sizes of the framework's axes; `data` is by default the
+            quotient that remains.
+        axes: of a mesh, with your own names, the outermost first, instead of those sizes.
+        options: further arguments for the framework's own initializer, by its names.
         deadlines: seconds by step (endpoint, store, arrival, agreement, group, round_trip,
             framework, layouts) and `init` for all of them together (default: DISTWATCH_DEADLINES).
-        timeout: of the collectives that come later, in seconds; default: torch's own.
-        init_method, rank, world_size: as of `init_process_group`; by default from the
-            environment of torchrun, Slurm, MPI or a plain one. Without any: a world of one.
-            In Ray actors rank 0's chooses the endpoint where nothing names one; `ray://name` does
-            the same for one of several worlds in a job.
+        timeout: of later collectives, in seconds; default: torch's own.
+        init_method, rank, world_size: as in `init_process_group`; default: from the environment of
+            torchrun, Slurm, MPI or a plain one. Without any: a world of one.
+                In Ray actors, rank 0's actor chooses the endpoint where nothing names one;
+                `ray://name` does the same for one of several worlds in a job.
 
     Raises:
-        PlanInvalid: no world of this size can be built by this plan.
-        InitTimeout: a step did not end in time; who came, who did not, and where those are.
-        InitFailed: the ranks disagree, or this one cannot take its place; `.finding` says why.
-        AlreadyInitialized: this process holds a world of another plan.
+        PlanInvalid: no world of this size can be built from this plan.
+        InitTimeout: a step did not end in time; it names who arrived, who did not, and where they are.
+        InitFailed: the ranks disagree, or this one cannot join; `.finding` says why.
+        AlreadyInitialized: this process holds a world with another plan.
     """
     global _held, _formed
     held_endpoint = _held.plan.endpoint if _held is not None else None
@@ -237,7 +237,7 @@ def _form(
 
 
 def held_world() -> World | None:
-    """The world that `initialize` has formed, where it still holds."""
+    """The world that `initialize` has formed, if it still exists."""
     import torch.distributed as dist
 
     return _held if dist.is_initialized() else None
@@ -246,10 +246,10 @@ def held_world() -> World | None:
 def add_framework(
     world: World, backend: str | None, framework: str, sizes: Mapping[str, int]
 ) -> None:
-    """Builds a framework's groups in a world that holds; a no-op where it has them.
+    """Builds a framework's groups in an existing world; a no-op where it has them.
 
     Raises:
-        AlreadyInitialized: it has them with other sizes, or another backend.
+        AlreadyInitialized: the world has them with other sizes, or has another backend.
     """
     terms = world.plan
     launched = Launched(
@@ -269,7 +269,7 @@ def add_framework(
 
 @contextlib.contextmanager
 def _on_record() -> Iterator[None]:
-    """Whoever catches what is raised here must not be the only one to know of it."""
+    """A caller that catches the error must not be the only one to know about it."""
     try:
         yield
     except DistwatchError as error:
@@ -280,7 +280,7 @@ def _on_record() -> Iterator[None]:
 
 
 def _standing(launched: Launched) -> Launched:
-    """Where the environment says nothing, what torch holds already does."""
+    """Fills in what torch already knows, where the environment does not say."""
     import torch.distributed as dist
 
     if launched.method != "alone" or not dist.is_initialized():
@@ -296,16 +296,16 @@ def _prepare(asked: Asked) -> None:
 
 
 def _already(asked: Asked) -> World | None:
-    """The world that holds, where it is of that plan, or becomes so by one more framework.
+    """The existing world, where it has that plan, or gets it by adding a framework.
 
     Raises:
-        AlreadyInitialized: it is of another.
+        AlreadyInitialized: it has another plan.
     """
     global _held
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        _held = None  # somebody destroyed it behind our back
+        _held = None  # other code destroyed it
         return None
     if _held is None:
         return _adopt(asked)
@@ -321,7 +321,7 @@ def _already(asked: Asked) -> World | None:
 
 
 def _extend(world: World, asked: Asked) -> bool:
-    """Builds a framework's groups in a world that holds; False for what is not one."""
+    """Builds a framework's groups in an existing world; False where the request is not for one."""
     if not isinstance(asked.builder, FrameworkBuilder):
         return False
     _activated_agent()
@@ -331,7 +331,7 @@ def _extend(world: World, asked: Asked) -> bool:
 
 
 def _adopt(asked: Asked) -> World:
-    """torch was initialized without us: the same plan is that it holds what is asked for."""
+    """torch was initialized without distwatch: the plan is the same if torch holds what is requested."""
     global _held
     import torch.distributed as dist
 
@@ -355,7 +355,7 @@ def _adopt(asked: Asked) -> World:
 
 
 def _activated_agent() -> Agent | None:
-    """Turns distwatch on, unless it was switched off: the world then forms without a journal."""
+    """Turns distwatch on, unless it is switched off: then the world forms without a journal."""
     if read_settings().enabled is False:
         return None
     import torch.distributed  # noqa: F401
@@ -366,7 +366,7 @@ def _activated_agent() -> Agent | None:
 
 
 def _undo_quietly(library: TorchLibrary) -> None:
-    # A half-built world must not keep the next attempt from forming; why it failed is under way.
+    # A half-built world must not prevent the next attempt; the reason is already being raised.
     try:
         library.undo()
     except Exception as error:

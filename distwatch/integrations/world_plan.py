@@ -1,4 +1,4 @@
-"""What `distwatch.initialize` was asked for, checked before anything begins."""
+"""The request to `distwatch.initialize`, checked before anything begins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Sizes = Mapping[str, int | None]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan of this rank, and what builds the groups on top of its world."""
+    """The plan of this rank, and the builder of groups on top of its world."""
 
     plan: InitPlanned
     builder: Builder | None = None
@@ -46,7 +46,7 @@ def plan_world(
     """The plan of this rank.
 
     Raises:
-        PlanInvalid: it makes no sense, whatever the others do.
+        PlanInvalid: it makes no sense, whatever the other ranks plan.
     """
     _check_framework(framework, sizes, axes, options)
     builder, named, order = _builder_of(
@@ -88,14 +88,14 @@ def seconds_of(timeout: timedelta | float | None) -> float | None:
 
 
 def world_terms(plan: InitPlanned) -> tuple[Any, ...]:
-    """What two plans must share to be of one world."""
+    """What two plans must share to belong to one world."""
     return (
         plan.global_rank, plan.world_size, plan.method, plan.endpoint, plan.backend, plan.timeout_s,
     )  # fmt: skip
 
 
 def framework_terms(plan: InitPlanned) -> tuple[Any, ...]:
-    """What two plans must share to ask for the same groups on top of it."""
+    """What two plans must share to request the same groups on top of it."""
     return plan.framework, sorted(plan.sizes.items()), plan.order, sorted(plan.options.items())
 
 
@@ -116,7 +116,8 @@ def _check_framework(
 ) -> None:
     if framework is not None and framework not in FRAMEWORKS:
         raise PlanInvalid(
-            f"there is no framework {framework!r}", advice=f"There is: {', '.join(FRAMEWORKS)}."
+            f"there is no framework {framework!r}",
+            advice=f"There is: {', '.join(FRAMEWORKS)}.",
         )
     asked = {name: size for name, size in sizes.items() if size not in (1, None)}
     if framework is None and (asked or axes):
@@ -125,7 +126,8 @@ def _check_framework(
             or f"axes={dict(axes or {})}"
         )
         raise PlanInvalid(
-            f"{told} without a framework that builds such groups", advice="Pass framework='mesh'."
+            f"{told} without a framework that builds such groups",
+            advice="Pass framework='mesh'.",
         )
     if axes is not None and asked:
         raise PlanInvalid(
@@ -149,7 +151,7 @@ def _builder_of(
     options: Mapping[str, Any],
     world: int,
 ) -> tuple[Builder | None, Axes, tuple[str, ...]]:
-    """What builds the groups, their axes with sizes, and the axes from the innermost out."""
+    """The builder of the groups, their axes with sizes, and the axes from the innermost out."""
     if framework is None:
         return None, (), ()
     if framework != "mesh":

@@ -45,7 +45,7 @@ _WORDS_OF_BARE_ASSERT = (
 )
 _SIZE = re.compile(
     r"(?i)mesh should not be bigger than|world.?size.{0,80}(?:divisible|multiple of|divided)"
-    r"|world of \d+ cannot be divided|ranks, and the world has \d+|is \d+, and the world has \d+"
+    r"|world of \d+ cannot be divided|ranks, (?:and|but) the world has \d+|is \d+, (?:and|but) the world has \d+"
     r"|group's world size should be less|group's rank should be within"
     r"|(?:does|do) not divide tensor \d|world_size \(\d+\) is not equal to|kv_size_multiplier should be divisible"
     r"|kv_shared_group_size: \d+, should divide|^AssertionError: \d+ is not divisible by \d+"

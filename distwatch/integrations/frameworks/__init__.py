@@ -1,6 +1,6 @@
-"""The frameworks whose parallel state is seen, and that `distwatch.initialize` can initialize.
+"""The frameworks whose parallel state distwatch sees, and that `distwatch.initialize` can initialize.
 
-One line here and one file beside it, of the same name. Imports nothing: every process reads it.
+Each has one line here and one file of the same name beside this one. Imports nothing: every process reads it.
 """
 
 TRIGGERS = {
@@ -9,4 +9,4 @@ TRIGGERS = {
     "neuron": "neuronx_distributed.parallel_layers.parallel_state",
     "accelerate": "accelerate.parallelism_config",
 }
-"""By the name in `distwatch.initialize(framework=…)`: the module that holds the parallel state."""
+"""By the name in `distwatch.initialize(framework=…)`: the module with the parallel state."""

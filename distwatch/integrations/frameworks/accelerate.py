@@ -12,7 +12,7 @@ from distwatch.state.finding import Finding
 
 
 class Accelerate(Framework):
-    """The mesh is what its builder returns; nobody takes it down but torch."""
+    """The mesh is what its builder returns; only torch destroys it."""
 
     name = "accelerate"
     packages = ("accelerate",)
@@ -25,7 +25,7 @@ class Accelerate(Framework):
         self._mesh: Any = None
 
     def validate(self, plan: Plan, world: int) -> list[Finding]:
-        """It has no stages and no expert layers."""
+        """It has no pipeline stages and no expert layers."""
         if plan.pipeline == plan.expert == 1:
             return validate(plan, world)
         why = f"accelerate has no axis for pipeline {plan.pipeline} or expert {plan.expert}"
@@ -33,7 +33,7 @@ class Accelerate(Framework):
         return [Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)]
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """What tensor and context leave are shards of data, unless the options say otherwise."""
+        """The ranks that tensor and context leave are data shards, unless the options say otherwise."""
         import torch.distributed as dist
 
         from distwatch.integrations.torch_devices import device_of
@@ -45,7 +45,7 @@ class Accelerate(Framework):
         made.get_device_mesh(device_of(str(dist.get_backend())).type)
 
     def asked(self, given: Mapping[str, Any]) -> dict[str, int]:
-        """The sizes are the config's own."""
+        """The config's own sizes."""
         sizes: dict[str, int] = given["self"]._sizes
         return {axis: size for axis, size in sizes.items() if size > 1}
 
@@ -54,7 +54,7 @@ class Accelerate(Framework):
         self._mesh = result
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
-        """The mesh's dimensions; `dp` is what they are flattened into for data."""
+        """The mesh's dimensions; `dp` is the flattened dimension of its data axes."""
         mesh = self._mesh
         for name in mesh.mesh_dim_names if mesh is not None else ():
             yield Part(role=name, group=mesh.get_group(name), axis=name)

@@ -1,7 +1,7 @@
-"""What a framework with parallel state of its own has to say of itself; the rest is here.
+"""What the file of a framework with its own parallel state must provide; everything else is here.
 
-A file of a framework has one class that says how it is initialized, read back and destroyed, and
-ends with
+A framework's file has one class that says how it is initialized, read back and destroyed, and ends
+with
 
     framework = Megatron()
 """
@@ -38,7 +38,7 @@ _FRAMES = 8
 _FIELDS = {
     "tp": "tensor", "cp": "context", "pp": "pipeline", "ep": "expert", "etp": "expert_tensor",
 }  # fmt: skip
-"""The field of a plan that gives the size of an axis."""
+"""The field of a plan with the size of an axis."""
 
 
 class Part(NamedTuple):
@@ -46,8 +46,8 @@ class Part(NamedTuple):
 
     Attributes:
         role: the framework's own name for it.
-        group: torch's object, by which its name and members are read.
-        axis: tp, pp, cp, ep, dp, etp, edp; '' for one that runs along several axes.
+        group: torch's object, from which its name and members are read.
+        axis: tp, pp, cp, ep, dp, etp, edp; '' for a group along several axes.
         members: global ranks in the order of the axis, where torch does not know them.
     """
 
@@ -61,28 +61,28 @@ class Framework:
     """One framework. Subclasses set the names and implement `build`, `parts` and `destroy`."""
 
     name = ""
-    """As in `distwatch.initialize(framework=…)`, and of its integration."""
+    """The name in `distwatch.initialize(framework=…)`, and of its integration."""
     packages: tuple[str, ...] = ()
-    """Modules with a folder, whose frames are not the user's; without the first it is not installed."""
+    """Modules with a folder whose frames are not the user's; the first one must be installed."""
     distribution = ""
-    """What has to be installed, as pip calls it."""
+    """What to install, in pip's words."""
     initializers: tuple[str, ...] = ()
-    """Functions of the module that build the state, or `Class.method`. At least one has to be there."""
+    """Functions of the module that build the state, or `Class.method`. At least one must exist."""
     destroyers: tuple[str, ...] = ()
-    """Functions that take it down."""
+    """Functions that destroy it."""
     arguments: Mapping[str, str] = {}
-    """Of the initializers: the axis that an argument gives the size of, by its name."""
+    """For the initializers: by an argument's name, the axis whose size it gives."""
 
     def __init__(self) -> None:
         self._calls = 0
 
-    # ---- what a framework says -------------------------------------------------------------
+    # ---- what a framework provides ---------------------------------------------------------
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """Calls the framework's own initializer. torch's default group is there.
+        """Calls the framework's own initializer. torch's default group exists by then.
 
         Args:
-            options: further arguments of the user's, for the initializer as they are.
+            options: the user's further arguments, passed to the initializer unchanged.
         """
         raise NotImplementedError
 
@@ -91,12 +91,12 @@ class Framework:
         raise NotImplementedError
 
     def destroy(self, module: ModuleType) -> None:
-        """Takes the state down; harmless where there is none."""
+        """Destroys the state; harmless where there is none."""
         for name in self.destroyers:
             getattr(module, name)()
 
     def asked(self, given: Mapping[str, Any]) -> dict[str, int]:
-        """The sizes, by axis, of a call of an initializer; only those that say something.
+        """The sizes, by axis, of a call of an initializer; only those that are given.
 
         Args:
             given: its arguments by name, defaults included.
@@ -105,11 +105,11 @@ class Framework:
         return {axis: size for axis, size in asked.items() if isinstance(size, int) and size > 1}
 
     def order(self, given: Mapping[str, Any]) -> tuple[str, ...]:
-        """Axes from the one whose ranks lie closest together; () where the call does not say."""
+        """Axes from the one whose ranks are closest together; () where the call does not say."""
         return ()
 
     def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
-        """The plan with what the options say of sizes and order."""
+        """The plan, with the sizes and order from the options."""
         said = {
             _FIELDS[a]: options[n]
             for n, a in self.arguments.items()
@@ -120,24 +120,24 @@ class Framework:
         return msgspec.structs.replace(plan, **said)
 
     def validate(self, plan: Plan, world: int) -> list[Finding]:
-        """What is wrong with a plan for a world of that size, what cannot run first."""
+        """Findings about a plan for a world of that size, those that stop it first."""
         return validate(plan, world)
 
     def sizes(self, plan: Plan, world: int | None = None) -> dict[str, int]:
-        """The plan's sizes by axis, those of one rank left out; the data size of a known world."""
+        """The plan's sizes by axis, without those of 1; with the data size of a known world."""
         asked = {axis: getattr(plan, field) or 1 for axis, field in _FIELDS.items()}
         if world is not None:
             asked["dp"] = plan.data_size(world)
         return {axis: size for axis, size in asked.items() if size > 1}
 
     def note(self, result: Any) -> None:
-        """What an initializer returned, where the module itself does not keep it."""
+        """Keeps what an initializer returned, where the module itself does not."""
 
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
-        """Hooks what else there is to see in it; a remark on what could not be hooked."""
+        """Hooks what else can be observed; returns a remark on what could not be hooked."""
         return ""
 
-    # ---- what follows from it --------------------------------------------------------------
+    # ---- what every framework gets ---------------------------------------------------------
 
     def module(self) -> ModuleType:
         """The module of the parallel state, imported."""
@@ -146,13 +146,13 @@ class Framework:
     def read(self, module: ModuleType) -> tuple[HeldGroup, ...]:
         """Every group that it holds, with role, members and torch's name; () without state."""
         held = [group for part in self.parts(module) if (group := _held(part)) is not None]
-        # Destroyers forget some of what runs along no single axis.
+        # Destroyers forget some of the groups along several axes.
         return tuple(held) if any(group.axis for group in held) else ()
 
     def layout(self, module: ModuleType) -> Layout:
         """This rank's group along each axis of more than one rank, or of data.
 
-        The expert layers' own axes where they differ from those of the others.
+        Includes the expert layers' own axes where they differ from those of the other layers.
         """
         held = {group.axis: group.members for group in self.read(module) if group.axis}
         return {
@@ -162,7 +162,7 @@ class Framework:
         }
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
-        """Hooks initializers and destroyers, and reads what is held already."""
+        """Hooks initializers and destroyers, and reads the state that already exists."""
         observers: dict[str, CallHook] = {
             **{name: _Initializes(self, module) for name in self.initializers},
             **{name: _Destroys(self, module) for name in self.destroyers},
@@ -183,14 +183,14 @@ class Framework:
         return "; ".join(filter(None, remarks))
 
     def version(self) -> str:
-        """As pip knows it; the packages themselves say it too late, or not at all."""
+        """As pip knows it; the packages themselves know it too late, or not at all."""
         try:
             return importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
             return ""
 
     def begin(self, agent: Agent, given: Mapping[str, Any]) -> int:
-        """The step of a call with these arguments, under the deadline of groups."""
+        """The step of a call with these arguments, under the group deadline."""
         self._calls += 1
         return agent.begin_step(
             f"{PARALLEL_STATE} #{self._calls}",
@@ -200,12 +200,12 @@ class Framework:
         )
 
     def label(self, given: Mapping[str, Any]) -> str:
-        """What a call asks for, in words that ranks can be compared by."""
+        """What a call requests, in words that can be compared between ranks."""
         order = self.order(given)
         return layout_label(self.name, self.asked(given), order if order != ORDER else ())
 
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
-        """Writes down what is held now. The call is told where there was one (`given`)."""
+        """Journals the current state, and the call that built it where there was one (`given`)."""
         agent = running_agent()
         groups = self.read(module)
         if agent is None or not groups:
@@ -222,7 +222,7 @@ class Framework:
                 label=self.label(given) if given is not None else "",
                 sizes={g.axis: len(g.members) for g in groups if g.axis},
                 order=self.order(given or {}),
-                # Of those that run along several axes torch's own record has the members.
+                # For groups along several axes, torch's own record has the members.
                 groups=tuple(
                     g if g.axis else msgspec.structs.replace(g, members=()) for g in groups
                 ),
@@ -236,7 +236,7 @@ class Framework:
         )
 
     def folders(self) -> tuple[str, ...]:
-        """Whose frames are not the user's."""
+        """Folders whose frames are not the user's."""
         return folders_of("torch", *self.packages)
 
     def _stack(self) -> tuple[str, ...]:
@@ -254,13 +254,13 @@ def framework_of(name: str) -> Framework:
 
 
 def accepted(call: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `wanted`, what this version's signature takes."""
+    """The part of `wanted` that this version's signature accepts."""
     parameters = inspect.signature(call).parameters
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
 def _place(module: ModuleType, name: str) -> tuple[Any, str] | None:
-    """Where a function or method (`Class.method`) of the module is defined; None: nowhere."""
+    """Where a function or method (`Class.method`) of the module is defined; None if it is not."""
     *owners, attribute = name.split(".")
     owner: Any = module
     for one in owners:
@@ -269,7 +269,7 @@ def _place(module: ModuleType, name: str) -> tuple[Any, str] | None:
 
 
 class _Initializes(StepHook):
-    """A call that builds the state: a step under the deadline of groups, and what then holds."""
+    """A call that builds the state: a step under the group deadline, and the resulting state."""
 
     def __init__(self, framework: Framework, module: ModuleType) -> None:
         self._framework = framework
@@ -284,7 +284,7 @@ class _Initializes(StepHook):
 
 
 class _Destroys(CallHook):
-    """A call that takes the state down."""
+    """A call that destroys the state."""
 
     def __init__(self, framework: Framework, module: ModuleType) -> None:
         self._framework = framework
@@ -299,7 +299,7 @@ class _Destroys(CallHook):
 
 
 def _held(part: Part) -> HeldGroup | None:
-    """None for what torch has destroyed: frameworks keep such groups."""
+    """None for a group that torch has destroyed: frameworks keep such groups."""
     c10d: Any = sys.modules["torch.distributed.distributed_c10d"]
     name = c10d._world.pg_names.get(part.group)
     if name is None:

@@ -29,7 +29,7 @@ _AXES = {
 
 
 class Megatron(Framework):
-    """Its groups are globals of the module: whatever version, those that it has are read."""
+    """Its groups are globals of the module: those that the installed version has are read."""
 
     name = "megatron"
     packages = ("megatron.core",)
@@ -45,7 +45,7 @@ class Megatron(Framework):
     }
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """As `initialize_model_parallel` of the installed version."""
+        """Calls `initialize_model_parallel` of the installed version."""
         call = self.module().initialize_model_parallel
         wanted: dict[str, Any] = {
             "tensor_model_parallel_size": plan.tensor,
@@ -56,19 +56,19 @@ class Megatron(Framework):
         call(**{**accepted(call, wanted), **options})
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
-        """Every group that a global of the module names."""
+        """Every group in a global of the module."""
         for name, held in vars(module).items():
             if name.startswith("_") and "_GROUP" in name and name.isupper():
-                # With several pipelines per rank it is a list.
+                # With several pipelines per rank the global is a list.
                 several = held if isinstance(held, list) else [held]
                 for group in several:
                     if _is_group(group):
                         yield Part(role=name.lstrip("_"), group=group, axis=_AXES.get(name, ""))
 
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
-        """The schedules' backward steps, which leave out what needs no gradient without a word."""
+        """The schedules' backward steps, which silently skip what needs no gradient."""
         armed = [True]
-        # Schedules that are imported after that stay as they are.
+        # Schedules that are imported after this remain unhooked.
         patches.when_undone(armed.clear)
 
         def hook(schedules: ModuleType) -> None:
@@ -85,7 +85,7 @@ class Megatron(Framework):
 
 
 class BackwardSteps(CallHook):
-    """Counts the steps of this stage whose output needs no gradient. It looks at one attribute."""
+    """Counts the steps of this stage whose output needs no gradient. Reads one attribute."""
 
     def __init__(self, framework: Framework) -> None:
         self._framework = framework

@@ -1,6 +1,6 @@
 """neuronx-distributed: `neuronx_distributed.parallel_layers.parallel_state`, 0.5 to 0.18.
 
-On gloo it runs from 0.10 on, by its own switch NXD_CPU_MODE=1; before that on xla alone.
+From 0.10 on it runs on gloo, with its own switch NXD_CPU_MODE=1; before that only on xla.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPMD = "_SPMD"
 
 
 class Neuron(Framework):
-    """Its groups are globals, and beside each the members of all groups of its kind."""
+    """Its groups are globals, each beside a list of the members of all groups of its kind."""
 
     name = "neuron"
     packages = ("neuronx_distributed",)
@@ -48,7 +48,7 @@ class Neuron(Framework):
     }
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """As `initialize_model_parallel` of the installed version, whatever order its sizes have.
+        """Calls `initialize_model_parallel` of the installed version, whatever the order of its sizes.
 
         Raises:
             PlanInvalid: this version has no such size, or cannot run on this backend.
@@ -74,7 +74,7 @@ class Neuron(Framework):
         call(**taken)
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
-        """Every group that a global names, members by the list beside it: xla groups know others."""
+        """Every group in a global, with members from the list beside it: xla groups know other members."""
         import torch.distributed as dist
 
         if not dist.is_initialized():
@@ -94,7 +94,7 @@ class Neuron(Framework):
             )
 
     def destroy(self, module: ModuleType) -> None:
-        """Its own way out only forgets the groups: they are destroyed in torch as well."""
+        """Its own destroyer only forgets the groups, so torch destroys them, too."""
         import torch.distributed as dist
 
         groups = list({id(part.group): part.group for part in self.parts(module)}.values())
@@ -104,7 +104,7 @@ class Neuron(Framework):
                 dist.destroy_process_group(group)
 
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
-        """A second call makes new groups without a word: the first one's are what others still use."""
+        """A second call silently makes new groups, while other code still uses the first ones."""
         agent = running_agent()
         first = agent.retained.get(LayoutHeld, self.name) if agent is not None else None
         super().hold(module, given)
@@ -127,7 +127,7 @@ class Neuron(Framework):
         agent.record(FindingRaised(finding=finding, step=PARALLEL_STATE))
 
     def folders(self) -> tuple[str, ...]:
-        """torch_xla's are not the user's either."""
+        """Frames of torch_xla are not the user's either."""
         from distwatch.integrations.registry import folders_of
 
         return (*super().folders(), *folders_of("torch_xla"))
@@ -149,7 +149,7 @@ def _check_backend(module: ModuleType, backend: str) -> None:
 
 
 def _is_listing(listed: object) -> bool:
-    # In CPU mode the neighbours' groups stand there themselves, in place of a list.
+    # In CPU mode the neighbour groups themselves are here, in place of a list.
     return isinstance(listed, (list, tuple)) and all(isinstance(m, (list, tuple)) for m in listed)
 
 

@@ -1,7 +1,7 @@
-"""SGLang: `sglang.srt.distributed.parallel_state`, which works outside a server once this built it.
+"""SGLang: `sglang.srt.distributed.parallel_state`, usable outside a server once distwatch built it.
 
-Up to 0.5.15 its initializer takes the sizes; 0.5.23 reads them from `get_parallel()`, where the
-server arguments publish them, or whoever builds the groups without a server writes them.
+Up to 0.5.15 its initializer takes the sizes; 0.5.23 reads them from `get_parallel()`, where server
+arguments publish them, or whoever builds the groups without a server writes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distwatch.preflight.plan import Plan
 from distwatch.state.finding import Finding
 
 _COORDINATORS = {
-    # A group that serves several axes is one object: tp and pp, said last, name it.
+    # A group along several axes is one object: it is called tp or pp, which come last here.
     "_WORLD": "",
     "_SELF_PP": "",
     "_PDMUX_PREFILL_TP_GROUP": "",
@@ -44,7 +44,7 @@ _FIELDS = {
     "moe_data_model_parallel_size": "moe_dp_size",
     "decode_context_parallel_size": "attn_dcp_size",
 }
-"""By the initializer's argument: the field of `get_parallel()` that took its place."""
+"""By the initializer's argument: the field of `get_parallel()` that replaced it."""
 _PLANNED = {
     "tensor_model_parallel_size": "tensor",
     "pipeline_model_parallel_size": "pipeline",
@@ -52,12 +52,12 @@ _PLANNED = {
     "attention_context_model_parallel_size": "context",
     "attention_data_parallel_size": "data",
 }
-"""By the initializer's argument: the field of a plan. All but the pipeline lie within tensor's."""
+"""By the initializer's argument: the field of a plan. All but the pipeline are parts of tensor."""
 _CONTEXT = "sglang.srt.runtime_context"
 
 
 class SGLang(Framework):
-    """Its groups are `GroupCoordinator`s: two groups of torch each, one for tensors, one for the CPU."""
+    """Its groups are `GroupCoordinator`s: two torch groups each, one for tensors, one for the CPU."""
 
     name = "sglang"
     packages = ("sglang",)
@@ -72,10 +72,10 @@ class SGLang(Framework):
     }
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """Its world group over torch's, then its groups in the way of the installed version.
+        """Builds its world group over torch's, then its groups in the installed version's way.
 
         Raises:
-            PlanInvalid: this version cannot be given those sizes, or others are published.
+            PlanInvalid: this version does not accept those sizes, or others are published.
         """
         import torch.distributed as dist
 
@@ -109,7 +109,7 @@ class SGLang(Framework):
         call(**{"backend": backend, **rest})
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
-        """Each coordinator's two groups; the CPU's beside the one for tensors."""
+        """Each coordinator's two groups: the one for tensors, then the CPU's."""
         for name, axis in _COORDINATORS.items():
             coordinator = vars(module).get(name)
             if coordinator is None:
@@ -122,7 +122,7 @@ class SGLang(Framework):
             yield Part(role=role, group=coordinator.device_group, axis=axis, members=members)
 
     def destroy(self, module: ModuleType) -> None:
-        """All but torch's default group, which SGLang's own way out would take with it."""
+        """All but torch's default group, which SGLang's own destroyer would destroy, too."""
         module.destroy_model_parallel()
         for name in ("_SELF_PP", "_WORLD"):
             if (coordinator := vars(module).get(name)) is not None:
@@ -130,7 +130,7 @@ class SGLang(Framework):
                 setattr(module, name, None)
 
     def asked(self, given: Mapping[str, Any]) -> dict[str, int]:
-        """The call's own sizes, or those that are written in the runtime's context."""
+        """The call's own sizes, or those in the runtime's context."""
         if any(name in given for name in self.arguments):
             return super().asked(given)
         context = sys.modules.get(_CONTEXT)
@@ -138,7 +138,7 @@ class SGLang(Framework):
         return super().asked(written)
 
     def validate(self, plan: Plan, world: int) -> list[Finding]:
-        """Tensor × pipeline is the whole world; attention and experts cut the tensor group further."""
+        """Tensor × pipeline is the whole world; attention and experts divide the tensor group further."""
         whole = plan.tensor * plan.pipeline
         if whole != world:
             return [
@@ -168,23 +168,23 @@ class SGLang(Framework):
         return []
 
     def sizes(self, plan: Plan, world: int | None = None) -> dict[str, int]:
-        """Data is attention's and has no group of its own."""
+        """Data belongs to attention and has no group of its own."""
         asked = {axis: getattr(plan, _PLANNED[name]) for name, axis in self.arguments.items()}
         return {axis: size for axis, size in asked.items() if size > 1}
 
     def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
-        """The plan with the options' sizes, attention's data size included."""
+        """The plan with the options' sizes, including attention's data size."""
         said = {field: options[name] for name, field in _PLANNED.items() if options.get(name)}
         return msgspec.structs.replace(plan, **said)
 
 
 def takes_sizes(call: Any) -> bool:
-    """Whether this version's initializer is given the sizes (up to 0.5.15)."""
+    """Whether this version's initializer takes the sizes (up to 0.5.15)."""
     return "tensor_model_parallel_size" in inspect.signature(call).parameters
 
 
 def _sizes(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
-    """The sizes by the initializer's arguments, and the options that are none."""
+    """The sizes by the initializer's arguments, and the options that are not sizes."""
     planned = {name: getattr(plan, field) or 1 for name, field in _PLANNED.items()}
     sizes = {name: planned.get(name, 1) for name in _FIELDS}
     sizes.update({name: size for name, size in options.items() if name in sizes})
@@ -192,7 +192,7 @@ def _sizes(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, int], dict
 
 
 def _published(context: Any) -> dict[str, int]:
-    """The sizes that server arguments have published in this process; {} where none have."""
+    """The sizes that server arguments have published in this process; {} if there are none."""
     said = {name: _read(context, field) for name, field in _FIELDS.items()}
     return {name: size for name, size in said.items() if size is not None}
 
@@ -216,7 +216,7 @@ def _compare(published: Mapping[str, int], sizes: Mapping[str, int]) -> None:
 
 
 def _write_sizes(context: Any, sizes: Mapping[str, int], rank: int) -> None:
-    """For good, since layers read sizes and ranks long after the groups were built."""
+    """Writes them permanently, since layers read sizes and ranks long after the groups were built."""
     parallel = context.get_parallel()
     fields: dict[str, Any] = {_FIELDS[name]: size for name, size in sizes.items()}
     fields["shared_experts_tp_size"] = None
