@@ -45,6 +45,7 @@ check: $(STAMP)
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 	$(BIN)/vulture
+	$(BIN)/python tools/check_sizes.py
 	$(BIN)/python tools/check_words.py
 	$(BIN)/python tools/findings_page.py --check
 

@@ -78,16 +78,12 @@ def read_tables(
     }
     command = [raylet.python or sys.executable, "-", json.dumps(query)]
     with tempfile.TemporaryFile() as talk, open(_SCRIPT, "rb") as script:
+        environ = {**_inherited(), **raylet.environ}
         try:
             child = subprocess.Popen(
-                command,
-                stdin=script,
-                stdout=subprocess.PIPE,
-                stderr=talk,
-                cwd="/",
-                env={**_inherited(), **raylet.environ},
-                start_new_session=True,
-            )
+                command, stdin=script, stdout=subprocess.PIPE, stderr=talk,
+                cwd="/", env=environ, start_new_session=True,
+            )  # fmt: skip
         except OSError as error:
             raise ClusterUnreadable(f"{command[0]} cannot be started: {error.strerror}") from error
         document, in_time = _output_of(child, within_s)
