@@ -10,7 +10,7 @@ import time
 from distwatch import __version__
 from distwatch.agent.journal import CAPACITY
 from distwatch.redaction import redact_command
-from distwatch.runfolder import host_name, start_ticks
+from distwatch.runfolder import boot_id, host_name, start_ticks
 from distwatch.settings import Settings
 from distwatch.state.events import ProcessStarted
 from distwatch.state.frames import FileHeader, process_key
@@ -26,19 +26,11 @@ def file_header() -> FileHeader:
         host=host,
         pid=pid,
         start_ticks=ticks,
-        boot_id=_boot_id(),
+        boot_id=boot_id(),
         wall_offset_ns=time.time_ns() - time.monotonic_ns(),
         salt=random.SystemRandom().getrandbits(32),
         capacity=CAPACITY,
     )
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def process_started(header: FileHeader, role: str, settings: Settings) -> ProcessStarted:
