@@ -50,7 +50,7 @@ def _sizes(function: Any) -> Any:
 
 def _size_or_none(_: click.Context, __: click.Parameter, size: int | None) -> int | None:
     if size is not None and not 0 < size <= SIZE_LIMIT:
-        raise click.BadParameter(f"{size} is no size: give a positive whole number")
+        raise click.BadParameter(f"{size} is not a size: give a positive whole number")
     return size
 
 

@@ -218,5 +218,5 @@ def _check_axes(axes: Mapping[str, int], world: int) -> None:
 
 def _size(name: str, size: object) -> int:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise PlanInvalid(f"{name}={size!r} is no size", advice="Give a positive whole number.")
+        raise PlanInvalid(f"{name}={size!r} is not a size", advice="Give a positive whole number.")
     return size

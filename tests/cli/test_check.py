@@ -110,11 +110,14 @@ def test_what_this_machine_lacks() -> None:
 
 
 def test_a_huge_world_is_no_burden() -> None:
-    done = distwatch("check", "--world-size", "100000000", "--tensor", "8", "-o", "json")
+    done = distwatch("check", "--world-size", "262144", "--tensor", "8", "-o", "json")
     assert done.returncode == 0
     axes = json.loads(done.stdout)["layouts"][0]["axes"]
-    assert [(axis["name"], axis["count"]) for axis in axes] == [("tensor", 12_500_000), ("data", 8)]
+    assert [(axis["name"], axis["count"]) for axis in axes] == [("tensor", 32_768), ("data", 8)]
     assert len(done.stdout) < 500_000
+    beyond = distwatch("check", "--world-size", "100000000", "--tensor", "8")
+    assert beyond.returncode == 3
+    assert "Give a whole number from 1 to 262144" in beyond.stdout
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_a_huge_world_is_no_burden() -> None:
         ((), 2, "there is no plan to check"),
         (("nothing.yaml",), 5, "there is no file nothing.yaml"),
         (("/",), 2, "is a folder"),
-        (("--world-size", "0"), 2, "0 is no size"),
+        (("--world-size", "0"), 2, "0 is not a size"),
         (("--world-size", "many"), 2, "many"),
         (("--tensor", "2", "--model", "/not/here"), 2, "/not/here: No such file"),
         (("-",), 2, "stdin is empty"),

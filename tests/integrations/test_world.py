@@ -117,7 +117,7 @@ REFUSED = [
     ("tensor=2", "PlanInvalid | tensor=2 without a framework that builds such groups"),
     ("framework='mesh', tensor=2", "PlanInvalid | a world of 1 cannot be divided by tensor 2"),
     ("framework='mesh', tensor=0", "PlanInvalid | tensor=0 is not a size"),
-    ("framework='mesh', data=3", "PlanInvalid | data 3 ranks, and the world has 1"),
+    ("framework='mesh', data=3", "PlanInvalid | data 3 ranks, but the world has 1"),
     ("framework='mesh', axes={'a': 2}", "PlanInvalid | a mesh of a 2 has 2 ranks, and the world has 1"),
     ("framework='mesh', expert=2", "PlanInvalid | a plain mesh has no expert axis"),
     ("timeout=0", "PlanInvalid | timeout=0"),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 TIMEOUT_S = 180
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_temp_dir() -> None:
+    """ray.cluster_utils.Cluster writes its address below the default folder, which on a machine where
+    no Ray has ever run is not there: it makes only the one that it was given.
+    """
+    os.makedirs(os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray"), exist_ok=True)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the group in a hook of its own

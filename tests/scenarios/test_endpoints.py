@@ -115,7 +115,7 @@ def assert_told_at_the_end(
 
 
 @pytest.mark.parametrize(
-    ("backend", "words"), [("xla", "torch_xla"), ("nccl", "NCCL")], ids=["xla", "nccl"]
+    ("backend", "words"), [("xla", "torch_xla"), ("nccl", "nccl")], ids=["xla", "nccl"]
 )
 @pytest.mark.parametrize("how", HOWS)
 def test_a_backend_that_is_not_there(how: str, backend: str, words: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 
+import msgspec
+
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import AT_ONCE_S, death_ns, ending_signal, is_oom_killed
 from distwatch.diagnosis.facts.host_links import unseen_hosts
@@ -58,7 +60,7 @@ def _cleared_away(case: Case) -> dict[int, Process]:
         for p in late.values()
     )
     # A rank that loses a peer which was asked to end is part of the teardown; one that loses a killed peer is not.
-    rest = [p for r, p in late.items() if r not in signalled]
+    rest = [p for r, p in late.items() if r not in signalled and not _is_killed(p)]
     if any(_is_own_doing(p) for p in rest if p not in case.deaths.victims.values()):
         return {}
     return late if asked or not rest else {}
@@ -85,6 +87,12 @@ def _beginning(case: Case, signalled: list[Process]) -> int | None:
 def _is_signalled(process: Process) -> bool:
     """Whether somebody else ended it, as far as was seen: an end that nobody saw is not its own."""
     return was_cut_off(process) and not is_oom_killed(process)
+
+
+def _is_killed(process: Process) -> bool:
+    """Whether a SIGKILL met it as well, after it had lost a peer that was killed a moment before."""
+    seen = process.outside.exit
+    return seen is not None and seen.signal == _SIGKILL
 
 
 def _is_own_doing(process: Process) -> bool:
@@ -132,6 +140,10 @@ def _living(process: Process, until_ns: int) -> Process:
             held.destroyed_ns = None
     living.outside = copy.copy(process.outside)
     living.outside.exit = living.outside.exit_ns = living.outside.error_file = None
+    living.outside.operations = tuple(
+        msgspec.structs.replace(call, left_ns=0) if call.left_ns >= until_ns else call
+        for call in process.outside.operations
+    )
     sample = living.outside.sample
     if sample is not None and sample.state in ("Z", "X"):
         living.outside.sample = None
