@@ -50,7 +50,10 @@ def test_unplaced_grouped_failed_and_restarted_actors_are_each_found_for_what_th
     with cluster("forms", "unplaced", "grouped", "raises", "restarts") as job:
 
         def all_are_found(state: RunState) -> bool:
-            return roots(list(state.recorded_findings)) == expected
+            findings = list(state.recorded_findings)
+            # Ray tells of the last restart a moment after the end that was seen here.
+            restarts = any("restarted 2 of 2 times" in finding.summary for finding in findings)
+            return restarts and roots(findings) == expected
 
         findings = job.wait_state(all_are_found, STARTED_S).recorded_findings
         found = {f.culprit_ranks: f for f in findings if f.role == "root" and f.blocks}

@@ -9,6 +9,7 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
+from distwatch.state.model import RunState
 from tests.scenarios.test_controls import assert_ended_well, is_in_init
 from tests.support.outcomes import outcomes_of
 from tests.support.ranks import PATIENT, launch_ranks, torchrun
@@ -146,6 +147,10 @@ def test_two_jobs_on_one_machine_know_nothing_of_each_other() -> None:
         assert not pids & others
 
 
+def rank_1_is_in_its_call(state: RunState) -> bool:
+    return any(p.global_rank == 1 and p.open_steps() for p in state.processes.values())
+
+
 @pytest.mark.parametrize("how", ["torch", "initialize"])
 def test_on_hang_raise(how: str) -> None:
     env = {
@@ -158,7 +163,7 @@ def test_on_hang_raise(how: str) -> None:
         "forms", 3, ranks=[0, 1], env=env, env_of=each, args=["come_when_let_in"]
     ) as job:
         # Rank 0 hosts the store: were it overdue first, the other's call would fail with it.
-        job.wait_step("init", {1})
+        job.wait_state(rank_1_is_in_its_call)
         job.open_gate("door", 0)
         for outcome in outcomes_of(job, {0, 1}).values():
             assert outcome["type"] == "InitTimeout"
@@ -180,7 +185,7 @@ def test_on_hang_abort() -> None:
         "forms", 3, ranks=[0, 1], env=env, env_of=each, args=["come_when_let_in"]
     ) as job:
         # Rank 0 hosts the store: were it overdue first, the other would not get to its own end.
-        job.wait_step("init", {1})
+        job.wait_state(rank_1_is_in_its_call)
         job.open_gate("door", 0)
         assert job.wait_ended() == [75, 75]
         assert "rank 2 of 3 never started" in job.output()
