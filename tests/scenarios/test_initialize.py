@@ -9,7 +9,6 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
-from distwatch.state.model import RunState
 from tests.scenarios.test_controls import assert_ended_well, is_in_init
 from tests.support.outcomes import outcomes_of
 from tests.support.ranks import PATIENT, launch_ranks, torchrun
@@ -147,15 +146,8 @@ def test_two_jobs_on_one_machine_know_nothing_of_each_other() -> None:
         assert not pids & others
 
 
-def rank_1_is_in_its_call(state: RunState) -> bool:
-    """For long enough by the record's clock that its deadline, and its question to the observer, are
-    over before the deadline of a rank that comes now.
-    """
-    return any(
-        p.global_rank == 1 and p.open_steps()
-        and state.hosts[p.host].now_ns - p.open_steps()[0].started_ns > 2_500_000_000
-        for p in state.processes.values()
-    )  # fmt: skip
+# Rank 0 hosts the store: were it overdue first, the other's call would fail with it.
+PATIENT = {"DISTWATCH_DEADLINES": "init=10,group=10,load=9,collective=9"}
 
 
 @pytest.mark.parametrize("how", ["torch", "initialize"])
@@ -165,12 +157,11 @@ def test_on_hang_raise(how: str) -> None:
         "DISTWATCH_ON_HANG": "raise",
         "DISTWATCH_DEADLINES": "init=4,group=4,load=9,collective=9",
     }
-    each = {0: {"TEST_CHOICE": "late"}}
+    each = {0: {"TEST_CHOICE": "late", **PATIENT}}
     with launch_ranks(
         "forms", 3, ranks=[0, 1], env=env, env_of=each, args=["come_when_let_in"]
     ) as job:
-        # Rank 0 hosts the store: were it overdue first, the other's call would fail with it.
-        job.wait_state(rank_1_is_in_its_call)
+        job.wait_step("init", {1})
         job.open_gate("door", 0)
         for outcome in outcomes_of(job, {0, 1}).values():
             assert outcome["type"] == "InitTimeout"
@@ -187,12 +178,11 @@ def test_on_hang_raise_where_nobody_listens() -> None:
 
 def test_on_hang_abort() -> None:
     env = {"DISTWATCH_ON_HANG": "abort"}
-    each = {0: {"TEST_CHOICE": "late"}}
+    each = {0: {"TEST_CHOICE": "late", **PATIENT}}
     with launch_ranks(
         "forms", 3, ranks=[0, 1], env=env, env_of=each, args=["come_when_let_in"]
     ) as job:
-        # Rank 0 hosts the store: were it overdue first, the other would not get to its own end.
-        job.wait_state(rank_1_is_in_its_call)
+        job.wait_step("init", {1})
         job.open_gate("door", 0)
         assert job.wait_ended() == [75, 75]
         assert "rank 2 of 3 never started" in job.output()
