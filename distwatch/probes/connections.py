@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
-
-from distwatch.probes.descriptors import address_of
+from distwatch.probes.descriptors import address_of, sockets_of
 from distwatch.probes.procfs import read_text
 from distwatch.state.addresses import is_loopback, plain_address
 from distwatch.state.events import Connection, ConnectionsSeen
 
-_INODE = re.compile(r"socket:\[(\d+)\]")
 _STATES = {"01": "established", "02": "syn_sent", "04": "fin_wait1", "08": "close_wait", "09": "last_ack"}  # fmt: skip
 _RETRANSMITTING = "01"
 """The retransmission timer: a closed window has another timer, and means that the peer does not read."""
@@ -26,8 +22,9 @@ def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
     times without an answer. This reads a table of all connections of the process's network
     namespace: one millisecond for each thousand of them.
     """
-    inodes = _sockets_of(pid)
-    if inodes is None:
+    try:
+        inodes = sockets_of(pid)
+    except OSError:
         return None
     addresses: dict[str, None] = {}
     stuck: list[Connection] = []
@@ -67,22 +64,6 @@ def _end(address: str, port: int) -> str:
     # In the kernel's tables, an IPv4 address mapped into IPv6 is the same address.
     host = str(plain_address(address))
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _sockets_of(pid: int) -> set[str] | None:
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return None
-    found: set[str] = set()
-    for name in names:
-        try:
-            match = _INODE.fullmatch(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except OSError:
-            continue
-        if match:
-            found.add(match[1])
-    return found
 
 
 def _stuck(fields: list[str], local: str, peer: str) -> Connection | None:

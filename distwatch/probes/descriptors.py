@@ -33,6 +33,19 @@ def describe_descriptor(pid: int, descriptor: int, *, look_up: bool = True) -> s
     return f"{_STANDARD[descriptor]} ({target})" if descriptor in _STANDARD else target
 
 
+def sockets_of(pid: int) -> set[str]:
+    """The inodes of its sockets; raises OSError where it is gone or not readable."""
+    found: set[str] = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            match = _INODE.fullmatch(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except OSError:
+            continue
+        if match:
+            found.add(match[1])
+    return found
+
+
 def watched_by_epoll(pid: int, descriptor: int) -> list[int]:
     """The descriptors that an epoll descriptor waits for."""
     lines = read_text(f"/proc/{pid}/fdinfo/{descriptor}").splitlines()

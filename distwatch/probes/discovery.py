@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.probes.procfs import read_bytes
+from distwatch.probes.procfs import argv_of
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.raylets import raylet_at
 from distwatch.probes.table import ProcessTable, Seen, read_environ
@@ -25,10 +25,7 @@ _ORDER = {"launcher": 0, "rank": 1}
 
 def read_command(pid: int) -> tuple[str, ...]:
     """Its command line, secrets redacted; empty where it is gone or a kernel thread."""
-    raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0")
-    return (
-        _shown(tuple(part.decode("utf-8", "replace") for part in raw.split(b"\0"))) if raw else ()
-    )
+    return _shown(argv_of(pid))
 
 
 def sight(pid: int) -> ProcessSighted | None:

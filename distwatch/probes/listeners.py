@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from distwatch.probes.descriptors import sockets_of
 from distwatch.probes.discovery import read_command
 from distwatch.probes.procfs import all_pids, read_text, stat_fields
 from distwatch.runfolder import host_name
@@ -17,7 +17,6 @@ from distwatch.state.addresses import plain_address
 from distwatch.state.frames import process_key
 
 _LISTENING = "0A"
-_SOCKET = re.compile(r"socket:\[(\d+)\]")
 _DEPTH = 16
 
 
@@ -102,9 +101,9 @@ def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], b
     denied = False
     for pid in _in_turn(likely) if inodes else ():
         try:
-            held = _sockets_of(pid)
-        except PermissionError:
-            denied = True
+            held = sockets_of(pid)
+        except OSError as error:
+            denied = denied or isinstance(error, PermissionError)
             continue
         for inode in held & (inodes - found.keys()):
             found[inode] = _first_holder(pid, inode)
@@ -124,32 +123,12 @@ def _first_holder(pid: int, inode: str) -> int:
         fields = stat_fields(pid)
         parent = int(fields[1]) if fields else 0
         try:
-            if parent <= 0 or inode not in _sockets_of(parent):
+            if parent <= 0 or inode not in sockets_of(parent):
                 return pid
-        except PermissionError:
+        except OSError:
             return pid
         pid = parent
     return pid
-
-
-def _sockets_of(pid: int) -> set[str]:
-    """The inodes of its sockets; raises PermissionError where it is not readable."""
-    folder = f"/proc/{pid}/fd"
-    found: set[str] = set()
-    try:
-        names = os.listdir(folder)
-    except PermissionError:
-        raise
-    except OSError:
-        return found
-    for name in names:
-        try:
-            match = _SOCKET.fullmatch(os.readlink(f"{folder}/{name}"))
-        except OSError:
-            continue
-        if match:
-            found.add(match[1])
-    return found
 
 
 def _who_instead(uid: int, denied: bool) -> str:

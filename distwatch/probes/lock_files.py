@@ -7,7 +7,7 @@ import re
 import time
 
 from distwatch.foreign_files import open_named, read_and_close
-from distwatch.probes.procfs import read_bytes, read_text
+from distwatch.probes.procfs import argv_of, read_text
 from distwatch.redaction import redact_command
 from distwatch.state.events import LockHolder, LockLooked
 
@@ -82,8 +82,5 @@ def _by_words(words: bytes) -> tuple[int, str]:
 def _holder(pid: int) -> LockHolder:
     if not pid:
         return LockHolder(pid=0)
-    raw = read_bytes(f"/proc/{pid}/cmdline")
-    argv = [item.decode("utf-8", "replace") for item in raw.split(b"\0") if item]
-    return LockHolder(
-        pid=pid, command=redact_command(argv[:8]), alive=os.path.exists(f"/proc/{pid}")
-    )
+    command = redact_command(argv_of(pid)[:8])
+    return LockHolder(pid=pid, command=command, alive=os.path.exists(f"/proc/{pid}"))

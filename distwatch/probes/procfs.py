@@ -33,6 +33,12 @@ def state_of(pid: int) -> str:
     return fields[0] if fields else ""
 
 
+def argv_of(pid: int) -> tuple[str, ...]:
+    """Its command line; empty where it is gone or a kernel thread."""
+    raw = read_text(f"/proc/{pid}/cmdline").rstrip("\0")
+    return tuple(raw.split("\0")) if raw else ()
+
+
 def name_of(pid: int) -> str:
     """The kernel's short name of a process or thread."""
     return read_text(f"/proc/{pid}/comm").rstrip("\n")

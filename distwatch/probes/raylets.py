@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from distwatch.probes.procfs import all_pids, name_of, owner_of, read_bytes
+from distwatch.probes.procfs import all_pids, argv_of, name_of, owner_of, read_bytes
 from distwatch.probes.table import read_environ
 
 _PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
@@ -53,9 +53,8 @@ def has_loaded_ray(pid: int) -> bool:
 
 def raylet_at(pid: int) -> Raylet | None:
     """A process as a raylet; None where it is not one."""
-    raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0").decode("utf-8", "replace")
     options: dict[str, str] = {}
-    for argument in raw.split("\0")[1:]:
+    for argument in argv_of(pid)[1:]:
         name, equals, value = argument.partition("=")
         if equals and name.startswith("--"):
             options[name.removeprefix("--").replace("-", "_")] = value

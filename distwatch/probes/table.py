@@ -10,9 +10,9 @@ from itertools import pairwise, takewhile
 
 from distwatch.probes.procfs import (
     all_pids,
+    argv_of,
     children_of,
     name_of,
-    read_bytes,
     read_text,
     stat_fields,
 )
@@ -216,7 +216,6 @@ def _see(pid: int) -> Seen | None:
     if fields is None:
         return None
     environ = read_environ(pid)
-    raw = read_bytes(f"/proc/{pid}/cmdline").rstrip(b"\0")
     try:
         program = os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode("utf-8", "replace")
     except OSError:
@@ -225,7 +224,7 @@ def _see(pid: int) -> Seen | None:
         pid=pid,
         ppid=int(fields[1]),
         start_ticks=int(fields[19]),
-        argv=tuple(part.decode("utf-8", "replace") for part in raw.split(b"\0")) if raw else (),
+        argv=argv_of(pid),
         environ=environ,
         identity=identify(environ or {}),
         program=program.removesuffix(" (deleted)"),
