@@ -13,7 +13,7 @@ import msgspec
 
 from distwatch.runfolder import RunFolder
 
-_LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")
 _CREDENTIALS = struct.Struct("3i")
 _LIMIT = 4 << 20
 
@@ -30,12 +30,17 @@ def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -
         connection.settimeout(timeout_s)
         connection.connect(folder.socket)
         _require_ours(connection)
-        body = msgspec.msgpack.encode(request)
-        connection.sendall(_LENGTH.pack(len(body)) + body)
-        (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size, until))
+        connection.sendall(framed(request))
+        (length,) = LENGTH.unpack(_receive(connection, LENGTH.size, until))
         if length > _LIMIT:
             raise ValueError(f"an answer of {length} bytes")
         return _receive(connection, length, until)
+
+
+def framed(message: object) -> bytes:
+    """A message as it goes over the socket: a u32 length and msgpack."""
+    body = msgspec.msgpack.encode(message)
+    return LENGTH.pack(len(body)) + body
 
 
 def peer_uid(connection: socket.socket) -> int:

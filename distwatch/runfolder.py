@@ -308,6 +308,13 @@ def name_of(run_id: str) -> str:
     return name if tilde and number.isdigit() else run_id
 
 
+def is_named(run_id: str, word: str) -> bool:
+    """Whether a word is the run's id or its name, or `ray-<job id>` of its Ray job."""
+    # The cluster's start, which follows in such a run's id, need not be known.
+    of_ray_job = word.startswith("ray-") and run_id.startswith(f"{word}-")
+    return of_ray_job or word in (run_id, name_of(run_id))
+
+
 def _joinable(folder: RunFolder, environ: Mapping[str, str]) -> bool:
     starts = [start for start in folder.starts() if start.get("role") in ("rank", "other")]
     me = (str(os.getpid()), str(start_ticks(os.getpid())))

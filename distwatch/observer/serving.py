@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import Entry, Reading, live_key
 from distwatch.observer.link.orders import Order, Part
-from distwatch.observer_socket import peer_uid
+from distwatch.observer_socket import LENGTH, framed, peer_uid
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record
 
@@ -34,7 +33,6 @@ LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
 NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
 _OVERHEAD = 300
-_LENGTH = struct.Struct("<I")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,12 +62,6 @@ class Wire(msgspec.Struct, array_like=True, gc=False):
 _wires: msgspec.msgpack.Decoder[list[Wire]] = msgspec.msgpack.Decoder(list[Wire])
 
 
-def pack(wires: list[Wire]) -> bytes:
-    """One frame."""
-    body = msgspec.msgpack.encode(wires)
-    return _LENGTH.pack(len(body)) + body
-
-
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
     """The body of one frame.
 
@@ -77,7 +69,7 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
         ValueError: it is longer than FRAME_LIMIT.
         asyncio.IncompleteReadError: the other side is gone.
     """
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
     if length > FRAME_LIMIT:
         raise ValueError(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
     return await reader.readexactly(length)
@@ -206,8 +198,8 @@ class _Viewer:
             return await self._answer(await elsewhere.obey(request.order))
         self._observer.viewers += 1
         try:
-            framed = _LENGTH.pack(len(first)) + first
-            if elsewhere and await elsewhere.join_viewer(framed, self._reader, self._writer):
+            again = LENGTH.pack(len(first)) + first
+            if elsewhere and await elsewhere.join_viewer(again, self._reader, self._writer):
                 return None
             while True:
                 if request.want == "events" and sender is None:
@@ -230,8 +222,7 @@ class _Viewer:
                 await end_tasks(sender)
 
     async def _answer(self, answer: msgspec.Struct) -> None:
-        body = msgspec.msgpack.encode(answer)
-        self._writer.write(_LENGTH.pack(len(body)) + body)
+        self._writer.write(framed(answer))
         await self._writer.drain()
 
     def _take(self, entry: Entry) -> None:
@@ -307,6 +298,6 @@ class _Viewer:
             await self._write(batch)
 
     async def _write(self, batch: list[Wire]) -> None:
-        self._writer.write(pack(batch))
+        self._writer.write(framed(batch))
         await self._writer.drain()
         self._missed = 0

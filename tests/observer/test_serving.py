@@ -24,13 +24,13 @@ from distwatch.observer.serving import (
     Request,
     ViewerServer,
     from_wire,
-    pack,
     read_frame,
     to_wire,
     unpack,
 )
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.run_source import SourceLost
+from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
@@ -231,7 +231,7 @@ def test_the_socket_is_for_its_owner_alone(folder: RunFolder) -> None:
 
 async def test_frames_are_read_as_they_were_packed() -> None:
     reader = asyncio.StreamReader()
-    reader.feed_data(pack([serving.Wire(None, 0, 0, b"", "done")]))
+    reader.feed_data(framed([serving.Wire(None, 0, 0, b"", "done")]))
     wires = unpack(await read_frame(reader))
     assert [wire.answer for wire in wires] == ["done"]
 

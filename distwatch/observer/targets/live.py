@@ -12,6 +12,7 @@ from distwatch.observer.background import end_tasks
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
 from distwatch.observer.targets.run_source import RunSource, SourceLost
+from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
 from distwatch.state.reducer import reduce
 
@@ -19,7 +20,6 @@ CONNECT_WITHIN_S = 2.0
 HISTORY_WITHIN_S = 10.0
 WHOLE_WITHIN_S = 120.0
 ANSWER_WITHIN_S = 30.0
-_LENGTH = 4
 
 
 class LiveRun(RunSource):
@@ -63,7 +63,7 @@ class LiveRun(RunSource):
 
     async def _begin(self) -> None:
         self._reader, self._writer = await self._connect()
-        self._writer.write(_request("events"))
+        self._writer.write(framed(Request(want="events")))
         await self._writer.drain()
         self._task = asyncio.create_task(self._receive(self._reader))
 
@@ -104,7 +104,7 @@ class LiveRun(RunSource):
     async def dump(self) -> str:
         if self._writer is None or not self.live:
             return "the observer has left: nothing can be asked of it"
-        self._writer.write(_request("dump", "a person asked"))
+        self._writer.write(framed(Request(want="dump", reason="a person asked")))
         await self._writer.drain()
         try:
             return await asyncio.wait_for(self._answers.get(), ANSWER_WITHIN_S)
@@ -135,8 +135,3 @@ class LiveRun(RunSource):
             self._lost = "the observer has ended"
             self._arrived.set()
             self._told_all.set()
-
-
-def _request(want: str, reason: str = "") -> bytes:
-    body = msgspec.msgpack.encode(Request(want=want, reason=reason))
-    return len(body).to_bytes(_LENGTH, "little") + body

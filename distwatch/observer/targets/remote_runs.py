@@ -1,4 +1,4 @@
-"""Runs of other nodes, as the cards of this node or their Ray cluster know them."""
+"""A run of other nodes, looked at through the port of its root."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ import asyncio
 import os
 import socket
 
-import msgspec
-
-from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.errors import NoSuchTarget
 from distwatch.observer.background import end_tasks
-from distwatch.observer.cluster.ray_question import ask_cluster
-from distwatch.observer.cluster.root_registry import (
-    RAY,
-    SCHEME,
-    Card,
-    named_soundly,
-    read_cards,
-)
+from distwatch.observer.cluster.root_registry import Card
 from distwatch.observer.link.channel import (
     HANDSHAKE_WITHIN_S,
     LinkBroken,
@@ -25,16 +16,13 @@ from distwatch.observer.link.channel import (
     introduce,
 )
 from distwatch.observer.link.messages import Hello
-from distwatch.observer.link.root_address import LinkMisconfigured, parse_place
+from distwatch.observer.link.root_address import parse_place
 from distwatch.observer.link.viewers import join
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.run_source import SourceLost
-from distwatch.observer.targets.runs import is_named
 from distwatch.observer.targets.target import Target
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state.model import RunState
-
-ANSWERS_WITHIN_S = 3.0
 
 
 class RemoteRun(Target):
@@ -55,91 +43,6 @@ class RemoteRun(Target):
 
     def state(self) -> RunState:
         return asyncio.run(self.source().look())
-
-
-def remote_run(word: str, root: str) -> RemoteRun | None:
-    """A run that this machine knows by its card alone, or of the cluster that `ray://…` names.
-
-    Args:
-        word: `ray://`, `ray://host:port`, either with `/RUN` after it; or what `is_named` takes.
-
-    Raises:
-        NoSuchTarget: the cluster has no such run.
-        ClusterSilent: it does not answer, and no card of it is here.
-        SourceLost: neither it nor any root that the cards name answers.
-    """
-    cards = read_cards(root)
-    if word.startswith(SCHEME):
-        address, _, wanted = word.removeprefix(SCHEME).partition("/")
-        name, card = _in_cluster("" if address == "auto" else address, wanted, cards)
-        return RemoteRun(name, card, root)
-    named = _named(cards, word)
-    if not named:
-        return None
-    name, card = (len(named) > 1 and _answering(named, [])) or named[0]
-    return RemoteRun(name, card, root)
-
-
-def _in_cluster(address: str, wanted: str, cards: dict[str, Card]) -> tuple[str, Card]:
-    known = {n: c for n, c in cards.items() if c.kind == RAY and address in ("", c.cluster)}
-    tried: list[str] = []
-    named = _named(known, wanted)
-    if found := _answering(named, tried):
-        return found
-    if named and not tried:
-        return named[0]  # all have ended
-    try:
-        told = ask_cluster("cards", f"{SCHEME}{address}" if address else "")["cards"]
-    except DistwatchError as error:
-        if not tried:
-            raise
-        raise SourceLost(f"{'; '.join(tried)}; {error}", advice=error.advice) from error
-    known = named_soundly(msgspec.convert(told, dict[str, Card]))
-    named = _named(known, wanted)
-    # What has failed just now need not be waited for again.
-    fresh = [(name, card) for name, card in named if _silence(name, card) not in tried]
-    if found := _answering(fresh, tried) or next(iter(named), None):
-        return found
-    raise NoSuchTarget(
-        f"no run {wanted} is known there" if wanted else "no run is known there",
-        advice=f"Known are: {', '.join(sorted(known)[-8:])}."
-        if known
-        else "A run is known once one of its ranks has started with distwatch on.",
-    )
-
-
-def _named(cards: dict[str, Card], wanted: str) -> list[tuple[str, Card]]:
-    """Those that are meant; the newest that has not ended first."""
-    named = [(name, card) for name, card in cards.items() if not wanted or is_named(name, wanted)]
-    return sorted(named, key=lambda one: (one[1].ended, -one[1].since_ns))
-
-
-def _answering(named: list[tuple[str, Card]], tried: list[str]) -> tuple[str, Card] | None:
-    """The first whose root answers now; `tried` gets what was said of the others.
-
-    A cluster that was lost never said that its runs have ended.
-    """
-    for name, card in named:
-        if card.ended:
-            continue
-        if _answers(card):
-            return name, card
-        tried.append(_silence(name, card))
-    return None
-
-
-def _answers(card: Card) -> bool:
-    """Whether an observer at work is there: the root of a link speaks first."""
-    try:
-        place = parse_place(card.place)
-        with socket.create_connection((place.host, place.port), ANSWERS_WITHIN_S) as connection:
-            return bool(connection.recv(1))
-    except (OSError, LinkMisconfigured):
-        return False
-
-
-def _silence(name: str, card: Card) -> str:
-    return f"the root of {name} on {card.host} ({card.place}) does not answer"
 
 
 class LinkedRun(LiveRun):

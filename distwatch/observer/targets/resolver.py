@@ -32,7 +32,7 @@ def resolve(word: str | None, root: str) -> Target:
         NoSuchTarget: nothing is called that; the advice lists what there is.
         UsageError: several actors are called that.
         PartialData, AttachDenied: it is a folder without a run, or one that cannot be read.
-        ClusterSilent, SourceLost: the cluster that `ray://` names, or its roots, do not answer.
+        ClusterSilent: the cluster that `ray://` names and its roots do not answer.
     """
     if not word:
         return RunHere(newest_run(root))
@@ -45,10 +45,11 @@ def resolve(word: str | None, root: str) -> Target:
     if here:
         return RunHere(here)
     # With the link and the probes behind it: not in a process that asks for its snapshot.
-    from distwatch.observer.targets.remote_runs import remote_run
+    from distwatch.observer.cluster.root_search import find_root
+    from distwatch.observer.targets.remote_runs import RemoteRun
 
-    if elsewhere := remote_run(word, root):
-        return elsewhere
+    if found_root := find_root(word, root):
+        return RemoteRun(*found_root, root)
     _require_no_folder(word)
     found = found or _run_or_job_with(word, root, folders)
     if found is None:

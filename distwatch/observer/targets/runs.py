@@ -13,7 +13,7 @@ from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget, PartialData
 from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
-from distwatch.runfolder import RunFolder, host_name, name_of, parent_pid, start_ticks
+from distwatch.runfolder import RunFolder, host_name, is_named, name_of, parent_pid, start_ticks
 
 SCHEMA = "distwatch.ps/1"
 
@@ -62,13 +62,8 @@ def run_at(path: str) -> RunFolder | None:
 def run_named(word: str, folders: Iterable[RunFolder]) -> RunFolder | None:
     """The newest launch of the run of that name, or of the Ray job: `ray-<job id>`."""
     named = [folder for folder in folders if is_named(folder.run_id, word)]
-    exact = [folder for folder in named if not _is_of_ray_job(folder.run_id, word)]
+    exact = [folder for folder in named if word in (folder.run_id, name_of(folder.run_id))]
     return max(exact or named, key=_launch, default=None)
-
-
-def is_named(run_id: str, word: str) -> bool:
-    """Whether a word is a run's id, its name without the number of the launch, or its Ray job."""
-    return word in (run_id, name_of(run_id)) or _is_of_ray_job(run_id, word)
 
 
 def run_of_pid(pid: int, folders: Iterable[RunFolder]) -> RunFolder | None:
@@ -172,11 +167,6 @@ def _has_process(folder: RunFolder, pid: int) -> bool:
         start.get("ticks") == str(start_ticks(pid)) or not os.path.isdir(f"/proc/{pid}")
         for start in folder.starts_of(f"{host_name()}-{pid}")
     )
-
-
-def _is_of_ray_job(run_id: str, word: str) -> bool:
-    # The cluster's start, which follows in the run's id, need not be known.
-    return word.startswith("ray-") and run_id.startswith(f"{word}-")
 
 
 def _launch(folder: RunFolder) -> tuple[str, int]:

@@ -14,6 +14,7 @@ import pytest
 
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.cluster import root_registry as cards_module
+from distwatch.observer.cluster.ray_question import ClusterSilent
 from distwatch.observer.cluster.root_registry import (
     CARDS_FILE,
     HOSTS,
@@ -24,7 +25,8 @@ from distwatch.observer.cluster.root_registry import (
     read_cards,
     write_cards,
 )
-from distwatch.observer.targets.remote_runs import LinkedRun, remote_run
+from distwatch.observer.cluster.root_search import find_root
+from distwatch.observer.targets.remote_runs import LinkedRun
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import SourceLost
 from distwatch.runfolder import RunFolder
@@ -154,8 +156,8 @@ def test_the_newest_root_that_answers_is_meant(tmp_path: Path, root_port: int) -
         write_cards(root, cluster, {n: c for n, c in cards.items() if c.cluster == cluster})
 
     def found(target: str) -> str:
-        remote = remote_run(target, root)
-        return remote.name if remote else ""
+        card = find_root(target, root)
+        return card[0] if card else ""
 
     assert found("ray://") == "ray-02000000-1"
     assert found("ray://auto/ray-01000000") == "ray-01000000-1"
@@ -169,7 +171,7 @@ def test_the_newest_root_that_answers_is_meant(tmp_path: Path, root_port: int) -
 def test_where_nobody_answers_all_that_was_tried_is_said(tmp_path: Path) -> None:
     gcs, port = f"127.0.0.1:{free_port()}", free_port()
     write_cards(str(tmp_path), gcs, {"r": card(gcs, port=port)})
-    with pytest.raises(SourceLost, match=f"root of r on n1 .*:{port}.*no Ray cluster answers"):
+    with pytest.raises(ClusterSilent, match=f"root of r on n1 .*:{port}.*no Ray cluster answers"):
         resolve(f"ray://{gcs}", str(tmp_path))
 
 
