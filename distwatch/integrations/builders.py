@@ -170,7 +170,7 @@ def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> Alread
         severity="warning",
         summary=f"this process holds a world already ({held}), and another was asked for ({asked})",
         advice="Close the first world before forming another, or initialize once.",
-        evidence=tuple(Evidence(source="stack", text=line.strip()) for line in stack[-8:]),
+        evidence=tuple(Evidence("stack", line.strip()) for line in stack[-8:]),
     )
     message = f"a world of another plan holds: {held}; asked for now: {asked}"
     if stack:

@@ -76,7 +76,7 @@ def own_name_finding(several_nodes: bool, *, gloo_only: bool) -> Finding | None:
         "other hosts this address, and they connect to themselves",
         advice="Set GLOO_SOCKET_IFNAME to the interface between the hosts, or remove the name from the "
         "127.… line in /etc/hosts.",
-        evidence=(Evidence(source="proc", text=f"{name}: {', '.join(addresses)}"),),
+        evidence=(Evidence("proc", f"{name}: {', '.join(addresses)}"),),
         confidence=0.8,
     )
 
@@ -150,7 +150,7 @@ def _taken(
         waiting_ranks=() if rank is None else (rank,),
         summary=f"MASTER_PORT {port} is taken: {told}",
         advice="Choose another MASTER_PORT, or end that program.",
-        evidence=(Evidence(source="proc", text=f"port {port}: {told}"),),
+        evidence=(Evidence("proc", f"port {port}: {told}"),),
         confidence=0.6 if outcome == "silent" else 0.9,
     )
 
@@ -163,7 +163,7 @@ def _unreachable(launched: Launched, what: str, advice: str, severity: Severity)
         waiting_ranks=() if rank is None else (rank,),
         summary=what,
         advice=advice,
-        evidence=(Evidence(source="store", global_rank=rank, text=f"{launched.endpoint}: {what}"),),
+        evidence=(Evidence("store", f"{launched.endpoint}: {what}", rank),),
         confidence=0.9 if severity == "crash" else 0.6,
     )
 

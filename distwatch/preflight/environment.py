@@ -92,7 +92,7 @@ def _place_findings(
                 summary=f"{', '.join(unset)} {agree(unset, 'is', 'are')} not set: distwatch.initialize derives "
                 f"{', '.join(told)}, but init_process_group needs {agree(unset, 'it', 'them')} set",
                 advice='Use distwatch.initialize, or eval "$(distwatch env -o sh)" in each task.',
-                evidence=tuple(Evidence(source="proc", text=text) for text in launched.derived),
+                evidence=tuple(Evidence("proc", text) for text in launched.derived),
             )
         )
     return found
@@ -111,7 +111,7 @@ def _local_place(launched: Launched, identity: Identity) -> list[Finding]:
     else:
         return []
     advice = "Correct the launcher's arguments: ranks per node, nodes and world size must agree."
-    evidence = (Evidence(source="proc", global_rank=rank, text=what),)
+    evidence = (Evidence("proc", what, rank),)
     return [
         Finding(code=code, severity="crash", culprit_ranks=culprits, summary=what, advice=advice, evidence=evidence)
     ]  # fmt: skip
@@ -135,7 +135,7 @@ def _same_rank_for_all(environ: Mapping[str, str], identity: Identity) -> list[F
             severity="warning",
             summary=what,
             advice="Set it per task: srun bash -c 'RANK=$SLURM_PROCID … python train.py'.",
-            evidence=(Evidence(source="proc", text=what),),
+            evidence=(Evidence("proc", what),),
             confidence=0.6,
         )
     ]
@@ -157,6 +157,6 @@ def _debug_level(environ: Mapping[str, str]) -> list[Finding]:
             severity="info" if level.upper() == "DETAIL" else "crash",
             summary=what,
             advice=advice,
-            evidence=(Evidence(source="proc", text=f"TORCH_DISTRIBUTED_DEBUG={level}"),),
+            evidence=(Evidence("proc", f"TORCH_DISTRIBUTED_DEBUG={level}"),),
         )
     ]

@@ -43,7 +43,7 @@ def finding_of(fault: Fault, working: Mapping[str, tuple[int, ...]]) -> Finding:
         severity=fault.severity,
         summary=fault.what,
         advice=advice,
-        evidence=tuple(Evidence(source="plan", text=f"would work: {text}") for text in would),
+        evidence=tuple(Evidence("plan", f"would work: {text}") for text in would),
     )
 
 

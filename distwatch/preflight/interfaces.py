@@ -127,7 +127,7 @@ def _finding(
         summary=f"{variable}={value}: {why}",
         advice=f"Unset {variable}, or name one that this host has: {named}.",
         evidence=tuple(
-            Evidence(source="proc", text=f"{one.name}: {one.lack or ', '.join(one.addresses)}")
+            Evidence("proc", f"{one.name}: {one.lack or ', '.join(one.addresses)}")
             for one in list(interfaces.values())[:_LISTED]
         ),
     )

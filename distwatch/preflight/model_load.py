@@ -67,7 +67,7 @@ def _finding(code: str, summary: str, advice: str, *, confidence: float = 0.9) -
         severity="warning",
         summary=summary,
         advice=advice,
-        evidence=(Evidence(source="plan", text="from the arguments, before the load"),),
+        evidence=(Evidence("plan", "from the arguments, before the load"),),
         confidence=confidence,
     )
 

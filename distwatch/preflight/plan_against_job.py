@@ -99,7 +99,7 @@ def _disagrees(what: str, lines: list[str]) -> Finding:
         summary=what,
         advice="Start the job with the plan's sizes, or change the plan: checkpoints, resharding and "
         "rollout engines depend on it.",
-        evidence=tuple(Evidence(source="plan", text=line) for line in lines),
+        evidence=tuple(Evidence("plan", line) for line in lines),
     )
 
 

@@ -237,8 +237,7 @@ def _redacted(finding: Finding) -> Finding:
         summary=redact_text(finding.summary),
         advice=redact_text(finding.advice),
         evidence=tuple(
-            Evidence(source=e.source, global_rank=e.global_rank, text=redact_text(e.text))
-            for e in finding.evidence
+            Evidence(e.source, redact_text(e.text), e.global_rank) for e in finding.evidence
         ),
     )
 

@@ -195,7 +195,7 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
         waiting_ranks=tuple(sorted(set(held) - odd)),
         summary=f"the ranks hold different {axis} groups: {'; '.join(_who_says(held))}",
         evidence=tuple(
-            Evidence(source="journal", global_rank=rank, text=f"rank {rank}: {axis} {members}")
+            Evidence("journal", f"rank {rank}: {axis} {members}", rank)
             for rank, members in list(held.items())[:_LISTED]
         ),
         confidence=0.95 if decided == "majority" else 0.6,
@@ -218,7 +218,7 @@ def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
         summary=f"{term.name} differs{where}: {listed}; {term.consequence}",
         advice=term.advice,
         evidence=tuple(
-            Evidence(source="journal", global_rank=rank, text=f"rank {rank}: {term.name} {value}")
+            Evidence("journal", f"rank {rank}: {term.name} {value}", rank)
             for rank, value in list(values.items())[:_LISTED]
         ),
         confidence=0.95 if decided == "majority" else 0.6,
@@ -250,7 +250,7 @@ def _shared_devices(plans: Plans) -> Iterable[Finding]:
                 advice="Give each rank a GPU of its own: torch.cuda.set_device(LOCAL_RANK), "
                 "and no CUDA_VISIBLE_DEVICES that names one twice.",
                 evidence=tuple(
-                    Evidence(source="journal", global_rank=rank, text=f"rank {rank}: GPU {device}")
+                    Evidence("journal", f"rank {rank}: GPU {device}", rank)
                     for rank in ranks[:_LISTED]
                 ),
             )

@@ -21,7 +21,7 @@ Source = Literal[
 ]
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """One observed fact. `global_rank` is None where it is about no single rank."""
 
     source: Source

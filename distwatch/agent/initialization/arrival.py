@@ -389,9 +389,9 @@ def _duplicated(global_rank: int, me: Arrived, other: Arrived) -> Finding:
         summary=f"two processes are rank {global_rank}: pid {other.pid} on {other.host} and pid {me.pid} on {me.host}",
         evidence=tuple(
             Evidence(
-                source="journal",
-                global_rank=global_rank,
-                text=f"rank {global_rank} is claimed by pid {one.pid} on {one.host}: {one.command}",
+                "journal",
+                f"rank {global_rank} is claimed by pid {one.pid} on {one.host}: {one.command}",
+                global_rank,
             )
             for one in (other, me)
         ),

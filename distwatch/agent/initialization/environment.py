@@ -195,7 +195,7 @@ def unfit(launched: Launched) -> Finding | None:
             culprit_ranks=culprits,
             summary=f"this process cannot take its place in a world: {told}",
             advice=_how_to_set(launched),
-            evidence=(Evidence(source="journal", global_rank=rank, text=f"launcher: {launched.launcher}; {told}"),),
+            evidence=(Evidence("journal", f"launcher: {launched.launcher}; {told}", rank),),
         )  # fmt: skip
     if rank is not None and world is not None and rank >= world:
         return Finding(
@@ -203,11 +203,7 @@ def unfit(launched: Launched) -> Finding | None:
             severity="crash",
             culprit_ranks=culprits,
             summary=f"rank {rank} is out of range: WORLD_SIZE={world} has ranks 0 to {world - 1}",
-            evidence=(
-                Evidence(
-                    source="journal", global_rank=rank, text=f"RANK={rank}, WORLD_SIZE={world}"
-                ),
-            ),
+            evidence=(Evidence("journal", f"RANK={rank}, WORLD_SIZE={world}", rank),),
         )
     return None
 
@@ -233,7 +229,7 @@ def backend_unavailable(
         culprit_ranks=() if global_rank is None else (global_rank,),
         summary=what,
         advice=advice,
-        evidence=(Evidence(source=source, global_rank=global_rank, text=seen or what),),
+        evidence=(Evidence(source, seen or what, global_rank),),
         confidence=confidence,
     )
 

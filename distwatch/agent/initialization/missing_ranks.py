@@ -81,7 +81,7 @@ def finding_of_absence(
         f"missing: {format_ranks(missing)}. {told}{more}",
         advice=_ADVICE.get(status, ""),
         evidence=tuple(
-            Evidence(source="proc", global_rank=rank, text=f"rank {rank}: {places[rank].text}")
+            Evidence("proc", f"rank {rank}: {places[rank].text}", rank)
             for rank in missing[:_LISTED]
         ),
         confidence=0.6 if status in ("unseen", "unknown") else 0.9,

@@ -68,9 +68,7 @@ def finding_of_no_meeting(launched: Launched, error: StoreUnreachable) -> Findin
         waiting_ranks=(rank,),
         summary=f"rank {rank} cannot meet the others at {launched.endpoint}: {error.detail}",
         advice=advice.get(error.outcome, ""),
-        evidence=(
-            Evidence(source="store", global_rank=rank, text=f"{launched.endpoint}: {error.detail}"),
-        ),
+        evidence=(Evidence("store", f"{launched.endpoint}: {error.detail}", rank),),
         confidence=0.9 if error.outcome in ("unresolved", "foreign") else 0.7,
     )
 
@@ -92,6 +90,6 @@ def finding_of_no_listening(launched: Launched, words: str) -> Finding:
         waiting_ranks=(rank,),
         summary=summary,
         advice=advice,
-        evidence=(Evidence(source="store", global_rank=rank, text=first),),
+        evidence=(Evidence("store", first, rank),),
         confidence=0.8,
     )

@@ -68,11 +68,11 @@ class Partition:
             f"answer{where}",
             evidence=tuple(
                 Evidence(
-                    source="proc",
-                    global_rank=one.global_rank,
-                    text=f"rank {one.global_rank}: {one.connection.local} → {one.connection.peer} "
+                    "proc",
+                    f"rank {one.global_rank}: {one.connection.local} → {one.connection.peer} "
                     f"{one.connection.state}, {one.connection.unacknowledged_bytes} bytes unacknowledged, "
                     f"sent again {one.connection.retransmits} times",
+                    one.global_rank,
                 )
                 for one in stuck[:_SHOWN]
             ),

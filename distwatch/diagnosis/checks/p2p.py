@@ -51,9 +51,7 @@ class PeerMissing:
             f"{f'; rank {peer_rank} is at {place}' if place else ''}",
             evidence=(
                 *peer_evidence(case, waits[:_SHOWN]),
-                Evidence(
-                    source="pulse", global_rank=peer_rank, text=_answered_text(first, peer_rank)
-                ),
+                Evidence("pulse", _answered_text(first, peer_rank), peer_rank),
                 case.place(peer_rank),
             ),
             confidence=0.95 if known else 0.6,
@@ -133,7 +131,7 @@ def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:
         at = f", called at {case.source(wait.site)}" if wait.site else ""
         waited = seconds(case.job.peer_waited_s(wait))
         text = f"rank {wait.global_rank}: {wait}{size}{at}, for {waited}"
-        yield Evidence(source="operations", global_rank=wait.global_rank, text=text)
+        yield Evidence("operations", text, wait.global_rank)
 
 
 def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:
@@ -145,9 +143,9 @@ def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:
         site = case.job.site_of(edge.waiter, operation) if operation else None
         at = f", called at {case.source(site)}" if site else ""
         yield Evidence(
-            source="operations" if operation else "flight_recorder",
-            global_rank=edge.waiter,
-            text=f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}",
+            "operations" if operation else "flight_recorder",
+            f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}",
+            edge.waiter,
         )
     for edge in chain[:_SHOWN]:
         yield case.place(edge.waiter)

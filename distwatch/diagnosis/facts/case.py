@@ -115,7 +115,7 @@ class Case:
         status = rank_status(self.job, global_rank)
         process = self.job.ranks.get(global_rank)
         if process is None:
-            return Evidence(source="proc", global_rank=global_rank, text="no process was ever seen")
+            return Evidence("proc", "no process was ever seen", global_rank)
         if status.where and process.main_frames:
             doing = f" ({status.doing})" if status.doing else ""
             tense = "is" if process.ended_ns is None else "was"
@@ -127,14 +127,10 @@ class Case:
                 f"rank {global_rank} {tense} at {status.where}{line}{doing}; "
                 f"pid {process.pid} on {process.host}{actor}"
             )
-            return Evidence(source="stack", global_rank=global_rank, text=text)
+            return Evidence("stack", text, global_rank)
         why = process.outside.not_observed.get("stack", "no stack was taken")
         text = f"rank {global_rank}: {status.word}, {status.doing or 'nothing else known'}"
-        return Evidence(
-            source="journal",
-            global_rank=global_rank,
-            text=f"{text}; its place was not observed ({why})",
-        )
+        return Evidence("journal", f"{text}; its place was not observed ({why})", global_rank)
 
     def _line(self, process: Process) -> str:
         frame = user_frame(process.main_frames)

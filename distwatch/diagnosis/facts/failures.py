@@ -80,7 +80,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         where = f" (called at {self.site})" if self.site else ""
         place = f"{who}, pid {self.process.pid} on {self.process.host}: "
         text = place + self.text.strip()[:300] + where
-        return Evidence(source="journal", global_rank=self.global_rank, text=text)
+        return Evidence("journal", text, self.global_rank)
 
 
 def failures_of(processes: Iterable[Process]) -> list[Failure]:

@@ -61,14 +61,14 @@ def _placed(job: Job, finding: Finding) -> Finding:
         return finding
     culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
     more = [
-        Evidence(source="journal", global_rank=rank, text=f"rank {rank} is {place}")
+        Evidence("journal", f"rank {rank} is {place}", rank)
         for rank, process in culprits.items()
         for place in places_of(process)
     ]
     role = role_of(job, finding.pg_name) if finding.pg_name else ""
     if role:
         text = f"group {finding.pg_name} is {role}"
-        more.append(Evidence(source="journal", text=text))
+        more.append(Evidence("journal", text))
     if not more:
         return finding
     first = f" ({more[0].text.partition(' is ')[2]})" if len(finding.culprit_ranks) == 1 else ""

@@ -70,7 +70,7 @@ def evidence_of_waiting(case: Case, ranks: Iterable[int] | None = None) -> Itera
         else:
             text = f"rank {rank} has been in {_path(process, step)} for {seconds(case.waiting_s(rank))}"
         site = f" (called at {step.site})" if step.site else ""
-        yield Evidence(source="journal", global_rank=rank, text=text + site)
+        yield Evidence("journal", text + site, rank)
 
 
 def _path(process: Process, step: Step) -> str:
@@ -101,7 +101,7 @@ def evidence_of_store(case: Case) -> Iterable[Evidence]:
         came = f"; addresses of {name_ranks(view.arrived)}" if view.arrived else ""
         more = f" ({view.detail})" if view.detail else ""
         text = f"the store at {view.endpoint}: {joined} torch clients have joined{came}{more}"
-        yield Evidence(source="store", text=text)
+        yield Evidence("store", text)
 
 
 def joined_unseen(case: Case) -> bool:

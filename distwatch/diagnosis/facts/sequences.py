@@ -108,7 +108,7 @@ def sequence_evidence(
         if before:
             calls = ", ".join(f"#{entry.seq} {entry}" for entry in before)
             text = f"rank {rank} did before: {calls}"
-            yield Evidence(source="operations", global_rank=rank, text=text)
+            yield Evidence("operations", text, rank)
     parted = _first_other_site(histories, seq)
     if parted is not None and parted < seq:
         at = {rank: entries[parted] for rank, entries in histories.items() if parted in entries}
@@ -118,8 +118,8 @@ def sequence_evidence(
             for text in sorted(told)[:4]
         )
         yield Evidence(
-            source="operations",
-            text=f"the call sites differ from #{parted} on, while the calls still matched: {sides}",
+            "operations",
+            f"the call sites differ from #{parted} on, while the calls still matched: {sides}",
         )
 
 

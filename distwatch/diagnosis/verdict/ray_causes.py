@@ -44,10 +44,7 @@ def _with_deaths(case: Case, finding: Finding) -> Finding:
         summary=f"{finding.summary}{_clauses(case, finding, news)}",
         evidence=(
             *finding.evidence,
-            *(
-                Evidence(source="exit", global_rank=row.global_rank, text=ray_says(case, row))
-                for row in news
-            ),
+            *(Evidence("exit", ray_says(case, row), row.global_rank) for row in news),
         ),
     )
 

@@ -95,5 +95,5 @@ def _doubtful(finding: Finding, out: list[int], hidden: dict[int, str]) -> Findi
         culprit_ranks=tuple(rank for rank in finding.culprit_ranks if rank not in hidden),
         confidence=min(finding.confidence, UNSEEN_CONFIDENCE),
         summary=f"{finding.summary}; but {told}",
-        evidence=(*finding.evidence, Evidence(source="journal", text=told)),
+        evidence=(*finding.evidence, Evidence("journal", told)),
     )

@@ -122,7 +122,7 @@ class Neuron(Framework):
             f"({_told(now.sizes)}) live side by side",
             advice="Initialize once, or call destroy_model_parallel first; "
             'distwatch.initialize(framework="neuron") with the same plan is a no-op.',
-            evidence=tuple(Evidence(source="stack", text=line) for line in first.stack[-8:]),
+            evidence=tuple(Evidence("stack", line) for line in first.stack[-8:]),
         )
         agent.record(FindingRaised(finding=finding, step=PARALLEL_STATE))
 

@@ -77,7 +77,7 @@ class CollectiveRankMissing:
                     f"rank {rank} has entered {max(progress.enqueued, 0)} collectives of {view.title}; "
                     f"the others have entered {view.seq}"
                 )
-                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+                yield Evidence("flight_recorder", text, rank)
             else:
                 why = (
                     "it runs without distwatch"
@@ -85,7 +85,7 @@ class CollectiveRankMissing:
                     else "no process of this rank was seen"
                 )
                 text = f"rank {rank} was not observed from inside ({why}); every observed member is in #{view.seq}"
-                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+                yield Evidence("flight_recorder", text, rank)
             yield case.place(rank)
         for rank in view.entered[:4]:
             if evidence := _call_evidence(case, view, rank):
@@ -217,9 +217,7 @@ class OperationsDiffer:
             summary=f"the ranks of {view.title} disagree about collective #{seq}: {told}",
             evidence=(
                 *(
-                    Evidence(
-                        source="operations", global_rank=rank, text=f"rank {rank}: #{seq} is {call}"
-                    )
+                    Evidence("operations", f"rank {rank}: #{seq} is {call}", rank)
                     for rank, call in list(calls.items())[:16]
                 ),
                 *sequence_evidence(case, view, odd, seq),
@@ -342,12 +340,10 @@ def _last_seqs(case: Case, view: GroupView) -> list[int]:
 def _call_evidence(case: Case, view: GroupView, rank: int) -> Evidence | None:
     call = _entered_call(case, view, rank, view.seq)
     if call is not None:
-        return Evidence(
-            source="operations", global_rank=rank, text=f"rank {rank} waits in #{call.seq}: {call}"
-        )
+        return Evidence("operations", f"rank {rank} waits in #{call.seq}: {call}", rank)
     recorded = case.job.recorded(rank, view.pg_name, view.seq)
     if recorded is not None:
         sizes = ", ".join(str(list(size)) for size in recorded.input_sizes[:3])
         text = f"rank {rank} waits in #{view.seq}: {operation_name(recorded.op)} {sizes}"
-        return Evidence(source="flight_recorder", global_rank=rank, text=text)
+        return Evidence("flight_recorder", text, rank)
     return None

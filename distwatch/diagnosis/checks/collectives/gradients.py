@@ -37,9 +37,9 @@ def _finding(framework: str, ranks: dict[int, GradientSkipped]) -> Finding:
         f"{name_ranks(ranks)}{at}: the output of their stage needs no gradient, so nothing there is trained",
         evidence=tuple(
             Evidence(
-                source="journal",
-                global_rank=rank,
-                text=f"rank {rank}: {skipped.skipped} of {skipped.of} backward steps skipped",
+                "journal",
+                f"rank {rank}: {skipped.skipped} of {skipped.of} backward steps skipped",
+                rank,
             )
             for rank, skipped in sorted(ranks.items())[:_LISTED]
         ),

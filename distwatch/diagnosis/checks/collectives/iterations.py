@@ -79,7 +79,7 @@ class CountUneven:
             source: Source = "operations" if entry.site else "flight_recorder"
             rounds = found.together + (rank in found.more)
             text = f"rank {rank}: #{found.seq} is {entry.op}{at}; {rounds} rounds since the last other call"
-            yield Evidence(source=source, global_rank=rank, text=text)
+            yield Evidence(source, text, rank)
         for rank in [*list(found.more)[:2], *list(found.fewer)[:2]]:
             yield case.place(rank)
         yield from sequence_evidence(case, view, _odd(found), found.seq)

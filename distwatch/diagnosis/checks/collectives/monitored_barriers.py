@@ -85,4 +85,4 @@ def _unfinished(process: Process) -> Operation | None:
 def _entered(case: Case, rank: int, operation: Operation) -> Evidence:
     site = case.job.site_of(rank, operation)
     text = f"rank {rank}: monitored_barrier{', at ' + case.source(site) if site else ''}"
-    return Evidence(source="operations", global_rank=rank, text=text)
+    return Evidence("operations", text, rank)

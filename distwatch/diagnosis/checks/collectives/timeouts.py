@@ -54,11 +54,7 @@ class TimeoutsDisagree:
             summary=f"the members of {view.title} have different timeouts ({listed}): rank {shortest} gives up "
             f"after {seconds(held[shortest])}, which ends the others, too",
             evidence=tuple(
-                Evidence(
-                    source="journal",
-                    global_rank=rank,
-                    text=f"rank {rank}: {told[rank]}{_site(case, view, rank)}",
-                )
+                Evidence("journal", f"rank {rank}: {told[rank]}{_site(case, view, rank)}", rank)
                 for rank in list(held)[:16]
             ),
             confidence=0.95 if decided == "majority" else 0.7,

@@ -168,7 +168,7 @@ def _evidence(case: Case, skew: Skew) -> Iterable[Evidence]:
         site = f", at {call.site}" if call and call.site else ""
         text = f"rank {rank}: new_group #{skew.number} of {name_ranks(skew.members[rank])}{site}"
         counted = f"; {max(calls)} call{'s' if max(calls) != 1 else ''} in all"
-        yield Evidence(source="journal", global_rank=rank, text=text + counted)
+        yield Evidence("journal", text + counted, rank)
 
 
 def _evidence_of_stuck(case: Case, stuck: dict[int, Step]) -> Iterable[Evidence]:
@@ -178,4 +178,4 @@ def _evidence_of_stuck(case: Case, stuck: dict[int, Step]) -> Iterable[Evidence]
         else:
             waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
             text = f"rank {rank} has been in {step.name} for {waited}"
-        yield Evidence(source="journal", global_rank=rank, text=text)
+        yield Evidence("journal", text, rank)

@@ -77,7 +77,7 @@ def _evidence_of_call(case: Case, rank: int, step: Step, number: int) -> Evidenc
     waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
     site = f", called at {step.site}" if step.site else ""
     text = f"rank {rank} has been in new_group #{number} for {waited}{site}"
-    return Evidence(source="journal", global_rank=rank, text=text)
+    return Evidence("journal", text, rank)
 
 
 def _evidence_of_absence(case: Case, rank: int) -> Evidence:
@@ -86,4 +86,4 @@ def _evidence_of_absence(case: Case, rank: int) -> Evidence:
     last = calls.get(count)
     site = f", the last at {last.site}" if last and last.site else ""
     text = f"rank {rank} has made {count} new_group call{'s' if count != 1 else ''}{site}"
-    return Evidence(source="journal", global_rank=rank, text=text)
+    return Evidence("journal", text, rank)

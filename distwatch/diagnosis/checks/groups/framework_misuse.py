@@ -101,6 +101,6 @@ def _first_call(process: Process, framework: str) -> list[Evidence]:
     held = process.layouts.get(framework)
     rank = process.global_rank
     return [
-        Evidence(source="stack", global_rank=rank, text=f"rank {rank}, first call: {line}")
+        Evidence("stack", f"rank {rank}, first call: {line}", rank)
         for line in (held.stack[-_LISTED:] if held else ())
     ]

@@ -113,9 +113,9 @@ def _asked_differently(case: Case, what: str, made: Mapping[int, Made]) -> Findi
         advice=f"Call {call} with the same sizes and the same order of axes on every rank.",
         evidence=tuple(
             Evidence(
-                source="journal",
-                global_rank=rank,
-                text=f"rank {rank}: {made[rank].shape}{f', at {made[rank].site}' if made[rank].site else ''}",
+                "journal",
+                f"rank {rank}: {made[rank].shape}{f', at {made[rank].site}' if made[rank].site else ''}",
+                rank,
             )
             for rank in [*sorted(odd)[:4], *sorted(set(made) - odd)[:4]]
         ),
@@ -188,7 +188,7 @@ def _overlap(
         summary=f"the {axis} groups of {framework} do not divide its ranks: {'; '.join(faults[:3])}",
         advice="Initialize it with the same sizes, the same order of axes and the same ranks everywhere.",
         evidence=tuple(
-            Evidence(source="journal", global_rank=rank, text=f"rank {rank} holds {axis} {group}")
+            Evidence("journal", f"rank {rank} holds {axis} {group}", rank)
             for rank, group in sorted(own.items())[:8]
         ),
         confidence=0.9,
@@ -209,9 +209,7 @@ def _frameworks_differ(left: str, right: str, found: list[Difference]) -> Findin
             if resharded
             else "Give both the same sizes and the same order of axes, or keep them different on purpose."
         ),
-        evidence=tuple(
-            Evidence(source="journal", text=line) for line in side_by_side(left, right, found)
-        ),
+        evidence=tuple(Evidence("journal", line) for line in side_by_side(left, right, found)),
         confidence=0.5 if resharded else 0.8,
     )
 

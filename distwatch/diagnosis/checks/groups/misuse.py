@@ -94,7 +94,7 @@ def _first_call(process: Process) -> Evidence | None:
         return None
     site = f" at {first.site}" if first.site else ""
     text = f"rank {process.global_rank}: first initialized by {first.name}{site}"
-    return Evidence(source="journal", global_rank=process.global_rank, text=text)
+    return Evidence("journal", text, process.global_rank)
 
 
 def _not_initialized(case: Case, failed: list[Failure], words: str) -> Told:
@@ -149,9 +149,7 @@ def _calls_of_others(case: Case) -> Iterable[Finding]:
         advice="Make that call only where dist.get_rank(group) is not negative, or on a group that holds the rank.",
         evidence=tuple(
             Evidence(
-                source="journal",
-                global_rank=rank,
-                text=f"rank {rank}: {call.op}{f' at {call.site}' if call.site else ''}",
+                "journal", f"rank {rank}: {call.op}{f' at {call.site}' if call.site else ''}", rank
             )
             for rank, call in calls[:_LISTED]
         ),

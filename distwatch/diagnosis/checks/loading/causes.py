@@ -157,4 +157,4 @@ def _holders(rank: int, looked: LockLooked) -> Iterable[Evidence]:
         text = (
             f"{looked.path} is held by pid {holder.pid or '?'}{f': {command}' if command else ''}"
         )
-        yield Evidence(source="proc", global_rank=rank, text=text)
+        yield Evidence("proc", text, rank)

@@ -92,9 +92,7 @@ def _leaked(text: str, loads: list[tuple[int, ModelLoad]]) -> Finding:
 def _placement_evidence(rank: int, placement: Placement | None) -> Evidence:
     devices = placement.devices if placement else ()
     held = ", ".join(f"{d.device}: {bytes_text(d.parameters + d.buffers)}" for d in devices)
-    return Evidence(
-        source="journal", global_rank=rank, text=f"parameters and buffers by device: {held}"
-    )
+    return Evidence("journal", f"parameters and buffers by device: {held}", rank)
 
 
 class DeviceMapsConflict:
@@ -213,7 +211,7 @@ def _sharing(case: Case, placed: set[int]) -> Iterable[Finding]:
                 advice="Call torch.cuda.set_device(local_rank) before anything uses the device, and load with "
                 "device_map={'': local_rank}.",
                 evidence=(
-                    Evidence(source="proc", text=f"processes on it: {[use.pid for use in device.processes]}"),
+                    Evidence("proc", f"processes on it: {[use.pid for use in device.processes]}"),
                 ),
                 confidence=0.7,
             )  # fmt: skip
@@ -267,10 +265,10 @@ def _exceeds(host: str, sizes: dict[int, int], needed: int, limit: int, by_cgrou
         f"host memory of {host}, but {word} {bytes_text(limit)}: the kernel will kill one of them",
         evidence=(
             Evidence(
-                source="proc",
-                text=f"{'cgroup limit' if by_cgroup else 'memory'} of {host}: {bytes_text(limit)}",
+                "proc",
+                f"{'cgroup limit' if by_cgroup else 'memory'} of {host}: {bytes_text(limit)}",
             ),
-            Evidence(source="journal", text=f"checkpoint bytes by rank: {sizes}"),
+            Evidence("journal", f"checkpoint bytes by rank: {sizes}"),
         ),
         confidence=0.9,
     )

@@ -111,24 +111,20 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
 def _evidence(case: Case, stall: Stall) -> Iterable[Evidence]:
     process, load = case.job.ranks[stall.rank], stall.load
     yield Evidence(
-        source="journal",
-        global_rank=stall.rank,
-        text=f"phase {load.text} last moved {seconds(load.still_s)} ago{_progress_text(load)}",
+        "journal",
+        f"phase {load.text} last moved {seconds(load.still_s)} ago{_progress_text(load)}",
+        stall.rank,
     )
     for outstanding in load.outstanding:
         waited = seconds(case.job.age_s(process, outstanding.since_ns))
         text = f"in {_WAITS[outstanding.waiting]} {outstanding.what} for {waited}"
         if outstanding.waiting != "lock" and outstanding.last_error:
             text += f", attempt {outstanding.attempts}; the last one ended with {outstanding.last_error}"
-        yield Evidence(source="pulse", global_rank=stall.rank, text=text)
+        yield Evidence("pulse", text, stall.rank)
     yield from stall.cause.evidence
     yield from _kernel_evidence(case, stall.rank, process)
     place = case.where(stall.rank)
-    yield Evidence(
-        source="stack",
-        global_rank=stall.rank,
-        text=f"at {place}" if place else "its place was not observed",
-    )
+    yield Evidence("stack", f"at {place}" if place else "its place was not observed", stall.rank)
 
 
 def _progress_text(load: LoadStatus) -> str:
@@ -148,7 +144,7 @@ def _kernel_evidence(case: Case, rank: int, process: Process) -> Iterable[Eviden
     age = case.job.heartbeat_s(process)
     beat = f"; last heartbeat {seconds(age)} ago" if age is not None else ""
     text = f"process state {sample.state}{wchan}{syscall}{blocked_on}{beat}"
-    yield Evidence(source="proc", global_rank=rank, text=text)
+    yield Evidence("proc", text, rank)
 
 
 class GenerationConfigLost:
@@ -174,9 +170,9 @@ class GenerationConfigLost:
                     "a complete cache so that no request goes to the hub.",
                     evidence=(
                         Evidence(
-                            source="journal",
-                            global_rank=rank,
-                            text=f"{GENERATION_CONFIG}: {step.error if step else 'not read'}",
+                            "journal",
+                            f"{GENERATION_CONFIG}: {step.error if step else 'not read'}",
+                            rank,
                         ),
                     ),
                     confidence=0.95,

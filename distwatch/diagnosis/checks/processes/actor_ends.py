@@ -106,8 +106,7 @@ class ActorsEnded:
                 summary=f"{titles(actors)} {death_verb(death, (a.actor_id for a in actors))}: {first.death_text}",
                 advice=_advice(death),
                 evidence=tuple(
-                    Evidence(source="exit", text=ray_says(case, actor))
-                    for actor in actors[:_LISTED]
+                    Evidence("exit", ray_says(case, actor)) for actor in actors[:_LISTED]
                 ),
                 confidence=0.8,
             )
@@ -135,7 +134,7 @@ class ActorsRestart:
                 advice="Fix what ends it: each restart begins from nothing, and the other ranks of its world have to "
                 "start again with it.",
                 evidence=(
-                    Evidence(source="exit", global_rank=rank, text=ray_says(case, actor)),
+                    Evidence("exit", ray_says(case, actor), rank),
                     *evidence_of_waiting(case),
                 ),
                 confidence=0.9,
@@ -258,7 +257,7 @@ def _evidence(case: Case, end: End) -> Evidence:
         text = f"Ray: node {place} died: {end.text or 'no reason given'}"
         if end.process is not None:
             text += f"; pid {end.process.pid} was placed there"
-    return Evidence(source="exit", global_rank=end.global_rank, text=text)
+    return Evidence("exit", text, end.global_rank)
 
 
 def _advice(death: str) -> str:

@@ -81,10 +81,7 @@ class RanksBlocked:
             rank,
             code="process.worker_died",
             doing=f"waits for a child process that has ended: {first}, {exit_text(first.process.outside.exit)}",
-            evidence=[
-                Evidence(source="exit", global_rank=rank, text=_end_of(child))
-                for child in dead[:_WORKERS_SHOWN]
-            ],
+            evidence=[Evidence("exit", _end_of(child), rank) for child in dead[:_WORKERS_SHOWN]],
             confidence=0.9,
         )
 
@@ -101,15 +98,8 @@ class RanksBlocked:
             waiting_ranks=tuple(sorted(victims)),
             summary=f"rank {rank} lost a data worker, which ended it: {message}{site}",
             evidence=(
-                *(
-                    Evidence(source="exit", global_rank=rank, text=_end_of(child))
-                    for child in dead[:_WORKERS_SHOWN]
-                ),
-                Evidence(
-                    source="journal",
-                    global_rank=rank,
-                    text="\n".join(error.traceback[-6:]) if error else "",
-                ),
+                *(Evidence("exit", _end_of(child), rank) for child in dead[:_WORKERS_SHOWN]),
+                Evidence("journal", "\n".join(error.traceback[-6:]) if error else "", rank),
             ),
             confidence=0.95,
         )
@@ -152,9 +142,7 @@ class RanksBlocked:
             evidence=[
                 *_sample_evidence(rank, process),
                 *(
-                    Evidence(
-                        source="stack", global_rank=rank, text=f"thread {_thread_text(thread)}"
-                    )
+                    Evidence("stack", f"thread {_thread_text(thread)}", rank)
                     for thread in others[:_WORKERS_SHOWN]
                 ),
             ],
@@ -171,10 +159,10 @@ class RanksBlocked:
             doing="runs without making progress",
             evidence=[
                 Evidence(
-                    source="stack",
-                    global_rank=rank,
-                    text=f"its main thread has used {cpu:.1f} s of CPU in {seconds(busy_s)} without leaving "
+                    "stack",
+                    f"its main thread has used {cpu:.1f} s of CPU in {seconds(busy_s)} without leaving "
                     "that function",
+                    rank,
                 )
             ],
             confidence=0.8,
@@ -234,7 +222,7 @@ def _description(case: Case, edge: Edge) -> str | None:
 def _from_outside(case: Case, rank: int) -> Iterable[Evidence]:
     if not case.job.ranks[rank].instrumented:
         text = f"rank {rank} runs without distwatch: it was only seen from outside"
-        yield Evidence(source="proc", global_rank=rank, text=text)
+        yield Evidence("proc", text, rank)
 
 
 def awaited_roots(case: Case) -> set[int]:
@@ -276,7 +264,7 @@ def _worker_evidence(case: Case, rank: int, workers: list[Child]) -> Iterable[Ev
             text += f" on {sample.blocked_on}" if sample.blocked_on else ""
         if frame is not None:
             text += f", at {short_site(frame.file, frame.line, frame.function)}"
-        yield Evidence(source="proc", global_rank=rank, text=text)
+        yield Evidence("proc", text, rank)
 
 
 def _sample_evidence(rank: int, process: Process) -> Iterable[Evidence]:
@@ -284,7 +272,7 @@ def _sample_evidence(rank: int, process: Process) -> Iterable[Evidence]:
     if sample is not None and (sample.syscall or sample.blocked_on):
         subject = f" on {sample.blocked_on}" if sample.blocked_on else ""
         text = f"process state {sample.state}, in {sample.syscall or 'no system call'}{subject}"
-        yield Evidence(source="proc", global_rank=rank, text=text)
+        yield Evidence("proc", text, rank)
 
 
 def _other_threads(process: Process) -> list[ThreadStack]:

@@ -59,7 +59,7 @@ class Debugged:
             summary=f"rank {rank} reached a breakpoint{site} without a terminal: the debugger read the end of "
             "its input and ended the process (BdbQuit)",
             advice="Remove the breakpoint, or set PYTHONBREAKPOINT=0 for jobs without a terminal.",
-            evidence=(Evidence(source="journal", global_rank=rank, text="\n".join(lines)),),
+            evidence=(Evidence("journal", "\n".join(lines), rank),),
             confidence=0.95,
         )
 
@@ -125,4 +125,4 @@ def _stdin_evidence(rank: int, process: Process) -> Iterable[Evidence]:
         text = f"process state {sample.state}"
         text += f", in {sample.syscall}" if sample.syscall else ""
         text += f" on {sample.blocked_on}" if sample.blocked_on else ""
-        yield Evidence(source="proc", global_rank=rank, text=text)
+        yield Evidence("proc", text, rank)

@@ -91,7 +91,7 @@ def _how_far(case: Case, gone: list[int]) -> Iterable[Evidence]:
         for rank, number in left.items():
             if number < most:
                 text = f"rank {rank} has made {number} collectives of {view.title}; others have made {most}"
-                yield Evidence(source="flight_recorder", global_rank=rank, text=text)
+                yield Evidence("flight_recorder", text, rank)
 
 
 def _kind_of_death(process: Process) -> tuple[str, str]:
@@ -145,22 +145,14 @@ def _death_evidence(case: Case, ranks: list[int]) -> Iterable[Evidence]:
         process = case.job.ranks[rank]
         seen = process.outside.exit
         how = f" ({seen.how})" if seen and seen.how else ""
-        yield Evidence(
-            source="exit",
-            global_rank=rank,
-            text=f"pid {process.pid} on {process.host}: {exit_text(seen)}{how}",
-        )
+        yield Evidence("exit", f"pid {process.pid} on {process.host}: {exit_text(seen)}{how}", rank)
         if process.exception is not None:
             lines = [line for line in process.exception.traceback if line.strip()][-6:]
-            yield Evidence(source="journal", global_rank=rank, text="\n".join(lines))
+            yield Evidence("journal", "\n".join(lines), rank)
     for rank, process in sorted(case.deaths.victims.items())[:4]:
         why = process.exception.message.strip().splitlines() if process.exception else []
         text = why[0][:160] if why else exit_text(process.outside.exit)
-        yield Evidence(
-            source="exit",
-            global_rank=rank,
-            text=f"rank {rank} is a victim that ended later: {text}",
-        )
+        yield Evidence("exit", f"rank {rank} is a victim that ended later: {text}", rank)
 
 
 class RankStopped:
@@ -181,9 +173,9 @@ class RankStopped:
             + f", but first ask who stopped {agree(stopped, 'it', 'them')} (a debugger, a scheduler, Ctrl-Z).",
             evidence=tuple(
                 Evidence(
-                    source="proc",
-                    global_rank=rank,
-                    text=f"pid {case.job.ranks[rank].pid} on {case.job.ranks[rank].host}: state T (stopped)",
+                    "proc",
+                    f"pid {case.job.ranks[rank].pid} on {case.job.ranks[rank].host}: state T (stopped)",
+                    rank,
                 )
                 for rank in stopped[:8]
             ),
@@ -242,17 +234,13 @@ class RankFrozen:
             summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",
             evidence=(
                 Evidence(
-                    source="pulse",
-                    global_rank=rank,
-                    text=f"last heartbeat {seconds(age)} ago; "
+                    "pulse",
+                    f"last heartbeat {seconds(age)} ago; "
                     f"process state {sample.state if sample else 'not observed'}"
                     f"{', wchan ' + sample.wchan if sample and sample.wchan else ''}",
+                    rank,
                 ),
-                Evidence(
-                    source="stack",
-                    global_rank=rank,
-                    text=owner or "who holds the GIL was not observed",
-                ),
+                Evidence("stack", owner or "who holds the GIL was not observed", rank),
                 *_native_evidence(rank, inner),
                 case.place(rank),
             ),
@@ -268,9 +256,7 @@ def _library_call(frame: Frame) -> str:
 def _native_evidence(rank: int, frames: tuple[Frame, ...]) -> Iterable[Evidence]:
     if frames:
         calls = " < ".join(_library_call(frame) for frame in reversed(frames[-6:]))
-        yield Evidence(
-            source="stack", global_rank=rank, text=f"native frames, innermost first: {calls}"
-        )
+        yield Evidence("stack", f"native frames, innermost first: {calls}", rank)
 
 
 def gil_owner(process: Process) -> str:

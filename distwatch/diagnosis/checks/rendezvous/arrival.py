@@ -97,9 +97,7 @@ class RanksNotArrived:
             "that you start (torchrun: --nnodes × --nproc-per-node)."
             + ("" if local else " This observer does not see other hosts: look there, too."),
             evidence=(
-                Evidence(
-                    source="proc", text=f"processes seen: {name_ranks(case.job.ranks)} on {hosts}"
-                ),
+                Evidence("proc", f"processes seen: {name_ranks(case.job.ranks)} on {hosts}"),
                 *evidence_of_waiting(case),
                 *evidence_of_store(case),
             ),
@@ -190,7 +188,7 @@ def _evidence_of_giving_up(case: Case, rank: int) -> Evidence | None:
     if step is None or not step.error:
         return None
     text = f"rank {rank}: {step.name} failed: {step.error[:200]}"
-    return Evidence(source="journal", global_rank=rank, text=text)
+    return Evidence("journal", text, rank)
 
 
 def _evidence_of_death(case: Case, rank: int) -> Evidence:
@@ -198,6 +196,6 @@ def _evidence_of_death(case: Case, rank: int) -> Evidence:
     if process.exception is not None:
         lines = [line for line in process.exception.traceback if line.strip()][-4:]
         text = "\n".join(lines) or f"{process.exception.type_name}: {process.exception.message}"
-        return Evidence(source="journal", global_rank=rank, text=text)
+        return Evidence("journal", text, rank)
     text = f"pid {process.pid} on {process.host}: {exit_text(process.outside.exit)}"
-    return Evidence(source="exit", global_rank=rank, text=text)
+    return Evidence("exit", text, rank)

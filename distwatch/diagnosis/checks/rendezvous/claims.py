@@ -76,4 +76,4 @@ def _evidence(process: Process) -> Evidence:
     site = f", called at {plan.site}" if plan and plan.site else ""
     command = f": {' '.join(process.command)[:160]}" if process.command else ""
     text = f"{_named(process)} is rank {rank} of {size}{where}{site}{command}"
-    return Evidence(source="journal", global_rank=rank, text=text)
+    return Evidence("journal", text, rank)

@@ -108,7 +108,7 @@ def _evidence(rank: int, process: Process) -> Evidence:
     text = (
         f"rank {rank} waits at {endpoint_text(process)} (pid {process.pid} on {process.host}{site})"
     )
-    return Evidence(source="journal", global_rank=rank, text=text)
+    return Evidence("journal", text, rank)
 
 
 def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
@@ -140,8 +140,8 @@ def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
         "(under Slurm: from SLURM_PROCID, SLURM_NTASKS and the first node), or start them with torchrun.",
         evidence=tuple(
             Evidence(
-                source="journal",
-                text=f"pid {process.pid} on {process.host} was started as {task} of {count}, but is "
+                "journal",
+                f"pid {process.pid} on {process.host} was started as {task} of {count}, but is "
                 f"rank {process.global_rank} of {process.world_size} at "
                 f"{endpoint_text(process) or 'an endpoint of its own'}",
             )

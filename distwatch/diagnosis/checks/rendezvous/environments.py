@@ -189,4 +189,4 @@ def _evidence_of_devices(failed: list[Failure]) -> Iterable[Evidence]:
         plan = failure.process.planned
         if plan is not None and plan.device:
             text = f"rank {failure.global_rank} will use GPU {plan.device}"
-            yield Evidence(source="journal", global_rank=failure.global_rank, text=text)
+            yield Evidence("journal", text, failure.global_rank)

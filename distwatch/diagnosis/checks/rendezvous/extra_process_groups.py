@@ -275,4 +275,4 @@ def _evidence(case: Case, process: Process, one: SideWorldJoined) -> Evidence:
         f"{own} (pid {process.pid} on {process.host}) {does} as rank {mine} of {one.size or '?'} "
         f"of {one.name or 'a store'} at {one.endpoint}{site}"
     )
-    return Evidence(source="journal", global_rank=process.global_rank, text=text)
+    return Evidence("journal", text, process.global_rank)

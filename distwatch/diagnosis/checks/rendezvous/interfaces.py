@@ -110,4 +110,4 @@ def _evidence(process: Process) -> Evidence:
     )
     there = ", ".join(plan.interfaces if plan else ())
     text = f"rank {process.global_rank} on {process.host}: {given}; interfaces: {there or 'not listed'}"
-    return Evidence(source="journal", global_rank=process.global_rank, text=text)
+    return Evidence("journal", text, process.global_rank)

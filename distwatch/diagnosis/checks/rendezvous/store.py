@@ -103,7 +103,7 @@ def _evidence_of_look(look: Look) -> Iterable[Evidence]:
     owner = _owner_of(look) or "who listens there was not observed"
     detail = f": {probed.detail}" if probed.detail else ""
     text = f"{probed.endpoint}, seen from {probed.host}: {probed.outcome}{detail}; {owner}"
-    yield Evidence(source="store", text=text)
+    yield Evidence("store", text)
 
 
 def _is_ours(case: Case, host: str, pid: int) -> bool:
@@ -211,4 +211,4 @@ def _evidence_of_end(host: Process | None) -> Iterable[Evidence]:
     if host is None:
         return
     text = f"rank 0, pid {host.pid} on {host.host}: {_end_of(host)}"
-    yield Evidence(source="exit", global_rank=0, text=text)
+    yield Evidence("exit", text, 0)

@@ -65,7 +65,7 @@ class ActorsUnplaced:
             f"{bundles_text(group.bundles)}; {lacks}{behind}",
             advice="Add nodes that hold it, ask for smaller bundles or another strategy, or end what "
             "holds the resources (`ray status` lists who does).",
-            evidence=[Evidence(source="proc", text=text), *_rows(case, members)],
+            evidence=[Evidence("proc", text), *_rows(case, members)],
             confidence=0.95,
         )
 
@@ -207,10 +207,10 @@ def _wait_for_it(members: list[RayActorSeen]) -> str:
 def _rows(case: Case, actors: Sequence[RayActorSeen]) -> list[Evidence]:
     return [
         Evidence(
-            source="proc",
-            global_rank=actor.global_rank,
-            text=f"Ray: {actor_title(actor)} is {actor.state} for {_age(case, actor)}, "
+            "proc",
+            f"Ray: {actor_title(actor)} is {actor.state} for {_age(case, actor)}, "
             f"{_place(case, actor)}; actor {actor.actor_id}",
+            actor.global_rank,
         )
         for actor in actors[:_LISTED]
     ]

@@ -73,8 +73,8 @@ class StoreUnreachable:
             advice=_ADVICE[probed.outcome],
             evidence=(
                 Evidence(
-                    source="store",
-                    text=f"{probed.endpoint}{addresses}, seen from {probed.host}: {probed.outcome}, {detail}",
+                    "store",
+                    f"{probed.endpoint}{addresses}, seen from {probed.host}: {probed.outcome}, {detail}",
                 ),
                 *_evidence_of_host(case, ranks),
                 *evidence_of_waiting(case, [*ranks, *waiting]),
@@ -131,7 +131,7 @@ def _evidence_of_host(case: Case, ranks: list[int]) -> Iterable[Evidence]:
     text = (
         f"rank 0 is in its initialization at {endpoint_text(host)} on {host.host} (pid {host.pid})"
     )
-    yield Evidence(source="journal", global_rank=0, text=text)
+    yield Evidence("journal", text, 0)
 
 
 def _stuck(case: Case) -> list[tuple[Look, list[int]]]:
