@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from distwatch import __version__
+from distwatch.visible_text import visible_line
 
 GROUPS = {
     "Look at a job": {
@@ -154,7 +155,7 @@ def _explain(error: Exception) -> int:
         echo(f"distwatch: {error}", err=True)
         return 1
     echo(
-        f"distwatch: unexpected {type(error).__name__}: {error}. "
+        f"distwatch: unexpected {type(error).__name__}: {visible_line(str(error)).rstrip('. ')}. "
         "DISTWATCH_DEBUG=1 shows where; please report it.",
         err=True,
     )

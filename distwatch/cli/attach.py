@@ -43,7 +43,7 @@ def command(target: str | None, once: bool, root: str) -> int:
     require_readable(source)
     from distwatch.tui.app import DistwatchApp
 
-    DistwatchApp(source).run()
+    asyncio.run(DistwatchApp(source).show())
     return 0
 
 

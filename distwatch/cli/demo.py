@@ -85,7 +85,7 @@ class _Job:
         from distwatch.tui.app import DistwatchApp
 
         source = await self._source()
-        await DistwatchApp(source).run_async()
+        await DistwatchApp(source).show()
         # The screen is gone with the TUI: what stays in the scrollback is the verdict.
         self._print(self._recorded())
         return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import click
 
 from distwatch.cli.options import root_option
@@ -26,5 +28,5 @@ def command(target: str, root: str) -> int:
     require_records(folder)  # what cannot be read is said before the screen is taken
     from distwatch.tui.app import DistwatchApp
 
-    DistwatchApp(RecordedRun(folder)).run()
+    asyncio.run(DistwatchApp(RecordedRun(folder)).show())
     return 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import App, ComposeResult
 from textual.binding import BindingType
+from textual.command import Provider
 from textual.containers import VerticalScroll
-from textual.screen import Screen
 from textual.theme import Theme
 from textual.widgets import ContentSwitcher, Footer, Input, Static
 
@@ -20,8 +19,9 @@ from distwatch.tui.bars import Prompt, Tabs, TopBar
 from distwatch.tui.export import render_reports, write_reports
 from distwatch.tui.filters import Filter, FilterInvalid, parse_filter
 from distwatch.tui.help import HelpScreen
-from distwatch.tui.keys import KEYS, VIEWS, bindings
+from distwatch.tui.keys import VIEWS, bindings
 from distwatch.tui.line_list import LineList
+from distwatch.tui.palette import KeyCommands
 from distwatch.tui.session import Session
 from distwatch.tui.verdict import verdict_markdown
 from distwatch.tui.views import loading, ranks
@@ -64,6 +64,7 @@ class DistwatchApp(App[None]):
     CSS_PATH = "app.tcss"
     TITLE = "distwatch"
     BINDINGS: ClassVar[list[BindingType]] = list(bindings())
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {KeyCommands}
 
     def __init__(
         self,
@@ -91,6 +92,17 @@ class DistwatchApp(App[None]):
         self._orders = {"ranks": ranks.Order(), "loading": loading.FIRST_ORDER}
         self._folded: frozenset[str] = frozenset()
 
+    async def show(self) -> None:
+        """Runs until the person quits, and raises what ended it otherwise."""
+        await self.run_async()
+        if self._exception is not None:
+            raise getattr(self._exception, "error", self._exception)
+
+    def _handle_exception(self, error: Exception) -> None:
+        super()._handle_exception(error)
+        # Textual would print a traceback with the values of all locals: `show` raises instead.
+        self._exit_renderables.clear()
+
     def compose(self) -> ComposeResult:
         self._top = TopBar(id="top")
         self._tabs = Tabs(id="tabs")
@@ -109,7 +121,7 @@ class DistwatchApp(App[None]):
     def on_mount(self) -> None:
         self._lists[self._view].focus()
         self.draw()
-        self.run_worker(self._follow(), exclusive=True, group="follow", exit_on_error=False)
+        self.run_worker(self._follow(), exclusive=True, group="follow")
 
     async def _follow(self) -> None:
         while True:
@@ -341,7 +353,7 @@ class DistwatchApp(App[None]):
 
     def action_export(self) -> None:
         """Writes a report of the current picture."""
-        self.run_worker(self._export(), group="export", exclusive=True, exit_on_error=False)
+        self.run_worker(self._export(), group="export", exclusive=True)
 
     async def _export(self) -> None:
         folder = self._export_folder or os.getcwd()
@@ -359,7 +371,7 @@ class DistwatchApp(App[None]):
     def action_dump(self) -> None:
         """Asks every rank and observer for a full incident now."""
         self.notify("asking for a dump …")
-        self.run_worker(self._dump(), group="dump", exclusive=True, exit_on_error=False)
+        self.run_worker(self._dump(), group="dump", exclusive=True)
 
     async def _dump(self) -> None:
         self.notify(await self.session.dump(), timeout=10)
@@ -369,11 +381,3 @@ class DistwatchApp(App[None]):
     def action_help(self) -> None:
         """Shows the help page."""
         self.push_screen(HelpScreen())
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The key table as commands, by name."""
-        for key in KEYS:
-            if key.action != "command_palette":
-                title = f"{key.label}  [{key.shown}]"
-                yield SystemCommand(title, key.help, partial(self.run_action, key.action))
-        yield SystemCommand("Theme", "other colours", self.action_change_theme)
