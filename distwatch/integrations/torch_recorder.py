@@ -14,6 +14,7 @@ from typing import Any
 
 from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_groups import KnownGroups
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import CollectivesDumped, GroupProgress
 from distwatch.state.recorder_entries import Collective
 
@@ -160,7 +161,8 @@ class FlightRecorder:
 
 
 def _number(pg_id: str) -> int:
-    return int(pg_id) if pg_id.isdigit() else -1
+    number = whole_number(pg_id)
+    return -1 if number is None else number
 
 
 def _group_of(raw: dict[str, Any]) -> tuple[str, str]:

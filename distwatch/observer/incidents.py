@@ -7,6 +7,7 @@ import os
 from distwatch.diagnosis.facts.job import Job
 from distwatch.foreign_files import write_whole
 from distwatch.runfolder import RunFolder, make_private
+from distwatch.state.bounds import whole_number
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
@@ -17,7 +18,7 @@ def next_incident(folder: RunFolder) -> int:
         names = os.listdir(folder.incidents)
     except OSError:
         return 1
-    return max((int(name) for name in names if name.isdigit()), default=0) + 1
+    return max((whole_number(name) or 0 for name in names), default=0) + 1
 
 
 def write_incident(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
+from distwatch.state.bounds import whole_number
 from distwatch.state.finding import Finding, Severity
 
 _PLUGINS = {"xla": "torch_xla", "hccl": "torch_npu", "ccl": "oneccl_bindings_for_pytorch"}
@@ -38,7 +39,11 @@ def visible_gpus(environ: Mapping[str, str]) -> int | None:
     if said is None or total is None:
         return total
     named = _named(said)
-    return min(len(named), total) if all(name.isdigit() for name in named) else len(named)
+    return (
+        min(len(named), total)
+        if all(whole_number(name) is not None for name in named)
+        else len(named)
+    )
 
 
 def backend_findings(backend: str, launched: Launched, environ: Mapping[str, str]) -> list[Finding]:
@@ -71,7 +76,7 @@ def _double(environ: Mapping[str, str], launched: Launched, severity: Severity) 
     said, total = environ.get("CUDA_VISIBLE_DEVICES", ""), host_gpus()
     named = _named(said)
     twice = [name for name, count in Counter(named).items() if count > 1]
-    absent = [name for name in named if total and name.isdigit() and int(name) >= total]
+    absent = [name for name in named if total and (whole_number(name) or 0) >= total]
     if twice:
         told = f"names GPU {twice[0]} twice"
         advice = "Name each GPU once: NCCL does not work between two ranks on one GPU."

@@ -12,6 +12,7 @@ from distwatch.agent.initialization.environment import Launched, read_environmen
 from distwatch.preflight.accelerators import backend_findings, gpu_findings, host_gpus
 from distwatch.preflight.endpoint import endpoint_findings, own_name_finding
 from distwatch.preflight.interfaces import interface_findings, read_interfaces
+from distwatch.state.bounds import whole_number
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.identity import Identity, identify
 from distwatch.state.rank_sets import agree
@@ -56,9 +57,8 @@ def check(
 def count_nodes(environ: Mapping[str, str], identity: Identity) -> int | None:
     """How many nodes the launcher says the job has; None where it does not say."""
     for name in _NODES:
-        value = environ.get(name, "").strip()
-        if value.isascii() and value.isdigit() and int(value):
-            return int(value)
+        if nodes := whole_number(environ.get(name)):
+            return nodes
     world, local = identity.world_size, identity.local_world_size
     return -(-world // local) if world and local else None
 
@@ -121,9 +121,9 @@ def _same_rank_for_all(environ: Mapping[str, str], identity: Identity) -> list[F
     """A batch script that exports RANK gives every task the same one."""
     task, rank = environ.get("SLURM_PROCID", ""), environ.get("RANK", "")
     tasks = environ.get("SLURM_NTASKS", "")
-    if identity.launcher != "slurm" or not rank or not tasks.isdigit() or int(tasks) < 2:
+    if identity.launcher != "slurm" or not rank or (whole_number(tasks) or 0) < 2:
         return []
-    if not task.isdigit() or task == rank or str(identity.world_size) != tasks:
+    if whole_number(task) is None or task == rank or str(identity.world_size) != tasks:
         return []
     what = (
         f"RANK={rank} in Slurm task {task} of {tasks}: a RANK that the batch script exports is the "

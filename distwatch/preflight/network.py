@@ -11,6 +11,7 @@ from distwatch.preflight.interfaces import Interface, read_interfaces
 from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.procfs import read_text
 from distwatch.state.addresses import is_loopback
+from distwatch.state.bounds import whole_number
 
 TORCHRUNS_DEFAULT = 29500
 _FEW_PORTS = 2000
@@ -66,7 +67,8 @@ def _told(one: Interface) -> str:
 def ports(environ: Mapping[str, str]) -> Checked:
     """MASTER_PORT, or torchrun's default, and the system's range of ephemeral ports."""
     said = environ.get("MASTER_PORT", "")
-    port = int(said) if said.isdigit() and 0 < int(said) < 65536 else TORCHRUNS_DEFAULT
+    number = whole_number(said) or 0
+    port = number if 0 < number < 65536 else TORCHRUNS_DEFAULT
     low, _, high = read_text("/proc/sys/net/ipv4/ip_local_port_range").strip().partition("\t")
     span = (int(low), int(high)) if low.isdigit() and high.strip().isdigit() else None
     name = f"MASTER_PORT {port}" if said else f"port {port} (torchrun's default)"

@@ -12,6 +12,7 @@ from distwatch.probes.table import ProcessTable, Seen, read_environ
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name
 from distwatch.state.addresses import is_loopback
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
@@ -134,10 +135,11 @@ def _same_network(one: Seen, other: Seen) -> bool:
 
 def _same_cluster(one: Seen, other: Seen) -> bool:
     """Every Ray cluster numbers its jobs from the beginning."""
-    raylets = [(seen.environ or {}).get("RAY_RAYLET_PID", "") for seen in (one, other)]
-    if raylets[0] == raylets[1] or not all(raylet.isdigit() for raylet in raylets):
+    said = [(seen.environ or {}).get("RAY_RAYLET_PID") for seen in (one, other)]
+    raylets = [raylet for raylet in map(whole_number, said) if raylet is not None]
+    if len(set(raylets)) < 2:
         return True
-    found = [raylet_at(int(raylet)) for raylet in raylets]
+    found = [raylet_at(raylet) for raylet in raylets]
     return all(found) and len({raylet.address for raylet in found if raylet}) == 1
 
 

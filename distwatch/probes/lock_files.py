@@ -9,6 +9,7 @@ import time
 from distwatch.foreign_files import open_named, read_and_close
 from distwatch.probes.procfs import argv_of, read_text
 from distwatch.redaction import redact_command
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import LockHolder, LockLooked
 
 _LOCK = re.compile(r"\d+: (?:FLOCK|POSIX|OFDLCK) +\w+ +\w+ +(-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ")
@@ -75,7 +76,7 @@ def _has_open(pid: int, inode: int) -> bool:
 def _by_words(words: bytes) -> tuple[int, str]:
     """The pid and host in a soft lock's file; 0 and '' where it names none."""
     lines = words.decode("utf-8", "replace").splitlines()
-    pid = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
+    pid = (whole_number(lines[0]) if lines else None) or 0
     return pid, (lines[1].strip() if pid and len(lines) > 1 else "")
 
 

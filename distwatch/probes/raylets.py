@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.probes.procfs import all_pids, argv_of, name_of, owner_of, read_bytes
 from distwatch.probes.table import read_environ
+from distwatch.state.bounds import whole_number
 
 _PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 """How the raylet's cluster authenticates; the token is always this user's own."""
@@ -42,8 +43,8 @@ def clusters_here() -> dict[str, list[Raylet]]:
 
 def raylet_of(pid: int) -> Raylet | None:
     """The raylet of a worker; None for a process that is not a Ray worker, or not readable."""
-    parent = (read_environ(pid) or {}).get("RAY_RAYLET_PID", "")
-    return raylet_at(int(parent)) if parent.isdigit() else None
+    parent = whole_number((read_environ(pid) or {}).get("RAY_RAYLET_PID"))
+    return None if parent is None else raylet_at(parent)
 
 
 def has_loaded_ray(pid: int) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import ipaddress
 
+from distwatch.state.bounds import whole_number
+
 _LOOPBACK_NAMES = ("localhost", "ip6-localhost", "localhost.localdomain")
 
 
@@ -31,6 +33,7 @@ def is_loopback(host: str) -> bool:
 def split_endpoint(endpoint: str) -> tuple[str, int] | None:
     """`host:port` (an IPv6 host in brackets or not) in its parts; None where it is none."""
     host, colon, port = endpoint.rpartition(":")
-    if not colon or not port.isdigit() or not host or int(port) > 65535:
+    number = whole_number(port)
+    if not colon or not host or number is None or number > 65535:
         return None
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), number

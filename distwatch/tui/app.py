@@ -15,6 +15,7 @@ from textual.containers import VerticalScroll
 from textual.theme import Theme
 from textual.widgets import ContentSwitcher, Footer, Input, Static
 
+from distwatch.state.bounds import whole_number
 from distwatch.tui.bars import Prompt, Tabs, TopBar
 from distwatch.tui.export import render_reports, write_reports
 from distwatch.tui.filters import Filter, FilterInvalid, parse_filter
@@ -327,12 +328,13 @@ class DistwatchApp(App[None]):
                 return
             self._close_prompt()
         elif self._prompt.purpose == "rank":
-            number = event.value.strip()
-            if not number.isdecimal():
-                self._prompt.say(f"{number!r} is not a rank: type a number, or press Esc")
+            rank = whole_number(event.value)
+            if rank is None:
+                typed = event.value.strip()
+                self._prompt.say(f"{typed!r} is not a rank: type a number, or press Esc")
                 return
             self._close_prompt()
-            self._go_to_rank(int(number))
+            self._go_to_rank(rank)
 
     def _close_prompt(self) -> None:
         self._prompt.close()

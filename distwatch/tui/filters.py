@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.state.bounds import whole_number
 from distwatch.state.statuses import LETTERS
 from distwatch.tui.picture import Picture
 
@@ -106,9 +107,9 @@ def parse_ranks(text: str) -> frozenset[int]:
     ranks: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        low, high = whole_number(first), whole_number(last if dash else first)
+        if low is None or high is None:
             raise FilterInvalid(f"{part!r} is not a rank; write 3, 0-3 or 0-3,7")
-        low, high = int(first), int(last) if dash else int(first)
         if high < low or high - low > 1_000_000:
             raise FilterInvalid(f"{part!r} is an empty range: the smaller rank comes first")
         ranks.update(range(low, high + 1))
@@ -153,9 +154,9 @@ def _host(sign: str, value: str) -> Test:
 
 def _rank(sign: str, value: str) -> Test:
     if sign in (">", "<"):
-        if not value.isdecimal():
+        limit, above = whole_number(value), sign == ">"
+        if limit is None:
             raise FilterInvalid(f"{value!r} is not a rank; write rank{sign}3")
-        limit, above = int(value), sign == ">"
         return lambda s: (s.status.global_rank > limit) == above and s.status.global_rank != limit
     if sign == "~":
         raise FilterInvalid(f"rank is a number: use rank={value}, rank=0-3, rank>3")
@@ -178,9 +179,10 @@ def _age(sign: str, value: str) -> Test:
 
 
 def _pid(sign: str, value: str) -> Test:
-    if sign not in ("=", "!=") or not value.isdecimal():
+    pid = whole_number(value)
+    if sign not in ("=", "!=") or pid is None:
         raise FilterInvalid(f"{value!r}: write pid=12345")
-    return lambda subject: (subject.status.pid == int(value)) == (sign == "=")
+    return lambda subject: (subject.status.pid == pid) == (sign == "=")
 
 
 _READERS: dict[str, Callable[[str, str], Test]] = {

@@ -122,10 +122,10 @@ def _from_slurm(
         addr = first_host(listed) or environ.get("SLURM_LAUNCH_NODE_IPADDR")
         if addr:
             derived.append(f"MASTER_ADDR={addr}, the first node of the Slurm job")
-    job = environ.get("SLURM_JOB_ID", "")
-    if port is None and job.isdigit():
+    job = whole_number(environ.get("SLURM_JOB_ID"))
+    if port is None and job is not None:
         # Every task comes to the same port, and two jobs on one node rarely to the same one.
-        port = SLURM_PORTS[int(job) % len(SLURM_PORTS)]
+        port = SLURM_PORTS[job % len(SLURM_PORTS)]
         derived.append(f"MASTER_PORT={port} from SLURM_JOB_ID={job}")
     return addr, port
 

@@ -80,10 +80,9 @@ def versions() -> dict[str, str]:
 
 def torch_version_of(plan: InitPlanned) -> tuple[int, int]:
     """Major and minor version of a rank's torch; (0, 0) where the plan does not say."""
-    parts = plan.versions.get("torch", "").split(".")
-    if len(parts) < 2 or not parts[0].isdigit() or not parts[1].isdigit():
-        return 0, 0
-    return int(parts[0]), int(parts[1])
+    parts = [whole_number(part) for part in plan.versions.get("torch", "").split(".")[:2]]
+    major, minor = parts if len(parts) == 2 else (None, None)
+    return (0, 0) if major is None or minor is None else (major, minor)
 
 
 def _method(

@@ -14,6 +14,7 @@ from distwatch.foreign_files import read_ours
 from distwatch.observer.journals.segments import Contents, read_header, read_journal
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state import events as ev
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record, process_key
 from distwatch.state.identity import identify
@@ -247,9 +248,9 @@ class _Ends:
 
 def lives(key: str) -> bool:
     """Whether the process of this host that has the key still runs."""
-    name, _, ticks = key.rpartition(".")
-    pid = name.rpartition("-")[2]
-    return pid.isdigit() and ticks.isdigit() and is_alive(int(pid), int(ticks))
+    name, _, began = key.rpartition(".")
+    pid, ticks = whole_number(name.rpartition("-")[2]), whole_number(began)
+    return pid is not None and ticks is not None and is_alive(pid, ticks)
 
 
 def journal_paths(folder: RunFolder) -> list[str]:

@@ -15,6 +15,7 @@ import msgspec
 from distwatch.errors import DistwatchError
 from distwatch.foreign_files import FileRefused, open_ours, read_private
 from distwatch.state.addresses import is_loopback
+from distwatch.state.bounds import whole_number
 
 TOKEN_FILE = "token"
 TOKEN_LENGTH = 16
@@ -70,9 +71,10 @@ def parse_place(text: str) -> RootAddress:
 
 def _split(text: str) -> RootAddress | None:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) >= 65536:
+    number = whole_number(port)
+    if not colon or number is None or number >= 65536:
         return None
-    return RootAddress(host.strip("[]"), int(port))
+    return RootAddress(host.strip("[]"), number)
 
 
 def read_token(environ: Mapping[str, str], root: str) -> bytes:

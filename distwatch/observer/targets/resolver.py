@@ -17,6 +17,7 @@ from distwatch.observer.targets.runs import (
 )
 from distwatch.observer.targets.target import RunHere, Target
 from distwatch.runfolder import RunFolder
+from distwatch.state.bounds import whole_number
 
 
 def resolve(word: str | None, root: str) -> Target:
@@ -37,7 +38,7 @@ def resolve(word: str | None, root: str) -> Target:
     if not word:
         return RunHere(newest_run(root))
     folders = run_folders(root)
-    pid = int(word) if word.isdecimal() else None
+    pid = whole_number(word)
     found = _run_or_job_of(pid, root, folders) if pid is not None else None
     if isinstance(found, RunHere):
         return found

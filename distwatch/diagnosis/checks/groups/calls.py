@@ -13,6 +13,7 @@ import msgspec
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.communication import is_init_symptom
 from distwatch.state.agreement import odd_ones
+from distwatch.state.bounds import whole_number
 from distwatch.state.events import GroupCalled
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Step
@@ -148,8 +149,8 @@ def _stuck(case: Case, number: int) -> dict[int, Step]:
 
 def _number_of(step: Step) -> int:
     """3 for `new_group #3`; -1 for any other step."""
-    number = step.name.partition("new_group #")[2]
-    return int(number) if number.isdigit() else -1
+    number = whole_number(step.name.partition("new_group #")[2])
+    return -1 if number is None else number
 
 
 def _who_called(skew: Skew) -> Iterable[str]:
