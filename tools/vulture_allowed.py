@@ -34,10 +34,11 @@ _.action_pause
 _.action_sort
 _.action_sort_reverse
 _.action_step
-_.get_system_commands
+_.discover
 _.render_line
 _.animation_level
 _.BINDINGS
+_.COMMANDS
 _.border_subtitle
 _.border_title
 _.COMPONENT_CLASSES
@@ -48,7 +49,6 @@ _.placeholder
 _.theme
 _.TITLE
 _.virtual_size
-screen  # a parameter of `get_system_commands`, whose name is Textual's
 
 # click: the lazy group of commands.
 _.format_commands
