@@ -41,9 +41,11 @@ _.BINDINGS
 _.COMMANDS
 _.border_subtitle
 _.border_title
+_.COMMANDS
 _.COMPONENT_CLASSES
 _.CSS_PATH
 _.cursor_blink
+_.discover
 _.display
 _.placeholder
 _.theme
