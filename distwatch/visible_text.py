@@ -34,6 +34,11 @@ def visible_line(text: str) -> str:
     return text if text.isprintable() else visible(text.replace("\n", " ").replace("\t", " "))
 
 
+def shorten(text: str, most: int) -> str:
+    """The text in at most that many characters; `…` stands where it is cut."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
 def say(text: str) -> None:
     """A word of ours on the standard error of a job's process."""
     print(f"distwatch: {visible(text)}", file=sys.stderr, flush=True)

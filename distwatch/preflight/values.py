@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.yaml_text import Document, Path
+from distwatch.visible_text import shorten
 
 SIZE_LIMIT = 100_000_000
 """No number of ranks, heads or seconds is above this."""
@@ -59,5 +60,4 @@ def number(document: Document, place: Path, value: Any) -> float:
 
 
 def _told(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    return shorten(repr(value), 80)

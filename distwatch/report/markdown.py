@@ -14,8 +14,11 @@ from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import status_of
 from distwatch.views.load_groups import group_loads
 from distwatch.views.stack_tree import StackNode
+from distwatch.visible_text import shorten
 
 LIMIT = 65_000
+_FUNCTION = 160
+"""Characters of a function's name in a tree: a C++ template's may have thousands."""
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")
 _MARKS = {
     "hang": "🔴 hang",
@@ -217,13 +220,17 @@ def tree_lines(nodes: list[StackNode], depth: int = 0) -> Iterable[str]:
     """The tree as indented text; a rank set is shown where the stacks split."""
     for node in nodes:
         indent = "  " * depth
-        yield f"{indent}{node.function} ({node.file}:{node.line})  [{format_ranks(node.global_ranks)}]"
+        yield f"{indent}{_frame(node)}  [{format_ranks(node.global_ranks)}]"
         current, level = node, depth
         # A chain without forks is one level: thirty frames must still fit a screen.
         while len(current.children) == 1 and current.children[0].global_ranks == node.global_ranks:
             current = current.children[0]
-            yield f"{'  ' * level}· {current.function} ({current.file}:{current.line})"
+            yield f"{'  ' * level}· {_frame(current)}"
         yield from tree_lines(current.children, depth + 1)
+
+
+def _frame(node: StackNode) -> str:
+    return f"{shorten(node.function, _FUNCTION)} ({node.place})"
 
 
 def _timeline(report: Report, most: int) -> list[str]:

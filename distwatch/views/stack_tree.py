@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state.events import Frame
 from distwatch.state.model import RunState
+
+_ADDRESS = re.compile(r"0x[0-9a-f]*?([0-9a-f]{3})")
+"""An address without a symbol. Each process loads a library elsewhere, by whole pages of 4 KiB: the
+last three digits name the place in the library, the others differ from rank to rank."""
 
 
 class StackNode(msgspec.Struct, kw_only=True):
@@ -18,6 +24,11 @@ class StackNode(msgspec.Struct, kw_only=True):
     native: bool = False
     global_ranks: tuple[int, ...] = ()
     children: list[StackNode] = []
+
+    @property
+    def place(self) -> str:
+        """The file and line; of a native frame the library."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
@@ -38,11 +49,12 @@ def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
     for frames, ranks in classes.items():
         siblings, parent = roots, 0
         for frame in frames:
-            key = (parent, frame.function, frame.file, frame.line)
+            function = _function(frame)
+            key = (parent, function, frame.file, frame.line)
             node = index.get(key)
             if node is None:
                 node = index[key] = StackNode(
-                    function=frame.function,
+                    function=function,
                     file=frame.file,
                     line=frame.line,
                     native=frame.native,
@@ -55,3 +67,8 @@ def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
         node.global_ranks = tuple(sorted(places[id(node)]))
         node.children.sort(key=lambda child: (-len(places[id(child)]), child.line))
     return sorted(roots, key=lambda root: (-len(root.global_ranks), root.global_ranks))
+
+
+def _function(frame: Frame) -> str:
+    address = _ADDRESS.fullmatch(frame.function) if frame.native else None
+    return f"0x…{address[1]}" if address else frame.function

@@ -11,7 +11,9 @@ from typing import Any
 from click.testing import CliRunner
 
 from distwatch.cli.__main__ import cli
+from distwatch.report.markdown import tree_lines
 from distwatch.state import events as ev
+from distwatch.views.stack_tree import merge
 from tests.cli.runs import save
 from tests.diagnosis.recorded import READING, WAITING, RecordedJob, frame
 
@@ -55,6 +57,33 @@ def test_threads_stand_under_their_names(root: Path) -> None:
     told = json.loads(stacks(root, "--threads", "-o", "json"))
     assert set(told["threads"]) == {"MainThread", "loader"}
     assert told["threads"]["loader"][0]["global_ranks"] == [0, 1, 2]
+
+
+def native(function: str, file: str = "/lib/libc.so.6") -> ev.Frame:
+    return ev.Frame(function=function, file=file, native=True)
+
+
+def test_one_place_in_a_library_is_one_frame_wherever_a_rank_has_loaded_it() -> None:
+    bottoms = ("0x7f9d8644524a", "0x7f78bb24524a", "0x7f05a203b24a")
+    ranks = {
+        rank: (native(bottom), frame("main", "/job/train.py", 9), native(f"0x7f{rank}f16"))
+        for rank, bottom in enumerate(bottoms)
+    }
+    ranks[3] = (native("0x7f9d86445111"), frame("main", "/job/train.py", 9))
+    lines = list(tree_lines(merge(ranks)))
+    assert lines == [
+        "0x…24a (/lib/libc.so.6)  [0-2]",
+        "· main (/job/train.py:9)",
+        "· 0x…f16 (/lib/libc.so.6)",
+        "0x…111 (/lib/libc.so.6)  [3]",
+        "· main (/job/train.py:9)",
+    ]
+
+
+def test_a_function_whose_name_has_no_end_says_that_it_is_cut() -> None:
+    (line,) = tree_lines(merge({0: (native("std::vector<" + 400 * "int, "),)}))
+    assert line.endswith("… (/lib/libc.so.6)  [0]")
+    assert len(line) < 200
 
 
 def is_speedscope(document: dict[str, Any]) -> None:
