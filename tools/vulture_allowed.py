@@ -34,11 +34,9 @@ _.action_pause
 _.action_sort
 _.action_sort_reverse
 _.action_step
-_.discover
 _.render_line
 _.animation_level
 _.BINDINGS
-_.COMMANDS
 _.border_subtitle
 _.border_title
 _.COMMANDS
