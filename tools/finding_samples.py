@@ -156,8 +156,8 @@ SAMPLES = {
         "not seen, or the store was joined by somebody unseen",
     ),
     "rendezvous.config_disagrees": Sample(
-        "{backend} differs: ranks 0-1 have {gloo}; rank 2 has {nccl}; the ranks look for each other by different "
-        "means and never meet",
+        "{backend} differs: ranks 0-1 have {gloo}; rank 2 has {nccl}; ranks with different "
+        "backends never connect",
         60,
         95,
         _MAJORITY,

@@ -11,10 +11,10 @@ _LOOPBACK_NAMES = ("localhost", "ip6-localhost", "localhost.localdomain")
 
 
 def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address without its interface; of IPv4 where it is one in the dress of IPv6.
+    """An address without its interface; IPv4 where it is an IPv4-mapped IPv6 address.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: the text is not an address.
     """
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
@@ -23,7 +23,7 @@ def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 @functools.lru_cache(1024)
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address means the host itself, on whichever host it is used."""
+    """Whether a name or an address means the local host, on any host."""
     try:
         return plain_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int] | None:
-    """`host:port` (an IPv6 host in brackets or not) in its parts; None where it is none."""
+    """The host and port of `host:port` (an IPv6 host with or without brackets); None for other text."""
     host, colon, port = endpoint.rpartition(":")
     number = whole_number(port)
     if not colon or not host or number is None or number > 65535:

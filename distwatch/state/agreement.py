@@ -1,4 +1,4 @@
-"""Whether the plans of a world's ranks agree: asked by the ranks themselves, and by diagnosis."""
+"""Whether the plans of a world's ranks agree. The ranks themselves and diagnosis use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LISTED = 8
 
 
 class _Term(NamedTuple):
-    """One thing that ranks must agree on. `read` gives None where a plan says nothing of it."""
+    """One thing that ranks must agree on. `read` gives None where a plan does not say it."""
 
     name: str
     code: str
@@ -26,46 +26,26 @@ class _Term(NamedTuple):
     advice: str = ""
 
 
-def _world_size(plan: InitPlanned) -> str | None:
-    return str(plan.world_size) if plan.world_size else None
-
-
-def _backend(plan: InitPlanned) -> str | None:
-    return plan.backend.lower() or None
-
-
-def _detail(plan: InitPlanned) -> str | None:
-    level = plan.variables.get("TORCH_DISTRIBUTED_DEBUG", "OFF").upper()
-    return "DETAIL" if level == "DETAIL" else "not DETAIL"
-
-
-def _timeout(plan: InitPlanned) -> str | None:
-    return f"{plan.timeout_s:g} s" if plan.timeout_s else None
-
-
-def _torch(plan: InitPlanned) -> str | None:
-    version = plan.versions.get("torch")
-    return ".".join(version.split(".")[:2]) if version else None
-
-
-def _framework(plan: InitPlanned) -> str | None:
-    return (plan.framework or "none") if plan.by == "distwatch" else None
-
-
-def _sizes(plan: InitPlanned) -> str | None:
-    if plan.by != "distwatch":
-        return None
-    return " ".join(f"{axis}={size}" for axis, size in sorted(plan.sizes.items())) or "none"
-
-
 def _order(plan: InitPlanned) -> str | None:
     return "-".join(plan.order) or None
 
 
-def _options(plan: InitPlanned) -> str | None:
-    if plan.by != "distwatch" or not plan.framework:
-        return None
-    return ", ".join(f"{name}={value}" for name, value in sorted(plan.options.items())) or "none"
+def _debug_level(plan: InitPlanned) -> str:
+    level = plan.variables.get("TORCH_DISTRIBUTED_DEBUG", "OFF").upper()
+    return "DETAIL" if level == "DETAIL" else "not DETAIL"
+
+
+def _torch(plan: InitPlanned) -> str | None:
+    return ".".join(plan.versions.get("torch", "").split(".")[:2]) or None
+
+
+def _said(items: Mapping[str, object], separator: str) -> str:
+    return separator.join(f"{name}={value}" for name, value in sorted(items.items())) or "none"
+
+
+def _layout_term(name: str, advice: str, read: Callable[[InitPlanned], str | None]) -> _Term:
+    why = "the ranks would build different process groups"
+    return _Term(name, "group.layout_disagrees", "hang", read, why, advice)
 
 
 _TERMS = (
@@ -73,62 +53,48 @@ _TERMS = (
         "WORLD_SIZE",
         "rendezvous.world_size_disagrees",
         "hang",
-        _world_size,
+        lambda plan: str(plan.world_size) if plan.world_size else None,
         "the ranks wait for different numbers of peers",
     ),
     _Term(
         "backend",
         "rendezvous.config_disagrees",
         "hang",
-        _backend,
-        "the ranks look for each other by different means and never meet",
+        lambda plan: plan.backend.lower() or None,
+        "ranks with different backends never connect",
         "Pass the same backend to init_process_group on every rank.",
     ),
     _Term(
         "TORCH_DISTRIBUTED_DEBUG",
         "rendezvous.config_disagrees",
         "hang",
-        _detail,
-        "under DETAIL torch builds one more group and checks every collective, for which the others never come",
+        _debug_level,
+        "under DETAIL torch builds one more group, which the other ranks never join",
         "Set the same TORCH_DISTRIBUTED_DEBUG on every rank, or on none.",
     ),
-    _Term(
+    _layout_term(
         "framework",
-        "group.layout_disagrees",
-        "hang",
-        _framework,
-        "the ranks would build different process groups",
         "Call distwatch.initialize with the same framework on every rank.",
+        lambda plan: (plan.framework or "none") if plan.by == "distwatch" else None,
     ),
-    _Term(
+    _layout_term(
         "parallel sizes",
-        "group.layout_disagrees",
-        "hang",
-        _sizes,
-        "the ranks would build different process groups",
         "Give every rank the same tensor, pipeline, context, expert and data sizes.",
+        lambda plan: _said(plan.sizes, " ") if plan.by == "distwatch" else None,
     ),
-    _Term(
-        "order of axes",
-        "group.layout_disagrees",
-        "hang",
-        _order,
-        "the ranks would build different process groups",
-        "Give every rank the same order of axes.",
-    ),
-    _Term(
+    _layout_term("order of axes", "Give every rank the same order of axes.", _order),
+    _layout_term(
         "options of the framework",
-        "group.layout_disagrees",
-        "hang",
-        _options,
-        "the ranks would build different process groups",
         "Give every rank the same options.",
+        lambda plan: (
+            _said(plan.options, ", ") if plan.by == "distwatch" and plan.framework else None
+        ),
     ),
     _Term(
         "timeout",
         "rendezvous.config_disagrees",
         "warning",
-        _timeout,
+        lambda plan: f"{plan.timeout_s:g} s" if plan.timeout_s else None,
         "the ranks with the shorter timeout give up first and look like the cause",
         "Pass the same timeout to init_process_group on every rank.",
     ),
@@ -137,14 +103,14 @@ _TERMS = (
         "rendezvous.config_disagrees",
         "warning",
         _torch,
-        "versions of torch differ in what they say to each other",
+        "different versions of torch may not understand each other",
         "Install the same torch on every host.",
     ),
 )
 
 
 def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[Finding]:
-    """What the plans of one world's ranks differ in, what hangs the job first.
+    """Where the plans of one world's ranks differ; what hangs the job comes first.
 
     The odd ones out are the culprits: those outside the largest group of ranks that agree; on
     a tie those that differ from the lowest rank, at a lower confidence.
@@ -168,7 +134,7 @@ def odd_ones(values: Mapping[int, str]) -> tuple[set[int], Literal["majority", "
 
 
 def layouts_differ(layouts: Mapping[int, Mapping[str, tuple[int, ...]]]) -> Finding | None:
-    """Where ranks hold other groups than their peers in them do; None where all agree.
+    """The axis along which ranks hold different groups than their peers; None where all agree.
 
     Args:
         layouts: by global rank, its group along each axis, members in the order of the axis.
@@ -203,7 +169,7 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
 
 
 def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
-    # Most often all agree, and there may be very many of them.
+    # Usually all agree, and there may be very many ranks.
     if len({value for plan in plans.values() if (value := term.read(plan)) is not None}) < 2:
         return None
     read = {rank: term.read(plan) for rank, plan in sorted(plans.items())}
@@ -246,9 +212,9 @@ def _shared_devices(plans: Plans) -> Iterable[Finding]:
                 code="rendezvous.backend_unavailable",
                 severity="crash",
                 culprit_ranks=tuple(ranks),
-                summary=f"ranks {format_ranks(ranks)} would work on one GPU ({device}), which NCCL refuses",
+                summary=f"ranks {format_ranks(ranks)} would share one GPU ({device}), which NCCL refuses",
                 advice="Give each rank a GPU of its own: torch.cuda.set_device(LOCAL_RANK), "
-                "and no CUDA_VISIBLE_DEVICES that names one twice.",
+                "and name no GPU twice in CUDA_VISIBLE_DEVICES.",
                 evidence=tuple(
                     Evidence("journal", f"rank {rank}: GPU {device}", rank)
                     for rank in ranks[:_LISTED]

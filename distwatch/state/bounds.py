@@ -1,8 +1,8 @@
-"""How large a number from outside may be.
+"""Upper bounds on numbers from outside.
 
-A launcher's variable, a dump or another host can name 900,000,000 ranks in nine bytes. What goes
-through all ranks of a world would take their memory: sizes are cut where they come in, and what was
-cut is kept in words.
+A launcher's variable, a dump or another host can name 900,000,000 ranks in nine bytes, and code that
+loops over all ranks of a world would run out of memory. So sizes are cut where they are read, and the
+original size is kept as text.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Annotated
 import msgspec
 
 MOST_RANKS = 1 << 18
-"""Ranks of a world, and of one list of ranks. The largest jobs of today have a third of it."""
+"""Ranks of a world, and of one list of ranks. The largest jobs today have a third as many."""
 MOST_LISTED = 1 << 21
-"""Ranks in all lists of one event together, and in all groups that are kept of one process."""
+"""Ranks in all lists of one event together, and in all groups kept for one process."""
 LONG_LIST = 4096
-"""Of shorter ones there may be thousands."""
+"""Of lists up to this length there may be thousands."""
 MOST_DIGITS = 18
 _LARGEST = 1e12
 _SIZES = ("world_size", "local_world_size", "tasks", "size")
 
 Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
-"""Neither NaN nor infinite: both end whatever counts with them."""
+"""Neither NaN nor infinite, which would break every calculation with it."""
 
 
 class Bounded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Part of what says how large a world is: a size beyond MOST_RANKS is cut to it."""
+    """A part of an event that gives a world's size: a size above MOST_RANKS is cut to it."""
 
     beyond: tuple[str, ...] = ()
-    """The sizes that were cut, as they were said: `WORLD_SIZE=900000000`."""
+    """The sizes that were cut, in their original form: `WORLD_SIZE=900000000`."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -44,8 +44,8 @@ class Bounded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
 
 def whole_number(text: str | None) -> int | None:
-    """The number that a text from outside is, of at most MOST_DIGITS digits; None where it is none."""
+    """A text from outside as a number of at most MOST_DIGITS digits; None for any other text."""
     digits = (text or "").strip()
-    # `²` is a digit to str.isdigit, and int() refuses it, as it does thousands of digits.
+    # str.isdigit accepts `²`, which int() rejects; int() also rejects thousands of digits.
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
     return int(digits) if is_number else None

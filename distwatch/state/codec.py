@@ -1,4 +1,4 @@
-"""The bytes of events. A kind that this version does not know survives being read and written."""
+"""Events as bytes. A kind that this version does not know survives reading and writing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 @cache
 def _decoder() -> msgspec.msgpack.Decoder[Event]:
-    """Of every class of events, which `events` has imported by the time one is read."""
+    """For every event class; `events` has imported all of them before the first one is read."""
     known = tuple(kind for kind in Event.__subclasses__() if kind is not UnknownEvent)
     return msgspec.msgpack.Decoder(Union[known])  # noqa: UP007
 
@@ -35,7 +35,7 @@ def encode_event(event: Event) -> bytes:
     try:
         return _encoder.encode(written)
     except UnicodeEncodeError:
-        # A file's name that is no UTF-8, in an exception's message: half of it is better than none.
+        # An exception's message may hold a file name that is not UTF-8: part of it is better than nothing.
         return _encoder.encode(_without_surrogates(msgspec.to_builtins(written)))
 
 
@@ -49,13 +49,13 @@ def _without_surrogates(plain: Any) -> Any:
 
 
 def decode_event(payload: bytes) -> Event | None:
-    """An event from msgpack; None where the bytes are no event. Never raises on garbage."""
+    """An event from msgpack; None where the bytes are not an event. Never raises on garbage."""
     begin_event()
     return decode_part(payload)
 
 
 def decode_part(payload: bytes | msgspec.Raw) -> Event | None:
-    """As `decode_event`, of an event that is a part of another."""
+    """Like `decode_event`, for an event inside another one."""
     try:
         return _decoder().decode(payload).from_wire()
     except _REFUSED:
@@ -78,6 +78,6 @@ _first = lru_cache(maxsize=8192)(lambda value: value)
 
 
 def share(value: _T) -> _T:
-    """The first of all equal values: ranks of one job tell the same things in the same words."""
+    """The first of all equal values, to save memory: ranks of one job send many equal ones."""
     first: _T = _first(value)
     return first

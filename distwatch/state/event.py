@@ -1,4 +1,4 @@
-"""What every event is: a frozen fact in the past tense, told apart by its `kind`."""
+"""The base of all events. An event is a frozen fact in the past tense, identified by its `kind`."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class Event(
 ):
     """Base of all events. A subclass is known to the decoder once it is defined.
 
-    What an event is beside its fields, its class says: by default, it is written as it stands, is
-    part of the timeline, and is needed by nobody who comes later.
+    The class also says how its events are treated. By default an event is written unchanged, appears
+    in the timeline, and is not kept for later readers.
     """
 
     retain: ClassVar[Retention] = NOT_KEPT
-    """Which of them a reader needs who has lost what came before."""
+    """Which of these events a reader needs that has lost the earlier records."""
     is_routine: ClassVar[Any] = False
-    """Whether it only moves clocks and numbers, which no timeline shows; may be a property."""
+    """Whether it only updates clocks and numbers; no timeline shows it. May be a property."""
 
     def closes(self) -> Iterable[tuple[type[Event], Hashable | None]]:
-        """What holds no longer since this happened: class and key; None: all of that class."""
+        """What this event ends, as class and key; key None: all events of that class."""
         return ()
 
     def to_wire(self) -> Event:
-        """The event as it is written, where that is shorter."""
+        """The event in its written form, which may be shorter."""
         return self
 
     def from_wire(self) -> Event:
-        """The event, made of one that was just read."""
+        """The event, from its written form."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""A finding: what is wrong, whose fault it is, how we know, and what to do.
+"""A finding: what is wrong, which ranks cause it, how we know, and what to do.
 
 Field names and codes are the public contract of `report.json`.
 """
@@ -14,7 +14,7 @@ from distwatch.state.codes import code_of
 from distwatch.state.rank_sets import inflect
 
 Severity = Literal["hang", "crash", "error", "warning", "info"]
-"""`error`: a crash that is foreseen before a launch."""
+"""`error`: a crash predicted before a launch."""
 Role = Literal["root", "symptom"]
 Source = Literal[
     "journal", "pulse", "stack", "proc", "store", "flight_recorder", "exit", "operations", "plan"
@@ -22,7 +22,7 @@ Source = Literal[
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):
-    """One observed fact. `global_rank` is None where it is about no single rank."""
+    """One observed fact. `global_rank` is None where it is not about a single rank."""
 
     source: Source
     text: str
@@ -30,13 +30,13 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A diagnosis. `culprit_ranks` never holds a rank that only suffers."""
+    """A diagnosis. `culprit_ranks` never contains a victim."""
 
     code: str
     severity: Severity = "hang"
     summary: str
     advice: str = ""
-    """What to do; where a check says nothing of its own, what the table of codes says."""
+    """What to do; by default the advice in the table of codes."""
     role: Role = "root"
     culprit_ranks: tuple[int, ...] = ()
     waiting_ranks: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pg_desc: str | None = None
     evidence: tuple[Evidence, ...] = ()
     confidence: Finite = 1.0
-    """0 to 1: how far the evidence decides. Below 0.5 nobody should act on it alone."""
+    """0 to 1: how strong the evidence is. Below 0.5 do not act on this finding alone."""
 
     def __post_init__(self) -> None:
         if not self.advice:
@@ -53,9 +53,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def blocks(self) -> bool:
-        """Whether the job cannot go on: what exit code 3 stands for."""
+        """Whether the job cannot continue; the exit code is then 3."""
         return self.severity in ("hang", "crash", "error")
 
     def before_launch(self) -> Finding:
-        """The same, foreseen: what would crash is an `error`."""
+        """The same finding as a prediction: a crash becomes an `error`."""
         return msgspec.structs.replace(self, severity="error") if self.severity == "crash" else self

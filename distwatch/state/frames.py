@@ -1,7 +1,7 @@
 """The journal's bytes: a file header, then framed and checksummed events.
 
-The same frames stand in the in-job ring (tmpfs) and in the observer's append-only segment
-(disk). A frame is 32 bytes of head and a payload, padded to 8 bytes:
+The in-job ring (tmpfs) and the observer's append-only segment (disk) hold the same frames.
+A frame is a head of 32 bytes and a payload, padded to 8 bytes:
 
     magic u32 · length u32 · seq u64 · time u64 (CLOCK_MONOTONIC ns) · crc32 u32 · zero u32
 
@@ -29,10 +29,10 @@ _CHECKED_AT = len(MAGIC_BYTES)
 
 
 class FileHeader(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Whose journal it is. `wall_offset_ns` + frame time = wall clock, for display only."""
+    """The journal's owner. `wall_offset_ns` + frame time = wall clock, for display only."""
 
     stream: str
-    """Process key of the writer, `host-pid.start_ticks`; observers add their kind."""
+    """The writer's process key, `host-pid.start_ticks`; observers append their kind."""
     host: str
     pid: int
     start_ticks: int
@@ -40,11 +40,11 @@ class FileHeader(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wall_offset_ns: int
     salt: int
     capacity: int = 0
-    """Bytes of ring after the header; 0 for an append-only segment."""
+    """Bytes of the ring after the header; 0 for an append-only segment."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One frame as read: its place in its stream, and its payload, not yet decoded."""
+    """One frame as read: its place in the stream, and its payload, not yet decoded."""
 
     seq: int
     time_ns: int
@@ -52,12 +52,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def process_key(host: str, pid: int, start_ticks: int) -> str:
-    """The name of a process that no reuse of its pid can repeat."""
+    """A process's name, unique even when its pid is reused."""
     return f"{host}-{pid}.{start_ticks}"
 
 
 def encode_header(header: FileHeader) -> bytes:
-    """The header's block of HEADER_SIZE bytes."""
+    """The header as a block of HEADER_SIZE bytes."""
     body = msgspec.msgpack.encode(header)
     head = _FILE_HEAD.pack(_FILE_MAGIC, len(body), zlib.crc32(body))
     if len(head) + len(body) > HEADER_SIZE:
@@ -80,7 +80,7 @@ def decode_header(block: bytes | memoryview) -> FileHeader | None:
 
 
 def frame_size(payload_length: int) -> int:
-    """Bytes that a payload takes in the file, head and padding included."""
+    """Bytes of a payload's frame in the file, with head and padding."""
     return HEAD.size + (payload_length + 7) // 8 * 8
 
 
@@ -98,14 +98,14 @@ def encode_frame(salt: int, record: Record) -> bytes:
 
 
 def read_frame(buffer: bytes | memoryview, offset: int, salt: int) -> Record | None:
-    """The frame at `offset`, or None where none is whole there. Never raises."""
+    """The frame at `offset`, or None where there is no complete frame. Never raises."""
     if offset < 0 or offset + HEAD.size > len(buffer):
         return None
     magic, length, seq, time_ns, crc, _ = HEAD.unpack_from(buffer, offset)
     if magic != MAGIC or length > MAX_PAYLOAD or (seq | time_ns) >> 63:
         return None
     payload = bytes(buffer[offset + HEAD.size : offset + HEAD.size + length])
-    # Length, number and time stand side by side, as `checksum` packs them.
+    # Length, number and time are adjacent, as `checksum` packs them.
     checked = buffer[offset + _CHECKED_AT : offset + _CHECKED_AT + _CHECKED.size]
     if len(payload) != length or zlib.crc32(payload, zlib.crc32(checked, salt)) != crc:
         return None
@@ -113,7 +113,7 @@ def read_frame(buffer: bytes | memoryview, offset: int, salt: int) -> Record | N
 
 
 def scan(buffer: bytes, salt: int, start: int = HEADER_SIZE) -> Iterator[tuple[int, Record]]:
-    """All whole frames from `start` on with their offsets, damaged stretches skipped.
+    """All complete frames from `start` on with their offsets; damaged parts are skipped.
 
     Frames come in file order; a ring's reader sorts them by `seq`. Never raises.
     """

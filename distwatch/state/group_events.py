@@ -1,4 +1,4 @@
-"""What a process tells about its groups and the layouts that they form: written by the agent in it."""
+"""Events about a process's groups and parallel layouts, written by the agent inside it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _Listing = TypeVar("_Listing", bound="MemberSpans")
 
 
 class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Part of what lists `members`: written as spans where those are shorter, read as the list."""
+    """A part with a list of `members`, written as spans where those are shorter."""
 
     spans: Spans = ()
     """Only on the wire: `members`, packed."""
 
     def to_wire(self: _Listing) -> _Listing:
-        """As an event's: with spans for members."""
+        """Like an event's `to_wire`: with spans instead of members."""
         members: tuple[int, ...] | None = getattr(self, "members", None)
         spans = pack_ranks(members) if members else ()
         if not spans:
@@ -41,7 +41,7 @@ class MemberSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class MeshMade(MemberSpans, Event, frozen=True, kw_only=True):
-    """A device mesh: axes from the outermost in, and its ranks in row-major order."""
+    """A device mesh: its axes, the outermost first, and its ranks in row-major order."""
 
     retain = last(64)
 
@@ -59,9 +59,9 @@ class HeldGroup(MemberSpans, frozen=True, kw_only=True, omit_defaults=True):
     """The framework's own name for it."""
     pg_name: str = ""
     axis: str = ""
-    """tp, pp, cp, ep, dp, etp, edp, or a name of the framework's; empty: along several axes."""
+    """tp, pp, cp, ep, dp, etp, edp, or the framework's own name; empty: along several axes."""
     members: tuple[int, ...] = ()
-    """Global ranks in the order of the axis; left out where there is none."""
+    """Global ranks in the order of the axis; empty where `axis` is."""
 
 
 class LayoutHeld(Event, frozen=True, kw_only=True):
@@ -71,17 +71,17 @@ class LayoutHeld(Event, frozen=True, kw_only=True):
 
     framework: str
     number: int = 1
-    """Which initialization of this framework in this process it is, from 1; 0: it was not seen."""
+    """The 1-based index of this initialization of the framework in this process; 0: not seen."""
     label: str = ""
-    """What the call asked for, as its step says it."""
+    """The requested layout: the label of the call's step."""
     sizes: dict[str, int] = {}
-    """By axis, as the groups have them."""
+    """By axis: the sizes of the actual groups."""
     order: tuple[str, ...] = ()
-    """Axes from the one whose ranks lie closest together, where the call said it."""
+    """Axes from the one whose ranks are closest together; empty where the call does not say."""
     groups: tuple[HeldGroup, ...] = ()
     site: Site | None = None
     stack: tuple[str, ...] = ()
-    """The user's frames of the call that built it, the innermost last."""
+    """The user's frames at the call that built it, the innermost last."""
 
     def to_wire(self) -> Event:
         groups = tuple(group.to_wire() for group in self.groups)
@@ -89,7 +89,7 @@ class LayoutHeld(Event, frozen=True, kw_only=True):
 
 
 class LayoutReleased(Event, frozen=True, kw_only=True):
-    """A framework's parallel state was taken down."""
+    """A framework's parallel state was destroyed."""
 
     framework: str
 
@@ -98,9 +98,9 @@ class LayoutReleased(Event, frozen=True, kw_only=True):
 
 
 class GradientSkipped(Event, frozen=True, kw_only=True):
-    """Backward steps of this rank's pipeline stage were left out: its output needs no gradient.
+    """Backward steps of this rank's pipeline stage were skipped: its output needs no gradient.
 
-    Written at the first one, then at every tenfold, and when one was not left out after that.
+    Written at the 1st, 10th, 100th, … skipped step, and at the first step after them that ran.
     """
 
     retain = latest("framework", most=16)
@@ -108,12 +108,12 @@ class GradientSkipped(Event, frozen=True, kw_only=True):
     framework: str
     skipped: int
     of: int
-    """Backward steps so far, those included."""
+    """All backward steps so far, including the skipped ones."""
     site: Site | None = None
 
 
 class NonMemberCalled(Event, frozen=True, kw_only=True):
-    """A collective was called on a group that this rank is not in: torch does nothing then."""
+    """A collective was called on a group that does not contain this rank; torch ignores the call."""
 
     retain = last(64)
 
@@ -122,28 +122,28 @@ class NonMemberCalled(Event, frozen=True, kw_only=True):
 
 
 class SideWorldJoined(Bounded, Event, frozen=True, kw_only=True):
-    """This process goes to meet others beside its default group: for weight sync, or in a bare store.
+    """This process joins a world besides its default group: for weight sync, or through a bare store.
 
-    Said again, under the same number, when more becomes known of it.
+    Written again, with the same number, when more is known about it.
     """
 
     retain = latest("number", most=16)
 
     number: int
-    """The 1-based index of the meeting in this process."""
+    """The 1-based index of the world in this process."""
     step: int
-    """The step in which it waits for the others now, or did last."""
+    """The step in which it waits for the other members, or last did."""
     endpoint: str = ""
     """`host:port` of the store."""
     name: str = ""
-    """The group's; empty while only a store is there."""
+    """The group's name; empty while there is only a store."""
     group_rank: int | None = None
-    """Its rank there, which is not its global one."""
+    """Its rank in that world, which is not its global rank."""
     size: int | None = None
     at_endpoint: int = 1
-    """The 1-based index of the meeting of this process at that endpoint."""
+    """The 1-based index of the world among this process's worlds at that endpoint."""
     of_name: int = 0
-    """The 1-based index of the meeting of that name at that endpoint; 0 without a name."""
+    """The 1-based index among its worlds of that name at that endpoint; 0 without a name."""
     via: Literal["rendezvous", "process group", "store"] = "rendezvous"
     site: Site | None = None
 
@@ -162,11 +162,11 @@ class GroupCreated(MemberSpans, Event, frozen=True, kw_only=True):
     axis: str = ""
     """The axis of a device mesh or parallel layout that this group runs along."""
     world: str = ""
-    """The store of a group that is a world of its own, whose members number themselves."""
+    """The store of a separate world, whose members have their own numbers; else empty."""
 
 
 class GroupCalled(MemberSpans, Event, frozen=True, kw_only=True):
-    """`new_group` was called, by members and non-members alike: call number `number` of it."""
+    """`new_group` was called for the `number`-th time, as members and non-members all must."""
 
     retain = latest("number", most=4096)
 
@@ -177,8 +177,8 @@ class GroupCalled(MemberSpans, Event, frozen=True, kw_only=True):
 
 
 class GroupDestroyed(Event, frozen=True, kw_only=True):
-    # That the whole world ended has to be known as long as no newer one holds; of a single group
-    # it is enough that it is not kept any more.
+    # The end of the whole world must be known until a new one exists; for a single group it is
+    # enough that the group is no longer kept.
     retain = Retention(1, lambda event: None if event.pg_name else ())
 
     pg_name: str

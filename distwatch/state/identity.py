@@ -1,4 +1,4 @@
-"""Who a process is in its job, as its launcher's environment says it.
+"""Who a process is in its job, according to its launcher's environment.
 
 The environment is a hint: `dist.get_rank()` is the truth once a process group exists
 (the agent then journals `IdentityConfirmed`).
@@ -13,11 +13,11 @@ from distwatch.state.bounds import Bounded, whole_number
 
 
 class Identity(Bounded, frozen=True, kw_only=True):
-    """A process's place in the job. `None` means: not said by the launcher."""
+    """A process's place in the job. `None`: the launcher does not say."""
 
     launcher: str = "unknown"
     launch_id: str | None = None
-    """What the launcher calls this job (TORCHELASTIC_RUN_ID, SLURM_JOB_ID, …)."""
+    """The launcher's name for this job (TORCHELASTIC_RUN_ID, SLURM_JOB_ID, …)."""
     restart: int = 0
     global_rank: int | None = None
     local_rank: int | None = None
@@ -29,7 +29,7 @@ class Identity(Bounded, frozen=True, kw_only=True):
     agent_store: bool = False
     """The launcher hosts the store (TORCHELASTIC_USE_AGENT_STORE), not rank 0."""
     task: int | None = None
-    """Which task of Slurm or MPI it is, whatever RANK says."""
+    """The number of its Slurm or MPI task, whatever RANK says."""
     tasks: int | None = None
     """How many tasks Slurm or MPI started, whatever WORLD_SIZE says."""
 
@@ -52,62 +52,32 @@ _TASKS = (
     ("PMI_RANK", "PMI_SIZE"),
     ("PMIX_RANK", "PMIX_SIZE"),
 )
-_LAUNCHERS: tuple[tuple[str, str, tuple[str, str, str, str, str]], ...] = (
+_OWN = "RANK LOCAL_RANK NODE_RANK WORLD_SIZE LOCAL_WORLD_SIZE"
+_LAUNCHERS = (
     # launcher, the variable that gives it away, names of rank, local rank, node rank and both sizes
-    (
-        "torchrun",
-        "TORCHELASTIC_RUN_ID",
-        ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    ),
-    (
-        "ray",
-        "RAY_RAYLET_PID",
-        ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    ),
-    (
-        "deepspeed",
-        "CROSS_SIZE",
-        ("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE"),
-    ),
+    ("torchrun", "TORCHELASTIC_RUN_ID", "RANK LOCAL_RANK GROUP_RANK WORLD_SIZE LOCAL_WORLD_SIZE"),
+    ("ray", "RAY_RAYLET_PID", _OWN),
+    ("deepspeed", "CROSS_SIZE", "RANK LOCAL_RANK CROSS_RANK WORLD_SIZE LOCAL_SIZE"),
     (
         "accelerate",
         "ACCELERATE_MIXED_PRECISION",
-        ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+        "RANK LOCAL_RANK GROUP_RANK WORLD_SIZE LOCAL_WORLD_SIZE",
     ),
-    (
-        "kubeflow",
-        "PET_NNODES",
-        ("RANK", "LOCAL_RANK", "PET_NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    ),
+    ("kubeflow", "PET_NNODES", "RANK LOCAL_RANK PET_NODE_RANK WORLD_SIZE LOCAL_WORLD_SIZE"),
     (
         "slurm",
         "SLURM_PROCID",
-        (
-            "SLURM_PROCID",
-            "SLURM_LOCALID",
-            "SLURM_NODEID",
-            "SLURM_NTASKS",
-            "SLURM_NTASKS_PER_NODE",
-        ),
+        "SLURM_PROCID SLURM_LOCALID SLURM_NODEID SLURM_NTASKS SLURM_NTASKS_PER_NODE",
     ),
     (
         "mpi",
         "OMPI_COMM_WORLD_RANK",
-        (
-            "OMPI_COMM_WORLD_RANK",
-            "OMPI_COMM_WORLD_LOCAL_RANK",
-            "OMPI_COMM_WORLD_NODE_RANK",
-            "OMPI_COMM_WORLD_SIZE",
-            "OMPI_COMM_WORLD_LOCAL_SIZE",
-        ),
+        "OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_NODE_RANK "
+        "OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
-    (
-        "mpi",
-        "PMI_RANK",
-        ("PMI_RANK", "MPI_LOCALRANKID", "MPI_NODE_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
-    ),
-    ("mpi", "PMIX_RANK", ("PMIX_RANK", "LOCAL_RANK", "NODE_RANK", "PMIX_SIZE", "LOCAL_SIZE")),
-    ("env", "RANK", ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")),
+    ("mpi", "PMI_RANK", "PMI_RANK MPI_LOCALRANKID MPI_NODE_RANK PMI_SIZE MPI_LOCALNRANKS"),
+    ("mpi", "PMIX_RANK", "PMIX_RANK LOCAL_RANK NODE_RANK PMIX_SIZE LOCAL_SIZE"),
+    ("env", "RANK", _OWN),
 )
 
 
@@ -115,18 +85,17 @@ def identify(environ: Mapping[str, str]) -> Identity:
     """Reads a process's identity from its launcher's variables.
 
     torch's own names (RANK, WORLD_SIZE, …) win over the launcher's where both are set: a
-    script under Slurm that exports RANK means it. A value that is no number counts as unset.
+    script under Slurm that exports RANK means it. A value that is not a number counts as unset.
 
     Args:
         environ: the environment of that process, its own or read from /proc.
     """
-    own = _LAUNCHERS[-1][2]
     launcher, names = next(
         ((name, names) for name, telltale, names in _LAUNCHERS if environ.get(telltale)),
-        ("unknown", own),
+        ("unknown", _OWN),
     )
     global_rank, local_rank, node_rank, world_size, local_world_size = (
-        _first_number(environ, own_name, name) for own_name, name in zip(own, names, strict=True)
+        _first_number(environ, *both) for both in zip(_OWN.split(), names.split(), strict=True)
     )
     task, tasks = next((names for names in _TASKS if environ.get(names[0])), _TASKS[0])
     return Identity(

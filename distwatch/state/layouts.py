@@ -1,7 +1,7 @@
-"""Parallel layouts as plain data: what divides a world, and whether two of them are the same. Pure.
+"""Parallel layouts as plain data: how a world is divided, and whether two layouts are the same. Pure.
 
-A partition is the groups along one axis; a layout is a partition for each axis, by its name: tp,
-pp, cp, dp, ep, etp, edp, whatever framework it is of.
+A partition is the groups along one axis; a layout has a partition for each axis, by its name (tp, pp,
+cp, dp, ep, etp, edp), whichever framework it comes from.
 """
 
 from __future__ import annotations
@@ -19,25 +19,30 @@ Partition = tuple[tuple[int, ...], ...]
 """Groups in the order of their first rank, members in the order of the axis."""
 Layout = Mapping[str, Partition]
 TWINS = {"etp": "tp", "edp": "dp"}
-"""The expert layers' axes, and those of the other layers that they may be the same as."""
+"""The expert layers' axes, and the other layers' axes that they may be equal to."""
 _SHOWN = 4
 
 
 def layout_label(framework: str, sizes: Mapping[str, int], order: Iterable[str] = ()) -> str:
-    """`megatron: tp 2 × pp 2`, as the step of its initialization says it."""
-    told = " × ".join(f"{axis} {size}" for axis, size in sizes.items()) or "no sizes"
+    """`megatron: tp 2 × pp 2`: the label of the step that initializes it."""
+    told = sizes_text(sizes) or "no sizes"
     placed = "-".join(order)
     return f"{framework}: {told}" + (f", order {placed}" if placed else "")
 
 
+def sizes_text(sizes: Mapping[str, int]) -> str:
+    """`tp 2 × pp 2`; '' without sizes."""
+    return " × ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+
 def partition_of(groups: Iterable[Iterable[int]]) -> Partition:
-    """The groups as ranks name them, each once."""
+    """The groups that the ranks name, each once."""
     distinct = {tuple(group) for group in groups} - {()}
     return tuple(sorted(distinct, key=lambda group: (min(group), group)))
 
 
 def layout_of(held: Mapping[int, LayoutHeld]) -> Layout:
-    """One framework's layout, put together from what its ranks hold."""
+    """One framework's layout, assembled from what its ranks hold."""
     axes: dict[str, set[tuple[int, ...]]] = {}
     for layout in held.values():
         for group in layout.groups:
@@ -47,7 +52,7 @@ def layout_of(held: Mapping[int, LayoutHeld]) -> Layout:
 
 
 def layout_of_mesh(mesh: MeshMade) -> Layout:
-    """The layout of a device mesh whose axes have names; {} where its sizes are not those of its ranks."""
+    """The layout of a device mesh with named axes; {} where its sizes do not fit its ranks."""
     if min(mesh.sizes, default=0) < 1 or prod(mesh.sizes) != len(mesh.members):
         return {}
     layout, inner = {}, 1
@@ -67,12 +72,12 @@ def long_axes(layout: Layout) -> dict[str, Partition]:
 
 
 def is_part_of(layout: Layout, other: Layout) -> bool:
-    """Whether all its axes are the other's, too: a mesh that a framework is built on."""
+    """Whether the other layout has all its axes: a mesh that a framework is built on."""
     return all(other.get(axis) == partition for axis, partition in long_axes(layout).items())
 
 
 def partition_faults(partition: Partition, ranks: Iterable[int]) -> list[str]:
-    """Why the groups are no disjoint covering of the ranks by groups of one size; empty: they are."""
+    """Why the groups do not divide the ranks into disjoint groups of one size; empty: they do."""
     faults = []
     seen: dict[int, tuple[int, ...]] = {}
     for group in partition:
@@ -84,9 +89,9 @@ def partition_faults(partition: Partition, ranks: Iterable[int]) -> list[str]:
             seen[rank] = group
     wanted = set(ranks)
     if missing := wanted - set(seen):
-        faults.append(f"{name_ranks(missing)} in no group")
+        faults.append(f"{name_ranks(missing, 'is', 'are')} in no group")
     if foreign := set(seen) - wanted:
-        faults.append(f"{name_ranks(foreign)} is none of this world")
+        faults.append(f"{name_ranks(foreign, 'is', 'are')} not in this world")
     if len(sizes := {len(group) for group in partition}) > 1:
         faults.append(f"groups of {' and '.join(map(str, sorted(sizes)))} ranks")
     return faults
@@ -97,7 +102,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     axis: str
     kind: Literal["sizes", "members", "order"]
-    """Groups of other sizes · the same sizes, other ranks together · the same ranks in another order."""
+    """Groups of different sizes · same sizes, different members · same members in another order."""
     left: Partition
     right: Partition
 
@@ -105,14 +110,18 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 def differences(left: Layout, right: Layout) -> list[Difference]:
     """Where two layouts differ, along the axes that both have.
 
-    Data is what the other axes leave: it is compared only where those are the same.
+    The data axis is what the other axes leave, so it is compared only where they are the same.
     """
     found = [
         Difference(axis=axis, kind=kind, left=left[axis], right=right[axis])
         for axis in left
         if axis in right and axis != "dp" and (kind := _kind(left[axis], right[axis]))
     ]
-    if found or not ("dp" in left and "dp" in right) or _cut(left) != _cut(right):
+    if (
+        found
+        or not ("dp" in left and "dp" in right)
+        or _dividing_axes(left) != _dividing_axes(right)
+    ):
         return found
     kind = _kind(left["dp"], right["dp"])
     return [Difference(axis="dp", kind=kind, left=left["dp"], right=right["dp"])] if kind else []
@@ -127,8 +136,8 @@ def _kind(left: Partition, right: Partition) -> Literal["sizes", "members", "ord
     return "order" if same else "members"
 
 
-def _cut(layout: Layout) -> set[str]:
-    """The axes that cut a world beside data, the expert layers' own left out."""
+def _dividing_axes(layout: Layout) -> set[str]:
+    """The axes other than data that divide a world, without the expert layers' own axes."""
     return {
         axis
         for axis, partition in layout.items()
@@ -137,7 +146,7 @@ def _cut(layout: Layout) -> set[str]:
 
 
 def side_by_side(left: str, right: str, found: Iterable[Difference]) -> list[str]:
-    """The two layouts beside each other, a line for each axis, under their names."""
+    """The two layouts side by side, a line for each axis, under their names."""
     rows = [(d.axis, words_of(d.left), words_of(d.right)) for d in found]
     widths = [max(len(row[place]) for row in [("axis", left, right), *rows]) for place in (0, 1)]
     lines = [("axis", left, right), *rows]
@@ -145,12 +154,12 @@ def side_by_side(left: str, right: str, found: Iterable[Difference]) -> list[str
 
 
 def words_of(partition: Partition) -> str:
-    """`2: 0-1 · 2-3`: how long the groups are, and the first of them."""
+    """`2: 0-1 · 2-3`: the size of the groups, and the first groups."""
     sizes = "/".join(map(str, sorted({len(group) for group in partition})))
     shown = " · ".join(told(group) for group in partition[:_SHOWN])
     return f"{sizes}: {shown}{' · …' if len(partition) > _SHOWN else ''}"
 
 
 def told(group: tuple[int, ...]) -> str:
-    """`0-3`, `0,4`, and in full where the order is not that of the ranks."""
+    """`0-3`, `0,4`; in full where the members are not in ascending order."""
     return format_ranks(group) if list(group) == sorted(group) else "→".join(map(str, group))

@@ -1,4 +1,4 @@
-"""A model load as data: what was asked for, how far it is, and where the parameters came to lie."""
+"""A model load as data: its arguments, its progress, and where the parameters are."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ MODULES_KEPT = 256
 NAMES_KEPT = 32
 
 Waiting = Literal["request", "download", "lock", "file"]
-"""What a thread of a load can be in: an HTTP request, the body of one, a lock file, a read."""
+"""What a thread of a load can wait for: an HTTP request, its body, a lock file, a read."""
 
 
 class Outstanding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Something that a thread of a load has begun and that has not come back."""
+    """A call of a load's thread that has not returned yet."""
 
     waiting: Waiting
     what: str
     """`HEAD http://host/org/model/…`, the path of a file or of a lock file."""
     since_ns: int
     attempts: int = 1
-    """How often it was tried, this time included."""
+    """The number of attempts, including this one."""
     last_error: str = ""
-    """What the attempt before it ended with."""
+    """The error of the previous attempt."""
 
 
 class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What the pulse says of one load; its phases are steps of the journal."""
+    """One load in the pulse; its phases are steps in the journal."""
 
     step: int
     parameters: int = 0
     """Tensors placed so far."""
     parameters_total: int | None = None
     bytes: int = 0
-    """Of those tensors, or of the files fetched where the load is still fetching."""
+    """Size of those tensors, or of the fetched files while the load is still fetching."""
     bytes_total: int | None = None
-    """Of the checkpoint's files; a model that is loaded in another dtype takes more or less."""
+    """Size of the checkpoint's files; a model loaded in another dtype takes more or less."""
     bytes_per_s: Finite = 0.0
     """Over the last seconds."""
     outstanding: tuple[Outstanding, ...] = ()
@@ -46,7 +46,7 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The arguments of a load that decide where parameters go and what it costs."""
+    """The arguments of a load that decide where parameters go and what the load costs."""
 
     checkpoint: str
     device_map: str = ""
@@ -61,16 +61,16 @@ class LoadArguments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     dtype: str = ""
     quantization: str = ""
     versions: dict[str, str] = {}
-    """transformers, accelerate, huggingface_hub, safetensors, peft; those that are loaded."""
+    """Of transformers, accelerate, huggingface_hub, safetensors and peft, where loaded."""
 
 
 class ModuleDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One entry of a device map: everything below this module lies there."""
+    """One entry of a device map: everything below this module is on that device."""
 
     module: str
     """'' is the whole model."""
     device: str
-    """`cuda:0`, `cpu`; `ram` and `disk` for what is offloaded; `meta` for what is nowhere."""
+    """`cuda:0`, `cpu`; `ram` or `disk` if offloaded; `meta` if not loaded at all."""
     bytes: int = 0
 
 
@@ -79,18 +79,18 @@ class DeviceBytes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     device: str
     parameters: int = 0
-    """Bytes of parameters; of a sharded one, the local shard's."""
+    """Bytes of parameters; of sharded ones, only the local shards."""
     buffers: int = 0
     """Bytes of buffers."""
     tensors: int = 0
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Where a model's parameters lie once a load has ended. Derived from the parameters."""
+    """Where a model's parameters are after a load. Derived from the parameters themselves."""
 
     model_class: str
     modules: tuple[ModuleDevice, ...] = ()
-    """The shortest map that says it; at most MODULES_KEPT entries."""
+    """The shortest complete map; at most MODULES_KEPT entries."""
     modules_left_out: int = 0
     devices: tuple[DeviceBytes, ...] = ()
     dtypes: dict[str, int] = {}
@@ -101,7 +101,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     """Names of parameters on meta that nothing will ever fill; at most NAMES_KEPT."""
     leaked_count: int = 0
     offload_places: tuple[str, ...] = ()
-    """Folders that hold what is offloaded to disk."""
+    """Folders with the parameters that are offloaded to disk."""
     generation: str = ""
     """loaded, default (the checkpoint has none), lost (it could not be read); '' where unknown."""
     notes: tuple[str, ...] = ()

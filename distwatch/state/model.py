@@ -1,8 +1,8 @@
 """`RunState`: everything known about one run, as plain data.
 
-Two kinds of fields, by who wrote the events: what a process said itself comes in the order of
-its own journal; what observers saw are registers, in which the newest sighting wins. That is
-why any interleaving of streams gives the same state.
+There are two kinds of fields. A process's own events are applied in the order of its journal; the
+sightings of observers are registers, in which the newest one wins. That is why any interleaving of
+streams gives the same state.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
     thread: str
     started_ns: int
     moved_ns: int
-    """When it last made progress; its start where it never did."""
+    """Time of its last progress; its start if it has made none."""
     done: int = 0
     total: int | None = None
     parameters: int = 0
@@ -56,7 +56,7 @@ class ModelLoad(msgspec.Struct, kw_only=True, gc=False):
     arguments: LoadArguments
     began_ns: int
     placement: Placement | None = None
-    """Where the model lies; None until the load has ended well."""
+    """Where the model is; None until the load has succeeded."""
 
 
 class Group(msgspec.Struct, kw_only=True, gc=False):
@@ -70,12 +70,12 @@ class Group(msgspec.Struct, kw_only=True, gc=False):
     site: ev.Site | None
     axis: str = ""
     world: str = ""
-    """The store of a world of its own, whose members number themselves; '' for any other group."""
+    """The store of a separate world, whose members have their own numbers; else ''."""
     destroyed_ns: int | None = None
 
 
 class Sighting(msgspec.Struct, kw_only=True, gc=False):
-    """What observers saw of a process from outside; each field is its newest sighting."""
+    """What observers saw of a process from outside; each field holds the newest sighting."""
 
     seen: ev.ProcessSighted | None = None
     sample: ev.ProcessSampled | None = None
@@ -86,7 +86,7 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     stack: ev.StackTaken | None = None
     stack_ns: int | None = None
     native: ev.StackTaken | None = None
-    """The newest stack with C frames, which is taken once where Python frames do not tell."""
+    """The newest stack with C frames; taken once, where Python frames do not show the reason."""
     connections: ev.ConnectionsSeen | None = None
     error_file: ev.ErrorFileRead | None = None
     not_observed: dict[str, str] = {}
@@ -94,15 +94,15 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
 
 
 class Process(msgspec.Struct, kw_only=True, gc=False):
-    """One process of the run, instrumented or only seen."""
+    """One process of the run, with distwatch inside or only seen from outside."""
 
     key: str
     started: ev.ProcessStarted | None = None
     started_ns: int | None = None
     worker: ev.WorkerPlaced | None = None
-    """Who it is to the cluster that runs it; None outside of one."""
+    """Its ids in the cluster that runs it; None without a cluster."""
     planned: ev.InitPlanned | None = None
-    """Its newest initialization, under way, done or failed."""
+    """Its newest initialization: in progress, done or failed."""
     planned_ns: int | None = None
     initialized: bool = False
     """Whether it holds a default process group now."""
@@ -113,52 +113,48 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     """By the number of their outermost step; a bounded number."""
     groups: dict[str, Group] = {}
     side_worlds: dict[int, ev.SideWorldJoined] = {}
-    """Meetings beside the default group, by their number; a bounded number."""
+    """Worlds besides the default group, by their number; a bounded number."""
     world_ended_ns: int = 0
-    """When all of its groups were destroyed together, the last time."""
+    """When all of its groups were last destroyed together."""
     group_calls: dict[int, ev.GroupCalled] = {}
     """Calls of `new_group`, by their number; the newest."""
     sites: dict[int, ev.Site] = {}
     meshes: list[ev.MeshMade] = []
     layouts: dict[str, ev.LayoutHeld] = {}
-    """Parallel states that are held now, by framework."""
+    """Its current parallel states, by framework."""
     layouts_ns: dict[str, int] = {}
     skipped_gradients: dict[str, ev.GradientSkipped] = {}
     """By framework."""
     raised: list[ev.FindingRaised] = []
-    """What it found itself, oldest first; a bounded number."""
+    """Its own findings, the oldest first; a bounded number."""
     non_member_calls: list[ev.NonMemberCalled] = []
     collectives: ev.CollectivesDumped | None = None
     retired: dict[str, int] = {}
-    """By group, the last collective that is over by those entries; a group that has none is absent.
+    """By group, the last completed collective in those entries; a group without one is absent.
 
-    Threads that end collectives at the same time leave torch's status at the one that wrote last.
+    torch's own status may be behind: of several threads that complete collectives, the last writer wins.
     """
     exception: ev.ExceptionUncaught | None = None
     exception_ns: int | None = None
     exception_by_agent: bool = False
-    """False where torchelastic's error file is all that tells of it."""
+    """False where only torchelastic's error file reports it."""
     ending: ev.ProcessEnding | None = None
     ending_ns: int | None = None
     hook_failures: dict[str, str] = {}
     last_seq: int = 0
     last_ns: int = 0
     gaps: int = 0
-    """Records known to be lost between two that were read."""
+    """Number of records that are known to be lost."""
     outside: Sighting = msgspec.field(default_factory=Sighting)
 
     @property
     def identity(self) -> Identity:
-        """What its own environment said, or what was read of it from outside."""
-        if self.started is not None:
-            return self.started.identity
-        if self.outside.seen is not None:
-            return self.outside.seen.identity
-        return Identity()
+        """From its own environment, or as read from outside."""
+        return self._described.identity if self._described else Identity()
 
     @property
     def global_rank(self) -> int | None:
-        """torch's word where it was heard, else the environment's; a plan that is newer wins."""
+        """As torch says, else as the environment says; a newer plan wins over both."""
         planned = self.planned.global_rank if self.planned is not None else None
         confirmed = self.confirmed.global_rank if self.confirmed is not None else None
         first, second = (confirmed, planned) if self.initialized else (planned, confirmed)
@@ -168,7 +164,7 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def world_size(self) -> int | None:
-        """What it is to be a part of; a plan that is newer than torch's word wins."""
+        """The size of its world; a plan that is newer than torch's answer wins."""
         planned = self.planned.world_size if self.planned else None
         confirmed = self.confirmed.world_size if self.confirmed else None
         said = confirmed or planned if self.initialized else planned or confirmed
@@ -176,41 +172,40 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def beyond(self) -> tuple[str, ...]:
-        """Sizes that it, or its environment, named and that were cut: see `bounds`."""
+        """Sizes from it or its environment that were cut: see `bounds`."""
         said = (self.identity, self.planned, self.confirmed, *self.side_worlds.values())
         return tuple(dict.fromkeys(text for one in said if one for text in one.beyond))
 
     @property
+    def _described(self) -> ev.ProcessStarted | ev.ProcessSighted | None:
+        return self.started or self.outside.seen
+
+    @property
     def host(self) -> str:
-        source = self.started or self.outside.seen
-        return source.host if source else self.key.rpartition("-")[0]
+        return self._described.host if self._described else self.key.rpartition("-")[0]
 
     @property
     def pid(self) -> int:
-        source = self.started or self.outside.seen
-        return source.pid if source else 0
+        return self._described.pid if self._described else 0
 
     @property
     def ppid(self) -> int:
-        source = self.started or self.outside.seen
-        return source.ppid if source else 0
+        return self._described.ppid if self._described else 0
 
     @property
     def role(self) -> str:
         """rank, launcher, dataloader, child, other."""
         if self.confirmed is not None or self.planned is not None:
             return "rank"
-        source = self.started or self.outside.seen
-        return source.role if source else "other"
+        return self._described.role if self._described else "other"
 
     @property
     def command(self) -> tuple[str, ...]:
-        source = self.started or self.outside.seen
-        return source.command if source else ()
+        return self._described.command if self._described else ()
 
     @property
     def actor(self) -> str:
-        """`Trainer "t0" in fit`: an actor, and the method it is in; '' for what is none."""
+        """`Trainer "t0" in fit`: an actor and its current method; '' for other processes."""
         if self.worker is None or not self.worker.actor_id:
             return ""
         name = f' "{self.worker.actor_name}"' if self.worker.actor_name else ""
@@ -226,16 +221,16 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def main_frames(self) -> tuple[ev.Frame, ...]:
-        """The main thread's frames as last seen from outside, outermost first."""
+        """The main thread's frames as last seen from outside, the outermost first."""
         return self.outside.stack.main_frames(self.pid) if self.outside.stack else ()
 
     @property
     def ended_ns(self) -> int | None:
-        """When it was seen gone; None while it lives or nobody looked."""
+        """When it was first seen to be gone; None while it is alive, or where nobody looked."""
         return self.outside.exit_ns
 
     def load_progress(self, step: int) -> LoadProgress | None:
-        """What its pulse says of a load under way."""
+        """Its pulse's entry for a load in progress."""
         loads = self.outside.pulse.loads if self.outside.pulse else ()
         return next((load for load in loads if load.step == step), None)
 
@@ -250,11 +245,11 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one host's observer says of its connection to another's."""
+    """One observer's connection to another host's observer, as it reports it."""
 
     linked: bool
     since_ns: int
-    """By the clock of the host that says so."""
+    """By the clock of the reporting host."""
     why: str = ""
     ended: bool = False
 
@@ -264,27 +259,27 @@ class Host(msgspec.Struct, kw_only=True, gc=False):
 
     host: str
     now_ns: int = 0
-    """The newest time that any event of this host carries: the clock of diagnosis."""
+    """The newest time of any event of this host: the clock of diagnosis."""
     wall_offset_ns: int = 0
     sample: ev.HostSampled | None = None
     devices: ev.DevicesSampled | None = None
     observers: dict[str, ev.ObserverStarted] = {}
     links: dict[str, Link] = {}
-    """Its observer's links to other hosts, by their names."""
+    """Its observer's links, by the other host's name."""
     endpoints: dict[str, ev.EndpointProbed] = {}
     """The newest look at each endpoint of the run's jobs, by `host:port`."""
     locks: dict[str, ev.LockLooked] = {}
-    """The newest look at each lock file that somebody waits for, by path."""
+    """The newest look at each lock file that a process waits for, by path."""
     answered_ns: dict[str, int] = {}
-    """When a store last answered there."""
+    """When a store last answered, by endpoint."""
     ray: RayTables = msgspec.field(default_factory=RayTables)
-    """What its observer read in the tables of the Ray cluster that the run is a job of."""
+    """The tables of the run's Ray cluster, as its observer read them."""
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A notable event, ordered by host time, then by stream and place in it."""
+    """A notable event, ordered by host time, then by stream and sequence number."""
 
     time_ns: int
     stream: str
@@ -299,13 +294,13 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RunState(msgspec.Struct, kw_only=True, gc=False):
-    """One run. Changed by `reduce` alone, read by everything else."""
+    """One run. Only `reduce` changes it; everything else reads it."""
 
     run_id: str = ""
     processes: dict[str, Process] = {}
     hosts: dict[str, Host] = {}
     sources: dict[tuple[str, int], str] = {}
-    """Lines of source that a verdict was about, by file and line."""
+    """Source lines that verdicts refer to, by file and line."""
     judged: ev.FindingsJudged | None = None
     judged_stamp: Stamp = (0, "", 0)
     streams: dict[str, int] = {}
@@ -315,20 +310,20 @@ class RunState(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def recorded_findings(self) -> tuple[Finding, ...]:
-        """The verdict as an observer last wrote it; of the whole run, where several are seen."""
+        """The newest verdict of an observer; with several hosts, only one about the whole run."""
         if self.judged is None or (self.judged.of_one_host and len(self.hosts) > 1):
             return ()
         return self.judged.findings
 
     @property
     def dropped_events(self) -> int:
-        """How many are known to be lost."""
+        """Number of events that are known to be lost."""
         pulses = [process.outside.pulse for process in self.processes.values()]
         gaps = sum(process.gaps for process in self.processes.values())
         return gaps + sum(pulse.dropped for pulse in pulses if pulse)
 
     def wall_ns(self, host: str, time_ns: int) -> int:
-        """A time of that host by the wall clock, which alone can be compared between hosts."""
+        """A time of that host by the wall clock, the only clock that hosts share."""
         held = self.hosts.get(host)
         return time_ns + (held.wall_offset_ns if held else 0)
 

@@ -1,4 +1,4 @@
-"""What is seen of processes and hosts from outside: written by an observer."""
+"""Events about processes and hosts as seen from outside, written by an observer."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class ObserverEnded(Event, frozen=True, kw_only=True):
 
 
 class LinkChanged(Event, frozen=True, kw_only=True):
-    """An observer reaches another host's observer, or no longer does."""
+    """An observer has reached another host's observer, or has lost the connection."""
 
     host: str
-    """Of the observer that says so."""
+    """The host of the reporting observer."""
     peer: str
-    """The other host's name; of the root, where it is reached."""
+    """The other host's name; for the root, the address where it is reached."""
     linked: bool
     why: str = ""
     silent_s: Finite = 0.0
-    """For how long nothing had come from it by then."""
+    """Seconds since the last message from it."""
     ended: bool = False
-    """It took its leave in order: there is nothing more to see of it."""
+    """It ended in an orderly way and sends nothing more."""
 
 
 class Ticked(Event, frozen=True, kw_only=True):
-    """The host's clock moved on: deadlines are judged against the newest time seen."""
+    """Time has passed on the host: deadlines are judged against the newest time seen."""
 
     is_routine = True
 
@@ -76,45 +76,45 @@ class ProcessSampled(Event, frozen=True, kw_only=True):
     rss_bytes: int | None = None
     threads: int | None = None
     blocked_on: str = ""
-    """The file or socket that the main thread's system call is about, where readable."""
+    """The file or socket of the main thread's system call, where it is readable."""
     children: tuple[int, ...] = ()
 
 
 class EndpointProbed(Event, frozen=True, kw_only=True):
-    """What answers at the address where a job's ranks are to meet, as seen from `host`."""
+    """What answers at a job's MASTER_ADDR:MASTER_PORT, as seen from `host`."""
 
     host: str
     endpoint: str
     outcome: Literal["store", "refused", "silent", "no_answer", "unresolved", "foreign", "error"]
-    """A TCPStore answered · nobody listens · accepts and says nothing · packets vanish ·
-    the name is unknown · something else than a TCPStore answered · any other failure."""
+    """A TCPStore answered · nobody listens · accepts but does not answer · packets are dropped ·
+    the name is unknown · something other than a TCPStore answered · any other failure."""
     detail: str = ""
     addresses: tuple[str, ...] = ()
     owner_pid: int | None = None
-    """The listener, where it is on this host and ours to see."""
+    """The listener's pid, where it is on this host and visible to this user."""
     owner_command: tuple[str, ...] = ()
     owner_process: str | None = None
     """The key of that process."""
     clients: int | None = None
-    """How many torch clients have joined the store."""
+    """Number of torch clients that have joined the store."""
     arrived: tuple[int, ...] = ()
-    """Ranks that published their address in it."""
+    """Ranks that have published their address in the store."""
 
 
 class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """How far this process is in one process group (sequence numbers of torch, -1: none)."""
+    """This process's progress in one process group (torch's sequence numbers; -1: none)."""
 
     pg_name: str
     enqueued: int = -1
     completed: int = -1
     changed_ns: int = 0
-    """When either number last moved, as the agent's thread saw it (at most one beat late)."""
+    """When either number last changed, as the agent's thread saw it (at most one beat late)."""
     p2p: int = -1
 
     @property
     def in_flight(self) -> bool:
-        """Whether a collective was entered that is known not to be over."""
-        # Without a recorder only entries are counted: -1 with several entered says nothing.
+        """Whether a collective was entered and is known not to be complete."""
+        # Without a recorder only entries are counted, so -1 with several entered means nothing.
         known = self.completed >= 0 or self.enqueued == 1
         return known and self.enqueued > max(self.completed, 0)
 
@@ -126,7 +126,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     op: str
     pg_name: str
     seq: int = -1
-    """Expected collective sequence number in its group, -1 where it is not known."""
+    """Expected collective sequence number in its group; -1 where it is unknown."""
     site: int = 0
     entered_ns: int
     left_ns: int = 0
@@ -134,19 +134,19 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     numel: int = -1
     dtype: str = ""
     peer: int = -1
-    """The other side's rank within the group, -1 where there is none or any will do."""
+    """The other side's rank in the group; -1 for none, or for any."""
     tag: int = 0
     p2p_seq: int = -1
     """For a send or recv: its 1-based index among those to or from that peer with that tag."""
 
 
 class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """How many sends to, or recvs from, one peer this process has posted in one group."""
+    """The number of sends to, or recvs from, one peer that this process has posted in one group."""
 
     pg_name: str
     op: Literal["send", "recv"]
     peer: int
-    """The peer's rank within the group; -1: a recv from any."""
+    """The peer's rank in the group; -1: a recv from any."""
     tag: int = 0
     posted: int
 
@@ -158,14 +158,14 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     beat_ns: int = 0
     groups: tuple[GroupProgress, ...] = ()
     peers: tuple[PeerProgress, ...] = ()
-    """The peers last sent to or received from; a bounded number."""
+    """The most recently used peers; a bounded number."""
     loads: tuple[LoadProgress, ...] = ()
-    """Model loads under way."""
+    """Model loads in progress."""
     recorder: str = ""
-    """Where the sequence numbers come from, or why there are none."""
+    """The source of the sequence numbers, or why there are none."""
     dropped: int = 0
     title: str = ""
-    """What a Ray worker does, as its process title says it: `ray::Trainer.fit`."""
+    """A Ray worker's process title: `ray::Trainer.fit`."""
 
 
 class PulseRead(Event, frozen=True, kw_only=True):
@@ -177,14 +177,14 @@ class PulseRead(Event, frozen=True, kw_only=True):
 
 
 class ExitSeen(Event, frozen=True, kw_only=True):
-    """The process is gone. Code and signal are None where nothing said them."""
+    """The process is gone. Code and signal are None where they are unknown."""
 
     process: str
     exit_code: int | None = None
     signal: int | None = None
     how: str = ""
     oom_killed: str | None = None
-    """The kernel's or cgroup's words for it, where one said so."""
+    """The kernel's or cgroup's message about it, if there is one."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -195,11 +195,11 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 MAIN_THREAD = "MainThread"
-"""What Python calls the thread that runs the script."""
+"""Python's name for the thread that runs the script."""
 
 
 class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One thread, outermost frame first."""
+    """One thread, the outermost frame first."""
 
     name: str = ""
     os_thread_id: int | None = None
@@ -214,17 +214,17 @@ class StackTaken(Event, frozen=True, kw_only=True):
     source: str = "py-spy"
     error: str | None = None
     native: bool = False
-    """Whether C frames are among them."""
+    """Whether C frames are included."""
     unchanged_since_ns: int | None = None
-    """Since when this observer saw the main thread's frames just so."""
+    """Since when this observer has seen exactly these frames of the main thread."""
     settled_since_ns: int | None = None
-    """Since when it saw the main thread inside the same call of the user's code: lines within
-    that function, and what it calls, may differ."""
+    """Since when it has seen the main thread in the same call of the user's code; the line in that
+    function, and what it calls, may differ."""
     settled_cpu_s: Finite | None = None
-    """CPU seconds that the main thread has used since then."""
+    """CPU seconds used by the main thread since then."""
 
     def main_thread(self, pid: int) -> ThreadStack | None:
-        """By its name, else by the process's pid, which is its number; None where none was seen."""
+        """The thread of that name, else the one whose number is the pid; None without threads."""
         main = (t for t in self.threads if t.name == MAIN_THREAD or t.os_thread_id == pid)
         return next(main, self.threads[0] if self.threads else None)
 
@@ -245,7 +245,7 @@ class StackTaken(Event, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A TCP connection whose data is not acknowledged, as the kernel's table shows it."""
+    """A TCP connection with unacknowledged data, from the kernel's table."""
 
     local: str
     """`address:port`"""
@@ -254,7 +254,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """The kernel's word: established, syn_sent, …"""
     unacknowledged_bytes: int = 0
     retransmits: int = 0
-    """How often the oldest of it was sent again, or the connection attempt repeated."""
+    """How often the oldest data was sent again, or the connection attempt was repeated."""
 
 
 class ConnectionsSeen(Event, frozen=True, kw_only=True):
@@ -262,7 +262,7 @@ class ConnectionsSeen(Event, frozen=True, kw_only=True):
 
     process: str
     addresses: tuple[str, ...] = ()
-    """Its own addresses, as they stand in its connections."""
+    """Its own addresses in those connections."""
     stuck: tuple[Connection, ...] = ()
 
 
@@ -273,7 +273,7 @@ class SourceLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class SourcesRead(Event, frozen=True, kw_only=True):
-    """Lines of source that a verdict is about, as they stood in the files when it was made."""
+    """The source lines that a verdict refers to, as they were at that time."""
 
     is_routine = True
 
@@ -282,7 +282,7 @@ class SourcesRead(Event, frozen=True, kw_only=True):
 
 
 class ErrorFileRead(Event, frozen=True, kw_only=True):
-    """What an ended process left in its TORCHELASTIC_ERROR_FILE."""
+    """The content of an ended process's TORCHELASTIC_ERROR_FILE."""
 
     process: str
     type_name: str
@@ -291,26 +291,26 @@ class ErrorFileRead(Event, frozen=True, kw_only=True):
 
 
 class LockHolder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A process that a lock file belongs to."""
+    """A process that holds a lock file."""
 
     pid: int
-    """0: one that this host cannot see."""
+    """0: a process that this host cannot see."""
     command: tuple[str, ...] = ()
     alive: bool = True
 
 
 class LockLooked(Event, frozen=True, kw_only=True):
-    """A lock file that a process waits for, as it stands on `host`."""
+    """A lock file that a process waits for, as seen on `host`."""
 
     host: str
     path: str
     exists: bool = True
     holders: tuple[LockHolder, ...] = ()
-    """Who holds it: by the kernel's table, or by the lock file's own words."""
+    """Its holders, from the kernel's table or from the lock file's content."""
     says_host: str = ""
-    """The host that the lock file's own words name."""
+    """The host named in the lock file."""
     age_s: Finite | None = None
-    """Since it was last written."""
+    """Seconds since it was last written."""
     not_observed: str = ""
 
 
@@ -334,7 +334,7 @@ class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One accelerator. None: not reported by its driver."""
+    """One accelerator. None: its driver does not report it."""
 
     index: int
     uuid: str = ""
@@ -358,7 +358,7 @@ class DevicesSampled(Event, frozen=True, kw_only=True):
 
 
 class NotObserved(Event, frozen=True, kw_only=True):
-    """Something could not be seen, and why: missing is not zero."""
+    """Something could not be observed, with the reason: missing is not zero."""
 
     host: str
     what: str
@@ -373,4 +373,4 @@ class FindingsJudged(Event, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     incident: int | None = None
     of_one_host: bool = False
-    """By an observer that sees its own host alone, while another one sees all."""
+    """Whether the observer sees only its own host, while another one sees all hosts."""

@@ -1,22 +1,16 @@
-"""How what an observer sees changes the state: registers, in which the newest sighting wins.
+"""How an observer's events change the state: registers, in which the newest sighting wins.
 
-Called by the reducer alone.
+Only the reducer calls this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from distwatch.state import events as ev
-from distwatch.state.model import (
-    SOURCES_KEPT,
-    Host,
-    Link,
-    Process,
-    RunState,
-    Stamp,
-)
+from distwatch.state.model import SOURCES_KEPT, Host, Link, Process, RunState, Stamp
 from distwatch.state.ray_events import RAY, RayLooked
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
 
@@ -24,13 +18,13 @@ _DEAD = frozenset("ZX")
 """The kernel's task states of a process that has ended."""
 E = TypeVar("E", bound=ev.Event)
 OUTSIDE: dict[type[ev.Event], Callable[[RunState, Stamp, Any], None]] = {}
-"""By the class of an event, what it changes."""
+"""The handler of each class of events."""
 
 
 def _folds(
     *kinds: type[ev.Event],
 ) -> Callable[[Callable[[RunState, Stamp, E], None]], Callable[[RunState, Stamp, E], None]]:
-    """Enters the function below it for events of these classes."""
+    """Registers the function below as the handler of these classes."""
 
     def enter(
         handler: Callable[[RunState, Stamp, E], None],
@@ -62,17 +56,24 @@ def _newest(stamps: dict[str, Stamp], field: str, stamp: Stamp) -> bool:
     return True
 
 
-@_folds(ev.ProcessSighted)
-def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) -> None:
-    outside = process_of(state, event.process).outside
-    if _newest(outside.stamps, "seen", stamp):
-        outside.seen = event
+def _register(field: str, state: RunState, stamp: Stamp, event: Any) -> None:
+    """Keeps the newest event in that field of its process or host."""
+    of_process = hasattr(event, "process")
+    owner = process_of(state, event.process).outside if of_process else host_of(state, event.host)
+    if _newest(owner.stamps, field, stamp):
+        setattr(owner, field, event)
+
+
+OUTSIDE[ev.ProcessSighted] = partial(_register, "seen")
+OUTSIDE[ev.ConnectionsSeen] = partial(_register, "connections")
+OUTSIDE[ev.HostSampled] = partial(_register, "sample")
+OUTSIDE[ev.DevicesSampled] = partial(_register, "devices")
 
 
 @_folds(ev.ProcessSampled)
 def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) -> None:
     outside = process_of(state, event.process).outside
-    # A zombie is in no call and on no file: what it was in before its end must not be lost with it.
+    # A zombie is in no call and has no files: keep what it was doing before its end.
     order = (0, *stamp[1:]) if event.state in _DEAD else stamp
     if _newest(outside.stamps, "sample", order):
         outside.sample = event
@@ -81,8 +82,8 @@ def _process_sampled(state: RunState, stamp: Stamp, event: ev.ProcessSampled) ->
 @_folds(ev.PulseRead)
 def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
     outside = process_of(state, event.process).outside
-    # A pulse is as new as its beat, not as its reading; a frozen page has still newer
-    # operations than the last reading of it.
+    # A pulse is as new as its beat, not as its reading; a frozen page may still hold newer
+    # operations than its last reading.
     newest_ns = max([op.left_ns or op.entered_ns for op in event.operations], default=0)
     order = (event.pulse.beat_ns, f"{newest_ns:020}{stamp[1]}", stamp[2])
     if _newest(outside.stamps, "pulse", order):
@@ -92,7 +93,7 @@ def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
 @_folds(ev.ExitSeen)
 def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
     outside = process_of(state, event.process).outside
-    # The first sighting of an end is the nearest to it; one that knows the status wins.
+    # The first sighting of an end is the closest to it; one that knows the exit status wins.
     knows = event.exit_code is not None or event.signal is not None
     order = ((int(knows) << 63) - stamp[0], stamp[1], stamp[2])
     if _newest(outside.stamps, "exit", order):
@@ -103,7 +104,7 @@ def _exit_seen(state: RunState, stamp: Stamp, event: ev.ExitSeen) -> None:
 @_folds(ev.StackTaken)
 def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
     outside = process_of(state, event.process).outside
-    # A dump that failed must not hide the last one that did not.
+    # A failed dump must not hide the last good one.
     if event.native:
         if event.threads and _newest(outside.stamps, "native", stamp):
             outside.native = event
@@ -113,17 +114,10 @@ def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
         outside.not_observed["stack"] = event.error or "no threads"
 
 
-@_folds(ev.ConnectionsSeen)
-def _connections_seen(state: RunState, stamp: Stamp, event: ev.ConnectionsSeen) -> None:
-    outside = process_of(state, event.process).outside
-    if _newest(outside.stamps, "connections", stamp):
-        outside.connections = event
-
-
 @_folds(ev.SourcesRead)
 def _sources_read(state: RunState, _: Stamp, event: ev.SourcesRead) -> None:
     for line in event.lines:
-        # Whichever host reads it: the greatest text wins, so that no order of reading matters.
+        # The greatest text wins, so that the order in which hosts read does not matter.
         known = state.sources.get((line.file, line.line), "")
         if len(state.sources) < SOURCES_KEPT or known:
             state.sources[line.file, line.line] = max(known, line.text)
@@ -136,7 +130,7 @@ def _error_file_read(state: RunState, stamp: Stamp, event: ev.ErrorFileRead) -> 
         return
     outside.error_file = event
     process = process_of(state, event.process)
-    # What the process's own agent said is nearer to it, in time and in words.
+    # The process's own agent knows more, and earlier.
     if not process.exception_by_agent:
         process.exception_ns = stamp[0]
         process.exception = ev.ExceptionUncaught(
@@ -171,13 +165,6 @@ def _ticked(state: RunState, _: Stamp, event: ev.Ticked) -> None:
     host_of(state, event.host)
 
 
-@_folds(ev.HostSampled)
-def _host_sampled(state: RunState, stamp: Stamp, event: ev.HostSampled) -> None:
-    host = host_of(state, event.host)
-    if _newest(host.stamps, "sample", stamp):
-        host.sample = event
-
-
 @_folds(ev.EndpointProbed)
 def _endpoint_probed(state: RunState, stamp: Stamp, event: ev.EndpointProbed) -> None:
     host = host_of(state, event.host)
@@ -195,13 +182,6 @@ def _lock_looked(state: RunState, stamp: Stamp, event: ev.LockLooked) -> None:
         host.locks[event.path] = event
 
 
-@_folds(ev.DevicesSampled)
-def _devices_sampled(state: RunState, stamp: Stamp, event: ev.DevicesSampled) -> None:
-    host = host_of(state, event.host)
-    if _newest(host.stamps, "devices", stamp):
-        host.devices = event
-
-
 @_folds(ev.NotObserved)
 def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
     place = (
@@ -215,14 +195,14 @@ def _not_observed(state: RunState, stamp: Stamp, event: ev.NotObserved) -> None:
 def _ray_read(state: RunState, stamp: Stamp, event: RayEvent) -> None:
     host = host_of(state, event.host)
     fold_ray(host.ray, stamp, event)
-    # It can be read again: what was said of the time before is over.
+    # The tables can be read again: the reason why they could not is outdated.
     if isinstance(event, RayLooked) and _newest(host.stamps, f"not_observed:{RAY}", stamp):
         host.not_observed.pop(RAY, None)
 
 
 @_folds(ev.FindingsJudged)
 def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
-    # Whoever sees all knows more than who sees one host, whatever their clocks say.
+    # An observer of all hosts knows more than one of a single host, whatever their clocks say.
     before = state.judged
     known = (before is not None and not before.of_one_host, state.judged_stamp)
     if (not event.of_one_host, stamp) > known:

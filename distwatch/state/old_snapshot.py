@@ -1,4 +1,4 @@
-"""Snapshots as distwatch wrote them before they carried events: old journals are read for good."""
+"""The former format of snapshots, so that old journals remain readable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distwatch.state.snapshot import Snapshot
 
 
 class OldSnapshot(Event, frozen=True, kw_only=True, tag="snapshot"):
-    """One field for each kind of event; never written any more, and a `Snapshot` once it is read."""
+    """One field for each kind of event; no longer written, and turned into a `Snapshot` when read."""
 
     started: ev.ProcessStarted
     worker: ev.WorkerPlaced | None = None
@@ -34,12 +34,12 @@ class OldSnapshot(Event, frozen=True, kw_only=True, tag="snapshot"):
 
     def from_wire(self) -> Event:
         untimed = ((0, event) for event in events_of(self) if event is not None)
-        # A load has begun by its step before anything is said of it.
+        # The step of a load comes before the other events of the load.
         return Snapshot(kept=(*self.steps, *untimed), dropped=self.dropped)
 
 
 def events_of(old: OldSnapshot) -> Iterable[Event | None]:
-    """The events that its fields stand for, without the steps, in an order that leads to it."""
+    """The events of its fields, without the steps, in an order that gives the same state."""
     yield old.started
     yield old.worker
     if old.initialized:

@@ -1,4 +1,4 @@
-"""What a process tells about itself, and the parts of it: written by the agent inside it."""
+"""Events about a process, and their parts, written by the agent inside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from distwatch.state.retention import last, latest
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A place in the user's source."""
+    """A line in the user's source."""
 
     file: str
     line: int
@@ -62,7 +62,7 @@ class IdentityConfirmed(Bounded, Event, frozen=True, kw_only=True):
 
 
 class WorkerPlaced(Event, frozen=True, kw_only=True):
-    """Who this process is to the cluster that runs it, as the cluster itself names things."""
+    """This process's ids in the cluster that runs it, by the cluster's own names."""
 
     retain = latest()
 
@@ -72,43 +72,43 @@ class WorkerPlaced(Event, frozen=True, kw_only=True):
     worker_id: str = ""
     actor_id: str = ""
     actor_name: str = ""
-    """Empty: the actor was given none."""
+    """Empty: the actor has no name."""
     actor_class: str = ""
 
 
 class InitPlanned(Bounded, Event, frozen=True, kw_only=True):
-    """What a rank is about to initialize with, as its call and its environment say.
+    """What a rank is about to initialize with, from its call and its environment.
 
-    Ranks are compared by it: a world forms only where they agree.
+    The plans of all ranks are compared: a world forms only where they agree.
     """
 
     retain = latest()
 
     number: int = 1
-    """Which initialization of this process it is, from 1: a closed world can be formed again."""
+    """The 1-based index of this initialization in the process: a closed world can be formed again."""
     by: Literal["torch", "distwatch"] = "torch"
     """Who performs it: the user's own call, or `distwatch.initialize`."""
     global_rank: int | None = None
     world_size: int | None = None
     method: str = "env"
-    """env, tcp, file or store: where the rank gets its store from."""
+    """env, tcp, file or store: where the rank gets its store."""
     endpoint: str = ""
-    """`host:port`, or the file of a FileStore; empty where it is not known."""
+    """`host:port`, or the file of a FileStore; empty where it is unknown."""
     hosts_store: bool = False
-    """Whether this process is the one that listens at the endpoint."""
+    """Whether this process listens at the endpoint."""
     backend: str = ""
     device: str = ""
-    """The accelerator that this rank will work on, by its UUID; empty where there is none."""
+    """The UUID of the accelerator that this rank will use; empty where there is none."""
     timeout_s: Finite | None = None
     framework: str = ""
     sizes: dict[str, int] = {}
-    """Parallel sizes by axis; only those that were asked for."""
+    """The requested parallel sizes, by axis."""
     order: tuple[str, ...] = ()
-    """Axes from the one whose ranks lie closest together to the farthest."""
+    """Axes, from the one whose ranks are closest together to the farthest."""
     options: dict[str, str] = {}
     """Further arguments of the framework's own initializer, as text."""
     variables: dict[str, str] = {}
-    """Environment variables that rule communication, where set."""
+    """The environment variables for communication that are set."""
     interfaces: tuple[str, ...] = ()
     """Network interfaces of this host."""
     versions: dict[str, str] = {}
@@ -117,7 +117,7 @@ class InitPlanned(Bounded, Event, frozen=True, kw_only=True):
 
 
 class FindingRaised(Event, frozen=True, kw_only=True):
-    """A diagnosis that this process itself came to and told its caller, or printed."""
+    """This process's own diagnosis, which it raised to its caller or printed."""
 
     retain = last(16)
 
@@ -129,7 +129,7 @@ IntegrationStatus = Literal["armed", "applied", "skipped", "failed", "removed"]
 
 
 class IntegrationChanged(Event, frozen=True, kw_only=True):
-    """An integration's honest status: `reason` says why it was skipped or failed."""
+    """An integration's status; `reason` says why it was skipped or failed."""
 
     retain = latest("name", most=64)
 
@@ -143,7 +143,7 @@ class IntegrationChanged(Event, frozen=True, kw_only=True):
 
 
 class StepStarted(Event, frozen=True, kw_only=True):
-    """A supervised call began. The observer judges its deadline; nobody else acts on it."""
+    """A supervised call began. Only the observer judges its deadline."""
 
     retain = latest("step", most=1024)
 
@@ -163,7 +163,7 @@ class StepProgressed(Event, frozen=True, kw_only=True):
     total: int | None = None
     label: str = ""
     parameters: int = 0
-    """Of a load: tensors placed so far."""
+    """For a load: tensors placed so far."""
     parameters_total: int | None = None
     bytes: int = 0
     bytes_total: int | None = None
@@ -187,7 +187,7 @@ class LoadPlanned(Event, frozen=True, kw_only=True):
 
 
 class ModelPlaced(Event, frozen=True, kw_only=True):
-    """A load ended well, and this is where the model lies."""
+    """A load succeeded; where the model is."""
 
     retain = latest("step", most=8)
 
@@ -196,7 +196,7 @@ class ModelPlaced(Event, frozen=True, kw_only=True):
 
 
 class SiteSeen(Event, frozen=True, kw_only=True):
-    """A call site got a small number, which the operations ring uses."""
+    """A call site got a small number for use in the operations ring."""
 
     retain = latest("number", most=512)
     is_routine = True
@@ -241,17 +241,17 @@ class ExceptionUncaught(Event, frozen=True, kw_only=True):
 
 
 GAVE_UP = "DISTWATCH_ON_HANG=abort"
-"""How the reason begins when a rank ended itself because the others never came."""
+"""How the reason begins when a rank ended itself because of DISTWATCH_ON_HANG."""
 
 
 class ProcessEnding(Event, frozen=True, kw_only=True):
-    """The interpreter is shutting down in an orderly way, or distwatch ends it as it was asked to."""
+    """The interpreter is shutting down in an orderly way, or DISTWATCH_ON_HANG=abort ends it."""
 
     reason: str = "exit"
 
 
 class HookFailed(Event, frozen=True, kw_only=True):
-    """A hook raised inside distwatch and switched itself off; the job went on."""
+    """A hook failed inside distwatch and was switched off; the job continued."""
 
     retain = latest("hook", most=64)
 

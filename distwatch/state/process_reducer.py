@@ -1,12 +1,13 @@
-"""How what a process says of itself changes what is known of it; called by the reducer alone.
+"""How a process's own events change what is known about it; only the reducer calls this.
 
-A snapshot says again what was said before, mostly to those who heard it: a handler that is given an
-event twice must leave the state as it was.
+A snapshot repeats earlier events, mostly to readers that know them: a handler that gets an event
+twice must leave the state unchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from distwatch.state import events as ev
@@ -20,13 +21,13 @@ E = TypeVar("E", bound=ev.Event)
 K = TypeVar("K")
 V = TypeVar("V")
 INSIDE: dict[type[ev.Event], Callable[[Process, int, Any], None]] = {}
-"""By the class of an event, what it changes."""
+"""The handler of each class of events."""
 
 
 def _folds(
     kind: type[E],
 ) -> Callable[[Callable[[Process, int, E], None]], Callable[[Process, int, E], None]]:
-    """Enters the function below it for events of that class."""
+    """Registers the function below as the handler of that class."""
 
     def enter(handler: Callable[[Process, int, E], None]) -> Callable[[Process, int, E], None]:
         INSIDE[kind] = handler
@@ -36,7 +37,7 @@ def _folds(
 
 
 def _shed(process: Process, table: dict[K, Any]) -> None:
-    """Drops the oldest while all together name too many ranks: a few bytes can name very many."""
+    """Drops the oldest while all together name too many ranks: a few bytes can name many."""
     newest = next(reversed(table.values()), None)
     if newest is None or len(newest.members or ()) <= LONG_LIST:
         return
@@ -45,7 +46,7 @@ def _shed(process: Process, table: dict[K, Any]) -> None:
         if total <= MOST_LISTED:
             return
         total -= len(table.pop(key).members or ())
-        why = f"its groups name more than {MOST_LISTED} ranks: the oldest were not kept"
+        why = f"its groups name more than {MOST_LISTED} ranks; the oldest groups were dropped"
         process.outside.not_observed["groups"] = why
 
 
@@ -54,15 +55,28 @@ def _put(table: dict[Any, E], event: E) -> None:
     event.retain.put(table, event.retain.key(event), event)
 
 
-def _append(listed: list[E], event: E) -> None:
+def _put_in(table: str, process: Process, _: int, event: ev.Event) -> None:
+    _put(getattr(process, table), event)
+
+
+def _append_to(table: str, process: Process, _: int, event: ev.Event) -> None:
     """Keeps an event that says something new, and the newest of all."""
+    listed = getattr(process, table)
     if event not in listed:
         listed.append(event)
         del listed[: -event.retain.most]
 
 
+INSIDE[ev.IntegrationChanged] = partial(_put_in, "integrations")
+INSIDE[ev.GradientSkipped] = partial(_put_in, "skipped_gradients")
+INSIDE[ev.SideWorldJoined] = partial(_put_in, "side_worlds")
+INSIDE[ev.FindingRaised] = partial(_append_to, "raised")
+INSIDE[ev.MeshMade] = partial(_append_to, "meshes")
+INSIDE[ev.NonMemberCalled] = partial(_append_to, "non_member_calls")
+
+
 def _bound(table: dict[K, V], most: int, is_over: Callable[[V], bool]) -> None:
-    """Drops the oldest over `most`, and of those what is over first."""
+    """Drops the oldest entries beyond `most`; those that are over go first."""
     if len(table) > most:
         for key in sorted(table, key=lambda key: not is_over(table[key]))[: len(table) - most]:
             del table[key]
@@ -86,16 +100,6 @@ def _init_planned(process: Process, time_ns: int, event: ev.InitPlanned) -> None
     process.initialized = False
 
 
-@_folds(ev.FindingRaised)
-def _finding_raised(process: Process, _: int, event: ev.FindingRaised) -> None:
-    _append(process.raised, event)
-
-
-@_folds(ev.MeshMade)
-def _mesh_made(process: Process, _: int, event: ev.MeshMade) -> None:
-    _append(process.meshes, event)
-
-
 @_folds(ev.LayoutHeld)
 def _layout_held(process: Process, time_ns: int, event: ev.LayoutHeld) -> None:
     if process.layouts.get(event.framework) != event:
@@ -113,24 +117,9 @@ def _release_layout(process: Process, framework: str) -> None:
     process.layouts_ns.pop(framework, None)
 
 
-@_folds(ev.GradientSkipped)
-def _gradient_skipped(process: Process, _: int, event: ev.GradientSkipped) -> None:
-    _put(process.skipped_gradients, event)
-
-
-@_folds(ev.NonMemberCalled)
-def _non_member_called(process: Process, _: int, event: ev.NonMemberCalled) -> None:
-    _append(process.non_member_calls, event)
-
-
 @_folds(ev.IdentityConfirmed)
 def _identity_confirmed(process: Process, _: int, event: ev.IdentityConfirmed) -> None:
     process.confirmed, process.initialized = event, True
-
-
-@_folds(ev.IntegrationChanged)
-def _integration_changed(process: Process, _: int, event: ev.IntegrationChanged) -> None:
-    _put(process.integrations, event)
 
 
 @_folds(ev.StepStarted)
@@ -140,7 +129,7 @@ def _step_started(process: Process, time_ns: int, event: ev.StepStarted) -> None
     process.steps[event.step] = Step(
         step=event.step,
         name=event.name,
-        # What began later is around nothing: a circle of steps would be gone through for ever.
+        # A parent must be older than its step: a circle of steps would never end.
         parent=event.parent if (event.parent or 0) < event.step else None,
         deadline_s=event.deadline_s,
         label=event.label,
@@ -195,7 +184,7 @@ def _step_ended(process: Process, time_ns: int, event: ev.StepEnded) -> None:
 
 
 def _begin_load(process: Process, time_ns: int, event: ev.StepStarted) -> None:
-    """The outermost of such calls is a load, also before it says what it was asked for."""
+    """The outermost of such calls is a load, even before its arguments are known."""
     above = process.steps.get(event.parent) if event.parent is not None else None
     while above is not None:
         if above.step in process.loads:
@@ -223,7 +212,7 @@ def _model_placed(process: Process, _: int, event: ev.ModelPlaced) -> None:
 def _group_created(process: Process, _: int, event: ev.GroupCreated) -> None:
     held = process.groups.get(event.pg_name)
     if held is not None and held.destroyed_ns is None and held.members == event.members:
-        # Said again since its axis became known, or its timeout was set.
+        # Repeated because its axis became known, or its timeout was set.
         held.axis, held.timeout_s = event.axis or held.axis, event.timeout_s
         return
     process.groups.pop(event.pg_name, None)  # a new one of that name is the newest
@@ -241,11 +230,6 @@ def _group_created(process: Process, _: int, event: ev.GroupCreated) -> None:
     _shed(process, process.groups)
 
 
-@_folds(ev.SideWorldJoined)
-def _side_world_joined(process: Process, _: int, event: ev.SideWorldJoined) -> None:
-    _put(process.side_worlds, event)
-
-
 @_folds(ev.GroupCalled)
 def _group_called(process: Process, _: int, event: ev.GroupCalled) -> None:
     _put(process.group_calls, event)
@@ -259,7 +243,7 @@ def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -
         return
     process.initialized = False
     if time_ns <= process.world_ended_ns:
-        return  # said again by a snapshot: another world may have come since
+        return  # a snapshot repeats it: another world may exist by now
     process.world_ended_ns = time_ns
     for pg_name in process.groups:
         _end_group(process, pg_name, time_ns)
@@ -321,7 +305,7 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
     for kept_ns, kept in event.kept:
         if (handler := INSIDE.get(type(kept))) is not None:
             handler(process, kept_ns or time_ns, kept)
-    # What is not kept any more has ended in what was lost.
+    # What a snapshot no longer keeps has ended in the records that were lost.
     for step in _absent(event, ev.StepStarted, [s.step for s in process.open_steps()]):
         process.steps[step].ended_ns = time_ns
     for pg_name in _absent(event, ev.GroupCreated, process.groups):
@@ -331,7 +315,7 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
 
 
 def _absent(snapshot: ev.Snapshot, kind: type[ev.Event], known: Iterable[K]) -> list[K]:
-    """Of the keys known, those under which a snapshot has no event although it has all there are."""
+    """The known keys without an event in a snapshot that has all events of this class."""
     if str(kind.__struct_config__.tag) in snapshot.incomplete:
         return []
     kept = {kind.retain.key(event) for _, event in snapshot.kept if type(event) is kind}

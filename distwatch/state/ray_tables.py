@@ -1,4 +1,4 @@
-"""The tables of a Ray cluster within a run's state: of each row, the newest sighting."""
+"""The tables of a Ray cluster in a run's state: the newest sighting of each row."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from distwatch.state.ray_events import (
 )
 
 RayEvent = RayActorSeen | RayNodeSeen | RayGroupSeen | RayJobSeen | RayLooked
+_ROWS = {
+    RayActorSeen: ("actors", "actor_id"),
+    RayNodeSeen: ("nodes", "node_id"),
+    RayGroupSeen: ("groups", "group_id"),
+    RayJobSeen: ("jobs", "job_id"),
+}
 RAY_EVENTS = (RayActorSeen, RayNodeSeen, RayGroupSeen, RayJobSeen, RayLooked)
 
 
 class RayTables(msgspec.Struct, kw_only=True):
-    """What the observer of one host read. Changed by `fold_ray` alone."""
+    """What the observer of one host read. Only `fold_ray` changes it."""
 
     actors: dict[str, RayActorSeen] = {}
     nodes: dict[str, RayNodeSeen] = {}
@@ -30,29 +36,14 @@ class RayTables(msgspec.Struct, kw_only=True):
 
 
 def fold_ray(tables: RayTables, stamp: tuple[int, str, int], event: RayEvent) -> None:
-    """Takes a row over, unless a newer sighting of it is known."""
-    key = row_key(event)
+    """Takes over a row, unless a newer sighting of it is known."""
+    table, id_field = _ROWS.get(type(event), ("looked", ""))
+    row = str(getattr(event, id_field, ""))
+    key = f"{table}:{row}"
     if tables.stamps.get(key, (0, "", 0)) >= stamp:
         return
     tables.stamps[key] = stamp
-    if isinstance(event, RayActorSeen):
-        tables.actors[event.actor_id] = event
-    elif isinstance(event, RayNodeSeen):
-        tables.nodes[event.node_id] = event
-    elif isinstance(event, RayGroupSeen):
-        tables.groups[event.group_id] = event
-    elif isinstance(event, RayJobSeen):
-        tables.jobs[event.job_id] = event
-    else:
+    if isinstance(event, RayLooked):
         tables.looked, tables.looked_ns = event, stamp[0]
-
-
-def row_key(event: RayEvent) -> str:
-    """Which row of which table an event is about."""
-    if isinstance(event, RayActorSeen):
-        return f"actor:{event.actor_id}"
-    if isinstance(event, RayNodeSeen):
-        return f"node:{event.node_id}"
-    if isinstance(event, RayGroupSeen):
-        return f"group:{event.group_id}"
-    return f"job:{event.job_id}" if isinstance(event, RayJobSeen) else "looked"
+    else:
+        getattr(tables, table)[row] = event

@@ -69,7 +69,7 @@ def test_a_rank_without_a_group_along_an_axis() -> None:
         hold(job, rank, 2.0, {**MEGATRON, "pp": ((0, 2),)} if rank != 3 else {"tp": MEGATRON["tp"]})
     (finding,) = judged(later(job))
     assert (
-        "the pp groups of megatron do not divide its ranks: ranks 1,3 in no group"
+        "the pp groups of megatron do not divide its ranks: ranks 1,3 are in no group"
         in finding.summary
     )
 

@@ -115,8 +115,8 @@ def test_sizes_that_differ_are_told_side_by_side() -> None:
 def test_groups_of_one_member_more_or_of_nobody_are_named() -> None:
     faults = partition_faults(((0, 1), (2, 3, 7)), range(5))
     assert faults == [
-        "rank 4 in no group",
-        "rank 7 is none of this world",
+        "rank 4 is in no group",
+        "rank 7 is not in this world",
         "groups of 2 and 3 ranks",
     ]
     assert partition_faults(((0, 0),), range(1)) == ["group 0→0 has a rank twice"]
