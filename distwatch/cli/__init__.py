@@ -1,1 +1,1 @@
-"""The command line: one file a command, imported when it is called. stdout is data, stderr is talk."""
+"""The command line: one file for each command, imported when it is called. stdout is data, stderr is talk."""

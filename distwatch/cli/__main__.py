@@ -16,27 +16,27 @@ from distwatch.visible_text import visible_line
 
 GROUPS = {
     "Look at a job": {
-        "attach": "The TUI on the whole run that a process belongs to.",
-        "ps": "The runs of this node, one line each.",
-        "status": "The ranks of a run and the verdict.",
-        "stacks": "All ranks' stacks, merged into one tree with rank sets.",
+        "attach": "Open the TUI on the whole run that a process belongs to.",
+        "ps": "List this node's runs, one line each.",
+        "status": "Show a run's ranks and the verdict.",
+        "stacks": "Merge all ranks' stacks into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
-        "up": "Observers on every node of a cluster and one merged view.",
-        "serve": "Reports and metrics of this node's runs over HTTP, read-only.",
+        "up": "Start observers on every node of a cluster, with one merged view.",
+        "serve": "Serve reports and metrics of this node's runs over HTTP, read-only.",
     },
     "Before a launch": {
-        "check": "A plan: what divides, who is with whom, what this machine lacks.",
-        "doctor": "This machine: rights, py-spy, GPUs, memory, network, versions.",
-        "env": "The launcher's variables: said, derived, missing.",
+        "check": "Check a plan: sizes that do not divide, the groups, what this machine lacks.",
+        "doctor": "Check this machine: rights, py-spy, GPUs, memory, network, versions.",
+        "env": "Show the launcher's variables: set, derived, missing.",
     },
     "Start a job": {
         "run": "Run any command with distwatch on.",
-        "demo": "A real torchrun job that hangs, and the report on it.",
+        "demo": "Run a real torchrun job that hangs, and explain it.",
     },
     "Afterwards": {
-        "report": "The post-mortem from what is on disk, the job alive or dead.",
-        "replay": "The TUI on a recorded run: step, seek, pause.",
-        "export": "A run for Perfetto, speedscope or Prometheus.",
+        "report": "Write the post-mortem from what is on disk, the job alive or dead.",
+        "replay": "Open the TUI on a recorded run: step, seek, pause.",
+        "export": "Convert a run for Perfetto, speedscope or Prometheus.",
         "import": "Dumps of torch's flight recorder or of py-spy, as a run with its verdict.",
         "clean": "Remove the folders of runs that have ended.",
     },
@@ -53,7 +53,7 @@ Exit codes: 0 ok · 1 error · 2 usage or no terminal · 3 a hang or crash was f
 
 
 class LazyGroup(click.Group):
-    """Imports a command's file when it is called, and not for `--help`."""
+    """Imports a command's file when the command is called, and not for `--help`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for commands in GROUPS.values() for name in commands]
@@ -78,7 +78,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Whoever read us has gone (`| head`): that is no failure of ours. click would end with 1.
+            # The reader of our output has gone (`| head`): no failure of ours. click would end with 1.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> Any:
     os.environ["DISTWATCH"] = "0" if (arguments or sys.argv[1:])[:1] != ["run"] else "1"
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that has no letter for something shows its number instead.
+        # A terminal without a glyph for a character shows the character's number instead.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _replace_closed_streams() -> None:
-    """Python has None for a closed one (`<&-`), whose number the next file to be opened would take."""
+    """For a closed stream (`<&-`) Python has None, and the next opened file would get its number."""
     for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
             setattr(
@@ -128,7 +128,7 @@ def _replace_closed_streams() -> None:
 def _show(error: click.ClickException) -> int:
     from distwatch.cli.terminal import echo
 
-    # It quotes arguments, which a script may have from anywhere.
+    # The error quotes arguments, which may come from anywhere.
     said = io.StringIO()
     error.show(said)
     echo(said.getvalue(), err=True, nl=False)
@@ -156,7 +156,7 @@ def _explain(error: Exception) -> int:
         return 1
     echo(
         f"distwatch: unexpected {type(error).__name__}: {visible_line(str(error)).rstrip('. ')}. "
-        "DISTWATCH_DEBUG=1 shows where; please report it.",
+        "DISTWATCH_DEBUG=1 shows the traceback; please report it.",
         err=True,
     )
     return 1

@@ -23,14 +23,14 @@ SETTLE_S = 1.5
 
 @click.command()
 @click.argument("target", required=False, metavar="PID|RUN")
-@click.option("--once", is_flag=True, help="Print one screen and end; needs no terminal.")
+@click.option("--once", is_flag=True, help="Print one screen and exit; works without a terminal.")
 @root_option
 @color_option
 def command(target: str | None, once: bool, root: str) -> int:
-    """The TUI on the run that a process belongs to: a rank, its launcher, a dataloader worker.
+    """Open the TUI on the run of a process: a rank, its launcher or a dataloader worker.
 
-    In Ray also a driver's pid, or an actor's name.
-    Works on a job that never heard of distwatch, with what can be read from outside.
+    In Ray, a driver's pid or an actor's name works, too.
+    A job that runs without distwatch is watched from outside.
     """
     if not once and not is_terminal():
         raise UsageError(
@@ -48,13 +48,13 @@ def command(target: str | None, once: bool, root: str) -> int:
 
 
 def require_readable(source: RunSource) -> None:
-    """Says before the screen is taken that a recording holds nothing; raises PartialData."""
+    """Raises PartialData for an empty recording, before the TUI takes the screen."""
     if isinstance(source, RecordedRun):
         require_records(source.folder)
 
 
 async def _settle(source: RunSource) -> None:
-    """A moment; without an agent inside, as long as it takes to tell still stacks from busy ones."""
+    """Waits a moment; without an agent, as long as it takes to tell a stuck stack from a busy one."""
     await asyncio.sleep(SETTLE_S)
     await source.poll()
     if any(process.instrumented for process in source.state.processes.values()):
@@ -67,7 +67,7 @@ async def _settle(source: RunSource) -> None:
 
 
 async def print_once(source: RunSource, color: bool) -> int:
-    """One look: opened, given a moment for evidence to arrive, printed."""
+    """Opens the source, waits a moment for evidence, and prints one screen."""
     from distwatch.tui.once import render_once
 
     try:
@@ -80,6 +80,6 @@ async def print_once(source: RunSource, color: bool) -> int:
         findings = diagnose(source.state)
     finally:
         await source.close()
-    # Each piece of it was made visible before Rich coloured it.
+    # Each part was made visible before Rich coloured it.
     echo(Styled(text), nl=False)
     return exit_code(findings)

@@ -1,4 +1,4 @@
-"""`distwatch check PLAN`: a plan against its world and this machine, before anything is launched."""
+"""`distwatch check PLAN`: checks a plan against its world and this machine, before a launch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.check/1"
 _HELPS = {
-    "world_size": "Ranks in all.",
-    "nodes": "Hosts.",
+    "world_size": "Number of ranks.",
+    "nodes": "Number of hosts.",
     "ranks_per_node": "Ranks on each host.",
     "tensor": "Ranks that share a tensor.",
     "pipeline": "Stages.",
     "context": "Ranks that share a sequence.",
     "expert": "Ranks that share the experts.",
-    "data": "Replicas; by default what is left.",
+    "data": "Replicas (default: what the other sizes leave).",
 }
 _SHOWN = 4
 _LARGEST = 4 << 20
@@ -39,7 +39,7 @@ _MOST_RANKS = 20_000
 
 
 def _sizes(function: Any) -> Any:
-    """The options that are sizes of a plan, as its fields are named."""
+    """Adds an option for each size of a plan, named after its field."""
     for name, text in reversed(_HELPS.items()):
         option = f"--{name.replace('_', '-')}"
         function = click.option(
@@ -50,27 +50,27 @@ def _sizes(function: Any) -> Any:
 
 def _size_or_none(_: click.Context, __: click.Parameter, size: int | None) -> int | None:
     if size is not None and not 0 < size <= SIZE_LIMIT:
-        raise click.BadParameter(f"{size} is not a size: give a positive whole number")
+        raise click.BadParameter(f"{size} is not a size; give a positive whole number")
     return size
 
 
 @click.command()
 @click.argument("plan", required=False, metavar="[PLAN|-]")
 @_sizes
-@click.option("--backend", metavar="NAME", help="gloo, nccl, xla, ….")
+@click.option("--backend", metavar="NAME", help="gloo, nccl, xla, …")
 @click.option("--model", metavar="DIR", help="Folder with the model's config.json.")
 @click.option(
-    "--against", metavar="RUN|PID", help="Also compare the plan with what this run holds."
+    "--against", metavar="RUN|PID", help="Also compare the plan with the layout of this run."
 )
 @root_option
 @output_option("table", "json", "md")
 @color_option
 def command(plan: str | None, output: str, against: str | None, root: str, **options: Any) -> int:
-    """Check a plan before a launch: what divides, who is with whom, what this machine lacks.
+    """Check a plan before a launch: sizes that do not divide, the groups, what this machine lacks.
 
     PLAN is YAML with distwatch's keys (tensor: 2, pipeline: 4, …) or a training framework's file
-    (tensor_model_parallel_size and the like, anywhere in it). Options win over the file, in each of
-    its layouts; without a file they are the plan.
+    (tensor_model_parallel_size and the like, anywhere in it). Options override the file's values, in
+    each of its layouts; without a file, the options are the plan.
     """
     given = _given(**options)
     if plan is None and not given:
@@ -93,7 +93,7 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
 
 
 def _compared(results: list[CheckResult], against: str, root: str) -> list[CheckResult]:
-    """With what stands between each layout and the job."""
+    """Adds the differences between each layout and the job."""
     from distwatch.cli.job_layouts import layouts_of_job
     from distwatch.observer.targets.resolver import resolve
 
@@ -105,7 +105,7 @@ def _compared(results: list[CheckResult], against: str, root: str) -> list[Check
 
 
 def _given(backend: str | None, model: str | None, **sizes: int | None) -> dict[str, Any]:
-    """The fields of a plan that options set."""
+    """The fields of a plan that the options set."""
     given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     if backend:
         given["backend"] = backend.lower()
@@ -164,7 +164,7 @@ def _document(results: list[CheckResult]) -> dict[str, Any]:
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    """Groups are listed as far as that is of use; size, stride and count tell the rest."""
+    """At most `_MOST_RANKS` ranks are listed; size, stride and count describe the rest."""
     groups = list(islice(axis.groups(), _MOST_RANKS // axis.size))
     return {
         **msgspec.to_builtins(axis),
@@ -181,7 +181,7 @@ def _print(result: CheckResult, *, markdown: bool) -> None:
     echo(f"## {name}\n" if markdown else styled(name))
     echo(visible_line(_heading(section)))
     if result.axes:
-        rows: list[tuple[str, ...]] = [("AXIS", "RANKS", "GROUPS", "WHO IS WITH WHOM")]
+        rows: list[tuple[str, ...]] = [("AXIS", "RANKS", "GROUPS", "MEMBERS")]
         rows += [
             (axis.name, str(axis.size), str(axis.count), _members(axis)) for axis in result.axes
         ]

@@ -23,12 +23,14 @@ _FAR_RUN_ENDED_S = 86400.0
 
 
 @click.command()
-@click.option("--older-than", default="7d", show_default=True, metavar="AGE", help="30m, 12h, 7d.")
+@click.option(
+    "--older-than", default="7d", show_default=True, metavar="AGE", help="As 30m, 12h, 7d."
+)
 @click.option("--all", "everything", is_flag=True, help="Remove runs of any age.")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @root_option
 def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:
-    """Remove the folders of ended runs, on disk and in memory. Living runs always stay."""
+    """Remove the folders of ended runs, on disk and in memory. Living runs are always kept."""
     limit_s = 0.0 if everything else _seconds(older_than)
     removed = failed = 0
     for folder in run_folders(root):
@@ -52,17 +54,17 @@ def command(older_than: str, everything: bool, dry_run: bool, root: str) -> int:
 
 
 def _reason_to_keep(folder: RunFolder) -> str:
-    """Why a folder may not be a dead run of ours; '' where it is one."""
+    """Why a folder may not be a dead run of ours; '' where it is."""
     status = os.lstat(folder.path)
     if not stat.S_ISDIR(status.st_mode):
         return "it is a link"
-    # Every run folder is made private: one that is not is something else with similar files.
+    # Every run folder is private: a folder that is not holds something else with similar files.
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        return f"distwatch of uid {os.getuid()} did not make it"
+        return f"distwatch of uid {os.getuid()} did not create it"
     here = host_name()
     far = sorted({host for start in folder.starts() if (host := start.get("host", here)) != here})
     if far and _age_s(folder) < _FAR_RUN_ENDED_S:
-        return f"it was written within a day, and whether {', '.join(far)} still runs it cannot be seen"
+        return f"it was written within a day, and {', '.join(far)} may still run it"
     return ""
 
 
@@ -76,7 +78,7 @@ def _remove(folder: RunFolder) -> None:
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is no age", advice="Write it as 30m, 12h or 7d.")
+        raise UsageError(f"{text!r} is not an age", advice="Write it as 30m, 12h or 7d.")
     return float(match[1]) * _UNITS[match[2]]
 
 

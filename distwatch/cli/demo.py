@@ -31,7 +31,7 @@ VERDICT_WITHIN_S = 90.0
 
 
 class DemoImpossible(DistwatchError):
-    """What the demo needs is not installed."""
+    """The demo cannot run here."""
 
 
 @click.command()
@@ -39,7 +39,7 @@ class DemoImpossible(DistwatchError):
 @click.option("--no-tui", is_flag=True, help="Print the verdict even where there is a terminal.")
 @root_option
 def command(case: str, no_tui: bool, root: str) -> int:
-    """A real torchrun job (4 gloo ranks, a small Llama, DDP) that goes wrong, and why.
+    """Run a real torchrun job (4 gloo ranks, a small Llama, DDP) that goes wrong, and explain why.
 
     \b
     Cases: data_stall (default), rank_missing, load_stall, gil_held, exited, killed, healthy.
@@ -62,7 +62,7 @@ def command(case: str, no_tui: bool, root: str) -> int:
 
 
 class _Job:
-    """The job's processes, and the eyes on it."""
+    """The demo's job, and how it is watched."""
 
     def __init__(self, case: DemoCase, folder: str, root: str) -> None:
         self._case = case
@@ -81,12 +81,12 @@ class _Job:
             )
 
     async def show(self) -> int:
-        """The TUI while the job hangs."""
+        """Shows the TUI while the job hangs."""
         from distwatch.tui.app import DistwatchApp
 
         source = await self._source()
         await DistwatchApp(source).show()
-        # The screen is gone with the TUI: what stays in the scrollback is the verdict.
+        # The TUI takes its screen with it: the verdict stays in the scrollback.
         self._print(self._recorded())
         return 0
 
@@ -126,10 +126,10 @@ class _Job:
             await asyncio.sleep(0.2)
         with open(self._log, encoding="utf-8", errors="replace") as log:
             tail = log.read()[-2000:]
-        raise DemoImpossible(f"the demo's job did not come up:\n{tail}")
+        raise DemoImpossible(f"the demo's job did not start:\n{tail}")
 
     async def _verdict(self, source: RunSource) -> list[Finding]:
-        """The findings, once what was expected stands with its evidence, or the job has ended."""
+        """The findings, once the expected one has its evidence, or the job has ended."""
         from distwatch.diagnosis.verdict.diagnose import diagnose
 
         deadline = time.monotonic() + VERDICT_WITHIN_S
@@ -141,7 +141,7 @@ class _Job:
             findings = diagnose(source.state)
             if self._case.expected_code and self._is_complete(findings, source.state):
                 break
-            # What the job did last has arrived by now: nothing else will.
+            # The job's last events have arrived by now: no others will.
             if ended and not self._case.expected_code:
                 break
         return findings
@@ -177,6 +177,6 @@ class _Job:
                     echo(path)
         else:
             echo("no findings: the job is healthy")
-        echo(f"demo: `distwatch report {self._run_id}` tells all of it again", err=True)
+        echo(f"demo: `distwatch report {self._run_id}` prints the whole report", err=True)
         found = (findings[0].code, findings[0].culprit_ranks) if findings else ("", ())
         return 0 if found == (self._case.expected_code, self._case.culprit_ranks) else 1

@@ -24,9 +24,9 @@ _COLORS = {"pass": "green", "warn": "yellow", "fail": "red"}
 @root_option
 @color_option
 def command(output: str, root: str) -> int:
-    """Look at this machine: rights, py-spy, GPUs, memory, network, versions; each with the fix.
+    """Check this machine: rights, py-spy, GPUs, memory, network, versions; each problem with its fix.
 
-    Ends with 1 where something fails; warnings alone end with 0.
+    Exits with 1 if a check fails; with warnings alone, with 0.
     """
     checked = [_without_secrets(one) for one in examine(os.environ, root)]
     counts = {status: sum(one.status == status for one in checked) for status in _COLORS}

@@ -21,7 +21,7 @@ def command(target: str | None, root: str) -> int:
     source = resolve(target, root).source()
     if not source.live:
         raise UsageError(
-            "that run has ended: nothing can be asked of it",
+            "that run has ended: its ranks cannot be asked for anything",
             advice="`distwatch report` writes what is on disk.",
         )
     echo(asyncio.run(_dump(source)))

@@ -1,4 +1,4 @@
-"""`distwatch env [PID]`: what a launcher said, what follows from it, and what is missing."""
+"""`distwatch env [PID]`: the launcher's variables, what can be derived from them, and what is missing."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SCHEMA = "distwatch.env/1"
 @output_option("table", "json", "sh")
 @color_option
 def command(pid: int | None, output: str) -> int:
-    """The launcher's variables of this shell, or of a process; what is derived and what is missing.
+    """Show the launcher's variables of this shell, or of a process: set, derived and missing.
 
-    `-o sh` prints the lines that complete it: eval "$(distwatch env -o sh)".
+    `-o sh` prints lines that complete the environment: eval "$(distwatch env -o sh)".
     """
     environ = _environ(pid)
     launched = read_launch_environment(environ, pid)
@@ -45,7 +45,7 @@ def command(pid: int | None, output: str) -> int:
 
 
 def _environ(pid: int | None) -> Mapping[str, str]:
-    # The command switches distwatch off for itself: what the shell gave is what counts.
+    # This process has switched distwatch off for itself: the shell's own values count.
     environ = read_environ(os.getpid() if pid is None else pid)
     if environ is not None:
         return environ
@@ -74,11 +74,13 @@ def _print_exports(launched: LaunchEnvironment) -> None:
 def _print(launched: LaunchEnvironment, pid: int | None) -> None:
     whose = "this shell" if pid is None else f"process {pid}"
     rows: list[tuple[str, ...]] = [("launcher", launched.launcher), ("place", launched.place)]
-    made = "" if launched.run_folder_exists else " (not made yet)"
+    made = "" if launched.run_folder_exists else " (not created yet)"
     rows.append(("run", f"{launched.run_id or ''} ({launched.run_id_source})".strip()))
     rows.append(("run folder", f"{launched.run_folder}{made}"))
     _print_rows(whose, rows)
-    _print_rows("variables", list(launched.variables.items()) or [("none of a launcher", "")])
+    _print_rows(
+        "variables", list(launched.variables.items()) or [("no variables of a launcher", "")]
+    )
     if launched.derived:
         _print_rows(
             "derived", [(f"{name}={value}", "") for name, value in launched.completes.items()]

@@ -1,4 +1,4 @@
-"""`distwatch export RUN`: a run as other tools read it."""
+"""`distwatch export RUN`: a run in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from distwatch.runfolder import RunFolder
 @file_option
 @root_option
 def command(target: str, output: str, path: str | None, root: str) -> int:
-    """A run for other tools, the job alive or dead.
+    """Convert a run for other tools, the job alive or dead.
 
     perfetto: a trace with steps, loads, collectives and verdicts, for https://ui.perfetto.dev and
-    chrome://tracing. speedscope: all threads' stacks, as of now where they can be had. prometheus:
-    metrics as text, for one as a node exporter's textfile (`distwatch serve` has them live).
-    Ends with 3 where a hang or a crash was found, with 6 where ranks were not observed.
+    chrome://tracing. speedscope: all threads' stacks, taken now where possible. prometheus: metrics
+    as text, for a node exporter's textfile collector (`distwatch serve` has them live).
+    Exits with 3 if a hang or a crash was found, with 6 if ranks were not observed.
     """
     require_file(path)
     meant = resolve(target, root)

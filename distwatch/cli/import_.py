@@ -30,10 +30,10 @@ from distwatch.visible_text import visible_line
 @output_option("md", "json")
 @root_option
 def command(path: str, output: str, root: str) -> int:
-    """Reads flight-recorder dumps (pickle, as plain data only, or JSON) and py-spy's JSON into a run.
+    """Read flight-recorder dumps (pickle, as plain data only, or JSON) and py-spy's JSON into a run.
 
-    A file's name says its rank: nccl_trace_rank_3, rank3.json. Ends with 3 where a hang was found,
-    with 6 where ranks or files are missing.
+    A file's name says its rank: nccl_trace_rank_3, rank3.json. Exits with 3 if a hang was found, with
+    6 if ranks or files are missing.
     """
     dumps, refused = read_dumps(path)
     for name, why in sorted(refused.items()):

@@ -39,12 +39,12 @@ def readable_root(path: str) -> str:
 
     Raises:
         UsageError: it is a file.
-        AttachDenied: it is there and cannot be read: what is in it must not pass for nothing. Or it
-            is someone else's: what is in it must not pass for ours.
+        AttachDenied: it exists and cannot be read: its runs must not count as absent. Or it belongs
+            to someone else: its runs must not count as ours.
     """
     path = os.path.abspath(path)
     owner = os.lstat(path).st_uid if os.path.lexists(path) else 0
-    # root may name the folder of any user, and expects that its own default is its own.
+    # root may name any user's folder, but root's own default folder must be root's.
     if owner not in (os.getuid(), 0) and (os.getuid() or path == default_root()):
         raise AttachDenied(
             f"{path} belongs to uid {owner}",
@@ -63,7 +63,7 @@ def readable_root(path: str) -> str:
 
 
 def color_option(function: F) -> F:
-    """`--color auto|always|never`; NO_COLOR wins over auto. Rules which styles reach stdout."""
+    """`--color auto|always|never`; NO_COLOR wins over auto. Decides which styles reach stdout."""
 
     def choose(context: click.Context, _: click.Parameter, choice: str) -> str:
         context.color = wants_color(choice)
@@ -80,7 +80,7 @@ def color_option(function: F) -> F:
 
 
 def output_option(*formats: str) -> Callable[[F], F]:
-    """`-o`: the format of what goes to stdout."""
+    """`-o`: the format on stdout."""
     return click.option(
         "-o", "output", type=click.Choice(list(formats)), default=formats[0], show_default=True,
         help="Output format.",
@@ -88,15 +88,15 @@ def output_option(*formats: str) -> Callable[[F], F]:
 
 
 def exit_code(findings: list[Finding], *, partial: bool = False) -> int:
-    """The contract's code of a verdict."""
+    """The contract's exit code for a verdict."""
     if any(finding.blocks for finding in findings):
         return HANG_FOUND
     return PARTIAL if partial else 0
 
 
 def exit_code_of(report: Report) -> int:
-    """The contract's code of a report: 3 for a hang or a crash, 6 where ranks were not observed."""
+    """The contract's exit code for a report: 3 for a hang or a crash, 6 if ranks were not observed."""
     coverage = report.coverage
-    # No rank at all is no healthy job either.
+    # A job without any rank is not healthy either.
     partial = coverage.observed_ranks < (coverage.expected_ranks or 1)
     return exit_code(report.findings, partial=partial)

@@ -11,27 +11,27 @@ from distwatch.errors import UsageError
 from distwatch.foreign_files import read_named
 
 KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer")
-_MEND = "Mend [tool.distwatch], or run from another folder."
+_FIX = "Fix [tool.distwatch], or run from another folder."
 
 
 def project_settings() -> dict[str, str]:
     """The project's settings as values of DISTWATCH_* variables; empty where it has none.
 
     Raises:
-        UsageError: the file or the table makes no sense.
+        UsageError: the file or the table is not valid.
     """
     try:
         text = read_named("pyproject.toml", 4 << 20).decode("utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_MEND) from None
+        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_FIX) from None
     if "distwatch" not in text:
         return {}
     toml = _parser()
     if toml is None:
         echo(
-            "distwatch: [tool.distwatch] of ./pyproject.toml is not read: that takes Python 3.11 "
+            "distwatch: [tool.distwatch] of ./pyproject.toml was not read: it needs Python 3.11 "
             "or the tomli package",
             err=True,
         )
@@ -39,10 +39,10 @@ def project_settings() -> dict[str, str]:
     try:
         tool = toml.loads(text).get("tool", {})
     except ValueError as error:
-        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_MEND) from None
+        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_FIX) from None
     table = tool.get("distwatch", {}) if isinstance(tool, dict) else {}
     if not isinstance(table, dict):
-        raise UsageError("[tool.distwatch] of ./pyproject.toml is no table", advice=_MEND)
+        raise UsageError("[tool.distwatch] of ./pyproject.toml is not a table", advice=_FIX)
     return _values(table)
 
 
@@ -50,8 +50,8 @@ def _values(table: Mapping[str, object]) -> dict[str, str]:
     values = {key.replace("-", "_"): _value(key, value) for key, value in table.items()}
     if unknown := sorted(set(values) - set(KEYS)):
         raise UsageError(
-            f"[tool.distwatch] of ./pyproject.toml has {', '.join(unknown)}",
-            advice=f"Its keys are {', '.join(KEYS)}.",
+            f"[tool.distwatch] of ./pyproject.toml has unknown keys: {', '.join(unknown)}",
+            advice=f"The keys are {', '.join(KEYS)}.",
         )
     return values
 
@@ -64,7 +64,7 @@ def _value(key: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(
             f"{key} of [tool.distwatch] in ./pyproject.toml is {value!r}",
-            advice="Write it as the DISTWATCH_ variable of that name.",
+            advice="Write the value as in the DISTWATCH_ variable of that name.",
         )
     return str(value)
 

@@ -18,7 +18,7 @@ from distwatch.visible_text import visible_line
 @root_option
 @color_option
 def command(output: str, root: str) -> int:
-    """The runs of this node, the newest first."""
+    """List this node's runs, the newest first."""
     runs = list_runs(root)
     if output == "json":
         echo_json(runs_document(runs))
@@ -31,7 +31,7 @@ def command(output: str, root: str) -> int:
         rows = [("RUN", "STARTED", "RANKS", "OBSERVER", "VERDICT"), *map(_row, runs)]
         heading, *lines = lay_out(rows, markdown=output == "md")
         echo(heading)
-        # Markdown has a rule under its heading.
+        # A Markdown table has a rule below its heading.
         marks = [False] * (len(lines) - len(runs)) + [run.blocked for run in runs]
         for line, blocked in zip(lines, marks, strict=True):
             echo(severity_style("hang", line) if blocked and output == "table" else line)

@@ -1,4 +1,4 @@
-"""`distwatch run -- ray job submit …`: the driver runs on the cluster, so the settings go with the job."""
+"""`distwatch run -- ray job submit …`: the driver runs on the cluster, so the settings travel with the job."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def submits_job(argv: Sequence[str]) -> bool:
 
 
 def with_settings(argv: Sequence[str], settings: Mapping[str, str]) -> list[str]:
-    """The same command with distwatch's settings in the job's `runtime_env`; the user's own stays.
+    """The same command with distwatch's settings added to the job's `runtime_env`.
 
     Raises:
-        UsageError: its runtime_env cannot be read.
+        UsageError: the command's runtime_env cannot be read.
     """
     options, entrypoint = _split(argv[3:])
     given: dict[str, Any] = {}
@@ -46,10 +46,10 @@ def with_settings(argv: Sequence[str], settings: Mapping[str, str]) -> list[str]
 
 
 def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Options, and the entrypoint with its `--`."""
+    """The options, and the entrypoint with its `--`."""
     if "--" not in arguments:
         raise UsageError(
-            "the job's command does not stand apart",
+            "the job's command does not follow `--`",
             advice="distwatch run -- ray job submit [OPTIONS] -- python driver.py",
         )
     place = list(arguments).index("--")
@@ -66,5 +66,5 @@ def _read(option: str, value: str) -> dict[str, Any]:
             advice="Give what `ray job submit` itself accepts.",
         ) from error
     if not isinstance(found, dict):
-        raise UsageError(f"{option} {value} holds no mapping", advice="See Ray's runtime_env.")
+        raise UsageError(f"{option} {value} is not a mapping", advice="See Ray's runtime_env.")
     return found

@@ -15,7 +15,7 @@ from distwatch.errors import UsageError
 @click.argument("target", metavar="RUN|DIR")
 @root_option
 def command(target: str, root: str) -> int:
-    """The TUI on a recorded run: step with [ and ], pause with space."""
+    """Open the TUI on a recorded run: step with [ and ], pause with space."""
     from distwatch.observer.journals.reading import require_records
     from distwatch.observer.targets.resolver import resolve
     from distwatch.observer.targets.sources import RecordedRun
@@ -25,7 +25,7 @@ def command(target: str, root: str) -> int:
         raise UsageError(
             "there is no terminal here", advice="`distwatch report` prints the same run."
         )
-    require_records(folder)  # what cannot be read is said before the screen is taken
+    require_records(folder)  # fails before the TUI takes the screen
     from distwatch.tui.app import DistwatchApp
 
     asyncio.run(DistwatchApp(RecordedRun(folder)).show())

@@ -16,9 +16,9 @@ from distwatch.report.formats import render
 @file_option
 @root_option
 def command(target: str, output: str, path: str | None, root: str) -> int:
-    """The report on a run, from what is on disk, the job alive or dead.
+    """Write the report on a run from what is on disk, the job alive or dead.
 
-    Ends with 3 where it found a hang or a crash, with 6 where ranks were not observed.
+    Exits with 3 if it found a hang or a crash, with 6 if ranks were not observed.
     """
     require_file(path)
     report = resolve(target, root).report()

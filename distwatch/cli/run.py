@@ -44,7 +44,7 @@ BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap"
 def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None) -> int:
     """Run any command (torchrun, python, accelerate, srun, …) with distwatch on.
 
-    The command's exit code is passed on. Options win over the environment, and the environment
+    Exits with the command's exit code. Options win over the environment, and the environment
     over `[tool.distwatch]` of ./pyproject.toml.
     """
     if not arguments:
@@ -54,7 +54,7 @@ def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None)
     program = shutil.which(arguments[0])
     if program is None:
         raise UsageError(
-            f"{arguments[0]!r} is no command on PATH",
+            f"{arguments[0]!r} is not a command on PATH",
             advice="Give the command as you would type it.",
         )
     environ = environment_for({"dir": dir_, **options})
@@ -74,7 +74,7 @@ def _argv(
     argv = [program, *arguments[1:]]
     if not submits_job(argv):
         return argv
-    # The cluster's machines have a root of their own, unless the user names one for them.
+    # The cluster's machines have their own root, unless the user names one for them.
     here = () if dir_ or "DISTWATCH_DIR" in os.environ else ("DISTWATCH_DIR",)
     names = [name for name in environ if name.startswith("DISTWATCH_") and name not in here]
     return with_settings(argv, {name: environ[name] for name in names})
@@ -84,7 +84,7 @@ def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
     """The environment of the command: options, then variables, then the project's settings.
 
     Raises:
-        UsageError: a value makes no sense.
+        UsageError: a value is not valid.
         AttachDenied: the root cannot be written.
     """
     environ = dict(os.environ)
@@ -100,7 +100,7 @@ def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
         environ["DISTWATCH_RUN_ID"] = f"run-{today}-{secrets.token_hex(2)}"
     environ["DISTWATCH"] = "1"
     environ.update(job_environment(environ))
-    # The job's processes may change their folder: for all of them this is one place.
+    # The job's processes may change their working directory: this path is the same for all of them.
     environ["DISTWATCH_DIR"] = readable_root(run_root(environ))
     _require_sense(environ)
     if not has_pth():
@@ -113,7 +113,7 @@ def _require_sense(environ: Mapping[str, str]) -> None:
     if not re.fullmatch(r"(?!\d+$)[\w:][\w.:-]*", run_id, re.ASCII):
         raise UsageError(
             f"{run_id!r} cannot name a run",
-            advice="Use letters, digits and . _ : -; a number alone would be taken for a pid.",
+            advice="Use letters, digits and . _ : -; a plain number would be read as a pid.",
         )
     settings = read_settings(environ)
     if settings.complaints:
@@ -122,8 +122,8 @@ def _require_sense(environ: Mapping[str, str]) -> None:
         )
     if settings.observer not in ("auto", "off") and ":" not in settings.observer:
         raise UsageError(
-            f"DISTWATCH_OBSERVER={settings.observer!r} makes no sense",
-            advice="It is auto, off or host:port.",
+            f"DISTWATCH_OBSERVER={settings.observer!r} is not valid",
+            advice="Use auto, off or host:port.",
         )
     if os.path.isdir(root) and not os.access(root, os.W_OK):
         raise AttachDenied(
@@ -133,7 +133,7 @@ def _require_sense(environ: Mapping[str, str]) -> None:
 
 
 def _name_for_viewers(environ: Mapping[str, str]) -> str:
-    """The run as the other commands find it from this shell."""
+    """The arguments with which other commands find the run from this shell."""
     name = shlex.quote(environ["DISTWATCH_RUN_ID"])
     root = environ["DISTWATCH_DIR"]
     return name if root == run_root(os.environ) else f"{name} --dir {shlex.quote(root)}"
@@ -142,13 +142,13 @@ def _name_for_viewers(environ: Mapping[str, str]) -> str:
 def _say_what_is_left(code: int, environ: Mapping[str, str], named: str) -> None:
     if not os.path.isdir(os.path.join(environ["DISTWATCH_DIR"], environ["DISTWATCH_RUN_ID"])):
         echo(
-            f"distwatch: the command ended with {code}, and nothing was recorded here: no Python "
-            "process of it used torch.distributed, or its Python has no distwatch installed",
+            f"distwatch: the command ended with {code}, and nothing was recorded here: none of its "
+            "Python processes used torch.distributed, or its Python has no distwatch installed",
             err=True,
         )
     elif code:
         echo(
-            f"distwatch: the command ended with {code}; what was seen: distwatch report {named}",
+            f"distwatch: the command ended with {code}; see: distwatch report {named}",
             err=True,
         )
 
@@ -160,18 +160,18 @@ def has_pth() -> bool:
 
 
 def _add_bootstrap(environ: dict[str, str]) -> None:
-    """From a source tree there is no .pth: a sitecustomize does its work, and calls the next one."""
+    """A source tree has no .pth: a sitecustomize does its work, and calls the next sitecustomize."""
     paths = [BOOTSTRAP, environ.get("PYTHONPATH", "")]
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def forward(argv: list[str], environ: dict[str, str]) -> int:
-    """Runs a command in our place: signals go to it, its exit code comes back (128+n for signal n)."""
+    """Runs a command, passes signals on to it, and returns its exit code (128+n for signal n)."""
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        # Ctrl-C and Ctrl-\ reach the whole foreground group: the command has its own already.
+        # Ctrl-C and Ctrl-\ reach the whole foreground group, so the command has received them.
         if number in (signal.SIGINT, signal.SIGQUIT) and _in_foreground():
             return
         if process is None:
@@ -182,7 +182,7 @@ def forward(argv: list[str], environ: dict[str, str]) -> int:
     names = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     previous: dict[int, Any] = {}
     for number in (getattr(signal, name) for name in names):
-        # What was ignored stays so, for the command, too: that is how nohup works.
+        # An ignored signal stays ignored in the command, too: nohup works that way.
         if signal.getsignal(number) is not signal.SIG_IGN:
             previous[number] = signal.signal(number, pass_on)
     try:
@@ -197,7 +197,7 @@ def forward(argv: list[str], environ: dict[str, str]) -> int:
 
 
 def _in_foreground() -> bool:
-    """Whether what the terminal's keys send has reached the command without us."""
+    """Whether signals from the terminal's keys reach the command without us."""
     with contextlib.suppress(OSError):
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
         try:

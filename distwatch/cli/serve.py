@@ -18,35 +18,39 @@ from distwatch.web.server import WebServer
 
 @click.command()
 @click.argument("target", required=False, metavar="RUN|DIR|PID")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=29601, show_default=True, help="0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=29601,
+    show_default=True,
+    help="0: any free port.",
 )
 @click.option(
-    "--token-file", metavar="FILE", help="Answer only requests that bear the token in it."
+    "--token-file", metavar="FILE", help="Answer only requests with the token in this file."
 )
 @root_option
 def command(target: str | None, host: str, port: int, token_file: str | None, root: str) -> int:
-    """Serve this node's runs: `/` is the report on RUN, or on the newest one, made when it is asked for.
+    """Serve this node's runs: `/` is the report on RUN, or on the newest run, made on request.
 
-    Also `/runs`, `/runs/ID/status.json`, `/runs/ID/report.json` (.md, .html), and `/metrics` for
-    Prometheus, of all living runs. Without a token it listens at a loopback address alone, and
-    answers this user and root alone; with one, `Authorization: Bearer TOKEN` opens it, over
-    connections that are not encrypted.
+    Also `/runs`, `/runs/ID/status.json`, `/runs/ID/report.json` (.md, .html), and `/metrics` of all
+    living runs for Prometheus. Without a token, it listens only on a loopback address and answers
+    only this user and root. With a token, requests need `Authorization: Bearer TOKEN`; connections
+    are not encrypted.
     """
     token = token_in(token_file) if token_file else None
     if target is not None:
-        resolve(target, root).folder()  # what does not exist is said before anything is served
+        resolve(target, root).folder()  # an unknown run fails before anything is served
     server = WebServer(Pages(root, target), host, port, token)
     echo(server.url)
-    echo("distwatch: serving; Ctrl-C ends it", err=True)
+    echo("distwatch: serving; Ctrl-C stops it", err=True)
     _serve(server)
     return 0
 
 
 def _serve(server: WebServer) -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
-        # It waits for the loop that this handler interrupts.
+        # `shutdown` waits for the loop that this handler interrupts.
         threading.Thread(target=server.shutdown).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -33,7 +33,7 @@ _Stacks = dict[int, tuple[ThreadStack, ...]]
 
 
 class Collected(msgspec.Struct, kw_only=True):
-    """Threads by global rank, the main thread first, and what is not as fresh or complete as it looks."""
+    """Threads by global rank, the main thread first; and which stacks are old or missing."""
 
     run_id: str | None = None
     fresh: _Stacks = {}
@@ -42,11 +42,11 @@ class Collected(msgspec.Struct, kw_only=True):
 
     @property
     def stacks(self) -> _Stacks:
-        """A stack from a minute ago beats none."""
+        """All of them: a recorded stack is better than none."""
         return {**self.recorded, **self.fresh}
 
     def by_thread(self, *, all_threads: bool) -> dict[str, dict[int, tuple[Frame, ...]]]:
-        """Frames by global rank, of each thread by its name; of the main thread alone by default."""
+        """By thread name: frames by global rank; only of the main thread unless `all_threads`."""
         found: dict[str, dict[int, tuple[Frame, ...]]] = {MAIN_THREAD: {}}
         for rank, threads in self.stacks.items():
             found[MAIN_THREAD][rank] = threads[0].frames
@@ -63,16 +63,16 @@ class Collected(msgspec.Struct, kw_only=True):
 
 @click.command()
 @click.argument("target", required=False, metavar="RUN|PID")
-@click.option("--native", is_flag=True, help="Also C frames; pauses each rank for a moment.")
+@click.option("--native", is_flag=True, help="Also show C frames; pauses each rank for a moment.")
 @click.option("--threads", is_flag=True, help="Show all threads (default: main threads only).")
 @output_option("tree", "json", "speedscope", "md")
 @root_option
 def command(target: str | None, native: bool, threads: bool, output: str, root: str) -> int:
-    """All ranks' Python stacks merged into one tree with rank sets.
+    """Merge all ranks' Python stacks into one tree with rank sets.
 
-    Fresh ones of ranks that live on this node; the last recorded ones of those that do not.
-    Ends with 6 where a rank's stack is not known. `-o speedscope` is for https://www.speedscope.app
-    (or `npx speedscope FILE`), where each rank weighs 1.
+    Stacks of ranks that live on this node are taken now; for other ranks, the last recorded ones are
+    shown. Exits with 6 if a rank's stack is not known. `-o speedscope` is for
+    https://www.speedscope.app (or `npx speedscope FILE`), where each rank weighs 1.
     """
     collected = collect(resolve(target, root), native=native)
     _print(collected, output, all_threads=threads)
@@ -80,25 +80,25 @@ def command(target: str | None, native: bool, threads: bool, output: str, root: 
 
 
 def collect(target: Target, *, native: bool = False) -> Collected:
-    """Stacks of all ranks of a run or a foreign job; says on stderr what is old or missing.
+    """Stacks of all ranks of a run or a foreign job; reports on stderr what is old or missing.
 
     Raises:
         NoSuchTarget: there is no such run, or no stack of it.
-        AttachDenied: the system does not let us look.
+        AttachDenied: the system does not permit it.
     """
     collected = (
         _of_job(target, native) if isinstance(target, ForeignJob) else _of_run(target, native)
     )
     if collected.old:
         ranks = format_ranks(collected.old)
-        echo(f"distwatch: as last recorded, not as of now: ranks {ranks}", err=True)
+        echo(f"distwatch: last recorded stacks, not current ones: ranks {ranks}", err=True)
     for problem, affected in _by_problem(collected.problems).items():
         who = name_ranks(affected)
         echo(f"distwatch: {who}: {problem}", err=True)
     if not collected.stacks:
         reason = next(iter(collected.problems.values()), "none was recorded")
         error = AttachDenied if "permi" in reason or "ptrace" in reason.lower() else NoSuchTarget
-        raise error(f"no stack of {target.name} could be had: {reason}")
+        raise error(f"could not get any stack of {target.name}: {reason}")
     return collected
 
 

@@ -20,7 +20,7 @@ from distwatch.visible_text import visible_line
 @root_option
 @color_option
 def command(target: str | None, output: str, root: str) -> int:
-    """The ranks of a run and the verdict; the newest living run where none is named."""
+    """Show a run's ranks and the verdict; by default, of the newest living run."""
     report = resolve(target, root).report()
     if output == "json":
         echo_json(status_document(report))

@@ -1,4 +1,4 @@
-"""What commands write: the one way to stdout and stderr, and the colours on it."""
+"""The only way in which commands write to stdout and stderr, and the colours that they use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SEVERITY_COLORS = {"hang": "red", "crash": "red", "error": "red", "warning": "y
 
 
 class Styled(str):
-    """Text that is visible already, with escapes of ours: `echo` lets it pass."""
+    """Text that is already visible and has our own escapes: `echo` does not change it."""
 
     __slots__ = ()
 
 
 def echo(*parts: str, err: bool = False, nl: bool = True) -> None:
-    """Writes to stdout, or to stderr; what others have made steers no terminal."""
+    """Writes to stdout or stderr; foreign text cannot steer the terminal."""
     text = "".join(part if isinstance(part, Styled) else visible(part) for part in parts)
     click.echo(text, err=err, nl=nl)
 
@@ -32,7 +32,7 @@ def echo_json(document: Any) -> None:
 
 
 def styled(text: str, *, color: str | None = None, bold: bool = True) -> Styled:
-    """One line in a style; `click.echo` drops the style where none is wanted."""
+    """One line in a style; `click.echo` drops the style where colour is off."""
     return Styled(click.style(visible_line(text), fg=color, bold=bold))
 
 
@@ -50,5 +50,5 @@ def wants_color(choice: str) -> bool:
 
 
 def is_terminal() -> bool:
-    """Whether a person sits at both ends."""
+    """Whether both stdin and stdout are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()

@@ -25,15 +25,17 @@ PARTIAL = 6
 @click.option("--ray", "ray", is_flag=True, help="All Ray nodes, including ones that join later.")
 @click.option(
     "--address", default="", metavar="ADDRESS",
-    help="Ray: the cluster, as ray.init takes it. Hosts: where this host listens, IP[:PORT].",
+    help="Ray: the cluster's address, as for ray.init. Hosts: where this host listens, IP[:PORT].",
 )  # fmt: skip
 @click.option("--hosts", metavar="H1,H2,…", help="These hosts and this one, which is the root.")
-@click.option("--run", "run", metavar="RUN", help="Hosts: the run; the newest living one here.")
+@click.option(
+    "--run", "run", metavar="RUN", help="Hosts: the run (default: this host's newest living run)."
+)
 @click.option(
     "--shell", default="ssh {host}", show_default=True, metavar="COMMAND",
-    help="Hosts: what runs a command on a host.",
+    help="Hosts: the command that runs a command on a host.",
 )  # fmt: skip
-@click.option("--stop", is_flag=True, help="Ray: take the observer actors away again.")
+@click.option("--stop", is_flag=True, help="Ray: remove the observer actors.")
 @output_option("table", "json")
 @root_option
 def command(
@@ -46,18 +48,18 @@ def command(
     output: str,
     root: str,
 ) -> int:
-    """Observers on every node of a cluster, linked to one that sees the whole run.
+    """Start observers on every node of a cluster, linked to one that sees the whole run.
 
     \b
     distwatch up --ray                       every node of this machine's Ray cluster
     distwatch up --hosts node2,node3         by ssh, for the run that lives here
     distwatch up --hosts 1,2 --shell 'kubectl exec -i trainer-{host} --'
 
-    The job runs on as it is, and may have begun before. Ends with 6 where a node is left out.
+    The job keeps running, and may have started before. Exits with 6 if a node is left out.
     """
     if ray == bool(hosts):
         raise UsageError(
-            "say where: in a Ray cluster, or on which hosts",
+            "name either a Ray cluster or hosts",
             advice="`distwatch up --ray`, or `distwatch up --hosts node2,node3`.",
         )
     _require_fitting(ray)
@@ -71,11 +73,11 @@ def command(
 
 
 def _require_fitting(ray: bool) -> None:
-    """What is said of the other way would be passed over in silence; raises UsageError."""
+    """Raises UsageError for an option of the other mode, which would be ignored."""
     for option in ("run", "shell") if ray else ("stop",):
         if _was_given(option):
             raise UsageError(
-                f"--{option} does not go with {'--ray' if ray else '--hosts'}",
+                f"--{option} cannot be combined with {'--ray' if ray else '--hosts'}",
                 advice="See `distwatch up --help`.",
             )
 
@@ -88,13 +90,16 @@ def _was_given(option: str) -> bool:
 def _ray(address: str, output: str, *, stop: bool) -> int:
     if stop:
         ask_cluster("end", address)
-        echo("distwatch: no actors of distwatch are left; the runs' own observers go on", err=True)
+        echo(
+            "distwatch: all distwatch actors are stopped; the runs' own observers continue",
+            err=True,
+        )
         return 0
     table = ask_cluster("up", address)
     if table.get("open"):
         echo(
-            "distwatch: this cluster asks for no token: whoever reaches it can read what the "
-            "observers send (RAY_AUTH_MODE=token closes it)",
+            "distwatch: this cluster requires no token: anyone who reaches it can read what the "
+            "observers send (RAY_AUTH_MODE=token prevents that)",
             err=True,
         )
     left_out = [row for row in table["nodes"] if row["alive"] and row.get("why")]
@@ -105,7 +110,7 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
         for line in lay_out(rows, markdown=False):
             echo(line)
         echo(
-            f"distwatch: one view of it: `distwatch attach {SCHEME}{address.removeprefix(SCHEME)}`, on any node",
+            f"distwatch: see all of it, on any node: `distwatch attach {SCHEME}{address.removeprefix(SCHEME)}`",
             err=True,
         )
     return PARTIAL if left_out else 0
@@ -120,7 +125,7 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
 
 def _print_hosts(joined: list[HostJoined], output: str) -> int:
     if output == "json":
-        # The card holds the token: it is for keepers alone.
+        # The card holds the token: only keepers may have it.
         rows = [msgspec.structs.replace(host, card=None) for host in joined]
         _print_json({"hosts": [msgspec.to_builtins(row) for row in rows]})
     else:

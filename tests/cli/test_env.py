@@ -82,7 +82,7 @@ def test_another_process_without_its_secrets(rank: subprocess.Popen[bytes], root
     assert done.returncode == 0, done.stderr
     assert "rank 1 of 2, connects to the store at 127.0.0.1:" in done.stdout
     assert "mine (DISTWATCH_RUN_ID)" in done.stdout
-    assert f"{root}/mine (not made yet)" in done.stdout
+    assert f"{root}/mine (not created yet)" in done.stdout
     assert "0123456789abcdefghij" not in done.stdout + done.stderr
     document = json.loads(distwatch("env", str(rank.pid), "-o", "json", root=root).stdout)
     assert document["schema"] == "distwatch.env/1"

@@ -74,7 +74,7 @@ def test_an_id_is_made_up_where_none_is_given(root: Path) -> None:
     ("options", "words"),
     [
         (("--run-id", "a/b"), "cannot name a run"),
-        (("--run-id", "123"), "taken for a pid"),
+        (("--run-id", "123"), "read as a pid"),
         (("--run-id", "-x"), "cannot name a run"),
         (("--deadlines", "soon"), "is not kind=seconds"),
         (("--deadlines", "initt=3"), "did you mean init?"),
@@ -146,8 +146,8 @@ def test_options_win_over_variables_and_variables_over_the_project(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[tool.distwatch]\ndeadline = 'init=3'", "Its keys are"),
-        ("[tool]\ndistwatch = 3", "is no table"),
+        ("[tool.distwatch]\ndeadline = 'init=3'", "The keys are"),
+        ("[tool]\ndistwatch = 3", "is not a table"),
         ("[tool.distwatch]\nobserver = false", "observer"),
         ("[tool.distwatch", "cannot be read"),
     ],

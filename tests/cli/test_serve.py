@@ -30,7 +30,7 @@ def test_it_serves_until_it_is_told_to_end(hung: Path, number: signal.Signals) -
         child.send_signal(number)
         out, talk = child.communicate(timeout=30)
         assert (child.returncode, out) == (0, "")
-        assert talk == "distwatch: serving; Ctrl-C ends it\n"
+        assert talk == "distwatch: serving; Ctrl-C stops it\n"
     finally:
         child.kill()
         child.communicate()

@@ -1,4 +1,4 @@
-"""Activation from a source tree, where no .pth does it: `distwatch run` puts this on PYTHONPATH."""
+"""Activates distwatch from a source tree, which has no .pth: `distwatch run` puts this on PYTHONPATH."""
 
 import importlib.machinery
 import importlib.util
@@ -7,14 +7,14 @@ import sys
 
 _here = os.path.dirname(os.path.abspath(__file__))
 if os.environ.get("DISTWATCH") == "1":
-    # Last on the path: nothing of the job's own may be shadowed by a source tree.
+    # Last on the path: the source tree must shadow nothing of the job's.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(_here))))
     try:
         import distwatch.auto  # noqa: F401
     except Exception as error:
         print("distwatch: not active here:", error, file=sys.stderr)
 
-# Python runs the first sitecustomize only: the one that we stand before gets its turn here.
+# Python runs only the first sitecustomize: the next one on the path is run here.
 _others = [path for path in sys.path if os.path.abspath(path) != _here]
 _spec = importlib.machinery.PathFinder.find_spec("sitecustomize", _others)
 if _spec is not None and _spec.loader is not None:
