@@ -51,6 +51,8 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py
+	$(BIN)/python benchmarks/host_budgets.py
+	$(BIN)/python benchmarks/worst_inputs.py
 	$(BIN)/python benchmarks/collective_cost.py
 	$(BIN)/python benchmarks/load_cost.py
 	$(BIN)/python benchmarks/init_cost.py

@@ -29,6 +29,9 @@ _FIRST_FRAMES, _LAST_FRAMES = 4, 16
 _SOURCE_READ = 256 * 1024
 _WAITED_S = 0.025
 _LARGE = 64 * 1024
+_ITEMS = 1000
+_ARGUMENTS = 8
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 _PLAIN = (str, bytes, int, float, bool, type(None))
 _LIBRARY = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen")
 _LINKS = {
@@ -88,9 +91,10 @@ def _plain(error: BaseException) -> str | None:
         return None
     if _grouped(error):
         arguments = arguments[:1]
-    if any(type(argument) not in _PLAIN for argument in arguments[:8]) or len(arguments) > 8:
+    are_large = [_is_large(argument) for argument in arguments[:_ARGUMENTS]]
+    if None in are_large or len(arguments) > _ARGUMENTS:
         return None
-    if all(_size(argument) < _LARGE for argument in arguments):
+    if not any(are_large):
         return str(error)
     # Python would make a copy of it first, with every character looked at.
     return ", ".join(
@@ -99,10 +103,27 @@ def _plain(error: BaseException) -> str | None:
     )
 
 
+def _is_large(argument: object) -> bool | None:
+    """Whether its repr takes long, as nothing else can run meanwhile; None: code of the user's makes it."""
+    waiting, size = [argument], 0
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, _CONTAINERS) and type(one) in _CONTAINERS:
+            if len(one) > _ITEMS:
+                return True
+            waiting += one.items() if isinstance(one, dict) else one
+        elif type(one) not in _PLAIN:
+            return None
+        size += _size(one)
+        if size > _LARGE or len(waiting) > _ITEMS:
+            return True
+    return False
+
+
 def _size(argument: object) -> int:
     if isinstance(argument, int):
         return argument.bit_length()
-    return len(argument) if isinstance(argument, str | bytes) else 0
+    return len(argument) if isinstance(argument, str | bytes) else 16
 
 
 def _chain(

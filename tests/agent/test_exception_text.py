@@ -118,3 +118,19 @@ def test_the_first_exceptions_of_a_group_are_told() -> None:
 def test_a_traceback_names_no_secret() -> None:
     event = told(ValueError("-----BEGIN PRIVATE KEY-----\nMIIsecret\nMIIsecret"))
     assert "MIIsecret" not in "\n".join(event.traceback[-3:]) + event.message
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [list(range(100_000)), {n: n for n in range(100_000)}, [[[*range(900)] for _ in range(900)]]],
+    ids=["a list", "a dict", "lists in lists"],
+)
+def test_a_large_container_is_named_and_not_gone_through(argument: object) -> None:
+    # Its repr is one call in C, which holds the GIL to its end: no thread can bound it.
+    event = told(ValueError("shapes", argument))
+    assert event.message == f"shapes, <{type(argument).__name__}>"
+
+
+def test_a_small_container_is_told() -> None:
+    event = told(ValueError("shapes", [1, (2, {"a": None})]))
+    assert event.message == "('shapes', [1, (2, {'a': None})])"
