@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from distwatch.cli.options import color_option, exit_code, output_option, root_option
-from distwatch.cli.terminal import echo, echo_json, severity_style, styled
+from distwatch.cli.terminal import echo, echo_json, styled, verdict_style
 from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.foreign_files import FileRefused, read_named
 from distwatch.preflight.model_config import read_model
@@ -190,7 +190,7 @@ def _print(result: CheckResult, *, markdown: bool) -> None:
         if markdown:
             echo()
     for finding in result.findings:
-        severity = severity_style(finding.severity, f"{finding.severity}:")
+        severity = verdict_style(finding.severity, f"{finding.severity}:")
         echo("- " if markdown else "", severity, f" {visible_line(finding.summary)}")
         if finding.code == "group.layout_disagrees":
             for evidence in finding.evidence:

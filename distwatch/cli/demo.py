@@ -17,12 +17,13 @@ import click
 
 from distwatch.cli.options import root_option
 from distwatch.cli.run import environment_for
-from distwatch.cli.terminal import echo, is_terminal
+from distwatch.cli.terminal import echo, echo_verdict, is_terminal
 from distwatch.demo import CASES, DEFAULT_CASE, DemoCase, environment
 from distwatch.demo import command as job_command
 from distwatch.errors import DistwatchError, NoSuchTarget
 
 if TYPE_CHECKING:
+    from distwatch.diagnosis.verdict.headline import Verdict
     from distwatch.observer.targets.run_source import RunSource
     from distwatch.state.finding import Finding
     from distwatch.state.model import RunState
@@ -93,16 +94,18 @@ class _Job:
     async def explain(self) -> int:
         """Waits for the verdict and prints it, with the paths of the report."""
         from distwatch.observer.targets.run_source import SourceLost
+        from distwatch.observer.targets.target import report_on
 
         source = await self._source()
         await source.open()
         try:
-            findings = await self._verdict(source)
+            await self._await_verdict(source)
+            verdict = report_on(source.state).verdict
         except SourceLost:
-            findings = self._recorded()
+            verdict = self._recorded()
         finally:
             await source.close()
-        return self._print(findings)
+        return self._print(verdict)
 
     def end(self) -> None:
         """Ends the job and everything it started."""
@@ -128,12 +131,11 @@ class _Job:
             tail = log.read()[-2000:]
         raise DemoImpossible(f"the demo's job did not start:\n{tail}")
 
-    async def _verdict(self, source: RunSource) -> list[Finding]:
-        """The findings, once the expected one has its evidence, or the job has ended."""
+    async def _await_verdict(self, source: RunSource) -> None:
+        """Reads until the expected finding has its evidence, or the job has ended."""
         from distwatch.diagnosis.verdict.diagnose import diagnose
 
         deadline = time.monotonic() + VERDICT_WITHIN_S
-        findings: list[Finding] = []
         while time.monotonic() < deadline:
             ended = self._process.poll() is not None
             await source.wait(1.0)
@@ -144,7 +146,6 @@ class _Job:
             # The job's last events have arrived by now: no others will.
             if ended and not self._case.expected_code:
                 break
-        return findings
 
     def _is_complete(self, findings: list[Finding], state: RunState) -> bool:
         if not any(finding.code == self._case.expected_code for finding in findings):
@@ -159,24 +160,19 @@ class _Job:
         dead = root.severity == "crash"
         return dead or any(evidence.source == "stack" for evidence in root.evidence)
 
-    def _recorded(self) -> list[Finding]:
-        from distwatch.diagnosis.verdict.diagnose import diagnose
+    def _recorded(self) -> Verdict:
         from distwatch.observer.targets.resolver import resolve
 
-        return diagnose(resolve(self._run_id, self._root).state())
+        return resolve(self._run_id, self._root).report().verdict
 
-    def _print(self, findings: list[Finding]) -> int:
+    def _print(self, verdict: Verdict) -> int:
         from distwatch.observer.targets.resolver import resolve
 
         folder = resolve(self._run_id, self._root).folder()
-        if findings:
-            echo(f"{findings[0].severity}: {findings[0].code}: {findings[0].summary}")
-            echo(f"do: {findings[0].advice}")
-            for name in ("report.md", "report.html"):
-                if os.path.exists(path := f"{folder.incidents}/1/{name}"):
-                    echo(path)
-        else:
-            echo("no findings: the job is healthy")
+        echo_verdict(verdict)
+        for name in ("report.md", "report.html"):
+            if os.path.exists(path := f"{folder.incidents}/1/{name}"):
+                echo(path)
         echo(f"demo: `distwatch report {self._run_id}` prints the whole report", err=True)
-        found = (findings[0].code, findings[0].culprit_ranks) if findings else ("", ())
+        found = verdict.suspicion is None and (verdict.code, verdict.culprit_ranks)
         return 0 if found == (self._case.expected_code, self._case.culprit_ranks) else 1

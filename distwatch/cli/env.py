@@ -11,7 +11,7 @@ import msgspec
 
 from distwatch.cli.options import color_option, exit_code, output_option
 from distwatch.cli.ps import lay_out
-from distwatch.cli.terminal import echo, echo_json, severity_style, styled
+from distwatch.cli.terminal import echo, echo_json, styled, verdict_style
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.preflight.launch_environment import LaunchEnvironment, read_launch_environment
 from distwatch.probes.procfs import stat_fields
@@ -92,7 +92,7 @@ def _print(launched: LaunchEnvironment, pid: int | None) -> None:
     settings = [(one.name, one.value, one.source) for one in launched.settings]
     _print_rows("settings", settings)
     for finding in launched.findings:
-        severity = severity_style(finding.severity, f"{finding.severity}:")
+        severity = verdict_style(finding.severity, f"{finding.severity}:")
         echo(severity, f" {visible_line(finding.summary)}")
         echo(f"  do: {visible_line(finding.advice)}")
     if not launched.findings:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from distwatch.cli.options import color_option, output_option, root_option
-from distwatch.cli.terminal import echo, echo_json, severity_style
+from distwatch.cli.terminal import echo, echo_json, verdict_style
 from distwatch.observer.targets.runs import SCHEMA, RunSummary, list_runs, runs_document
 from distwatch.visible_text import visible_line
 
@@ -34,7 +34,7 @@ def command(output: str, root: str) -> int:
         # A Markdown table has a rule below its heading.
         marks = [False] * (len(lines) - len(runs)) + [run.blocked for run in runs]
         for line, blocked in zip(lines, marks, strict=True):
-            echo(severity_style("hang", line) if blocked and output == "table" else line)
+            echo(verdict_style("hang", line) if blocked and output == "table" else line)
     return 0
 
 
@@ -60,4 +60,5 @@ def _row(run: RunSummary) -> tuple[str, ...]:
     observer = "ended" if not run.alive else "none"
     if run.observer_pid is not None:
         observer = f"pid {run.observer_pid}"
-    return (run.run_id, began, f"{run.ranks_alive}/{expected} alive", observer, run.verdict[:100])
+    verdict = f"{run.verdict.word}: {run.verdict.sentence}"
+    return (run.run_id, began, f"{run.ranks_alive}/{expected} alive", observer, verdict[:100])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 import msgspec
 
 from distwatch.cli.options import color_option, exit_code_of, output_option, root_option
 from distwatch.cli.ps import lay_out
-from distwatch.cli.terminal import echo, echo_json, severity_style
+from distwatch.cli.terminal import echo, echo_json, echo_verdict
 from distwatch.observer.targets.resolver import resolve
 from distwatch.report.document import Report
-from distwatch.report.status import rank_document, status_document
+from distwatch.report.status import rank_document, run_line, status_document, still_s
+from distwatch.state.quantities import seconds
 from distwatch.visible_text import visible_line
 
 
@@ -33,27 +36,22 @@ def command(target: str | None, output: str, root: str) -> int:
 
 
 def _print_table(report: Report, *, markdown: bool) -> None:
-    if report.findings:
-        first = report.findings[0]
-        severity = severity_style(first.severity, f"{first.severity}:")
-        echo(severity, f" {visible_line(first.summary)}")
-        echo(f"do: {visible_line(first.advice)}")
-    else:
-        echo("no findings")
+    now_s = time.time()
+    echo_verdict(report.verdict)
+    echo(run_line(report.run, now_s))
     echo()
     rows: list[tuple[str, ...]] = [("RANK", "HOST", "PID", "STATE", "SINCE", "DOING", "WHERE")]
     actors = any(rank.actor for rank in report.ranks)
     if actors:
         rows = [(*rows[0], "ACTOR")]
     for rank in report.ranks:
-        since = "" if rank.since_s is None else f"{rank.since_s:.1f} s"
         rows.append(
             (
                 str(rank.global_rank),
                 rank.host,
                 str(rank.pid or ""),
                 rank.state,
-                since,
+                "" if (since_s := still_s(rank, now_s)) is None else seconds(since_s),
                 rank.doing,
                 rank.where,
                 *((rank.actor,) if actors else ()),

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from distwatch.visible_text import visible, visible_line
 
-_SEVERITY_COLORS = {"hang": "red", "crash": "red", "error": "red", "warning": "yellow"}
+if TYPE_CHECKING:
+    from distwatch.diagnosis.verdict.headline import Verdict
+
+_COLORS = {
+    **dict.fromkeys(("hang", "crash", "error"), "red"),
+    **dict.fromkeys(("warning", "slow", "suspected", "watching"), "yellow"),
+    "healthy": "green",
+}
 
 
 class Styled(str):
@@ -36,9 +43,16 @@ def styled(text: str, *, color: str | None = None, bold: bool = True) -> Styled:
     return Styled(click.style(visible_line(text), fg=color, bold=bold))
 
 
-def severity_style(severity: str, text: str) -> Styled:
-    """Text in the colour of a finding's severity."""
-    return styled(text, color=_SEVERITY_COLORS.get(severity, "cyan"))
+def verdict_style(word: str, text: str) -> Styled:
+    """Text in the colour of a verdict's word or a finding's severity."""
+    return styled(text, color=_COLORS.get(word, "cyan"))
+
+
+def echo_verdict(verdict: Verdict) -> None:
+    """The verdict and what to do."""
+    echo(verdict_style(verdict.word, f"{verdict.word}:"), f" {visible_line(verdict.sentence)}")
+    if verdict.advice:
+        echo(f"do: {visible_line(verdict.advice)}")
 
 
 def wants_color(choice: str) -> bool:

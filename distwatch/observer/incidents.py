@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.case import Case
 from distwatch.foreign_files import write_whole
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.bounds import whole_number
@@ -26,7 +26,7 @@ def write_incident(
     state: RunState,
     findings: list[Finding],
     number: int | None = None,
-    job: Job | None = None,
+    cases: list[Case] | None = None,
 ) -> str:
     """Writes report.json, report.md and report.html of an incident; returns its folder.
 
@@ -34,7 +34,7 @@ def write_incident(
 
     Args:
         number: of the incident; the next one by default.
-        job: the run's largest world, where it is at hand.
+        cases: the run's worlds, where they are at hand.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
@@ -42,7 +42,7 @@ def write_incident(
     from distwatch.report.document import build_report
     from distwatch.report.formats import CONTENT_TYPES, render
 
-    report = build_report(state, findings, folder.run_id, job)
+    report = build_report(state, findings, folder.run_id, cases)
     place = os.path.join(folder.incidents, str(number or next_incident(folder)))
     make_private(folder.incidents)
     make_private(place)

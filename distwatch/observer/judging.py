@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.recording import Recording
@@ -95,14 +94,11 @@ class Judge:
         self._write()
         return self.path
 
-    def _job(self) -> Job | None:
-        return self.cases[0].job if self.cases else None
-
     def _write(self) -> None:
         try:
             self._number = self._number or next_incident(self._folder)
             self.path = write_incident(
-                self._folder, self._state, self.findings, self._number, self._job()
+                self._folder, self._state, self.findings, self._number, self.cases
             )
         except Exception as error:
             # Whatever fails in a report, the verdict itself goes into the journal.

@@ -8,16 +8,20 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict
 
+from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.group_views import GroupView, groups_of
 from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
+from distwatch.diagnosis.verdict.diagnose import cases_of
+from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import Device
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import RunState
+from distwatch.state.model import Process, RunState
+from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.views.event_text import event_kind, event_text
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
@@ -32,6 +36,8 @@ SIZES_TOLD = 8
 class Run(msgspec.Struct, kw_only=True):
     id: str
     started: str | None
+    ended: str | None
+    """When the last of its processes ended, once all that were seen have."""
     launcher: str
     world_size: int | None
     hosts: list[str]
@@ -57,8 +63,10 @@ class Rank(msgspec.Struct, kw_only=True):
     doing: str
     where: str
     since_s: float | None
+    """Seconds since it last moved; None once it has ended."""
     heartbeat_s: float | None
     instrumented: bool
+    ended: str | None = None
     actor: str = ""
     """Class, name and current method, where the rank is an actor of a cluster."""
     cluster: dict[str, str] = {}
@@ -111,6 +119,7 @@ class Report(msgspec.Struct, kw_only=True):
     schema: str = SCHEMA
     run: Run
     coverage: Coverage
+    verdict: Verdict
     findings: list[Finding]
     ranks: list[Rank]
     groups: list[Group]
@@ -125,18 +134,20 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def build_report(
-    state: RunState, findings: list[Finding], run_id: str, job: Job | None = None
+    state: RunState, findings: list[Finding], run_id: str, cases: list[Case] | None = None
 ) -> Report:
     """Collects the report; all free text is redacted here, once for every format.
 
     Args:
-        job: the run's largest world, where the caller has it.
+        cases: the run's worlds, where the caller has them.
     """
-    job = job or Job(state)
+    cases = cases or cases_of(state)
+    job = cases[0].job
     ranks = rank_statuses(state, job)
     return Report(
         run=_run(job, run_id),
         coverage=_coverage(job, ranks),
+        verdict=redacted_verdict(verdict_on(cases, findings, ranks)),
         findings=[_redacted(finding) for finding in findings],
         ranks=[_rank(state, status) for status in ranks],
         groups=[_group(view) for view in groups_of(job)],
@@ -164,6 +175,7 @@ def _run(job: Job, run_id: str) -> Run:
     return Run(
         id=run_id,
         started=wall_text(min(starts)) if starts else None,
+        ended=_end(state),
         launcher=processes[0].identity.launcher if processes else "unknown",
         world_size=job.world,
         hosts=sorted({process.host for process in processes}),
@@ -174,6 +186,17 @@ def wall_text(wall_ns: int) -> str:
     """ISO 8601 in UTC, to the millisecond."""
     moment = datetime.datetime.fromtimestamp(wall_ns / 1e9, datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _end(state: RunState) -> str | None:
+    ends = [_ended(state, process) for process in state.processes.values()]
+    return max(filter(None, ends), default=None) if all(ends) else None
+
+
+def _ended(state: RunState, process: Process) -> str | None:
+    """When it ended, by the wall clock."""
+    ended_ns = process.ended_ns
+    return wall_text(state.wall_ns(process.host, ended_ns)) if ended_ns is not None else None
 
 
 def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
@@ -223,6 +246,13 @@ def _beyond(job: Job) -> str:
     return f"cut to {MOST_RANKS}: {', '.join(told[:SIZES_TOLD])}{more}" if told else ""
 
 
+def since_text(rank: Rank) -> str:
+    """How long a rank has not moved, or when it ended: a report is read at any later time."""
+    if rank.ended is not None:
+        return f"ended {rank.ended[11:19]}Z"
+    return "" if rank.since_s is None else seconds(rank.since_s)
+
+
 def reasons_unobserved(coverage: Coverage) -> dict[str, str]:
     """The same by reason, for people: `ranks 2-7` → `no process seen`."""
     ranks: dict[str, list[int]] = {}
@@ -242,6 +272,16 @@ def _redacted(finding: Finding) -> Finding:
     )
 
 
+def redacted_verdict(verdict: Verdict) -> Verdict:
+    """The verdict with its free text redacted."""
+    return msgspec.structs.replace(
+        verdict,
+        summary=redact_text(verdict.summary),
+        advice=redact_text(verdict.advice),
+        suspicion=_redacted(verdict.suspicion) if verdict.suspicion else None,
+    )
+
+
 def _rank(state: RunState, status: RankStatus) -> Rank:
     process = state.processes.get(status.process) if status.process else None
     error = process.exception if process else None
@@ -252,7 +292,8 @@ def _rank(state: RunState, status: RankStatus) -> Rank:
         state=status.word,
         doing=redact_text(status.doing),
         where=status.where,
-        since_s=_rounded(status.since_s),
+        since_s=None if process and process.ended_ns else _rounded(status.since_s),
+        ended=_ended(state, process) if process else None,
         heartbeat_s=_rounded(status.heartbeat_s),
         instrumented=status.instrumented,
         actor=process.actor if process else "",

@@ -6,11 +6,12 @@ from importlib.resources import files
 
 import jinja2
 
-from distwatch.report.document import Report, reasons_unobserved
+from distwatch.report.document import Report, reasons_unobserved, since_text
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
 from distwatch.report.model_text import progress, wait_text
 from distwatch.state.layouts import words_of
+from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.state.statuses import status_of
 from distwatch.views import load_text
@@ -27,6 +28,8 @@ _FILTERS = {
     "spans": spans_of,
     "shown_spans": load_text.shown_spans,
     "span_words": load_text.span_words,
+    "since": since_text,
+    "seconds": seconds,
     "progress": progress,
     "wait_label": load_text.wait_label,
     "wait_text": wait_text,

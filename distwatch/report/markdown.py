@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sized
 
-from distwatch.report.document import Report, reasons_unobserved
+from distwatch.report.document import Report, reasons_unobserved, since_text
 from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
@@ -26,6 +26,12 @@ _MARKS = {
     "error": "❌ error",
     "warning": "🟡 warning",
     "info": "ℹ️ info",
+    "slow": "🟡 slow",
+    "suspected": "🟠 suspected",
+    "watching": "⏳ watching",
+    "starting": "⏳ starting",
+    "healthy": "🟢 healthy",
+    "ended": "⚪ ended",
 }
 
 
@@ -61,8 +67,10 @@ def fence(lines: Iterable[str]) -> list[str]:
 
 def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[str]:
     yield from _verdict(report)
-    for finding in report.findings:
-        yield from _finding(finding, shares["evidence"])
+    suspicion = report.verdict.suspicion
+    for finding in (*filter(None, (suspicion,)), *report.findings):
+        role = "suspected" if finding is suspicion else finding.role
+        yield from _finding(finding, role, shares["evidence"])
     progress = "Ranks in groups: the last collective entered, and completed where that differs"
     yield from _section("Ranks", _ranks(report, shares["ranks"]))
     ray = _ray(report, shares["ranks"])
@@ -79,16 +87,13 @@ def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[
 
 def _verdict(report: Report) -> Iterable[str]:
     run, seen = report.run, report.coverage
-    if report.findings:
-        first = report.findings[0]
-        yield f"## {_MARKS[first.severity]}: {escape(first.summary)}"
-        yield ""
-        yield f"**What to do:** {escape(first.advice)}"
+    verdict = report.verdict
+    yield f"## {_MARKS[verdict.word]}: {escape(verdict.sentence)}"
+    yield ""
+    if verdict.advice:
+        yield f"**What to do:** {escape(verdict.advice)}"
     else:
-        yield "## No findings"
-        yield ""
-        yield "distwatch found nothing wrong in what it observed."
-        yield "The end of this report lists what it could not observe."
+        yield "The end of this report lists what distwatch could not observe."
     yield ""
     expected = seen.expected_ranks if seen.expected_ranks is not None else "an unknown number of"
     hosts = ", ".join(run.hosts) or "no host"
@@ -102,12 +107,12 @@ def _verdict(report: Report) -> Iterable[str]:
     yield ""
 
 
-def _finding(finding: Finding, most: int) -> Iterable[str]:
+def _finding(finding: Finding, role: str, most: int) -> Iterable[str]:
     culprits = (
         f", culprit rank {format_ranks(finding.culprit_ranks)}" if finding.culprit_ranks else ""
     )
     waiting = f", waiting: {format_ranks(finding.waiting_ranks)}" if finding.waiting_ranks else ""
-    yield f"### {code(finding.code)} ({finding.role}{culprits}{waiting}, confidence {finding.confidence:.0%})"
+    yield f"### {code(finding.code)} ({role}{culprits}{waiting}, confidence {finding.confidence:.0%})"
     yield ""
     yield escape(finding.summary)
     yield ""
@@ -146,10 +151,9 @@ def _ranks(report: Report, most: int) -> Iterable[str]:
     yield f"| rank | host | pid | state | doing | where | since |{' actor |' if actors else ''}"
     yield f"|---:|---|---:|---|---|---|---:|{'---|' if actors else ''}"
     for rank in report.ranks[:most]:
-        since = "" if rank.since_s is None else f"{rank.since_s:.1f} s"
         yield (
             f"| {rank.global_rank} | {escape(rank.host)} | {rank.pid or ''} | {rank.state} | "
-            f"{escape(rank.doing)} | {escape(rank.where)} | {since} |"
+            f"{escape(rank.doing)} | {escape(rank.where)} | {since_text(rank)} |"
             + (f" {escape(rank.actor)} |" if actors else "")
         )
     yield from _more(report.ranks, most, " ranks")

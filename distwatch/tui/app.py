@@ -213,12 +213,12 @@ class DistwatchApp(App[None]):
 
     def action_culprit(self) -> None:
         """Jumps to the first rank that the verdict blames."""
-        root = self.session.picture.root
-        if root is None or not root.culprit_ranks:
-            why = "the verdict names no rank" if root else "nothing wrong found so far"
+        verdict = self.session.picture.verdict
+        if not verdict.culprit_ranks:
+            why = "the verdict names no rank" if verdict.code else verdict.sentence
             self.notify(f"no culprit: {why}")
             return
-        self._go_to_rank(root.culprit_ranks[0])
+        self._go_to_rank(verdict.culprit_ranks[0])
 
     def _go_to_rank(self, global_rank: int) -> None:
         picture = self.session.picture

@@ -66,8 +66,8 @@ class Tabs(Static):
                 continue
             here = each.name == view
             label = f"{number} {each.title}"
-            if each.name == "findings" and picture.findings:
-                label += f" {len(picture.findings)}"
+            if each.name == "findings" and picture.shown_findings:
+                label += f" {len(picture.shown_findings)}"
             shown = Text(f"[{label}]" if here else f" {label} ", "bold" if here else MUTED)
             text.append(shown.on(meta={"@click": f"app.view('{each.name}')"}))
             text.append("" if narrow else " ")

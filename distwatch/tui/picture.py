@@ -13,7 +13,7 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import loads_of
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
-from distwatch.diagnosis.verdict.early_warning import early_suspicion
+from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState, TimelineEntry
 from distwatch.state.rank_sets import name_ranks
@@ -30,6 +30,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     run_id: str
     state: RunState
     """For details on demand; a frozen picture holds its own copy."""
+    verdict: Verdict
     findings: tuple[Finding, ...] = ()
     rank_statuses: tuple[RankStatus, ...] = ()
     groups: tuple[GroupView, ...] = ()
@@ -40,17 +41,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     dropped: int = 0
     """Events that are known to be lost."""
     not_observed: tuple[str, ...] = ()
-    suspicion: Finding | None = None
-    """What the verdict will be if nothing moves; only where there is no verdict yet."""
     hosts: tuple[int, int] = (0, 0)
     """How many hosts are seen now, and how many there are."""
     clock_ns: int | None = None
     """Wall clock of the newest event; None before the first."""
-
-    @property
-    def root(self) -> Finding | None:
-        """The first root finding: the verdict."""
-        return next((finding for finding in self.findings if finding.role == "root"), None)
 
     @property
     def symptoms(self) -> int:
@@ -58,8 +52,15 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def culprits(self) -> frozenset[int]:
-        """Ranks that a root finding blames."""
-        return frozenset(r for f in self.findings if f.role == "root" for r in f.culprit_ranks)
+        """Ranks that a root finding or the suspicion blames."""
+        roots = [finding for finding in self.shown_findings if finding.role == "root"]
+        return frozenset(rank for root in roots for rank in root.culprit_ranks)
+
+    @property
+    def shown_findings(self) -> tuple[Finding, ...]:
+        """What was found; before that, what will be if nothing moves."""
+        suspicion = self.verdict.suspicion
+        return self.findings if suspicion is None else (suspicion, *self.findings)
 
     @property
     def observed(self) -> int:
@@ -99,12 +100,13 @@ def take_picture(state: RunState, run_id: str) -> Picture:
     cases = cases_of(state)
     job = cases[0].job
     findings = diagnose(cases)
+    ranks = rank_statuses(state, job)
     return Picture(
         run_id=run_id,
         state=state,
         findings=tuple(findings),
-        suspicion=None if any(f.blocks for f in findings) else early_suspicion(state, cases[0]),
-        rank_statuses=tuple(rank_statuses(state, job)),
+        verdict=verdict_on(cases, findings, ranks),
+        rank_statuses=tuple(ranks),
         groups=tuple(cases[0].groups),
         stacks=tuple(merge_stacks(state, job)),
         loads=tuple(group_loads(loads_of(state, job))),

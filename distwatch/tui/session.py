@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distwatch.tui.cells import format_age
 from distwatch.tui.picture import Picture, freeze, take_picture
-from distwatch.tui.verdict import ViewerStatus, mood
+from distwatch.tui.verdict import ViewerStatus
 
 if TYPE_CHECKING:
     # At run time this would load the whole observer, which a viewer of a recording never needs.
@@ -127,7 +127,7 @@ class Session:
             age_s=age,
             behind_s=max(0.0, (now - self._frozen_at) / 1e9) if self.paused else 0.0,
             news=self._news() if self._frozen is not None else 0,
-            changed=self.paused and mood(self._current)[0] != mood(picture)[0],
+            changed=self.paused and self._current.verdict.word != picture.verdict.word,
             playing=self._played_at is not None,
             position_s=max(0.0, (self.source.cursor_ns - first) / 1e9),
             length_s=(last - first) / 1e9,

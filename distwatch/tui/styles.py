@@ -11,14 +11,16 @@ MUTED, FAINT = "#8b95a5", "#667080"
 STRONG = "bold"
 
 SEVERITIES: dict[str, tuple[str, str]] = {
-    # severity or mood → glyph, style
+    # word of a verdict → glyph, style
     "crash": ("✗", f"bold {RED}"),
+    "error": ("✗", f"bold {RED}"),
     "hang": ("■", f"bold {RED}"),
     "warning": ("▲", f"bold {YELLOW}"),
+    "slow": ("▲", f"bold {YELLOW}"),
     "info": ("●", f"bold {BLUE}"),
     "healthy": ("✓", f"bold {GREEN}"),
     "ended": ("✓", f"bold {MUTED}"),
-    "suspicion": ("?", f"bold {ORANGE}"),
+    "suspected": ("?", f"bold {ORANGE}"),
     "watching": ("…", f"bold {YELLOW}"),
     "starting": ("○", f"bold {BLUE}"),
 }

@@ -9,14 +9,10 @@ import msgspec
 from distwatch.state.finding import Finding
 from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks
-from distwatch.state.statuses import status_of
-from distwatch.tui.cells import dotted, format_age, format_clock
+from distwatch.tui.cells import dotted, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import GREEN, MUTED, RED, SEVERITIES, STRONG, YELLOW
 from distwatch.tui.visible_text import Text
-
-_QUIET_S = 5.0
-"""A wait this long is mentioned even while nothing is wrong yet."""
 
 
 class ViewerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,51 +35,13 @@ class ViewerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the source gives nothing new; '' while it does."""
 
 
-def mood(picture: Picture) -> tuple[str, str]:
-    """(severity or mood, sentence): the verdict in words."""
-    if picture.suspicion is not None:
-        return "suspicion", f"{picture.suspicion.summary} (no deadline has passed yet)"
-    if picture.root is not None:
-        return picture.root.severity, picture.root.summary
-    words = [status.word for status in picture.rank_statuses]
-    total = len(words)
-    if not total:
-        return "starting", "no ranks seen yet"
-    if all(status_of(word).ended for word in words):
-        return "ended", f"{total}/{total} ranks have ended; nothing wrong found"
-    if any(status_of(word).starts for word in words):
-        counts = {word: words.count(word) for word in dict.fromkeys(words)}
-        told = ", ".join(f"{number} {word}" for word, number in counts.items())
-        return "starting", f"{picture.observed}/{total} ranks seen: {told}"
-    return _running_mood(picture, total)
-
-
-def _running_mood(picture: Picture, total: int) -> tuple[str, str]:
-    alive = [s for s in picture.rank_statuses if not status_of(s.word).ended]
-    blocked = [s.since_s for s in alive if s.blocked and s.since_s is not None]
-    if blocked and max(blocked) >= _QUIET_S:
-        return "watching", (
-            f"no verdict yet: {len(blocked)}/{total} ranks wait, "
-            f"the longest for {format_age(max(blocked))}"
-        )
-    if not any(s.instrumented for s in alive):
-        waiting = sum(s.word == "waiting" for s in alive)
-        inside = f"; {waiting} in a collective by their stacks" if waiting else ""
-        return (
-            "watching",
-            f"no verdict yet: {len(alive)}/{total} ranks, seen only from outside{inside}",
-        )
-    moved = [s.since_s for s in alive if s.since_s is not None]
-    last = f", last progress {format_age(min(moved))} ago" if moved else ""
-    gone = f", {total - len(alive)} ended" if len(alive) < total else ""
-    return "healthy", f"{len(alive)}/{total} ranks{gone}{last}"
-
-
 def verdict_line(picture: Picture) -> Text:
     """`■ HANG  rank 2 never entered …  · 2 symptoms`."""
-    word, sentence = mood(picture)
-    glyph, style = SEVERITIES[word]
-    line = Text.assemble((f"{glyph} {word.upper()}", style), "  ", (sentence, STRONG))
+    verdict = picture.verdict
+    glyph, style = SEVERITIES[verdict.word]
+    line = Text.assemble(
+        (f"{glyph} {verdict.word.upper()}", style), "  ", (verdict.sentence, STRONG)
+    )
     others = sum(finding.role == "root" for finding in picture.findings) - 1
     if others > 0:
         line.append(f"  + {count_of(others, 'more root cause')}", YELLOW)
@@ -94,8 +52,8 @@ def verdict_line(picture: Picture) -> Text:
 
 def advice_line(picture: Picture) -> Text:
     """What to do; '' where nothing needs to be done."""
-    root = picture.root
-    return Text.assemble(("→ ", GREEN), root.advice) if root and root.advice else Text()
+    advice = picture.verdict.advice
+    return Text.assemble(("→ ", GREEN), advice) if advice else Text()
 
 
 def run_line(picture: Picture) -> Text:
@@ -155,10 +113,10 @@ def viewer_line(viewer: ViewerStatus, picture: Picture) -> Text:
 
 def verdict_markdown(picture: Picture) -> str:
     """The verdict for pasting into an issue or a chat."""
-    word, sentence = mood(picture)
-    lines = [f"**{word.upper()}** {sentence}", ""]
-    for finding in picture.findings:
-        lines += _finding_markdown(finding)
+    verdict = picture.verdict
+    lines = [f"**{verdict.word.upper()}** {verdict.sentence}", ""]
+    for finding in picture.shown_findings:
+        lines += _finding_markdown(finding, finding is verdict.suspicion)
     total = len(picture.rank_statuses)
     lines.append(
         f"_{picture.run_id}: {picture.observed}/{total} ranks observed, "
@@ -167,11 +125,11 @@ def verdict_markdown(picture: Picture) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _finding_markdown(finding: Finding) -> list[str]:
+def _finding_markdown(finding: Finding, suspected: bool) -> list[str]:
     culprits = format_ranks(finding.culprit_ranks) or "none named"
     waiting = format_ranks(finding.waiting_ranks) or "none"
     lines = [
-        f"- `{finding.code}` ({finding.role}, confidence {finding.confidence:.0%}): "
+        f"- `{finding.code}` ({'suspected' if suspected else finding.role}, confidence {finding.confidence:.0%}): "
         f"{finding.summary}",
         f"  - culprit ranks: {culprits}; waiting ranks: {waiting}",
     ]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.runs import distwatch, save
-from tests.diagnosis.recorded import RecordedJob
+from tests.cli.runs import call, distwatch, save
+from tests.diagnosis.recorded import RecordedJob, hung_job
 
 
 @pytest.mark.parametrize("output", ["md", "json", "html"])
@@ -29,7 +29,29 @@ def test_report_on_a_hang_ends_with_3(hung: Path, output: str) -> None:
 def test_report_on_a_healthy_run_ends_with_0(healthy: Path) -> None:
     done = distwatch("report", "healthy", root=healthy)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "No findings" in done.stdout
+    assert "ended: 2/2 ranks have ended; nothing wrong found" in done.stdout
+
+
+@pytest.mark.parametrize("waited", [7.0, 30.0])
+def test_every_command_says_the_same_verdict(root: Path, waited: float) -> None:
+    save(hung_job(waited=waited), root, "one")
+    (listed,) = json.loads(call("ps", "-o", "json", root=root).stdout)["runs"]
+    verdict = listed["verdict"]
+    assert verdict["word"] == ("hang" if waited > 10 else "suspected")
+    for command in ("status", "report"):
+        told = json.loads(call(command, "one", "-o", "json", root=root).stdout)
+        assert told["verdict"] == verdict
+    sentence = f"{verdict['summary']}{' (' + verdict['note'] + ')' if verdict['note'] else ''}"
+    assert f"{verdict['word']}: {sentence}" in call("status", root=root).stdout
+    assert sentence in call("report", "one", "-o", "html", root=root).stdout
+    shown = " ".join(call("attach", "one", "--once", root=root).stdout.split())
+    assert f"{verdict['word'].upper()} {sentence}" in shown
+
+
+def test_status_says_which_run_it_is_and_that_it_has_ended(healthy: Path) -> None:
+    shown = call("status", root=healthy).stdout.splitlines()
+    assert shown[1].startswith("healthy · torchrun · world size 2 · node1 · ended ")
+    assert shown[1].endswith(" ago")
 
 
 def test_report_with_unobserved_ranks_and_no_finding_ends_with_6(root: Path) -> None:

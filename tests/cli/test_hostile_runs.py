@@ -164,4 +164,4 @@ def test_whatever_is_wrong_with_a_run_the_others_are_listed(
     monkeypatch.setattr(runs, "load_state", load)
     listed = {run.run_id: run.verdict for run in runs.list_runs(str(hung))}
     assert set(listed) == {"hung", "bad"}
-    assert "a fault of ours" in listed["bad"]
+    assert "a fault of ours" in listed["bad"].summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis.facts.activity import activity_of, is_in_debugger
+from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state import events as ev
 from distwatch.state.frames import process_key
@@ -323,7 +324,7 @@ def test_the_source_of_a_call_is_shown_with_it() -> None:
 def test_a_suspicion_names_the_rank_before_any_deadline() -> None:
     job = hung_job(waited=7.0)
     assert judged(job) == []
-    suspected = early_suspicion(job.state)
+    suspected = early_suspicion(cases_of(job.state))
     assert suspected is not None
     assert suspected.culprit_ranks == (2,)
     assert judged(job) == [], "to suspect changes nothing"

@@ -60,9 +60,9 @@ def test_json_is_the_contract() -> None:
     report = json.loads(formats(hung_job().state)["json"])
     assert report["schema"] == "distwatch.report/1"
     assert list(report) == (
-        "schema run coverage findings ranks groups layouts stacks models devices ray timeline".split()
+        "schema run coverage verdict findings ranks groups layouts stacks models devices ray timeline".split()
     )
-    assert set(report["run"]) == {"id", "started", "launcher", "world_size", "hosts"}
+    assert set(report["run"]) == {"id", "started", "ended", "launcher", "world_size", "hosts"}
     assert {"expected_ranks", "observed_ranks", "unobserved", "dropped_events"} <= set(
         report["coverage"]
     )
@@ -131,8 +131,20 @@ def test_a_healthy_run_has_no_findings_and_says_so() -> None:
     job.initialize(0, 1)
     texts = formats(job.state)
     assert json.loads(texts["json"])["findings"] == []
-    assert "No findings" in texts["md"]
-    assert "no findings" in texts["html"]
+    assert json.loads(texts["json"])["verdict"]["word"] == "healthy"
+    assert "🟢 healthy: 2/2 ranks" in texts["md"]
+    assert '<div class="kind">healthy</div>' in texts["html"]
+
+
+def test_a_suspicion_is_told_in_every_format_with_its_deadline() -> None:
+    texts = formats(hung_job(waited=7.0).state)
+    verdict = json.loads(texts["json"])["verdict"]
+    assert (verdict["word"], verdict["culprit_ranks"]) == ("suspected", [2])
+    assert verdict["deadline_in_s"] == 3.0
+    assert json.loads(texts["json"])["findings"] == []
+    for text in (texts["md"], texts["html"]):
+        assert "deadline in 3.0 s" in text
+        assert verdict["code"] in text
 
 
 def test_what_was_not_observed_is_named() -> None:

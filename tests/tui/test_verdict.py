@@ -5,7 +5,6 @@ from distwatch.tui.picture import freeze, take_picture
 from distwatch.tui.verdict import (
     ViewerStatus,
     coverage_line,
-    mood,
     run_line,
     verdict_line,
     verdict_markdown,
@@ -33,7 +32,7 @@ def test_a_healthy_run_says_how_many_and_how_lately() -> None:
 
 def test_nothing_seen_yet_is_no_verdict() -> None:
     picture = take_picture(state_of(Script(4)), "r")
-    assert mood(picture) == ("starting", "no ranks seen yet")
+    assert verdict_line(picture).plain == "○ STARTING  no ranks seen yet"
     assert coverage_line(picture).plain == "no ranks observed yet"
 
 
@@ -42,9 +41,8 @@ def test_a_job_that_starts_says_how_far_it_is() -> None:
     script.start(0)
     script.start(1)
     script.see(1.0, ev.Ticked(host=HOST))
-    word, sentence = mood(take_picture(state_of(script), "r"))
-    assert word == "starting"
-    assert sentence == "2/4 ranks seen: 2 starting, 2 unobserved"
+    line = verdict_line(take_picture(state_of(script), "r")).plain
+    assert line == "○ STARTING  2/4 ranks seen: 2 starting, 2 unobserved"
 
 
 def test_a_wait_below_its_deadline_is_a_suspicion_not_a_verdict() -> None:
@@ -54,10 +52,11 @@ def test_a_wait_below_its_deadline_is_a_suspicion_not_a_verdict() -> None:
     script.pulse(3, 38.0, 9, 9, 29.0)
     picture = take_picture(state_of(script), "r")
     assert not picture.findings
-    word, sentence = mood(picture)
-    assert word == "suspicion"
-    assert sentence.startswith("rank 3 never entered all_reduce #10 of default_pg")
-    assert sentence.endswith("have waited in it for 7.0 s (no deadline has passed yet)")
+    line = verdict_line(picture).plain
+    assert line.startswith("? SUSPECTED  rank 3 never entered all_reduce #10 of default_pg")
+    assert line.endswith("have waited in it for 7.0 s (deadline in 23 s)")
+    assert picture.culprits == {3}
+    assert "collective.rank_missing" in verdict_markdown(picture)
 
 
 def test_a_wait_of_a_moment_is_no_suspicion() -> None:
@@ -65,7 +64,7 @@ def test_a_wait_of_a_moment_is_no_suspicion() -> None:
     for rank in (0, 1, 2):
         script.pulse(rank, 34.0, 10, 9, 31.0)
     script.pulse(3, 34.0, 9, 9, 29.0)
-    assert mood(take_picture(state_of(script), "r"))[0] == "healthy"
+    assert take_picture(state_of(script), "r").verdict.word == "healthy"
 
 
 def test_ranks_that_ended_in_order_are_no_failure() -> None:
@@ -73,10 +72,8 @@ def test_ranks_that_ended_in_order_are_no_failure() -> None:
     for rank in range(4):
         script.say(rank, 31.0, ev.ProcessEnding())
         script.see(32.0, ev.ExitSeen(process=script.key(rank), exit_code=0))
-    assert mood(take_picture(state_of(script), "r")) == (
-        "ended",
-        "4/4 ranks have ended; nothing wrong found",
-    )
+    line = verdict_line(take_picture(state_of(script), "r")).plain
+    assert line == "✓ ENDED  4/4 ranks have ended; nothing wrong found"
 
 
 def test_the_header_names_what_is_missing_and_why() -> None:

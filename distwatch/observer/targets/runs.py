@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis.facts.job import Job
-from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
+from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
 from distwatch.errors import NoSuchTarget, PartialData
 from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
+from distwatch.report.document import redacted_verdict
 from distwatch.runfolder import RunFolder, host_name, is_named, name_of, parent_pid, start_ticks
 
 SCHEMA = "distwatch.ps/1"
@@ -30,7 +32,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     observer_pid: int | None
     alive: bool
-    verdict: str = ""
+    verdict: Verdict = Verdict(word="unreadable", summary="")
     blocked: bool = False
 
 
@@ -139,12 +141,15 @@ def summarize(folder: RunFolder) -> RunSummary:
     except Exception as error:
         # Whatever is wrong with one run, the others are shown.
         why = str(error) if isinstance(error, PartialData) else f"cannot be read: {error!r}"
-        return msgspec.structs.replace(summary, verdict=why[:300])
+        return msgspec.structs.replace(
+            summary, verdict=Verdict(word="unreadable", summary=why[:300])
+        )
 
 
 def _filled(summary: RunSummary, folder: RunFolder) -> RunSummary:
     state = load_state(folder)
-    job, findings = Job(state), diagnose(state)
+    cases = cases_of(state)
+    job, findings = cases[0].job, diagnose(cases)
     starts = [
         process.started_ns + state.hosts[process.host].wall_offset_ns
         for process in state.processes.values()
@@ -157,7 +162,7 @@ def _filled(summary: RunSummary, folder: RunFolder) -> RunSummary:
         ranks_alive=sum(lives(process.key) for process in job.ranks.values()),
         ranks_seen=len(job.ranks),
         hosts=tuple(sorted({process.host for process in job.ranks.values()})),
-        verdict=findings[0].summary if findings else "no findings",
+        verdict=redacted_verdict(verdict_on(cases, findings, rank_statuses(state, job))),
         blocked=any(finding.blocks for finding in findings),
     )
 

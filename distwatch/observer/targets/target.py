@@ -55,7 +55,7 @@ class Target:
 def report_on(state: RunState) -> Report:
     """Judges and tells."""
     cases = cases_of(state)
-    return build_report(state, diagnose(cases), state.run_id, cases[0].job)
+    return build_report(state, diagnose(cases), state.run_id, cases)
 
 
 class RunHere(Target):

@@ -58,6 +58,8 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     """Its culprits have no process."""
     partial_view: bool = False
     """One process or host can only guess it: a view of all ranks knows better."""
+    lateness: bool = False
+    """As a warning it says that the run is slow, not stuck."""
     native_stack: bool = False
     """Python's frames may not show the reason: native frames help."""
     explains_store: tuple[Situation, ...] = ()

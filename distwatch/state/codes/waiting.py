@@ -49,6 +49,7 @@ WAITING = (
         "A rank is late for a collective, not stuck.",
         "Nothing yet, if this step is expected to be uneven (a first compilation, a checkpoint); otherwise make "
         "that work shorter or raise the timeout.",
+        lateness=True,
     ),
     # What follows hangs no job by itself: the worse consequence comes first.
     Code(

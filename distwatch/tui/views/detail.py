@@ -96,9 +96,9 @@ def _event(picture: Picture, key: str) -> Text | None:
 
 def _finding(picture: Picture, key: str) -> Text | None:
     number = int(key.partition(":")[2])
-    if number >= len(picture.findings):
+    if number >= len(picture.shown_findings):
         return None
-    return join_lines(finding_texts(picture.findings[number]))
+    return join_lines(finding_texts(picture, picture.shown_findings[number]))
 
 
 def _host(picture: Picture, key: str) -> Text | None:

@@ -12,27 +12,31 @@ from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, SEVERITIES, STRONG
 from distwatch.tui.views.line import Line, lines_about
 from distwatch.tui.visible_text import Text
 
-EMPTY = "nothing wrong found so far"
-
 
 def lines(picture: Picture) -> list[Line]:
     """Each finding with its advice and evidence, in the order of cause."""
     found: list[Line] = []
-    for number, finding in enumerate(picture.findings):
+    for number, finding in enumerate(picture.shown_findings):
         ranks = tuple(sorted({*finding.culprit_ranks, *finding.waiting_ranks})) or None
-        draws = [partial(fit, text) for text in finding_texts(finding)]
+        draws = [partial(fit, text) for text in finding_texts(picture, finding)]
         found += lines_about(f"finding:{number}", draws, ranks)
     return found
 
 
-def finding_texts(finding: Finding) -> list[Text]:
+def empty(picture: Picture) -> str:
+    """What is said where nothing is found or suspected."""
+    return f"{picture.verdict.word}: {picture.verdict.sentence}"
+
+
+def finding_texts(picture: Picture, finding: Finding) -> list[Text]:
     """The finding as lines: summary, ranks, confidence, advice, evidence."""
-    glyph, style = SEVERITIES[finding.severity]
+    suspected = finding is picture.verdict.suspicion
+    glyph, style = SEVERITIES["suspected" if suspected else finding.severity]
     symptom = finding.role == "symptom"
     culprits = format_ranks(finding.culprit_ranks) or "none named"
     waiting = format_ranks(finding.waiting_ranks) or "none"
     head = Text.assemble(
-        (f"{glyph} {finding.role} ", MUTED if symptom else style),
+        (f"{glyph} {'suspected' if suspected else finding.role} ", MUTED if symptom else style),
         (f"{finding.severity} ", MUTED if symptom else style),
         (finding.code, STRONG), (f"  confidence {finding.confidence:.0%}", MUTED),
     )  # fmt: skip

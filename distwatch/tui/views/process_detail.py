@@ -73,12 +73,13 @@ def _pairs(*told: tuple[str, object]) -> Iterable[Text]:
 
 
 def _evidence(picture: Picture, global_rank: int) -> Iterable[Text]:
-    for finding in picture.findings:
+    for finding in picture.shown_findings:
         blamed = global_rank in finding.culprit_ranks
         if not blamed and global_rank not in finding.waiting_ranks:
             continue
         role = "culprit" if blamed else "waits"
-        yield Text.assemble((f"{finding.code} ", STRONG), (f"({finding.role}, {role})", MUTED))
+        told = "suspected" if finding is picture.verdict.suspicion else finding.role
+        yield Text.assemble((f"{finding.code} ", STRONG), (f"({told}, {role})", MUTED))
         for evidence in finding.evidence:
             if evidence.global_rank in (None, global_rank):
                 text = evidence.text.replace("\n", "\n      ")

@@ -39,7 +39,7 @@ _VIEWS: dict[str, Callable[[Picture, _Orders, frozenset[str]], _Drawn]] = {
     ),
     "devices": lambda picture, *_: _Drawn(devices.lines(picture), devices.EMPTY),
     "events": lambda picture, *_: _Drawn(events.lines(picture), events.EMPTY),
-    "findings": lambda picture, *_: _Drawn(findings.lines(picture), findings.EMPTY),
+    "findings": lambda picture, *_: _Drawn(findings.lines(picture), findings.empty(picture)),
     "loading": lambda picture, orders, _: _Drawn(
         loading.lines(picture, orders["loading"]),
         loading.EMPTY,
