@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding, Severity
-from distwatch.state.rank_sets import format_ranks, name_ranks
+from distwatch.state.rank_sets import format_ranks, name_by, ranks_by
 
 Plans = Mapping[int, InitPlanned]
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
@@ -159,7 +159,7 @@ def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
         code="group.layout_disagrees",
         culprit_ranks=tuple(sorted(odd)),
         waiting_ranks=tuple(sorted(set(held) - odd)),
-        summary=f"the ranks hold different {axis} groups: {'; '.join(_who_says(held))}",
+        summary=f"the ranks hold different {axis} groups: {'; '.join(name_by(held, ' has ', ' have '))}",
         evidence=tuple(
             Evidence("journal", f"rank {rank}: {axis} {members}", rank)
             for rank, members in list(held.items())[:_LISTED]
@@ -175,7 +175,7 @@ def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
     read = {rank: term.read(plan) for rank, plan in sorted(plans.items())}
     values = {rank: value for rank, value in read.items() if value is not None}
     odd, decided = odd_ones(values)
-    listed = "; ".join(_who_says(values))
+    listed = "; ".join(name_by(values, " has ", " have "))
     return Finding(
         code=term.code,
         severity=term.severity,
@@ -191,22 +191,10 @@ def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
     )
 
 
-def _who_says(values: Mapping[int, str]) -> Iterable[str]:
-    by_value: dict[str, list[int]] = {}
-    for rank, value in values.items():
-        by_value.setdefault(value, []).append(rank)
-    for value, ranks in by_value.items():
-        many = len(ranks) != 1
-        yield f"{name_ranks(ranks)} {'have' if many else 'has'} {value}"
-
-
 def _shared_devices(plans: Plans) -> Iterable[Finding]:
     """A UUID names one GPU in the world: two ranks on it cannot both talk NCCL."""
-    by_device: dict[str, list[int]] = {}
-    for rank, plan in sorted(plans.items()):
-        if plan.device:
-            by_device.setdefault(plan.device, []).append(rank)
-    for device, ranks in by_device.items():
+    devices = {rank: plan.device for rank, plan in sorted(plans.items()) if plan.device}
+    for device, ranks in ranks_by(devices).items():
         if len(ranks) > 1:
             yield Finding(
                 code="rendezvous.backend_unavailable",

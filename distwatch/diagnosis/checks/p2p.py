@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.peer_waits import PeerWait, describe_tags
 from distwatch.diagnosis.facts.wait_for import Edge
+from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 
 _SHOWN = 8
+_ONE_TOO_MANY = "One of them has a send or recv too many, or the other has one too few: compare the call sites below."
 
 
 class PeerMissing:
@@ -58,77 +62,67 @@ class PeerMissing:
         )
 
 
+class Circle(msgspec.Struct, frozen=True):
+    """What a finding says about ranks that wait for each other."""
+
+    code: str
+    what: str
+    confidence: float
+    advice: str = ""
+
+
 class Circles:
     """Ranks that wait for each other in a circle, which no other rank could end."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for chain in case.graph.cycles():
-            if all(edge.overdue for edge in chain) or _has_timed_out(case, chain):
-                kinds = {edge.kind for edge in chain}
-                if kinds == {"p2p"}:
-                    yield self._of_peers(case, chain)
-                elif kinds == {"collective"}:
-                    yield self._of_collectives(case, chain)
-                elif kinds == {"p2p", "collective"}:
-                    yield self._mixed(case, chain)
+            circle = _circle_of(case, chain)
+            if circle and (all(edge.overdue for edge in chain) or _has_timed_out(case, chain)):
+                yield self._finding(case, chain, circle)
 
-    def _of_peers(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
-        differ = describe_tags([case.job.peer_waits[edge.waiter] for edge in chain])
-        if differ:
-            what = f"miss each other's calls because {differ}: {_calls(chain)}"
-            advice = "Give both calls the same tag and group."
-            return self._finding(case, chain, "p2p.unmatched", what, 0.95, advice)
-        what = f"wait for each other in a circle: {_calls(chain)}"
-        return self._finding(case, chain, "p2p.cycle", what, 0.95)
-
-    def _of_collectives(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
-        listed = "; ".join(
-            f"rank {edge.waiter} is in {edge.what} and waits for rank {edge.awaited}"
-            for edge in chain
-        )
-        advice = (
-            "Let every rank call the collectives of its groups in the same order: compare the call "
-            "sites below."
-        )
-        what = f"call their groups in different orders: {listed}"
-        return self._finding(case, chain, "collective.op_mismatch", what, 0.8, advice)
-
-    def _mixed(self, case: Case, chain: tuple[Edge, ...]) -> Finding:
-        advice = (
-            "One of them has a send or recv too many, or the other has one too few: compare the call "
-            "sites below."
-        )
-        what = f"wait for each other in different calls: {_calls(chain)}"
-        return self._finding(case, chain, "p2p.unmatched", what, 0.7, advice)
-
-    def _finding(
-        self, case: Case, chain: tuple[Edge, ...], code: str, what: str, confidence: float, advice: str = ""
-    ) -> Finding:  # fmt: skip
+    def _finding(self, case: Case, chain: tuple[Edge, ...], circle: Circle) -> Finding:
         ranks = tuple(sorted({edge.waiter for edge in chain}))
         group = case.job.ranks[chain[0].waiter].groups.get(chain[0].pg_name)
         longest = max(edge.waited_s for edge in chain)
         return Finding(
-            code=code,
+            code=circle.code,
             culprit_ranks=ranks,
             waiting_ranks=tuple(sorted(case.graph.behind(ranks))),
             pg_name=chain[0].pg_name or None,
             pg_desc=(group.pg_desc or None) if group else None,
-            summary=f"{name_ranks(ranks)} {what}; for {seconds(longest)}",
-            advice=advice,
+            summary=f"{name_ranks(ranks)} {circle.what}; for {seconds(longest)}",
+            advice=circle.advice,
             evidence=tuple(_edge_evidence(case, chain)),
-            confidence=confidence,
+            confidence=circle.confidence,
         )
 
 
-def _calls(chain: tuple[Edge, ...]) -> str:
-    return "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
+def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
+    kinds = {edge.kind for edge in chain}
+    calls = "; ".join(f"rank {edge.waiter} is in {edge.what}" for edge in chain)
+    if kinds == {"p2p", "collective"}:
+        what = f"wait for each other in different calls: {calls}"
+        return Circle("p2p.unmatched", what, 0.7, _ONE_TOO_MANY)
+    if kinds == {"collective"}:
+        listed = "; ".join(
+            f"rank {edge.waiter} is in {edge.what} and waits for rank {edge.awaited}"
+            for edge in chain
+        )
+        what = f"call their groups in different orders: {listed}"
+        return Circle("collective.op_mismatch", what, 0.8, code_of("collective.cycle").advice)
+    if kinds != {"p2p"}:
+        return None
+    if differ := describe_tags([case.job.peer_waits[edge.waiter] for edge in chain]):
+        what = f"miss each other's calls because {differ}: {calls}"
+        return Circle("p2p.unmatched", what, 0.95, "Give both calls the same tag and group.")
+    return Circle("p2p.cycle", f"wait for each other in a circle: {calls}", 0.95)
 
 
 def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:
-    """What each of these ranks has posted, where, and how long it has waited."""
+    """What each of these ranks has posted, where, and for how long."""
     for wait in waits:
         size = f" of {wait.numel} {wait.dtype} elements" if wait.numel >= 0 else ""
-        at = f", called at {case.source(wait.site)}" if wait.site else ""
+        at = case.at(wait.site, ", called at")
         waited = seconds(case.job.peer_waited_s(wait))
         text = f"rank {wait.global_rank}: {wait}{size}{at}, for {waited}"
         yield Evidence("operations", text, wait.global_rank)
@@ -141,12 +135,9 @@ def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:
             continue
         operation = case.job.operation(edge.waiter, edge.pg_name, edge.seq)
         site = case.job.site_of(edge.waiter, operation) if operation else None
-        at = f", called at {case.source(site)}" if site else ""
-        yield Evidence(
-            "operations" if operation else "flight_recorder",
-            f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}",
-            edge.waiter,
-        )
+        at = case.at(site, ", called at")
+        text = f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}"
+        yield Evidence("operations" if operation else "flight_recorder", text, edge.waiter)
     for edge in chain[:_SHOWN]:
         yield case.place(edge.waiter)
 

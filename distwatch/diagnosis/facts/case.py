@@ -142,6 +142,10 @@ class Case:
         text = self.state.sources.get((site.file, site.line))
         return f"{site}: `{text}`" if text else str(site)
 
+    def at(self, site: Site | None, words: str = ", at") -> str:
+        """`, at train.py:42 in step: `loss.backward()``; '' where the site is not known."""
+        return f"{words} {self.source(site)}" if site else ""
+
     def where(self, global_rank: int) -> str:
         """`train.py:42 in step`, or '' where it was not observed."""
         process = self.job.ranks.get(global_rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -11,9 +12,9 @@ from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.state.events import Operation, Site
-from distwatch.state.finding import Evidence
+from distwatch.state.finding import Evidence, Source
 from distwatch.state.model import Process
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import name_by
 from distwatch.state.recorder_entries import Collective
 
 _BEFORE = 3
@@ -26,7 +27,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     op: str
     size: str
+    numel: int = -1
+    dtype: str = ""
     site: Site | None = None
+    source: Source = "flight_recorder"
 
     @property
     def place(self) -> tuple[str, str]:
@@ -45,20 +49,23 @@ def history_of(case: Case, view: GroupView, rank: int) -> dict[int, Entry]:
     The recorder also has what C++ called; the ring also has what came after the last dump.
     """
     process = case.job.ranks[rank]
-    entries = {recorded.seq: _of_recorder(recorded) for recorded in _recorded(process, view)}
+    entries = {
+        recorded.seq: of_recorder(process, recorded) for recorded in _recorded(process, view)
+    }
     for called in _called(process, view):
-        entries[called.seq] = _of_ring(process, called)
+        entries[called.seq] = of_ring(process, called)
     return entries
 
 
 def entry_at(case: Case, view: GroupView, rank: int, seq: int) -> Entry | None:
     """What `history_of` has under one number."""
-    process = case.job.ranks[rank]
-    for called in reversed(process.outside.operations):
-        if called.seq == seq >= 0 and called.pg_name == view.pg_name:
-            return _of_ring(process, called)
+    process = case.job.ranks.get(rank)
+    if process is None:
+        return None
+    if called := case.job.operation(rank, view.pg_name, seq):
+        return of_ring(process, called)
     recorded = case.job.recorded(rank, view.pg_name, seq)
-    return _of_recorder(recorded) if recorded else None
+    return of_recorder(process, recorded) if recorded else None
 
 
 def newest_of(case: Case, view: GroupView, rank: int) -> int | None:
@@ -81,17 +88,28 @@ def _called(process: Process, view: GroupView) -> Iterator[Operation]:
             yield called
 
 
-def _of_recorder(recorded: Collective) -> Entry:
-    size = str([list(size) for size in recorded.input_sizes or recorded.output_sizes])
-    return Entry(seq=recorded.seq, op=operation_name(recorded.op), size=size)
+def of_recorder(_: Process, recorded: Collective) -> Entry:
+    """A call as the flight recorder has it."""
+    sizes = recorded.input_sizes or recorded.output_sizes
+    return Entry(
+        seq=recorded.seq,
+        op=operation_name(recorded.op),
+        size=str([list(size) for size in sizes]),
+        numel=math.prod(sizes[0]) if sizes else -1,
+        dtype=recorded.input_dtypes[0].lower() if recorded.input_dtypes else "",
+    )
 
 
-def _of_ring(process: Process, called: Operation) -> Entry:
+def of_ring(process: Process, called: Operation) -> Entry:
+    """A call as the process's operations ring has it."""
     return Entry(
         seq=called.seq,
         op=operation_name(called.op),
         size=f"[{called.numel}]",
+        numel=called.numel,
+        dtype=called.dtype,
         site=process.sites.get(called.site),
+        source="operations",
     )
 
 
@@ -111,12 +129,8 @@ def sequence_evidence(
             yield Evidence("operations", text, rank)
     parted = _first_other_site(histories, seq)
     if parted is not None and parted < seq:
-        at = {rank: entries[parted] for rank, entries in histories.items() if parted in entries}
-        told = {str(entry) for entry in at.values()}
-        sides = "; ".join(
-            f"{name_ranks(r for r in at if str(at[r]) == text)}: {text}"
-            for text in sorted(told)[:4]
-        )
+        at = {r: str(entries[parted]) for r, entries in histories.items() if parted in entries}
+        sides = "; ".join(name_by(at)[:_RANKS])
         yield Evidence(
             "operations",
             f"the call sites differ from #{parted} on, while the calls still matched: {sides}",

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable
-
-import msgspec
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TypeVar
 
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.activity import activity_of, spins
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Wait
-from distwatch.diagnosis.facts.operations import operation_name
-from distwatch.diagnosis.facts.sequences import sequence_evidence
+from distwatch.diagnosis.facts.sequences import (
+    Entry,
+    entry_at,
+    of_recorder,
+    of_ring,
+    sequence_evidence,
+)
+from distwatch.state.events import Operation
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import agree, name_ranks
+from distwatch.state.rank_sets import agree, name_by, name_ranks
+from distwatch.state.recorder_entries import Collective
 
 LATE_SHARE = 0.5
 MOVES_S = 60.0
 SETTLED_S = 1.0
 """A difference counts once the collective has not completed for this long."""
 _SAME_SHAPE = frozenset({"all_reduce", "broadcast", "reduce"})
+_ASPECTS = ("op", "dtype", "shape")
+_Call = TypeVar("_Call", Operation, Collective)
 _SAME_DTYPE = _SAME_SHAPE | {"all_gather", "all_gather_into_tensor"}
 
 
@@ -185,39 +194,32 @@ class OperationsDiffer:
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
             calls = differing_calls(case, view)
-            if len(calls) < 2:
-                continue
-            for aspect in ("op", "dtype", "shape"):
-                if finding := self._compare(case, view, calls, aspect):
-                    yield finding
-                    break
+            found = (self._compare(case, view, calls, aspect) for aspect in _ASPECTS if calls)
+            yield from islice(filter(None, found), 1)
 
     def _compare(
-        self, case: Case, view: GroupView, calls: dict[int, Call], aspect: str
+        self, case: Case, view: GroupView, calls: dict[int, Entry], aspect: str
     ) -> Finding | None:
-        values = {rank: call.aspect(aspect) for rank, call in calls.items()}
-        counts = Counter(value for value in values.values() if value is not None)
+        told = {rank: text for rank, call in calls.items() if (text := _aspect(call, aspect))}
+        counts = Counter(told.values()).most_common(2)
         if len(counts) < 2:
             return None
         seq = next(iter(calls.values())).seq
-        (_, most), *rest = counts.most_common()
-        decided = most > rest[0][1]
-        usual = counts.most_common(1)[0][0]
-        odd = tuple(r for r, v in values.items() if v is not None and (not decided or v != usual))
-        told = ", ".join(
-            f"{name_ranks(r for r, v in values.items() if v == value)} {_told(aspect, value)}"
-            for value in counts
-        )
+        (usual, most), (_, second) = counts
+        decided = most > second
+        odd = tuple(rank for rank, text in told.items() if not decided or text != usual)
         return Finding(
             code=f"collective.{aspect}_mismatch",
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"the ranks of {view.title} disagree about collective #{seq}: {told}",
+            summary=f"the ranks of {view.title} disagree about collective #{seq}: {', '.join(name_by(told, ' ', ' '))}",
             evidence=(
                 *(
-                    Evidence("operations", f"rank {rank}: #{seq} is {call}", rank)
+                    Evidence(
+                        call.source, f"rank {rank}: #{seq} is {_text(case, view, rank, call)}", rank
+                    )
                     for rank, call in list(calls.items())[:16]
                 ),
                 *sequence_evidence(case, view, odd, seq),
@@ -226,7 +228,7 @@ class OperationsDiffer:
         )
 
 
-def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
+def differing_calls(case: Case, view: GroupView) -> dict[int, Entry]:
     """Each member's call in one collective, where the calls differ; else nothing.
 
     All calls are from one source. The recorder also has what C++ called (DDP); the ring also
@@ -236,93 +238,65 @@ def differing_calls(case: Case, view: GroupView) -> dict[int, Call]:
     if not stuck and not case.deaths.own and not case.deaths.victims:
         return {}
     for seq in [view.seq] if view.in_flight else _last_seqs(case, view):
-        for source, key in ((_entered_call, _entered_key), (_recorded_call, _recorded_key)):
-            # Most often all calls are the same, and there may be very many.
-            if len({k for r in view.members if (k := key(case, view, r, seq))}) < 2:
-                continue
-            calls = {r: c for r in view.members if (c := source(case, view, r, seq))}
-            if len({msgspec.structs.replace(c, site="") for c in calls.values()}) > 1:
-                return calls
+        called = _at(case.job.operation, view, seq)
+        recorded = _at(case.job.recorded, view, seq)
+        if calls := (
+            _differing(case, called, of_ring, lambda c: (c.op, c.numel, c.dtype))
+            or _differing(
+                case, recorded, of_recorder,
+                lambda c: (c.op, c.input_sizes, c.output_sizes, c.input_dtypes),
+            )
+        ):  # fmt: skip
+            return calls
     return {}
+
+
+def _at(
+    find: Callable[[int, str, int], _Call | None], view: GroupView, seq: int
+) -> dict[int, _Call]:
+    return {rank: call for rank in view.members if (call := find(rank, view.pg_name, seq))}
+
+
+def _differing(
+    case: Case,
+    calls: dict[int, _Call],
+    read: Callable[[Process, _Call], Entry],
+    key: Callable[[_Call], object],
+) -> dict[int, Entry]:
+    # Most often all calls are the same, and there may be very many.
+    if len({key(call) for call in calls.values()}) < 2:
+        return {}
+    entries = {rank: read(case.job.ranks[rank], call) for rank, call in calls.items()}
+    kinds = {(entry.op, entry.numel, entry.dtype) for entry in entries.values()}
+    return entries if len(kinds) > 1 else {}
 
 
 def calls_differ(case: Case, view: GroupView) -> bool:
     """Whether the members are in different calls, or in calls that do not match."""
     calls = differing_calls(case, view).values()
     return any(
-        len({value for call in calls if (value := call.aspect(aspect)) is not None}) > 1
-        for aspect in ("op", "dtype", "shape")
+        len({value for call in calls if (value := _aspect(call, aspect)) is not None}) > 1
+        for aspect in _ASPECTS
     )
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's collective, from its operations ring."""
-
-    seq: int
-    op: str
-    numel: int
-    dtype: str
-    site: str = ""
-
-    def aspect(self, name: str) -> str | None:
-        """The value to compare; None where this operation may differ in it, or where it was not seen."""
-        if name == "op":
-            return self.op
-        if name == "dtype":
-            return self.dtype if self.dtype and self.op in _SAME_DTYPE else None
-        return str(self.numel) if self.numel >= 0 and self.op in _SAME_SHAPE else None
-
-    def __str__(self) -> str:
-        size = f" of {self.numel} elements" if self.numel >= 0 else ""
-        dtype = f" {self.dtype}" if self.dtype else ""
-        return f"{self.op}{size}{dtype}{' at ' + self.site if self.site else ''}"
+def _aspect(call: Entry, name: str) -> str | None:
+    """What a rank `called` or `passed`; None where this operation may differ in it, or where it was not seen."""
+    if name == "op":
+        return f"called {call.op}"
+    if name == "dtype":
+        return f"passed {call.dtype}" if call.dtype and call.op in _SAME_DTYPE else None
+    known = call.numel >= 0 and call.op in _SAME_SHAPE
+    return f"passed {call.numel} elements" if known else None
 
 
-def _told(aspect: str, value: str) -> str:
-    return {"op": f"called {value}", "dtype": f"passed {value}"}.get(
-        aspect, f"passed {value} elements"
-    )
-
-
-def _entered_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
-    """Equal where `_entered_call` is equal, except for the call's site."""
-    operation = case.job.operation(rank, view.pg_name, seq)
-    return operation and (operation.op, operation.numel, operation.dtype)
-
-
-def _recorded_key(case: Case, view: GroupView, rank: int, seq: int) -> object:
-    """Equal where `_recorded_call` is equal, except for the call's site."""
-    entry = case.job.recorded(rank, view.pg_name, seq)
-    return entry and (entry.op, entry.input_sizes, entry.output_sizes, entry.input_dtypes)
-
-
-def _entered_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:
-    operation = case.job.operation(rank, view.pg_name, seq)
-    if operation is None:
-        return None
-    site = case.job.site_of(rank, operation)
-    return Call(
-        seq=seq,
-        op=operation_name(operation.op),
-        numel=operation.numel,
-        dtype=operation.dtype,
-        site=case.source(site) if site else "",
-    )
-
-
-def _recorded_call(case: Case, view: GroupView, rank: int, seq: int) -> Call | None:
-    entry = case.job.recorded(rank, view.pg_name, seq)
-    if entry is None:
-        return None
-    sizes = entry.input_sizes or entry.output_sizes
-    waits = any(w.pg_name == view.pg_name and w.seq == seq for w in case.job.waits_for(rank))
-    return Call(
-        seq=seq,
-        op=operation_name(entry.op),
-        numel=math.prod(sizes[0]) if sizes else -1,
-        dtype=entry.input_dtypes[0].lower() if entry.input_dtypes else "",
-        site=case.where(rank) if waits else "",
-    )
+def _text(case: Case, view: GroupView, rank: int, call: Entry) -> str:
+    size = f" of {call.numel} elements" if call.numel >= 0 else ""
+    dtype = f" {call.dtype}" if call.dtype else ""
+    waits = any((w.pg_name, w.seq) == (view.pg_name, call.seq) for w in case.job.waits_for(rank))
+    where = case.where(rank) if waits else ""
+    at = case.at(call.site, " at") or (f" at {where}" if where else "")
+    return f"{call.op}{size}{dtype}{at}"
 
 
 def _last_seqs(case: Case, view: GroupView) -> list[int]:
@@ -338,12 +312,8 @@ def _last_seqs(case: Case, view: GroupView) -> list[int]:
 
 
 def _call_evidence(case: Case, view: GroupView, rank: int) -> Evidence | None:
-    call = _entered_call(case, view, rank, view.seq)
-    if call is not None:
-        return Evidence("operations", f"rank {rank} waits in #{call.seq}: {call}", rank)
-    recorded = case.job.recorded(rank, view.pg_name, view.seq)
-    if recorded is not None:
-        sizes = ", ".join(str(list(size)) for size in recorded.input_sizes[:3])
-        text = f"rank {rank} waits in #{view.seq}: {operation_name(recorded.op)} {sizes}"
-        return Evidence("flight_recorder", text, rank)
-    return None
+    call = entry_at(case, view, rank, view.seq)
+    if call is None:
+        return None
+    text = _text(case, view, rank, call) if call.source == "operations" else str(call)
+    return Evidence(call.source, f"rank {rank} waits in #{view.seq}: {text}", rank)

@@ -16,7 +16,7 @@ from distwatch.diagnosis.facts.sequences import (
     newest_of,
     sequence_evidence,
 )
-from distwatch.state.finding import Evidence, Finding, Source
+from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 
@@ -75,11 +75,10 @@ class CountUneven:
 
     def _evidence(self, case: Case, view: GroupView, found: Round) -> Iterable[Evidence]:
         for rank, entry in [*list(found.more.items())[:4], *list(found.fewer.items())[:4]]:
-            at = f", at {case.source(entry.site)}" if entry.site else ""
-            source: Source = "operations" if entry.site else "flight_recorder"
             rounds = found.together + (rank in found.more)
-            text = f"rank {rank}: #{found.seq} is {entry.op}{at}; {rounds} rounds since the last other call"
-            yield Evidence(source, text, rank)
+            call = f"#{found.seq} is {entry.op}{case.at(entry.site)}"
+            text = f"rank {rank}: {call}; {rounds} rounds since the last other call"
+            yield Evidence(entry.source, text, rank)
         for rank in [*list(found.more)[:2], *list(found.fewer)[:2]]:
             yield case.place(rank)
         yield from sequence_evidence(case, view, _odd(found), found.seq)

@@ -84,5 +84,5 @@ def _unfinished(process: Process) -> Operation | None:
 
 def _entered(case: Case, rank: int, operation: Operation) -> Evidence:
     site = case.job.site_of(rank, operation)
-    text = f"rank {rank}: monitored_barrier{', at ' + case.source(site) if site else ''}"
+    text = f"rank {rank}: monitored_barrier{case.at(site)}"
     return Evidence("operations", text, rank)

@@ -9,7 +9,7 @@ from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.agreement import odd_ones
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import name_by
 
 
 class TimeoutsDisagree:
@@ -41,18 +41,14 @@ class TimeoutsDisagree:
         told = {rank: f"{timeout_s:g} s" for rank, timeout_s in held.items()}
         odd, decided = odd_ones(told)
         shortest = min(held, key=lambda rank: held[rank])
-        listed = ", ".join(
-            f"{name_ranks(r for r in told if told[r] == text)} {text}"
-            for text in sorted(set(told.values()))
-        )
         return Finding(
             code="collective.timeout_disagrees",
             severity="warning",
             culprit_ranks=tuple(sorted(odd)),
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"the members of {view.title} have different timeouts ({listed}): rank {shortest} gives up "
-            f"after {seconds(held[shortest])}, which ends the others, too",
+            summary=f"the members of {view.title} have different timeouts ({', '.join(name_by(told))}): "
+            f"rank {shortest} gives up after {seconds(held[shortest])}, which ends the others, too",
             evidence=tuple(
                 Evidence("journal", f"rank {rank}: {told[rank]}{_site(case, view, rank)}", rank)
                 for rank in list(held)[:16]
@@ -63,4 +59,4 @@ class TimeoutsDisagree:
 
 def _site(case: Case, view: GroupView, rank: int) -> str:
     group = case.job.ranks[rank].groups.get(view.pg_name)
-    return f", made at {case.source(group.site)}" if group and group.site else ""
+    return case.at(group.site if group else None, ", made at")
