@@ -44,6 +44,10 @@ _PLACES = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__", "ray"})
+
+
 def __getattr__(name: str) -> Any:
     # Importing distwatch costs a job nothing: what is not used is not loaded.
     import importlib

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from distwatch.integrations.load_hooks import in_phase
 from distwatch.integrations.loads import Load, begin_load, end_load
 from distwatch.integrations.placements import placement_of
 from distwatch.integrations.registry import running_agent
+from distwatch.integrations.required import import_required
 from distwatch.integrations.smoke_test import generate_shortly
 from distwatch.preflight.model_load import LoadingMachine, load_advice
 from distwatch.probes.cgroups import memory_group
@@ -55,7 +55,7 @@ def load(
         kwargs: of `from_pretrained`.
 
     Raises:
-        PlanInvalid: there is no such class.
+        PlanInvalid: there is no such class, or no transformers.
     """
     if deadline is not None and not deadline > 0:
         raise PlanInvalid(f"deadline={deadline!r}", advice="Give a positive number of seconds.")
@@ -96,7 +96,7 @@ def _end(under_way: Load, arguments: LoadArguments, model: Any) -> None:
 
 def _class_of(model_class: Any) -> Any:
     if isinstance(model_class, str):
-        transformers = importlib.import_module("transformers")
+        transformers = import_required("transformers", "distwatch.load", "transformers")
         found = getattr(transformers, model_class, None)
         if found is None:
             raise PlanInvalid(

@@ -32,11 +32,12 @@ def command(target: str | None, once: bool, root: str) -> int:
     In Ray, a driver's pid or an actor's name works, too.
     A job that runs without distwatch is watched from outside.
     """
+    meant = resolve(target, root)
     if not once and not is_terminal():
         raise UsageError(
             "there is no terminal here", advice="`distwatch attach --once` prints one screen."
         )
-    source = resolve(target, root).source()
+    source = meant.source()
     if once:
         color = click.get_current_context().color
         return asyncio.run(print_once(source, bool(color)))

@@ -23,6 +23,7 @@ from distwatch.cli.project import KEYS, project_settings
 from distwatch.cli.ray_job import submits_job, with_settings
 from distwatch.cli.terminal import echo
 from distwatch.errors import AttachDenied, UsageError
+from distwatch.integrations.registry import unknown_names
 from distwatch.ray import job_environment
 from distwatch.settings import ON_HANG, read_settings, run_root
 
@@ -120,6 +121,8 @@ def _require_sense(environ: Mapping[str, str]) -> None:
         raise UsageError(
             settings.complaints[0], advice="For example DISTWATCH_DEADLINES=init=60,collective=120."
         )
+    if wrong := unknown_names(settings):
+        raise UsageError(wrong.rstrip("."))
     if settings.observer not in ("auto", "off") and ":" not in settings.observer:
         raise UsageError(
             f"DISTWATCH_OBSERVER={settings.observer!r} is not valid",

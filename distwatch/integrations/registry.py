@@ -81,7 +81,8 @@ _patches: dict[str, PatchSet] = {}
 
 def arm(settings: Settings) -> None:
     """Waits for each library's import; loaded ones are hooked at once. Idempotent."""
-    _complain_of_unknown(settings)
+    if not _statuses and (complaint := unknown_names(settings)):
+        log.warning("distwatch: %s", complaint)
     for spec in REGISTRY:
         if spec.name in _statuses and _statuses[spec.name].status != "removed":
             continue
@@ -92,16 +93,17 @@ def arm(settings: Settings) -> None:
         when_imported(spec.trigger, lambda module, spec=spec: apply(spec, module))  # type: ignore[misc]
 
 
-def _complain_of_unknown(settings: Settings) -> None:
+def unknown_names(settings: Settings) -> str:
+    """A sentence about the names in DISTWATCH_INTEGRATIONS that are none; '' where all are known."""
     known = {spec.part_of or spec.name for spec in REGISTRY} | {CALLS}
     asked = settings.integrations_off | (settings.integrations_only or frozenset())
     unknown = sorted(asked - known)
-    if unknown and not _statuses:
-        log.warning(
-            "distwatch: DISTWATCH_INTEGRATIONS names %s; there are: %s",
-            ", ".join(unknown),
-            ", ".join(sorted(known)),
-        )
+    if not unknown:
+        return ""
+    from distwatch.errors import did_you_mean  # difflib takes 3 ms
+
+    hint = did_you_mean(unknown[0], known, f"There are {', '.join(sorted(known))}.")
+    return f"DISTWATCH_INTEGRATIONS names {', '.join(unknown)}. {hint}"
 
 
 def apply(spec: IntegrationSpec, module: ModuleType) -> None:

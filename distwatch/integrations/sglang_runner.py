@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import importlib.util
 import inspect
 import json
@@ -20,6 +19,7 @@ from distwatch.errors import PlanInvalid
 from distwatch.foreign_files import read_named
 from distwatch.integrations.frameworks.framework import accepted, framework_of
 from distwatch.integrations.registry import running_agent
+from distwatch.integrations.required import import_required
 from distwatch.integrations.world import World, add_framework, held_world, initialize
 from distwatch.state.steps import LOAD
 
@@ -168,13 +168,7 @@ def _step(name: str, model_path: str) -> Iterator[None]:
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise PlanInvalid(
-            f"SGLang cannot be imported: {error}",
-            advice="pip install sglang and what it lacks, in the environment of this job.",
-        ) from error
+    return import_required(name, "distwatch.build_sglang_runner", "sglang")
 
 
 def _server_args(

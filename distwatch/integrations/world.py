@@ -29,6 +29,7 @@ from distwatch.integrations.builders import (
 )
 from distwatch.integrations.ray_rendezvous import meet_in_ray, read_endpoint
 from distwatch.integrations.registry import running_agent
+from distwatch.integrations.required import import_required
 from distwatch.integrations.torch_library import TorchLibrary
 from distwatch.integrations.world_plan import (
     Asked,
@@ -179,12 +180,13 @@ def initialize(
                 `ray://name` does the same for one of several worlds in a job.
 
     Raises:
-        PlanInvalid: no world of this size can be built from this plan.
+        PlanInvalid: no world of this size can be built from this plan, or there is no torch.
         InitTimeout: a step did not end in time; it names who arrived, who did not, and where they are.
         InitFailed: the ranks disagree, or this one cannot join; `.finding` says why.
         AlreadyInitialized: this process holds a world with another plan.
     """
     global _held, _formed
+    import_required("torch.distributed", "distwatch.initialize", "torch")
     held_endpoint = _held.plan.endpoint if _held is not None else None
     launched, ray_world = read_endpoint(init_method, rank, world_size, held_endpoint)
     sizes = {
@@ -358,8 +360,6 @@ def _activated_agent() -> Agent | None:
     """Turns distwatch on, unless it is switched off: then the world forms without a journal."""
     if read_settings().enabled is False:
         return None
-    import torch.distributed  # noqa: F401
-
     import distwatch.auto  # noqa: F401
 
     return running_agent()

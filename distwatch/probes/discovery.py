@@ -17,7 +17,7 @@ from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
 
-__all__ = ["job_of", "ranks_of", "read_command", "read_environ", "sight"]
+__all__ = ["job_of", "ranks_of", "read_command", "read_environ", "require_readable", "sight"]
 
 _ARGUMENTS = 32
 _LENGTH = 400
@@ -54,7 +54,7 @@ def job_of(pid: int) -> list[ProcessSighted]:
         AttachDenied: it is not readable.
     """
     table = ProcessTable()
-    start = _require(table, pid)
+    start = _readable(table, pid)
     rank = table.rank_of(start) or _rank_below(table, start)
     if rank is not None:
         members = _around_ranks(table, rank)
@@ -167,13 +167,12 @@ def _place(process: ProcessSighted) -> tuple[int, int, int]:
     return _ORDER.get(process.role, 2), -1 if rank is None else rank, process.pid
 
 
-def _require(table: ProcessTable, pid: int) -> Seen:
-    """A readable process.
+def require_readable(pid: int) -> None:
+    """Raises NoSuchTarget where there is no such process, AttachDenied where it cannot be read."""
+    _readable(ProcessTable(), pid)
 
-    Raises:
-        NoSuchTarget: there is no such process.
-        AttachDenied: it is not readable.
-    """
+
+def _readable(table: ProcessTable, pid: int) -> Seen:
     seen = table.get(pid) if pid > 0 else None
     if seen is None:
         if pid > 0 and _exists(pid):  # /proc is mounted with hidepid

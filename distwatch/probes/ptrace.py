@@ -40,6 +40,11 @@ def explain_rights(uid: int, capable: bool, scope: int | None) -> tuple[bool, st
 
 def explain_denial(pid: int) -> str:
     """Why an existing process could not be read, and what to do, as the end of a sentence."""
+    if has_ptrace_capability() and yama_scope() != 3:
+        return (
+            "not even CAP_SYS_PTRACE reaches it from here: it is in another user namespace, or a "
+            "security module protects it. Run distwatch in the container where that process runs"
+        )
     owner = owner_of(pid)
     if owner is not None and owner != os.geteuid():
         me = user_name(os.geteuid())

@@ -78,6 +78,8 @@ def test_an_id_is_made_up_where_none_is_given(root: Path) -> None:
         (("--run-id", "-x"), "cannot name a run"),
         (("--deadlines", "soon"), "is not kind=seconds"),
         (("--deadlines", "initt=3"), "did you mean init?"),
+        (("--integrations", "foo"), "There are accelerate, "),
+        (("--integrations", "-transfomers"), "Did you mean 'transformers'?"),
         (("--observer", "maybe"), "auto, off or host:port"),
         (("--on-hang", "panic"), "panic"),
         (("--dir", "/etc/passwd"), "is not a folder"),

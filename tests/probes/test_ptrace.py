@@ -6,7 +6,13 @@ import os
 
 import pytest
 
-from distwatch.probes.ptrace import explain_rights, has_ptrace_capability, ptrace_rights
+from distwatch.probes import ptrace
+from distwatch.probes.ptrace import (
+    explain_denial,
+    explain_rights,
+    has_ptrace_capability,
+    ptrace_rights,
+)
 from tests.probes.others import as_nobody
 
 
@@ -33,3 +39,19 @@ def test_each_setting(capable: bool, scope: int | None, allowed: bool, words: st
 def test_another_user_loses_the_capability() -> None:
     assert as_nobody(lambda: str(has_ptrace_capability())) == "False"
     assert "65534" in as_nobody(lambda: ptrace_rights()[1]) or ptrace_rights()[0] is False
+
+
+@pytest.mark.parametrize(
+    ("capable", "scope", "words"),
+    [
+        (True, None, "not even CAP_SYS_PTRACE reaches it"),
+        (True, 3, "ptrace_scope is 3"),
+        (False, None, "run distwatch with CAP_SYS_PTRACE (as root)"),
+    ],
+)
+def test_who_has_the_right_already_is_not_told_to_get_it(
+    capable: bool, scope: int | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ptrace, "has_ptrace_capability", lambda: capable)
+    monkeypatch.setattr(ptrace, "yama_scope", lambda: scope)
+    assert words in explain_denial(os.getpid())

@@ -29,13 +29,14 @@ class ForeignJob(Target):
         self._root = root
         self._ray_job = ray_job
 
+    def require(self) -> None:
+        discovery.require_readable(self._pid)
+
     def folder(self) -> RunFolder:
-        if os.path.isdir(f"/proc/{self._pid}"):
-            raise NoSuchTarget(
-                f"{self.name} belongs to no run",
-                advice=f"`distwatch attach {self._pid}` looks at it from outside.",
-            )
-        raise NoSuchTarget(f"there is no {self.name}", advice="`distwatch ps` lists the runs.")
+        raise NoSuchTarget(
+            f"{self.name} belongs to no run",
+            advice=f"`distwatch attach {self._pid}` looks at it from outside.",
+        )
 
     def processes(self) -> list[ProcessSighted]:
         """Its processes on this machine, and the workers of the Ray job's other actors.

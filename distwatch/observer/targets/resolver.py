@@ -55,6 +55,7 @@ def resolve(word: str | None, root: str) -> Target:
     found = found or _run_or_job_with(word, root, folders)
     if found is None:
         raise NoSuchTarget(f"there is no run {word!r}", advice=_what_there_is(root, folders))
+    found.require()
     return found
 
 

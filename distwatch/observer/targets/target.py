@@ -24,6 +24,9 @@ class Target:
 
     name: str
 
+    def require(self) -> None:
+        """Raises NoSuchTarget where there is nothing to look at, AttachDenied where it may not be."""
+
     def folder(self) -> RunFolder:
         """Where it is recorded on this machine; raises NoSuchTarget where it is not."""
         raise NotImplementedError
