@@ -8,6 +8,7 @@ _: Any
 
 # Python: a package's lazy names, a wrapper's original, a module's loader.
 _.__getattr__
+_.__dir__
 _.__wrapped__
 _.__loader__
 

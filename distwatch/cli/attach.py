@@ -22,7 +22,7 @@ SETTLE_S = 1.5
 
 
 @click.command()
-@click.argument("target", required=False, metavar="PID|RUN")
+@click.argument("target", required=False, metavar="[PID|RUN]")
 @click.option("--once", is_flag=True, help="Print one screen and exit; works without a terminal.")
 @root_option
 @color_option

@@ -14,7 +14,7 @@ from distwatch.observer.targets.run_source import RunSource
 
 
 @click.command()
-@click.argument("target", required=False, metavar="RUN|PID")
+@click.argument("target", required=False, metavar="[RUN|PID]")
 @root_option
 def command(target: str | None, root: str) -> int:
     """Ask every rank and the observer for a full incident now, hang or not."""

@@ -24,7 +24,7 @@ SCHEMA = "distwatch.env/1"
 
 
 @click.command()
-@click.argument("pid", required=False, type=click.IntRange(1))
+@click.argument("pid", required=False, metavar="[PID]", type=click.IntRange(1))
 @output_option("table", "json", "sh")
 @color_option
 def command(pid: int | None, output: str) -> int:

@@ -17,12 +17,14 @@ from distwatch.runfolder import RunFolder
 
 
 @click.command()
-@click.argument("target", metavar="RUN|DIR|PID")
+@click.argument("target", required=False, metavar="[RUN|DIR|PID]")
 @output_option("perfetto", "speedscope", "prometheus")
 @file_option
 @root_option
-def command(target: str, output: str, path: str | None, root: str) -> int:
+def command(target: str | None, output: str, path: str | None, root: str) -> int:
     """Convert a run for other tools, the job alive or dead.
+
+    Without a name: the newest living run, else the newest.
 
     perfetto: a trace with steps, loads, collectives and verdicts, for https://ui.perfetto.dev and
     chrome://tracing. speedscope: all threads' stacks, taken now where possible. prometheus: metrics

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from distwatch.report.document import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
+ROOT_DEFAULT = (
+    "$DISTWATCH_DIR, else $XDG_RUNTIME_DIR/distwatch, else /tmp/distwatch-UID; "
+    f"now {run_root(os.environ)}"
+)
 HANG_FOUND = 3
 PARTIAL = 6
 
@@ -28,8 +32,7 @@ def root_option(function: F) -> F:
         "root",
         metavar="DIR",
         default=lambda: run_root(os.environ),
-        show_default="DISTWATCH_DIR or the runtime folder",
-        help="Root of the run folders.",
+        help=f"Root of the run folders.  [default: {ROOT_DEFAULT}]",
         callback=lambda _context, _parameter, path: readable_root(path),
     )(function)
 

@@ -12,10 +12,13 @@ from distwatch.errors import UsageError
 
 
 @click.command()
-@click.argument("target", metavar="RUN|DIR")
+@click.argument("target", required=False, metavar="[RUN|DIR]")
 @root_option
-def command(target: str, root: str) -> int:
-    """Open the TUI on a recorded run: step with [ and ], pause with space."""
+def command(target: str | None, root: str) -> int:
+    """Open the TUI on a recorded run: step with [ and ], pause with space.
+
+    Without a name: the newest living run, else the newest.
+    """
     from distwatch.observer.journals.reading import require_records
     from distwatch.observer.targets.resolver import resolve
     from distwatch.observer.targets.sources import RecordedRun

@@ -11,12 +11,14 @@ from distwatch.report.formats import render
 
 
 @click.command()
-@click.argument("target", metavar="RUN|DIR|PID")
+@click.argument("target", required=False, metavar="[RUN|DIR|PID]")
 @output_option("md", "json", "html")
 @file_option
 @root_option
-def command(target: str, output: str, path: str | None, root: str) -> int:
+def command(target: str | None, output: str, path: str | None, root: str) -> int:
     """Write the report on a run from what is on disk, the job alive or dead.
+
+    Without a name: on the newest living run, else on the newest.
 
     Exits with 3 if it found a hang or a crash, with 6 if ranks were not observed.
     """

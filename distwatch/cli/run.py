@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from distwatch.cli.options import readable_root
+from distwatch.cli.options import ROOT_DEFAULT, readable_root
 from distwatch.cli.project import KEYS, project_settings
 from distwatch.cli.ray_job import submits_job, with_settings
 from distwatch.cli.terminal import echo
@@ -31,7 +31,9 @@ BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap"
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--dir", "dir_", metavar="DIR", help="DISTWATCH_DIR: root of the run folders.")
+@click.option(
+    "--dir", "dir_", metavar="DIR", help=f"Root of the run folders.  [default: {ROOT_DEFAULT}]"
+)
 @click.option("--run-id", metavar="NAME", help="DISTWATCH_RUN_ID: names the run.")
 @click.option(
     "--deadlines", metavar="KIND=S,…", help="DISTWATCH_DEADLINES, e.g. init=60,collective=120."

@@ -17,7 +17,7 @@ from distwatch.web.server import WebServer
 
 
 @click.command()
-@click.argument("target", required=False, metavar="RUN|DIR|PID")
+@click.argument("target", required=False, metavar="[RUN|DIR|PID]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",

@@ -62,7 +62,7 @@ class Collected(msgspec.Struct, kw_only=True):
 
 
 @click.command()
-@click.argument("target", required=False, metavar="RUN|PID")
+@click.argument("target", required=False, metavar="[RUN|PID]")
 @click.option("--native", is_flag=True, help="Also show C frames; pauses each rank for a moment.")
 @click.option("--threads", is_flag=True, help="Show all threads (default: main threads only).")
 @output_option("tree", "json", "speedscope", "md")

@@ -18,7 +18,7 @@ from distwatch.visible_text import visible_line
 
 
 @click.command()
-@click.argument("target", required=False, metavar="RUN|PID")
+@click.argument("target", required=False, metavar="[RUN|PID]")
 @output_option("table", "json", "ndjson", "md")
 @root_option
 @color_option

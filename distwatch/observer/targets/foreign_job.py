@@ -30,7 +30,8 @@ class ForeignJob(Target):
         self._ray_job = ray_job
 
     def require(self) -> None:
-        discovery.require_readable(self._pid)
+        if self._ray_job is None:  # of that one, others may be here
+            discovery.require_readable(self._pid)
 
     def folder(self) -> RunFolder:
         raise NoSuchTarget(
