@@ -63,6 +63,21 @@ def test_report_with_unobserved_ranks_and_no_finding_ends_with_6(root: Path) -> 
     assert "no process seen" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["report", "export", "status"])
+def test_without_a_name_the_newest_run_is_meant(hung: Path, command: str) -> None:
+    named = distwatch(command, "hung", root=hung)
+    assert named.returncode == 3
+    assert distwatch(command, root=hung).stdout == named.stdout
+
+
+@pytest.mark.parametrize("command", "attach status stacks dump serve report replay export".split())
+def test_help_shows_the_name_as_optional_and_where_the_runs_are(root: Path, command: str) -> None:
+    said = distwatch(command, "--help", root=root).stdout
+    assert "[OPTIONS] [" in said.splitlines()[0]
+    flat = said.replace("\n", "").replace(" ", "")
+    assert f"/tmp/distwatch-UID;now{root}" in flat
+
+
 def test_report_to_a_file_is_private_and_whole(hung: Path, tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     done = distwatch("report", "hung", "-o", "html", "--output", str(target), root=hung)
