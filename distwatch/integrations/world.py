@@ -186,7 +186,6 @@ def initialize(
         AlreadyInitialized: this process holds a world with another plan.
     """
     global _held, _formed
-    import_required("torch.distributed", "distwatch.initialize", "torch")
     held_endpoint = _held.plan.endpoint if _held is not None else None
     launched, ray_world = read_endpoint(init_method, rank, world_size, held_endpoint)
     sizes = {
@@ -283,7 +282,7 @@ def _on_record() -> Iterator[None]:
 
 def _standing(launched: Launched) -> Launched:
     """Fills in what torch already knows, where the environment does not say."""
-    import torch.distributed as dist
+    dist = import_required("torch.distributed", "distwatch.initialize", "torch")
 
     if launched.method != "alone" or not dist.is_initialized():
         return launched
