@@ -99,10 +99,11 @@ def since_loss_s(case: Case) -> float:
     gone += [process for process in case.deaths.own.values() if not holds_world(process)]
     if (host := lost_host(case)) is not None:
         gone.append(host)
-    return max((_since_s(case, process) for process in gone), default=0.0)
+    return max((since_s(case, process) for process in gone), default=0.0)
 
 
-def _since_s(case: Case, ended: Process) -> float:
+def since_s(case: Case, ended: Process) -> float:
+    """Seconds since the process ended, by the newest time of its host."""
     host = case.state.hosts.get(ended.host)
     return max(0.0, ((host.now_ns if host else 0) - death_ns(ended)) / 1e9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from distwatch.diagnosis.facts.identity_cache import cache_by_identity
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.state.events import Frame
+from distwatch.state.finding import Evidence
 from distwatch.state.model import Process, RunState
 
 Kind = Literal[
@@ -121,12 +123,10 @@ def activity_of(state: RunState, process: Process) -> Activity | None:
         return by_syscall(process)
     if is_in_debugger(frames):
         return Activity(kind="debugger", text="a debugger")
-    if told := _told_by_files(frames):
-        kind, text = told
-        return Activity(kind=kind, text=_with_subject(process, text, kind))
-    if reads_stdin(process):
+    told = _told_by_files(frames)
+    if told is None and reads_stdin(process):
         return Activity(kind="prompt", text="somebody to type on its stdin")
-    if told := _told_by_calls(frames):
+    if told := told or _told_by_calls(frames):
         kind, text = told
         return Activity(kind=kind, text=_with_subject(process, text, kind))
     return in_native_code(process) or by_syscall(process) or _by_source(state, process, frames)
@@ -190,6 +190,28 @@ def reads_stdin(process: Process) -> bool:
     if sample is None or not sample.blocked_on.startswith("stdin"):
         return False
     return sample.syscall in ("read", "readv", "poll", "select", "pselect6", "ppoll")
+
+
+def kernel_text(process: Process) -> str:
+    """`state S, wchan do_wait, in wait4 on pid 7`; '' where nobody looked."""
+    sample = process.outside.sample
+    if sample is None:
+        return ""
+    wchan = f", wchan {sample.wchan}" if sample.wchan else ""
+    syscall = f", in {sample.syscall}" if sample.syscall else ""
+    return f"state {sample.state}{wchan}{syscall}{on_what(process)}"
+
+
+def on_what(process: Process) -> str:
+    """` on /data/shard-7`: what its main thread's system call is about; '' where that is not known."""
+    sample = process.outside.sample
+    return f" on {sample.blocked_on}" if sample and sample.blocked_on else ""
+
+
+def kernel_evidence(process: Process, rank: int, more: str = "") -> Iterable[Evidence]:
+    """What the kernel says about a rank's main thread."""
+    if text := kernel_text(process):
+        yield Evidence("proc", f"process {text}{more}", rank)
 
 
 def _library_frames(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.communication import is_init_symptom
-from distwatch.diagnosis.facts.deaths import TEARDOWN_SIGNALS, Deaths, deaths_of, ending_signal
+from distwatch.diagnosis.facts.deaths import Deaths, deaths_of, ending_signal
 from distwatch.diagnosis.facts.failures import Failure, failures_of, is_own_failure
 from distwatch.diagnosis.facts.group_views import GroupView, groups_of
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_status, where
 from distwatch.diagnosis.facts.ray_view import actor_title
+from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import WaitGraph, wait_graph
 from distwatch.diagnosis.facts.worlds import World
@@ -78,7 +79,7 @@ class Case:
         excuses |= {rank: found.code for found in found for rank in _ends_explained(found)}
         fault = next((f.code for f in found if f.blocks and code_of(f.code).persists), None)
         for rank, process in self.deaths.own.items() if fault else ():
-            if ending_signal(process) in TEARDOWN_SIGNALS and not self._ran_out_of_memory(process):
+            if ending_signal(process) in TEARDOWN and not self._ran_out_of_memory(process):
                 excuses.setdefault(rank, fault or "")
         return excuses
 

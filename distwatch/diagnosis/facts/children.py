@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.signals import REQUESTS
 from distwatch.state.model import Process
 
 _ROLES = ("dataloader", "child")
-_BY_REQUEST = (2, 15)
 AT_ONCE_NS = 2_000_000_000
 """Whoever ends a whole job ends the children of a rank within this time of the rank."""
 
@@ -50,7 +50,7 @@ def _failed(process: Process) -> bool:
     seen = process.outside.exit
     if process.ended_ns is None or seen is None:
         return False
-    if seen.oom_killed or (seen.signal is not None and seen.signal not in _BY_REQUEST):
+    if seen.oom_killed or (seen.signal is not None and seen.signal not in REQUESTS):
         return True
     # A program that a rank ran may end with any code, and no rank waits for it any more.
     return bool(seen.exit_code) and process.role == "dataloader"

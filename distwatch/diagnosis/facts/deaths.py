@@ -9,10 +9,10 @@ from distwatch.diagnosis.facts.failures import error_line, is_own_failure
 from distwatch.diagnosis.facts.initializations import newest_init
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.ray_view import RayView
+from distwatch.diagnosis.facts.signals import SIGKILL, TEARDOWN
 from distwatch.state.events import GAVE_UP
 from distwatch.state.model import Process
 
-TEARDOWN_SIGNALS = frozenset({2, 9, 15})
 AT_ONCE_S = 2.0
 SEEN_LATE_S = 1.0
 """An end is noticed when an observer looks; a peer's exception about it has an exact time."""
@@ -52,15 +52,13 @@ def deaths_of(job: Job) -> Deaths:
     ended = {r: p for r, p in failed.items() if r not in clean}
     peers_lost = {r: p for r, p in ended.items() if _lost_a_peer(job, r, p)}
     signalled = {
-        r: p
-        for r, p in ended.items()
-        if r not in peers_lost and ending_signal(p) in TEARDOWN_SIGNALS
+        r: p for r, p in ended.items() if r not in peers_lost and ending_signal(p) in TEARDOWN
     }
     own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
     first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
     # A launcher ends the other ranks with SIGTERM or SIGKILL once one has failed.
     # Where ranks report only a lost peer, the rank with a SIGKILL seen just after is that peer.
-    late_s = {9: 0.0 if own else SEEN_LATE_S}
+    late_s = {SIGKILL: 0.0 if own else SEEN_LATE_S}
     own |= {
         r: p
         for r, p in signalled.items()
@@ -102,7 +100,7 @@ def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dic
     if not own or set(own) - set(signalled):
         return own
     first = min(death_ns(p) for p in own.values())
-    killed_first = any(ending_signal(p) == 9 and death_ns(p) == first for p in own.values())
+    killed_first = any(ending_signal(p) == SIGKILL and death_ns(p) == first for p in own.values())
     return {
         r: p
         for r, p in own.items()
@@ -112,11 +110,7 @@ def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dic
 
 def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
     ranks = list(job.ranks.values())
-    if (
-        len(own) < len(ranks)
-        or not ranks
-        or any(ending_signal(p) not in TEARDOWN_SIGNALS for p in ranks)
-    ):
+    if len(own) < len(ranks) or not ranks or any(ending_signal(p) not in TEARDOWN for p in ranks):
         return False
     times = [death_ns(p) for p in ranks]
     return (max(times) - min(times)) / 1e9 <= AT_ONCE_S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from distwatch.state.addresses import is_loopback
@@ -10,7 +12,7 @@ from distwatch.state.model import Process, RunState
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint. `loopback_of`: the host that a loopback address means, else empty."""
+    """Host and port. `loopback_of`: the host that a loopback address stands for, else empty."""
 
     name: str = ""
     port: str = ""
@@ -56,7 +58,7 @@ def same_endpoint(one: Endpoint, other: Endpoint, state: RunState) -> bool | Non
     if one.port != other.port or not one.port:
         return False
     if one.loopback_of and other.loopback_of:
-        return False  # the same name, but it means another host on each
+        return False  # the same name, but a different host on each
     if one.loopback_of or other.loopback_of:
         loopback, named = (one, other) if one.loopback_of else (other, one)
         return True if _short(named.name) == _short(loopback.loopback_of.lower()) else None
@@ -74,7 +76,7 @@ def _short(name: str) -> str:
 
 
 def _addresses(place: Endpoint, state: RunState) -> frozenset[str]:
-    """The addresses of its name, without loopback: that means another host on each."""
+    """The addresses of its name. Loopback is left out: it is a different host on each."""
     found: set[str] = set()
     for host in state.hosts.values():
         for probed in host.endpoints.values():
@@ -83,6 +85,22 @@ def _addresses(place: Endpoint, state: RunState) -> frozenset[str]:
     if place.name.replace(".", "").isdigit():
         found.add(place.name)
     return frozenset(found)
+
+
+def by_endpoint(processes: Iterable[Process], state: RunState) -> list[list[Process]]:
+    """The processes that meet at one endpoint, however each of them writes it."""
+    by_place: dict[Endpoint, list[Process]] = {}
+    for process in processes:
+        by_place.setdefault(endpoint_of(process), []).append(process)
+    found: list[tuple[list[Endpoint], list[Process]]] = []
+    for place, members in by_place.items():
+        here = next((f for f in found if any(same_endpoint(p, place, state) for p in f[0])), None)
+        if here is None:
+            found.append(([place], members))
+        else:
+            here[0].append(place)
+            here[1].extend(members)
+    return [members for _, members in found]
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

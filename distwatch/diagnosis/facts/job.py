@@ -13,6 +13,7 @@ from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, peer_waits
 from distwatch.diagnosis.facts.ray_view import RayView
+from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.worlds import World, worlds_of
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
@@ -346,7 +347,7 @@ def was_cut_off(process: Process) -> bool:
     if process.exception is not None:
         return process.exception.type_name == "KeyboardInterrupt"
     unexplained = seen.exit_code is None and seen.signal is None and process.ending is None
-    return seen.signal in (2, 9, 15) or unexplained
+    return seen.signal in TEARDOWN or unexplained
 
 
 def _ranks_of(world: World) -> dict[int, Process]:

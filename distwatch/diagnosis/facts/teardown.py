@@ -14,11 +14,9 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import AT_ONCE_S, death_ns, ending_signal, is_oom_killed
 from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import was_cut_off
+from distwatch.diagnosis.facts.signals import REQUESTS, SIGKILL
 from distwatch.state.model import Host, Process, RunState, Step
 
-_REQUESTS = frozenset({2, 15})
-"""SIGINT and SIGTERM: a person, a launcher or a scheduler requests an end."""
-_SIGKILL = 9
 _GRACE_S = 120.0
 """Launchers and schedulers send SIGKILL to processes that are still alive this long after the request."""
 
@@ -56,7 +54,7 @@ def _cleared_away(case: Case) -> dict[int, Process]:
     late = {r: p for r, p in ranks.items() if _ended_at(case, p) >= first_ns}
     late = {r: p for r, p in late.items() if r not in case.deaths.clean}
     asked = any(
-        ending_signal(p) in _REQUESTS and _ended_at(case, p) <= first_ns + AT_ONCE_S * 1e9
+        ending_signal(p) in REQUESTS and _ended_at(case, p) <= first_ns + AT_ONCE_S * 1e9
         for p in late.values()
     )
     # A rank that loses a peer which was asked to end is part of the teardown; one that loses a killed peer is not.
@@ -73,14 +71,14 @@ def _beginning(case: Case, signalled: list[Process]) -> int | None:
     for process in reversed(by_time):
         if wave:
             gap_s = (_ended_at(case, wave[-1]) - _ended_at(case, process)) / 1e9
-            limit_s = _GRACE_S if ending_signal(process) in _REQUESTS else AT_ONCE_S
+            limit_s = _GRACE_S if ending_signal(process) in REQUESTS else AT_ONCE_S
             if gap_s > limit_s:
                 break
         wave.append(process)
     wave.reverse()
     # A launcher asks the others to end once one was killed: the killed rank is not part of the teardown.
-    asked = [p for p in wave if ending_signal(p) in _REQUESTS]
-    begin = asked if asked and ending_signal(wave[0]) == _SIGKILL else wave
+    asked = [p for p in wave if ending_signal(p) in REQUESTS]
+    begin = asked if asked and ending_signal(wave[0]) == SIGKILL else wave
     return _ended_at(case, begin[0]) if begin else None
 
 
@@ -92,7 +90,7 @@ def _is_signalled(process: Process) -> bool:
 def _is_killed(process: Process) -> bool:
     """Whether a SIGKILL met it as well, after it had lost a peer that was killed a moment before."""
     seen = process.outside.exit
-    return seen is not None and seen.signal == _SIGKILL
+    return seen is not None and seen.signal == SIGKILL
 
 
 def _is_own_doing(process: Process) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from distwatch.diagnosis.facts.endpoints import Endpoint, endpoint_of, same_endpoint
+from distwatch.diagnosis.facts.endpoints import by_endpoint, endpoint_of
 from distwatch.state.model import Process, RunState
 
 World = tuple[Process, ...]
@@ -19,7 +19,7 @@ def worlds_of(state: RunState) -> list[World]:
     processes = _current(state)
     if not processes:
         return []
-    cells = _cells([p for p in processes if p.planned is not None], state)
+    cells = by_endpoint([p for p in processes if p.planned is not None], state)
     if len(cells) > 1:
         complete = [cell for cell in cells if _is_complete(cell)]
         rest = [process for cell in cells if not _is_complete(cell) for process in cell]
@@ -44,21 +44,6 @@ def _current(state: RunState) -> list[Process]:
         return [min(alone, key=lambda p: (p.started_ns or 0, p.key))] if alone else []
     restart = max(process.identity.restart for process in found)
     return sorted((p for p in found if p.identity.restart == restart), key=lambda p: p.key)
-
-
-def _cells(planned: list[Process], state: RunState) -> list[list[Process]]:
-    by_place: dict[Endpoint, list[Process]] = {}
-    for process in planned:
-        by_place.setdefault(endpoint_of(process), []).append(process)
-    cells: list[tuple[list[Endpoint], list[Process]]] = []
-    for place, members in by_place.items():
-        here = next((c for c in cells if any(same_endpoint(p, place, state) for p in c[0])), None)
-        if here is None:
-            cells.append(([place], members))
-        else:
-            here[0].append(place)
-            here[1].extend(members)
-    return [members for _, members in cells]
 
 
 def _is_complete(cell: list[Process]) -> bool:

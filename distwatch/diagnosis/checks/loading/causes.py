@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from distwatch.diagnosis.facts.activity import on_what
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state.events import LockLooked
@@ -60,11 +61,8 @@ def cause_of(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause
 
 
 def _reason(case: Case, process: Process, load: LoadStatus, file: str) -> str:
-    sample = process.outside.sample
-    blocked_on = f" on {sample.blocked_on}" if sample and sample.blocked_on else ""
-    known = file if file and file.rpartition("/")[2] != load.file else ""
-    if not blocked_on and known:
-        blocked_on = f" on {known}"
+    known = f" on {file}" if file and file.rpartition("/")[2] != load.file else ""
+    blocked_on = on_what(process) or known
     if case.job.kernel_state(process) == "D":
         return f", blocked in the kernel{blocked_on or _on_file(load)}"
     if case.job.was_frozen(process):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.checks.loading.causes import GENERATION_CONFIG, Cause, cause_of
+from distwatch.diagnosis.facts.activity import kernel_evidence
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.job import KILLED_WHILE_WAITING_S, was_cut_off
 from distwatch.diagnosis.facts.loads import LoadStatus, load_under_way
@@ -122,7 +123,9 @@ def _evidence(case: Case, stall: Stall) -> Iterable[Evidence]:
             text += f", attempt {outstanding.attempts}; the last one ended with {outstanding.last_error}"
         yield Evidence("pulse", text, stall.rank)
     yield from stall.cause.evidence
-    yield from _kernel_evidence(case, stall.rank, process)
+    age = case.job.heartbeat_s(process)
+    beat = f"; last heartbeat {seconds(age)} ago" if age is not None else ""
+    yield from kernel_evidence(process, stall.rank, beat)
     place = case.where(stall.rank)
     yield Evidence("stack", f"at {place}" if place else "its place was not observed", stall.rank)
 
@@ -132,19 +135,6 @@ def _progress_text(load: LoadStatus) -> str:
         total = f" of {load.parameters_total}" if load.parameters_total else ""
         return f"; {load.parameters}{total} parameters were placed"
     return f"; {load.bytes} bytes were received" if load.bytes else ""
-
-
-def _kernel_evidence(case: Case, rank: int, process: Process) -> Iterable[Evidence]:
-    sample = process.outside.sample
-    if sample is None:
-        return
-    wchan = f", wchan {sample.wchan}" if sample.wchan else ""
-    syscall = f", in {sample.syscall}" if sample.syscall else ""
-    blocked_on = f" on {sample.blocked_on}" if sample.blocked_on else ""
-    age = case.job.heartbeat_s(process)
-    beat = f"; last heartbeat {seconds(age)} ago" if age is not None else ""
-    text = f"process state {sample.state}{wchan}{syscall}{blocked_on}{beat}"
-    yield Evidence("proc", text, rank)
 
 
 class GenerationConfigLost:

@@ -13,6 +13,7 @@ import msgspec
 from distwatch.diagnosis.checks.rendezvous.unplaced import blocks
 from distwatch.diagnosis.facts.absence import absence_of
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, overdue_ranks
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.ray_view import actor_title, titles
@@ -164,11 +165,12 @@ def ended_by_rays_word(case: Case) -> dict[int, End]:
             actor=actor,
             process=process,
         )
+    hidden = unseen_hosts(case.state)
     for rank, process in case.job.ranks.items():
         node = case.ray.node_of(process)
         gone = node is not None and not node.alive and process.ended_ns is None
         # A process that is seen alive is not dead, whatever Ray says about its node.
-        if node is not None and gone and not _is_in_sight(case, process):
+        if node is not None and gone and process.host in hidden:
             found[rank] = End(
                 global_rank=rank,
                 death="node_died",
@@ -222,12 +224,6 @@ def _rank_of(case: Case, actor: RayActorSeen) -> int | None:
     if actor.global_rank is not None:
         return actor.global_rank
     return case.rank_of_actor.get(actor.actor_id)
-
-
-def _is_in_sight(case: Case, process: Process) -> bool:
-    """Whether the observer of its host is not known to be lost."""
-    links = [host.links.get(process.host) for host in case.state.hosts.values()]
-    return not any(link is not None and not (link.linked or link.ended) for link in links)
 
 
 def _code(ends: list[End]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distwatch.diagnosis.facts.activity import activity_of
+from distwatch.diagnosis.facts.activity import activity_of, kernel_evidence
 from distwatch.diagnosis.facts.case import Case
-from distwatch.state.finding import Evidence, Finding, Severity
+from distwatch.diagnosis.facts.signals import end_evidence
+from distwatch.state.finding import Finding, Severity
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import INIT
@@ -42,14 +43,13 @@ class Debugged:
             advice="Nothing, if somebody is debugging it; raise the timeout of the process group while you debug."
             if intended
             else "",
-            evidence=(*_stdin_evidence(rank, process), case.place(rank)),
+            evidence=(*kernel_evidence(process, rank), case.place(rank)),
             confidence=0.95,
         )
 
     def _after_end(self, case: Case, rank: int, process: Process) -> Finding:
         error = process.exception
         site = f" at {error.site}" if error and error.site else ""
-        lines = error.traceback[-6:] if error else ()
         victims = set(case.deaths.victims) | set(case.waiting_for([rank]))
         return Finding(
             code="process.debugger",
@@ -59,7 +59,7 @@ class Debugged:
             summary=f"rank {rank} reached a breakpoint{site} without a terminal: the debugger read the end of "
             "its input and ended the process (BdbQuit)",
             advice="Remove the breakpoint, or set PYTHONBREAKPOINT=0 for jobs without a terminal.",
-            evidence=(Evidence("journal", "\n".join(lines), rank),),
+            evidence=tuple(end_evidence(process, rank)),
             confidence=0.95,
         )
 
@@ -117,12 +117,3 @@ def _how(process: Process) -> str:
     if where.startswith("stdin"):
         return f"it reads {where}"
     return f"it waits on {where}" if where else "what it waits for was not observed"
-
-
-def _stdin_evidence(rank: int, process: Process) -> Iterable[Evidence]:
-    sample = process.outside.sample
-    if sample is not None:
-        text = f"process state {sample.state}"
-        text += f", in {sample.syscall}" if sample.syscall else ""
-        text += f" on {sample.blocked_on}" if sample.blocked_on else ""
-        yield Evidence("proc", text, rank)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.checks.groups.calls import first_skew
-from distwatch.diagnosis.facts.activity import native_frames
+from distwatch.diagnosis.facts.activity import kernel_text, native_frames, on_what
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
 from distwatch.diagnosis.facts.job import FROZEN_AFTER_S
-from distwatch.diagnosis.facts.signals import exit_text, signal_name
+from distwatch.diagnosis.facts.signals import (
+    REQUESTS,
+    end_evidence,
+    exit_text,
+    first_line,
+    signal_name,
+)
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import COLLECTIVE, LOAD
-
-_ENDED_BY_REQUEST = (2, 15)
 
 
 class RankEnded:
@@ -40,7 +44,7 @@ class RankEnded:
     def _finding(self, case: Case, code: str, ranks: list[int]) -> Finding:
         first = min(ranks, key=lambda rank: death_ns(case.deaths.own[rank]))
         process = case.deaths.own[first]
-        requested = case.deaths.stopped_from_outside and ending_signal(process) in _ENDED_BY_REQUEST
+        requested = case.deaths.stopped_from_outside and ending_signal(process) in REQUESTS
         victims = set(case.deaths.victims) | set(case.waiting_for(ranks))
         return Finding(
             code=code,
@@ -114,8 +118,7 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
     if process.exception is not None:
         error = process.exception
         place = f" at {case.where(process.global_rank or 0)}" if error.site else ""
-        message = error.message.strip().splitlines()[0][:160] if error.message.strip() else ""
-        return f"{name_ranks(ranks)} ended with an uncaught {error.type_name}{place}: {message}"
+        return f"{name_ranks(ranks)} ended with an uncaught {error.type_name}{place}: {first_line(error.message)}"
     if case.deaths.stopped_from_outside:
         names = signal_name(ending_signal(process) or 0)
         return f"somebody ended the whole job: {name_ranks(ranks)} got {names} at once"
@@ -142,16 +145,10 @@ def _death_advice(process: Process, requested: bool) -> str:
 
 def _death_evidence(case: Case, ranks: list[int]) -> Iterable[Evidence]:
     for rank in ranks[:8]:
-        process = case.job.ranks[rank]
-        seen = process.outside.exit
-        how = f" ({seen.how})" if seen and seen.how else ""
-        yield Evidence("exit", f"pid {process.pid} on {process.host}: {exit_text(seen)}{how}", rank)
-        if process.exception is not None:
-            lines = [line for line in process.exception.traceback if line.strip()][-6:]
-            yield Evidence("journal", "\n".join(lines), rank)
+        yield from end_evidence(case.job.ranks[rank], rank)
     for rank, process in sorted(case.deaths.victims.items())[:4]:
-        why = process.exception.message.strip().splitlines() if process.exception else []
-        text = why[0][:160] if why else exit_text(process.outside.exit)
+        said = first_line(process.exception.message) if process.exception else ""
+        text = said or exit_text(process.outside.exit)
         yield Evidence("exit", f"rank {rank} is a victim that ended later: {text}", rank)
 
 
@@ -215,15 +212,14 @@ class RankFrozen:
         self, case: Case, rank: int, process: Process, age: float, waiting: tuple[int, ...]
     ) -> Finding:
         in_kernel = case.job.kernel_state(process) == "D"
-        sample = process.outside.sample
-        blocked_on = f" on {sample.blocked_on}" if sample and sample.blocked_on else ""
         owner = gil_owner(process)
+        kernel = kernel_text(process) or "state not observed"
         place = case.where(rank)
         at = f" at {place}" if place else ""
         inner = native_frames(process)
         native = f" ({_library_call(inner[-1])})" if inner else ""
         cause = (
-            f"is blocked in the kernel{blocked_on}{at}"
+            f"is blocked in the kernel{on_what(process)}{at}"
             if in_kernel
             else f"holds the GIL in native code{native}{at}, so none of its Python threads can run"
         )
@@ -233,13 +229,7 @@ class RankFrozen:
             waiting_ranks=waiting,
             summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",
             evidence=(
-                Evidence(
-                    "pulse",
-                    f"last heartbeat {seconds(age)} ago; "
-                    f"process state {sample.state if sample else 'not observed'}"
-                    f"{', wchan ' + sample.wchan if sample and sample.wchan else ''}",
-                    rank,
-                ),
+                Evidence("pulse", f"last heartbeat {seconds(age)} ago; process {kernel}", rank),
                 Evidence("stack", owner or "who holds the GIL was not observed", rank),
                 *_native_evidence(rank, inner),
                 case.place(rank),

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.checks.rendezvous.unplaced import unstarted_ranks
 from distwatch.diagnosis.checks.rendezvous.unreachable import unreachable_ranks
-from distwatch.diagnosis.facts.absence import Absence, absence_of, gave_up, gave_up_at, since_loss_s
+from distwatch.diagnosis.facts.absence import (
+    Absence,
+    absence_of,
+    gave_up,
+    gave_up_at,
+    since_loss_s,
+    since_s,
+)
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.claims import surplus
 from distwatch.diagnosis.facts.init_waits import (
@@ -19,10 +26,9 @@ from distwatch.diagnosis.facts.init_waits import (
     wait_clause,
 )
 from distwatch.diagnosis.facts.initializations import newest_init
-from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
 from distwatch.state.addresses import is_loopback
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 
@@ -60,7 +66,7 @@ class RanksNotArrived:
         error = first.exception
         place = case.where(dead[0]) if error else ""
         cause = (
-            f"{error.type_name}{' at ' + place if place else ''}: {error.message.strip()[:160]}"
+            f"{error.type_name}{' at ' + place if place else ''}: {first_line(error.message)}"
             if error
             else exit_text(first.outside.exit)
         )
@@ -71,10 +77,8 @@ class RanksNotArrived:
             waiting_ranks=tuple(case.waiting),
             summary=f"{name_ranks(dead)} ended before {agree(dead, 'it', 'they')} reached init_process_group "
             f"({cause}); {still_waiting(case)}",
-            advice=f"Fix what ended {agree(dead, 'that rank', 'those ranks')}; the others only wait for "
-            f"{agree(dead, 'it', 'them')}.",
             evidence=(
-                *(_evidence_of_death(case, rank) for rank in dead[:8]),
+                *(e for rank in dead[:8] for e in end_evidence(case.job.ranks[rank], rank)),
                 *evidence_of_waiting(case),
                 *evidence_of_store(case),
             ),
@@ -156,13 +160,8 @@ def _nobody_will_start_them(case: Case) -> bool:
     parents = {case.job.ranks[rank].ppid for rank in case.waiting}
     if not _is_local(case) or len(gone) < len(launchers) or not parents <= set(gone):
         return False
-    ages = [_since_s(case, gone[parent]) for parent in parents]
+    ages = [since_s(case, gone[parent]) for parent in parents]
     return min(ages) >= LAUNCHER_GONE_FOR_S
-
-
-def _since_s(case: Case, ended: Process) -> float:
-    host = case.state.hosts.get(ended.host)
-    return ((host.now_ns if host else 0) - (ended.ended_ns or 0)) / 1e9
 
 
 def _whereabouts(case: Case, absence: Absence) -> str:
@@ -189,13 +188,3 @@ def _evidence_of_giving_up(case: Case, rank: int) -> Evidence | None:
         return None
     text = f"rank {rank}: {step.name} failed: {step.error[:200]}"
     return Evidence("journal", text, rank)
-
-
-def _evidence_of_death(case: Case, rank: int) -> Evidence:
-    process = case.job.ranks[rank]
-    if process.exception is not None:
-        lines = [line for line in process.exception.traceback if line.strip()][-4:]
-        text = "\n".join(lines) or f"{process.exception.type_name}: {process.exception.message}"
-        return Evidence("journal", text, rank)
-    text = f"pid {process.pid} on {process.host}: {exit_text(process.outside.exit)}"
-    return Evidence("exit", text, rank)

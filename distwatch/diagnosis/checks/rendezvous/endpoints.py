@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-import msgspec
-
 from distwatch.diagnosis.checks.rendezvous.unreachable import unreachable_ranks
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.endpoints import Endpoint, endpoint_of, endpoint_text, same_endpoint
+from distwatch.diagnosis.facts.endpoints import (
+    by_endpoint,
+    endpoint_of,
+    endpoint_text,
+    same_endpoint,
+)
 from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, overdue_ranks
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.state.finding import Evidence, Finding
@@ -20,11 +23,8 @@ SETTLED_S = 1.0
 _LISTED = 8
 
 
-class _Meeting(msgspec.Struct, kw_only=True):
-    """The ranks that wait at one endpoint, however each of them writes it."""
-
-    places: list[Endpoint]
-    ranks: dict[int, Process]
+Meeting = dict[int, Process]
+"""The ranks that wait at one endpoint."""
 
 
 class EndpointDisagrees:
@@ -32,15 +32,16 @@ class EndpointDisagrees:
 
     def find(self, case: Case) -> Iterable[Finding]:
         meetings = _meetings(case)
-        if len(meetings) < 2 or not _is_disjoint(meetings):
+        if len(meetings) < 2 or not _is_one_world(meetings):
             return
-        ranks = {rank for meeting in meetings for rank in meeting.ranks}
+        ranks = {rank for meeting in meetings for rank in meeting}
         together = all(rank in ranks for rank in range(case.job.world or 0))
+        places = [{endpoint_of(process) for process in meeting.values()} for meeting in meetings]
         certain = all(
             same_endpoint(a, b, case.state) is False
-            for one, other in combinations(meetings, 2)
-            for a in one.places
-            for b in other.places
+            for one, other in combinations(places, 2)
+            for a in one
+            for b in other
         )
         settled = all(case.waiting_s(rank) >= SETTLED_S for rank in ranks)
         if not (together and certain and settled) and not (
@@ -51,15 +52,14 @@ class EndpointDisagrees:
             return  # a name that does not resolve explains the wait
         yield self._finding(case, meetings, certain)
 
-    def _finding(self, case: Case, meetings: list[_Meeting], certain: bool) -> Finding:
-        most = max(len(meeting.ranks) for meeting in meetings)
-        largest = [meeting for meeting in meetings if len(meeting.ranks) == most]
-        decided = len(largest) == 1
-        common = next((m for m in largest if 0 in m.ranks), largest[0])
-        odd = tuple(sorted(r for m in meetings if m is not common for r in m.ranks))
+    def _finding(self, case: Case, meetings: list[Meeting], certain: bool) -> Finding:
+        most = max(map(len, meetings))
+        largest = [meeting for meeting in meetings if len(meeting) == most]
+        common = next((meeting for meeting in largest if 0 in meeting), largest[0])
+        odd = tuple(sorted(r for meeting in meetings if meeting is not common for r in meeting))
         told = "; ".join(
-            f"{name_ranks(m.ranks)} at {endpoint_text(next(iter(m.ranks.values())))}"
-            for m in meetings
+            f"{name_ranks(meeting)} at {endpoint_text(next(iter(meeting.values())))}"
+            for meeting in meetings
         )
         return Finding(
             code="rendezvous.endpoint_disagrees",
@@ -67,40 +67,24 @@ class EndpointDisagrees:
             waiting_ranks=tuple(rank for rank in case.waiting if rank not in odd),
             summary=f"the ranks of one job use different MASTER_ADDR:MASTER_PORT: {told}",
             evidence=(
-                *(_evidence(r, p) for m in meetings for r, p in list(m.ranks.items())[:_LISTED]),
+                *(_evidence(r, p) for m in meetings for r, p in list(m.items())[:_LISTED]),
                 *evidence_of_waiting(case),
             ),
-            confidence=0.6 if not decided else 0.95 if certain else 0.8,
+            confidence=0.6 if len(largest) > 1 else 0.95 if certain else 0.8,
         )
 
 
-def _meetings(case: Case) -> list[_Meeting]:
-    found: list[_Meeting] = []
-    for rank in case.waiting:
-        process = case.job.ranks[rank]
-        place = endpoint_of(process)
-        if not place.known or process.planned is None:
-            continue
-        here = next(
-            (m for m in found if any(same_endpoint(p, place, case.state) for p in m.places)), None
-        )
-        if here is None:
-            found.append(_Meeting(places=[place], ranks={rank: process}))
-        else:
-            here.ranks[rank] = process
-            here.places += [] if place in here.places else [place]
-    return found
+def _meetings(case: Case) -> list[Meeting]:
+    ranks = {rank: case.job.ranks[rank] for rank in case.waiting}
+    known = {r: p for r, p in ranks.items() if p.planned is not None and endpoint_of(p).known}
+    number = {process.key: rank for rank, process in known.items()}
+    return [{number[p.key]: p for p in met} for met in by_endpoint(known.values(), case.state)]
 
 
-def _is_disjoint(meetings: list[_Meeting]) -> bool:
+def _is_one_world(meetings: list[Meeting]) -> bool:
     """Whether they are parts of one world, not several worlds with a rank 0 each."""
-    sizes = {
-        process.planned.world_size
-        for meeting in meetings
-        for process in meeting.ranks.values()
-        if process.planned is not None
-    }
-    return len(sizes) == 1
+    plans = [process.planned for meeting in meetings for process in meeting.values()]
+    return len({plan.world_size for plan in plans if plan is not None}) == 1
 
 
 def _evidence(rank: int, process: Process) -> Evidence:

@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.claims import out_of_range
-from distwatch.diagnosis.facts.endpoints import Endpoint, endpoint_of, same_endpoint
+from distwatch.diagnosis.facts.endpoints import by_endpoint
 from distwatch.diagnosis.facts.init_waits import evidence_of_waiting
 from distwatch.diagnosis.facts.initializations import holds_world, number_of
 from distwatch.state.agreement import disagreements
@@ -53,20 +53,18 @@ class PlansDisagree:
 
 
 def _comparable(case: Case) -> list[Plans]:
-    """The plans of the ranks that must form a world, for each endpoint."""
+    """The plans of the ranks that must form a world, for each endpoint and initialization."""
     odd = out_of_range(case)
-    meetings: list[tuple[Endpoint, int, Plans]] = []
+    ranks: dict[int, dict[str, int]] = {}
     for rank, process in case.job.ranks.items():
-        if process.planned is None or process.planned.global_rank is None or rank in odd:
-            continue
-        place, number = endpoint_of(process), number_of(process)
-        for known, which, plans in meetings:
-            if which == number and (known == place or same_endpoint(known, place, case.state)):
-                plans[rank] = process.planned
-                break
-        else:
-            meetings.append((place, number, {rank: process.planned}))
-    return [plans for _, _, plans in meetings if len(plans) > 1]
+        if process.planned and process.planned.global_rank is not None and rank not in odd:
+            ranks.setdefault(number_of(process), {})[process.key] = rank
+    return [
+        {of_number[p.key]: p.planned for p in met if p.planned}
+        for of_number in ranks.values()
+        for met in by_endpoint([case.job.ranks[r] for r in of_number.values()], case.state)
+        if len(met) > 1
+    ]
 
 
 def _settled(case: Case) -> bool:

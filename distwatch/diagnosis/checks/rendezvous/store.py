@@ -11,7 +11,7 @@ from distwatch.diagnosis.facts.communication import lost_the_store
 from distwatch.diagnosis.facts.endpoints import Look, endpoint_of, endpoint_text, looks_at
 from distwatch.diagnosis.facts.failures import Failure
 from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, wait_clause
-from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.diagnosis.facts.signals import end_evidence, end_text, exit_text
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
@@ -161,7 +161,7 @@ class StoreLost:
         waiting = tuple(case.waiting)
         endpoint = endpoint_text(case.job.ranks[waiting[0]])
         if host is not None:
-            who = f"rank 0, which hosted it, ended ({_end_of(host)})"
+            who = f"rank 0, which hosted it, ended ({end_text(host)})"
             advice = "Fix what ended rank 0; the others only lost its store."
         else:
             who, advice = self._who_without_rank(case)
@@ -173,7 +173,10 @@ class StoreLost:
             summary=f"the store at {endpoint} went away during init_process_group: {who}; "
             f"{name_ranks(waiting)} lost it",
             advice=advice,
-            evidence=(*_evidence_of_end(host), *evidence_of_waiting(case, lost or waiting)),
+            evidence=(
+                *(end_evidence(host, 0) if host else ()),
+                *evidence_of_waiting(case, lost or waiting),
+            ),
             confidence=0.95 if host is not None else 0.8 if self._by_agent(case) else 0.6,
         )
 
@@ -197,18 +200,3 @@ class StoreLost:
             "torchrun's agent hosted it, and distwatch did not see it end",
             "Find out what ended or stopped torchrun on the first node.",
         )
-
-
-def _end_of(process: Process) -> str:
-    error = process.exception
-    if error is None:
-        return exit_text(process.outside.exit)
-    first = (error.message.strip().splitlines() or [""])[0]
-    return f"{error.type_name}: {first[:160]}"
-
-
-def _evidence_of_end(host: Process | None) -> Iterable[Evidence]:
-    if host is None:
-        return
-    text = f"rank 0, pid {host.pid} on {host.host}: {_end_of(host)}"
-    yield Evidence("exit", text, 0)
