@@ -20,6 +20,7 @@ from distwatch.preflight.plan_check import CheckResult, examine_sections
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.rank_groups import Axis
 from distwatch.preflight.values import SIZE_LIMIT, Section
+from distwatch.state.codes import code_of
 from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.check/1"
@@ -192,7 +193,7 @@ def _print(result: CheckResult, *, markdown: bool) -> None:
     for finding in result.findings:
         severity = verdict_style(finding.severity, f"{finding.severity}:")
         echo("- " if markdown else "", severity, f" {visible_line(finding.summary)}")
-        if finding.code == "group.layout_disagrees":
+        if code_of(finding.code).compares:
             for evidence in finding.evidence:
                 echo(f"    {visible_line(evidence.text)}")
         if finding.advice:

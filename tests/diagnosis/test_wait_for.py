@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distwatch.diagnosis.facts.wait_for import Edge, WaitGraph
+from distwatch.diagnosis.facts.wait_for import Bundle, Wait, WaitGraph
 
 
-def edge(waiter: int, awaited: int, waited_s: float = 5.0) -> Edge:
-    return Edge(waiter=waiter, awaited=awaited, kind="p2p", what="recv", waited_s=waited_s)
+def edge(waiter: int, awaited: int) -> Bundle:
+    waiters = {waiter: Wait(waited_s=5.0)}
+    return Bundle(kind="p2p", what="recv", waiters=waiters, awaited=(awaited,))
 
 
 def test_the_end_of_a_chain_is_its_root() -> None:

@@ -15,13 +15,7 @@ from distwatch.state.verdict import ReportedStatus, Verdict
 ASK_WITHIN_S = 3.0
 _LISTED = 8
 _NEAREST = {"here": 0, "alive": 1, "ended": 2, "unseen": 3, "unknown": 4}
-_CODES = {
-    "here": "rendezvous.rank_missing",
-    "alive": "rendezvous.rank_missing",
-    "ended": "rendezvous.rank_died",
-    "unseen": "rendezvous.rank_never_started",
-    "unknown": "rendezvous.rank_missing",
-}
+_CODES = {"ended": "rendezvous.rank_died", "unseen": "rendezvous.rank_never_started"}
 _ADVICE = {
     "here": "Look at the stacks: every rank has come, and torch still waits.",
     "unknown": "Look for the missing ranks on the other hosts.",
@@ -73,7 +67,7 @@ def finding_of_absence(
     told = "; ".join(f"rank {rank}: {places[rank].text}" for rank in missing[:_LISTED])
     more = f" (and {len(missing) - _LISTED} more)" if len(missing) > _LISTED else ""
     return Finding(
-        code=_CODES[status],
+        code=_CODES.get(status, "rendezvous.rank_missing"),
         severity="crash" if status == "ended" else "hang",
         culprit_ranks=culprits,
         waiting_ranks=arrived,

@@ -16,7 +16,7 @@ from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
 from distwatch.diagnosis.checks.groups.creation import GroupCallMissing
 from distwatch.diagnosis.checks.groups.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
-from distwatch.diagnosis.checks.groups.misuse import GroupMisused
+from distwatch.diagnosis.checks.groups.misuse import MISUSED, CallsOfOthers
 from distwatch.diagnosis.checks.loading.placed_models import (
     DeviceMapsConflict,
     MemoryExceeded,
@@ -32,7 +32,7 @@ from distwatch.diagnosis.checks.processes.ends import RankEnded, RankFrozen, Ran
 from distwatch.diagnosis.checks.rendezvous.arrival import RanksNotArrived
 from distwatch.diagnosis.checks.rendezvous.claims import RankDuplicated, RankOutOfRange
 from distwatch.diagnosis.checks.rendezvous.endpoints import EndpointDisagrees
-from distwatch.diagnosis.checks.rendezvous.environments import BackendUnavailable, EnvMissing
+from distwatch.diagnosis.checks.rendezvous.environments import BACKEND_UNAVAILABLE, ENV_MISSING
 from distwatch.diagnosis.checks.rendezvous.extra_process_groups import SideWorldsIncomplete
 from distwatch.diagnosis.checks.rendezvous.interfaces import InterfaceInvalid
 from distwatch.diagnosis.checks.rendezvous.plans import PlansDisagree
@@ -49,8 +49,8 @@ RAY_CHECKS: tuple[Check, ...] = (
 )
 """Their findings do not need a process that was seen."""
 CHECKS: tuple[Check, ...] = (
-    EnvMissing(),
-    BackendUnavailable(),
+    ENV_MISSING,
+    BACKEND_UNAVAILABLE,
     InterfaceInvalid(),
     RankOutOfRange(),
     RankDuplicated(),
@@ -59,7 +59,8 @@ CHECKS: tuple[Check, ...] = (
     PortTaken(),
     StoreLost(),
     StoreUnreachable(),
-    GroupMisused(),
+    MISUSED,
+    CallsOfOthers(),
     RankEnded(),
     RankStopped(),
     RanksNotArrived(),

@@ -7,6 +7,7 @@ from itertools import combinations
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.endpoints import endpoint_of, same_endpoint
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init, number_of
+from distwatch.state.codes import code_of
 from distwatch.state.model import Process
 
 BETWEEN_HOSTS_S = 1.0
@@ -47,8 +48,7 @@ def surplus(case: Case) -> int:
         (one.finding.code, one.finding.culprit_ranks)
         for process in case.job.processes
         for one in process.raised
-        if one.finding.code in ("rendezvous.rank_duplicated", "rendezvous.rank_out_of_range")
-        and not holds_world(process)
+        if code_of(one.finding.code).claims_rank and not holds_world(process)
     }
     told = sum(len(culprits) for _, culprits in raised)
     seen = sum(len(p) for p in out_of_range(case).values())

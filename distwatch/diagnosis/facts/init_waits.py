@@ -10,7 +10,7 @@ from distwatch.diagnosis.facts.endpoints import endpoint_of, endpoint_text, look
 from distwatch.diagnosis.facts.initializations import depth, knows_its_cause
 from distwatch.state.events import EndpointProbed
 from distwatch.state.finding import Evidence
-from distwatch.state.model import Process, Step
+from distwatch.state.model import Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import INIT
@@ -64,17 +64,20 @@ def evidence_of_waiting(case: Case, ranks: Iterable[int] | None = None) -> Itera
     """What some of the waiting ranks are in, and for how long."""
     chosen = [r for r in (case.waiting if ranks is None else ranks) if r in case.waiting]
     for rank in chosen[:_LISTED]:
-        process, step = case.job.ranks[rank], case.waiting[rank]
-        if step.error:
-            text = f"rank {rank}: {step.name} failed: {step.error[:160]}"
-        else:
-            text = f"rank {rank} has been in {_path(process, step)} for {seconds(case.waiting_s(rank))}"
-        site = f" (called at {step.site})" if step.site else ""
-        yield Evidence("journal", text + site, rank)
+        yield step_evidence(case, rank, case.waiting[rank])
 
 
-def _path(process: Process, step: Step) -> str:
-    return " → ".join(dict.fromkeys(inner.name for inner in depth(process, step))) or step.name
+def step_evidence(case: Case, rank: int, step: Step) -> Evidence:
+    """How a rank's step failed, or what the rank is in and for how long."""
+    process = case.job.ranks[rank]
+    if step.error:
+        text = f"rank {rank}: {step.name} failed: {step.error[:160]}"
+    else:
+        inner = dict.fromkeys(inner.name for inner in depth(process, step))
+        waited = seconds(case.job.age_s(process, step.started_ns))
+        text = f"rank {rank} has been in {' → '.join(inner) or step.name} for {waited}"
+    site = f" (called at {step.site})" if step.site else ""
+    return Evidence("journal", text + site, rank)
 
 
 def store_views(case: Case) -> list[EndpointProbed]:

@@ -99,12 +99,9 @@ def rank_status(job: Job, global_rank: int) -> RankStatus:
 
 def where(process: Process) -> str:
     """The innermost frame of the user's code, or where it ended; '' where nobody looked."""
-    if process.exception is not None and process.exception.site is not None:
-        return short_site(
-            process.exception.site.file,
-            process.exception.site.line,
-            process.exception.site.function,
-        )
+    site = process.exception.site if process.exception else None
+    if site is not None:
+        return short_site(site.file, site.line, site.function)
     frame = user_frame(process.main_frames)
     return short_site(frame.file, frame.line, frame.function) if frame else ""
 
@@ -137,15 +134,8 @@ def _step_word(process: Process) -> str:
 
 
 def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
-    global_rank = process.global_rank or 0
-    waits = sorted(job.waits_for(global_rank), key=lambda wait: -wait.waited_s)
-    if waits and waits[0].waited_s >= _WAITS_FROM_S:
-        wait = waits[0]
-        since = job.now_ns(process) - int(wait.waited_s * 1e9)
-        return "waiting", _wait_text(job, process, wait.pg_name, wait.seq), since
-    peer = job.peer_waits.get(global_rank)
-    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
-        return "waiting", str(peer), peer.entered_ns
+    if wait := _wait(job, process):
+        return "waiting", *wait
     if not process.instrumented:
         inside = job.in_collective_by_stack(process)
         unchanged = process.outside.stack.unchanged_since_ns if process.outside.stack else None
@@ -158,6 +148,19 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
     doing = _absence(job, process) or _last_collective(process) or _last_peer_call(process)
     called = [o.left_ns or o.entered_ns for o in process.outside.operations[-1:]]
     return "running", doing, max(moved or called, default=process.last_ns)
+
+
+def _wait(job: Job, process: Process) -> tuple[str, int] | None:
+    """The collective, send or recv that a rank waits in, and since when."""
+    global_rank = process.global_rank or 0
+    longest = max(job.waits_for(global_rank), key=lambda wait: wait.waited_s, default=None)
+    if longest is not None and longest.waited_s >= _WAITS_FROM_S:
+        since_ns = job.now_ns(process) - int(longest.waited_s * 1e9)
+        return _wait_text(job, process, longest.pg_name, longest.seq), since_ns
+    peer = job.peer_waits.get(global_rank)
+    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
+        return str(peer), peer.entered_ns
+    return None
 
 
 def _absence(job: Job, process: Process) -> str:
@@ -210,12 +213,8 @@ def _last_status(job: Job, process: Process) -> str:
     """The wait that it was in when it ended, if it was in one."""
     if process.exception is not None:
         return ""
-    peer = job.peer_waits.get(process.global_rank or 0)
-    if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
-        return f"was in {peer}"
-    waits = sorted(job.waits_for(process.global_rank or 0), key=lambda wait: -wait.waited_s)
-    if waits and waits[0].waited_s >= _WAITS_FROM_S:
-        return f"was in {_wait_text(job, process, waits[0].pg_name, waits[0].seq)}"
+    if wait := _wait(job, process):
+        return f"was in {wait[0]}"
     return _absence(job, process).replace("is not in", "was not in")
 
 

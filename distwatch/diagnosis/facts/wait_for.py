@@ -73,15 +73,14 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitGraph:
-    """The edges of a job, and what follows from them.
+    """Who waits for whom in a job, and what follows from that.
 
     Ten thousand ranks that wait for one, or fifty that wait for ten thousand unseen ranks, are one
     bundle: nothing here enumerates their pairs.
     """
 
-    def __init__(self, edges: Iterable[Edge] = (), bundles: Iterable[Bundle] = ()) -> None:
+    def __init__(self, bundles: Iterable[Bundle]) -> None:
         self._bundles = [bundle for bundle in bundles if bundle.waiters and bundle.awaited]
-        self._bundles += map(_bundle_of, edges)
         self._out: dict[int, list[Bundle]] = {}
         self._in: dict[int, list[Bundle]] = {}
         for bundle in self._bundles:
@@ -174,17 +173,6 @@ def _chain(came: dict[int, Edge], start: int, last: Edge) -> tuple[Edge, ...]:
     return tuple(edges)
 
 
-def _bundle_of(edge: Edge) -> Bundle:
-    return Bundle(
-        kind=edge.kind,
-        what=edge.what,
-        waiters={edge.waiter: Wait(waited_s=edge.waited_s, overdue=edge.overdue)},
-        awaited=(edge.awaited,),
-        pg_name=edge.pg_name,
-        seq=edge.seq,
-    )
-
-
 def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
     """The graph of a job with these groups. A rank that is seen to be elsewhere waits for nobody.
 
@@ -205,11 +193,11 @@ def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
         )
         for bundle in (
             *_collective_bundles(job, groups),
-            *map(_bundle_of, _peer_edges(job)),
+            *_peer_bundles(job),
             *_creation_bundles(job),
         )
     ]
-    return WaitGraph(bundles=[*waits, *map(_bundle_of, _lock_edges(job))])
+    return WaitGraph([*waits, *_lock_bundles(job)])
 
 
 def _is_elsewhere(job: Job, rank: int) -> bool:
@@ -243,19 +231,15 @@ def _collective_bundles(job: Job, groups: Iterable[GroupView]) -> Iterable[Bundl
             )
 
 
-def _peer_edges(job: Job) -> Iterable[Edge]:
+def _peer_bundles(job: Job) -> Iterable[Bundle]:
     for rank, wait in job.peer_waits.items():
         waited_s = job.peer_waited_s(wait)
-        if waited_s < SETTLED_S:
-            continue
-        for awaited in wait.awaited:
-            yield Edge(
-                waiter=rank,
-                awaited=awaited,
+        if waited_s >= SETTLED_S:
+            yield Bundle(
                 kind="p2p",
                 what=_peer_text(wait),
-                waited_s=waited_s,
-                overdue=job.peer_overdue(wait),
+                waiters={rank: Wait(waited_s=waited_s, overdue=job.peer_overdue(wait))},
+                awaited=wait.awaited,
                 pg_name=wait.pg_name,
                 seq=wait.posted,
             )
@@ -283,7 +267,7 @@ def _creation_bundles(job: Job) -> Iterable[Bundle]:
         yield Bundle(kind=kind, what=name, waiters=waiters, awaited=outside)
 
 
-def _lock_edges(job: Job) -> Iterable[Edge]:
+def _lock_bundles(job: Job) -> Iterable[Bundle]:
     """A load that waits for a lock file waits for the rank that holds the lock."""
     pids = {(p.host, p.pid): rank for rank, p in job.ranks.items() if p.ended_ns is None}
     for rank, process in job.ranks.items():
@@ -291,15 +275,14 @@ def _lock_edges(job: Job) -> Iterable[Edge]:
         load = load_under_way(job, rank)
         for outstanding in load.outstanding if load and host else ():
             looked = host.locks.get(outstanding.what) if host else None
-            for holder in looked.holders if looked else ():
-                awaited = pids.get((process.host, holder.pid))
-                waited_s = job.age_s(process, outstanding.since_ns)
-                if outstanding.waiting == "lock" and awaited is not None and awaited != rank:
-                    yield Edge(
-                        waiter=rank,
-                        awaited=awaited,
-                        kind="lock",
-                        what=f"the lock {outstanding.what}",
-                        waited_s=waited_s,
-                        overdue=waited_s > job.deadline_s(process, LOAD),
-                    )
+            if looked is None or outstanding.waiting != "lock":
+                continue
+            held_by = (pids.get((process.host, holder.pid)) for holder in looked.holders)
+            waited_s = job.age_s(process, outstanding.since_ns)
+            overdue = waited_s > job.deadline_s(process, LOAD)
+            yield Bundle(
+                kind="lock",
+                what=f"the lock {outstanding.what}",
+                waiters={rank: Wait(waited_s=waited_s, overdue=overdue)},
+                awaited=tuple(other for other in held_by if other is not None and other != rank),
+            )

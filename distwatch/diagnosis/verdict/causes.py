@@ -109,7 +109,7 @@ def _as_aftermath(end: Finding) -> Finding:
 
 def _aborts(mismatch: Finding, end: Finding) -> bool:
     involved = set(mismatch.culprit_ranks) | set(mismatch.waiting_ranks)
-    return end.code == "process.killed" or set(end.culprit_ranks) <= involved
+    return code_of(end.code).by_signal or set(end.culprit_ranks) <= involved
 
 
 def _explains(root: Finding, finding: Finding) -> bool:

@@ -34,7 +34,7 @@ def _with_deaths(case: Case, finding: Finding) -> Finding:
     news = [row for row in rows[:_LISTED] if ray_says(case, row) not in said]
     if not news:
         return finding
-    by_monitor = finding.code == "process.killed" and all(
+    by_monitor = code_of(finding.code).by_signal and all(
         row.death == "out_of_memory" for row in rows
     )
     return msgspec.structs.replace(

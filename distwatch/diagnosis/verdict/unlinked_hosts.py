@@ -10,6 +10,7 @@ from distwatch.diagnosis.checks.processes.actor_ends import ended_by_rays_word
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import Job
+from distwatch.state.codes import family_of
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import name_ranks
 
@@ -23,7 +24,7 @@ def discount_unlinked(case: Case, found: Iterable[Finding]) -> list[Finding]:
         return findings
     findings = [
         # A rank that came to the store is known, whatever host it is on.
-        _as_far_as_seen(f, hidden if f.code.startswith("rendezvous.") else {**elsewhere, **hidden})
+        _as_far_as_seen(f, hidden if family_of(f.code).by_store else {**elsewhere, **hidden})
         for f in findings
     ]
     if not any(finding.blocks and finding.role == "root" for finding in findings):

@@ -17,6 +17,8 @@ class Family(msgspec.Struct, frozen=True, gc=False):
     title: str
     forms_world: bool = False
     """Whether a finding of this family can explain why a world does not form."""
+    by_store: bool = False
+    """Whether it rests on who came to the store, whatever host a rank is on."""
     has_place: bool = False
     """Whether it blames a rank for where it is: then the rank's place in a layout helps the reader."""
 
@@ -24,7 +26,7 @@ class Family(msgspec.Struct, frozen=True, gc=False):
 FAMILIES = {
     family.name: family
     for family in (
-        Family("rendezvous", "The ranks cannot form a world", forms_world=True),
+        Family("rendezvous", "The ranks cannot form a world", forms_world=True, by_store=True),
         Family("group", "Process groups that do not match", forms_world=True),
         Family("process", "A process", forms_world=True, has_place=True),
         Family("collective", "A collective", has_place=True),
@@ -46,6 +48,12 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     """What to do where a finding gives no better advice; `[that rank|those ranks]` agree with the culprits."""
     ends_rank: bool = False
     """A rank's process has ended."""
+    by_signal: bool = False
+    """A signal ended it: the abort that a mismatch brings about looks the same."""
+    claims_rank: bool = False
+    """A process came under a wrong rank, so the rank that it should have is missing."""
+    compares: bool = False
+    """Its evidence compares two sides, and the summary is hard to follow without it."""
     tells_exception: bool = False
     """As a crash, it says more than the exception of its culprits."""
     own_call: bool = False

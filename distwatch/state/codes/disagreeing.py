@@ -15,6 +15,7 @@ DISAGREEING = (
         "group.layout_disagrees",
         "The parallel sizes, or the order of axes, differ across ranks or between two frameworks.",
         "Build the groups with the same sizes and the same order of axes on every rank.",
+        compares=True,
         persists=True,
     ),
     Code(

@@ -31,6 +31,7 @@ ENDED = (
         "A signal ended a rank.",
         "Find who sent the signal: the scheduler, an operator, or the kernel (`dmesg`, memory limits).",
         ends_rank=True,
+        by_signal=True,
         explains_store=("lost",),
     ),
     Code(

@@ -28,6 +28,7 @@ STARTED_WRONG = (
         "A process has a rank that is not below its world size.",
         "Correct RANK or WORLD_SIZE of that process: ranks go from 0 to WORLD_SIZE - 1.",
         own_call=True,
+        claims_rank=True,
         persists=True,
     ),
     Code(
@@ -35,6 +36,7 @@ STARTED_WRONG = (
         "Two processes claim the same rank of one world.",
         "Start each rank once: check RANK (or --node-rank) of these processes, and that no process of an "
         "earlier run is left over.",
+        claims_rank=True,
         persists=True,
     ),
     Code(

@@ -12,13 +12,13 @@ import msgspec
 
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.communication import is_init_symptom
+from distwatch.diagnosis.facts.init_waits import step_evidence
 from distwatch.state.agreement import odd_ones
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import GroupCalled
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Step
-from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import format_ranks, name_ranks
+from distwatch.state.rank_sets import format_ranks, name_by, name_ranks
 
 SETTLED_S = 2.0
 Calls = dict[int, tuple[int, ...]]
@@ -112,16 +112,17 @@ class GroupCallsDiffer:
         self, case: Case, skew: Skew, stuck: dict[int, Step], waiting: set[int], shifted: bool
     ) -> Finding:
         odd, number = skew.odd, skew.number
-        told = "; ".join(_who_called(skew))
+        named = {rank: name_ranks(members) for rank, members in skew.members.items()}
+        told = "; ".join(name_by(named, " called it for ", " called it for "))
         if shifted:
             more = [rank for rank in odd if skew.shifted[rank] > 0]
             fewer = [rank for rank in odd if skew.shifted[rank] < 0]
             parts = [f"{name_ranks(more)} made one new_group call more"] if more else []
             parts += [f"{name_ranks(fewer)} made one new_group call fewer"] if fewer else []
             summary = (
-                f"{' and '.join(parts)} than the others at #{number}, so every later group has a "
+                f"{' and '.join(parts)} than the others at #{number}, so every later "
+                f"group has a different name there: {told}"
             )
-            summary += f"different name there: {told}"
         else:
             summary = f"new_group #{number} has different members on {name_ranks(odd)}: {told}"
         confidence = 0.95 if shifted else 0.9
@@ -130,7 +131,10 @@ class GroupCallsDiffer:
             culprit_ranks=odd,
             waiting_ranks=tuple(sorted(waiting - set(odd))),
             summary=summary,
-            evidence=(*_evidence(case, skew), *_evidence_of_stuck(case, stuck)),
+            evidence=(
+                *_evidence(case, skew),
+                *(step_evidence(case, rank, step) for rank, step in list(stuck.items())[:4]),
+            ),
             confidence=confidence if skew.decided else 0.6,
         )
 
@@ -153,14 +157,6 @@ def _number_of(step: Step) -> int:
     return -1 if number is None else number
 
 
-def _who_called(skew: Skew) -> Iterable[str]:
-    by_members: dict[tuple[int, ...], list[int]] = {}
-    for rank, members in skew.members.items():
-        by_members.setdefault(members, []).append(rank)
-    for members, ranks in by_members.items():
-        yield f"{name_ranks(ranks)} called it for {name_ranks(members)}"
-
-
 def _evidence(case: Case, skew: Skew) -> Iterable[Evidence]:
     shown = [*skew.odd[:4], *[rank for rank in skew.members if rank not in skew.odd][:4]]
     for rank in shown:
@@ -170,13 +166,3 @@ def _evidence(case: Case, skew: Skew) -> Iterable[Evidence]:
         text = f"rank {rank}: new_group #{skew.number} of {name_ranks(skew.members[rank])}{site}"
         counted = f"; {max(calls)} call{'s' if max(calls) != 1 else ''} in all"
         yield Evidence("journal", text + counted, rank)
-
-
-def _evidence_of_stuck(case: Case, stuck: dict[int, Step]) -> Iterable[Evidence]:
-    for rank, step in list(stuck.items())[:4]:
-        if step.error:
-            text = f"rank {rank}: {step.name} failed: {step.error[:160]}"
-        else:
-            waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
-            text = f"rank {rank} has been in {step.name} for {waited}"
-        yield Evidence("journal", text, rank)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from distwatch.diagnosis.checks.groups.calls import first_skew
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.communication import has_timed_out
+from distwatch.diagnosis.facts.init_waits import step_evidence
 from distwatch.diagnosis.facts.initializations import stuck_creation
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Step
-from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import GROUP
 
@@ -63,21 +63,11 @@ class GroupCallMissing:
             summary=f"{name_ranks(absent)} never called {title}; {name_ranks(waiting, 'waits', 'wait')} in it"
             f"{' at ' + str(first.site) if first.site else ''}",
             evidence=(
-                *(
-                    _evidence_of_call(case, rank, step, number)
-                    for rank, step in list(waiting.items())[:4]
-                ),
+                *(step_evidence(case, rank, step) for rank, step in list(waiting.items())[:4]),
                 *(_evidence_of_absence(case, rank) for rank in absent[:8]),
                 *(case.place(rank) for rank in absent[:4]),
             ),
         )
-
-
-def _evidence_of_call(case: Case, rank: int, step: Step, number: int) -> Evidence:
-    waited = seconds(case.job.age_s(case.job.ranks[rank], step.started_ns))
-    site = f", called at {step.site}" if step.site else ""
-    text = f"rank {rank} has been in new_group #{number} for {waited}{site}"
-    return Evidence("journal", text, rank)
 
 
 def _evidence_of_absence(case: Case, rank: int) -> Evidence:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from distwatch.diagnosis.checks.rendezvous.environments import who_of
+from distwatch.diagnosis.checks.failed_calls import Told, at_site, who_of, words_of
 from distwatch.diagnosis.facts.failures import Failure
 from distwatch.state.events import LayoutHeld
 from distwatch.state.finding import Evidence
@@ -12,8 +12,6 @@ from distwatch.state.layouts import TWINS
 from distwatch.state.model import Process
 from distwatch.state.steps import PARALLEL_STATE
 
-Told = tuple[str, str, tuple[Evidence, ...]]
-"""Summary, advice, more evidence."""
 _FRAMEWORKS = ("sglang", "megatron", "neuron", "deepspeed")
 _LISTED = 8
 _RANKS_TOLD = 2
@@ -28,7 +26,7 @@ def framework_of(failed: list[Failure]) -> str:
     return next((name for name in _FRAMEWORKS if re.search(rf"\b{name}", told)), "")
 
 
-def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told:
+def initialized_twice(framework: str, failed: list[Failure]) -> Told:
     """group.already_initialized: the state that exists, and the stack of the call that built it."""
     held = failed[0].process.layouts.get(framework)
     first = f" (first at {held.site})" if held and held.site else ""
@@ -36,16 +34,16 @@ def initialized_twice(framework: str, failed: list[Failure], words: str) -> Told
     evidence = [
         e for failure in failed[:_RANKS_TOLD] for e in _first_call(failure.process, framework)
     ]
-    return (
+    return Told(
         f"{who_of(failed)} initialized the parallel state of {framework} a second time"
-        f"{endpoint_of(failed[0])}, but the first one still exists{sizes}{first}: {words}",
+        f"{at_site(failed[0])}, but the first one still exists{sizes}{first}: {words_of(failed[0])}",
         f"Initialize it once, or destroy the first state before the second call. "
         f'distwatch.initialize(framework="{framework}") with the same sizes is a no-op.',
         tuple(evidence),
     )
 
 
-def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
+def used_too_early(framework: str, failed: list[Failure]) -> Told:
     """group.not_initialized: the parallel state that a getter or a model needs does not exist."""
     process = failed[0].process
     built = [
@@ -61,31 +59,24 @@ def used_too_early(framework: str, failed: list[Failure], words: str) -> Told:
         why = "torch's default group exists, but the parallel state on top was never built"
     else:
         why = "neither torch's default group nor the parallel state was ever built"
-    return (
+    return Told(
         f"{who_of(failed)} used the parallel state of {framework}, which does not exist"
-        f"{endpoint_of(failed[0])}: {words} ({why})",
+        f"{at_site(failed[0])}: {words_of(failed[0])} ({why})",
         f'Call distwatch.initialize(framework="{framework}", tensor=…, pipeline=…) first, or '
         f"{framework}'s own initializer, before any model or getter that needs a group.",
-        (),
     )
 
 
-def heads_do_not_fit(failed: list[Failure], words: str) -> Told:
+def heads_do_not_fit(failed: list[Failure]) -> Told:
     """group.size_invalid: key and value heads cannot be divided over the tensor groups."""
     held = failed[0].process.layouts.get("neuron")
     tensor = f" of {held.sizes['tp']}" if held and "tp" in held.sizes else ""
-    return (
+    return Told(
         f"{who_of(failed)}: the key and value heads cannot be divided over a tensor group{tensor}"
-        f"{endpoint_of(failed[0])}: {words}",
+        f"{at_site(failed[0])}: {words_of(failed[0])}",
         "Choose kv_size_multiplier so that it divides the tensor size, and that heads × multiplier is a "
         "multiple of the tensor size; or choose a tensor size that divides the number of key and value heads.",
-        (),
     )
-
-
-def endpoint_of(failure: Failure) -> str:
-    """` at train.py:9 in main`; '' where it is not known."""
-    return f" at {failure.site}" if failure.site else ""
 
 
 def _sizes(held: LayoutHeld) -> str:

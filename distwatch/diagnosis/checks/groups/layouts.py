@@ -23,7 +23,7 @@ from distwatch.state.layouts import (
     told,
 )
 from distwatch.state.model import Process
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import name_by
 from distwatch.state.steps import GROUP, MESH, PARALLEL_STATE, base_name
 
 _ENGINES = ("sglang", "vllm")
@@ -99,10 +99,7 @@ def _made(process: Process) -> dict[str, Made]:
 def _asked_differently(case: Case, what: str, made: Mapping[int, Made]) -> Finding:
     odd, decided = odd_ones({rank: one.shape for rank, one in made.items()})
     waiting = _waiting(case)
-    by_shape: dict[str, list[int]] = {}
-    for rank, one in made.items():
-        by_shape.setdefault(one.shape, []).append(rank)
-    listed = "; ".join(f"{name_ranks(ranks)}: {shape}" for shape, ranks in by_shape.items())
+    listed = "; ".join(name_by({rank: one.shape for rank, one in made.items()}))
     call = "init_device_mesh" if what.startswith("device mesh") else "the framework's initializer"
     return Finding(
         code="group.layout_disagrees",

@@ -9,7 +9,7 @@ from distwatch.state.finding import Evidence, Finding
 from distwatch.state.loads import Placement
 from distwatch.state.model import ModelLoad, Process
 from distwatch.state.quantities import bytes_text
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import name_ranks, ranks_by
 
 OFFLOADED = ("ram", "disk")
 _NAMES_SHOWN = 4
@@ -155,9 +155,7 @@ def _differing(placed: dict[int, ModelLoad]) -> Iterable[Finding]:
         if load.arguments.checkpoint and not load.arguments.parallel_plan:
             by_checkpoint.setdefault(load.arguments.checkpoint, {})[rank] = load
     for checkpoint, loads in by_checkpoint.items():
-        by_map: dict[tuple[tuple[str, str], ...], list[int]] = {}
-        for rank, load in loads.items():
-            by_map.setdefault(_kinds(load.placement), []).append(rank)
+        by_map = ranks_by({rank: _kinds(load.placement) for rank, load in loads.items()})
         if len(by_map) < 2:
             continue
         largest = max(by_map.values(), key=lambda ranks: (len(ranks), -ranks[0]))

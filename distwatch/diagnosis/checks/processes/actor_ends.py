@@ -25,23 +25,54 @@ from distwatch.state.ray_events import IN_ORDER, RayActorSeen
 _LISTED = 8
 RESTARTS_TOLD = 2
 """An actor that was restarted once and lives is what its owner wants."""
-DEATHS = {
-    "exited": "ended by itself",
-    "killed_by_ray": "[was|were] killed by `ray.kill`",
-    "released": "[was|were] released, since no reference was left",
-    "owner_died": "ended because the owner had ended",
-    "node_died": "died with the node",
-    "worker_died": "died: the worker process ended unexpectedly",
-    "init_failed": "failed in __init__",
-    "environment_failed": "never ran: Ray could not create the runtime_env",
-    "unschedulable": "cannot run on any node",
-    "out_of_memory": "[was|were] killed by Ray's memory monitor",
+
+
+class Death(msgspec.Struct, frozen=True):
+    """One of Ray's causes of an actor's death. `verb` agrees with the actors."""
+
+    verb: str
+    advice: str = "Read the end of that worker's own log (`ray logs actor --id …`)."
+    code: str = "process.exited"
+
+
+_DEATHS = {
+    "exited": Death("ended by itself"),
+    "killed_by_ray": Death(
+        "[was|were] killed by `ray.kill`",
+        "Find who called `ray.kill` on it while others still needed it.",
+        "process.killed",
+    ),
+    "released": Death("[was|were] released, since no reference was left"),
+    "owner_died": Death("ended because the owner had ended"),
+    "node_died": Death(
+        "died with the node",
+        "Find out why that node is gone (its machine, its raylet's log), and start its ranks again elsewhere.",
+    ),
+    "worker_died": Death("died: the worker process ended unexpectedly"),
+    "init_failed": Death(
+        "failed in __init__", "Fix that exception; the other ranks only wait for it."
+    ),
+    "environment_failed": Death(
+        "never ran: Ray could not create the runtime_env",
+        "Fix that runtime_env; its error names what could not be made.",
+    ),
+    "unschedulable": Death(
+        "cannot run on any node",
+        "Request a node that exists: its scheduling strategy names one that does not.",
+    ),
+    "out_of_memory": Death(
+        "[was|were] killed by Ray's memory monitor",
+        "Lower the memory per actor, or place fewer on a node "
+        "(`memory=` in its options, RAY_memory_usage_threshold).",
+        "process.oom_killed",
+    ),
 }
+_UNKNOWN = Death("died")
 
 
 def death_verb(death: str, of: Iterable[object]) -> str:
     """What happened to actors, as a verb that agrees: `was killed by Ray's memory monitor`."""
-    return inflect(DEATHS.get(death, "died"), of)
+    return inflect(_DEATHS.get(death, _UNKNOWN).verb, of)
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,21 +100,19 @@ class ActorsEnded:
 
     def _ranks(self, case: Case, ends: list[End]) -> Iterable[Finding]:
         ranks = tuple(end.global_rank for end in ends)
-        in_order = ends[0].death in IN_ORDER
+        death, in_order = _DEATHS.get(ends[0].death, _UNKNOWN), ends[0].death in IN_ORDER
         waiting = set(case.waiting_for(ranks)) - set(ranks)
-        missed = any(view.overdue and set(view.missing) & set(ranks) for view in case.groups)
-        awaited = missed or bool(overdue_ranks(case) and set(absence_of(case).ranks) & set(ranks))
-        if in_order and not awaited:
-            return  # it ended as somebody wanted
+        if in_order and not _is_awaited(case, ranks):
+            return  # somebody wanted it to end
         before = all(e.process is None or not holds_world(e.process) for e in ends)
         arrived = any(case.job.has_arrived(rank) for rank in ranks)
         yield Finding(
-            code="rendezvous.rank_died" if case.waiting and before and not arrived else _code(ends),
+            code="rendezvous.rank_died" if case.waiting and before and not arrived else death.code,
             severity="crash",
             culprit_ranks=ranks,
             waiting_ranks=tuple(sorted(waiting)),
             summary=_summary(case, ends),
-            advice=_advice(ends[0].death),
+            advice=death.advice,
             evidence=(
                 *(_evidence(case, end) for end in ends[:_LISTED]),
                 *evidence_of_waiting(case, [r for r in case.waiting if r not in ranks]),
@@ -105,7 +134,7 @@ class ActorsEnded:
                 severity="crash" if blocks(case) else "warning",
                 waiting_ranks=tuple(case.waiting),
                 summary=f"{titles(actors)} {death_verb(death, (a.actor_id for a in actors))}: {first.death_text}",
-                advice=_advice(death),
+                advice=_DEATHS.get(death, _UNKNOWN).advice,
                 evidence=tuple(
                     Evidence("exit", ray_says(case, actor)) for actor in actors[:_LISTED]
                 ),
@@ -122,8 +151,7 @@ class ActorsRestart:
                 continue
             rank = _rank_of(case, actor)
             ranks = () if rank is None else (rank,)
-            needed = any(v.overdue and rank in v.missing for v in case.groups)
-            needed = needed or bool(overdue_ranks(case) and rank in absence_of(case).ranks)
+            needed = _is_awaited(case, ranks)
             waiting = set(case.waiting_for(ranks)) if ranks else set(case.waiting)
             who = f"{name_ranks(ranks)} ({actor_title(actor)})" if ranks else actor_title(actor)
             yield Finding(
@@ -132,7 +160,7 @@ class ActorsRestart:
                 culprit_ranks=ranks,
                 waiting_ranks=tuple(sorted(waiting - set(ranks))) if needed else (),
                 summary=f"{who} {restarts_text(actor)}",
-                advice="Fix what ends it: each restart begins from nothing, and the other ranks of its world have to "
+                advice="Fix what ends it: each restart begins from nothing, and the other ranks of its world must "
                 "start again with it.",
                 evidence=(
                     Evidence("exit", ray_says(case, actor), rank),
@@ -205,6 +233,12 @@ def ray_says(case: Case, actor: RayActorSeen) -> str:
     return f"Ray: {actor_title(actor)} is dead ({actor.death or 'no cause given'}), {place}: {died}{restarts}"
 
 
+def _is_awaited(case: Case, ranks: tuple[int, ...]) -> bool:
+    """Whether others have waited too long for one of these, in a collective or an initialization."""
+    missed = any(view.overdue and set(view.missing) & set(ranks) for view in case.groups)
+    return missed or bool(overdue_ranks(case) and set(absence_of(case).ranks) & set(ranks))
+
+
 def _is_restarting(actor: RayActorSeen) -> bool:
     return actor.state == "RESTARTING" or actor.restarts >= RESTARTS_TOLD
 
@@ -224,11 +258,6 @@ def _rank_of(case: Case, actor: RayActorSeen) -> int | None:
     if actor.global_rank is not None:
         return actor.global_rank
     return case.rank_of_actor.get(actor.actor_id)
-
-
-def _code(ends: list[End]) -> str:
-    codes = {"out_of_memory": "process.oom_killed", "killed_by_ray": "process.killed"}
-    return codes.get(ends[0].death, "process.exited")
 
 
 def _summary(case: Case, ends: list[End]) -> str:
@@ -254,17 +283,3 @@ def _evidence(case: Case, end: End) -> Evidence:
         if end.process is not None:
             text += f"; pid {end.process.pid} was placed there"
     return Evidence("exit", text, end.global_rank)
-
-
-def _advice(death: str) -> str:
-    told = {
-        "node_died": "See why that node is gone (its machine, its raylet's log); its ranks have to be "
-        "started anew elsewhere.",
-        "init_failed": "Fix that exception; the other ranks only wait for it.",
-        "environment_failed": "Fix that runtime_env; its error names what could not be made.",
-        "unschedulable": "Ask for a node that exists: its scheduling strategy names one that does not.",
-        "out_of_memory": "Lower the memory per actor, or place fewer on a node "
-        "(`memory=` in its options, RAY_memory_usage_threshold).",
-        "killed_by_ray": "Find who called `ray.kill` on it while others still needed it.",
-    }
-    return told.get(death, "Read the end of that worker's own log (`ray logs actor --id …`).")

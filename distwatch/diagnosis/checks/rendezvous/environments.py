@@ -5,71 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from distwatch.diagnosis.checks.failed_calls import FailedCalls, Told, who_of
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.failures import MISSING_VARIABLE, VARIABLES, Failure
 from distwatch.state.events import InitPlanned
-from distwatch.state.finding import Evidence, Finding, Severity
-from distwatch.state.rank_sets import agree, name_ranks
+from distwatch.state.finding import Evidence
+from distwatch.state.rank_sets import agree
 
 _LISTED = 8
 
 
-def severity_of(case: Case, failed: list[Failure], waiting: tuple[int, ...]) -> Severity:
-    """How bad failed calls are: they ended their process, keep others waiting, or were caught."""
-    if any(failure.uncaught or failure.process.ended_ns is not None for failure in failed):
-        return "crash"
-    # In a Ray actor every exception is caught, but the task failed with it.
-    if any(failure.process.identity.launcher == "ray" for failure in failed):
-        return "crash"
-    return "hang" if waiting else "warning"
-
-
-def ranks_of(failed: Iterable[Failure]) -> tuple[int, ...]:
-    """The ranks that failed, where they know their rank."""
-    return tuple(sorted({f.global_rank for f in failed if f.global_rank is not None}))
-
-
-def who_of(failed: list[Failure]) -> str:
-    """`ranks 0-3`, or the processes where no rank is known."""
-    if ranks := ranks_of(failed):
-        return name_ranks(ranks)
-    if len(failed) == 1:
-        process = failed[0].process
-        return f"the process with pid {process.pid} on {process.host}"
-    return f"{len(failed)} processes"
-
-
-class EnvMissing:
-    """A script relies on the launcher's variables, and they are not set."""
-
-    def find(self, case: Case) -> Iterable[Finding]:
-        failed = [f for f in case.failures if f.code == "rendezvous.env_missing"]
-        by_names: dict[tuple[str, ...], list[Failure]] = {}
-        for failure in failed:
-            by_names.setdefault(_missing_names(failure), []).append(failure)
-        for names, ours in sorted(by_names.items()):
-            yield self._finding(case, names, ours)
-
-    def _finding(self, case: Case, names: tuple[str, ...], failed: list[Failure]) -> Finding:
-        culprits = ranks_of(failed)
-        waiting = case.waiting_for(culprits) if culprits else tuple(case.waiting)
-        in_ray = any(failure.process.identity.launcher == "ray" for failure in failed)
-        whole = len(names) == len(VARIABLES)
-        return Finding(
-            code="rendezvous.env_missing",
-            severity=severity_of(case, failed, waiting),
-            culprit_ranks=culprits,
-            waiting_ranks=waiting,
-            summary=f"{', '.join(names)} {agree(names, 'is', 'are')} not set for {who_of(failed)}: "
-            + (
-                "started without a launcher"
-                if whole
-                else f"init_process_group needs {agree(names, 'it', 'them')}"
-            )
-            + (", as a Ray actor" if in_ray else ""),
-            advice=_advice(names, in_ray),
-            evidence=tuple(failure.evidence() for failure in failed[:_LISTED]),
-        )
+def _env_missing(case: Case, failed: list[Failure]) -> Told:
+    names = _missing_names(failed[0])
+    in_ray = any(failure.process.identity.launcher == "ray" for failure in failed)
+    whole = len(names) == len(VARIABLES)
+    needs = f"init_process_group needs {agree(names, 'it', 'them')}"
+    return Told(
+        f"{', '.join(names)} {agree(names, 'is', 'are')} not set for {who_of(failed)}: "
+        + ("started without a launcher" if whole else needs)
+        + (", as a Ray actor" if in_ray else ""),
+        _advice(names, in_ray),
+    )
 
 
 def _advice(names: tuple[str, ...], in_ray: bool) -> str:
@@ -99,8 +55,7 @@ def _missing_names(failure: Failure) -> tuple[str, ...]:
     elif plan is None and identity.launcher in ("unknown", "ray", "accelerate"):
         said = {"RANK": identity.global_rank, "WORLD_SIZE": identity.world_size}
         named |= {name for name, value in said.items() if value is None}
-    known = [name for name in VARIABLES if name in named]
-    return tuple(known + sorted(named - set(known)))
+    return (*(n for n in VARIABLES if n in named), *sorted(named - set(VARIABLES)))
 
 
 def _absent_by(plan: InitPlanned) -> dict[str, bool]:
@@ -149,31 +104,12 @@ _LACKS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-class BackendUnavailable:
-    """The requested backend does not work in that process; each reason has its fix."""
-
-    def find(self, case: Case) -> Iterable[Finding]:
-        by_reason: dict[tuple[str, str], list[Failure]] = {}
-        for failure in case.failures:
-            if failure.code == "rendezvous.backend_unavailable":
-                by_reason.setdefault(_reason(failure.text), []).append(failure)
-        for (why, fix), failed in sorted(by_reason.items()):
-            culprits = ranks_of(failed)
-            waiting = case.waiting_for(culprits) if culprits else tuple(case.waiting)
-            plan = failed[0].process.planned
-            backend = f" {plan.backend!r}" if plan and plan.backend else ""
-            yield Finding(
-                code="rendezvous.backend_unavailable",
-                severity=severity_of(case, failed, waiting),
-                culprit_ranks=culprits,
-                waiting_ranks=waiting,
-                summary=f"{who_of(failed)} cannot use backend{backend}: {why}",
-                advice=fix,
-                evidence=(
-                    *(failure.evidence() for failure in failed[:_LISTED]),
-                    *_evidence_of_devices(failed),
-                ),
-            )
+def _backend_unavailable(case: Case, failed: list[Failure]) -> Told:
+    why, fix = _reason(failed[0].text)
+    plan = failed[0].process.planned
+    backend = f" {plan.backend!r}" if plan and plan.backend else ""
+    summary = f"{who_of(failed)} cannot use backend{backend}: {why}"
+    return Told(summary, fix, tuple(_evidence_of_devices(failed)))
 
 
 def _reason(text: str) -> tuple[str, str]:
@@ -190,3 +126,11 @@ def _evidence_of_devices(failed: list[Failure]) -> Iterable[Evidence]:
         if plan is not None and plan.device:
             text = f"rank {failure.global_rank} will use GPU {plan.device}"
             yield Evidence("journal", text, failure.global_rank)
+
+
+ENV_MISSING = FailedCalls({"rendezvous.env_missing": _env_missing}, _missing_names)
+"""A script relies on the launcher's variables, and they are not set."""
+BACKEND_UNAVAILABLE = FailedCalls(
+    {"rendezvous.backend_unavailable": _backend_unavailable}, lambda failure: _reason(failure.text)
+)
+"""The requested backend does not work in that process; each reason has its fix."""

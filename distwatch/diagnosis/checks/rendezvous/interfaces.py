@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from distwatch.diagnosis.checks.rendezvous.environments import ranks_of, severity_of
+from distwatch.diagnosis.checks.failed_calls import ranks_of, severity_of
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.failures import Failure
 from distwatch.diagnosis.facts.initializations import holds_world
@@ -66,7 +66,7 @@ class InterfaceInvalid:
         listed = f"; it has {', '.join(there)}" if there else ""
         yield Finding(
             code="rendezvous.interface_invalid",
-            severity=severity_of(case, failed, waiting)
+            severity=severity_of(failed, waiting)
             if failed
             else "warning"
             if formed or not stuck
