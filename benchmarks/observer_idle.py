@@ -28,12 +28,13 @@ def rank(path: str, busy: bool) -> None:
     from distwatch.agent.pulse import PulsePage
     from distwatch.agent.start_record import file_header
     from distwatch.runfolder import RunFolder, write_start
+    from distwatch.settings import RING
     from distwatch.state import events as ev
     from distwatch.state.identity import identify
 
     folder = RunFolder(path)
     stem = write_start(folder, "rank", os.environ)
-    header = file_header()
+    header = file_header(RING)
     journal = Journal(f"{folder.volatile}/{stem}.ring", header)
     page = PulsePage(f"{folder.volatile}/{stem}.pulse")
     started = ev.ProcessStarted(

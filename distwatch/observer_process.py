@@ -11,7 +11,8 @@ from distwatch.runfolder import RunFolder
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
               "VIRTUAL_ENV", "TMPDIR", "XDG_RUNTIME_DIR", "DISTWATCH_DIR", "SYSTEMROOT",
-              "DISTWATCH_OBSERVER", "DISTWATCH_TOKEN", "DISTWATCH_HOST", "MASTER_ADDR")  # fmt: skip
+              "DISTWATCH_OBSERVER", "DISTWATCH_TOKEN", "DISTWATCH_HOST", "DISTWATCH_KEEP",
+              "MASTER_ADDR")  # fmt: skip
 _CODE = (
     "import sys; sys.path[:0] = sys.argv[2:3]; "
     "from distwatch.observer.__main__ import main; sys.exit(main(sys.argv[1:2]))"

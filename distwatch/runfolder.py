@@ -8,6 +8,7 @@
     <volatile>/<run id>/        the same folder where it is on tmpfs, else under /dev/shm
         <host>-<pid>.ring       the journal as the process itself writes it
         <host>-<pid>.pulse      the live page
+        Both go once the process has ended and all of it is on disk.
 
 Memory maps live on tmpfs only: on a disk, a full or truncated file kills its writer by SIGBUS.
 Nothing below the root is looked at before the root is known to be ours: in /tmp anybody can make it.
@@ -63,6 +64,21 @@ class FolderDenied(OSError):
     """The folder is not private: another user could read or plant files in it."""
 
 
+def memory_place() -> str:
+    """Where rings and pulses of this user lie whose run folders are on a disk."""
+    return f"{SHM}/distwatch-{os.getuid()}"
+
+
+def name_in_memory(root: str) -> str:
+    """A root's name there: two roots may hold runs of one name, and their rings must be separate."""
+    return root.strip("/").replace("%", "%25").replace(":", "%3A").replace("/", ":")
+
+
+def root_in_memory(name: str) -> str:
+    """The root that has that name there."""
+    return "/" + name.replace(":", "/").replace("%3A", ":").replace("%25", "%")
+
+
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot, unique together with its pid; 0: gone."""
     return _stat_field(pid, 19) or 0
@@ -104,6 +120,16 @@ def make_private(path: str) -> None:
         raise FolderDenied(f"{path} is not a folder of uid {os.getuid()}; set DISTWATCH_DIR")
     if status.st_mode & 0o077:
         os.chmod(path, 0o700)
+
+
+def is_private(path: str) -> bool:
+    """Whether it is a folder that `make_private` made, or could have made."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return ours and not status.st_mode & 0o077
 
 
 def require_safe_root(path: str) -> None:
@@ -161,16 +187,14 @@ class RunFolder:
             return self.path
         if filesystem_of(SHM) != "tmpfs":
             return ""
-        # Two roots may hold runs of one name: their rings must be separate.
-        root = os.path.dirname(self.path).strip("/").replace("/", "-")
-        return f"{SHM}/distwatch-{os.getuid()}/{root}/{self.run_id}"
+        return f"{memory_place()}/{name_in_memory(os.path.dirname(self.path))}/{self.run_id}"
 
     def create(self) -> None:
         """Makes both folders, private to this user; raises as `require_safe_root` does."""
         require_safe_root(os.path.dirname(self.path))
         make_private(self.path)
         if (volatile := self.volatile) and volatile != self.path:
-            make_private(f"{SHM}/distwatch-{os.getuid()}")
+            make_private(memory_place())
             make_private(os.path.dirname(volatile))
             make_private(volatile)
 

@@ -5,9 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from distwatch.state.quantities import bytes_of, seconds_of
 from distwatch.state.steps import DEADLINES
 
 ON_HANG = ("report", "raise", "abort")
+RING = 1 << 20
+LEAST_RING, MOST_RING = 64 << 10, 256 << 20
+KEEP = "14d,2GiB"
+
+
+class Keep:
+    """How long ended runs stay: until they are so old, or all runs together take so much.
+
+    Attributes:
+        age_s: seconds; infinite where age is no reason.
+        size: bytes; None where size is no reason.
+    """
+
+    def __init__(self, age_s: float, size: int | None) -> None:
+        self.age_s = age_s
+        self.size = size
 
 
 class Settings:
@@ -25,6 +42,7 @@ class Settings:
         integrations_off: frozenset[str] = frozenset(),
         integrations_only: frozenset[str] | None = None,
         observer: str = "auto",
+        ring: int = RING,
         complaints: tuple[str, ...] = (),
     ) -> None:
         self.enabled = enabled
@@ -35,6 +53,8 @@ class Settings:
         self.integrations_off = integrations_off
         self.integrations_only = integrations_only
         self.observer = observer
+        self.ring = ring
+        """Bytes of each process's ring."""
         self.complaints = complaints
 
     def wants(self, integration: str) -> bool:
@@ -53,6 +73,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if on_hang not in ON_HANG:
         complaints.append(f"DISTWATCH_ON_HANG={on_hang!r} is none of {', '.join(ON_HANG)}")
         on_hang = "report"
+    _, complaint = read_keep(env)
+    complaints += [complaint] if complaint else []
     return Settings(
         enabled={"1": True, "0": False}.get(env.get("DISTWATCH", "")),
         root=run_root(env),
@@ -62,6 +84,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         integrations_only=only,
         integrations_off=off,
         observer=env.get("DISTWATCH_OBSERVER") or "auto",
+        ring=_ring(env.get("DISTWATCH_RING", ""), complaints),
         complaints=tuple(complaints),
     )
 
@@ -78,6 +101,35 @@ def run_root(environ: Mapping[str, str]) -> str:
 def default_root() -> str:
     """Where run folders are when nothing says where."""
     return f"/tmp/distwatch-{os.getuid()}"
+
+
+def read_keep(environ: Mapping[str, str]) -> tuple[Keep, str]:
+    """DISTWATCH_KEEP, and what is wrong with it: the default holds then."""
+    text = environ.get("DISTWATCH_KEEP") or KEEP
+    if text.strip() == "all":
+        return Keep(float("inf"), None), ""
+    age_s: float | None = None
+    size: int | None = None
+    for part in text.split(","):
+        if age_s is None and (age := seconds_of(part)) is not None:
+            age_s = age
+        elif size is None and (count := bytes_of(part)) is not None:
+            size = count
+        else:
+            kept, _ = read_keep({})
+            return kept, f"DISTWATCH_KEEP={text!r} is neither all nor AGE,SIZE as in {KEEP}"
+    return Keep(float("inf") if age_s is None else age_s, size), ""
+
+
+def _ring(text: str, complaints: list[str]) -> int:
+    size = bytes_of(text) if text else RING
+    if size is None:
+        complaints.append(f"DISTWATCH_RING={text!r} is not a size such as 512KiB or 4MiB")
+    elif not LEAST_RING <= size <= MOST_RING:
+        complaints.append(f"DISTWATCH_RING={text!r} is not between 64KiB and 256MiB")
+    else:
+        return size
+    return RING
 
 
 def _deadlines(text: str, complaints: list[str]) -> dict[str, float]:

@@ -31,8 +31,9 @@ def snapshot() -> dict[str, Any]:
 
 
 def _named_run() -> RunFolder:
+    from distwatch.observer.journals.pruning import run_folders
     from distwatch.observer.targets.resolver import resolve
-    from distwatch.observer.targets.runs import run_folders, run_of_pid
+    from distwatch.observer.targets.runs import run_of_pid
 
     root = run_root(os.environ)
     if name := os.environ.get("DISTWATCH_RUN_ID") or _name_by_ray():

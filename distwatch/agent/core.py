@@ -17,10 +17,10 @@ from distwatch.agent.control import ControlSocket
 from distwatch.agent.ending import end_rank, overdue
 from distwatch.agent.entry import enter_run
 from distwatch.agent.guard import guard, tell_failures_to
-from distwatch.agent.journal import Journal
 from distwatch.agent.observer_start import ObserverStart
-from distwatch.agent.pulse import OperationsRing, PulsePage
+from distwatch.agent.pulse import OperationsRing
 from distwatch.agent.recorder import Recorder
+from distwatch.agent.ring_budget import NoRoom, open_memory
 from distwatch.agent.start_record import file_header, process_started
 from distwatch.runfolder import RunFolder
 from distwatch.settings import Settings, read_settings
@@ -55,18 +55,22 @@ class Agent(Recorder):
         self._progress: tuple[ev.GroupProgress, ...] = ()
         self._pid = os.getpid()
         self._stopping = threading.Event()
+        header = file_header(settings.ring)
         volatile = folder.volatile
-        if not volatile:
-            raise OSError("neither the run folder nor /dev/shm is a tmpfs; set DISTWATCH_DIR")
-        header = file_header()
         # A run may see one pid twice; both histories stay.
-        if os.path.exists(f"{volatile}/{stem}.ring"):
+        if os.path.exists(f"{volatile}/{stem}.ring") or os.path.exists(folder.journal(stem)):
             stem = f"{stem}-{header.start_ticks}"
+        journal, self.page, why_smaller = open_memory(folder, stem, header)
         self.started = process_started(header, role, settings)
-        super().__init__(Journal(f"{volatile}/{stem}.ring", header), settings.deadlines)
-        self.page = PulsePage(f"{volatile}/{stem}.pulse")
+        super().__init__(journal, settings.deadlines)
         self.operations: OperationsRing | None = self.page.operations
         self.record(self.started)
+        if why_smaller:
+            self.record(
+                ev.NotObserved(
+                    host=header.host, what="memory", why=why_smaller, process=header.stream
+                )
+            )
         self._control = ControlSocket(f"{volatile}/{stem}.sock", self.dump)
         self._observer = ObserverStart(folder, settings)
         os.register_at_fork(after_in_child=self._forked)
@@ -195,6 +199,8 @@ def start() -> Agent | None:
         tell_failures_to(_current.record)
         for attach in _on_start:
             attach(_current)
+    except NoRoom:
+        _failed_pid = os.getpid()
     except Exception as error:
         _failed_pid = os.getpid()
         log.warning("distwatch: off in process %d: %s", os.getpid(), error)

@@ -28,7 +28,6 @@ from distwatch.state.frames import (
     frame_size,
 )
 
-CAPACITY = 1024 * 1024
 _MAGIC = struct.Struct("<I")
 _SNAPSHOT_HEAD = 1024
 """Bytes of a snapshot beside its events."""

@@ -8,7 +8,6 @@ import sys
 import time
 
 from distwatch import __version__
-from distwatch.agent.journal import CAPACITY
 from distwatch.redaction import redact_command
 from distwatch.runfolder import boot_id, host_name, start_ticks
 from distwatch.settings import Settings
@@ -17,8 +16,8 @@ from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import identify
 
 
-def file_header() -> FileHeader:
-    """Of this process's journal."""
+def file_header(capacity: int) -> FileHeader:
+    """Of this process's journal, whose ring has so many bytes."""
     pid, host = os.getpid(), host_name()
     ticks = start_ticks(pid)
     return FileHeader(
@@ -29,7 +28,7 @@ def file_header() -> FileHeader:
         boot_id=boot_id(),
         wall_offset_ns=time.time_ns() - time.monotonic_ns(),
         salt=random.SystemRandom().getrandbits(32),
-        capacity=CAPACITY,
+        capacity=capacity,
     )
 
 

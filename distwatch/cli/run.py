@@ -43,6 +43,12 @@ BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap"
     "--integrations", metavar="LIST", help="DISTWATCH_INTEGRATIONS; -name switches one off."
 )
 @click.option("--observer", metavar="auto|off|host:port", help="DISTWATCH_OBSERVER.")
+@click.option(
+    "--ring", metavar="SIZE", help="DISTWATCH_RING: bytes of each rank's ring, e.g. 4MiB."
+)
+@click.option(
+    "--keep", metavar="AGE,SIZE", help="DISTWATCH_KEEP: how long ended runs stay, or all."
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND…")
 def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None) -> int:
     """Run any command (torchrun, python, accelerate, srun, …) with distwatch on.
@@ -121,7 +127,9 @@ def _require_sense(environ: Mapping[str, str]) -> None:
     settings = read_settings(environ)
     if settings.complaints:
         raise UsageError(
-            settings.complaints[0], advice="For example DISTWATCH_DEADLINES=init=60,collective=120."
+            settings.complaints[0],
+            advice="For example DISTWATCH_DEADLINES=init=60,collective=120, DISTWATCH_RING=1MiB, "
+            "DISTWATCH_KEEP=14d,2GiB.",
         )
     if wrong := unknown_names(settings):
         raise UsageError(wrong.rstrip("."))

@@ -9,13 +9,18 @@ import os
 import signal
 import sys
 
+from distwatch.observer.background import end_tasks, in_background
 from distwatch.observer.daemon import Observer
+from distwatch.observer.journals.leftovers import sweep
+from distwatch.observer.journals.pruning import prune
 from distwatch.observer.link.start import Link
-from distwatch.observer.lock import take_lock
+from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import ViewerServer
 from distwatch.runfolder import RunFolder
+from distwatch.settings import read_keep
 
 LOG_LIMIT = 1024 * 1024
+TIDY_EVERY_S = 3600.0
 log = logging.getLogger("distwatch.observer")
 
 
@@ -32,12 +37,31 @@ async def observe(folder: RunFolder) -> None:
     except OSError as error:
         log.warning("viewers cannot connect: %s: %s", folder.socket, error)
     link.start()
+    tidying = asyncio.create_task(_keep_tidy(folder))
     try:
         reason = await observer.run()
         log.info("ended: %s", reason)
     finally:
+        await end_tasks(tidying)
         await link.close()
         await server.close()
+
+
+async def _keep_tidy(folder: RunFolder) -> None:
+    while True:
+        try:
+            await in_background(tidy, folder, within_s=None)
+        except Exception:
+            log.exception("ended runs were not tidied up")
+        await asyncio.sleep(TIDY_EVERY_S)
+
+
+def tidy(folder: RunFolder) -> None:
+    """Removes runs that are not to be kept longer, and frees what the others left in memory."""
+    root = os.path.dirname(folder.path)
+    for path in prune(root, read_keep(os.environ)[0]):
+        log.info("removed, as DISTWATCH_KEEP says: %s", path)
+    sweep(root, watched=folder.path)  # last: what it writes makes a run younger
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,9 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         log.exception("the observer failed")
         return 1
     finally:
-        with contextlib.suppress(OSError):
-            os.ftruncate(lock, 0)
-        os.close(lock)
+        free_lock(lock)
     return 0
 
 

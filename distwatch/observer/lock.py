@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -28,6 +29,13 @@ def take_lock(folder: RunFolder) -> int | None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor
+
+
+def free_lock(descriptor: int) -> None:
+    """Gives the lock back, and takes our pid out of it."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+    os.close(descriptor)
 
 
 def lock_holder(folder: RunFolder) -> int | None:

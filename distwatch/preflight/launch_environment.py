@@ -12,8 +12,9 @@ from distwatch.launch import launch_id
 from distwatch.preflight.environment import check, derived_variables
 from distwatch.redaction import allowed_environment, redact_text
 from distwatch.runfolder import RunFolder, folder_name
-from distwatch.settings import read_settings, run_root
+from distwatch.settings import KEEP, read_settings, run_root
 from distwatch.state.finding import Finding
+from distwatch.state.quantities import bytes_text
 
 _RANK_VARIABLES = (
     "RANK",
@@ -149,6 +150,8 @@ def _settings(environ: Mapping[str, str]) -> tuple[Setting, ...]:
         "DISTWATCH_ON_HANG": settings.on_hang,
         "DISTWATCH_INTEGRATIONS": environ.get("DISTWATCH_INTEGRATIONS") or "all",
         "DISTWATCH_OBSERVER": settings.observer,
+        "DISTWATCH_RING": bytes_text(settings.ring),
+        "DISTWATCH_KEEP": environ.get("DISTWATCH_KEEP") or KEEP,
     }
     return tuple(
         Setting(name=name, value=redact_text(value), source=_source(name, environ))

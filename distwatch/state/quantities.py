@@ -26,3 +26,27 @@ def count_of(number: int, noun: str) -> str:
     """`1 rank`, `4 ranks`, `2 processes`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def bytes_of(text: str) -> int | None:
+    """Of a size as people write it: `512KiB`, `2 MiB`, `64K`, `1048576`; None where it is none."""
+    text = text.strip().upper()
+    for exponent, unit in enumerate("KMGT", 1):
+        for suffix in (f"{unit}IB", unit):
+            if text.endswith(suffix):
+                number = _number(text.removesuffix(suffix))
+                return None if number is None else int(number * 1024**exponent)
+    return int(text) if text.isdecimal() else None
+
+
+def seconds_of(text: str) -> float | None:
+    """Of an age as people write it: `90s`, `30m`, `12h`, `7d`; None where it is none."""
+    text = text.strip().lower()
+    number, unit = _number(text[:-1]), {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
+    return None if number is None or unit is None else number * unit
+
+
+def _number(text: str) -> float | None:
+    whole, _, part = text.strip().partition(".")
+    digits = whole + part
+    return float(text) if whole and digits.isascii() and digits.isdecimal() else None

@@ -8,10 +8,11 @@ from urllib.parse import unquote
 import msgspec
 
 from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.targets.resolver import resolve
-from distwatch.observer.targets.runs import list_runs, run_folders, runs_document
+from distwatch.observer.targets.runs import list_runs, runs_document
 from distwatch.observer.targets.target import RunHere
 from distwatch.report.formats import CONTENT_TYPES, render
 from distwatch.report.prometheus import CONTENT_TYPE, render_metrics

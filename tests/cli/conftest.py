@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from distwatch.runfolder import memory_place, name_in_memory
 from tests.cli.runs import save
 from tests.diagnosis.recorded import RecordedJob, hung_job
 
@@ -17,8 +17,7 @@ from tests.diagnosis.recorded import RecordedJob, hung_job
 def root(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "runs"
     yield folder
-    name = str(folder).strip("/").replace("/", "-")
-    shutil.rmtree(f"/dev/shm/distwatch-{os.getuid()}/{name}", ignore_errors=True)
+    shutil.rmtree(f"{memory_place()}/{name_in_memory(str(folder))}", ignore_errors=True)
 
 
 @pytest.fixture

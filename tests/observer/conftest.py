@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from distwatch.observer.daemon import Observer
+from distwatch.observer.journals.journal_intake import remove_if_empty
 from distwatch.observer.serving import ViewerServer
 from distwatch.runfolder import RunFolder
 from tests.observer.rank_process import RankProcess
@@ -24,8 +25,7 @@ def folder() -> Iterator[RunFolder]:
         made.create()
         yield made
         shutil.rmtree(made.volatile, ignore_errors=True)
-        if made.volatile != made.path:
-            Path(made.volatile).parent.rmdir()
+        remove_if_empty(str(Path(made.volatile).parent))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from distwatch.observer.journals.reading import parse_pulse
 from distwatch.observer.journals.recording import Recording, RecordSink
 from distwatch.observer.journals.rings import Ring
 from distwatch.observer.journals.segments import Segment
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, memory_place
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record
@@ -27,7 +27,7 @@ class Followed:
 
     Attributes:
         trouble: why something could not be kept on disk; whoever says it clears it.
-        over: its writer is gone and everything was read.
+        over: its writer is gone, and everything was read and is kept.
     """
 
     def __init__(
@@ -53,6 +53,8 @@ class Followed:
         if self.over:
             return []
         records = self.ring.read(last_time=last_time)
+        if last_time:
+            self._retry_at = 0.0
         if self._writable and (records or self.segment is None):
             self._keep(records)
         return records
@@ -89,9 +91,31 @@ class Followed:
 
     def flush(self) -> None:
         """Has the kernel write the copy through."""
-        if self.segment is not None:
+        if self.segment is not None and not self.over:
             with contextlib.suppress(OSError):
                 self.segment.flush()
+
+    def release(self) -> bool:
+        """Frees the memory of a process that is gone; False where not all of it is on disk yet."""
+        if not self._writable:
+            return True
+        in_memory = self._volatile != self._folder.path
+        if self.segment is None or self.segment.last_seq < self.ring.last_seq:
+            return False
+        if in_memory and self._pulse != self._kept:
+            return False
+        try:
+            self.segment.flush()
+        except OSError:
+            return False
+        if not self.ring.is_written():
+            # Where the run folder itself is on tmpfs, the pulse there is the one that is kept.
+            for suffix in (".pulse", ".sock", ".ring") if in_memory else (".sock", ".ring"):
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{self._volatile}/{self.stem}{suffix}")
+        # An open file takes its memory although it has no name any more.
+        self.close()
+        return True
 
     def close(self) -> None:
         self.ring.close()
@@ -99,6 +123,7 @@ class Followed:
             self.segment.close()
         if self._pulse_file >= 0:
             os.close(self._pulse_file)
+            self._pulse_file = -1
 
     def _keep(self, records: list[Record]) -> None:
         # To open a segment costs a reading of it and of the ring: not at every tick of a full disk.
@@ -116,6 +141,14 @@ class Followed:
             if self.segment is not None:
                 self.segment.close()
             self.segment = None
+
+
+def remove_if_empty(place: str) -> None:
+    """Removes a folder in memory, and ours above it, where nothing is in them any more."""
+    with contextlib.suppress(OSError):
+        while f"{place}/".startswith(f"{memory_place()}/"):
+            os.rmdir(place)
+            place = os.path.dirname(place)
 
 
 class Fold(Protocol):
@@ -188,7 +221,7 @@ class Intake:
                 self._take_pulse(followed)
                 followed.keep_pulse()
                 followed.flush()
-                followed.over = not self._processes.is_living(key)
+                followed.over = not self._processes.is_living(key) and followed.release()
 
     def keep_pulses(self) -> None:
         """Copies the pulses that changed to disk."""
@@ -212,6 +245,8 @@ class Intake:
     def close(self) -> None:
         for followed in self._followed.values():
             followed.close()
+        if self._writable:
+            remove_if_empty(self._volatile)
 
     def _find_starts(self) -> None:
         for stem in self._folder.stems(".start"):

@@ -181,6 +181,8 @@ class Reading:
         name = os.path.basename(path)
         try:
             contents = read_journal(path)
+        except FileNotFoundError:
+            return None  # a ring whose process has ended since we listed it
         except OSError as error:
             self._trouble.append((name, f"not readable: {error.strerror or error}"))
             return None
@@ -254,13 +256,16 @@ def lives(key: str) -> bool:
 
 
 def journal_paths(folder: RunFolder) -> list[str]:
-    """Segments on disk, rotated ones first, then rings."""
+    """Rings, then segments on disk, rotated ones first.
+
+    Read in this order nothing is missed: a ring that is gone by then stands whole in its segment.
+    """
     volatile = folder.volatile
-    segments = [f"{folder.path}/{stem}.journal" for stem in folder.stems(".journal")]
     rings = (
         [f"{volatile}/{stem}.ring" for stem in folder.stems(".ring", volatile)] if volatile else []
     )
-    return sorted(segments, key=lambda path: (not path.endswith(".old.journal"), path)) + rings
+    segments = [f"{folder.path}/{stem}.journal" for stem in folder.stems(".journal")]
+    return rings + sorted(segments, key=lambda path: (not path.endswith(".old.journal"), path))
 
 
 def any_alive(folder: RunFolder) -> bool:
@@ -291,7 +296,8 @@ def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry
     for header in headers.values():
         by_stem[f"{header.host}-{header.pid}"] = header
         by_stem[f"{header.host}-{header.pid}-{header.start_ticks}"] = header
-    places = dict.fromkeys(place for place in (folder.path, folder.volatile) if place)
+    # As of journals: the live one goes once it is kept.
+    places = dict.fromkeys(place for place in (folder.volatile, folder.path) if place)
     entries: list[Entry] = []
     for place in places:
         for stem in folder.stems(".pulse", place):

@@ -5,6 +5,7 @@ By `pread`, never by a map: a ring that somebody truncates would kill its reader
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from distwatch.foreign_files import open_ours
@@ -73,9 +74,15 @@ class Ring:
         """The records after `seq` that the ring still holds; the cursor stays."""
         return [record for _, record in self._scan() if record.seq > seq]
 
+    def is_written(self) -> bool | None:
+        """As `has_writer`."""
+        return has_writer(self._descriptor)
+
     def close(self) -> None:
-        """Gives the descriptor back."""
-        os.close(self._descriptor)
+        """Gives the descriptor back, if it still has it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _peek(self, offset: int) -> int | None:
         head = os.pread(self._descriptor, HEAD.size, offset)
@@ -134,3 +141,20 @@ class Ring:
     def _resume_at(self, offset: int, record: Record) -> None:
         self.last_seq = record.seq
         self._offset = offset + frame_size(len(record.payload))
+
+
+def has_writer(descriptor: int) -> bool | None:
+    """Whether a process has that file open or mapped to write; None where the system does not say.
+
+    A pid says less: it may be one of another container that shares our tmpfs, and a process whose
+    main thread is over is a zombie while its other threads go on.
+    """
+    try:
+        # The kernel grants a lease to read only where nobody writes.
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

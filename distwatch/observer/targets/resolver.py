@@ -6,11 +6,11 @@ import os
 
 from distwatch.errors import AttachDenied, NoSuchTarget, PartialData, UsageError
 from distwatch.observer.cluster.root_registry import SCHEME
+from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.targets.runs import (
     newest_run,
     run_at,
-    run_folders,
     run_named,
     run_of_pid,
     runs_by_actor,

@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
 from distwatch.errors import NoSuchTarget, PartialData
+from distwatch.observer.journals.pruning import is_run, run_folders
 from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.report.document import redacted_verdict
@@ -34,21 +35,6 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool
     verdict: Verdict = Verdict(word="unreadable", summary="")
     blocked: bool = False
-
-
-def run_folders(root: str) -> list[RunFolder]:
-    """Folders under the root that hold anything of a run."""
-    try:
-        names = sorted(os.listdir(root))
-    except OSError:
-        return []
-    folders = [RunFolder(os.path.join(root, name)) for name in names]
-    return [folder for folder in folders if is_run(folder)]
-
-
-def is_run(folder: RunFolder) -> bool:
-    """Whether a folder holds anything of a run."""
-    return bool(folder.stems(".start") or folder.stems(".journal") or folder.stems(".ring"))
 
 
 def run_at(path: str) -> RunFolder | None:

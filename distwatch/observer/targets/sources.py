@@ -8,7 +8,7 @@ import os
 from distwatch.errors import AttachDenied
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import Entry, read_entries, require_records
-from distwatch.observer.lock import take_lock
+from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import NOTHING_WRITTEN
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.run_source import RunSource, SourceLost
@@ -124,8 +124,7 @@ class EmbeddedRun(RunSource):
             self._observer.stop()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._lock is not None:
-            os.ftruncate(self._lock, 0)
-            os.close(self._lock)
+            free_lock(self._lock)
             self._lock = None
 
     def _note_change(self, _: Entry) -> None:

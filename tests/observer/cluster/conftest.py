@@ -36,4 +36,4 @@ def observers(folder: RunFolder) -> Iterator[Callable[[RunFolder], int]]:
             continue
         assert wait_gone(pid, 30)
     for later in generations(os.path.dirname(folder.path), folder.run_id)[1:]:
-        shutil.rmtree(later.volatile)
+        shutil.rmtree(later.volatile, ignore_errors=True)

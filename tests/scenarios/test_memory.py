@@ -1,0 +1,124 @@
+"""However a run ends, its ring and pulse go once its last record is on disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from distwatch.observer.journals.segments import read_journal
+from distwatch.runfolder import RunFolder
+from distwatch.state.model import RunState
+from tests.support.leftovers import wait_gone
+from tests.support.ranks import JOBS, RUN_ID, Job, empty_job
+
+STEPS = 300
+LEAST_RECORDS = 2 * STEPS + 1
+
+
+@pytest.fixture
+def job() -> Iterator[Job]:
+    with empty_job() as made:
+        yield made
+
+
+def start(job: Job, run_id: str = RUN_ID, steps: int = STEPS, **variables: str) -> None:
+    """Two ranks."""
+    for rank in ("0", "1"):
+        environ = {"RANK": rank, "WORLD_SIZE": "2", "DISTWATCH_RUN_ID": run_id, **variables}
+        command = [sys.executable, str(JOBS / "agent_only.py"), str(steps)]
+        job.start(command, environ, f"{run_id}-{rank}.log")
+
+
+def wait_observed(job: Job) -> None:
+    """Until the observer follows both ranks and all that they have written."""
+
+    def followed(state: RunState) -> bool:
+        kept = [read_journal(job.folder.journal(stem)) for stem in ranks_of(job)]
+        return len(kept) == 2 and all(one and len(one.records) >= LEAST_RECORDS for one in kept)
+
+    for rank in (0, 1):
+        job.wait_step("gate end", {rank})
+    job.wait_state(followed)
+
+
+def ranks_of(job: Job) -> list[str]:
+    """Stems of the ranks' journals on disk."""
+    stems = job.folder.stems(".journal")
+    return [stem for stem in stems if not stem.startswith("observer-")]
+
+
+def assert_whole_on_disk(job: Job) -> None:
+    assert len(ranks_of(job)) == 2
+    for stem in ranks_of(job):
+        contents = read_journal(job.folder.journal(stem))
+        assert contents is not None
+        sequence = [record.seq for record in contents.records]
+        assert sequence == list(range(1, len(sequence) + 1))
+        assert len(sequence) >= LEAST_RECORDS
+    assert len(job.folder.stems(".pulse")) == 2
+
+
+def assert_nothing_in_memory(job: Job) -> None:
+    assert job.folder.volatile != job.folder.path
+    assert not os.path.exists(os.path.dirname(job.folder.volatile))
+
+
+def test_after_a_normal_end(job: Job) -> None:
+    start(job)
+    wait_observed(job)
+    observer = job.observer_pid()
+    for rank in (0, 1):
+        job.open_gate("end", rank)
+    assert job.wait_ended() == [0, 0]
+    assert observer is not None
+    assert wait_gone(observer, 60)
+    assert_nothing_in_memory(job)
+    assert_whole_on_disk(job)
+
+
+def test_after_the_ranks_were_killed(job: Job) -> None:
+    start(job)
+    wait_observed(job)
+    observer = job.observer_pid()
+    for rank in (0, 1):
+        job.kill(rank)
+    job.wait_ended()
+    assert observer is not None
+    assert wait_gone(observer, 60)
+    assert_nothing_in_memory(job)
+    assert_whole_on_disk(job)
+
+
+def test_after_everything_was_killed_the_next_run_frees_it(job: Job) -> None:
+    start(job, DISTWATCH_OBSERVER="off")
+    for rank in (0, 1):
+        job.wait_step("gate end", {rank})
+    job.kill_everything(observer=True)
+    assert len(job.folder.stems(".ring", job.folder.volatile)) == 2
+    assert ranks_of(job) == []
+
+    def freed(state: RunState) -> bool:
+        return not os.path.exists(job.folder.volatile)
+
+    job.launched.clear()
+    start(job, "next", steps=1)
+    job.wait_state(freed)
+    assert_whole_on_disk(job)
+    assert RunFolder(os.path.join(job.root, "next")).stems(".start")
+
+
+def test_after_the_observer_and_then_the_ranks_were_killed(job: Job) -> None:
+    start(job)
+    wait_observed(job)
+    job.kill_everything(observer=True)
+
+    def freed(state: RunState) -> bool:
+        return not os.path.exists(job.folder.volatile)
+
+    job.launched.clear()
+    start(job, "next", steps=1)
+    job.wait_state(freed)
+    assert_whole_on_disk(job)
