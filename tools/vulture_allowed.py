@@ -69,6 +69,7 @@ _.server_bind
 _.server_name
 _.server_port
 _.server_version
+_.service_actions
 _.sys_version
 
 # pickle.Unpickler.

@@ -58,6 +58,14 @@ class Access:
         self._token = token
         self._names = LOCAL_NAMES | {host.lower()}
 
+    def knows(self, owner: int | None) -> bool:
+        """Whether a connection is one of those who may ask, before it has said anything.
+
+        Args:
+            owner: the uid of the process at its other end, where it is one of this machine.
+        """
+        return self._token is None and owner in (0, os.getuid())
+
     def refuses(
         self, headers: Message, client: tuple[str, int], here: tuple[str, int]
     ) -> Refusal | None:
@@ -75,7 +83,7 @@ class Access:
             return None
         if _name(headers.get("Host", "")) not in self._names:
             return Refusal(421, f"use a local name: {', '.join(sorted(LOCAL_NAMES))}")
-        if owner_of_peer(client, here) not in (0, os.getuid()):
+        if not self.knows(owner_of_peer(client, here)):
             return Refusal(
                 403, "without a token, only the user who runs this server gets an answer"
             )

@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from distwatch.errors import DistwatchError
+from distwatch.probes.connections import owner_of_peer
+from distwatch.state.addresses import is_loopback
 from distwatch.web.access import Access, listening_address
+from distwatch.web.admission import CLIENTS, REQUEST_WITHIN_S, Admission
 from distwatch.web.pages import Answer, Pages, sentence
 
-CLIENTS = 32
-"""The most connections at once; further ones are closed without an answer."""
-REQUEST_WITHIN_S = 10.0
 log = logging.getLogger("distwatch.web")
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -47,7 +47,7 @@ class WebServer(ThreadingHTTPServer):
         self.access = Access(token, host)
         self.rendering = threading.Lock()
         """One page at a time: a report of a large run takes memory."""
-        self._room = threading.BoundedSemaphore(CLIENTS)
+        self.admission = Admission()
         try:
             super().__init__((address, port), _Handler)
         except OSError as error:
@@ -71,7 +71,12 @@ class WebServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answers in a thread of its own, if there is room."""
-        if not self._room.acquire(blocking=False):
+        peer, owner = str(client_address[0]), None
+        if is_loopback(peer):
+            owner = owner_of_peer(client_address[:2], request.getsockname()[:2])
+            peer = f"uid {owner}"
+        is_known = self.access.knows(owner)
+        if not self.admission.arrive(request, peer, is_known=is_known):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
@@ -80,7 +85,11 @@ class WebServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self.admission.leave(request)
+
+    def service_actions(self) -> None:
+        """Between connections, and twice a second."""
+        self.admission.end_overdue()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs failures; a client that went away is not one."""
@@ -97,7 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answers with a page."""
-        self._reply(self._answer())
+        if self.server.admission.hear(self.connection):
+            self._reply(self._answer())
 
     do_HEAD = do_GET
 
@@ -113,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         client, here = self.client_address[:2], self.connection.getsockname()[:2]
         if refusal := self.server.access.refuses(self.headers, client, here):
             return sentence(refusal.status, refusal.why)
+        if not self.server.admission.accept(self.connection):
+            return sentence(503, f"{CLIENTS} others are being answered: ask again")
         try:
             with self.server.rendering:
                 return self.server.pages.answer(self.path.partition("?")[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from distwatch.errors import DistwatchError, UsageError
+from distwatch.web import admission
+from distwatch.web.admission import CLIENTS, STRANGERS
 from distwatch.web.pages import Pages
-from distwatch.web.server import CLIENTS, WebServer
+from distwatch.web.server import WebServer
 from tests.web.conftest import TOKEN, Client, Serve
 
 PAGES = ("/", "/runs", "/metrics", "/runs/hung/status.json", "/nothing")
@@ -148,6 +152,78 @@ def test_whoever_says_nothing_keeps_nobody_waiting(serve: Serve, hung: Path) -> 
     finally:
         for connection in silent:
             connection.close()
+
+
+def drip(connection: socket.socket) -> bytes:
+    """Sends a header without an end, byte by byte, until the other side has enough of it."""
+    connection.sendall(b"GET / HTTP/1.0\r\nX: ")
+    try:
+        while not select.select([connection], [], [], 0.02)[0]:
+            connection.sendall(b"x")
+        return connection.recv(100)
+    except ConnectionError:
+        return b""
+
+
+def test_a_request_that_drips_in_has_one_deadline_for_all_of_it(
+    serve: Serve, hung: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "REQUEST_WITHIN_S", 0.3)
+    client = serve()
+    with socket.create_connection(client.address, timeout=30) as connection:
+        assert drip(connection) == b""
+    monkeypatch.undo()
+    assert client.ask("/runs").status == 200
+
+
+def test_who_has_the_token_gets_in_however_many_drip(serve: Serve, hung: Path) -> None:
+    client = serve(token=TOKEN)
+    dripping = [socket.create_connection(client.address, timeout=30) for _ in range(3 * STRANGERS)]
+    try:
+        for number, connection in enumerate(dripping):
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"GET / HTTP/1.0\r\nX: ")
+            if number % STRANGERS == 0:
+                assert client.ask("/runs", Authorization=f"Bearer {TOKEN.decode()}").status == 200
+        # The oldest have had to go.
+        assert dripping[0].recv(1) == b""
+    finally:
+        for connection in dripping:
+            connection.close()
+
+
+_DRIPS = """
+import encodings.idna, os, socket, sys
+os.setuid(65534)
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+for one in held:
+    try:
+        one.sendall(b"GET / HTTP/1.0\\r\\nX: ")
+    except OSError:
+        pass
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_who_drips_takes_no_place_of_ours(serve: Serve, hung: Path) -> None:
+    client = serve()
+    # Places for us are left, but for one.
+    ours = [socket.create_connection(client.address, timeout=30) for _ in range(CLIENTS - 1)]
+    count = str(CLIENTS + STRANGERS)
+    with subprocess.Popen(
+        [sys.executable, "-c", _DRIPS, str(client.address[1]), count],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert client.ask("/runs").status == 200
+        other.communicate("")
+    for connection in ours:
+        connection.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])

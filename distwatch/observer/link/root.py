@@ -23,8 +23,11 @@ from distwatch.observer.link.channel import (
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.observer.link.viewers import join_local
+from distwatch.observer.strangers import Strangers
+from distwatch.probes.connections import owner_of_peer
 from distwatch.runfolder import name_of
 from distwatch.state import events as ev
+from distwatch.state.addresses import is_loopback
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
 
@@ -41,7 +44,7 @@ BUSY_SHARE = 4.0
 OPERATIONS_HELD = 16_384
 """Of so many operations of all pulses together the newest are told; a few of each always."""
 STRANGERS = 16
-"""Connections that may be on their way to prove themselves at one time."""
+"""The most connections that may be on their way to prove themselves at one time."""
 log = logging.getLogger("distwatch.observer")
 
 
@@ -60,7 +63,7 @@ class Root:
         self._mirror = Mirror(observer.folder)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._strangers = 0
+        self._strangers: Strangers[asyncio.StreamWriter] = Strangers(STRANGERS)
         self._leaves: dict[str, _Leaf] = {}
         self._lost: dict[str, float] = {}
         self._said: set[str] = set()
@@ -142,15 +145,14 @@ class Root:
     async def _proved(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> tuple[Channel, say.Hello]:
-        if self._strangers >= STRANGERS:
-            raise LinkRefused(f"{STRANGERS} others have not proved themselves yet")
-        self._strangers += 1
+        if (gone := self._strangers.add(writer, _who(writer))) is not None:
+            gone.transport.abort()
         try:
             return await asyncio.wait_for(
                 accept(reader, writer, self.token, self._objection), HANDSHAKE_WITHIN_S
             )
         finally:
-            self._strangers -= 1
+            self._strangers.remove(writer)
 
     def _objection(self, hello: say.Hello) -> str:
         ours = name_of(self._observer.folder.run_id)
@@ -210,6 +212,15 @@ class Root:
         if why not in self._said and len(self._said) < 64:
             self._said.add(why)
             self._observer.recording.record(ev.NotObserved(host=self._host, what="link", why=why))
+
+
+def _who(writer: asyncio.StreamWriter) -> str:
+    """Who has connected, as far as that can be seen before they say anything."""
+    peer, here = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
+    address = str(peer[0]) if peer else "?"
+    if not is_loopback(address):
+        return address
+    return f"uid {owner_of_peer(peer[:2], here[:2])}"
 
 
 class _Leaf:

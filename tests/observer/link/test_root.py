@@ -17,6 +17,7 @@ from distwatch.observer.link import messages as say
 from distwatch.observer.link import root as module
 from distwatch.observer.link.channel import Channel, LinkRefused, introduce
 from distwatch.observer.link.root import Root
+from distwatch.observer_socket import LENGTH
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
@@ -56,9 +57,7 @@ async def join(observer: Observer) -> AsyncIterator[Join]:
 
     yield make
     for writer in writers:
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        await abort(writer)
     await root.close()
 
 
@@ -243,3 +242,51 @@ async def test_looks_are_asked_of_leaves_and_answered(observer: Observer, join: 
     await taken(channel)
     await unanswered
     assert not observer.others.holds_on()
+
+
+async def test_a_leaf_gets_in_however_many_drip(folder: RunFolder, join: Join) -> None:
+    first = await join()
+    port = first._writer.get_extra_info("peername")[1]
+    dripping = []
+    for number in range(3 * module.STRANGERS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x40")  # of a length that takes four bytes
+        await heard_challenge(reader)
+        dripping.append((reader, writer))
+        if number % module.STRANGERS == 0:
+            channel = await join(host=f"far-{number}")
+            assert (await heard(channel, say.Resume)).number == 1
+    # The oldest has had to go, and the newest has not.
+    with contextlib.suppress(ConnectionError):
+        assert await dripping[0][0].read() == b""
+    assert not dripping[-1][0].at_eof()
+    for _, writer in dripping:
+        await abort(writer)
+
+
+async def abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def heard_challenge(reader: asyncio.StreamReader) -> None:
+    """It is a stranger by now."""
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    await reader.readexactly(length)
+
+
+async def test_a_handshake_that_drips_in_has_one_deadline_for_all_of_it(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = (await join())._writer.get_extra_info("peername")[1]
+    monkeypatch.setattr(module, "HANDSHAKE_WITHIN_S", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await heard_challenge(reader)
+    ended = asyncio.create_task(reader.read())
+    writer.write(b"\x00\x10\x00\x00")  # a first word of 4,096 bytes
+    while not ended.done():
+        writer.write(b"x")
+        await asyncio.wait([ended], timeout=0.02)
+    assert ended.exception() is not None or ended.result() == b""
+    await abort(writer)
