@@ -164,6 +164,17 @@ def test_a_folder_that_only_has_the_name_of_a_run_does_not_hide_it(
     assert run_of("r", root) == "r"
 
 
+def test_a_name_is_the_runs_and_a_path_the_folders(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (of_that_name,) = record(root, "r")
+    (copied,) = record(str(tmp_path / "elsewhere"), "r")
+    monkeypatch.chdir(os.path.dirname(copied.path))
+    assert resolve("r", root).folder().path == of_that_name.path
+    for path in ("./r", copied.path):
+        assert resolve(path, root).folder().path == copied.path
+
+
 def test_what_means_nothing_is_answered_with_what_there_is(root: str, cluster: Cluster) -> None:
     with pytest.raises(NoSuchTarget, match=r"there is no run 'nope'\. No run is recorded"):
         resolve("nope", root)

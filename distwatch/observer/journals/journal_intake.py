@@ -10,6 +10,7 @@ from typing import Protocol
 from distwatch.foreign_files import open_ours
 from distwatch.observer.journals.reading import parse_pulse
 from distwatch.observer.journals.recording import Recording, RecordSink
+from distwatch.observer.journals.refusal import Refusal
 from distwatch.observer.journals.rings import Ring
 from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder, memory_place
@@ -42,6 +43,7 @@ class Followed:
         self.over = False
         self._writable = writable
         self._retry_at = 0.0
+        self._refusal = Refusal("its records")
         self._folder = folder
         self._volatile = volatile
         self._pulse_file = -1
@@ -87,7 +89,9 @@ class Followed:
                 os.close(descriptor)
             self._kept = self._pulse
         except OSError as error:
-            self.trouble = f"its pulse is not on disk: {error.strerror}"
+            # In turn with the journal's trouble it would be news each time.
+            if not self._refusal.stands:
+                self.trouble = f"its pulse is not on disk: {error.strerror}"
 
     def flush(self) -> None:
         """Has the kernel write the copy through."""
@@ -133,10 +137,14 @@ class Followed:
             if self.segment is None:
                 self.segment = Segment(self._folder.journal(self.stem), self.header)
                 records = self.ring.since(self.segment.last_seq)
+            gone = records[0].seq - self.segment.last_seq - 1 if records else 0
             self.segment.append(records)
+            if self._refusal.stands:
+                self.trouble = self._refusal.finish(gone)
         except OSError as error:
             # The ring still has them: the next try takes up from what is on disk.
-            self.trouble = f"its journal is not on disk: {error.strerror}"
+            self._refusal.note(error, 0)
+            self.trouble = self._refusal.standing
             self._retry_at = time.monotonic() + TRY_AGAIN_S
             if self.segment is not None:
                 self.segment.close()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from distwatch.observer.journals.refusal import Refusal
 from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder, boot_id, host_name, start_ticks
 from distwatch.state import events as ev
@@ -32,6 +33,8 @@ SIZE_LIMIT = 64 * 1024 * 1024
 ROUTINE_LIMIT = 48 * 1024 * 1024
 """What repeats stops here, so that a verdict after weeks still finds its place."""
 SPARE_FROM = 8 * 1024 * 1024
+RESERVE = 64 * 1024
+"""Bytes that are allocated beforehand: what a full disk costs can still be written then."""
 OPERATIONS_KEPT = 8
 
 Sink = Callable[[FileHeader, int, int, ev.Event], None]
@@ -79,7 +82,7 @@ class Recording:
         self._segment: Segment | None = None
         self._seq = 0
         self._said: set[str] = set()
-        self._untold = 0
+        self._refusal = Refusal("observations")
         self._refused = OSError(0, "")
         self._try_at = 0
         name = f"observer-{host}-{pid}-{ticks}-{salt:08x}"
@@ -117,6 +120,9 @@ class Recording:
             self._say(f"the observer's journal is not flushed: {error.strerror}")
 
     def close(self) -> None:
+        if self._refusal.lost:
+            self._say(self._refusal.finish())
+            self.flush()
         if self._segment is not None:
             self._segment.close()
             self._segment = None
@@ -147,27 +153,37 @@ class Recording:
                 raise OSError(27, f"an event of {len(record.payload) >> 10} KiB is too long")
             if segment.size + len(record.payload) > SIZE_LIMIT:
                 raise OSError(27, f"it has reached its limit of {SIZE_LIMIT >> 20} MiB")
-            segment.append([record])
+            recovered = self._append(segment, record, spared=isinstance(event, _OFTEN))
         except OSError as error:
             self.dropped += 1
-            self._untold += 1
-            self._say(f"the observer's journal is not on disk: {error.strerror}")
+            self._refusal.note(error)
+            self._say(self._refusal.standing)
             return 0
         self._seq = seq = record.seq
         self._journaled(self.header, record)
-        if self._untold:
-            lost, self._untold = self._untold, 0
-            self._say(
-                f"{lost} events were lost while the disk refused them ({self.dropped} in all)"
-            )
+        if recovered and self._refusal.lost:
+            self._say(self._refusal.finish())
         return seq
+
+    def _append(self, segment: Segment, record: Record, *, spared: bool) -> bool:
+        """Whether the disk had room for it beside the reserve, which only rare events may take."""
+        try:
+            segment.append([record])
+        except OSError:
+            if spared:
+                raise
+            segment.append([record], from_reserve=True)
+            return False
+        return True
 
     def _opened(self, now: int) -> Segment:
         if self._segment is None:
             if now < self._try_at:
                 raise self._refused
             try:
-                self._segment = Segment(self._path, self.header, limit=2 * SIZE_LIMIT)
+                self._segment = Segment(
+                    self._path, self.header, limit=2 * SIZE_LIMIT, reserve=RESERVE
+                )
             except OSError as error:
                 self._refused, self._try_at = error, now + TRY_AGAIN_NS
                 raise

@@ -71,17 +71,23 @@ class Segment:
         last_seq: the newest record that is on disk.
     """
 
-    def __init__(self, path: str, header: FileHeader, limit: int = LIMIT) -> None:
+    def __init__(self, path: str, header: FileHeader, limit: int = LIMIT, reserve: int = 0) -> None:
         """Opens or creates the segment of that stream.
 
         A file of that name which belongs to another stream stays; ours then carries the start
         ticks in its name.
+
+        Args:
+            reserve: bytes that are kept allocated behind what is written, so that something can
+                still be said of a disk that is full.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
         self.header = msgspec.structs.replace(header, capacity=0)
         self._limit = limit
+        self._reserve = reserve
+        self._allocated = 0
         self.last_seq = _last_seq(_old_path(path), self.header)
         there = _read_own(path, self.header)
         if there is None and os.path.exists(path):
@@ -96,8 +102,11 @@ class Segment:
         else:
             self._descriptor, self._end = self._begin()
 
-    def append(self, records: list[Record]) -> None:
+    def append(self, records: list[Record], *, from_reserve: bool = False) -> None:
         """Writes the records that are newer than the newest on disk.
+
+        Args:
+            from_reserve: they may take what is reserved.
 
         Raises:
             OSError: nothing of this call is on disk then.
@@ -108,10 +117,13 @@ class Segment:
         self._rotate_if_full()
         body = b"".join(encode_frame(self.header.salt, record) for record in fresh)
         descriptor = self._open()
+        if self._reserve and not from_reserve:
+            self._allocate(descriptor, self._end + len(body) + self._reserve)
         try:
             self._write(descriptor, body)
         except OSError:
             os.ftruncate(descriptor, self._end)
+            self._allocated = self._end
             raise
         self._end += len(body)
         self.last_seq = fresh[-1].seq
@@ -127,6 +139,9 @@ class Segment:
     def close(self) -> None:
         """Gives the descriptor back. It is had again where something is appended after all."""
         if self._descriptor is not None:
+            if self._allocated > self._end:
+                os.ftruncate(self._descriptor, self._end)
+                self._allocated = self._end
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -151,6 +166,11 @@ class Segment:
         done = 0
         while done < len(body):
             done += os.pwrite(descriptor, body[done:], self._end + done)
+
+    def _allocate(self, descriptor: int, upto: int) -> None:
+        if upto > self._allocated:
+            os.posix_fallocate(descriptor, self._end, upto + self._reserve - self._end)
+            self._allocated = upto + self._reserve
 
     def _rotate_if_full(self) -> None:
         if self._end < self._limit:

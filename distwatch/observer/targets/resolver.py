@@ -42,7 +42,8 @@ def resolve(word: str | None, root: str) -> Target:
     found = _run_or_job_of(pid, root, folders) if pid is not None else None
     if isinstance(found, RunHere):
         return found
-    here = None if word.startswith(SCHEME) else run_at(word) or run_named(word, folders)
+    # A folder of that name in the current one is meant by `./name`.
+    here = None if word.startswith(SCHEME) else run_named(word, folders) or run_at(word)
     if here:
         return RunHere(here)
     # With the link and the probes behind it: not in a process that asks for its snapshot.
