@@ -1,1 +1,1 @@
-"""The node daemon: follows a run's processes, looks from outside, judges, keeps, serves."""
+"""The node daemon: follows a run's processes, probes them from outside, judges, records, serves."""

@@ -65,7 +65,7 @@ def tidy(folder: RunFolder) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry of the daemon; 0 also where another one is at work."""
+    """The daemon's entry point; returns 0 also if another observer is running."""
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or not os.path.isdir(arguments[0]):
         print("usage: python -m distwatch.observer RUN_FOLDER", file=sys.stderr)

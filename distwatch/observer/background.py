@@ -1,4 +1,4 @@
-"""Work beside the event loop's own: calls that may block for ever, and tasks that are to end."""
+"""Work beside the event loop: calls that may block for ever, and tasks that must end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CANCEL_AGAIN_S = 0.5
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels tasks until each has ended, however it ends.
+    """Cancels tasks until each has ended in whatever way.
 
     Once is not enough: before Python 3.12 `asyncio.wait_for` loses a cancellation that comes as
-    what it waits for is done (python/cpython#86296), and a task that loops goes on then.
+    its awaitable finishes (python/cpython#86296), and a looping task then continues.
     """
     left = set(tasks)
     while left:
@@ -27,16 +27,16 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
         ended, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
         for task in ended:
             if not task.cancelled():
-                task.exception()  # heard of, so that nobody complains that it was not
+                task.exception()  # retrieved, or asyncio warns that it never was
 
 
 async def in_background(
     function: Callable[..., T], *arguments: object, within_s: float | None = WITHIN_S
 ) -> T:
-    """Calls a blocking function; its thread is a daemon and is left behind where it hangs.
+    """Calls a blocking function in a daemon thread, which is left behind if it hangs.
 
     Args:
-        within_s: None: for as long as it takes.
+        within_s: the time limit in seconds; None: no limit.
 
     Raises:
         asyncio.TimeoutError: it did not return in time.

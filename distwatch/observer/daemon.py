@@ -1,4 +1,4 @@
-"""The observer of one run on one node: follow, probe, judge, keep, serve; ends by itself."""
+"""The observer of one run on one node: follows, probes, judges, records; ends by itself."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ANSWER_WITHIN_S = 1.5
 OTHERS_WITHIN_S = 5.0
 NOBODY_CAME_S = 60.0
 APART_S = 0.5
-"""What takes longer is not followed by more of it at once."""
+"""After a turn longer than this, the report waits for the next turn."""
 
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
 
 
 class Observer:
-    """Works on one event loop. `state` and `judge.findings` are what viewers show."""
+    """Runs on one event loop. Viewers show `state` and `judge.findings`."""
 
     def __init__(self, folder: RunFolder, *, embedded: bool = False, writable: bool = True) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class Observer:
         self.state = RunState(run_id=folder.run_id)
         self.sinks: list[Sink] = []
         self.record_sinks: list[RecordSink] = []
-        """They get every record of this host, as it stands in its journal."""
+        """They get every record of this host, as it is in its journal."""
         self.others: Others | None = None
         self.viewers = 0
         self.longest_turn_s = 0.0
@@ -107,7 +107,7 @@ class Observer:
         return reason
 
     def _failed(self, error: Exception) -> None:
-        # What cannot be judged or read today must not end the watch over the ranks.
+        # A failure to judge or read must not end the observation of the ranks.
         why = f"{type(error).__name__}: {error}"[:300]
         if why in self._failures:
             return
@@ -116,11 +116,11 @@ class Observer:
         self.recording.record(ev.NotObserved(host=self._host, what="tick", why=why))
 
     def stop(self) -> None:
-        """Asks the observer to come to its end, in order."""
+        """Asks the observer to end in an orderly way."""
         self._stopping.set()
 
     async def _pause(self) -> None:
-        """A tick's time, or less: an end, or the end of an inspection, is looked at at once."""
+        """Waits for the next tick; the end of a process or an inspection ends the wait at once."""
         loop = asyncio.get_running_loop()
         woken = self._woken
         woken.clear()
@@ -137,7 +137,7 @@ class Observer:
                 wait.cancel()
 
     def tick(self, *, judging: bool = True) -> None:
-        """One round of following, sampling and, unless it is to rest, judging."""
+        """One round of following, sampling and, if `judging`, judging."""
         self._intake.take()
         ended = self.tracking.collect_ends()
         if ended:
@@ -167,7 +167,7 @@ class Observer:
             self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
 
     def _search(self) -> None:
-        """Looks for ranks that have no agent while some are missing."""
+        """Looks for ranks without an agent while ranks are missing."""
         if self.tracking.is_search_due():
             job = self.judge.cases[0].job if self.judge.cases else Job(self.state)
             complete = job.world is not None and len(job.ranks) >= job.world
@@ -175,7 +175,7 @@ class Observer:
             self.tracking.search(identity, complete)
 
     async def dump(self, reason: str) -> str:
-        """A full incident now; returns its folder."""
+        """Writes a full incident now; returns its folder."""
         if self.inspection.running:
             await self.inspection.begin(reason, self._intake.sockets())
         elsewhere = self.others.ask_looks(reason, ask=True) if self.others else []
@@ -187,18 +187,18 @@ class Observer:
         return self.judge.keep_on_demand()
 
     async def look(self, reason: str, *, ask: bool) -> None:
-        """A look because the root asks for one; what it brings is in the journal then."""
+        """Takes a look for the root; when it returns, the results are in the journal."""
         await asyncio.wait([self.inspection.begin(reason, self._intake.sockets(), ask=ask)])
         self._refresh()
         self.recording.write_pending()
 
     async def verdict(self) -> Verdict:
-        """What a waiting rank is told: the verdict after a fresh look."""
+        """The verdict after a fresh look, for a waiting rank."""
         self._refresh()
         look = self.inspection.begin(
             "a rank asks why its world does not form", self._intake.sockets()
         )
-        # They go on beyond that: the rank is not to wait for a stack that does not come.
+        # The looks continue after that: the rank must not wait for a stack that never comes.
         await asyncio.gather(
             asyncio.wait([look], timeout=ANSWER_WITHIN_S),
             self.endpoints.look_now(self.state, ANSWER_WITHIN_S),
@@ -214,13 +214,13 @@ class Observer:
         )
 
     async def finish(self, reason: str) -> None:
-        """The last look, the last verdict, everything on disk; once."""
+        """Takes the last look and the last verdict, and writes everything to disk; once."""
         if self._finished:
             return
         self._finished = True
         if self.inspection.running or (self.judge.blocked and self.tracking.living()):
             look = self.inspection.begin("the observer ends", self._intake.sockets())
-            # Whoever ends us by SIGTERM follows it up with SIGKILL soon.
+            # A SIGTERM is usually followed by a SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.endpoints.close()
         self.cluster.close()
@@ -240,7 +240,7 @@ class Observer:
         self._intake.close()
 
     def _refresh(self) -> None:
-        """The verdict of this moment, as far as it can be had."""
+        """Brings the verdict up to date, as far as possible."""
         try:
             self._intake.take()
             self.recording.record(ev.Ticked(host=self._host))
@@ -262,7 +262,7 @@ class Observer:
             self._verdict_due = True
         sockets = self._intake.sockets() if why else {}
         look = None
-        # What very many ranks were asked for last is taken first.
+        # The results of the last look at very many ranks are taken in first.
         if not any(not elsewhere.done() for elsewhere in self._elsewhere):
             look = self.inspection.consider(
                 why, sockets=sockets, steady=self._looks_from_outside_only()
@@ -278,10 +278,10 @@ class Observer:
             native = self.inspection.look_natively(self.judge.findings, jobs)
             if native is not None:
                 native.add_done_callback(lambda _: self._judge_soon())
-        # Who died cannot be looked at any more: a crash is told at once, a hang with its stacks.
+        # A dead rank cannot be probed any more: a crash is reported at once, a hang with its stacks.
         if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
             self._verdict_due = self.inspection.running
-            # Of very many ranks: links are heard between the judging and the report on it.
+            # With very many ranks, links are served between the verdict and its report.
             self._keep_waits = time.monotonic() - began > APART_S
             if not self._keep_waits:
                 self._keep()
@@ -297,7 +297,7 @@ class Observer:
         return suspicion_of(largest.job, largest.groups) if largest else ""
 
     def _judge_soon(self) -> None:
-        """What a look brings belongs into the verdict that stands, or makes one."""
+        """A look has found something: it belongs in the current verdict, or leads to one."""
         self._verdict_due = self._verdict_due or self.judge.blocked
         self._woken.set()
 
@@ -319,7 +319,7 @@ class Observer:
         if self.tracking.living() or self.viewers or self.inspection.running or others:
             self._last_alive = now
             return ""
-        if not self.state.processes:  # of other hosts, where this one is the root, neither
+        if not self.state.processes:  # nor of other hosts, where this one is the root
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 
@@ -335,10 +335,10 @@ class Observer:
         event: ev.Event,
         payload: bytes = b"",
     ) -> None:
-        """One event, of this host or another: into the state, and on to the viewers.
+        """Folds an event of any host into the state, and passes it on to the viewers.
 
         Args:
-            payload: the same event as bytes, where it came as such.
+            payload: the same event as bytes, where it arrived so.
         """
         reduce(self.state, header, seq, time_ns, event)
         entry = Entry(header, seq, time_ns, event, payload)

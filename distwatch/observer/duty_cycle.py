@@ -1,15 +1,15 @@
-"""How often work may be done that keeps everything else waiting."""
+"""How often to do work that keeps everything else waiting."""
 
 from __future__ import annotations
 
 CALM = 3.0
 """Seconds of rest for each second of work, while nothing is suspicious."""
 PRESSED = 1.0
-"""The same while a verdict is near, or stands."""
+"""The same while there is a suspicion or a verdict."""
 
 
 class Pace:
-    """Work that takes long is done more rarely: links and viewers are heard in between.
+    """The longer the work takes, the more rarely it is done: links and viewers are served in between.
 
     Times are of one clock, in seconds; this class reads none.
     """
@@ -18,11 +18,11 @@ class Pace:
         self._next = 0.0
 
     def is_due(self, now: float) -> bool:
-        """Whether it has rested for long enough."""
+        """Whether the rest is over."""
         return now >= self._next
 
     def note(self, began: float, ended: float, rest: float = CALM) -> None:
-        """Work was done from `began` to `ended`; it rests from then on.
+        """Notes that work took from `began` to `ended`; the rest begins.
 
         Args:
             rest: seconds for each second of work.

@@ -1,4 +1,4 @@
-"""Incidents: a verdict and the state it came from, as files that outlive everything."""
+"""Incidents: a verdict and its state as files that outlive the job and the observer."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def write_incident(
 ) -> str:
     """Writes report.json, report.md and report.html of an incident; returns its folder.
 
-    Each file is replaced as a whole: a reader never sees half of one.
+    Each file is replaced as a whole: a reader never sees half a file.
 
     Args:
-        number: of the incident; the next one by default.
-        cases: the run's worlds, where they are at hand.
+        number: the incident's number; by default the next one.
+        cases: the run's worlds, if the caller has them.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.

@@ -20,11 +20,11 @@ log = logging.getLogger("distwatch.observer")
 
 
 class Judge:
-    """Keeps the status verdict. The same roots are the same incident, told ever better.
+    """Keeps the current verdict. The same roots are the same incident, with better and better evidence.
 
     Attributes:
-        of_one_host: another observer judges the run as a whole.
-        cases: what the findings were derived from; their state has moved on since.
+        of_one_host: another observer judges the whole run.
+        cases: what the findings were derived from; the state has moved on since.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class Judge:
         self.cases: list[Case] = []
         self.path = ""
         self.of_one_host = False
-        # An observer that takes over from one that was ended goes on with its incident.
+        # An observer that replaces another one continues that one's incident.
         own = state.judged is not None and state.judged.host == recording.header.host
         if own and state.judged is not None and state.judged.incident is not None:
             self._roots = _roots_of(state.judged.findings)
             self._number = state.judged.incident
 
     def judge(self) -> bool:
-        """Derives the findings anew; True where the roots of the verdict changed."""
+        """Derives the findings again; returns whether the verdict's roots changed."""
         self.cases = cases_of(self._state)
         self.findings = diagnose(self.cases)
         roots = _roots_of(self.findings)
         if roots == self._roots:
             return False
-        # More evidence of one trouble, or a better word for it, is no second incident.
+        # More evidence for the same problem, or a better name for it, is not a second incident.
         if roots and not _share_a_culprit(roots, self._roots):
             self._number = None
         self._roots = roots
@@ -62,16 +62,16 @@ class Judge:
 
     @property
     def blocked(self) -> bool:
-        """Whether a hang or a crash stands."""
+        """Whether the verdict is a hang or a crash."""
         return bool(self._roots)
 
     @property
     def crashed(self) -> bool:
-        """Whether the first root is an end, not a hang."""
+        """Whether the first root is a crash, not a hang."""
         return bool(self.findings) and self.findings[0].severity == "crash"
 
     def keep(self) -> str:
-        """Records the verdict and writes its incident; returns the incident's folder, or ''."""
+        """Records the verdict and writes its incident; returns the incident's folder, '' for none."""
         self._recording.write_pending()
         if self.blocked and self._writable:
             self._write()
@@ -87,7 +87,7 @@ class Judge:
         return self.path if self.blocked else ""
 
     def keep_on_demand(self) -> str:
-        """As `keep`, but also where nothing blocks: somebody asked for a full record."""
+        """Writes an incident even if nothing blocks: somebody asked for one."""
         self.judge()
         if not self._writable:
             return ""
@@ -101,7 +101,7 @@ class Judge:
                 self._folder, self._state, self.findings, self._number, self.cases
             )
         except Exception as error:
-            # Whatever fails in a report, the verdict itself goes into the journal.
+            # A failing report must not keep the verdict itself out of the journal.
             reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
             host, why = self._recording.header.host, f"not written: {reason[:300]}"
             if self._told != why:

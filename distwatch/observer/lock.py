@@ -1,4 +1,4 @@
-"""One observer a run and node: who holds the lock is it. Light, since who only asks for it is no daemon."""
+"""One observer for each run and node: the process that holds the lock. Light, for processes that only ask."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LOCK_TRIES = 5
 
 
 def take_lock(folder: RunFolder) -> int | None:
-    """The lock of this node's one observer, with our pid in it; None where another holds it."""
+    """Takes the observer's lock and writes our pid into it; None where another process holds it."""
     descriptor = open_ours(folder.lock, os.O_RDWR | os.O_CREAT)
     for attempt in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            # `lock_holder` takes it for a moment, too, to see whether it is free.
+            # `lock_holder` also takes it for a moment, to see whether it is free.
             if attempt == _LOCK_TRIES - 1:
                 os.close(descriptor)
                 return None
@@ -39,7 +39,7 @@ def free_lock(descriptor: int) -> None:
 
 
 def lock_holder(folder: RunFolder) -> int | None:
-    """The pid of the observer that runs on this node, 0 where it has not said; None: none runs."""
+    """The pid of the observer that runs on this node, 0 where it is not known; None: none runs."""
     try:
         descriptor = open_ours(folder.lock, os.O_RDWR)
     except OSError:

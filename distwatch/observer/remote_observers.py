@@ -1,4 +1,4 @@
-"""What an observer asks of those of other hosts."""
+"""What an observer asks of the observers of other hosts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Others(Protocol):
-    """Other hosts' observers, where this one is the root of several."""
+    """The observers of other hosts, where this one is the root."""
 
     def holds_on(self) -> bool: ...
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...

@@ -1,7 +1,7 @@
-"""Serves viewers of this user on a Unix socket: all events so far, then each one as it comes.
+"""Serves viewers of this user on a Unix socket: all events so far, then each new one.
 
-Frames are a u32 length and msgpack. A viewer that does not keep up, or sends what is no
-request, is disconnected; the observer goes on.
+Frames are a u32 length and msgpack. A viewer that does not keep up, or sends anything but a request,
+is disconnected; the observer continues.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from distwatch.state.frames import FileHeader, Record
 
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
-"""Bytes that wait for a viewer at most; what is more is read from the journals again."""
+"""The most bytes that wait for a viewer; beyond that, it gets them from the journals again."""
 MISSED_AT_MOST = 32
-"""So many times that much it may miss without taking anything."""
+"""How many times QUEUE_LIMIT a viewer may miss without reading anything."""
 AT_ONCE = 4 * 1024 * 1024
-"""Bytes of history that are read, and may be on their way, at one time."""
+"""Bytes of history that are read, and may be in transit, at one time."""
 LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
-NOTHING_WRITTEN = "no incident could be written: see the run's NotObserved events"
+NOTHING_WRITTEN = "could not write an incident: see the run's NotObserved events"
 _OVERHEAD = 300
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What a viewer asks: `events` once, `dump` any time.
+    """A viewer's request: `events` once, `dump` at any time.
 
-    A rank asks for the `verdict`; `distwatch up` has the observer take a `part` among several.
+    A rank asks for the `verdict`; `distwatch up` gives the observer a `part` among several.
     """
 
     want: str
@@ -49,7 +49,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 class Wire(msgspec.Struct, array_like=True, gc=False):
     """One event on its way to a viewer.
 
-    Without a header: an answer to a request, or, where that is empty, the end of the history.
+    Without a header: an answer to a request, or, if that is empty, the end of the history.
     """
 
     header: FileHeader | None
@@ -93,12 +93,12 @@ def from_wire(wire: Wire) -> Entry | None:
 
 
 class Elsewhere(Protocol):
-    """Other hosts' observers, as the link knows them."""
+    """The link to the observers of other hosts."""
 
     async def join_viewer(
         self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Serves a viewer whose first frame was read; False, before anything was done: it cannot."""
+        """Serves a viewer whose first frame was read; False if it cannot, and then nothing was done."""
 
     async def obey(self, order: Order) -> Part:
         """Takes a part among several observers."""
@@ -108,7 +108,7 @@ class ViewerServer:
     """Listens on `<run>/observer.sock` while the observer runs."""
 
     def __init__(self, observer: Observer, elsewhere: Elsewhere | None = None) -> None:
-        """`elsewhere`: where viewers see more than this host, if it can be reached."""
+        """`elsewhere`: shows viewers more than this host, where it can be reached."""
         self._observer = observer
         self._elsewhere = elsewhere
         self._path = observer.folder.socket
@@ -116,7 +116,7 @@ class ViewerServer:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Begins to listen; a socket left by a dead observer is replaced.
+        """Starts listening; replaces the socket of a dead observer.
 
         Raises:
             OSError: the path cannot be bound (107 bytes are the system's limit).
@@ -130,7 +130,7 @@ class ViewerServer:
             os.umask(mask)
 
     async def close(self) -> None:
-        """Lets go of the viewers and removes the socket."""
+        """Disconnects the viewers and removes the socket."""
         if self._server is None:
             return
         self._server.close()
@@ -155,9 +155,9 @@ class ViewerServer:
 
 
 def _chunk_of(streams: Iterator[tuple[FileHeader, list[Record]]]) -> list[Wire]:
-    """The next streams, whole, until they are enough for some frames; empty: there are no more.
+    """The next whole streams, enough for some frames; empty: there are no more.
 
-    Ten thousand ranks have ten thousand short streams: each by itself would be as many waits.
+    Ten thousand ranks have ten thousand short streams: one at a time would mean as many waits.
     """
     wires: list[Wire] = []
     size = 0
@@ -183,13 +183,13 @@ class _Viewer:
         self._live: dict[object, Entry] = {}
         self._behind = False
         self._missed = 0
-        """Bytes that came, while it was behind, since it last took anything."""
+        """Bytes that the viewer missed since it last read anything."""
         self._sent: dict[str, int] = {}
         self._more = asyncio.Event()
 
     async def serve(self, elsewhere: Elsewhere | None) -> None:
         sender: asyncio.Task[None] | None = None
-        # Who only connects is no viewer, and must not keep the observer from its end.
+        # A client that only connects is not a viewer, and must not keep the observer from ending.
         first = await asyncio.wait_for(read_frame(self._reader), FIRST_WITHIN_S)
         request = msgspec.msgpack.decode(first, type=Request)
         if request.want == "verdict":
@@ -229,7 +229,7 @@ class _Viewer:
         if entry.seq:
             self._put(to_wire(entry))
         else:
-            # Of a live value only its newest is of interest, however slow the viewer is.
+            # Only the newest of a live value matters, however slow the viewer is.
             self._live[live_key(entry)] = entry
             self._more.set()
 
@@ -238,10 +238,10 @@ class _Viewer:
         if self._behind:
             self._missed += size
             if self._missed > MISSED_AT_MOST * QUEUE_LIMIT:
-                # It can connect again and read everything from the journals.
+                # The viewer can connect again, and then gets everything from the journals.
                 self._writer.transport.abort()
         elif self._queued + size > QUEUE_LIMIT and wire.header is not None:
-            # All of it stands in the journals: it is read from there once the viewer reads again.
+            # The journals have all of it: it is read from there once the viewer reads again.
             self._behind, self._missed = True, size
             self._queue, self._queued = [w for w in self._queue if w.header is None], 0
         else:
@@ -256,7 +256,7 @@ class _Viewer:
         await self._send_queue()
 
     async def _send_history(self) -> None:
-        """What the journals have beyond what was sent."""
+        """Sends what is in the journals and was not sent before."""
         self._behind = False
         reading = Reading(self._observer.folder)
         newest = dict(self._observer.state.streams)

@@ -137,7 +137,7 @@ def test_an_empty_folder_says_what_a_run_folder_has(root: Path, tmp_path: Path) 
     empty.mkdir()
     done = distwatch("report", str(empty), root=root)
     assert done.returncode == 6
-    assert "holds nothing of a run" in done.stderr
+    assert "does not hold a run" in done.stderr
 
 
 def test_an_output_that_is_a_folder_is_refused(hung: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_folder_an_incident_and_a_file_in_it_mean_their_run(root: str, tmp_pat
         assert run_of(path, root) == "r"
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(PartialData, match="holds nothing of a run"):
+    with pytest.raises(PartialData, match="does not hold a run"):
         resolve(str(empty), root)
 
 
@@ -208,7 +208,9 @@ def test_a_process_of_no_run_is_a_foreign_job(root: str, cluster: Cluster, child
     assert isinstance(job, ForeignJob)
     assert job.name == f"process {child}"
     assert job.rank_pids() == {0: child}
-    with pytest.raises(NoSuchTarget, match=f"belongs to no run. `distwatch attach {child}` looks"):
+    with pytest.raises(
+        NoSuchTarget, match=f"belongs to no run. `distwatch attach {child}` watches"
+    ):
         job.report()
     source = job.source()
     assert source.run_id == f"attached-{child}"
@@ -261,7 +263,7 @@ def test_an_actor_that_no_run_knows_is_asked_of_the_clusters(
     assert isinstance(job, ForeignJob)
     assert job.name == f"process {child}"
     cluster.add("a", NOBODY)
-    with pytest.raises(UsageError, match=rf"several actors are called 'a': pid {child} on n1"):
+    with pytest.raises(UsageError, match=rf"several actors are named 'a': pid {child} on n1"):
         resolve("a", root)
 
 

@@ -128,7 +128,7 @@ def assert_outlives_its_makers(cluster: Nodes) -> None:
 
     def began_anew(state: RunState) -> bool:
         told = [e.event for e in state.timeline if isinstance(e.event, ev.LinkChanged)]
-        lost = {change.peer for change in told if "began anew" in change.why}
+        lost = {change.peer for change in told if "was restarted" in change.why}
         return lost == {"node2", "node3", "node4"} and not unseen_hosts(state)
 
     job.wait_state(began_anew)

@@ -1,1 +1,1 @@
-"""A run on disk: rings and pulses are taken in, journals are written and read."""
+"""A run on disk: takes in rings and pulses, writes and reads journals."""

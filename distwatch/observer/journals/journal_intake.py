@@ -1,4 +1,4 @@
-"""What the ranks of this host tell: copied from their rings and pulses to disk, and into the state."""
+"""Copies the rings and pulses of this host's ranks to disk, and folds them into the state."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Followed:
     """One process's ring and pulse. Idle, a tick costs a few small reads.
 
     Attributes:
-        trouble: why something could not be kept on disk; whoever says it clears it.
+        trouble: why something could not be written to disk; cleared when it is reported.
         over: its writer is gone, and everything was read and is kept.
     """
 
     def __init__(
         self, folder: RunFolder, stem: str, volatile: str, *, writable: bool = True
     ) -> None:
-        """Opens the ring; raises OSError or ValueError where it is not (yet) one."""
+        """Opens the ring; raises OSError or ValueError where it is not a ring, or not yet."""
         self.stem = stem
         self.ring = Ring(f"{volatile}/{stem}.ring")
         self.header: FileHeader = self.ring.header
@@ -51,7 +51,7 @@ class Followed:
         self._kept = b""
 
     def read(self, *, last_time: bool = False) -> list[Record]:
-        """New records, already on their way to disk."""
+        """Returns new records, after passing them to the disk."""
         if self.over:
             return []
         records = self.ring.read(last_time=last_time)
@@ -62,7 +62,7 @@ class Followed:
         return records
 
     def read_pulse(self) -> ev.PulseRead | None:
-        """The live pulse where it changed since the last reading."""
+        """The live pulse; None unless it changed since the last reading."""
         if self._pulse_file < 0:
             try:
                 self._pulse_file = open_ours(f"{self._volatile}/{self.stem}.pulse")
@@ -75,7 +75,7 @@ class Followed:
         return parse_pulse(content, self.header.stream)
 
     def keep_pulse(self) -> None:
-        """Copies the pulse to disk where it changed; the live one goes with the machine."""
+        """Copies a changed pulse to disk; the live one is lost with the machine."""
         if not self._writable or not self._pulse or self._volatile == self._folder.path:
             return
         if self._pulse == self._kept:
@@ -91,10 +91,10 @@ class Followed:
         except OSError as error:
             # In turn with the journal's trouble it would be news each time.
             if not self._refusal.stands:
-                self.trouble = f"its pulse is not on disk: {error.strerror}"
+                self.trouble = f"its pulse could not be written: {error.strerror}"
 
     def flush(self) -> None:
-        """Has the kernel write the copy through."""
+        """Flushes the copy to disk."""
         if self.segment is not None and not self.over:
             with contextlib.suppress(OSError):
                 self.segment.flush()
@@ -130,7 +130,7 @@ class Followed:
             self._pulse_file = -1
 
     def _keep(self, records: list[Record]) -> None:
-        # To open a segment costs a reading of it and of the ring: not at every tick of a full disk.
+        # Opening a segment reads it and the ring: with a full disk, do not do that at every tick.
         if self.segment is None and time.monotonic() < self._retry_at:
             return
         try:
@@ -142,7 +142,7 @@ class Followed:
             if self._refusal.stands:
                 self.trouble = self._refusal.finish(gone)
         except OSError as error:
-            # The ring still has them: the next try takes up from what is on disk.
+            # The ring still has them: the next try continues from what is on disk.
             self._refusal.note(error, 0)
             self.trouble = self._refusal.standing
             self._retry_at = time.monotonic() + TRY_AGAIN_S
@@ -160,7 +160,7 @@ def remove_if_empty(place: str) -> None:
 
 
 class Fold(Protocol):
-    """How an event gets into the state."""
+    """Folds an event into the state."""
 
     def __call__(
         self,
@@ -173,7 +173,7 @@ class Fold(Protocol):
 
 
 class ProcessTable(Protocol):
-    """Who is watched on this host; it is told who starts."""
+    """The watched processes of this host; it is told about new ones."""
 
     def add_start(self, start: dict[str, str]) -> None: ...
     def add_agent(self, header: FileHeader) -> None: ...
@@ -181,7 +181,7 @@ class ProcessTable(Protocol):
 
 
 class Intake:
-    """Follows every process of the run folder; whom it finds is tracked from then on."""
+    """Follows every process of the run folder, and has each one tracked from then on."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class Intake:
         *,
         writable: bool,
     ) -> None:
-        """`hand_on` gets each record as it stands in its journal, `fold` its event after that."""
+        """`hand_on` gets each record as it is in its journal, then `fold` gets its event."""
         self._recording = recording
         self._processes = processes
         self._state = state
@@ -207,7 +207,7 @@ class Intake:
         self._seen_starts: set[str] = set()
 
     def take(self) -> None:
-        """All that is new."""
+        """Takes in everything new."""
         self._find_starts()
         self._find_rings()
         for followed in self._followed.values():
@@ -216,10 +216,10 @@ class Intake:
                 self._take_pulse(followed)
 
     def take_last_words(self, keys: set[str] | None = None) -> None:
-        """After an end: what those processes wrote last is still in their rings and pulses.
+        """Takes in what ended processes wrote last, which is still in their rings and pulses.
 
         Args:
-            keys: of the processes; None: of all.
+            keys: the processes; None: all of them.
         """
         self.take()
         for followed in self._followed.values():
@@ -232,18 +232,18 @@ class Intake:
                 followed.over = not self._processes.is_living(key) and followed.release()
 
     def keep_pulses(self) -> None:
-        """Copies the pulses that changed to disk."""
+        """Copies changed pulses to disk."""
         if self._writable:
             for followed in self._followed.values():
                 followed.keep_pulse()
 
     def flush(self) -> None:
-        """Has the kernel write the journals through."""
+        """Flushes the journals to disk."""
         for followed in self._followed.values():
             followed.flush()
 
     def sockets(self) -> dict[str, str]:
-        """The control sockets of the agents that live, by process key."""
+        """The control sockets of living agents, by process key."""
         return {
             followed.header.stream: f"{self._volatile}/{stem}.sock"
             for stem, followed in self._followed.items()
@@ -261,7 +261,7 @@ class Intake:
             if stem in self._seen_starts:
                 continue
             for start in self._folder.starts_of(stem):
-                # A record is made empty and filled then: what is not whole comes at the next tick.
+                # A record is created empty and then filled: an incomplete one is read at the next tick.
                 if "role" in start:
                     self._seen_starts.add(stem)
                     self._processes.add_start(start)
@@ -273,7 +273,7 @@ class Intake:
             try:
                 followed = Followed(self._folder, stem, self._volatile, writable=self._writable)
             except (OSError, ValueError):
-                continue  # its header is not written yet: it is taken at the next tick
+                continue  # its header is not written yet: the next tick tries again
             self._followed[stem] = followed
             self._processes.add_agent(followed.header)
 

@@ -1,4 +1,4 @@
-"""What the observer sees becomes events of a journal of its own, so that no verdict rests on less."""
+"""The observer's own journal: a verdict rests only on recorded events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNCHANGED_EVERY_NS = 60_000_000_000
 TRY_AGAIN_NS = 5_000_000_000
 SIZE_LIMIT = 64 * 1024 * 1024
 ROUTINE_LIMIT = 48 * 1024 * 1024
-"""What repeats stops here, so that a verdict after weeks still finds its place."""
+"""Repeated events stop here, so that a verdict after weeks still fits."""
 SPARE_FROM = 8 * 1024 * 1024
 RESERVE = 64 * 1024
 """Bytes that are allocated beforehand: what a full disk costs can still be written then."""
@@ -42,13 +42,13 @@ RecordSink = Callable[[FileHeader, Record], None]
 
 
 class Recording:
-    """Journals an observer's events and hands every one of them on.
+    """Journals an observer's events and hands each of them on.
 
-    What repeats (pulses, samples, ticks, stacks) is handed on always, and journaled every few
-    seconds where it changed, once a minute where it did not.
+    Repeated events (pulses, samples, ticks, stacks) are always handed on; they are journaled every few
+    seconds if they changed, else once a minute.
 
     Attributes:
-        dropped: events that the disk refused, or that were over the journal's limit.
+        dropped: events that the disk refused, or that exceeded the journal's limit.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Recording:
         """`sink` gets every event, `journaled` each record that is on disk."""
         pid, host = os.getpid(), host_name()
         ticks = start_ticks(pid)
-        # An observer may be embedded twice in one process: each has a stream of its own.
+        # An observer may be embedded twice in one process: each has its own stream.
         salt = random.SystemRandom().getrandbits(32)
         self.header = FileHeader(
             stream=f"observer:{process_key(host, pid, ticks)}#{salt:08x}",
@@ -78,7 +78,7 @@ class Recording:
         self._journaled = journaled
         self._kept: dict[tuple[type, str], tuple[int, object]] = {}
         self._pending: dict[tuple[type, str], tuple[int, ev.Event]] = {}
-        """The newest of what repeats, where it was handed on and not journaled."""
+        """The newest repeated events that were handed on and not journaled."""
         self._segment: Segment | None = None
         self._seq = 0
         self._said: set[str] = set()
@@ -89,7 +89,7 @@ class Recording:
         self._path = f"{folder.path}/{name}.journal" if writable else ""
 
     def record(self, event: ev.Event, *, keep: bool = False) -> None:
-        """Notes an event now. `keep`: journal it however often it repeats."""
+        """Records an event now. `keep`: journal it however often it repeats."""
         now = time.monotonic_ns()
         seq = 0
         due = keep or self._is_due(event, now)
@@ -104,20 +104,20 @@ class Recording:
         self._sink(self.header, seq, now, event)
 
     def write_pending(self) -> None:
-        """Journals the newest of everything: what a verdict rests on must be on disk with it."""
+        """Journals the newest of everything: the evidence must be on disk with its verdict."""
         pending = sorted(self._pending.values(), key=lambda one: one[0])
         self._pending.clear()
         for now, event in pending if self._path else ():
             self._write(now, event)
 
     def flush(self) -> None:
-        """Has the kernel write it through; a failure is said, not raised."""
+        """Flushes the journal to disk; records a failure instead of raising it."""
         if self._segment is None:
             return
         try:
             self._segment.flush()
         except OSError as error:
-            self._say(f"the observer's journal is not flushed: {error.strerror}")
+            self._say(f"the observer's journal could not be flushed: {error.strerror}")
 
     def close(self) -> None:
         if self._refusal.lost:
@@ -134,7 +134,9 @@ class Recording:
         kept_ns, kept = self._kept.get(key, (0, None))
         size = self._segment.size if self._segment is not None else 0
         if kept_ns and size > ROUTINE_LIMIT:
-            self._say(f"the observer's journal has {size >> 20} MiB: pulses and samples end here")
+            self._say(
+                f"the observer's journal has {size >> 20} MiB: it takes no more pulses or samples"
+            )
             return False
         content = material(event)
         spare = size > SPARE_FROM or (kept == content and not isinstance(event, ev.Ticked))
@@ -190,7 +192,7 @@ class Recording:
         return self._segment
 
     def _say(self, why: str) -> None:
-        """Once each: to the viewers, and to the journal if it can still be written."""
+        """Records each text once: for the viewers, and in the journal if it can still be written."""
         what = "observer's journal"
         if why in self._said:
             return
@@ -203,7 +205,7 @@ def _key(event: ev.Event) -> tuple[type, str]:
 
 
 def material(event: ev.Event) -> object:
-    """What has to differ for a repeated event to be news."""
+    """The part of a repeated event that must differ for the event to be news."""
     if isinstance(event, ev.PulseRead):
         last = event.operations[-1] if event.operations else None
         return event.pulse.groups, event.pulse.recorder, event.pulse.dropped, last
@@ -217,7 +219,7 @@ def material(event: ev.Event) -> object:
 
 
 def shorten(read: ev.PulseRead, kept: int) -> ev.PulseRead:
-    """The pulse's own file keeps all operations; here are the open and the newest ones."""
+    """A pulse with only its open and newest operations; its own file keeps all of them."""
     if len(read.operations) <= kept:
         return read
     newest = read.operations[-kept:]

@@ -1,6 +1,6 @@
-"""Reads a process's ring while that process writes it, or after its death.
+"""Reads a process's ring while the process writes it, or after its death.
 
-By `pread`, never by a map: a ring that somebody truncates would kill its reader by SIGBUS.
+It uses `pread`, never a memory map: a truncated ring would kill its reader by SIGBUS.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ring:
 
         Raises:
             OSError: it cannot be opened.
-            ValueError: it has no header (yet).
+            ValueError: it has no header, or not yet.
         """
         self.path = path
         self._descriptor = open_ours(path)
@@ -58,20 +58,20 @@ class Ring:
         """The records since the last call, in order.
 
         Args:
-            last_time: the writer is gone: look everywhere, a ring that was lapped just as its
-                writer died shows it nowhere else.
+            last_time: the writer is gone: search the whole ring, which may have been lapped just before
+                its writer died.
         """
         if last_time or not self._known:
             return self._follow() + self._rescan()
         found = self._follow()
         head = self._peek(HEADER_SIZE)
-        # Every lap starts at the first frame: a newer one there means that we were lapped.
+        # Every lap starts at the first frame: a newer frame there means that the ring was lapped.
         if head is not None and head > self.last_seq:
             found += self._rescan()
         return found
 
     def since(self, seq: int) -> list[Record]:
-        """The records after `seq` that the ring still holds; the cursor stays."""
+        """The records after `seq` that the ring still holds; does not move the cursor."""
         return [record for _, record in self._scan() if record.seq > seq]
 
     def is_written(self) -> bool | None:
@@ -79,7 +79,7 @@ class Ring:
         return has_writer(self._descriptor)
 
     def close(self) -> None:
-        """Gives the descriptor back, if it still has it."""
+        """Closes the descriptor, if it is open."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -24,7 +24,7 @@ _WRITE = os.O_RDWR | os.O_CREAT
 
 
 class Contents(msgspec.Struct, kw_only=True):
-    """What a journal file holds. `damaged` counts bytes that belong to no whole frame."""
+    """The content of a journal file. `damaged` counts bytes outside whole frames."""
 
     header: FileHeader
     records: list[Record]
@@ -48,7 +48,7 @@ def read_journal(path: str) -> Contents | None:
         damaged += offset - end
         records.append(record)
         end = offset + frame_size(len(record.payload))
-    # Behind the last frame a ring may hold anything; zeros are no damage in either.
+    # After the last frame a ring may hold anything; zeros are not damage in either.
     if not header.capacity and content[end:].strip(b"\0"):
         damaged += len(content) - end
     return Contents(
@@ -57,7 +57,7 @@ def read_journal(path: str) -> Contents | None:
 
 
 def read_header(path: str) -> FileHeader | None:
-    """Whose journal it is; None where it cannot be read, or is none."""
+    """The header of a journal; None where it cannot be read or has none."""
     try:
         return decode_header(read_ours(path, HEADER_SIZE))
     except OSError:
@@ -65,7 +65,7 @@ def read_header(path: str) -> FileHeader | None:
 
 
 class Segment:
-    """Appends one stream's frames to disk. Nothing is written twice, a torn tail is cut.
+    """Appends one stream's frames to disk. Writes nothing twice, and cuts a torn tail off.
 
     Attributes:
         last_seq: the newest record that is on disk.
@@ -74,7 +74,7 @@ class Segment:
     def __init__(self, path: str, header: FileHeader, limit: int = LIMIT, reserve: int = 0) -> None:
         """Opens or creates the segment of that stream.
 
-        A file of that name which belongs to another stream stays; ours then carries the start
+        A file of that name that belongs to another stream is kept; the new segment then has the start
         ticks in its name.
 
         Args:
@@ -109,7 +109,7 @@ class Segment:
             from_reserve: they may take what is reserved.
 
         Raises:
-            OSError: nothing of this call is on disk then.
+            OSError: then nothing of this call is on disk.
         """
         fresh = [record for record in records if record.seq > self.last_seq]
         if not fresh:
@@ -129,7 +129,7 @@ class Segment:
         self.last_seq = fresh[-1].seq
 
     def flush(self) -> None:
-        """Has the kernel write it through to the disk."""
+        """Flushes it to the disk."""
         os.fsync(self._open())
 
     @property
@@ -137,7 +137,7 @@ class Segment:
         return self._end
 
     def close(self) -> None:
-        """Gives the descriptor back. It is had again where something is appended after all."""
+        """Closes the descriptor. A later `append` opens it again."""
         if self._descriptor is not None:
             if self._allocated > self._end:
                 os.ftruncate(self._descriptor, self._end)
@@ -156,7 +156,7 @@ class Segment:
             if os.write(descriptor, encode_header(self.header)) != HEADER_SIZE:
                 raise OSError(28, "No space left on device", self.path)
         except OSError:
-            # A file without a whole header would belong to nobody for ever.
+            # A file without a whole header would never belong to any stream.
             os.close(descriptor)
             os.unlink(self.path)
             raise

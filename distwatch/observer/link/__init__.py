@@ -1,4 +1,5 @@
-"""One run, many nodes: observers of other hosts send their journals to one, the root.
+"""One run, many nodes: observers of other hosts (leaves) send their journals to one, the root.
 
-`place` says who is root, `channel` proves both sides, `leaf` sends, `root` takes, `mirror` keeps.
+`root_address` says where the root is, `channel` authenticates both sides, `leaf` sends, `root`
+receives, and `mirror` writes.
 """

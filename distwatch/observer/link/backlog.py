@@ -1,4 +1,4 @@
-"""What of this host's journals the root does not have: newest live, the rest from disk by cursor."""
+"""The records of this host that the root lacks: new ones from a queue, older ones from disk."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record
 
 QUEUE_LIMIT = 8 * 1024 * 1024
-"""Bytes of records that wait for the root; beyond that they are read from disk again."""
+"""The most bytes of records that wait for the root; beyond that they are read from disk again."""
 _OVERHEAD = 64
 
 
 class Backlog:
-    """Records in the order of their streams, each sent once; live values only as their newest.
+    """Records in the order of their streams, each sent once; of live values only the newest.
 
     Attributes:
-        behind: more is on disk than waits here.
-        handed: by stream, the newest record that the observer has handed on: what is before it
-            stands whole in a file.
+        behind: the disk has records that are not queued here.
+        handed: by stream, the newest record that the observer has handed on: everything before it is
+            whole in a file.
     """
 
     def __init__(self, folder: RunFolder, host: str) -> None:
@@ -44,13 +44,13 @@ class Backlog:
         self._told: dict[object, tuple[object, int]] = {}
 
     def resume(self, number: int, cursors: dict[str, int]) -> None:
-        """From now on the root has what the cursors say, no more and no less."""
+        """Starts again from what the root has, by its cursors."""
         self._after = number
         self._sent = dict(cursors)
         self._fall_behind()
 
     def add_record(self, header: FileHeader, record: Record) -> None:
-        """A record that has just been journaled."""
+        """Queues a record that has just been journaled."""
         self.handed[cursor_key(header)] = record.seq
         if self.behind:
             return
@@ -60,7 +60,7 @@ class Backlog:
             self._fall_behind()
 
     def add_live(self, entry: Entry) -> None:
-        """A value that is not journaled: only its newest is of interest."""
+        """Queues an event that is not journaled: only the newest of a kind is kept."""
         if entry.seq:
             return
         self._live[live_key(entry)] = entry
@@ -68,12 +68,12 @@ class Backlog:
     def take_live_batch(
         self, *, live: bool = True, operations: int = 1 << 16, sparing: bool = False
     ) -> list[Batch]:
-        """What waits, in batches that fit a frame.
+        """Everything that is queued, in batches that fit a frame.
 
         Args:
-            live: also the newest of what is not journaled.
-            operations: how many of a pulse's newest operations to tell.
-            sparing: leave out samples that say nothing new for a while.
+            live: also the newest live values.
+            operations: how many of a pulse's newest operations to send.
+            sparing: leave out samples that are not news.
         """
         pack = _Packing(self._after, self._host)
         while self._records:
@@ -103,12 +103,12 @@ class Backlog:
         return True
 
     def begin_history(self) -> dict[str, int]:
-        """What comes from now on is queued again; what was handed on until now is in files."""
+        """From now on records are queued again; those handed on until now are in files."""
         self.behind = False
         return dict(self.handed)
 
     def take_history(self, streams: list[tuple[FileHeader, list[Record]]]) -> Iterator[Batch]:
-        """Batches of what was read from the files, less what was sent before."""
+        """Batches of the records read from files, without those sent before."""
         pack = _Packing(self._after, self._host)
         for header, records in streams:
             for record in records:
@@ -118,7 +118,7 @@ class Backlog:
         yield from pack.finish()
 
     def read_history(self, handed: dict[str, int]) -> list[tuple[FileHeader, list[Record]]]:
-        """The records of this host's files up to what was handed on. Blocks: for a thread."""
+        """The records in this host's files, up to those handed on. Blocks: call it in a thread."""
         sent = dict(self._sent)
         found: dict[str, tuple[FileHeader, dict[int, Record]]] = {}
         for path in journal_paths(self._folder):
@@ -129,7 +129,7 @@ class Backlog:
             if contents is None or contents.header.host != self._host:
                 continue
             key = cursor_key(contents.header)
-            # A ring may be written while it is read: of a stream that is not handed on nothing yet.
+            # A ring may be written while it is read: skip a stream of which nothing was handed on.
             if contents.header.capacity and key not in handed:
                 continue
             upto = handed.get(key)
@@ -154,7 +154,7 @@ class Backlog:
 
 
 class _Packing:
-    """Batches under way."""
+    """Packs records into batches."""
 
     def __init__(self, after: int, host: str) -> None:
         self._after = after
@@ -166,7 +166,7 @@ class _Packing:
         key = cursor_key(header)
         index = self._indexes.get(key)
         if index is None:
-            # Whoever writes a ring here can name it as they like: the root would refuse all of it.
+            # Anyone who writes a ring here can give it any name: the root would refuse the whole batch.
             if objection_to(header, self._host):
                 return
             index = self._indexes[key] = len(self._headers)
@@ -178,12 +178,12 @@ class _Packing:
             self._close()
 
     def flush(self) -> list[Batch]:
-        """The batches that are full."""
+        """The full batches."""
         done, self.done = self.done, []
         return done
 
     def finish(self) -> list[Batch]:
-        """All of them."""
+        """All batches."""
         if self._frames:
             self._close()
         return self.flush()

@@ -1,9 +1,9 @@
 """A TCP connection on which both sides have proved that they know the token.
 
-The token is never sent. The root sends a nonce; the leaf answers with a nonce of its own, who it
-is, and an HMAC-SHA256 over all three; the root answers with its HMAC. Every frame after that is
-a u32 length, a 16-byte HMAC over its place in the connection, and the body: nothing can be
-changed, left out, repeated or added on the way. It is not encrypted.
+The token is never sent. The root sends a nonce; the leaf answers with its own nonce, its identity,
+and an HMAC-SHA256 over all three; the root answers with its HMAC. Every later frame is a u32 length,
+a 16-byte HMAC over its position in the connection, and the body: nobody on the way can change,
+remove, repeat or add frames. The connection is not encrypted.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class LinkRefused(Exception):
 
 
 class LinkBroken(Exception):
-    """What came is no frame of this connection; the text says why."""
+    """The received data is not a frame of this connection; the text says why."""
 
 
 class Channel:
-    """Frames of a proved connection. `key` is of this connection alone."""
+    """The frames of an authenticated connection. `key` belongs only to this connection."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Channel:
         self._received = 0
 
     async def send(self, body: bytes) -> None:
-        """Sends one frame; returns once the connection can take more.
+        """Sends one frame; returns when the connection can take more.
 
         Raises:
             OSError: the connection is gone.
@@ -79,13 +79,13 @@ class Channel:
         await self._writer.drain()
 
     async def receive_within(self, silent_s: float) -> bytes:
-        """As `receive`, of a side that may be silent for so long.
+        """As `receive`, from a side that may be silent for so long.
 
-        Only time in which this loop was there to hear counts: whoever was busy itself, or was not
-        run for a while, first looks at what has come meanwhile.
+        Only time in which this loop could receive counts: after a busy time, or a time in which the
+        process did not run, it first reads what has arrived.
 
         Raises:
-            asyncio.TimeoutError: nothing came.
+            asyncio.TimeoutError: nothing arrived.
         """
         receiving = asyncio.ensure_future(self.receive())
         try:
@@ -113,12 +113,12 @@ class Channel:
         tag = await self._reader.readexactly(_TAG)
         body = await self._reader.readexactly(length)
         if not hmac.compare_digest(tag, _tag(self._in, self._received, body)):
-            raise LinkBroken("a frame does not bear the other side's mark")
+            raise LinkBroken("a frame is not authenticated by the other side")
         self._received += 1
         return body
 
     def abort(self) -> None:
-        """Ends the connection at once; whoever waits on it is told."""
+        """Ends the connection at once; pending calls fail."""
         self._writer.transport.abort()
 
     async def close(self) -> None:
@@ -133,10 +133,10 @@ async def accept(
     token: bytes,
     objection: Callable[[Hello], str],
 ) -> tuple[Channel, Hello]:
-    """The root's side; the caller bounds its time.
+    """The root's side of the handshake; the caller sets the time limit.
 
     Args:
-        objection: why one who knows the token is not let in all the same; '': it is.
+        objection: why a side that knows the token is refused nevertheless; '': it is accepted.
 
     Raises:
         LinkRefused: the other side does not know the token, or there is an objection.
@@ -150,7 +150,7 @@ async def accept(
     parts = (nonce, answer.nonce, answer.hello)
     refused = ""
     if not hmac.compare_digest(answer.proof, _mac(token, b"leaf", *parts)):
-        refused = "its token is another"
+        refused = "its token differs"
         hello = None
     else:
         hello = _hello(answer.hello)
@@ -168,10 +168,10 @@ async def accept(
 async def introduce(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: bytes, hello: Hello
 ) -> Channel:
-    """The leaf's side; the caller bounds its time. Raises as `accept` does."""
+    """The leaf's side of the handshake; the caller sets the time limit. Raises as `accept` does."""
     challenge = await _read(reader, Challenge)
     if challenge.version != VERSION:
-        raise LinkRefused(f"it speaks version {challenge.version} of the link, we {VERSION}")
+        raise LinkRefused(f"it uses version {challenge.version} of the link; this is {VERSION}")
     if len(challenge.nonce) != _NONCE:
         raise LinkBroken("its nonce has another length")
     nonce, told = secrets.token_bytes(_NONCE), msgspec.msgpack.encode(hello)
@@ -202,16 +202,16 @@ def _write(writer: asyncio.StreamWriter, word: msgspec.Struct) -> None:
 async def _read(reader: asyncio.StreamReader, kind: type[_Word]) -> _Word:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if length > HANDSHAKE_LIMIT:
-        raise LinkBroken(f"its first word of {length} bytes is over the limit of {HANDSHAKE_LIMIT}")
+        raise LinkBroken(f"its message of {length} bytes is over the limit of {HANDSHAKE_LIMIT}")
     body = await reader.readexactly(length)
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LinkBroken(f"it does not speak the link's protocol: {error}") from error
+        raise LinkBroken(f"it does not use the link's protocol: {error}") from error
 
 
 def _mac(key: bytes, purpose: bytes, *parts: bytes) -> bytes:
-    # Lengths go in, too: no two sequences of parts give the same bytes.
+    # The lengths are included: no two sequences of parts give the same bytes.
     mac = hmac.new(key, b"distwatch link %d %s" % (VERSION, purpose), hashlib.sha256)
     for part in parts:
         mac.update(_LENGTH.pack(len(part)) + part)

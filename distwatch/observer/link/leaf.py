@@ -1,6 +1,6 @@
-"""A leaf's side: sends this host's journals to the root, and looks when it is asked to.
+"""The leaf's side: sends this host's journals to the root, and takes looks for it.
 
-The leaf goes on journaling and judging by itself whatever becomes of the link.
+The leaf continues to journal and judge by itself, whatever happens to the link.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ DELIVER_WITHIN_S = 10.0
 SIGN_EVERY_S = 1.0
 BUSY_MOST_S = 30.0
 SPARING_FROM_S = 0.5
-"""Where the root wants live values more rarely than that, it has very many of them."""
+"""A root that wants live values more rarely than this has very many of them."""
 _SIGN_OF_LIFE = say.encode(say.Batch(after=0))
 log = logging.getLogger("distwatch.observer")
 
 
 class Leaf:
-    """One connection to the root, made again and again while the observer runs.
+    """The connection to the root, which is renewed while the observer runs.
 
     Attributes:
         place: where the root is.
-        linked: the root takes what is sent.
+        linked: the root receives what is sent.
     """
 
     def __init__(self, observer: Observer, place: RootAddress, token: bytes) -> None:
@@ -58,7 +58,7 @@ class Leaf:
         self._channel: Channel | None = None
         self._host = observer.recording.header.host
         self._backlog = Backlog(observer.folder, self._host)
-        # Until the root says that it is of use: little.
+        # Little, until the root asks for more.
         self._wanted = say.Seen(operations=OPERATIONS_KEPT)
         self._live_at = 0.0
         self._live_sent = 0
@@ -69,7 +69,7 @@ class Leaf:
         self._delivered = False
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
-        # A record that overtook an older one of its stream would hide it from the root.
+        # A record that overtakes an older one of its stream would hide that one from the root.
         self._in_order = asyncio.Lock()
         observer.judge.of_one_host = True
         observer.sinks.append(self._backlog.add_live)
@@ -79,27 +79,27 @@ class Leaf:
         self._task = asyncio.create_task(self._keep_linked())
 
     def redirect(self, place: RootAddress, token: bytes) -> None:
-        """From now on the root is there; where it is there already, nothing happens."""
+        """Changes the root's address; does nothing if it is the same."""
         if (place, token) == (self.place, self._token):
             return
         if place != self.place:
-            self._take_leave(f"the root is at {place} now")
+            self._take_leave(f"the root is now at {place}")
         self.place, self._token = place, token
         self._moved.set()
         if self._channel is not None:
             self._channel.abort()
 
     async def retire(self) -> None:
-        """This observer sends to nobody any more."""
+        """Stops sending for good."""
         if self._task is not None:
             await end_tasks(self._task)
-        self._take_leave("this observer sends to no other now")
+        self._take_leave("this observer no longer sends to a root")
         self._observer.judge.of_one_host = False
         self._observer.sinks.remove(self._backlog.add_live)
         self._observer.record_sinks.remove(self._backlog.add_record)
 
     async def close(self) -> None:
-        """Delivers what the root lacks, if it can be reached soon, and ends."""
+        """Delivers what the root lacks, if the root can be reached soon, and ends."""
         self._closing.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=DELIVER_WITHIN_S)
@@ -112,17 +112,17 @@ class Leaf:
     async def join_viewer(
         self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Lets a viewer here look at the whole run; False, before anything is read: it cannot.
+        """Shows a viewer here the whole run; False if it cannot, and then nothing was read.
 
         Args:
-            first: the viewer's first frame, which has been read already.
+            first: the viewer's first frame, which was read already.
         """
         if not self.linked:
             return False
         try:
             channel = await self._connected("viewer")
         except (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken) as error:
-            log.warning("a viewer is shown this host alone: %s", error)
+            log.warning("a viewer sees only this host: %s", error)
             return False
         await channel.send(first)
         await join(channel, reader, writer)
@@ -139,7 +139,7 @@ class Leaf:
                 channel = await self._connected("leaf")
                 try:
                     if self._moved.is_set():
-                        continue  # it was sent elsewhere while it introduced itself
+                        continue  # it was redirected during the handshake
                     self._channel = channel
                     await self._serve(channel)
                 finally:
@@ -149,7 +149,7 @@ class Leaf:
                     return
                 why = "it ended the connection"
             except asyncio.TimeoutError:
-                why = f"it says nothing for {LOST_AFTER_S + self._wanted.busy_s:.0f} s"
+                why = f"it has been silent for {LOST_AFTER_S + self._wanted.busy_s:.0f} s"
             except EOFError:
                 why = "it ended the connection"
             except OSError as error:
@@ -157,7 +157,7 @@ class Leaf:
             except (LinkRefused, LinkBroken, msgspec.DecodeError, UnicodeDecodeError) as error:
                 why, refused = str(error), True
             if refused and self._closing.is_set():
-                return  # who is not wanted need not stay for it
+                return  # the root refuses it, so there is nothing to wait for
             if self._moved.is_set():
                 pause_s = PAUSE_FIRST_S
                 continue
@@ -168,7 +168,7 @@ class Leaf:
             pause_s = min(2 * pause_s, PAUSE_MOST_S)
 
     async def _pause(self, pause_s: float) -> None:
-        """Hosts that lost one root together do not come back at one moment."""
+        """Waits for a random time: hosts that lost the root together must not all return at once."""
         if self._closing.is_set():
             await asyncio.sleep(PAUSE_FIRST_S)
             return
@@ -233,7 +233,7 @@ class Leaf:
                 await asyncio.wait_for(self._closing.wait(), SEND_EVERY_S)
 
     async def _send_all(self, channel: Channel) -> None:
-        """Sends what the root lacks now; nothing new is a sign of life, too."""
+        """Sends what the root lacks now, or just a sign of life."""
         async with self._in_order:
             while self._backlog.behind:
                 handed = self._backlog.begin_history()
@@ -254,7 +254,7 @@ class Leaf:
                 live=live, operations=operations, sparing=sparing
             ):
                 await channel.send(say.encode(batch))
-            # A sign of life, too, where there was nothing to send.
+            # Sent even if empty, as a sign of life.
             told = say.Batch(after=0, live=self._live_sent if live else 0)
             await channel.send(say.encode(told))
 
@@ -285,14 +285,14 @@ class Leaf:
             await channel.send(say.encode(say.Looked(number=look.number)))
 
     def _take_leave(self, why: str) -> None:
-        """The root of before is none any more: nobody is to wait for its link."""
+        """Records that the link to the previous root has ended for good."""
         self.linked, self._told = False, ""
         self._observer.recording.record(
             ev.LinkChanged(host=self._host, peer=str(self.place), linked=False, ended=True, why=why)
         )
 
     def _note(self, linked: bool, why: str) -> None:
-        """Each change once; why it cannot be reached, as often as the reason changes."""
+        """Records each change once, and each new reason why the root cannot be reached."""
         if linked == self.linked and (linked or why == self._told):
             return
         self.linked, self._told = linked, why
@@ -304,7 +304,7 @@ class Leaf:
 
 
 def _node(boot_id: str) -> str:
-    """One machine, or one container of it."""
+    """An id of this machine, or of this container."""
     try:
         return f"{boot_id}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:

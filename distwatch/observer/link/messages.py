@@ -1,4 +1,4 @@
-"""What observers of one run say to each other. msgpack of these types, and nothing else."""
+"""The messages between observers of one run: msgpack of these types, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from distwatch.state.frames import MAX_PAYLOAD, FileHeader
 VERSION = 1
 FRAME_LIMIT = 1024 * 1024
 BATCH_SIZE = FRAME_LIMIT // 4
-"""A batch is sent once it is that long; one record more still fits the limit."""
+"""A batch is sent at this size; one more record still fits the limit."""
 assert BATCH_SIZE + 2 * MAX_PAYLOAD < FRAME_LIMIT
 
 
 class Message(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="say", forbid_unknown_fields=True
 ):
-    """Base of what is said once both sides have proved themselves."""
+    """Base of the messages after both sides have authenticated."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A journal's record as it stands on the leaf's disk, or, with `seq` 0, a live value."""
+    """A journal record as it is on the leaf's disk; with `seq` 0, a live value."""
 
     stream: int
     """Index into the batch's headers."""
@@ -32,38 +32,38 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Batch(Message, frozen=True, tag="batch"):
-    """`after`: the number of the `Resume` that this goes on from."""
+    """`after`: the number of the `Resume` that this continues from."""
 
     after: int
     live: int = 0
-    """The 1-based index of the last live values sent; they are all on their way before this."""
+    """The 1-based index of the last live values; all of them were sent before this."""
     headers: tuple[FileHeader, ...] = ()
     frames: tuple[Frame, ...] = ()
 
 
 class CaughtUp(Message, frozen=True, tag="caught_up"):
-    """All that the root lacked when this connection began was sent: from here on it is live."""
+    """The root now has everything from before this connection: from here on it is live."""
 
 
 class Looked(Message, frozen=True, tag="looked"):
-    """The look of that number has been taken, and what it brought was sent."""
+    """The look of that number was taken, and its results were sent."""
 
     number: int
 
 
 class Bye(Message, frozen=True, tag="bye"):
-    """Everything was sent; in answer: everything was taken."""
+    """Everything was sent; as the answer: everything was received."""
 
 
 class Resume(Message, frozen=True, tag="resume"):
-    """What the root has on disk: the leaf goes on behind it. Keys are of `cursor_key`."""
+    """What the root has on disk: the leaf continues after that. Keys are as `cursor_key` makes them."""
 
     number: int
     cursors: dict[str, int] = {}
 
 
 class Look(Message, frozen=True, tag="look"):
-    """Take stacks now, and journal the newest of everything. `ask`: the recorders' dumps, too."""
+    """Take stacks now, and journal the newest of everything. `ask`: also ask agents for dumps."""
 
     number: int
     why: str
@@ -73,18 +73,18 @@ class Look(Message, frozen=True, tag="look"):
 class Seen(Message, frozen=True, tag="seen"):
     """The other side is alive and reads.
 
-    The more processes a run has, the more rarely and shortly their live values are told; what is
-    journaled is always told at once and whole.
+    The more processes a run has, the more rarely and briefly their live values are sent; journaled
+    events are always sent at once and whole.
     """
 
     live_every_s: float = 0.0
-    """How often the newest of what is not journaled is of use."""
+    """How often to send the newest live values."""
     operations: int = 1 << 16
-    """How many of a pulse's newest operations are."""
+    """How many of a pulse's newest operations to send."""
     busy_s: float = 0.0
-    """For how long it may be too busy to say anything."""
+    """How long the root may be too busy to answer."""
     live: int = 0
-    """The newest `Batch.live` that was taken: until then newer values would only queue up."""
+    """The newest `Batch.live` that was received: until then, newer values would only queue up."""
 
 
 class Refused(Message, frozen=True, tag="refused"):
@@ -96,7 +96,7 @@ FromRoot = Resume | Look | Seen | Bye | Refused
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who connects, and for what. `node` tells two machines of one name apart."""
+    """Who connects, and as what. `node` distinguishes two machines of the same name."""
 
     kind: Literal["leaf", "viewer"]
     run_id: str
@@ -105,14 +105,14 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Challenge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The root's first word."""
+    """The root's first message."""
 
     version: int
     nonce: bytes
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The leaf's word: who it is, and the proof that it knows the token."""
+    """The leaf's answer: who it is, and the proof that it knows the token."""
 
     nonce: bytes
     hello: bytes
@@ -127,7 +127,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def cursor_key(header: FileHeader) -> str:
-    """The name of a stream among all that ever were."""
+    """A name for a stream that no other stream ever has."""
     return f"{header.stream}/{header.salt:x}"
 
 

@@ -1,4 +1,4 @@
-"""Other hosts' journals in the root's own run folder, frame by frame as they stand at home."""
+"""Copies of other hosts' journals in the root's run folder, frame by frame."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _OBSERVER = "observer:"
 
 
 def is_host_name(name: str) -> bool:
-    """Whether a name from the network may stand in a file's name."""
+    """Whether a name from the network may be part of a file name."""
     return _HOST.fullmatch(name) is not None
 
 
 def objection_to(header: FileHeader, host: str) -> str:
-    """Why a leaf of that host cannot be the source of such a stream; '' where it can."""
+    """Why a leaf of that host cannot have such a stream; '' where it can."""
     if header.host != host or not is_host_name(host):
         return f"a stream of host {header.host[:80]!r} from a leaf on {host}"
     numbers = (header.pid, header.start_ticks, header.salt, header.wall_offset_ns)
     if min(numbers[:3]) < 0 or header.salt >= _SALT or max(map(abs, numbers)) >= 1 << 63:
         return "a stream whose numbers are out of range"
     if len(header.boot_id) > 64:
-        return "a stream whose boot id is none"
+        return "a stream whose boot id is too long"
     key = process_key(host, header.pid, header.start_ticks)
     if header.stream not in (key, f"{_OBSERVER}{key}#{header.salt:08x}"):
         return f"a stream named {header.stream[:80]!r} of process {key}"
@@ -37,23 +37,23 @@ def objection_to(header: FileHeader, host: str) -> str:
 
 
 OPEN_AT_ONCE = 256
-"""Ten thousand ranks are ten thousand files: more than a process may hold open."""
+"""Ten thousand ranks have ten thousand files: more than a process may keep open."""
 
 
 class Mirror:
-    """Appends what leaves send; what is on disk already is not written again."""
+    """Appends the records that leaves send; does not write again what is on disk."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._segments: dict[str, Segment] = {}
         self._open: OrderedDict[str, Segment] = OrderedDict()
-        """The ones last written to, the newest last."""
+        """The segments written to last, the newest at the end."""
 
     def cursors(self, host: str) -> dict[str, int]:
         """The newest record on disk of each stream of that host. Reads files."""
         found: dict[str, int] = {}
         for stem in self._folder.stems(".journal"):
-            # A file's name begins with its host's: not all files are opened for each of the hosts.
+            # A file's name begins with its host's name, so only that host's files are opened.
             names = (stem, stem.removeprefix("observer-"))
             if not any(name.startswith(f"{host}-") for name in names):
                 continue
@@ -74,13 +74,13 @@ class Mirror:
         """Writes the records that are new.
 
         Raises:
-            OSError: the disk refuses; nothing of this call is on disk then.
+            OSError: the disk refuses; then nothing of this call is on disk.
         """
         key = cursor_key(header)
         segment = self._segments.get(key)
         if segment is None:
             mine = header.stream.startswith(_OBSERVER)
-            # An observer's journal ends at its limit and never goes round.
+            # An observer's journal ends at its limit and never wraps.
             limit = 2 * SIZE_LIMIT if mine else LIMIT
             segment = Segment(self._folder.journal(_stem(header)), header, limit=limit)
             self._segments[key] = segment
@@ -96,7 +96,7 @@ class Mirror:
             self._open.popitem(last=False)[1].close()
 
     def flush(self) -> None:
-        """Has the kernel write through what was written last, as far as it can."""
+        """Flushes the open segments to disk."""
         for segment in self._open.values():
             segment.flush()
 

@@ -1,4 +1,4 @@
-"""What `distwatch up` tells an observer of this node to be, over the observer's own socket."""
+"""Orders of `distwatch up` to an observer of this node, over the observer's own socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANSWER_WITHIN_S = 5.0
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Be the root, listening there (port 0: any), or a leaf of the root there."""
+    """Become the root, listening there (port 0: any), or a leaf of the root there."""
 
     part: Literal["root", "leaf"]
     place: str
@@ -21,7 +21,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What an observer is: root or leaf or, as '', neither; and why it is not what it was told."""
+    """What an observer is: root, leaf, or neither (''); and why it did not obey."""
 
     part: str
     place: str
@@ -33,10 +33,10 @@ class OrderFailed(Exception):
 
 
 def give_order(folder: RunFolder, order: Order) -> Part:
-    """Has the run's observer on this node take a part. Blocks for ANSWER_WITHIN_S at most.
+    """Gives the run's observer on this node an order. Blocks for ANSWER_WITHIN_S at most.
 
     Raises:
-        OrderFailed: there is none, or it does not answer.
+        OrderFailed: there is no observer, or it does not answer.
     """
     request = {"want": "part", "order": msgspec.to_builtins(order)}
     try:

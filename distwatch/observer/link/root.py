@@ -1,4 +1,4 @@
-"""The root's side: takes what leaves send into its own folder and state, and asks them for looks."""
+"""The root's side: takes the leaves' records into its own folder and state, and asks for looks."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
 
 LOST_AFTER_S = 5.0
 REJOIN_WITHIN_S = 60.0
-"""For how long the root outlives its own ranks for a leaf that it lost."""
+"""How long the root outlives its own ranks, waiting for a lost leaf."""
 SEEN_EVERY_S = 1.0
 TRY_DISK_AGAIN_S = 5.0
 PROCESSES_A_SECOND = 10_000
-"""Of so many processes the live values are taken in a second."""
+"""How many processes' live values the root can take in a second."""
 LIVE_MOST_S = 2.0
 BUSY_SHARE = 4.0
-"""A machine that is busy elsewhere makes a turn of the root so many times longer."""
+"""A busy machine makes a turn of the root so many times longer."""
 OPERATIONS_HELD = 16_384
-"""Of so many operations of all pulses together the newest are told; a few of each always."""
+"""How many newest operations are sent of all pulses together; a few of each are always sent."""
 STRANGERS = 16
-"""The most connections that may be on their way to prove themselves at one time."""
+"""The most connections that may be in the handshake at one time."""
 log = logging.getLogger("distwatch.observer")
 
 
@@ -71,7 +71,7 @@ class Root:
         self._begin_anew()
 
     async def start(self, address: str, port: int) -> None:
-        """Begins to listen, at any port where it is 0; raises OSError where it cannot be had."""
+        """Starts listening; port 0 is any. Raises OSError where the address is not available."""
         self._server = await asyncio.start_server(
             self._welcome, address, port, limit=say.BATCH_SIZE
         )
@@ -79,7 +79,7 @@ class Root:
         self._observer.others = self
 
     async def close(self) -> None:
-        """Takes leave of everybody; what was taken is on disk."""
+        """Disconnects everybody; everything received is on disk."""
         if self._server is None:
             return
         self._observer.others = None
@@ -92,14 +92,14 @@ class Root:
     # ---- what the observer asks ----------------------------------------------------------------
 
     def holds_on(self) -> bool:
-        """Whether there is, or soon may be again, a leaf to hear."""
+        """Whether a leaf is connected, or may soon come back."""
         now = time.monotonic()
         return bool(self._leaves) or any(
             now - since < REJOIN_WITHIN_S for since in self._lost.values()
         )
 
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]:
-        """Has every leaf look at its ranks; each future is done once its look has arrived."""
+        """Asks every leaf for a look; each future is done when the leaf's results have arrived."""
         self._looks += 1
         look = say.Look(number=self._looks, why=why[:400], ask=ask)
         return [leaf.ask(look) for leaf in self._leaves.values()]
@@ -107,11 +107,11 @@ class Root:
     # ---- connections ---------------------------------------------------------------------------
 
     def _begin_anew(self) -> None:
-        """Whom an earlier root had seen, this one has lost until they come again."""
+        """Counts the leaves of an earlier root as lost until they connect again."""
         known = self._observer.state.hosts.get(self._host)
         for peer, link in (dict(known.links) if known else {}).items():
             if not link.ended and is_host_name(peer):
-                self._lose(peer, "the root's observer began anew", 0.0)
+                self._lose(peer, "the root's observer was restarted", 0.0)
 
     def _lose(self, peer: str, why: str, silent_s: float) -> None:
         self._lost[peer] = time.monotonic()
@@ -134,7 +134,7 @@ class Root:
             else:
                 await self._serve_leaf(channel, hello)
         except (LinkRefused, LinkBroken) as error:
-            self._say(f"{address} is turned away: {error}")
+            self._say(f"{address} was refused: {error}")
         except (OSError, EOFError, asyncio.TimeoutError) as error:
             log.info("connection of %s: %r", address, error)
         finally:
@@ -161,17 +161,17 @@ class Root:
         if hello.kind == "viewer":
             return ""
         if not is_host_name(hello.host):
-            return f"{hello.host[:80]!r} is no host's name"
+            return f"{hello.host[:80]!r} is not a host name"
         tracking = self._observer.tracking
         if tracking.processes and not tracking.living() and hello.host not in self._lost:
-            return f"run {ours} has ended here"  # a later launch of that name is another run
+            return f"run {ours} has ended here"  # a later launch with that name is another run
         there = self._leaves.get(hello.host)
         if hello.host == self._host or (there is not None and there.node != hello.node):
-            return f"two machines are named {hello.host}: give each a host name of its own"
+            return f"two machines are named {hello.host}: give each its own host name"
         return ""
 
     async def _serve_leaf(self, channel: Channel, hello: say.Hello) -> None:
-        # A cut connection may seem whole on this side long after the leaf has come again.
+        # A broken connection may look intact on this side long after the leaf has reconnected.
         if (before := self._leaves.get(hello.host)) is not None:
             before.replace()
         leaf = _Leaf(self._observer, self._mirror, channel, hello)
@@ -182,12 +182,12 @@ class Root:
             await leaf.resume()
             await leaf.serve(self._caught_up)
         except LinkBroken as error:
-            why = f"it sent what cannot be: {error}"
+            why = f"it sent invalid data: {error}"
             with contextlib.suppress(OSError):
                 await channel.send(say.encode(say.Refused(why=str(error)[:300])))
             raise
         except asyncio.TimeoutError:
-            why = f"nothing came for {LOST_AFTER_S:.0f} s"
+            why = f"it was silent for {LOST_AFTER_S:.0f} s"
             raise
         finally:
             leaf.leave()
@@ -204,7 +204,7 @@ class Root:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
 
     def _caught_up(self, host: str) -> None:
-        """Only now it is seen as it stands: before, ranks there would be judged by what was."""
+        """Records the link only now: before, that host's ranks would be judged by old data."""
         self._observer.recording.record(ev.LinkChanged(host=self._host, peer=host, linked=True))
 
     def _say(self, why: str) -> None:
@@ -227,8 +227,8 @@ class _Leaf:
     """One leaf's connection.
 
     Attributes:
-        heard: when something last came.
-        ended: it has taken its leave.
+        heard: when something last arrived.
+        ended: it has said goodbye.
     """
 
     def __init__(
@@ -250,16 +250,16 @@ class _Leaf:
         self._resumes = 0
 
     async def resume(self) -> None:
-        """Tells the leaf what is on disk, which is what it goes on from."""
+        """Tells the leaf what is on disk: it continues from there."""
         cursors = await asyncio.to_thread(self._mirror.cursors, self._host)
         self._resumes += 1
         await self._channel.send(say.encode(say.Resume(number=self._resumes, cursors=cursors)))
 
     async def serve(self, caught_up: Callable[[str], None]) -> None:
-        """Takes what comes until the leaf leaves; raises what ends it otherwise.
+        """Receives until the leaf says goodbye; raises on any other end.
 
         Args:
-            caught_up: told the leaf's host once all that was missing has come.
+            caught_up: called with the leaf's host once nothing is missing any more.
         """
         while True:
             body = await self._channel.receive_within(LOST_AFTER_S)
@@ -297,7 +297,7 @@ class _Leaf:
         return say.encode(seen)
 
     def ask(self, look: say.Look) -> asyncio.Future[None]:
-        """Asks for a look; done once it has been taken, or never can be."""
+        """Asks for a look; the future is done when it was taken, or when the leaf is gone."""
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending[look.number] = answer
         task = asyncio.create_task(self._send_quietly(look))
@@ -306,7 +306,7 @@ class _Leaf:
         return answer
 
     def replace(self) -> None:
-        """The same leaf has come again: this connection is over."""
+        """Ends this connection: the same leaf has connected again."""
         self._channel.abort()
 
     def leave(self) -> None:
@@ -321,7 +321,7 @@ class _Leaf:
             await self._channel.send(say.encode(message))
 
     async def _take(self, batch: say.Batch) -> None:
-        """Checks it all, writes it, then folds it."""
+        """Checks the whole batch, writes it, then folds it."""
         for header in batch.headers:
             if objection := objection_to(header, self._host):
                 raise LinkBroken(objection)
@@ -339,11 +339,11 @@ class _Leaf:
                 self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
 
     async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
-        """What the disk refuses is asked for once more later: the leaf has it on its own."""
+        """Writes the records; what the disk refuses is requested again later from the leaf's disk."""
         if self._behind and time.monotonic() > self._disk_at:
             self._behind = False
             await self.resume()
-        # What was on its way before that would leave a gap.
+        # Batches sent before the resume would leave a gap.
         if self._behind or after != self._resumes:
             return
         try:
@@ -352,15 +352,15 @@ class _Leaf:
         except OSError as error:
             self._behind, self._disk_at = True, time.monotonic() + TRY_DISK_AGAIN_S
             host = self._observer.recording.header.host
-            why = f"the journals of {self._host} are not on the root's disk: {error.strerror}"
+            why = f"the journals of {self._host} could not be written here: {error.strerror}"
             self._observer.recording.record(ev.NotObserved(host=host, what="disk", why=why))
 
 
 def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event | None]:
     """A frame's record, and its event; None where it holds none.
 
-    A rank can put what it likes into its journal, and the leaf sends that as it stands: to refuse it
-    would part the whole host from the root for ever.
+    A rank can write anything into its journal, and the leaf sends that unchanged: refusing it would
+    cut the whole host off from the root for ever.
     """
     if not 0 <= frame.stream < len(batch.headers):
         raise LinkBroken("a frame of a stream that was not named")

@@ -1,4 +1,4 @@
-"""Where the root is, whether that is here, and the token that opens it."""
+"""The root's address, whether it is this machine, and the link's token."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LOOPBACK = "127.0.0.1"
 
 
 class LinkMisconfigured(DistwatchError):
-    """The settings of the link make no sense or are not safe."""
+    """The settings of the link are not valid or not safe."""
 
     exit_code = 2
 
 
 class RootAddress(msgspec.Struct, frozen=True):
-    """Host name or address, and port, of the observer that sees the whole run."""
+    """Host name or address, and port, of the root: the observer that sees the whole run."""
 
     host: str
     port: int
@@ -39,12 +39,12 @@ class RootAddress(msgspec.Struct, frozen=True):
 
 
 def root_place(setting: str, master_addr: str) -> RootAddress | None:
-    """What DISTWATCH_OBSERVER names; None for `auto` and `off`.
+    """The address in DISTWATCH_OBSERVER; None for `auto` and `off`.
 
-    `:port` means the host of MASTER_ADDR, and loopback where there is none.
+    `:port` means the host of MASTER_ADDR, or loopback where that is not set.
 
     Raises:
-        LinkMisconfigured: it is neither.
+        LinkMisconfigured: it is none of these.
     """
     if setting in ("", "auto", "off"):
         return None
@@ -52,13 +52,13 @@ def root_place(setting: str, master_addr: str) -> RootAddress | None:
     if place is None or not place.port:
         raise LinkMisconfigured(
             f"DISTWATCH_OBSERVER={setting!r} is neither auto, off nor host:port",
-            advice="Give the first host's name and a free port, the same on every host.",
+            advice="Give the first host's name and a free port, the same on all hosts.",
         )
     return RootAddress(place.host or master_addr or LOOPBACK, place.port)
 
 
 def parse_place(text: str) -> RootAddress:
-    """`host:port`, as `str` of a place writes it; port 0 is any.
+    """Parses `host:port`, the `str` of a RootAddress; port 0 is any.
 
     Raises:
         LinkMisconfigured: it is something else.
@@ -87,8 +87,8 @@ def read_token(environ: Mapping[str, str], root: str) -> bytes:
     token = environ.get("DISTWATCH_TOKEN", "").strip() or _token_file(path)
     if not token:
         raise LinkMisconfigured(
-            "observers of several hosts need a token, and there is none",
-            advice=f"Set DISTWATCH_TOKEN to the same secret on every host, or put it into {path} "
+            "observers of several hosts need a token, but none is set",
+            advice=f"Set DISTWATCH_TOKEN to the same secret on all hosts, or write it to {path} "
             "with mode 0600 (`openssl rand -hex 16` makes one).",
         )
     return require_length(token)
@@ -119,15 +119,15 @@ def require_length(token: str) -> bytes:
 
 
 def make_token(root: str) -> str:
-    """The token of this node's file, which is made where there is none. For what starts roots.
+    """The token in this node's file, which is created if missing. For starting roots.
 
     Raises:
-        LinkMisconfigured: what stands there is no token, or others may read it.
+        LinkMisconfigured: the file's content is not a token, or others may read it.
         OSError: it cannot be written.
     """
     path = os.path.join(root, TOKEN_FILE)
     if not _token_file(path):
-        # Two who begin at once must not each believe in their own: the first link stands.
+        # Two processes may start at once and must agree on one token: the first link wins.
         fresh = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
         descriptor = open_ours(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
@@ -152,7 +152,7 @@ def _token_file(path: str) -> str:
 
 
 async def address_here(place: RootAddress) -> str | None:
-    """The address to listen on where the place is this machine; None where it is another.
+    """The address to listen on if the root is this machine; None if it is another.
 
     Raises:
         OSError: its name does not resolve.
@@ -175,7 +175,7 @@ def _is_ours(family: int, address: str) -> bool:
 
 
 def _listening(host: str, address: str) -> str:
-    # Many a system resolves its own name to 127.0.1.1, where no other host could come.
+    # Many systems resolve their own name to 127.0.1.1, where no other host can connect.
     named = host != "localhost" and not _is_address(host)
     if named and is_loopback(address):
         return "::" if ":" in address else "0.0.0.0"

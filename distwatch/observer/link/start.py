@@ -1,4 +1,4 @@
-"""Gives an observer its part among several hosts: as its environment says, or as it is told."""
+"""Makes an observer root or leaf: by its environment, or by an order of `distwatch up`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ log = logging.getLogger("distwatch.observer")
 
 
 class Link:
-    """Root or leaf or neither, once it is known.
+    """The observer as root, as leaf, or as neither.
 
-    What the environment says holds as long as the observer runs; without it, `distwatch up` may
-    tell it at any time what to be, over the socket that only this user can reach.
+    A setting in the environment holds as long as the observer runs; without one, `distwatch up` may
+    order a part at any time, over the socket that only this user can reach.
     """
 
     def __init__(self, observer: Observer, environ: Mapping[str, str]) -> None:
@@ -45,7 +45,7 @@ class Link:
         self.leaf: Leaf | None = None
 
     def start(self) -> None:
-        """Finds out, in its own time, which part this observer has."""
+        """Starts to find out, in the background, which part the environment asks for."""
         self._task = asyncio.create_task(self._begin())
 
     async def join_viewer(
@@ -55,12 +55,12 @@ class Link:
         return self.leaf is not None and await self.leaf.join_viewer(first, reader, writer)
 
     async def obey(self, order: Order) -> Part:
-        """Takes the part that an order names; the same order again changes nothing."""
+        """Takes the ordered part; repeating an order changes nothing."""
         async with self._one_at_a_time:
             try:
                 place, token = parse_place(order.place), require_length(order.token)
                 if self._by_settings:
-                    return self._part("its DISTWATCH_OBSERVER says what it is")
+                    return self._part("its DISTWATCH_OBSERVER decides its part")
                 if order.part == "root":
                     await self._be_root(place, token)
                 else:
@@ -72,7 +72,7 @@ class Link:
             return self._part()
 
     async def close(self) -> None:
-        """Delivers what is to be delivered, and takes leave."""
+        """Delivers what is left, and disconnects."""
         if self._task is not None:
             await end_tasks(self._task)
         if self.leaf is not None:
@@ -98,7 +98,7 @@ class Link:
 
     async def _be_leaf(self, place: RootAddress, token: bytes) -> None:
         if self.root is not None and self.root.place == place:
-            return  # whoever tells every host of the run tells its root, too
+            return  # `up` sends the order to every host of the run, and so to its root
         if self.leaf is not None:
             self.leaf.redirect(place, token)
             return
@@ -125,11 +125,11 @@ class Link:
                 return
             token = read_token(self._environ, os.path.dirname(self._observer.folder.path))
         except LinkMisconfigured as error:
-            self._say(f"{error} This observer sees its own host alone.")
+            self._say(f"{error} This observer sees only its own host.")
             return
         address = None
         with contextlib.suppress(OSError):
-            # A name that does not resolve is not ours; the leaf tries it again and says so.
+            # A name that does not resolve is not ours; the leaf tries again and reports it.
             address = await address_here(place)
         if address is None:
             self.leaf = Leaf(self._observer, place, token)
@@ -145,11 +145,11 @@ class Link:
                 await root.start(address, place.port)
                 log.info("root of the run, at %s port %d", address, place.port)
                 if told:
-                    self._say(f"since then leaves are heard at {place}")
+                    self._say(f"leaves can connect at {place} now")
                 return
             except OSError as error:
-                # An earlier run's root holds it until it has ended.
-                why = f"leaves are not heard at {place}: {error.strerror or error}"
+                # The root of an earlier run holds the port until it has ended.
+                why = f"leaves cannot connect at {place}: {error.strerror or error}"
                 if why != told:
                     told = why
                     self._say(why)

@@ -1,4 +1,4 @@
-"""A viewer on a leaf's host looks at the whole run: its bytes pass through to the root's socket."""
+"""Passes a viewer's bytes through to the root's socket: on a leaf's host it sees the whole run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = 64 * 1024
 
 
 async def join_local(channel: Channel, path: str) -> None:
-    """The root's end: joins a proved connection with the observer's own socket.
+    """The root's end: joins an authenticated connection to the observer's own socket.
 
     Raises:
         OSError: the socket does not answer.

@@ -1,8 +1,8 @@
-"""Asks the Ray cluster that a run is a job of what it knows of the run's actors.
+"""Asks a run's Ray cluster what it knows about the run's actors.
 
-A run is a job of a cluster where its processes are workers of a raylet of this machine. The tables
-are read every few seconds while something waits or has failed there, ever more rarely otherwise, and
-what changed is recorded. A leaf does not ask: the root of the run does, once for all hosts.
+A run belongs to a cluster if its processes are workers of a raylet of this machine. The tables are
+read every few seconds while something waits or has failed there, and less and less often otherwise;
+changes are recorded. A leaf does not ask: the root of the run does, once for all hosts.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ RARELY_S = 30.0
 LEAST_S = 1.0
 SEARCH_EVERY_S = 10.0
 _LATE_S = 5.0
-"""The deadline of the look itself is shorter: this one is for a machine that starts no process."""
+"""The look's own deadline is shorter: this one is for a machine that cannot start a process."""
 _NIL_JOB = frozenset("f")
 
 
 class ClusterLooks:
-    """The looks of one observer at its cluster's tables; none without a Ray worker among its processes."""
+    """One observer's looks at its cluster's tables; none unless the run has a Ray worker here."""
 
     def __init__(
         self, recording: Recording, state: RunState, told: Callable[[], None] = lambda: None
     ) -> None:
-        """`told`: is called when a look has brought something new."""
+        """`told` is called when a look finds something new."""
         self._recording = recording
         self._state = state
         self._told = told
@@ -57,12 +57,12 @@ class ClusterLooks:
         self._over = False
 
     def know(self, raylets: Iterable[Raylet], jobs: Iterable[str]) -> None:
-        """The run is that job, also where none of its processes is a worker on this machine."""
+        """Sets the run's cluster and jobs, for a run without a worker on this machine."""
         self._raylets = list(raylets)
         self._jobs.update(jobs)
 
     def consider(self, pids: Iterable[int], *, leaf: bool = False) -> None:
-        """Begins a look where one is due. Never waits for it.
+        """Starts a look if one is due. Never waits for it.
 
         Args:
             pids: the run's living processes on this machine.
@@ -78,11 +78,11 @@ class ClusterLooks:
         self._looking = asyncio.create_task(self._look())
 
     def look_soon(self) -> None:
-        """Something has ended: Ray may know why."""
+        """A process has ended: Ray may know why."""
         self._due = min(self._due, time.monotonic() + LEAST_S)
 
     def close(self) -> None:
-        """What is still under way is not recorded any more."""
+        """Cancels the look that is under way; nothing of it is recorded."""
         if self._looking is not None:
             self._looking.cancel()
 
@@ -93,14 +93,14 @@ class ClusterLooks:
             self._examined.add(pid)
             raylet = raylet_of(pid)
             if raylet is not None and all(one.node_id != raylet.node_id for one in self._raylets):
-                # A run has one cluster: that of the first worker.
+                # A run has one cluster: the first worker's.
                 if not self._raylets:
                     self._due = time.monotonic() + FIRST_AFTER_S
                 if not self._raylets or self._raylets[0].address == raylet.address:
                     self._raylets.append(raylet)
 
     def _search(self) -> None:
-        """The cluster of a run whose workers are all on other machines, if this one is a node of it."""
+        """Looks for the cluster of a run whose workers are all on other machines; it needs a node here."""
         jobs = self._known_jobs()
         clusters = list(clusters_here().values()) if jobs else []
         run = name_of(self._state.run_id)
@@ -122,7 +122,9 @@ class ClusterLooks:
         except ClusterUnreadable as error:
             self._cannot_look(str(error))
         except asyncio.TimeoutError:
-            self._cannot_look("this machine did not start a process to read its tables in time")
+            self._cannot_look(
+                "this machine could not start a process that reads its tables in time"
+            )
         except Exception as error:
             self._cannot_look(f"{type(error).__name__}: {error}"[:300])
         finally:
@@ -130,7 +132,7 @@ class ClusterLooks:
             self._due = time.monotonic() + self._every_s
 
     def _known_jobs(self) -> tuple[str, ...]:
-        """The run's jobs as its workers say them; none where it has to be found by pids."""
+        """The run's jobs as its workers report them; none where they must be found by pid."""
         said = {p.worker.job_id for p in self._state.processes.values() if p.worker}
         self._jobs |= {job for job in said if job and set(job) != _NIL_JOB}
         return tuple(sorted(self._jobs))
@@ -168,7 +170,7 @@ class ClusterLooks:
             RayLooked(host=self._host, address=address, actors=tables.actors_total)
         )
         if tables.actors_total > len(tables.actors):
-            why = f"of {tables.actors_total} actors {len(tables.actors)} are told, who waits or failed first"
+            why = f"{len(tables.actors)} of {tables.actors_total} actors are listed, those that wait or failed first"
             self._recording.record(ev.NotObserved(host=self._host, what="Ray's actors", why=why))
         moved = any(not isinstance(change, RayNodeSeen) for change in changes)
         again = moved or _is_troubled(tables)
@@ -179,7 +181,7 @@ class ClusterLooks:
 
 
 def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:
-    """The rows that are new or differ from those known, each with the time since when it stands so."""
+    """The rows that are new or changed, each with the time since when it has been so."""
     for actor in tables.actors:
         before = known.actors.get(actor.actor_id)
         since_ns = before.since_ns if before and _same_stay(before, actor) else now_ns
@@ -195,7 +197,7 @@ def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEve
     waits = _is_troubled(tables)
     for node in tables.nodes:
         seen = known.nodes.get(node.node_id)
-        # What is free changes all the time, and matters where somebody waits for it.
+        # Free resources change all the time, and matter only while something waits for them.
         free = seen.free if seen is not None and not waits else node.free
         if seen != msgspec.structs.replace(node, free=free):
             yield node
@@ -213,7 +215,7 @@ def _same_stay(before: RayActorSeen, now: RayActorSeen) -> bool:
 
 
 def _gone(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:
-    """Rows that Ray has forgotten: nobody waits for them any more."""
+    """Rows that Ray no longer lists: nothing waits for them any more."""
     actors, groups = {a.actor_id for a in tables.actors}, {g.group_id for g in tables.groups}
     for actor in known.actors.values():
         if actor.actor_id not in actors and actor.state != "DEAD":
@@ -224,6 +226,6 @@ def _gone(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:
 
 
 def _is_troubled(tables: Tables) -> bool:
-    """Whether anything there is not as it is to be in the end."""
+    """Whether an actor or a placement group is not in a final state."""
     unsettled = any(actor.state not in ("ALIVE", "DEAD") for actor in tables.actors)
     return unsettled or any(group.waits for group in tables.groups)

@@ -1,8 +1,7 @@
-"""Watches the place where ranks are to meet, while some of them are still on the way.
+"""Watches rendezvous endpoints while some ranks are still on their way to them.
 
-A place is looked at when something may have become known there (half a second after a rank
-began, when a rank has failed, just before a deadline, when who hosts the store has ended), and
-in between ever more rarely.
+An endpoint is probed when there may be news (half a second after a rank began, when a rank has
+failed, just before a deadline, when the store's host has ended), and less and less often in between.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SOON_S, SOON_UNTIL_S = 2.0, 20.0
 RARELY_S = 10.0
 LEAST_S = 1.0
 FAILED_FOR_S = 30.0
-"""A failed rank that lives on has given up, or tries again: then it is on its way anew."""
+"""A failed rank that lives on has given up, or tries again and is on its way once more."""
 BEFORE_DEADLINE_S = 1.0
 RESOLVED_WITHIN_S = 2.0
 LOOK_WITHIN_S = 12.0
@@ -38,22 +37,22 @@ _NETWORKED = ("env", "tcp", "store")
 
 
 class _Watched(msgspec.Struct):
-    """One place. Times are of CLOCK_MONOTONIC."""
+    """One endpoint. Times are of CLOCK_MONOTONIC."""
 
     begun_ns: int = 0
-    """When the newest look at it began."""
+    """When the newest look began."""
     last: ev.EndpointProbed | None = None
     said_ns: int = 0
     looking: asyncio.Task[None] | None = None
     lookup: asyncio.Task[Resolved] | None = None
-    """A name server that does not answer is asked once at a time."""
+    """At most one question at a time to a name server that does not answer."""
 
 
 class EndpointMonitor:
-    """Probes each endpoint that a rank of this host waits at, once for all its ranks."""
+    """Probes each endpoint at which ranks of this host wait, once for all of them."""
 
     def __init__(self, recording: Recording, told: Callable[[], None] = lambda: None) -> None:
-        """`told`: is called when a look has brought something new."""
+        """`told` is called when a look finds something new."""
         self._recording = recording
         self._told = told
         self._host = host_name()
@@ -62,7 +61,7 @@ class EndpointMonitor:
         self._failures: set[str] = set()
 
     def consider(self, state: RunState) -> None:
-        """Begins the looks that are due. Never waits for one."""
+        """Starts the looks that are due. Never waits for one."""
         now_ns = time.monotonic_ns()
         waiting = self._waiting(state, now_ns)
         for endpoint in set(self._watched) - set(waiting) - self._asked:
@@ -77,14 +76,14 @@ class EndpointMonitor:
                 self._begin(endpoint, watched, state)
 
     def look_again(self, ended: Iterable[str], state: RunState) -> None:
-        """Those processes have ended: what answers now where they met may be another."""
+        """Probes again the endpoints of processes that have ended: another process may answer there now."""
         for key in ended:
             process = state.processes.get(key)
             if process is not None:
                 self._asked.update(self._left_behind(process, state))
 
     async def look_now(self, state: RunState, within_s: float) -> None:
-        """Looks at every place that somebody waits at, for as long at most."""
+        """Probes every endpoint at which a rank waits; returns after `within_s` at most."""
         self._asked.update(self._waiting(state, time.monotonic_ns()))
         self.consider(state)
         looks = [w.looking for w in self._watched.values() if w.looking is not None]
@@ -92,7 +91,7 @@ class EndpointMonitor:
             await asyncio.wait(looks, timeout=within_s)
 
     def close(self) -> None:
-        """Nothing that is still under way is recorded any more."""
+        """Cancels all looks; nothing of them is recorded."""
         self._asked.clear()
         for endpoint in list(self._watched):
             self._drop(endpoint)
@@ -112,14 +111,14 @@ class EndpointMonitor:
         return found
 
     def _place_of(self, process: Process) -> str:
-        """Where a process of this host meets the others over the network; else ''."""
+        """The network endpoint at which a process of this host meets the others; '' where there is none."""
         planned = process.planned
         if planned is None or planned.method not in _NETWORKED or process.host != self._host:
             return ""
         return planned.endpoint if split_endpoint(planned.endpoint) else ""
 
     def _left_behind(self, process: Process, state: RunState) -> Iterator[str]:
-        """The places that an ended process hosted for others, or waited at itself."""
+        """The endpoints that an ended process hosted for others, or at which it waited itself."""
         endpoint = self._place_of(process)
         living = [p for p in state.processes.values() if p.ended_ns is None]
         if endpoint and process.planned is not None:
@@ -161,9 +160,7 @@ class EndpointMonitor:
         host_name, port = split_endpoint(endpoint) or ("", 0)
         resolved = await _resolved(watched, host_name, port)
         if resolved is None:
-            why = (
-                f"the name server does not say within {RESOLVED_WITHIN_S:g} s what {host_name!r} is"
-            )
+            why = f"the name server did not resolve {host_name!r} within {RESOLVED_WITHIN_S:g} s"
             return self._unanswered(endpoint, why)
         probe = partial(
             probe_endpoint,
@@ -177,7 +174,7 @@ class EndpointMonitor:
         try:
             return await in_background(probe, within_s=LOOK_WITHIN_S)
         except asyncio.TimeoutError:
-            why = f"the look at it took more than {LOOK_WITHIN_S:g} s"
+            why = f"probing it took more than {LOOK_WITHIN_S:g} s"
             return self._unanswered(endpoint, why)
 
     def _unanswered(self, endpoint: str, why: str) -> ev.EndpointProbed:
@@ -185,7 +182,7 @@ class EndpointMonitor:
 
     def _record(self, watched: _Watched, probed: ev.EndpointProbed) -> None:
         now_ns = time.monotonic_ns()
-        # A store that still answers is said again from time to time, so that its loss is seen.
+        # A store that still answers is recorded again from time to time, so that its loss is seen.
         stale = probed.outcome == "store" and now_ns - watched.said_ns >= RARELY_S * 0.95e9
         news = probed != watched.last
         if news or stale:
@@ -203,7 +200,7 @@ class EndpointMonitor:
 
 
 async def _resolved(watched: _Watched, host_name: str, port: int) -> Resolved | None:
-    """What a name stands for; None where that is not known in time."""
+    """The addresses of a name; None where they are not known in time."""
     if watched.lookup is None:
         watched.lookup = asyncio.create_task(
             in_background(resolve, host_name, port, within_s=_FORGOTTEN_S)
@@ -220,7 +217,7 @@ async def _resolved(watched: _Watched, host_name: str, port: int) -> Resolved | 
 
 
 def is_on_its_way(process: Process, now_ns: int) -> bool:
-    """Whether a rank is in its initialization, or has just failed in it."""
+    """Whether a rank is initializing, or has just failed to."""
     if process.initialized:
         return False
     step = newest_init(process)
@@ -232,12 +229,12 @@ def is_on_its_way(process: Process, now_ns: int) -> bool:
 
 
 def _is_due(begun_ns: int, ranks: list[Process], now_ns: int) -> bool:
-    """Whether something may have become known since the newest look, or time has gone by."""
+    """Whether there may be news since the newest look, or enough time has passed."""
     inits = [step for process in ranks if (step := newest_init(process)) is not None]
     moments = [moment for step in inits for moment in _moments(step)]
     moments += [moment for process in ranks for moment in _eves(process.open_steps())]
     if any(begun_ns < moment <= now_ns for moment in moments):
-        # A rank that fails and tries again all the time is no reason to look all the time.
+        # A rank that keeps failing and trying again is no reason to probe all the time.
         return now_ns - begun_ns >= LEAST_S * 1e9
     newest_ns = max((step.ended_ns or step.started_ns for step in inits), default=now_ns)
     soon = now_ns - newest_ns < SOON_UNTIL_S * 1e9
@@ -251,20 +248,20 @@ def _moments(step: Step) -> Iterator[float]:
 
 
 def _eves(steps: Iterable[Step]) -> Iterator[float]:
-    """Just before the deadlines, so that who is named as missing was not there a moment ago."""
+    """Just before the deadlines, so that a rank named as missing was still missing a moment ago."""
     for step in steps:
         if step.deadline_s is not None:
             yield step.started_ns + (step.deadline_s - BEFORE_DEADLINE_S) * 1e9
 
 
 def _likely_hosts(ranks: list[Process], living: list[Process]) -> list[int]:
-    """Who listens there if all is well: the rank that hosts the store, or the ranks' launcher."""
+    """The processes that should listen there: the rank that hosts the store, or the ranks' launcher."""
     hosts = [rank.pid for rank in ranks if rank.planned is not None and rank.planned.hosts_store]
     return hosts + [process.pid for process in living if process.role == "launcher"]
 
 
 def _expected(ranks: list[Process]) -> Expected | None:
-    """The world that is to form there: the newest, where an earlier one has not quite ended."""
+    """The world that is to form there: the newest one, where an earlier one has not quite ended."""
     newest = max(
         (rank for rank in ranks if rank.planned is not None),
         key=lambda rank: (rank.identity.restart, rank.planned.number if rank.planned else 0),

@@ -1,4 +1,4 @@
-"""What the observer sees of its host: memory and load at once, the GPUs when their driver answers."""
+"""The observer's view of its host: memory and load at once, GPUs when their driver answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distwatch.state import events as ev
 
 
 class HostLooks:
-    """One look at a time: where a device hangs, its driver's calls may never return."""
+    """One look at a time: if a device hangs, its driver's calls may never return."""
 
     def __init__(self, recording: Recording, devices: Devices) -> None:
         self._recording = recording
@@ -22,15 +22,15 @@ class HostLooks:
         self._blind: set[ev.NotObserved] = set()
 
     def look(self) -> None:
-        """Samples the host, and its devices unless the look before is still under way."""
+        """Samples the host, and its devices unless the previous look is still under way."""
         self._recording.record(sample_host(self._host))
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_at_devices())
         else:
-            self._miss("driver", "it had not answered when the next look was due")
+            self._miss("driver", "it did not answer before the next look was due")
 
     def close(self) -> None:
-        """Gives the devices back, unless their driver is being asked: nobody waits for it."""
+        """Closes the devices, unless a call to their driver is under way: nobody waits for that."""
         if self._looking is None or self._looking.done():
             self._devices.close()
         else:
@@ -50,7 +50,7 @@ class HostLooks:
         self._note(ev.NotObserved(host=self._host, what=f"devices: {what}", why=why))
 
     def _note(self, missed: ev.NotObserved) -> None:
-        """Once each."""
+        """Records each of them once."""
         if missed not in self._blind:
             self._blind.add(missed)
             self._recording.record(missed)

@@ -1,4 +1,4 @@
-"""The closer look: stacks, the thorough process table, connections, the recorders' entries."""
+"""The closer look: stacks, thorough process samples, connections, flight recorder entries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOOKED_AT = ("rank", "agent", "other")
 
 
 class Inspection:
-    """Looks on suspicion, and then ever more rarely: a long hang must not cost much."""
+    """Looks on suspicion, and then less and less often: a long hang must not cost much."""
 
     def __init__(self, recording: Recording, tracking: Tracking, state: RunState) -> None:
         self._recording = recording
@@ -52,15 +52,15 @@ class Inspection:
     def consider(
         self, why: str, *, sockets: dict[str, str], steady: bool = False
     ) -> asyncio.Task[None] | None:
-        """Begins a round where one is due for that reason ('' : nothing is suspicious); returns it.
+        """Starts a round if one is due for that reason ('': nothing is suspicious); returns it.
 
         Args:
             sockets: the agents' control sockets, by process key.
-            steady: somebody looks at ranks that say nothing themselves: do not become rarer.
+            steady: a viewer watches ranks that report nothing themselves: keep the pace.
         """
         now = time.monotonic()
         if not why:
-            # A step that is slow again and again is no new suspicion each time.
+            # A step that is slow again and again is not a new suspicion each time.
             if now - self._suspected > QUIET_AFTER_S:
                 self._rounds, self._next = 0, 0.0
                 self._ask = True
@@ -74,7 +74,7 @@ class Inspection:
         return look
 
     def begin(self, why: str, sockets: dict[str, str], *, ask: bool = False) -> asyncio.Task[None]:
-        """Begins a round now; the one under way where there is one. `ask`: for dumps, too."""
+        """Starts a round now, or returns the one under way. `ask`: also ask the agents for dumps."""
         self._ask = self._ask or ask
         if self._task is None or self._task.done():
             pause = PAUSES_S[min(self._rounds, len(PAUSES_S) - 1)]
@@ -86,7 +86,7 @@ class Inspection:
     def look_natively(
         self, findings: list[Finding], jobs: list[Job] | None = None
     ) -> asyncio.Task[None] | None:
-        """C frames of the culprits whose Python frames do not tell why; None where none are due."""
+        """Takes C frames of culprits whose Python frames do not explain the hang; None: none are due."""
         if self._native is not None and not self._native.done():
             return None
         keys = worth_a_native_look(self._state, findings, jobs)
@@ -97,7 +97,7 @@ class Inspection:
         return self._native
 
     def again_soon(self) -> None:
-        """The verdict changed: the next round need not wait."""
+        """The verdict has changed: the next round need not wait."""
         self._rounds, self._next = min(self._rounds, 1), 0.0
         self._ask = True
 
@@ -161,7 +161,7 @@ class Inspection:
             self._recording.record(ev.SourcesRead(host=host, lines=tuple(dict.fromkeys(lines))))
 
     async def _ask_for_dump(self, key: str, path: str, why: str) -> None:
-        """Asks an agent for its recorder's entries; a frozen one does not answer, and that is said."""
+        """Asks an agent for its flight recorder's entries; records why where it does not answer."""
         if not os.path.exists(path):
             return
         try:

@@ -1,4 +1,4 @@
-"""Stacks of the job's processes: how each is had, and for how long it has been so."""
+"""Stacks of the job's processes: how each is taken, and how long it has been the same."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class StackLooks:
         self._native: dict[str, object] = {}
 
     async def take(self, tracked: Tracked, socket: str = "") -> ev.StackTaken | None:
-        """One process's stack from outside; from inside where the kernel forbids that.
+        """Takes one process's stack from outside; from inside where the kernel forbids that.
 
         Args:
-            socket: its agent's, where it has one.
+            socket: its agent's control socket; '' where it has none.
         """
         async with self._gate:
             taken = await take_stack(tracked.key, tracked.pid)
@@ -76,7 +76,7 @@ class StackLooks:
         await asyncio.gather(*(self.take(worker) for worker in chosen[:WORKERS_OF_ALL]))
 
     def not_yet_native(self, keys: Iterable[str], living: list[Tracked]) -> list[Tracked]:
-        """Of these processes the ones whose C frames were not asked for since they stand there."""
+        """Those of the processes whose C frames were not yet taken at their current place."""
         wanted = set(keys)
         return [
             tracked
@@ -85,10 +85,10 @@ class StackLooks:
         ][:NATIVE_OF_ALL]
 
     async def take_native(self, chosen: Iterable[Tracked]) -> None:
-        """C frames of a few processes, once for each place that they stand at.
+        """Takes C frames of a few processes, once for each place in the code.
 
-        py-spy pauses a process for some tenths of a second for it: only for those that hold up
-        the others, and whose Python frames do not say why.
+        py-spy pauses a process for some tenths of a second for that: only processes that block others
+        and whose Python frames do not say why are worth it.
         """
         for tracked in chosen:
             self._native[tracked.key] = self._stand(tracked)
@@ -133,7 +133,7 @@ class StackLooks:
 async def take_from_inside(key: str, socket: str) -> ev.StackTaken | None:
     """Python stacks as the process's own agent sees them; None where it does not answer.
 
-    It needs the GIL: of a process whose GIL is held nothing comes.
+    The agent needs the GIL: it cannot answer while another thread holds it.
     """
     if not os.path.exists(socket):
         return None
@@ -146,7 +146,7 @@ async def take_from_inside(key: str, socket: str) -> ev.StackTaken | None:
 
 
 async def ask(path: str, line: str) -> str:
-    """One line to an agent's control socket, and the one that it answers."""
+    """Sends one line to an agent's control socket, and returns the line that it answers."""
     reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
     try:
         writer.write(line.encode())
@@ -163,7 +163,7 @@ def _is_in_loader(taken: ev.StackTaken) -> bool:
 
 
 def _place(frames: tuple[ev.Frame, ...]) -> tuple[object, ...]:
-    """Callers by line, and the innermost function of the user's code without it."""
+    """The callers with their lines, and the innermost function of the user's code without a line."""
     users = user_frame(frames)
     end = next((n for n, frame in enumerate(frames) if frame is users), len(frames) - 1)
     inner = frames[end]

@@ -1,4 +1,4 @@
-"""The processes of a run on this node: found, watched to their end, sampled while they live."""
+"""Finds the processes of a run on this node, samples them while they live, and records their ends."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from distwatch.state.identity import Identity
 
 CHILDREN_EVERY_S = 5.0
 CHILDREN_KEPT = 2048
-"""A rank that starts a process each second must not fill the record with them."""
+"""A rank that starts a process every second must not fill the journal with them."""
 SEARCH_FIRST_S = 1.0
 SEARCH_MOST_S = 60.0
 
 
 class Tracked(msgspec.Struct, kw_only=True):
-    """One process. `watch` is None once it has ended, or where it could not be watched."""
+    """One process. `watch` is None once the process has ended, or where it cannot be watched."""
 
     key: str
     pid: int
@@ -45,33 +45,33 @@ class Tracking:
     """Keeps the process table of one run."""
 
     def __init__(self, recording: Recording, over: Iterable[str] = ()) -> None:
-        """`over`: processes whose ends an earlier observer has recorded."""
+        """`over`: processes whose ends an earlier observer recorded."""
         self._recording = recording
         self._over = frozenset(over)
         self.processes: dict[str, Tracked] = {}
         self._looked_for_children = 0.0
         self._children: set[int] = set()
-        """Pids that have been looked at; a number that comes again is the exception."""
+        """Pids that have been examined; a reused pid is rare enough to be ignored."""
         self._next_search = 0.0
         self._search_every = SEARCH_FIRST_S
 
     def add_start(self, start: dict[str, str]) -> None:
-        """A start record: that process is known from now on, whatever becomes of it."""
+        """Tracks the process of a start record."""
         sighted = sighting_of_start(start)
-        # On a shared disk other nodes leave their records here, too: their pids are not ours.
+        # On a shared disk, other nodes leave their records here, too: their pids are not of this node.
         if sighted is not None and sighted.host == self._recording.header.host:
             self._recording.record(sighted)
             self._track(sighted)
             self._sight_launcher(sighted.ppid)
 
     def add_agent(self, header: FileHeader) -> None:
-        """The writer of a ring."""
+        """Tracks the writer of a ring."""
         self._watch(
             Tracked(key=header.stream, pid=header.pid, ticks=header.start_ticks, role="agent")
         )
 
     def add_sighting(self, sighted: ev.ProcessSighted) -> None:
-        """A process that was found in the process table."""
+        """Tracks a process that was found in the process table."""
         if sighted.process not in self.processes and sighted.process not in self._over:
             self._recording.record(sighted)
             self._track(sighted)
@@ -81,7 +81,7 @@ class Tracking:
         return time.monotonic() >= self._next_search
 
     def search(self, identity: Identity | None, complete: bool) -> None:
-        """Looks for ranks without distwatch while some are missing, ever more rarely."""
+        """Looks for ranks without distwatch while ranks are missing, less and less often."""
         now = time.monotonic()
         if complete or identity is None or now < self._next_search:
             return
@@ -91,7 +91,7 @@ class Tracking:
             self.add_sighting(sighted)
 
     def look_for_children(self) -> None:
-        """Dataloader workers and other children of ranks."""
+        """Finds dataloader workers and other children of ranks."""
         now = time.monotonic()
         if now - self._looked_for_children < CHILDREN_EVERY_S:
             return
@@ -103,22 +103,22 @@ class Tracking:
                 self._sight_child(child)
 
     def sample(self) -> None:
-        """The cheap look at every living process; a change of state is always journaled."""
+        """The cheap look at every living process; every change of state is journaled."""
         for tracked in self.living():
             seen = process.sample(tracked.key, tracked.pid)
             if seen is None:
                 continue
             self._recording.record(seen)
-            # A worker that ends soon is to be known by then.
+            # A worker that ends soon must be known before its end.
             if tracked.role in ("rank", "agent"):
                 for child in seen.children:
                     self._sight_child(child)
 
     async def examine(self) -> None:
-        """The thorough look at every living process; one that cannot be read in time is told."""
+        """The thorough look at every living process; records which one cannot be read in time."""
         for tracked in self.living():
             try:
-                # Memory of a process that is stuck in the kernel may block whoever reads it.
+                # Reading the memory of a process that is stuck in the kernel may block.
                 seen = await in_background(process.examine, tracked.key, tracked.pid)
             except asyncio.TimeoutError:
                 host = self._recording.header.host
@@ -131,7 +131,7 @@ class Tracking:
                 self._recording.record(seen, keep=True)
 
     def is_living(self, key: str) -> bool:
-        """Whether that process is watched, and has not ended."""
+        """Whether that process is tracked and has not ended."""
         tracked = self.processes.get(key)
         return tracked is not None and not tracked.ended
 
@@ -139,7 +139,7 @@ class Tracking:
         return [tracked for tracked in self.processes.values() if not tracked.ended]
 
     def collect_ends(self) -> list[Tracked]:
-        """Processes that have ended since the last call; their ends are recorded."""
+        """Records the ends of processes since the last call, and returns those processes."""
         ended: list[Tracked] = []
         for tracked in self.living():
             if tracked.watch is not None:

@@ -1,1 +1,1 @@
-"""Which run a word of the user's means, and how it is opened: on disk, live or through its root."""
+"""Finds the run that a user's word means, and opens it: on disk, live or through its root."""

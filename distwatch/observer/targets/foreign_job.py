@@ -1,4 +1,4 @@
-"""A job that no run knows: it never heard of distwatch, and is read from outside."""
+"""A job that runs without distwatch and belongs to no run: it is watched from outside."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class ForeignJob(Target):
-    """The job of a process, which need not exist.
+    """The job of a process; the process need not exist.
 
     Args:
-        ray_job: the Ray job that the process works in or drives.
+        ray_job: the Ray job of which the process is a worker or the driver.
     """
 
     def __init__(self, pid: int, root: str, ray_job: RayJob | None) -> None:
@@ -36,7 +36,7 @@ class ForeignJob(Target):
     def folder(self) -> RunFolder:
         raise NoSuchTarget(
             f"{self.name} belongs to no run",
-            advice=f"`distwatch attach {self._pid}` looks at it from outside.",
+            advice=f"`distwatch attach {self._pid}` watches it from outside.",
         )
 
     def processes(self) -> list[ProcessSighted]:
@@ -44,7 +44,7 @@ class ForeignJob(Target):
 
         Raises:
             NoSuchTarget: there is no such process.
-            AttachDenied: it is not ours to read.
+            AttachDenied: this user may not read it.
         """
         sighted = discovery.job_of(self._pid)
         known = {process.pid for process in sighted}
@@ -68,7 +68,7 @@ class ForeignJob(Target):
                 f"{self.name} ({command}) is neither Python nor part of a job",
                 advice="Give the pid of a rank, its launcher or a dataloader worker; `distwatch ps` lists runs.",
             )
-        # With the daemon behind it: not for whoever asks for stacks.
+        # This imports the whole daemon, which `distwatch stacks` does not need.
         from distwatch.observer.targets.sources import EmbeddedRun
 
         folder = RunFolder(os.path.join(self._root, f"attached-{self._pid}"))

@@ -1,4 +1,4 @@
-"""A run through its observer's socket: all events so far, then each one as it comes."""
+"""A run seen through its observer's socket: all events so far, then each new one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANSWER_WITHIN_S = 30.0
 
 
 class LiveRun(RunSource):
-    """A run through its observer's socket. A lost observer leaves the last state standing."""
+    """A run seen through its observer's socket. The last state stays when the observer is lost."""
 
     def __init__(self, folder: RunFolder, note: str = "") -> None:
         super().__init__(folder, note or f"observer pid {lock_holder(folder) or '?'}")
@@ -45,16 +45,16 @@ class LiveRun(RunSource):
         await self.poll()
 
     async def open_whole(self) -> None:
-        """As `open`, until all of the history has come: what is judged once must not be a part of it.
+        """As `open`, but waits for the whole history: a single verdict must not rest on a part of it.
 
         Raises:
-            SourceLost: the observer does not answer, or hung up before the end.
+            SourceLost: the observer does not answer, or hung up before the end of the history.
         """
         await self._begin()
         try:
             await asyncio.wait_for(self._told_all.wait(), WHOLE_WITHIN_S)
         except asyncio.TimeoutError:
-            self._lost = f"what {self.run_id} holds did not come in {WHOLE_WITHIN_S:.0f} s"
+            self._lost = f"the record of {self.run_id} did not arrive within {WHOLE_WITHIN_S:.0f} s"
         if not self._is_whole:
             raise SourceLost(
                 self._lost or "the observer has ended", advice="Try again, or attach to it."
@@ -73,7 +73,7 @@ class LiveRun(RunSource):
             try:
                 return await asyncio.open_unix_connection(self.folder.socket)
             except OSError as error:
-                # It holds its lock before it listens.
+                # The observer takes its lock before it listens.
                 if time.monotonic() > deadline:
                     raise SourceLost(
                         f"the observer of {self.run_id} does not answer: {error}",
@@ -82,7 +82,7 @@ class LiveRun(RunSource):
                 await asyncio.sleep(0.05)
 
     async def poll(self) -> bool:
-        """Folds what arrived; raises SourceLost once where the observer left."""
+        """Folds what has arrived; raises SourceLost once when the observer has left."""
         wires, self._waiting = self._waiting, []
         self._arrived.clear()
         for wire in wires:
@@ -92,18 +92,18 @@ class LiveRun(RunSource):
         if not wires and self._lost:
             lost, self._lost = self._lost, ""
             self.live = False
-            self.note = "the observer has left: this is what it last said"
+            self.note = "the observer has left: this is its last state"
             raise SourceLost(lost)
         return bool(wires)
 
     async def wait(self, timeout_s: float) -> None:
-        """Returns when something has arrived or the observer left, or after `timeout_s`."""
+        """Returns when something has arrived or the observer has left, or after `timeout_s`."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), timeout_s)
 
     async def dump(self) -> str:
         if self._writer is None or not self.live:
-            return "the observer has left: nothing can be asked of it"
+            return "the observer has left and cannot be asked for a dump"
         self._writer.write(framed(Request(want="dump", reason="a person asked")))
         await self._writer.drain()
         try:

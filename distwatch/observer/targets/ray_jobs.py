@@ -1,6 +1,6 @@
-"""The Ray jobs of this machine, by the pid of a worker or a driver, or by an actor's name.
+"""Finds the Ray jobs of this machine by the pid of a worker or a driver, or by an actor's name.
 
-Asked of the clusters whose raylets run here; Ray's dashboard is not needed.
+It asks the clusters whose raylets run here, and does not need Ray's dashboard.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _WITHIN_S = 8.0
 
 
 class RayJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A Ray job as far as it is on this machine.
+    """The part of a Ray job on this machine.
 
     Attributes:
-        raylets: those of its cluster.
+        raylets: the raylets of its cluster.
         pids: the workers of its actors.
         driver: the driver's pid; 0 where it is on another machine.
     """
@@ -33,15 +33,15 @@ class RayJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run_name(self) -> str:
-        """What its run is called where nobody gave it a name."""
+        """The name of its run where the user gave none."""
         return run_of_ray_job(self.job_id, self.raylets[0].session)
 
 
 class NamedActor(msgspec.Struct, frozen=True, kw_only=True):
-    """An actor that lives in a cluster of this machine.
+    """A living actor in a cluster of this machine.
 
     Attributes:
-        pid: its worker's; 0 where it has none.
+        pid: its worker's pid; 0 where it has none.
         place: where it is, for people.
     """
 
@@ -51,7 +51,7 @@ class NamedActor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ray_job_of(pid: int) -> RayJob | None:
-    """The Ray job that a worker or a driver belongs to; None where it is neither, or Ray is silent."""
+    """The Ray job of a worker or a driver; None where it is neither, or Ray does not answer."""
     own = raylet_of(pid)
     if own is not None:
         raylets = clusters_here().get(own.address, [own])
@@ -83,7 +83,7 @@ def actors_named(name: str) -> list[NamedActor]:
 
 
 def _read(raylets: list[Raylet], *, driver: int = 0, name: str = "") -> Tables:
-    """What a cluster says; nothing where it does not answer: others may know the target."""
+    """A cluster's tables; empty where it does not answer: others may know the target."""
     try:
         return read_tables(raylets, driver=driver, name=name, within_s=_WITHIN_S)
     except ClusterUnreadable:

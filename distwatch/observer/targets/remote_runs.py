@@ -1,4 +1,4 @@
-"""A run of other nodes, looked at through the port of its root."""
+"""A run of other nodes, seen through the port of its root."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RemoteRun(Target):
 
 
 class LinkedRun(LiveRun):
-    """A run through its root's port on another host."""
+    """A live view of a run through its root's port on another host."""
 
     def __init__(self, name: str, card: Card, root: str) -> None:
         super().__init__(RunFolder(os.path.join(root, name)), f"root on {card.host}, {card.place}")
@@ -54,7 +54,7 @@ class LinkedRun(LiveRun):
         self._passing: asyncio.Task[None] | None = None
 
     async def look(self) -> RunState:
-        """All that the root tells now."""
+        """The state as the root has it now."""
         try:
             await self.open_whole()
             return self.state
@@ -70,7 +70,7 @@ class LinkedRun(LiveRun):
         if self.card.ended:
             raise NoSuchTarget(
                 f"{self.run_id} has ended",
-                advice=f"What was kept of it is on {self.card.host}: `distwatch report {self.run_id}` there.",
+                advice=f"Its record is on {self.card.host}: run `distwatch report {self.run_id}` there.",
             )
         place = parse_place(self.card.place)
         hello = Hello(kind="viewer", run_id=self.run_id, host=host_name(), node="")
@@ -89,7 +89,7 @@ class LinkedRun(LiveRun):
             raise SourceLost(
                 f"the root of {self.run_id} on {self.card.host} ({place}) does not answer: "
                 f"{error or type(error).__name__}",
-                advice=f"If the run has ended, `distwatch report {self.run_id}` on that host reads it.",
+                advice=f"If the run has ended, run `distwatch report {self.run_id}` on that host.",
             ) from error
         ours, theirs = socket.socketpair()
         self._passing = asyncio.create_task(

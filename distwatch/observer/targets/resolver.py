@@ -1,4 +1,4 @@
-"""Which run or job a person means by a word: the one place that decides it."""
+"""The only place that decides which run or job a user's word means."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from distwatch.state.bounds import whole_number
 
 
 def resolve(word: str | None, root: str) -> Target:
-    """What is meant; without a word the newest living run, else the newest.
+    """The target of a word; without one, the newest living run, else the newest.
 
     Args:
-        word: the pid of a rank, its launcher, a child of one, a Ray worker or driver; the folder of
-            a run, an incident of it or a file in either; a run's id, its name (the newest launch)
-            or `ray-<job id>`; a run of other nodes by such a name; an actor's name; `ray://`,
-            `ray://HOST:PORT`, either with `/RUN` after it.
+        word: the pid of a rank, its launcher, a child of either, a Ray worker or driver; the folder of
+            a run, one of its incidents or a file in either; a run's id, its name (the newest launch)
+            or `ray-<job id>`; such a name of a run on other nodes; an actor's name; `ray://` or
+            `ray://HOST:PORT`, with or without `/RUN`.
 
     Raises:
-        NoSuchTarget: nothing is called that; the advice lists what there is.
-        UsageError: several actors are called that.
-        PartialData, AttachDenied: it is a folder without a run, or one that cannot be read.
-        ClusterSilent: the cluster that `ray://` names and its roots do not answer.
+        NoSuchTarget: nothing has that name; the advice lists the runs.
+        UsageError: several actors have that name.
+        PartialData, AttachDenied: a folder holds no run, or cannot be read.
+        ClusterSilent: neither the cluster that `ray://` names nor its roots answer.
     """
     if not word:
         return RunHere(newest_run(root))
@@ -46,7 +46,7 @@ def resolve(word: str | None, root: str) -> Target:
     here = None if word.startswith(SCHEME) else run_named(word, folders) or run_at(word)
     if here:
         return RunHere(here)
-    # With the link and the probes behind it: not in a process that asks for its snapshot.
+    # These import the link and the probes, which `distwatch.snapshot` in a rank must not load.
     from distwatch.observer.cluster.root_search import find_root
     from distwatch.observer.targets.remote_runs import RemoteRun
 
@@ -61,7 +61,7 @@ def resolve(word: str | None, root: str) -> Target:
 
 
 def _run_or_job_of(pid: int, root: str, folders: list[RunFolder]) -> Target:
-    """Of a process; where no run knows it, of the Ray job that it works in or drives."""
+    """The run of a process; else the run of its Ray job; else the job as a foreign one."""
     if folder := run_of_pid(pid, folders):
         return RunHere(folder)
     from distwatch.observer.targets.foreign_job import ForeignJob
@@ -73,13 +73,13 @@ def _run_or_job_of(pid: int, root: str, folders: list[RunFolder]) -> Target:
 
 
 def _run_or_job_with(actor: str, root: str, folders: list[RunFolder]) -> Target | None:
-    """Of an actor's name: living runs come first, then the clusters here, then ended runs."""
+    """The target of an actor's name: in a living run, else in a cluster here, else in an ended run."""
     living = [folder for folder in folders if any_alive(folder)]
     holding = runs_by_actor(living).get(actor, [])
     if len(holding) > 1:
         raise UsageError(
-            f"several runs have an actor {actor!r}: {', '.join(f.run_id for f in holding)}",
-            advice="Name the run, or the pid of the actor's worker.",
+            f"several runs have an actor named {actor!r}: {', '.join(f.run_id for f in holding)}",
+            advice="Give the run's name, or the pid of the actor's worker.",
         )
     if holding:
         return RunHere(holding[0])
@@ -96,7 +96,7 @@ def _in_clusters(actor: str, root: str, folders: list[RunFolder]) -> Target | No
     if len(named) > 1:
         places = ", ".join(one.place for one in named)
         raise UsageError(
-            f"several actors are called {actor!r}: {places}", advice="Give the pid of one of them."
+            f"several actors are named {actor!r}: {places}", advice="Give the pid of one of them."
         )
     for one in named:
         if one.pid in one.job.pids:
@@ -107,15 +107,15 @@ def _in_clusters(actor: str, root: str, folders: list[RunFolder]) -> Target | No
             return _run_or_job_of(one.job.driver, root, folders)
         raise NoSuchTarget(
             f"the actor {actor!r} is not on this machine ({one.place}), and no run here knows its job",
-            advice="Attach on that node; or `distwatch up --ray` links all nodes, and `attach ray://` shows them."
+            advice="Attach on that node; or run `distwatch up --ray`, then `distwatch attach ray://`."
             if one.pid
-            else "It has no worker: `ray list actors` tells its state; give the pid of its driver.",
+            else "It has no worker: `ray list actors` shows its state; give the pid of its driver.",
         )
     return None
 
 
 def _run_of_ray_job(name: str, pids: tuple[int, ...], folders: list[RunFolder]) -> RunFolder | None:
-    """By the name that such a run has of itself, or by a worker, where another was given."""
+    """The run of a Ray job, by its default name or by one of the job's workers."""
     by_pid = (run_of_pid(pid, folders) for pid in pids)
     return run_named(name, folders) or next(filter(None, by_pid), None)
 
@@ -128,7 +128,7 @@ def _require_no_folder(word: str) -> None:
             f"{word} cannot be read by uid {os.getuid()}", advice="Run as the job's user."
         )
     raise PartialData(
-        f"{word} holds nothing of a run",
+        f"{word} does not hold a run",
         advice="A run folder has *.journal files; `distwatch ps` lists the runs.",
     )
 

@@ -1,4 +1,4 @@
-"""What a viewer looks at, be it live or recorded: one interface."""
+"""One interface for everything that a viewer shows, live or recorded."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from distwatch.state.model import RunState
 
 
 class SourceLost(DistwatchError):
-    """What was looked at is gone; the state keeps what it last said."""
+    """The source is gone; the state stays as it last was."""
 
 
 class RunSource:
-    """A run to look at. `state` changes only inside `poll` and `seek`.
+    """A run to watch. `state` changes only inside `poll` and `seek`.
 
     Attributes:
-        note: where it comes from, for the header: `observer pid 123`, `replay`, ….
-        span: first and last time (ns) of a recording; None while it is live.
-        cursor_ns: where in the recording `state` stands.
+        note: where the data comes from, for the header: `observer pid 123`, `recorded`, …
+        span: the first and last time (ns) of a recording; None for a live run.
+        cursor_ns: the time in the recording that `state` shows.
     """
 
     live = True
@@ -33,23 +33,23 @@ class RunSource:
         self.cursor_ns = 0
 
     async def open(self) -> None:
-        """Begins to look; raises DistwatchError where it cannot."""
+        """Starts watching; raises DistwatchError where that fails."""
         raise NotImplementedError
 
     async def poll(self) -> bool:
-        """Takes in what is new; whether there was any. Raises SourceLost once where it is gone."""
+        """Takes in what is new; returns whether there was anything. Raises SourceLost once if it is gone."""
         raise NotImplementedError
 
     async def wait(self, timeout_s: float) -> None:
-        """Returns when something may be new, at the latest after `timeout_s`."""
+        """Returns when there may be news, at the latest after `timeout_s`."""
         await asyncio.sleep(timeout_s)
 
     async def dump(self) -> str:
-        """Asks for a full incident now; what came of it, for people."""
+        """Asks for a full incident now; returns a sentence about the result."""
         raise NotImplementedError
 
     def seek(self, time_ns: int) -> None:
-        """Goes to a moment of a recording; a live run has no other than now."""
+        """Goes to a moment of a recording; does nothing for a live run."""
 
     async def close(self) -> None:
-        """Gives back what was taken."""
+        """Releases everything."""

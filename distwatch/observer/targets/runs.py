@@ -1,4 +1,4 @@
-"""The runs that are recorded under a root: their folders, names and processes, one line each."""
+"""The runs recorded under a root: their folders, names and processes, and one line for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA = "distwatch.ps/1"
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of `distwatch ps`. `started_wall_ns` is 0 where nothing says it."""
+    """One line of `distwatch ps`. `started_wall_ns` is 0 where it is not known."""
 
     run_id: str
     path: str
@@ -38,7 +38,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_at(path: str) -> RunFolder | None:
-    """The run whose folder a path names, or an incident of it, or a file in either."""
+    """The run of a path: its folder, one of its incidents, or a file in either."""
     if os.sep not in path and not os.path.isdir(path):
         return None
     place = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
@@ -48,14 +48,14 @@ def run_at(path: str) -> RunFolder | None:
 
 
 def run_named(word: str, folders: Iterable[RunFolder]) -> RunFolder | None:
-    """The newest launch of the run of that name, or of the Ray job: `ray-<job id>`."""
+    """The newest launch of the run of that name, or of a Ray job: `ray-<job id>`."""
     named = [folder for folder in folders if is_named(folder.run_id, word)]
     exact = [folder for folder in named if word in (folder.run_id, name_of(folder.run_id))]
     return max(exact or named, key=_launch, default=None)
 
 
 def run_of_pid(pid: int, folders: Iterable[RunFolder]) -> RunFolder | None:
-    """The run that a rank, its launcher or one of its children belongs to; None: no run."""
+    """The run of a rank, its launcher or one of its children; None where no run has it."""
     folders, current = list(folders), pid
     for _ in range(16):
         if current <= 1:
@@ -66,13 +66,13 @@ def run_of_pid(pid: int, folders: Iterable[RunFolder]) -> RunFolder | None:
         current = parent_pid(current)
     if not os.path.isdir(f"/proc/{pid}"):
         return None
-    # A launcher is the parent of what is recorded.
+    # A launcher is the parent of recorded processes.
     launched = (f for f in folders if any(start.get("ppid") == str(pid) for start in f.starts()))
     return next(launched, None)
 
 
 def runs_by_actor(folders: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
-    """Runs by the names of the Ray actors that work in them, or were seen beside them."""
+    """Runs by the names of the Ray actors in them or in their clusters."""
     runs: dict[str, list[RunFolder]] = {}
     for folder in folders:
         try:
@@ -87,7 +87,7 @@ def runs_by_actor(folders: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
 
 
 def list_runs(root: str) -> list[RunSummary]:
-    """All runs under a root, the newest first; unreadable ones say so as their verdict."""
+    """All runs under a root, the newest first; the verdict of an unreadable run says why."""
     return sorted(
         (summarize(folder) for folder in run_folders(root)),
         key=lambda summary: (-summary.started_wall_ns, summary.run_id),
@@ -95,7 +95,7 @@ def list_runs(root: str) -> list[RunSummary]:
 
 
 def newest_run(root: str) -> RunFolder:
-    """The newest living run, else the newest.
+    """The newest living run, else the newest one.
 
     Raises:
         NoSuchTarget: there is none.
@@ -110,12 +110,12 @@ def newest_run(root: str) -> RunFolder:
 
 
 def runs_document(runs: list[RunSummary]) -> dict[str, Any]:
-    """What `distwatch ps -o json` prints."""
+    """The document that `distwatch ps -o json` prints."""
     return {"schema": SCHEMA, "runs": [msgspec.to_builtins(run) for run in runs]}
 
 
 def summarize(folder: RunFolder) -> RunSummary:
-    """A run in one line; where it cannot be read, the verdict says why. Raises nothing."""
+    """A run in one line; if it cannot be read, the verdict says why. Never raises."""
     summary = RunSummary(
         run_id=folder.run_id,
         path=folder.path,
@@ -125,7 +125,7 @@ def summarize(folder: RunFolder) -> RunSummary:
     try:
         return _filled(summary, folder)
     except Exception as error:
-        # Whatever is wrong with one run, the others are shown.
+        # A problem with one run must not hide the others.
         why = str(error) if isinstance(error, PartialData) else f"cannot be read: {error!r}"
         return msgspec.structs.replace(
             summary, verdict=Verdict(word="unreadable", summary=why[:300])

@@ -1,4 +1,4 @@
-"""A run that its viewer reads from disk, or observes itself."""
+"""A run that the viewer reads from disk, or observes itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distwatch.state.reducer import reduce
 
 
 class RecordedRun(RunSource):
-    """A run from disk, at its end first; `seek` goes to any moment of it."""
+    """A run from disk, first at its end; `seek` goes to any other moment."""
 
     live = False
 
@@ -29,7 +29,7 @@ class RecordedRun(RunSource):
         self._changed = True
 
     async def open(self) -> None:
-        """Reads everything; raises PartialData where there is nothing."""
+        """Reads everything; raises PartialData where there are no records."""
         require_records(self.folder)
         self._entries = read_entries(self.folder, ends=True)
         times = [entry.time_ns for entry in self._entries if entry.time_ns]
@@ -57,7 +57,7 @@ class RecordedRun(RunSource):
 
 
 class EmbeddedRun(RunSource):
-    """An observer inside the viewer, where none runs or none can."""
+    """An observer inside the viewer, for a run that has none."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class EmbeddedRun(RunSource):
         self._changed = False
 
     async def open(self) -> None:
-        """Begins to observe, without writing where it may not write.
+        """Starts observing; does not write where the folder cannot be written.
 
         Raises:
-            AttachDenied: the folder cannot even be read.
+            AttachDenied: the folder cannot be read either.
         """
         try:
             make_private(self.folder.path)
@@ -89,7 +89,7 @@ class EmbeddedRun(RunSource):
                     f"{self.folder.path} cannot be read: {error.strerror or error}",
                     advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
                 ) from error
-            self.note += "; nothing is kept, its folder cannot be written"
+            self.note += "; nothing is recorded: its folder cannot be written"
         self._observer = Observer(self.folder, embedded=True, writable=self._lock is not None)
         self._observer.viewers = 1
         for sighted in self._sighted:

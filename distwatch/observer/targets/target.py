@@ -1,4 +1,4 @@
-"""What a person means: a run that is recorded here, one that its root shows, or a foreign job."""
+"""What a user's word can mean: a run recorded here, a run on other nodes, or a foreign job."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ class Target:
         """Raises NoSuchTarget where there is nothing to look at, AttachDenied where it may not be."""
 
     def folder(self) -> RunFolder:
-        """Where it is recorded on this machine; raises NoSuchTarget where it is not."""
+        """Its folder on this machine; raises NoSuchTarget where it has none."""
         raise NotImplementedError
 
     def source(self) -> RunSource:
-        """The best way to look at it.
+        """The best source for watching it.
 
         Raises:
-            NoSuchTarget: there is nothing to look at.
+            NoSuchTarget: there is nothing to watch.
             AttachDenied: it belongs to another user.
         """
         raise NotImplementedError
 
     def state(self) -> RunState:
-        """All that is known of it now, alive or dead.
+        """Everything known about it now, alive or dead.
 
         Raises:
-            NoSuchTarget: it is no run.
-            PartialData: not one record could be read.
+            NoSuchTarget: it is not a run.
+            PartialData: no record could be read.
             SourceLost: its root does not answer.
         """
         return load_state(self.folder())
 
     def report(self) -> Report:
-        """Reads it, judges and tells; raises as `state` does."""
+        """Its report, judged now; raises as `state` does."""
         return report_on(self.state())
 
 
 def report_on(state: RunState) -> Report:
-    """Judges and tells."""
+    """The report on a state, judged now."""
     cases = cases_of(state)
     return build_report(state, diagnose(cases), state.run_id, cases)
 
 
 class RunHere(Target):
-    """A run with a folder on this machine."""
+    """A run that is recorded on this machine."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.name = folder.run_id
@@ -72,8 +72,8 @@ class RunHere(Target):
         return self._folder
 
     def source(self) -> RunSource:
-        """Its observer while it lives, one of the viewer's own where it has none, else a recording."""
-        # With the daemon behind it: not for whoever asks for a report.
+        """Its observer; else, while it lives, an observer in the viewer; else the recording."""
+        # These import the whole daemon, which a report does not need.
         from distwatch.observer.targets.live import LiveRun
         from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
 
