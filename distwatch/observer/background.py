@@ -30,6 +30,13 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
                 task.exception()  # retrieved, or asyncio warns that it never was
 
 
+async def close_writer(writer: asyncio.StreamWriter) -> None:
+    """Closes a connection, however it ends."""
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 async def in_background(
     function: Callable[..., T], *arguments: object, within_s: float | None = WITHIN_S
 ) -> T:

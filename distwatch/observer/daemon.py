@@ -14,7 +14,7 @@ from distwatch import __version__
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.facts.suspicion import suspicion_of
-from distwatch.observer.duty_cycle import CALM, PRESSED, Pace
+from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
 from distwatch.observer.journals.journal_intake import Intake
 from distwatch.observer.journals.reading import Entry, fold_run
 from distwatch.observer.journals.recording import Recording, RecordSink
@@ -74,7 +74,6 @@ class Observer:
             folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,
             writable=writable,
         )  # fmt: skip
-        self._failures: set[str] = set()
         self._finished = False
         self._host = host_name()
         self._began = self._last_alive = time.monotonic()
@@ -83,7 +82,7 @@ class Observer:
         self._verdict_due = False
         self._elsewhere: list[asyncio.Future[None]] = []
         self._keep_waits = False
-        self._pace = Pace()
+        self._rested_at = 0.0
         self._is_pressed = False
         self._woken = asyncio.Event()
         self.recording.record(
@@ -97,7 +96,7 @@ class Observer:
         reason = ""
         while not reason:
             try:
-                self.tick(judging=self._pace.is_due(time.monotonic()))
+                self.tick(judging=time.monotonic() >= self._rested_at)
             except Exception as error:
                 self._failed(error)
             reason = self._reason_to_end()
@@ -109,11 +108,8 @@ class Observer:
     def _failed(self, error: Exception) -> None:
         # A failure to judge or read must not end the observation of the ranks.
         why = f"{type(error).__name__}: {error}"[:300]
-        if why in self._failures:
-            return
-        self._failures.add(why)
-        log.error("a tick failed: %s", why, exc_info=error)
-        self.recording.record(ev.NotObserved(host=self._host, what="tick", why=why))
+        if self.recording.miss("tick", why, once=True):
+            log.error("a tick failed: %s", why, exc_info=error)
 
     def stop(self) -> None:
         """Asks the observer to end in an orderly way."""
@@ -163,7 +159,7 @@ class Observer:
                 self._search()
                 self._judge()
             done = time.monotonic()
-            self._pace.note(began, done, PRESSED if self._is_pressed else CALM)
+            self._rested_at = rested_at(began, done, PRESSED if self._is_pressed else CALM)
             self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
 
     def _search(self) -> None:

@@ -8,23 +8,12 @@ PRESSED = 1.0
 """The same while there is a suspicion or a verdict."""
 
 
-class Pace:
-    """The longer the work takes, the more rarely it is done: links and viewers are served in between.
+def rested_at(began: float, ended: float, rest: float = CALM) -> float:
+    """When work that took from `began` to `ended` is due again, on the same clock, in seconds.
 
-    Times are of one clock, in seconds; this class reads none.
+    The longer it takes, the more rarely it is done: links and viewers are served in between.
+
+    Args:
+        rest: seconds for each second of work.
     """
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def is_due(self, now: float) -> bool:
-        """Whether the rest is over."""
-        return now >= self._next
-
-    def note(self, began: float, ended: float, rest: float = CALM) -> None:
-        """Notes that work took from `began` to `ended`; the rest begins.
-
-        Args:
-            rest: seconds for each second of work.
-        """
-        self._next = ended + rest * max(0.0, ended - began)
+    return ended + rest * max(0.0, ended - began)

@@ -103,11 +103,11 @@ class Judge:
         except Exception as error:
             # A failing report must not keep the verdict itself out of the journal.
             reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
-            host, why = self._recording.header.host, f"not written: {reason[:300]}"
+            why = f"not written: {reason[:300]}"
             if self._told != why:
                 self._told = why
                 log.warning("incident %s", why, exc_info=True)
-                self._recording.record(ev.NotObserved(host=host, what="incident", why=why))
+                self._recording.miss("incident", why)
 
 
 def _share_a_culprit(roots: Roots, before: Roots) -> bool:

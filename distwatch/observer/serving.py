@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from distwatch.observer.background import end_tasks
+from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import Entry, Reading, live_key
 from distwatch.observer.link.orders import Order, Part
@@ -59,7 +59,8 @@ class Wire(msgspec.Struct, array_like=True, gc=False):
     answer: str = ""
 
 
-_wires: msgspec.msgpack.Decoder[list[Wire]] = msgspec.msgpack.Decoder(list[Wire])
+unpack = msgspec.msgpack.Decoder(list[Wire]).decode
+"""The events of a frame; raises msgspec.DecodeError on anything else."""
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
@@ -73,11 +74,6 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
     if length > FRAME_LIMIT:
         raise ValueError(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
     return await reader.readexactly(length)
-
-
-def unpack(body: bytes) -> list[Wire]:
-    """The events of a frame; raises msgspec.DecodeError on anything else."""
-    return _wires.decode(body)
 
 
 def to_wire(entry: Entry) -> Wire:
@@ -149,9 +145,7 @@ class ViewerServer:
         except (OSError, ValueError, msgspec.DecodeError, EOFError, asyncio.TimeoutError):
             pass
         finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            await close_writer(writer)
 
 
 def _chunk_of(streams: Iterator[tuple[FileHeader, list[Record]]]) -> list[Wire]:

@@ -120,9 +120,3 @@ class ExitWatch:
         return ours or (
             f"{os.path.basename(group.files['events'])} of its cgroup: oom_kill {floor} → {now}"
         )
-
-
-def oom_kills(pid: int) -> int | None:
-    """How many processes of this process's cgroup the OOM killer has killed; None where unreadable."""
-    group = memory_group(pid)
-    return group.oom_kills if group else None

@@ -45,19 +45,6 @@ class GivenRoot:
         return self._cards, {}
 
 
-class OwnRoot:
-    """Has the root on this host. Each run named so is a cluster of its own."""
-
-    def __init__(self, folders: str, run: str, listen: str) -> None:
-        place = parse_place(listen)
-        self.cluster = f"{place.host}/{run}"
-        self._roots = Roots(folders, place, self.cluster)
-
-    def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
-        """As `Directory` says."""
-        return self._roots.roots_of(runs)
-
-
 def main() -> int:
     """Does one round, answers, and stays behind."""
     task = msgspec.json.decode(sys.stdin.buffer.read(_TASK_LIMIT), type=Task)
@@ -90,7 +77,9 @@ def main() -> int:
 def _directory(folders: str, task: Task) -> Directory:
     if task.card is not None:
         return GivenRoot(task.run, task.card)
-    return OwnRoot(folders, task.run, task.listen)
+    place = parse_place(task.listen)
+    # Each run that is named so is a cluster of its own.
+    return Roots(folders, place, f"{place.host}/{task.run}")
 
 
 def _take_the_jobs_name(folders: str, run: str) -> None:

@@ -75,7 +75,7 @@ class Roots:
         """
         self._folders = folders
         self._place = place
-        self._cluster = cluster
+        self.cluster = cluster
         self._kind = kind
         self._runs: dict[str, _Run] = {}
         self._swept_at = -LOOK_EVERY_S
@@ -160,7 +160,7 @@ class Roots:
         """What an earlier one like this had: leaves go on looking for a root where it was."""
         for name, card in read_cards(self._folders).items():
             found = generations(self._folders, name)
-            ours = card.cluster == self._cluster and card.host == host_name()
+            ours = card.cluster == self.cluster and card.host == host_name()
             if ours and card.token == self._token and found:
                 self._runs[name] = _Run(found[-1], card)
 
@@ -203,7 +203,7 @@ class Roots:
             if is_new:
                 # Before anybody is told: who comes after this one finds the root where they look for it.
                 with self._writing, contextlib.suppress(OSError):
-                    write_cards(self._folders, self._cluster, self.cards)
+                    write_cards(self._folders, self.cluster, self.cards)
         finally:
             with self._changed:
                 run.looked_at, run.at_work = time.monotonic(), False
@@ -217,7 +217,7 @@ class Roots:
             raise RootFailed(f"the observer of {name} on {host_name()} is no root: {part.why_not}")
         run.folder = folder
         return Card(
-            cluster=self._cluster,
+            cluster=self.cluster,
             kind=self._kind,
             place=part.place,
             token=self._token,

@@ -294,5 +294,4 @@ class Intake:
             key = followed.header.stream
             known = self._state.processes.get(key)
             if known is None or known.outside.not_observed.get("disk") != why:
-                host = self._recording.header.host
-                self._recording.record(ev.NotObserved(host=host, what="disk", why=why, process=key))
+                self._recording.miss("disk", why, key)

@@ -24,9 +24,9 @@ from distwatch.state.reducer import reduce
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One event of one stream. `seq` 0: never journaled, only its newest value is known.
+    """One event of one stream. `seq` 0: a live value, of which only the newest is known.
 
-    `payload`: the event as bytes, where it came as such; else empty.
+    `payload`: the event as bytes, if it arrived so; else empty.
     """
 
     header: FileHeader
@@ -37,17 +37,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 def live_key(entry: Entry) -> object:
-    """What a value that is not journaled is about: only its newest is of interest."""
+    """The subject of a live value: of each subject, only the newest value matters."""
     event = entry.event
     about = getattr(event, "process", None) or getattr(event, "host", "")
     return type(event), about, getattr(event, "what", "")
 
 
 def load_state(folder: RunFolder) -> RunState:
-    """The run as far as anything of it was recorded, alive or dead.
+    """The run as far as it was recorded, alive or dead.
 
     Raises:
-        PartialData: not one record could be read.
+        PartialData: no record could be read.
     """
     state = RunState(run_id=folder.run_id)
     if not fold_run(folder, state, ends=True):
@@ -57,19 +57,12 @@ def load_state(folder: RunFolder) -> RunState:
 
 def require_records(folder: RunFolder) -> None:
     """Raises PartialData where `load_state` would; reads no more than it takes to know."""
-    reading = Reading(folder)
-    recorded = (
-        _is_of_run(event)
-        for _, records in reading.streams()
-        for record in records
-        if (event := decode_event(record.payload)) is not None
-    )
-    if not any(recorded) and not any(_is_of_run(entry.event) for entry in reading.rest()):
+    if not any(_is_of_run(entry.event) for entry in _entries(folder)):
         raise _nothing_in(folder)
 
 
 def _is_of_run(event: ev.Event) -> bool:
-    # That a file is damaged is a word about the run, and not yet one from it.
+    # A damaged file is reported as an event, but that event is not of the run.
     return not isinstance(event, ev.NotObserved)
 
 
@@ -81,26 +74,13 @@ def _nothing_in(folder: RunFolder) -> PartialData:
 
 
 def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
-    """Folds all that is on disk, stream by stream; False: there was nothing.
+    """Folds everything on disk, stream by stream; returns whether there was anything.
 
     Args:
-        ends: as `read_entries` has it.
+        ends: as in `read_entries`.
     """
-    reading = Reading(folder)
-    seen = _Ends()
     found = False
-    for header, records in reading.streams():
-        for record in records:
-            event = decode_event(record.payload)
-            if event is not None:
-                entry = Entry(header, record.seq, record.time_ns, event)
-                found = found or _is_of_run(event)
-                seen.note(entry)
-                reduce(state, header, record.seq, record.time_ns, event)
-    rest = reading.rest()
-    for entry in rest:
-        seen.note(entry)
-    for entry in (*rest, *(seen.unseen() if ends else ())):
+    for entry in _entries(folder, ends=ends):
         found = found or _is_of_run(entry.event)
         reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
     return found
@@ -109,29 +89,49 @@ def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
 def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
     """All events of a run in order of time; unreadable parts are named by NotObserved events.
 
+    Within a stream, times never go back: two threads of a process can take their times in one order
+    and their places in the other, and the reducer would drop the earlier record if it came last.
+
     Args:
-        ends: also say of processes that are gone that they are, where no observer saw it.
+        ends: also report the ends of processes that no observer saw.
     """
+    entries: list[Entry] = []
+    newest: dict[str, int] = {}
+    for entry in _entries(folder, ends=ends):
+        stream, time_ns = entry.header.stream, entry.time_ns
+        if entry.seq:
+            time_ns = newest[stream] = max(newest.get(stream, 0), time_ns)
+        entries.append(
+            entry
+            if time_ns == entry.time_ns
+            else Entry(entry.header, entry.seq, time_ns, entry.event)
+        )
+    return sorted(entries, key=_by_time)
+
+
+def _entries(folder: RunFolder, *, ends: bool = False) -> Iterator[Entry]:
+    """Each stream's events in their order, one stream in memory at a time; then the rest by time."""
     reading = Reading(folder)
     seen = _Ends()
-    entries: list[Entry] = []
     for header, records in reading.streams():
-        stream = {
-            record.seq: Entry(header, record.seq, record.time_ns, event)
-            for record in records
-            if (event := decode_event(record.payload)) is not None
-        }
-        entries += in_order(stream)
-    entries += reading.rest()
+        for record in records:
+            if (event := decode_event(record.payload)) is not None:
+                entry = Entry(header, record.seq, record.time_ns, event)
+                seen.note(entry)
+                yield entry
+    for entry in reading.rest():
+        seen.note(entry)
+        yield entry
     if ends:
-        for entry in entries:
-            seen.note(entry)
-        entries += seen.unseen()
-    return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+        yield from seen.unseen()
+
+
+def _by_time(entry: Entry) -> tuple[int, str, int]:
+    return entry.time_ns, entry.header.stream, entry.seq
 
 
 class Reading:
-    """One reading of a run folder. A stream may stand in several files, each record once."""
+    """One reading of a run folder. Several files may hold one stream; each record counts once."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -142,11 +142,11 @@ class Reading:
     def streams(
         self, is_wanted: Callable[[FileHeader], bool] = lambda _: True
     ) -> Iterator[tuple[FileHeader, list[Record]]]:
-        """Each stream with its records in their order, one stream in memory at a time."""
+        """Each stream with its records in order, one stream in memory at a time."""
         paths: dict[str, list[str]] = {}
         for path in journal_paths(self._folder):
             header = read_header(path)
-            # What has no header is opened once more, to learn what is wrong with it.
+            # A file without a header is opened once more, to find out what is wrong with it.
             if header is None or is_wanted(header):
                 paths.setdefault(header.stream if header else path, []).append(path)
         for together in paths.values():
@@ -164,7 +164,7 @@ class Reading:
                 yield found, [records[seq] for seq in sorted(records)]
 
     def rest(self) -> list[Entry]:
-        """What stands in no journal, in order of time; once all streams were read."""
+        """What is in no journal, in order of time; call it after all streams were read."""
         entries = read_pulses(self._folder, self._headers)
         entries += _starts(self._folder, self._newest)
         host = host_name()
@@ -175,7 +175,7 @@ class Reading:
         ]
         if any_alive(self._folder):
             entries.append(Entry(note, 0, time.monotonic_ns(), ev.Ticked(host=host)))
-        return sorted(entries, key=lambda entry: (entry.time_ns, entry.header.stream, entry.seq))
+        return sorted(entries, key=_by_time)
 
     def _contents(self, path: str) -> Contents | None:
         name = os.path.basename(path)
@@ -187,34 +187,17 @@ class Reading:
             self._trouble.append((name, f"not readable: {error.strerror or error}"))
             return None
         if contents is None:
-            self._trouble.append((name, "its header is damaged: nothing of it can be read"))
+            self._trouble.append((name, "its header is damaged, so it cannot be read"))
         elif contents.damaged:
-            why = f"{contents.damaged} bytes of it are damaged and were skipped"
+            why = f"{contents.damaged} damaged bytes were skipped"
             self._trouble.append((name, why))
         return contents
 
 
-def in_order(stream: dict[int, Entry]) -> list[Entry]:
-    """A stream by sequence number, with times that never go back.
-
-    Two threads of a process can take their times in one order and their places in the other: to
-    sort by time alone would fold the later record first, and the reducer would drop the earlier.
-    """
-    ordered: list[Entry] = []
-    newest = 0
-    for seq in sorted(stream):
-        entry = stream[seq]
-        newest = max(newest, entry.time_ns)
-        ordered.append(
-            entry if entry.time_ns == newest else Entry(entry.header, seq, newest, entry.event)
-        )
-    return ordered
-
-
 class _Ends:
-    """Processes of this node that are gone although no observer saw their end.
+    """Processes of this node that are gone without an observer having seen their end.
 
-    How they ended is not observed, which is no reason to call it a crash.
+    How they ended is not observed, so it does not count as a crash.
     """
 
     def __init__(self) -> None:
@@ -233,9 +216,9 @@ class _Ends:
             self._last[key] = max(self._last.get(key, 0), entry.time_ns)
 
     def unseen(self) -> list[Entry]:
-        """An event for each of them."""
+        """One event for each of them."""
         host = self._host
-        why = "it is gone, and no observer was there to see how it ended"
+        why = "it is gone, and no observer saw how it ended"
         return [
             Entry(
                 _reader(host),
@@ -249,16 +232,16 @@ class _Ends:
 
 
 def lives(key: str) -> bool:
-    """Whether the process of this host that has the key still runs."""
+    """Whether the process with this key still runs on this host."""
     name, _, began = key.rpartition(".")
     pid, ticks = whole_number(name.rpartition("-")[2]), whole_number(began)
     return pid is not None and ticks is not None and is_alive(pid, ticks)
 
 
 def journal_paths(folder: RunFolder) -> list[str]:
-    """Rings, then segments on disk, rotated ones first.
+    """The rings, then the segments on disk, rotated ones first.
 
-    Read in this order nothing is missed: a ring that is gone by then stands whole in its segment.
+    In this order nothing is missed: a ring that disappears meanwhile is whole in its segment.
     """
     volatile = folder.volatile
     rings = (
@@ -291,7 +274,7 @@ def _reader(host: str) -> FileHeader:
 
 
 def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry]:
-    """The last pulse of each process whose journal is known; live and kept ones alike."""
+    """The last pulse of each process whose journal is known, from tmpfs or disk."""
     by_stem: dict[str, FileHeader] = {}
     for header in headers.values():
         by_stem[f"{header.host}-{header.pid}"] = header
@@ -313,7 +296,7 @@ def read_pulses(folder: RunFolder, headers: dict[str, FileHeader]) -> list[Entry
 
 
 def read_pulse(path: str, process: str) -> ev.PulseRead | None:
-    """A pulse file as an event; None where it is torn, empty or not ours."""
+    """A pulse file as an event; None where it is torn, empty or another user's."""
     try:
         content = read_ours(path, FILE_SIZE)
     except OSError:
@@ -322,7 +305,7 @@ def read_pulse(path: str, process: str) -> ev.PulseRead | None:
 
 
 def parse_pulse(content: bytes, process: str) -> ev.PulseRead | None:
-    """As `read_pulse`, of bytes at hand. Operations survive a page that is torn."""
+    """As `read_pulse`, from bytes. Operations are readable even if the page is torn."""
     pulse, operations = decode_page(content[:PAGE_SIZE]), decode_operations(content)
     if pulse is None and not operations:
         return None
@@ -330,7 +313,7 @@ def parse_pulse(content: bytes, process: str) -> ev.PulseRead | None:
 
 
 def _starts(folder: RunFolder, newest: int) -> list[Entry]:
-    """Processes that left a start record: some end before their agent ever starts."""
+    """Processes with a start record: some end before their agent starts."""
     entries: list[Entry] = []
     for start in folder.starts():
         sighted = sighting_of_start(start)

@@ -81,7 +81,7 @@ class Recording:
         """The newest repeated events that were handed on and not journaled."""
         self._segment: Segment | None = None
         self._seq = 0
-        self._said: set[str] = set()
+        self._missed: set[tuple[str, str]] = set()
         self._refusal = Refusal("observations")
         self._refused = OSError(0, "")
         self._try_at = 0
@@ -102,6 +102,19 @@ class Recording:
             else:
                 self._pending[key] = (now, event)
         self._sink(self.header, seq, now, event)
+
+    def miss(self, what: str, why: str, process: str | None = None, *, once: bool = False) -> bool:
+        """Records that something could not be observed; returns False if `once` left it out.
+
+        Args:
+            once: leave it out if the same was recorded before.
+        """
+        if once:
+            if (what, why) in self._missed:
+                return False
+            self._missed.add((what, why))
+        self.record(ev.NotObserved(host=self.header.host, what=what, why=why, process=process))
+        return True
 
     def write_pending(self) -> None:
         """Journals the newest of everything: the evidence must be on disk with its verdict."""
@@ -193,11 +206,7 @@ class Recording:
 
     def _say(self, why: str) -> None:
         """Records each text once: for the viewers, and in the journal if it can still be written."""
-        what = "observer's journal"
-        if why in self._said:
-            return
-        self._said.add(why)
-        self.record(ev.NotObserved(host=self.header.host, what=what, why=why))
+        self.miss("observer's journal", why, once=True)
 
 
 def _key(event: ev.Event) -> tuple[type, str]:

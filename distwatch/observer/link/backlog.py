@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -20,6 +20,8 @@ from distwatch.state.frames import FileHeader, Record
 QUEUE_LIMIT = 8 * 1024 * 1024
 """The most bytes of records that wait for the root; beyond that they are read from disk again."""
 _OVERHEAD = 64
+_Item = tuple[FileHeader, int, int, bytes]
+"""A stream, and a record's seq, time and payload."""
 
 
 class Backlog:
@@ -75,10 +77,12 @@ class Backlog:
             operations: how many of a pulse's newest operations to send.
             sparing: leave out samples that are not news.
         """
-        pack = _Packing(self._after, self._host)
+        waiting = self._take_waiting(live, operations, sparing)
+        return list(_batches(self._after, self._host, waiting))
+
+    def _take_waiting(self, live: bool, operations: int, sparing: bool) -> Iterator[_Item]:
         while self._records:
-            header, record = self._records.popleft()
-            self._add(pack, header, record)
+            yield from self._unsent(*self._records.popleft())
         self._size = 0
         newest: dict[object, Entry] = {}
         if live:
@@ -89,8 +93,7 @@ class Backlog:
                 continue
             if isinstance(event, ev.PulseRead):
                 event = shorten(event, operations)
-            pack.add(entry.header, 0, entry.time_ns, encode_event(event))
-        return pack.finish()
+            yield entry.header, 0, entry.time_ns, encode_event(event)
 
     def _is_news(self, key: object, entry: Entry) -> bool:
         event = entry.event
@@ -109,13 +112,13 @@ class Backlog:
 
     def take_history(self, streams: list[tuple[FileHeader, list[Record]]]) -> Iterator[Batch]:
         """Batches of the records read from files, without those sent before."""
-        pack = _Packing(self._after, self._host)
-        for header, records in streams:
-            for record in records:
-                self._add(pack, header, record)
-                if len(pack.done) > 0:
-                    yield from pack.flush()
-        yield from pack.finish()
+        items = (
+            item
+            for header, records in streams
+            for record in records
+            for item in self._unsent(header, record)
+        )
+        return _batches(self._after, self._host, items)
 
     def read_history(self, handed: dict[str, int]) -> list[tuple[FileHeader, list[Record]]]:
         """The records in this host's files, up to those handed on. Blocks: call it in a thread."""
@@ -141,11 +144,12 @@ class Backlog:
             (header, [stream[seq] for seq in sorted(stream)]) for header, stream in found.values()
         ]
 
-    def _add(self, pack: _Packing, header: FileHeader, record: Record) -> None:
+    def _unsent(self, header: FileHeader, record: Record) -> Iterator[_Item]:
+        """The record, unless it was sent before."""
         key = cursor_key(header)
         if record.seq > self._sent.get(key, 0):
             self._sent[key] = record.seq
-            pack.add(header, record.seq, record.time_ns, record.payload)
+            yield header, record.seq, record.time_ns, record.payload
 
     def _fall_behind(self) -> None:
         self._records.clear()
@@ -153,49 +157,25 @@ class Backlog:
         self.behind = True
 
 
-class _Packing:
-    """Packs records into batches."""
-
-    def __init__(self, after: int, host: str) -> None:
-        self._after = after
-        self._host = host
-        self.done: list[Batch] = []
-        self._clear()
-
-    def add(self, header: FileHeader, seq: int, time_ns: int, payload: bytes) -> None:
+def _batches(after: int, host: str, items: Iterable[_Item]) -> Iterator[Batch]:
+    """Packs items into batches that fit a frame."""
+    indexes: dict[str, int] = {}
+    headers: list[FileHeader] = []
+    frames: list[Frame] = []
+    size = 0
+    for header, seq, time_ns, payload in items:
         key = cursor_key(header)
-        index = self._indexes.get(key)
-        if index is None:
+        if key not in indexes:
             # Anyone who writes a ring here can give it any name: the root would refuse the whole batch.
-            if objection_to(header, self._host):
-                return
-            index = self._indexes[key] = len(self._headers)
-            self._size += len(header.stream) + len(header.host) + len(header.boot_id) + _OVERHEAD
-            self._headers.append(msgspec.structs.replace(header, capacity=0))
-        self._frames.append(Frame(index, seq, time_ns, payload))
-        self._size += len(payload) + _OVERHEAD
-        if self._size >= BATCH_SIZE:
-            self._close()
-
-    def flush(self) -> list[Batch]:
-        """The full batches."""
-        done, self.done = self.done, []
-        return done
-
-    def finish(self) -> list[Batch]:
-        """All batches."""
-        if self._frames:
-            self._close()
-        return self.flush()
-
-    def _close(self) -> None:
-        self.done.append(
-            Batch(after=self._after, headers=tuple(self._headers), frames=tuple(self._frames))
-        )
-        self._clear()
-
-    def _clear(self) -> None:
-        self._indexes: dict[str, int] = {}
-        self._headers: list[FileHeader] = []
-        self._frames: list[Frame] = []
-        self._size = 0
+            if objection_to(header, host):
+                continue
+            indexes[key] = len(headers)
+            headers.append(msgspec.structs.replace(header, capacity=0))
+            size += len(header.stream) + len(header.host) + len(header.boot_id) + _OVERHEAD
+        frames.append(Frame(indexes[key], seq, time_ns, payload))
+        size += len(payload) + _OVERHEAD
+        if size >= BATCH_SIZE:
+            yield Batch(after=after, headers=tuple(headers), frames=tuple(frames))
+            indexes, headers, frames, size = {}, [], [], 0
+    if frames:
+        yield Batch(after=after, headers=tuple(headers), frames=tuple(frames))

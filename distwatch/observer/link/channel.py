@@ -9,7 +9,6 @@ remove, repeat or add frames. The connection is not encrypted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import secrets
@@ -19,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.link.messages import (
     FRAME_LIMIT,
     VERSION,
@@ -27,10 +27,12 @@ from distwatch.observer.link.messages import (
     Hello,
     Reply,
 )
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.visible_text import visible_line
 
 HANDSHAKE_LIMIT = 4096
 HANDSHAKE_WITHIN_S = 5.0
+_CHUNK = 64 * 1024
 _LENGTH = struct.Struct("<I")
 _COUNT = struct.Struct("<QI")
 _SLICE_S = 0.5
@@ -45,6 +47,9 @@ class LinkRefused(Exception):
 
 class LinkBroken(Exception):
     """The received data is not a frame of this connection; the text says why."""
+
+
+LINK_ERRORS = (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken)
 
 
 class Channel:
@@ -122,9 +127,7 @@ class Channel:
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        await close_writer(self._writer)
 
 
 async def accept(
@@ -165,6 +168,22 @@ async def accept(
     return Channel(reader, writer, key, side=b"root", other=b"leaf"), hello
 
 
+async def connect(place: RootAddress, token: bytes, hello: Hello) -> Channel:
+    """Connects to a root as a leaf or a viewer.
+
+    Raises:
+        LINK_ERRORS: the root does not answer, or refuses.
+    """
+    reader, writer = await asyncio.wait_for(
+        asyncio.open_connection(place.host, place.port), HANDSHAKE_WITHIN_S
+    )
+    try:
+        return await asyncio.wait_for(introduce(reader, writer, token, hello), HANDSHAKE_WITHIN_S)
+    except BaseException:
+        writer.transport.abort()
+        raise
+
+
 async def introduce(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: bytes, hello: Hello
 ) -> Channel:
@@ -185,6 +204,33 @@ async def introduce(
         raise LinkRefused("it does not know the token itself")
     key = _mac(token, b"session", *parts)
     return Channel(reader, writer, key, side=b"leaf", other=b"root")
+
+
+async def join(
+    channel: Channel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Passes bytes both ways, between a viewer and the root's socket, until either side has ended."""
+    both = [
+        asyncio.create_task(_to_channel(reader, channel)),
+        asyncio.create_task(_from_channel(channel, writer)),
+    ]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_tasks(*both)
+        await close_writer(writer)
+        await channel.close()
+
+
+async def _to_channel(reader: asyncio.StreamReader, channel: Channel) -> None:
+    while chunk := await reader.read(_CHUNK):
+        await channel.send(chunk)
+
+
+async def _from_channel(channel: Channel, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(await channel.receive())
+        await writer.drain()
 
 
 def _hello(body: bytes) -> Hello:

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import time
+from typing import Literal
 
 import msgspec
 
@@ -21,14 +22,15 @@ from distwatch.observer.link import messages as say
 from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link.channel import (
     HANDSHAKE_WITHIN_S,
+    LINK_ERRORS,
     Channel,
     LinkBroken,
     LinkRefused,
-    introduce,
+    connect,
+    join,
 )
 from distwatch.observer.link.root import LOST_AFTER_S
 from distwatch.observer.link.root_address import RootAddress
-from distwatch.observer.link.viewers import join
 from distwatch.state import events as ev
 
 SEND_EVERY_S = 0.25
@@ -121,7 +123,7 @@ class Leaf:
             return False
         try:
             channel = await self._connected("viewer")
-        except (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken) as error:
+        except LINK_ERRORS as error:
             log.warning("a viewer sees only this host: %s", error)
             return False
         await channel.send(first)
@@ -180,23 +182,14 @@ class Leaf:
             for wait in waits:
                 wait.cancel()
 
-    async def _connected(self, kind: str) -> Channel:
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(self.place.host, self.place.port), HANDSHAKE_WITHIN_S
-        )
+    async def _connected(self, kind: Literal["leaf", "viewer"]) -> Channel:
         hello = say.Hello(
-            kind="viewer" if kind == "viewer" else "leaf",
+            kind=kind,
             run_id=self._observer.folder.run_id,
             host=self._host,
             node=_node(self._observer.recording.header.boot_id),
         )
-        try:
-            return await asyncio.wait_for(
-                introduce(reader, writer, self._token, hello), HANDSHAKE_WITHIN_S
-            )
-        except BaseException:
-            writer.transport.abort()
-            raise
+        return await connect(self.place, self._token, hello)
 
     async def _serve(self, channel: Channel) -> None:
         first = say.decode_from_root(await asyncio.wait_for(channel.receive(), HANDSHAKE_WITHIN_S))

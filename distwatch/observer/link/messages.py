@@ -135,15 +135,7 @@ def encode(message: Message) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-_from_leaf: msgspec.msgpack.Decoder[FromLeaf] = msgspec.msgpack.Decoder(FromLeaf)
-_from_root: msgspec.msgpack.Decoder[FromRoot] = msgspec.msgpack.Decoder(FromRoot)
-
-
-def decode_from_leaf(body: bytes) -> FromLeaf:
-    """Raises msgspec.DecodeError on anything else."""
-    return _from_leaf.decode(body)
-
-
-def decode_from_root(body: bytes) -> FromRoot:
-    """Raises msgspec.DecodeError on anything else."""
-    return _from_root.decode(body)
+decode_from_leaf = msgspec.msgpack.Decoder(FromLeaf).decode
+"""Decodes a message; raises msgspec.DecodeError on anything else."""
+decode_from_root = msgspec.msgpack.Decoder(FromRoot).decode
+"""As `decode_from_leaf`."""

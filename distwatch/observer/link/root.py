@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from distwatch.observer.background import end_tasks
+from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.channel import (
@@ -19,10 +19,10 @@ from distwatch.observer.link.channel import (
     LinkBroken,
     LinkRefused,
     accept,
+    join,
 )
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
 from distwatch.observer.link.root_address import RootAddress
-from distwatch.observer.link.viewers import join_local
 from distwatch.observer.strangers import Strangers
 from distwatch.probes.connections import owner_of_peer
 from distwatch.runfolder import name_of
@@ -130,7 +130,8 @@ class Root:
         try:
             channel, hello = await self._proved(reader, writer)
             if hello.kind == "viewer":
-                await join_local(channel, self._observer.folder.socket)
+                viewers = await asyncio.open_unix_connection(self._observer.folder.socket)
+                await join(channel, *viewers)
             else:
                 await self._serve_leaf(channel, hello)
         except (LinkRefused, LinkBroken) as error:
@@ -138,9 +139,7 @@ class Root:
         except (OSError, EOFError, asyncio.TimeoutError) as error:
             log.info("connection of %s: %r", address, error)
         finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            await close_writer(writer)
 
     async def _proved(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -211,7 +210,7 @@ class Root:
         log.warning("%s", why)
         if why not in self._said and len(self._said) < 64:
             self._said.add(why)
-            self._observer.recording.record(ev.NotObserved(host=self._host, what="link", why=why))
+            self._observer.recording.miss("link", why)
 
 
 def _who(writer: asyncio.StreamWriter) -> str:
@@ -351,9 +350,8 @@ class _Leaf:
                 self._mirror.keep(header, records)
         except OSError as error:
             self._behind, self._disk_at = True, time.monotonic() + TRY_DISK_AGAIN_S
-            host = self._observer.recording.header.host
             why = f"the journals of {self._host} could not be written here: {error.strerror}"
-            self._observer.recording.record(ev.NotObserved(host=host, what="disk", why=why))
+            self._observer.recording.miss("disk", why)
 
 
 def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event | None]:

@@ -22,7 +22,6 @@ from distwatch.observer.link.root_address import (
     require_length,
     root_place,
 )
-from distwatch.state import events as ev
 
 LISTEN_AGAIN_S = 2.0
 log = logging.getLogger("distwatch.observer")
@@ -157,8 +156,7 @@ class Link:
 
     def _say(self, why: str) -> None:
         log.warning("%s", why)
-        host = self._observer.recording.header.host
-        self._observer.recording.record(ev.NotObserved(host=host, what="link", why=why))
+        self._observer.recording.miss("link", why)
 
 
 def _is_met(wanted: RootAddress, held: RootAddress | None) -> bool:

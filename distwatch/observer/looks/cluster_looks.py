@@ -20,7 +20,6 @@ from distwatch.observer.journals.recording import Recording
 from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, read_tables
 from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
 from distwatch.runfolder import name_of
-from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
 from distwatch.state.ray_tables import RayEvent, RayTables
@@ -156,7 +155,7 @@ class ClusterLooks:
         self._every_s = min(2 * self._every_s, RARELY_S)
         if why != self._unreadable:
             self._unreadable = why
-            self._recording.record(ev.NotObserved(host=self._host, what=RAY, why=why))
+            self._recording.miss(RAY, why)
             self._told()
 
     def _fold(self, tables: Tables) -> None:
@@ -171,7 +170,7 @@ class ClusterLooks:
         )
         if tables.actors_total > len(tables.actors):
             why = f"{len(tables.actors)} of {tables.actors_total} actors are listed, those that wait or failed first"
-            self._recording.record(ev.NotObserved(host=self._host, what="Ray's actors", why=why))
+            self._recording.miss("Ray's actors", why)
         moved = any(not isinstance(change, RayNodeSeen) for change in changes)
         again = moved or _is_troubled(tables)
         self._every_s = OFTEN_S if again else min(2 * self._every_s, RARELY_S)

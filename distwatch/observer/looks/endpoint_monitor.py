@@ -58,7 +58,6 @@ class EndpointMonitor:
         self._host = host_name()
         self._watched: dict[str, _Watched] = {}
         self._asked: set[str] = set()
-        self._failures: set[str] = set()
 
     def consider(self, state: RunState) -> None:
         """Starts the looks that are due. Never waits for one."""
@@ -148,7 +147,8 @@ class EndpointMonitor:
         try:
             probed = await self._probe(endpoint, watched, ranks, likely)
         except Exception as error:
-            self._cannot_look(endpoint, f"{type(error).__name__}: {error}"[:300])
+            why = f"{type(error).__name__}: {error}"[:300]
+            self._recording.miss(f"endpoint {endpoint}", why, once=True)
         else:
             self._record(watched, probed)
         finally:
@@ -190,13 +190,6 @@ class EndpointMonitor:
             self._recording.record(probed)
         if news:
             self._told()
-
-    def _cannot_look(self, endpoint: str, why: str) -> None:
-        if why not in self._failures:
-            self._failures.add(why)
-            self._recording.record(
-                ev.NotObserved(host=self._host, what=f"endpoint {endpoint}", why=why)
-            )
 
 
 async def _resolved(watched: _Watched, host_name: str, port: int) -> Resolved | None:

@@ -8,7 +8,6 @@ from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
-from distwatch.state import events as ev
 
 
 class HostLooks:
@@ -19,7 +18,6 @@ class HostLooks:
         self._devices = devices
         self._host = recording.header.host
         self._looking: asyncio.Task[None] | None = None
-        self._blind: set[ev.NotObserved] = set()
 
     def look(self) -> None:
         """Samples the host, and its devices unless the previous look is still under way."""
@@ -27,7 +25,7 @@ class HostLooks:
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_at_devices())
         else:
-            self._miss("driver", "it did not answer before the next look was due")
+            self._miss_driver("it did not answer before the next look was due")
 
     def close(self) -> None:
         """Closes the devices, unless a call to their driver is under way: nobody waits for that."""
@@ -40,17 +38,11 @@ class HostLooks:
         try:
             sampled = await in_background(self._devices.sample, self._host, within_s=None)
         except Exception as error:
-            self._miss("driver", f"{type(error).__name__}: {error}"[:300])
+            self._miss_driver(f"{type(error).__name__}: {error}"[:300])
             return
         self._recording.record(sampled)
         for missed in self._devices.blind_spots(self._host):
-            self._note(missed)
+            self._recording.miss(missed.what, missed.why, once=True)
 
-    def _miss(self, what: str, why: str) -> None:
-        self._note(ev.NotObserved(host=self._host, what=f"devices: {what}", why=why))
-
-    def _note(self, missed: ev.NotObserved) -> None:
-        """Records each of them once."""
-        if missed not in self._blind:
-            self._blind.add(missed)
-            self._recording.record(missed)
+    def _miss_driver(self, why: str) -> None:
+        self._recording.miss("devices: driver", why, once=True)

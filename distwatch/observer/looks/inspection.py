@@ -172,7 +172,4 @@ class Inspection:
         except (OSError, ValueError, asyncio.TimeoutError):
             problem = f"its agent did not answer within {ASK_WITHIN_S:.0f} s"
         if problem:
-            host = self._recording.header.host
-            self._recording.record(
-                ev.NotObserved(host=host, what="flight recorder", why=problem, process=key)
-            )
+            self._recording.miss("flight recorder", problem, key)

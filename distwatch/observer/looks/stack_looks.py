@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.observer.background import close_writer
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.tracking import Tracked
 from distwatch.probes.process import main_thread_cpu_s
@@ -23,6 +23,8 @@ WORKERS_OF_ALL = 32
 NATIVE_OF_ALL = 4
 ASK_WITHIN_S = 1.0
 _DATA = "/torch/utils/data/"
+_Moment = tuple[int, float]
+"""Monotonic ns, and CPU seconds of the main thread."""
 
 
 class StackLooks:
@@ -31,8 +33,8 @@ class StackLooks:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._gate = asyncio.Semaphore(AT_ONCE)
-        self._same: dict[str, tuple[object, int]] = {}
-        self._settled: dict[str, tuple[object, int, float]] = {}
+        self._same: dict[str, tuple[object, _Moment]] = {}
+        self._settled: dict[str, tuple[object, _Moment]] = {}
         self._native: dict[str, object] = {}
 
     async def take(self, tracked: Tracked, socket: str = "") -> ev.StackTaken | None:
@@ -48,15 +50,17 @@ class StackLooks:
             taken = inside if inside is not None else taken
         if tracked.ended:
             return None
-        now, cpu = time.monotonic_ns(), main_thread_cpu_s(tracked.pid)
-        frames = taken.main_frames(tracked.pid)
-        since, cpu_before = self._settled_since(tracked.key, frames, now, cpu)
-        taken = msgspec.structs.replace(
-            taken,
-            unchanged_since_ns=self._unchanged_since(tracked.key, frames, now),
-            settled_since_ns=since,
-            settled_cpu_s=None if cpu is None or since is None else max(0.0, cpu - cpu_before),
-        )
+        cpu = main_thread_cpu_s(tracked.pid)
+        now = (time.monotonic_ns(), cpu or 0.0)
+        if frames := taken.main_frames(tracked.pid):
+            unchanged = _since(self._same, tracked.key, frames, now)
+            settled = _since(self._settled, tracked.key, _place(frames), now)
+            taken = msgspec.structs.replace(
+                taken,
+                unchanged_since_ns=unchanged[0],
+                settled_since_ns=settled[0],
+                settled_cpu_s=None if cpu is None else max(0.0, cpu - settled[1]),
+            )
         self._recording.record(taken)
         return taken
 
@@ -96,38 +100,11 @@ class StackLooks:
             if taken.threads:
                 self._recording.record(msgspec.structs.replace(taken, native=True), keep=True)
             else:
-                self._recording.record(
-                    ev.NotObserved(
-                        host=self._recording.header.host,
-                        what="native stack",
-                        why=taken.error or "no threads were seen",
-                        process=tracked.key,
-                    )
-                )
+                why = taken.error or "no threads were seen"
+                self._recording.miss("native stack", why, tracked.key)
 
     def _stand(self, tracked: Tracked) -> object:
-        return self._settled.get(tracked.key, (None, 0, 0.0))[0]
-
-    def _unchanged_since(self, key: str, frames: tuple[ev.Frame, ...], now: int) -> int | None:
-        if not frames:
-            return None
-        before, since = self._same.get(key, (None, 0))
-        if before != frames:
-            since = now
-            self._same[key] = (frames, since)
-        return since
-
-    def _settled_since(
-        self, key: str, frames: tuple[ev.Frame, ...], now: int, cpu: float | None
-    ) -> tuple[int | None, float]:
-        if not frames:
-            return None, 0.0
-        place = _place(frames)
-        before, since, cpu_then = self._settled.get(key, (None, 0, 0.0))
-        if before != place:
-            since, cpu_then = now, cpu or 0.0
-            self._settled[key] = (place, since, cpu_then)
-        return since, cpu_then
+        return self._settled[tracked.key][0] if tracked.key in self._settled else None
 
 
 async def take_from_inside(key: str, socket: str) -> ev.StackTaken | None:
@@ -153,9 +130,16 @@ async def ask(path: str, line: str) -> str:
         await writer.drain()
         return (await reader.readline()).decode("utf-8", "replace")
     finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        await close_writer(writer)
+
+
+def _since(
+    held: dict[str, tuple[object, _Moment]], key: str, place: object, now: _Moment
+) -> _Moment:
+    """Since when a process has been at this place; `held` remembers it."""
+    if key not in held or held[key][0] != place:
+        held[key] = (place, now)
+    return held[key][1]
 
 
 def _is_in_loader(taken: ev.StackTaken) -> bool:

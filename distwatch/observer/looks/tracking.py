@@ -121,11 +121,8 @@ class Tracking:
                 # Reading the memory of a process that is stuck in the kernel may block.
                 seen = await in_background(process.examine, tracked.key, tracked.pid)
             except asyncio.TimeoutError:
-                host = self._recording.header.host
                 why = f"/proc/{tracked.pid} did not answer: the process holds its memory map"
-                self._recording.record(
-                    ev.NotObserved(host=host, what="process", why=why, process=tracked.key)
-                )
+                self._recording.miss("process", why, tracked.key)
                 continue
             if seen is not None and not tracked.ended:
                 self._recording.record(seen, keep=True)

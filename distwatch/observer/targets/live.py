@@ -8,7 +8,7 @@ import time
 
 import msgspec
 
-from distwatch.observer.background import end_tasks
+from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
 from distwatch.observer.targets.run_source import RunSource, SourceLost
@@ -115,9 +115,7 @@ class LiveRun(RunSource):
         if self._task is not None:
             await end_tasks(self._task)
         if self._writer is not None:
-            self._writer.close()
-            with contextlib.suppress(OSError):
-                await self._writer.wait_closed()
+            await close_writer(self._writer)
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         try:

@@ -9,15 +9,9 @@ import socket
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.background import end_tasks
 from distwatch.observer.cluster.root_registry import Card
-from distwatch.observer.link.channel import (
-    HANDSHAKE_WITHIN_S,
-    LinkBroken,
-    LinkRefused,
-    introduce,
-)
+from distwatch.observer.link.channel import LINK_ERRORS, connect, join
 from distwatch.observer.link.messages import Hello
 from distwatch.observer.link.root_address import parse_place
-from distwatch.observer.link.viewers import join
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.run_source import SourceLost
 from distwatch.observer.targets.target import Target
@@ -75,17 +69,8 @@ class LinkedRun(LiveRun):
         place = parse_place(self.card.place)
         hello = Hello(kind="viewer", run_id=self.run_id, host=host_name(), node="")
         try:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(place.host, place.port), HANDSHAKE_WITHIN_S
-            )
-            try:
-                channel = await asyncio.wait_for(
-                    introduce(reader, writer, self.card.token.encode(), hello), HANDSHAKE_WITHIN_S
-                )
-            except BaseException:
-                writer.transport.abort()
-                raise
-        except (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken) as error:
+            channel = await connect(place, self.card.token.encode(), hello)
+        except LINK_ERRORS as error:
             raise SourceLost(
                 f"the root of {self.run_id} on {self.card.host} ({place}) does not answer: "
                 f"{error or type(error).__name__}",
