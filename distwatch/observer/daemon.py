@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -24,7 +25,6 @@ from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.tracking import Tracking
-from distwatch.observer.remote_observers import Others
 from distwatch.probes.devices import Devices
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
@@ -46,6 +46,13 @@ APART_S = 0.5
 
 log = logging.getLogger("distwatch.observer")
 Sink = Callable[[Entry], None]
+
+
+class Others(Protocol):
+    """The observers of other hosts, where this one is the root."""
+
+    def holds_on(self) -> bool: ...
+    def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...
 
 
 class Observer:

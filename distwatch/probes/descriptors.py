@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import sys
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from distwatch.probes.procfs import read_text
 
@@ -96,11 +99,15 @@ def _internet(table: str, local: str, peer: str, state: str) -> tuple[str, bool]
 def address_of(text: str) -> str:
     """`10.0.0.1:29500` for an address in the format of /proc/net/tcp."""
     host, _, port = text.partition(":")
+    address = host_of(host)
+    return f"[{address}]:{int(port, 16)}" if address.version == 6 else f"{address}:{int(port, 16)}"
+
+
+@functools.lru_cache(1024)
+def host_of(text: str) -> IPv4Address | IPv6Address:
+    """The address without its port; one that is mapped into IPv6 as IPv4."""
     # The kernel prints 32-bit words in the machine's byte order.
-    groups = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
-    raw = b"".join(groups)
-    if len(raw) == 4 or raw[:12] == b"\0" * 10 + b"\xff\xff":
-        return ".".join(str(byte) for byte in raw[-4:]) + f":{int(port, 16)}"
-    words = ":".join(f"{raw[i] << 8 | raw[i + 1]:x}" for i in range(0, 16, 2))
-    words = re.sub(r"(^|:)0(:0)+(:|$)", "::", words, count=1)
-    return f"[{words}]:{int(port, 16)}"
+    step = -1 if sys.byteorder == "little" else 1
+    raw = b"".join(bytes.fromhex(text[i : i + 8])[::step] for i in range(0, len(text), 8))
+    address = ip_address(raw)
+    return (address.version == 6 and address.ipv4_mapped) or address

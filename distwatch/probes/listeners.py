@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 
 import msgspec
 
-from distwatch.probes.descriptors import sockets_of
+from distwatch.probes.descriptors import host_of, sockets_of
 from distwatch.probes.discovery import read_command
 from distwatch.probes.procfs import all_pids, read_text, stat_fields
 from distwatch.runfolder import host_name
@@ -84,22 +83,15 @@ def _listening(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:
                 continue
             address, _, hexport = row[1].partition(":")
             if int(hexport, 16) == port:
-                found[row[9]] = (_address(address), int(row[7]))
+                found[row[9]] = (str(host_of(address)), int(row[7]))
     return found
-
-
-def _address(text: str) -> str:
-    # The kernel prints 32-bit words in the machine's byte order.
-    step = -1 if sys.byteorder == "little" else 1
-    raw = b"".join(bytes.fromhex(text[i : i + 8])[::step] for i in range(0, len(text), 8))
-    return str(plain_address(str(ipaddress.ip_address(raw))))
 
 
 def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], bool]:
     """The process of each socket, and whether some process could not be examined."""
     found: dict[str, int] = {}
     denied = False
-    for pid in _in_turn(likely) if inodes else ():
+    for pid in chain(likely, all_pids()) if inodes else ():
         try:
             held = sockets_of(pid)
         except OSError as error:
@@ -110,11 +102,6 @@ def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], b
         if found.keys() >= inodes:
             break
     return found, denied
-
-
-def _in_turn(likely: Iterable[int]) -> Iterator[int]:
-    yield from likely
-    yield from all_pids()
 
 
 def _first_holder(pid: int, inode: str) -> int:

@@ -27,17 +27,12 @@ class Raylet(msgspec.Struct, frozen=True, kw_only=True):
     environ: dict[str, str] = {}
 
 
-def raylets_here() -> list[Raylet]:
-    """The raylets of this machine that this user can see."""
-    found = (raylet_at(pid) for pid in all_pids() if name_of(pid) == "raylet")
-    return [raylet for raylet in found if raylet is not None]
-
-
 def clusters_here() -> dict[str, list[Raylet]]:
-    """The raylets of this machine by their cluster's address."""
+    """The raylets of this machine that this user can see, by their cluster's address."""
     clusters: dict[str, list[Raylet]] = {}
-    for raylet in raylets_here():
-        clusters.setdefault(raylet.address, []).append(raylet)
+    for pid in all_pids():
+        if name_of(pid) == "raylet" and (raylet := raylet_at(pid)):
+            clusters.setdefault(raylet.address, []).append(raylet)
     return clusters
 
 

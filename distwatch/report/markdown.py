@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 
 from distwatch.report.document import Report, reasons_unobserved, since_text
-from distwatch.report.layout_text import ROWS, grid_lines
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
 from distwatch.state.finding import Finding
+from distwatch.state.layouts import words_of
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import status_of
+from distwatch.views.layout_grid import LayoutGrid
 from distwatch.views.load_groups import group_loads
 from distwatch.views.stack_tree import StackNode
 from distwatch.visible_text import shorten
 
 LIMIT = 65_000
+_GRID_ROWS = 64
 _FUNCTION = 160
 """Characters of a function's name in a tree: a C++ template's may have thousands."""
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -205,7 +207,35 @@ def _layouts(report: Report, most: int) -> Iterable[str]:
     letters = {rank.global_rank: status_of(rank.state).letter for rank in report.ranks}
     for grid in report.layouts:
         title = f"Layout: {escape(grid.name)}, {escape(grid.shape)}"
-        yield from _section(title, fence(grid_lines(grid, letters, min(most, ROWS))))
+        yield from _section(title, fence(_grid(grid, letters, min(most, _GRID_ROWS))))
+
+
+def _grid(grid: LayoutGrid, letters: Mapping[int, str], most: int) -> Iterable[str]:
+    """`dp 0 · pp 1   2 w  3 F`, below the column names; several ranks in one place, an error, in one cell."""
+    texts = [
+        ["/".join(f"{rank} {letters.get(rank, '.')}" for rank in cell) or "–" for cell in row.cells]
+        for row in grid.rows
+    ]
+    places = [row.place for row in grid.rows]
+    first = max(map(len, places), default=0)
+    widths = [
+        max(len(text) for text in (title, *(row[number] for row in texts)))
+        for number, title in enumerate(grid.columns)
+    ]
+    if any(grid.columns):
+        yield _grid_line("", grid.columns, first, widths)
+    for place, row in list(zip(places, texts, strict=True))[:most]:
+        yield _grid_line(place, row, first, widths)
+    if len(texts) > most:
+        yield f"… {len(texts) - most} more rows …"
+    yield ""
+    for axis, partition in grid.axes.items():
+        yield f"{axis:<{max(first, 4)}}  {words_of(partition)}"
+
+
+def _grid_line(place: str, cells: Iterable[str], first: int, widths: list[int]) -> str:
+    told = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+    return f"{place:<{first}}  {told}".rstrip()
 
 
 def _models(report: Report, most: int) -> Iterable[str]:

@@ -1,11 +1,9 @@
-"""Reports in Prometheus' text exposition format, version 0.0.4. A value that is not known has no sample."""
+"""Reports in Prometheus' text exposition format, version 0.0.4. An unknown value has no sample."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-
-import msgspec
 
 from distwatch.report.document import Group, Report
 from distwatch.state.rank_sets import format_ranks
@@ -15,92 +13,76 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _Sample = tuple[dict[str, str], float]
 
 
-class Metric(msgspec.Struct, frozen=True):
-    """One family. A text must not contain a family twice, so all runs' samples are together."""
-
-    name: str
-    kind: str
-    help: str
-
-
-_READABLE = Metric("distwatch_run_readable", "gauge", "Whether the run's records could be read.")
-_BLOCKED = Metric("distwatch_run_blocked", "gauge", "Whether a hang or a crash was found.")
-_FINDINGS = Metric("distwatch_findings", "gauge", "Findings by code, severity and role.")
-_RANKS = Metric("distwatch_ranks", "gauge", "Ranks by status.")
-_EXPECTED = Metric("distwatch_ranks_expected", "gauge", "The world size that most ranks say.")
-_OBSERVED = Metric("distwatch_ranks_observed", "gauge", "Ranks that distwatch sees from inside.")
-_HOSTS_SEEN = Metric("distwatch_hosts_seen", "gauge", "Hosts with ranks that an observer sees now.")
-_HOSTS = Metric("distwatch_hosts_expected", "gauge", "Hosts with ranks that the run should have.")
-_DROPPED = Metric("distwatch_dropped_events_total", "counter", "Events that are known to be lost.")
-_HEARTBEAT = Metric(
-    "distwatch_rank_heartbeat_age_seconds", "gauge", "Seconds since the last heartbeat."
-)
-_STILL = Metric(
-    "distwatch_rank_still_seconds", "gauge", "Seconds since the rank was last seen to move."
-)
-_ENQUEUED = Metric(
-    "distwatch_collective_enqueued", "gauge", "The last collective that the rank has entered."
-)
-_COMPLETED = Metric(
-    "distwatch_collective_completed", "gauge", "The last collective that the rank has completed."
-)
-_WAITED = Metric(
-    "distwatch_collective_waited_seconds", "gauge", "How long a collective has been in flight."
-)
-_FAMILIES = (
-    _READABLE, _BLOCKED, _FINDINGS, _RANKS, _EXPECTED, _OBSERVED, _HOSTS_SEEN, _HOSTS, _DROPPED,
-    _HEARTBEAT, _STILL, _ENQUEUED, _COMPLETED, _WAITED,
-)  # fmt: skip
+_FAMILIES = {
+    "run_readable": "Whether the run's records could be read.",
+    "run_blocked": "Whether a hang or a crash was found.",
+    "findings": "Findings by code, severity and role.",
+    "ranks": "Ranks by status.",
+    "ranks_expected": "The world size that most ranks report.",
+    "ranks_observed": "Ranks that distwatch sees from inside.",
+    "hosts_seen": "Hosts with ranks that an observer sees now.",
+    "hosts_expected": "Hosts with ranks that the run should have.",
+    "dropped_events_total": "Events that are known to be lost.",
+    "rank_heartbeat_age_seconds": "Seconds since the last heartbeat.",
+    "rank_still_seconds": "Seconds since the rank was last seen to move.",
+    "collective_enqueued": "The last collective that the rank has entered.",
+    "collective_completed": "The last collective that the rank has completed.",
+    "collective_waited_seconds": "How long a collective has been in flight.",
+}
+"""By name, without the prefix: gauges, and counters where the name ends in `_total`."""
 
 
 def render_metrics(reports: Iterable[Report], unreadable: Iterable[str] = ()) -> bytes:
     """The metrics of runs; for each run in `unreadable`, only that it is unreadable."""
-    samples: dict[Metric, list[_Sample]] = {metric: [] for metric in _FAMILIES}
+    # The text must not contain a family twice, so all runs' samples of a family are together.
+    samples: dict[str, list[_Sample]] = {family: [] for family in _FAMILIES}
     for run in unreadable:
-        samples[_READABLE].append(({"run": run}, 0))
+        samples["run_readable"].append(({"run": run}, 0))
     for report in reports:
-        for metric, labels, value in _samples(report):
-            samples[metric].append(({"run": report.run.id, **labels}, value))
+        for family, labels, value in _samples(report):
+            samples[family].append(({"run": report.run.id, **labels}, value))
     lines: list[str] = []
-    for metric, found in samples.items():
+    for family, found in samples.items():
         if found:
-            lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
-            lines += [
-                f"{metric.name}{{{_labels(labels)}}} {float(value)!r}" for labels, value in found
-            ]
+            name, kind = f"distwatch_{family}", "counter" if family.endswith("_total") else "gauge"
+            lines += [f"# HELP {name} {_FAMILIES[family]}", f"# TYPE {name} {kind}"]
+            lines += [f"{name}{{{_labels(labels)}}} {float(value)!r}" for labels, value in found]
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
-def _samples(report: Report) -> Iterator[tuple[Metric, dict[str, str], float]]:
+def _samples(report: Report) -> Iterator[tuple[str, dict[str, str], float]]:
     coverage = report.coverage
-    yield _READABLE, {}, 1
-    yield _BLOCKED, {}, any(finding.blocks for finding in report.findings)
+    yield "run_readable", {}, 1
+    yield "run_blocked", {}, any(finding.blocks for finding in report.findings)
     codes = Counter((found.code, found.severity, found.role) for found in report.findings)
     for (code, severity, role), count in codes.items():
-        yield _FINDINGS, {"code": code, "severity": severity, "role": role}, count
+        yield "findings", {"code": code, "severity": severity, "role": role}, count
     states = Counter(rank.state for rank in report.ranks)
     for state in LETTERS:
-        yield _RANKS, {"state": state}, states[state]
+        yield "ranks", {"state": state}, states[state]
     if coverage.expected_ranks is not None:
-        yield _EXPECTED, {}, coverage.expected_ranks
-    yield _OBSERVED, {}, coverage.observed_ranks
-    yield _HOSTS_SEEN, {}, coverage.observed_hosts
-    yield _HOSTS, {}, coverage.expected_hosts
-    yield _DROPPED, {}, coverage.dropped_events
+        yield "ranks_expected", {}, coverage.expected_ranks
+    yield "ranks_observed", {}, coverage.observed_ranks
+    yield "hosts_seen", {}, coverage.observed_hosts
+    yield "hosts_expected", {}, coverage.expected_hosts
+    yield "dropped_events_total", {}, coverage.dropped_events
     yield from _rank_samples(report)
     for group in report.groups:
         yield from _group_samples(group)
 
 
-def _rank_samples(report: Report) -> Iterator[tuple[Metric, dict[str, str], float]]:
+def _rank_samples(report: Report) -> Iterator[tuple[str, dict[str, str], float]]:
     for rank in report.ranks:
         labels = {"global_rank": str(rank.global_rank), "host": rank.host}
-        for metric, seconds in ((_HEARTBEAT, rank.heartbeat_s), (_STILL, rank.since_s)):
+        for family, seconds in (
+            ("rank_heartbeat_age_seconds", rank.heartbeat_s),
+            ("rank_still_seconds", rank.since_s),
+        ):
             if seconds is not None:
-                yield metric, labels, seconds
+                yield family, labels, seconds
 
 
-def _group_samples(group: Group) -> Iterator[tuple[Metric, dict[str, str], float]]:
+def _group_samples(group: Group) -> Iterator[tuple[str, dict[str, str], float]]:
     # Names repeat within a job: name, members and world together identify a group.
     labels = {
         "pg_name": group.pg_name,
@@ -109,11 +91,14 @@ def _group_samples(group: Group) -> Iterator[tuple[Metric, dict[str, str], float
         "world": group.world,
     }
     for rank, (enqueued, completed) in group.progress.items():
-        for metric, number in ((_ENQUEUED, enqueued), (_COMPLETED, completed)):
+        for family, number in (
+            ("collective_enqueued", enqueued),
+            ("collective_completed", completed),
+        ):
             if number >= 0:
-                yield metric, {**labels, "global_rank": rank}, number
+                yield family, {**labels, "global_rank": rank}, number
     if group.in_flight:
-        yield _WAITED, {**labels, "op": group.op}, group.waited_s
+        yield "collective_waited_seconds", {**labels, "op": group.op}, group.waited_s
 
 
 def _labels(labels: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ Hosts are aligned by their wall clocks, which may differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -15,7 +15,6 @@ import msgspec
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.redaction import redact_text
 from distwatch.report.document import wall_text
-from distwatch.report.trace_tracks import Span, lay_out_tracks
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
@@ -37,6 +36,17 @@ class Told(msgspec.Struct, frozen=True):
     stream: str
     time_ns: int
     event: ev.Event
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """A timed span in a process. Times are wall-clock ns."""
+
+    process: str
+    track: str
+    name: str
+    begin_ns: int
+    end_ns: int
+    args: dict[str, Any] = {}
 
 
 class _Step(msgspec.Struct):
@@ -101,7 +111,7 @@ class Trace:
         numbers = {process.key: n for n, process in enumerate(processes, _VERDICTS + 1)}
         spans = [span for span in self._spans() if span.process in numbers]
         events = [
-            *lay_out_tracks(spans, numbers),
+            *_lay_out_tracks(spans, numbers),
             *self._instants(numbers),
             *self._judged(list(findings)),
         ]
@@ -199,6 +209,49 @@ class Trace:
                 self._state.wall_ns(host.host, host.now_ns) for host in self._state.hosts.values()
             )
             yield _verdict(findings, max(now, default=0))
+
+
+def _lay_out_tracks(spans: list[Span], numbers: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Spans as complete events, and the names of their tracks.
+
+    Spans that overlap without nesting, as calls of two threads under one name may, go to a further
+    track of that name: no viewer shows them on one track.
+
+    Args:
+        numbers: the trace's number of each process.
+    """
+    by_track: dict[tuple[str, str], list[Span]] = {}
+    for span in spans:
+        by_track.setdefault((span.process, span.track), []).append(span)
+    threads: dict[str, int] = {}
+    for (process, track), held in by_track.items():
+        for place, lane in enumerate(_lanes(held)):
+            thread = threads[process] = threads.get(process, 0) + 1
+            name = track if not place else f"{track} ({place + 1})"
+            where = {"pid": numbers[process], "tid": thread}
+            yield {"ph": "M", "name": "thread_name", **where, "args": {"name": name}}
+            for span in lane:
+                yield {
+                    "ph": "X", "name": span.name, "cat": track, **where,
+                    "ts": span.begin_ns, "dur": max(0, span.end_ns - span.begin_ns), "args": span.args,
+                }  # fmt: skip
+
+
+def _lanes(spans: Iterable[Span]) -> list[list[Span]]:
+    lanes: list[list[Span]] = []
+    open_ends: list[list[int]] = []
+    for span in sorted(spans, key=lambda span: (span.begin_ns, -span.end_ns)):
+        for lane, ends in zip(lanes, open_ends, strict=True):
+            while ends and ends[-1] <= span.begin_ns:
+                ends.pop()
+            if not ends or span.end_ns <= ends[-1]:
+                lane.append(span)
+                ends.append(span.end_ns)
+                break
+        else:
+            lanes.append([span])
+            open_ends.append([span.end_ns])
+    return lanes
 
 
 def _order(process: Process) -> tuple[bool, int, int, str]:

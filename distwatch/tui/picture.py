@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
+from typing import Any
 
 import msgspec
 
@@ -121,28 +121,19 @@ def take_picture(state: RunState, run_id: str) -> Picture:
 
 def freeze(picture: Picture) -> Picture:
     """The same picture on a state that later events do not change."""
-    state = copy.copy(picture.state)
-    state.processes = {key: _frozen(process) for key, process in state.processes.items()}
-    state.hosts = {name: copy.copy(host) for name, host in state.hosts.items()}
-    for host in state.hosts.values():
-        host.not_observed, host.observers = dict(host.not_observed), dict(host.observers)
-        host.links = dict(host.links)
-    state.timeline = list(state.timeline)
-    return msgspec.structs.replace(picture, state=state)
+    return msgspec.structs.replace(picture, state=_copied(picture.state))
 
 
-def _frozen(process: Process) -> Process:
-    still = copy.copy(process)
-    still.steps = {number: copy.copy(step) for number, step in process.steps.items()}
-    still.loads = {number: copy.copy(load) for number, load in process.loads.items()}
-    still.groups = {name: copy.copy(group) for name, group in process.groups.items()}
-    still.integrations, still.sites = dict(process.integrations), dict(process.sites)
-    still.group_calls = dict(process.group_calls)
-    still.layouts, still.meshes = dict(process.layouts), list(process.meshes)
-    still.hook_failures = dict(process.hook_failures)
-    still.outside = copy.copy(process.outside)
-    still.outside.not_observed = dict(process.outside.not_observed)
-    return still
+def _copied(value: Any) -> Any:
+    """A copy as deep as events may change it; frozen structs are shared."""
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_copied(one) for one in value]
+    if isinstance(value, msgspec.Struct) and not value.__struct_config__.frozen:
+        fields = {name: _copied(getattr(value, name)) for name in value.__struct_fields__}
+        return type(value)(**fields)
+    return value
 
 
 def _not_observed(state: RunState, job: Job) -> list[str]:

@@ -130,11 +130,3 @@ def _indices(partition: Iterable[tuple[int, ...]]) -> dict[int, int]:
 
 def _told(axes: list[str], place: tuple[int, ...]) -> str:
     return " · ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-
-
-def states_in(grid: LayoutGrid, letters: Mapping[int, str]) -> list[list[str]]:
-    """Each cell as text: `3 w`; several ranks in one place, which is an error, appear side by side."""
-    return [
-        ["/".join(f"{rank} {letters.get(rank, '.')}" for rank in cell) or "–" for cell in row.cells]
-        for row in grid.rows
-    ]

@@ -143,35 +143,22 @@ def device_bars(placement: Placement) -> list[DeviceBar]:
 
 def _runs(modules: list[ModuleDevice]) -> list[ModuleDevice]:
     """`layers.0`, `layers.1`, `layers.2` → `layers.0-2`."""
-    runs: list[tuple[str, int, int, int]] = []
     found: list[ModuleDevice] = []
+    newest: tuple[str, int] | None = None
     for module in modules:
         numbered = _NUMBERED.match(module.module)
-        if numbered is None:
-            found += _told(runs, module.device)
-            found.append(module)
-            continue
-        stem, number = numbered[1] or "", int(numbered[2])
-        if runs and (runs[-1][0], runs[-1][2] + 1) == (stem, number):
-            first, size = runs[-1][1], runs[-1][3]
-            runs[-1] = (stem, first, number, size + module.bytes)
+        here = (numbered[1] or "", int(numbered[2])) if numbered else None
+        if here and newest and here == (newest[0], newest[1] + 1):
+            first = found[-1].module.removeprefix(here[0]).partition("-")[0]
+            found[-1] = msgspec.structs.replace(
+                found[-1],
+                module=f"{here[0]}{first}-{here[1]}",
+                bytes=found[-1].bytes + module.bytes,
+            )
         else:
-            runs.append((stem, number, number, module.bytes))
-    return [*found, *_told(runs, modules[0].device if modules else "")]
-
-
-def _told(runs: list[tuple[str, int, int, int]], device: str) -> list[ModuleDevice]:
-    """The runs as modules; empties the list of runs."""
-    told = [
-        ModuleDevice(
-            module=f"{stem}{first}" if first == last else f"{stem}{first}-{last}",
-            device=device,
-            bytes=size,
-        )
-        for stem, first, last, size in runs
-    ]
-    runs.clear()
-    return told
+            found.append(module)
+        newest = here
+    return found
 
 
 def device_pieces(bar: DeviceBar, largest: int, cells: int) -> list[Piece]:

@@ -251,7 +251,7 @@ def test_an_actors_name_means_the_living_run_that_holds_it(root: str, cluster: C
     revive(living)
     assert run_of("t0", root) == "alive"
     revive(later)
-    with pytest.raises(UsageError, match="several runs have an actor 't0': alive, later"):
+    with pytest.raises(UsageError, match="several runs have an actor named 't0': alive, later"):
         resolve("t0", root)
 
 

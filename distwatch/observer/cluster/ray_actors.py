@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 
 from distwatch.observer.cluster.node_keeper import KEEP_EVERY_S, DirectorySilent, NodeKeeper
-from distwatch.observer.cluster.ray_errors import cause_of
 from distwatch.observer.cluster.ray_placing import (
     NAMESPACE,
     NODE_ACTOR,
     RUN_ACTOR,
     NodeActors,
     Pause,
+    cause_of,
     head_node,
     is_stopped,
     place,

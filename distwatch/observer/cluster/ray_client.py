@@ -15,10 +15,10 @@ import time
 from typing import Any
 
 from distwatch.observer.cluster.ray_actors import place_run_actor
-from distwatch.observer.cluster.ray_errors import cause_of
 from distwatch.observer.cluster.ray_placing import (
     NAMESPACE,
     RUN_ACTOR,
+    cause_of,
     is_stopped,
     mark_stopped,
     named_actors,

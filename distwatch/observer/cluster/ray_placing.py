@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
-
-from distwatch.observer.cluster.ray_errors import cause_of
 
 NAMESPACE = "distwatch"
 RUN_ACTOR = "distwatch-run"
@@ -15,6 +14,8 @@ LONGEST_PAUSE_S = 60.0
 _SAYS_WHY_WITHIN_S = 2.0
 _STOPPED = b"up/stopped"
 _HEAD = "node:__internal_head__"
+_CAUSE_LENGTH = 300
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Pause:
@@ -143,3 +144,15 @@ def _cause_of_end(actor: Any) -> str:
     except (ray.exceptions.RayError, ValueError) as error:
         return f"its actor is gone: {cause_of(error)}"
     return ""
+
+
+def cause_of(error: BaseException) -> str:
+    """Type and text of the exception that a task raised, else the last line of Ray's text; never ''."""
+    cause = getattr(error, "cause", None)
+    # Ray puts the call first, and colours the text.
+    told = cause if isinstance(cause, BaseException) else error
+    lines = [line.strip() for line in _COLOURS.sub("", str(told)).splitlines() if line.strip()]
+    kind = type(told).__name__
+    if told is error and len(lines) > 1:
+        return lines[-1][:_CAUSE_LENGTH]  # of a traceback, which names its error there
+    return f"{kind}: {' '.join(lines)}"[:_CAUSE_LENGTH] if lines else kind

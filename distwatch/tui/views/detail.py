@@ -16,11 +16,10 @@ from distwatch.tui.views.events import find_entry
 from distwatch.tui.views.findings import finding_texts
 from distwatch.tui.views.groups import find_group, flight
 from distwatch.tui.views.layout import axis_detail, layout_detail
-from distwatch.tui.views.line import subject_of
+from distwatch.tui.views.line import join_lines, section, subject_of
 from distwatch.tui.views.load_detail import load_detail
 from distwatch.tui.views.process_detail import process_detail, rank_detail
 from distwatch.tui.views.stacks import find_node
-from distwatch.tui.views.text import join_lines, section
 from distwatch.tui.visible_text import Text
 from distwatch.views.event_text import event_kind, event_text
 from distwatch.views.ray_rows import ray_rows

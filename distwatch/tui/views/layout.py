@@ -14,8 +14,7 @@ from distwatch.tui.cells import fit
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STATES, STRONG, YELLOW
 from distwatch.tui.views.groups import flight
-from distwatch.tui.views.line import Line
-from distwatch.tui.views.text import join_lines, section
+from distwatch.tui.views.line import Line, join_lines, section
 from distwatch.tui.visible_text import Text
 from distwatch.views.layout_grid import LayoutGrid, Row
 

@@ -1,12 +1,13 @@
-"""A line of a view: drawn only while it is on screen."""
+"""The lines of views, drawn only while they are on screen, and the texts of details."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
+from distwatch.tui.styles import BLUE
 from distwatch.tui.visible_text import Text
 
 _WIDE = 500
@@ -76,3 +77,17 @@ def visible(lines: Iterable[Line], wanted: Filter, picture: Picture) -> list[Lin
         ):
             found.append(line)
     return found
+
+
+def join_lines(lines: Iterable[Text]) -> Text:
+    """One text of many lines, without blank lines at the ends."""
+    text = Text("\n").join(lines)
+    text.rstrip()
+    return text
+
+
+def section(title: str, lines: Sequence[Text]) -> list[Text]:
+    """A titled part of a detail; nothing where it would be empty."""
+    if not lines:
+        return []
+    return [Text(), Text(title, f"bold {BLUE}"), *(Text.assemble("  ", line) for line in lines)]

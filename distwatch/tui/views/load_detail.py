@@ -12,8 +12,8 @@ from distwatch.tui.cells import format_bytes
 from distwatch.tui.load_cells import files_cell, styled, tensors_cell, wait_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import MUTED, RED, STRONG, YELLOW
+from distwatch.tui.views.line import join_lines, section
 from distwatch.tui.views.loading import find_load
-from distwatch.tui.views.text import join_lines, section
 from distwatch.tui.visible_text import Text
 from distwatch.views.load_groups import LoadGroup
 from distwatch.views.load_text import (

@@ -11,7 +11,7 @@ from distwatch.state.model import Process, Step
 from distwatch.tui.cells import format_age, format_bytes, state_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
-from distwatch.tui.views.text import join_lines, section
+from distwatch.tui.views.line import join_lines, section
 from distwatch.tui.visible_text import Text
 from distwatch.views.event_text import event_text
 from distwatch.views.ray_rows import rank_row

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.observer.cluster.ray_errors import cause_of
-from distwatch.observer.cluster.ray_placing import LONGEST_PAUSE_S, NODE_ACTOR, NodeActors, Pause
+from distwatch.observer.cluster.ray_placing import (
+    LONGEST_PAUSE_S,
+    NODE_ACTOR,
+    NodeActors,
+    Pause,
+    cause_of,
+)
 from distwatch.observer.cluster.ray_question import ClusterSilent, ask_cluster
 from tests.support.ranks import free_port
 

@@ -41,7 +41,7 @@ def test_what_names_nobody(setting: str) -> None:
 
 
 def test_the_token_is_in_the_environment_or_in_a_private_file(tmp_path: Path) -> None:
-    with pytest.raises(LinkMisconfigured, match="there is none"):
+    with pytest.raises(LinkMisconfigured, match="none is set"):
         read_token({}, str(tmp_path))
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
