@@ -1,8 +1,7 @@
-"""Observers on every node of a cluster and one merged view: what `distwatch up` places.
+"""`distwatch up`: observers on every node of a cluster, and one merged view.
 
-`roots` has a root observer for each run on one node, in the folder that `launches` names; `keeping`
-links each other node's observers to them and goes on doing so, `cards` tells viewers of a node where
-the roots are. `ray_actors` carries the questions in a Ray cluster, into which `ray_placing` brings
-the actors, `host_keeper` on hosts that are named. The runs' own events never pass here: they go over
-the link.
+`roots` keeps a root observer for each run on one node, in the folder that `run_generations` chooses.
+`node_keeper` keeps every other node's observers linked to the roots, and `root_registry` tells a node's
+viewers where the roots are. In a Ray cluster, `ray_placing` places the actors of `ray_actors`; on named
+hosts, `host_keeper` does their work. The runs' events do not pass here: they go over the link.
 """

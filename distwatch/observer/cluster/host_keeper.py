@@ -1,7 +1,7 @@
 """`python -m distwatch.observer.cluster.host_keeper`: the keeper of one run on this host.
 
-Reads its task from stdin, answers with one line of JSON, and goes on in the background until the
-run has ended here. A later keeper of the same run takes its place.
+Reads its task from stdin, answers with one line of JSON, and continues in the background until the
+run has ended here. A later keeper of the same run replaces it.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from distwatch.settings import run_root
 NOT_YET_S = 600.0
 """How long a keeper waits for the first process of the run on its host."""
 OVER_S = 15.0
-"""How long after its last observer it is over: one that died may be started again."""
+"""How long the keeper outlives the run's last observer, which may be started again."""
 _TASK_LIMIT = 1 << 16
 _TAKEN_WITHIN_S = 5.0
 
 
 class GivenRoot:
-    """Knows the one card that it was given."""
+    """A directory of one given card."""
 
     def __init__(self, run: str, card: Card) -> None:
         self.cluster = card.cluster
         self._cards = {run: card}
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
-        """As `Directory` says; the run has its card where it does not live, too."""
+        """As in `Directory`; the card is returned even if the run does not live here."""
         return self._cards, {}
 
 
 def main() -> int:
-    """Does one round, answers, and stays behind."""
+    """Does one round, answers, and continues in the background."""
     task = msgspec.json.decode(sys.stdin.buffer.read(_TASK_LIMIT), type=Task)
     folders = _folders(task)
     require_safe_root(folders)
@@ -83,7 +83,7 @@ def _directory(folders: str, task: Task) -> Directory:
 
 
 def _take_the_jobs_name(folders: str, run: str) -> None:
-    """What this host is called in the job: an ssh session need not have its DISTWATCH_HOST."""
+    """Uses this host's name in the job: an ssh session may lack its DISTWATCH_HOST."""
     starts = [start for folder in generations(folders, run)[-1:] for start in folder.starts()]
     names = {start["host"] for start in starts if start.get("host")}
     if len(names) == 1:
@@ -91,7 +91,7 @@ def _take_the_jobs_name(folders: str, run: str) -> None:
 
 
 def _folders(task: Task) -> str:
-    """Where run folders are here: as this host's environment says it, else as on the root's host."""
+    """The root of run folders here: by this host's environment, else the same as on the root's host."""
     given = os.environ.get("DISTWATCH_DIR")
     return task.folders if not given and os.path.isdir(task.folders) else run_root(os.environ)
 
@@ -100,12 +100,12 @@ def _keep(keeper: NodeKeeper, run: str, folders: str) -> None:
     seen, last = bool(keeper.told), time.monotonic()
     while time.monotonic() - last < (OVER_S if seen else NOT_YET_S):
         time.sleep(KEEP_EVERY_S)
-        with contextlib.suppress(OSError):  # the next round may do
+        with contextlib.suppress(OSError):  # the next round may succeed
             keeper.keep()
         if keeper.told:
             seen, last = True, time.monotonic()
         elif seen and not generations(folders, run):
-            return  # somebody has cleaned it away
+            return  # somebody has removed the run
 
 
 def _leave_the_caller() -> None:
@@ -118,10 +118,10 @@ def _leave_the_caller() -> None:
 
 
 def _take_over(folders: str, run: str) -> int:
-    """The lock of this host's keeper of the run; who holds it is ended first.
+    """Takes the lock of this host's keeper of the run; ends a keeper that holds it.
 
     Raises:
-        OSError: it does not end.
+        OSError: that keeper does not end.
     """
     lock = open_ours(_lock_path(folders, run), os.O_RDWR | os.O_CREAT)
     until = time.monotonic() + _TAKEN_WITHIN_S

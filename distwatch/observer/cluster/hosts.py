@@ -1,7 +1,7 @@
-"""`distwatch up --hosts`: this host's observer of a run becomes its root, those of others its leaves.
+"""`distwatch up --hosts`: this host's observer becomes the run's root, other hosts' observers its leaves.
 
-On each host a keeper is started (`host_keeper`), here without more, there by the shell that the
-user names. The token goes to it on stdin, and stands in no command line.
+It starts a keeper (`host_keeper`) on each host, on the others through the user's shell command. The
+keeper gets the token on stdin, so it is in no command line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEEPER = "distwatch.observer.cluster.host_keeper"
 
 
 class Task(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a keeper is told on stdin: its run, and either to make the root or where the root is."""
+    """A keeper's task, on stdin: its run, and either to make the root or the root's card."""
 
     run: str
     folders: str
@@ -42,14 +42,14 @@ class Task(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class HostJoined(msgspec.Struct, kw_only=True):
-    """What a keeper answers.
+    """A keeper's answer.
 
     Attributes:
-        host: as the user names it.
-        called: what it calls itself.
+        host: the user's name for it.
+        called: its own name for itself.
         told: what its observer is now, or what it waits for.
-        failed: why there is no keeper; '' where there is one.
-        card: the root's, from the host that has it.
+        failed: why there is no keeper; '' if there is one.
+        card: the root's card, from the root's host.
     """
 
     host: str = ""
@@ -61,14 +61,14 @@ class HostJoined(msgspec.Struct, kw_only=True):
 
 
 def join_hosts(folder: RunFolder, hosts: list[str], shell: str, address: str) -> list[HostJoined]:
-    """Makes one view of the run on this host and those; one answer a host, this one first.
+    """Links the observers of the run on this and other hosts; one answer for each host, this one first.
 
     Args:
-        hosts: names that go where `{host}` stands in `shell`.
+        hosts: names that replace `{host}` in `shell`.
         address: where this host listens, `IP` or `IP:PORT`; '' is the run's MASTER_ADDR.
 
     Raises:
-        UsageError: the address or the shell make no sense.
+        UsageError: the address or the shell command is not valid.
         NoSuchTarget: the run does not live here.
     """
     if "{host}" not in shell:
@@ -79,7 +79,7 @@ def join_hosts(folder: RunFolder, hosts: list[str], shell: str, address: str) ->
     if lock_holder(folder) is None:
         raise NoSuchTarget(
             f"{folder.run_id} has no observer on this host",
-            advice="Say it on a host of a run that lives; `distwatch ps` lists them.",
+            advice="Run this on a host where the run lives; `distwatch ps` lists the runs.",
         )
     return asyncio.run(_join(folder, hosts, shell, address))
 
@@ -106,15 +106,15 @@ def _in_shell(shell: str, host: str) -> list[str]:
 
 
 async def _listening(folder: RunFolder, address: str) -> RootAddress:
-    """Where the root listens and the others find it: one address, never every one."""
+    """The one address on which the root listens and the others connect; never all addresses."""
     if address:
         try:
             place = parse_place(address if _has_port(address) else f"{address}:0")
         except LinkMisconfigured as error:
-            raise UsageError(str(error), advice="--address IP, or IP:PORT.") from error
+            raise UsageError(str(error), advice="Use --address IP or IP:PORT.") from error
         if place.host in _NO_ADDRESS:
             raise UsageError(
-                f"{place.host} is no address of one host", advice="--address IP[:PORT]"
+                f"{place.host} is not the address of one host", advice="Use --address IP[:PORT]."
             )
         return place
     processes = load_state(folder).processes.values()
@@ -123,12 +123,12 @@ async def _listening(folder: RunFolder, address: str) -> RootAddress:
             found = await address_here(RootAddress(named, 0))
         except OSError:
             continue
-        # Many a system resolves its own name to loopback, where no other host could come.
+        # Many systems resolve their own name to loopback, where no other host can connect.
         if found is not None and found not in _NO_ADDRESS and not is_loopback(found):
             return RootAddress(found, 0)
     raise UsageError(
         f"no MASTER_ADDR of {folder.run_id} is an address of this host that others can reach",
-        advice="Say with --address where the other hosts reach this one.",
+        advice="Give the address at which other hosts reach this one with --address.",
     )
 
 

@@ -1,4 +1,4 @@
-"""One node's part: its observers send to the roots of their runs, and do so again after any failure."""
+"""Keeps one node's observers linked to the roots of their runs, after any failure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from distwatch.runfolder import RunFolder, name_of
 
 KEEP_EVERY_S = 1.0
 REPAIRS = 5
-"""How often in a row a run's observer is started again: what fails so often stays out."""
+"""How often in a row a run's observer is restarted before it is given up."""
 REPAIR_AGAIN_S = 15.0
-"""A start takes its time, more on a busy machine."""
+"""The pause between restarts: starting takes time, especially on a busy machine."""
 
 
 class DirectorySilent(Exception):
-    """Who knows the roots does not answer; the text says why."""
+    """The directory of roots does not answer; the text says why."""
 
 
 class Directory(Protocol):
@@ -33,10 +33,10 @@ class Directory(Protocol):
     cluster: str
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
-        """The cards of all runs, and why a run of those has none.
+        """The cards of all runs, and why a requested run has none.
 
         Args:
-            runs: names of the runs that live on this node, and when each began here (wall ns).
+            runs: the runs that live on this node, and when each began here (wall clock, ns).
 
         Raises:
             DirectorySilent: nobody answers.
@@ -45,11 +45,11 @@ class Directory(Protocol):
 
 
 class NodeKeeper:
-    """Looks again and again at the runs of this node. Blocks: for a thread of its own.
+    """Checks the runs of this node, round by round. Blocks: run it in its own thread.
 
     Attributes:
         told: by run, what its observer is now, or why it is not linked.
-        troubles: those of them that are not linked.
+        troubles: only the runs that are not linked, with the reasons.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class NodeKeeper:
         self.troubles: dict[str, str] = {}
 
     def keep(self) -> None:
-        """One round. What fails is in `told` and is tried in the next one."""
+        """One round. Failures are in `told`, and the next round tries again."""
         live = {name_of(folder.run_id): folder for folder in self._living()}
         began = {name: self._ours[folder.path] for name, folder in live.items()}
         try:
             cards, problems = self._directory.roots_of(began)
         except DirectorySilent as error:
-            # The observers go on, and their links, too.
+            # The observers and their links continue.
             self.told = {name: self.told.get(name, str(error)) for name in live}
             return
         with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ class NodeKeeper:
         self.told, self.troubles = told, troubles
 
     def _living(self) -> list[RunFolder]:
-        """Runs of ours with an observer, the older launches of a name first."""
+        """Our runs that have an observer, older launches of a name first."""
         found = []
         for name in _listdir(self._folders):
             folder = RunFolder(os.path.join(self._folders, name))
@@ -104,7 +104,7 @@ class NodeKeeper:
     def _belongs(self, folder: RunFolder) -> bool:
         if folder.path in self._ours:
             return True
-        # A folder of others becomes ours, if at all, when another process enters it.
+        # A folder that is not ours can only become ours when another process enters it.
         changed = _changed(folder.path)
         if self._others.get(folder.path) == changed:
             return False
@@ -126,14 +126,14 @@ class NodeKeeper:
                 start_observer(folder, os.environ)
 
     def _note_life(self, folder: RunFolder) -> None:
-        """One that has lived for a while died of something else the next time."""
+        """Forgets the repairs of an observer that has lived for a while: its next end is another problem."""
         _, last = self._repairs.get(folder.path, (0, 0.0))
         if last and time.monotonic() - last >= 2 * REPAIR_AGAIN_S:
             del self._repairs[folder.path]
 
 
 def _link(folder: RunFolder, card: Card) -> tuple[str, str]:
-    """What its observer is then, and why it is not what it was told."""
+    """Makes the run's observer a leaf; returns what it is then, and why it did not obey."""
     try:
         part = give_order(folder, Order(part="leaf", place=card.place, token=card.token))
     except OrderFailed as error:
@@ -142,7 +142,7 @@ def _link(folder: RunFolder, card: Card) -> tuple[str, str]:
 
 
 def _is_of_this_user(folder: RunFolder) -> bool:
-    """In a root that others write to, anybody may have made a folder."""
+    """Whether the folder is this user's: others may be able to create folders in the root."""
     try:
         status = os.lstat(folder.path)
     except OSError:

@@ -1,7 +1,7 @@
-"""The actors of `distwatch up` in a Ray cluster: one a node, and the run actor that knows the roots.
+"""The actors of `distwatch up` in a Ray cluster: one on each node, and the run actor with the roots.
 
-They place and name; what the runs' observers see goes over the link, from process to process, and
-so on while Ray itself is sick. Each holds no state that its successor does not find again.
+They only place observers and name roots. The observers' events go over the link, from process to
+process, even while Ray itself is unhealthy. No actor holds state that its successor cannot find again.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from distwatch.settings import run_root
 ASK_WITHIN_S = 20.0
 STATUS_WITHIN_S = 3.0
 FIRST_WITHIN_S = 3.0
-"""How long a node waits for a root that is just made: it asks again, and threads are few."""
+"""How long a node waits for a root that is being created: it asks again, and threads are few."""
 log = logging.getLogger("distwatch.cluster")
 
 
 class RunActor:
-    """Has a root for every run of the cluster, and an actor on every node, also on those to come."""
+    """Keeps a root for every run of the cluster, and an actor on every node, including later ones."""
 
     def __init__(self, folders: str) -> None:
         """
         Args:
-            folders: DISTWATCH_DIR of whoever placed it; '': each node's own, or the default.
+            folders: DISTWATCH_DIR of the process that placed it; '': each node's own, or the default.
         """
         import ray
 
@@ -58,11 +58,11 @@ class RunActor:
         threading.Thread(target=self._keep_placed, name="distwatch placing", daemon=True).start()
 
     def roots_of(self, runs: dict[str, int], now_ns: int = 0) -> dict[str, Any]:
-        """All cards, and what is wrong with these runs' roots; as plain data.
+        """All cards, and the problems with these runs' roots; as plain data.
 
         Args:
-            runs: as `Roots` has it.
-            now_ns: the wall clock of who asks.
+            runs: as in `Roots.roots_of`.
+            now_ns: the requester's wall clock.
         """
         ahead_ns = time.time_ns() - now_ns if now_ns else 0
         cards, problems = self._roots.roots_of(runs, ahead_ns=ahead_ns, within_s=FIRST_WITHIN_S)
@@ -70,7 +70,7 @@ class RunActor:
         return {"cluster": self._cluster, **told}
 
     def table(self) -> dict[str, Any]:
-        """The cluster's nodes with what their actors say, and the runs with their roots."""
+        """The cluster's nodes with their actors' answers, and the runs with their roots."""
         import ray
 
         asked = {}
@@ -101,7 +101,7 @@ class RunActor:
                 if not is_stopped():
                     self._placed.keep({node["NodeID"] for node in ray.nodes() if node["Alive"]})
             except Exception as error:
-                # A node that went meanwhile, a GCS that does not answer: the next round may do.
+                # A node may have gone, or the GCS may not answer: the next round may succeed.
                 log.warning("could not list the cluster's nodes: %s", cause_of(error))
 
 
@@ -115,7 +115,7 @@ class NodeActor:
         threading.Thread(target=self._keep, name="distwatch keeping", daemon=True).start()
 
     def status(self) -> dict[str, Any]:
-        """Host name, pid, and what each run's observer is."""
+        """Host name, pid, and the part of each run's observer."""
         return {
             "host": host_name(),
             "pid": os.getpid(),
@@ -135,10 +135,10 @@ class NodeActor:
 
 
 class RunActorDirectory:
-    """Asks the run actor, and places it anew where it is gone for good.
+    """Asks the run actor, and places it again if it is gone for good.
 
     Attributes:
-        cluster: as the run actor calls it: nodes may have joined by another name of the head.
+        cluster: the run actor's name for it: nodes may know the head by another name.
     """
 
     def __init__(self, folders: str) -> None:
@@ -150,7 +150,7 @@ class RunActorDirectory:
         self.cluster = str(ray.get_runtime_context().gcs_address)
 
     def roots_of(self, runs: dict[str, int]) -> tuple[dict[str, Card], dict[str, str]]:
-        """As `Directory` says."""
+        """As in `Directory`."""
         import ray
 
         try:
@@ -165,14 +165,14 @@ class RunActorDirectory:
         return cards, dict(told["problems"])
 
     def _run_actor(self) -> Any:
-        """Raises DirectorySilent where it is gone, and not to be placed now."""
+        """The run actor; raises DirectorySilent if it is gone and must not be placed now."""
         import ray
 
         try:
             return ray.get_actor(RUN_ACTOR, namespace=NAMESPACE)
         except ValueError:
             if is_stopped():
-                raise DirectorySilent("`distwatch up --ray --stop` was said") from None
+                raise DirectorySilent("`distwatch up --ray --stop` was run") from None
             if not self._pause.is_over:
                 raise DirectorySilent(f"the run actor is gone: {self._why}") from None
         self._pause.begin()
@@ -180,17 +180,17 @@ class RunActorDirectory:
 
 
 def place_run_actor(folders: str) -> Any:
-    """The cluster's run actor; made, on the head node, where there is none."""
+    """The cluster's run actor; created on the head node if there is none."""
     return place(RunActor, RUN_ACTOR, head_node(), folders, concurrency=32)
 
 
 def place_node_actor(node_id: str, folders: str) -> Any:
-    """A node's actor; made where there is none."""
+    """A node's actor; created if there is none."""
     return place(NodeActor, NODE_ACTOR + node_id, node_id, folders, concurrency=4)
 
 
 def _require_root() -> str:
-    """This node's root of run folders; raises OSError where nothing can be kept there."""
+    """This node's root of run folders; raises OSError if it is not usable."""
     root = run_root(os.environ)
     try:
         require_safe_root(root)
@@ -206,12 +206,12 @@ def _is_of_this_raylet(folder: RunFolder) -> bool:
 
 
 def _row(node: dict[str, Any], asked: Any, ready: list[Any], why: str) -> dict[str, Any]:
-    """What is said of a node; `why` where its actor does not say it itself."""
+    """A node's row; `why` is used if its actor does not answer."""
     import ray
 
     row = {"node_id": node["NodeID"], "address": node["NodeManagerAddress"], "alive": node["Alive"]}
     if not node["Alive"]:
-        return {**row, "why": "Ray says that it is dead"}
+        return {**row, "why": "Ray reports it dead"}
     if asked is None:
         return {**row, "why": why or "its actor is not placed yet"}
     if asked not in ready:

@@ -1,7 +1,7 @@
-"""`python -m distwatch.observer.cluster.ray_client WHAT ADDRESS`: one question to a Ray cluster.
+"""`python -m distwatch.observer.cluster.ray_client WHAT ADDRESS`: asks a Ray cluster one question.
 
-A process of its own, which its caller can end: Ray waits without limit for a cluster that is sick,
-and ends its process where it cannot go on. One line of JSON on stdout is the answer.
+A separate process, which its caller can end: Ray waits without limit for an unhealthy cluster, and
+ends its process when it cannot continue. The answer is one line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _ASK_AGAIN_S = 0.5
 
 
 def main(what: str, address: str) -> dict[str, Any]:
-    """Connects, and asks.
+    """Connects and asks.
 
     Args:
         what: `up`, `end` or `cards`.
-        address: as `ray.init` takes it; '' is the cluster of this machine.
+        address: as for `ray.init`; '' is the cluster of this machine.
     """
     import ray
 
-    # Ray's own words belong into nobody's answer.
+    # Ray's own output must not get into the answer.
     with contextlib.redirect_stdout(sys.stderr):
         ray.init(
             address=address or "auto",
@@ -60,7 +60,7 @@ def main(what: str, address: str) -> dict[str, Any]:
 
 
 def _up() -> dict[str, Any]:
-    """Until every living node's actor answers, or time is over."""
+    """Places the run actor; returns when every living node's actor answers, or time is up."""
     mark_stopped(False)
     actor = place_run_actor(os.environ.get("DISTWATCH_DIR", ""))
     until = time.monotonic() + ALL_PLACED_WITHIN_S
@@ -73,7 +73,7 @@ def _up() -> dict[str, Any]:
 
 
 def _end() -> dict[str, Any]:
-    """Kills our actors until none is left: one that is told late may have placed another."""
+    """Kills our actors until none is left: a late one may have placed another."""
     mark_stopped(True)
     if not named_actors():
         return {"absent": True}
@@ -85,7 +85,7 @@ def _end() -> dict[str, Any]:
         if time.monotonic() > until:
             raise TimeoutError(f"these actors are left: {', '.join(sorted(left))}")
         if not is_stopped():
-            raise InterruptedError("`distwatch up --ray` was said meanwhile")
+            raise InterruptedError("`distwatch up --ray` was run meanwhile")
         # The run actor first: it would place the others again.
         for name in sorted(left, key=lambda name: name != RUN_ACTOR):
             _kill(name)
@@ -108,11 +108,11 @@ def _table(actor: Any) -> dict[str, Any]:
 
 
 def _is_open() -> bool:
-    """Whether whoever reaches this cluster may use it, as far as Ray says."""
+    """Whether anyone who reaches this cluster may use it, as far as Ray says."""
     raylet: Any = importlib.import_module("ray._raylet")
     try:
         return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.DISABLED)
-    except AttributeError:  # before tokens, everybody might
+    except AttributeError:  # a Ray without tokens is open to everybody
         return True
 
 
@@ -122,5 +122,5 @@ if __name__ == "__main__":
     except Exception as error:
         answer = {"error": cause_of(error)}
     print(json.dumps(answer), flush=True)
-    # Ray's way of leaving a cluster may wait for it.
+    # Leaving a cluster in Ray's own way may wait for the cluster.
     os._exit(0)

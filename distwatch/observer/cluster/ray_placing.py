@@ -1,4 +1,4 @@
-"""How actors of `distwatch up` come into a Ray cluster, stay there, and are kept out of it."""
+"""Places the actors of `distwatch up` in a Ray cluster, keeps them there, and stops them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Pause:
-    """Between tries, twice as long after each: 1 s, 2 s, … LONGEST_PAUSE_S."""
+    """The pause between tries, which doubles: 1 s, 2 s, … LONGEST_PAUSE_S."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -31,16 +31,16 @@ class Pause:
         return self._clock() >= self._until
 
     def begin(self) -> None:
-        """One more try has begun: the next comes after the pause."""
+        """Notes that a try has begun: the next one comes after the pause."""
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         self._until = self._clock() + self._pause_s
 
 
 class NodeActors:
-    """One actor a node, also where it was killed or could not be made.
+    """Keeps one actor on each node, also after it was killed or could not be created.
 
     Attributes:
-        why: by node, why its last actor is gone.
+        why: by node, why its last actor has ended.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class NodeActors:
     ) -> None:
         """
         Args:
-            place_on: makes the actor of a node.
-            named: the names of our actors that live or begin; asked of Ray.
+            place_on: creates the actor of a node.
+            named: returns the names of our living or starting actors; by default, asks Ray.
         """
         self._place_on = place_on
         self._named = named or named_actors
@@ -58,7 +58,7 @@ class NodeActors:
         self.why: dict[str, str] = {}
 
     def keep(self, alive: set[str]) -> None:
-        """One round over the nodes that live; raises as Ray does."""
+        """One round over the living nodes; raises what Ray raises."""
         for node in (self._pauses.keys() | self._handles.keys()) - alive:
             self._pauses.pop(node, None)
             self._handles.pop(node, None)
@@ -76,7 +76,7 @@ class NodeActors:
 
 
 def named_actors() -> set[str]:
-    """The names of our actors that live, or are about to; one question, however many they are."""
+    """The names of our living or starting actors, by one request to Ray."""
     import ray
 
     listed: list[Any] = ray.util.list_named_actors(all_namespaces=True)
@@ -85,7 +85,7 @@ def named_actors() -> set[str]:
 
 
 def mark_stopped(stopped: bool) -> None:
-    """Has actors place no others from now on, or do so again: a kill may come late to some."""
+    """Tells actors to stop or resume placing others: a kill may reach some of them late."""
     from ray.experimental import internal_kv
 
     space = NAMESPACE.encode()
@@ -96,18 +96,18 @@ def mark_stopped(stopped: bool) -> None:
 
 
 def is_stopped() -> bool:
-    """Whether somebody has said `distwatch up --ray --stop` since the last `up`."""
+    """Whether `distwatch up --ray --stop` was run since the last `up`."""
     from ray.experimental import internal_kv
 
     return bool(internal_kv._internal_kv_get(_STOPPED, namespace=NAMESPACE.encode()))
 
 
 def place(kind: type, name: str, node_id: str, folders: str, *, concurrency: int) -> Any:
-    """The actor of that name, made on that node where there is none."""
+    """The actor of that name; created on that node if there is none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # A token stands in no runtime_env, which everybody may read.
+    # The token is in no runtime_env: everybody may read those.
     env_vars = {"DISTWATCH": "0", **({"DISTWATCH_DIR": folders} if folders else {})}
     return (
         ray.remote(kind)
@@ -119,7 +119,7 @@ def place(kind: type, name: str, node_id: str, folders: str, *, concurrency: int
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=concurrency,
-            # Where its folders are: what restarts elsewhere would begin anew.
+            # Its folders are on this node: an actor that restarts elsewhere would have nothing.
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             runtime_env={"env_vars": env_vars},
         )
@@ -128,7 +128,7 @@ def place(kind: type, name: str, node_id: str, folders: str, *, concurrency: int
 
 
 def head_node() -> str:
-    """The id of the head node; of some node where none says that it is."""
+    """The id of the head node; of any node if none is marked as the head."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]

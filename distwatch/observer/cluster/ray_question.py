@@ -1,4 +1,4 @@
-"""Asks a Ray cluster's run actor, from a process of its own and within a time."""
+"""Asks a Ray cluster's run actor, through a separate process and with a time limit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from distwatch.state.addresses import is_loopback
 
 CONNECT_WITHIN_S = 5.0
 _CLIENT_ADVICE = (
-    "ray://HOST:PORT is a cluster's address where a node of it runs on this machine; from elsewhere "
-    "it is Ray Client's, by default port 10001 of the head node, and needs `ray[client]` on both."
+    "On a node of the cluster, ray://HOST:PORT is the cluster's address; elsewhere it is Ray Client's, "
+    "by default port 10001 of the head node, and both sides need `ray[client]`."
 )
 _WITHIN_S = {"up": 120.0, "end": 60.0, "cards": 60.0}
 
@@ -34,15 +34,15 @@ class ClusterSilent(DistwatchError):
 
 
 def ask_cluster(what: str, address: str) -> dict[str, Any]:
-    """The answer to `up`, `end` or `cards`.
+    """The cluster's answer to `up`, `end` or `cards`.
 
     Args:
         address: `HOST:PORT` or `ray://HOST:PORT`, of a cluster with a node on this machine or of
-            Ray Client; what else `ray.init` takes; '' is the cluster of this machine.
+            Ray Client; anything else that `ray.init` accepts; '' is the cluster of this machine.
 
     Raises:
-        ClusterSilent: it does not answer, or says why it cannot.
-        NoSuchTarget: nothing of ours runs in it.
+        ClusterSilent: the cluster does not answer, or answers with an error.
+        NoSuchTarget: no distwatch actors run in it.
     """
     where = address or "this machine"
     place = _place_of(address)
@@ -63,8 +63,8 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as error:
         raise ClusterSilent(
-            f"the Ray cluster of {where} does not answer within {_WITHIN_S[what]:.0f} s",
-            advice="The observers of its nodes work without it: `distwatch attach PID` on a node.",
+            f"the Ray cluster of {where} did not answer within {_WITHIN_S[what]:.0f} s",
+            advice="The observers on its nodes work without it: run `distwatch attach PID` on a node.",
         ) from error
     answer = _answer(done.stdout)
     if answer is None or "error" in answer:
@@ -73,18 +73,18 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
             f"the Ray cluster of {where} cannot be asked: {redact_text(said).rstrip('.')}",
             advice=_CLIENT_ADVICE
             if remote
-            else "Run it on a node of the cluster, or give its address; `ray status` tells more.",
+            else "Run this on a node of the cluster, or give its address; `ray status` shows more.",
         )
     if answer.get("absent"):
         raise NoSuchTarget(
-            f"no observers of distwatch are in the Ray cluster of {where}",
+            f"the Ray cluster of {where} has no distwatch observers",
             advice="`distwatch up --ray` places them.",
         )
     return answer
 
 
 def _place_of(address: str) -> RootAddress | None:
-    """None for `auto`, and for what Ray alone understands."""
+    """Host and port; None for `auto` and for addresses that only Ray understands."""
     try:
         return parse_place(address.removeprefix(SCHEME))
     except LinkMisconfigured:
@@ -92,9 +92,9 @@ def _place_of(address: str) -> RootAddress | None:
 
 
 def _address_here(place: RootAddress) -> str:
-    """The address of that cluster as its raylets on this machine have it; '' where none runs here.
+    """The cluster's address as its raylets on this machine know it; '' if none runs here.
 
-    Only beside a raylet can Ray enter a cluster by its control store.
+    Ray can join a cluster through its control store only on a machine with one of its raylets.
     """
     for known in clusters_here():
         theirs = _place_of(known)
@@ -113,13 +113,13 @@ def _addresses(host: str) -> set[str]:
 
 
 def _require_listener(place: RootAddress) -> None:
-    """Ray itself waits for minutes where nobody listens; raises ClusterSilent."""
+    """Raises ClusterSilent if nobody listens there: Ray itself would wait for minutes."""
     try:
         socket.create_connection((place.host, place.port), CONNECT_WITHIN_S).close()
     except OSError as error:
         raise ClusterSilent(
             f"no Ray cluster answers at {place}: {error.strerror or error}",
-            advice="`ray status` on a node of it tells its address; without one that of this machine is meant.",
+            advice="`ray status` on one of its nodes shows its address; the default is this machine's cluster.",
         ) from error
 
 

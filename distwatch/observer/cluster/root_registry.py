@@ -1,6 +1,6 @@
-"""Where the roots of a cluster's runs are: a small private file in the root of a node's run folders.
+"""Where the roots of a cluster's runs are: a small private file beside a node's run folders.
 
-With it a viewer on any node reaches the whole run, also while the cluster itself answers nobody.
+With it, a viewer on any node reaches the whole run, even while the cluster itself does not answer.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from distwatch.runfolder import folder_name
 
 RAY, HOSTS = "ray", "hosts"
 SCHEME = "ray://"
-"""Begins the address of a Ray cluster."""
+"""The prefix of a Ray cluster's address."""
 CARDS_FILE = "links.json"
 KEPT_NS = 7 * 86_400 * 10**9
 """How long a card is kept after its run has ended, or after its cluster was last heard of."""
 MOST_CARDS = 600
-"""So many fit into what is read of the file, whatever their names."""
+"""This many fit into the size limit of the file, whatever their names."""
 _LIMIT = 1 << 20
 _HOUR_NS = 3600 * 10**9
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """The way to one run's root.
+    """How to reach one run's root.
 
     Attributes:
         cluster: the address that names the cluster.
-        kind: what the cluster is: RAY, or HOSTS that were named one by one; '' is not said.
-        host: the host on which the root's folder is.
-        since_ns: when the root was first asked for, by that host's wall clock.
-        ended: the root has ended, with its run; what it kept is on that host.
-        heard_ns: the hour in which its cluster last told this node of it, by this node's clock.
+        kind: RAY, or HOSTS for hosts that were named one by one; '' is unknown.
+        host: the host with the root's folder.
+        since_ns: when the root was first requested, by that host's wall clock.
+        ended: the root has ended, with its run; its record is on that host.
+        heard_ns: the hour in which this node last got the card, by this node's clock.
     """
 
     cluster: str
@@ -48,15 +48,15 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_cards(root: str) -> dict[str, Card]:
-    """The cards of this node by the names of the runs; none where the file is not safe to use."""
+    """This node's cards by run name; none if the file is not safe to use."""
     oldest = time.time_ns() - KEPT_NS
     return {name: card for name, card in _read(root).items() if card.heard_ns > oldest}
 
 
 def write_cards(root: str, cluster: str, cards: dict[str, Card]) -> None:
-    """Replaces what the file says of one cluster's runs; raises OSError where it cannot."""
+    """Replaces the cards of one cluster's runs in the file; raises OSError where that fails."""
     before = _read(root)
-    # To the hour, so that a cluster of which nothing is new does not have it written every second.
+    # Rounded to the hour, so that a cluster without news does not cause a write every second.
     now = time.time_ns()
     heard = {
         name: msgspec.structs.replace(card, heard_ns=now - now % _HOUR_NS)
@@ -74,7 +74,7 @@ def write_cards(root: str, cluster: str, cards: dict[str, Card]) -> None:
 
 
 def newest_cards(cards: dict[str, Card], most: int) -> dict[str, Card]:
-    """So many of them; the oldest that have ended go first."""
+    """At most so many of the cards; the oldest ended ones are dropped first."""
     if len(cards) <= most:
         return cards
     named = sorted(cards, key=lambda name: (not cards[name].ended, cards[name].since_ns))
@@ -83,13 +83,13 @@ def newest_cards(cards: dict[str, Card], most: int) -> dict[str, Card]:
 
 
 def named_soundly(cards: dict[str, Card]) -> dict[str, Card]:
-    """Those whose names lead to a folder within a root: they come from other processes and hosts."""
+    """The cards whose names are safe folder names: they come from other processes and hosts."""
     return {name: card for name, card in cards.items() if folder_name(name) == name}
 
 
 def _read(root: str) -> dict[str, Card]:
     try:
-        # Who could write it could send our viewers, and the token, to a place of their own.
+        # Anyone who can write it could direct our viewers, and the token, to another place.
         content = read_private(os.path.join(root, CARDS_FILE), _LIMIT)
         return named_soundly(msgspec.json.decode(content, type=dict[str, Card]))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):

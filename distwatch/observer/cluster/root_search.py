@@ -1,4 +1,4 @@
-"""Finds a run of other nodes by the cards of this node, else by its Ray cluster."""
+"""Finds a run of other nodes by this node's cards, else through its Ray cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_root(word: str, root: str) -> tuple[str, Card] | None:
 
     Raises:
         NoSuchTarget: the cluster has no such run.
-        ClusterSilent: neither it nor any root that the cards name answers.
+        ClusterSilent: neither the cluster nor any root in the cards answers.
     """
     cards = read_cards(root)
     if word.startswith(SCHEME):
@@ -57,28 +57,28 @@ def _in_cluster(address: str, wanted: str, cards: dict[str, Card]) -> tuple[str,
         raise ClusterSilent(f"{'; '.join(tried)}; {error}", advice=error.advice) from error
     known = named_soundly(msgspec.convert(told, dict[str, Card]))
     named = _named(known, wanted)
-    # What has failed just now need not be waited for again.
+    # Do not wait again for a root that has just failed to answer.
     fresh = [(name, card) for name, card in named if _silence(name, card) not in tried]
     if found := _answering(fresh, tried) or next(iter(named), None):
         return found
     raise NoSuchTarget(
         f"no run {wanted} is known there" if wanted else "no run is known there",
-        advice=f"Known are: {', '.join(sorted(known)[-8:])}."
+        advice=f"Known runs: {', '.join(sorted(known)[-8:])}."
         if known
         else "A run is known once one of its ranks has started with distwatch on.",
     )
 
 
 def _named(cards: dict[str, Card], wanted: str) -> list[tuple[str, Card]]:
-    """Those that are meant; the newest that has not ended first."""
+    """The matching cards; the newest that has not ended comes first."""
     named = [(name, card) for name, card in cards.items() if not wanted or is_named(name, wanted)]
     return sorted(named, key=lambda one: (one[1].ended, -one[1].since_ns))
 
 
 def _answering(named: list[tuple[str, Card]], tried: list[str]) -> tuple[str, Card] | None:
-    """The first whose root answers now; `tried` gets what was said of the others.
+    """The first run whose root answers now; `tried` collects a sentence about each other one.
 
-    A cluster that was lost never said that its runs have ended.
+    A card of a lost cluster never says that its run has ended.
     """
     for name, card in named:
         if card.ended:
@@ -90,7 +90,7 @@ def _answering(named: list[tuple[str, Card]], tried: list[str]) -> tuple[str, Ca
 
 
 def _answers(card: Card) -> bool:
-    """Whether an observer at work is there: the root of a link speaks first."""
+    """Whether a working observer is there: the root of a link sends first."""
     try:
         place = parse_place(card.place)
         with socket.create_connection((place.host, place.port), ANSWERS_WITHIN_S) as connection:

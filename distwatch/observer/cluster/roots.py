@@ -1,4 +1,4 @@
-"""The root observers of a cluster's runs, all on one node; made when somebody asks for them."""
+"""The root observers of a cluster's runs, all on one node; created on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distwatch.runfolder import RunFolder, folder_name, generations, host_name, 
 ANSWERS_WITHIN_S = 15.0
 LOOK_EVERY_S = 1.0
 WANTED_FOR_S = 30.0
-"""So long after a node asked for it a run goes on: a root that was killed is on its way back."""
+"""How long a run counts as living after a node asked for it: a killed root may be on its way back."""
 MOST_KEPT = 300
 _ASK_AGAIN_S = 0.1
 
@@ -41,7 +41,7 @@ class _Run:
 
     Attributes:
         asked_at, looked_at: monotonic; 0: never.
-        at_work: a thread looks at it now.
+        at_work: a thread is checking it now.
     """
 
     def __init__(self, folder: RunFolder | None = None, card: Card | None = None) -> None:
@@ -59,19 +59,19 @@ class _Run:
 
 
 class Roots:
-    """Keeps one root a run. What is asked for again is looked at again, and mended.
+    """Keeps one root for each run. Each request checks and repairs it.
 
-    One that is stopped or slow holds up nobody: each run is looked at in a thread of its own, and
-    who asks is answered with what is known.
+    A stopped or slow root delays nobody: each run is checked in its own thread, and requests are
+    answered with what is known.
     """
 
     def __init__(self, folders: str, place: RootAddress, cluster: str, kind: str = HOSTS) -> None:
         """
         Args:
             folders: the root of this node's run folders.
-            place: this node's address, as the others reach it, and the port; 0 is any.
+            place: the address at which others reach this node, and the port; 0 is any.
             cluster: the address that names the cluster.
-            kind: as a card has it.
+            kind: as in a card.
         """
         self._folders = folders
         self._place = place
@@ -82,19 +82,19 @@ class Roots:
         require_safe_root(folders)
         self._token = make_token(folders)
         self._begin()
-        # A keeper goes into the background by a fork; what others hold then nobody gives back.
+        # A keeper forks into the background: locks that other threads hold then are never released.
         os.register_at_fork(after_in_child=self._begin)
         self._remember()
 
     def roots_of(
         self, runs: dict[str, int], *, ahead_ns: int = 0, within_s: float = ANSWERS_WITHIN_S
     ) -> tuple[dict[str, Card], dict[str, str]]:
-        """The cards of all runs, and what is wrong with those that are asked for.
+        """The cards of all runs, and the problems of the requested ones.
 
         Args:
-            runs: by name when its launch began, by the wall clock of the node that asks.
-            ahead_ns: how far this host's wall clock is ahead of that one.
-            within_s: how long to wait, in all, for the first look at those that are new.
+            runs: the requested runs, and when each launch began by the requester's wall clock.
+            ahead_ns: how far this host's wall clock is ahead of the requester's.
+            within_s: how long to wait, in all, for the first check of new runs.
         """
         until = time.monotonic() + within_s
         with self._changed:
@@ -109,7 +109,7 @@ class Roots:
 
     @property
     def cards(self) -> dict[str, Card]:
-        """Of every run that was asked for, as far as it is not long over."""
+        """The cards of all requested runs that have not ended long ago."""
         if self._sweeping.acquire(blocking=False):
             try:
                 if time.monotonic() - self._swept_at >= LOOK_EVERY_S:
@@ -121,7 +121,7 @@ class Roots:
             return {name: run.card for name, run in self._runs.items() if run.card is not None}
 
     def _sweep(self) -> None:
-        """Sees which runs have ended, and forgets those that are long over, or too many."""
+        """Finds out which runs have ended, and forgets old or too many of those."""
         with self._changed:
             runs = {name: run for name, run in self._runs.items() if run.card is not None}
         cards = {name: card for name, run in runs.items() if (card := self._card_of(run))}
@@ -133,7 +133,7 @@ class Roots:
                     self._runs.pop(name, None)
 
     def _card_of(self, run: _Run) -> Card | None:
-        """As it is now; None where it has none, or was over long ago."""
+        """The run's card as of now; None if it has none, or ended long ago."""
         with self._changed:
             before, folder = run.card, run.folder
         if before is None or folder is None:
@@ -157,7 +157,7 @@ class Roots:
             run.at_work = False
 
     def _remember(self) -> None:
-        """What an earlier one like this had: leaves go on looking for a root where it was."""
+        """Takes over the cards of an earlier process: leaves keep looking for roots at their old places."""
         for name, card in read_cards(self._folders).items():
             found = generations(self._folders, name)
             ours = card.cluster == self.cluster and card.host == host_name()
@@ -166,7 +166,7 @@ class Roots:
 
     def _want(self, name: str, began_ns: int) -> None:
         if folder_name(name) != name:
-            return  # it would lead elsewhere
+            return  # it would lead to another folder
         run = self._runs.setdefault(name, _Run())
         run.asked_at, run.began_ns = time.monotonic(), began_ns
         due = not run.looked_at or time.monotonic() - run.looked_at >= LOOK_EVERY_S
@@ -174,7 +174,7 @@ class Roots:
             threading.Thread(
                 target=self._look, args=(name, run), name="distwatch root", daemon=True
             ).start()
-            run.at_work = True  # it ends it under the lock that we hold
+            run.at_work = True  # the thread resets it under the lock that is held here
 
     def _is_new(self, name: str) -> bool:
         run = self._runs.get(name)
@@ -182,10 +182,10 @@ class Roots:
 
     def _problem(self, name: str) -> str:
         if folder_name(name) != name:
-            return f"{name[:80]!r} is no name of a run"
+            return f"{name[:80]!r} is not a valid run name"
         run = self._runs.get(name)
         if run is None or (run.card is None and not run.problem):
-            return "its root is still being made"
+            return "its root is being created"
         return run.problem
 
     def _look(self, name: str, run: _Run) -> None:
@@ -195,13 +195,13 @@ class Roots:
         except RootFailed as error:
             card, problem = None, str(error)
         except Exception as error:
-            card, problem = None, f"no root of {name} can be made: {error}"
+            card, problem = None, f"could not create a root of {name}: {error}"
         with self._changed:
             is_new = card is not None and card != run.card
             run.card, run.problem = card or run.card, problem
         try:
             if is_new:
-                # Before anybody is told: who comes after this one finds the root where they look for it.
+                # Written before anybody gets the card: a successor of this process must find it.
                 with self._writing, contextlib.suppress(OSError):
                     write_cards(self._folders, self.cluster, self.cards)
         finally:
@@ -214,7 +214,9 @@ class Roots:
         same = run.card is not None and run.folder is not None and run.folder.path == folder.path
         part = self._ordered(folder, run.card.place if run.card is not None else "")
         if part.why_not or part.part != "root":
-            raise RootFailed(f"the observer of {name} on {host_name()} is no root: {part.why_not}")
+            raise RootFailed(
+                f"the observer of {name} on {host_name()} is not a root: {part.why_not}"
+            )
         run.folder = folder
         return Card(
             cluster=self.cluster,
@@ -235,7 +237,7 @@ class Roots:
                 part = give_order(folder, Order(part="root", place=place, token=self._token))
                 if part.part or not before or not part.why_not:
                     return part
-                before, place = "", str(self._place)  # its port has been taken
+                before, place = "", str(self._place)  # another process has its old port
             if time.monotonic() > until:
                 return Part(part="", place="", why_not="it does not answer")
             time.sleep(_ASK_AGAIN_S)

@@ -1,4 +1,4 @@
-"""Which folder of a run's name is of the launch that runs now, and whether a run is over here."""
+"""Which folder of a run's name belongs to the current launch, and whether a run has ended here."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 
 SILENT_FOR_S = 120.0
-"""A run whose observer was killed is over after so long: another would have come meanwhile."""
+"""A run whose observer was killed counts as ended after this: a new observer would have come."""
 
 
 def folder_of_launch(folders: str, name: str, began_ns: int) -> RunFolder:
-    """The newest of that name; a new one where that was over before this launch began.
+    """The newest folder of that name; a new one if that run ended before this launch began.
 
     Args:
-        began_ns: when the launch began, by this host's wall clock, as the files' times are.
+        began_ns: when the launch began, by this host's wall clock, like file times.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     found = generations(folders, name)
-    # What was written since then is of this launch: its ranks on this node may have ended first.
+    # A later write belongs to this launch, even if its ranks on this node have ended.
     if found and (last_written_ns(found[-1]) >= began_ns or not is_over(found[-1])):
         return found[-1]
     folder = next_generation(folders, name)
@@ -36,7 +36,7 @@ def folder_of_launch(folders: str, name: str, began_ns: int) -> RunFolder:
 
 
 def is_over(folder: RunFolder) -> bool:
-    """Whether nobody runs there and its observer has said its last, or is silent for long."""
+    """Whether no process runs there and its observer has ended, or has been silent for long."""
     if lock_holder(folder) is not None or any_alive(folder):
         return False
     silent_s = (time.time_ns() - last_written_ns(folder)) / 1e9
@@ -44,7 +44,7 @@ def is_over(folder: RunFolder) -> bool:
 
 
 def last_written_ns(folder: RunFolder) -> int:
-    """Wall-clock time of the last record on disk, or when the folder was made; 0: it is gone."""
+    """The wall-clock time of the last record on disk, else of the folder; 0 if it is gone."""
     times = [0]
     for path in _journals(folder) or [folder.path]:
         with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ def last_written_ns(folder: RunFolder) -> int:
 
 
 def _has_ended(folder: RunFolder) -> bool:
-    """Whether the last word of this host's last observer was that it ends: a killed one says none."""
+    """Whether this host's last observer recorded its end; a killed one does not."""
     last: tuple[int, bool] = (0, False)
     for path in _journals(folder):
         header = read_header(path)

@@ -71,7 +71,7 @@ def test_a_name_that_leads_out_of_the_root_makes_no_folder(tmp_path: Path) -> No
     for name in ("../x", "/x", ".", "", "a/b", ".hidden", "r~2", "a\nb"):
         cards, problems = roots.roots_of({name: 0})
         assert not cards
-        assert "no name of a run" in problems[name]
+        assert "not a valid run name" in problems[name]
     assert os.listdir(tmp_path) == ["runs"]
     assert os.listdir(root) == ["token"]
 
@@ -83,7 +83,7 @@ def test_what_has_failed_is_said_and_waited_for_no_more(folder: RunFolder) -> No
     for _ in range(2):
         cards, problems = roots.roots_of({"x": 0})
         assert not cards
-        assert "no root of x can be made" in problems["x"]
+        assert "could not create a root of x" in problems["x"]
 
 
 def test_a_run_has_ended_when_its_root_said_so_and_not_when_it_was_killed(
