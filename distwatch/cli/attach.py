@@ -9,10 +9,9 @@ import time
 import click
 
 from distwatch.cli.options import color_option, exit_code, root_option
-from distwatch.cli.terminal import Styled, echo, is_terminal
+from distwatch.cli.terminal import Styled, echo, require_terminal
 from distwatch.diagnosis.checks.uninstrumented import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.errors import UsageError
 from distwatch.observer.journals.reading import require_records
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
@@ -33,25 +32,23 @@ def command(target: str | None, once: bool, root: str) -> int:
     A job that runs without distwatch is watched from outside.
     """
     meant = resolve(target, root)
-    if not once and not is_terminal():
-        raise UsageError(
-            "there is no terminal here", advice="`distwatch attach --once` prints one screen."
-        )
+    if not once:
+        require_terminal("`distwatch attach --once` prints one screen.")
     source = meant.source()
     if once:
         color = click.get_current_context().color
         return asyncio.run(print_once(source, bool(color)))
-    require_readable(source)
-    from distwatch.tui.app import DistwatchApp
-
-    asyncio.run(DistwatchApp(source).show())
+    show(source)
     return 0
 
 
-def require_readable(source: RunSource) -> None:
-    """Raises PartialData for an empty recording, before the TUI takes the screen."""
+def show(source: RunSource) -> None:
+    """Opens the TUI; raises PartialData for an empty recording, before the TUI takes the screen."""
     if isinstance(source, RecordedRun):
         require_records(source.folder)
+    from distwatch.tui.app import DistwatchApp
+
+    asyncio.run(DistwatchApp(source).show())
 
 
 async def _settle(source: RunSource) -> None:

@@ -11,16 +11,19 @@ import msgspec
 
 from distwatch.cli.options import color_option, exit_code, output_option, root_option
 from distwatch.cli.terminal import echo, echo_json, styled, verdict_style
+from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.foreign_files import FileRefused, read_named
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.plan import Plan
-from distwatch.preflight.plan_against_job import compare_with_job
+from distwatch.preflight.plan_against_job import JobLayout, compare_with_job
 from distwatch.preflight.plan_check import CheckResult, examine_sections
 from distwatch.preflight.plan_file import read_plans
 from distwatch.preflight.rank_groups import Axis
 from distwatch.preflight.values import SIZE_LIMIT, Section
 from distwatch.state.codes import code_of
+from distwatch.state.layouts import layout_of
+from distwatch.state.model import RunState
 from distwatch.visible_text import visible_line
 
 SCHEMA = "distwatch.check/1"
@@ -43,16 +46,9 @@ def _sizes(function: Any) -> Any:
     """Adds an option for each size of a plan, named after its field."""
     for name, text in reversed(_HELPS.items()):
         option = f"--{name.replace('_', '-')}"
-        function = click.option(
-            option, name, type=int, metavar="N", help=text, callback=_size_or_none
-        )(function)
+        sizes = click.IntRange(1, SIZE_LIMIT)
+        function = click.option(option, name, type=sizes, metavar="N", help=text)(function)
     return function
-
-
-def _size_or_none(_: click.Context, __: click.Parameter, size: int | None) -> int | None:
-    if size is not None and not 0 < size <= SIZE_LIMIT:
-        raise click.BadParameter(f"{size} is not a size; give a positive whole number")
-    return size
 
 
 @click.command()
@@ -95,14 +91,29 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
 
 def _compared(results: list[CheckResult], against: str, root: str) -> list[CheckResult]:
     """Adds the differences between each layout and the job."""
-    from distwatch.cli.job_layouts import layouts_of_job
     from distwatch.observer.targets.resolver import resolve
 
-    job = layouts_of_job(resolve(against, root).state())
+    job = _layouts_of_job(resolve(against, root).state())
     return [
         msgspec.structs.replace(one, findings=[*one.findings, *compare_with_job(one.section, job)])
         for one in results
     ]
+
+
+def _layouts_of_job(state: RunState) -> list[JobLayout]:
+    """The parallel states that a run's ranks hold: one for each framework of each world."""
+    found = []
+    for world in worlds_of(state):
+        for framework in dict.fromkeys(name for process in world for name in process.layouts):
+            held = {
+                process.global_rank: process.layouts[framework]
+                for process in world
+                if framework in process.layouts and process.global_rank is not None
+            }
+            sizes = [process.world_size for process in world if process.world_size]
+            size = max(sizes, default=len(held))
+            found.append(JobLayout(framework=framework, world=size, layout=layout_of(held)))
+    return found
 
 
 def _given(backend: str | None, model: str | None, **sizes: int | None) -> dict[str, Any]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import click
 import msgspec
 
-from distwatch.cli.options import exit_code_of, output_option, root_option
-from distwatch.cli.output_file import file_option, put_out, require_file
+from distwatch.cli.options import (
+    exit_code_of,
+    file_option,
+    output_option,
+    put_out,
+    require_file,
+    root_option,
+)
 from distwatch.observer.journals.reading import load_state, read_entries
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.target import Target, report_on
 from distwatch.report.document import Report
 from distwatch.report.prometheus import render_metrics
-from distwatch.report.trace import Told, Trace
+from distwatch.report.trace import RunEvent, Trace
 from distwatch.runfolder import RunFolder
 
 
@@ -58,5 +64,5 @@ def _perfetto(folder: RunFolder) -> tuple[Report, bytes]:
     report = report_on(state)
     trace = Trace(state)
     for entry in read_entries(folder):
-        trace.take(Told(entry.header.stream, entry.time_ns, entry.event))
+        trace.take(RunEvent(entry.header.stream, entry.time_ns, entry.event))
     return report, msgspec.json.encode(trace.document(report.findings, report.run.id)) + b"\n"

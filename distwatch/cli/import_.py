@@ -7,8 +7,7 @@ import re
 
 import click
 
-from distwatch.cli.options import PARTIAL, exit_code_of, output_option, root_option
-from distwatch.cli.output_file import put_out
+from distwatch.cli.options import PARTIAL, exit_code_of, output_option, put_out, root_option
 from distwatch.cli.terminal import echo
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.dumps.files import read_dumps

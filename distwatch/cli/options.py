@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from distwatch.cli.terminal import wants_color
+from distwatch.cli.terminal import echo, wants_color
 from distwatch.errors import AttachDenied, UsageError
+from distwatch.foreign_files import write_whole
 from distwatch.settings import default_root, run_root
 from distwatch.state.finding import Finding
 
@@ -88,6 +89,42 @@ def output_option(*formats: str) -> Callable[[F], F]:
         "-o", "output", type=click.Choice(list(formats)), default=formats[0], show_default=True,
         help="Output format.",
     )  # fmt: skip
+
+
+def file_option(function: F) -> F:
+    """`--output`: the command gets it as `path`."""
+    return click.option(
+        "--output", "path", metavar="FILE", help="Write to this file instead of stdout (mode 0600)."
+    )(function)
+
+
+def require_file(path: str | None) -> None:
+    """Raises UsageError where the file could not be written, before any work is done."""
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder", advice="Name the file to write.")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise UsageError(f"there is no folder {parent}", advice="Create it first.")
+
+
+def put_out(content: bytes, path: str | None) -> None:
+    """Writes to stdout, or to a file with mode 0600.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path is None:
+        echo(content.decode("utf-8", "replace"), nl=False)
+        return
+    # A device or a pipe is written in place: replacing it would take it from everybody else.
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(content)
+    else:
+        write_whole(path, content)
+    echo(f"distwatch: written to {path}", err=True)
 
 
 def exit_code(findings: list[Finding], *, partial: bool = False) -> int:

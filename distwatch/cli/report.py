@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import click
 
-from distwatch.cli.options import exit_code_of, output_option, root_option
-from distwatch.cli.output_file import file_option, put_out, require_file
+from distwatch.cli.options import (
+    exit_code_of,
+    file_option,
+    output_option,
+    put_out,
+    require_file,
+    root_option,
+)
 from distwatch.observer.targets.resolver import resolve
 from distwatch.report.formats import render
 

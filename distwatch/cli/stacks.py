@@ -8,8 +8,7 @@ from collections.abc import Iterable
 import click
 import msgspec
 
-from distwatch.cli.options import output_option, root_option
-from distwatch.cli.output_file import put_out
+from distwatch.cli.options import output_option, put_out, root_option
 from distwatch.cli.terminal import echo, echo_json
 from distwatch.diagnosis.facts.job import Job
 from distwatch.errors import AttachDenied, NoSuchTarget

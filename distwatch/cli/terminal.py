@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from distwatch.errors import UsageError
 from distwatch.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ def wants_color(choice: str) -> bool:
         dumb = os.environ.get("TERM") == "dumb"
         return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not dumb
     return choice == "always"
+
+
+def require_terminal(advice: str) -> None:
+    """Raises UsageError unless stdin and stdout are a terminal."""
+    if not is_terminal():
+        raise UsageError("there is no terminal here", advice=advice)
 
 
 def is_terminal() -> bool:

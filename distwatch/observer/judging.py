@@ -32,7 +32,7 @@ class Judge:
     ) -> None:
         self._folder = folder
         self._writable = writable
-        self._told = ""
+        self._last_failure = ""
         self._state = state
         self._recording = recording
         self._roots: Roots = frozenset()
@@ -104,8 +104,8 @@ class Judge:
             # A failing report must not keep the verdict itself out of the journal.
             reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
             why = f"not written: {reason[:300]}"
-            if self._told != why:
-                self._told = why
+            if self._last_failure != why:
+                self._last_failure = why
                 log.warning("incident %s", why, exc_info=True)
                 self._recording.miss("incident", why)
 

@@ -10,17 +10,21 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import Entry, Reading, live_key
-from distwatch.observer.link.orders import Order, Part
+from distwatch.observer.link.orders import Order
 from distwatch.observer_socket import LENGTH, framed, peer_uid
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record
+
+if TYPE_CHECKING:
+    # At run time, viewers must not load the link.
+    from distwatch.observer.link.start import Link
 
 FRAME_LIMIT = 1024 * 1024
 QUEUE_LIMIT = 16 * 1024 * 1024
@@ -88,25 +92,13 @@ def from_wire(wire: Wire) -> Entry | None:
     return Entry(wire.header, wire.seq, wire.time_ns, event)
 
 
-class Elsewhere(Protocol):
-    """The link to the observers of other hosts."""
-
-    async def join_viewer(
-        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Serves a viewer whose first frame was read; False if it cannot, and then nothing was done."""
-
-    async def obey(self, order: Order) -> Part:
-        """Takes a part among several observers."""
-
-
 class ViewerServer:
     """Listens on `<run>/observer.sock` while the observer runs."""
 
-    def __init__(self, observer: Observer, elsewhere: Elsewhere | None = None) -> None:
-        """`elsewhere`: shows viewers more than this host, where it can be reached."""
+    def __init__(self, observer: Observer, link: Link | None = None) -> None:
+        """`link`: shows viewers more than this host, where it can."""
         self._observer = observer
-        self._elsewhere = elsewhere
+        self._link = link
         self._path = observer.folder.socket
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -141,7 +133,7 @@ class ViewerServer:
             task.add_done_callback(self._tasks.discard)
         try:
             if peer_uid(writer.get_extra_info("socket")) in (os.getuid(), 0):
-                await _Viewer(self._observer, reader, writer).serve(self._elsewhere)
+                await _Viewer(self._observer, reader, writer).serve(self._link)
         except (OSError, ValueError, msgspec.DecodeError, EOFError, asyncio.TimeoutError):
             pass
         finally:
@@ -181,19 +173,19 @@ class _Viewer:
         self._sent: dict[str, int] = {}
         self._more = asyncio.Event()
 
-    async def serve(self, elsewhere: Elsewhere | None) -> None:
+    async def serve(self, link: Link | None) -> None:
         sender: asyncio.Task[None] | None = None
         # A client that only connects is not a viewer, and must not keep the observer from ending.
         first = await asyncio.wait_for(read_frame(self._reader), FIRST_WITHIN_S)
         request = msgspec.msgpack.decode(first, type=Request)
         if request.want == "verdict":
             return await self._answer(await self._observer.verdict())
-        if request.want == "part" and request.order is not None and elsewhere is not None:
-            return await self._answer(await elsewhere.obey(request.order))
+        if request.want == "part" and request.order is not None and link is not None:
+            return await self._answer(await link.obey(request.order))
         self._observer.viewers += 1
         try:
             again = LENGTH.pack(len(first)) + first
-            if elsewhere and await elsewhere.join_viewer(again, self._reader, self._writer):
+            if link and await link.join_viewer(again, self._reader, self._writer):
                 return None
             while True:
                 if request.want == "events" and sender is None:

@@ -8,7 +8,7 @@ from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.probes.procfs import argv_of
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.raylets import raylet_at
-from distwatch.probes.table import ProcessTable, Seen, read_environ
+from distwatch.probes.table import ProcessTable, Seen
 from distwatch.redaction import redact_command
 from distwatch.runfolder import host_name
 from distwatch.state.addresses import is_loopback
@@ -16,8 +16,6 @@ from distwatch.state.bounds import whole_number
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import Identity
-
-__all__ = ["job_of", "ranks_of", "read_command", "read_environ", "require_readable", "sight"]
 
 _ARGUMENTS = 32
 _LENGTH = 400

@@ -30,7 +30,7 @@ _OWN, _RECORDER = 0, 1_000_000
 _TRACKS = {_OWN: "process", _RECORDER: "flight recorder"}
 
 
-class Told(msgspec.Struct, frozen=True):
+class RunEvent(msgspec.Struct, frozen=True):
     """One event, its stream, and its time on its host's clock (ns)."""
 
     stream: str
@@ -66,14 +66,14 @@ class Trace:
         self._steps: dict[tuple[str, int], _Step] = {}
         self._operations: dict[tuple[str, int], ev.Operation] = {}
         self._recorded: dict[tuple[str, str, int, str], Collective] = {}
-        self._ends: list[Told] = []
-        self._verdicts: list[Told] = []
+        self._ends: list[RunEvent] = []
+        self._verdicts: list[RunEvent] = []
 
-    def take(self, told: Told) -> None:
+    def take(self, happened: RunEvent) -> None:
         """Keeps an event if a trace shows it; each process's events in their order."""
-        event, stream = told.event, told.stream
+        event, stream = happened.event, happened.stream
         if isinstance(event, ev.StepStarted):
-            self._begin(stream, told.time_ns, event)
+            self._begin(stream, happened.time_ns, event)
         elif isinstance(event, ev.Snapshot):
             for began_ns, kept in event.kept:
                 if isinstance(kept, ev.StepStarted):
@@ -83,7 +83,7 @@ class Trace:
                 step.done, step.total = event.done, event.total or step.total
         elif isinstance(event, ev.StepEnded):
             if step := self._steps.get((stream, event.step)):
-                step.ended_ns, step.error = told.time_ns, event.error
+                step.ended_ns, step.error = happened.time_ns, event.error
         elif isinstance(event, ev.CollectivesDumped):
             for entry in event.entries:
                 self._recorded[stream, entry.pg_name, entry.seq, entry.op] = entry
@@ -91,9 +91,9 @@ class Trace:
             for operation in event.operations:
                 self._enter(event.process, operation)
         elif isinstance(event, ev.ExitSeen | ev.ExceptionUncaught):
-            self._ends.append(told)
+            self._ends.append(happened)
         elif isinstance(event, ev.FindingsJudged) and event.findings:
-            self._verdicts.append(told)
+            self._verdicts.append(happened)
 
     def _begin(self, stream: str, began_ns: int, started: ev.StepStarted) -> None:
         self._steps.setdefault((stream, started.step), _Step(started, began_ns))
@@ -190,19 +190,23 @@ class Trace:
                 args = {"group": _group_title(process, entry.pg_name), "retired": entry.retired}
                 name = f"{operation_name(entry.op)} #{entry.seq}"
                 yield _instant(numbers[key], _RECORDER, name, entry.created_wall_ns, args)
-        for told in self._ends:
-            key = told.event.process if isinstance(told.event, ev.ExitSeen) else told.stream
+        for happened in self._ends:
+            key = (
+                happened.event.process
+                if isinstance(happened.event, ev.ExitSeen)
+                else happened.stream
+            )
             if key in numbers:
-                at = self._state.wall_ns(self._state.processes[key].host, told.time_ns)
-                text = redact_text(event_text(told.event))
-                yield _instant(numbers[key], _OWN, event_kind(told.event), at, {"text": text})
+                at = self._state.wall_ns(self._state.processes[key].host, happened.time_ns)
+                text = redact_text(event_text(happened.event))
+                yield _instant(numbers[key], _OWN, event_kind(happened.event), at, {"text": text})
 
     def _judged(self, findings: list[Finding]) -> Iterable[dict[str, Any]]:
         """Verdicts at their times; at the end, the current one where no observer wrote it."""
-        for told in self._verdicts:
-            if isinstance(told.event, ev.FindingsJudged):
-                at = self._state.wall_ns(told.event.host, told.time_ns)
-                yield _verdict(list(told.event.findings), at)
+        for happened in self._verdicts:
+            if isinstance(happened.event, ev.FindingsJudged):
+                at = self._state.wall_ns(happened.event.host, happened.time_ns)
+                yield _verdict(list(happened.event.findings), at)
         written = [(found.code, found.culprit_ranks) for found in self._state.recorded_findings]
         if findings and written != [(found.code, found.culprit_ranks) for found in findings]:
             now = (

@@ -74,10 +74,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return next((name for name in names if name not in ("unknown", "env")), "")
 
     def status(self, global_rank: int) -> RankStatus | None:
-        return self._standing_of.get(global_rank)
+        return self._by_rank.get(global_rank)
 
     @cached_property
-    def _standing_of(self) -> dict[int, RankStatus]:
+    def _by_rank(self) -> dict[int, RankStatus]:
         return {status.global_rank: status for status in self.rank_statuses}
 
     def process(self, global_rank: int) -> Process | None:

@@ -38,8 +38,7 @@ def event_text(event: ev.Event) -> str:
 def _step(event: ev.StepStarted) -> str:
     label = f" ({event.label})" if event.label else ""
     limit = f", deadline {event.deadline_s:.0f} s" if event.deadline_s is not None else ""
-    site = f" at {event.site}" if event.site else ""
-    return f"{event.name}{label}{limit}{site}"
+    return f"{event.name}{label}{limit}{_at(event.site)}"
 
 
 def _progress(event: ev.StepProgressed) -> str:
@@ -73,7 +72,7 @@ def _group(event: ev.GroupCreated) -> str:
 
 def _called(event: ev.GroupCalled) -> str:
     members = "all" if event.members is None else format_ranks(event.members)
-    return f"new_group call {event.number} of ranks {members}{f' at {event.site}' if event.site else ''}"
+    return f"new_group call {event.number} of ranks {members}{_at(event.site)}"
 
 
 def _plan(event: ev.InitPlanned) -> str:

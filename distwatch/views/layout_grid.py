@@ -82,7 +82,7 @@ def _grid(
     columns = list(product(*(range(sizes[axis]) for axis in across)))
     rows = [
         Row(
-            place=_told(down, place),
+            place=_coordinates(down, place),
             cells=tuple(tuple(by_place.get((*place, *column), ())) for column in columns),
         )
         for place in product(*(range(sizes[axis]) for axis in down))
@@ -90,7 +90,7 @@ def _grid(
     return LayoutGrid(
         name=name,
         shape=" × ".join(f"{axis} {sizes[axis]}" for axis in axes) or "one rank",
-        columns=tuple(_told(across, column) for column in columns),
+        columns=tuple(_coordinates(across, column) for column in columns),
         rows=tuple(rows),
         axes=long_axes(layout),
         names={
@@ -128,5 +128,5 @@ def _indices(partition: Iterable[tuple[int, ...]]) -> dict[int, int]:
     return {rank: index for group in partition for index, rank in enumerate(group)}
 
 
-def _told(axes: list[str], place: tuple[int, ...]) -> str:
+def _coordinates(axes: list[str], place: tuple[int, ...]) -> str:
     return " · ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))

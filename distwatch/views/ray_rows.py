@@ -10,7 +10,7 @@ from distwatch.diagnosis.checks.processes.actor_ends import death_verb, restarts
 from distwatch.diagnosis.facts.ray_resources import bundles_text, shape_text
 from distwatch.diagnosis.facts.ray_view import RayView, actor_title
 from distwatch.state.model import RunState
-from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayNodeSeen
+from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
 
 
 class RayRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,17 +84,10 @@ def _nodes(view: RayView) -> Iterable[RayRow]:
     used = {actor.node_id for actor in view.actors.values()}
     for node in view.nodes.values():
         if not node.alive and node.node_id in used:
-            yield _node(view, node)
-
-
-def _node(view: RayView, node: RayNodeSeen) -> RayRow:
-    return RayRow(
-        kind="node",
-        name=view.node_text(node.node_id),
-        id=node.node_id,
-        state="DEAD",
-        text=node.death_text,
-    )
+            name = view.node_text(node.node_id)
+            yield RayRow(
+                kind="node", name=name, id=node.node_id, state="DEAD", text=node.death_text
+            )
 
 
 def _by_rank(actor: RayActorSeen) -> tuple[bool, int, str]:

@@ -126,7 +126,7 @@ def test_a_huge_world_is_no_burden() -> None:
         ((), 2, "there is no plan to check"),
         (("nothing.yaml",), 5, "there is no file nothing.yaml"),
         (("/",), 2, "is a folder"),
-        (("--world-size", "0"), 2, "0 is not a size"),
+        (("--world-size", "0"), 2, "0 is not in the range"),
         (("--world-size", "many"), 2, "many"),
         (("--tensor", "2", "--model", "/not/here"), 2, "/not/here: No such file"),
         (("-",), 2, "stdin is empty"),

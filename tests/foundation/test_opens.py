@@ -21,7 +21,7 @@ MAY_OPEN = {
     "agent/ptrace.py": PROC,
     "cli/__main__.py": PROC,
     "cli/demo.py": MADE,
-    "cli/output_file.py": "a device or pipe that a person named to write to",
+    "cli/options.py": "a device or pipe that a person named to write to",
     "cli/run.py": PROC,
     "demo/job.py": MADE,
     "integrations/load_waits.py": PROC,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.probes.discovery import job_of, ranks_of, read_environ, sight
+from distwatch.probes.discovery import job_of, ranks_of, sight
 from distwatch.probes.procfs import children_of, state_of
-from distwatch.probes.table import is_launcher
+from distwatch.probes.table import is_launcher, read_environ
 from distwatch.runfolder import start_ticks
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key

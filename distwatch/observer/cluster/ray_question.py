@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
 import sys
 from typing import Any
+
+import msgspec
 
 from distwatch.errors import DistwatchError, NoSuchTarget
 from distwatch.observer.cluster.root_registry import SCHEME
@@ -124,11 +125,9 @@ def _require_listener(place: RootAddress) -> None:
 
 
 def _answer(output: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(output.splitlines()[-1])
-    except (IndexError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    with contextlib.suppress(IndexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(output.splitlines()[-1], type=dict[str, Any])
+    return None
 
 
 def _last_line(output: bytes) -> str:

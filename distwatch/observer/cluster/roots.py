@@ -36,7 +36,7 @@ class RootFailed(Exception):
     """A run has no root; the text says why."""
 
 
-class _Run:
+class _Run(msgspec.Struct):
     """What is known of one run.
 
     Attributes:
@@ -44,14 +44,13 @@ class _Run:
         at_work: a thread is checking it now.
     """
 
-    def __init__(self, folder: RunFolder | None = None, card: Card | None = None) -> None:
-        self.folder = folder
-        self.card = card
-        self.problem = ""
-        self.began_ns = 0
-        self.asked_at = 0.0
-        self.looked_at = 0.0
-        self.at_work = False
+    folder: RunFolder | None = None
+    card: Card | None = None
+    problem: str = ""
+    began_ns: int = 0
+    asked_at: float = 0.0
+    looked_at: float = 0.0
+    at_work: bool = False
 
     @property
     def is_wanted(self) -> bool:

@@ -31,6 +31,11 @@ class Contents(msgspec.Struct, kw_only=True):
     end: int
     damaged: int
 
+    @property
+    def last_seq(self) -> int:
+        """The newest record; 0 where there is none."""
+        return max((record.seq for record in self.records), default=0)
+
 
 def read_journal(path: str) -> Contents | None:
     """All whole records of a segment or ring in file order; None where it has no header.
@@ -88,7 +93,8 @@ class Segment:
         self._limit = limit
         self._reserve = reserve
         self._allocated = 0
-        self.last_seq = _last_seq(_old_path(path), self.header)
+        old = _read_own(_old_path(path), self.header)
+        self.last_seq = old.last_seq if old else 0
         there = _read_own(path, self.header)
         if there is None and os.path.exists(path):
             path = f"{path.removesuffix('.journal')}-{header.start_ticks}.journal"
@@ -97,7 +103,7 @@ class Segment:
         if there is not None:
             self._descriptor: int | None = open_ours(path, _WRITE)
             self._end = there.end
-            self.last_seq = max([self.last_seq, *(record.seq for record in there.records)])
+            self.last_seq = max(self.last_seq, there.last_seq)
             os.ftruncate(self._open(), self._end)
         else:
             self._descriptor, self._end = self._begin()
@@ -195,8 +201,3 @@ def _read_own(path: str, header: FileHeader) -> Contents | None:
     ):
         return None
     return contents
-
-
-def _last_seq(path: str, header: FileHeader) -> int:
-    contents = _read_own(path, header)
-    return max((record.seq for record in contents.records), default=0) if contents else 0

@@ -43,7 +43,7 @@ class Backlog:
         self._records: deque[tuple[FileHeader, Record]] = deque()
         self._size = 0
         self._live: dict[object, Entry] = {}
-        self._told: dict[object, tuple[object, int]] = {}
+        self._sampled: dict[object, tuple[object, int]] = {}
 
     def resume(self, number: int, cursors: dict[str, int]) -> None:
         """Starts again from what the root has, by its cursors."""
@@ -99,10 +99,10 @@ class Backlog:
         event = entry.event
         if not isinstance(event, ev.ProcessSampled):
             return True
-        content, told_ns = self._told.get(key, (None, 0))
-        if content == material(event) and entry.time_ns - told_ns < KEEP_EVERY_NS:
+        content, sent_ns = self._sampled.get(key, (None, 0))
+        if content == material(event) and entry.time_ns - sent_ns < KEEP_EVERY_NS:
             return False
-        self._told[key] = (material(event), entry.time_ns)
+        self._sampled[key] = (material(event), entry.time_ns)
         return True
 
     def begin_history(self) -> dict[str, int]:

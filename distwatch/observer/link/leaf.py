@@ -65,7 +65,7 @@ class Leaf:
         self._live_at = 0.0
         self._live_sent = 0
         self.linked = False
-        self._told = ""
+        self._why_unlinked = ""
         self._closing = asyncio.Event()
         self._moved = asyncio.Event()
         self._delivered = False
@@ -279,16 +279,16 @@ class Leaf:
 
     def _take_leave(self, why: str) -> None:
         """Records that the link to the previous root has ended for good."""
-        self.linked, self._told = False, ""
+        self.linked, self._why_unlinked = False, ""
         self._observer.recording.record(
             ev.LinkChanged(host=self._host, peer=str(self.place), linked=False, ended=True, why=why)
         )
 
     def _note(self, linked: bool, why: str) -> None:
         """Records each change once, and each new reason why the root cannot be reached."""
-        if linked == self.linked and (linked or why == self._told):
+        if linked == self.linked and (linked or why == self._why_unlinked):
             return
-        self.linked, self._told = linked, why
+        self.linked, self._why_unlinked = linked, why
         log.info("root %s: %s", self.place, "linked" if linked else why)
         if not self._closing.is_set():
             self._observer.recording.record(

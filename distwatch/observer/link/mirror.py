@@ -65,7 +65,7 @@ class Mirror:
                 contents = read_journal(path)
             except OSError:
                 continue
-            newest = max((r.seq for r in contents.records), default=0) if contents else 0
+            newest = contents.last_seq if contents else 0
             key = cursor_key(header)
             found[key] = max(found.get(key, 0), newest)
         return found

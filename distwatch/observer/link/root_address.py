@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import secrets
 import socket
@@ -14,7 +13,7 @@ import msgspec
 
 from distwatch.errors import DistwatchError
 from distwatch.foreign_files import FileRefused, open_ours, read_private
-from distwatch.state.addresses import is_loopback
+from distwatch.state.addresses import is_loopback, plain_address
 from distwatch.state.bounds import whole_number
 
 TOKEN_FILE = "token"
@@ -176,15 +175,9 @@ def _is_ours(family: int, address: str) -> bool:
 
 def _listening(host: str, address: str) -> str:
     # Many systems resolve their own name to 127.0.1.1, where no other host can connect.
-    named = host != "localhost" and not _is_address(host)
-    if named and is_loopback(address):
+    with contextlib.suppress(ValueError):
+        plain_address(host)  # an address means just that address
+        return address
+    if host != "localhost" and is_loopback(address):
         return "::" if ":" in address else "0.0.0.0"
     return address
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

@@ -38,12 +38,12 @@ class ClusterLooks:
     """One observer's looks at its cluster's tables; none unless the run has a Ray worker here."""
 
     def __init__(
-        self, recording: Recording, state: RunState, told: Callable[[], None] = lambda: None
+        self, recording: Recording, state: RunState, on_news: Callable[[], None] = lambda: None
     ) -> None:
-        """`told` is called when a look finds something new."""
+        """`on_news` is called when a look finds something new."""
         self._recording = recording
         self._state = state
-        self._told = told
+        self._on_news = on_news
         self._host = recording.header.host
         self._raylets: list[Raylet] = []
         self._jobs: set[str] = set()
@@ -156,7 +156,7 @@ class ClusterLooks:
         if why != self._unreadable:
             self._unreadable = why
             self._recording.miss(RAY, why)
-            self._told()
+            self._on_news()
 
     def _fold(self, tables: Tables) -> None:
         self._unreadable = ""
@@ -176,7 +176,7 @@ class ClusterLooks:
         self._every_s = OFTEN_S if again else min(2 * self._every_s, RARELY_S)
         self._over = bool(tables.jobs) and all(job.ended for job in tables.jobs)
         if moved:
-            self._told()
+            self._on_news()
 
 
 def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:

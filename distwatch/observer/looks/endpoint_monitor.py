@@ -51,10 +51,10 @@ class _Watched(msgspec.Struct):
 class EndpointMonitor:
     """Probes each endpoint at which ranks of this host wait, once for all of them."""
 
-    def __init__(self, recording: Recording, told: Callable[[], None] = lambda: None) -> None:
-        """`told` is called when a look finds something new."""
+    def __init__(self, recording: Recording, on_news: Callable[[], None] = lambda: None) -> None:
+        """`on_news` is called when a look finds something new."""
         self._recording = recording
-        self._told = told
+        self._on_news = on_news
         self._host = host_name()
         self._watched: dict[str, _Watched] = {}
         self._asked: set[str] = set()
@@ -189,7 +189,7 @@ class EndpointMonitor:
             watched.last, watched.said_ns = probed, now_ns
             self._recording.record(probed)
         if news:
-            self._told()
+            self._on_news()
 
 
 async def _resolved(watched: _Watched, host_name: str, port: int) -> Resolved | None:
