@@ -12,6 +12,8 @@ from distwatch.state.quantities import bytes_text, seconds
 from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STATES, STRONG, UNKNOWN, YELLOW
 from distwatch.tui.visible_text import Text
 
+_SHARE_CELLS = 10
+
 
 def format_age(age_s: float | None) -> str:
     """`4.2 s`, `12 min`; `–` where it was not observed."""
@@ -101,16 +103,16 @@ def where_cell(status: RankStatus) -> Text:
     return Text.assemble(place, (f" in {function}" if function else "", MUTED))
 
 
-def share_cell(used: int | None, total: int | None, width: int = 10) -> Text:
+def share_cell(used: int | None, total: int | None) -> Text:
     """A bar with its numbers: `████░░░░░░ 12.1 of 31.3 GiB`."""
     if not total or used is None:
         return Text(f"{format_bytes(used)} of {format_bytes(total)}", MUTED)
     share = min(1.0, max(0.0, used / total))
-    filled = round(share * width)
+    filled = round(share * _SHARE_CELLS)
     style = RED if share > 0.95 else YELLOW if share > 0.85 else MUTED
     return Text.assemble(
         ("█" * filled, style),
-        ("░" * (width - filled), FAINT),
+        ("░" * (_SHARE_CELLS - filled), FAINT),
         f" {format_bytes(used)} of {format_bytes(total)} ({share:.0%})",
     )
 

@@ -15,17 +15,8 @@ from distwatch.tui.styles import MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import join_lines, section
 from distwatch.tui.views.loading import find_load
 from distwatch.tui.visible_text import Text
+from distwatch.views import load_text, load_timeline
 from distwatch.views.load_groups import LoadGroup
-from distwatch.views.load_text import (
-    leaked_words,
-    model_words,
-    offload_words,
-    one_line,
-    outcome,
-    span_words,
-    wait_label,
-)
-from distwatch.views.load_timeline import device_bars, spans_of
 
 _WIDE = 120
 _UNCUT = 10_000
@@ -39,15 +30,19 @@ def load_detail(picture: Picture, key: str) -> Text | None:
 
 def _lines(group: LoadGroup) -> Iterable[Text]:
     load, ranks = group.load, group.global_ranks
-    yield Text.assemble((f"{name_ranks(ranks)}  {load.call}", STRONG), "  ", styled(outcome(group)))
+    yield Text.assemble(
+        (f"{name_ranks(ranks)}  {load.call}", STRONG), "  ", styled(load_text.outcome(group))
+    )
     yield Text(load.arguments.checkpoint)
     if load.error:
-        yield Text(one_line(load.error), RED)
+        yield Text(load_text.one_line(load.error), RED)
     yield from section("arguments", list(_arguments(load)))
     of = f", of the slowest: rank {load.global_rank}" if len(ranks) > 1 else ""
-    yield from section(f"phases{of}", [styled(span_words(span, load)) for span in spans_of(load)])
+    spans = load_timeline.spans_of(load)
+    yield from section(f"phases{of}", [styled(load_text.span_words(s, load)) for s in spans])
     yield from section("progress", list(_progress(load)))
-    yield from section(wait_label(load), [wait_cell(load, one, _UNCUT) for one in load.outstanding])
+    waits = [wait_cell(load, one, _UNCUT) for one in load.outstanding]
+    yield from section(load_text.wait_label(load), waits)
     if load.placement is not None:
         yield from _placed(load.placement)
 
@@ -75,8 +70,8 @@ def _progress(load: LoadStatus) -> Iterable[Text]:
 
 
 def _placed(placement: Placement) -> Iterable[Text]:
-    yield from section("model", [styled(model_words(placement))])
-    for bar in device_bars(placement):
+    yield from section("model", [styled(load_text.model_words(placement))])
+    for bar in load_timeline.device_bars(placement):
         rows = [
             Text.assemble((f"{format_bytes(module.bytes):>10}  ", MUTED), module.module or "all of it")
             for module in bar.modules
@@ -87,8 +82,8 @@ def _placed(placement: Placement) -> Iterable[Text]:
         left = f"  the device map has {placement.modules_left_out} more entries, which were not recorded"
         yield Text(left, YELLOW)
     for title, words in (
-        ("offloaded", offload_words(placement)),
-        ("on meta", leaked_words(placement)),
+        ("offloaded", load_text.offload_words(placement)),
+        ("on meta", load_text.leaked_words(placement)),
     ):
         yield from section(title, [styled(words)] if words else [])
     yield from section("notes", [Text(note) for note in placement.notes])

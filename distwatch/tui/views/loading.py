@@ -23,16 +23,8 @@ from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STRONG, YELLO
 from distwatch.tui.views.line import Line, lines_about
 from distwatch.tui.views.ranks import Order
 from distwatch.tui.visible_text import Text
+from distwatch.views import load_text, load_timeline
 from distwatch.views.load_groups import LoadGroup
-from distwatch.views.load_text import (
-    leaked_words,
-    model_words,
-    offload_words,
-    one_line,
-    outcome,
-    wait_label,
-)
-from distwatch.views.load_timeline import DeviceBar, device_bars
 
 EMPTY = (
     "no model load seen: distwatch sees from_pretrained, load_checkpoint_and_dispatch and dispatch_model "
@@ -91,7 +83,7 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
     load = group.load
     parts: list[Callable[[int], Text]] = [partial(_title, group, blamed)]
     if load.error:
-        error = Text(one_line(load.error), RED)
+        error = Text(load_text.one_line(load.error), RED)
         parts.append(_labelled("error", partial(fit, error), RED))
     if load.phases:
         parts.append(_labelled("phases", partial(timeline_cell, load)))
@@ -100,7 +92,7 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
         parts.append(_labelled("files", partial(files_cell, load)))
     if load.under_way or load.cut_off:
         parts.append(_labelled("tensors", partial(tensors_cell, load)))
-    wait = wait_label(load)
+    wait = load_text.wait_label(load)
     parts += [_labelled(wait, partial(wait_cell, load, one)) for one in load.outstanding]
     if load.placement is not None:
         parts += _placed(load.placement)
@@ -108,13 +100,13 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
 
 
 def _placed(placement: Placement) -> list[Callable[[int], Text]]:
-    bars = device_bars(placement)
+    bars = load_timeline.device_bars(placement)
     largest = max((bar.bytes for bar in bars), default=0)
-    parts = [_labelled("model", partial(fit, styled(model_words(placement))))]
+    parts = [_labelled("model", partial(fit, styled(load_text.model_words(placement))))]
     parts += [partial(_device, bar, largest) for bar in bars]
-    if offloaded := offload_words(placement):
+    if offloaded := load_text.offload_words(placement):
         parts.append(_labelled("offload", partial(fit, styled(offloaded))))
-    if leaked := leaked_words(placement):
+    if leaked := load_text.leaked_words(placement):
         parts.append(_labelled("on meta", partial(fit, styled(leaked)), RED))
     notes = [partial(fit, Text(note, MUTED)) for note in placement.notes]
     return [*parts, *(_labelled("note", note) for note in notes)]
@@ -124,7 +116,7 @@ def _title(group: LoadGroup, blamed: bool, width: int) -> Text:
     load, ranks = group.load, group.global_ranks
     name = Text(name_ranks(ranks), f"bold {RED}" if blamed else STRONG)
     name.truncate(max(20, width // 3), overflow="ellipsis")
-    end = styled(outcome(group))
+    end = styled(load_text.outcome(group))
     left = Text.assemble(
         (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  "
     )
@@ -141,6 +133,6 @@ def _labelled(label: str, cell: Callable[[int], Text], style: str = MUTED) -> Ca
     return draw
 
 
-def _device(bar: DeviceBar, largest: int, width: int) -> Text:
+def _device(bar: load_timeline.DeviceBar, largest: int, width: int) -> Text:
     style = RED if bar.is_nowhere else YELLOW if bar.is_offloaded else MUTED
     return _labelled(bar.device[: _LABEL - 1], partial(device_cell, bar, largest), style)(width)
