@@ -21,7 +21,6 @@ from distwatch.report.markdown import fence, tree_lines
 from distwatch.report.speedscope import speedscope
 from distwatch.runfolder import host_name
 from distwatch.state.events import Frame, StackTaken, ThreadStack
-from distwatch.state.model import Process
 from distwatch.state.observer_events import MAIN_THREAD
 from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.views.stack_tree import StackNode, merge
@@ -115,7 +114,11 @@ def _of_job(job: ForeignJob, native: bool) -> Collected:
 def _of_run(target: Target, native: bool) -> Collected:
     state = target.state()
     ranks = Job(state).ranks
-    recorded = {rank: held for rank, process in ranks.items() if (held := _recorded(process))}
+    recorded = {
+        rank: threads
+        for rank, process in ranks.items()
+        if (stack := process.outside.stack) and (threads := stack.main_first(process.pid))
+    }
     here = host_name()
     living = {
         rank: process.pid
@@ -135,10 +138,6 @@ def _by_problem(problems: dict[int, str]) -> dict[str, list[int]]:
     for rank, problem in sorted(problems.items()):
         found.setdefault(problem, []).append(rank)
     return found
-
-
-def _recorded(process: Process) -> tuple[ThreadStack, ...]:
-    return process.outside.stack.main_first(process.pid) if process.outside.stack else ()
 
 
 async def _take(pids: dict[int, int], native: bool) -> tuple[_Stacks, dict[int, str]]:

@@ -25,11 +25,7 @@ def sample_host(host: str, pid: int | None = None) -> HostSampled:
         cgroup_limit=limit,
         cgroup_used=used,
         oom_kills=group.oom_kills if group else None,
-        cpus=_usable_cpus(),
+        # The CPUs that this process may use: a scheduler often gives a job fewer than the machine has.
+        cpus=len(os.sched_getaffinity(0)),
         load=os.getloadavg()[0],
     )
-
-
-def _usable_cpus() -> int | None:
-    # The CPUs that this process may use: a scheduler often gives a job fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()

@@ -67,10 +67,16 @@ def all_pids() -> list[int]:
 
 def owner_of(pid: int) -> int | None:
     """The effective uid of a process; None where it is gone."""
-    for line in read_text(f"/proc/{pid}/status").splitlines():
-        if line.startswith("Uid:"):
-            return int(line.split()[2])
-    return None
+    uids = status_of(f"/proc/{pid}", "Uid")
+    return int(uids[1]) if uids else None
+
+
+def status_of(place: str, name: str) -> list[str]:
+    """The values of one line of `status`, of a process or thread; empty where there are none."""
+    for line in read_text(f"{place}/status").splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split()[1:]
+    return []
 
 
 def may_trace(pid: int) -> bool:

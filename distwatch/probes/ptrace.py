@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 
-from distwatch.probes.procfs import owner_of, read_text
+from distwatch.probes.procfs import owner_of, read_text, status_of
 
 _CAP_SYS_PTRACE = 19
 _ADVICE = (
@@ -71,10 +71,8 @@ def user_name(uid: int) -> str:
 
 def has_ptrace_capability() -> bool:
     """Whether this process has CAP_SYS_PTRACE in effect."""
-    for line in read_text("/proc/self/status").splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_SYS_PTRACE & 1)
-    return False
+    mask = status_of("/proc/self", "CapEff")
+    return bool(mask and int(mask[0], 16) >> _CAP_SYS_PTRACE & 1)
 
 
 def yama_scope() -> int | None:

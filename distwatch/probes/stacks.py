@@ -13,7 +13,7 @@ import sysconfig
 import msgspec
 
 from distwatch.errors import DistwatchError
-from distwatch.probes.procfs import read_text, stat_fields, state_of, tasks_of
+from distwatch.probes.procfs import stat_fields, state_of, status_of, tasks_of
 from distwatch.probes.ptrace import explain_denial
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.observer_events import MAIN_THREAD
@@ -211,17 +211,12 @@ def _passing_reason(message: str) -> str:
 
 def _undo_stop(pid: int) -> str:
     """A killed py-spy can leave the stop signal of its attach behind: resumes the process."""
-    stop = 1 << (signal.SIGSTOP - 1)
-    pending = any(_pending(pid, task) & stop for task in tasks_of(pid))
+    masks = [
+        mask for task in tasks_of(pid) for mask in status_of(f"/proc/{pid}/task/{task}", "SigPnd")
+    ]
+    pending = any(int(mask, 16) >> (signal.SIGSTOP - 1) & 1 for mask in masks)
     if not pending and state_of(pid) != "T":
         return ""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGCONT)
     return "; distwatch resumed the process with SIGCONT"
-
-
-def _pending(pid: int, task: int) -> int:
-    for line in read_text(f"/proc/{pid}/task/{task}/status").splitlines():
-        if line.startswith("SigPnd:"):
-            return int(line.split()[1], 16)
-    return 0

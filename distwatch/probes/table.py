@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
 from distwatch.probes.procfs import (
     all_pids,
@@ -75,43 +75,31 @@ class Seen:
     def is_distwatch(self) -> bool:
         """Whether it is distwatch itself: an observer inherits the environment of a rank."""
         names = [os.path.basename(argument) for argument in self.argv[:2]]
-        module = _module(self.argv)
+        _, module = _target(self.argv)
         return "distwatch" in names or module.partition(".")[0] == "distwatch"
 
 
 def is_launcher(argv: tuple[str, ...]) -> bool:
     """torchrun, accelerate launch, deepspeed, mpirun, …, or python with one of their modules."""
-    script = _script(argv)
+    script, module = _target(argv)
     if os.path.basename(script) in _LAUNCHER_PROGRAMS or _LAUNCHER_FILES.search(script):
         return True
-    return _LAUNCHER_MODULES.fullmatch(_module(argv)) is not None
+    return _LAUNCHER_MODULES.fullmatch(module) is not None
 
 
-def _script(argv: tuple[str, ...]) -> str:
-    """The program, or the script of an interpreter."""
+def _target(argv: tuple[str, ...]) -> tuple[str, str]:
+    """The program or the script of an interpreter, and the module of `python -m module`; else ''."""
     if not argv or not _PYTHON.match(os.path.basename(argv[0])):
-        return argv[0].removesuffix(":") if argv else ""
+        return (argv[0].removesuffix(":") if argv else ""), ""
     rest = iter(argv[1:])
     for argument in rest:
         if argument in ("-X", "-W"):
             next(rest, None)
         elif argument in ("-m", "-c"):
-            return ""
+            return "", next(rest, "") if argument == "-m" else ""
         elif not argument.startswith("-"):
-            return argument
-    return ""
-
-
-def _module(argv: tuple[str, ...]) -> str:
-    """The module of `python -m module`."""
-    if not argv or not _PYTHON.match(os.path.basename(argv[0])) or _script(argv):
-        return ""
-    for option, value in pairwise(argv[1:]):
-        if option == "-c":
-            return ""
-        if option == "-m":
-            return value
-    return ""
+            return argument, ""
+    return "", ""
 
 
 class ProcessTable:

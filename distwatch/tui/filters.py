@@ -22,15 +22,8 @@ class FilterInvalid(ValueError):
     """The filter cannot be read; the message says which part, and what works instead."""
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank as the filter sees it."""
-
-    status: RankStatus
-    groups: tuple[str, ...] = ()
-    """Names and descriptions of its process groups."""
-
-
-Test = Callable[[Subject], bool]
+Test = Callable[[RankStatus, tuple[str, ...]], bool]
+"""Takes a rank, and the names and descriptions of its process groups."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +42,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(
             status.global_rank
             for status in picture.rank_statuses
-            if all(
-                test(Subject(status=status, groups=names.get(status.global_rank, ())))
-                for test in self.tests
-            )
+            if all(test(status, names.get(status.global_rank, ())) for test in self.tests)
         )
 
     def has_words(self, text: str) -> bool:
@@ -136,20 +126,20 @@ def _state(sign: str, value: str) -> Test:
             raise FilterInvalid(f"{value!r} is not a state; the states are {', '.join(LETTERS)}")
         value = by_letter[value]
     test = _text_test("state", sign, value)
-    return lambda subject: test(subject.status.word)
+    return lambda status, _: test(status.word)
 
 
 def _pg(sign: str, value: str) -> Test:
     if sign == "!=":
         same = _text_test("pg", "=", value)
-        return lambda subject: not any(same(name) for name in subject.groups)
+        return lambda _, groups: not any(map(same, groups))
     test = _text_test("pg", sign, value)
-    return lambda subject: any(test(name) for name in subject.groups)
+    return lambda _, groups: any(map(test, groups))
 
 
 def _host(sign: str, value: str) -> Test:
     test = _text_test("host", sign, value)
-    return lambda subject: test(subject.status.host)
+    return lambda status, _: test(status.host)
 
 
 def _rank(sign: str, value: str) -> Test:
@@ -157,11 +147,11 @@ def _rank(sign: str, value: str) -> Test:
         limit, above = whole_number(value), sign == ">"
         if limit is None:
             raise FilterInvalid(f"{value!r} is not a rank; write rank{sign}3")
-        return lambda s: (s.status.global_rank > limit) == above and s.status.global_rank != limit
+        return lambda s, _: (s.global_rank > limit) == above and s.global_rank != limit
     if sign == "~":
         raise FilterInvalid(f"rank is a number: use rank={value}, rank=0-3, rank>3")
     ranks, inside = parse_ranks(value), sign == "="
-    return lambda subject: (subject.status.global_rank in ranks) == inside
+    return lambda status, _: (status.global_rank in ranks) == inside
 
 
 def _age(sign: str, value: str) -> Test:
@@ -170,9 +160,9 @@ def _age(sign: str, value: str) -> Test:
         raise FilterInvalid(f"{value!r}: write age>30s, age<2m or age>1h")
     limit, above = float(found[1]) * _UNITS[found[2] or "s"], sign == ">"
 
-    def test(subject: Subject) -> bool:
+    def test(status: RankStatus, _: tuple[str, ...]) -> bool:
         # An age that was not observed is neither above nor below any value.
-        age = subject.status.since_s
+        age = status.since_s
         return age is not None and (age > limit if above else age < limit)
 
     return test
@@ -182,7 +172,7 @@ def _pid(sign: str, value: str) -> Test:
     pid = whole_number(value)
     if sign not in ("=", "!=") or pid is None:
         raise FilterInvalid(f"{value!r}: write pid=12345")
-    return lambda subject: (subject.status.pid == pid) == (sign == "=")
+    return lambda status, _: (status.pid == pid) == (sign == "=")
 
 
 _READERS: dict[str, Callable[[str, str], Test]] = {

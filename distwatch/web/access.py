@@ -7,20 +7,12 @@ import os
 import socket
 from email.message import Message
 
-import msgspec
-
 from distwatch.errors import DistwatchError, UsageError
 from distwatch.probes.connections import owner_of_peer
 from distwatch.state.addresses import is_loopback
+from distwatch.web.pages import Answer, sentence
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a request is refused, as an HTTP status and a sentence."""
-
-    status: int
-    why: str
 
 
 def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.AddressFamily, str]:
@@ -68,8 +60,8 @@ class Access:
 
     def refuses(
         self, headers: Message, client: tuple[str, int], here: tuple[str, int]
-    ) -> Refusal | None:
-        """Why this request is refused; None: it is not.
+    ) -> Answer | None:
+        """The answer to a request that is refused; None: it is not refused.
 
         Args:
             client, here: the connection's two ends, as address and port.
@@ -79,12 +71,12 @@ class Access:
             # Compared even where the scheme is wrong: the time must not reveal which part was wrong.
             right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
             if not right or scheme.lower() != "bearer":
-                return Refusal(401, "send the token: `Authorization: Bearer …`")
+                return sentence(401, "send the token: `Authorization: Bearer …`")
             return None
         if _name(headers.get("Host", "")) not in self._names:
-            return Refusal(421, f"use a local name: {', '.join(sorted(LOCAL_NAMES))}")
+            return sentence(421, f"use a local name: {', '.join(sorted(LOCAL_NAMES))}")
         if not self.knows(owner_of_peer(client, here)):
-            return Refusal(
+            return sentence(
                 403, "without a token, only the user who runs this server gets an answer"
             )
         return None

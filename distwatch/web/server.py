@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> Answer:
         client, here = self.client_address[:2], self.connection.getsockname()[:2]
         if refusal := self.server.access.refuses(self.headers, client, here):
-            return sentence(refusal.status, refusal.why)
+            return refusal
         if not self.server.admission.accept(self.connection):
             return sentence(503, f"{CLIENTS} others are being answered: ask again")
         try:

@@ -133,8 +133,9 @@ def _take_over(folders: str, run: str) -> int:
             return lock
         except BlockingIOError:
             holder = os.pread(lock, 32, 0).split()
-            if holder and holder[0].isdigit() and _is_keeper(int(holder[0])):
-                os.kill(int(holder[0]), signal.SIGTERM)
+            pid = int(holder[0]) if holder and holder[0].isdigit() else 0
+            if pid and b"host_keeper" in read_bytes(f"/proc/{pid}/cmdline"):
+                os.kill(pid, signal.SIGTERM)
             if time.monotonic() > until:
                 raise OSError(f"another keeper of {run} does not end") from None
         time.sleep(0.05)
@@ -142,10 +143,6 @@ def _take_over(folders: str, run: str) -> int:
 
 def _lock_path(folders: str, run: str) -> str:
     return os.path.join(folders, f".keeper-{run}")
-
-
-def _is_keeper(pid: int) -> bool:
-    return b"host_keeper" in read_bytes(f"/proc/{pid}/cmdline")
 
 
 if __name__ == "__main__":

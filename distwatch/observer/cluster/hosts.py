@@ -97,19 +97,19 @@ async def _join(folder: RunFolder, hosts: list[str], shell: str, address: str) -
         why = f"{here.host} is not the root"
         return [here, *(HostJoined(host=host, failed=why) for host in hosts)]
     task = Task(run=run, folders=folders, card=here.card)
-    there = [_start(host, [*_in_shell(shell, host), *keeper], task) for host in hosts]
+    there = []
+    for host in hosts:
+        command = [part.replace("{host}", host) for part in shlex.split(shell)]
+        there.append(_start(host, [*command, *keeper], task))
     return [here, *await asyncio.gather(*there)]
-
-
-def _in_shell(shell: str, host: str) -> list[str]:
-    return [part.replace("{host}", host) for part in shlex.split(shell)]
 
 
 async def _listening(folder: RunFolder, address: str) -> RootAddress:
     """The one address on which the root listens and the others connect; never all addresses."""
     if address:
         try:
-            place = parse_place(address if _has_port(address) else f"{address}:0")
+            has_port = address.count(":") == 1 or "]:" in address
+            place = parse_place(address if has_port else f"{address}:0")
         except LinkMisconfigured as error:
             raise UsageError(str(error), advice="Use --address IP or IP:PORT.") from error
         if place.host in _NO_ADDRESS:
@@ -130,10 +130,6 @@ async def _listening(folder: RunFolder, address: str) -> RootAddress:
         f"no MASTER_ADDR of {folder.run_id} is an address of this host that others can reach",
         advice="Give the address at which other hosts reach this one with --address.",
     )
-
-
-def _has_port(address: str) -> bool:
-    return address.count(":") == 1 or "]:" in address
 
 
 async def _start(host: str, command: list[str], task: Task) -> HostJoined:

@@ -61,11 +61,13 @@ def main(what: str, address: str) -> dict[str, Any]:
 
 def _up() -> dict[str, Any]:
     """Places the run actor; returns when every living node's actor answers, or time is up."""
+    import ray
+
     mark_stopped(False)
     actor = place_run_actor(os.environ.get("DISTWATCH_DIR", ""))
     until = time.monotonic() + ALL_PLACED_WITHIN_S
     while True:
-        table = _table(actor)
+        table: dict[str, Any] = ray.get(actor.table.remote(), timeout=ALL_PLACED_WITHIN_S)
         waited_for = [row for row in table["nodes"] if row["alive"] and "pid" not in row]
         if not waited_for or time.monotonic() > until:
             return {**table, "open": _is_open()}
@@ -74,6 +76,8 @@ def _up() -> dict[str, Any]:
 
 def _end() -> dict[str, Any]:
     """Kills our actors until none is left: a late one may have placed another."""
+    import ray
+
     mark_stopped(True)
     if not named_actors():
         return {"absent": True}
@@ -88,23 +92,10 @@ def _end() -> dict[str, Any]:
             raise InterruptedError("`distwatch up --ray` was run meanwhile")
         # The run actor first: it would place the others again.
         for name in sorted(left, key=lambda name: name != RUN_ACTOR):
-            _kill(name)
+            with contextlib.suppress(ValueError):  # it is gone
+                ray.kill(ray.get_actor(name, namespace=NAMESPACE))
         time.sleep(_ASK_AGAIN_S)
     return {}
-
-
-def _kill(name: str) -> None:
-    import ray
-
-    with contextlib.suppress(ValueError):  # it is gone
-        ray.kill(ray.get_actor(name, namespace=NAMESPACE))
-
-
-def _table(actor: Any) -> dict[str, Any]:
-    import ray
-
-    found: dict[str, Any] = ray.get(actor.table.remote(), timeout=ALL_PLACED_WITHIN_S)
-    return found
 
 
 def _is_open() -> bool:

@@ -156,7 +156,7 @@ async def accept(
         refused = "its token differs"
         hello = None
     else:
-        hello = _hello(answer.hello)
+        hello = _decoded(answer.hello, Hello)
         refused = objection(hello)
     if hello is None or refused:
         _write(writer, Reply(refused=refused))
@@ -233,13 +233,6 @@ async def _from_channel(channel: Channel, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def _hello(body: bytes) -> Hello:
-    try:
-        return msgspec.msgpack.decode(body, type=Hello)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LinkBroken(f"its hello cannot be read: {error}") from error
-
-
 def _write(writer: asyncio.StreamWriter, word: msgspec.Struct) -> None:
     body = msgspec.msgpack.encode(word)
     writer.write(_LENGTH.pack(len(body)) + body)
@@ -249,7 +242,10 @@ async def _read(reader: asyncio.StreamReader, kind: type[_Word]) -> _Word:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if length > HANDSHAKE_LIMIT:
         raise LinkBroken(f"its message of {length} bytes is over the limit of {HANDSHAKE_LIMIT}")
-    body = await reader.readexactly(length)
+    return _decoded(await reader.readexactly(length), kind)
+
+
+def _decoded(body: bytes, kind: type[_Word]) -> _Word:
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -21,7 +21,7 @@ from distwatch.probes.store_keys import Expected
 from distwatch.runfolder import host_name
 from distwatch.state import events as ev
 from distwatch.state.addresses import split_endpoint
-from distwatch.state.model import Process, RunState, Step
+from distwatch.state.model import Process, RunState
 
 FIRST_AFTER_S = 0.5
 SOON_S, SOON_UNTIL_S = 2.0, 20.0
@@ -224,27 +224,21 @@ def is_on_its_way(process: Process, now_ns: int) -> bool:
 def _is_due(begun_ns: int, ranks: list[Process], now_ns: int) -> bool:
     """Whether there may be news since the newest look, or enough time has passed."""
     inits = [step for process in ranks if (step := newest_init(process)) is not None]
-    moments = [moment for step in inits for moment in _moments(step)]
-    moments += [moment for process in ranks for moment in _eves(process.open_steps())]
+    moments = [step.started_ns + FIRST_AFTER_S * 1e9 for step in inits]
+    moments += [step.ended_ns for step in inits if step.ended_ns is not None]
+    # Just before the deadlines, so that a rank named as missing was still missing a moment ago.
+    moments += [
+        step.started_ns + (step.deadline_s - BEFORE_DEADLINE_S) * 1e9
+        for process in ranks
+        for step in process.open_steps()
+        if step.deadline_s is not None
+    ]
     if any(begun_ns < moment <= now_ns for moment in moments):
         # A rank that keeps failing and trying again is no reason to probe all the time.
         return now_ns - begun_ns >= LEAST_S * 1e9
     newest_ns = max((step.ended_ns or step.started_ns for step in inits), default=now_ns)
     soon = now_ns - newest_ns < SOON_UNTIL_S * 1e9
     return begun_ns > 0 and now_ns - begun_ns >= (SOON_S if soon else RARELY_S) * 1e9
-
-
-def _moments(step: Step) -> Iterator[float]:
-    yield step.started_ns + FIRST_AFTER_S * 1e9
-    if step.ended_ns is not None:
-        yield step.ended_ns
-
-
-def _eves(steps: Iterable[Step]) -> Iterator[float]:
-    """Just before the deadlines, so that a rank named as missing was still missing a moment ago."""
-    for step in steps:
-        if step.deadline_s is not None:
-            yield step.started_ns + (step.deadline_s - BEFORE_DEADLINE_S) * 1e9
 
 
 def _likely_hosts(ranks: list[Process], living: list[Process]) -> list[int]:
