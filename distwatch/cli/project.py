@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from typing import Any
+
+import msgspec
 
 from distwatch.cli.terminal import echo
 from distwatch.errors import UsageError
@@ -14,6 +14,14 @@ KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer", "ri
 _FIX = "Fix [tool.distwatch], or run from another folder."
 
 
+class _Tool(msgspec.Struct):
+    distwatch: dict[str, object] = {}
+
+
+class _Project(msgspec.Struct):
+    tool: _Tool = msgspec.field(default_factory=_Tool)
+
+
 def project_settings() -> dict[str, str]:
     """The project's settings as values of DISTWATCH_* variables; empty where it has none.
 
@@ -21,28 +29,21 @@ def project_settings() -> dict[str, str]:
         UsageError: the file or the table is not valid.
     """
     try:
-        text = read_named("pyproject.toml", 4 << 20).decode("utf-8")
+        content = read_named("pyproject.toml", 4 << 20)
+        if b"distwatch" not in content:
+            return {}
+        table = msgspec.toml.decode(content, type=_Project).tool.distwatch
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_FIX) from None
-    if "distwatch" not in text:
-        return {}
-    toml = _parser()
-    if toml is None:
+    except ImportError:
         echo(
             "distwatch: [tool.distwatch] of ./pyproject.toml was not read: it needs Python 3.11 "
             "or the tomli package",
             err=True,
         )
         return {}
-    try:
-        tool = toml.loads(text).get("tool", {})
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"./pyproject.toml cannot be read: {error}", advice=_FIX) from None
-    table = tool.get("distwatch", {}) if isinstance(tool, dict) else {}
-    if not isinstance(table, dict):
-        raise UsageError("[tool.distwatch] of ./pyproject.toml is not a table", advice=_FIX)
     return _values(table)
 
 
@@ -67,13 +68,3 @@ def _value(key: str, value: object) -> str:
             advice="Write the value as in the DISTWATCH_ variable of that name.",
         )
     return str(value)
-
-
-def _parser() -> Any:
-    """A module that reads TOML; None where Python is too old and tomli is not installed."""
-    for name in ("tomllib", "tomli"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    return None

@@ -30,6 +30,16 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
                 task.exception()  # retrieved, or asyncio warns that it never was
 
 
+async def wait_for_any(*events: asyncio.Event, within_s: float) -> None:
+    """Returns when one of the events is set, at the latest after `within_s`."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 async def close_writer(writer: asyncio.StreamWriter) -> None:
     """Closes a connection, however it ends."""
     writer.close()

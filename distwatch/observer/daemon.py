@@ -15,6 +15,7 @@ from distwatch import __version__
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.facts.suspicion import suspicion_of
+from distwatch.observer.background import wait_for_any
 from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
 from distwatch.observer.journals.journal_intake import Intake
 from distwatch.observer.journals.reading import Entry, fold_run
@@ -130,14 +131,11 @@ class Observer:
         watched = [t.watch.fileno() for t in self.tracking.living() if t.watch is not None]
         for descriptor in watched:
             loop.add_reader(descriptor, woken.set)
-        waits = [asyncio.create_task(woken.wait()), asyncio.create_task(self._stopping.wait())]
         try:
-            await asyncio.wait(waits, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
+            await wait_for_any(woken, self._stopping, within_s=TICK_S)
         finally:
             for descriptor in watched:
                 loop.remove_reader(descriptor)
-            for wait in waits:
-                wait.cancel()
 
     def tick(self, *, judging: bool = True) -> None:
         """One round of following, sampling and, if `judging`, judging."""

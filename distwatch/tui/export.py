@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain, count
 
 from distwatch.tui.picture import Picture
 
@@ -24,17 +25,13 @@ def write_reports(reports: dict[str, bytes], folder: str, run_id: str) -> list[s
         OSError: the folder is not writable.
     """
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in run_id).strip(".") or "run"
-    number = 1
-    while any(os.path.exists(path) for path in _paths(folder, safe, number, reports)):
-        number += 1
-    paths = _paths(folder, safe, number, reports)
+    stems = chain([safe], (f"{safe}-{number}" for number in count(2)))
+    for stem in stems:
+        paths = [os.path.join(folder, f"distwatch-{stem}.{extension}") for extension in reports]
+        if not any(map(os.path.exists, paths)):
+            break
     for path, content in zip(paths, reports.values(), strict=True):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
     return paths
-
-
-def _paths(folder: str, name: str, number: int, reports: dict[str, bytes]) -> list[str]:
-    stem = f"distwatch-{name}" if number == 1 else f"distwatch-{name}-{number}"
-    return [os.path.join(folder, f"{stem}.{extension}") for extension in reports]

@@ -152,7 +152,7 @@ def test_options_win_over_variables_and_variables_over_the_project(
     ("text", "words"),
     [
         ("[tool.distwatch]\ndeadline = 'init=3'", "The keys are"),
-        ("[tool]\ndistwatch = 3", "is not a table"),
+        ("[tool]\ndistwatch = 3", "at `$.tool.distwatch`"),
         ("[tool.distwatch]\nobserver = false", "observer"),
         ("[tool.distwatch", "cannot be read"),
     ],

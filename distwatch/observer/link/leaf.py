@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from distwatch.observer.background import end_tasks
+from distwatch.observer.background import end_tasks, wait_for_any
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.recording import OPERATIONS_KEPT
 from distwatch.observer.link import messages as say
@@ -174,13 +174,7 @@ class Leaf:
         if self._closing.is_set():
             await asyncio.sleep(PAUSE_FIRST_S)
             return
-        waits = [asyncio.create_task(one.wait()) for one in (self._closing, self._moved)]
-        try:
-            limit_s = pause_s * random.uniform(0.5, 1.0)
-            await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await wait_for_any(self._closing, self._moved, within_s=pause_s * random.uniform(0.5, 1.0))
 
     async def _connected(self, kind: Literal["leaf", "viewer"]) -> Channel:
         hello = say.Hello(
@@ -222,8 +216,7 @@ class Leaf:
             if closing:
                 await channel.send(say.encode(say.Bye()))
                 await asyncio.Event().wait()  # its answer ends this connection
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), SEND_EVERY_S)
+            await wait_for_any(self._closing, within_s=SEND_EVERY_S)
 
     async def _send_all(self, channel: Channel) -> None:
         """Sends what the root lacks now, or just a sign of life."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 
 import msgspec
 
@@ -179,7 +178,7 @@ class Root:
         why = "its connection ended"
         try:
             await leaf.resume()
-            await leaf.serve(self._caught_up)
+            await leaf.serve()
         except LinkBroken as error:
             why = f"it sent invalid data: {error}"
             with contextlib.suppress(OSError):
@@ -201,10 +200,6 @@ class Root:
                     )  # fmt: skip
                 else:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
-
-    def _caught_up(self, host: str) -> None:
-        """Records the link only now: before, that host's ranks would be judged by old data."""
-        self._observer.recording.record(ev.LinkChanged(host=self._host, peer=host, linked=True))
 
     def _say(self, why: str) -> None:
         log.warning("%s", why)
@@ -254,12 +249,8 @@ class _Leaf:
         self._resumes += 1
         await self._channel.send(say.encode(say.Resume(number=self._resumes, cursors=cursors)))
 
-    async def serve(self, caught_up: Callable[[str], None]) -> None:
-        """Receives until the leaf says goodbye; raises on any other end.
-
-        Args:
-            caught_up: called with the leaf's host once nothing is missing any more.
-        """
+    async def serve(self) -> None:
+        """Receives until the leaf says goodbye; raises on any other end."""
         while True:
             body = await self._channel.receive_within(LOST_AFTER_S)
             self.heard = time.monotonic()
@@ -270,7 +261,10 @@ class _Leaf:
             if isinstance(message, say.Batch):
                 await self._take(message)
             elif isinstance(message, say.CaughtUp):
-                caught_up(self._host)
+                # Only now: before, that host's ranks would be judged by old data.
+                recording = self._observer.recording
+                root = recording.header.host
+                recording.record(ev.LinkChanged(host=root, peer=self._host, linked=True))
             elif isinstance(message, say.Looked):
                 if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
                     waiting.set_result(None)

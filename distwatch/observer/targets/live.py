@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
 import msgspec
 
-from distwatch.observer.background import close_writer, end_tasks
+from distwatch.observer.background import close_writer, end_tasks, wait_for_any
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
 from distwatch.observer.targets.run_source import RunSource, SourceLost
@@ -40,8 +39,7 @@ class LiveRun(RunSource):
     async def open(self) -> None:
         """Connects; raises SourceLost where the observer does not answer."""
         await self._begin()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._told_all.wait(), HISTORY_WITHIN_S)
+        await wait_for_any(self._told_all, within_s=HISTORY_WITHIN_S)
         await self.poll()
 
     async def open_whole(self) -> None:
@@ -51,9 +49,8 @@ class LiveRun(RunSource):
             SourceLost: the observer does not answer, or hung up before the end of the history.
         """
         await self._begin()
-        try:
-            await asyncio.wait_for(self._told_all.wait(), WHOLE_WITHIN_S)
-        except asyncio.TimeoutError:
+        await wait_for_any(self._told_all, within_s=WHOLE_WITHIN_S)
+        if not self._told_all.is_set():
             self._lost = f"the record of {self.run_id} did not arrive within {WHOLE_WITHIN_S:.0f} s"
         if not self._is_whole:
             raise SourceLost(
@@ -98,8 +95,7 @@ class LiveRun(RunSource):
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when something has arrived or the observer has left, or after `timeout_s`."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+        await wait_for_any(self._arrived, within_s=timeout_s)
 
     async def dump(self) -> str:
         if self._writer is None or not self.live:
