@@ -9,7 +9,6 @@ import msgspec
 
 from distwatch.cli.options import color_option, output_option, root_option
 from distwatch.cli.terminal import echo, echo_json, styled
-from distwatch.preflight.check_result import Checked
 from distwatch.preflight.machine import examine
 from distwatch.redaction import redact_text
 from distwatch.runfolder import host_name
@@ -28,16 +27,14 @@ def command(output: str, root: str) -> int:
 
     Exits with 1 if a check fails; with warnings alone, with 0.
     """
-    checked = [_without_secrets(one) for one in examine(os.environ, root)]
+    checked = [
+        msgspec.structs.replace(one, detail=redact_text(one.detail))
+        for one in examine(os.environ, root)
+    ]
     counts = {status: sum(one.status == status for one in checked) for status in _COLORS}
     if output == "json":
-        document = {
-            "schema": SCHEMA,
-            "host": host_name(),
-            "counts": counts,
-            "checks": msgspec.to_builtins(checked),
-        }
-        echo_json(document)
+        checks = msgspec.to_builtins(checked)
+        echo_json({"schema": SCHEMA, "host": host_name(), "counts": counts, "checks": checks})
     else:
         width = max(len(one.what) for one in checked)
         for one in checked:
@@ -48,7 +45,3 @@ def command(output: str, root: str) -> int:
         told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         echo(f"distwatch: {told}", err=True)
     return 1 if counts["fail"] else 0
-
-
-def _without_secrets(one: Checked) -> Checked:
-    return msgspec.structs.replace(one, detail=redact_text(one.detail))

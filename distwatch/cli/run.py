@@ -113,7 +113,9 @@ def environment_for(options: Mapping[str, str | None]) -> dict[str, str]:
     environ["DISTWATCH_DIR"] = readable_root(run_root(environ))
     _require_sense(environ)
     if not has_pth():
-        _add_bootstrap(environ)
+        # A sitecustomize does the work of the missing .pth, and calls the next sitecustomize.
+        paths = [BOOTSTRAP, environ.get("PYTHONPATH", "")]
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environ
 
 
@@ -170,12 +172,6 @@ def has_pth() -> bool:
     """Whether the installed package activates itself by DISTWATCH=1."""
     places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return any(place and os.path.exists(os.path.join(place, "distwatch.pth")) for place in places)
-
-
-def _add_bootstrap(environ: dict[str, str]) -> None:
-    """A source tree has no .pth: a sitecustomize does its work, and calls the next sitecustomize."""
-    paths = [BOOTSTRAP, environ.get("PYTHONPATH", "")]
-    environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def forward(argv: list[str], environ: dict[str, str]) -> int:

@@ -84,9 +84,11 @@ def collect(target: Target, *, native: bool = False) -> Collected:
         NoSuchTarget: there is no such run, or no stack of it.
         AttachDenied: the system does not permit it.
     """
-    collected = (
-        _of_job(target, native) if isinstance(target, ForeignJob) else _of_run(target, native)
-    )
+    if isinstance(target, ForeignJob):
+        fresh, problems = asyncio.run(_take(target.rank_pids(), native))
+        collected = Collected(fresh=fresh, problems=problems)
+    else:
+        collected = _of_run(target, native)
     if collected.old:
         ranks = format_ranks(collected.old)
         echo(f"distwatch: last recorded stacks, not current ones: ranks {ranks}", err=True)
@@ -104,11 +106,6 @@ def speedscope_file(collected: Collected, *, all_threads: bool) -> bytes:
     """The stacks as a file for speedscope, on one line."""
     by_thread = collected.by_thread(all_threads=all_threads)
     return msgspec.json.encode(speedscope(collected.run_id or "distwatch", by_thread)) + b"\n"
-
-
-def _of_job(job: ForeignJob, native: bool) -> Collected:
-    fresh, problems = asyncio.run(_take(job.rank_pids(), native))
-    return Collected(fresh=fresh, problems=problems)
 
 
 def _of_run(target: Target, native: bool) -> Collected:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -91,7 +90,7 @@ def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], b
     """The process of each socket, and whether some process could not be examined."""
     found: dict[str, int] = {}
     denied = False
-    for pid in chain(likely, all_pids()) if inodes else ():
+    for pid in _in_turn(likely) if inodes else ():
         try:
             held = sockets_of(pid)
         except OSError as error:
@@ -102,6 +101,12 @@ def _holders(inodes: set[str], likely: Iterable[int]) -> tuple[dict[str, int], b
         if found.keys() >= inodes:
             break
     return found, denied
+
+
+def _in_turn(likely: Iterable[int]) -> Iterator[int]:
+    """The likely processes first; the process table is read only after those."""
+    yield from likely
+    yield from all_pids()
 
 
 def _first_holder(pid: int, inode: str) -> int:

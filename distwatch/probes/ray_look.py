@@ -72,7 +72,9 @@ def read_tables(query: dict[str, Any]) -> dict[str, Any]:
     host, most = query["host"], query["most"]
     jobs = [job for job in _jobs(store, host) if _is_meant(job, query)]
     wanted = {job["job_id"] for job in jobs} if _narrows(query) else None
-    actors = [one for one in _actors(store, ray, host, wanted) if _has_name(one, query)]
+    actors = list(_actors(store, ray, host, wanted))
+    if query.get("name"):
+        actors = [actor for actor in actors if actor["name"] == query["name"]]
     groups = [g for g in _groups(store, host) if wanted is None or g["job_id"] in wanted]
     actors.sort(key=_interest)
     _tell_ends(store, ray, actors[:most])
@@ -97,10 +99,6 @@ def _is_meant(job: dict[str, Any], query: dict[str, Any]) -> bool:
         return True
     of_driver = bool(query.get("driver")) and job["driver_pid"] == query["driver"]
     return of_driver and job["driver_node"] in query["nodes"]
-
-
-def _has_name(actor: dict[str, Any], query: dict[str, Any]) -> bool:
-    return not query.get("name") or actor["name"] == query["name"]
 
 
 def _interest(actor: dict[str, Any]) -> tuple[int, int]:

@@ -8,14 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
-from distwatch.probes.procfs import (
-    all_pids,
-    argv_of,
-    children_of,
-    name_of,
-    read_text,
-    stat_fields,
-)
+from distwatch.probes import procfs
 from distwatch.state.identity import Identity, identify
 
 _LAUNCHER_PROGRAMS = frozenset(
@@ -62,7 +55,7 @@ class Seen:
         if _PYTHON.match(os.path.basename(self.program)):
             return True
         # An application that embeds Python; its maps are long, so they are read only where it claims a rank.
-        return self.identity.global_rank is not None and "libpython" in read_text(
+        return self.identity.global_rank is not None and "libpython" in procfs.read_text(
             f"/proc/{self.pid}/maps"
         )
 
@@ -117,7 +110,7 @@ class ProcessTable:
 
     def all(self) -> Iterator[Seen]:
         """Every process of this pid namespace."""
-        return (seen for pid in all_pids() if (seen := self.get(pid)) is not None)
+        return (seen for pid in procfs.all_pids() if (seen := self.get(pid)) is not None)
 
     def above(self, seen: Seen) -> Iterator[Seen]:
         """Its ancestors, the parent first."""
@@ -171,7 +164,7 @@ class ProcessTable:
     def _is_dataloader(self, seen: Seen) -> bool:
         # torch names its workers' threads; older versions show a forked copy of the parent, or a process
         # that multiprocessing spawned.
-        if name_of(seen.pid).startswith("pt_data_worker"):
+        if procfs.name_of(seen.pid).startswith("pt_data_worker"):
             return True
         if any("multiprocessing.spawn import spawn_main" in argument for argument in seen.argv):
             return True
@@ -182,7 +175,7 @@ class ProcessTable:
         """Whether it runs torchrun's agent under another name: its children show it."""
         if seen.environ is None or "TORCHELASTIC_RUN_ID" in seen.environ or not seen.is_python:
             return False
-        children = [self.get(pid) for pid in children_of(seen.pid)]
+        children = [self.get(pid) for pid in procfs.children_of(seen.pid)]
         return any(c and c.environ and "TORCHELASTIC_RUN_ID" in c.environ for c in children)
 
 
@@ -200,7 +193,7 @@ def _same_claim(one: Seen, other: Seen) -> bool:
 
 
 def _see(pid: int) -> Seen | None:
-    fields = stat_fields(pid)
+    fields = procfs.stat_fields(pid)
     if fields is None:
         return None
     environ = read_environ(pid)
@@ -212,7 +205,7 @@ def _see(pid: int) -> Seen | None:
         pid=pid,
         ppid=int(fields[1]),
         start_ticks=int(fields[19]),
-        argv=argv_of(pid),
+        argv=procfs.argv_of(pid),
         environ=environ,
         identity=identify(environ or {}),
         program=program.removesuffix(" (deleted)"),

@@ -28,7 +28,7 @@ from distwatch.tui.verdict import verdict_markdown
 from distwatch.tui.views import loading, ranks
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of
-from distwatch.tui.views.shown import Shown, draw_view
+from distwatch.tui.views.shown import draw_view
 from distwatch.visible_text import visible
 
 if TYPE_CHECKING:
@@ -148,16 +148,13 @@ class DistwatchApp(App[None]):
         picture = self.session.picture
         self._top.show(picture, self.session.viewer_status())
         shown = draw_view(self._view, picture, self._filter, self._orders, self._folded)
-        self._lists[self._view].show(shown.lines, shown.heading, self._empty_text(shown))
+        none = f"no line matches the filter {self._filter.text!r}; Esc clears it"
+        empty = none if shown.total else shown.empty
+        self._lists[self._view].show(shown.lines, shown.heading, empty)
         hits = f"{len(shown.lines)} of {shown.total}"
         self._tabs.show(self._view, self._detail_key is not None, picture, self._filter, hits)
         if self._detail_key is not None:
             self._detail_text.update(detail(picture, self._detail_key))
-
-    def _empty_text(self, shown: Shown) -> str:
-        if shown.total:
-            return f"no line matches the filter {self._filter.text!r}; Esc clears it"
-        return shown.empty
 
     def _open_pane(self, name: str) -> None:
         self._switcher.current = name

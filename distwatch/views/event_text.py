@@ -61,10 +61,6 @@ def _lock(event: ev.LockLooked) -> str:
     return f"{event.path}: {held if event.exists else 'it is gone'}"
 
 
-def _exit(event: ev.ExitSeen) -> str:
-    return f"{exit_text(event)}{'; ' + event.oom_killed if event.oom_killed else ''}"
-
-
 def _group(event: ev.GroupCreated) -> str:
     title = event.pg_desc or event.pg_name
     return f"{title} ({event.backend}) of ranks {format_ranks(event.members) or 'not known'}"
@@ -172,7 +168,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ObserverEnded: lambda e: e.reason,
     ev.LinkChanged: _link,
     ev.ProcessSighted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
-    ev.ExitSeen: _exit,
+    ev.ExitSeen: lambda e: f"{exit_text(e)}{'; ' + e.oom_killed if e.oom_killed else ''}",
     ev.StackTaken: lambda e: (
         f"{count_of(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
 
 import msgspec
@@ -72,7 +72,10 @@ def _grid(
     sizes = {axis: max(len(group) for group in layout[axis]) for axis in axes}
     by_place: dict[tuple[int, ...], list[int]] = {}
     unplaced = []
-    indices = [_indices(layout[axis]) for axis in (*down, *across)]
+    indices = [
+        {rank: index for group in layout[axis] for index, rank in enumerate(group)}
+        for axis in (*down, *across)
+    ]
     for rank in ranks:
         places = [index.get(rank) for index in indices]
         if None in places:
@@ -121,11 +124,6 @@ def _orthogonal(layout: Layout, ranks: int) -> list[str]:
     return [axis for axis in first if axis in chosen and axis not in _COLUMNS] + order + [
         axis for axis in _COLUMNS if axis in chosen
     ]  # fmt: skip
-
-
-def _indices(partition: Iterable[tuple[int, ...]]) -> dict[int, int]:
-    """The index of each rank in its group."""
-    return {rank: index for group in partition for index, rank in enumerate(group)}
 
 
 def _coordinates(axes: list[str], place: tuple[int, ...]) -> str:

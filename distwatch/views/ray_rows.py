@@ -28,7 +28,9 @@ class RayRow(msgspec.Struct, frozen=True, kw_only=True):
 def ray_rows(state: RunState) -> list[RayRow]:
     """Actors that wait, were restarted or failed; placement groups that wait; dead nodes."""
     view = RayView(state)
-    actors = sorted(view.actors.values(), key=_by_rank)
+    actors = sorted(
+        view.actors.values(), key=lambda a: (a.global_rank is None, a.global_rank or 0, a.actor_id)
+    )
     return [
         *(_group(view, group) for group in view.groups.values() if group.waits),
         *(_actor(actor) for actor in actors if _is_of_interest(actor)),
@@ -88,8 +90,3 @@ def _nodes(view: RayView) -> Iterable[RayRow]:
             yield RayRow(
                 kind="node", name=name, id=node.node_id, state="DEAD", text=node.death_text
             )
-
-
-def _by_rank(actor: RayActorSeen) -> tuple[bool, int, str]:
-    rank = actor.global_rank
-    return rank is None, rank or 0, actor.actor_id

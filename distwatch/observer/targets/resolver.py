@@ -8,13 +8,7 @@ from distwatch.errors import AttachDenied, NoSuchTarget, PartialData, UsageError
 from distwatch.observer.cluster.root_registry import SCHEME
 from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive
-from distwatch.observer.targets.runs import (
-    newest_run,
-    run_at,
-    run_named,
-    run_of_pid,
-    runs_by_actor,
-)
+from distwatch.observer.targets import runs
 from distwatch.observer.targets.target import RunHere, Target
 from distwatch.runfolder import RunFolder
 from distwatch.state.bounds import whole_number
@@ -36,14 +30,14 @@ def resolve(word: str | None, root: str) -> Target:
         ClusterSilent: neither the cluster that `ray://` names nor its roots answer.
     """
     if not word:
-        return RunHere(newest_run(root))
+        return RunHere(runs.newest_run(root))
     folders = run_folders(root)
     pid = whole_number(word)
     found = _run_or_job_of(pid, root, folders) if pid is not None else None
     if isinstance(found, RunHere):
         return found
     # A folder of that name in the current one is meant by `./name`.
-    here = None if word.startswith(SCHEME) else run_named(word, folders) or run_at(word)
+    here = None if word.startswith(SCHEME) else runs.run_named(word, folders) or runs.run_at(word)
     if here:
         return RunHere(here)
     # These import the link and the probes, which `distwatch.snapshot` in a rank must not load.
@@ -62,7 +56,7 @@ def resolve(word: str | None, root: str) -> Target:
 
 def _run_or_job_of(pid: int, root: str, folders: list[RunFolder]) -> Target:
     """The run of a process; else the run of its Ray job; else the job as a foreign one."""
-    if folder := run_of_pid(pid, folders):
+    if folder := runs.run_of_pid(pid, folders):
         return RunHere(folder)
     from distwatch.observer.targets.foreign_job import ForeignJob
     from distwatch.observer.targets.ray_jobs import ray_job_of
@@ -75,7 +69,7 @@ def _run_or_job_of(pid: int, root: str, folders: list[RunFolder]) -> Target:
 def _run_or_job_with(actor: str, root: str, folders: list[RunFolder]) -> Target | None:
     """The target of an actor's name: in a living run, else in a cluster here, else in an ended run."""
     living = [folder for folder in folders if any_alive(folder)]
-    holding = runs_by_actor(living).get(actor, [])
+    holding = runs.runs_by_actor(living).get(actor, [])
     if len(holding) > 1:
         raise UsageError(
             f"several runs have an actor named {actor!r}: {', '.join(f.run_id for f in holding)}",
@@ -85,7 +79,7 @@ def _run_or_job_with(actor: str, root: str, folders: list[RunFolder]) -> Target 
         return RunHere(holding[0])
     if found := _in_clusters(actor, root, folders):
         return found
-    ended = runs_by_actor(folder for folder in folders if folder not in living)
+    ended = runs.runs_by_actor(folder for folder in folders if folder not in living)
     return RunHere(ended[actor][-1]) if actor in ended else None
 
 
@@ -116,8 +110,8 @@ def _in_clusters(actor: str, root: str, folders: list[RunFolder]) -> Target | No
 
 def _run_of_ray_job(name: str, pids: tuple[int, ...], folders: list[RunFolder]) -> RunFolder | None:
     """The run of a Ray job, by its default name or by one of the job's workers."""
-    by_pid = (run_of_pid(pid, folders) for pid in pids)
-    return run_named(name, folders) or next(filter(None, by_pid), None)
+    by_pid = (runs.run_of_pid(pid, folders) for pid in pids)
+    return runs.run_named(name, folders) or next(filter(None, by_pid), None)
 
 
 def _require_no_folder(word: str) -> None:

@@ -16,6 +16,9 @@ from distwatch.views.ray_rows import ray_rows
 
 EMPTY = "no hosts seen yet"
 _DEPTH_LIMIT = 16
+_PROCESS_TITLES = (
+    f"  {'PROCESS':<22} {'PID':>7}  {'ST':<2} {'CPU':>7} {'MEMORY':>9} {'THR':>4}  WAITS IN"
+)
 
 
 def lines(picture: Picture) -> list[Line]:
@@ -25,7 +28,7 @@ def lines(picture: Picture) -> list[Line]:
     for name, host in sorted(picture.state.hosts.items()):
         processes = [p for p in picture.state.processes.values() if p.host == name]
         here = tuple(ranks[p.key] for p in processes if p.key in ranks)
-        texts = [*host_lines(host), _process_heading()]
+        texts = [*host_lines(host), Text(_PROCESS_TITLES, FAINT)]
         found += lines_about(f"host:{name}", (partial(fit, text) for text in texts), here)
         found += _process_lines(processes, ranks)
     return [*found, *_ray_lines(picture)]
@@ -131,13 +134,6 @@ def _process_lines(processes: list[Process], ranks: dict[str, int]) -> Iterator[
 
 def _ordered(processes: list[Process], ranks: dict[str, int]) -> list[Process]:
     return sorted(processes, key=lambda p: (p.role != "launcher", ranks.get(p.key, 1 << 30), p.pid))
-
-
-def _process_heading() -> Text:
-    titles = (
-        f"  {'PROCESS':<22} {'PID':>7}  {'ST':<2} {'CPU':>7} {'MEMORY':>9} {'THR':>4}  WAITS IN"
-    )
-    return Text(titles, FAINT)
 
 
 def _process_line(process: Process, rank: int | None, depth: int, width: int) -> Text:

@@ -39,8 +39,8 @@ def lines(picture: Picture) -> list[Line]:
             draw = partial(_row, picture, row, widths)
             found.append(Line(f"layout:{grid.name}:row:{number}", draw, members))
         if grid.unplaced:
-            draw_unplaced = partial(_unplaced, grid)
-            found.append(Line(f"layout:{grid.name}:unplaced", draw_unplaced, grid.unplaced))
+            text = Text(f"  place not known: ranks {format_ranks(grid.unplaced)}", YELLOW)
+            found.append(Line(f"layout:{grid.name}:unplaced", partial(fit, text), grid.unplaced))
         found += [
             Line(axis_key(grid, axis), partial(_axis, views, grid, axis), ranks)
             for axis in grid.axes
@@ -133,10 +133,6 @@ def _rank(picture: Picture, rank: int) -> Text:
         (str(rank), f"bold {RED}" if blamed else STRONG),
         (f" {letter} ", f"bold {style}"),
     )
-
-
-def _unplaced(grid: LayoutGrid, width: int) -> Text:
-    return fit(Text(f"  place not known: ranks {format_ranks(grid.unplaced)}", YELLOW), width)
 
 
 class _Views:

@@ -115,15 +115,15 @@ async def test_another_address_or_port_needs_another_root(link: Link) -> None:
 async def test_a_leaf_that_is_sent_elsewhere_while_it_introduces_itself_goes(
     link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    introducing, go_on, introduce = asyncio.Event(), asyncio.Event(), leaf_module.introduce
+    introducing, go_on, connect = asyncio.Event(), asyncio.Event(), leaf_module.connect
 
     async def slowly(*arguments: Any) -> Channel:
-        channel = await introduce(*arguments)
+        channel = await connect(*arguments)
         introducing.set()
         await go_on.wait()
         return channel
 
-    monkeypatch.setattr(leaf_module, "introduce", slowly)
+    monkeypatch.setattr(leaf_module, "connect", slowly)
     monkeypatch.setenv("DISTWATCH_HOST", "elsewhere")
     far, roots, places = [], [], []
     for name in ("old", "new"):
