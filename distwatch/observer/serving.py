@@ -35,7 +35,6 @@ AT_ONCE = 4 * 1024 * 1024
 """Bytes of history that are read, and may be in transit, at one time."""
 LIVE_EVERY_S = 0.25
 FIRST_WITHIN_S = 10.0
-NOTHING_WRITTEN = "could not write an incident: see the run's NotObserved events"
 _OVERHEAD = 300
 
 
@@ -78,6 +77,13 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
     if length > FRAME_LIMIT:
         raise ValueError(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
     return await reader.readexactly(length)
+
+
+def dump_text(path: str) -> str:
+    """The answer to a request for a dump. `path`: the incident's folder; '' where there is none."""
+    if path:
+        return f"incident written to {path}"
+    return "could not write an incident: see the run's NotObserved events"
 
 
 def to_wire(entry: Entry) -> Wire:
@@ -193,8 +199,7 @@ class _Viewer:
                     sender = asyncio.create_task(self._send())
                 elif request.want == "dump":
                     path = await self._observer.dump(request.reason or "a viewer asked")
-                    told = f"incident written to {path}" if path else NOTHING_WRITTEN
-                    self._put(Wire(None, 0, 0, b"", told))
+                    self._put(Wire(None, 0, 0, b"", dump_text(path)))
                     if sender is None:
                         sender = asyncio.create_task(self._send_queue())
                 else:

@@ -47,9 +47,5 @@ def speedscope(
 
 
 def _frame(frame: Frame) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": frame.function}
-    if frame.file:
-        described["file"] = frame.file
-    if frame.line:
-        described["line"] = frame.line
-    return described
+    known = {"name": frame.function, "file": frame.file, "line": frame.line}
+    return {name: value for name, value in known.items() if value or name == "name"}

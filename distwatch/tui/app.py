@@ -20,7 +20,7 @@ from distwatch.tui.bars import Prompt, Tabs, TopBar
 from distwatch.tui.export import render_reports, write_reports
 from distwatch.tui.filters import Filter, FilterInvalid, parse_filter
 from distwatch.tui.help import HelpScreen
-from distwatch.tui.keys import VIEWS, bindings
+from distwatch.tui.keys import FILTER_HINT, VIEWS, bindings
 from distwatch.tui.line_list import LineList
 from distwatch.tui.palette import KeyCommands
 from distwatch.tui.session import Session
@@ -297,8 +297,7 @@ class DistwatchApp(App[None]):
 
     def action_filter(self) -> None:
         """Opens the filter prompt; the filter applies while it is typed."""
-        hint = "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text"
-        self._prompt.open("filter", self._filter.text, hint)
+        self._prompt.open("filter", self._filter.text, FILTER_HINT)
 
     def action_go_to_rank(self) -> None:
         """Asks for a rank's number."""

@@ -42,6 +42,7 @@ VIEWS = (
     View("layout", "Layout", "parallel layouts: each rank in its place; the groups of each axis"),
 )
 
+FILTER_HINT = "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text"
 _VIEW_KEYS = tuple(
     Key(str(n), str(n), f"view('{view.name}')", view.title, view.help, "Views")
     for n, view in enumerate(VIEWS, 1)
@@ -52,7 +53,7 @@ KEYS: tuple[Key, ...] = (
     Key("c", "c", "culprit", "Culprit", "jump to the rank that the verdict blames", "Look", True),
     Key("enter", "Enter", "detail", "Detail", "everything about the selected line", "Look", True),
     Key("escape", "Esc", "leave", "Back", "close the detail, then clear the filter", "Look"),
-    Key("slash", "/", "filter", "Filter", "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text", "Look", True),
+    Key("slash", "/", "filter", "Filter", FILTER_HINT, "Look", True),
     Key("g", "g", "go_to_rank", "Go to rank", "type a rank's number", "Look"),
     Key("s", "s", "sort", "Sort", "ranks, loads: sort by the next column", "Look"),
     Key("S,upper_s", "S", "sort_reverse", "Reverse", "ranks, loads: reverse the order", "Look"),

@@ -157,15 +157,9 @@ class Session:
         self._retake()
 
     def _note_moments(self) -> None:
-        """Notes the times of events in a recorded run: its state only knows up to the cursor."""
-        if not self.replays or self.source.span is None:
-            return
-        cursor = self.source.cursor_ns
-        if cursor != self.source.span[1]:
-            self.source.seek(self.source.span[1])
-        self._moments = sorted({entry.time_ns for entry in self.source.state.timeline})
-        if cursor != self.source.span[1]:
-            self.source.seek(cursor)
+        """Notes the times of a recorded run's events: a recording is opened at its end."""
+        if self.replays:
+            self._moments = sorted({entry.time_ns for entry in self.source.state.timeline})
 
     def _toggle_play(self) -> None:
         if self._played_at is not None or self.source.span is None:

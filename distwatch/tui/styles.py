@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distwatch.state.statuses import STATUSES
 from distwatch.state.steps import Tone
+from distwatch.views import load_text
 
 RED, ORANGE, YELLOW = "#e06c75", "#d9916a", "#d8b25f"
 GREEN, BLUE, VIOLET = "#7fb685", "#6fa3d8", "#b08fd0"
@@ -38,5 +39,4 @@ STATES = {status.word: _TONES[status.tone] for status in STATUSES.values()}
 
 CULPRIT = "▶"
 CURSOR = "›"
-UNKNOWN = "–"
-"""Not observed: never shown as zero."""
+UNKNOWN = load_text.UNKNOWN

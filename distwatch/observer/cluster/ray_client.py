@@ -14,15 +14,8 @@ import sys
 import time
 from typing import Any
 
+from distwatch.observer.cluster import ray_placing
 from distwatch.observer.cluster.ray_actors import place_run_actor
-from distwatch.observer.cluster.ray_placing import (
-    NAMESPACE,
-    RUN_ACTOR,
-    cause_of,
-    is_stopped,
-    mark_stopped,
-    named_actors,
-)
 
 ALL_PLACED_WITHIN_S = 60.0
 ASK_WITHIN_S = 20.0
@@ -43,7 +36,7 @@ def main(what: str, address: str) -> dict[str, Any]:
     with contextlib.redirect_stdout(sys.stderr):
         ray.init(
             address=address or "auto",
-            namespace=NAMESPACE,
+            namespace=ray_placing.NAMESPACE,
             log_to_driver=False,
             configure_logging=False,
         )
@@ -52,7 +45,7 @@ def main(what: str, address: str) -> dict[str, Any]:
     if what == "end":
         return _end()
     try:
-        actor = ray.get_actor(RUN_ACTOR, namespace=NAMESPACE)
+        actor = ray.get_actor(ray_placing.RUN_ACTOR, namespace=ray_placing.NAMESPACE)
     except ValueError:
         return {"absent": True}
     told: dict[str, Any] = ray.get(actor.roots_of.remote({}), timeout=ASK_WITHIN_S)
@@ -63,7 +56,7 @@ def _up() -> dict[str, Any]:
     """Places the run actor; returns when every living node's actor answers, or time is up."""
     import ray
 
-    mark_stopped(False)
+    ray_placing.mark_stopped(False)
     actor = place_run_actor(os.environ.get("DISTWATCH_DIR", ""))
     until = time.monotonic() + ALL_PLACED_WITHIN_S
     while True:
@@ -78,22 +71,22 @@ def _end() -> dict[str, Any]:
     """Kills our actors until none is left: a late one may have placed another."""
     import ray
 
-    mark_stopped(True)
-    if not named_actors():
+    ray_placing.mark_stopped(True)
+    if not ray_placing.named_actors():
         return {"absent": True}
     until = time.monotonic() + NONE_LEFT_WITHIN_S
     rounds_without = 0
     while rounds_without < 2:
-        left = named_actors()
+        left = ray_placing.named_actors()
         rounds_without = 0 if left else rounds_without + 1
         if time.monotonic() > until:
             raise TimeoutError(f"these actors are left: {', '.join(sorted(left))}")
-        if not is_stopped():
+        if not ray_placing.is_stopped():
             raise InterruptedError("`distwatch up --ray` was run meanwhile")
         # The run actor first: it would place the others again.
-        for name in sorted(left, key=lambda name: name != RUN_ACTOR):
+        for name in sorted(left, key=lambda name: name != ray_placing.RUN_ACTOR):
             with contextlib.suppress(ValueError):  # it is gone
-                ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+                ray.kill(ray.get_actor(name, namespace=ray_placing.NAMESPACE))
         time.sleep(_ASK_AGAIN_S)
     return {}
 
@@ -111,7 +104,7 @@ if __name__ == "__main__":
     try:
         answer = main(sys.argv[1], sys.argv[2])
     except Exception as error:
-        answer = {"error": cause_of(error)}
+        answer = {"error": ray_placing.cause_of(error)}
     print(json.dumps(answer), flush=True)
     # Leaving a cluster in Ray's own way may wait for the cluster.
     os._exit(0)

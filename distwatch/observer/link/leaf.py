@@ -149,7 +149,7 @@ class Leaf:
                     channel.abort()
                 if self._delivered:
                     return
-                why = "it ended the connection"
+                raise EOFError
             except asyncio.TimeoutError:
                 why = f"it has been silent for {LOST_AFTER_S + self._wanted.busy_s:.0f} s"
             except EOFError:
@@ -160,11 +160,10 @@ class Leaf:
                 why, refused = str(error), True
             if refused and self._closing.is_set():
                 return  # the root refuses it, so there is nothing to wait for
+            if self._moved.is_set() or self.linked:
+                pause_s = PAUSE_FIRST_S
             if self._moved.is_set():
-                pause_s = PAUSE_FIRST_S
                 continue
-            if self.linked:
-                pause_s = PAUSE_FIRST_S
             self._note(False, why)
             await self._pause(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MOST_S)

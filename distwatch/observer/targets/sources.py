@@ -9,7 +9,7 @@ from distwatch.errors import AttachDenied
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import Entry, read_entries, require_records
 from distwatch.observer.lock import free_lock, take_lock
-from distwatch.observer.serving import NOTHING_WRITTEN
+from distwatch.observer.serving import dump_text
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.runfolder import RunFolder, make_private
@@ -116,8 +116,7 @@ class EmbeddedRun(RunSource):
     async def dump(self) -> str:
         if self._observer is None:
             return "nothing is observed yet"
-        path = await self._observer.dump("a person asked")
-        return f"incident written to {path}" if path else NOTHING_WRITTEN
+        return dump_text(await self._observer.dump("a person asked"))
 
     async def close(self) -> None:
         if self._observer is not None and self._task is not None:

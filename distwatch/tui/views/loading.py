@@ -8,16 +8,8 @@ from typing import Any
 
 from distwatch.state.loads import Placement
 from distwatch.state.rank_sets import name_ranks
+from distwatch.tui import load_cells
 from distwatch.tui.cells import clip_middle, dotted, fit
-from distwatch.tui.load_cells import (
-    device_cell,
-    files_cell,
-    phases_cell,
-    styled,
-    tensors_cell,
-    timeline_cell,
-    wait_cell,
-)
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, MUTED, RED, STRONG, YELLOW
 from distwatch.tui.views.line import Line, lines_about
@@ -86,14 +78,14 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
         error = Text(load_text.one_line(load.error), RED)
         parts.append(_labelled("error", partial(fit, error), RED))
     if load.phases:
-        parts.append(_labelled("phases", partial(timeline_cell, load)))
-        parts.append(_labelled("", partial(phases_cell, load)))
+        parts.append(_labelled("phases", partial(load_cells.timeline_cell, load)))
+        parts.append(_labelled("", partial(load_cells.phases_cell, load)))
     if load.total and not (load.ended and not load.error):
-        parts.append(_labelled("files", partial(files_cell, load)))
+        parts.append(_labelled("files", partial(load_cells.files_cell, load)))
     if load.under_way or load.cut_off:
-        parts.append(_labelled("tensors", partial(tensors_cell, load)))
+        parts.append(_labelled("tensors", partial(load_cells.tensors_cell, load)))
     wait = load_text.wait_label(load)
-    parts += [_labelled(wait, partial(wait_cell, load, one)) for one in load.outstanding]
+    parts += [_labelled(wait, partial(load_cells.wait_cell, load, one)) for one in load.outstanding]
     if load.placement is not None:
         parts += _placed(load.placement)
     return [*parts, lambda width: Text()]
@@ -102,12 +94,12 @@ def _parts(group: LoadGroup, blamed: bool) -> list[Callable[[int], Text]]:
 def _placed(placement: Placement) -> list[Callable[[int], Text]]:
     bars = load_timeline.device_bars(placement)
     largest = max((bar.bytes for bar in bars), default=0)
-    parts = [_labelled("model", partial(fit, styled(load_text.model_words(placement))))]
+    parts = [_labelled("model", partial(fit, load_cells.styled(load_text.model_words(placement))))]
     parts += [partial(_device, bar, largest) for bar in bars]
     if offloaded := load_text.offload_words(placement):
-        parts.append(_labelled("offload", partial(fit, styled(offloaded))))
+        parts.append(_labelled("offload", partial(fit, load_cells.styled(offloaded))))
     if leaked := load_text.leaked_words(placement):
-        parts.append(_labelled("on meta", partial(fit, styled(leaked)), RED))
+        parts.append(_labelled("on meta", partial(fit, load_cells.styled(leaked)), RED))
     notes = [partial(fit, Text(note, MUTED)) for note in placement.notes]
     return [*parts, *(_labelled("note", note) for note in notes)]
 
@@ -116,7 +108,7 @@ def _title(group: LoadGroup, blamed: bool, width: int) -> Text:
     load, ranks = group.load, group.global_ranks
     name = Text(name_ranks(ranks), f"bold {RED}" if blamed else STRONG)
     name.truncate(max(20, width // 3), overflow="ellipsis")
-    end = styled(load_text.outcome(group))
+    end = load_cells.styled(load_text.outcome(group))
     left = Text.assemble(
         (f"{CULPRIT} " if blamed else "", RED), name, "  ", (load.call, BLUE), "  "
     )
@@ -135,4 +127,6 @@ def _labelled(label: str, cell: Callable[[int], Text], style: str = MUTED) -> Ca
 
 def _device(bar: load_timeline.DeviceBar, largest: int, width: int) -> Text:
     style = RED if bar.is_nowhere else YELLOW if bar.is_offloaded else MUTED
-    return _labelled(bar.device[: _LABEL - 1], partial(device_cell, bar, largest), style)(width)
+    return _labelled(
+        bar.device[: _LABEL - 1], partial(load_cells.device_cell, bar, largest), style
+    )(width)
