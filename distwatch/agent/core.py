@@ -201,6 +201,11 @@ def start() -> Agent | None:
             attach(_current)
     except NoRoom:
         _failed_pid = os.getpid()
+        # What the dead hold is freed by an observer, and an agent would have started one.
+        observer = ObserverStart(folder, settings)
+        threading.Thread(
+            target=guard, args=("observer start", observer.ensure), name="distwatch", daemon=True
+        ).start()
     except Exception as error:
         _failed_pid = os.getpid()
         log.warning("distwatch: off in process %d: %s", os.getpid(), error)

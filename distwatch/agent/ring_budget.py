@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -25,6 +27,7 @@ from distwatch.visible_text import say
 SHARE = 4
 """All rings and pulses of a user take one part in so many of their file system, at most."""
 _TRIES = 3
+_TURN_WITHIN_S = 0.05
 _ADVICE = (
     "`distwatch clean` frees what ended runs hold; a larger tmpfs (docker run --shm-size), "
     "DISTWATCH_DIR on another one, or a smaller DISTWATCH_RING makes room"
@@ -48,10 +51,19 @@ def open_memory(folder: RunFolder, stem: str, header: FileHeader) -> tuple[Journ
     place = folder.volatile
     if not place:
         raise OSError("neither the run folder nor /dev/shm is a tmpfs; set DISTWATCH_DIR")
-    capacity = header.capacity
+    for _ in range(_TRIES):
+        # Whoever frees the memory of ended processes takes a folder along that is empty.
+        folder.create()
+        with contextlib.suppress(FileNotFoundError), _turn(place):
+            return _open(folder, f"{place}/{stem}", header)
+    raise OSError(f"{place} was removed as often as it was made")
+
+
+def _open(folder: RunFolder, path: str, header: FileHeader) -> tuple[Journal, PulsePage, str]:
+    place, capacity = os.path.dirname(path), header.capacity
     while capacity >= LEAST_RING:
         fitting = msgspec.structs.replace(header, capacity=capacity)
-        if made := _make(folder, f"{place}/{stem}", fitting):
+        if made := _make(path, fitting):
             why = "" if capacity == header.capacity else _why_smaller(fitting, header, place)
             if why:
                 _say_once(folder, why)
@@ -69,33 +81,47 @@ def _why_smaller(made: FileHeader, wanted: FileHeader, place: str) -> str:
     )
 
 
-def _make(folder: RunFolder, path: str, header: FileHeader) -> tuple[Journal, PulsePage] | None:
-    """None where it would be more than the user's share, or than there is."""
-    for _ in range(_TRIES):
-        # Whoever frees the memory of ended processes takes a folder along that is empty.
-        folder.create()
-        if _room(os.path.dirname(path)) < HEADER_SIZE + header.capacity + FILE_SIZE:
-            return None
-        with contextlib.suppress(FileNotFoundError):
-            return _made(path, header)
-    return None
+@contextlib.contextmanager
+def _turn(place: str) -> Iterator[None]:
+    """Ranks that start together look and take one after the other.
 
-
-def _made(path: str, header: FileHeader) -> tuple[Journal, PulsePage] | None:
-    journal = page = None
+    Whoever waits for too long goes on without a turn: a rank may have been stopped in its own.
+    """
+    shared = memory_place() if place.startswith(f"{memory_place()}/") else os.path.dirname(place)
+    descriptor = os.open(shared, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        journal = Journal(f"{path}.ring", header)
-        page = PulsePage(f"{path}.pulse")
-        # Other ranks may have found the same room at the same moment: all of them take less then.
-        if _room(os.path.dirname(path)) >= 0:
-            return journal, page
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        until = time.monotonic() + _TURN_WITHIN_S
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.001)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: str, header: FileHeader) -> tuple[Journal, PulsePage] | None:
+    """None where it would be more than the user's share, or than there is."""
+    place = os.path.dirname(path)
+    if _room(place) < HEADER_SIZE + header.capacity + FILE_SIZE:
+        return None
+    with contextlib.ExitStack() as undo:
+        try:
+            journal = Journal(f"{path}.ring", header)
+            undo.callback(os.unlink, journal.path)
+            page = PulsePage(f"{path}.pulse")
+            undo.callback(os.unlink, page.path)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return None
             raise
-    for made in (journal, page):
-        if made is not None:
-            os.unlink(made.path)
-    return None
+        # Without turns others may have found the same room at the same moment: all take less then.
+        if _room(place) < 0:
+            return None
+        undo.pop_all()
+        return journal, page
 
 
 def _room(place: str) -> int:

@@ -1,12 +1,14 @@
 """Ranks in a small /dev/shm: `python -m tests.agent.small_memory RUNS ROOT` says what they took.
 
-`together`: many at one time. `repeated`: many launches, each killed, and at last a DataLoader.
+`together`: many at one time. `after`: once those that took all were killed, one more, and another.
+`repeated`: many launches, each killed, and at last a DataLoader.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +66,30 @@ def together(root: str) -> dict[str, object]:
     return {"on": states.count("on"), "rings": rings, "taken": used, "said": said}
 
 
+def after(root: str) -> dict[str, object]:
+    states: list[str] = []
+    dead: list[Rank] = []
+    while states[-1:] != ["off"]:
+        dead.append(start(root, "dead", len(dead), 40, DISTWATCH_OBSERVER="off"))
+        states.append(state_of(dead[-1]))
+    for rank in dead:
+        end(rank)
+    states.clear()
+    for run_id in ("first", "second"):
+        rank = start(root, run_id, 0, 1)
+        states.append(state_of(rank))
+        while run_id == "first" and taken() > 1 << 20:
+            assert select.select([rank.stdout], [], [], 0.1)[0] == []
+        end(rank)
+    wait_for_observers(root)
+    return {"states": states}
+
+
+def wait_for_observers(root: str) -> None:
+    while observers := set(processes_of(root)) - {os.getpid()}:
+        assert all(wait_gone(pid, 60) for pid in observers)
+
+
 def repeated(root: str) -> dict[str, object]:
     most, said = 0, []
     for launch in range(12):
@@ -72,8 +98,7 @@ def repeated(root: str) -> dict[str, object]:
         most = max(most, taken())
         said += [line for rank in ranks for line in end(rank).splitlines()]
     loaded = load_data()
-    while observers := set(processes_of(root)) - {os.getpid()}:
-        assert all(wait_gone(pid, 60) for pid in observers)
+    wait_for_observers(root)
     # The last ranks may have been killed before they had started an observer.
     sweep(root)
     left = [str(path) for path in Path(SHM).rglob("*")]
@@ -90,4 +115,8 @@ def load_data() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"together": together, "repeated": repeated}[sys.argv[1]](sys.argv[2])))
+    print(
+        json.dumps(
+            {"together": together, "after": after, "repeated": repeated}[sys.argv[1]](sys.argv[2])
+        )
+    )
