@@ -17,7 +17,7 @@ import msgspec
 from distwatch.agent.journal import Journal
 from distwatch.agent.pulse import PulsePage
 from distwatch.foreign_files import open_ours
-from distwatch.runfolder import RunFolder, is_private, memory_place
+from distwatch.runfolder import SHM, RunFolder, is_private, memory_place
 from distwatch.settings import LEAST_RING
 from distwatch.state.frames import HEADER_SIZE, FileHeader
 from distwatch.state.pulse import FILE_SIZE
@@ -163,9 +163,10 @@ def _entries(place: str) -> list[os.DirEntry[str]]:
 def _what_is_taken(place: str) -> str:
     whole = os.statvfs(place)
     total, free = whole.f_blocks * whole.f_frsize, whole.f_bavail * whole.f_frsize
+    where = SHM if place.startswith(f"{SHM}/") else os.path.dirname(place)
     return (
-        f"rings of this user take {bytes_text(_taken(place))} of the {bytes_text(total)} at {place}, "
-        f"where {bytes_text(total // SHARE)} is the most, and {bytes_text(free)} are free"
+        f"rings of this user take {bytes_text(_taken(place))} of the {bytes_text(total)} at {where}; "
+        f"the most is {bytes_text(total // SHARE)}, and {bytes_text(free)} are free"
     )
 
 

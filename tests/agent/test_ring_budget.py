@@ -30,7 +30,7 @@ def test_forty_ranks_at_once_take_a_quarter_and_one_of_them_says_so(root: str) -
     assert told["rings"][-1] >= MIB / 2
     (warning,) = told["said"]
     assert "of the 16 MiB at /dev/shm" in warning
-    assert "where 4.0 MiB is the most" in warning
+    assert "the most is 4.0 MiB" in warning
     assert "`distwatch clean` frees what ended runs hold" in warning
     assert os.path.exists(f"{root}/r/memory.short")
 
