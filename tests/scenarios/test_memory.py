@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -28,7 +29,7 @@ def start(job: Job, run_id: str = RUN_ID, steps: int = STEPS, **variables: str) 
     """Two ranks."""
     for rank in ("0", "1"):
         environ = {"RANK": rank, "WORLD_SIZE": "2", "DISTWATCH_RUN_ID": run_id, **variables}
-        command = [sys.executable, str(JOBS / "agent_only.py"), str(steps)]
+        command = [sys.executable, str(JOBS / "agent_only.py"), str(steps), run_id]
         job.start(command, environ, f"{run_id}-{rank}.log")
 
 
@@ -40,7 +41,7 @@ def wait_observed(job: Job) -> None:
         return len(kept) == 2 and all(one and len(one.records) >= LEAST_RECORDS for one in kept)
 
     for rank in (0, 1):
-        job.wait_step("gate end", {rank})
+        job.wait_step(f"gate {RUN_ID}", {rank})
     job.wait_state(followed)
 
 
@@ -71,7 +72,7 @@ def test_after_a_normal_end(job: Job) -> None:
     wait_observed(job)
     observer = job.observer_pid()
     for rank in (0, 1):
-        job.open_gate("end", rank)
+        job.open_gate(RUN_ID, rank)
     assert job.wait_ended() == [0, 0]
     assert observer is not None
     assert wait_gone(observer, 60)
@@ -92,10 +93,31 @@ def test_after_the_ranks_were_killed(job: Job) -> None:
     assert_whole_on_disk(job)
 
 
+def test_after_the_observer_was_killed_its_successor_frees_it(job: Job) -> None:
+    start(job)
+    wait_observed(job)
+    first = job.observer_pid()
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+
+    def followed_again(state: RunState) -> bool:
+        return job.observer_pid() not in (None, first)
+
+    job.wait_state(followed_again)
+    second = job.observer_pid()
+    assert second is not None
+    for rank in (0, 1):
+        job.open_gate(RUN_ID, rank)
+    assert job.wait_ended() == [0, 0]
+    assert wait_gone(second, 60)
+    assert_nothing_in_memory(job)
+    assert_whole_on_disk(job)
+
+
 def test_after_everything_was_killed_the_next_run_frees_it(job: Job) -> None:
     start(job, DISTWATCH_OBSERVER="off")
     for rank in (0, 1):
-        job.wait_step("gate end", {rank})
+        job.wait_step(f"gate {RUN_ID}", {rank})
     job.kill_everything(observer=True)
     assert len(job.folder.stems(".ring", job.folder.volatile)) == 2
     assert ranks_of(job) == []
@@ -110,7 +132,7 @@ def test_after_everything_was_killed_the_next_run_frees_it(job: Job) -> None:
     assert RunFolder(os.path.join(job.root, "next")).stems(".start")
 
 
-def test_after_the_observer_and_then_the_ranks_were_killed(job: Job) -> None:
+def test_after_all_that_was_observed_was_killed_the_next_run_frees_it(job: Job) -> None:
     start(job)
     wait_observed(job)
     job.kill_everything(observer=True)

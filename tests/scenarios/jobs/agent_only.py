@@ -1,4 +1,4 @@
-"""A rank with an agent and without torch. Usage: agent_only.py STEPS; it ends once its gate opens."""
+"""A rank with an agent and without torch. Usage: agent_only.py STEPS GATE; it ends once that opens."""
 
 import distwatch.auto  # noqa: F401, I001
 import sys
@@ -11,4 +11,4 @@ agent = core.start()
 for number in range(int(sys.argv[1])):
     if agent is not None:
         agent.end_step(agent.begin_step("step", label=str(number)))
-gate("end").read(1)
+gate(sys.argv[2]).read(1)
