@@ -24,6 +24,7 @@ ROOT_DEFAULT = (
 )
 HANG_FOUND = 3
 PARTIAL = 6
+_OTHER_ROOT = "Run as the job's user, or set DISTWATCH_DIR to a folder of your own."
 
 
 def root_option(function: F) -> F:
@@ -50,19 +51,13 @@ def readable_root(path: str) -> str:
     owner = os.lstat(path).st_uid if os.path.lexists(path) else 0
     # root may name any user's folder, but root's own default folder must be root's.
     if owner not in (os.getuid(), 0) and (os.getuid() or path == default_root()):
-        raise AttachDenied(
-            f"{path} belongs to uid {owner}",
-            advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
-        )
+        raise AttachDenied(f"{path} belongs to uid {owner}", advice=_OTHER_ROOT)
     if os.path.exists(path) and not os.path.isdir(path):
         raise UsageError(
             f"{path} is not a folder", advice="Name the folder that holds the run folders."
         )
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
-        raise AttachDenied(
-            f"{path} cannot be read by uid {os.getuid()}",
-            advice="Run as the job's user, or set DISTWATCH_DIR to a folder of your own.",
-        )
+        raise AttachDenied(f"{path} cannot be read by uid {os.getuid()}", advice=_OTHER_ROOT)
     return path
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
@@ -27,8 +27,7 @@ def format_bytes(count: int | None) -> str:
 
 def format_clock(wall_ns: int) -> str:
     """Local wall clock to the millisecond: `14:03:07.250`."""
-    seconds, rest = divmod(wall_ns, 1_000_000_000)
-    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{rest // 1_000_000:03d}"
+    return datetime.fromtimestamp(wall_ns // 1_000_000 / 1000).time().isoformat("milliseconds")
 
 
 def dotted(parts: Iterable[Text]) -> Text:
@@ -120,10 +119,7 @@ def share_cell(used: int | None, total: int | None) -> Text:
 def fit(text: Text, width: int, *, right: bool = False) -> Text:
     """Exactly `width` cells, cut with an ellipsis or padded."""
     fitted = text.copy()
-    fitted.truncate(width, overflow="ellipsis")
-    missing = width - fitted.cell_len
-    if missing > 0 and right:
-        fitted.pad_left(missing)
-    elif missing > 0:
-        fitted.pad_right(missing)
+    fitted.truncate(width, overflow="ellipsis", pad=not right)
+    if right:
+        fitted.pad_left(max(0, width - fitted.cell_len))
     return fitted

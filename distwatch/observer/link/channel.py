@@ -28,12 +28,12 @@ from distwatch.observer.link.messages import (
     Reply,
 )
 from distwatch.observer.link.root_address import RootAddress
+from distwatch.observer_socket import LENGTH, framed
 from distwatch.visible_text import visible_line
 
 HANDSHAKE_LIMIT = 4096
 HANDSHAKE_WITHIN_S = 5.0
 _CHUNK = 64 * 1024
-_LENGTH = struct.Struct("<I")
 _COUNT = struct.Struct("<QI")
 _SLICE_S = 0.5
 _NONCE = 32
@@ -80,7 +80,7 @@ class Channel:
             raise ValueError(f"a frame of {len(body)} bytes is over the limit of {FRAME_LIMIT}")
         tag = _tag(self._out, self._sent, body)
         self._sent += 1
-        self._writer.write(_LENGTH.pack(len(body)) + tag + body)
+        self._writer.write(LENGTH.pack(len(body)) + tag + body)
         await self._writer.drain()
 
     async def receive_within(self, silent_s: float) -> bytes:
@@ -112,7 +112,7 @@ class Channel:
             LinkBroken: it is longer than FRAME_LIMIT, or not from the other side.
             asyncio.IncompleteReadError: the connection has ended.
         """
-        (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+        (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
         if length > FRAME_LIMIT:
             raise LinkBroken(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
         tag = await self._reader.readexactly(_TAG)
@@ -146,7 +146,7 @@ async def accept(
         LinkBroken: it does not speak this protocol.
     """
     nonce = secrets.token_bytes(_NONCE)
-    _write(writer, Challenge(version=VERSION, nonce=nonce))
+    writer.write(framed(Challenge(version=VERSION, nonce=nonce)))
     answer = await _read(reader, Answer)
     if len(answer.nonce) != _NONCE:
         raise LinkBroken("its nonce has another length")
@@ -159,10 +159,10 @@ async def accept(
         hello = _decoded(answer.hello, Hello)
         refused = objection(hello)
     if hello is None or refused:
-        _write(writer, Reply(refused=refused))
+        writer.write(framed(Reply(refused=refused)))
         await writer.drain()
         raise LinkRefused(refused)
-    _write(writer, Reply(proof=_mac(token, b"root", *parts)))
+    writer.write(framed(Reply(proof=_mac(token, b"root", *parts))))
     await writer.drain()
     key = _mac(token, b"session", *parts)
     return Channel(reader, writer, key, side=b"root", other=b"leaf"), hello
@@ -195,7 +195,7 @@ async def introduce(
         raise LinkBroken("its nonce has another length")
     nonce, told = secrets.token_bytes(_NONCE), msgspec.msgpack.encode(hello)
     parts = (challenge.nonce, nonce, told)
-    _write(writer, Answer(nonce=nonce, hello=told, proof=_mac(token, b"leaf", *parts)))
+    writer.write(framed(Answer(nonce=nonce, hello=told, proof=_mac(token, b"leaf", *parts))))
     await writer.drain()
     reply = await _read(reader, Reply)
     if reply.refused:
@@ -233,13 +233,8 @@ async def _from_channel(channel: Channel, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def _write(writer: asyncio.StreamWriter, word: msgspec.Struct) -> None:
-    body = msgspec.msgpack.encode(word)
-    writer.write(_LENGTH.pack(len(body)) + body)
-
-
 async def _read(reader: asyncio.StreamReader, kind: type[_Word]) -> _Word:
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
     if length > HANDSHAKE_LIMIT:
         raise LinkBroken(f"its message of {length} bytes is over the limit of {HANDSHAKE_LIMIT}")
     return _decoded(await reader.readexactly(length), kind)
@@ -256,7 +251,7 @@ def _mac(key: bytes, purpose: bytes, *parts: bytes) -> bytes:
     # The lengths are included: no two sequences of parts give the same bytes.
     mac = hmac.new(key, b"distwatch link %d %s" % (VERSION, purpose), hashlib.sha256)
     for part in parts:
-        mac.update(_LENGTH.pack(len(part)) + part)
+        mac.update(LENGTH.pack(len(part)) + part)
     return mac.digest()
 
 
