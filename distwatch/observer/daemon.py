@@ -254,7 +254,7 @@ class Observer:
     def _judge(self) -> None:
         began = time.monotonic()
         changed = self.judge.judge()
-        why = self._suspicion() or ("a verdict stands" if self.judge.blocked else "")
+        why = self._suspicion() or ("there is a verdict" if self.judge.blocked else "")
         self._is_pressed = bool(why)
         if not why and self._looks_from_outside_only():
             why = "no rank runs distwatch"

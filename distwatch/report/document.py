@@ -330,7 +330,7 @@ def _devices(state: RunState) -> list[HostDevices]:
 
 
 def _device(device: Device) -> dict[str, Any]:
-    """With all of its fields: whoever shows them looks for each."""
+    """All fields, including empty ones: viewers expect each of them."""
     used = [msgspec.structs.asdict(use) for use in device.processes]
     return {**msgspec.structs.asdict(device), "processes": used}
 

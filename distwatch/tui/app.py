@@ -337,7 +337,7 @@ class DistwatchApp(App[None]):
         self._open_pane("detail" if self._detail_key is not None else self._view)
 
     def notify(self, message: str, **options: Any) -> None:
-        """As Textual's own; what stands in brackets is no markup here."""
+        """As Textual's own, but text in brackets is not markup."""
         super().notify(visible(message), **{"markup": False, **options})
 
     # ---- keeping ---------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Ring:
     """
 
     def __init__(self, path: str, last_seq: int = 0) -> None:
-        """Opens the ring; reading goes on after `last_seq`.
+        """Opens the ring; reading continues after `last_seq`.
 
         Raises:
             OSError: it cannot be opened.

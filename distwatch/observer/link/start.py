@@ -79,7 +79,7 @@ class Link:
         if self.root is not None:
             await self.root.close()
 
-    # ---- as it is told -------------------------------------------------------------------------
+    # ---- by order ------------------------------------------------------------------------------
 
     def _part(self, why_not: str = "") -> Part:
         part = "root" if self.root else "leaf" if self.leaf else ""
@@ -113,7 +113,7 @@ class Link:
         if root is not None:
             await root.close()
 
-    # ---- as the environment says ---------------------------------------------------------------
+    # ---- by environment ------------------------------------------------------------------------
 
     async def _begin(self) -> None:
         try:

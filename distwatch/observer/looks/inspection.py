@@ -155,7 +155,7 @@ class Inspection:
                 try:
                     lines += await in_background(read_lines, pids[key], places)
                 except asyncio.TimeoutError:
-                    return  # a file system that hangs: the verdict does without its lines
+                    return  # the file system hangs: the verdict must do without source lines
         if lines:
             host = self._recording.header.host
             self._recording.record(ev.SourcesRead(host=host, lines=tuple(dict.fromkeys(lines))))

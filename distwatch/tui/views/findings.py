@@ -24,7 +24,7 @@ def lines(picture: Picture) -> list[Line]:
 
 
 def empty(picture: Picture) -> str:
-    """What is said where nothing is found or suspected."""
+    """The text where nothing is found or suspected."""
     return f"{picture.verdict.word}: {picture.verdict.sentence}"
 
 

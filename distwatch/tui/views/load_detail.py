@@ -73,7 +73,7 @@ def _placed(placement: Placement) -> Iterable[Text]:
     yield from section("model", [styled(load_text.model_words(placement))])
     for bar in load_timeline.device_bars(placement):
         rows = [
-            Text.assemble((f"{format_bytes(module.bytes):>10}  ", MUTED), module.module or "all of it")
+            Text.assemble((f"{format_bytes(module.bytes):>10}  ", MUTED), module.module or "whole model")
             for module in bar.modules
         ]  # fmt: skip
         held = f"{bar.device}: {format_bytes(bar.bytes)}, {count_of(bar.tensors, 'tensor')}"
