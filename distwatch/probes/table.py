@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import attrgetter
 
 from distwatch.probes import procfs
 from distwatch.state.identity import Identity, identify
@@ -23,6 +24,7 @@ _LAUNCHER_FILES = re.compile(
 )
 _PYTHON = re.compile(r"(python|pypy)[\d.]*\w*$")
 _DEPTH = 64
+_CLAIM = attrgetter("global_rank", "endpoint")
 
 
 def read_environ(pid: int) -> dict[str, str] | None:
@@ -143,7 +145,7 @@ class ProcessTable:
                 claims = [
                     other
                     for other in line[place:]
-                    if _claims_rank(other) and _same_claim(other, one)
+                    if _claims_rank(other) and _CLAIM(other.identity) == _CLAIM(one.identity)
                 ]
                 return claims[-1]
         return None
@@ -183,13 +185,6 @@ def _claims_rank(seen: Seen) -> bool:
     if seen.identity.global_rank is None or seen.is_launcher or seen.is_distwatch:
         return False
     return seen.is_python
-
-
-def _same_claim(one: Seen, other: Seen) -> bool:
-    return (
-        one.identity.global_rank == other.identity.global_rank
-        and one.identity.endpoint == other.identity.endpoint
-    )
 
 
 def _see(pid: int) -> Seen | None:

@@ -16,10 +16,10 @@ from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
 from distwatch.redaction import redact_text
-from distwatch.report.models import Model, build_models
+from distwatch.report.models import Model, build_models, redacted
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import Device
-from distwatch.state.finding import Evidence, Finding
+from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
@@ -155,7 +155,7 @@ def build_report(
         stacks=merge_stacks(state, job),
         models=build_models(state, job),
         devices=_devices(state),
-        ray=[_ray_row(row) for row in ray_rows(state)],
+        ray=[redacted(row, "name", "text") for row in ray_rows(state)],
         timeline=_timeline(state),
     )
 
@@ -262,14 +262,8 @@ def reasons_unobserved(coverage: Coverage) -> dict[str, str]:
 
 
 def _redacted(finding: Finding) -> Finding:
-    return msgspec.structs.replace(
-        finding,
-        summary=redact_text(finding.summary),
-        advice=redact_text(finding.advice),
-        evidence=tuple(
-            Evidence(e.source, redact_text(e.text), e.global_rank) for e in finding.evidence
-        ),
-    )
+    evidence = tuple(redacted(one, "text") for one in finding.evidence)
+    return msgspec.structs.replace(redacted(finding, "summary", "advice"), evidence=evidence)
 
 
 def redacted_verdict(verdict: Verdict) -> Verdict:
@@ -333,10 +327,6 @@ def _device(device: Device) -> dict[str, Any]:
     """All fields, including empty ones: viewers expect each of them."""
     used = [msgspec.structs.asdict(use) for use in device.processes]
     return {**msgspec.structs.asdict(device), "processes": used}
-
-
-def _ray_row(row: RayRow) -> RayRow:
-    return msgspec.structs.replace(row, name=redact_text(row.name), text=redact_text(row.text))
 
 
 def _timeline(state: RunState) -> list[Happening]:

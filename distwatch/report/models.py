@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import msgspec
 from msgspec.structs import asdict, replace
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import LoadStatus, loads_of
 from distwatch.redaction import redact_text
-from distwatch.state.loads import LoadArguments, Outstanding, Placement
+from distwatch.state.loads import Outstanding, Placement
 from distwatch.state.model import RunState
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class Waits(Outstanding, frozen=True, kw_only=True, omit_defaults=False):
@@ -31,7 +36,9 @@ def build_models(state: RunState, job: Job | None = None) -> list[Model]:
 
 def _model(load: LoadStatus) -> Model:
     told = {
-        "arguments": _arguments(load.arguments),
+        "arguments": redacted(
+            load.arguments, "checkpoint", "offload_folder", "parallel_plan", "quantization"
+        ),
         "phases": tuple(
             replace(
                 phase,
@@ -57,18 +64,13 @@ def _redacted(text: str | None) -> str | None:
     return None if text is None else redact_text(text)
 
 
-def _arguments(asked: LoadArguments) -> LoadArguments:
-    return replace(
-        asked,
-        checkpoint=redact_text(asked.checkpoint),
-        offload_folder=redact_text(asked.offload_folder),
-        parallel_plan=redact_text(asked.parallel_plan),
-        quantization=redact_text(asked.quantization),
-    )
+def redacted(struct: _Struct, *names: str) -> _Struct:
+    """A copy of a struct in which the texts of these fields are redacted."""
+    return replace(struct, **{name: redact_text(getattr(struct, name)) for name in names})
 
 
 def _waits(load: LoadStatus, one: Outstanding) -> Waits:
-    told = {**asdict(one), "what": redact_text(one.what), "last_error": redact_text(one.last_error)}
+    told = asdict(redacted(one, "what", "last_error"))
     return Waits(**told, waited_s=round(load.waited_s(one), 3))
 
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import attrgetter
 
 import msgspec
 
@@ -21,7 +22,7 @@ from distwatch.probes.ray_cluster import WITHIN_S, ClusterUnreadable, Tables, re
 from distwatch.probes.raylets import Raylet, clusters_here, raylet_of
 from distwatch.runfolder import name_of
 from distwatch.state.model import RunState
-from distwatch.state.ray_events import RAY, RayActorSeen, RayLooked, RayNodeSeen
+from distwatch.state.ray_events import RAY, RayLooked, RayNodeSeen
 from distwatch.state.ray_tables import RayEvent, RayTables
 
 FIRST_AFTER_S = 2.0
@@ -32,6 +33,7 @@ SEARCH_EVERY_S = 10.0
 _LATE_S = 5.0
 """The look's own deadline is shorter: this one is for a machine that cannot start a process."""
 _NIL_JOB = frozenset("f")
+_STAY = attrgetter("state", "worker_id", "restarts")
 
 
 class ClusterLooks:
@@ -183,7 +185,7 @@ def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEve
     """The rows that are new or changed, each with the time since when it has been so."""
     for actor in tables.actors:
         before = known.actors.get(actor.actor_id)
-        since_ns = before.since_ns if before and _same_stay(before, actor) else now_ns
+        since_ns = before.since_ns if before and _STAY(before) == _STAY(actor) else now_ns
         actor = msgspec.structs.replace(actor, since_ns=since_ns)
         if actor != before:
             yield actor
@@ -203,14 +205,6 @@ def changes_of(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEve
     yield from (job for job in tables.jobs if known.jobs.get(job.job_id) != job)
     if tables.actors_total == len(tables.actors):
         yield from _gone(tables, known, now_ns)
-
-
-def _same_stay(before: RayActorSeen, now: RayActorSeen) -> bool:
-    return (before.state, before.worker_id, before.restarts) == (
-        now.state,
-        now.worker_id,
-        now.restarts,
-    )
 
 
 def _gone(tables: Tables, known: RayTables, now_ns: int) -> Iterable[RayEvent]:
