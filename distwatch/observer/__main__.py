@@ -52,12 +52,12 @@ async def _keep_tidy(folder: RunFolder) -> None:
         try:
             await in_background(tidy, folder, within_s=None)
         except Exception:
-            log.exception("ended runs were not tidied up")
+            log.exception("could not tidy up ended runs")
         await asyncio.sleep(TIDY_EVERY_S)
 
 
 def tidy(folder: RunFolder) -> None:
-    """Removes runs that are not to be kept longer, and frees what the others left in memory."""
+    """Removes runs that need not be kept any longer, and frees what other runs left in memory."""
     root = os.path.dirname(folder.path)
     for path in prune(root, read_keep(os.environ)[0]):
         log.info("removed, as DISTWATCH_KEEP says: %s", path)

@@ -32,7 +32,7 @@ def take_lock(folder: RunFolder) -> int | None:
 
 
 def free_lock(descriptor: int) -> None:
-    """Gives the lock back, and takes our pid out of it."""
+    """Releases the lock, and removes our pid from it."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
     os.close(descriptor)

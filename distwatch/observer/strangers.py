@@ -1,7 +1,7 @@
-"""Connections whose other side is not known yet: few at a time, and none of them for long.
+"""Connections whose other side is not authenticated yet: few at a time, and none of them for long.
 
-Where all places are taken, a new one does not wait: one of the others goes. It is the oldest of
-whoever has the most, so that one who takes all places loses his own.
+When all places are taken, a new connection replaces the oldest one of the peer that has the most: a
+peer that takes all places loses its own.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ C = TypeVar("C", bound=Hashable)
 
 
 class Strangers(Generic[C]):
-    """The table of them. It closes nothing itself."""
+    """The table of such connections. It closes nothing itself."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._peers: dict[C, str] = {}
 
     def add(self, connection: C, peer: str) -> C | None:
-        """Takes a connection in.
+        """Adds a connection.
 
         Args:
-            peer: who they are, as far as that can be seen before they say anything.
+            peer: the other side, as far as it is known before it sends anything.
 
         Returns:
-            The connection that has to go for it.
+            The connection that must be closed for it.
         """
         gone = self._one_to_go() if len(self._peers) >= self._most else None
         self._peers[connection] = peer
         return gone
 
     def remove(self, connection: C) -> bool:
-        """It is known now, or over; False where it had to go before."""
+        """Removes a connection that is authenticated or over; False if it was replaced before."""
         return self._peers.pop(connection, None) is not None
 
     def _one_to_go(self) -> C:

@@ -1,4 +1,4 @@
-"""Which connections may stay, and for how long until their request is whole."""
+"""Which connections may stay, and how long they may take to send a request."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import time
 from distwatch.observer.strangers import Strangers
 
 CLIENTS = 32
-"""The most connections at once of those that are known; further ones are closed without an answer."""
+"""The most known connections at once; further ones are closed without an answer."""
 STRANGERS = 16
-"""The most connections at once that have not shown yet that they may ask."""
+"""The most connections at once that are not known to have access yet."""
 REQUEST_WITHIN_S = 10.0
-"""All of a request has come by then, however slowly its bytes drip."""
+"""The time limit for a whole request, however slowly its bytes arrive."""
 
 
 class Admission:
-    """From any thread. A connection that has to go is shut down: whoever reads it finds its end."""
+    """Thread-safe. A connection that must go is shut down, so its reader finds its end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,10 +27,10 @@ class Admission:
         self._due: dict[socket.socket, float] = {}
 
     def arrive(self, connection: socket.socket, peer: str, *, is_known: bool) -> bool:
-        """Gives a new connection a place; False where there is none.
+        """Gives a new connection a place; False if there is none.
 
         Args:
-            peer: who it is, as far as that can be seen.
+            peer: the other side, as far as it is known.
         """
         with self._lock:
             if is_known and len(self._known) >= CLIENTS:
@@ -43,12 +43,12 @@ class Admission:
             return True
 
     def hear(self, connection: socket.socket) -> bool:
-        """Its request is whole; False where that came too late."""
+        """Notes that the request is complete; False if that was too late."""
         with self._lock:
             return self._due.pop(connection, None) is not None
 
     def accept(self, connection: socket.socket) -> bool:
-        """It may ask; False where all places for those who may are taken."""
+        """Notes that the connection has access; False if all places for those are taken."""
         with self._lock:
             if self._strangers.remove(connection):
                 if len(self._known) >= CLIENTS:
@@ -57,14 +57,14 @@ class Admission:
             return True
 
     def leave(self, connection: socket.socket) -> None:
-        """It is over."""
+        """Notes that the connection has ended."""
         with self._lock:
             self._known.discard(connection)
             self._strangers.remove(connection)
             self._due.pop(connection, None)
 
     def end_overdue(self) -> None:
-        """Shuts down whoever has not sent a whole request in time."""
+        """Shuts down connections that have not sent a whole request in time."""
         now = time.monotonic()
         with self._lock:
             for connection in [one for one, due in self._due.items() if due < now]:

@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal := self.server.access.refuses(self.headers, client, here):
             return refusal
         if not self.server.admission.accept(self.connection):
-            return sentence(503, f"{CLIENTS} others are being answered: ask again")
+            return sentence(503, f"all {CLIENTS} places are taken: try again")
         try:
             with self.server.rendering:
                 return self.server.pages.answer(self.path.partition("?")[0])

@@ -89,7 +89,7 @@ class Followed:
                 os.close(descriptor)
             self._kept = self._pulse
         except OSError as error:
-            # In turn with the journal's trouble it would be news each time.
+            # Alternating with the journal's trouble, it would be news each time.
             if not self._refusal.stands:
                 self.trouble = f"its pulse could not be written: {error.strerror}"
 
@@ -100,7 +100,7 @@ class Followed:
                 self.segment.flush()
 
     def release(self) -> bool:
-        """Frees the memory of a process that is gone; False where not all of it is on disk yet."""
+        """Frees the memory of a process that is gone; False if not everything is on disk yet."""
         if not self._writable:
             return True
         in_memory = self._volatile != self._folder.path
@@ -117,7 +117,7 @@ class Followed:
             for suffix in (".pulse", ".sock", ".ring") if in_memory else (".sock", ".ring"):
                 with contextlib.suppress(OSError):
                     os.unlink(f"{self._volatile}/{self.stem}{suffix}")
-        # An open file takes its memory although it has no name any more.
+        # An open file keeps its memory even without a name.
         self.close()
         return True
 
@@ -152,7 +152,7 @@ class Followed:
 
 
 def remove_if_empty(place: str) -> None:
-    """Removes a folder in memory, and ours above it, where nothing is in them any more."""
+    """Removes a folder in memory, and our folders above it, if they are empty."""
     with contextlib.suppress(OSError):
         while f"{place}/".startswith(f"{memory_place()}/"):
             os.rmdir(place)

@@ -1,7 +1,7 @@
-"""What ended processes left in memory, where no observer is there any more that would free it.
+"""Frees memory that ended processes left behind, where no observer remains to do it.
 
-Their last records go to disk first. A process that may still write is left alone, whether this
-machine's process table shows it or not.
+Their last records are written to disk first. A process that may still write is left alone, even if
+this machine's process table does not show it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from distwatch.runfolder import (
 from distwatch.state.frames import FileHeader
 
 QUIET_S = 120.0
-"""A run of another root is left alone for so long: its launcher may be about to start ranks anew."""
+"""How long a run of another root is left alone: its launcher may be about to restart ranks."""
 LOST_AFTER_S = 86400.0
-"""A root that is not there may be one of another container that shares our memory."""
+"""A missing root may belong to another container that shares this memory."""
 
 
 def sweep(root: str, watched: str = "") -> None:
-    """Frees what the dead left in memory, of all runs of this user that nobody observes.
+    """Frees the memory of dead processes, in all runs of this user that have no observer.
 
     Args:
-        root: of the caller's runs.
-        watched: the path of a run whose observer frees its memory itself.
+        root: the root of the caller's runs.
+        watched: the path of a run whose observer frees memory itself.
     """
     for folder, place in _runs_in_memory(root):
         if folder.path == watched:
@@ -52,8 +52,8 @@ def sweep(root: str, watched: str = "") -> None:
 
 
 def _runs_in_memory(root: str) -> Iterator[tuple[RunFolder, str]]:
-    """Runs, and where their rings are."""
-    # In /dev/shm anybody can make a folder of our name, and lead us anywhere from it.
+    """Runs, and the folders of their rings."""
+    # Anybody can create a folder with our name in /dev/shm, and links to any place in it.
     if is_private(memory_place()):
         for name in _names(memory_place()):
             for run in _names(f"{memory_place()}/{name}"):
@@ -66,7 +66,7 @@ def _runs_in_memory(root: str) -> Iterator[tuple[RunFolder, str]]:
 
 
 def _free(folder: RunFolder, place: str, root: str) -> None:
-    """Of each process that is gone: all to disk, then out of memory."""
+    """Writes the records of each dead process to disk, then frees its memory."""
     if any_alive(folder) or lock_holder(folder) is not None:
         return
     if os.path.dirname(folder.path) != root and _age_s(folder.path, place) < QUIET_S:
@@ -87,7 +87,7 @@ def _free_process(folder: RunFolder, place: str, stem: str) -> None:
     try:
         followed = Followed(folder, stem, place)
     except ValueError:
-        return _unlink_unwritten(f"{place}/{stem}.ring")  # its process wrote nothing into it
+        return _unlink_unwritten(f"{place}/{stem}.ring")  # its process wrote nothing
     try:
         if _is_over(followed.header, followed.ring.is_written()):
             followed.read(last_time=True)
@@ -99,7 +99,7 @@ def _free_process(folder: RunFolder, place: str, stem: str) -> None:
 
 
 def _drop(folder: RunFolder, place: str) -> None:
-    """Of a run that was removed from disk: there is nowhere to keep it."""
+    """Frees the memory of a run that was removed from disk: there is nowhere to write its records."""
     if os.path.isdir(os.path.dirname(folder.path)) or _age_s(place) > LOST_AFTER_S:
         for stem in folder.stems(".ring", place):
             with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def _drop(folder: RunFolder, place: str) -> None:
 
 
 def _remove_strays(folder: RunFolder, place: str) -> None:
-    """Pulses and sockets in memory whose ring is gone."""
+    """Removes pulses and sockets in memory whose ring is gone."""
     if place == folder.path:
         return
     rings = set(folder.stems(".ring", place))
@@ -120,7 +120,7 @@ def _remove_strays(folder: RunFolder, place: str) -> None:
 
 
 def _is_over(header: FileHeader, is_written: bool | None) -> bool:
-    """Whether a ring's writer is gone for certain."""
+    """Whether a ring's writer is certainly gone."""
     here = header.host == host_name()
     if here and header.boot_id == boot_id() and is_alive(header.pid, header.start_ticks):
         return False
@@ -137,7 +137,7 @@ def _unlink_unwritten(path: str) -> None:
 
 
 def _age_s(*places: str) -> float:
-    """Seconds since anything changed in those folders."""
+    """Seconds since something changed in these folders."""
     newest = 0.0
     for place in places:
         for path in (place, *(f"{place}/{name}" for name in _names(place))):

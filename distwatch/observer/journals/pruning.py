@@ -1,4 +1,4 @@
-"""The runs under a root, and which of them have to go: the old ones, and the oldest of too many."""
+"""The runs under a root, and which of them are removed: old ones, and the oldest if all take too much."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from distwatch.runfolder import RunFolder, filesystem_of, host_name, is_private
 from distwatch.settings import Keep
 
 INCIDENTS_STAY_S = 14 * 86400.0
-"""Where age is no reason to remove a run, an incident keeps it for so long."""
+"""How long an incident keeps a run for which there is no limit of age."""
 JOINED_WITHIN_S = 600.0
-"""A launcher that starts its ranks anew may still join a run that ended so lately."""
+"""A launcher that restarts its ranks may still join a run that ended this recently."""
 TMPFS_SHARE = 4
-"""Of a tmpfs, which is memory, all runs take one part in so many at most."""
+"""All runs together take at most this fraction (1/N) of a tmpfs, which is memory."""
 _FAR_RUN_ENDED_S = 86400.0
 
 
 def run_folders(root: str) -> list[RunFolder]:
-    """Folders under the root that hold anything of a run."""
+    """The folders under the root that hold part of a run."""
     try:
         names = sorted(os.listdir(root))
     except OSError:
@@ -34,22 +34,22 @@ def run_folders(root: str) -> list[RunFolder]:
 
 
 def is_run(folder: RunFolder) -> bool:
-    """Whether a folder holds anything of a run."""
+    """Whether a folder holds part of a run."""
     return bool(folder.stems(".start") or folder.stems(".journal") or folder.stems(".ring"))
 
 
 def is_open(folder: RunFolder) -> bool:
-    """Whether a process of the run, or its observer, is at work on this node."""
+    """Whether a process of the run, or its observer, runs on this node."""
     return any_alive(folder) or lock_holder(folder) is not None
 
 
 def prune(root: str, keep: Keep) -> list[str]:
-    """Removes ended runs that are too old, then the oldest while all take too much.
+    """Removes ended runs that are too old, then the oldest ones while all runs take too much space.
 
-    A run with an incident stays as long as a run may get old, however much all take.
+    A run with an incident stays until the limit of age, however much space all runs take.
 
     Returns:
-        The folders that are gone.
+        The folders that were removed.
     """
     most, taken = _most_bytes(root, keep), 0
     ended: list[tuple[float, int, RunFolder]] = []
@@ -70,8 +70,8 @@ def prune(root: str, keep: Keep) -> list[str]:
 
 
 def reason_to_keep(folder: RunFolder) -> str:
-    """Why a folder may not be a dead run of ours; '' where it is one. Raises OSError."""
-    # Every run folder is made private: one that is not is something else with similar files.
+    """Why a folder may not be a dead run of ours; '' where it is. Raises OSError."""
+    # Every run folder is private: a folder that is not holds something else with similar files.
     if not is_private(folder.path):
         link = os.path.islink(folder.path)
         return "it is a link" if link else f"distwatch of uid {os.getuid()} did not create it"
@@ -83,7 +83,7 @@ def reason_to_keep(folder: RunFolder) -> str:
 
 
 def age_s(folder: RunFolder) -> float:
-    """Seconds since a file of the run changed. Raises OSError where it is gone."""
+    """Seconds since a file of the run changed. Raises OSError if the folder is gone."""
     newest = 0.0
     for name in os.listdir(folder.path):
         with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ def age_s(folder: RunFolder) -> float:
 
 
 def remove(folder: RunFolder) -> None:
-    """Removes a run from disk and from memory; raises OSError where it cannot."""
+    """Removes a run from disk and memory; raises OSError if that fails."""
     volatile = folder.volatile
     shutil.rmtree(folder.path)
     if volatile and volatile != folder.path:
@@ -122,7 +122,7 @@ def _most_bytes(root: str, keep: Keep) -> int | None:
 
 
 def _holds_incident(folder: RunFolder, keep: Keep) -> bool:
-    """Whether it has one that is younger than a run may get."""
+    """Whether the run has an incident that is younger than the limit of age."""
     limit_s = INCIDENTS_STAY_S if keep.age_s == float("inf") else keep.age_s
     return any(time.time() - one.st_mtime < limit_s for one in _files(folder.incidents))
 

@@ -34,7 +34,7 @@ ROUTINE_LIMIT = 48 * 1024 * 1024
 """Repeated events stop here, so that a verdict after weeks still fits."""
 SPARE_FROM = 8 * 1024 * 1024
 RESERVE = 64 * 1024
-"""Bytes that are allocated beforehand: what a full disk costs can still be written then."""
+"""Bytes that are allocated beforehand, so that the losses on a full disk can still be recorded."""
 OPERATIONS_KEPT = 8
 
 Sink = Callable[[FileHeader, int, int, ev.Event], None]
@@ -181,7 +181,7 @@ class Recording:
         return seq
 
     def _append(self, segment: Segment, record: Record, *, spared: bool) -> bool:
-        """Whether the disk had room for it beside the reserve, which only rare events may take."""
+        """Whether the disk had room for the record beside the reserve, which only rare events may use."""
         try:
             segment.append([record])
         except OSError:

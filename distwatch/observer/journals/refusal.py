@@ -1,4 +1,4 @@
-"""A disk that refuses what is written to it: since when, why, and what that has cost."""
+"""A disk that refuses writes: since when, why, and how many records were lost."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 
 
 class Refusal:
-    """One time after the other in which a disk refused a journal's records.
+    """The periods in which a disk refuses a journal's records, one after the other.
 
     Attributes:
-        lost: how many records this time has cost so far.
+        lost: how many records the current period has cost so far.
     """
 
     def __init__(self, what: str) -> None:
-        """`what`: the records, for people."""
+        """`what`: a name for the records, for people."""
         self.lost = 0
         self._what = what
         self._since = ""
@@ -26,20 +26,20 @@ class Refusal:
 
     @property
     def standing(self) -> str:
-        """What holds while the disk refuses; the same sentence as long as the reason is the same."""
+        """A sentence about the current period; it changes only with the reason."""
         return f"since {self._since} {self._what} are not on disk: {self._why}"
 
     def note(self, error: OSError, lost: int = 1) -> None:
-        """The disk has refused so many records."""
+        """Notes that the disk has refused so many records."""
         self._since = self._since or _clock()
         self._why = error.strerror or str(error)
         self.lost += lost
 
     def finish(self, lost: int | None = None) -> str:
-        """The disk takes records again, or nobody writes any more; what the time was and has cost.
+        """Ends the period: the disk works again, or writing has ended. Returns a sentence about it.
 
         Args:
-            lost: how many records are gone for good, where that is known only now.
+            lost: how many records are lost for good, if that is known only now.
         """
         cost = (self.lost if lost is None else lost) or "none"
         refused = f"the disk refused {self._what} ({self._why})"

@@ -144,13 +144,13 @@ class Ring:
 
 
 def has_writer(descriptor: int) -> bool | None:
-    """Whether a process has that file open or mapped to write; None where the system does not say.
+    """Whether a process has the file open or mapped for writing; None where the system does not say.
 
     A pid says less: it may be one of another container that shares our tmpfs, and a process whose
     main thread is over is a zombie while its other threads go on.
     """
     try:
-        # The kernel grants a lease to read only where nobody writes.
+        # The kernel grants a read lease only if nobody has the file open for writing.
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
         return True
