@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
+from distwatch.state.advice import ONE_RANK_PER_GPU
 from distwatch.state.finding import Finding
 
 
@@ -59,7 +60,7 @@ def device_finding(launched: Launched) -> Finding | None:
     shown = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
     return backend_unavailable(
         f"rank {rank} has LOCAL_RANK {local}, and this process sees {count} of the host's GPUs{shown}",
-        "Start at most one rank per GPU (torchrun --nproc-per-node), or show the process its GPU.",
+        ONE_RANK_PER_GPU,
         rank,
         seen=f"{count} GPUs, LOCAL_RANK {local}",
     )

@@ -14,8 +14,9 @@ from distwatch.agent.initialization.environment import Launched, backend_unavail
 from distwatch.agent.initialization.library import Layout
 from distwatch.integrations.builders import Builder
 from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
-from distwatch.preflight.accelerators import NO_GPU_FIX, lack_of
+from distwatch.preflight.accelerators import lack_of
 from distwatch.state.addresses import split_endpoint
+from distwatch.state.advice import NO_GPU
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
 
@@ -203,7 +204,7 @@ def _why_unavailable(backend: str) -> tuple[str, str] | None:
     if lack is not None and lack.severity == "crash":
         return lack.reason, lack.fix
     if backend == "nccl" and not torch.cuda.is_available():
-        return "torch sees no GPU in this process", NO_GPU_FIX
+        return "torch sees no GPU in this process", NO_GPU
     if package := _PACKAGES.get(backend):
         importlib.import_module(f"{package}.distributed.xla_backend")
     if not hasattr(dist.Backend, backend.upper()):

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
+from distwatch.state.advice import NO_GPU, ONE_RANK_PER_GPU
 from distwatch.state.bounds import whole_number
 from distwatch.state.finding import Finding, Severity
 
 _PLUGINS = {"xla": "torch_xla", "hccl": "torch_npu", "ccl": "oneccl_bindings_for_pytorch"}
 _BUILT_IN = ("gloo", "nccl", "mpi", "ucc")
-NO_GPU_FIX = (
-    "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'."
-)
 
 
 def host_gpus() -> int | None:
@@ -97,10 +95,7 @@ def _too_few(environ: Mapping[str, str], launched: Launched, severity: Severity)
         return []
     be = "is" if visible == 1 else "are"
     what = f"{local} ranks will run on this host, but only {visible} of its GPUs {be} visible"
-    advice = (
-        "Start at most one rank per GPU (torchrun --nproc-per-node), or make more GPUs visible."
-    )
-    return [_finding(what, advice, launched, severity)]
+    return [_finding(what, ONE_RANK_PER_GPU, launched, severity)]
 
 
 def _finding(what: str, advice: str, launched: Launched, severity: Severity) -> Finding:
@@ -130,7 +125,7 @@ def lack_of(name: str, environ: Mapping[str, str]) -> Lack | None:
         fix = "Use another backend (gloo needs nothing), or a build of torch that has it."
         return Lack(f"this build of torch has no {name}", fix)
     if name == "nccl" and visible_gpus(environ) == 0:
-        return Lack("no GPU is visible", NO_GPU_FIX)
+        return Lack("no GPU is visible", NO_GPU)
     if name in _BUILT_IN or hasattr(getattr(c10d, "Backend", None), name.upper()):
         return None
     package = _PLUGINS.get(name)

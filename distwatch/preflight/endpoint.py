@@ -11,6 +11,7 @@ from distwatch.agent.initialization.environment import Launched
 from distwatch.probes.listeners import Listener, listeners_of
 from distwatch.probes.procfs import read_text
 from distwatch.state.addresses import is_loopback, split_endpoint
+from distwatch.state.advice import NO_ANSWER, UNRESOLVED
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 
@@ -36,8 +37,7 @@ def endpoint_findings(
         addresses = resolve(host, port)
     except OSError as error:
         what = f"MASTER_ADDR {host!r} does not resolve on this host ({error})"
-        advice = "Correct MASTER_ADDR, or make the name resolve here (getent hosts NAME)."
-        return [_unreachable(launched, what, advice, "crash")]
+        return [_unreachable(launched, what, UNRESOLVED, "crash")]
     if several_nodes and all(is_loopback(one) for one in addresses):
         return [_loopback(launched, host, addresses)]
     if launched.hosts_store:
@@ -131,10 +131,7 @@ def _as_guest(launched: Launched, host: str, port: int, pid: int) -> list[Findin
         local = [owner for owner in listeners_of(port) if owner.pid != pid]
         is_here = any(map(_is_own, resolve(host)))
         return [_taken(launched, port, local[0] if local and is_here else None, detail, outcome)]
-    advice = (
-        "Check that the host is up, and that no firewall drops this port between the two hosts."
-    )
-    return [_unreachable(launched, detail, advice, "warning")]
+    return [_unreachable(launched, detail, NO_ANSWER, "warning")]
 
 
 def _taken(
@@ -149,7 +146,6 @@ def _taken(
         severity="warning" if outcome == "silent" else "crash",
         waiting_ranks=() if rank is None else (rank,),
         summary=f"MASTER_PORT {port} is taken: {told}",
-        advice="Choose another MASTER_PORT, or end that program.",
         evidence=(Evidence("proc", f"port {port}: {told}"),),
         confidence=0.6 if outcome == "silent" else 0.9,
     )

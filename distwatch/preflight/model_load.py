@@ -61,14 +61,15 @@ def rereads_offloaded(version: str) -> bool:
     return numbers is not None and (int(numbers[1]), int(numbers[2])) < (4, 57)
 
 
-def _finding(code: str, summary: str, advice: str, *, confidence: float = 0.9) -> Finding:
+def _finding(code: str, summary: str, advice: str = "") -> Finding:
+    evidence = (Evidence("plan", "from the arguments, before the load"),)
     return Finding(
         code=code,
         severity="warning",
         summary=summary,
         advice=advice,
-        evidence=(Evidence("plan", "from the arguments, before the load"),),
-        confidence=confidence,
+        evidence=evidence,
+        confidence=0.9,
     )
 
 
@@ -114,8 +115,6 @@ def _host_memory(
         "load.memory_exceeds",
         f"{told} = {bytes_text(each * ranks)} of host memory, but the {machine.limited_by} of this host is "
         f"{bytes_text(limit)}",
-        "Load on one rank and broadcast, load onto the device (device_map={'': local_rank}), shard while "
-        "loading (FSDP with meta initialization, tp_plan), or ask for more memory.",
     )
 
 
@@ -143,6 +142,4 @@ def _model_parallel_map(arguments: LoadArguments, machine: LoadingMachine) -> It
             "load.device_map_conflict",
             f"device_map={arguments.device_map!r} splits the model over the {len(machine.device_memory)} devices of "
             f"this host, but {machine.local_world_size} ranks of the job share them",
-            "Give each rank its own device: device_map={'': local_rank}; or leave device_map out and let DDP, "
-            "FSDP or tp_plan place the model.",
         )

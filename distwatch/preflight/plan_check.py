@@ -12,6 +12,7 @@ from distwatch.preflight.plan import Plan, validate
 from distwatch.preflight.rank_groups import Axis, axes_of
 from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
+from distwatch.state.advice import ONE_RANK_PER_GPU
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import agree
 from distwatch.state.steps import COLLECTIVE
@@ -77,8 +78,7 @@ def _machine(plan: Plan) -> list[Finding]:
         local = plan.ranks
     if "nccl" in plan.backend and gpus and local and local > gpus:
         what = f"{local} ranks will run on each host, but this one has {gpus} GPU{'s' if gpus > 1 else ''}"
-        advice = "Start at most one rank per GPU, or use more hosts."
-        found.append(backend_unavailable(what, advice, source="proc"))
+        found.append(backend_unavailable(what, ONE_RANK_PER_GPU, source="proc"))
     several = (plan.nodes or 1) > 1 or (local or 0) < (plan.ranks or 0)
     return [_perhaps_elsewhere(finding) for finding in found] if several else found
 

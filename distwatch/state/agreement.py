@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from distwatch.state.advice import OWN_GPU
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.state.rank_sets import format_ranks, name_by, ranks_by
@@ -201,8 +202,7 @@ def _shared_devices(plans: Plans) -> Iterable[Finding]:
                 severity="crash",
                 culprit_ranks=tuple(ranks),
                 summary=f"ranks {format_ranks(ranks)} would share one GPU ({device}), which NCCL refuses",
-                advice="Give each rank a GPU of its own: torch.cuda.set_device(LOCAL_RANK), "
-                "and name no GPU twice in CUDA_VISIBLE_DEVICES.",
+                advice=OWN_GPU,
                 evidence=tuple(
                     Evidence("journal", f"rank {rank}: GPU {device}", rank)
                     for rank in ranks[:_LISTED]

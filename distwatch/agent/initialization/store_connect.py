@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from distwatch.agent.initialization.environment import Launched
+from distwatch.state.advice import NO_ANSWER, RANK_0_HOST, UNRESOLVED
 from distwatch.state.finding import Evidence, Finding
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 
@@ -58,10 +59,10 @@ def finding_of_no_meeting(launched: Launched, error: StoreUnreachable) -> Findin
     rank = launched.global_rank or 0
     taken = error.outcome in ("foreign", "silent")
     advice = {
-        "unresolved": "Correct MASTER_ADDR, or make the name resolve on this host (getent hosts NAME).",
-        "no_answer": "Check that the host is up and that no firewall drops this port between the two hosts.",
+        "unresolved": UNRESOLVED,
+        "no_answer": NO_ANSWER,
         "refused": "Check that the launcher that hosts the store still runs, and MASTER_PORT.",
-        "silent": "See who listens there (ss -ltnp): choose another MASTER_PORT, or end or continue that program.",
+        "silent": "See who listens there (ss -ltnp). Choose another MASTER_PORT, or end or resume that program.",
     }
     return Finding(
         code="rendezvous.port_taken" if taken else "rendezvous.store_unreachable",
@@ -83,7 +84,7 @@ def finding_of_no_listening(launched: Launched, words: str) -> Finding:
         advice = ""
     else:
         summary = f"rank {rank} cannot host the store at {launched.endpoint}: {first}"
-        advice = "MASTER_ADDR must be an address of the host that rank 0 runs on."
+        advice = RANK_0_HOST
     return Finding(
         code="rendezvous.port_taken" if taken else "rendezvous.store_unreachable",
         severity="crash",

@@ -44,7 +44,7 @@ class CollectiveRankMissing:
             if not (view.in_flight and view.overdue and view.missing):
                 continue
             if all(debugged_by_intent(case, rank) for rank in view.missing):
-                continue  # process.debugger reports it
+                continue  # somebody is debugging them on purpose
             yield self._finding(case, view)
 
     def _finding(self, case: Case, view: GroupView) -> Finding:
@@ -88,12 +88,9 @@ class CollectiveRankMissing:
                 )
                 yield Evidence("flight_recorder", text, rank)
             else:
-                why = (
-                    "it runs without distwatch"
-                    if rank in case.job.ranks
-                    else "no process of this rank was seen"
-                )
-                text = f"rank {rank} was not observed from inside ({why}); every observed member is in #{view.seq}"
+                seen = rank in case.job.ranks
+                why = "it runs without distwatch" if seen else "no process of this rank was seen"
+                text = f"the calls of rank {rank} were not observed ({why}); every observed member is in #{view.seq}"
                 yield Evidence("flight_recorder", text, rank)
             yield case.place(rank)
         for rank in view.entered[:4]:

@@ -35,7 +35,7 @@ _NOT_A_LOOP = ("collective", "store", "data", "compile", "checkpoint", "debugger
 _WORKERS_SHOWN = 4
 _WAITS_SHOWN = 3
 _FILE_LOCK_ADVICE = (
-    "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it; on a shared file system "
+    "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it. On a shared file system "
     "a lock of another host may have no living owner."
 )
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid")
@@ -64,9 +64,9 @@ class RanksBlocked:
             if process.ended_ns is not None and not was_cut_off(process):
                 continue
             if process.open_call_of(LOAD):
-                continue  # load.* reports it
+                continue  # its load is judged by the load's deadline
             if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
-                continue  # process.stopped, gil_held and io_blocked report it
+                continue  # its stack is old: RankStopped and RankFrozen look at it
             if blocked := _blocked(case, rank, process):
                 yield self._finding(case, rank, blocked)
 

@@ -191,16 +191,15 @@ class RankFrozen:
                 or case.job.kernel_state(process) == "T"
             ):
                 continue
-            waiting = case.waiting_for([rank])
             limit = case.job.deadline_s(process, COLLECTIVE)
             needed = any(v.overdue and rank in v.missing for v in case.groups)
             if age <= limit and not needed:
                 continue
             if process.open_call_of(LOAD):
-                continue  # load.stalled reports it, with the phase and the file
+                continue  # its load is judged by the load's deadline, with the phase and the file
             if not self._is_certain(case, process, age):
                 continue
-            yield self._finding(case, rank, process, age, waiting)
+            yield self._finding(case, rank, process, age)
 
     def _is_certain(self, case: Case, process: Process, age: float) -> bool:
         """A stack in which no thread owns the GIL shows that only the agent's thread is late."""
@@ -208,9 +207,7 @@ class RankFrozen:
             return age > 2 * FROZEN_AFTER_S
         return any(thread.owns_gil for thread in process.outside.stack.threads)
 
-    def _finding(
-        self, case: Case, rank: int, process: Process, age: float, waiting: tuple[int, ...]
-    ) -> Finding:
+    def _finding(self, case: Case, rank: int, process: Process, age: float) -> Finding:
         in_kernel = case.job.kernel_state(process) == "D"
         owner = gil_owner(process)
         kernel = kernel_text(process) or "state not observed"
@@ -226,7 +223,7 @@ class RankFrozen:
         return Finding(
             code="process.io_blocked" if in_kernel else "process.gil_held",
             culprit_ranks=(rank,),
-            waiting_ranks=waiting,
+            waiting_ranks=case.waiting_for([rank]),
             summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",
             evidence=(
                 Evidence("pulse", f"last heartbeat {seconds(age)} ago; process {kernel}", rank),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.checks.failed_calls import FailedCalls, Told, who_of
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.failures import MISSING_VARIABLE, VARIABLES, Failure
+from distwatch.state.advice import NO_GPU, ONE_RANK_PER_GPU, OWN_GPU
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Evidence
 from distwatch.state.rank_sets import agree
@@ -84,17 +85,17 @@ _LACKS: tuple[tuple[str, str, str], ...] = (
         r"only supported with gpus, no gpus found|no (?:nvidia|cuda) gpus are available"
         r"|not compiled with cuda enabled",
         "nccl needs a GPU, and torch sees none in this process",
-        "Check nvidia-smi and CUDA_VISIBLE_DEVICES (containers: --gpus all), or use backend='gloo'.",
+        NO_GPU,
     ),
     (
         r"invalid device ordinal",
         "no GPU has that number: this host has more ranks than GPUs, or CUDA_VISIBLE_DEVICES hides some",
-        "Start at most one rank per GPU (torchrun --nproc-per-node), and select it by LOCAL_RANK, not RANK.",
+        ONE_RANK_PER_GPU,
     ),
     (
         r"duplicate gpu detected",
         "two ranks use one GPU, which NCCL refuses",
-        "Give each rank a GPU of its own: torch.cuda.set_device(LOCAL_RANK) before init_process_group.",
+        OWN_GPU,
     ),
     (
         r".",

@@ -16,6 +16,7 @@ from distwatch.diagnosis.facts.endpoints import (
 )
 from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, overdue_ranks, wait_clause
 from distwatch.diagnosis.facts.initializations import depth
+from distwatch.state.advice import NO_ANSWER, RANK_0_HOST, UNRESOLVED
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import INIT
@@ -25,11 +26,9 @@ PATIENCE_S = 5.0
 STALE_NS = 10_000_000_000
 _BEFORE_THE_STORE = (*INIT.calls, *INIT.parts[: 1 + INIT.parts.index("store")])
 _ADVICE = {
-    "unresolved": "Correct MASTER_ADDR, or make the name resolve on that host (getent hosts NAME).",
-    "no_answer": "Check that the host is up, and that no firewall drops this port between the hosts "
-    "(nc -vz HOST PORT).",
-    "refused": "MASTER_ADDR must be an address of the host that rank 0 runs on, and MASTER_PORT the same "
-    "everywhere.",
+    "unresolved": UNRESOLVED,
+    "no_answer": NO_ANSWER,
+    "refused": f"{RANK_0_HOST} MASTER_PORT must be the same everywhere.",
     "silent": "Find out why the process that hosts the store does not answer (its stack, its state).",
     "error": "Check the route and the network interface to that host.",
 }
@@ -92,7 +91,7 @@ class StoreUnreachable:
             waiting_ranks=waiting,
             summary=f"{name_ranks(ranks)} cannot connect to the TCPStore at {where}, where rank 0 listens; "
             f"{wait_clause(case, waiting)} for {agree(ranks, 'it', 'them')}",
-            advice=_ADVICE["no_answer"],
+            advice=NO_ANSWER,
             evidence=(
                 *_evidence_of_host(case, ranks),
                 *evidence_of_waiting(case, [*ranks, *waiting]),
@@ -139,7 +138,7 @@ def _stuck(case: Case) -> list[tuple[Look, list[int]]]:
     for rank in case.waiting:
         process = case.job.ranks[rank]
         network = process.planned is None or process.planned.method not in ("file", "alone")
-        if network and _stands_before_the_store(case, rank):
+        if network and _has_no_store_yet(case, rank):
             found.setdefault((process.host, endpoint_of(process)), []).append(rank)
     stuck = []
     for (host, place), ranks in sorted(found.items(), key=lambda item: item[1]):
@@ -147,12 +146,12 @@ def _stuck(case: Case) -> list[tuple[Look, list[int]]]:
         begun_ns = min(case.waiting[rank].started_ns for rank in ranks)
         # A look is valid until another shows a change; one from before all of them says nothing.
         if look is not None and look.time_ns + STALE_NS >= begun_ns:
-            held = [rank for rank in ranks if _is_held_up(case, look, rank)]
+            held = [rank for rank in ranks if _is_blocked(case, look, rank)]
             stuck += [(look, held)] if held else []
     return stuck
 
 
-def _stands_before_the_store(case: Case, rank: int) -> bool:
+def _has_no_store_yet(case: Case, rank: int) -> bool:
     step = case.waiting[rank]
     if step.error:
         return "socket" in step.error or "connect" in step.error or step.name == "initialize"
@@ -160,7 +159,7 @@ def _stands_before_the_store(case: Case, rank: int) -> bool:
     return not inner or inner[-1].name in _BEFORE_THE_STORE
 
 
-def _is_held_up(case: Case, look: Look, rank: int) -> bool:
+def _is_blocked(case: Case, look: Look, rank: int) -> bool:
     outcome = look.probed.outcome
     if outcome == "unresolved":
         return True
