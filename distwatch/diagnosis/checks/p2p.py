@@ -11,7 +11,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.peer_waits import PeerWait, describe_tags
 from distwatch.diagnosis.facts.wait_for import Edge
-from distwatch.state.codes import code_of
+from distwatch.state.advice import SAME_ORDER
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
@@ -109,7 +109,7 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
             for edge in chain
         )
         what = f"call their groups in different orders: {listed}"
-        return Circle("collective.op_mismatch", what, 0.8, code_of("collective.cycle").advice)
+        return Circle("collective.op_mismatch", what, 0.8, SAME_ORDER)
     if kinds != {"p2p"}:
         return None
     if differ := describe_tags([case.job.peer_waits[edge.waiter] for edge in chain]):

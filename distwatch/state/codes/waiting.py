@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distwatch.state.advice import SAME_ORDER
 from distwatch.state.codes.code import Code
 
 WAITING = (
@@ -35,7 +36,7 @@ WAITING = (
     Code(
         "collective.cycle",
         "Groups are used in a circle: each rank waits in one for a rank that waits in another.",
-        "Let every rank call the collectives of its groups in the same order: compare the call sites below.",
+        SAME_ORDER,
     ),
     Code(
         "collective.rank_missing",

@@ -90,7 +90,7 @@ class CollectiveRankMissing:
             else:
                 seen = rank in case.job.ranks
                 why = "it runs without distwatch" if seen else "no process of this rank was seen"
-                text = f"the calls of rank {rank} were not observed ({why}); every observed member is in #{view.seq}"
+                text = f"distwatch did not see rank {rank}'s calls ({why}); every observed member is in #{view.seq}"
                 yield Evidence("flight_recorder", text, rank)
             yield case.place(rank)
         for rank in view.entered[:4]:
