@@ -20,7 +20,7 @@ from distwatch.runfolder import RunFolder
 from distwatch.settings import read_keep
 
 LOG_LIMIT = 1024 * 1024
-TIDY_EVERY_S = 3600.0
+TIDY_EVERY_S = 600.0
 log = logging.getLogger("distwatch.observer")
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support.small_memory import run_in_small_memory
 
 MIB = 1 << 20
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -35,13 +36,11 @@ def test_forty_ranks_at_once_take_a_quarter_and_one_of_them_says_so(root: str) -
     assert os.path.exists(f"{root}/r/memory.short")
 
 
-@pytest.mark.timeout(240)
 def test_a_rank_that_finds_no_room_has_that_of_the_dead_freed(root: str) -> None:
     told = json.loads(run_in_small_memory(16, "tests.agent.small_memory", "after", root))
     assert told["states"] == ["off", "on"]
 
 
-@pytest.mark.timeout(240)
 def test_launches_that_are_killed_again_and_again_leave_room_for_a_data_loader(root: str) -> None:
     told = json.loads(run_in_small_memory(16, "tests.agent.small_memory", "repeated", root))
     assert told["most"] <= 5 * MIB

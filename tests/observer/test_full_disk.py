@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.support.small_memory import run_in_small_memory
 
+pytestmark = pytest.mark.timeout(240)
 WHY = "No space left on device"
 
 

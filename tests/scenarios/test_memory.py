@@ -1,16 +1,19 @@
-"""However a run ends, its ring and pulse go once its last record is on disk."""
+"""What real runs take: however they end, ring and pulse go once the last record is on disk."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from distwatch.observer.journals.segments import read_journal
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, make_private
+from distwatch.state.frames import HEADER_SIZE
 from distwatch.state.model import RunState
 from tests.support.leftovers import wait_gone
 from tests.support.ranks import JOBS, RUN_ID, Job, empty_job
@@ -144,3 +147,28 @@ def test_after_all_that_was_observed_was_killed_the_next_run_frees_it(job: Job) 
     start(job, "next", steps=1)
     job.wait_state(freed)
     assert_whole_on_disk(job)
+
+
+def test_the_size_of_the_ring_is_a_setting(job: Job) -> None:
+    start(job, steps=1, DISTWATCH_RING="128KiB", DISTWATCH_OBSERVER="off")
+    for rank in (0, 1):
+        job.wait_step(f"gate {RUN_ID}", {rank})
+    place = job.folder.volatile
+    sizes = [os.stat(f"{place}/{stem}.ring").st_size for stem in job.folder.stems(".ring", place)]
+    assert sizes == 2 * [HEADER_SIZE + 128 * 1024]
+
+
+def test_an_observer_removes_runs_that_are_older_than_the_setting_says(job: Job) -> None:
+    old = RunFolder(os.path.join(job.root, "old"))
+    make_private(old.path)
+    journal = Path(old.journal("h-1"))
+    journal.touch()
+    two_hours_ago = time.time() - 7200
+    os.utime(journal, (two_hours_ago, two_hours_ago))
+
+    def removed(state: RunState) -> bool:
+        return not os.path.exists(old.path)
+
+    start(job, steps=1, DISTWATCH_KEEP="1h")
+    job.wait_state(removed)
+    assert os.path.exists(job.folder.path)
