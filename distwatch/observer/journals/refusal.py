@@ -29,11 +29,13 @@ class Refusal:
         """A sentence about the current period; it changes only with the reason."""
         return f"since {self._since} {self._what} are not on disk: {self._why}"
 
-    def note(self, error: OSError, lost: int = 1) -> None:
-        """Notes that the disk has refused so many records."""
+    def note(self, error: OSError, lost: int = 1) -> bool:
+        """Notes that the disk has refused so many records. Returns whether that, or why, is new."""
+        before = self.standing if self.stands else ""
         self._since = self._since or _clock()
         self._why = error.strerror or str(error)
         self.lost += lost
+        return self.standing != before
 
     def finish(self, lost: int | None = None) -> str:
         """Ends the period: the disk works again, or writing has ended. Returns a sentence about it.

@@ -11,6 +11,7 @@ import msgspec
 
 from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.daemon import Observer
+from distwatch.observer.journals.refusal import Refusal
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.channel import (
     HANDSHAKE_WITHIN_S,
@@ -240,6 +241,7 @@ class _Leaf:
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._disk_at = 0.0
+        self._refusal = Refusal(f"the journals of {hello.host}")
         self._behind = False
         self._resumes = 0
 
@@ -344,8 +346,12 @@ class _Leaf:
                 self._mirror.keep(header, records)
         except OSError as error:
             self._behind, self._disk_at = True, time.monotonic() + TRY_DISK_AGAIN_S
-            why = f"the journals of {self._host} could not be written here: {error.strerror}"
-            self._observer.recording.miss("disk", why)
+            if self._refusal.note(error, 0):
+                self._observer.recording.miss("disk", self._refusal.standing)
+        else:
+            if streams and self._refusal.stands:
+                # The leaf has sent again what was refused.
+                self._observer.recording.miss("disk", self._refusal.finish())
 
 
 def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event | None]:

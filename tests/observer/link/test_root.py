@@ -223,7 +223,10 @@ async def test_what_the_disk_refused_is_asked_for_again(
     await taken(channel)
     assert seqs_on_disk(folder) == [1, 2, 3, 4]
     host = observer.recording.header.host
-    assert "No space left" in observer.state.hosts[host].not_observed["disk"]
+    told = observer.state.hosts[host].not_observed["disk"]
+    assert told.endswith(
+        f"the disk refused the journals of {FAR} (No space left on device): none lost"
+    )
 
 
 async def test_looks_are_asked_of_leaves_and_answered(observer: Observer, join: Join) -> None:
