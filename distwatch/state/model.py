@@ -20,6 +20,7 @@ from distwatch.state.steps import StepKind, base_name
 
 CLOSED_STEPS_KEPT = 64
 SOURCES_KEPT = 512
+PORT_ERRORS_KEPT = 1024
 TIMELINE_KEPT = 2000
 
 Stamp = tuple[int, str, int]
@@ -88,6 +89,8 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     native: ev.StackTaken | None = None
     """The newest stack with C frames; taken once, where Python frames do not show the reason."""
     connections: ev.ConnectionsSeen | None = None
+    last_output: str = ""
+    """The last line that it wrote to its log, where that is known."""
     error_file: ev.ErrorFileRead | None = None
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
@@ -189,6 +192,11 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
         return self._described.pid if self._described else 0
 
     @property
+    def address(self) -> str:
+        """`pid 4711 on node1`; without the pid where nothing tells it."""
+        return f"pid {self.pid} on {self.host}" if self.pid else f"a process on {self.host}"
+
+    @property
     def ppid(self) -> int:
         return self._described.ppid if self._described else 0
 
@@ -270,6 +278,8 @@ class Host(msgspec.Struct, kw_only=True, gc=False):
     """The newest look at each endpoint of the run's jobs, by `host:port`."""
     locks: dict[str, ev.LockLooked] = {}
     """The newest look at each lock file that a process waits for, by path."""
+    port_errors: dict[tuple[str, str, bool], tuple[Stamp, ev.PortErrorSeen]] = {}
+    """The first error of each network port, by port and by who says it; a bounded number."""
     answered_ns: dict[str, int] = {}
     """When a store last answered, by endpoint."""
     ray: RayTables = msgspec.field(default_factory=RayTables)

@@ -257,6 +257,28 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """How often the oldest data was sent again, or the connection attempt was repeated."""
 
 
+class OutputSeen(Event, frozen=True, kw_only=True):
+    """The last line that a process wrote to its log."""
+
+    is_routine = True
+
+    process: str
+    text: str
+
+
+class PortErrorSeen(Event, frozen=True, kw_only=True):
+    """A port of the network between the ranks failed, as a driver or the library that uses it says."""
+
+    host: str
+    port: str = ""
+    """`mlx5_2:1`, `0000:5e:00.0`; empty where it is not named."""
+    text: str = ""
+    process: str | None = None
+    """The process that says so, where one did."""
+    decides: bool = True
+    """False: the end of the process on the other side looks the same from here."""
+
+
 class ConnectionsSeen(Event, frozen=True, kw_only=True):
     """A process's connections to other addresses; only those that are stuck are listed."""
 

@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 from distwatch.state import events as ev
-from distwatch.state.model import SOURCES_KEPT, Host, Link, Process, RunState, Stamp
+from distwatch.state.model import (
+    PORT_ERRORS_KEPT,
+    SOURCES_KEPT,
+    Host,
+    Link,
+    Process,
+    RunState,
+    Stamp,
+)
 from distwatch.state.ray_events import RAY, RayLooked
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray
 
@@ -112,6 +120,25 @@ def _stack_taken(state: RunState, stamp: Stamp, event: ev.StackTaken) -> None:
         outside.stack, outside.stack_ns = event, stamp[0]
     elif not event.threads and _newest(outside.stamps, "not_observed:stack", stamp):
         outside.not_observed["stack"] = event.error or "no threads"
+
+
+@_folds(ev.OutputSeen)
+def _output_seen(state: RunState, stamp: Stamp, event: ev.OutputSeen) -> None:
+    outside = process_of(state, event.process).outside
+    if _newest(outside.stamps, "output", stamp):
+        outside.last_output = event.text
+
+
+@_folds(ev.PortErrorSeen)
+def _port_error_seen(state: RunState, stamp: Stamp, event: ev.PortErrorSeen) -> None:
+    errors = host_of(state, event.host).port_errors
+    key = (event.port, event.process or "", event.decides)
+    # The first error of a port is the nearest to its cause.
+    known = errors.get(key)
+    if known is None and len(errors) >= PORT_ERRORS_KEPT:
+        return
+    if known is None or stamp < known[0]:
+        errors[key] = (stamp, event)
 
 
 @_folds(ev.SourcesRead)

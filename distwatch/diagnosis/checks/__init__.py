@@ -13,6 +13,7 @@ from distwatch.diagnosis.checks.collectives.gradients import GradientsSkipped
 from distwatch.diagnosis.checks.collectives.iterations import CountUneven
 from distwatch.diagnosis.checks.collectives.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
+from distwatch.diagnosis.checks.devices import DeviceFailed
 from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
 from distwatch.diagnosis.checks.groups.creation import GroupCallMissing
 from distwatch.diagnosis.checks.groups.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
@@ -23,7 +24,7 @@ from distwatch.diagnosis.checks.loading.placed_models import (
     ModelsPlaced,
 )
 from distwatch.diagnosis.checks.loading.stalls import GenerationConfigLost, LoadsStalled
-from distwatch.diagnosis.checks.network import NobodyMissing, Partition
+from distwatch.diagnosis.checks.network import LinkFailed, NobodyMissing, Partition
 from distwatch.diagnosis.checks.p2p import Circles, PeerMissing
 from distwatch.diagnosis.checks.processes.actor_ends import ActorsEnded, ActorsRestart
 from distwatch.diagnosis.checks.processes.blocked_ranks import RanksBlocked
@@ -61,6 +62,7 @@ CHECKS: tuple[Check, ...] = (
     StoreUnreachable(),
     MISUSED,
     CallsOfOthers(),
+    DeviceFailed(),
     RankEnded(),
     RankStopped(),
     RanksNotArrived(),
@@ -79,6 +81,7 @@ CHECKS: tuple[Check, ...] = (
     RankFrozen(),
     Debugged(),
     RanksBlocked(),
+    LinkFailed(),
     Partition(),
     CountUneven(),
     OperationsDiffer(),

@@ -9,7 +9,7 @@ import msgspec
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.group_views import GroupView
-from distwatch.state.events import Connection
+from distwatch.state.events import Connection, PortErrorSeen
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
@@ -176,3 +176,43 @@ def _one_side(stuck: list[Stuck]) -> tuple[int, ...]:
     most = max(len(others) for others in lost.values())
     alone = [address for address, others in lost.items() if len(others) == most]
     return tuple(sorted(ranks[alone[0]])) if most > 1 and len(alone) == 1 else ()
+
+
+class LinkFailed:
+    """network.link_error: a port of the network between the ranks failed, and ranks lost or wait for each other."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        hosts = [host for name, host in case.state.hosts.items() if case.job.ranks_on(name)]
+        errors = [error for host in hosts for error in host.port_errors.values()]
+        errors.sort(key=lambda error: (not error[1].decides, error[0]))
+        lost = set(case.deaths.victims)
+        lost |= {wait.global_rank for wait in case.job.waits if wait.overdue}
+        if not errors or not lost:
+            return
+        decides = errors[0][1].decides
+        if not decides and case.deaths.own:
+            return  # Whoever talks to a rank that has ended sees the same errors.
+        yield self._finding(case, [event for _, event in errors], lost, decides)
+
+    def _finding(
+        self, case: Case, errors: list[PortErrorSeen], lost: set[int], decides: bool
+    ) -> Finding:
+        ports = list(dict.fromkeys(error.port for error in errors if error.port))
+        named = f" ({', '.join(ports[:_SHOWN])})" if ports else ""
+        ranks = {process.key: rank for rank, process in case.job.ranks.items()}
+        return Finding(
+            code="network.link_error",
+            severity="crash" if case.deaths.victims else "hang",
+            waiting_ranks=tuple(sorted(lost)),
+            summary=f"the network between the ranks reports errors at a port{named}: "
+            f"{errors[0].text[:160]}; {name_ranks(lost, 'has', 'have')} lost or waited for the others",
+            evidence=tuple(
+                Evidence(
+                    "proc",
+                    f"{error.port or error.host}: {error.text}",
+                    ranks.get(error.process or ""),
+                )
+                for error in errors[:_SHOWN]
+            ),
+            confidence=0.9 if decides else 0.6,
+        )

@@ -126,12 +126,13 @@ class Case:
             actor = f", {title}" if title else ""
             text = (
                 f"rank {global_rank} {tense} at {status.where}{line}{doing}; "
-                f"pid {process.pid} on {process.host}{actor}"
+                f"{process.address}{actor}"
             )
-            return Evidence("stack", text, global_rank)
+            return Evidence("stack", text + _wrote(process), global_rank)
         why = process.outside.not_observed.get("stack", "no stack was taken")
         text = f"rank {global_rank}: {status.word}, {status.doing or 'nothing else known'}"
-        return Evidence("journal", f"{text}; its place was not observed ({why})", global_rank)
+        text = f"{text}; its place was not observed ({why}){_wrote(process)}"
+        return Evidence("journal", text, global_rank)
 
     def _line(self, process: Process) -> str:
         frame = user_frame(process.main_frames)
@@ -151,6 +152,12 @@ class Case:
         """`train.py:42 in step`, or '' where it was not observed."""
         process = self.job.ranks.get(global_rank)
         return where(process) if process else ""
+
+
+def _wrote(process: Process) -> str:
+    """What it wrote last tells where it was, where nothing else does."""
+    last = process.outside.last_output
+    return f"; the last line that it wrote: `{last}`" if last else ""
 
 
 def _ends_explained(finding: Finding) -> tuple[int, ...]:

@@ -22,9 +22,11 @@ _COMMUNICATION_WORDS = re.compile(
     r"(?i)connection (was )?(reset|closed|refused|aborted)|closed by peer|broken pipe|timed out"
     r"|socket timeout|wait timeout|watchdog caught collective|ncclremoteerror|ncclsystemerror"
     r"|failed to recv|failed to connect|connectfullmesh|nccl communicator was aborted"
-    r"|failed to pass monitoredBarrier|gloo/transport|application timeout caused pair closure"
+    r"|failed to pass monitoredBarrier|reached monitoredBarrier|gloo/transport|application timeout caused pair closure"
 )
-_TORCH_DISTRIBUTED = re.compile(r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore", re.I)
+_TORCH_DISTRIBUTED = re.compile(
+    r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore|monitoredBarrier", re.I
+)
 _TIME_OVER = re.compile(r"(?i)timed out|time-?out")
 _STORE_LOST = re.compile(
     r"(?i)failed to recv|got 0 bytes|recvvalue|sendbytes|connection reset|broken pipe"

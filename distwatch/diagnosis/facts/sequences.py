@@ -29,6 +29,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     size: str
     numel: int = -1
     dtype: str = ""
+    parts: int = 0
+    """Equal parts in which a gather or a scatter cuts the larger of its two sizes; 0: not known."""
     site: Site | None = None
     source: Source = "flight_recorder"
 
@@ -97,7 +99,19 @@ def of_recorder(_: Process, recorded: Collective) -> Entry:
         size=str([list(size) for size in sizes]),
         numel=math.prod(sizes[0]) if sizes else -1,
         dtype=recorded.input_dtypes[0].lower() if recorded.input_dtypes else "",
+        parts=_parts(recorded),
     )
+
+
+def _parts(recorded: Collective) -> int:
+    given = sum(math.prod(size) for size in recorded.input_sizes)
+    taken = sum(math.prod(size) for size in recorded.output_sizes)
+    name = operation_name(recorded.op)
+    if name.startswith("reduce_scatter"):
+        given, taken = taken, given
+    elif not name.startswith("all_gather"):
+        return 0
+    return taken // given if given > 0 and taken % given == 0 else 0
 
 
 def of_ring(process: Process, called: Operation) -> Entry:

@@ -52,7 +52,7 @@ def end_evidence(process: Process, rank: int) -> Iterable[Evidence]:
     """How a rank's process ended, and the end of its traceback."""
     seen = process.outside.exit
     how = f" ({seen.how})" if seen and seen.how else ""
-    yield Evidence("exit", f"pid {process.pid} on {process.host}: {exit_text(seen)}{how}", rank)
+    yield Evidence("exit", f"{process.address}: {exit_text(seen)}{how}", rank)
     if process.exception is not None:
         lines = [line for line in process.exception.traceback if line.strip()][-_LINES:]
         yield Evidence("journal", "\n".join(lines) or end_text(process), rank)

@@ -197,7 +197,11 @@ class OperationsDiffer:
     def _compare(
         self, case: Case, view: GroupView, calls: dict[int, Entry], aspect: str
     ) -> Finding | None:
-        told = {rank: text for rank, call in calls.items() if (text := _aspect(call, aspect))}
+        told = {
+            rank: text
+            for rank, call in calls.items()
+            if (text := _aspect(call, aspect, len(view.members)))
+        }
         counts = Counter(told.values()).most_common(2)
         if len(counts) < 2:
             return None
@@ -272,19 +276,27 @@ def calls_differ(case: Case, view: GroupView) -> bool:
     """Whether the members are in different calls, or in calls that do not match."""
     calls = differing_calls(case, view).values()
     return any(
-        len({value for call in calls if (value := _aspect(call, aspect)) is not None}) > 1
+        len(
+            {
+                value
+                for call in calls
+                if (value := _aspect(call, aspect, len(view.members))) is not None
+            }
+        )
+        > 1
         for aspect in _ASPECTS
     )
 
 
-def _aspect(call: Entry, name: str) -> str | None:
+def _aspect(call: Entry, name: str, members: int) -> str | None:
     """What a rank `called` or `passed`; None where this operation may differ in it, or where it was not seen."""
     if name == "op":
         return f"called {call.op}"
     if name == "dtype":
         return f"passed {call.dtype}" if call.dtype and call.op in _SAME_DTYPE else None
-    known = call.numel >= 0 and call.op in _SAME_SHAPE
-    return f"passed {call.numel} elements" if known else None
+    # Parts of different sizes are allowed to `all_gather`; then no rank has one part for each member.
+    must_agree = call.op in _SAME_SHAPE or (members > 1 and call.parts == members)
+    return f"passed {call.numel} elements" if call.numel >= 0 and must_agree else None
 
 
 def _text(case: Case, view: GroupView, rank: int, call: Entry) -> str:

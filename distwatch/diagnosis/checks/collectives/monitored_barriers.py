@@ -11,17 +11,24 @@ from distwatch.state.events import Operation
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Group, Process
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import COLLECTIVE
 
 _OP = "monitored_barrier"
 FAILED = re.compile(r"(?i)failed to pass monitoredBarrier|monitoredBarrier (?:timed out|failed)")
 
 
+_NAMED = re.compile(r"(?i)\bRanks? ([\d, ]{1,2000}) failed to pass monitoredBarrier")
+
+
 class MonitoredBarrierMissing:
     """Some members are in a monitored_barrier past the deadline, or failed in it; others never entered it."""
 
     def find(self, case: Case) -> Iterable[Finding]:
+        named = _named_absent(case)
+        yield from (self._named(case, rank, absent) for rank, absent in named.items())
+        if named:
+            return
         inside: dict[tuple[str, tuple[int, ...]], dict[int, Operation]] = {}
         for rank, process in case.job.ranks.items():
             operation = _unfinished(process)
@@ -35,6 +42,25 @@ class MonitoredBarrierMissing:
                 continue
             if not all(debugged_by_intent(case, rank) for rank in missing):
                 yield self._finding(case, group, operations, missing)
+
+    def _named(self, case: Case, rank: int, absent: tuple[int, ...]) -> Finding:
+        """Rank 0 waits for each rank in turn, and its error names who did not come."""
+        waiting = tuple(r for r in case.job.ranks if r not in absent)
+        error = case.job.ranks[rank].exception
+        where = case.where(absent[0]) if len(absent) == 1 else ""
+        place = f"; rank {absent[0]} is at {where}" if where else ""
+        return Finding(
+            code="collective.rank_missing",
+            culprit_ranks=absent,
+            waiting_ranks=waiting,
+            summary=f"{name_ranks(absent)} never entered the monitored_barrier{place}; "
+            f"rank {rank} waited for {agree(absent, 'it', 'them')} until the timeout",
+            evidence=(
+                Evidence("journal", error.message[:300] if error else "", rank),
+                *(case.place(one) for one in absent[:8]),
+            ),
+            confidence=0.9,
+        )
 
     def _is_over(self, case: Case, operations: dict[int, Operation], group: Group) -> bool:
         for rank, operation in operations.items():
@@ -70,6 +96,20 @@ class MonitoredBarrierMissing:
             ),
             confidence=0.95 if culprits else 0.6,
         )
+
+
+def _named_absent(case: Case) -> dict[int, tuple[int, ...]]:
+    """By the rank that waited for them, the ranks that its own error names; of the whole world's barrier."""
+    found: dict[int, tuple[int, ...]] = {}
+    for rank, process in case.job.ranks.items():
+        said = _NAMED.search(process.exception.message) if process.exception else None
+        # Such a message counts within its group, and does not say which: in the world's both are the same.
+        subgroups = [g for g in process.groups.values() if len(g.members) != case.job.world]
+        if said and not subgroups:
+            absent = tuple(sorted({int(one) for one in re.findall(r"\d{1,6}", said[1])}))
+            if all(one < (case.job.world or 0) for one in absent):
+                found[rank] = absent
+    return found
 
 
 def _unfinished(process: Process) -> Operation | None:

@@ -127,6 +127,9 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
     status = exit_text(process.outside.exit)
     verb = "were" if len(ranks) > 1 else "was"
     joined = f"{verb} {status}" if status.startswith("killed") else f"ended: {status}"
+    if status.startswith("ended"):
+        how = process.outside.exit.how if process.outside.exit else ""
+        joined = f"{status} ({how})" if how else status
     return f"{name_ranks(ranks)} {joined}{tail}"
 
 
