@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/verdict_latency.py
 	$(BIN)/python benchmarks/stack_merge.py
 	$(BIN)/python benchmarks/dump_matching.py
+	$(BIN)/python benchmarks/log_import.py
 	$(BIN)/python benchmarks/many_ranks.py --seconds 15
 
 clean:

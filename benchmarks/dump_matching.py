@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.dumps.files import read_dumps
-from distwatch.dumps.imported import streams_of
+from distwatch.dumps.assembly import streams_of_evidence
+from distwatch.dumps.evidence import read_evidence
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 
@@ -80,8 +80,7 @@ def write_dumps(folder: Path, ranks: int, count: int, fault: str) -> int:
 def ours(folder: Path) -> tuple[float, float, str]:
     """Seconds of reading, seconds of matching, and the verdict."""
     began = time.perf_counter()
-    dumps, _ = read_dumps(str(folder))
-    streams = streams_of(dumps, {})
+    streams = streams_of_evidence(read_evidence([str(folder)]))
     state = RunState(run_id="bench")
     read = time.perf_counter()
     for stream in streams:

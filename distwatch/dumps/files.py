@@ -1,127 +1,106 @@
-"""The dump files of a folder, and the rank of each."""
+"""Walks what a person named: files, folders, standard input; all of them bounded."""
 
 from __future__ import annotations
 
-import gc
 import os
-import re
+import sys
+from collections.abc import Iterable, Iterator
 
-from distwatch.dumps.imported import RankDump
-from distwatch.dumps.plain_pickle import LARGEST
-from distwatch.dumps.recorder import NotARecorderDump, RecorderDump, read_recorder_dump
-from distwatch.errors import DistwatchError, NoSuchTarget
-from distwatch.foreign_files import open_named
-from distwatch.probes.stacks import parse_py_spy
-from distwatch.state.events import ThreadStack
+import msgspec
+
+from distwatch.errors import NoSuchTarget
+from distwatch.foreign_files import open_named, read_and_close
 
 FILES_AT_MOST = 200_000
-_RANK = re.compile(r"(?i)rank[_\-=]?(\d+)")
-_NUMBER = re.compile(r"(\d+)(?!.*\d)")
-_SUFFIXES = (".json", ".pickle", ".pkl", ".txt", ".dump", ".pyspy")
+FOLDERS_DEEP = 32
+LARGEST = 1 << 30
+"""Bytes of one file that are read: of a longer log its beginning and its end."""
+_TOTAL = 8 << 30
+STDIN = "-"
 
 
-def read_dumps(path: str) -> tuple[list[RankDump], dict[str, str]]:
-    """The dumps of each rank in a folder or one file; and the files that were not read, with reasons.
+class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file. `content` is None where it could not be read, and `why_not` says why."""
+
+    name: str
+    """As a person would recognize it: below the folder that was named."""
+    path: str
+    content: bytes | None = None
+    written_ns: int = 0
+    why_not: str = ""
+
+
+def found_files(paths: Iterable[str]) -> Iterator[FoundFile]:
+    """Each file below these paths, in the order of their names; one at a time is in memory.
 
     Raises:
-        NoSuchTarget: there is no such folder or file.
+        NoSuchTarget: there is no such file or folder, or there are too many files.
     """
-    if not os.path.exists(path):
-        raise NoSuchTarget(f"there is no {path}", advice="Name the folder that holds the dumps.")
-    found: dict[int, RankDump] = {}
-    refused: dict[str, str] = {}
-    # Millions of objects, all of which stay: looking for cycles among them again and again would
-    # take most of the reading time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        _read_all(path, found, refused)
-    finally:
-        if collecting:
-            gc.enable()
-    return list(found.values()), refused
+    left = _TOTAL
+    seen: set[tuple[int, int]] = set()
+    for name, path in _listed(paths):
+        found = _read(name, path, left, seen)
+        if found is not None:
+            left -= len(found.content or b"")
+            yield found
 
 
-def _read_all(path: str, found: dict[int, RankDump], refused: dict[str, str]) -> None:
-    for file in _files(path):
-        name = os.path.relpath(file, path) if os.path.isdir(path) else os.path.basename(file)
-        try:
-            _add(found, *_read(file))
-        except DistwatchError as error:
-            refused[name] = error.args[0] if error.args else str(error)
-        except OSError as error:
-            refused[name] = f"not readable: {error.strerror or error}"
-
-
-def rank_of(name: str) -> int | None:
-    """The rank in a file's name: `nccl_trace_rank_3`, `rank3.json`, `trace_3`; else None."""
-    stem = os.path.basename(name)
-    while (parts := os.path.splitext(stem))[1].lower() in _SUFFIXES:
-        stem = parts[0]
-    said = _RANK.search(stem) or _NUMBER.search(stem)
-    return int(said[1]) if said else None
-
-
-def _files(path: str) -> list[str]:
-    if not os.path.isdir(path):
-        return [path]
-    files = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if not name.startswith(".")
-    ]
-    if len(files) > FILES_AT_MOST:
-        raise NoSuchTarget(
-            f"{path} holds {len(files)} files", advice="Name a folder that holds only the dumps."
-        )
-    return sorted(files)
-
-
-def _read(file: str) -> tuple[int, int, RecorderDump | tuple[ThreadStack, ...]]:
-    """(rank, time of writing, content) of one file."""
-    with os.fdopen(open_named(file), "rb") as opened:
-        status = os.fstat(opened.fileno())
-        if status.st_size > LARGEST:
-            raise NotARecorderDump(f"it is larger than {LARGEST >> 20} MiB")
-        if not status.st_size:
-            raise NotARecorderDump("it is empty: its rank ended before it wrote the dump")
-        content = opened.read(LARGEST)
-    dump: RecorderDump | tuple[ThreadStack, ...]
-    # A list is what py-spy writes; a recorder's dump is an object.
-    is_stacks = content.lstrip()[:1] == b"["
-    dump = (
-        parse_py_spy(content.decode("utf-8", "replace"))
-        if is_stacks
-        else read_recorder_dump(content)
-    )
-    rank = rank_of(file)
-    if isinstance(dump, RecorderDump) and dump.rank is not None:
-        rank = dump.rank
-    if rank is None:
-        raise NotARecorderDump("neither its name nor its content gives the rank")
-    return rank, status.st_mtime_ns, dump
-
-
-def _add(
-    found: dict[int, RankDump],
-    rank: int,
-    taken_ns: int,
-    content: RecorderDump | tuple[ThreadStack, ...],
-) -> None:
-    known = found.get(rank) or RankDump(global_rank=rank, taken_ns=taken_ns)
-    if isinstance(content, RecorderDump):
-        if known.recorder is not None:
-            raise NotARecorderDump(
-                f"another file is of rank {rank}, too; distwatch uses the first one"
+def _listed(paths: Iterable[str]) -> list[tuple[str, str]]:
+    listed: list[tuple[str, str]] = []
+    for path in paths:
+        if path == STDIN:
+            listed.append(("standard input", STDIN))
+        elif not os.path.exists(path):
+            raise NoSuchTarget(f"there is no {path}", advice="Name the file or folder to import.")
+        elif not os.path.isdir(path):
+            listed.append((os.path.basename(path), path))
+        else:
+            listed += sorted(
+                (os.path.relpath(file, path), file) for file in _below(os.path.abspath(path))
             )
-        found[rank] = RankDump(
-            global_rank=rank, taken_ns=taken_ns, recorder=content, threads=known.threads
-        )
-    else:
-        found[rank] = RankDump(
-            global_rank=rank,
-            taken_ns=known.taken_ns if known.recorder else taken_ns,
-            recorder=known.recorder,
-            threads=content,
-        )
+        if len(listed) > FILES_AT_MOST:
+            raise NoSuchTarget(
+                f"{path} holds more than {FILES_AT_MOST} files",
+                advice="Name a folder that holds only what the job left.",
+            )
+    return listed
+
+
+def _below(path: str) -> Iterator[str]:
+    depth = path.rstrip("/").count("/")
+    for folder, folders, names in os.walk(path):
+        if folder.count("/") - depth >= FOLDERS_DEEP:
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
+def _read(name: str, path: str, left: int, seen: set[tuple[int, int]]) -> FoundFile | None:
+    """None: it is a file that was read under another name already."""
+    if path == STDIN:
+        return FoundFile(name=name, path=path, content=sys.stdin.buffer.read(LARGEST))
+    try:
+        descriptor = open_named(path)
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) in seen:
+            os.close(descriptor)
+            return None
+        seen.add((status.st_dev, status.st_ino))
+        if left <= 0:
+            os.close(descriptor)
+            why = f"the files before it have more than {_TOTAL >> 30} GiB"
+            return FoundFile(name=name, path=path, why_not=why)
+        content = _both_ends(descriptor, status.st_size)
+    except OSError as error:
+        why = f"not readable: {error.strerror or error}"
+        return FoundFile(name=name, path=path, why_not=why)
+    return FoundFile(name=name, path=path, content=content, written_ns=status.st_mtime_ns)
+
+
+def _both_ends(descriptor: int, size: int) -> bytes:
+    if size <= LARGEST:
+        return read_and_close(descriptor, LARGEST)
+    half = LARGEST // 2
+    begin = os.pread(descriptor, half, 0)
+    os.lseek(descriptor, size - half, os.SEEK_SET)
+    return begin + b"\n" + read_and_close(descriptor, half)

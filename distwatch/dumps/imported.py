@@ -55,10 +55,10 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
     now_ns = _now_ns(dumps)
     members = _members(dumps)
     world = _world(dumps, members)
-    outside = Stream(header=_header("observer:imported", 0))
+    outside = Stream(header=header_of("observer:imported", 0))
     streams = [outside]
     for dump in sorted(dumps, key=lambda one: one.global_rank):
-        stream = Stream(header=_header(key_of(dump), dump.pid))
+        stream = Stream(header=header_of(key_of(dump), dump.pid))
         streams.append(stream)
         began_ns = min((e.time_created_ns for e in _entries(dump)), default=now_ns) - _SECOND
         _tell_rank(stream, dump, began_ns, world)
@@ -66,7 +66,7 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
             _tell_recorder(stream, outside, dump, members, now_ns)
         else:
             why = "no flight recorder dump of this rank was found"
-            outside.events.append((now_ns, _unseen("flight recorder", why, key_of(dump))))
+            outside.events.append((now_ns, unseen("flight recorder", why, key_of(dump))))
         if dump.threads:
             taken = ev.StackTaken(
                 process=key_of(dump), threads=dump.threads, source="py-spy, imported"
@@ -74,14 +74,14 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
             outside.events.append((now_ns, taken))
         elif any(other.threads for other in dumps):
             why = "no py-spy dump of this rank was found"
-            outside.events.append((now_ns, _unseen("stack", why, key_of(dump))))
+            outside.events.append((now_ns, unseen("stack", why, key_of(dump))))
     for name, why in sorted(refused.items()):
-        outside.events.append((now_ns, _unseen(name, why)))
+        outside.events.append((now_ns, unseen(name, why)))
     if not any(
         config.members for d in dumps if d.recorder for config in d.recorder.pg_config.values()
     ):
         why = "these dumps do not list them: they were derived from the ranks that used a group"
-        outside.events.append((now_ns, _unseen("members of the groups", why)))
+        outside.events.append((now_ns, unseen("members of the groups", why)))
     outside.events.append((now_ns, ev.Ticked(host=HOST)))
     return streams
 
@@ -91,13 +91,15 @@ def key_of(dump: RankDump) -> str:
     return process_key(HOST, dump.pid, dump.global_rank)
 
 
-def _header(stream: str, pid: int) -> FileHeader:
+def header_of(stream: str, pid: int) -> FileHeader:
+    """The header of an imported stream."""
     return FileHeader(
         stream=stream, host=HOST, pid=pid, start_ticks=0, boot_id="", wall_offset_ns=0, salt=1
     )
 
 
-def _unseen(what: str, why: str, process: str | None = None) -> ev.NotObserved:
+def unseen(what: str, why: str, process: str | None = None) -> ev.NotObserved:
+    """That something is not among what was imported, and why."""
     return ev.NotObserved(host=HOST, what=what, why=why, process=process)
 
 

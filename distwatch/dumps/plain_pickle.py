@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import io
 import pickle
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from distwatch.errors import DistwatchError
 
 LARGEST = 256 * 1024 * 1024
+_TIMES = 96
+"""Bytes of memory for a byte of a file: an empty set takes one byte there and 216 here, but no dump has
+only these; torch's own need 20."""
+_AT_LEAST = 96 << 20
+_PAGE = resource.getpagesize()
 
 
 class NotPlain(DistwatchError):
@@ -30,6 +38,37 @@ class _PlainUnpickler(pickle.Unpickler):
         )
 
 
+@contextmanager
+def bounded_memory(size: int) -> Iterator[None]:
+    """Within it, what a file of that many bytes makes may take memory in proportion to it.
+
+    Nine bytes can ask the unpickler for a table of 2 GB, and a list that is referred to from a million
+    places becomes a million lists when it is copied. The kernel refuses that, whatever the trick is.
+
+    Raises:
+        NotPlain: more was asked for.
+    """
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _used() + _AT_LEAST + _TIMES * size
+    if before != resource.RLIM_INFINITY:
+        limit = min(limit, before)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    try:
+        yield
+    except MemoryError:
+        raise NotPlain(
+            f"it takes more than {(_AT_LEAST + _TIMES * size) >> 20} MiB of memory, which no recorder's dump "
+            f"of {size} bytes does: not read"
+        ) from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
+
+
+def _used() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * _PAGE
+
+
 def load_plain(content: bytes) -> Any:
     """The data of a pickle.
 
@@ -40,7 +79,8 @@ def load_plain(content: bytes) -> Any:
     if len(content) > LARGEST:
         raise NotPlain(f"it is larger than {LARGEST >> 20} MiB")
     try:
-        return _PlainUnpickler(io.BytesIO(content)).load()
+        with bounded_memory(len(content)):
+            return _PlainUnpickler(io.BytesIO(content)).load()
     except NotPlain:
         raise
     except Exception as error:

@@ -7,15 +7,17 @@ gloo fill the same fields differently.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from distwatch.dumps.plain_pickle import NotPlain, load_plain
+from distwatch.dumps.plain_pickle import NotPlain, bounded_memory, load_plain
 from distwatch.errors import DistwatchError
-from distwatch.state.recorder_entries import is_over
+from distwatch.state.recorder_entries import LARGEST, is_over
 
 ENTRIES_AT_MOST = 100_000
+Int = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+"""A pickle can hold numbers that no journal can."""
 _RANKS = re.compile(r"\d+")
 _P2P = re.compile(r"(send|recv)\s+(\d+)\s*(?:->|<-)\s*(\d+)")
 
@@ -29,26 +31,26 @@ class Frame(msgspec.Struct, frozen=True):
 
     name: str = "?"
     filename: str = ""
-    line: int = 0
+    line: Int = 0
 
 
 class Entry(msgspec.Struct, frozen=True):
     """One recorded call, by the recorder's own field names."""
 
-    record_id: int = 0
-    pg_id: int = -1
+    record_id: Int = 0
+    pg_id: Int = -1
     process_group: tuple[str, str] = ("", "")
-    collective_seq_id: int = 0
-    seq_id: int = 0
+    collective_seq_id: Int = 0
+    seq_id: Int = 0
     """Of format 1.x."""
     profiling_name: str = ""
-    time_created_ns: int = 0
-    input_sizes: tuple[tuple[int, ...], ...] = ()
-    output_sizes: tuple[tuple[int, ...], ...] = ()
+    time_created_ns: Int = 0
+    input_sizes: tuple[tuple[Int, ...], ...] = ()
+    output_sizes: tuple[tuple[Int, ...], ...] = ()
     input_dtypes: tuple[str, ...] = ()
     state: str = ""
     retired: bool = False
-    timeout_ms: int | None = None
+    timeout_ms: Int | None = None
     is_p2p: bool = False
     frames: tuple[Frame, ...] = ()
 
@@ -70,13 +72,13 @@ class Entry(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """A group's progress by its newest numbers; -1 where there was none."""
 
-    last_enqueued_collective: int = -1
-    last_completed_collective: int = -1
+    last_enqueued_collective: Int = -1
+    last_completed_collective: Int = -1
 
 
 class GroupConfig(msgspec.Struct, frozen=True):
     name: str = ""
-    ranks: str | tuple[int, ...] = ""
+    ranks: str | tuple[Int, ...] = ""
     """A list or its text, depending on the version; empty with gloo."""
 
     @property
@@ -93,7 +95,7 @@ class RecorderDump(msgspec.Struct, frozen=True):
     version: str = ""
     pg_config: dict[str, GroupConfig] = {}
     pg_status: dict[str, Status] = {}
-    rank: int | None = None
+    rank: Int | None = None
     """Only some writers include it; otherwise the file's name has it."""
 
 
@@ -115,7 +117,8 @@ def read_recorder_dump(content: bytes) -> RecorderDump:
     if len(plain["entries"] or ()) > ENTRIES_AT_MOST:
         raise NotARecorderDump(f"it has more than {ENTRIES_AT_MOST} entries")
     try:
-        return _converted(plain)
+        with bounded_memory(len(content)):
+            return _converted(plain)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
         raise NotARecorderDump(f"its entries are not a recorder's: {error}"[:200]) from None
 

@@ -38,6 +38,11 @@ def read_error_file(key: str, path: str) -> ErrorFileRead | None:
         raw = read_ours(path, _LARGEST)
     except OSError:
         return None
+    return parse_error_file(key, raw)
+
+
+def parse_error_file(key: str, raw: bytes) -> ErrorFileRead | None:
+    """The same for the file's bytes."""
     try:
         content = msgspec.json.decode(raw, type=_Content)
     except (msgspec.DecodeError, RecursionError):

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from distwatch.cli.__main__ import cli
-from distwatch.dumps.files import rank_of
+from distwatch.dumps.evidence import rank_of
 from distwatch.dumps.plain_pickle import NotPlain, load_plain
 from distwatch.dumps.recorder import NotARecorderDump, read_recorder_dump
 from tests.support.ranks import launch_ranks
@@ -231,7 +231,7 @@ def test_a_folder_without_any_dump_is_an_error_that_says_what_to_do(
     result = CliRunner().invoke(
         cli, ["import", str(tmp_path / "nothing"), "--dir", str(root)], standalone_mode=False
     )
-    assert "holds no dump" in str(result.exception)
+    assert "says anything about a rank" in str(result.exception)
     assert list(root.iterdir()) == []
 
 

@@ -1,0 +1,1 @@
+"""Job logs: who each line is of, and what the lines say about ranks."""
