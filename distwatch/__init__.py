@@ -1,4 +1,4 @@
-"""distwatch: tells within seconds why a distributed PyTorch job hangs."""
+"""distwatch: says within seconds why a distributed PyTorch job hangs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Importing distwatch costs a job nothing: what is not used is not loaded.
+    # Importing distwatch costs a job nothing: only what is used is loaded.
     import importlib
 
     if name == "ray":

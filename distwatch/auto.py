@@ -1,7 +1,7 @@
 """`import distwatch.auto`: the one line that turns distwatch on in a process.
 
-Leaves a start record, arms the hooks, and waits: it imports neither torch nor anything heavy.
-The agent starts when a rank loads torch.distributed, or at the first hooked call.
+Writes a start record and arms the hooks; imports neither torch nor anything heavy. The agent starts
+when a rank loads torch.distributed, or at the first hooked call.
 """
 
 from __future__ import annotations
@@ -10,21 +10,9 @@ import os
 import sys
 from types import ModuleType, TracebackType
 
-from distwatch.integrations.frameworks import TRIGGERS
+from distwatch.integrations import REGISTRY
 from distwatch.settings import read_settings
 
-_TRIGGERS = (
-    "torch.distributed.distributed_c10d",
-    "torch.distributed.device_mesh",  # imports the next one, so its hook must come first
-    # Each of these may import the ones before it.
-    "huggingface_hub.file_download",
-    "accelerate.big_modeling",
-    "transformers.configuration_utils",
-    "transformers.modeling_utils",
-    "transformers.models.auto.auto_factory",
-    "peft.peft_model",
-    *TRIGGERS.values(),
-)
 _activated_pid: int | None = None
 
 
@@ -37,13 +25,13 @@ def activate() -> None:
     _activated_pid = os.getpid()
     try:
         for complaint in settings.complaints:
-            _say(f"{complaint}; the default holds")
+            _say(f"{complaint}; using the default")
         from distwatch.agent.entry import enter_run, is_ray_worker, role_of
 
-        argv = getattr(sys, "orig_argv", sys.argv)
+        argv = sys.orig_argv
         role = role_of(argv, os.environ)
         if role == "launcher":
-            return  # a launcher is seen from outside; its ranks run distwatch
+            return  # a launcher is observed from outside; its ranks run distwatch
         # A Ray worker learns its run's name a moment later, in its setup hook.
         if role == "rank" and not is_ray_worker(argv):
             enter_run(os.environ)
@@ -55,7 +43,7 @@ def activate() -> None:
 
 
 def _say(text: str) -> None:
-    # It takes the module re, which few processes need this early.
+    # This imports the module re, which few processes need so early.
     from distwatch.visible_text import say
 
     say(text)
@@ -71,9 +59,10 @@ def _size_the_recorder() -> None:
 def _arm() -> None:
     from distwatch.hooks.imports import when_imported
 
-    # The registry imports msgspec: it is loaded only once the first hooked library is.
-    for trigger in _TRIGGERS:
-        when_imported(trigger, _library_imported)
+    # The registry imports msgspec, so it is loaded only with the first hooked library.
+    for spec in REGISTRY:
+        if spec.arms:
+            when_imported(spec.trigger, _library_imported)
 
 
 def _library_imported(module: ModuleType) -> None:
@@ -93,8 +82,9 @@ def _chain_excepthook() -> None:
     def excepthook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        # After Ctrl-C, Python ends itself with SIGINT, unless it evaluates source before that. The first
-        # import of the agent would do so; without an agent there is nothing to journal.
+        # After Ctrl-C, Python ends itself by SIGINT, unless source is executed before that
+        # (https://github.com/python/cpython/pull/11862, from 3.8 on). Importing the agent would do so,
+        # and without an agent there is nothing to journal.
         first = "distwatch.agent.core" not in sys.modules
         ordinary = (SystemExit, KeyboardInterrupt) if first else SystemExit
         try:
@@ -103,7 +93,7 @@ def _chain_excepthook() -> None:
                 from distwatch.agent.entry import enter_run
                 from distwatch.agent.exception_text import describe_uncaught
 
-                # A rank's agent may have had no reason to start yet.
+                # A rank's agent may not have started yet.
                 agent = core.current()
                 if agent is None and enter_run(os.environ)[2] == "rank":
                     agent = core.start()

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from distwatch.state.finding import Finding
 from distwatch.visible_text import visible
 
+GIVE_SECONDS = "Give a positive number of seconds."
+
 
 class DistwatchError(Exception):
-    """The base of all. `finding` is the diagnosis behind it, if there is one, and gives its advice."""
+    """The base class. `finding` is the diagnosis behind the error, if there is one, with its advice."""
 
     exit_code = 1
 
@@ -24,8 +26,13 @@ class DistwatchError(Exception):
         return f"{message}. {self.advice}" if self.advice else message
 
 
+def not_done(step: str, deadline_s: float) -> str:
+    """The message about a step that did not finish within its deadline."""
+    return f"{step} did not finish within {round(deadline_s, 1):g} s"
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """The advice for an unknown word: the word that was probably meant, if there is one."""
+    """The advice for an unknown word: the most similar known word, else `otherwise`."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {near[0]!r}?" if near else otherwise
 
@@ -48,10 +55,10 @@ class InitTimeout(InitFailed, TimeoutError):
     """A step of the initialization did not end within its deadline.
 
     Attributes:
-        deadline_s: of that step.
+        deadline_s: the deadline of that step.
         arrived: global ranks that arrived.
-        missing: those that did not.
-        places: by global rank, where each missing rank is now, as far as was seen.
+        missing: global ranks that did not.
+        places: by global rank, where each missing rank is now, as far as known.
     """
 
     def __init__(
@@ -74,11 +81,11 @@ class InitTimeout(InitFailed, TimeoutError):
 
 
 class AlreadyInitialized(DistwatchError):
-    """This process holds a world with another plan.
+    """This process already has a world with another plan.
 
     Attributes:
         held: the plan of the existing world.
-        asked: the plan that was requested now.
+        asked: the requested plan.
         first_call: the stack of the call that formed the world, outermost line first.
     """
 
@@ -102,19 +109,19 @@ class AlreadyInitialized(DistwatchError):
 
 
 class PlanInvalid(DistwatchError):
-    """A plan from which no world can be built: sizes that do not divide, an unknown framework, …."""
+    """No world can be built from this plan: sizes that do not divide, an unknown framework, …."""
 
     exit_code = 2
 
 
 class UsageError(DistwatchError):
-    """A call or command that makes no sense as written."""
+    """An invalid call or command."""
 
     exit_code = 2
 
 
 class AttachDenied(DistwatchError):
-    """The system does not allow reading that process."""
+    """The system does not allow this user to read that process."""
 
     exit_code = 4
 
@@ -126,6 +133,6 @@ class NoSuchTarget(DistwatchError):
 
 
 class PartialData(DistwatchError):
-    """The data there cannot be read completely."""
+    """The data cannot be read completely."""
 
     exit_code = 6

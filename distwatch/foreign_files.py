@@ -1,10 +1,10 @@
-"""The one place that opens files which somebody else may have made.
+"""The only place that opens files which another user may have created.
 
-Who makes a file first may have made a FIFO of it that blocks its reader for ever, a device without
-an end, a link to somewhere else, or gigabytes. So: no link is followed, no open waits, what is opened
-is a regular file of ours, and no more than `most` bytes of it are read.
+Such a file may be a FIFO that blocks its reader for ever, an endless device, a link to another place,
+or gigabytes long. So links are not followed, opening never waits, only this user's regular files are
+opened, and at most `most` bytes are read.
 
-Imports as good as nothing: it runs at the start of every process of a job.
+Imports very little: it runs at the start of every process of a job.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GUARDED = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class FileRefused(OSError):
-    """It is not a file that we would read or write; `strerror` says why."""
+    """distwatch does not read or write this file; `strerror` says why."""
 
     def __init__(self, why: str) -> None:
         super().__init__(errno.EPERM, why)
@@ -27,21 +27,18 @@ class FileRefused(OSError):
 
 
 def open_ours(path: str, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file of this user; O_CREAT makes it, readable only by this user.
+    """A descriptor of a regular file of this user; O_CREAT creates it, readable only by this user.
 
-    Root may look at the files of any user.
+    Root may open the files of any user.
 
     Raises:
         OSError: the file does not exist, or is a link, a FIFO, a folder, a device, or another user's.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | _GUARDED, 0o600)
-    try:
-        owner = require_regular(descriptor, path).st_uid
-        if owner not in (os.getuid(), 0) and os.getuid() != 0:
-            raise FileRefused(f"{path} is a file of uid {owner}, not of uid {os.getuid()}")
-    except BaseException:
+    descriptor = open_named(path, flags | os.O_NOFOLLOW)
+    owner = os.fstat(descriptor).st_uid
+    if owner not in (os.getuid(), 0) and os.getuid() != 0:
         os.close(descriptor)
-        raise
+        raise FileRefused(f"{path} is a file of uid {owner}, not of uid {os.getuid()}")
     return descriptor
 
 
@@ -51,10 +48,10 @@ def read_ours(path: str, most: int) -> bytes:
 
 
 def read_private(path: str, most: int) -> bytes:
-    """As `read_ours`, of what nobody else may have read or written: a token, and where to send it.
+    """Like `read_ours`, for a file that nobody else may read or write: a token and its address.
 
     Raises:
-        OSError: also where it is root's, or others may read it.
+        OSError: also if the file is root's, or others may read it.
     """
     descriptor = open_ours(path)
     status = os.fstat(descriptor)
@@ -67,7 +64,7 @@ def read_private(path: str, most: int) -> bytes:
 
 
 def read_named(path: str, most: int) -> bytes:
-    """The whole of a regular file that a person named: links are followed, anybody may own it.
+    """The whole content of a regular file that the user named; it may be a link, and anybody's.
 
     Raises:
         OSError: the file does not exist, is not a regular file, or has more than `most` bytes.
@@ -78,9 +75,9 @@ def read_named(path: str, most: int) -> bytes:
     return content
 
 
-def open_named(path: str) -> int:
-    """As `open_ours`, for a file that a person named."""
-    descriptor = os.open(path, os.O_RDONLY | _GUARDED)
+def open_named(path: str, flags: int = os.O_RDONLY) -> int:
+    """Like `open_ours`, for a file that the user named."""
+    descriptor = os.open(path, flags | _GUARDED, 0o600)
     try:
         require_regular(descriptor, path)
     except BaseException:
@@ -90,7 +87,7 @@ def open_named(path: str) -> int:
 
 
 def require_regular(descriptor: int, path: str) -> os.stat_result:
-    """The file's status; raises FileRefused where it is a FIFO, a folder, a device or a socket."""
+    """The file's status; raises FileRefused for a FIFO, a folder, a device or a socket."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
@@ -99,7 +96,7 @@ def require_regular(descriptor: int, path: str) -> os.stat_result:
 
 
 def read_and_close(descriptor: int, most: int) -> bytes:
-    """The first `most` bytes."""
+    """Reads the first `most` bytes, and closes the descriptor."""
     try:
         parts: list[bytes] = []
         while most > 0 and (part := os.read(descriptor, min(most, 1 << 20))):
@@ -111,12 +108,12 @@ def read_and_close(descriptor: int, most: int) -> bytes:
 
 
 def write_whole(path: str, content: bytes) -> None:
-    """Replaces a file at once, readable by its owner alone; a reader never sees half of it.
+    """Replaces a file atomically, readable only by its owner.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; nothing is left behind then.
+        OSError: the disk is full or the folder is not writable; nothing is left behind.
     """
-    # Not a name that others can guess: in a shared folder they could have made it theirs.
+    # A name that others cannot guess: in a shared folder they could have created it first.
     fresh = f"{path}.{os.urandom(8).hex()}"
     descriptor = open_ours(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:

@@ -1,4 +1,4 @@
-"""Launchers' names for a job. Pure, and without imports: it runs at the start of every process."""
+"""The launcher's name for a job. Pure and without imports: it runs at the start of every process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def launch_id(environ: Mapping[str, str]) -> str | None:
-    """The launcher's name for this job; None where it gives none."""
+    """The launcher's name for this job; None without one."""
     elastic = environ.get("TORCHELASTIC_RUN_ID")
     # torchrun without --rdzv-id calls every job "none", which names nothing.
     if elastic and elastic != "none":
@@ -22,9 +22,9 @@ def launch_id(environ: Mapping[str, str]) -> str | None:
 
 
 def run_of_ray_job(job: str, session: str) -> str:
-    """The run that all workers of a Ray job join, by the job's id and its cluster's session.
+    """The name of the run that all workers of a Ray job join, from its job id and cluster session.
 
-    Every cluster numbers its jobs from the beginning, so the cluster's start time is part of the name.
+    Every cluster counts its jobs from 1, so the cluster's start time is part of the name.
     """
     began = session.split("_")[1:3]
     return "-".join(["ray", job, *("".join(c for c in part if c.isdigit()) for part in began)])

@@ -12,7 +12,7 @@ from typing import Any
 
 from distwatch.agent.guard import guard, guard_end
 from distwatch.agent.initialization.environment import read_environment
-from distwatch.errors import PlanInvalid
+from distwatch.errors import GIVE_SECONDS, PlanInvalid
 from distwatch.foreign_files import read_named
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import in_phase
@@ -20,7 +20,6 @@ from distwatch.integrations.loads import Load, begin_load, end_load
 from distwatch.integrations.placements import placement_of
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.required import import_required
-from distwatch.integrations.smoke_test import generate_shortly
 from distwatch.preflight.model_load import LoadingMachine, load_advice
 from distwatch.probes.cgroups import memory_group
 from distwatch.settings import read_settings
@@ -29,6 +28,7 @@ from distwatch.state.loads import LoadArguments, Placement
 from distwatch.state.quantities import bytes_text
 
 log = logging.getLogger("distwatch")
+_SMOKE_TOKENS = 4
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
@@ -58,7 +58,7 @@ def load(
         PlanInvalid: there is no such class, or no transformers.
     """
     if deadline is not None and not deadline > 0:
-        raise PlanInvalid(f"deadline={deadline!r}", advice="Give a positive number of seconds.")
+        raise PlanInvalid(f"deadline={deadline!r}", advice=GIVE_SECONDS)
     chosen = _class_of(model_class)
     if read_settings().enabled is not False:
         import distwatch.auto  # noqa: F401
@@ -75,7 +75,7 @@ def load(
         loaded = chosen.from_pretrained(checkpoint, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if smoke_test:
-            generate_shortly(under_way, model)
+            _generate_shortly(under_way, model)
     except BaseException as error:
         if under_way is not None:
             guard_end("distwatch.load", end_load, under_way, None, error)
@@ -89,7 +89,7 @@ def _end(under_way: Load, arguments: LoadArguments, model: Any) -> None:
     placement: Placement | None = None
     try:
         placement = placement_of(model, under_way.generation)
-        _tell_what_is_amiss(arguments, placement)
+        _report_problems(arguments, placement)
     finally:
         end_load(under_way, placement, None)
 
@@ -169,8 +169,8 @@ def _device_memory() -> tuple[int, ...]:
     return tuple(int(torch.cuda.get_device_properties(n).total_memory) for n in range(count))
 
 
-def _tell_what_is_amiss(arguments: LoadArguments, placement: Placement | None) -> None:
-    """For readers of this process's output; the run's verdict says it, too."""
+def _report_problems(arguments: LoadArguments, placement: Placement | None) -> None:
+    """For readers of this process's output; the run's verdict reports it, too."""
     if placement is None:
         return
     if placement.leaked_count:
@@ -190,4 +190,38 @@ def _tell_what_is_amiss(arguments: LoadArguments, placement: Placement | None) -
     held = ", ".join(
         f"{d.device} {bytes_text(d.parameters + d.buffers)}" for d in placement.devices
     )
-    log.info("distwatch: %s lies on %s", arguments.checkpoint, held)
+    log.info("distwatch: %s is on %s", arguments.checkpoint, held)
+
+
+def _generate_shortly(under_way: Load | None, model: Any) -> list[int]:
+    """Generates a few tokens greedily from a prompt of one token; each forward is progress of one step.
+
+    Raises:
+        Exception: whatever the model's forward raises.
+    """
+    import torch
+
+    config = getattr(model, "config", None)
+    first = next((t for t in _starts(config) if isinstance(t, int) and t >= 0), 0)
+    device = _input_device(model)
+    tokens = torch.tensor([[first]], device=device)
+    with in_phase(under_way, "smoke test", total=_SMOKE_TOKENS) as step, torch.no_grad():
+        for number in range(1, _SMOKE_TOKENS + 1):
+            if under_way is not None:
+                label = f"forward of {tokens.shape[1]} tokens"
+                under_way.agent.progress_step(step, number, total=_SMOKE_TOKENS, label=label)
+            logits = model(input_ids=tokens).logits
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1).to(device)], dim=1)
+    return [int(token) for token in tokens[0, 1:].tolist()]
+
+
+def _starts(config: Any) -> tuple[Any, ...]:
+    return (getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None))
+
+
+def _input_device(model: Any) -> Any:
+    """The device for inputs: the embedding's, or the one from which accelerate moves them."""
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    parameters = list(embedding.parameters()) if embedding is not None else []
+    devices = [p.device for p in (*parameters, *model.parameters()) if p.device.type != "meta"]
+    return devices[0] if devices else "cpu"

@@ -1,4 +1,4 @@
-"""Starts a run's observer on this node, detached from the starter. Ranks do this: keep it light."""
+"""Starts a run's observer on this node as a detached process. Ranks import this: keep it light."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CODE = (
 
 
 def start_observer(folder: RunFolder, environ: Mapping[str, str]) -> None:
-    """Starts an observer; where another one is running, the new one ends at once.
+    """Starts an observer; if one is already running, the new one ends at once.
 
     Raises:
-        OSError: no process can be started.
+        OSError: the process cannot be started.
     """
     passed = {name: environ[name] for name in _PASSED_ON if name in environ}
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # Through a shell that ends at once, so that the daemon is nobody's child: a host process that
+    # Through a shell that ends at once, so that the daemon is not this process's child: a job that
     # waits for any child must not get this one.
     subprocess.Popen(
         ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-c", _CODE, folder.path, home],

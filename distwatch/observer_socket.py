@@ -1,4 +1,4 @@
-"""One question to the observer of a run on this node, and its answer. Ranks ask, too: keep it light."""
+"""A request to this node's observer, and its answer. Ranks import this: keep it light."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -
 
 
 def framed(message: object) -> bytes:
-    """A message as it goes over the socket: a u32 length and msgpack."""
+    """A message in its form on the socket: a u32 length and msgpack."""
     body = msgspec.msgpack.encode(message)
     return LENGTH.pack(len(body)) + body
 
@@ -50,10 +50,10 @@ def peer_uid(connection: socket.socket) -> int:
 
 
 def _require_ours(connection: socket.socket) -> None:
-    """Whoever made the folder first may listen there, and an order carries a token."""
+    """Requests may carry a token, and another user may have created the folder and listen there."""
     uid = peer_uid(connection)
     if uid not in (os.getuid(), 0):
-        raise PermissionError(f"the observer there is of uid {uid}")
+        raise PermissionError(f"the observer there belongs to uid {uid}")
 
 
 def _receive(connection: socket.socket, length: int, until: float) -> bytes:

@@ -1,4 +1,4 @@
-"""Ray: distwatch in every worker of a Ray job, without code in its actors. Imports nothing of Ray.
+"""Ray: distwatch in every worker of a Ray job, without code in its actors. Does not import Ray.
 
     ray.init(runtime_env=distwatch.ray.runtime_env({"env_vars": {…}}))      in the driver's code
     RAY_RUNTIME_ENV_HOOK=distwatch.ray.extend_runtime_env python driver.py  without
@@ -23,7 +23,7 @@ HOOK = "distwatch.ray.extend_runtime_env"
 USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
 """The RAY_RUNTIME_ENV_HOOK that `distwatch run` replaced with its own: it is called first."""
 NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_HOST", "DISTWATCH_TOKEN")
-"""The driver's own; Ray shows a job's runtime_env to everybody who sees its dashboard."""
+"""Only for the driver: Ray shows a job's runtime_env to every user of its dashboard."""
 _NIL_JOB = {"f"}
 _SETUP = "worker_process_setup_hook"
 
@@ -56,11 +56,13 @@ def extend_runtime_env(given: Mapping[str, Any] | None) -> Mapping[str, Any] | N
     Another hook that was in that variable before `distwatch run` is called first.
     """
     if before := os.environ.get(USERS_HOOK_VARIABLE):
-        given = _find(before)(given)
+        from pkgutil import resolve_name
+
+        given = resolve_name(before)(given)
     try:
         return runtime_env(given)
     except Exception as error:
-        say(f"Ray's workers run without it: {error}")
+        say(f"Ray's workers run without distwatch: {error}")
         return given
 
 
@@ -117,23 +119,14 @@ def _setup_hook(users: Callable[[], None] | str | None) -> Callable[[], None]:
 
             set_up_worker()
         except Exception as error:
-            print(f"distwatch: not in this Ray worker: {error}")
+            print(f"distwatch: off in this Ray worker: {error}")
         if isinstance(users, str):
-            from importlib import import_module
+            from pkgutil import resolve_name
 
-            module, _, name = users.rpartition(".")
-            getattr(import_module(module), name)()
+            resolve_name(users)()
         elif users is not None:
             users()
 
     set_up.by_distwatch = True  # type: ignore[attr-defined]
     set_up.__name__ = f"distwatch_and_{getattr(users, '__name__', users)}" if users else "distwatch"
     return set_up
-
-
-def _find(path: str) -> Callable[[Any], Any]:
-    from importlib import import_module
-
-    module, _, name = path.rpartition(".")
-    found: Callable[[Any], Any] = getattr(import_module(module), name)
-    return found

@@ -1,7 +1,7 @@
-"""Keeps secrets out of everything that is written: by allow-list, and by shape in free text.
+"""Keeps secrets out of everything that is written: by an allow-list, and by their shape in free text.
 
 It runs in the job, even while a rank dies, so its time is bounded for any text: a long text is cut
-first, and no pattern looks twice at what it has passed.
+first, and no pattern looks twice at the same characters.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 HIDDEN = "[redacted]"
 LONGEST = 16 * 1024
-"""Characters of a text that are kept; of a longer one, its two ends."""
+"""Characters of a text that are kept; of a longer text, both ends."""
 _MARGIN = 1024
-"""Characters that are examined beyond a cut: half a secret has no recognizable shape."""
+"""Characters that are examined beyond a cut, since half a secret has no recognizable shape."""
 _WORDS_OF_CUT = 48
 
 _ALLOWED = re.compile(
@@ -30,7 +30,7 @@ def _any_case(pattern: str) -> str:
 
 
 # Nothing precedes a name: a pattern that begins with `[\w-]*` reads a long word once for each of
-# its letters. `(?=(…))\1` never gives back what it matched, so a failure costs one look.
+# its letters. `(?=(…))\1` never backtracks, so a mismatch costs only one pass.
 _NAME = (
     _any_case(
         "(?:token(?!is|iz)|secret|passw|passphrase|pwd|credential|auth(?!or(?!is|iz))|cookie"
@@ -113,7 +113,7 @@ def _redacted(text: str) -> str:
 
 
 def _outside_key(text: str, place: int) -> int:
-    """That place, or the end of the key that it is in: a key has no shape after its first line."""
+    """That place, or the end of the private key around it, whose later lines have no shape."""
     key = text.rfind(_KEY_BEGIN, max(0, place - LONGEST), place)
     if key < 0 or text.find(_KEY_END, key, place) >= 0:
         return place
@@ -133,14 +133,14 @@ def _hide_flagged(match: re.Match[str]) -> str:
 
 
 def _hide_assigned(text: str) -> str:
-    """`name=value`, `'name': 'value'`, and `name value` where the value looks random."""
+    """Hides the value in `name=value`, `'name': 'value'`, and `name value` if it looks random."""
     keys = list(_KEY.finditer(text))
     parts: list[str] = []
     done = 0
     for key, following in zip(keys, [*keys, None][1:], strict=True):
         if key.end() < done:
             continue
-        # `auth: {password: …}`: what looks like a value may begin with the next name.
+        # `auth: {password: …}`: the value may begin with the next name.
         end = following.start() if following else len(text)
         value = _QUOTED.match(text, key.end()) or _BARE.match(text, key.end(), end)
         # "auth failed", "token of rank 3": words after a space are prose unless they look random.

@@ -1,17 +1,17 @@
 """The run folder: the files that a run's processes, observers and viewers share on one node.
 
     <root>/<run id>/            0700, outlives its processes
-        <host>-<pid>.start      who began here (written before torch loads)
+        <host>-<pid>.start      a process that started here (written before torch loads)
         <host>-<pid>.journal    that process's events, copied to disk by the observer
         <host>-<pid>.pulse      its last pulse, likewise
         observer.sock · observer.lock · incidents/<n>/
     <volatile>/<run id>/        the same folder where it is on tmpfs, else under /dev/shm
-        <host>-<pid>.ring       the journal as the process itself writes it
+        <host>-<pid>.ring       the journal that the process itself writes
         <host>-<pid>.pulse      the live page
         Both go once the process has ended and all of it is on disk.
 
 Memory maps live on tmpfs only: on a disk, a full or truncated file kills its writer by SIGBUS.
-Nothing below the root is looked at before the root is known to be ours: in /tmp anybody can make it.
+Nothing below the root is read before the root is known to be ours: in /tmp anybody can create it.
 Imports nothing but os: it runs at the start of every process of a job.
 """
 
@@ -42,7 +42,7 @@ _HOST_LENGTH = 253
 
 
 def host_name() -> str:
-    """This host's name in its runs: DISTWATCH_HOST where several hosts share one host name."""
+    """This host's name in its runs: DISTWATCH_HOST, for hosts that share a host name, else its own."""
     given = os.environ.get("DISTWATCH_HOST", "")
     # It becomes part of file names.
     sound = given[:1].isalnum() and given.isascii() and len(given) <= _HOST_LENGTH
@@ -52,7 +52,7 @@ def host_name() -> str:
 
 
 def boot_id() -> str:
-    """The id of the machine's current boot; '' where /proc does not say."""
+    """The id of the machine's current boot; '' where /proc does not have it."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -81,31 +81,29 @@ def root_in_memory(name: str) -> str:
 
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot, unique together with its pid; 0: gone."""
-    return _stat_field(pid, 19) or 0
+    return int(_stat(pid)[19])
 
 
 def parent_pid(pid: int) -> int:
     """The parent's pid; 0 where the process is gone."""
-    return _stat_field(pid, 1) or 0
-
-
-def _stat_field(pid: int, field: int) -> int | None:
-    # The command name is in parentheses and may contain anything: count from the last one.
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[field])
-    except (OSError, ValueError, IndexError):
-        return None
+    return int(_stat(pid)[1])
 
 
 def is_alive(pid: int, ticks: int) -> bool:
     """Whether that same process still runs (a zombie does not)."""
+    fields = _stat(pid)
+    return int(fields[19]) == ticks and fields[0] not in (b"Z", b"X")
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/pid/stat after the command's name; those of an ended process if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name is in parentheses and may contain anything: count from the last one.
             fields = file.read().rpartition(b")")[2].split()
-        return int(fields[19]) == ticks and fields[0] not in (b"Z", b"X")
-    except (OSError, ValueError, IndexError):
-        return False
+    except OSError:
+        fields = []
+    return fields if len(fields) > 19 else [b"X", *[b"0"] * 19]
 
 
 def make_private(path: str) -> None:
@@ -140,14 +138,14 @@ def require_safe_root(path: str) -> None:
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
     if why := why_unsafe(path):
-        raise FolderDenied(f"{why}; set DISTWATCH_DIR to a folder of yours")
+        raise FolderDenied(f"{why}; set DISTWATCH_DIR to a folder of your own")
 
 
 def why_unsafe(path: str) -> str:
     """Why a folder must not hold run folders; '' where it may.
 
-    Where others can make things, what has the name of a run may be a link of theirs, and its files
-    FIFOs: so not in /tmp itself either, whose sticky bit only keeps them from removing ours.
+    Where others can create files, a run's name may be their link, and its files may be FIFOs. So /tmp
+    itself is not allowed either: its sticky bit only prevents them from removing our files.
     """
     for status in (os.lstat(path), os.stat(path)):
         if status.st_uid not in (os.getuid(), 0):
@@ -156,7 +154,7 @@ def why_unsafe(path: str) -> str:
 
 
 def filesystem_of(path: str) -> str:
-    """The type of the file system that holds `path`, '' where /proc does not say."""
+    """The type of the file system that holds `path`; '' where /proc does not have it."""
     best, kind = "", ""
     path = os.path.realpath(path)
     try:
@@ -170,6 +168,14 @@ def filesystem_of(path: str) -> str:
     except (OSError, IndexError):
         return ""
     return kind
+
+
+def names_in(folder: str) -> list[str]:
+    """The names in a folder; [] where it cannot be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 class RunFolder:
@@ -190,7 +196,7 @@ class RunFolder:
         return f"{memory_place()}/{name_in_memory(os.path.dirname(self.path))}/{self.run_id}"
 
     def create(self) -> None:
-        """Makes both folders, private to this user; raises as `require_safe_root` does."""
+        """Creates both folders, private to this user; raises as `require_safe_root` does."""
         require_safe_root(os.path.dirname(self.path))
         make_private(self.path)
         if (volatile := self.volatile) and volatile != self.path:
@@ -218,22 +224,16 @@ class RunFolder:
 
     def stems(self, suffix: str, folder: str | None = None) -> list[str]:
         """Stems of the files with that suffix; default: in the run folder."""
-        try:
-            names = os.listdir(folder or self.path)
-        except OSError:
-            return []
+        names = names_in(folder or self.path)
         return sorted(name[: -len(suffix)] for name in names if name.endswith(suffix))
 
     def starts(self) -> list[dict[str, str]]:
         """The start records: `pid`, `ticks`, `ppid`, `role`, `host`, and launcher variables."""
-        return [
-            _read_start(os.path.join(self.path, f"{stem}.start")) for stem in self.stems(".start")
-        ]
+        return [self.start(stem) for stem in self.stems(".start")]
 
-    def starts_of(self, stem: str) -> list[dict[str, str]]:
-        """The start record of one stem, as a list of one or none."""
-        start = _read_start(os.path.join(self.path, f"{stem}.start"))
-        return [start] if start else []
+    def start(self, stem: str) -> dict[str, str]:
+        """The start record of one stem; {} where there is none."""
+        return _read_start(os.path.join(self.path, f"{stem}.start"))
 
 
 def _read_start(path: str) -> dict[str, str]:
@@ -247,7 +247,7 @@ def _read_start(path: str) -> dict[str, str]:
 
 
 def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str:
-    """Leaves this process's start record; returns the stem of its files."""
+    """Writes this process's start record; returns the stem of its files."""
     pid, host = os.getpid(), host_name()
     stem = f"{host}-{pid}"
     lines = [
@@ -269,7 +269,7 @@ def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str
 
 
 def is_child_of_rank(folder: RunFolder) -> bool:
-    """Whether an ancestor has a start record as a rank here: then this is the rank's helper."""
+    """Whether an ancestor has a start record as a rank here: then this is the rank's child."""
     ranks = {(r.get("pid"), r.get("ticks")) for r in folder.starts() if r.get("role") == "rank"}
     pid = os.getppid()
     for _ in range(16):
@@ -282,7 +282,7 @@ def is_child_of_rank(folder: RunFolder) -> bool:
 
 
 def folder_name(name: str) -> str:
-    """The name of a run in its folder's name; an unchanged name cannot lead out of the root."""
+    """A run's name as a folder name, which cannot lead out of the root."""
     return "".join(c if c.isalnum() or c in "._-:" else "_" for c in name).lstrip(".") or "run"
 
 
@@ -294,7 +294,7 @@ def join(root: str, name: str, environ: Mapping[str, str]) -> RunFolder:
     Later launches get `name~2`, `name~3`, ….
 
     Raises:
-        OSError: the folder cannot be made, or the root is not safe.
+        OSError: the folder cannot be created, or the root is not safe.
     """
     require_safe_root(root)
     name = folder_name(name)
@@ -334,7 +334,7 @@ def name_of(run_id: str) -> str:
 
 def is_named(run_id: str, word: str) -> bool:
     """Whether a word is the run's id or its name, or `ray-<job id>` of its Ray job."""
-    # The cluster's start, which follows in such a run's id, need not be known.
+    # The user need not know the cluster's start time, which ends such a run's id.
     of_ray_job = word.startswith("ray-") and run_id.startswith(f"{word}-")
     return of_ray_job or word in (run_id, name_of(run_id))
 

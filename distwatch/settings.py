@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from distwatch.state.quantities import bytes_of, seconds_of
 from distwatch.state.steps import DEADLINES
@@ -14,48 +15,30 @@ LEAST_RING, MOST_RING = 64 << 10, 256 << 20
 KEEP = "14d,2GiB"
 
 
-class Keep:
-    """How long ended runs stay: until they are so old, or all runs together take so much.
+class Keep(NamedTuple):
+    """How long ended runs are kept: up to this age, while all runs together are at most this large."""
 
-    Attributes:
-        age_s: seconds; infinite where age is no reason.
-        size: bytes; None where size is no reason.
-    """
-
-    def __init__(self, age_s: float, size: int | None) -> None:
-        self.age_s = age_s
-        self.size = size
+    age_s: float
+    """Infinite: runs of any age."""
+    size: int | None
+    """Bytes; None: any size."""
 
 
-class Settings:
+# Not a dataclass: that module costs every process of a job 15 ms.
+class Settings(NamedTuple):
     """The settings of this process. `complaints` are sentences about values that were ignored."""
 
-    # Not a dataclass: that module costs every process of a job 15 ms.
-    def __init__(
-        self,
-        *,
-        enabled: bool | None = None,
-        root: str = "",
-        run_id: str | None = None,
-        deadlines: Mapping[str, float] = DEADLINES,
-        on_hang: str = "report",
-        integrations_off: frozenset[str] = frozenset(),
-        integrations_only: frozenset[str] | None = None,
-        observer: str = "auto",
-        ring: int = RING,
-        complaints: tuple[str, ...] = (),
-    ) -> None:
-        self.enabled = enabled
-        self.root = root
-        self.run_id = run_id
-        self.deadlines = dict(deadlines)
-        self.on_hang = on_hang
-        self.integrations_off = integrations_off
-        self.integrations_only = integrations_only
-        self.observer = observer
-        self.ring = ring
-        """Bytes of each process's ring."""
-        self.complaints = complaints
+    enabled: bool | None = None
+    root: str = ""
+    run_id: str | None = None
+    deadlines: dict[str, float] = DEADLINES
+    on_hang: str = "report"
+    integrations_off: frozenset[str] = frozenset()
+    integrations_only: frozenset[str] | None = None
+    observer: str = "auto"
+    ring: int = RING
+    """Bytes of each process's ring."""
+    complaints: tuple[str, ...] = ()
 
     def wants(self, integration: str) -> bool:
         """Whether an integration should be applied."""
@@ -71,7 +54,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     only, off = _integrations(env.get("DISTWATCH_INTEGRATIONS", "all"))
     on_hang = env.get("DISTWATCH_ON_HANG", "report")
     if on_hang not in ON_HANG:
-        complaints.append(f"DISTWATCH_ON_HANG={on_hang!r} is none of {', '.join(ON_HANG)}")
+        complaints.append(f"DISTWATCH_ON_HANG={on_hang!r} is not one of {', '.join(ON_HANG)}")
         on_hang = "report"
     _, complaint = read_keep(env)
     complaints += [complaint] if complaint else []
@@ -99,7 +82,7 @@ def run_root(environ: Mapping[str, str]) -> str:
 
 
 def default_root() -> str:
-    """Where run folders are when nothing says where."""
+    """The folder for run folders if no variable names one."""
     return f"/tmp/distwatch-{os.getuid()}"
 
 
@@ -150,10 +133,10 @@ def _deadlines(text: str, complaints: list[str]) -> dict[str, float]:
 
 
 def _no_such_kind(name: str) -> str:
-    import difflib  # 3 ms, which a correct setup does not pay
+    import difflib  # takes 3 ms, so only for an invalid setting
 
     near = difflib.get_close_matches(name, DEADLINES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEADLINES)}"
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(DEADLINES)}"
     return f"DISTWATCH_DEADLINES: there is no deadline {name!r}; {hint}"
 
 

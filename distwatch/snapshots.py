@@ -15,15 +15,15 @@ from distwatch.settings import run_root
 def snapshot() -> dict[str, Any]:
     """This run's state as plain data, the same as `distwatch status -o json`.
 
-    For a rank, a dataloader child, the launcher of them, a Ray driver, or a notebook that is one of
-    these or has DISTWATCH_RUN_ID set. It is read from this node's records, as the command does it:
-    it asks no other rank and never waits.
+    For a rank, its dataloader child, its launcher, a Ray driver, or a notebook that is one of these or
+    has DISTWATCH_RUN_ID set. Like the command, it reads this node's records: it asks no other rank and
+    never waits.
 
     Raises:
         NoSuchTarget: this process is in no run, or the run has no records here.
         PartialData: the records cannot be read.
     """
-    # Diagnosis and reports are loaded only now: a rank pays for them when it asks.
+    # Imported here, so that ranks that never call this do not load diagnosis and reports.
     from distwatch.observer.targets.target import RunHere
     from distwatch.report.status import status_document
 
@@ -41,9 +41,9 @@ def _named_run() -> RunFolder:
     folder = run_of_pid(os.getpid(), run_folders(root))
     if folder is None:
         raise NoSuchTarget(
-            f"process {os.getpid()} is in no run recorded under {root}",
+            f"process {os.getpid()} belongs to no run recorded under {root}",
             advice="Start the job with `distwatch run -- …`, or put `import distwatch.auto` first; "
-            "for a run of other processes set DISTWATCH_RUN_ID, or use `distwatch status RUN -o json`.",
+            "for another process's run, set DISTWATCH_RUN_ID or use `distwatch status RUN -o json`.",
         )
     return folder
 

@@ -1,8 +1,8 @@
-"""A client of torch's TCPStore that needs no torch: from inside a job, or from outside it.
+"""A client of torch's TCPStore that does not need torch, for use inside and outside a job.
 
-Reading disturbs nobody: a client that only connects, pings and lists is not counted as a
-worker. The wire protocol (u8 query, lengths of 8 bytes, little-endian on every machine that
-torch runs on) is append-only from torch 2.4 to 2.15.
+Reading does not disturb the job: a client that only connects, pings and lists is not counted as a
+worker. The wire protocol (u8 query, lengths of 8 bytes, little-endian on all of torch's machines) was
+only extended from torch 2.4 to 2.15.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import socket
 import struct
 import time
-from types import TracebackType
 from typing import Literal
 
 _VALIDATE, _SET, _COMPARE_SET, _GET, _ADD, _CHECK = 0, 1, 2, 3, 4, 5
@@ -21,7 +20,7 @@ _MAGIC = 0x3C85F7CE
 _READY = 0
 _MOST_BYTES = 16 << 20
 CLIENTS_KEY = "init/"
-"""The one key that torch writes without a leading slash: how many clients have joined."""
+"""The number of clients that have joined; torch's only key without a leading slash."""
 
 Outcome = Literal["refused", "silent", "no_answer", "unresolved", "foreign", "error"]
 
@@ -30,9 +29,9 @@ class StoreUnreachable(ConnectionError):
     """No TCPStore answers there.
 
     Attributes:
-        outcome: refused (nobody listens), silent (accepts and says nothing), no_answer (packets
-            vanish), unresolved (the name is unknown), foreign (no TCPStore), error.
-        detail: what the system or the other side said.
+        outcome: refused (nobody listens), silent (accepts but does not answer), no_answer (packets
+            are dropped), unresolved (the name is unknown), foreign (not a TCPStore), error.
+        detail: the message of the system or the other side.
     """
 
     def __init__(self, outcome: Outcome, detail: str) -> None:
@@ -42,7 +41,7 @@ class StoreUnreachable(ConnectionError):
 
 
 class StoreClient:
-    """One connection. Not for several threads at once."""
+    """One connection. Not thread-safe."""
 
     def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self._connection = connection
@@ -51,19 +50,19 @@ class StoreClient:
 
     @classmethod
     def connect(cls, host: str, port: int, *, timeout_s: float = 3.0) -> StoreClient:
-        """Connects and makes sure that a TCPStore answers.
+        """Connects and checks that a TCPStore answers.
 
         Args:
-            timeout_s: for the connection and then for the whole of each answer.
+            timeout_s: for connecting, and then for each complete answer.
 
         Raises:
-            StoreUnreachable: it does not; why.
+            StoreUnreachable: none answers; with the reason.
         """
         try:
             connection = socket.create_connection((host, port), timeout=timeout_s)
         except OSError as error:
-            raise StoreUnreachable(_outcome_of(error), _detail_of(error, host, port)) from error
-        # A write has no answer: what follows it must not wait 40 ms for its acknowledgement.
+            raise _unreachable(error, host, port) from error
+        # A write has no answer, and the next message must not wait 40 ms for its acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = cls(connection, timeout_s)
         try:
@@ -79,13 +78,13 @@ class StoreClient:
         return client
 
     def ping(self) -> None:
-        """Asks for a sign of life.
+        """Checks that the store answers.
 
         Raises:
-            StoreUnreachable: something else than a TCPStore answered.
-            OSError: nobody did.
+            StoreUnreachable: something other than a TCPStore answered.
+            OSError: nothing answered.
         """
-        # It ends with a line feed: servers that read lines answer it at once, as no store.
+        # Ends with a line feed, so that servers that read lines answer at once (wrongly).
         nonce = random.getrandbits(24) | 0x0A << 24
         self._send(struct.pack("=BI", _PING, nonce))
         answer = self._receive(4)
@@ -97,14 +96,14 @@ class StoreClient:
         self._send(struct.pack("=B", _SET) + _text(key) + _bytes(value))
 
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:
-        """Writes `desired` where the key holds `expected` (empty: is absent); what it then holds."""
+        """Writes `desired` if the key's value is `expected` (empty: absent); returns the value afterwards."""
         self._send(
             struct.pack("=B", _COMPARE_SET) + _text(key) + _bytes(expected) + _bytes(desired)
         )
         return self._receive_bytes()
 
     def get(self, key: str) -> bytes | None:
-        """The value of a key; None where it is absent. Never waits for it."""
+        """The value of a key; None where it is absent. Does not wait for the key."""
         if not self.has(key):
             return None
         self._send(struct.pack("=B", _GET) + _text(key))
@@ -116,7 +115,7 @@ class StoreClient:
         return self._receive(1)[0] == _READY
 
     def add(self, key: str, amount: int) -> int:
-        """Adds to a counter, which begins at 0; its new value."""
+        """Adds to a counter, which begins at 0; returns its new value."""
         self._send(struct.pack("=B", _ADD) + _text(key) + struct.pack("=q", amount))
         return int(struct.unpack("=q", self._receive(8))[0])
 
@@ -124,7 +123,7 @@ class StoreClient:
         """All keys (torch ≥ 2.10).
 
         Raises:
-            OSError: the store does not know the query, and hung up.
+            OSError: an older store does not know this query and closes the connection.
         """
         self._send(struct.pack("=B", _LIST_KEYS))
         (count,) = struct.unpack("=Q", self._receive(8))
@@ -139,7 +138,7 @@ class StoreClient:
         return keys
 
     def count_clients(self) -> int | None:
-        """How many of torch's own clients have joined; None where none has."""
+        """How many of torch's own clients have joined; None before the first."""
         value = self.get(CLIENTS_KEY)
         return int(value) if value is not None and value.isdigit() else None
 
@@ -148,22 +147,17 @@ class StoreClient:
         return self._connection.fileno()
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         self._connection.close()
 
     def __enter__(self) -> StoreClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(self, message: bytes) -> None:
-        # For the answer as a whole: whoever answers byte by byte could hold us for ever.
+        # A deadline for the whole answer: byte by byte it could take for ever.
         self._until = time.monotonic() + self._timeout_s
         self._connection.settimeout(self._timeout_s)
         self._connection.sendall(message)
@@ -200,26 +194,20 @@ def _bytes(value: bytes) -> bytes:
     return struct.pack("=Q", len(value)) + value
 
 
-def _outcome_of(error: OSError) -> Outcome:
+def _unreachable(error: OSError, host: str, port: int) -> StoreUnreachable:
     if isinstance(error, socket.gaierror):
-        return "unresolved"
+        return StoreUnreachable("unresolved", f"{host!r} does not resolve ({error.strerror})")
     if isinstance(error, ConnectionRefusedError):
-        return "refused"
-    unreachable = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
-    return "no_answer" if isinstance(error, TimeoutError) or error.errno in unreachable else "error"
-
-
-def _detail_of(error: OSError, host: str, port: int) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"{host!r} does not resolve ({error.strerror})"
-    if isinstance(error, ConnectionRefusedError):
-        return f"nobody listens on {host}:{port}"
+        return StoreUnreachable("refused", f"nobody listens on {host}:{port}")
     if isinstance(error, TimeoutError):
-        return f"{host}:{port} does not answer: host down, or a firewall drops the packets"
-    return f"{host}:{port}: {error.strerror or error}"
+        why = "does not answer: host down, or a firewall drops the packets"
+        return StoreUnreachable("no_answer", f"{host}:{port} {why}")
+    dropped = error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+    detail = f"{host}:{port}: {error.strerror or error}"
+    return StoreUnreachable("no_answer" if dropped else "error", detail)
 
 
 def _talk_of(error: OSError) -> str:
     if isinstance(error, TimeoutError):
-        return "it accepts connections and does not answer a TCPStore ping"
+        return "it accepts connections but does not answer a TCPStore ping"
     return f"it does not speak TCPStore: {error.strerror or error}"

@@ -1,10 +1,10 @@
-"""The one place where text that others have made becomes text for a terminal or a page.
+"""The only place where foreign text becomes text for a terminal or a page.
 
-A function's, a file's or a group's name, an exception, a host name may hold whatever its maker
-likes: sequences that retitle or clear a terminal or write to its clipboard, and letters that turn
-the direction of what follows. Each of them is shown as what it is, `\\x1b`.
+The name of a function, a file, a group or a host, or an exception may contain anything: sequences that
+clear or retitle a terminal or write to its clipboard, and characters that reverse the text after them.
+Each of them is shown as an escape such as `\\x1b`.
 
-Imports re only: ranks say things, too.
+Imports only re: ranks use it, too.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ import sys
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2060-\u206f"  # the direction of text
-    "\u2028\u2029\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # other line ends, what is not seen at all
-    "\ud800-\udfff]"  # halves of letters, which no stream takes
+    "\u2028\u2029\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # other line ends, and invisible characters
+    "\ud800-\udfff]"  # lone surrogates, which no stream accepts
 )
 
 
 def visible(text: str) -> str:
-    """Text of any number of lines that cannot steer what shows it.
+    """Text of any number of lines that cannot control the terminal or page that shows it.
 
-    Inside a JSON document the escapes mean to a parser what stood there: it has no controls but
-    newlines of its own.
+    In a JSON document, a parser turns the escapes back into the original characters.
     """
     return text if text.isprintable() else _STEERING.sub(_escape, text)
 
 
 def visible_line(text: str) -> str:
-    """The same on one line."""
+    """Like `visible`, but on one line."""
     return text if text.isprintable() else visible(text.replace("\n", " ").replace("\t", " "))
 
 
@@ -40,7 +39,7 @@ def shorten(text: str, most: int) -> str:
 
 
 def say(text: str) -> None:
-    """A word of ours on the standard error of a job's process."""
+    """Prints a message to the job process's standard error."""
     print(f"distwatch: {visible(text)}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The control socket: lets this node's observer ask a live agent to dump now."""
+"""The control socket: this node's observer asks a live agent to dump now."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _PATH_LIMIT = 107
 
 
 class ControlSocket:
-    """Serves lines from processes of our own uid; one short request at a time.
+    """Answers requests of this user's processes, one line each, one at a time.
 
-    `dump <reason>` journals the recorders' entries; `stacks` answers with all Python stacks, as
-    JSON in one line, for an observer that the kernel does not let look itself.
+    `dump <reason>` journals the recorders' entries; `stacks` returns all Python stacks as one line of
+    JSON, for an observer that the kernel does not allow to read them itself.
     """
 
     def __init__(self, path: str, dump: Callable[[str], None]) -> None:
         self._dump = dump
         self._path = path
         self._socket: socket.socket | None = None
-        # Too long a path is no reason to fail: the observer then says what it could not ask.
+        # A path that is too long is not an error: the observer then reports that it could not ask.
         if len(os.fsencode(path)) > _PATH_LIMIT:
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -82,19 +82,14 @@ class ControlSocket:
         else:
             connection.sendall(b"unknown command; this socket knows: dump <reason>, stacks\n")
 
-    def close(self) -> None:
-        """Stops listening and removes the socket's file."""
+    def close(self, *, remove: bool = True) -> None:
+        """Stops listening. A forked child does not remove the socket's file, which is the parent's."""
         listener, self._socket = self._socket, None
         if listener is not None:
             listener.close()
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-
-    def abandon(self) -> None:
-        """Closes the inherited descriptor in a forked child; the file stays the parent's."""
-        listener, self._socket = self._socket, None
-        if listener is not None:
-            listener.close()
+            if remove:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)
 
 
 def own_stacks() -> list[ThreadStack]:

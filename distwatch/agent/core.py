@@ -1,7 +1,7 @@
-"""The agent: one per process, records what the hooks see and beats while it can.
+"""The agent: one per process, records what the hooks see and writes a pulse while it can.
 
-Nothing here judges. Deadlines are written down and judged by the observer, because whoever
-hangs cannot report itself.
+Nothing here judges. Deadlines are written down for the observer to judge, because a rank that hangs
+cannot report itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import NoReturn, TypeVar
 
 from distwatch.agent.control import ControlSocket
-from distwatch.agent.ending import end_rank, overdue
+from distwatch.agent.ending import EXIT_CODE, overdue
 from distwatch.agent.entry import enter_run
 from distwatch.agent.guard import guard, tell_failures_to
 from distwatch.agent.observer_start import ObserverStart
@@ -26,7 +27,9 @@ from distwatch.runfolder import RunFolder
 from distwatch.settings import Settings, read_settings
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadProgress
+from distwatch.visible_text import say
 
+T = TypeVar("T")
 BEAT_S = 0.5
 log = logging.getLogger("distwatch")
 
@@ -38,7 +41,7 @@ class Agent(Recorder):
         """Creates journal and pulse and starts the beating thread.
 
         Raises:
-            OSError: there is no place for a safe memory map.
+            OSError: there is no tmpfs for a safe memory map.
         """
         self.settings = settings
         self.folder = folder
@@ -47,7 +50,7 @@ class Agent(Recorder):
         self.load_sources: list[Callable[[], Iterable[LoadProgress]]] = []
         self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
         self.worker_source: Callable[[], tuple[ev.WorkerPlaced | None, str]] | None = None
-        """Asked at each beat: who this process is to its cluster, and its title."""
+        """Called at each beat: this process's ids in its cluster, and its title."""
         self.recorder = "no collectives seen yet"
         self.is_initializing = False
         """Whether `distwatch.initialize` is under way in this process."""
@@ -57,7 +60,7 @@ class Agent(Recorder):
         self._stopping = threading.Event()
         header = file_header(settings.ring)
         volatile = folder.volatile
-        # A run may see one pid twice; both histories stay.
+        # One pid may occur twice in a run; both journals are kept.
         if os.path.exists(f"{volatile}/{stem}.ring") or os.path.exists(folder.journal(stem)):
             stem = f"{stem}-{header.start_ticks}"
         journal, self.page, why_smaller = open_memory(folder, stem, header)
@@ -88,25 +91,16 @@ class Agent(Recorder):
 
     def beat(self) -> None:
         """Writes one pulse."""
-        groups: list[ev.GroupProgress] = []
-        for source in list(self.progress_sources):
-            groups += guard("progress", source) or ()
-        peers: list[ev.PeerProgress] = []
-        for peer_source in list(self.peer_sources):
-            peers += guard("peers", peer_source) or ()
-        loads: list[LoadProgress] = []
-        for load_source in list(self.load_sources):
-            loads += guard("loads", load_source) or ()
         title = self._look_at_worker()
-        self._progress = tuple(groups)
+        self._progress = _gather("progress", self.progress_sources)
         self._beat += 1
         self.page.write(
             ev.Pulse(
                 beat=self._beat,
                 beat_ns=time.monotonic_ns(),
                 groups=self._progress,
-                peers=tuple(peers),
-                loads=tuple(loads),
+                peers=_gather("peers", self.peer_sources),
+                loads=_gather("loads", self.load_sources),
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
                 title=title,
@@ -125,7 +119,18 @@ class Agent(Recorder):
     def _end_if_hung(self) -> None:
         steps = self.retained.all(ev.StepStarted)
         if why := overdue(self._progress, steps, self.moved_ns, self.settings.deadlines):
-            end_rank(self, why)
+            self.end_rank(why)
+
+    def end_rank(self, why: object) -> NoReturn:
+        """Records everything, prints why, and ends the process at once.
+
+        A hanging call cannot be left in any other way, so Python's own exit does not run.
+        """
+        self.dump("abort")
+        self.record(ev.ProcessEnding(reason=f"{ev.GAVE_UP}: {why}"[:500]))
+        self.beat()
+        say(f"{why}\ndistwatch: {ev.GAVE_UP} ends pid {os.getpid()} with exit code {EXIT_CODE}")
+        os._exit(EXIT_CODE)
 
     def _run(self) -> None:
         guard("observer start", self._observer.ensure)
@@ -147,8 +152,8 @@ class Agent(Recorder):
             self._control.close()
 
     def _forked(self) -> None:
-        # The child is not this rank: two writers would destroy the ring, and whoever connects
-        # to an inherited socket would wait for ever.
+        # The child is not this rank: two writers would destroy the ring, and a client of an
+        # inherited socket would wait for ever.
         global _current
         _current = None
         self.journal.forget()
@@ -160,7 +165,11 @@ class Agent(Recorder):
         self.load_sources.clear()
         self.worker_source = None
         self.dump_sources.clear()
-        self._control.abandon()
+        self._control.close(remove=False)
+
+
+def _gather(hook: str, sources: Iterable[Callable[[], Iterable[T]]]) -> tuple[T, ...]:
+    return tuple(one for source in list(sources) for one in guard(hook, source) or ())
 
 
 _current: Agent | None = None
@@ -175,7 +184,7 @@ def current() -> Agent | None:
 
 
 def when_started(attach: Callable[[Agent], None]) -> None:
-    """Calls `attach` with this process's agent: now where it runs, else once it starts."""
+    """Calls `attach` with this process's agent: now if it is running, else once it starts."""
     if attach not in _on_start:
         _on_start.append(attach)
     if _current is not None:
@@ -183,11 +192,11 @@ def when_started(attach: Callable[[Agent], None]) -> None:
 
 
 def start() -> Agent | None:
-    """Starts the agent once per process; None where it is off or finds no place. Never raises."""
+    """Starts the agent once per process; None where it is off or cannot start. Never raises."""
     global _current, _failed_pid
     if _current is not None or _failed_pid == os.getpid():
         return _current
-    # A signal handler or an import inside the start must not start a second one or wait.
+    # A signal handler or an import during the start must not start a second agent, or wait.
     if not _starting.acquire(blocking=False):
         return None
     try:

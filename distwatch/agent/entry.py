@@ -1,4 +1,4 @@
-"""How a process enters its run: the folder, its own role, its start record. Imports only os and sys."""
+"""How a process enters its run: its folder, role and start record. Imports only os and sys."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from distwatch.runfolder import (
     host_name,
     is_child_of_rank,
     join,
+    names_in,
     parent_pid,
     require_safe_root,
     start_ticks,
@@ -20,25 +21,12 @@ from distwatch.runfolder import (
 )
 from distwatch.settings import run_root
 
-# distwatch's own command is one, too: in a rank's shell it must not pose as that rank.
-_LAUNCHERS = (
-    "distwatch",
-    "torchrun",
-    "accelerate",
-    "accelerate-launch",
-    "deepspeed",
-    "srun",
-    "mpirun",
-)
+# Includes distwatch's own command: in a rank's shell it must not look like that rank.
+_LAUNCHERS = "distwatch torchrun accelerate accelerate-launch deepspeed srun mpirun".split()
 _LAUNCHER_MODULES = (
-    "distwatch",
-    "torch.distributed.run",
-    "torch.distributed.launch",
-    "accelerate.commands.launch",
-    "accelerate.commands.accelerate_cli",
-    "deepspeed.launcher.runner",
-    "deepspeed.launcher.launch",
-)
+    "distwatch torch.distributed.run torch.distributed.launch accelerate.commands.launch "
+    "accelerate.commands.accelerate_cli deepspeed.launcher.runner deepspeed.launcher.launch"
+).split()
 _entered: tuple[int, RunFolder, str, str] | None = None
 
 
@@ -56,14 +44,14 @@ def is_ray_worker(argv: list[str]) -> bool:
 
 
 def _program(argv: list[str]) -> tuple[str, str]:
-    """The script and the module that the interpreter was asked to run; '' for what it was not."""
+    """The script and the module that the interpreter was told to run; '' for the one it was not."""
     arguments = iter(argv[1:])
     for argument in arguments:
         if not argument.startswith("-"):
             return argument, ""
         if argument.startswith("--"):
             continue
-        # Flags may be joined (-um module); these four take the rest, or the next argument.
+        # Flags may be joined (-um module); these four take the rest or the next argument.
         place = next((n for n, letter in enumerate(argument) if letter in "cmWX"), None)
         if place is not None:
             value = argument[place + 1 :] or next(arguments, "")
@@ -75,15 +63,15 @@ def _program(argv: list[str]) -> tuple[str, str]:
 def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     """This process's run folder, the stem of its files, and its role; once per process.
 
-    A child of a rank inherits the rank's variables and does not pose as one: its role is child.
+    A child of a rank inherits the rank's variables, but its role is child.
 
     Raises:
-        OSError: the folder cannot be made, or is not ours alone.
+        OSError: the folder cannot be created, or is not private to this user.
     """
     global _entered
     if _entered is not None and _entered[0] == os.getpid():
         return _entered[1:]
-    root, role = run_root(environ), role_of(getattr(sys, "orig_argv", sys.argv), environ)
+    root, role = run_root(environ), role_of(sys.orig_argv, environ)
     require_safe_root(root)
     folder = _folder_of_ancestor(root, environ) if role == "other" else None
     if folder is None:
@@ -107,24 +95,16 @@ def _name(environ: Mapping[str, str]) -> str:
 
 
 def _folder_of_ancestor(root: str, environ: Mapping[str, str]) -> RunFolder | None:
-    """The run that a parent entered: spawned workers have no variables of their own."""
+    """The run that an ancestor entered: spawned workers have no variables of their own."""
     if environ.get("DISTWATCH_RUN_ID"):
         return None
     host, pid = host_name(), os.getppid()
     for _ in range(8):
         if pid <= 1:
             return None
-        for name in _listdir(root):
+        for name in names_in(root):
             folder = RunFolder(os.path.join(root, name))
-            for start in folder.starts_of(f"{host}-{pid}"):
-                if start.get("ticks") == str(start_ticks(pid)):
-                    return folder
+            if folder.start(f"{host}-{pid}").get("ticks") == str(start_ticks(pid)):
+                return folder
         pid = parent_pid(pid)
     return None
-
-
-def _listdir(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []

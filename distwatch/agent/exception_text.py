@@ -1,7 +1,7 @@
-"""An exception of the user's as text, in a bounded time, whatever it is made of.
+"""The user's exception as text, in bounded time, whatever it contains.
 
-It is asked for where a process dies and its peers wait. Of a chain of thousands of exceptions, a
-traceback of a million frames or a message of gigabytes, both ends are told.
+This runs while a process dies and its peers wait. Of a chain of thousands of exceptions, a traceback
+of a million frames or a message of gigabytes, both ends are kept.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def describe_uncaught(error: BaseException, traceback: TracebackType | None) -> 
 
 
 def messages_of(errors: Sequence[BaseException]) -> list[str]:
-    """What each of them says; a word on why where it cannot say it in time.
+    """The message of each exception; where it is not available in time, the reason.
 
-    A `__str__` of the user's is called in a thread of its own, which is left behind: it may wait
-    for a device, or for ever.
+    The user's `__str__` is called in a separate thread, which is abandoned if it takes too long: it may
+    wait for a device, or for ever.
     """
     said = {place: text for place, one in enumerate(errors) if (text := _plain(one)) is not None}
     rest = [(place, one) for place, one in enumerate(errors) if place not in said]
@@ -74,18 +74,18 @@ def messages_of(errors: Sequence[BaseException]) -> list[str]:
             try:
                 said[place] = str(one)
             except BaseException as failure:
-                said[place] = f"<str() of it raises {type(failure).__name__}>"
+                said[place] = f"<str() raises {type(failure).__name__}>"
 
     asking = threading.Thread(target=ask, name="distwatch str", daemon=True)
-    with contextlib.suppress(RuntimeError):  # a process at its limit starts no thread
+    with contextlib.suppress(RuntimeError):  # the process may not start another thread
         if rest:
             asking.start()
             asking.join(_WAITED_S)
-    return [said.get(place, "<str() of it takes long>") for place in range(len(errors))]
+    return [said.get(place, "<str() takes too long>") for place in range(len(errors))]
 
 
 def _plain(error: BaseException) -> str | None:
-    """Its text, where it takes no code of the user's to make it."""
+    """Its text, where that runs none of the user's code."""
     arguments: tuple[object, ...] = _field(error, "args")
     if not isinstance(type(error).__str__, WrapperDescriptorType):
         return None
@@ -96,7 +96,7 @@ def _plain(error: BaseException) -> str | None:
         return None
     if not any(are_large):
         return str(error)
-    # Python would make a copy of it first, with every character looked at.
+    # str() would first copy it and look at every character.
     return ", ".join(
         redact_text(one, MESSAGE_KEPT) if isinstance(one, str) else f"<{type(one).__name__}>"
         for one in arguments
@@ -129,7 +129,7 @@ def _size(argument: object) -> int:
 def _chain(
     error: BaseException, traceback: TracebackType | None
 ) -> Iterator[tuple[BaseException, list[TracebackType], bool | None]]:
-    """The exception, and what caused it; with each whether its cause was named (None: it has none)."""
+    """The exception and its causes; for each, whether its cause was explicit (None: it has none)."""
     one: BaseException | None = error
     while one is not None:
         frames = list(islice(_walk(traceback), _FRAMES_WALKED))
@@ -142,7 +142,7 @@ def _chain(
 
 
 def _field(error: BaseException, name: str) -> Any:
-    # The user's class may have a property of that name, which is code of theirs.
+    # The user's class may have a property of that name, which would run their code.
     return vars(BaseException)[name].__get__(error)
 
 
@@ -178,7 +178,7 @@ def _frame_lines(frames: list[TracebackType]) -> Iterator[str]:
 
 
 def _source_line(file: str, line: int, sources: dict[str, bytes]) -> str:
-    """The line as it stands in the file; '' beyond its first part, or where it is no file."""
+    """That line of the file; '' where it is beyond the part that is read, or the file is unreadable."""
     if file not in sources:
         try:
             sources[file] = read_and_close(open_named(file), _SOURCE_READ)
@@ -203,7 +203,7 @@ def _qualified(kind: type[BaseException]) -> str:
 
 
 def _user_site(frames: list[TracebackType]) -> Site | None:
-    """The innermost line of the user's own code; the innermost of all where there is none."""
+    """The innermost line of the user's own code, else the innermost of all."""
     if not frames:
         return None
     own: dict[str, bool] = {}
@@ -220,5 +220,5 @@ def _user_site(frames: list[TracebackType]) -> Site | None:
 
 
 def _is_own(file: str) -> bool:
-    # Our own frames lie between the user's and torch's wherever a hook calls the original.
+    # Where a hook calls the original, our own frames are between the user's and torch's.
     return is_users(file, ()) and not any(part in file for part in _LIBRARY)

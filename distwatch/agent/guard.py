@@ -1,6 +1,6 @@
 """Keeps distwatch's own failures away from the host process.
 
-A hook that raises is switched off and says so; the job goes on. `BaseException` passes: a
+A hook that raises is switched off, with a message; the job continues. `BaseException` passes: a
 KeyboardInterrupt belongs to the user.
 """
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("distwatch")
 transparent = False
-"""Tests set it: what production swallows, tests re-raise."""
+"""Tests set it, so that they raise what production catches."""
 _off: set[str] = set()
 _tell: Callable[[HookFailed], None] | None = None
 _OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
@@ -26,12 +26,12 @@ _OUR_JOBS = os.path.join(_OURS, "demo", "")
 
 
 def guard(hook: str, function: Callable[..., T], *args: object) -> T | None:
-    """Calls `function`; a failure switches the hook off, is said once, and gives None."""
+    """Calls `function`; a failure is reported once, switches the hook off, and gives None."""
     return None if hook in _off else guard_end(hook, function, *args)
 
 
 def guard_end(hook: str, function: Callable[..., T], *args: object) -> T | None:
-    """As `guard`, for the end of what has begun: also where the hook was switched off since."""
+    """Like `guard`, for the end of a call: it also runs if the hook has been switched off since."""
     try:
         return function(*args)
     except Exception as error:
@@ -47,24 +47,24 @@ def switch_off(hook: str, error: Exception) -> None:
         return
     _off.add(hook)
     text = f"{type(error).__name__}: {error}"
-    log.warning("distwatch: %s failed and is switched off; the job goes on (%s)", hook, text)
+    log.warning("distwatch: %s failed and is switched off; the job continues (%s)", hook, text)
     if _tell is not None:
         _tell(HookFailed(hook=hook, error=text[:500]))
 
 
 def tell_failures_to(record: Callable[[HookFailed], None]) -> None:
-    """Has failures journaled from now on; the agent knows this module, not the other way round."""
+    """Journals failures from now on. The agent imports this module, not the other way round."""
     global _tell
     _tell = record
 
 
 def is_off(hook: str) -> bool:
-    """Whether that hook has switched itself off."""
+    """Whether that hook is switched off."""
     return hook in _off
 
 
 def caller_site(skip: tuple[str, ...]) -> Site | None:
-    """The innermost frame of the user's own code: outside of us and of the `skip` folders."""
+    """The innermost frame of the user's own code: outside distwatch and the `skip` folders."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
@@ -79,7 +79,7 @@ def caller_site(skip: tuple[str, ...]) -> Site | None:
 def is_users(file: str, skip: tuple[str, ...]) -> bool:
     """Whether a source file is neither ours nor below one of the `skip` folders.
 
-    By folder, never by a part of the path: users' projects are called torch or distwatch, too.
+    Compares folders, never parts of a path: a user's project may be called torch or distwatch.
     """
     if file.startswith(_OURS):
         return file.startswith(_OUR_JOBS)

@@ -1,10 +1,9 @@
-"""The journal as the process writes it: a ring of frames in a tmpfs map.
+"""The journal that a process writes: a ring of frames in a memory map on tmpfs.
 
-A record costs a microsecond and never drops the GIL, unlike `os.write`, which with one busy
-Python thread averages 0.6 to 0.9 ms (shared/facts/reliability-scale.md). The magic is written
-last, so a reader never takes a half-written frame, and SIGKILL loses nothing acknowledged.
-The observer copies the frames to disk; where it is late, the ring's oldest frames are
-overwritten and a `Snapshot` says what still holds.
+A record costs a microsecond and never drops the GIL. `os.write` does, and with one busy Python thread
+it takes 0.6 to 0.9 ms on average. The magic is written last, so a reader never takes a half-written
+frame, and SIGKILL loses nothing that was acknowledged. The observer copies the frames to disk; where
+it is late, the ring's oldest frames are overwritten and a `Snapshot` repeats what still holds.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ def create_map(path: str, size: int) -> mmap.mmap:
     """A new shared map of `size` allocated bytes, private to this user.
 
     Raises:
-        OSError: the file exists, or the file system is full: nothing is left behind then.
+        OSError: the file exists, or the file system is full; nothing is left behind.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
-        # Without real blocks behind it, a full tmpfs would kill us by SIGBUS on first touch.
+        # Without allocated blocks, a full tmpfs would kill this process by SIGBUS at the first write.
         os.posix_fallocate(descriptor, 0, size)
         return mmap.mmap(descriptor, size)
     except BaseException:
@@ -56,9 +55,9 @@ class Journal:
     """Appends events. Safe from any thread and from signal handlers; never raises or blocks.
 
     Attributes:
-        dropped: events that found no place: too large, or appended while the same thread was
-            interrupted in the middle of an append.
-        retained: of the events that it took what a reader needs who missed them.
+        dropped: the number of events that were not written: too large, or appended while the same
+            thread was interrupted during an append.
+        retained: the events that a reader needs that has missed some.
     """
 
     def __init__(self, path: str, header: FileHeader) -> None:
@@ -82,10 +81,10 @@ class Journal:
         if len(payload) > self._largest:
             self.dropped += 1
             return
-        # First: a snapshot that another thread writes meanwhile must not speak of what is over.
+        # First, so that a snapshot by another thread does not contain what is over.
         self.retained.keep(now, event, payload)
-        # A signal handler may append while this very thread is inside: waiting would be a
-        # deadlock, so what cannot enter is parked for whoever holds the lock.
+        # A signal handler may append while this same thread holds the lock: waiting would be a
+        # deadlock, so the event is parked for the holder of the lock.
         if not self._lock.acquire(blocking=False):
             if len(self._parked) >= 256:
                 self.dropped += 1
@@ -99,7 +98,7 @@ class Journal:
         self.drain()
 
     def drain(self) -> None:
-        """Writes what was parked while another append was under way."""
+        """Writes what was parked during another append."""
         while self._parked and self._lock.acquire(blocking=False):
             try:
                 while self._parked:
@@ -133,5 +132,5 @@ class Journal:
         self._offset = start + size
 
     def forget(self) -> None:
-        """Drops the map in a forked child: two writers of one ring would destroy it."""
+        """Drops the map in a forked child: two writers would destroy the ring."""
         self._map = None

@@ -1,4 +1,4 @@
-"""Starts the node's observer where none runs: the first agent does it, any later one repairs it."""
+"""Starts the node's observer if none is running: the first agent does, or a later one if it died."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRIES = 5
 
 
 class ObserverStart:
-    """Looks every few seconds whether the run has an observer on this node."""
+    """Checks every few seconds whether the run has an observer on this node."""
 
     def __init__(self, folder: RunFolder, settings: Settings) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class ObserverStart:
         self._allowed: int | None = None
 
     def ensure(self) -> None:
-        """Spawns an observer, detached, where none runs. Called by the agent's thread only."""
+        """Starts a detached observer if none is running. Only the agent's thread calls this."""
         now = time.monotonic()
         if not self._wanted or now < self._next_check or self._tries >= TRIES:
             return
@@ -35,7 +35,7 @@ class ObserverStart:
         if (observer := self._observer_pid()) is not None:
             self._consent(observer)
             return
-        # All ranks of a node find at once that nobody observes: one of them acts.
+        # All ranks of a node find at the same time that there is no observer: only one of them acts.
         gate = open_ours(f"{self._folder.path}/observer.start", os.O_RDWR | os.O_CREAT)
         try:
             try:

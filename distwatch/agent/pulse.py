@@ -1,10 +1,12 @@
-"""The pulse: a small map that says "alive, and here", rewritten in place under a seqlock."""
+"""The pulse: a small memory map with the process's progress, rewritten in place under a seqlock."""
 
 from __future__ import annotations
 
 import itertools
 import mmap
 import struct
+
+import msgspec
 
 from distwatch.agent.journal import create_map
 from distwatch.state.events import Pulse
@@ -24,7 +26,7 @@ _U32 = struct.Struct("<I")
 
 
 class PulsePage:
-    """Writes one process's pulse file. `write` is for the agent's thread alone."""
+    """Writes one process's pulse file. Only the agent's thread may call `write`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -33,19 +35,14 @@ class PulsePage:
         self.operations = OperationsRing(self._map)
 
     def write(self, pulse: Pulse) -> None:
-        """Replaces the page; a pulse with too many groups loses the ones that never moved."""
+        """Replaces the page; a pulse that is too large loses the groups that changed least recently."""
         body = encode_page(pulse)
         if body is None:
             newest = sorted(pulse.groups, key=lambda group: -group.changed_ns)[:64]
-            body = encode_page(
-                Pulse(
-                    beat=pulse.beat,
-                    beat_ns=pulse.beat_ns,
-                    groups=tuple(newest),
-                    peers=pulse.peers[:16],
-                    loads=pulse.loads[:4],
-                )
+            short = msgspec.structs.replace(
+                pulse, groups=tuple(newest), peers=pulse.peers[:16], loads=pulse.loads[:4]
             )
+            body = encode_page(short)
             if body is None:
                 return
         _U64.pack_into(self._map, 0, self._lock + 1)
@@ -55,7 +52,7 @@ class PulsePage:
 
 
 class OperationsRing:
-    """The last calls of `ProcessGroup` methods. About a microsecond for both ends of a call."""
+    """The last calls of `ProcessGroup` methods. Costs about a microsecond per call."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory: mmap.mmap | bytearray = memory
@@ -65,7 +62,7 @@ class OperationsRing:
         self.name("")
 
     def name(self, text: str) -> int:
-        """The small number of a string; 0, the empty string, where the table is full."""
+        """A small number for a string; 0 (the empty string) where the table is full."""
         number = self._names.get(text)
         if number is not None:
             return number
@@ -119,5 +116,5 @@ class OperationsRing:
             _U64.pack_into(self._memory, offset + LEFT_OFFSET, now)
 
     def forget(self) -> None:
-        """Turns to private memory in a forked child, whose calls are not this rank's."""
+        """Switches to private memory in a forked child, whose calls are not this rank's."""
         self._memory = bytearray(FILE_SIZE)

@@ -1,4 +1,4 @@
-"""Writes down what hooks see: events as they are given, and steps under their deadlines."""
+"""Records what hooks see: events, and steps with their deadlines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SITES_NUMBERED = 20_000
 
 
 class Recorder:
-    """A journal with what is counted and looked up to write it. From any thread; never raises.
+    """A journal, with the counters and tables for writing it. For any thread; never raises.
 
     Attributes:
-        retained: what holds now, by the events that said so.
-        moved_ns: when any step of this process last moved.
+        retained: the events that still hold.
+        moved_ns: when any step of this process last made progress.
     """
 
     def __init__(self, journal: Journal, deadlines: Mapping[str, float]) -> None:
@@ -40,7 +40,7 @@ class Recorder:
         self.journal.append(event)
 
     def record_news(self, event: ev.Event) -> None:
-        """Appends an event unless it says what holds already."""
+        """Appends an event unless exactly this one already holds."""
         if not self.retained.has(event):
             self.record(event)
 
@@ -59,8 +59,8 @@ class Recorder:
         """Records that a supervised call begins in this thread; returns its number.
 
         Args:
-            kind: what it is, with its deadline; `deadline_s`, where given, can only
-                shorten it (torch's own timeout, before which distwatch must speak).
+            kind: its kind, which has a deadline.
+            deadline_s: only shortens that deadline (distwatch must report before torch's own timeout).
         """
         limits = [self._deadlines[kind.name] if kind else None, deadline_s]
         stack: list[int] = self._stack.__dict__.setdefault("steps", [])
@@ -92,7 +92,7 @@ class Recorder:
         bytes_done: int = 0,
         bytes_total: int | None = None,
     ) -> None:
-        """Records that a step moved; from any thread."""
+        """Records a step's progress; from any thread."""
         self.moved_ns = time.monotonic_ns()
         self.record(
             ev.StepProgressed(
@@ -113,27 +113,27 @@ class Recorder:
         if step in stack:
             del stack[stack.index(step) :]
         self.moved_ns = time.monotonic_ns()
-        # A supervising thread may have ended it before the thread that began it.
+        # A supervising thread may already have ended it.
         if self.retained.drop(ev.StepStarted, step):
             self.record(ev.StepEnded(step=step, error=error))
 
-    # ---- what needs a look at what holds -------------------------------------------------
+    # ---- what depends on earlier events -------------------------------------------------
 
     def plan_init(self, planned: ev.InitPlanned) -> ev.InitPlanned:
-        """Records what this process is about to initialize with, under its running number."""
+        """Records an initialization that is about to begin, with the next number."""
         before = self.retained.get(ev.InitPlanned)
         numbered = msgspec.structs.replace(planned, number=before.number + 1 if before else 1)
         self.record(numbered)
         return numbered
 
     def amend_group(self, pg_name: str, **known: Any) -> None:
-        """Records what became known of a group after it was made: its axis, another timeout."""
+        """Records what became known about a group after its creation: its axis, a new timeout."""
         held = self.retained.get(ev.GroupCreated, pg_name)
         if held is not None:
             self.record_news(msgspec.structs.replace(held, **known))
 
     def site_number(self, code: CodeType, line: int) -> int:
-        """A small number for a place in the source; 0 when there are too many of them."""
+        """A small number for a line of source; 0 when there are too many of them."""
         number = self._sites.get((code, line))
         if number is None:
             if len(self._sites) >= SITES_NUMBERED:

@@ -1,6 +1,6 @@
-"""What a reader of the journal needs who comes too late for the records: one table for all events.
+"""One table of the events that a late reader of the journal needs.
 
-Which ones, and how many, each event's class declares (`state/retention`).
+Each event class declares which of its events, and how many (`state/retention`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from distwatch.state.events import Event, Snapshot, decode_event, encode_event
 
 E = TypeVar("E", bound=Event)
 _Kept = tuple[int, int, bytes]
-"""Its place among all, its time (ns), and the event as it is written."""
+"""Its place among all events, its time (ns), and the encoded event."""
 _OVERHEAD = 20
-"""Bytes of a snapshot that an event takes beside its own, at most."""
+"""The most bytes that an event adds to a snapshot besides its own."""
 
 
 class Retained:
-    """Safe from any thread and from signal handlers: tables are changed and copied in single steps.
+    """Safe from any thread and from signal handlers: tables are changed and copied atomically.
 
-    Events are held as they were written: a snapshot is made while a record of the job waits for it.
+    Events are kept encoded, so that a snapshot is fast: a record of the job waits for it.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Retained:
         self._places = itertools.count()
 
     def keep(self, time_ns: int, event: Event, payload: bytes) -> None:
-        """Takes an event in, and drops what it closes."""
+        """Keeps an event, and drops what it closes."""
         for kind, closed in event.closes():
             if closed is None:
                 self._kept.get(kind, {}).clear()
@@ -46,33 +46,33 @@ class Retained:
         if before is None:
             rule.put(table, key, (next(self._places), time_ns, payload))
         elif before[2] != payload:
-            # Of several the order stays: a reader that comes late drops the same ones as others.
+            # The order is kept, so that a late reader drops the same events as others.
             rule.put(table, key, (before[0], time_ns, payload))
 
     def drop(self, kind: type[Event], key: Hashable) -> bool:
-        """Ends what was kept under a key; False where nothing was, also for the second of two."""
+        """Drops the event with that key; False where there was none, e.g. for the second of two callers."""
         return self._kept.get(kind, {}).pop(key, None) is not None
 
     def get(self, kind: type[E], key: Hashable = ()) -> E | None:
-        """The event of a class under that key; the only one of a class that has no keys."""
+        """The event of a class with that key; the only event of a class without keys."""
         kept = self._kept.get(kind, {}).get(key)
         event = decode_event(kept[2]) if kept is not None else None
         return event if isinstance(event, kind) else None
 
     def all(self, kind: type[E]) -> list[E]:
-        """All events of a class, in their order."""
+        """All events of a class, in order."""
         events = (
             decode_event(payload) for _, _, payload in list(self._kept.get(kind, {}).values())
         )
         return [event for event in events if isinstance(event, kind)]
 
     def has(self, event: Event) -> bool:
-        """Whether just this is kept."""
+        """Whether exactly this event is kept."""
         kept = self._kept.get(type(event), {}).get(event.retain.key(event))
         return kept is not None and kept[2] == encode_event(event)
 
     def snapshot(self, dropped: int, limit: int) -> Snapshot:
-        """All that is kept, as one event of at most `limit` bytes: the oldest go first."""
+        """All kept events, as one event of at most `limit` bytes; the oldest are left out first."""
         tables = {kind: list(table.values()) for kind, table in list(self._kept.items())}
         full = {kind for kind, kept in tables.items() if len(kept) >= kind.retain.most > 1}
         while sum(map(_size, tables.values())) > limit:

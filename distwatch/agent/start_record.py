@@ -1,4 +1,4 @@
-"""What a process says of itself first: whose journal it is, and how it was started."""
+"""A journal's beginning: whose it is, and how the process was started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distwatch.state.identity import identify
 
 
 def file_header(capacity: int) -> FileHeader:
-    """Of this process's journal, whose ring has so many bytes."""
+    """The header of this process's journal, whose ring has `capacity` bytes."""
     pid, host = os.getpid(), host_name()
     ticks = start_ticks(pid)
     return FileHeader(
@@ -41,7 +41,7 @@ def process_started(header: FileHeader, role: str, settings: Settings) -> Proces
         ppid=os.getppid(),
         role=role if role in ("rank", "launcher") else "other",  # type: ignore[arg-type]
         identity=identify(os.environ),
-        command=redact_command(getattr(sys, "orig_argv", sys.argv)[:32]),
+        command=redact_command(sys.orig_argv[:32]),
         python=sys.version.split()[0],
         cwd=_cwd(),
         distwatch_version=__version__,

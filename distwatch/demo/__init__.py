@@ -1,4 +1,4 @@
-"""Jobs that really hang: what `distwatch demo` starts, and what it must find."""
+"""Real jobs that hang: what `distwatch demo` starts, and what it must find."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 NPROC = 4
 LIMIT_S = 120
-"""The job ends after this long in any case."""
+"""The job ends after this time in any case."""
 
 
 class DemoCase(NamedTuple):
-    """One way to go wrong. `expected_code` is '' for the job without a fault."""
+    """One fault. `expected_code` is '' for the job without a fault."""
 
     name: str
     summary: str
@@ -60,7 +60,7 @@ DEFAULT_CASE = "data_stall"
 def command(case: str, folder: str) -> list[str]:
     """The torchrun command of a case; copies its training script into `folder`, which must exist.
 
-    The script runs from there because it plays the user's code, not a part of distwatch. The job
+    The script runs from there because it is the user's code in this demo, not a part of distwatch. The job
     ends with the process that starts this command, and after LIMIT_S in any case.
 
     Raises:
@@ -76,7 +76,7 @@ def command(case: str, folder: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Variables in addition to the caller's: distwatch is on, with deadlines short enough for a demo."""
+    """Variables to add to the caller's: distwatch on, with deadlines short enough for a demo."""
     return {
         "DISTWATCH": "1",
         "DISTWATCH_DEADLINES": "init=60,group=60,load=8,collective=8",

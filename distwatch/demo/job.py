@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 VOCABULARY, SEQUENCE, BATCH = 4096, 32, 2
 BATCHES_PER_SHARD, SHARDS = 4, 3
 TROUBLE_AT = 5
-"""The step at which a rank goes wrong: late enough to see the job work before."""
+"""The step at which a rank fails: late enough to see the job work first."""
 
 
 def make_checkpoint(folder: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distwatch.agent.guard import guard, guard_end, is_off
@@ -14,7 +14,7 @@ _SEEING = "__distwatch_seeing__"
 
 
 class CallHook:
-    """Is called around each call of one function. Both methods run under the guard and may fail."""
+    """Called around each call of one function. Both methods run under the guard and may fail."""
 
     original: Callable[..., Any]
     """The original function; `observe` sets it."""
@@ -36,7 +36,7 @@ def arguments_of(
 ) -> dict[str, Any] | None:
     """The arguments of a call by name, for any version's signature, defaults included.
 
-    None where they do not fit: the user's mistake, about which the original raises.
+    None where they do not fit: then the original raises for the user.
     """
     try:
         bound = inspect.signature(call).bind_partial(*args, **kwargs)
@@ -46,7 +46,12 @@ def arguments_of(
     return bound.arguments
 
 
-def observe(name: str, original: Callable[..., Any], observer: CallHook) -> Callable[..., Any]:
+def argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
+    """One argument of a call, by its position or its name; None where it is missing."""
+    return args[position] if len(args) > position else kwargs.get(name)
+
+
+def observe(name: str, original: Callable[..., Any], hook: CallHook) -> Callable[..., Any]:
     """A wrapper of `original` with its signature, results and exceptions.
 
     Args:
@@ -54,18 +59,18 @@ def observe(name: str, original: Callable[..., Any], observer: CallHook) -> Call
     """
 
     seeing = [True]
-    observer.original = original
+    hook.original = original
 
     def after(token: Any, result: Any, error: BaseException | None) -> None:
-        # Another call of this hook may have failed meanwhile: what this call began still ends.
+        # Another call of this hook may have failed meanwhile: this call must still end.
         if token is not None:
-            guard_end(name, observer.after, token, result, error)
+            guard_end(name, hook.after, token, result, error)
 
     @functools.wraps(original)
     def observed(*args: Any, **kwargs: Any) -> Any:
         if not seeing[0] or is_off(name):
             return original(*args, **kwargs)
-        token = guard(name, observer.before, args, kwargs)
+        token = guard(name, hook.before, args, kwargs)
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
@@ -86,8 +91,8 @@ def stop_seeing(replacement: Any) -> None:
         flag[0] = False
 
 
-def observe_method(name: str, descriptor: Any, observer: CallHook) -> Any:
-    """As `observe`, for an entry of a class's `__dict__`, including class and static methods."""
+def observe_method(name: str, descriptor: Any, hook: CallHook) -> Any:
+    """Like `observe`, for an entry of a class's `__dict__`, including class and static methods."""
     if isinstance(descriptor, (classmethod, staticmethod)):
-        return type(descriptor)(observe(name, descriptor.__func__, observer))
-    return observe(name, descriptor, observer)
+        return type(descriptor)(observe(name, descriptor.__func__, hook))
+    return observe(name, descriptor, hook)

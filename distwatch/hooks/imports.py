@@ -12,7 +12,7 @@ from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # importlib.abc and typing would cost every process of a job more than the rest of distwatch's start.
+    # Importing importlib.abc and typing takes longer than the rest of distwatch's start.
     import importlib.machinery
     from typing import Any
 
@@ -26,7 +26,7 @@ def when_imported(module: str, callback: Callback) -> None:
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     present = sys.modules.get(module)
-    # A module that is being imported right now is in sys.modules, half initialized.
+    # A module that is just being imported is in sys.modules, half initialized.
     spec = getattr(present, "__spec__", None)
     if present is not None and not getattr(spec, "_initializing", False):
         _call_back(present, callback)
@@ -48,7 +48,7 @@ def _call_back(module: ModuleType, callback: Callback) -> None:
 
 
 class _Finder:
-    """Finds nothing itself: lets the other finders find, and wraps the loader of an awaited module."""
+    """Lets the other finders find an awaited module, and wraps its loader."""
 
     def __init__(self) -> None:
         self._looking: set[str] = set()
@@ -66,7 +66,7 @@ class _Finder:
                     continue
                 spec: importlib.machinery.ModuleSpec | None = find(fullname, path, target)
                 if spec is not None:
-                    # A loader of the old kind has no step to wait for.
+                    # An old-style loader has no exec_module to wrap.
                     if hasattr(spec.loader, "exec_module"):
                         spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                     return spec
@@ -89,7 +89,7 @@ class _Loader:
         return create(spec) if create else None
 
     def exec_module(self, module: ModuleType) -> None:
-        # Whoever inspects the module later must see its own loader.
+        # Code that inspects the module later must see its real loader.
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader

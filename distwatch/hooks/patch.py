@@ -1,4 +1,4 @@
-"""Patches that own their undo."""
+"""Patches that can undo themselves."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class PatchSet:
             self.rebind(original, replacement)
 
     def observe(
-        self, hook: str, owner: Any, name: str, observer: CallHook, *, rebinds: bool = False
+        self, title: str, owner: Any, name: str, hook: CallHook, *, rebinds: bool = False
     ) -> None:
-        """Wraps a function or method, and tells the observer about its calls.
+        """Wraps a function or method with a hook.
 
         Args:
-            hook: the name for logging a failure and switching the hook off.
+            title: the name under which a failure is logged and the hook switched off.
         """
-        stand_in = observe_method(hook, vars(owner)[name], observer)
+        stand_in = observe_method(title, vars(owner)[name], hook)
         self.replace(owner, name, stand_in, rebinds=rebinds)
 
     def rebind(self, original: Any, replacement: Any) -> int:
@@ -88,11 +88,11 @@ class PatchSet:
         return found
 
     def when_undone(self, forget: Callable[[], object]) -> None:
-        """Something else to drop together with the patches."""
+        """Calls `forget` when the patches are undone."""
         self._when_undone.append(forget)
 
     def undo(self) -> bool:
-        """Undoes all; False where one had to stay."""
+        """Undoes all patches; False where one had to stay."""
         results = [patch.undo() for patch in reversed(self._patches)]
         self._patches.clear()
         for forget in self._when_undone:

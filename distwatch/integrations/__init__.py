@@ -1,1 +1,45 @@
-"""What to patch, read and initialize: one file for each library, declared in the registry."""
+"""What to patch, read and initialize: one file for each library, and one line here.
+
+Imports as little as possible: every process of a job reads it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from distwatch.integrations.frameworks import TRIGGERS
+
+
+class IntegrationSpec(NamedTuple):
+    """One library; applied right after `trigger` has been imported."""
+
+    name: str
+    trigger: str
+    file: str
+    """Its file in `distwatch/integrations/`, without the ending."""
+    part_of: str = ""
+    """The integration whose name switches it off, if that is not its own name."""
+    arms: bool = True
+    """Whether the import of its trigger is a reason to load the other hooks."""
+
+
+REGISTRY = (
+    IntegrationSpec("torch_distributed", "torch.distributed.distributed_c10d", "torch_distributed"),
+    IntegrationSpec("device_mesh", "torch.distributed.device_mesh", "device_mesh"),
+    IntegrationSpec("huggingface_hub", "huggingface_hub.file_download", "huggingface_hub"),
+    IntegrationSpec("accelerate", "accelerate.big_modeling", "accelerate"),
+    *(
+        IntegrationSpec(name, trigger, "transformers", part_of="transformers")
+        for name, trigger in (
+            ("transformers_config", "transformers.configuration_utils"),
+            ("transformers", "transformers.modeling_utils"),
+            ("transformers_auto", "transformers.models.auto.auto_factory"),
+        )
+    ),
+    IntegrationSpec("ray", "ray._private.worker", "ray", arms=False),
+    IntegrationSpec("peft", "peft.peft_model", "peft"),
+    *(
+        IntegrationSpec(f"{name}_groups", trigger, f"frameworks.{name}", part_of=name)
+        for name, trigger in TRIGGERS.items()
+    ),
+)

@@ -1,7 +1,7 @@
-"""accelerate: `load_checkpoint_and_dispatch` and `dispatch_model`, by themselves or inside a load.
+"""accelerate: `load_checkpoint_and_dispatch` and `dispatch_model`, alone or inside a load.
 
-`offload_state_dict` writes CPU weights into TMPDIR while it loads, and reads all of them again
-afterwards: that is a separate phase, without any progress bar.
+`offload_state_dict` writes CPU weights into TMPDIR during the load and reads them all again
+afterwards; that is a separate phase, without a progress bar.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import (
+    PARTLY_HOOKED,
     Counted,
     FileOpened,
     Phase,
@@ -29,14 +30,11 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     """Hooks `accelerate.big_modeling`, and `accelerate.utils.modeling`, which it has imported."""
     modeling = sys.modules.get("accelerate.utils.modeling")
     offload = sys.modules.get("accelerate.utils.offload")
-    wholes = {
-        "load_checkpoint_and_dispatch": Whole("load_checkpoint_and_dispatch"),
-        "dispatch_model": Whole("dispatch_model"),
-    }
     # accelerate's own modules import these functions from each other.
     hook = functools.partial(hook_function, patches, rebinds=True)
-    found = [hook(module, name, observer) for name, observer in wholes.items()]
-    found += [
+    found = [
+        hook(module, "load_checkpoint_and_dispatch", Whole("load_checkpoint_and_dispatch")),
+        hook(module, "dispatch_model", Whole("dispatch_model")),
         hook(modeling, "load_checkpoint_in_model", Whole("load_checkpoint_in_model")),
         hook(modeling, "load_offloaded_weights", OffloadReread()),
         hook(modeling, "infer_auto_device_map", Phase("device map")),
@@ -45,7 +43,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
         hook(offload, "load_offloaded_weight", FileOpened()),
         hook(offload, "offload_weight", TensorPlaced(0, "weight")),
     ]
-    return "" if all(found) else "parts of this version are not seen"
+    return "" if all(found) else PARTLY_HOOKED
 
 
 class Whole(CallHook):
@@ -58,12 +56,12 @@ class Whole(CallHook):
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         outer = current_load()
-        model = args[0] if args else kwargs.get("model")
+        model = argument(args, kwargs, 0, "model")
         if outer is not None and outer.is_mine:
             phase = self._phase.before(args, kwargs)
             return (outer, phase, model) if phase is not None else None
         # The checkpoint, where there is one, is the second argument of each of them.
-        given = kwargs.get("checkpoint", args[1] if len(args) > 1 else "")
+        given = argument(args, kwargs, 1, "checkpoint")
         checkpoint = "" if self._name == "dispatch_model" else given
         arguments = read_arguments(checkpoint, {"device_map": _device_map(args), **kwargs})
         load = begin_load(self._name, arguments)
@@ -84,11 +82,11 @@ def _device_map(args: tuple[Any, ...]) -> Any:
 
 
 class OffloadReread(Counted):
-    """All CPU weights are read again from where the load wrote them."""
+    """All CPU weights are read again from TMPDIR."""
 
     def __init__(self) -> None:
         super().__init__("offload re-read")
 
     def files(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        index = args[1] if len(args) > 1 else kwargs.get("index")
+        index = argument(args, kwargs, 1, "index")
         return len(index) if isinstance(index, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from distwatch.agent import core
 from distwatch.agent.initialization.environment import backend_unavailable
@@ -18,15 +18,17 @@ from distwatch.integrations.torch_devices import device_of
 from distwatch.preflight.plan import Plan
 from distwatch.state.events import InitPlanned, LayoutHeld
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.layouts import sizes_text
 
 Axes = tuple[tuple[str, int], ...]
 """Outermost first."""
 
 
-class Builder(Protocol):
+class Builder:
     """Builds the groups of one framework, once torch's default group exists."""
 
-    mesh: Any
+    mesh: Any = None
+    """The device mesh, where the builder makes one."""
 
     def prepare(self) -> None:
         """Imports what will be needed, before any rank waits for another.
@@ -34,37 +36,32 @@ class Builder(Protocol):
         Raises:
             PlanInvalid: it is not installed, or cannot be imported.
         """
-        ...
 
     def build(self, plan: InitPlanned) -> Layout:
-        """Builds them; returns this rank's group along each axis."""
-        ...
+        """Builds the groups; returns this rank's group along each axis."""
+        raise NotImplementedError
 
     def roles(self) -> dict[str, tuple[int, ...]]:
         """Every group that it holds, by its own name for the group."""
-        ...
+        raise NotImplementedError
 
     def holds(self) -> bool:
         """Whether the groups still exist: other code may have destroyed them."""
-        ...
+        raise NotImplementedError
 
     def undo(self) -> None:
         """Destroys the groups; harmless where there are none."""
-        ...
+        raise NotImplementedError
 
 
-class MeshBuilder:
+class MeshBuilder(Builder):
     """A `DeviceMesh`."""
 
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
-        self.mesh: Any = None
-
-    def prepare(self) -> None:
-        """torch itself has meshes: there is nothing to prepare."""
 
     def build(self, plan: InitPlanned) -> Layout:
-        """Names the axes from the outermost in."""
+        """Builds the mesh; its axes are named, the outermost first."""
         from torch.distributed.device_mesh import init_device_mesh
 
         names = tuple(name for name, _ in self._axes)
@@ -73,7 +70,7 @@ class MeshBuilder:
         return self.roles()
 
     def roles(self) -> Layout:
-        """The axes; a mesh has no other groups."""
+        """The groups along the axes; a mesh has no others."""
         import torch.distributed as dist
 
         return {
@@ -82,11 +79,11 @@ class MeshBuilder:
         }
 
     def holds(self) -> bool:
-        """Nobody destroys a mesh separately."""
+        """A mesh exists until it is undone."""
         return self.mesh is not None
 
     def undo(self) -> None:
-        """Destroys the last built first."""
+        """Destroys the last one built first."""
         import torch.distributed as dist
 
         mesh, self.mesh = self.mesh, None
@@ -96,12 +93,11 @@ class MeshBuilder:
                 dist.destroy_process_group(group)
 
 
-class FrameworkBuilder:
+class FrameworkBuilder(Builder):
     """A framework's parallel state, built by the framework's own initializer."""
 
     def __init__(self, framework: Framework, plan: Plan, options: Mapping[str, Any]) -> None:
         self.framework = framework
-        self.mesh: Any = None
         self._plan = plan
         self._options = dict(options)
 
@@ -120,7 +116,7 @@ class FrameworkBuilder:
             raise PlanInvalid(what, finding=backend_unavailable(what, advice, rank)) from error
 
     def build(self, plan: InitPlanned) -> Layout:
-        """Builds the state, or takes the existing one if it has these sizes.
+        """Builds the state, or uses the existing one if it has these sizes.
 
         Raises:
             AlreadyInitialized: the existing state has other sizes.
@@ -140,12 +136,12 @@ class FrameworkBuilder:
         return {group.role: group.members for group in self.framework.read(self.framework.module())}
 
     def holds(self) -> bool:
-        """Whether the framework's module says so."""
+        """Whether the framework's module has any groups."""
         module = sys.modules.get(TRIGGERS[self.framework.name])
         return module is not None and bool(self.framework.read(module))
 
     def undo(self) -> None:
-        """Calls the framework's own destroyer where it holds anything."""
+        """Calls the framework's own destroyer if there are groups."""
         if self.holds():
             self.framework.destroy(self.framework.module())
 
@@ -156,8 +152,8 @@ class FrameworkBuilder:
             return
         name = self.framework.name
         raise already_initialized(
-            f"{name} {_told(holds)}, initialized by itself",
-            f"{name} {_told(asked)}",
+            f"{name} {sizes_text(holds)}, initialized by the job itself",
+            f"{name} {sizes_text(asked)}",
             first_call(name),
         )
 
@@ -168,13 +164,13 @@ def already_initialized(held: str, asked: str, stack: tuple[str, ...]) -> Alread
     finding = Finding(
         code="group.already_initialized",
         severity="warning",
-        summary=f"this process holds a world already ({held}), and another was asked for ({asked})",
+        summary=f"this process already has a world ({held}), and another one was requested ({asked})",
         advice="Close the first world before forming another, or initialize once.",
         evidence=tuple(Evidence("stack", line.strip()) for line in stack[-8:]),
     )
-    message = f"a world of another plan holds: {held}; asked for now: {asked}"
+    message = f"this process already has a world with another plan: {held}; requested now: {asked}"
     if stack:
-        message += f"; formed first at {where}"
+        message += f"; the first call was at {where}"
     return AlreadyInitialized(message, held=held, asked=asked, first_call=stack, finding=finding)
 
 
@@ -183,7 +179,3 @@ def first_call(framework: str) -> tuple[str, ...]:
     agent = running_agent()
     known = agent.retained.get(LayoutHeld, framework) if agent is not None else None
     return known.stack if known is not None else ()
-
-
-def _told(sizes: Mapping[str, int]) -> str:
-    return " ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1) or "without sizes"

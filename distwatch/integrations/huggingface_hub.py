@@ -13,11 +13,11 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import argument
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.load_hooks import hook_function, hook_method
+from distwatch.integrations.load_hooks import WaitHook, hook_function, hook_method
 from distwatch.integrations.load_waits import Wait
-from distwatch.integrations.loads import current_load
+from distwatch.integrations.loads import Load
 
 _CLIENTS = (("httpx2", "Client"), ("httpx", "Client"), ("requests", "Session"))
 
@@ -47,25 +47,21 @@ def shown_url(url: object) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"[:300]
 
 
-class Request(CallHook):
+class Request(WaitHook):
     """One HTTP request of a load, until the response headers arrive."""
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None:
-            return None
-        request = args[1] if len(args) > 1 else kwargs.get("request")
-        what = f"{getattr(request, 'method', '?')} {shown_url(getattr(request, 'url', ''))}"
-        return load, load.waits.begin(Wait("request", what))
+    def wait(self, load: Load, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wait:
+        request = argument(args, kwargs, 1, "request")
+        url = shown_url(getattr(request, "url", ""))
+        return Wait("request", f"{getattr(request, 'method', '?')} {url}")
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        load, wait = token
         status = getattr(result, "status_code", 0)
         failed = ConnectionError(f"HTTP {status}") if status >= 500 or status == 429 else None
-        load.end_wait(wait, error or failed)
+        super().after(token, result, error or failed)
 
 
-class Download(CallHook):
+class Download(WaitHook):
     """The body of a file, on its way into the cache."""
 
     def __init__(self, position: int, name: str) -> None:
@@ -77,43 +73,24 @@ class Download(CallHook):
         self._position = position
         self._name = name
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None:
-            return None
-        target = args[self._position] if len(args) > self._position else kwargs.get(self._name)
-        name = kwargs.get("displayed_filename") or (
-            args[0] if args else kwargs.get("url", "a file")
-        )
+    def wait(self, load: Load, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wait | None:
+        target = argument(args, kwargs, self._position, self._name)
+        name = kwargs.get("displayed_filename") or argument(args, kwargs, 0, "url") or "a file"
         what = shown_url(name) if "://" in str(name) else str(name)
         if load.waits.is_downloading(what):
             return None  # http_get calls itself again after a timeout
         size = kwargs.get("expected_size")
         size = size if isinstance(size, int) else 0
         if isinstance(target, (str, os.PathLike)):
-            wait = Wait("download", what, path=os.fspath(target), size=size)
-        else:
-            wait = Wait("download", what, descriptor=_descriptor(target), size=size)
-        return load, load.waits.begin(wait)
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        load, wait = token
-        load.end_wait(wait, error)
+            return Wait("download", what, path=os.fspath(target), size=size)
+        descriptor = int(target.fileno()) if hasattr(target, "fileno") else -1
+        return Wait("download", what, descriptor=descriptor, size=size)
 
 
-def _descriptor(file: Any) -> int:
-    return int(file.fileno()) if hasattr(file, "fileno") else -1
-
-
-class Locked(CallHook):
+class Locked(WaitHook):
     """A lock file of the cache: its holder may be gone."""
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        load = current_load()
-        if load is None or not args or getattr(args[0], "is_locked", False):
+    def wait(self, load: Load, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wait | None:
+        if not args or getattr(args[0], "is_locked", False):
             return None
-        return load, load.waits.begin(Wait("lock", str(getattr(args[0], "lock_file", "?"))))
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        load, wait = token
-        load.end_wait(wait, error)
+        return Wait("lock", str(getattr(args[0], "lock_file", "?")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distwatch.integrations.loads import checkpoint_name, versions
+from distwatch.integrations.loads import versions
 from distwatch.redaction import redact_text
 from distwatch.state.loads import LoadArguments
 
@@ -15,12 +15,12 @@ _MAP_ENTRIES_SHOWN = 4
 
 
 def read_arguments(checkpoint: object, kwargs: Mapping[str, Any]) -> LoadArguments:
-    """The request, in words that may be recorded; reads no file and no tensor."""
+    """The arguments in a form that may be recorded; reads no file and no tensor."""
     device_map = kwargs.get("device_map")
     parallel = kwargs.get("distributed_config") or kwargs.get("tp_plan")
     quantization = kwargs.get("quantization_config")
     return LoadArguments(
-        checkpoint=checkpoint_name(checkpoint),
+        checkpoint="" if checkpoint is None else redact_text(str(checkpoint))[:300],
         device_map=_map_text(device_map),
         spreads=spreads(device_map),
         parallel_plan=_text(parallel) if parallel is not None else "",

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_waits import Wait
 from distwatch.integrations.loads import Load, current_load, end_load
 from distwatch.integrations.placements import placement_of
 
+PARTLY_HOOKED = "some functions are missing in this version, so parts of a load are not seen"
+
 
 def end_with(load: Load, model: Any, error: BaseException | None) -> None:
-    """Ends a load with its model's placement; a failure of that look does not matter."""
+    """Ends a load, with its model's placement where that can be determined."""
     placement = None
     try:
         if error is None and model is not None:
@@ -28,7 +30,7 @@ def end_with(load: Load, model: Any, error: BaseException | None) -> None:
 
 @contextlib.contextmanager
 def in_phase(load: Load | None, name: str, *, total: int | None = None) -> Iterator[int]:
-    """A part of a load that distwatch performs itself; its step. Nothing happens without a load."""
+    """A part of a load that distwatch performs itself, as a step. Does nothing without a load."""
     step = load.begin_phase(name, total=total) if load is not None else 0
     error: BaseException | None = None
     try:
@@ -75,6 +77,23 @@ class Counted(Phase):
             load, step = token
             load.begin_counting(step, self.files(args, kwargs))
         return token
+
+
+class WaitHook(CallHook):
+    """A call in which a thread of a load waits. Does nothing outside a load."""
+
+    def wait(self, load: Load, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wait | None:
+        """What the call waits for; None where that is not to be recorded."""
+        raise NotImplementedError
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        load = current_load()
+        wait = self.wait(load, args, kwargs) if load is not None else None
+        return (load, load.waits.begin(wait)) if load is not None and wait is not None else None
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        load, wait = token
+        load.end_wait(wait, error)
 
 
 class FileOpened(CallHook):
@@ -130,7 +149,7 @@ class TensorPlaced(CallHook):
         load = current_load()
         if load is None or load.counting is None:
             return None
-        tensor = args[self._position] if len(args) > self._position else kwargs.get(self._name)
+        tensor = argument(args, kwargs, self._position, self._name)
         return None if tensor is None else (load, int(getattr(tensor, "nbytes", 0) or 0))
 
     def after(self, token: Any, result: Any, error: BaseException | None) -> None:
@@ -143,26 +162,26 @@ def hook_function(
     patches: PatchSet,
     module: ModuleType | None,
     name: str,
-    observer: CallHook,
+    hook: CallHook,
     *,
     rebinds: bool = False,
 ) -> bool:
-    """Hooks a function of a module; False where there is none of that name.
+    """Hooks a function of a module; False where the module has no such function.
 
     Args:
         rebinds: also replaces names in other modules that were bound to it before.
     """
     if module is None or not callable(vars(module).get(name)):
         return False
-    hook = f"load: {module.__name__}.{name}"
-    patches.observe(hook, module, name, observer, rebinds=rebinds)
+    title = f"load: {module.__name__}.{name}"
+    patches.observe(title, module, name, hook, rebinds=rebinds)
     return True
 
 
-def hook_method(patches: PatchSet, owner: type, name: str, observer: CallHook) -> bool:
+def hook_method(patches: PatchSet, owner: type, name: str, hook: CallHook) -> bool:
     """Hooks a method where its class or a base class defines it; False where none does."""
     defining = next((c for c in owner.__mro__ if name in vars(c)), None)
     if defining is None or defining is object:
         return False
-    patches.observe(f"load: {defining.__name__}.{name}", defining, name, observer)
+    patches.observe(f"load: {defining.__name__}.{name}", defining, name, hook)
     return True

@@ -7,6 +7,8 @@ import os
 import threading
 import time
 
+import msgspec
+
 from distwatch.agent.guard import error_text
 from distwatch.redaction import redact_text
 from distwatch.state.loads import Outstanding, Waiting
@@ -15,38 +17,32 @@ TOLD = 4
 _BLOCK = 512
 
 
-class Wait:
-    """Something that a thread has begun: a request, a download, a lock, a read."""
+class Wait(msgspec.Struct, eq=False):
+    """One wait of a thread: for a request, a download, a lock or a read."""
 
-    def __init__(
-        self, waiting: Waiting, what: str, *, descriptor: int = -1, path: str = "", size: int = 0
-    ) -> None:
-        """
-        Args:
-            descriptor: of the file that a download writes; its position is the progress.
-            path: of that file, where code other than Python writes it.
-            size: the expected number of bytes.
-        """
-        self.waiting = waiting
-        self.what = what
-        self.thread = threading.get_ident()
-        self.since_ns = time.monotonic_ns()
-        self.attempts = 1
-        self.last_error = ""
-        self.has_failed = False
-        self.size = size
-        self._descriptor = descriptor
-        self._path = path
+    waiting: Waiting
+    what: str
+    descriptor: int = -1
+    """Of the file that a download writes; its position is the progress."""
+    path: str = ""
+    """Of that file, where native code writes it."""
+    size: int = 0
+    """The expected number of bytes."""
+    thread: int = msgspec.field(default_factory=threading.get_ident)
+    since_ns: int = msgspec.field(default_factory=time.monotonic_ns)
+    attempts: int = 1
+    last_error: str = ""
+    has_failed: bool = False
 
     def fetched(self) -> int:
-        """Bytes that a download has written so far; 0 where they cannot be seen."""
+        """Bytes that a download has written so far; 0 where they are not visible."""
         try:
-            if self._descriptor >= 0:
-                # The kernel's own number: this asks no file system, which might not answer.
-                with open(f"/proc/self/fdinfo/{self._descriptor}", encoding="ascii") as info:
+            if self.descriptor >= 0:
+                # From the kernel: a file system might not answer.
+                with open(f"/proc/self/fdinfo/{self.descriptor}", encoding="ascii") as info:
                     return int(info.readline().split()[1])
             # The bytes on disk: a file may have its full size before anything is written.
-            return os.stat(self._path).st_blocks * _BLOCK if self._path else 0
+            return os.stat(self.path).st_blocks * _BLOCK if self.path else 0
         except (OSError, ValueError, IndexError):
             return 0
 
@@ -68,7 +64,7 @@ class Waits:
     def begin(self, wait: Wait) -> int:
         """A thread is about to wait for something; the token for `end`."""
         token = next(self._tokens)
-        # The same wait again is one wait: locks are polled, and requests repeated.
+        # Repeating a wait continues it: locks are polled, and requests are retried.
         for earlier in list(self._waits.values()):
             if (earlier.waiting, earlier.what) == (wait.waiting, wait.what) and earlier.has_failed:
                 wait.since_ns, wait.attempts = earlier.since_ns, earlier.attempts + 1
@@ -128,7 +124,7 @@ class Waits:
         return sorted(self._waits.values(), key=lambda wait: wait.since_ns)
 
     def _resumes_download(self, request: Wait) -> bool:
-        """A body that stops is requested again and again: only its bytes are progress."""
+        """A stopped body is requested again and again, so only its bytes count as progress."""
         mine = [w for w in list(self._waits.values()) if w.thread == request.thread]
         return any(wait.waiting == "download" for wait in mine)
 
@@ -139,6 +135,6 @@ class Waits:
 
 
 def redacted(error: BaseException | None) -> str | None:
-    """The message, redacted: libraries quote URLs in it, which may be signed."""
+    """The error's message, redacted: it may quote signed URLs."""
     text = error_text(error)
     return None if text is None else redact_text(text)

@@ -1,8 +1,9 @@
-"""Model loads under way in this process, as the hooks of all libraries report them.
+"""Model loads in progress in this process, as the hooks of all libraries report them.
 
 A load belongs to the thread that made the call; its worker threads find it, too. A call that may
-hold the GIL (safetensors does, while it opens and faults in a file) is journaled before it runs:
-later, nothing in this process can.
+hold the GIL is journaled before it runs, since nothing in this process can run during the call.
+safetensors does so while it opens a file and faults it in
+(https://github.com/safetensors/safetensors/issues/541).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from distwatch.agent.core import Agent
 from distwatch.agent.guard import caller_site
 from distwatch.integrations.load_waits import Waits, redacted
 from distwatch.integrations.registry import folders_of, running_agent
-from distwatch.redaction import redact_text
 from distwatch.state.events import LoadPlanned, ModelPlaced
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
 from distwatch.state.steps import LOAD
@@ -29,7 +29,7 @@ FILES_KNOWN = 1_000
 
 
 class Load:
-    """One load under way.
+    """One load in progress.
 
     Attributes:
         thread: the one that made the call; the load's phases are steps of this thread.
@@ -75,7 +75,7 @@ class Load:
         return self.thread == threading.get_ident()
 
     def begin_phase(self, name: str, *, total: int | None = None) -> int:
-        """A part of the load began; ends the building of the model, which has no end of its own."""
+        """A part of the load begins; this also ends the `model` step, which has no end of its own."""
         self.end_building()
         step = self.agent.begin_step(name, kind=LOAD, total=total)
         self._phases.append((step, name))
@@ -87,7 +87,7 @@ class Load:
         return self._phases[-1][1] if self._phases else ""
 
     def end_phase(self, step: int, error: BaseException | None) -> None:
-        """That part has ended, with or without an error."""
+        """That part has ended."""
         self._phases = [phase for phase in self._phases if phase[0] != step]
         if step == self.counting:
             self.tell()
@@ -96,7 +96,7 @@ class Load:
         self.agent.end_step(step, redacted(error))
 
     def begin_counting(self, step: int, files: int | None) -> None:
-        """From now on files and parameters are counted, as progress of that step."""
+        """Counts files and parameters from now on, as progress of that step."""
         self.counting, self.files = step, files
         self.opened, self._numbered, self.parameters, self.bytes = {}, 0, 0, 0
         self._samples.clear()
@@ -126,7 +126,7 @@ class Load:
             if len(self.opened) < FILES_KNOWN:
                 self.opened[path] = self._numbered
         self._file = path
-        # Each weight that is read back from disk is a separate file: if there are many, not all are journaled.
+        # Offloaded weights are one file each: of very many, not all are journaled.
         if self._numbered <= FILES_KNOWN or self._is_time():
             self.tell()
 
@@ -136,7 +136,7 @@ class Load:
         if path is None:
             return
         self.reading[threading.get_ident()] = (path, time.monotonic_ns())
-        # Journaled whenever the file changes: with the GIL held there is no later chance.
+        # Journaled when the file changes: while the GIL is held there is no later chance.
         if path != self._file:
             self.open_file(path)
 
@@ -184,7 +184,7 @@ class Load:
         now = time.monotonic_ns()
         done = self.bytes if self.counting is not None else self._seen_fetched
         self._samples.append((now, done))
-        # The load's own thread may have cleared them since.
+        # The load's own thread may have cleared the samples.
         first_ns, first = next(iter(tuple(self._samples)), (now, done))
         lasted_s = (now - first_ns) / 1e9
         return LoadProgress(
@@ -198,7 +198,7 @@ class Load:
         )
 
     def _follow_downloads(self) -> None:
-        """Bytes that arrive are progress, although no hook sees them."""
+        """Records arriving bytes as progress, since no hook sees them."""
         downloads = self.waits.downloads()
         fetched = self.waits.fetched + sum(wait.fetched() for wait in downloads)
         if fetched > self._seen_fetched:
@@ -269,7 +269,7 @@ def end_load(load: Load, placement: Placement | None, error: BaseException | Non
 
 
 def forget_loads() -> None:
-    """Forgets loads under way."""
+    """Forgets all loads in progress."""
     _loads.clear()
 
 
@@ -285,11 +285,6 @@ os.register_at_fork(after_in_child=_forked)
 
 def _progress() -> list[LoadProgress]:
     return [load.progress() for load in list(_loads)]
-
-
-def checkpoint_name(given: object) -> str:
-    """A path or an id that may be recorded; '' for a load from memory."""
-    return "" if given is None else redact_text(str(given))[:300]
 
 
 def versions() -> dict[str, str]:

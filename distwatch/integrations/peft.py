@@ -5,10 +5,16 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
-from distwatch.integrations.load_hooks import Phase, end_with, hook_function, hook_method
+from distwatch.integrations.load_hooks import (
+    PARTLY_HOOKED,
+    Phase,
+    end_with,
+    hook_function,
+    hook_method,
+)
 from distwatch.integrations.loads import Load, begin_load
 
 
@@ -20,14 +26,14 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
         hook_function(patches, module, "load_peft_weights", Phase("adapter weights")),
         hook_function(patches, module, "set_peft_model_state_dict", Phase("adapter placing")),
     ]
-    return "" if all(found) else "parts of this version are not seen"
+    return "" if all(found) else PARTLY_HOOKED
 
 
 class AdapterLoaded(CallHook):
     """`PeftModel.from_pretrained(model, adapter)`."""
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = args[2] if len(args) > 2 else kwargs.get("model_id")
+        given = argument(args, kwargs, 2, "model_id")
         return begin_load("from_pretrained", read_arguments(given, kwargs))
 
     def after(self, token: Load, result: Any, error: BaseException | None) -> None:

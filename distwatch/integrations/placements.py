@@ -1,7 +1,7 @@
 """Where a model's parameters are, derived from the parameters themselves.
 
-`model.hf_device_map` is absent for most maps of one device, and says what was planned, not what is.
-A parameter on meta is offloaded if a hook of accelerate will fetch it, and otherwise leaked.
+`model.hf_device_map` is missing for most single-device maps, and contains the plan, not the result.
+A parameter on meta is offloaded if a hook of accelerate will fetch it; otherwise it has leaked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def placement_of(model: Any, generation: str = "") -> Placement | None:
     """
     if not hasattr(model, "named_parameters"):
         return None
-    # One walk: there may be 75 parameters or 100,000, and the caller waits for it.
+    # One pass: there may be 100,000 parameters, and the caller waits.
     modules_by_name = list(model.named_modules())
     offloaded = OffloadedWeights(modules_by_name)
     tensors, tied = _tensors(modules_by_name, offloaded)
@@ -68,12 +68,12 @@ class OffloadedWeights:
     """The parameters on meta that a hook of accelerate will fetch, and where from.
 
     Attributes:
-        places: folders on disk from which some of them are fetched, as far as requested.
+        places: folders on disk of the parameters located so far.
     """
 
     def __init__(self, modules: list[tuple[str, Any]]) -> None:
         self.places: set[str] = set()
-        # A hook may be at any module above a parameter, and serve all parameters below it.
+        # A hook may be on any module above a parameter, and serves all parameters below.
         self._maps = {
             name: weights
             for name, module in modules
@@ -125,7 +125,7 @@ def _weights(module: Any) -> Any:
 def _tensors(
     modules: list[tuple[str, Any]], offloaded: OffloadedWeights
 ) -> tuple[list[Tensor], int]:
-    """Each parameter and buffer once, and the number of further names of parameters."""
+    """Each parameter and buffer once, and the number of additional names of parameters."""
     found: list[Tensor] = []
     seen: set[int] = set()
     tied = 0
@@ -144,7 +144,7 @@ def _tensors(
 
 
 def _tensor(name: str, tensor: Any, offloaded: OffloadedWeights, *, is_buffer: bool) -> Tensor:
-    # Of a sharded parameter (DTensor), this rank holds only the local shard.
+    # This rank holds only the local shard of a sharded parameter (DTensor).
     held = getattr(tensor, "_local_tensor", tensor)
     device = offloaded.locate(name) if held.is_meta else _named(held.device)
     return Tensor(name, device, int(held.nbytes), _named(held.dtype), is_buffer)
@@ -157,7 +157,7 @@ def _named(kind: Any) -> str:
 
 
 def shortest_map(tensors: list[Tensor]) -> list[ModuleDevice]:
-    """The fewest entries that describe every placement, in the model's order; buffers follow."""
+    """The shortest map that places every parameter, in the model's order; buffers follow their module."""
     parameters = [tensor for tensor in tensors if not tensor.is_buffer] or tensors
     above = {name: _modules_above(name) for name in {t.name.rpartition(".")[0] for t in parameters}}
     devices: dict[str, set[str]] = {}

@@ -1,6 +1,6 @@
 """Ray: this worker's ids in its cluster, read by the agent's thread.
 
-Never asks for the task's id or name: Ray aborts a prestarted worker that asks.
+It never asks for the task's id or name: Ray aborts a prestarted worker that does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from distwatch.state.events import WorkerPlaced
 
 _TITLE_KEPT = 120
 _LOOKS = 240
-"""Two minutes: the actor's class is known once its __init__ has begun."""
+"""For two minutes: the actor's class is known once its __init__ has begun."""
 
 
 def apply(module: ModuleType, patches: PatchSet) -> str:
     """Patches nothing: from now on, an agent here asks Ray's worker for its ids."""
     if not hasattr(module, "global_worker"):
-        raise NotApplicable("this Ray keeps its worker elsewhere")
+        raise NotApplicable("this version of Ray has no ray._private.worker.global_worker")
     core.when_started(_watch)
     patches.when_undone(_stop_watching)
     return ""
@@ -38,10 +38,9 @@ def _stop_watching() -> None:
 
 
 class WorkerLook:
-    """Asks until the actor is known: a worker becomes one actor and stays that actor.
+    """Asks Ray until the actor is known: a worker becomes one actor and stays that actor.
 
-    Ray is asked no longer than needed, and never in a driver: a question during Ray's shutdown ends the
-    process.
+    It asks no longer than needed, and never in a driver: a call during Ray's shutdown ends the process.
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class WorkerLook:
         self._looks = 0
 
     def look(self) -> tuple[WorkerPlaced | None, str]:
-        """This process's ids in Ray, None where it is not a connected worker; and its title."""
+        """This process's ids in Ray (None for other processes) and its title."""
         module = sys.modules.get("ray._private.worker")
         if module is None:
             return None, ""
@@ -84,5 +83,5 @@ def _placed(worker: Any) -> WorkerPlaced | None:
             actor_name=(worker.actor_name or "") if actor else "",
             actor_class=type(made).__name__ if made is not None else "",
         )
-    except AttributeError:  # it is disconnecting, or keeps its names elsewhere
+    except AttributeError:  # it is disconnecting, or this version uses other names
         return None

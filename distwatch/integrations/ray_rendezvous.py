@@ -1,7 +1,7 @@
-"""The endpoint of a Ray job's world where nobody has set one: rank 0's actor chooses it and tells Ray.
+"""The endpoint of a Ray job's world if none is set: rank 0's actor chooses and publishes it.
 
-Ray's own key-value store holds `host:port`, under the job, the world's name and its number. Only
-`distwatch.initialize` asks it, under the deadline of the step `endpoint`.
+Ray's own key-value store holds `host:port`, keyed by the job, the world's name and its number. Only
+`distwatch.initialize` reads it, under the deadline of the step `endpoint`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ _GIVEN_BY_RANK_0 = {"MASTER_ADDR", "MASTER_PORT"}
 def read_endpoint(
     init_method: str | None, rank: int | None, world_size: int | None, held_endpoint: str | None
 ) -> tuple[Launched, str | None]:
-    """This rank's place, and the name for asking Ray for the endpoint; None where Ray is not asked.
+    """This rank's place, and the world's name in Ray's store; None if Ray need not be asked.
 
     Args:
-        held_endpoint: of the existing world, which has already asked.
+        held_endpoint: the existing world's, which Ray has already given.
     """
-    name = world_name(init_method)
+    by_ray = init_method is not None and init_method.startswith(_SCHEME)
+    name = (init_method or "").removeprefix(_SCHEME) if by_ray else None
     launched = read_environment(
         os.environ,
         init_method=init_method if name is None else None,
@@ -49,15 +50,8 @@ def read_endpoint(
     return settled(launched, held_endpoint) if held_endpoint else launched, name or ""
 
 
-def world_name(init_method: str | None) -> str | None:
-    """The name in `ray://name`; None for another init_method."""
-    if init_method is None or not init_method.startswith(_SCHEME):
-        return None
-    return init_method.removeprefix(_SCHEME)
-
-
 def meets_in_ray(launched: Launched, name: str | None) -> bool:
-    """Whether to ask Ray for the endpoint: it was requested, or nothing gives one."""
+    """Whether to ask Ray for the endpoint: it was requested, or no endpoint is set."""
     if launched.global_rank is None or launched.world_size is None or launched.wrong:
         return False
     if name is not None:
@@ -67,7 +61,7 @@ def meets_in_ray(launched: Launched, name: str | None) -> bool:
 
 
 def settled(launched: Launched, endpoint: str) -> Launched:
-    """The same place with the endpoint that rank 0's actor has chosen."""
+    """The same place, with the endpoint that rank 0's actor has chosen."""
     return msgspec.structs.replace(
         launched,
         method="env",
@@ -81,7 +75,7 @@ def settled(launched: Launched, endpoint: str) -> Launched:
 def meet_in_ray(
     launched: Launched, name: str, number: int, deadlines: Deadlines, agent: Agent | None
 ) -> Launched:
-    """Chooses the endpoint (rank 0), or waits until rank 0's actor listens at its chosen endpoint.
+    """Publishes an endpoint (rank 0), or waits until rank 0's actor listens at the published one.
 
     Raises:
         InitTimeout: rank 0's actor has not published it in time.
@@ -90,7 +84,9 @@ def meet_in_ray(
     ledger = Ledger(agent)
     within_s = deadlines.of(st.ENDPOINT)
     try:
-        with ledger.step(st.ENDPOINT, within_s, label="asks Ray where rank 0's actor listens"):
+        with ledger.step(
+            st.ENDPOINT, within_s, label="asks Ray for the endpoint of rank 0's actor"
+        ):
             key = f"{_job_id()}/{name}/{launched.world_size}/{number}".encode()
             endpoint = (
                 _publish(key) if launched.global_rank == 0 else _await_listener(key, within_s)
@@ -112,7 +108,7 @@ def _job_id() -> str:
         return str(ray.get_runtime_context().get_job_id())
     except Exception as error:
         raise InitFailed(
-            f"Ray does not say where this world meets: {error}",
+            f"cannot ask Ray for this world's endpoint: {error}",
             step=st.ENDPOINT,
             advice="Call it inside a Ray actor, or set MASTER_ADDR and MASTER_PORT.",
         ) from error
@@ -125,18 +121,20 @@ def _publish(key: bytes) -> str:
     with socket.socket() as listener:
         listener.bind(("", 0))
         endpoint = f"{host}:{listener.getsockname()[1]}"
-    _store().put(key, endpoint.encode())
+    _key_values()._internal_kv_put(key, endpoint.encode(), overwrite=True, namespace=_NAMESPACE)
     return endpoint
 
 
 def _await_listener(key: bytes, within_s: float) -> str | None:
-    """What rank 0 has published, once a process listens there.
+    """The endpoint that rank 0 has published, once a process listens there.
 
-    A restarted world may find the previous world's entry, at whose port no process is left.
+    A restarted world may find the previous world's entry, where nobody listens any more.
     """
-    store, until = _store(), time.monotonic() + within_s
+    ask, until = _key_values()._internal_kv_get, time.monotonic() + within_s
     while time.monotonic() < until:
-        if (said := store.get(key)) and _is_listening(endpoint := said.decode()):
+        if (said := ask(key, namespace=_NAMESPACE)) and _is_listening(
+            endpoint := str(said, "utf-8")
+        ):
             return endpoint
         time.sleep(_ASK_EVERY_S)
     return None
@@ -151,21 +149,8 @@ def _is_listening(endpoint: str) -> bool:
         return False
 
 
-class _KeyValues:
+def _key_values() -> Any:
     """Ray's internal key-value store, by its names in Ray 2."""
-
-    def __init__(self, functions: Any) -> None:
-        self._functions = functions
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._functions._internal_kv_put(key, value, overwrite=True, namespace=_NAMESPACE)
-
-    def get(self, key: bytes) -> bytes | None:
-        found: bytes | None = self._functions._internal_kv_get(key, namespace=_NAMESPACE)
-        return found
-
-
-def _store() -> _KeyValues:
     from ray.experimental import internal_kv
 
-    return _KeyValues(internal_kv)
+    return internal_kv

@@ -1,4 +1,4 @@
-"""The declared integrations and their honest status. Imports none of the libraries."""
+"""The declared integrations and their status. Imports none of the libraries."""
 
 from __future__ import annotations
 
@@ -7,28 +7,17 @@ import logging
 import os
 import sys
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from distwatch.agent import core
 from distwatch.agent.guard import caller_site
 from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
-from distwatch.integrations.frameworks import TRIGGERS
+from distwatch.integrations import REGISTRY, IntegrationSpec
 from distwatch.settings import Settings
 from distwatch.state.events import IntegrationChanged, IntegrationStatus, Site
 
 log = logging.getLogger("distwatch")
-
-
-class IntegrationSpec(NamedTuple):
-    """One library; applied right after `trigger` has been imported."""
-
-    name: str
-    trigger: str
-    file: str
-    """Its file in `distwatch/integrations/`, without the ending."""
-    part_of: str = ""
-    """The integration whose name switches it off, where that is not its own name."""
 
 
 class Implementation(Protocol):
@@ -45,37 +34,7 @@ class NotApplicable(Exception):
 
 CALLS = "torch_calls"
 """Recording each collective's call site: a part of torch_distributed that can be switched off alone."""
-REGISTRY = (
-    IntegrationSpec("torch_distributed", "torch.distributed.distributed_c10d", "torch_distributed"),
-    IntegrationSpec("device_mesh", "torch.distributed.device_mesh", "device_mesh"),
-    IntegrationSpec("huggingface_hub", "huggingface_hub.file_download", "huggingface_hub"),
-    IntegrationSpec("accelerate", "accelerate.big_modeling", "accelerate"),
-    *(
-        IntegrationSpec(name, trigger, "transformers", part_of="transformers")
-        for name, trigger in (
-            ("transformers_config", "transformers.configuration_utils"),
-            ("transformers", "transformers.modeling_utils"),
-            ("transformers_auto", "transformers.models.auto.auto_factory"),
-        )
-    ),
-    IntegrationSpec("ray", "ray._private.worker", "ray"),
-    IntegrationSpec("peft", "peft.peft_model", "peft"),
-    *(
-        IntegrationSpec(f"{name}_groups", trigger, f"frameworks.{name}", part_of=name)
-        for name, trigger in TRIGGERS.items()
-    ),
-)
-
-
-class Status(NamedTuple):
-    """armed, applied, skipped, failed or removed; and why."""
-
-    status: IntegrationStatus
-    reason: str = ""
-    version: str = ""
-
-
-_statuses: dict[str, Status] = {}
+_statuses: dict[str, IntegrationChanged] = {}
 _patches: dict[str, PatchSet] = {}
 
 
@@ -84,12 +43,12 @@ def arm(settings: Settings) -> None:
     if not _statuses and (complaint := unknown_names(settings)):
         log.warning("distwatch: %s", complaint)
     for spec in REGISTRY:
-        if spec.name in _statuses and _statuses[spec.name].status != "removed":
+        if _status_of(spec.name) != "removed":
             continue
         if not settings.wants(spec.part_of or spec.name):
-            _set(spec.name, Status("skipped", "switched off by DISTWATCH_INTEGRATIONS"))
+            _set(spec.name, "skipped", "switched off by DISTWATCH_INTEGRATIONS")
             continue
-        _set(spec.name, Status("armed"))
+        _set(spec.name, "armed")
         when_imported(spec.trigger, lambda module, spec=spec: apply(spec, module))  # type: ignore[misc]
 
 
@@ -107,8 +66,8 @@ def unknown_names(settings: Settings) -> str:
 
 
 def apply(spec: IntegrationSpec, module: ModuleType) -> None:
-    """Hooks one library; a failure leaves it as it was and is the status."""
-    if _statuses.get(spec.name, Status("removed")).status not in ("armed", "failed"):
+    """Hooks one library; after a failure it is unchanged, and the status says why."""
+    if _status_of(spec.name) not in ("armed", "failed"):
         return
     patches = PatchSet()
     version = _version_of(spec.trigger)
@@ -119,18 +78,18 @@ def apply(spec: IntegrationSpec, module: ModuleType) -> None:
         remark = implementation.apply(module, patches)
     except NotApplicable as reason:
         patches.undo()
-        _set(spec.name, Status("skipped", str(reason), version))
+        _set(spec.name, "skipped", str(reason), version)
     except Exception as error:
         patches.undo()
-        _set(spec.name, Status("failed", f"{type(error).__name__}: {error}", version))
-        log.warning("distwatch: %s is not hooked; the job goes on (%s)", spec.name, error)
+        _set(spec.name, "failed", f"{type(error).__name__}: {error}", version)
+        log.warning("distwatch: %s is not hooked; the job continues (%s)", spec.name, error)
     else:
         _patches[spec.name] = patches
-        _set(spec.name, Status("applied", remark, version))
+        _set(spec.name, "applied", remark, version)
 
 
 def _version_of(module: str) -> str:
-    """From the outermost package that has one: `megatron` itself is only a folder of others."""
+    """The version of the outermost package that has one: `megatron` is only a namespace."""
     parts = module.split(".")
     packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts) + 1))
     return next((str(v) for p in packages if (v := getattr(p, "__version__", None))), "")
@@ -140,12 +99,16 @@ def undo_all() -> None:
     """Removes every hook, the last applied first."""
     for name, patches in reversed(list(_patches.items())):
         complete = patches.undo()
-        _set(name, Status("removed", "" if complete else "a later wrapper keeps ours in place"))
+        _set(
+            name,
+            "removed",
+            "" if complete else "other code has wrapped the hook: it stays, inactive",
+        )
     _patches.clear()
 
 
-def statuses() -> dict[str, Status]:
-    """The status of each integration, by name."""
+def statuses() -> dict[str, IntegrationChanged]:
+    """The latest status of each integration, by name."""
     return dict(_statuses)
 
 
@@ -161,21 +124,20 @@ def site_outside(*packages: str) -> Site | None:
 
 
 def running_agent() -> core.Agent | None:
-    """The agent; started now if this process had no reason for one before."""
+    """This process's agent, started now if necessary."""
     agent = core.current()
     if agent is None and (agent := core.start()) is not None:
-        for name, status in _statuses.items():
-            agent.record_news(_changed(name, status))
+        for changed in _statuses.values():
+            agent.record_news(changed)
     return agent
 
 
-def _set(name: str, status: Status) -> None:
-    _statuses[name] = status
+def _status_of(name: str) -> IntegrationStatus:
+    return _statuses[name].status if name in _statuses else "removed"
+
+
+def _set(name: str, status: IntegrationStatus, reason: str = "", version: str = "") -> None:
+    changed = IntegrationChanged(name=name, status=status, reason=reason, version=version)
+    _statuses[name] = changed
     if agent := core.current():
-        agent.record_news(_changed(name, status))
-
-
-def _changed(name: str, status: Status) -> IntegrationChanged:
-    return IntegrationChanged(
-        name=name, status=status.status, reason=status.reason, version=status.version
-    )
+        agent.record_news(changed)

@@ -1,7 +1,7 @@
-"""An SGLang `ModelRunner` outside a server, built step by step, each step under its deadline.
+"""An SGLang `ModelRunner` without a server, built step by step, each step under its deadline.
 
-Made for two-sided perturbation (MeZO): both sides of a batch run forward in one process that also
-changes the weights, so no server, scheduler or tokenizer surrounds the runner.
+It is for two-sided perturbation (MeZO): the process that runs both sides of a batch also changes the
+weights, so there is no server, scheduler or tokenizer around the runner.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distwatch.agent.guard import error_text
 from distwatch.errors import PlanInvalid
 from distwatch.foreign_files import read_named
 from distwatch.integrations.frameworks.framework import accepted, framework_of
@@ -127,7 +128,7 @@ def missing_state() -> list[str]:
         return ["SGLang is not installed: pip install sglang, in the environment of this job"]
     missing = []
     if not dist.is_initialized():
-        missing.append(f"torch.distributed is not initialized: {fix}, which does that, too")
+        missing.append(f"torch.distributed is not initialized: {fix}, which initializes it, too")
     framework = framework_of("sglang")
     module = framework.module()
     held = {group.role for group in framework.read(module)} if dist.is_initialized() else set()
@@ -142,8 +143,8 @@ def missing_state() -> list[str]:
     if context is not None and not _is_published():
         missing.append(
             "no server arguments are published in this process: "
-            "sglang.srt.runtime_context.publish(server_args, role='scheduler', ranks=…), or let "
-            "distwatch.build_sglang_runner do all of it"
+            "call sglang.srt.runtime_context.publish(server_args, role='scheduler', ranks=…), or use "
+            "distwatch.build_sglang_runner, which does all of this"
         )
     return missing
 
@@ -164,7 +165,7 @@ def _step(name: str, model_path: str) -> Iterator[None]:
         raise
     finally:
         if agent is not None and step is not None:
-            agent.end_step(step, f"{type(error).__name__}: {error}"[:300] if error else None)
+            agent.end_step(step, error_text(error))
 
 
 def _import(name: str) -> Any:
@@ -201,7 +202,7 @@ def _build_groups(world: World, backend: str | None, args: Any) -> None:
 
 
 def _publish(args: Any, world: World) -> None:
-    """As a server's own entry does it, once for the process."""
+    """Publishes the arguments once for the process, as a server's own entry point does."""
     context = _import("sglang.srt.runtime_context")
     ranks = context.SpawnRanks(world_rank=world.rank, gpu_id=_gpu(world))
     context.publish(args, role=_ROLE, ranks=ranks)
@@ -218,7 +219,7 @@ def _is_published() -> bool:
 
 
 def _initialize_attention(args: Any) -> None:
-    """What SGLang sets up beside the groups, where this version has it."""
+    """The attention's own setup besides the groups, if this version has it."""
     attention = importlib.util.find_spec("sglang.srt.layers.dp_attention")
     if attention is not None:
         call = _import("sglang.srt.layers.dp_attention").initialize_dp_attention
@@ -267,7 +268,7 @@ def _device() -> str:
 
 
 def _context_length(model_path: str) -> int:
-    """The model's own, as far as its configuration is on this machine, and no more than needed."""
+    """The model's own length if its configuration is on this machine, at most the default."""
     try:
         config = json.loads(read_named(os.path.join(model_path, "config.json"), 4 << 20))
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from distwatch.state.events import Site
 
 
 class Called(NamedTuple):
-    """A call under way."""
+    """A call in progress."""
 
     agent: Agent
     step: int

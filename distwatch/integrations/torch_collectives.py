@@ -1,12 +1,14 @@
-"""Calls of `ProcessGroup` methods, for call sites and for what the flight recorder omits.
+"""Calls of `ProcessGroup` methods: their call sites, and what the flight recorder omits.
 
-torch's flight recorder counts the collectives themselves, including those of DDP and compiled
-code. Plain closures: about 3 µs a call in a hot loop. `DISTWATCH_INTEGRATIONS=-torch_calls` leaves
-the collectives out: then the recorder gives operations and sizes, and stacks give the call sites.
+torch's flight recorder counts the collectives themselves, including those of DDP and compiled code.
+The hooks are plain closures that cost about 3 µs a call in a hot loop. With
+`DISTWATCH_INTEGRATIONS=-torch_calls` collectives are not hooked: operations and sizes then come from
+the recorder, and call sites from stacks.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from bisect import bisect_right
@@ -38,7 +40,7 @@ PEERS_TOLD = 48
 
 
 class Counts:
-    """For each group, what was called from Python, as the main thread saw it."""
+    """For each group, the number of calls from Python."""
 
     def __init__(self) -> None:
         self.collectives: dict[str, int] = {}
@@ -84,7 +86,7 @@ class Counts:
                 del runs[: RUNS_KEPT // 2]
 
     def without_p2p(self, pg_name: str, number: int) -> int:
-        """A collective's number as if there were no p2p, of which ranks make different numbers."""
+        """A collective's number without p2p, of which ranks make different numbers of calls."""
         runs = self.taken.get(pg_name)
         if not runs or number <= 0:
             return number
@@ -109,7 +111,7 @@ def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
     counts = Counts()
     calls = Calls(counts, known)
     owner = module.ProcessGroup
-    # The class that Python code calls may be a subclass of the class with the methods.
+    # A base class may define the methods of the class that Python code calls.
     definer = next((c for c in owner.__mro__ if "allreduce" in vars(c)), owner)
     names = (*COLLECTIVES, *P2P) if read_settings().wants(CALLS) else P2P
     for name in names:
@@ -151,6 +153,7 @@ class Calls:
             (self._begin_p2p, self._end_p2p) if p2p else (self._begin_collective, self._end)
         )
 
+        @functools.wraps(original)
         def observed(group: Any, *args: Any, **kwargs: Any) -> Any:
             token = None
             if self._on:
@@ -167,10 +170,6 @@ class Calls:
                     except Exception as error:
                         self._fail(error)
 
-        observed.__name__ = name
-        observed.__qualname__ = getattr(original, "__qualname__", name)
-        observed.__doc__ = original.__doc__
-        observed.__wrapped__ = original  # type: ignore[attr-defined]
         return observed
 
     def _begin_collective(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
@@ -193,7 +192,7 @@ class Calls:
         except RuntimeError:
             self._counts.unnumbered.add(pg_name)
         if agent := running_agent():
-            # A group that was not made by torch's functions is complete by now, too.
+            # By now a group that torch's functions did not create is complete, too.
             guard("process groups", self._known.read, agent)
 
     def _begin_p2p(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
@@ -254,7 +253,7 @@ class Calls:
         return number
 
     def _change_agent(self) -> core.Agent | None:
-        """A forked rank has its own ring and sites: its parent's numbers mean nothing there."""
+        """A forked process has its own ring and sites, so the parent's numbers are dropped."""
         agent = running_agent()
         if agent is None or agent.operations is None:
             return None

@@ -1,4 +1,4 @@
-"""DISTWATCH_ON_HANG=raise|abort: what happens to torch's own initialization after its deadline.
+"""DISTWATCH_ON_HANG=raise|abort: ends torch's own initialization after its deadline.
 
 With `report`, the default, nothing here is installed.
 """
@@ -11,19 +11,21 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.core import Agent
-from distwatch.agent.ending import end_rank
-from distwatch.agent.initialization.missing_ranks import look_for
+from distwatch.agent.initialization.missing_ranks import (
+    ASK_WITHIN_S,
+    ask_verdict,
+    explaining,
+    look_for,
+)
 from distwatch.agent.initialization.plan import read_plan
-from distwatch.agent.initialization.store_connect import meet
+from distwatch.agent.initialization.store_connect import connect
 from distwatch.agent.initialization.supervision import Supervision
-from distwatch.errors import InitFailed, InitTimeout
+from distwatch.errors import InitFailed, InitTimeout, not_done
 from distwatch.hooks.call_hook import arguments_of
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import running_agent
 from distwatch.state.addresses import split_endpoint
-from distwatch.state.codes import family_of
 from distwatch.state.events import FindingRaised, InitPlanned
-from distwatch.state.finding import Finding
 from distwatch.state.steps import INIT, KINDS, StepKind
 from distwatch.tcpstore import StoreUnreachable
 
@@ -32,7 +34,7 @@ TIMEOUT_SHARE = 0.8
 
 
 def supervise(module: ModuleType, patches: PatchSet, on_hang: str) -> None:
-    """Puts torch's initializing functions under deadlines with consequences."""
+    """Puts torch's initializing functions under deadlines that end them."""
     for kind in KINDS:
         for name in kind.supervised:
             if (original := vars(module).get(name)) is not None:
@@ -46,7 +48,7 @@ def _supervised(
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         agent = running_agent()
-        # `distwatch.initialize` acts on its own deadlines.
+        # `distwatch.initialize` has its own deadlines.
         if agent is None or agent.is_initializing:
             return original(*args, **kwargs)
         plan = agent.retained.get(InitPlanned)
@@ -66,7 +68,7 @@ def _supervised(
 
 
 class _Hang:
-    """One supervised call, and the action once it is late."""
+    """One supervised call, and what happens once it is late."""
 
     def __init__(
         self, agent: Agent, name: str, deadline_s: float, plan: InitPlanned | None, on_hang: str
@@ -79,7 +81,7 @@ class _Hang:
         self._on_hang = on_hang
 
     def supervision(self) -> Supervision:
-        """Enter this around the call."""
+        """The context manager around the call."""
         return Supervision(
             deadline_s=self._deadline_s,
             port=self._address[1] if self._address else None,
@@ -87,7 +89,7 @@ class _Hang:
         )
 
     def await_endpoint(self) -> None:
-        """Waits here for a store, where torch itself would wait in a call that nothing can interrupt.
+        """Waits for the store here, since torch would wait in a call that nothing can interrupt.
 
         Raises:
             InitTimeout: no store answered within the deadline.
@@ -98,7 +100,7 @@ class _Hang:
             return
         step = self._agent.begin_step("endpoint", deadline_s=self._deadline_s)
         try:
-            meet(*self._address, self._deadline_s).close()
+            connect(*self._address, self._deadline_s).close()
         except StoreUnreachable as error:
             self._agent.end_step(step, f"InitTimeout: {error.detail}")
             raise self._timeout(error.detail) from None
@@ -107,15 +109,18 @@ class _Hang:
     def _late(self) -> InitFailed:
         failure = self._timeout("")
         if self._on_hang == "abort":
-            end_rank(self._agent, failure)
+            self._agent.end_rank(failure)
         return failure
 
     def _timeout(self, why: str) -> InitTimeout:
-        finding, missing = self._judge()
+        folder, missing = self._agent.folder, {}
+        if (finding := explaining(ask_verdict(folder, ASK_WITHIN_S))) is not None:
+            places = look_for(finding.culprit_ranks, folder)
+            missing = {rank: place.text for rank, place in places.items()}
         rank = self._plan.global_rank if self._plan else None
-        told = finding.summary if finding else why or "no observer could say why"
+        told = finding.summary if finding else why or "no observer knows why"
         failure = InitTimeout(
-            f"{self._name}: not done within {self._deadline_s:g} s: {told}",
+            f"{not_done(self._name, self._deadline_s)}: {told}",
             step=self._name,
             deadline_s=self._deadline_s,
             arrived=finding.waiting_ranks if finding else () if rank is None else (rank,),
@@ -126,12 +131,3 @@ class _Hang:
         if finding is not None:
             self._agent.record(FindingRaised(finding=finding, step=self._name))
         return failure
-
-    def _judge(self) -> tuple[Finding | None, dict[int, str]]:
-        _, verdict = look_for((), self._agent.folder)
-        found = verdict.findings if verdict else ()
-        finding = next((f for f in found if f.blocks and family_of(f.code).forms_world), None)
-        if finding is None:
-            return None, {}
-        places, _ = look_for(finding.culprit_ranks, self._agent.folder)
-        return finding, {rank: place.text for rank, place in places.items()}

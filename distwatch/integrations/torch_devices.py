@@ -9,6 +9,7 @@ from typing import Any
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
 from distwatch.state.advice import ONE_RANK_PER_GPU
 from distwatch.state.finding import Finding
+from distwatch.state.quantities import count_of
 
 
 def default_backend() -> str:
@@ -52,17 +53,17 @@ def device_finding(launched: Launched) -> Finding | None:
     import torch
 
     count, local = torch.cuda.device_count(), launched.local_rank
-    # One visible GPU each is how Slurm and Ray share a host.
+    # Slurm and Ray show each rank only its own GPU.
     if local < count or (count == 1 and _is_shown_one()):
         return None
     rank = launched.global_rank
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     shown = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
     return backend_unavailable(
-        f"rank {rank} has LOCAL_RANK {local}, and this process sees {count} of the host's GPUs{shown}",
+        f"rank {rank} has LOCAL_RANK {local}, but its process sees only {count_of(count, 'GPU')}{shown}",
         ONE_RANK_PER_GPU,
         rank,
-        seen=f"{count} GPUs, LOCAL_RANK {local}",
+        seen=f"{count_of(count, 'GPU')}, LOCAL_RANK {local}",
     )
 
 

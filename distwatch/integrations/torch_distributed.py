@@ -1,6 +1,6 @@
 """torch.distributed: initialization, process groups, collectives.
 
-Hooks the module that defines the functions, so that `torch.distributed` re-exports the hooked ones;
+The hooks are in the defining module, so that `torch.distributed` re-exports the hooked functions;
 names that were bound earlier are found and rebound.
 """
 
@@ -14,7 +14,7 @@ from distwatch.agent import core
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import guard
 from distwatch.agent.initialization.plan import read_plan
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations import torch_collectives, torch_deadlines, torch_rendezvous
 from distwatch.integrations.registry import running_agent, site_outside
@@ -44,7 +44,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     counts = torch_collectives.apply(module, patches, known)
     recorder = FlightRecorder(known, counts)
     patches.when_undone(lambda: _stop_polling(recorder))
-    observers: dict[str, CallHook] = {
+    hooks: dict[str, CallHook] = {
         "init_process_group": _InitProcessGroup(module, known, recorder),
         "new_group": _NewGroup(known),
         "split_group": _SplitGroup(known),
@@ -53,10 +53,10 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
         "_store_based_barrier": _StoreBarrier(),
         "_warn_not_in_group": _WarnNotInGroup(),
     }
-    absent = [name for name in observers if not hasattr(module, name)]
-    for name, observer in observers.items():
+    absent = [name for name in hooks if not hasattr(module, name)]
+    for name, hook in hooks.items():
         if name not in absent:
-            patches.observe(f"torch.distributed.{name}", module, name, observer, rebinds=True)
+            patches.observe(f"torch.distributed.{name}", module, name, hook, rebinds=True)
     if "rendezvous" in vars(module):
         torch_rendezvous.hook_rendezvous(module, patches, known)
     else:
@@ -65,7 +65,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     remarks = [f"not in this torch: {', '.join(absent)}"] if absent else []
     if module.is_initialized():
         guard("late arming", _take_over, module, known, recorder)
-        remarks.append("initialized before arming: its init was not seen")
+        remarks.append("initialized before distwatch was on: that call was not seen")
     return "; ".join(remarks)
 
 
@@ -109,7 +109,7 @@ class _InitProcessGroup(StepHook):
 
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         site = site_outside("torch")
-        # `distwatch.initialize` has journaled its own plan, which says more.
+        # `distwatch.initialize` has journaled its own plan, which is more complete.
         if not agent.is_initializing:
             agent.plan_init(read_plan(given, site=site))
         self._known.initializing = True
@@ -129,7 +129,7 @@ class _InitProcessGroup(StepHook):
     def after(self, token: Called, result: Any, error: BaseException | None) -> None:
         self._known.initializing = False
         if error is not None and self._module.is_initialized():
-            # A second call was refused: what the first one formed still holds.
+            # A second call was rejected: the world of the first one still exists.
             _confirm(token.agent, self._module)
         super().after(token, result, error)
 
@@ -162,7 +162,7 @@ class _NewGroup(_MakesGroup):
     """Every call of `new_group`, by members and non-members, with its running number."""
 
     def _name(self, agent: Agent, given: dict[str, Any], site: Site | None) -> str:
-        """Calls that only members make have no number that ranks could compare."""
+        """Calls that only members make have no number, since ranks could not compare it."""
         if given.get("use_local_synchronization"):
             return "new_group (members only)"
         self._known.calls += 1
@@ -183,7 +183,7 @@ class _SplitGroup(_MakesGroup):
 
 
 class _StoreBarrier(StepHook):
-    """The wait of every rank for all others after a group's creation, if torch has one."""
+    """The barrier of all ranks after a group's creation, in versions of torch that have it."""
 
     def begin(self, agent: Agent, given: dict[str, Any]) -> Called:
         step = agent.begin_step(
@@ -196,9 +196,9 @@ class _StoreBarrier(StepHook):
 
 
 class _WarnNotInGroup(CallHook):
-    """torch says this, and does nothing, where a rank uses a group that it is not in.
+    """torch warns, and does nothing, where a rank uses a group that it is not in.
 
-    Journaled once for each place, and a bounded number: such a call may be one of every step.
+    Journaled once for each call site, up to a limit: there may be such a call in every step.
     """
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class _WarnNotInGroup(CallHook):
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if agent := running_agent():
-            op = str(kwargs.get("op_name", args[0] if args else "?"))
+            op = str(argument(args, kwargs, 0, "op_name") or "?")
             called = NonMemberCalled(op=op, site=site_outside("torch"))
             if called not in self._seen and len(self._seen) < NonMemberCalled.retain.most:
                 self._seen.add(called)
@@ -223,7 +223,7 @@ class _DestroyProcessGroup(CallHook):
         self._recorder = recorder
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        group = kwargs.get("group", args[0] if args else None)
+        group = argument(args, kwargs, 0, "group")
         world = group is None or group is self._module.GroupMember.WORLD
         return "" if world else str(self._module._world.pg_names.get(group, "?"))
 

@@ -1,4 +1,4 @@
-"""The process groups that torch holds, read from its own tables."""
+"""torch's process groups, read from its own tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distwatch.state.events import GroupCreated, Site
 class KnownGroups:
     """The content of `distributed_c10d._world`, in order of creation.
 
-    Only threads that call torch read it: `group.rank()` and similar calls drop the GIL, which the
+    Only threads that call torch may read it: `group.rank()` and similar calls drop the GIL, which the
     agent's thread must not do.
 
     Attributes:
@@ -71,7 +71,7 @@ class KnownGroups:
             )
 
     def _members(self, group: Any) -> tuple[int, ...]:
-        """Global ranks, sorted; none where torch does not give them, or gives something else.
+        """Global ranks, sorted; none where torch does not know them or numbers them differently.
 
         Frameworks that build their own root group (slime, SGLang) number its members from 0: those
         numbers would blame the wrong ranks.
@@ -98,10 +98,9 @@ class KnownGroups:
 
 
 def members_of_call(ranks: object) -> tuple[int, ...] | None:
-    """The argument of `new_group`: None for all; none where reading would use it up."""
+    """The ranks passed to `new_group`; None for all; () for an iterator, which only torch may consume."""
     if ranks is None:
         return None
-    # A generator can be read only once, and torch must read it.
     return tuple(int(r) for r in ranks) if isinstance(ranks, Collection) else ()
 
 

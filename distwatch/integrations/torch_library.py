@@ -1,11 +1,10 @@
-"""What the initializer needs from torch: a store, the default process group, a round trip, a mesh."""
+"""torch for the initializer: a store, the default process group, a round trip, more groups."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import time
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +12,7 @@ from distwatch.agent import core
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
 from distwatch.agent.initialization.library import Layout
 from distwatch.integrations.builders import Builder
-from distwatch.integrations.torch_devices import default_backend, device_finding, device_of
+from distwatch.integrations.torch_devices import device_finding, device_of
 from distwatch.preflight.accelerators import lack_of
 from distwatch.state.addresses import split_endpoint
 from distwatch.state.advice import NO_GPU
@@ -24,21 +23,20 @@ _hosted: dict[tuple[str, int], Any] = {}
 """Stores that this process hosts. They stay until it ends: peers may still read in them, and a world
 that is formed again uses them, too."""
 AFTER_DEADLINE_S = 15.0
-_PACKAGES = {"xla": "torch_xla"}
 
 
 class TorchLibrary:
     """torch.distributed, as the initializer uses it in one process."""
 
-    def __init__(self, timeout: timedelta | None, builder: Builder | None) -> None:
+    def __init__(self, timeout_s: float | None, builder: Builder | None) -> None:
         """
         Args:
-            timeout: of later collectives; None for torch's own default.
+            timeout_s: of later collectives; None for torch's own default.
             builder: of the groups on top of the world; None for none.
         """
-        self._timeout = timeout
+        self._timeout = timedelta(seconds=timeout_s) if timeout_s is not None else None
         self.builders: list[Builder] = [builder] if builder is not None else []
-        """In the order in which they have built."""
+        """In the order of their groups' creation."""
 
     def unavailable(self, backend: str, launched: Launched) -> Finding | None:
         """Why the backend cannot work in this process; None where it can."""
@@ -69,21 +67,21 @@ class TorchLibrary:
         """Forms the default process group in torch's own way, so that ranks without distwatch can join.
 
         Args:
-            prefix: of the keys of a world that is formed again; torch's own keys would clash with those
-                of the first world and hang. '' for the first.
+            prefix: for the keys of a later world, which would hang on the first world's keys; '' for the
+                first world.
         """
         import torch.distributed as dist
 
         if "nccl" in backends_of(plan.backend):
             _select_device(launched)
         asked = self._timeout or _default_timeout(plan.backend)
-        # While the group forms, torch waits for peers a little longer than the step may take: the
-        # deadline, which names the missing ranks, comes first.
+        # torch's timeout while the group forms is slightly longer than the step's deadline, which
+        # comes first and names the missing ranks.
         adjustable = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "").upper() != "DETAIL"
         longest = timedelta(seconds=within_s + AFTER_DEADLINE_S)
         forming = min(asked, longest) if adjustable else asked
         dist.init_process_group(
-            backend=plan.backend, timeout=forming, **_meeting(launched, prefix, forming)
+            backend=plan.backend, timeout=forming, **_endpoint(launched, prefix, forming)
         )
         if forming != asked:
             _set_timeout(asked)
@@ -121,7 +119,7 @@ class TorchLibrary:
 
 
 def _wait_for(work: Any, within_s: float) -> None:
-    """As `work.wait(timeout)`, which for gloo polls only every 50 ms."""
+    """Like `work.wait(timeout)`, which polls only every 50 ms for gloo."""
     until, pause_s = time.monotonic() + within_s, 0.0002
     while not work.is_completed():
         if time.monotonic() > until:
@@ -136,8 +134,8 @@ def backends_of(backend: str) -> list[str]:
     return [part.rpartition(":")[2].strip().lower() for part in backend.split(",")]
 
 
-def _meeting(launched: Launched, prefix: str, timeout: timedelta) -> dict[str, Any]:
-    """The arguments of `init_process_group` with the endpoint of the ranks."""
+def _endpoint(launched: Launched, prefix: str, timeout: timedelta) -> dict[str, Any]:
+    """The arguments of `init_process_group` for this rank and its endpoint."""
     import torch.distributed as dist
 
     rank, world = launched.global_rank, launched.world_size
@@ -191,7 +189,7 @@ def _select_device(launched: Launched) -> None:
     import torch
 
     count = torch.cuda.device_count()
-    # A launcher that shows each rank one GPU gives it number 0 in every rank.
+    # Where each rank sees only one GPU, that GPU is number 0.
     torch.cuda.set_device(launched.local_rank if count > 1 else 0)
 
 
@@ -205,23 +203,10 @@ def _why_unavailable(backend: str) -> tuple[str, str] | None:
         return lack.reason, lack.fix
     if backend == "nccl" and not torch.cuda.is_available():
         return "torch sees no GPU in this process", NO_GPU
-    if package := _PACKAGES.get(backend):
-        importlib.import_module(f"{package}.distributed.xla_backend")
+    if backend == "xla":
+        importlib.import_module("torch_xla.distributed.xla_backend")
     if not hasattr(dist.Backend, backend.upper()):
         known = ", ".join(dist.Backend.backend_list)
         fix = f"It knows {known}; a plugin must be imported first."
         return f"torch knows no backend {backend!r}", fix
     return None
-
-
-def choose_backend(asked: str | None) -> str:
-    """The requested one, else by this process's devices: nccl, xla or gloo."""
-    return asked.lower() if asked else default_backend()
-
-
-def axes_of(
-    names_and_sizes: Iterable[tuple[str, int]], world_size: int
-) -> tuple[tuple[str, int], ...]:
-    """The axes of more than one rank; only the data axis where there is none."""
-    axes = tuple((name, size) for name, size in names_and_sizes if size > 1)
-    return axes or (("dp", world_size),)

@@ -1,7 +1,7 @@
 """torch's flight recorder: the progress of each group, polled by the agent's thread.
 
 The poll takes microseconds and never drops the GIL, so it is safe at exit and in a fork. A full dump
-holds the GIL for tens of milliseconds: only on suspicion or request.
+holds the GIL for tens of milliseconds, so it is made only on suspicion or request.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_groups import KnownGroups
@@ -39,7 +41,7 @@ class FlightRecorder:
         self._dumps = _find_dumps()
 
     def attach(self, agent: Any) -> None:
-        """Makes the agent's thread poll; once."""
+        """Lets the agent's thread poll; idempotent."""
         if self.progress not in agent.progress_sources:
             agent.progress_sources.append(self.progress)
             agent.peer_sources.append(self._counts.newest_peers)
@@ -57,12 +59,12 @@ class FlightRecorder:
             status = self._status(backend)
             if self._is_shifted(backend, status):
                 self._learn(backend)
-            # A name may be used again: the newest group of that name is the living one.
+            # A name may be reused: only the newest group of that name is alive.
             for pg_id in sorted(status, key=_number):
                 if name := self._name(backend, pg_id):
                     found[name] = self._collectives_only(name, status[pg_id])
         for name, seq in list(self._counts.collectives.items()):
-            # No recorder, or a full one: only what Python called is known.
+            # No recorder, or a full one: only calls from Python are known.
             if name not in found:
                 found[name] = GroupProgress(pg_name=name, enqueued=seq)
         return [self._since(progress) for progress in found.values()]
@@ -79,15 +81,15 @@ class FlightRecorder:
         try:
             content = json.loads(self._dumps[backend](includeCollectives=False))
         except (RuntimeError, TypeError, ValueError):
-            # A recorder that is built in but does not work must not silence the other one.
+            # A recorder that does not work must not disable the other one.
             self._dumps.pop(backend, None)
             return {}
         return content.get("pg_status") or {}
 
     def _is_shifted(self, backend: str, status: dict[str, dict[str, Any]]) -> bool:
-        """Whether the order of creation cannot be the recorder's numbering.
+        """Whether the recorder's numbers are not simply the order of creation.
 
-        A backend object that was built without a process group takes a number, too.
+        A backend that was created without a process group also takes a number.
         """
         unnamed = {
             (backend, pg_id)
@@ -100,7 +102,7 @@ class FlightRecorder:
         return bool(new)
 
     def _learn(self, backend: str) -> None:
-        """Reads the group names in the recorder's own entries. Holds the GIL for a full dump."""
+        """Reads the group names from a full dump, which holds the GIL."""
         for raw in json.loads(self._dumps[backend]()).get("entries") or []:
             self._names[backend, str(raw.get("pg_id"))] = _group_of(raw)[0]
 
@@ -115,20 +117,9 @@ class FlightRecorder:
 
     def _since(self, progress: GroupProgress) -> GroupProgress:
         last = self._last.get(progress.pg_name)
-        same = last is not None and (last.enqueued, last.completed, last.p2p) == (
-            progress.enqueued,
-            progress.completed,
-            progress.p2p,
-        )
-        if last is not None and same:
+        if last is not None and progress == msgspec.structs.replace(last, changed_ns=0):
             return last
-        changed = GroupProgress(
-            pg_name=progress.pg_name,
-            enqueued=progress.enqueued,
-            completed=progress.completed,
-            p2p=progress.p2p,
-            changed_ns=time.monotonic_ns(),
-        )
+        changed = msgspec.structs.replace(progress, changed_ns=time.monotonic_ns())
         self._last[progress.pg_name] = changed
         return changed
 
@@ -142,7 +133,7 @@ class FlightRecorder:
         return created[_number(pg_id)] if 0 <= _number(pg_id) < len(created) else ""
 
     def dump(self, reason: str) -> CollectivesDumped:
-        """The newest entries of each group, and what they show about the recorder's numbering."""
+        """The newest entries of each group; also learns the recorder's numbering from them."""
         if not self._dumps:
             return CollectivesDumped(
                 reason=reason, not_observed="this torch has no flight recorder"

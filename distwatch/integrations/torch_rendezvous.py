@@ -1,19 +1,20 @@
-"""Where ranks connect: torch's rendezvous, the creation of a group, and groups beside the default one.
+"""Where ranks connect: torch's rendezvous, and the creation of groups, also of separate worlds.
 
-Weight-sync groups of SGLang, slime, RLinf and others use the same parts without
-`init_process_group`: a rendezvous and `_new_process_group_helper`, or only a `TCPStore` and a
-backend's class. Each is a separate world, whose ranks are not the job's.
+Weight-sync groups of SGLang, slime, RLinf and others do not call `init_process_group`, but use its
+parts: a rendezvous and `_new_process_group_helper`, or only a `TCPStore` and a backend's class. Each
+is a separate world, whose ranks are not the job's.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -27,8 +28,8 @@ from distwatch.integrations.registry import running_agent, site_outside
 from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.redaction import redact_text
-from distwatch.state.bounds import whole_number
-from distwatch.state.events import SideWorldJoined
+from distwatch.state.bounds import first_number, whole_number
+from distwatch.state.events import ExtraGroupJoined
 from distwatch.state.steps import GROUP, INIT
 
 _inside = threading.local()
@@ -40,17 +41,14 @@ _CLASSES = ("ProcessGroupGloo", "ProcessGroupNCCL")
 
 
 def hook_rendezvous(module: ModuleType, patches: PatchSet, known: KnownGroups) -> None:
-    """The function returns a generator; the generator's first item is what blocks."""
+    """The function returns a generator, whose first item is the part that blocks."""
     original = vars(module)["rendezvous"]
 
+    @functools.wraps(original)
     def rendezvous(url: str, rank: int = -1, world_size: int = -1, **kwargs: Any) -> Iterator[Any]:
         iterator = original(url, rank, world_size, **kwargs)
         return _observed_rendezvous(iterator, url, rank, world_size, known)
 
-    rendezvous.__doc__ = original.__doc__
-    rendezvous.__module__ = original.__module__
-    rendezvous.__qualname__ = original.__qualname__
-    rendezvous.__wrapped__ = original  # type: ignore[attr-defined]
     patches.replace(module, "rendezvous", rendezvous, rebinds=True)
 
 
@@ -62,7 +60,7 @@ def _observed_rendezvous(
         first = next(iterator)
     except BaseException as error:
         guard("torch.distributed.rendezvous", _end, token, error)
-        # A generator with nothing to yield ends; it does not raise StopIteration.
+        # A generator must return instead of raising StopIteration.
         if isinstance(error, StopIteration):
             return
         raise
@@ -77,19 +75,19 @@ def _begin(url: str, rank: int, world_size: int, known: KnownGroups) -> Any:
         return None
     label, endpoint = url, urlsplit(url).netloc
     if url.startswith("env://"):
-        # What torch reads at this very moment; a missing value is reported, not invented.
+        # The values that torch reads now; a missing one is shown as `?`.
         addr, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         label, endpoint = f"{url}, {addr}:{port}", f"{addr}:{port}"
     site = site_outside("torch") if not _is_default(known) else None
     step = agent.begin_step("rendezvous", kind=INIT, label=redact_text(label), site=site)
     if not _is_default(known):
-        asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        asked = dict(parse_qsl(urlsplit(url).query))
         _join(
             agent,
             step,
             endpoint,
-            group_rank=rank if rank >= 0 else _number(asked.get("rank")),
-            size=world_size if world_size > 0 else _number(asked.get("world_size")),
+            group_rank=first_number(rank, asked.get("rank")),
+            size=first_number(world_size, asked.get("world_size")),
             via="rendezvous",
         )
     _enter()
@@ -107,9 +105,9 @@ def _end(token: Any, error: BaseException | None) -> None:
 
 
 class NewProcessGroup(StepHook):
-    """The connecting part of any group's creation, including direct calls by other code.
+    """The connecting part of every group's creation, including direct calls by other code.
 
-    Such a group gets its members later, if ever: it is read at its first collective.
+    A group from a direct call gets its members later, if ever, so it is read at its first collective.
     """
 
     def __init__(self, known: KnownGroups) -> None:
@@ -132,8 +130,8 @@ class NewProcessGroup(StepHook):
                 step,
                 endpoint,
                 name=str(name or ""),
-                group_rank=_number(given.get("group_rank")),
-                size=_number(given.get("group_size")),
+                group_rank=whole_number(given.get("group_rank")),
+                size=whole_number(given.get("group_size")),
                 via="process group",
             )
         _enter()
@@ -151,27 +149,47 @@ class NewProcessGroup(StepHook):
 
 
 def hook_constructors(patches: PatchSet, known: KnownGroups) -> None:
-    """Patched in place, so that no class changes its identity and no early import is missed."""
+    """Patches `__init__` in place, so that classes keep their identity and early imports work."""
     c10d: Any = sys.modules.get(_STORES)
     for name in ("TCPStore", *_CLASSES):
         kind = getattr(c10d, name, None)
         if isinstance(kind, type) and "__init__" in vars(kind):
-            observer = _Store(known) if name == "TCPStore" else _Backend(known, name)
-            patches.observe(f"{name}.__init__", kind, "__init__", observer)
+            hook = _Store(known) if name == "TCPStore" else _Backend(known, name)
+            patches.observe(f"{name}.__init__", kind, "__init__", hook)
 
 
-class _Store(CallHook):
-    """A store that other code makes for its own rendezvous."""
+class _Constructor(CallHook):
+    """A store or a group that other code creates for a world of its own."""
 
-    def __init__(self, known: KnownGroups) -> None:
+    parameters: tuple[str, ...]
+
+    def __init__(self, known: KnownGroups, name: str = "") -> None:
         self._known = known
+        self._name = name
+
+    def begin(self, agent: Agent, given: dict[str, Any]) -> int:
+        """The step of a call with these arguments."""
+        raise NotImplementedError
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         agent = _agent_of_rank(self._known)
         if agent is None:
             return None
-        names = ("host_name", "port", "world_size", "is_master", "timeout", "wait_for_workers")
-        given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
+        given = {**dict(zip(self.parameters, args[1:], strict=False)), **kwargs}
+        step = self.begin(agent, given)
+        _enter()
+        return agent, step
+
+    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
+        _end(token, error)
+
+
+class _Store(_Constructor):
+    """A store that other code makes for its own rendezvous."""
+
+    parameters = ("host_name", "port", "world_size", "is_master", "timeout", "wait_for_workers")
+
+    def begin(self, agent: Agent, given: dict[str, Any]) -> int:
         endpoint = f"{given.get('host_name')}:{given.get('port')}"
         waits = bool(given.get("wait_for_workers", True))
         step = agent.begin_step("store", kind=INIT, label=endpoint, site=site_outside("torch"))
@@ -181,30 +199,19 @@ class _Store(CallHook):
                 step,
                 endpoint,
                 group_rank=0 if given.get("is_master") else None,
-                size=_number(given.get("world_size")) if waits else None,
+                size=whole_number(given.get("world_size")) if waits else None,
                 via="store",
             )
-        _enter()
-        return agent, step
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        _end(token, error)
+        return step
 
 
-class _Backend(CallHook):
+class _Backend(_Constructor):
     """A backend's group that other code makes over its own store."""
 
-    def __init__(self, known: KnownGroups, name: str) -> None:
-        self._known = known
-        self._name = name
+    parameters = ("store", "rank", "size")
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        agent = _agent_of_rank(self._known)
-        if agent is None:
-            return None
-        given = {**dict(zip(("store", "rank", "size"), args[1:], strict=False)), **kwargs}
-        endpoint = endpoint_of(given.get("store"))
-        label = f"connects {self._name}"
+    def begin(self, agent: Agent, given: dict[str, Any]) -> int:
+        endpoint, label = endpoint_of(given.get("store")), f"connects {self._name}"
         step = agent.begin_step(
             "new_process_group", kind=GROUP, label=label, site=site_outside("torch")
         )
@@ -212,19 +219,15 @@ class _Backend(CallHook):
             agent,
             step,
             endpoint,
-            group_rank=_number(given.get("rank")),
-            size=_number(given.get("size")),
+            group_rank=whole_number(given.get("rank")),
+            size=whole_number(given.get("size")),
             via="process group",
         )
-        _enter()
-        return agent, step
-
-    def after(self, token: Any, result: Any, error: BaseException | None) -> None:
-        _end(token, error)
+        return step
 
 
 def _agent_of_rank(known: KnownGroups) -> Any:
-    """The agent, where this is not part of a call that is already observed, and not in a launcher."""
+    """The agent; None inside a call that is already observed, and in a launcher."""
     if getattr(_inside, "depth", 0) or _is_default(known):
         return None
     agent = core.current()
@@ -234,7 +237,7 @@ def _agent_of_rank(known: KnownGroups) -> Any:
 
 
 def endpoint_of(store: Any) -> str:
-    """`host:port` of the TCPStore below any prefixes; '' for another kind. Asks the store nothing."""
+    """`host:port` of the TCPStore below any prefixes; '' for another store. Sends no request."""
     for _ in range(8):
         inner = getattr(store, "underlying_store", None)
         if inner is None:
@@ -248,20 +251,20 @@ def endpoint_of(store: Any) -> str:
 
 
 def _join(agent: Any, step: int, endpoint: str, *, name: str = "", **said: Any) -> None:
-    """A new meeting, or the newest one at that endpoint which was only a store until now."""
-    known: list[SideWorldJoined] = agent.retained.all(SideWorldJoined)
+    """Journals a new world, or completes the newest one at that endpoint if it was only a store."""
+    known: list[ExtraGroupJoined] = agent.retained.all(ExtraGroupJoined)
     here = [one for one in known if one.endpoint == endpoint]
     newest = here[-1] if here else None
     grows = newest is not None and not newest.name and said["via"] == "process group"
     of_name = 1 + max((o.of_name for o in here if o.name == name), default=0) if name else 0
     if grows and newest is not None:
-        # The process that hosts a store is its rank 0 by what it does, and by what it reports now.
+        # A None must not overwrite what is known from the store.
         told = {field: value for field, value in said.items() if value is not None}
         grown = {**told, "step": step, "name": name, "of_name": of_name}
         agent.record(msgspec.structs.replace(newest, **grown))
         return
     agent.record(
-        SideWorldJoined(
+        ExtraGroupJoined(
             number=1 + max((one.number for one in known), default=0),
             step=step,
             endpoint=endpoint,
@@ -285,9 +288,3 @@ def _enter() -> None:
 
 def _leave() -> None:
     _inside.depth = max(0, getattr(_inside, "depth", 0) - 1)
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, str):
-        return whole_number(value)
-    return value if isinstance(value, int) and value >= 0 else None

@@ -1,6 +1,6 @@
-"""transformers: `from_pretrained` as steps with progress, on 4.57 and 5.x alike.
+"""transformers: `from_pretrained` as steps with progress, for 4.57 and 5.x.
 
-Its modules are hooked one by one, at their import; names that a version lacks are skipped.
+Each module is hooked at its import; names that a version lacks are skipped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.load_arguments import read_arguments
 from distwatch.integrations.load_hooks import (
@@ -27,7 +27,7 @@ from distwatch.integrations.loads import Load, begin_load, current_load, forget_
 from distwatch.integrations.registry import NotApplicable
 
 TENSORS_KNOWN = 20_000
-"""The number of tensors with a known file: memory must not grow with the model."""
+"""The most tensors with a known file, so that memory does not grow with the model."""
 _MODEL_PHASES = {
     "_finalize_model_loading": "finalize",
     "tie_weights": "tie",
@@ -44,7 +44,7 @@ _MODULE_PHASES = {
     "initialize_tensor_parallelism": "tensor parallel mesh",
 }
 _OPENS = ("safe_open", "load_shard_file", "load_state_dict")
-# Where a tensor is placed: the module, the function, and which argument is the tensor.
+# Functions that place a tensor: module, function, and the tensor's position and name.
 _PLACES = (
     ("transformers.core_model_loading", "set_param_for_module", 2, "param_value"),
     ("transformers.core_model_loading", "offload_and_maybe_resave_param", 1, "param"),
@@ -60,7 +60,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
 
 
 def _hook_config(module: ModuleType, patches: PatchSet) -> str:
-    """A config is read before any model class is imported, possibly from the hub."""
+    """The config is read before any model class is imported, possibly from the hub."""
     # The class has different names in 5.x and 4.x.
     owner = getattr(module, "PreTrainedConfig", None) or getattr(module, "PretrainedConfig", None)
     if owner is None or not hook_method(patches, owner, "get_config_dict", Phase("config")):
@@ -111,8 +111,8 @@ _HOOKS = {
 
 
 def _hook_tensors(patches: PatchSet, module: ModuleType) -> None:
-    for place, name, position, argument in _PLACES:
-        hook_function(patches, sys.modules.get(place), name, TensorPlaced(position, argument))
+    for place, name, position, parameter in _PLACES:
+        hook_function(patches, sys.modules.get(place), name, TensorPlaced(position, parameter))
     loading = sys.modules.get("transformers.core_model_loading")
     hook_function(patches, loading, "_materialize_copy", TensorRead())
     hook_function(patches, module, "convert_and_load_state_dict_in_model", TensorsNamed())
@@ -125,7 +125,7 @@ class FromPretrained(CallHook):
         self._adopts = adopts
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = args[1] if len(args) > 1 else kwargs.get("pretrained_model_name_or_path")
+        given = argument(args, kwargs, 1, "pretrained_model_name_or_path")
         arguments = read_arguments(given, kwargs)
         return begin_load("from_pretrained", arguments, adopts=self._adopts)
 
@@ -167,14 +167,14 @@ class Shards(Counted):
 
 
 class TensorsNamed(CallHook):
-    """5.x reads tensors in worker threads: from here on the file of each tensor is known.
+    """5.x reads tensors in worker threads; from this call on the file of each tensor is known.
 
-    The end of the shards phase forgets the files.
+    The files are forgotten at the end of the shards phase.
     """
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         load = current_load()
-        tensors = kwargs.get("state_dict") or (args[1] if len(args) > 1 else None)
+        tensors = argument(args, kwargs, 1, "state_dict")
         if load is None or load.counting is None or not isinstance(tensors, dict):
             return
         load.parameters_total = len(tensors)
@@ -192,7 +192,7 @@ class TensorsNamed(CallHook):
 
 
 class GenerationConfigRead(Phase):
-    """The generation config: it matters whether the model got the checkpoint's own one."""
+    """The generation config: whether the model got the checkpoint's own one."""
 
     def __init__(self) -> None:
         super().__init__("generation config")
@@ -209,7 +209,7 @@ class GenerationConfigRead(Phase):
         super().after((load, step), result, error)
         if is_substitute:
             return  # made from the model's config, because the checkpoint's own could not be read
-        # A complete cache says nothing about files that the repository never had.
+        # A file that is missing offline may not exist in the repository either.
         missing = asks_nobody or "does not appear to have a file" in str(error)
         load.generation = "loaded" if error is None else "default" if missing else "lost"
 

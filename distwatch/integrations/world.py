@@ -9,7 +9,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -57,7 +56,7 @@ class World:
         layouts: the same by framework, where one world has several.
         mesh: the device mesh of `framework="mesh"`, else None.
         plan: the plan that formed it.
-        without: ranks that do not use `distwatch.initialize`; with them the first round trip is
+        without: ranks that do not use `distwatch.initialize`; if there are any, the first round trip is
             skipped, since they would not take part.
     """
 
@@ -113,7 +112,7 @@ class World:
         """Destroys one framework's groups and keeps the world. Call it on every rank."""
         import torch.distributed as dist
 
-        # gloo fails a rank that is still connecting a group which its peer already destroys.
+        # In gloo, a rank fails if its peer destroys a group that the rank is still connecting.
         dist.barrier()
         builders = dict(zip(self.layouts, self._library.builders, strict=True))
         builders[framework].undo()
@@ -131,9 +130,7 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -183,7 +180,7 @@ def initialize(
         PlanInvalid: no world of this size can be built from this plan, or there is no torch.
         InitTimeout: a step did not end in time; it names who arrived, who did not, and where they are.
         InitFailed: the ranks disagree, or this one cannot join; `.finding` says why.
-        AlreadyInitialized: this process holds a world with another plan.
+        AlreadyInitialized: this process already has a world with another plan.
     """
     global _held, _formed
     held_endpoint = _held.plan.endpoint if _held is not None else None
@@ -193,16 +190,16 @@ def initialize(
     }  # fmt: skip
     with _lock:
         with _on_record():
-            asked = plan_world(
-                _standing(launched), backend, framework, sizes, axes, options, seconds_of(timeout)
-            )
+            limit_s, known = seconds_of(timeout), _standing(launched)
+            asked = plan_world(known, backend, framework, sizes, axes, options, limit_s)
             limits = Deadlines(deadlines, read_settings().deadlines["init"])
             if (held := _already(asked)) is not None:
                 return held
         agent = _activated_agent()
         with _on_record():
-            _prepare(asked)
-        library = TorchLibrary(_as_timedelta(timeout), asked.builder)
+            if asked.builder is not None:
+                asked.builder.prepare()
+        library = TorchLibrary(limit_s, asked.builder)
         formed = _form(asked.plan, launched, ray_world, limits, library, agent)
         _formed += 1
         atexit.register(formed.leave)
@@ -270,7 +267,7 @@ def add_framework(
 
 @contextlib.contextmanager
 def _on_record() -> Iterator[None]:
-    """A caller that catches the error must not be the only one to know about it."""
+    """Journals an error's finding, since the caller may catch the error."""
     try:
         yield
     except DistwatchError as error:
@@ -289,11 +286,6 @@ def _standing(launched: Launched) -> Launched:
     return msgspec.structs.replace(
         launched, global_rank=dist.get_rank(), world_size=dist.get_world_size()
     )
-
-
-def _prepare(asked: Asked) -> None:
-    if asked.builder is not None:
-        asked.builder.prepare()
 
 
 def _already(asked: Asked) -> World | None:
@@ -369,14 +361,9 @@ def _undo_quietly(library: TorchLibrary) -> None:
     try:
         library.undo()
     except Exception as error:
-        say(f"what was built is not undone: {error}")
+        say(f"could not destroy the groups of the failed initialization: {error}")
 
 
 def _users_stack() -> tuple[str, ...]:
     frames = [f for f in traceback.extract_stack() if not f.filename.startswith(_OURS)]
     return tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-
-
-def _as_timedelta(timeout: timedelta | float | None) -> timedelta | None:
-    seconds = seconds_of(timeout)
-    return None if seconds is None else timedelta(seconds=seconds)

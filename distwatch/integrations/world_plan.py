@@ -11,17 +11,17 @@ import msgspec
 
 from distwatch.agent.initialization.environment import Launched
 from distwatch.agent.initialization.plan import COMMUNICATION_VARIABLES, interfaces, versions
-from distwatch.errors import PlanInvalid
+from distwatch.errors import GIVE_SECONDS, PlanInvalid
 from distwatch.integrations.builders import Axes, Builder, FrameworkBuilder, MeshBuilder
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.frameworks.framework import framework_of
 from distwatch.integrations.registry import site_outside
-from distwatch.integrations.torch_devices import device_identity
-from distwatch.integrations.torch_library import axes_of, choose_backend
+from distwatch.integrations.torch_devices import default_backend, device_identity
+from distwatch.preflight.faults import size_invalid
 from distwatch.preflight.plan import Plan, validate
 from distwatch.redaction import redact_text
 from distwatch.state.events import InitPlanned
-from distwatch.state.finding import Finding
+from distwatch.state.layouts import sizes_text
 
 FRAMEWORKS = ("mesh", *TRIGGERS)
 Sizes = Mapping[str, int | None]
@@ -52,7 +52,7 @@ def plan_world(
     builder, named, order = _builder_of(
         framework, sizes, axes, options or {}, launched.world_size or 1
     )
-    chosen = choose_backend(backend)
+    chosen = backend.lower() if backend else default_backend()
     plan = InitPlanned(
         by="distwatch",
         global_rank=launched.global_rank,
@@ -83,7 +83,7 @@ def seconds_of(timeout: timedelta | float | None) -> float | None:
     """
     given = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if given is not None and not given > 0:
-        raise PlanInvalid(f"timeout={timeout!r}", advice="Give a positive number of seconds.")
+        raise PlanInvalid(f"timeout={timeout!r}", advice=GIVE_SECONDS)
     return given
 
 
@@ -117,7 +117,7 @@ def _check_framework(
     if framework is not None and framework not in FRAMEWORKS:
         raise PlanInvalid(
             f"there is no framework {framework!r}",
-            advice=f"There is: {', '.join(FRAMEWORKS)}.",
+            advice=f"Known: {', '.join(FRAMEWORKS)}.",
         )
     asked = {name: size for name, size in sizes.items() if size not in (1, None)}
     if framework is None and (asked or axes):
@@ -198,13 +198,8 @@ def _mesh_axes(sizes: Sizes, axes: Mapping[str, int] | None, world: int) -> Axes
         if finding.blocks:
             raise PlanInvalid(finding.summary, finding=finding)
     data = plan.data_size(world)
-    return axes_of((("pp", pipeline), ("dp", data), ("cp", context), ("tp", tensor)), world)
-
-
-def _does_not_divide(why: str) -> PlanInvalid:
-    advice = "Change the sizes, or start another number of ranks."
-    finding = Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)
-    return PlanInvalid(why, finding=finding)
+    named = (("pp", pipeline), ("dp", data), ("cp", context), ("tp", tensor))
+    return tuple(axis for axis in named if axis[1] > 1) or (("dp", world),)
 
 
 def _check_axes(axes: Mapping[str, int], world: int) -> None:
@@ -212,8 +207,10 @@ def _check_axes(axes: Mapping[str, int], world: int) -> None:
     for name, size in axes.items():
         product *= _size(name, size)
     if not axes or product != world:
-        told = " × ".join(f"{name} {size}" for name, size in axes.items()) or "no axis"
-        raise _does_not_divide(f"a mesh of {told} has {product} ranks, and the world has {world}")
+        told = sizes_text(axes, f"{len(axes)} axes")
+        why = f"a mesh of {told} has {product} ranks, and the world has {world}"
+        finding = size_invalid(why, "Change the sizes, or start another number of ranks.")
+        raise PlanInvalid(why, finding=finding)
 
 
 def _size(name: str, size: object) -> int:

@@ -47,6 +47,11 @@ def finding_of(fault: Fault, working: Mapping[str, tuple[int, ...]]) -> Finding:
     )
 
 
+def size_invalid(what: str, advice: str) -> Finding:
+    """A finding about sizes that do not fit."""
+    return Finding(code="group.size_invalid", severity="crash", summary=what, advice=advice)
+
+
 def _either(sizes: tuple[int, ...]) -> str:
     *others, last = map(str, sizes)
     return f"{', '.join(others)} or {last}" if others else last

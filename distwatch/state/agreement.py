@@ -146,7 +146,8 @@ def layouts_differ(layouts: Mapping[int, Mapping[str, tuple[int, ...]]]) -> Find
             held = {peer: _members(layouts[peer].get(axis)) for peer in members if peer in layouts}
             held[rank] = _members(members)
             if len(set(held.values())) > 1:
-                return _layout_finding(axis, held)
+                summary = f"the ranks hold different {axis} groups: {'; '.join(name_by(held, ' has ', ' have '))}"
+                return _disagreement("group.layout_disagrees", axis, held, summary)
     return None
 
 
@@ -154,16 +155,25 @@ def _members(members: tuple[int, ...] | None) -> str:
     return "-".join(map(str, members)) if members else "no group"
 
 
-def _layout_finding(axis: str, held: Mapping[int, str]) -> Finding:
-    odd, decided = odd_ones(held)
+def _disagreement(
+    code: str,
+    name: str,
+    values: Mapping[int, str],
+    summary: str,
+    advice: str = "",
+    severity: Severity = "hang",
+) -> Finding:
+    odd, decided = odd_ones(values)
     return Finding(
-        code="group.layout_disagrees",
+        code=code,
+        severity=severity,
         culprit_ranks=tuple(sorted(odd)),
-        waiting_ranks=tuple(sorted(set(held) - odd)),
-        summary=f"the ranks hold different {axis} groups: {'; '.join(name_by(held, ' has ', ' have '))}",
+        waiting_ranks=tuple(sorted(set(values) - odd)) if severity == "hang" else (),
+        summary=summary,
+        advice=advice,
         evidence=tuple(
-            Evidence("journal", f"rank {rank}: {axis} {members}", rank)
-            for rank, members in list(held.items())[:_LISTED]
+            Evidence("journal", f"rank {rank}: {name} {value}", rank)
+            for rank, value in list(values.items())[:_LISTED]
         ),
         confidence=0.95 if decided == "majority" else 0.6,
     )
@@ -175,21 +185,9 @@ def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
         return None
     read = {rank: term.read(plan) for rank, plan in sorted(plans.items())}
     values = {rank: value for rank, value in read.items() if value is not None}
-    odd, decided = odd_ones(values)
     listed = "; ".join(name_by(values, " has ", " have "))
-    return Finding(
-        code=term.code,
-        severity=term.severity,
-        culprit_ranks=tuple(sorted(odd)),
-        waiting_ranks=tuple(sorted(set(values) - odd)) if term.severity == "hang" else (),
-        summary=f"{term.name} differs{where}: {listed}; {term.consequence}",
-        advice=term.advice,
-        evidence=tuple(
-            Evidence("journal", f"rank {rank}: {term.name} {value}", rank)
-            for rank, value in list(values.items())[:_LISTED]
-        ),
-        confidence=0.95 if decided == "majority" else 0.6,
-    )
+    summary = f"{term.name} differs{where}: {listed}; {term.consequence}"
+    return _disagreement(term.code, term.name, values, summary, term.advice, term.severity)
 
 
 def _shared_devices(plans: Plans) -> Iterable[Finding]:

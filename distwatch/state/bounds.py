@@ -43,9 +43,16 @@ class Bounded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         msgspec.structs.force_setattr(self, "beyond", beyond)
 
 
-def whole_number(text: str | None) -> int | None:
-    """A text from outside as a number of at most MOST_DIGITS digits; None for any other text."""
-    digits = (text or "").strip()
+def whole_number(said: object) -> int | None:
+    """A number from outside, not negative: an int, or a text of at most MOST_DIGITS digits; else None."""
+    if isinstance(said, int):
+        return said if said >= 0 else None
+    digits = said.strip() if isinstance(said, str) else ""
     # str.isdigit accepts `²`, which int() rejects; int() also rejects thousands of digits.
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
     return int(digits) if is_number else None
+
+
+def first_number(*said: object) -> int | None:
+    """The first of these that is a number, as `whole_number` reads it."""
+    return next((number for one in said if (number := whole_number(one)) is not None), None)

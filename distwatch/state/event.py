@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar
 
 import msgspec
@@ -53,3 +53,15 @@ class UnknownEvent(Event, frozen=True, kw_only=True, tag=False):
 
     kind: str
     payload: bytes
+
+
+def register(
+    table: dict[type[Event], Any], *kinds: type[Event]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that enters its function into a table, as the handler of these classes."""
+
+    def enter(handler: Callable[..., None]) -> Callable[..., None]:
+        table.update(dict.fromkeys(kinds, handler))
+        return handler
+
+    return enter

@@ -121,10 +121,10 @@ class NonMemberCalled(Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
-class SideWorldJoined(Bounded, Event, frozen=True, kw_only=True):
+class ExtraGroupJoined(Bounded, Event, frozen=True, kw_only=True, tag="side_world_joined"):
     """This process joins a world besides its default group: for weight sync, or through a bare store.
 
-    Written again, with the same number, when more is known about it.
+    Written again, with the same number, when more is known about it. Old journals have its former name.
     """
 
     retain = latest("number", most=16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from distwatch.launch import launch_id
-from distwatch.state.bounds import Bounded, whole_number
+from distwatch.state.bounds import Bounded, first_number
 
 
 class Identity(Bounded, frozen=True, kw_only=True):
@@ -95,28 +95,23 @@ def identify(environ: Mapping[str, str]) -> Identity:
         ("unknown", _OWN),
     )
     global_rank, local_rank, node_rank, world_size, local_world_size = (
-        _first_number(environ, *both) for both in zip(_OWN.split(), names.split(), strict=True)
+        first_number(environ.get(own), environ.get(name))
+        for own, name in zip(_OWN.split(), names.split(), strict=True)
     )
+    restarts = environ.get("TORCHELASTIC_RESTART_COUNT")
     task, tasks = next((names for names in _TASKS if environ.get(names[0])), _TASKS[0])
     return Identity(
         launcher=launcher,
         launch_id=launch_id(environ),
-        restart=_first_number(environ, "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT") or 0,
+        restart=first_number(restarts, environ.get("SLURM_RESTART_COUNT")) or 0,
         master_addr=environ.get("MASTER_ADDR") or None,
-        master_port=_first_number(environ, "MASTER_PORT"),
+        master_port=first_number(environ.get("MASTER_PORT")),
         agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        task=_first_number(environ, task),
-        tasks=_first_number(environ, tasks),
+        task=first_number(environ.get(task)),
+        tasks=first_number(environ.get(tasks)),
         global_rank=global_rank,
         local_rank=local_rank,
         node_rank=node_rank,
         world_size=world_size,
         local_world_size=local_world_size,
     )
-
-
-def _first_number(environ: Mapping[str, str], *names: str) -> int | None:
-    for name in names:
-        if (value := whole_number(environ.get(name))) is not None:
-            return value
-    return None

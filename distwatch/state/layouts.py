@@ -25,14 +25,13 @@ _SHOWN = 4
 
 def layout_label(framework: str, sizes: Mapping[str, int], order: Iterable[str] = ()) -> str:
     """`megatron: tp 2 × pp 2`: the label of the step that initializes it."""
-    told = sizes_text(sizes) or "no sizes"
     placed = "-".join(order)
-    return f"{framework}: {told}" + (f", order {placed}" if placed else "")
+    return f"{framework}: {sizes_text(sizes)}" + (f", order {placed}" if placed else "")
 
 
-def sizes_text(sizes: Mapping[str, int]) -> str:
-    """`tp 2 × pp 2`; '' without sizes."""
-    return " × ".join(f"{axis} {size}" for axis, size in sizes.items())
+def sizes_text(sizes: Mapping[str, int], otherwise: str = "no sizes") -> str:
+    """`tp 2 × pp 2`, without the sizes of 1."""
+    return " × ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or otherwise
 
 
 def partition_of(groups: Iterable[Iterable[int]]) -> Partition:

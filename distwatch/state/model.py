@@ -115,7 +115,7 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     loads: dict[int, ModelLoad] = {}
     """By the number of their outermost step; a bounded number."""
     groups: dict[str, Group] = {}
-    side_worlds: dict[int, ev.SideWorldJoined] = {}
+    extra_groups: dict[int, ev.ExtraGroupJoined] = {}
     """Worlds besides the default group, by their number; a bounded number."""
     world_ended_ns: int = 0
     """When all of its groups were last destroyed together."""
@@ -176,7 +176,7 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     @property
     def beyond(self) -> tuple[str, ...]:
         """Sizes from it or its environment that were cut: see `bounds`."""
-        said = (self.identity, self.planned, self.confirmed, *self.side_worlds.values())
+        said = (self.identity, self.planned, self.confirmed, *self.extra_groups.values())
         return tuple(dict.fromkeys(text for one in said if one for text in one.beyond))
 
     @property

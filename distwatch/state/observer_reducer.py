@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from distwatch.state import events as ev
+from distwatch.state.event import register
 from distwatch.state.model import (
     PORT_ERRORS_KEPT,
     SOURCES_KEPT,
@@ -29,18 +30,7 @@ OUTSIDE: dict[type[ev.Event], Callable[[RunState, Stamp, Any], None]] = {}
 """The handler of each class of events."""
 
 
-def _folds(
-    *kinds: type[ev.Event],
-) -> Callable[[Callable[[RunState, Stamp, E], None]], Callable[[RunState, Stamp, E], None]]:
-    """Registers the function below as the handler of these classes."""
-
-    def enter(
-        handler: Callable[[RunState, Stamp, E], None],
-    ) -> Callable[[RunState, Stamp, E], None]:
-        OUTSIDE.update(dict.fromkeys(kinds, handler))
-        return handler
-
-    return enter
+_folds = partial(register, OUTSIDE)
 
 
 def process_of(state: RunState, key: str) -> Process:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from distwatch.state import group_events as gr
 from distwatch.state import process_events as ev
 from distwatch.state.event import Event
@@ -26,7 +28,7 @@ class OldSnapshot(Event, frozen=True, kw_only=True, tag="snapshot"):
     meshes: tuple[gr.MeshMade, ...] = ()
     layouts: tuple[gr.LayoutHeld, ...] = ()
     skipped: tuple[gr.GradientSkipped, ...] = ()
-    side_worlds: tuple[gr.SideWorldJoined, ...] = ()
+    extra_groups: tuple[gr.ExtraGroupJoined, ...] = msgspec.field(default=(), name="side_worlds")
     initialized: bool = False
     steps: tuple[tuple[int, ev.StepStarted], ...] = ()
     sites: tuple[ev.SiteSeen, ...] = ()
@@ -56,7 +58,7 @@ def events_of(old: OldSnapshot) -> Iterable[Event | None]:
         old.meshes,
         old.layouts,
         old.skipped,
-        old.side_worlds,
+        old.extra_groups,
         old.loads,
         old.placed,
         old.sites,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from distwatch.state import events as ev
 from distwatch.state.bounds import LONG_LIST, MOST_LISTED
+from distwatch.state.event import register
 from distwatch.state.loads import LoadArguments
 from distwatch.state.model import CLOSED_STEPS_KEPT, Group, ModelLoad, Process, Step
 from distwatch.state.recorder_entries import Collective
@@ -24,16 +25,7 @@ INSIDE: dict[type[ev.Event], Callable[[Process, int, Any], None]] = {}
 """The handler of each class of events."""
 
 
-def _folds(
-    kind: type[E],
-) -> Callable[[Callable[[Process, int, E], None]], Callable[[Process, int, E], None]]:
-    """Registers the function below as the handler of that class."""
-
-    def enter(handler: Callable[[Process, int, E], None]) -> Callable[[Process, int, E], None]:
-        INSIDE[kind] = handler
-        return handler
-
-    return enter
+_folds = partial(register, INSIDE)
 
 
 def _shed(process: Process, table: dict[K, Any]) -> None:
@@ -69,7 +61,7 @@ def _append_to(table: str, process: Process, _: int, event: ev.Event) -> None:
 
 INSIDE[ev.IntegrationChanged] = partial(_put_in, "integrations")
 INSIDE[ev.GradientSkipped] = partial(_put_in, "skipped_gradients")
-INSIDE[ev.SideWorldJoined] = partial(_put_in, "side_worlds")
+INSIDE[ev.ExtraGroupJoined] = partial(_put_in, "extra_groups")
 INSIDE[ev.FindingRaised] = partial(_append_to, "raised")
 INSIDE[ev.MeshMade] = partial(_append_to, "meshes")
 INSIDE[ev.NonMemberCalled] = partial(_append_to, "non_member_calls")

@@ -1,13 +1,12 @@
-"""The pulse file's bytes: one seqlocked page, a name table and a ring of operations.
+"""The pulse file as bytes: one seqlocked page, a ring of operations and a name table.
 
-The agent writes it in place, readers map it and never disturb the writer:
+The agent writes it in place; readers map it and never disturb the writer:
 
     0      seqlock u64 (odd: being written) · length u32 · crc32 u32 · msgpack `Pulse`
     8192   the operations ring: SLOTS slots of SLOT_SIZE bytes
     …      the name table of the ring's strings: a u32 length, then `name\\n` …
 
-An operation's slot is valid where both of its numbers agree: the first is written before
-the body and the last after it.
+A slot is valid where its two numbers agree: one is written before the body and one after it.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ NAMES_SIZE = 16 * 1024
 FILE_SIZE = NAMES_OFFSET + NAMES_SIZE
 
 OTHER_TAG = 0xFFFF
-"""All tags that a slot has no room for."""
+"""Stands for every tag that does not fit into a slot."""
 _P2P = frozenset({"send", "recv", "recv_anysource"})
 
 assert SLOT.size <= SLOT_SIZE
 
 
 def encode_page(pulse: Pulse) -> bytes | None:
-    """Length, crc and body, to be written after the seqlock; None where it does not fit."""
+    """Length, crc and body, to be written after the seqlock; None where they do not fit."""
     body = msgspec.msgpack.encode(pulse)
     if len(body) > PAGE_SIZE - PAGE_HEAD.size:
         return None
@@ -46,7 +45,7 @@ def encode_page(pulse: Pulse) -> bytes | None:
 
 
 def decode_page(page: bytes) -> Pulse | None:
-    """The pulse of a page; None where it is torn, empty or damaged. Never raises."""
+    """The pulse of a page; None where the page is torn, empty or damaged. Never raises."""
     if len(page) < PAGE_HEAD.size:
         return None
     lock, length, crc = PAGE_HEAD.unpack_from(page)
@@ -60,7 +59,7 @@ def decode_page(page: bytes) -> Pulse | None:
 
 
 def decode_operations(content: bytes) -> tuple[Operation, ...]:
-    """The ring's whole operations, oldest first. Never raises."""
+    """The ring's complete operations, the oldest first. Never raises."""
     if len(content) < FILE_SIZE:
         return ()
     names = _decode_names(content)

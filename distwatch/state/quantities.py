@@ -1,10 +1,10 @@
-"""Sizes, durations and counts as people read them."""
+"""Sizes, durations and counts as text."""
 
 from __future__ import annotations
 
 
 def bytes_text(count: int | None, unknown: str = "unknown", exact_below: int = 10) -> str:
-    """`64 B`, `1.8 GiB`, `131 GiB`; tenths are told below `exact_below`."""
+    """`64 B`, `1.8 GiB`, `131 GiB`; with one decimal below `exact_below`."""
     if count is None:
         return unknown
     size, unit = float(count), "B"

@@ -1,4 +1,4 @@
-"""Sets of ranks as people write them: `0-2,5`."""
+"""Sets of ranks as text: `0-2,5`."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def name_by(values: Mapping[int, str], one: str = ": ", several: str = ": ") -> 
 
 
 def agree(of: Iterable[object], one: str, several: str) -> str:
-    """The word that agrees in number: `agree(ranks, "it", "them")`."""
+    """The word whose number agrees: `agree(ranks, "it", "them")`."""
     return one if len(set(of)) == 1 else several
 
 
 def inflect(text: str, of: Iterable[object]) -> str:
-    """A fixed text whose `[that rank|those ranks]` agree in number."""
+    """A text with its `[that rank|those ranks]` replaced by what agrees in number."""
     number = 1 if len(set(of)) == 1 else 2
     return _INFLECTED.sub(lambda match: match[number], text)

@@ -1,8 +1,8 @@
 """Long lists of ranks, short on the wire: `(0, 10000, 1)` instead of ten thousand numbers.
 
-Every rank of a job tells the members of its groups. Ten thousand ranks that tell ten thousand
-members each would be 300 MB, and a hundred million objects for whoever reads them: here equal
-lists are also one tuple in memory.
+Every rank of a job reports the members of its groups. Ten thousand ranks with ten thousand members
+each would send 300 MB, and give the reader a hundred million objects. So equal lists also share one
+tuple in memory.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from functools import lru_cache
 from distwatch.state.bounds import LONG_LIST, MOST_LISTED, MOST_RANKS
 
 SHORT = 32
-"""Lists up to here are written out."""
+"""Lists up to this length are written in full."""
 
 Spans = tuple[int, ...]
-"""First rank, count and step, again and again."""
+"""First rank, count and step, repeated."""
 
 
 @lru_cache(maxsize=1024)
 def pack_ranks(ranks: tuple[int, ...]) -> Spans:
-    """The same ranks in the same order as spans; () where those would be no shorter."""
+    """The same ranks in the same order as spans; () where spans would not be shorter."""
     if len(ranks) <= SHORT:
         return ()
     spans: list[int] = []
@@ -36,28 +36,28 @@ def pack_ranks(ranks: tuple[int, ...]) -> Spans:
 
 
 class _Budget:
-    """How many more ranks the spans of the event that is being read may stand for."""
+    """How many more ranks the current event's spans may contain."""
 
     left = MOST_LISTED
 
 
 def begin_event() -> None:
-    """What is spent from now on is another event's."""
+    """Starts the budget of another event."""
     _Budget.left = MOST_LISTED
 
 
 def spend(ranks: int) -> None:
-    """Counts what an event's spans stand for; raises ValueError where that is over MOST_LISTED."""
+    """Counts the ranks in an event's spans; raises ValueError above MOST_LISTED."""
     _Budget.left -= ranks
     if _Budget.left < 0:
         raise ValueError(f"the event names more than {MOST_LISTED} ranks")
 
 
 def unpack_ranks(spans: Spans) -> tuple[int, ...]:
-    """What `pack_ranks` packed; equal spans give one and the same tuple.
+    """Reverses `pack_ranks`; equal spans give the same tuple object.
 
     Raises:
-        ValueError: they are no spans, stand for more than MOST_RANKS ranks, or for one beyond those.
+        ValueError: they are not spans, or contain more than MOST_RANKS ranks or a rank that large.
     """
     return (_long if sum(spans[1::3]) > LONG_LIST else _short)(spans)
 
@@ -65,12 +65,12 @@ def unpack_ranks(spans: Spans) -> tuple[int, ...]:
 def _unpacked(spans: Spans) -> tuple[int, ...]:
     counts = spans[1::3]
     if len(spans) % 3 or min(counts, default=1) < 1 or sum(counts) > MOST_RANKS:
-        raise ValueError("these are no spans of ranks")
+        raise ValueError("not a list of rank spans")
     ranks: list[int] = []
     for first, count, step in zip(spans[::3], counts, spans[2::3], strict=True):
         last = first + (count - 1) * step
         if min(first, last) < 0 or max(first, last) >= MOST_RANKS:
-            raise ValueError("these are spans of what is no rank")
+            raise ValueError("rank spans with a number that is not a rank")
         numbers = _numbers(max(first, last).bit_length())
         after = last + step
         several = slice(first, after if after >= 0 else None, step or None)
@@ -84,5 +84,5 @@ _long = lru_cache(maxsize=64)(_unpacked)
 
 @lru_cache
 def _numbers(bits: int) -> tuple[int, ...]:
-    """Each number once, for all lists: a number takes four times the room of a place in a list."""
+    """Each number once, shared by all lists: a number takes four times the memory of a list entry."""
     return tuple(range(1 << bits))

@@ -1,7 +1,7 @@
-"""What a Ray cluster says of a job's actors, nodes and placement groups, as an observer read it.
+"""A job's actors, nodes and placement groups in a Ray cluster, as an observer read them.
 
-Written when it changed; `host` is the observer's, and times are of that host's clock. Of an actor's
-environment nothing is kept but its rank and the world's size.
+Written when they change; `host` is the observer's, and times are by that host's clock. Of an actor's
+environment only its rank and the world size are kept.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ DeathCause = Literal[
     "unschedulable",
     "out_of_memory",
 ]
-"""Not dead · ended by itself in order · `ray.kill` · nobody refers to it any more · its owner, mostly
-the driver, has ended · its node died · its worker process died · its `__init__` raised · its runtime_env
-could not be made · can run nowhere · Ray's memory monitor ended it."""
+"""Not dead · exited by itself in an orderly way · `ray.kill` · no references left · its owner (usually
+the driver) ended · its node died · its worker process died · its `__init__` raised · its runtime_env
+failed · cannot be scheduled on any node · Ray's memory monitor killed it."""
 RAY = "Ray"
-"""What an observer has not observed where it cannot read the cluster's tables."""
+"""The subject of `NotObserved` where an observer cannot read the cluster's tables."""
 IN_ORDER: tuple[DeathCause, ...] = ("exited", "killed_by_ray", "released", "owner_died")
-"""Ends that somebody wanted."""
+"""Intended ends."""
 
 
 class RayActorSeen(Bounded, Event, frozen=True, kw_only=True):
-    """One actor, as the cluster's table has it."""
+    """One actor in the cluster's table."""
 
     host: str
     actor_id: str
@@ -44,9 +44,9 @@ class RayActorSeen(Bounded, Event, frozen=True, kw_only=True):
     state: str = ""
     """DEPENDENCIES_UNREADY, PENDING_CREATION, ALIVE, RESTARTING or DEAD, or a newer Ray's word."""
     since_ns: int = 0
-    """When this observer first saw it in this state, on this worker."""
+    """When this observer first saw it in this state and on this worker."""
     worker_id: str = ""
-    """Of the worker it was placed on last; empty: on none yet."""
+    """The worker it was last placed on; empty: none yet."""
     node_id: str = ""
     pid: int = 0
     global_rank: int | None = None
@@ -55,36 +55,36 @@ class RayActorSeen(Bounded, Event, frozen=True, kw_only=True):
     restarts_allowed: int = 0
     """-1: as often as needed."""
     ends: tuple[str, ...] = ()
-    """How Ray says that its last workers ended, the newest last; a bounded number."""
+    """Ray's reasons for the ends of its last workers, the newest last; a bounded number."""
     needs: dict[str, Finite] = {}
     placement_group: str = ""
     death: DeathCause = ""
     death_text: str = ""
-    """Ray's own words for it, cut."""
+    """Ray's own message about it, truncated."""
 
     @property
     def is_routine(self) -> bool:
-        """Whether all is well with it."""
+        """Whether it is alive and was never restarted."""
         return self.state == "ALIVE" and not self.restarts
 
     @property
     def waits(self) -> bool:
-        """Whether it has no worker: it waits to be placed, or placed again."""
+        """Whether it has no worker and waits to be placed, for the first time or again."""
         return not self.worker_id and self.state not in ("ALIVE", "DEAD")
 
     @property
     def is_placed(self) -> bool:
-        """Whether it lives on a worker, be it still in its `__init__`."""
+        """Whether it is on a worker, possibly still in its `__init__`."""
         return bool(self.worker_id) and self.state != "DEAD"
 
     @property
     def failed(self) -> bool:
-        """Whether it is dead by what nobody wanted."""
+        """Whether it died unintentionally."""
         return self.state == "DEAD" and self.death not in IN_ORDER
 
 
 class RayNodeSeen(Event, frozen=True, kw_only=True):
-    """One node: what it has, what of that is free, and whether it lives."""
+    """One node: its resources, the free part of them, and whether it is alive."""
 
     is_routine = True
 
@@ -95,7 +95,7 @@ class RayNodeSeen(Event, frozen=True, kw_only=True):
     alive: bool = True
     death_text: str = ""
     total: dict[str, Finite] = {}
-    """CPU, GPU, memory and what the cluster's owner named; not what Ray keeps for itself."""
+    """CPU, GPU, memory and custom resources; not Ray's internal ones."""
     free: dict[str, Finite] = {}
 
 
@@ -109,7 +109,7 @@ class RayGroupSeen(Event, frozen=True, kw_only=True):
     state: str = ""
     """PENDING, PREPARED, CREATED, REMOVED or RESCHEDULING."""
     scheduling: str = ""
-    """Ray's last word on placing it: QUEUED, NO_RESOURCES, INFEASIBLE, FINISHED, …"""
+    """Ray's latest scheduling state: QUEUED, NO_RESOURCES, INFEASIBLE, FINISHED, …"""
     since_ns: int = 0
     """When this observer first saw it in this state."""
     strategy: str = ""
@@ -117,7 +117,7 @@ class RayGroupSeen(Event, frozen=True, kw_only=True):
 
     @property
     def waits(self) -> bool:
-        """Whether it has not got all that it asks for."""
+        """Whether it is still waiting for resources."""
         return self.state in ("PENDING", "RESCHEDULING")
 
 
@@ -132,12 +132,12 @@ class RayJobSeen(Event, frozen=True, kw_only=True):
 
 
 class RayLooked(Event, frozen=True, kw_only=True):
-    """The cluster's tables were read: what was not said anew since then still held."""
+    """The cluster's tables were read: rows without a newer event had not changed."""
 
     is_routine = True
 
     host: str
     address: str
-    """Of the cluster's control store (GCS)."""
+    """The address of the cluster's control store (GCS)."""
     actors: int = 0
-    """How many actors of the job there are, also where not all are told."""
+    """The job's number of actors, even where not all of them are reported."""

@@ -31,7 +31,7 @@ class RayTables(msgspec.Struct, kw_only=True):
     jobs: dict[str, RayJobSeen] = {}
     looked: RayLooked | None = None
     looked_ns: int = 0
-    """When it last read them, by its host's clock; 0: it never did."""
+    """When it last read the tables, by its host's clock; 0: never."""
     stamps: dict[str, tuple[int, str, int]] = {}
 
 

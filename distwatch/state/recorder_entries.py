@@ -1,9 +1,9 @@
 """Entries of torch's flight recorder, short on the wire: what a loop repeats is written once.
 
-A rank dumps some 64 entries for each of its groups, which differ in their number and time alone.
-Written out they are 12 KB and take longer to read than all else that a look brings; of ten thousand
-ranks that is seconds in which the root hears nothing. No entry is left out: how often a loop was
-gone through, and from where on ranks part, is read from the old ones.
+A rank dumps about 64 entries for each of its groups, which often differ only in number and time. In
+full they take 12 KB, and longer to read than all other results of a look; for ten thousand ranks the
+root would be busy for seconds. No entry is dropped: the old ones show how often a loop ran, and where
+the ranks diverged.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import lru_cache
 import msgspec
 
 LARGEST = 1 << 62
-"""Numbers and times beyond it are none; the difference of two below it can be written."""
+"""Larger numbers and times are invalid; the difference of two smaller ones can be written."""
 
 
 def is_over(retired: bool, state: str) -> bool:
-    """Whether a collective has come to its end, by its entry.
+    """Whether a collective is complete, according to its entry.
 
     gloo leaves `state` at "scheduled" for ever and only retires entries; NCCL writes "completed".
     """
@@ -42,22 +42,22 @@ class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     @property
     def over(self) -> bool:
-        """As `is_over`."""
+        """See `is_over`."""
         return is_over(self.retired, self.state)
 
 
 class PackedEntries(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Entries by their kind; number and time of each, less those of the one before it."""
+    """Entries by kind; the number and time of each, minus those of the previous entry."""
 
     kinds: tuple[Collective, ...]
-    """What entries have in common; without number and time."""
+    """The distinct entries, without number and time."""
     kind_of: tuple[int, ...]
     seqs: tuple[int, ...]
     times_ns: tuple[int, ...]
 
 
 def pack_entries(entries: tuple[Collective, ...]) -> PackedEntries | None:
-    """The same entries in the same order; None where there are none, or numbers that cannot be."""
+    """The same entries in the same order; None without entries, or with invalid numbers."""
     kinds: dict[Collective, int] = {}
     kind_of: list[int] = []
     seqs: list[int] = []
@@ -81,14 +81,14 @@ def _can_be(seq: int, time_ns: int) -> bool:
 
 
 def unpack_entries(packed: PackedEntries) -> tuple[Collective, ...]:
-    """What `pack_entries` packed; the words of equal kinds are the same objects in all dumps.
+    """Reverses `pack_entries`; equal kinds share their strings across all dumps.
 
     Raises:
         ValueError: it was not packed by `pack_entries`.
     """
     kinds = [_one(kind) for kind in packed.kinds]
     if min(packed.kind_of, default=0) < 0 or max(packed.kind_of, default=0) >= len(kinds):
-        raise ValueError("an entry of no kind")
+        raise ValueError("an entry without a kind")
     alike = msgspec.structs.replace
     entries: list[Collective] = []
     seq = time_ns = 0
@@ -103,5 +103,5 @@ def unpack_entries(packed: PackedEntries) -> tuple[Collective, ...]:
 
 @lru_cache(maxsize=4096)
 def _one(kind: Collective) -> Collective:
-    """The first of all equal kinds: ranks of one job call the same things."""
+    """The first of all equal kinds: ranks of one job make the same calls."""
     return kind

@@ -18,12 +18,12 @@ def reduce(
 ) -> None:
     """Folds one event of one stream into the state.
 
-    Records of a stream must come in its own order; streams may interleave in any way, and a
-    record that was read before changes nothing.
+    The records of one stream must come in order; streams may interleave in any way. A record that
+    was already read changes nothing.
 
     Args:
-        header: the stream that the event was read from.
-        seq: its place in that stream, from 1; 0 for what is never journaled (a live pulse).
+        header: the stream of the event.
+        seq: its 1-based place in that stream; 0 for what is never journaled (a live pulse).
         time_ns: CLOCK_MONOTONIC of the stream's host.
     """
     if seq and not _advance(state, header, seq, time_ns, event):
@@ -31,7 +31,7 @@ def reduce(
     host = host_of(state, header.host)
     if time_ns > host.now_ns:
         host.now_ns = time_ns
-    # A host has one clock, whichever of its streams is read first.
+    # All streams of a host share one clock, whichever is read first.
     if header.wall_offset_ns > host.wall_offset_ns:
         host.wall_offset_ns = header.wall_offset_ns
     if isinstance(event, ev.UnknownEvent):
@@ -60,14 +60,14 @@ def _advance(
     time_ns: int,
     event: ev.Event,
 ) -> bool:
-    """Moves the stream's cursor; False for what was read before."""
+    """Moves the stream's cursor; False for a record that was already read."""
     last = state.streams.get(header.stream, 0)
     if seq <= last:
         return False
     state.streams[header.stream] = seq
     if type(event) in INSIDE:
         process = process_of(state, header.stream)
-        # A snapshot says itself what came before it.
+        # A snapshot itself contains what came before it.
         if last and seq > last + 1 and not isinstance(event, ev.Snapshot):
             process.gaps += seq - last - 1
         process.last_seq = seq

@@ -1,6 +1,6 @@
-"""Which events a reader needs who has lost what came before; declared by each event's class.
+"""Which events a reader needs that has lost earlier records; each event class declares it.
 
-The agent's table and the state are bounded by one and the same declaration.
+The same declaration bounds the agent's table and the state.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ V = TypeVar("V")
 
 
 class Retention:
-    """How events of one class are kept: one for each key, and of those the newest `most`.
+    """How events of one class are kept: one for each key, and the newest `most` of these.
 
     Attributes:
-        key: of an event, under which a newer one takes its place; None: that one is not kept.
-        most: 0: none is kept.
+        key: gives an event's key; a newer event replaces one with the same key. None: not kept.
+        most: the number of events to keep; 0: none.
     """
 
     __slots__ = ("key", "most")
@@ -27,10 +27,10 @@ class Retention:
         self.key = key
 
     def put(self, table: dict[Any, V], key: Hashable, value: V) -> None:
-        """Puts a value into a table that is kept in this way. Safe from any thread."""
+        """Puts a value into a table that this rule bounds. Safe from any thread."""
         table[key] = value
         if len(table) > self.most:
-            # The list is made in one go: the table itself may change while it is gone through.
+            # list() is atomic: other threads may change the table during the loop.
             for oldest in list(table)[: -self.most]:
                 table.pop(oldest, None)
 
@@ -39,10 +39,10 @@ NOT_KEPT = Retention(0, lambda _: None)
 
 
 def latest(*fields: str, most: int = 1) -> Retention:
-    """The latest event of each value of these fields; of the whole class without any."""
+    """The latest event for each value of these fields; without fields, the latest of the class."""
     return Retention(most, attrgetter(*fields) if fields else lambda _: ())
 
 
 def last(most: int) -> Retention:
-    """The last `most` events that differ."""
+    """The last `most` different events."""
     return Retention(most, lambda event: event)

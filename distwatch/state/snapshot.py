@@ -1,4 +1,4 @@
-"""What still holds, as a journal says it anew when its ring has overwritten older records."""
+"""Snapshots: a journal repeats what still holds when its ring overwrites older records."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from distwatch.state.event import Event, UnknownEvent
 
 
 class Snapshot(Event, frozen=True, kw_only=True, tag="snapshot_taken"):
-    """What a reader needs to go on when the ring has overwritten older records: the events again.
+    """The events that a reader needs to continue when the ring has overwritten older records.
 
-    Its tag is not `snapshot`: that is what older versions write (`old_snapshot`).
+    Its tag is not `snapshot`, which older versions wrote (`old_snapshot`).
     """
 
     kept: tuple[tuple[int, Event], ...] = ()
-    """In their order, each with its time (ns); 0: an older version that did not say it."""
+    """In order, each with its time (ns); 0: an older version did not write the time."""
     packed: tuple[tuple[int, msgspec.Raw], ...] = ()
-    """Only on the wire: `kept`, each event as it is written by itself."""
+    """Only on the wire: `kept`, with each event encoded separately."""
     incomplete: tuple[str, ...] = ()
-    """Kinds of which there may be more than are kept here: what is absent has not ended."""
+    """Kinds with possibly more events than are kept here: an absent one may not have ended."""
     dropped: int = 0
 
     def to_wire(self) -> Event:

@@ -1,4 +1,4 @@
-"""Where a rank is, in one word and one letter, for every view."""
+"""A rank's status in one word and one letter, for every view."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from distwatch.state.steps import COLLECTIVE, KINDS, StepKind, Tone
 
 
 class Status(NamedTuple):
-    """One word for a rank."""
+    """One status."""
 
     word: str
     letter: str
     tone: Tone
     starts: bool = False
-    """Whether the job has yet to begin its work."""
+    """Whether a rank in it has not begun its work yet."""
     blocks: bool = False
-    """Whether others may wait for a rank that is in it."""
+    """Whether others may be waiting for a rank in it."""
     ended: bool = False
 
     @property
     def urgency(self) -> tuple[int, bool]:
-        """What is worst comes first."""
+        """A sort key: the worst comes first."""
         return get_args(Tone).index(self.tone), not self.ended
 
 
@@ -49,5 +49,5 @@ LETTERS = {status.word: status.letter for status in STATUSES.values()}
 
 
 def status_of(word: str) -> Status:
-    """The status of a word; one that says nothing where another version of distwatch wrote it."""
+    """The status with this word; `unobserved` for a word of another version of distwatch."""
     return STATUSES.get(word, UNOBSERVED)

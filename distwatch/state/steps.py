@@ -1,6 +1,6 @@
-"""The kinds of steps: what has a deadline, how a rank in it is shown, and who acts once it is late.
+"""The kinds of steps: their deadlines, how a rank in one is shown, and what happens once it is late.
 
-Every process of a job imports it, with DISTWATCH_DEADLINES: only what Python has loaded anyway.
+Every process of a job imports this for DISTWATCH_DEADLINES, so it imports only what Python has loaded.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ PARALLEL_STATE = "parallel state"
 """The step in which a framework builds its groups; a number follows."""
 MESH = "init_device_mesh"
 FRAMEWORK_PARTS = ("framework groups", "layouts")
-"""What `distwatch.initialize` goes on with once the world holds."""
+"""The steps of `distwatch.initialize` after the world has formed."""
 Tone = Literal["bad", "waiting", "unknown", "starting", "busy", "good", "over"]
-"""How urgent a status is, the most urgent first: what its colour is chosen by."""
+"""How urgent a status is, the most urgent first; it determines the colour."""
 
 
 class StepKind(NamedTuple):
@@ -23,20 +23,20 @@ class StepKind(NamedTuple):
     """Its key in DISTWATCH_DEADLINES."""
     deadline_s: float
     family: str
-    """Of the findings that say why it is late."""
+    """The family of findings that explain why it is late."""
     status: str
-    """The word for a rank that is in it."""
+    """The status word of a rank in it."""
     letter: str
     tone: Tone
     starts: bool = False
-    """Whether the job has yet to begin its work."""
+    """Whether a rank in it has not begun its work yet."""
     calls: tuple[str, ...] = ()
-    """Its outermost steps, without the number that may follow."""
+    """The names of its outermost steps, without a number."""
     parts: tuple[str, ...] = ()
-    """Steps inside of those."""
+    """Steps inside those."""
     supervised: tuple[str, ...] = ()
-    """Functions of torch.distributed that DISTWATCH_ON_HANG acts on where they are called; where a
-    kind has none, the agent's thread ends the rank."""
+    """Functions of torch.distributed around which DISTWATCH_ON_HANG acts; for a kind without any, the
+    agent's thread ends the rank."""
 
 
 INIT = StepKind(

@@ -1,4 +1,4 @@
-"""What an observer answers to a rank that asks why its world does not form."""
+"""An observer's answer to a rank that asks why its world does not form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from distwatch.state.finding import Finding
 
 
 class ReportedStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where one expected rank stands. `pid` is None where no process of it was seen."""
+    """One expected rank's status. `pid` is None where no process was seen."""
 
     global_rank: int
     word: str = "unobserved"
@@ -19,7 +19,7 @@ class ReportedStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The findings of this moment, the root cause first, and every rank's status."""
+    """The current findings, the root cause first, and every rank's status."""
 
     host: str
     findings: tuple[Finding, ...] = ()

@@ -148,7 +148,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         f"{', '.join(device.device for device in e.placement.devices) or 'no device'}"
     ),
     ev.LockLooked: _lock,
-    ev.SideWorldJoined: lambda e: (
+    ev.ExtraGroupJoined: lambda e: (
         f"joins a group{f' of {e.size}' if e.size else ''} beside its default group"
         f"{f' as {e.name}' if e.name else ''} at {e.endpoint or 'a store of its own'}{_at(e.site)}"
     ),

@@ -251,7 +251,7 @@ def test_words_on_a_matter_are_collected(key_values: KeyValueStore) -> None:
 
 def test_what_no_version_of_ours_wrote_is_said(key_values: KeyValueStore) -> None:
     key_values.claim("rank/1", b"\xc1 not msgpack")
-    with pytest.raises(InitFailed, match="cannot be read") as caught:
+    with pytest.raises(InitFailed, match="cannot read") as caught:
         arrival(key_values, 1).come()
     assert "same distwatch" in caught.value.advice
 
@@ -260,5 +260,5 @@ def test_a_failure_that_cannot_be_read_is_said_and_breaks_nothing(
     key_values: KeyValueStore,
 ) -> None:
     key_values.claim("failed", b"\xc1 not msgpack")
-    with pytest.raises(InitFailed, match="cannot be read"):
+    with pytest.raises(InitFailed, match="cannot read"):
         arrival(key_values, 0).look()

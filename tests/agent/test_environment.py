@@ -94,7 +94,7 @@ def test_in_a_ray_actor_the_advice_is_rays() -> None:
     ("changed", "words"),
     [
         ({"RANK": "zero"}, "RANK='zero' is not a number"),
-        ({"MASTER_PORT": "70000"}, "no port"),
+        ({"MASTER_PORT": "70000"}, "not a port"),
         ({"WORLD_SIZE": "0"}, "at least one rank"),
     ],
 )

@@ -42,7 +42,7 @@ def test_what_cannot_say_its_text_is_still_told() -> None:
 
     event = told(Raises())
     assert event.type_name.endswith("Raises")
-    assert event.message == "<str() of it raises AttributeError>"
+    assert event.message == "<str() raises AttributeError>"
 
 
 def test_a_text_that_never_comes_is_not_waited_for() -> None:
@@ -57,7 +57,7 @@ def test_a_text_that_never_comes_is_not_waited_for() -> None:
     (asking,) = [one for one in threading.enumerate() if one.name == "distwatch str"]
     release.set()
     asking.join()
-    assert event.message == "<str() of it takes long>"
+    assert event.message == "<str() takes too long>"
 
 
 def test_a_message_is_cut_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

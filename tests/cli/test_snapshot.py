@@ -51,7 +51,7 @@ def test_it_is_what_the_command_prints(hung: Path, monkeypatch: pytest.MonkeyPat
 def test_a_process_in_no_run_is_told_what_to_do(
     hung: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NoSuchTarget, match=r"is in no run recorded under .* DISTWATCH_RUN_ID"):
+    with pytest.raises(NoSuchTarget, match=r"belongs to no run recorded under .* DISTWATCH_RUN_ID"):
         distwatch.snapshot()
     monkeypatch.setenv("DISTWATCH_RUN_ID", "nothing")
     with pytest.raises(NoSuchTarget, match=r"no run 'nothing'.*hung"):

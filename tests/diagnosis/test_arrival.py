@@ -10,7 +10,7 @@ from tests.diagnosis.recorded import READING, RecordedJob, frame, judged, only_r
 TIMED_OUT = (
     "torch.distributed.DistStoreError: Timed out after 6 seconds waiting for clients. 2/3 joined."
 )
-LATE = "InitTimeout: arrival: not done within 10 s; arrived: ranks 0-1; missing: rank 2"
+LATE = "InitTimeout: arrival did not finish within 10 s; arrived: ranks 0-1; missing: rank 2"
 
 
 def test_a_rank_that_joins_late_but_in_time_is_no_finding() -> None:

@@ -237,7 +237,12 @@ def test_a_second_initialization_that_is_caught_takes_nothing_away() -> None:
 def test_another_plan_of_ours() -> None:
     job = RecordedJob(1)
     job.initialize(0)
-    job.fail(0, 5.0, "distwatch.errors.AlreadyInitialized", "a world of another plan holds: …")
+    job.fail(
+        0,
+        5.0,
+        "distwatch.errors.AlreadyInitialized",
+        "this process already has a world with another plan: …",
+    )
     job.exit(0, 5.2, code=1)
     only_root(job, "group.already_initialized", 0)
 

@@ -47,7 +47,7 @@ def test_a_rank_that_looked_in_the_wrong_place_blames_a_victim_and_is_not_believ
     job.enter(0)
     job.enter(1, inner="endpoint")
     job.raise_finding(1, 9.0, "endpoint", code="rendezvous.rank_missing", culprit_ranks=(0,))
-    job.refuse(1, 9.0, "InitTimeout: endpoint: not done within 8 s")
+    job.refuse(1, 9.0, "InitTimeout: endpoint did not finish within 8 s")
     job.tick(9.5)
     only_root(job, "rendezvous.endpoint_disagrees", 1)
 
@@ -56,7 +56,7 @@ def test_what_failed_and_was_made_good_is_over() -> None:
     job = RecordedJob(2)
     job.enter(0)
     job.raise_finding(0, 9.0, "arrival", code="rendezvous.rank_missing", culprit_ranks=(1,))
-    job.refuse(0, 9.0, "InitTimeout: arrival: not done within 8 s", uncaught=False)
+    job.refuse(0, 9.0, "InitTimeout: arrival did not finish within 8 s", uncaught=False)
     job.start(1, at=10.0)
     job.enter(0, 1, at=11.0, step=11, number=2)
     job.form(0, 1, at=12.0, step=11)
@@ -82,7 +82,7 @@ def test_a_missing_environment_of_our_own_initialization() -> None:
     job.raise_finding(
         1, 1.1, "environment", code="rendezvous.env_missing", culprit_ranks=(1,), severity="crash"
     )
-    job.refuse(1, 1.1, "InitFailed: this process cannot take its place: MASTER_ADDR not set")
+    job.refuse(1, 1.1, "InitFailed: this process cannot join a world: MASTER_ADDR not set")
     job.stack(1, 1.2, READING)
     job.tick(30.0)
     only_root(job, "rendezvous.env_missing", 1)

@@ -74,7 +74,7 @@ except ValueError as error:
         ("torch.distributed.new_group", "ZeroDivisionError: ours"),
         ("ProcessGroup methods", "ZeroDivisionError: ours"),
     ]
-    assert done.stderr.count("is switched off; the job goes on") == 2
+    assert done.stderr.count("is switched off; the job continues") == 2
 
 
 def test_an_integration_that_cannot_be_applied_leaves_torch_as_it_was(home: Path) -> None:

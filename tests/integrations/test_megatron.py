@@ -109,9 +109,9 @@ print(status.status, status.reason, core.current().retained.get(LayoutHeld, "meg
 """
     )
     done = run(home, source, **ALONE)
-    assert done.stdout == "applied initialized before arming: its call was not seen 0\n", (
-        done.stderr
-    )
+    assert (
+        done.stdout == "applied initialized before distwatch was on: that call was not seen 0\n"
+    ), done.stderr
     (held,) = of_kind(home, ev.LayoutHeld)
     assert (held.label, held.stack) == ("", ())
 

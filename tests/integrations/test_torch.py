@@ -216,7 +216,11 @@ core.current().beat()
     assert done.returncode == 0, done.stderr
     events = read_events(ring_of(home))
     assert {e.pg_name for e in events if isinstance(e, ev.GroupCreated)} == {"0", "1"}
-    assert any("before arming" in e.reason for e in events if isinstance(e, ev.IntegrationChanged))
+    assert any(
+        "before distwatch was on" in e.reason
+        for e in events
+        if isinstance(e, ev.IntegrationChanged)
+    )
 
 
 def test_an_exception_before_torch_is_ever_loaded_is_journaled(home: Path) -> None:

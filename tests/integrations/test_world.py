@@ -65,7 +65,7 @@ def test_the_same_plan_again_is_a_no_op_and_another_is_refused_with_both(home: P
     )
     first, second = done.stdout.splitlines()
     assert first.startswith(
-        "AlreadyInitialized | a world of another plan holds: rank 0 of 1, gloo;"
+        "AlreadyInitialized | this process already has a world with another plan: rank 0 of 1, gloo;"
     )
     assert "timeout 5 s" in first
     assert "world.close()" in first

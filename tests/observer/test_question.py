@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from distwatch.agent.initialization.observer_question import ask_verdict
+from distwatch.agent.initialization.missing_ranks import ask_verdict
 from distwatch.observer import daemon
 from distwatch.observer.daemon import Observer
 from distwatch.observer_socket import ask_observer

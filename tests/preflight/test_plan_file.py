@@ -208,7 +208,7 @@ def test_a_models_configuration_beside_the_plan(tmp_path: Path) -> None:
         ("timeout: .nan", "timeout is nan"),
         ("order: 3", "Write it as tp-cp-ep-dp-pp"),
         ("deadlines: 30", "Write seconds by step"),
-        ("deadlines: {stor: 30}", "line 1: there is no step 'stor' that could have a deadline. Did you mean 'store'?"),
+        ("deadlines: {stor: 30}", "line 1: deadlines: there is no step 'stor'. Did you mean 'store'?"),
         ("model: /not/here", "/not/here: No such file"),
         ("model: {layers: 3}", "'layers' is not a key of a model"),
         ("framework: megatro", "Did you mean 'megatron'?"),

@@ -35,7 +35,7 @@ def test_a_world_of_its_own_is_shown_as_one(how: str) -> None:
         job.wait_step("synced 3", {0, 1, 2})
         job.wait_step("gate end", {0, 1, 2})
         state = job.state()
-        worlds = [w for p in state.processes.values() for w in p.side_worlds.values()]
+        worlds = [w for p in state.processes.values() for w in p.extra_groups.values()]
         assert {w.group_rank for w in worlds} == {0, 1, 2}
         assert {w.size for w in worlds} == {3}
         assert len({w.endpoint for w in worlds}) == 1

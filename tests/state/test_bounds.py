@@ -47,7 +47,7 @@ def test_a_world_from_an_environment_is_cut_and_told() -> None:
     [
         (ev.IdentityConfirmed, "world_size"),
         (ev.InitPlanned, "world_size"),
-        (ev.SideWorldJoined, "size"),
+        (ev.ExtraGroupJoined, "size"),
         (ev.RayActorSeen, "world_size"),
     ],
 )

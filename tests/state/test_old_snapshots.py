@@ -53,7 +53,7 @@ def test_all_that_it_held_is_known() -> None:
     assert (held.groups[0].members, held.stack) == (tuple(range(48)), ("train.py:7 in main",))
     assert process.layouts_ns == {"megatron": AT_NS}
     assert process.skipped_gradients["megatron"].of == 40
-    assert process.side_worlds[1].name == "weights"
+    assert process.extra_groups[1].name == "weights"
     assert {n: site.line for n, site in process.sites.items()} == {1: 7, 2: 30}
     steps = [(step.step, step.parent, step.started_ns) for step in process.open_steps()]
     assert steps == [(8, None, 1_000), (9, 8, 2_000)]

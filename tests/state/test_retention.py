@@ -57,7 +57,7 @@ said = st.one_of(
     st.builds(ev.StepEnded, step=numbers, error=st.none() | names),
     st.builds(ev.LoadPlanned, step=numbers, arguments=st.builds(LoadArguments, checkpoint=names)),
     st.builds(ev.ModelPlaced, step=numbers, placement=st.builds(Placement, model_class=names)),
-    st.builds(ev.SideWorldJoined, number=numbers, step=numbers, name=names),
+    st.builds(ev.ExtraGroupJoined, number=numbers, step=numbers, name=names),
     st.builds(
         ev.GroupCreated,
         pg_name=names,
@@ -139,7 +139,7 @@ def lasting(process: Process, without: tuple[str, ...] = ()) -> dict[str, object
         "non_member_called": process.non_member_calls,
         "gradient_skipped": process.skipped_gradients,
         "integration_changed": process.integrations,
-        "side_world_joined": process.side_worlds,
+        "side_world_joined": process.extra_groups,
         "group_called": process.group_calls,
         "site_seen": process.sites,
         "hook_failed": process.hook_failures,

@@ -190,11 +190,11 @@ def _work(job: RecordedJob, rank: int, random: Random) -> None:
         rank, at=15.0, groups={"0": (seq, seq - 1, 12.0), "1": (1, 1, 9.0)}, peers=peers, loads=loads,
         operations=(*called, *([p2p] if random.random() < 0.3 else [])),
     )  # fmt: skip
-    _join_a_side_world(job, rank)
+    _join_an_extra_group(job, rank)
 
 
-def _join_a_side_world(job: RecordedJob, rank: int) -> None:
-    joined = ev.SideWorldJoined(
+def _join_an_extra_group(job: RecordedJob, rank: int) -> None:
+    joined = ev.ExtraGroupJoined(
         number=1, step=60, endpoint="h:1", name="w", group_rank=rank, size=5
     )
     job.begin(rank, 60, "init_custom_process_group", 14.0)

@@ -1,1 +1,1 @@
-"""Forms a world step by step under deadlines, and says who keeps it from forming."""
+"""Forms a world step by step under deadlines, and says which rank prevents it."""

@@ -1,8 +1,8 @@
-"""Every rank of a world says that it has come and what it means to form, and sees who has not.
+"""The arrival of a world: each rank reports itself and its plan, and sees which ranks are missing.
 
-Built for worlds of 10,000 ranks: a rank that comes claims a handful of keys, a rank that waits
-reads one key and one counter, and the ranks' own words are read one by one only when something
-is wrong, by one rank for all.
+Built for worlds of 10,000 ranks: an arriving rank claims a few keys, a waiting rank reads one key and
+one counter. The ranks' messages are read one by one only if something is wrong, and by one rank for
+all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -28,7 +29,7 @@ from distwatch.agent.initialization.arrival_messages import (
     world_of,
 )
 from distwatch.agent.initialization.key_value_store import KeyValueStore
-from distwatch.errors import InitFailed, InitTimeout
+from distwatch.errors import InitFailed, InitTimeout, not_done
 from distwatch.runfolder import is_alive
 from distwatch.state.agreement import disagreements
 from distwatch.state.finding import Evidence, Finding
@@ -36,9 +37,9 @@ from distwatch.state.finding import Evidence, Finding
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
 RANKS_A_SECOND = 10_000
-"""How many waiting ranks a store serves at ease: larger worlds look less often."""
+"""Requests per second that a store easily serves: larger worlds poll less often."""
 SETTLE_S = 1.0
-"""With two plans at hand nobody is the odd one out: a moment more shows what most ranks plan."""
+"""Two plans alone do not show which one is odd: wait a moment to see what most ranks plan."""
 VIEWS_WITHIN_S = 3.5
 FINAL_WITHIN_S = 8.0
 _FAILED = "failed"
@@ -46,18 +47,19 @@ _FORMED = "formed"
 
 
 class Late(Exception):
-    """A deadline has passed. Not a TimeoutError: that is a store that does not answer."""
+    """A deadline has passed. Not a TimeoutError, which means that the store does not answer."""
 
     def __init__(self, missing: tuple[int, ...] = ()) -> None:
         super().__init__(missing)
         self.missing = missing
 
 
+T = TypeVar("T")
 LookFor = Callable[[tuple[int, ...]], View]
 
 
 class Arrival:
-    """One rank's part in the arrival of a world. Not for several threads at once."""
+    """One rank's part in the arrival of a world. Not thread-safe."""
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Arrival:
         world_size: int,
         look_for: LookFor = lambda _: {},
     ) -> None:
-        """`look_for`: where missing ranks are, as seen from this host."""
+        """`look_for`: finds missing ranks, as seen from this host."""
         self._key_values = key_values
         self._me = me
         self._world_size = world_size
@@ -77,15 +79,15 @@ class Arrival:
         self._pause_s = max(LONGEST_PAUSE_S, world_size / RANKS_A_SECOND)
         self.global_rank = global_rank
         self.seen: dict[int, Arrived] = {global_rank: me}
-        """Ranks whose word was read."""
+        """Messages of ranks that were read."""
         self.warnings: list[Finding] = []
-        """Disagreements that do not keep the world from forming."""
+        """Disagreements that do not prevent the world from forming."""
 
     def come(self) -> None:
-        """Leaves this rank's word.
+        """Reports this rank.
 
         Raises:
-            InitFailed: another process has come as this rank, or the others plan otherwise.
+            InitFailed: another process has reported itself as this rank, or the plans differ.
         """
         own = encode(self._me)
         key = f"rank/{self.global_rank}"
@@ -93,21 +95,20 @@ class Arrival:
         if held == own:
             self._key_values.count()
         elif (
-            not self._is_over(other := self._read(held))
+            not self._is_over(other := _decoded(read_arrived, held))
             or self._key_values.get(_FORMED) is not None
         ):
             raise self.fail("arrival", _duplicated(self.global_rank, self._me, other))
         else:
-            # A supervisor has started it again while the others still wait: it is counted already.
+            # A supervisor has restarted this rank while the others still wait: it is already counted.
             self._key_values.claim(key, own, instead_of=held)
         terms = self._key_values.claim("terms", terms_of(self._me.plan))
         self._largest = max(self._largest, world_of(terms))
         self._differs = terms != terms_of(self._me.plan) or self._differs_nearby()
-        if self._differs:
-            self.compare()
+        self.agree()
 
     def _differs_nearby(self) -> bool:
-        """Whether another rank has claimed this one's GPU, or talks over another network here."""
+        """Whether another rank on this host has claimed the same GPU, or uses another network."""
         plan, rank = self._me.plan, str(self.global_rank).encode()
         host_terms = host_terms_of(plan)
         if self._key_values.claim(f"host/{self._me.host}", host_terms) != host_terms:
@@ -117,19 +118,19 @@ class Arrival:
     def wait(
         self, until: float, patience_s: float, tell: Callable[[int], None] = lambda _: None
     ) -> bool:
-        """Waits for every rank; False when the rest is left to torch, which waits for it, too.
+        """Waits for every rank; False if torch's own rendezvous must wait for the rest.
 
-        Ranks that call torch directly never leave word here. Where the store shows that they
-        have come, or after `patience_s`, torch's own rendezvous takes over.
+        Ranks that call torch directly never report themselves here. Where the store shows that they
+        have arrived, or after `patience_s`, torch's rendezvous takes over.
 
         Args:
             until: of `time.monotonic`.
-            tell: is given the number of ranks that have come, whenever it has changed.
+            tell: called with the number of arrived ranks whenever it changes.
 
         Raises:
             InitFailed: the world cannot form.
             Late: `until` has passed.
-            OSError: the key_values is lost.
+            OSError: the store is lost.
         """
         patient_until = time.monotonic() + patience_s
         pause_s, told = FIRST_PAUSE_S, 0
@@ -153,59 +154,59 @@ class Arrival:
         return other.host == self._me.host and not is_alive(other.pid, other.start_ticks)
 
     def leave(self) -> bool:
-        """Says that this rank has left the world; True for the one that is the last."""
+        """Records that this rank has left the world; True for the last rank."""
         self._key_values.set(f"left/{self.global_rank}", b"1")
         left = (self._key_values.get(f"left/{rank}") for rank in range(self._world_size))
         return all(word is not None for word in left)
 
     def all_over(self) -> bool:
-        """Whether every process that has left word here has ended, as far as this host can see."""
+        """Whether every process that has reported itself has ended, as far as this host can see."""
         words = (self._key_values.get(f"rank/{rank}") for rank in range(self._world_size))
-        others = [self._read(word) for word in words if word is not None]
+        others = [_decoded(read_arrived, word) for word in words if word is not None]
         return bool(others) and all(self._is_over(other) for other in others)
 
     def formed(self) -> None:
-        """Leaves word that the world holds: who comes now comes too late."""
+        """Records that the world has formed: whoever arrives now is too late."""
         self._key_values.set(_FORMED, b"1")
 
     def count(self) -> int:
-        """How many ranks have left word."""
+        """How many ranks have reported themselves."""
         return self._key_values.counted()
 
     def look(self) -> None:
-        """Looks whether some rank has found that the world does not form.
+        """Checks whether some rank has reported a failure.
 
         Raises:
-            InitFailed: it has; with its finding.
-            InitTimeout: its deadline has passed first; with what every host saw.
+            InitFailed: a rank has; with its finding.
+            InitTimeout: its deadline has passed; with what every host saw.
         """
         raw = self._key_values.get(_FAILED)
         if raw is not None:
-            raise self._follow(_read_failure(raw))
+            raise self._follow(_decoded(read_failure, raw))
 
     def _follow(self, failure: Failure) -> InitFailed:
-        """Another rank's failure, once it is final: till then it asks every host for its view."""
+        """Another rank's failure, once it is final; until then that rank asks every host for its view."""
         until = time.monotonic() + FINAL_WITHIN_S
         if not failure.final and failure.timed_out is not None:
             self._leave_view(failure.timed_out.missing)
         while not failure.final and time.monotonic() < until:
             time.sleep(LONGEST_PAUSE_S)
-            failure = _read_failure(self._key_values.get(_FAILED) or encode(failure))
+            failure = _decoded(read_failure, self._key_values.get(_FAILED) or encode(failure))
         self._key_values.set(f"knows/{self.global_rank}", b"1")
         return _error_of(failure)
 
     def sweep(self) -> tuple[int, ...]:
-        """Reads every rank's word; the ranks that have left none."""
+        """Reads every rank's message; returns the ranks without one."""
         for rank in range(self._world_size):
             if rank not in self.seen and (raw := self._key_values.get(f"rank/{rank}")) is not None:
-                self.seen[rank] = self._read(raw)
+                self.seen[rank] = _decoded(read_arrived, raw)
         return tuple(rank for rank in range(self._world_size) if rank not in self.seen)
 
     def agree(self) -> None:
-        """Once all have come: where plans were seen to differ, the whole of it.
+        """Compares all plans, if any were seen to differ.
 
         Raises:
-            InitFailed: they differ in what keeps the world from forming.
+            InitFailed: they differ so that the world cannot form.
         """
         if self._differs:
             self.compare()
@@ -214,7 +215,7 @@ class Arrival:
         """Compares all plans that are known.
 
         Raises:
-            InitFailed: they differ in what keeps the world from forming.
+            InitFailed: they differ so that the world cannot form.
         """
         until = time.monotonic() + SETTLE_S
         while True:
@@ -233,17 +234,17 @@ class Arrival:
             raise self.fail("agreement", blocking[0])
 
     def _read_beyond(self) -> None:
-        """Who planned a larger world may stand beyond the end of ours."""
+        """A rank that plans a larger world may have a number beyond our world's end."""
         come = self.count()
         for rank in range(self._world_size, self._largest):
-            # A world of any size can be claimed: only as far as somebody is left to be found.
+            # The claimed size may be huge: stop once every arrived rank has been found.
             if len(self.seen) >= come:
                 break
             if rank not in self.seen and (raw := self._key_values.get(f"rank/{rank}")) is not None:
-                self.seen[rank] = self._read(raw)
+                self.seen[rank] = _decoded(read_arrived, raw)
 
     def fail(self, step: str, finding: Finding) -> InitFailed:
-        """Leaves word of a failure for the others; the first one stands. The error to raise."""
+        """Reports a failure to the other ranks; the first one counts. Returns the error to raise."""
         failure = Failure(step=step, message=finding.summary, finding=finding)
         self._key_values.claim(_FAILED, encode(failure))
         self._key_values.set(f"knows/{self.global_rank}", b"1")
@@ -252,10 +253,10 @@ class Arrival:
     def collect_missing(
         self, step: str, deadline_s: float
     ) -> tuple[TimedOut, dict[int, list[Whereabouts]]]:
-        """A deadline has passed here first: who is missing, and where every host sees them.
+        """This rank's deadline has passed: which ranks are missing, and where each host sees them.
 
         Raises:
-            InitFailed: another rank was faster; its failure.
+            InitFailed: another rank was first; its failure.
         """
         missing = self.sweep()
         timed_out = TimedOut(
@@ -264,12 +265,12 @@ class Arrival:
         asking = encode(Failure(step=step, message="", timed_out=timed_out, final=False))
         held = self._key_values.claim(_FAILED, asking)
         if held != asking:
-            raise self._follow(_read_failure(held))
+            raise self._follow(_decoded(read_failure, held))
         self._leave_view(missing)
         return timed_out, self._gather_views(missing)
 
     def conclude(self, error: InitTimeout) -> None:
-        """Leaves what the roll call came to, in place of the question."""
+        """Publishes the result of `collect_missing` in place of the question."""
         timed_out = TimedOut(
             deadline_s=error.deadline_s,
             arrived=error.arrived,
@@ -283,9 +284,9 @@ class Arrival:
         self._key_values.set(f"knows/{self.global_rank}", b"1")
 
     def linger(self, until: float) -> None:
-        """Stays until every rank of the world knows of the failure, at most until then.
+        """Waits until every rank knows about the failure, at most until that time.
 
-        The rank that hosts the store takes the key_values with it when it ends.
+        The store ends with the rank that hosts it.
         """
         unknowing = set(range(self._world_size)) - {self.global_rank}
         with contextlib.suppress(OSError):
@@ -295,7 +296,7 @@ class Arrival:
                 time.sleep(LONGEST_PAUSE_S)
 
     def _leave_view(self, missing: tuple[int, ...]) -> None:
-        """One rank of each host looks for the missing ones."""
+        """One rank of each host looks for the missing ranks."""
         rank = str(self.global_rank).encode()
         if self._key_values.claim(f"viewer/{self._me.host}", rank) == rank:
             self._key_values.set(f"view/{self._me.host}", encode(self._look_for(missing)))
@@ -316,19 +317,19 @@ class Arrival:
             time.sleep(LONGEST_PAUSE_S)
 
     def agree_on(self, key: str, value: bytes) -> bytes:
-        """The first word on a matter stands for all."""
+        """The first rank's value for a key; it counts for all."""
         return self._key_values.claim(key, value)
 
     def put(self, key: str, value: bytes) -> None:
-        """Leaves this rank's word on a matter."""
+        """Writes this rank's value for a key."""
         self._key_values.set(f"{key}/{self.global_rank}", value)
 
     def collect(self, key: str, ranks: tuple[int, ...], until: float) -> dict[int, bytes]:
-        """The words of those ranks on a matter, waited for.
+        """Waits for those ranks' values for a key.
 
         Raises:
-            InitFailed: some rank has found that the world cannot form.
-            Late: not all came; `missing` are the ranks that did not.
+            InitFailed: some rank has reported a failure.
+            Late: some did not arrive in time: `missing`.
         """
         words: dict[int, bytes] = {}
         pause_s = FIRST_PAUSE_S
@@ -344,25 +345,19 @@ class Arrival:
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
-    def _read(self, raw: bytes) -> Arrived:
-        try:
-            return read_arrived(raw)
-        except msgspec.DecodeError as error:
-            raise unreadable(error) from error
-
 
 def unreadable(error: Exception) -> InitFailed:
-    """What another rank left cannot be read: it is of another version, or of somebody else."""
+    """The error for a message of another version, or of another program."""
     return InitFailed(
-        f"a rank's word on the key_values cannot be read: {error}",
+        f"cannot read another rank's message in the store: {error}",
         step="arrival",
         advice="Install the same distwatch on every host.",
     )
 
 
-def _read_failure(raw: bytes) -> Failure:
+def _decoded(read: Callable[[bytes], T], raw: bytes) -> T:
     try:
-        return read_failure(raw)
+        return read(raw)
     except msgspec.DecodeError as error:
         raise unreadable(error) from error
 
@@ -372,7 +367,7 @@ def _error_of(failure: Failure) -> InitFailed:
         return InitFailed(failure.message, step=failure.step, finding=failure.finding)
     told = failure.timed_out
     return InitTimeout(
-        failure.message or f"{failure.step}: not done within {round(told.deadline_s, 1):g} s",
+        failure.message or not_done(failure.step, told.deadline_s),
         step=failure.step,
         deadline_s=told.deadline_s,
         arrived=told.arrived,

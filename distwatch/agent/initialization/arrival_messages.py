@@ -1,4 +1,4 @@
-"""What ranks write on the store for each other while their world forms."""
+"""The messages that ranks leave in the store for each other while their world forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distwatch.state.finding import Finding
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank has come, and plans this."""
+    """A rank has arrived, with this plan."""
 
     plan: InitPlanned
     host: str
@@ -26,12 +26,12 @@ class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     status: Literal["here", "alive", "ended", "unseen", "unknown"]
-    """here: it waits, too, by a call of torch itself · unknown: nobody looked; `text` says why."""
+    """here: it also waits, in a call of torch itself · unknown: not observed; `text` says why."""
     text: str
 
 
 class TimedOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A deadline has passed. `places` is empty until every host has looked for the missing."""
+    """A deadline has passed. `places` is empty until every host has looked for the missing ranks."""
 
     deadline_s: float
     arrived: tuple[int, ...] = ()
@@ -47,7 +47,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     finding: Finding | None = None
     timed_out: TimedOut | None = None
     final: bool = True
-    """Not yet: the hosts are still asked where the missing ranks are."""
+    """False while the hosts are still asked where the missing ranks are."""
 
 
 View = dict[int, Whereabouts]
@@ -58,7 +58,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def terms_of(plan: InitPlanned) -> bytes:
-    """What every plan of a world has in common; where it differs, all plans are compared."""
+    """What all plans of a world must have in common; if it differs, all plans are compared."""
     level = plan.variables.get("TORCH_DISTRIBUTED_DEBUG", "").upper()
     return encode(
         (
@@ -85,5 +85,5 @@ def world_of(terms: bytes) -> int:
 
 
 def host_terms_of(plan: InitPlanned) -> bytes:
-    """What the ranks of one host have in common: over which networks they talk."""
+    """What the ranks of one host must have in common: their network interfaces."""
     return encode(sorted(item for item in plan.variables.items() if item[0].endswith("_IFNAME")))

@@ -1,14 +1,14 @@
-"""A rank's number, its world size and the store's endpoint: given, derived from a launcher, or missing."""
+"""A rank's number, world size and endpoint: given, derived from the launcher, or missing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from distwatch.state.bounds import MOST_RANKS, whole_number
+from distwatch.agent.initialization.plan import read_init_method
+from distwatch.state.bounds import MOST_RANKS, first_number, whole_number
 from distwatch.state.finding import Evidence, Finding, Severity, Source
 from distwatch.state.identity import Identity, identify
 
@@ -17,15 +17,15 @@ _SLURM_NODES = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank's place. What is None was neither said nor derived.
+    """A rank's place in a world. None: neither given nor derived.
 
     Attributes:
-        method: env, tcp, file, or alone (a single process, which meets nobody).
+        method: env, tcp, file, or alone (a single process without peers).
         endpoint: `host:port`, or the file's path.
         hosts_store: whether this rank listens at the endpoint.
-        derived: sentences on what was worked out, and from what.
-        missing: names of the variables without which the rank cannot take its place.
-        wrong: sentences on values that make no sense.
+        derived: sentences about what was derived, and from what.
+        missing: names of the variables that the rank needs and does not have.
+        wrong: sentences about invalid values.
     """
 
     global_rank: int | None = None
@@ -36,7 +36,7 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = ""
     hosts_store: bool = False
     store_host: str = "rank 0"
-    """Who listens at the endpoint, in words."""
+    """Who listens at the endpoint, as text."""
     attempt: int = 0
     launcher: str = "unknown"
     derived: tuple[str, ...] = ()
@@ -51,20 +51,20 @@ def read_environment(
     global_rank: int | None = None,
     world_size: int | None = None,
 ) -> Launched:
-    """A rank's place from arguments first, then torch's variables, then its launcher's.
+    """A rank's place from the arguments, else torch's variables, else the launcher's.
 
-    A process without any of them is a world of its own.
+    A process without any of them forms a world alone.
     """
     identity = identify(environ)
-    url = urlsplit(init_method or "env://")
-    query = {name: values[0] for name, values in parse_qs(url.query).items()}
-    rank = _first(global_rank, whole_number(query.get("rank")), identity.global_rank)
-    world = _first(world_size, whole_number(query.get("world_size")), identity.world_size)
+    method, endpoint, query = read_init_method(init_method, None, environ)
+    rank = first_number(global_rank, query.get("rank"), identity.global_rank)
+    world = first_number(world_size, query.get("world_size"), identity.world_size)
     wrong = (*_wrong_numbers(environ), *_too_large(world, identity))
     derived: list[str] = []
     if rank is not None and global_rank is None and "RANK" not in environ and "rank" not in query:
         derived.append(f"rank {rank} from {identity.launcher}'s variables")
-    method, endpoint = _place_to_meet(url.scheme, init_method, environ, identity, derived)
+    if method not in ("tcp", "file"):
+        method, endpoint = "env", _endpoint(environ, identity, derived)
     if rank is None and world in (None, 1) and not _is_launched(environ, identity):
         rank, world, method, endpoint = 0, 1, "alone", ""
     elif rank == 0 and world == 1 and not endpoint:
@@ -88,7 +88,7 @@ def read_environment(
 
 
 def first_host(nodes: str) -> str | None:
-    """The first name of a Slurm node list: `node[03-05,9],x1` → `node03`; None where it is empty."""
+    """The first name of a Slurm node list: `node[03-05,9],x1` → `node03`; None for an empty list."""
     found = re.match(r"\s*([^\[\],\s]+)(?:\[([^\]]*)\])?([^,\[\]]*)", nodes)
     if found is None:
         return None
@@ -97,21 +97,11 @@ def first_host(nodes: str) -> str | None:
     return f"{stem}{first}{tail}"
 
 
-def _place_to_meet(
-    scheme: str,
-    init_method: str | None,
-    environ: Mapping[str, str],
-    identity: Identity,
-    derived: list[str],
-) -> tuple[str, str]:
-    if scheme == "file":
-        return "file", urlsplit(init_method or "").path
-    if scheme == "tcp":
-        return "tcp", urlsplit(init_method or "").netloc
+def _endpoint(environ: Mapping[str, str], identity: Identity, derived: list[str]) -> str:
     addr, port = identity.master_addr, identity.master_port
     if identity.launcher == "slurm":
         addr, port = _from_slurm(environ, addr, port, derived)
-    return "env", f"{addr}:{port}" if addr and port is not None else ""
+    return f"{addr}:{port}" if addr and port is not None else ""
 
 
 def _from_slurm(
@@ -124,7 +114,7 @@ def _from_slurm(
             derived.append(f"MASTER_ADDR={addr}, the first node of the Slurm job")
     job = whole_number(environ.get("SLURM_JOB_ID"))
     if port is None and job is not None:
-        # Every task comes to the same port, and two jobs on one node rarely to the same one.
+        # Every task derives the same port; two jobs on one node rarely get the same one.
         port = SLURM_PORTS[job % len(SLURM_PORTS)]
         derived.append(f"MASTER_PORT={port} from SLURM_JOB_ID={job}")
     return addr, port
@@ -146,7 +136,7 @@ def _missing(
 
 
 def _is_launched(environ: Mapping[str, str], identity: Identity) -> bool:
-    """Whether anything says that this process is one of several."""
+    """Whether anything suggests that this process is one of several."""
     said = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "RAY_RAYLET_PID")
     return identity.launcher not in ("unknown", "accelerate") or any(environ.get(n) for n in said)
 
@@ -159,14 +149,14 @@ def _wrong_numbers(environ: Mapping[str, str]) -> list[str]:
             wrong.append(f"{name}={value!r} is not a number")
     port = whole_number(environ.get("MASTER_PORT"))
     if port is not None and not 0 < port < 65536:
-        wrong.append(f"MASTER_PORT={port} is no port (1 to 65535)")
+        wrong.append(f"MASTER_PORT={port} is not a port (1 to 65535)")
     if environ.get("WORLD_SIZE", "").strip() == "0":
         wrong.append("WORLD_SIZE=0: a world has at least one rank")
     return wrong
 
 
 def _too_large(world: int | None, identity: Identity) -> list[str]:
-    """A world that nobody could go through rank by rank."""
+    """World sizes that are too large to handle rank by rank."""
     said = [f"WORLD_SIZE={world}"] if (world or 0) > MOST_RANKS else identity.beyond
     return [f"{one}: a world has at most {MOST_RANKS} ranks" for one in said]
 
@@ -178,12 +168,8 @@ def _local_rank(identity: Identity, rank: int | None) -> int:
     return (rank or 0) % per_node if per_node else 0
 
 
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
-
-
 def unfit(launched: Launched) -> Finding | None:
-    """Why a process cannot take its place with what it was given; None where it can."""
+    """Why a process cannot join its world as it was started; None where it can."""
     rank, world = launched.global_rank, launched.world_size
     culprits = () if rank is None else (rank,)
     if launched.missing or launched.wrong:
@@ -193,7 +179,7 @@ def unfit(launched: Launched) -> Finding | None:
             code="rendezvous.env_missing",
             severity="crash",
             culprit_ranks=culprits,
-            summary=f"this process cannot take its place in a world: {told}",
+            summary=f"this process cannot join a world: {told}",
             advice=_how_to_set(launched),
             evidence=(Evidence("journal", f"launcher: {launched.launcher}; {told}", rank),),
         )  # fmt: skip
@@ -218,10 +204,10 @@ def backend_unavailable(
     severity: Severity = "crash",
     confidence: float = 1.0,
 ) -> Finding:
-    """A backend, or a device for it, that a process or this host lacks.
+    """A finding about a backend, or a device for it, that a process or this host lacks.
 
     Args:
-        seen: the evidence of it, where `what` does not say it all.
+        seen: the evidence, where it is more than `what`.
     """
     return Finding(
         code="rendezvous.backend_unavailable",
@@ -238,7 +224,7 @@ def _how_to_set(launched: Launched) -> str:
     names = ", ".join(launched.missing) or "the variables"
     if launched.launcher == "ray":
         given = ", ".join(f'"{name}": "…"' for name in launched.missing)
-        return f"In a Ray actor pass them at its creation: .options(runtime_env={{'env_vars': {{{given}}}}})."
+        return f"Pass them when you create the Ray actor: .options(runtime_env={{'env_vars': {{{given}}}}})."
     return (
         f"Start the script with torchrun, which sets {names}, or set them yourself for every rank."
     )

@@ -1,4 +1,4 @@
-"""What an initialization that fails says: who came, who did not, where those are, and why."""
+"""The errors of a failing initialization: who arrived, who did not, where they are, and why."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from distwatch.agent.initialization import steps as st
 from distwatch.agent.initialization.arrival import Arrival
 from distwatch.agent.initialization.arrival_messages import Whereabouts
 from distwatch.agent.initialization.environment import Launched
-from distwatch.agent.initialization.missing_ranks import finding_of_absence, look_for, nearest
+from distwatch.agent.initialization.missing_ranks import (
+    ASK_WITHIN_S,
+    ask_verdict,
+    explaining,
+    finding_of_absence,
+    look_for,
+    nearest,
+)
 from distwatch.agent.initialization.steps import Ledger
 from distwatch.agent.initialization.store_connect import (
-    finding_of_no_listening,
-    finding_of_no_meeting,
+    not_hosted,
+    not_reached,
 )
-from distwatch.errors import InitFailed, InitTimeout
-from distwatch.state.codes import Situation, code_of, family_of
+from distwatch.errors import InitFailed, InitTimeout, not_done
+from distwatch.state.codes import Situation, code_of
 from distwatch.state.finding import Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.verdict import Verdict
@@ -29,7 +36,7 @@ _LISTED = 8
 
 
 class InitFailures:
-    """Makes the errors of one initialization. What the node's observer knows comes first."""
+    """Creates the errors of one initialization. The observer's finding comes first, if there is one."""
 
     def __init__(self, launched: Launched, agent: Agent | None, ledger: Ledger) -> None:
         self._launched = launched
@@ -39,8 +46,8 @@ class InitFailures:
         self._last_words = ""
 
     def late(self, arrival: Arrival, step: str, within_s: float) -> InitFailed:
-        """A deadline has passed: who is missing, and where they are, as every host sees it."""
-        # The observer judges by the journal: there the step has failed now.
+        """A deadline has passed: which ranks are missing, and where each host sees them."""
+        # The observer judges from the journal, so the step must have failed there first.
         self._ledger.give_up(_timeout(step, within_s))
         try:
             timed_out, views = arrival.collect_missing(step, within_s)
@@ -55,14 +62,14 @@ class InitFailures:
     def absent(
         self, step: str, within_s: float, missing: tuple[int, ...], arrived: tuple[int, ...]
     ) -> InitTimeout:
-        """Ranks did not come, and there is nobody to ask but this host."""
+        """Ranks did not arrive, and only this host can be asked."""
         self._ledger.give_up(_timeout(step, within_s))
         views = {rank: [place] for rank, place in self.look_for(missing).items()}
         return self._absent(step, within_s, missing, arrived, views)
 
     def look_for(self, missing: tuple[int, ...]) -> dict[int, Whereabouts]:
         """Where missing ranks are, as seen from this host."""
-        return look_for(missing, self._agent.folder if self._agent else None)[0]
+        return look_for(missing, self._agent.folder if self._agent else None)
 
     def _absent(
         self,
@@ -73,18 +80,18 @@ class InitFailures:
         views: Mapping[int, list[Whereabouts]],
     ) -> InitTimeout:
         places = {rank: nearest(views.get(rank, ())) for rank in missing}
-        # Who calls torch directly leaves no word of ours, and waits for the missing as we do.
+        # Ranks that call torch directly do not report themselves here, but wait for the missing ones too.
         here = {rank for rank, place in places.items() if place.status == "here"}
         if len(here) < len(missing):
             arrived = tuple(sorted({*arrived, *here}))
             missing = tuple(rank for rank in missing if rank not in here)
             places = {rank: places[rank] for rank in missing}
-        finding = _explaining(self._verdict(), missing)
+        finding = explaining(self._verdict(), missing)
         world = self._launched.world_size or 1
         if finding is None and missing:
             finding = finding_of_absence(missing, arrived, world, places, within_s)
         message = (
-            f"{_timeout(step, within_s)}; arrived: {_ranks(arrived)}; missing: {_ranks(missing)}"
+            f"{not_done(step, within_s)}; arrived: {_ranks(arrived)}; missing: {_ranks(missing)}"
         )
         where = _told(places)
         return InitTimeout(
@@ -97,10 +104,10 @@ class InitFailures:
             finding=finding,
         )
 
-    def not_met(self, error: StoreUnreachable, within_s: float) -> InitFailed:
+    def not_reached(self, error: StoreUnreachable, within_s: float) -> InitFailed:
         """The store cannot be reached from here."""
         self._ledger.give_up(InitFailed(error.detail, step=st.ENDPOINT))
-        finding = self._judged("unmet") or finding_of_no_meeting(self._launched, error)
+        finding = self._judged("unmet") or not_reached(self._launched, error)
         if error.outcome in ("foreign", "silent"):
             return InitFailed(finding.summary, step=st.ENDPOINT, finding=finding)
         return InitTimeout(
@@ -112,13 +119,13 @@ class InitFailures:
         )
 
     def not_hosted(self, error: Exception) -> InitFailed:
-        """This rank cannot listen where the others will look for it."""
+        """This rank cannot host the store."""
         self._ledger.give_up(error)
-        finding = self._judged("unhosted") or finding_of_no_listening(self._launched, str(error))
+        finding = self._judged("unhosted") or not_hosted(self._launched, str(error))
         return InitFailed(finding.summary, step=st.STORE, finding=finding)
 
     def store_lost(self, step: str, error: Exception) -> InitFailed:
-        """The store answered before and does no more."""
+        """The store answered before, and no longer does."""
         self._ledger.give_up(error)
         hosted_by_rank = self._launched.store_host == "rank 0"
         finding = self._judged("lost") or Finding(
@@ -128,13 +135,13 @@ class InitFailures:
             waiting_ranks=(self._launched.global_rank or 0,),
             summary=f"the store at {self._launched.endpoint}, which {self._launched.store_host} hosts, "
             f"is gone or frozen: {error}",
-            advice=f"Look at what ended or stopped {self._launched.store_host}; the others only lost it.",
+            advice=f"Find out what ended or stopped {self._launched.store_host}; the other ranks only lost the store.",
             confidence=0.7,
         )
         return InitFailed(finding.summary, step=step, finding=finding)
 
     def torch_failed(self, step: str, error: Exception, arrival: Arrival | None) -> InitFailed:
-        """torch raised by itself: what is known to have caused it, else its own words."""
+        """torch itself raised: the known cause, else torch's own message."""
         self._ledger.give_up(error)
         if arrival is not None:
             try:
@@ -143,7 +150,7 @@ class InitFailures:
                 return failure
             except OSError as lost:
                 return self.store_lost(step, lost)
-        finding = _explaining(self._verdict(), None)
+        finding = explaining(self._verdict())
         words = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         return InitFailed(
             f"{step} failed: {finding.summary if finding else words}",
@@ -152,38 +159,28 @@ class InitFailures:
         )
 
     def remind(self) -> None:
-        """While others wait on: what the observer knows of the reason, said once to whoever watches."""
+        """Prints the observer's reason, once, while the other ranks wait."""
         now = time.monotonic()
         if now - self._reminded < REMIND_EVERY_S:
             return
         self._reminded = now
-        finding = _explaining(self._verdict(), None)
+        finding = explaining(self._verdict())
         if finding is not None and finding.summary != self._last_words:
             self._last_words = finding.summary
             say(f"{finding.summary}. {finding.advice}")
 
     def _judged(self, situation: Situation) -> Finding | None:
-        """The observer's finding that is the reason for what this rank sees of the store."""
+        """The observer's finding that explains what this rank sees of the store."""
         verdict = self._verdict()
         findings = verdict.findings if verdict else ()
         return next((f for f in findings if situation in code_of(f.code).explains_store), None)
 
     def _verdict(self) -> Verdict | None:
-        return look_for((), self._agent.folder if self._agent else None)[1]
-
-
-def _explaining(verdict: Verdict | None, missing: tuple[int, ...] | None) -> Finding | None:
-    """The observer's finding about those ranks, or about anything that keeps a world from forming."""
-    for finding in verdict.findings if verdict else ():
-        fits = missing is None or set(finding.culprit_ranks) <= set(missing)
-        if finding.blocks and family_of(finding.code).forms_world and fits:
-            return finding
-    return None
+        return ask_verdict(self._agent.folder, ASK_WITHIN_S) if self._agent else None
 
 
 def _timeout(step: str, within_s: float) -> InitTimeout:
-    said = f"{step}: not done within {round(within_s, 1):g} s"
-    return InitTimeout(said, step=step, deadline_s=within_s)
+    return InitTimeout(not_done(step, within_s), step=step, deadline_s=within_s)
 
 
 def _told(places: Mapping[int, Whereabouts]) -> str:

@@ -1,4 +1,4 @@
-"""Forms a world step by step, each step under its deadline, and says who keeps it from forming."""
+"""Forms a world step by step, each step under its deadline, and says which rank prevents it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distwatch.agent.initialization.key_value_store import (
 from distwatch.agent.initialization.library import Formed, Layout, Library
 from distwatch.agent.initialization.plan import torch_version_of
 from distwatch.agent.initialization.steps import Deadlines, Ledger
-from distwatch.agent.initialization.store_connect import meet
+from distwatch.agent.initialization.store_connect import connect
 from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitFailed, InitTimeout
 from distwatch.redaction import redact_command
@@ -35,7 +35,7 @@ from distwatch.runfolder import host_name, start_ticks
 from distwatch.state.addresses import split_endpoint
 from distwatch.state.agreement import layouts_differ
 from distwatch.state.events import FindingRaised, InitPlanned
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import name_ranks
 from distwatch.tcpstore import StoreClient, StoreUnreachable
 from distwatch.visible_text import say
 
@@ -57,7 +57,7 @@ class Initializer:
         agent: Agent | None,
         formed_before: int,
     ) -> None:
-        """`formed_before`: how many worlds this process has formed, as every rank of it has."""
+        """`formed_before`: how many worlds this process, like every other rank, has formed before."""
         self._launched = launched
         self._plan = plan
         self._deadlines = deadlines
@@ -145,20 +145,20 @@ class Initializer:
     def _reach_file(self) -> FileKeyValues:
         try:
             key_values = FileKeyValues(self._launched.endpoint, self._prefix)
-            # Who ended without a word left its files, which an ended torch does not.
+            # Ranks that ended without closing their world have left its files.
             if Arrival(key_values.below("0"), self._me(), self._rank, self._world).all_over():
                 key_values.remove()
                 key_values = FileKeyValues(self._launched.endpoint, self._prefix)
         except OSError as error:
             raise InitFailed(
-                f"the ranks cannot meet beside {self._launched.endpoint}: {error}",
+                f"this rank cannot write beside {self._launched.endpoint}: {error}",
                 step=st.STORE,
                 advice="init_method='file://…' needs a folder that every rank can write to.",
             ) from error
         return key_values
 
     def _enter_epoch(self, key_values: KeyValueStore) -> int:
-        """The number of this attempt: whoever has failed in one opens the next."""
+        """The number of this attempt; a rank that failed in one attempt opens the next."""
         place = (self._launched.endpoint, self._prefix)
         failed = _failed_epochs.get(place)
         if failed is not None:
@@ -172,45 +172,42 @@ class Initializer:
         address = split_endpoint(self._launched.endpoint)
         if address is None:
             raise InitFailed(
-                f"{self._launched.endpoint!r} is no host:port",
+                f"{self._launched.endpoint!r} is not host:port",
                 step=st.ENDPOINT,
                 advice="Set MASTER_ADDR and MASTER_PORT, or init_method='tcp://host:port'.",
             )
         if self._launched.hosts_store:
             within_s = self._deadlines.of(st.STORE)
             with self._step(st.STORE, label=f"listens at {self._launched.endpoint}"):
-                self._host_store(address, within_s)
+                try:
+                    self._library.host_store(*address, self._world, within_s)
+                except (RuntimeError, OSError) as error:
+                    raise self._failures.not_hosted(error) from error
         with self._step(st.ENDPOINT, label=self._launched.endpoint):
             client = self._client = self._meet(address)
         return StoreKeyValues(client, self._prefix, self._others())
 
     def _others(self) -> Others:
-        """How ranks without a word of ours show themselves in the store."""
+        """How the store shows ranks that call torch directly."""
         if self._formed_before:
             return "unknown"
-        # A store that torchrun hosts has counted clients of its own and of earlier attempts.
+        # A store hosted by torchrun also counts torchrun's own clients, and those of earlier attempts.
         if self._launched.store_host == "rank 0":
             return "clients"
-        # A store before torch 2.10 hangs up on who asks for its keys.
+        # Before torch 2.10, a store closes the connection when a client lists its keys.
         listing = torch_version_of(self._plan) >= (2, 10)
         return "addresses" if listing and "gloo" in self._plan.backend else "unknown"
-
-    def _host_store(self, address: tuple[str, int], within_s: float) -> None:
-        try:
-            self._library.host_store(*address, self._world, within_s)
-        except (RuntimeError, OSError) as error:
-            raise self._failures.not_hosted(error) from error
 
     def _meet(self, address: tuple[str, int]) -> StoreClient:
         within_s = self._deadlines.of(st.ENDPOINT)
         try:
-            return meet(*address, within_s, lambda why: self._ledger.tell(0, label=why))
+            return connect(*address, within_s, lambda why: self._ledger.tell(0, label=why))
         except StoreUnreachable as error:
             awaited = self._launched.store_host == "rank 0" and self._rank != 0
             if error.outcome == "refused" and awaited:
-                # Nobody listens: the rank that is to host the store has not come.
+                # Nobody listens: the rank that hosts the store has not arrived.
                 raise self._failures.absent(st.ENDPOINT, within_s, (0,), (self._rank,)) from None
-            raise self._failures.not_met(error, within_s) from None
+            raise self._failures.not_reached(error, within_s) from None
 
     def _arrive(self, arrival: Arrival) -> bool:
         within_s = self._arrive_within_s = self._deadlines.of(st.ARRIVAL)
@@ -233,57 +230,48 @@ class Initializer:
         step = st.GROUP
         within_s = told_s = self._deadlines.of(st.GROUP)
         if not complete:
-            # torch waits for the rest, and what they may take is still the arrival's.
+            # torch waits for the missing ranks, under what is left of the arrival's deadline.
             step, told_s = st.ARRIVAL, self._arrive_within_s
             within_s = max(0.0, self._arrive_until - time.monotonic())
-        try:
+        with self._failing(st.GROUP, arrival):
             with self._supervised(step, within_s, arrival, told_s):
                 self._library.form(self._launched, self._plan, within_s, self._own_keys())
             arrival.formed()
-        except InitFailed:
-            raise
-        except Exception as error:
-            raise self._failures.torch_failed(st.GROUP, error, arrival) from error
 
     def _own_keys(self) -> str:
-        """torch's keys of a first world are its own; those of a later one would be found used."""
+        """A prefix for torch's keys; '' for the first world. A later world would find them used."""
+        # https://github.com/pytorch/pytorch/issues/55967: torch counts groups from 0 again and hangs.
         again = self._formed_before or self._epoch
         return f"{self._prefix}/{self._epoch}/torch" if again else ""
 
     def _exchange(self, arrival: Arrival, complete: bool) -> tuple[int, ...]:
-        """A real round trip, where every rank makes it; the ranks that would not."""
+        """A real round trip, if every rank takes part; returns the ranks that would not."""
         within_s = self._deadlines.of(st.ROUND_TRIP)
-        without = self._agree_on_trip(arrival, complete)
-        if without:
-            self._ledger.tell(0, label=f"left out: ranks {format_ranks(without)} came without it")
-            return without
-        try:
-            with self._supervised(st.ROUND_TRIP, within_s, arrival):
-                self._library.round_trip(self._world, within_s)
-        except InitFailed:
-            raise
-        except Exception as error:
-            raise self._failures.torch_failed(st.ROUND_TRIP, error, arrival) from error
-        return ()
-
-    def _agree_on_trip(self, arrival: Arrival, complete: bool) -> tuple[int, ...]:
-        """Ranks that torch let in without their word here: the first to ask says it for all."""
         missing = () if complete else arrival.sweep()
+        # Ranks that joined through torch alone; the first rank to ask decides for all.
         word = arrival.agree_on("without", msgspec.msgpack.encode(missing))
-        return msgspec.msgpack.decode(word, type=tuple[int, ...])
+        without = msgspec.msgpack.decode(word, type=tuple[int, ...])
+        if without:
+            self._ledger.tell(
+                0,
+                label=f"skipped: {name_ranks(without, 'does', 'do')} not use distwatch.initialize",
+            )
+            return without
+        with (
+            self._failing(st.ROUND_TRIP, arrival),
+            self._supervised(st.ROUND_TRIP, within_s, arrival),
+        ):
+            self._library.round_trip(self._world, within_s)
+        return ()
 
     def _build(self, arrival: Arrival, without: tuple[int, ...]) -> Layout:
         if not self._plan.framework:
             return {}
         within_s = self._deadlines.of(st.FRAMEWORK)
         with self._step(st.FRAMEWORK, label=self._plan.framework):
-            try:
-                with self._supervised(st.FRAMEWORK, within_s, arrival):
-                    layout = self._library.build(self._plan)
-            except InitFailed:
-                raise
-            except Exception as error:
-                raise self._failures.torch_failed(st.FRAMEWORK, error, arrival) from error
+            failing = self._failing(st.FRAMEWORK, arrival)
+            with failing, self._supervised(st.FRAMEWORK, within_s, arrival):
+                layout = self._library.build(self._plan)
         with self._step(st.LAYOUTS):
             self._agree_on_layout(arrival, layout, without)
         return layout
@@ -294,8 +282,6 @@ class Initializer:
         peers = {rank for members in layout.values() for rank in members} - set(without)
         try:
             words = arrival.collect("layout", tuple(sorted(peers)), time.monotonic() + within_s)
-        except InitFailed:
-            raise
         except Late as error:
             missing = error.missing
             raise self._failures.absent(
@@ -306,17 +292,17 @@ class Initializer:
             raise arrival.fail(st.LAYOUTS, finding)
 
     def _leave(self) -> None:
-        """The last rank to leave a world that met in a file clears our word away."""
+        """The last rank to leave a world with `file://` removes our files."""
         if isinstance(self._key_values, FileKeyValues) and self._arrival is not None:
             with contextlib.suppress(OSError):
                 if self._arrival.leave():
                     self._key_values.remove()
             self._key_values = None
 
-    # ---- telling -----------------------------------------------------------------------------
+    # ---- reporting -----------------------------------------------------------------------------
 
     def _tell(self, failure: InitFailed) -> None:
-        """The journal, and the ranks that come later, learn why the world does not form."""
+        """Reports to the journal, and to ranks that arrive later, why the world does not form."""
         self._ledger.give_up(failure)
         if failure.finding is not None and self._agent is not None:
             self._agent.record(FindingRaised(finding=failure.finding, step=failure.step))
@@ -326,7 +312,7 @@ class Initializer:
                 if failure.finding is not None and not isinstance(failure, InitTimeout):
                     self._arrival.fail(failure.step, failure.finding)
         if self._launched.hosts_store and self._arrival is not None:
-            # The store ends with this process, and takes the reason away from those that come later.
+            # The store ends with this process: later ranks must read the reason first.
             atexit.register(self._arrival.linger, time.monotonic() + LINGER_S)
         else:
             self._close_key_values()
@@ -354,7 +340,7 @@ class Initializer:
             host=host_name(),
             pid=pid,
             start_ticks=start_ticks(pid),
-            command=" ".join(redact_command(getattr(sys, "orig_argv", sys.argv)[:8]))[:200],
+            command=" ".join(redact_command(sys.orig_argv[:8]))[:200],
         )
 
     @contextlib.contextmanager
@@ -362,10 +348,20 @@ class Initializer:
         with self._ledger.step(name, self._deadlines.of(name), label=label, total=total):
             yield
 
+    @contextlib.contextmanager
+    def _failing(self, step: str, arrival: Arrival) -> Iterator[None]:
+        """Turns an exception of torch's into a failure of that step."""
+        try:
+            yield
+        except InitFailed:
+            raise
+        except Exception as error:
+            raise self._failures.torch_failed(step, error, arrival) from error
+
     def _supervised(
         self, step: str, within_s: float, arrival: Arrival, told_s: float | None = None
     ) -> Supervision:
-        """`told_s`: the deadline that is told, where a part of it has been used up before."""
+        """`told_s`: the deadline to report, where a part of it was already used."""
 
         def look() -> InitFailed | None:
             try:

@@ -1,7 +1,7 @@
-"""Where ranks leave word for each other while their world forms: a few keys of our own.
+"""The keys through which ranks exchange messages while their world forms.
 
-On a TCPStore they lie beside torch's and are never mixed with them; with `file://` they are
-small files beside the FileStore's; a rank that is alone keeps them in memory.
+On a TCPStore they have a prefix of their own beside torch's keys; with `file://` they are small files
+beside the FileStore's; a single rank keeps them in memory.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _COUNT = "count"
 _LARGEST = 16 * 1024 * 1024
 LIST_EVERY_S = 1.0
 GLOO_ADDRESS = re.compile(r"/default_pg/0//\w+//\d+/\d+")
-"""Where a rank of the default group publishes its address as it enters it, in torch 2.10 to 2.13."""
+"""The key where a rank publishes its address when it enters the default group, in torch 2.10 to 2.13."""
 Others = Literal["clients", "addresses", "unknown"]
 
 
 class KeyValueStore:
-    """Keys and values. Every method ends soon, or raises OSError where the store is lost."""
+    """Keys and values. Every method returns soon, or raises OSError where the store is lost."""
 
     def claim(self, key: str, value: bytes, instead_of: bytes = b"") -> bytes:
-        """Writes a key that nobody has written, or that holds `instead_of`; what it holds then."""
+        """Writes a key that is absent, or has the value `instead_of`; returns its value afterwards."""
         raise NotImplementedError
 
     def set(self, key: str, value: bytes) -> None:
@@ -37,26 +37,26 @@ class KeyValueStore:
         raise NotImplementedError
 
     def get(self, key: str) -> bytes | None:
-        """Reads a key; None where nobody has written it."""
+        """Reads a key; None where it is absent."""
         raise NotImplementedError
 
     def below(self, name: str) -> KeyValueStore:
-        """A store of its own under a name on this one; it is closed with this one."""
+        """A separate store below this one, under a name; it is closed with this one."""
         raise NotImplementedError
 
     def count(self) -> None:
-        """Counts this rank as one that has come, where its own word is not what is counted."""
+        """Counts this rank as arrived, where its message alone does not count."""
 
     def counted(self) -> int:
-        """How many ranks have counted themselves."""
+        """How many ranks have arrived here."""
         return 1
 
     def count_others(self) -> int:
-        """How many ranks are seen to have come without leaving word here."""
+        """How many ranks have visibly arrived through torch alone."""
         return 0
 
     def close(self) -> None:
-        """Gives it back."""
+        """Closes the connection."""
 
 
 class StoreKeyValues(KeyValueStore):
@@ -65,8 +65,8 @@ class StoreKeyValues(KeyValueStore):
     def __init__(self, client: StoreClient, prefix: str, others: Others = "unknown") -> None:
         """
         Args:
-            others: what in the store shows ranks that call torch directly: its count of clients,
-                the addresses of gloo that they publish, or nothing.
+            others: how the store shows ranks that call torch directly: by its count of clients, by the
+                gloo addresses that they publish, or not at all.
         """
         self._client = client
         # torch's clients write a slash before every key.
@@ -90,7 +90,7 @@ class StoreKeyValues(KeyValueStore):
         return int(self._client.get(self._prefix + _COUNT) or b"0")
 
     def count_others(self) -> int:
-        # They join before they wait, and ours join only afterwards.
+        # Those ranks join before they wait; ours join only afterwards.
         if self._others == "clients":
             return self._client.count_clients() or 0
         return self._count_addresses() if self._others == "addresses" else 0
@@ -111,12 +111,12 @@ class StoreKeyValues(KeyValueStore):
 
 
 class FileKeyValues(KeyValueStore):
-    """In a folder beside the file of a FileStore, on the disk that the ranks share anyway."""
+    """In a folder beside a FileStore's file, on the disk that the ranks share anyway."""
 
     def __init__(self, path: str, prefix: str) -> None:
         """
         Raises:
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be created.
         """
         self._file = path
         self._folder = f"{path}.distwatch"
@@ -132,7 +132,7 @@ class FileKeyValues(KeyValueStore):
         with os.fdopen(open_ours(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(value)
         try:
-            # A link appears with all its content, or not at all.
+            # A hard link appears with its whole content, or not at all.
             os.link(own, path)
         except FileExistsError:
             return self.get(key) or b""
@@ -150,13 +150,13 @@ class FileKeyValues(KeyValueStore):
             return None
 
     def remove(self) -> None:
-        """Removes what is left of this world."""
+        """Removes the files of this world."""
         for name in os.listdir(self._folder):
             if name.startswith(f"{self._prefix}."):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self._folder, name))
         with contextlib.suppress(OSError):
-            os.rmdir(self._folder)  # others may hold worlds of their own here
+            os.rmdir(self._folder)  # other worlds may have files here
 
     def counted(self) -> int:
         mine = f"{self._prefix}.rank."

@@ -1,4 +1,4 @@
-"""What the initializer asks of the library that forms the groups, and what then holds."""
+"""What the initializer needs from the library that forms the groups, and the result."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Layout = dict[str, tuple[int, ...]]
 
 
 class Library(Protocol):
-    """What the initializer needs of torch, or of whatever forms groups in its place."""
+    """torch, or a library that forms groups in its place."""
 
     def unavailable(self, backend: str, launched: Launched) -> Finding | None:
         """Why the backend cannot work in this process; None where it can."""
         ...
 
     def host_store(self, host: str, port: int, world_size: int, timeout_s: float) -> None:
-        """Listens at the endpoint; torch's own store of this process reuses it.
+        """Listens at the endpoint; torch's own store in this process reuses it.
 
         Raises:
-            RuntimeError: it cannot.
+            RuntimeError: it cannot listen there.
         """
         ...
 
     def form(self, launched: Launched, plan: InitPlanned, within_s: float, prefix: str) -> None:
-        """Forms the default process group, and returns when it holds.
+        """Forms the default process group.
 
         Args:
-            prefix: of keys of its own, where torch's own ones in this store are used up; else ''.
+            prefix: for torch's keys, where the plain ones in this store are used up; else ''.
         """
         ...
 
@@ -42,7 +42,7 @@ class Library(Protocol):
         """Exchanges one number with every rank.
 
         Raises:
-            RuntimeError: it did not come back, or came back wrong.
+            RuntimeError: it did not return in time, or returned a wrong number.
         """
         ...
 
@@ -50,18 +50,14 @@ class Library(Protocol):
         """Builds the framework's groups."""
         ...
 
-    def undo(self) -> None:
-        """Destroys what was built, the last first."""
-        ...
-
 
 class Formed(msgspec.Struct, frozen=True, kw_only=True):
-    """What now holds."""
+    """A world that has formed."""
 
     launched: Launched
     plan: InitPlanned
     layout: Layout
     without: tuple[int, ...] = ()
-    """Ranks that came without `distwatch.initialize`."""
+    """Ranks that do not use `distwatch.initialize`."""
     leave: Callable[[], None]
-    """To be called when the world is closed, or the process ends."""
+    """To be called when the world is closed or the process ends."""

@@ -1,48 +1,72 @@
-"""Where the ranks are that did not come: what this host sees of them, and the finding of it."""
+"""Where missing ranks are, as this host and its observer see them, and the finding about it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from distwatch.agent.initialization.arrival_messages import Whereabouts
+from distwatch.observer_socket import ask_observer
 from distwatch.runfolder import RunFolder, host_name, is_alive
+from distwatch.state.codes import family_of
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import status_of
 from distwatch.state.steps import INIT
 from distwatch.state.verdict import ReportedStatus, Verdict
 
+log = logging.getLogger("distwatch")
 ASK_WITHIN_S = 3.0
 _LISTED = 8
 _NEAREST = {"here": 0, "alive": 1, "ended": 2, "unseen": 3, "unknown": 4}
 _CODES = {"ended": "rendezvous.rank_died", "unseen": "rendezvous.rank_never_started"}
 _ADVICE = {
-    "here": "Look at the stacks: every rank has come, and torch still waits.",
+    "here": "Look at the stacks: every rank has arrived, but torch is still waiting.",
     "unknown": "Look for the missing ranks on the other hosts.",
 }
 
 
-def look_for(
-    missing: Iterable[int], folder: RunFolder | None
-) -> tuple[dict[int, Whereabouts], Verdict | None]:
-    """What this host sees of missing ranks: by its observer, else by the run's start records."""
+def look_for(missing: Iterable[int], folder: RunFolder | None) -> dict[int, Whereabouts]:
+    """What this host knows about missing ranks, from its observer or else the run's start records."""
     host = host_name()
     if folder is None:
         why = Whereabouts(
-            host=host, status="unknown", text=f"distwatch is off on {host}: nobody looked"
+            host=host, status="unknown", text=f"not observed: distwatch is off on {host}"
         )
-        return dict.fromkeys(missing, why), None
-    from distwatch.agent.initialization.observer_question import ask_verdict
-
+        return dict.fromkeys(missing, why)
     verdict = ask_verdict(folder, ASK_WITHIN_S)
     if verdict is not None:
         seen = {status.global_rank: status for status in verdict.rank_statuses}
-        return {rank: _place_of(seen.get(rank), host) for rank in missing}, verdict
-    return {rank: _place_by_record(rank, folder, host) for rank in missing}, None
+        return {rank: _place_of(seen.get(rank), host) for rank in missing}
+    return {rank: _place_by_record(rank, folder, host) for rank in missing}
+
+
+def ask_verdict(folder: RunFolder, timeout_s: float) -> Verdict | None:
+    """The current verdict of this node's observer, with stacks; None where no observer answers.
+
+    Blocks for at most `timeout_s`.
+    """
+    try:
+        answer = ask_observer(folder, {"want": "verdict"}, timeout_s)
+        return msgspec.msgpack.decode(answer, type=Verdict)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        log.info("distwatch: the observer gave no verdict: %s", error)
+        return None
+
+
+def explaining(verdict: Verdict | None, missing: Iterable[int] | None = None) -> Finding | None:
+    """The observer's first finding about why a world does not form; with `missing`, about those ranks."""
+    for finding in verdict.findings if verdict else ():
+        fits = missing is None or set(finding.culprit_ranks) <= set(missing)
+        if finding.blocks and family_of(finding.code).forms_world and fits:
+            return finding
+    return None
 
 
 def nearest(places: Iterable[Whereabouts]) -> Whereabouts:
-    """One place from several hosts' views: where it was seen; else that nobody saw it, and who looked."""
+    """One place from several hosts' views: where it was seen, else which hosts looked without seeing it."""
     ordered = sorted(places, key=lambda place: _NEAREST[place.status])
     if not ordered:
         return Whereabouts(host="", status="unknown", text="not observed: no host answered in time")
@@ -50,8 +74,7 @@ def nearest(places: Iterable[Whereabouts]) -> Whereabouts:
     if first.status != "unseen":
         return first
     hosts = sorted({place.host for place in ordered if place.status == "unseen"})
-    text = f"no process of it was seen on {', '.join(hosts[:_LISTED])}"
-    return Whereabouts(host=first.host, status="unseen", text=text)
+    return _unseen(first.host, ", ".join(hosts[:_LISTED]))
 
 
 def finding_of_absence(
@@ -61,7 +84,7 @@ def finding_of_absence(
     places: Mapping[int, Whereabouts],
     waited_s: float,
 ) -> Finding:
-    """The finding of what is known here: of the ranks that are nearest, the others are told beside it."""
+    """A finding from what is known here: it blames the ranks with the clearest status."""
     status = min((places[rank].status for rank in missing), key=lambda s: _NEAREST[s])
     culprits = tuple(rank for rank in missing if places[rank].status == status)
     told = "; ".join(f"rank {rank}: {places[rank].text}" for rank in missing[:_LISTED])
@@ -71,7 +94,7 @@ def finding_of_absence(
         severity="crash" if status == "ended" else "hang",
         culprit_ranks=culprits,
         waiting_ranks=arrived,
-        summary=f"{len(arrived)} of {world_size} ranks came within {waited_s:.0f} s; "
+        summary=f"{len(arrived)} of {world_size} ranks arrived within {waited_s:.0f} s; "
         f"missing: {format_ranks(missing)}. {told}{more}",
         advice=_ADVICE.get(status, ""),
         evidence=tuple(
@@ -84,7 +107,7 @@ def finding_of_absence(
 
 def _place_of(status: ReportedStatus | None, host: str) -> Whereabouts:
     if status is None or status.pid is None:
-        return Whereabouts(host=host, status="unseen", text=f"no process of it was seen on {host}")
+        return _unseen(host, host)
     where = f" at {status.where}" if status.where else ""
     doing = f": {status.doing}" if status.doing else ""
     text = f"{status.word}{where}{doing} (pid {status.pid} on {status.host or host})"
@@ -105,10 +128,14 @@ def _place_by_record(rank: int, folder: RunFolder, host: str) -> Whereabouts:
     for start in records:
         pid, ticks = int(start.get("pid", 0)), int(start.get("ticks", 0))
         if start.get("host") == host and is_alive(pid, ticks):
-            text = f"alive, has not come here (pid {pid} on {host}; no observer, so no stack)"
+            text = f"alive, but has not arrived (pid {pid} on {host}; no observer, so no stack)"
             return Whereabouts(host=host, status="alive", text=text)
     if records:
         pid = int(records[-1].get("pid", 0))
         text = f"its process has ended (pid {pid} on {records[-1].get('host', '?')})"
         return Whereabouts(host=host, status="ended", text=text)
-    return Whereabouts(host=host, status="unseen", text=f"no process of it was seen on {host}")
+    return _unseen(host, host)
+
+
+def _unseen(host: str, hosts: str) -> Whereabouts:
+    return Whereabouts(host=host, status="unseen", text=f"no process of this rank on {hosts}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import error_text
-from distwatch.errors import PlanInvalid, did_you_mean
+from distwatch.errors import GIVE_SECONDS, PlanInvalid, did_you_mean
 from distwatch.state.events import Site
 from distwatch.state.steps import FRAMEWORK_PARTS, INIT
 
@@ -20,16 +20,16 @@ _SHORT = {"group": GROUP, "round_trip": ROUND_TRIP, "framework": FRAMEWORK, "fra
 
 
 class Deadlines:
-    """Seconds by step. A step without its own has what is left of the whole."""
+    """Seconds by step. A step without its own deadline gets what is left of the whole."""
 
     def __init__(self, asked: Mapping[str, float] | None, whole_s: float) -> None:
         """
         Args:
-            asked: by name of a step (spaces or underscores), `group` for short, or `init`: the whole.
-            whole_s: for all steps together, where `asked` does not say.
+            asked: by a step's name (with spaces or underscores), `group` for short, or `init`: the whole.
+            whole_s: for all steps together, where `asked` has no `init`.
 
         Raises:
-            PlanInvalid: an unknown step, or no positive number.
+            PlanInvalid: an unknown step, or a number that is not positive.
         """
         own = {_step_name(name): _positive(name, value) for name, value in (asked or {}).items()}
         self.whole_s = own.pop("init", whole_s)
@@ -37,7 +37,7 @@ class Deadlines:
         self._began = time.monotonic()
 
     def of(self, step: str) -> float:
-        """Seconds that a step may take if it began now."""
+        """Seconds that a step may take if it begins now."""
         left_s = self._began + self.whole_s - time.monotonic()
         return max(0.0, min(left_s, self._own.get(step, left_s)))
 
@@ -46,20 +46,18 @@ def _step_name(name: str) -> str:
     known = {**_SHORT, **{step: step for step in STEPS}, "init": "init"}
     if name in known:
         return known[name]
-    hint = did_you_mean(name, known, f"There are: {', '.join(sorted(known))}.")
-    raise PlanInvalid(f"there is no step {name!r} that could have a deadline", advice=hint)
+    hint = did_you_mean(name, known, f"Steps: {', '.join(sorted(known))}.")
+    raise PlanInvalid(f"deadlines: there is no step {name!r}", advice=hint)
 
 
 def _positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        raise PlanInvalid(
-            f"deadlines[{name!r}] is {value!r}", advice="Give a positive number of seconds."
-        )
+        raise PlanInvalid(f"deadlines[{name!r}] is {value!r}", advice=GIVE_SECONDS)
     return float(value)
 
 
 class Ledger:
-    """Writes the steps into the journal; without an agent it only keeps their names."""
+    """Journals the steps; without an agent it only keeps their names."""
 
     def __init__(self, agent: Agent | None) -> None:
         self._agent = agent
@@ -71,7 +69,7 @@ class Ledger:
         self, name: str, deadline_s: float, *, label: str = "", total: int | None = None,
         site: Site | None = None,
     ) -> Iterator[None]:  # fmt: skip
-        """One step; what is raised in it is its error."""
+        """One step; an exception inside is its error."""
         outer, self.current = self.current, name
         number = self._begin(name, deadline_s, label, total, site)
         try:
@@ -83,12 +81,12 @@ class Ledger:
         self.current = outer
 
     def tell(self, done: int, total: int | None = None, label: str = "") -> None:
-        """The innermost step has moved."""
+        """Records progress of the innermost step."""
         if self._agent is not None and self._open:
             self._agent.progress_step(self._open[-1], done, total, label)
 
     def give_up(self, error: BaseException) -> None:
-        """Writes that the open steps have failed, before the caller is told of it."""
+        """Records that the open steps have failed, before the caller gets the error."""
         while self._open:
             self._end(self._open[-1], error)
 

@@ -1,24 +1,31 @@
-"""A blocking call of torch under a deadline that is acted on, not only written down."""
+"""A blocking call of torch under a deadline that ends the call.
+
+Nothing can raise an exception in a thread that is inside C++. But torch's store client raises by
+itself when it loses its connection: so this process's own connections to the store are shut down.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 
-from distwatch.agent.initialization.interruption import cut_connections
 from distwatch.errors import InitFailed
+from distwatch.runfolder import names_in
 
 LOOK_EVERY_S = 0.25
 CUT_EVERY_S = 0.2
 
 
 class Supervision:
-    """Around one call. What its own thread finds is raised in place of what torch says of it.
+    """Put around one call. Its thread's failure is raised instead of torch's own exception.
 
-    The thread never calls torch: it looks, and where the call must end it shuts down this
-    process's connections to the store, upon which the call raises.
+    The thread never calls torch: it only looks, and cuts the connections where the call must end.
     """
 
     def __init__(
@@ -32,10 +39,10 @@ class Supervision:
     ) -> None:
         """
         Args:
-            port: of the store; None where there is nothing to shut down.
-            late: makes the failure once the deadline has passed; may take a few seconds.
-            look: asked four times a second; what it returns ends the call at once.
-            spared: descriptors of connections that must stay.
+            port: the store's; None where there is no connection to cut.
+            late: creates the failure once the deadline has passed; may take a few seconds.
+            look: called four times a second; a failure that it returns ends the call at once.
+            spared: descriptors of connections that must remain.
         """
         self._deadline_s = deadline_s
         self._port = port
@@ -59,7 +66,7 @@ class Supervision:
             return  # Ctrl-C is the user's
         self._thread.join()
         if self._failure is not None and (error is not None or self._refuted):
-            # A call that came to an end all the same may have formed a world that cannot work.
+            # A call that succeeded all the same may have formed a world that cannot work.
             raise self._failure from error
 
     def _run(self) -> None:
@@ -76,7 +83,27 @@ class Supervision:
 
     def _fail(self, failure: InitFailed, *, refuted: bool) -> None:
         self._failure, self._refuted = failure, refuted
-        # A client that is only just connecting has no connection yet: again until it ends.
+        # A client that is still connecting has no connection yet: repeat until the call ends.
         while self._port is not None and not self._over.is_set():
             cut_connections(self._port, spared=self._spared())
             self._over.wait(CUT_EVERY_S)
+
+
+def cut_connections(port: int, *, spared: Collection[int] = ()) -> int:
+    """Shuts down this process's own TCP connections to a port; returns their number.
+
+    Args:
+        spared: descriptors to leave alone.
+    """
+    cut = 0
+    for descriptor in map(int, names_in("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if descriptor in spared or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            # A duplicate: torch itself closes the original.
+            with socket.socket(fileno=os.dup(descriptor)) as connection:
+                is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
+                if is_tcp and connection.getpeername()[1] == port:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    cut += 1
+    return cut

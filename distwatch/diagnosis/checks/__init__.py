@@ -34,7 +34,7 @@ from distwatch.diagnosis.checks.rendezvous.arrival import RanksNotArrived
 from distwatch.diagnosis.checks.rendezvous.claims import RankDuplicated, RankOutOfRange
 from distwatch.diagnosis.checks.rendezvous.endpoints import EndpointDisagrees
 from distwatch.diagnosis.checks.rendezvous.environments import BACKEND_UNAVAILABLE, ENV_MISSING
-from distwatch.diagnosis.checks.rendezvous.extra_process_groups import SideWorldsIncomplete
+from distwatch.diagnosis.checks.rendezvous.extra_process_groups import ExtraGroupsIncomplete
 from distwatch.diagnosis.checks.rendezvous.interfaces import InterfaceInvalid
 from distwatch.diagnosis.checks.rendezvous.plans import PlansDisagree
 from distwatch.diagnosis.checks.rendezvous.store import PortTaken, StoreLost
@@ -67,7 +67,7 @@ CHECKS: tuple[Check, ...] = (
     RankStopped(),
     RanksNotArrived(),
     *RAY_CHECKS,
-    SideWorldsIncomplete(),
+    ExtraGroupsIncomplete(),
     LayoutsDiffer(),
     GroupsOverlap(),
     FrameworksDiffer(),

@@ -7,12 +7,13 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
+from distwatch.preflight.faults import size_invalid
 from distwatch.preflight.plan import Plan, validate
 from distwatch.state.finding import Finding
 
 
 class Accelerate(Framework):
-    """The mesh is what its builder returns; only torch destroys it."""
+    """The state is the mesh that the builder returns; only torch destroys it."""
 
     name = "accelerate"
     packages = ("accelerate",)
@@ -30,10 +31,10 @@ class Accelerate(Framework):
             return validate(plan, world)
         why = f"accelerate has no axis for pipeline {plan.pipeline} or expert {plan.expert}"
         advice = 'Leave both at 1, or use framework="mesh" with axes of your own.'
-        return [Finding(code="group.size_invalid", severity="crash", summary=why, advice=advice)]
+        return [size_invalid(why, advice)]
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """The ranks that tensor and context leave are data shards, unless the options say otherwise."""
+        """Ranks beyond tensor × context become data shards, unless the options say otherwise."""
         import torch.distributed as dist
 
         from distwatch.integrations.torch_devices import device_of

@@ -1,6 +1,6 @@
-"""What the file of a framework with its own parallel state must provide; everything else is here.
+"""The base class for a framework with its own parallel state.
 
-A framework's file has one class that says how it is initialized, read back and destroyed, and ends
+A framework's file has one subclass, which says how the state is built, read and destroyed, and ends
 with
 
     framework = Megatron()
@@ -63,9 +63,9 @@ class Framework:
     name = ""
     """The name in `distwatch.initialize(framework=…)`, and of its integration."""
     packages: tuple[str, ...] = ()
-    """Modules with a folder whose frames are not the user's; the first one must be installed."""
+    """Packages whose frames are not the user's; the first one must be installed."""
     distribution = ""
-    """What to install, in pip's words."""
+    """What to install, as arguments of pip."""
     initializers: tuple[str, ...] = ()
     """Functions of the module that build the state, or `Class.method`. At least one must exist."""
     destroyers: tuple[str, ...] = ()
@@ -119,6 +119,11 @@ class Framework:
             said["order"] = order
         return msgspec.structs.replace(plan, **said)
 
+    def size_arguments(self, plan: Plan) -> dict[str, int]:
+        """The plan's sizes by the initializers' arguments."""
+        sizes = {name: getattr(plan, _FIELDS[axis]) for name, axis in self.arguments.items()}
+        return {name: size for name, size in sizes.items() if size is not None}
+
     def validate(self, plan: Plan, world: int) -> list[Finding]:
         """Findings about a plan for a world of that size, those that stop it first."""
         return validate(plan, world)
@@ -131,7 +136,7 @@ class Framework:
         return {axis: size for axis, size in asked.items() if size > 1}
 
     def note(self, result: Any) -> None:
-        """Keeps what an initializer returned, where the module itself does not."""
+        """Keeps an initializer's result, where the module itself does not."""
 
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks what else can be observed; returns a remark on what could not be hooked."""
@@ -146,7 +151,7 @@ class Framework:
     def read(self, module: ModuleType) -> tuple[HeldGroup, ...]:
         """Every group that it holds, with role, members and torch's name; () without state."""
         held = [group for part in self.parts(module) if (group := _held(part)) is not None]
-        # Destroyers forget some of the groups along several axes.
+        # Destroyers do not delete all groups along several axes.
         return tuple(held) if any(group.axis for group in held) else ()
 
     def layout(self, module: ModuleType) -> Layout:
@@ -163,27 +168,27 @@ class Framework:
 
     def apply(self, module: ModuleType, patches: PatchSet) -> str:
         """Hooks initializers and destroyers, and reads the state that already exists."""
-        observers: dict[str, CallHook] = {
+        hooks: dict[str, CallHook] = {
             **{name: _Initializes(self, module) for name in self.initializers},
             **{name: _Destroys(self, module) for name in self.destroyers},
         }
-        absent = [name for name in observers if _place(module, name) is None]
+        absent = [name for name in hooks if _place(module, name) is None]
         if set(self.initializers) <= set(absent):
             raise NotApplicable(f"{module.__name__} has no {' or '.join(self.initializers)}")
-        for name, observer in observers.items():
+        for name, hook in hooks.items():
             if place := _place(module, name):
                 in_module = isinstance(place[0], ModuleType)
-                patches.observe(f"{self.name}.{name}", *place, observer, rebinds=in_module)
+                patches.observe(f"{self.name}.{name}", *place, hook, rebinds=in_module)
         remarks = [self.hook_more(module, patches)]
         if absent:
             remarks.append(f"not in this version: {', '.join(absent)}")
         if self.read(module):
             self.hold(module)
-            remarks.append("initialized before arming: its call was not seen")
+            remarks.append("initialized before distwatch was on: that call was not seen")
         return "; ".join(filter(None, remarks))
 
     def version(self) -> str:
-        """As pip knows it; the packages themselves know it too late, or not at all."""
+        """From the installed distribution: not all packages have a version themselves."""
         try:
             return importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
@@ -200,7 +205,7 @@ class Framework:
         )
 
     def label(self, given: Mapping[str, Any]) -> str:
-        """What a call requests, in words that can be compared between ranks."""
+        """The requested layout, as a text that ranks can compare."""
         order = self.order(given)
         return layout_label(self.name, self.asked(given), order if order != ORDER else ())
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.guard import caller_site
-from distwatch.hooks.call_hook import CallHook
+from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.imports import when_imported
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
@@ -29,7 +29,7 @@ _AXES = {
 
 
 class Megatron(Framework):
-    """Its groups are globals of the module: those that the installed version has are read."""
+    """Its groups are globals of the module; whichever the installed version has are read."""
 
     name = "megatron"
     packages = ("megatron.core",)
@@ -47,13 +47,7 @@ class Megatron(Framework):
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
         """Calls `initialize_model_parallel` of the installed version."""
         call = self.module().initialize_model_parallel
-        wanted: dict[str, Any] = {
-            "tensor_model_parallel_size": plan.tensor,
-            "pipeline_model_parallel_size": plan.pipeline,
-            "context_parallel_size": plan.context,
-            "expert_model_parallel_size": plan.expert,
-        }
-        call(**{**accepted(call, wanted), **options})
+        call(**{**accepted(call, self.size_arguments(plan)), **options})
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
         """Every group in a global of the module."""
@@ -68,7 +62,7 @@ class Megatron(Framework):
     def hook_more(self, module: ModuleType, patches: PatchSet) -> str:
         """The schedules' backward steps, which silently skip what needs no gradient."""
         armed = [True]
-        # Schedules that are imported after this remain unhooked.
+        # Schedules that are imported after the undo are not hooked.
         patches.when_undone(armed.clear)
 
         def hook(schedules: ModuleType) -> None:
@@ -93,7 +87,7 @@ class BackwardSteps(CallHook):
         self._mixed = False
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        output = kwargs.get("output_tensor", args[1] if len(args) > 1 else None)
+        output = argument(args, kwargs, 1, "output_tensor")
         first = output[0] if isinstance(output, list) and output else output
         self._steps += 1
         if not getattr(first, "requires_grad", True):

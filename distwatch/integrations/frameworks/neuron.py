@@ -12,10 +12,11 @@ from typing import Any
 
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
-from distwatch.integrations.registry import running_agent
+from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.preflight.plan import Plan
 from distwatch.state.events import FindingRaised, LayoutHeld
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.layouts import sizes_text
 from distwatch.state.steps import PARALLEL_STATE
 
 _AXES = {
@@ -48,7 +49,7 @@ class Neuron(Framework):
     }
 
     def build(self, plan: Plan, options: Mapping[str, Any]) -> None:
-        """Calls `initialize_model_parallel` of the installed version, whatever the order of its sizes.
+        """Calls `initialize_model_parallel` of the installed version, with the sizes by name.
 
         Raises:
             PlanInvalid: this version has no such size, or cannot run on this backend.
@@ -58,12 +59,7 @@ class Neuron(Framework):
         module = self.module()
         call = module.initialize_model_parallel
         _check_backend(module, str(dist.get_backend()))
-        sizes = {
-            "tensor_model_parallel_size": plan.tensor,
-            "pipeline_model_parallel_size": plan.pipeline,
-            "context_parallel_size": plan.context,
-            "expert_model_parallel_size": plan.expert,
-        }
+        sizes = self.size_arguments(plan)
         wanted = {**sizes, **options}
         taken = accepted(call, wanted)
         if lacks := [n for n in wanted if n not in taken and (n in options or sizes[n] > 1)]:
@@ -74,7 +70,7 @@ class Neuron(Framework):
         call(**taken)
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
-        """Every group in a global, with members from the list beside it: xla groups know other members."""
+        """Every group in a global; its members are from the list beside it, since xla groups differ."""
         import torch.distributed as dist
 
         if not dist.is_initialized():
@@ -105,6 +101,8 @@ class Neuron(Framework):
 
     def hold(self, module: ModuleType, given: Mapping[str, Any] | None = None) -> None:
         """A second call silently makes new groups, while other code still uses the first ones."""
+        import torch.distributed as dist
+
         agent = running_agent()
         first = agent.retained.get(LayoutHeld, self.name) if agent is not None else None
         super().hold(module, given)
@@ -116,10 +114,10 @@ class Neuron(Framework):
         finding = Finding(
             code="group.already_initialized",
             severity="warning",
-            culprit_ranks=(_own_rank(),),
-            summary=f"neuronx-distributed was initialized a second time at {now.site}, which it "
-            f"does not refuse: groups of the first call ({_told(first.sizes)}) and of the second "
-            f"({_told(now.sizes)}) live side by side",
+            culprit_ranks=(int(dist.get_rank()),),
+            summary=f"neuronx-distributed was initialized a second time at {now.site} and allowed it: "
+            f"groups of the first call ({sizes_text(first.sizes, 'all of size 1')}) and of the second "
+            f"({sizes_text(now.sizes, 'all of size 1')}) exist side by side",
             advice="Initialize once, or call destroy_model_parallel first; "
             'distwatch.initialize(framework="neuron") with the same plan is a no-op.',
             evidence=tuple(Evidence("stack", line) for line in first.stack[-8:]),
@@ -128,8 +126,6 @@ class Neuron(Framework):
 
     def folders(self) -> tuple[str, ...]:
         """Frames of torch_xla are not the user's either."""
-        from distwatch.integrations.registry import folders_of
-
         return (*super().folders(), *folders_of("torch_xla"))
 
 
@@ -149,20 +145,8 @@ def _check_backend(module: ModuleType, backend: str) -> None:
 
 
 def _is_listing(listed: object) -> bool:
-    # In CPU mode the neighbour groups themselves are here, in place of a list.
+    # In CPU mode this global may hold groups instead of lists of members.
     return isinstance(listed, (list, tuple)) and all(isinstance(m, (list, tuple)) for m in listed)
-
-
-def _own_rank() -> int:
-    import torch.distributed as dist
-
-    return int(dist.get_rank())
-
-
-def _told(sizes: Mapping[str, int]) -> str:
-    return (
-        " × ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "all of size 1"
-    )
 
 
 framework = Neuron()

@@ -1,7 +1,7 @@
-"""SGLang: `sglang.srt.distributed.parallel_state`, usable outside a server once distwatch built it.
+"""SGLang: `sglang.srt.distributed.parallel_state`, also outside a server.
 
-Up to 0.5.15 its initializer takes the sizes; 0.5.23 reads them from `get_parallel()`, where server
-arguments publish them, or whoever builds the groups without a server writes them.
+Up to 0.5.15 its initializer takes the sizes as arguments. 0.5.23 reads them from `get_parallel()`,
+where published server arguments have put them; without a server, distwatch writes them there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import msgspec
 
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
+from distwatch.preflight.faults import size_invalid
 from distwatch.preflight.plan import Plan
 from distwatch.state.finding import Finding
+from distwatch.state.layouts import sizes_text
 
 _COORDINATORS = {
     # A group along several axes is one object: it is called tp or pp, which come last here.
@@ -57,7 +59,7 @@ _CONTEXT = "sglang.srt.runtime_context"
 
 
 class SGLang(Framework):
-    """Its groups are `GroupCoordinator`s: two torch groups each, one for tensors, one for the CPU."""
+    """Its groups are `GroupCoordinator`s with two torch groups each: for tensors and for the CPU."""
 
     name = "sglang"
     packages = ("sglang",)
@@ -122,7 +124,7 @@ class SGLang(Framework):
             yield Part(role=role, group=coordinator.device_group, axis=axis, members=members)
 
     def destroy(self, module: ModuleType) -> None:
-        """All but torch's default group, which SGLang's own destroyer would destroy, too."""
+        """Destroys everything but torch's default group, which SGLang's own destroyer would destroy, too."""
         module.destroy_model_parallel()
         for name in ("_SELF_PP", "_WORLD"):
             if (coordinator := vars(module).get(name)) is not None:
@@ -142,7 +144,7 @@ class SGLang(Framework):
         whole = plan.tensor * plan.pipeline
         if whole != world:
             return [
-                _size_invalid(
+                size_invalid(
                     f"tensor {plan.tensor} × pipeline {plan.pipeline} are {whole} ranks, and the world "
                     f"has {world}: SGLang has no data axis across instances in one world",
                     f"Choose sizes whose product is {world}, or start {whole} ranks for each instance.",
@@ -151,16 +153,15 @@ class SGLang(Framework):
         inner = {"context": plan.context, "data": plan.data or 1}
         product = plan.context * (plan.data or 1)
         if plan.tensor % product:
-            told = " × ".join(f"{name} {size}" for name, size in inner.items() if size > 1)
             return [
-                _size_invalid(
-                    f"{told} of the attention do not divide tensor {plan.tensor}",
+                size_invalid(
+                    f"{sizes_text(inner)} of the attention do not divide tensor {plan.tensor}",
                     "SGLang cuts its tensor group by them: choose divisors of tensor.",
                 )
             ]
         if plan.tensor % plan.expert:
             return [
-                _size_invalid(
+                size_invalid(
                     f"expert {plan.expert} does not divide tensor {plan.tensor}",
                     "SGLang lays its experts over the tensor group: choose a divisor of tensor.",
                 )
@@ -238,10 +239,6 @@ def _write_sizes(context: Any, sizes: Mapping[str, int], rank: int) -> None:
     ranks["attn_tp_rank"] = tp_rank % attn_tp
     ranks["attn_dp_rank"] = tp_rank // (attn_tp * fields["attn_cp_size"])
     parallel.override_permanently(**fields, **ranks)
-
-
-def _size_invalid(what: str, advice: str) -> Finding:
-    return Finding(code="group.size_invalid", severity="crash", summary=what, advice=advice)
 
 
 framework = SGLang()

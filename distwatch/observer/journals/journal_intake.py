@@ -260,11 +260,11 @@ class Intake:
         for stem in self._folder.stems(".start"):
             if stem in self._seen_starts:
                 continue
-            for start in self._folder.starts_of(stem):
-                # A record is created empty and then filled: an incomplete one is read at the next tick.
-                if "role" in start:
-                    self._seen_starts.add(stem)
-                    self._processes.add_start(start)
+            start = self._folder.start(stem)
+            # A record is created empty and filled later: an incomplete one is read at the next tick.
+            if "role" in start:
+                self._seen_starts.add(stem)
+                self._processes.add_start(start)
 
     def _find_rings(self) -> None:
         for stem in self._folder.stems(".ring", self._volatile) if self._volatile else ():

@@ -154,10 +154,9 @@ def _filled(summary: RunSummary, folder: RunFolder) -> RunSummary:
 
 
 def _has_process(folder: RunFolder, pid: int) -> bool:
-    return any(
-        start.get("ticks") == str(start_ticks(pid)) or not os.path.isdir(f"/proc/{pid}")
-        for start in folder.starts_of(f"{host_name()}-{pid}")
-    )
+    start = folder.start(f"{host_name()}-{pid}")
+    ended = not os.path.isdir(f"/proc/{pid}")
+    return bool(start) and (ended or start.get("ticks") == str(start_ticks(pid)))
 
 
 def _launch(folder: RunFolder) -> tuple[str, int]:

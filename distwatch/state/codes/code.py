@@ -1,4 +1,4 @@
-"""What a row of the table of codes holds."""
+"""The row of the table of codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 Situation = Literal["unmet", "unhosted", "lost"]
-"""What a rank sees of a store: it cannot reach it, it cannot host it, or it lost it."""
+"""What a rank observes of a store: it cannot reach it, cannot host it, or has lost it."""
 
 
 class Family(msgspec.Struct, frozen=True, gc=False):
@@ -45,7 +45,7 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     name: str
     meaning: str
     advice: str
-    """What to do where a finding gives no better advice; `[that rank|those ranks]` agree with the culprits."""
+    """What to do, unless a finding has better advice; `[that rank|those ranks]` agree with the culprits."""
     ends_rank: bool = False
     """A rank's process has ended."""
     by_signal: bool = False
@@ -55,20 +55,20 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     compares: bool = False
     """Its evidence compares two sides, and the summary is hard to follow without it."""
     tells_exception: bool = False
-    """As a crash, it says more than the exception of its culprits."""
+    """As a crash, it explains more than its culprits' exception."""
     own_call: bool = False
-    """A process's own call or environment is wrong, and fails by that alone."""
+    """A process's own call or environment is wrong, and fails without any other cause."""
     mismatch: bool = False
     """Calls do not match, and the backend may abort the ranks that made them: that explains their ends."""
     persists: bool = False
-    """It stops the job whoever lives: no rank's death can have caused it."""
+    """It stops the job even if all ranks are alive, so no rank's death can have caused it."""
     absent: bool = False
     """Its culprits have no process."""
     partial_view: bool = False
-    """One process or host can only guess it: a view of all ranks knows better."""
+    """A single process or host can only guess it; a view of all ranks is more reliable."""
     lateness: bool = False
     """As a warning it says that the run is slow, not stuck."""
     native_stack: bool = False
     """Python's frames may not show the reason: native frames help."""
     explains_store: tuple[Situation, ...] = ()
-    """What a rank sees of the store where this is the cause."""
+    """What a rank observes of the store when this is the cause."""

@@ -14,7 +14,7 @@ import msgspec
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.endpoints import read_endpoint, same_endpoint
 from distwatch.diagnosis.facts.worlds import worlds_of
-from distwatch.state.events import SideWorldJoined
+from distwatch.state.events import ExtraGroupJoined
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.quantities import seconds
@@ -27,7 +27,7 @@ _LISTED = 8
 class Meeting(msgspec.Struct, frozen=True, kw_only=True):
     """One rendezvous of several processes beside the default group."""
 
-    joined: tuple[tuple[Process, SideWorldJoined], ...]
+    joined: tuple[tuple[Process, ExtraGroupJoined], ...]
     size: int
 
     @property
@@ -57,11 +57,11 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.missing) or max(0, self.size - len(self.joined))
 
 
-class SideWorldsIncomplete:
+class ExtraGroupsIncomplete:
     """Looks at every rendezvous in which some process waits beyond its deadline."""
 
     def find(self, case: Case) -> Iterable[Finding]:
-        if not any(process.side_worlds for process in case.state.processes.values()):
+        if not any(process.extra_groups for process in case.state.processes.values()):
             return
         ours = {process.key for process in case.job.processes}
         told: set[tuple[str, ...]] = set()
@@ -172,12 +172,12 @@ _ADVICE = {
 }
 
 
-def meeting_of(state: RunState, process: Process, one: SideWorldJoined) -> Meeting:
+def meeting_of(state: RunState, process: Process, one: ExtraGroupJoined) -> Meeting:
     """The rendezvous that this process is in, with everybody who has joined it."""
     joined = [
         (other, theirs)
         for other in _everybody(state)
-        for theirs in other.side_worlds.values()
+        for theirs in other.extra_groups.values()
         if (other is process and theirs is one)
         or (other is not process and _same(state, process, one, other, theirs))
     ]
@@ -206,9 +206,9 @@ def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], 
     return [], ""
 
 
-def _before(process: Process, one: SideWorldJoined) -> SideWorldJoined | None:
+def _before(process: Process, one: ExtraGroupJoined) -> ExtraGroupJoined | None:
     """The rendezvous of the same name that this process joined before."""
-    worlds = process.side_worlds.values()
+    worlds = process.extra_groups.values()
     earlier = [o for o in worlds if one.name and o.name == one.name and o.number < one.number]
     return max(earlier, key=lambda o: o.number, default=None)
 
@@ -216,9 +216,9 @@ def _before(process: Process, one: SideWorldJoined) -> SideWorldJoined | None:
 def _same(
     state: RunState,
     process: Process,
-    one: SideWorldJoined,
+    one: ExtraGroupJoined,
     other: Process,
-    theirs: SideWorldJoined,
+    theirs: ExtraGroupJoined,
 ) -> bool:
     places = read_endpoint(one.endpoint, process.host), read_endpoint(theirs.endpoint, other.host)
     if not same_endpoint(*places, state):
@@ -233,14 +233,14 @@ def _everybody(state: RunState) -> list[Process]:
     return [process for world in worlds_of(state) for process in world]
 
 
-def _open(process: Process) -> list[tuple[SideWorldJoined, Step]]:
+def _open(process: Process) -> list[tuple[ExtraGroupJoined, Step]]:
     """The rendezvous that it waits in, with the step: an ended process waits for nothing."""
     if process.ended_ns is not None:
         return []
     steps = process.steps
     return [
         (one, steps[one.step])
-        for one in process.side_worlds.values()
+        for one in process.extra_groups.values()
         if one.step in steps and steps[one.step].ended_ns is None
     ]
 
@@ -263,7 +263,7 @@ def _named(case: Case, processes: list[Process]) -> str:
     return " and ".join(words) or "nobody"
 
 
-def _evidence(case: Case, process: Process, one: SideWorldJoined) -> Evidence:
+def _evidence(case: Case, process: Process, one: ExtraGroupJoined) -> Evidence:
     step = process.steps.get(one.step)
     waits = step is not None and step.ended_ns is None and process.ended_ns is None
     since = f" for {seconds(case.job.age_s(process, step.started_ns))}" if step and waits else ""

@@ -14,7 +14,7 @@ from distwatch.agent.retained import Retained
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations import torch_rendezvous
 from distwatch.integrations.torch_groups import KnownGroups
-from distwatch.state.events import Event, SideWorldJoined, StepStarted, encode_event
+from distwatch.state.events import Event, ExtraGroupJoined, StepStarted, encode_event
 from tests.support.ranks import free_port
 
 STORE_INIT = vars(dist.TCPStore)["__init__"]
@@ -42,8 +42,8 @@ class Recorder:
         self.retained.keep(1, event, encode_event(event))
 
     @property
-    def side_worlds(self) -> dict[int, SideWorldJoined]:
-        return {world.number: world for world in self.retained.all(SideWorldJoined)}
+    def extra_groups(self) -> dict[int, ExtraGroupJoined]:
+        return {world.number: world for world in self.retained.all(ExtraGroupJoined)}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_bare_store_is_a_world_and_stays_what_it_is(agent: Recorder) -> None:
     assert type(store) is dist.TCPStore
     store.set("key", "value")
     assert store.get("key") == b"value"
-    world = agent.side_worlds[1]
+    world = agent.extra_groups[1]
     assert (world.endpoint, world.group_rank, world.size, world.via) == (
         f"127.0.0.1:{port}",
         0,
@@ -77,15 +77,15 @@ def test_a_bare_store_is_a_world_and_stays_what_it_is(agent: Recorder) -> None:
 def test_a_group_over_it_is_the_same_world(agent: Recorder) -> None:
     store = dist.TCPStore("127.0.0.1", free_port(), 1, True, timedelta(seconds=20))
     dist.ProcessGroupGloo(dist.PrefixStore("weights", store), 0, 1, timedelta(seconds=20))
-    assert list(agent.side_worlds) == [1]
-    assert agent.side_worlds[1].via == "process group"
+    assert list(agent.extra_groups) == [1]
+    assert agent.extra_groups[1].via == "process group"
     assert agent.ended == [None, None]
 
 
 def test_a_second_store_is_another_world(agent: Recorder) -> None:
     stores = [dist.TCPStore("127.0.0.1", free_port(), 1, True) for _ in range(2)]
     assert len({store.port for store in stores}) == 2
-    assert [world.endpoint for world in agent.side_worlds.values()] == [
+    assert [world.endpoint for world in agent.extra_groups.values()] == [
         f"127.0.0.1:{store.port}" for store in stores
     ]
 
