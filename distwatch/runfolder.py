@@ -65,17 +65,17 @@ class FolderDenied(OSError):
 
 
 def memory_place() -> str:
-    """Where rings and pulses of this user lie whose run folders are on a disk."""
+    """The folder of this user's rings and pulses whose run folders are on a disk."""
     return f"{SHM}/distwatch-{os.getuid()}"
 
 
 def name_in_memory(root: str) -> str:
-    """A root's name there: two roots may hold runs of one name, and their rings must be separate."""
+    """A root's name in that folder: runs of one name in two roots must have separate rings."""
     return root.strip("/").replace("%", "%25").replace(":", "%3A").replace("/", ":")
 
 
 def root_in_memory(name: str) -> str:
-    """The root that has that name there."""
+    """The root with that name in that folder."""
     return "/" + name.replace(":", "/").replace("%3A", ":").replace("%25", "%")
 
 
@@ -121,7 +121,7 @@ def make_private(path: str) -> None:
 
 
 def is_private(path: str) -> bool:
-    """Whether it is a folder that `make_private` made, or could have made."""
+    """Whether it is a private folder, as `make_private` creates it."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -104,7 +104,7 @@ def _plain(error: BaseException) -> str | None:
 
 
 def _is_large(argument: object) -> bool | None:
-    """Whether its repr takes long, as nothing else can run meanwhile; None: code of the user's makes it."""
+    """Whether its repr would block this process for long; None: the user's code makes the repr."""
     waiting, size = [argument], 0
     while waiting:
         one = waiting.pop()

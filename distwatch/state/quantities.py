@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST_DIGITS = 18
+
 
 def bytes_text(count: int | None, unknown: str = "unknown", exact_below: int = 10) -> str:
     """`64 B`, `1.8 GiB`, `131 GiB`; with one decimal below `exact_below`."""
@@ -29,18 +31,19 @@ def count_of(number: int, noun: str) -> str:
 
 
 def bytes_of(text: str) -> int | None:
-    """Of a size as people write it: `512KiB`, `2 MiB`, `64K`, `1048576`; None where it is none."""
+    """The bytes in `512KiB`, `2 MiB`, `64K` or `1048576`; None for any other text."""
     text = text.strip().upper()
     for exponent, unit in enumerate("KMGT", 1):
         for suffix in (f"{unit}IB", unit):
             if text.endswith(suffix):
                 number = _number(text.removesuffix(suffix))
                 return None if number is None else int(number * 1024**exponent)
-    return int(text) if text.isdecimal() else None
+    number = _number(text)
+    return None if number is None else int(number)
 
 
 def seconds_of(text: str) -> float | None:
-    """Of an age as people write it: `90s`, `30m`, `12h`, `7d`; None where it is none."""
+    """The seconds in `90s`, `30m`, `12h` or `7d`; None for any other text."""
     text = text.strip().lower()
     number, unit = _number(text[:-1]), {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
     return None if number is None or unit is None else number * unit
@@ -49,4 +52,6 @@ def seconds_of(text: str) -> float | None:
 def _number(text: str) -> float | None:
     whole, _, part = text.strip().partition(".")
     digits = whole + part
-    return float(text) if whole and digits.isascii() and digits.isdecimal() else None
+    # More digits could be more than a float holds.
+    sound = whole and digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS
+    return float(text) if sound else None

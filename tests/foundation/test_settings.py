@@ -7,6 +7,9 @@ import pytest
 from distwatch.settings import RING, read_keep, read_settings
 from distwatch.state.steps import DEADLINES
 
+HUGE = "9" * 400
+"""More than a float holds."""
+
 
 def test_deadlines_are_read_by_kind() -> None:
     settings = read_settings({"DISTWATCH_DEADLINES": "init=5, collective = 7.5"})
@@ -47,6 +50,7 @@ def test_the_size_of_a_ring(text: str, size: int) -> None:
         ("1e9", "DISTWATCH_RING='1e9' is not a size such as 512KiB or 4MiB"),
         ("4KiB", "DISTWATCH_RING='4KiB' is not between 64KiB and 256MiB"),
         ("1TiB", "DISTWATCH_RING='1TiB' is not between 64KiB and 256MiB"),
+        (f"{HUGE}K", f"DISTWATCH_RING='{HUGE}K' is not a size such as 512KiB or 4MiB"),
     ],
 )
 def test_a_size_that_is_none_is_said_and_the_default_holds(text: str, complaint: str) -> None:
