@@ -136,7 +136,7 @@ def _no_such_kind(name: str) -> str:
     import difflib  # takes 3 ms, so only for an invalid setting
 
     near = difflib.get_close_matches(name, DEADLINES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(DEADLINES)}"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEADLINES)}"
     return f"DISTWATCH_DEADLINES: there is no deadline {name!r}; {hint}"
 
 

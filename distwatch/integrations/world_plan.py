@@ -11,7 +11,7 @@ import msgspec
 
 from distwatch.agent.initialization.environment import Launched
 from distwatch.agent.initialization.plan import COMMUNICATION_VARIABLES, interfaces, versions
-from distwatch.errors import GIVE_SECONDS, PlanInvalid
+from distwatch.errors import GIVE_SECONDS, PlanInvalid, did_you_mean
 from distwatch.integrations.builders import Axes, Builder, FrameworkBuilder, MeshBuilder
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.frameworks.framework import framework_of
@@ -117,7 +117,7 @@ def _check_framework(
     if framework is not None and framework not in FRAMEWORKS:
         raise PlanInvalid(
             f"there is no framework {framework!r}",
-            advice=f"Known: {', '.join(FRAMEWORKS)}.",
+            advice=did_you_mean(framework, FRAMEWORKS, f"There are {', '.join(FRAMEWORKS)}."),
         )
     asked = {name: size for name, size in sizes.items() if size not in (1, None)}
     if framework is None and (asked or axes):

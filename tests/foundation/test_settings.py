@@ -21,7 +21,7 @@ def test_deadlines_are_read_by_kind() -> None:
     ("text", "complaint"),
     [
         ("colective=5", "there is no deadline 'colective'; did you mean collective?"),
-        ("xyz=5", "there is no deadline 'xyz'; known: init, group, load, collective"),
+        ("xyz=5", "there is no deadline 'xyz'; there are init, group, load, collective"),
         ("init=soon", "'init=soon' is not kind=seconds"),
         ("init=-1", "'init=-1' is not kind=seconds"),
         ("init", "'init' is not kind=seconds"),

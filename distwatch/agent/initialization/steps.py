@@ -46,7 +46,7 @@ def _step_name(name: str) -> str:
     known = {**_SHORT, **{step: step for step in STEPS}, "init": "init"}
     if name in known:
         return known[name]
-    hint = did_you_mean(name, known, f"Steps: {', '.join(sorted(known))}.")
+    hint = did_you_mean(name, known, f"There are {', '.join(sorted(known))}.")
     raise PlanInvalid(f"deadlines: there is no step {name!r}", advice=hint)
 
 
