@@ -121,7 +121,7 @@ REFUSED = [
     ("framework='mesh', axes={'a': 2}", "PlanInvalid | a mesh of a 2 has 2 ranks, and the world has 1"),
     ("framework='mesh', expert=2", "PlanInvalid | a plain mesh has no expert axis"),
     ("timeout=0", "PlanInvalid | timeout=0"),
-    ("deadlines={'endpont': 3}", "PlanInvalid | there is no step 'endpont'"),
+    ("deadlines={'endpont': 3}", "PlanInvalid | deadlines: there is no step 'endpont'"),
     ("backend='xla'", "InitFailed | this process cannot use backend 'xla': torch_xla is not installed"),
     ("backend='nccl'", "InitFailed | this process cannot use backend 'nccl'"),
     ("backend='glooo'", "InitFailed | this process cannot use backend 'glooo': torch knows no backend"),
