@@ -287,6 +287,13 @@ SAMPLES = {
         90,
         "its frames and its system call show it; less where only one of them does",
     ),
+    "process.compiling": Sample(
+        "rank 0 is compiling, at train.py:61 in build: it has used 7.0 s of CPU in the last 8.0 s; ranks 1-3 have "
+        "waited for it in all_reduce #1 of default_pg for 12 s",
+        60,
+        80,
+        "its stack is in a compiler, and it or a child of it works",
+    ),
     "process.livelock": Sample(
         "rank 2 runs without making progress, at train.py:9 in {spin}; ranks 0-1,3 have waited for it in "
         "all_reduce #5 of default_pg for 20 s",

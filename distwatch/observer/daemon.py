@@ -34,6 +34,8 @@ from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 from distwatch.state.verdict import ReportedStatus, Verdict
 
+WATCHED_SHARE = 0.5
+"""Of the patience after which a wait is suspicious: what the rank moves must be known by then."""
 TICK_S = 0.5
 SAMPLE_EVERY_S = 1.0
 HOST_EVERY_S = 5.0
@@ -146,7 +148,7 @@ class Observer:
             self.endpoints.look_again([tracked.key for tracked in ended], self.state)
             self.cluster.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
-            self.tracking.sample()
+            self.tracking.sample(closely=self._is_pressed or bool(self._suspicion(WATCHED_SHARE)))
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()
@@ -293,9 +295,9 @@ class Observer:
         if self.judge.blocked:
             self._intake.flush()
 
-    def _suspicion(self) -> str:
+    def _suspicion(self, share: float = 1.0) -> str:
         largest = next(iter(self.judge.cases), None)
-        return suspicion_of(largest.job, largest.groups) if largest else ""
+        return suspicion_of(largest.job, largest.groups, share) if largest else ""
 
     def _judge_soon(self) -> None:
         """A look has found something: it belongs in the current verdict, or leads to one."""

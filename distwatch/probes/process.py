@@ -77,6 +77,19 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
     return msgspec.structs.replace(sampled, children=tuple(children_of(pid)))
 
 
+def call_in_words(pid: int, task: int) -> str:
+    """What one thread waits in: `poll on socket listening on …`; '' where it runs or cannot be read.
+
+    It may read the process's memory: see `examine`.
+    """
+    fields = stat_fields(pid, task)
+    if fields is None or fields[0] in "RZX":
+        return ""
+    call = call_of(pid, task, fields[0])
+    subject = _subject(pid, call, thorough=True)
+    return f"{call.name} on {subject}" if subject else call.name
+
+
 def main_thread_cpu_s(pid: int) -> float | None:
     """CPU seconds that its main thread has used so far; None where it is gone."""
     fields = stat_fields(pid, pid)

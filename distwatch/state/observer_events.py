@@ -10,6 +10,7 @@ from distwatch.state.bounds import Finite
 from distwatch.state.codec import share
 from distwatch.state.event import Event
 from distwatch.state.finding import Finding
+from distwatch.state.flow import Flow
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadProgress
 
@@ -78,6 +79,8 @@ class ProcessSampled(Event, frozen=True, kw_only=True):
     blocked_on: str = ""
     """The file or socket of the main thread's system call, where it is readable."""
     children: tuple[int, ...] = ()
+    flow: Flow | None = None
+    """None: nobody has waited for it for long, so nobody looked."""
 
 
 class EndpointProbed(Event, frozen=True, kw_only=True):
@@ -206,6 +209,8 @@ class ThreadStack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     active: bool = False
     owns_gil: bool = False
     frames: tuple[Frame, ...] = ()
+    waits_in: str = ""
+    """Of another thread than the main one: `accept on socket listening on 0.0.0.0:8000`."""
 
 
 class StackTaken(Event, frozen=True, kw_only=True):
@@ -222,6 +227,8 @@ class StackTaken(Event, frozen=True, kw_only=True):
     function, and what it calls, may differ."""
     settled_cpu_s: Finite | None = None
     """CPU seconds used by the main thread since then."""
+    settled_places: int = 0
+    """How many different chains of calls below that function were seen since then."""
 
     def main_thread(self, pid: int) -> ThreadStack | None:
         """The thread of that name, else the one whose number is the pid; None without threads."""

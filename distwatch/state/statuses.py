@@ -29,6 +29,8 @@ def _status_of(kind: StepKind) -> Status:
     return Status(kind.status, kind.letter, kind.tone, kind.starts, blocks=kind is COLLECTIVE)
 
 
+IDLE = "idle"
+"""Waiting for requests, by design."""
 UNOBSERVED = Status("unobserved", ".", "unknown", starts=True)
 STATUSES = {
     status.word: status
@@ -37,6 +39,7 @@ STATUSES = {
         Status("starting", "s", "starting", starts=True),
         *(_status_of(kind) for kind in KINDS if kind is not COLLECTIVE),
         Status("running", "r", "good"),
+        Status(IDLE, "-", "good"),
         _status_of(COLLECTIVE),
         Status("stopped", "T", "bad", blocks=True),
         Status("frozen", "F", "bad", blocks=True),

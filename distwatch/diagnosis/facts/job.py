@@ -27,7 +27,8 @@ _INIT_FRAMES = ("init_process_group", "rendezvous")
 KILLED_WHILE_WAITING_S = 5.0
 """A wait this long at the end of a job that was killed is reported as its hang."""
 FROZEN_AFTER_S = 5.0
-"""Heartbeats come twice a second; a busy machine delays them, but not by this much."""
+"""Heartbeats come twice a second; a machine with a core for each thread does not delay them by this much."""
+MOST_CROWDED = 4.0
 BEAT_NS = 1_000_000_000
 """A change gets its time when the agent's thread sees it, at most this much later."""
 TIMEOUT_SHARE = 0.8
@@ -145,7 +146,15 @@ class Job:
     def was_frozen(self, process: Process) -> bool:
         """The same as `is_frozen`; for a process that has ended: at its end."""
         age = self.heartbeat_s(process)
-        return age is not None and age > FROZEN_AFTER_S
+        return age is not None and age > FROZEN_AFTER_S * self._crowding(process.host)
+
+    def _crowding(self, name: str) -> float:
+        """How many threads share a core of a host: there each one gets its turn as much later."""
+        host = self.state.hosts.get(name)
+        sample = host.sample if host is not None else None
+        if sample is None or not sample.cpus or sample.load is None:
+            return 1.0
+        return min(max(1.0, sample.load / sample.cpus), MOST_CROWDED)
 
     def kernel_state(self, process: Process) -> str:
         sample = process.outside.sample

@@ -8,13 +8,14 @@ import msgspec
 
 from distwatch.diagnosis.facts.deaths import ended_by_ray
 from distwatch.diagnosis.facts.group_views import groups_of
+from distwatch.diagnosis.facts.idleness import awaits_requests, idle_ranks
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.state.model import Process, RunState, Step
-from distwatch.state.statuses import status_of
+from distwatch.state.statuses import IDLE, status_of
 from distwatch.state.steps import INIT, kind_of
 
 MOST_UNSEEN = 1 << 14
@@ -45,7 +46,27 @@ def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
     unseen = (rank for rank in range(job.world or 0) if rank not in job.ranks)
     expected = sorted([*job.ranks, *islice(unseen, MOST_UNSEEN)])
     found = [rank_status(job, global_rank) for global_rank in expected]
-    return _with_loading_peers(job, found)
+    return _with_loading_peers(job, _with_idle(job, found))
+
+
+def _with_idle(job: Job, found: list[RankStatus]) -> list[RankStatus]:
+    """A rank that waits for requests, and that others wait for, is idle."""
+    may_be = [
+        s.global_rank for s in found if s.word == "running" and awaits_requests(job, s.global_rank)
+    ]
+    idle = idle_ranks(job, groups_of(job)) if may_be else {}
+    status = status_of(IDLE)
+    return [
+        msgspec.structs.replace(
+            one,
+            word=status.word,
+            letter=status.letter,
+            doing=f"waits for requests: {idle[one.global_rank]}",
+        )
+        if one.global_rank in idle
+        else one
+        for one in found
+    ]
 
 
 def _with_loading_peers(job: Job, found: list[RankStatus]) -> list[RankStatus]:

@@ -14,11 +14,12 @@ DEADLINE_SHARE = 0.5
 """A short deadline must not pass before an observer has looked."""
 
 
-def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
+def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> str:
     """Why stacks of a world should be taken now, in a clause; '' where everything moves.
 
     Args:
         groups: of that world.
+        share: of the usual patience.
     """
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
@@ -26,11 +27,13 @@ def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
         if job.is_frozen(process) or job.kernel_state(process) == "T":
             return f"rank {global_rank} has no heartbeat"
         step = job.innermost_step(process)
-        if step is not None and job.age_s(process, step.moved_ns) > _patience_s(step.deadline_s):
+        if step is not None and job.age_s(process, step.moved_ns) > share * _patience_s(
+            step.deadline_s
+        ):
             return f"rank {global_rank} has been in {step.name} without progress"
     for wait in job.waits:
         if (
-            wait.waited_s > _patience_s(wait.deadline_s)
+            wait.waited_s > share * _patience_s(wait.deadline_s)
             and job.ranks[wait.global_rank].ended_ns is None
         ):
             return (
@@ -38,7 +41,10 @@ def suspicion_of(job: Job, groups: Iterable[GroupView]) -> str:
             )
     for rank, peer in job.peer_waits.items():
         deadline_s = job.deadline_s(job.ranks[rank], COLLECTIVE)
-        if job.peer_waited_s(peer) > _patience_s(deadline_s) and job.ranks[rank].ended_ns is None:
+        if (
+            job.peer_waited_s(peer) > share * _patience_s(deadline_s)
+            and job.ranks[rank].ended_ns is None
+        ):
             return f"rank {rank} waits in {peer}"
     return _unlike_calls(job, groups)
 

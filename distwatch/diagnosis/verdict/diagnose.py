@@ -16,6 +16,7 @@ from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.diagnosis.verdict.causes import only_ends, order_by_cause, with_end
 from distwatch.diagnosis.verdict.ray_causes import with_ray
 from distwatch.diagnosis.verdict.self_reported import with_raised
+from distwatch.diagnosis.verdict.slowness import tell_slow_from_stuck
 from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
@@ -80,5 +81,5 @@ def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, 
 
 def _ordered(case: Case) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
-    found = with_ray(case, with_raised(case, found))
+    found = tell_slow_from_stuck(case, with_ray(case, with_raised(case, found)))
     return order_by_cause(found, case.excuses(found))

@@ -14,7 +14,8 @@ from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Finding
 from distwatch.state.quantities import seconds
-from distwatch.state.statuses import status_of
+from distwatch.state.rank_sets import name_ranks
+from distwatch.state.statuses import IDLE, status_of
 
 _QUIET_S = 5.0
 """A wait this long is mentioned even while nothing is wrong yet."""
@@ -28,7 +29,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         word: the severity of what was found (hang, crash, error, warning, info), or `slow`, `suspected`,
-            `watching`, `starting`, `healthy`, `ended`.
+            `idle`, `watching`, `starting`, `healthy`, `ended`.
         summary: one sentence.
         note: what limits it, in a clause; '' where nothing does.
         advice: what to do; '' where nothing needs to be done.
@@ -69,6 +70,8 @@ def verdict_on(
     if first is not None:
         is_slow = first.severity == "warning" and code_of(first.code).lateness
         return _about(first, "slow" if is_slow else first.severity)
+    if idle := [status for status in ranks if status.word == IDLE]:
+        return _idle(idle, ranks)
     if reason := next(filter(None, (suspicion_of(case.job, case.groups) for case in cases)), ""):
         return Verdict(word="watching", summary=f"no verdict yet: {reason}")
     return _without_findings(ranks)
@@ -99,6 +102,13 @@ def _suspected(cases: Sequence[Case], suspicion: Finding) -> Verdict:
         deadline_in_s=round(due.in_s, 1) if due is not None else None,
         suspicion=suspicion,
     )
+
+
+def _idle(idle: Sequence[RankStatus], ranks: Sequence[RankStatus]) -> Verdict:
+    waiting = [status.global_rank for status in ranks if status.blocked]
+    who = name_ranks((status.global_rank for status in idle), "is idle and", "are idle and")
+    waits = f"; {name_ranks(waiting, 'waits for it', 'wait for it')}" if waiting else ""
+    return Verdict(word=IDLE, summary=f"{who} {idle[0].doing}{waits}")
 
 
 def _without_findings(ranks: Sequence[RankStatus]) -> Verdict:

@@ -219,7 +219,9 @@ def material(event: ev.Event) -> object:
         last = event.operations[-1] if event.operations else None
         return event.pulse.groups, event.pulse.recorder, event.pulse.dropped, last
     if isinstance(event, ev.ProcessSampled):
-        return event.state, event.wchan, event.syscall, event.blocked_on, event.children
+        moved_ns = event.flow.moved_ns if event.flow else None
+        call = event.state, event.wchan, event.syscall, event.blocked_on
+        return *call, event.children, moved_ns
     if isinstance(event, ev.StackTaken):
         return event.threads, event.error
     if isinstance(event, ev.HostSampled):

@@ -122,6 +122,7 @@ class Inspection:
             *(self._stacks.take(tracked, sockets.get(tracked.key, "")) for tracked in wanted)
         )
         await self._stacks.take_of_workers(taken, living)
+        await self._stacks.take_of_busy(taken, living, sockets)
 
     async def _see_connections(self, tracked: Tracked) -> None:
         try:

@@ -10,17 +10,22 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.facts.user_frame import user_frame
-from distwatch.observer.background import close_writer
+from distwatch.observer.background import close_writer, in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.tracking import Tracked
-from distwatch.probes.process import main_thread_cpu_s
+from distwatch.probes.process import call_in_words, main_thread_cpu_s
 from distwatch.probes.stacks import take_stack
 from distwatch.state import events as ev
+from distwatch.state.observer_events import MAIN_THREAD
 
 AT_ONCE = 2
 WORKERS_OF_ONE = 8
 WORKERS_OF_ALL = 32
 NATIVE_OF_ALL = 4
+BUSY_OF_ALL = 4
+BUSY_AGAIN = 4
+PLACES_KEPT = 16
+THREADS_OF_ONE = 16
 ASK_WITHIN_S = 1.0
 _DATA = "/torch/utils/data/"
 _Moment = tuple[int, float]
@@ -35,6 +40,7 @@ class StackLooks:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._same: dict[str, tuple[object, _Moment]] = {}
         self._settled: dict[str, tuple[object, _Moment]] = {}
+        self._places: dict[str, tuple[int, set[tuple[tuple[str, str], ...]]]] = {}
         self._native: dict[str, object] = {}
 
     async def take(self, tracked: Tracked, socket: str = "") -> ev.StackTaken | None:
@@ -50,6 +56,7 @@ class StackLooks:
             taken = inside if inside is not None else taken
         if tracked.ended:
             return None
+        taken = await _with_calls(taken, tracked.pid)
         cpu = main_thread_cpu_s(tracked.pid)
         now = (time.monotonic_ns(), cpu or 0.0)
         if frames := taken.main_frames(tracked.pid):
@@ -60,9 +67,21 @@ class StackLooks:
                 unchanged_since_ns=unchanged[0],
                 settled_since_ns=settled[0],
                 settled_cpu_s=None if cpu is None else max(0.0, cpu - settled[1]),
+                settled_places=self._count_places(tracked.key, frames, settled[0]),
             )
         self._recording.record(taken)
         return taken
+
+    async def take_of_busy(
+        self, taken: Iterable[ev.StackTaken | None], living: list[Tracked], sockets: dict[str, str]
+    ) -> None:
+        """More stacks, at once, of a few that compute: whether they do one thing over and over."""
+        busy = [t for t in taken if t is not None and _is_busy(t)][:BUSY_OF_ALL]
+        by_key = {tracked.key: tracked for tracked in living}
+        for _ in range(BUSY_AGAIN):
+            for one in busy:
+                if one.process in by_key:
+                    await self.take(by_key[one.process], sockets.get(one.process, ""))
 
     async def take_of_workers(
         self, taken: Iterable[ev.StackTaken | None], living: list[Tracked]
@@ -106,6 +125,38 @@ class StackLooks:
     def _stand(self, tracked: Tracked) -> object:
         return self._settled[tracked.key][0] if tracked.key in self._settled else None
 
+    def _count_places(self, key: str, frames: tuple[ev.Frame, ...], since_ns: int) -> int:
+        """How many different calls below its settled place were seen since then."""
+        held_ns, places = self._places.get(key, (0, set()))
+        if held_ns != since_ns:
+            places = set()
+            self._places[key] = (since_ns, places)
+        if len(places) < PLACES_KEPT:
+            places.add(_below(frames))
+        return len(places)
+
+
+async def _with_calls(taken: ev.StackTaken, pid: int) -> ev.StackTaken:
+    """The same stack with what its other Python threads wait in."""
+    main = taken.main_thread(pid)
+    others = [t for t in taken.threads if t is not main and t.os_thread_id and not t.active]
+    tasks = [thread.os_thread_id or 0 for thread in others[:THREADS_OF_ONE]]
+    if not tasks:
+        return taken
+    try:
+        said = await in_background(_calls_of, pid, tasks)
+    except asyncio.TimeoutError:
+        return taken
+    threads = tuple(
+        msgspec.structs.replace(thread, waits_in=said.get(thread.os_thread_id or 0, ""))
+        for thread in taken.threads
+    )
+    return msgspec.structs.replace(taken, threads=threads)
+
+
+def _calls_of(pid: int, tasks: list[int]) -> dict[int, str]:
+    return {task: call_in_words(pid, task) for task in tasks}
+
 
 async def take_from_inside(key: str, socket: str) -> ev.StackTaken | None:
     """Python stacks as the process's own agent sees them; None where it does not answer.
@@ -146,9 +197,22 @@ def _is_in_loader(taken: ev.StackTaken) -> bool:
     return any(_DATA in frame.file for thread in taken.threads for frame in thread.frames)
 
 
+def _is_busy(taken: ev.StackTaken) -> bool:
+    return any(thread.active for thread in taken.threads if thread.name == MAIN_THREAD)
+
+
 def _place(frames: tuple[ev.Frame, ...]) -> tuple[object, ...]:
     """The callers with their lines, and the innermost function of the user's code without a line."""
-    users = user_frame(frames)
-    end = next((n for n, frame in enumerate(frames) if frame is users), len(frames) - 1)
+    end = _users_place(frames)
     inner = frames[end]
     return (*((f.file, f.function, f.line) for f in frames[:end]), (inner.file, inner.function))
+
+
+def _below(frames: tuple[ev.Frame, ...]) -> tuple[tuple[str, str], ...]:
+    """What that function calls."""
+    return tuple((f.file, f.function) for f in frames[_users_place(frames) + 1 :])
+
+
+def _users_place(frames: tuple[ev.Frame, ...]) -> int:
+    users = user_frame(frames)
+    return next((n for n, frame in enumerate(frames) if frame is users), len(frames) - 1)

@@ -12,6 +12,7 @@ import msgspec
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.reading import sighting_of_start
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks.flows import Flows
 from distwatch.probes import discovery, process
 from distwatch.probes.error_files import error_file_of, read_error_file
 from distwatch.probes.exits import ExitWatch
@@ -54,6 +55,7 @@ class Tracking:
         """Pids that have been examined; a reused pid is rare enough to be ignored."""
         self._next_search = 0.0
         self._search_every = SEARCH_FIRST_S
+        self._flows = Flows()
 
     def add_start(self, start: dict[str, str]) -> None:
         """Tracks the process of a start record."""
@@ -102,12 +104,19 @@ class Tracking:
             for child in children_of(tracked.pid, [tracked.pid]):
                 self._sight_child(child)
 
-    def sample(self) -> None:
-        """The cheap look at every living process; every change of state is journaled."""
+    def sample(self, *, closely: bool = False) -> None:
+        """The cheap look at every living process; every change of state is journaled.
+
+        Args:
+            closely: somebody waits: also look at what each of them moves.
+        """
         for tracked in self.living():
             seen = process.sample(tracked.key, tracked.pid)
             if seen is None:
                 continue
+            if closely:
+                flow = self._flows.look(tracked.key, tracked.pid)
+                seen = msgspec.structs.replace(seen, flow=flow)
             self._recording.record(seen)
             # A worker that ends soon must be known before its end.
             if tracked.role in ("rank", "agent"):
@@ -125,7 +134,8 @@ class Tracking:
                 self._recording.miss("process", why, tracked.key)
                 continue
             if seen is not None and not tracked.ended:
-                self._recording.record(seen, keep=True)
+                flow = self._flows.newest(tracked.key)
+                self._recording.record(msgspec.structs.replace(seen, flow=flow), keep=True)
 
     def is_living(self, key: str) -> bool:
         """Whether that process is tracked and has not ended."""

@@ -44,6 +44,7 @@ BLOCKED = (
         "process.io_blocked",
         "A rank is blocked in the kernel (state D).",
         "Look at the file system or device behind that call (a stalled mount, a failing disk).",
+        needs_standstill=True,
     ),
     Code(
         "process.gil_held",
@@ -75,11 +76,13 @@ BLOCKED = (
         "A rank waits for its data.",
         "Look at where that data comes from (a stalled mount, an object store, a slow or stuck worker), "
         "and give the loader a timeout.",
+        needs_standstill=True,
     ),
     Code(
         "process.network_wait",
         "A rank waits for a peer outside the job; the finding names its address.",
         "Look at what should answer at that address, and give the call a timeout.",
+        needs_standstill=True,
     ),
     Code(
         "process.exception_pending",
@@ -97,6 +100,7 @@ BLOCKED = (
         "Find who holds it: the other threads are below. A lock is never released if it was taken before a fork, "
         "by the same thread, or by a thread that itself waits.",
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "process.livelock",
@@ -104,17 +108,20 @@ BLOCKED = (
         "Look at the loop at that line: its exit condition is never met (a flag that nobody sets, a retry "
         "without limit), or this step takes longer than the deadline.",
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "process.compiling",
         "A rank is compiling, and others wait for it.",
         "Nothing yet if it is the first compilation; raise the timeout above it, or compile before the loop.",
+        lateness=True,
     ),
     Code(
         "process.exit_stalled",
         "The main thread of a rank has ended, but the process has not.",
         "End what keeps the process alive (a non-daemon thread, an atexit function, a child) before main returns.",
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "device.stalled",

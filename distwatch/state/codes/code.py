@@ -68,6 +68,8 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     """A single process or host can only guess it; a view of all ranks is more reliable."""
     lateness: bool = False
     """As a warning it says that the run is slow, not stuck."""
+    needs_standstill: bool = False
+    """Of a rank that still moves something it is a warning: the rank is slow, not stuck."""
     native_stack: bool = False
     """Python's frames may not show the reason: native frames help."""
     explains_store: tuple[Situation, ...] = ()

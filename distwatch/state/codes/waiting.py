@@ -18,6 +18,7 @@ WAITING = (
         "Look at what [that rank does|those ranks do] before init_process_group.",
         partial_view=True,
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "p2p.unmatched",
@@ -26,6 +27,7 @@ WAITING = (
         "compare the call below with what the peer does (a branch that only one side takes, one "
         "micro-batch fewer, or work that takes too long).",
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "p2p.cycle",
@@ -44,6 +46,7 @@ WAITING = (
         "Find out why [that rank is|those ranks are] elsewhere ([its stack is|their stacks are] below): data loading, "
         "a branch that only some ranks take, or work between two collectives that takes too long.",
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "collective.straggler",

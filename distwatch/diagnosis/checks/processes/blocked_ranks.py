@@ -81,7 +81,7 @@ class RanksBlocked:
             waiting_ranks=waiting,
             pg_name=(longest.pg_name or None) if longest else None,
             pg_desc=_description(case, longest) if longest else None,
-            summary=f"rank {rank} {blocked.doing}{', at ' + place if place else ''}{_waits_text(case, rank, waiting)}",
+            summary=f"rank {rank} {blocked.doing}{', at ' + place if place else ''}{waits_text(case, rank, waiting)}",
             advice=blocked.advice,
             evidence=(*blocked.evidence, *_from_outside(case, rank), case.place(rank)),
             confidence=blocked.confidence if known else min(blocked.confidence, 0.7),
@@ -161,7 +161,7 @@ def _ends(rank: int, dead: list[Child]) -> Iterable[Evidence]:
         yield Evidence("exit", f"{child}: {exit_text(seen)}{oom}", rank)
 
 
-def _waits_text(case: Case, rank: int, waiting: tuple[int, ...]) -> str:
+def waits_text(case: Case, rank: int, waiting: tuple[int, ...]) -> str:
     """Who waits for the rank and for how long; and in which call, for ranks that wait for it directly."""
     direct = case.graph.awaited_by(rank)
     if not direct:

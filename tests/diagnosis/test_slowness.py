@@ -1,0 +1,123 @@
+"""A rank that moves something is slow, one that waits for requests is idle, and a logger's thread excuses nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.diagnosis.verdict.headline import verdict_on
+from distwatch.state import events as ev
+from distwatch.state.flow import Flow, Moved
+from tests.diagnosis.recorded import READING, SECOND, WAITING, RecordedJob, frame, root
+
+QUEUE = (frame("main", "/job/serve.py", 5), frame("get", "/usr/lib/python3.11/queue.py", 171))
+STDLIB_ACCEPT = "accept on socket listening on 0.0.0.0:8000"
+WRITING = Flow(main=Moved(at_ns=29 * SECOND, written_bytes=3 << 20), over_s=8.0)
+BESIDE = Flow(others=Moved(at_ns=29 * SECOND, written_bytes=900), over_s=8.0)
+
+
+def job(op: str = "broadcast", rank0: tuple[ev.Frame, ...] = READING) -> RecordedJob:
+    """Rank 0 is elsewhere, 1 and 2 have waited for it in #2 for three times the deadline."""
+    made = RecordedJob(3)
+    made.initialize(0, 1, 2)
+    made.pulse(0, at=30, groups={"0": (1, 1, 1.5)})
+    for rank in (1, 2):
+        called = made.operation(rank, op, 2, at=2)
+        made.pulse(rank, at=30, groups={"0": (2, 1, 2)}, operations=(called,))
+        made.stack(rank, 28, WAITING)
+    made.stack(0, 28, rank0)
+    return made
+
+
+def test_who_writes_is_slow() -> None:
+    made = job()
+    made.sample(0, 30, "S", flow=WRITING)
+    findings = diagnose(made.state)
+    slow = root(findings)
+    assert (slow.code, slow.severity, slow.culprit_ranks) == (
+        "collective.straggler",
+        "warning",
+        (0,),
+    )
+    assert slow.waiting_ranks == (1, 2)
+    assert "written 3.0 MiB in the last 8.0 s" in slow.summary
+    assert not any(finding.blocks for finding in findings)
+    assert verdict_on([Case(made.state)], findings, rank_statuses(made.state)).word == "slow"
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        None,
+        Flow(over_s=8.0),
+        BESIDE,
+        Flow(main=Moved(at_ns=12 * SECOND, written_bytes=9), over_s=8.0),
+    ],
+    ids=["nobody looked", "nothing moves", "a logger's thread writes", "it wrote long ago"],
+)
+def test_who_moves_nothing_hangs(flow: Flow | None) -> None:
+    made = job()
+    made.sample(0, 30, "S", flow=flow)
+    found = root(diagnose(made.state))
+    assert (found.severity, found.culprit_ranks) == ("hang", (0,))
+
+
+def test_a_thread_counts_where_main_waits_for_it() -> None:
+    saving = (frame("main", "/job/t.py"), frame("save", "/x/torch/distributed/checkpoint/async.py"))
+    made = job(rank0=saving)
+    made.sample(0, 30, "S", flow=BESIDE)
+    assert root(diagnose(made.state)).severity == "warning"
+
+
+@pytest.mark.parametrize(("places", "severity"), [(1, "hang"), (4, "hang"), (5, "warning")])
+def test_a_loop_that_computes_is_told_from_one_that_waits(places: int, severity: str) -> None:
+    made = job()
+    looked = {"settled_since_ns": 2 * SECOND, "settled_cpu_s": 25.0, "settled_places": places}
+    made.stack(0, 29, (frame("evaluate", "/job/train.py", 7),), looked)
+    found = root(diagnose(made.state))
+    assert (found.severity, found.culprit_ranks) == (severity, (0,))
+    assert found.code == ("process.livelock" if severity == "hang" else "collective.straggler")
+
+
+def test_an_engine_that_listens_is_idle() -> None:
+    made = job()
+    made.sample(0, 30, "S", syscall="epoll_wait", blocked_on="socket listening on 0.0.0.0:8000")
+    assert diagnose(made.state) == []
+    statuses = rank_statuses(made.state)
+    assert [status.word for status in statuses] == ["idle", "waiting", "waiting"]
+    verdict = verdict_on([Case(made.state)], [], statuses)
+    assert verdict.word == "idle"
+    assert verdict.summary == (
+        "rank 0 is idle and waits for requests: socket listening on 0.0.0.0:8000; ranks 1-2 wait for it"
+    )
+
+
+def test_who_listens_while_others_need_its_share_hangs() -> None:
+    made = job("all_reduce")
+    made.sample(0, 30, "S", syscall="accept", blocked_on="socket listening on 0.0.0.0:8000")
+    assert root(diagnose(made.state)).culprit_ranks == (0,)
+
+
+@pytest.mark.parametrize(("waits_in", "idle"), [(STDLIB_ACCEPT, True), ("read on /data/x", False)])
+def test_a_queue_that_a_receiver_can_fill(waits_in: str, idle: bool) -> None:
+    made = job(rank0=QUEUE)
+    threads = (
+        ev.ThreadStack(name="MainThread", os_thread_id=1000, frames=QUEUE),
+        ev.ThreadStack(name="receiver", frames=READING, waits_in=waits_in),
+    )
+    made.see(29, ev.StackTaken(process=made.key(0), threads=threads))
+    findings = diagnose(made.state)
+    assert (findings == []) == idle
+    assert idle or root(findings).culprit_ranks == (0,)
+
+
+def test_a_compiler_that_works_is_compiling() -> None:
+    compiling = (frame("main", "/job/t.py"), frame("compile", "/x/torch/_inductor/graph.py"))
+    made = job(rank0=compiling)
+    made.sample(0, 30, "R", flow=Flow(cpu_s=7.0, over_s=8.0))
+    found = root(diagnose(made.state))
+    assert (found.code, found.severity) == ("process.compiling", "warning")
+    made.sample(0, 31, "S", flow=Flow(cpu_s=0.1, over_s=8.0))
+    assert root(diagnose(made.state)).severity == "hang"
