@@ -88,9 +88,9 @@ def read_ras_json(plain: dict[str, Any], year: int) -> Iterator[Fact]:
         )
         yield from _joined(writers, _rank(comm["size"]), time_ns)
         for one in comm.get("missing_ranks", ()):
-            status = one.get("status") or {}
-            if status.get("considered_dead"):
-                who = _writer(one.get("pid"), one.get("host"))
+            who = _writer(one.get("pid"), one.get("host"))
+            yield from _joined({_rank(one["rank"]): who}, _rank(comm["size"]), time_ns)
+            if (one.get("status") or {}).get("considered_dead"):
                 yield Ended(who=who, time_ns=time_ns, how=_DEAD_WORDS)
 
 

@@ -28,7 +28,7 @@ _RAY_ERROR = re.compile(r"\w+\.?RayTaskError\(([\w.]+)\)|(?:[\w.]+\.)?RayTaskErr
 _RAY_WHO = re.compile(r"ray::([\w.:<>-]+)\(?\)? ?\(pid=(\d+)(?:, ip=([\w.:-]+))?")
 _LIBRARY = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen")
 LINES_AT_MOST = 400
-LINES_SCANNED = 3000
+LINES_SCANNED = 1000
 """Another rank's lines may lie between those of one traceback."""
 Place = Literal["part", "other", "end"]
 _MESSAGE_LINES = 12
