@@ -21,6 +21,7 @@ class Sample(NamedTuple):
 _ERROR = "the process's own error says it"
 _MAJORITY = "the evidence is complete; the lower figure where no side is the larger one"
 _XID = "the driver names the device; the lower figure where no rank is known to use it"
+_PORT = "a driver or NCCL names the port; least where only failed transfers are seen"
 _BY_STEP = "the load tells its phase and what its threads wait for"
 
 SAMPLES = {
@@ -307,11 +308,7 @@ SAMPLES = {
     "device.memory_error": Sample("the driver reports Xid 48 (double-bit ECC error)", 70, 90, _XID),
     "device.xid": Sample("the driver reports Xid 74 (NVLink error)", 70, 90, _XID),
     "network.link_error": Sample(
-        "the network between the ranks reports errors at a port (mlx5_2): {Got completion from peer 10.0.0.5<51190> "
-        "with status=12 vendor_err=129}; ranks 1-2 have lost or waited for the others",
-        60,
-        90,
-        "a driver or NCCL names the port; least where only failed transfers are seen",
+        "the network between the ranks reports errors at a port", 60, 90, _PORT
     ),
     "network.partition": Sample(
         "10.0.0.1 (ranks 0-1) and 10.0.0.2 (ranks 2-3) no longer reach each other: data was sent up to 6 times "

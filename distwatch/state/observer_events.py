@@ -273,19 +273,6 @@ class OutputSeen(Event, frozen=True, kw_only=True):
     text: str
 
 
-class PortErrorSeen(Event, frozen=True, kw_only=True):
-    """A port of the network between the ranks failed, as a driver or the library that uses it says."""
-
-    host: str
-    port: str = ""
-    """`mlx5_2:1`, `0000:5e:00.0`; empty where it is not named."""
-    text: str = ""
-    process: str | None = None
-    """The process that says so, where one did."""
-    decides: bool = True
-    """False: the end of the process on the other side looks the same from here."""
-
-
 class ConnectionsSeen(Event, frozen=True, kw_only=True):
     """A process's connections to other addresses; only those that are stuck are listed."""
 
@@ -354,36 +341,6 @@ class HostSampled(Event, frozen=True, kw_only=True):
     oom_kills: int | None = None
     cpus: int | None = None
     load: Finite | None = None
-
-
-class DeviceUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    pid: int
-    memory_bytes: int | None = None
-    utilization: int | None = None
-
-
-class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One accelerator. None: its driver does not report it."""
-
-    index: int
-    uuid: str = ""
-    name: str = ""
-    memory_total: int | None = None
-    memory_used: int | None = None
-    utilization: int | None = None
-    temperature_c: int | None = None
-    throttle: tuple[str, ...] = ()
-    ecc_uncorrected: int | None = None
-    xid: tuple[int, ...] = ()
-    processes: tuple[DeviceUse, ...] = ()
-
-
-class DevicesSampled(Event, frozen=True, kw_only=True):
-    is_routine = True
-
-    host: str
-    devices: tuple[Device, ...] = ()
-    not_observed: str | None = None
 
 
 class NotObserved(Event, frozen=True, kw_only=True):
