@@ -12,16 +12,22 @@ from distwatch.observer.journals.pruning import JOINED_WITHIN_S, prune
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.runfolder import RunFolder, filesystem_of, make_private, write_start
 from distwatch.settings import Keep
+from distwatch.state.frames import FileHeader, encode_header
 
 DAY_S = 86400.0
 MIB = 1 << 20
 FOREVER = float("inf")
 
 
+HEADER = FileHeader(
+    stream="h-1.5", host="h", pid=1, start_ticks=5, boot_id="b", wall_offset_ns=0, salt=1
+)
+
+
 def run(root: Path, name: str, age_s: float, size: int = 1000) -> RunFolder:
     folder = RunFolder(str(root / name))
     make_private(folder.path)
-    Path(folder.journal("h-1")).write_bytes(b"x" * size)
+    Path(folder.journal("h-1")).write_bytes(encode_header(HEADER).ljust(size, b"\0"))
     set_age(folder, age_s)
     return folder
 
@@ -95,8 +101,11 @@ def test_what_distwatch_did_not_make_stays(tmp_path: Path) -> None:
     os.chmod(shared.path, 0o755)
     (tmp_path / "link").symlink_to(shared.path)
     (tmp_path / "notes").mkdir(mode=0o700)
+    somebodys = run(tmp_path, "somebodys", 0)
+    Path(somebodys.journal("h-1")).write_text("dear diary")
+    set_age(somebodys, 30 * DAY_S)
     prune(str(tmp_path), Keep(DAY_S, 1))
-    assert left(tmp_path) == {"shared", "link", "notes"}
+    assert left(tmp_path) == {"shared", "link", "notes", "somebodys"}
 
 
 def test_a_root_in_memory_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:

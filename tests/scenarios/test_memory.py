@@ -161,10 +161,10 @@ def test_the_size_of_the_ring_is_a_setting(job: Job) -> None:
 def test_an_observer_removes_runs_that_are_older_than_the_setting_says(job: Job) -> None:
     old = RunFolder(os.path.join(job.root, "old"))
     make_private(old.path)
-    journal = Path(old.journal("h-1"))
-    journal.touch()
+    record = Path(old.path, "h-1.start")
+    record.write_text(f"pid=1\nticks=5\nppid=0\nhost={os.uname().nodename}\nrole=rank\nRANK=0\n")
     two_hours_ago = time.time() - 7200
-    os.utime(journal, (two_hours_ago, two_hours_ago))
+    os.utime(record, (two_hours_ago, two_hours_ago))
 
     def removed(state: RunState) -> bool:
         return not os.path.exists(old.path)

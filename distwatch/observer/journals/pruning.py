@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from distwatch.observer.journals.journal_intake import remove_if_empty
 from distwatch.observer.journals.reading import any_alive
+from distwatch.observer.journals.segments import read_header
 from distwatch.observer.lock import lock_holder, take_lock
 from distwatch.runfolder import RunFolder, filesystem_of, host_name, is_private
 from distwatch.settings import Keep
@@ -57,7 +58,7 @@ def prune(root: str, keep: Keep) -> list[str]:
         with contextlib.suppress(OSError):
             size = sum(status.st_size for status in _files(folder.path))
             taken += size
-            if not is_open(folder) and not reason_to_keep(folder):
+            if _is_recorded(folder) and not is_open(folder) and not reason_to_keep(folder):
                 ended.append((age_s(folder), size, folder))
     removed: list[str] = []
     for age, size, folder in sorted(ended, key=lambda run: -run[0]):
@@ -112,6 +113,12 @@ def _remove_ended(folder: RunFolder) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_recorded(folder: RunFolder) -> bool:
+    """Whether distwatch wrote into it: nobody asked to remove what only has files of such names."""
+    journals = (read_header(folder.journal(stem)) for stem in folder.stems(".journal"))
+    return any("role" in start for start in folder.starts()) or any(journals)
 
 
 def _most_bytes(root: str, keep: Keep) -> int | None:
