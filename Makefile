@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SGLANG_VENV := .venv-sglang
 SGLANG_STAMP := $(SGLANG_VENV)/.installed
 
-.PHONY: demo test test-sglang check bench clean
+.PHONY: demo test test-sglang check bench soak clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
@@ -62,6 +62,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/dump_matching.py
 	$(BIN)/python benchmarks/log_import.py
 	$(BIN)/python benchmarks/many_ranks.py --seconds 15
+
+# Kills, damaged inputs and hostile connections, for some twenty minutes; a short form runs with the tests.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak
 
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
