@@ -1,7 +1,6 @@
 """For the page of all codes: how each finding looks, and how sure it is.
 
-A sample is a sentence that a check has said, with {braces} around words that it had filled in. A code
-that no check finds yet has none.
+A sample is a sentence that a check has said, with {braces} around what it had filled in.
 """
 
 from __future__ import annotations
@@ -289,8 +288,7 @@ SAMPLES = {
         "its frames and its system call show it; less where only one of them does",
     ),
     "process.compiling": Sample(
-        "rank 0 is compiling, at train.py:61 in build: it has used 7.0 s of CPU in the last 8.0 s; ranks 1-3 have "
-        "waited for it in all_reduce #1 of default_pg for 12 s",
+        "rank 0 is compiling, at train.py:61 in build: it has used 7.0 s of CPU in the last 8.0 s",
         60,
         80,
         "its stack is in a compiler, and it or a child of it works",
