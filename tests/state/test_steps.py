@@ -65,6 +65,6 @@ def test_the_most_urgent_status_sorts_first() -> None:
     by_urgency = sorted(STATUSES.values(), key=lambda status: status.urgency)
     assert [status.word for status in by_urgency] == (
         "failed killed stopped frozen waiting unobserved starting initializing grouping loading "
-        "running exited".split()
+        "running idle exited".split()
     )
     assert {status.tone for status in by_urgency} == set(get_args(Tone))
