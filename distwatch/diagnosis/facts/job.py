@@ -86,6 +86,7 @@ class Job:
         self.ranks = _ranks_of(world)
         self.claims = _claims_of(world)
         self.world = _world(self.ranks)
+        self._completed: dict[GroupKey, int] = {}
         self._by_host: dict[str, dict[int, Process]] | None = None
         self._members: dict[int, tuple[int, ...]] = {}
         self._of_value: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -325,6 +326,9 @@ class Job:
             if group is None or group.destroyed_ns is not None or not progress.in_flight:
                 continue
             completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
+            if self.was_frozen(process):
+                # It may have gone on since its last pulse: what any member completed holds nobody.
+                completed = max(completed, self._completed_in(progress.pg_name, group.members))
             if progress.enqueued <= completed:
                 continue
             yield Wait(
@@ -336,6 +340,18 @@ class Job:
                 deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
                 killed=was_cut_off(process),
             )
+
+    def _completed_in(self, pg_name: str, members: tuple[int, ...]) -> int:
+        """The newest collective of a group that some member has completed; -1: none."""
+        key = self.group_key(pg_name, members)
+        if key not in self._completed:
+            processes = [self.ranks[rank] for rank in members if rank in self.ranks]
+            # The recorder calls completed what torch's timeout has ended.
+            pulses = [p.outside.pulse for p in processes if not is_timeout(p)]
+            seen = (one for pulse in pulses if pulse for one in pulse.groups)
+            told = (one.completed for one in seen if one.pg_name == pg_name)
+            self._completed[key] = max(told, default=-1)
+        return self._completed[key]
 
 
 def is_timeout(process: Process) -> bool:
