@@ -42,6 +42,7 @@ def at(function: str, file: str) -> tuple[ev.Frame, ...]:
         (LOADER, {"syscall": "futex"}, "process.data_stall"),
         ((frame("main", "/job/train.py", 9),), {"syscall": "read", "blocked_on": "/data/x"}, "process.data_stall"),
         (at("interaction", "pdb.py"), {"syscall": "read", "blocked_on": "stdin (pipe:[7])"}, "process.debugger"),
+        (at("main", "train.py"), {"syscall": "read", "blocked_on": "stdin (/dev/pts/3)"}, "process.stdin_wait"),
     ],
 )  # fmt: skip
 def test_why_the_missing_rank_does_not_come(

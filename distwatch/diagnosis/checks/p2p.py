@@ -17,7 +17,9 @@ from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 
 _SHOWN = 8
-_ONE_TOO_MANY = "One of them has a send or recv too many, or the other has one too few: compare the call sites below."
+_ONE_TOO_MANY = (
+    "One of them has a send or recv too many, or the other has one too few: compare the call sites."
+)
 
 
 class PeerMissing:

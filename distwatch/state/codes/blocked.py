@@ -49,7 +49,7 @@ BLOCKED = (
     Code(
         "process.gil_held",
         "Native code holds the GIL, so no Python thread of that rank can run.",
-        "Look at the native call below; a C extension must release the GIL around long work.",
+        "Look at the native call; a C extension must release the GIL around long work.",
         native_stack=True,
     ),
     Code(
@@ -97,8 +97,8 @@ BLOCKED = (
     Code(
         "process.lock_wait",
         "A rank waits for a lock whose owner is gone or is waiting itself.",
-        "Find who holds it: the other threads are below. A lock is never released if it was taken before a fork, "
-        "by the same thread, or by a thread that itself waits.",
+        "Find who holds it: `distwatch stacks --threads` shows the other threads. A lock is never released if "
+        "it was taken before a fork, by the same thread, or by a thread that itself waits.",
         native_stack=True,
         needs_standstill=True,
     ),

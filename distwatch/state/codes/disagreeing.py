@@ -47,25 +47,25 @@ DISAGREEING = (
     Code(
         "collective.op_mismatch",
         "The ranks call different operations at the same number of a group.",
-        "Every member must make the same calls in the same order: compare the two call sites below.",
+        "Every member must make the same calls in the same order: compare the two call sites.",
         mismatch=True,
     ),
     Code(
         "collective.dtype_mismatch",
         "The ranks pass tensors of different types to one collective.",
-        "Every member must pass tensors of the same shape and type: compare the call sites below.",
+        "Every member must pass tensors of the same shape and type: compare the call sites.",
         mismatch=True,
     ),
     Code(
         "collective.shape_mismatch",
         "The ranks pass tensors of different sizes to one collective.",
-        "Every member must pass tensors of the same shape and type: compare the call sites below.",
+        "Every member must pass tensors of the same shape and type: compare the call sites.",
         mismatch=True,
     ),
     Code(
         "collective.root_disagrees",
         "The ranks pass different src or dst to one collective.",
-        "Every member must pass the same src or dst: compare the call sites below.",
+        "Every member must pass the same src or dst: compare the call sites.",
         mismatch=True,
     ),
     Code(

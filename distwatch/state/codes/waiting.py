@@ -24,7 +24,7 @@ WAITING = (
         "p2p.unmatched",
         "A send or recv has no matching call on its peer.",
         "Every send needs one recv on the other side, with the same group and tag, and in the same order: "
-        "compare the call below with what the peer does (a branch that only one side takes, one "
+        "compare that call with what the peer does (a branch that only one side takes, one "
         "micro-batch fewer, or work that takes too long).",
         native_stack=True,
         needs_standstill=True,
@@ -43,7 +43,7 @@ WAITING = (
     Code(
         "collective.rank_missing",
         "A rank never entered a collective in which others wait.",
-        "Find out why [that rank is|those ranks are] elsewhere ([its stack is|their stacks are] below): data loading, "
+        "Find out why [that rank is|those ranks are] elsewhere (`distwatch stacks` shows where): data loading, "
         "a branch that only some ranks take, or work between two collectives that takes too long.",
         native_stack=True,
         needs_standstill=True,
@@ -88,7 +88,7 @@ WAITING = (
     Code(
         "collective.site_differs",
         "The ranks make the same call from different lines: they may reduce the wrong data.",
-        "Compare the two call sites below: often a branch made the ranks take different paths.",
+        "Compare the two call sites: often a branch made the ranks take different paths.",
     ),
     Code(
         "collective.gradient_skipped",

@@ -1,4 +1,4 @@
-"""process.data_stall, io_blocked, lock_wait, livelock, worker_died: what blocks a rank that others wait for."""
+"""What blocks a rank that others wait for: process.data_stall, stdin_wait, io_blocked, lock_wait, livelock, …"""
 
 from __future__ import annotations
 
@@ -100,6 +100,8 @@ def _blocked(case: Case, rank: int, process: Process) -> Blocked | None:
     if case.job.kernel_state(process) == "D" and kind != "data":
         doing = f"is blocked in the kernel{on_what(process)}"
         return Blocked("process.io_blocked", doing, kernel, 0.9)
+    if activity is not None and kind == "prompt":
+        return Blocked("process.stdin_wait", f"waits for {activity.text}", kernel, 0.95)
     if activity is not None and kind in ("data", "file"):
         return _data_stall(case, rank, process, activity)
     if activity is not None and kind in ("lock", "file_lock"):
