@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from distwatch.state.events import ProcessSampled
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _POLLFD = struct.Struct("=ihh")
+_PF_EXITING = 0x4
+_SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
 _NAMED = 4
 """The most descriptors of one poll or epoll that are named."""
 _KEPT = 4096
@@ -42,10 +45,12 @@ def sample(key: str, pid: int) -> ProcessSampled | None:
     needs the process's memory or the socket tables is included only once `examine` has found it.
     Fields that only the process's own user may read stay empty.
     """
-    fields = stat_fields(pid)
+    fields = _stat_unless_dying(pid)
     if fields is None:
         return None
     call = _call(pid, fields[0])
+    if not call.name and fields[0] not in "RZX":
+        fields = _stat_unless_dying(pid) or fields  # killed between the two looks?
     blocked_on = _subject(pid, call, thorough=False)
     known = _examined.get(key)
     if known and known.call == call and known.ticks == _ticks_of(pid, fields, bool(known.stuck)):
@@ -61,7 +66,7 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
     It may read the process's memory, which can block while the process is stuck in the kernel:
     call it where blocking does no harm.
     """
-    fields = stat_fields(pid)
+    fields = _stat_unless_dying(pid)
     if fields is None:
         return None
     call = _call(pid, fields[0])
@@ -88,6 +93,18 @@ def call_in_words(pid: int, task: int) -> str:
     call = call_of(pid, task, fields[0])
     subject = _subject(pid, call, thorough=True)
     return f"{call.name} on {subject}" if subject else call.name
+
+
+def _stat_unless_dying(pid: int) -> list[str] | None:
+    """The fields of its `stat`. One that has been killed counts as dead: its call has been interrupted already."""
+    fields = stat_fields(pid)
+    return ["Z", *fields[1:]] if fields is not None and is_dying(fields) else fields
+
+
+def is_dying(fields: list[str]) -> bool:
+    """Whether these fields of `stat` are of a process that is exiting, or is about to take a SIGKILL."""
+    flags, pending = int(fields[6]), int(fields[28])
+    return bool(flags & _PF_EXITING or pending & _SIGKILL_PENDING)
 
 
 def main_thread_cpu_s(pid: int) -> float | None:

@@ -19,4 +19,6 @@ OWN_GPU = (
     "Give each rank a GPU of its own: torch.cuda.set_device(LOCAL_RANK) before init_process_group, and name "
     "no GPU twice in CUDA_VISIBLE_DEVICES."
 )
-SAME_ORDER = "Let every rank call the collectives of its groups in the same order: compare the call sites."
+SAME_ORDER = (
+    "Let every rank call the collectives of its groups in the same order: compare the call sites."
+)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 
-from distwatch.probes.process import examine, sample
+from distwatch.probes.process import examine, is_dying, sample
+from distwatch.probes.procfs import stat_fields
 from distwatch.state.events import ProcessSampled
 from tests.probes.others import BLOCK_IN_KERNEL, NOBODY, as_nobody, other, stop, wait_until
 
@@ -270,3 +272,19 @@ def test_another_user_sees_the_state_and_leaves_the_rest_empty() -> None:
 def test_root_sees_all_of_another_users_process() -> None:
     with other("", command=["/bin/cat"], uid=NOBODY) as child:
         wait_until(lambda: seen(child.pid).blocked_on.startswith("stdin (pipe:["))
+
+
+def test_a_process_that_has_been_killed_counts_as_dead_before_it_is_gone() -> None:
+    """A SIGKILL ends its call at once, while it may have to wait for a core to end itself."""
+    with other(READ_STDIN) as child:
+        child.line()
+        wait_in(child.pid, "read")
+        alive = stat_fields(child.pid)
+        assert alive is not None
+        assert not is_dying(alive)
+        assert is_dying([*alive[:28], str(1 << 8), *alive[29:]]), "SIGKILL is pending"
+        child.process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        gone = stat_fields(child.pid)
+        assert gone is not None
+        assert is_dying(gone)
