@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
@@ -121,7 +122,7 @@ def measure_suspicion() -> float:
         job.wait_step("waiting", {0})
 
         def is_suspected(state: RunState) -> bool:
-            suspected = early_suspicion(state)
+            suspected = early_suspicion(cases_of(state))
             return suspected is not None and suspected.culprit_ranks == (1,)
 
         state = job.wait_state(is_suspected, LIMIT_S)

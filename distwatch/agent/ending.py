@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from distwatch.state.events import GroupProgress, StepStarted
+from distwatch.state.quantities import seconds
 from distwatch.state.steps import COLLECTIVE, kind_of
 
 EXIT_CODE = 75
@@ -32,10 +33,12 @@ def overdue(
         waited_s = (now - group.changed_ns) / 1e9
         if group.in_flight and waited_s > deadlines[COLLECTIVE.name]:
             number = max(group.completed, 0) + 1
-            return f"collective #{number} of group {group.pg_name} has waited for {waited_s:.0f} s"
+            return (
+                f"collective #{number} of group {group.pg_name} has waited for {seconds(waited_s)}"
+            )
     stalled_s = (now - moved_ns) / 1e9
     for step in open_steps:
         kind = kind_of(step.name)
         if kind is not None and not kind.supervised and stalled_s > deadlines[kind.name]:
-            return f"{step.name} has not moved for {stalled_s:.0f} s"
+            return f"{step.name} has not moved for {seconds(stalled_s)}"
     return ""

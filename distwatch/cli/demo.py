@@ -23,7 +23,7 @@ from distwatch.demo import command as job_command
 from distwatch.errors import DistwatchError, NoSuchTarget
 
 if TYPE_CHECKING:
-    from distwatch.diagnosis.verdict.headline import Verdict
+    from distwatch.diagnosis.verdict.headline import Headline
     from distwatch.observer.targets.run_source import RunSource
     from distwatch.state.finding import Finding
     from distwatch.state.model import RunState
@@ -160,12 +160,12 @@ class _Job:
         dead = root.severity == "crash"
         return dead or any(evidence.source == "stack" for evidence in root.evidence)
 
-    def _recorded(self) -> Verdict:
+    def _recorded(self) -> Headline:
         from distwatch.observer.targets.resolver import resolve
 
         return resolve(self._run_id, self._root).report().verdict
 
-    def _print(self, verdict: Verdict) -> int:
+    def _print(self, verdict: Headline) -> int:
         from distwatch.observer.targets.resolver import resolve
 
         folder = resolve(self._run_id, self._root).folder()

@@ -13,7 +13,7 @@ from distwatch.errors import UsageError
 from distwatch.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
-    from distwatch.diagnosis.verdict.headline import Verdict
+    from distwatch.diagnosis.verdict.headline import Headline
 
 _COLORS = {
     **dict.fromkeys(("hang", "crash", "error"), "red"),
@@ -49,7 +49,7 @@ def verdict_style(word: str, text: str) -> Styled:
     return styled(text, color=_COLORS.get(word, "cyan"))
 
 
-def echo_verdict(verdict: Verdict) -> None:
+def echo_verdict(verdict: Headline) -> None:
     """The verdict and what to do."""
     echo(verdict_style(verdict.word, f"{verdict.word}:"), f" {visible_line(verdict.sentence)}")
     if verdict.advice:

@@ -14,7 +14,7 @@ from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of
-from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
+from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models, redacted
 from distwatch.state.bounds import MOST_RANKS
@@ -119,7 +119,7 @@ class Report(msgspec.Struct, kw_only=True):
     schema: str = SCHEMA
     run: Run
     coverage: Coverage
-    verdict: Verdict
+    verdict: Headline
     findings: list[Finding]
     ranks: list[Rank]
     groups: list[Group]
@@ -147,7 +147,7 @@ def build_report(
     return Report(
         run=_run(job, run_id),
         coverage=_coverage(job, ranks),
-        verdict=redacted_verdict(verdict_on(cases, findings, ranks)),
+        verdict=redacted_headline(headline_of(cases, findings, ranks)),
         findings=[_redacted(finding) for finding in findings],
         ranks=[_rank(state, status) for status in ranks],
         groups=[_group(view) for view in groups_of(job)],
@@ -266,7 +266,7 @@ def _redacted(finding: Finding) -> Finding:
     return msgspec.structs.replace(redacted(finding, "summary", "advice"), evidence=evidence)
 
 
-def redacted_verdict(verdict: Verdict) -> Verdict:
+def redacted_headline(verdict: Headline) -> Headline:
     """The verdict with its free text redacted."""
     return msgspec.structs.replace(
         verdict,

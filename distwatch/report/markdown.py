@@ -73,7 +73,7 @@ def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[
     for finding in (*filter(None, (suspicion,)), *report.findings):
         role = "suspected" if finding is suspicion else finding.role
         yield from _finding(finding, role, shares["evidence"])
-    progress = "Ranks in groups: the last collective entered, and completed where that differs"
+    progress = "Ranks in groups: the collective that each is in, or its last one"
     yield from _section("Ranks", _ranks(report, shares["ranks"]))
     ray = _ray(report, shares["ranks"])
     yield from _section("Ray: what waits, was restarted, failed or died", ray)

@@ -15,7 +15,7 @@ NONE_YET = "none"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank in a group. `text`: the last collective that it entered, and the last completed where that differs."""
+    """A rank in a group. `text`: the collective that it is in, or the last one that it was in."""
 
     text: str
     word: str = ""
@@ -100,6 +100,10 @@ def _cell(group: Group, rank: int, word: str) -> Cell:
     entered, completed = max(numbers[0], 0), max(numbers[1], 0)
     if not entered:
         return Cell(text=NONE_YET, word=word)
-    return Cell(
-        text=f"#{entered}" if entered == completed else f"#{entered}, done #{completed}", word=word
-    )
+    if word == "missing":
+        return Cell(text=f"after #{entered}", word=word)
+    if entered == completed:
+        return Cell(text=f"#{entered}", word=word)
+    # It waits in the oldest that has not completed; what it has enqueued since waits behind that.
+    queued = f", {entered - completed - 1} queued" if entered > completed + 1 else ""
+    return Cell(text=f"#{completed + 1}{queued}", word=word)

@@ -13,7 +13,7 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import loads_of
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
-from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
+from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState, TimelineEntry
 from distwatch.state.rank_sets import name_ranks
@@ -30,7 +30,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     run_id: str
     state: RunState
     """For details on demand; a frozen picture holds its own copy."""
-    verdict: Verdict
+    verdict: Headline
     findings: tuple[Finding, ...] = ()
     rank_statuses: tuple[RankStatus, ...] = ()
     groups: tuple[GroupView, ...] = ()
@@ -105,7 +105,7 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         run_id=run_id,
         state=state,
         findings=tuple(findings),
-        verdict=verdict_on(cases, findings, ranks),
+        verdict=headline_of(cases, findings, ranks),
         rank_statuses=tuple(ranks),
         groups=tuple(cases[0].groups),
         stacks=tuple(merge_stacks(state, job)),

@@ -9,7 +9,7 @@ from distwatch.diagnosis.facts.ray_resources import bundles_text
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.state import events as ev
-from distwatch.state.quantities import count_of
+from distwatch.state.quantities import count_of, seconds
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.ray_events import (
     RayActorSeen,
@@ -37,7 +37,7 @@ def event_text(event: ev.Event) -> str:
 
 def _step(event: ev.StepStarted) -> str:
     label = f" ({event.label})" if event.label else ""
-    limit = f", deadline {event.deadline_s:.0f} s" if event.deadline_s is not None else ""
+    limit = f", deadline {seconds(event.deadline_s)}" if event.deadline_s is not None else ""
     return f"{event.name}{label}{limit}{_at(event.site)}"
 
 

@@ -184,7 +184,7 @@ def test_the_matrix_folds_ranks_that_stand_alike_and_puts_the_culprit_first() ->
     matrix = matrix_of(hung_job(8, culprit=5))
     assert matrix.columns == ("default_pg",)
     told = [(row.ranks, row.culprit, row.cells[0].text, row.cells[0].word) for row in matrix.rows]
-    assert told == [("5", True, "#4", "missing"), ("0-4,6-7", False, "#5, done #4", "waits")]
+    assert told == [("5", True, "after #4", "missing"), ("0-4,6-7", False, "#5", "waits")]
 
 
 def test_groups_of_one_description_share_a_column() -> None:

@@ -12,6 +12,7 @@ from distwatch.observer_socket import ask_observer
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state.codes import family_of
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import status_of
 from distwatch.state.steps import INIT
@@ -94,7 +95,7 @@ def finding_of_absence(
         severity="crash" if status == "ended" else "hang",
         culprit_ranks=culprits,
         waiting_ranks=arrived,
-        summary=f"{len(arrived)} of {world_size} ranks arrived within {waited_s:.0f} s; "
+        summary=f"{len(arrived)} of {world_size} ranks arrived within {seconds(waited_s)}; "
         f"missing: {format_ranks(missing)}. {told}{more}",
         advice=_ADVICE.get(status, ""),
         evidence=tuple(

@@ -6,6 +6,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state.model import RunState
+from distwatch.state.quantities import seconds
 
 
 class Unseen(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +18,7 @@ class Unseen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        return f"last seen {self.since_s:.0f} s ago: {self.why or 'its link is lost'}"
+        return f"last seen {seconds(self.since_s)} ago: {self.why or 'its link is lost'}"
 
 
 def unseen_hosts(state: RunState) -> dict[str, Unseen]:

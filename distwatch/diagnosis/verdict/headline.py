@@ -19,12 +19,14 @@ from distwatch.state.statuses import IDLE, status_of
 
 _QUIET_S = 5.0
 """A wait this long is mentioned even while nothing is wrong yet."""
+_STILL_S = 10.0
+"""A stack that has not changed for this long is mentioned where nothing else is seen of a rank."""
 _HASTE = 5
 """How many times shorter than the deadline is the one that is suggested to hear earlier."""
 _LEAST_SUGGESTED_S = 10.0
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Headline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is to be said of a run now.
 
     Attributes:
@@ -52,9 +54,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return f"{self.summary} ({self.note})" if self.note else self.summary
 
 
-def verdict_on(
+def headline_of(
     cases: Sequence[Case], findings: Sequence[Finding], ranks: Sequence[RankStatus]
-) -> Verdict:
+) -> Headline:
     """The verdict on a run.
 
     Args:
@@ -73,12 +75,12 @@ def verdict_on(
     if idle := [status for status in ranks if status.word == IDLE]:
         return _idle(idle, ranks)
     if reason := next(filter(None, (suspicion_of(case.job, case.groups) for case in cases)), ""):
-        return Verdict(word="watching", summary=f"no verdict yet: {reason}")
+        return Headline(word="watching", summary=f"no verdict yet: {reason}")
     return _without_findings(ranks)
 
 
-def _about(finding: Finding, word: str) -> Verdict:
-    return Verdict(
+def _about(finding: Finding, word: str) -> Headline:
+    return Headline(
         word=word,
         summary=finding.summary,
         advice=finding.advice,
@@ -87,7 +89,7 @@ def _about(finding: Finding, word: str) -> Verdict:
     )
 
 
-def _suspected(cases: Sequence[Case], suspicion: Finding) -> Verdict:
+def _suspected(cases: Sequence[Case], suspicion: Finding) -> Headline:
     involved = {*suspicion.culprit_ranks, *suspicion.waiting_ranks}
     deadlines = (next_deadline(case, involved) for case in cases)
     due = min(filter(None, deadlines), default=None)
@@ -104,40 +106,53 @@ def _suspected(cases: Sequence[Case], suspicion: Finding) -> Verdict:
     )
 
 
-def _idle(idle: Sequence[RankStatus], ranks: Sequence[RankStatus]) -> Verdict:
+def _idle(idle: Sequence[RankStatus], ranks: Sequence[RankStatus]) -> Headline:
     waiting = [status.global_rank for status in ranks if status.blocked]
     who = name_ranks((status.global_rank for status in idle), "is idle and", "are idle and")
     waits = f"; {name_ranks(waiting, 'waits for it', 'wait for it')}" if waiting else ""
-    return Verdict(word=IDLE, summary=f"{who} {idle[0].doing}{waits}")
+    return Headline(word=IDLE, summary=f"{who} {idle[0].doing}{waits}")
 
 
-def _without_findings(ranks: Sequence[RankStatus]) -> Verdict:
+def _without_findings(ranks: Sequence[RankStatus]) -> Headline:
     seen = [status for status in ranks if status.process is not None]
     if not seen:
-        return Verdict(word="starting", summary="no ranks seen yet")
+        return Headline(word="starting", summary="no ranks seen yet")
     total, words = len(ranks), [status.word for status in ranks]
     if all(status_of(status.word).ended for status in seen):
-        unseen = f"; {total - len(seen)} were never seen" if len(seen) < total else ""
+        count = total - len(seen)
+        unseen = f"; {count} {'was' if count == 1 else 'were'} never seen" if count else ""
         summary = f"{len(seen)}/{total} ranks have ended{unseen}; nothing wrong found"
-        return Verdict(word="ended", summary=summary)
+        return Headline(word="ended", summary=summary)
     if any(status_of(word).starts for word in words):
         counts = {word: words.count(word) for word in dict.fromkeys(words)}
         told = ", ".join(f"{number} {word}" for word, number in counts.items())
-        return Verdict(word="starting", summary=f"{len(seen)}/{total} ranks seen: {told}")
+        return Headline(word="starting", summary=f"{len(seen)}/{total} ranks seen: {told}")
     return _running([s for s in seen if not status_of(s.word).ended], total)
 
 
-def _running(alive: Sequence[RankStatus], total: int) -> Verdict:
+def _running(alive: Sequence[RankStatus], total: int) -> Headline:
     blocked = [s.since_s for s in alive if s.blocked and s.since_s is not None]
     if blocked and max(blocked) >= _QUIET_S:
         waits = f"{len(blocked)}/{total} ranks wait, the longest for {seconds(max(blocked))}"
-        return Verdict(word="watching", summary=f"no verdict yet: {waits}")
+        return Headline(word="watching", summary=f"no verdict yet: {waits}")
     if not any(s.instrumented for s in alive):
         waiting = sum(s.word == "waiting" for s in alive)
         inside = f"; {waiting} in a collective by their stacks" if waiting else ""
+        inside += _still_text(alive)
         seen = f"{len(alive)}/{total} ranks, seen only from outside{inside}"
-        return Verdict(word="watching", summary=f"no verdict yet: {seen}")
+        return Headline(word="watching", summary=f"no verdict yet: {seen}")
     moved = [s.since_s for s in alive if s.since_s is not None]
     last = f", last progress {seconds(min(moved))} ago" if moved else ""
     gone = f", {total - len(alive)} ended" if len(alive) < total else ""
-    return Verdict(word="healthy", summary=f"{len(alive)}/{total} ranks{gone}{last}")
+    return Headline(word="healthy", summary=f"{len(alive)}/{total} ranks{gone}{last}")
+
+
+def _still_text(alive: Sequence[RankStatus]) -> str:
+    """The rank that has stood longest in something of its own, where one has for long."""
+    own = [s for s in alive if s.word != "waiting" and (s.since_s or 0) >= _STILL_S]
+    longest = max(own, key=lambda s: s.since_s or 0, default=None)
+    if longest is None:
+        return ""
+    place = f", at {longest.where}" if longest.where else ""
+    lasted = seconds(longest.since_s or 0)
+    return f"; rank {longest.global_rank} has not moved for {lasted}: {longest.doing}{place}"

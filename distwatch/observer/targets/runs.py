@@ -10,12 +10,12 @@ import msgspec
 
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
-from distwatch.diagnosis.verdict.headline import Verdict, verdict_on
+from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.errors import NoSuchTarget, PartialData
 from distwatch.observer.journals.pruning import is_run, run_folders
 from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
-from distwatch.report.document import redacted_verdict
+from distwatch.report.document import redacted_headline
 from distwatch.runfolder import RunFolder, host_name, is_named, name_of, parent_pid, start_ticks
 
 SCHEMA = "distwatch.ps/1"
@@ -33,7 +33,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     observer_pid: int | None
     alive: bool
-    verdict: Verdict = Verdict(word="unreadable", summary="")
+    verdict: Headline = Headline(word="unreadable", summary="")
     blocked: bool = False
 
 
@@ -128,7 +128,7 @@ def summarize(folder: RunFolder) -> RunSummary:
         # A problem with one run must not hide the others.
         why = str(error) if isinstance(error, PartialData) else f"cannot be read: {error!r}"
         return msgspec.structs.replace(
-            summary, verdict=Verdict(word="unreadable", summary=why[:300])
+            summary, verdict=Headline(word="unreadable", summary=why[:300])
         )
 
 
@@ -148,7 +148,7 @@ def _filled(summary: RunSummary, folder: RunFolder) -> RunSummary:
         ranks_alive=sum(lives(process.key) for process in job.ranks.values()),
         ranks_seen=len(job.ranks),
         hosts=tuple(sorted({process.host for process in job.ranks.values()})),
-        verdict=redacted_verdict(verdict_on(cases, findings, rank_statuses(state, job))),
+        verdict=redacted_headline(headline_of(cases, findings, rank_statuses(state, job))),
         blocked=any(finding.blocks for finding in findings),
     )
 
