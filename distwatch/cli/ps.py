@@ -10,6 +10,7 @@ import msgspec
 from distwatch.cli.options import color_option, output_option, root_option
 from distwatch.cli.terminal import echo, echo_json, verdict_style
 from distwatch.observer.targets.runs import SCHEMA, RunSummary, list_runs, runs_document
+from distwatch.observer.targets.unwatched import unwatched_jobs
 from distwatch.visible_text import visible_line
 
 
@@ -35,6 +36,8 @@ def command(output: str, root: str) -> int:
         marks = [False] * (len(lines) - len(runs)) + [run.blocked for run in runs]
         for line, blocked in zip(lines, marks, strict=True):
             echo(verdict_style("hang", line) if blocked and output == "table" else line)
+    for job in unwatched_jobs(root):
+        echo(f"distwatch: {visible_line(job.text)}", err=True)
     return 0
 
 

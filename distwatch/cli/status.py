@@ -11,6 +11,7 @@ from distwatch.cli.options import color_option, exit_code_of, output_option, roo
 from distwatch.cli.ps import lay_out
 from distwatch.cli.terminal import echo, echo_json, echo_verdict
 from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.unwatched import unwatched_jobs
 from distwatch.report.document import Report
 from distwatch.report.status import rank_document, run_line, status_document, still_s
 from distwatch.state.quantities import seconds
@@ -24,6 +25,9 @@ from distwatch.visible_text import visible_line
 @color_option
 def command(target: str | None, output: str, root: str) -> int:
     """Show a run's ranks and the verdict; by default, of the newest living run."""
+    if target is None:
+        for job in unwatched_jobs(root):
+            echo(f"distwatch: {visible_line(job.text)}", err=True)
     report = resolve(target, root).report()
     if output == "json":
         echo_json(status_document(report))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.probes.procfs import argv_of
+from distwatch.probes.procfs import argv_of, owner_of
 from distwatch.probes.ptrace import explain_denial
 from distwatch.probes.raylets import raylet_at
 from distwatch.probes.table import ProcessTable, Seen
@@ -40,6 +40,20 @@ def ranks_of(identity: Identity) -> list[ProcessSighted]:
     return [_sighted(table, rank) for rank in _ranks(table, identity)]
 
 
+def ranks_here() -> list[tuple[ProcessSighted, dict[str, str]]]:
+    """All ranks of this user on this host, with the environments that they started with."""
+    table = ProcessTable()
+    return [
+        (_sighted(table, one), one.environ)
+        for one in table.all()
+        if one.identity.global_rank is not None
+        and one.environ is not None
+        and (rank := table.rank_of(one)) is not None
+        and rank.pid == one.pid
+        and owner_of(one.pid) == os.getuid()
+    ]
+
+
 def job_of(pid: int) -> list[ProcessSighted]:
     """The part of a run on this node: launchers first, then ranks, then their children.
 
@@ -54,13 +68,21 @@ def job_of(pid: int) -> list[ProcessSighted]:
     table = ProcessTable()
     start = _readable(table, pid)
     rank = table.rank_of(start) or _rank_below(table, start)
+    alone = None
     if rank is not None:
         members = _around_ranks(table, rank)
     else:
-        members = _ray_workers(table, start) or [start, *table.below(start)]
+        members = _ray_workers(table, start)
+        if not members:
+            members = [start, *table.below(start)]
+            alone = _alone(table, members)
         members += [one for one in table.above(start) if one.is_launcher]
     found = {one.pid: one for one in [start, *members] if one.environ is not None}
-    sighted = [_sighted(table, one) for one in found.values() if not one.is_distwatch]
+    sighted = [
+        _sighted(table, one, "rank" if one is alone else "")
+        for one in found.values()
+        if not one.is_distwatch
+    ]
     return sorted(sighted, key=_place)
 
 
@@ -112,6 +134,11 @@ def _ray_workers(table: ProcessTable, start: Seen) -> list[Seen]:
     return [one for one in table.all() if place(one) == mine] if mine is not None else []
 
 
+def _alone(table: ProcessTable, members: list[Seen]) -> Seen | None:
+    """The one rank of a job whose launcher sets no variables: its topmost interpreter."""
+    return next((one for one in members if one.is_python and table.role_of(one) == "other"), None)
+
+
 def _same_run(one: Identity, other: Identity) -> bool:
     if one.endpoint is not None and other.endpoint is not None:
         return one.endpoint == other.endpoint
@@ -141,7 +168,7 @@ def _same_cluster(one: Seen, other: Seen) -> bool:
     return all(found) and len({raylet.address for raylet in found if raylet}) == 1
 
 
-def _sighted(table: ProcessTable, seen: Seen) -> ProcessSighted:
+def _sighted(table: ProcessTable, seen: Seen, role: str = "") -> ProcessSighted:
     host = host_name()
     return ProcessSighted(
         process=process_key(host, seen.pid, seen.start_ticks),
@@ -149,7 +176,7 @@ def _sighted(table: ProcessTable, seen: Seen) -> ProcessSighted:
         pid=seen.pid,
         start_ticks=seen.start_ticks,
         ppid=seen.ppid,
-        role=table.role_of(seen),
+        role=role or table.role_of(seen),
         identity=seen.identity,
         command=_shown(seen.argv),
         instrumented=False,

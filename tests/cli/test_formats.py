@@ -121,6 +121,44 @@ def test_rings_that_no_observer_ever_copied_give_the_verdict(root: Path, ended_p
     assert done.return_value == 3
 
 
+def test_a_run_that_is_gone_is_not_shown_as_if_it_went_on(root: Path, ended_pid: int) -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    rings(RunFolder(str(root / "gone")), job, {0: (ended_pid, 5), 1: (ended_pid + 1, 6)})
+    told = json.loads(call("status", "-o", "json", root=root).stdout)
+    assert {rank["state"] for rank in told["ranks"]} == {"exited"}
+    assert told["run"]["ended"]
+    assert (told["verdict"]["word"], told["verdict"]["summary"]) == (
+        "info",
+        "ranks 0-1 ended; nobody saw how",
+    )
+
+
+def test_a_job_of_one_process_is_visible_before_it_calls_anything(root: Path) -> None:
+    me = os.getpid()
+    folder = RunFolder(str(root / "single"))
+    folder.create()
+    Path(folder.path, f"{os.uname().nodename}-{me}.start").write_text(
+        f"pid={me}\nticks={start_ticks(me)}\nppid=1\nhost={os.uname().nodename}\nrole=other\n"
+    )
+    (rank,) = json.loads(call("status", str(me), "-o", "json", root=root).stdout)["ranks"]
+    assert (rank["global_rank"], rank["pid"], rank["instrumented"]) == (0, me, False)
+
+
+def test_a_job_without_distwatch_is_mentioned(root: Path) -> None:
+    launcher = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+    job = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **launcher},
+    )  # fmt: skip
+    assert job.stdout is not None
+    job.stdout.readline()
+    for command in ("ps", "status"):
+        said = distwatch(command, root=root).stderr
+        assert f"`distwatch attach {job.pid}` watches from outside" in said
+    job.communicate(b"\n")
+
+
 def test_a_living_rank_belongs_to_its_run(root: Path) -> None:
     job = RecordedJob(1)
     job.initialize(0)

@@ -71,15 +71,18 @@ def test_after_the_tmpfs_is_gone_the_disk_tells_it_all(
     assert process.outside.pulse.groups[0].completed == 3
 
 
-def test_an_end_that_nobody_saw_is_told_as_not_observed(
+def test_an_end_that_nobody_saw_is_an_end_of_which_nothing_else_is_known(
     folder: RunFolder, start_rank: Start
 ) -> None:
     rank, other = start_rank(0, 2), start_rank(1, 2)
     rank.kill()
     state = load_state(folder)
     assert "no observer" in state.processes[rank.key].outside.not_observed["end"]
-    assert state.processes[rank.key].outside.exit is None
+    gone = state.processes[rank.key].outside.exit
+    assert gone is not None
+    assert (gone.exit_code, gone.signal) == (None, None)
     assert "end" not in state.processes[other.key].outside.not_observed
+    assert state.processes[other.key].ended_ns is None
 
 
 def test_records_come_in_their_own_order_even_where_their_times_do_not(folder: RunFolder) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.errors import AttachDenied, NoSuchTarget
-from distwatch.probes.discovery import job_of, ranks_of, sight
+from distwatch.probes.discovery import job_of, ranks_here, ranks_of, sight
 from distwatch.probes.procfs import children_of, state_of
 from distwatch.probes.table import is_launcher, read_environ
 from distwatch.runfolder import start_ticks
@@ -235,6 +235,30 @@ def test_ray_workers_whose_ranks_no_environment_shows(ports: int) -> None:
         found = job_of(one.pid)
         assert {process.pid for process in found} == {one.pid, two.pid}
         assert {process.identity.launcher for process in found} == {"ray"}
+
+
+def test_a_process_without_a_launchers_variables_is_a_job_of_one() -> None:
+    with other(WAIT, environ={}) as script:
+        script.line()
+        assert roles(job_of(script.pid)) == {script.pid: "rank"}
+
+
+def test_a_launcher_of_one_process_and_its_script_are_a_job_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "accelerate"
+    script.write_text(f"import subprocess, sys; subprocess.call([sys.executable, '-c', {WAIT!r}])")
+    with other("", command=[sys.executable, str(script), "launch"], environ={}) as launcher:
+        pid = launcher.number()
+        for named in (launcher.pid, pid):
+            assert roles(job_of(named)) == {launcher.pid: "launcher", pid: "rank"}
+
+
+def test_the_ranks_of_this_user_are_listed_with_their_environments(ports: int) -> None:
+    with rank(0, ports) as zero, other(WAIT, environ={}) as none:
+        zero.line()
+        none.line()
+        here = {sighted.pid: environ for sighted, environ in ranks_here()}
+        assert here[zero.pid]["MASTER_PORT"] == str(ports)
+        assert none.pid not in here
 
 
 def test_no_such_process() -> None:

@@ -52,7 +52,9 @@ def deaths_of(job: Job) -> Deaths:
     ended = {r: p for r, p in failed.items() if r not in clean}
     peers_lost = {r: p for r, p in ended.items() if _lost_a_peer(job, r, p)}
     signalled = {
-        r: p for r, p in ended.items() if r not in peers_lost and ending_signal(p) in TEARDOWN
+        r: p
+        for r, p in ended.items()
+        if r not in peers_lost and (ending_signal(p) in TEARDOWN or _is_unexplained(p))
     }
     own = {r: p for r, p in ended.items() if r not in peers_lost and r not in signalled}
     first = min((death_ns(p) for p in [*own.values(), *peers_lost.values()]), default=None)
@@ -126,6 +128,14 @@ def ending_signal(process: Process) -> int | None:
         return 2 if process.exception.type_name == "KeyboardInterrupt" else None
     seen = process.outside.exit
     return seen.signal if seen else None
+
+
+def _is_unexplained(process: Process) -> bool:
+    """Whether it is gone and nothing says why: a launcher's signal may have ended it."""
+    seen = process.outside.exit
+    return process.exception is None and bool(
+        seen and seen.exit_code is None and seen.signal is None
+    )
 
 
 def is_oom_killed(process: Process) -> bool:

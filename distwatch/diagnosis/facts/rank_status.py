@@ -6,6 +6,7 @@ from itertools import islice
 
 import msgspec
 
+from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.deaths import ended_by_ray
 from distwatch.diagnosis.facts.group_views import groups_of
 from distwatch.diagnosis.facts.idleness import awaits_requests, idle_ranks
@@ -24,7 +25,7 @@ _WAITS_FROM_S = 1.0
 
 
 class RankStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One expected rank. `since_s`: seconds since it last moved, on its host's clock."""
+    """One expected rank. `since_s`: seconds since it last moved or ended, on its host's clock."""
 
     global_rank: int
     process: str | None = None
@@ -111,11 +112,18 @@ def rank_status(job: Job, global_rank: int) -> RankStatus:
         letter=status.letter,
         doing=doing,
         where=where(process),
-        since_s=None if since_ns is None else job.age_s(process, since_ns),
+        since_s=None if since_ns is None else _age_s(job, process, since_ns),
         heartbeat_s=None if process.ended_ns else job.heartbeat_s(process),
         instrumented=process.instrumented,
         blocked=status.blocks,
     )
+
+
+def _age_s(job: Job, process: Process, since_ns: int) -> float:
+    """Seconds on the host's clock, which goes on after the process has ended."""
+    host = job.state.hosts.get(process.host)
+    now_ns = host.now_ns if host else process.last_ns
+    return max(0.0, (now_ns - since_ns) / 1e9)
 
 
 def where(process: Process) -> str:
@@ -162,7 +170,7 @@ def _running_word(job: Job, process: Process) -> tuple[str, str, int | None]:
         unchanged = process.outside.stack.unchanged_since_ns if process.outside.stack else None
         if inside:
             return "waiting", f"{inside} (by its stack)", unchanged
-        return "running", "without distwatch", unchanged
+        return "running", _activity_text(job, process) or "without distwatch", unchanged
     moved = [g.changed_ns for g in (process.outside.pulse.groups if process.outside.pulse else ())]
     if not process.confirmed and not process.steps:
         return "starting", "not initialized yet", process.started_ns
@@ -182,6 +190,11 @@ def _wait(job: Job, process: Process) -> tuple[str, int] | None:
     if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
         return str(peer), peer.entered_ns
     return None
+
+
+def _activity_text(job: Job, process: Process) -> str:
+    activity = activity_of(job.state, process)
+    return activity.doing if activity is not None and activity.certain else ""
 
 
 def _absence(job: Job, process: Process) -> str:

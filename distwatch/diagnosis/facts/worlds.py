@@ -32,7 +32,7 @@ def worlds_of(state: RunState) -> list[World]:
 
 
 def _current(state: RunState) -> list[Process]:
-    """Ranks, and processes that will become ranks, of the newest restart."""
+    """Ranks, and processes that will become ranks, of the newest restart; else the one process of a job."""
     found = [
         process
         for process in state.processes.values()
@@ -40,10 +40,24 @@ def _current(state: RunState) -> list[Process]:
         and (process.global_rank is not None or process.planned is not None)
     ]
     if not found:
-        alone = [p for p in state.processes.values() if p.instrumented and p.role == "other"]
-        return [min(alone, key=lambda p: (p.started_ns or 0, p.key))] if alone else []
+        alone = [process for process in state.processes.values() if _is_alone(state, process)]
+        return [min(alone, key=_first_alone)] if alone else []
     restart = max(process.identity.restart for process in found)
     return sorted((p for p in found if p.identity.restart == restart), key=lambda p: p.key)
+
+
+def _is_alone(state: RunState, process: Process) -> bool:
+    """Whether it may be the one process of a job whose launcher sets no variables."""
+    if process.role == "rank" or (process.instrumented and process.role == "other"):
+        return True
+    seen = process.outside.seen
+    # In Ray the driver and idle workers enter the run, too, and are none of its ranks.
+    is_in_ray = any(host.ray.actors for host in state.hosts.values())
+    return process.role == "other" and seen is not None and seen.instrumented and not is_in_ray
+
+
+def _first_alone(process: Process) -> tuple[bool, bool, int, str]:
+    return process.role != "rank", not process.instrumented, process.started_ns or 0, process.key
 
 
 def _is_complete(cell: list[Process]) -> bool:

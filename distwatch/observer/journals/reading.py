@@ -203,7 +203,8 @@ class _Ends:
     def __init__(self) -> None:
         self._host = host_name()
         self._ended: set[str] = set()
-        self._last: dict[str, int] = {}
+        self._known: set[str] = set()
+        self._newest = 0
 
     def note(self, entry: Entry) -> None:
         event, stream = entry.event, entry.header.stream
@@ -212,22 +213,22 @@ class _Ends:
         key = event.process if isinstance(event, ev.ProcessSighted | ev.PulseRead) else ""
         if not key and not stream.startswith(("observer:", "reader:")):
             key = stream
-        if key and entry.header.host == self._host:
-            self._last[key] = max(self._last.get(key, 0), entry.time_ns)
+        if entry.header.host == self._host:
+            self._newest = max(self._newest, entry.time_ns)
+            if key:
+                self._known.add(key)
 
     def unseen(self) -> list[Entry]:
-        """One event for each of them."""
-        host = self._host
+        """An end of each of them, at the newest time that is known: they may have lived until then."""
         why = "it is gone, and no observer saw how it ended"
         return [
-            Entry(
-                _reader(host),
-                0,
-                time_ns,
-                ev.NotObserved(host=host, what="end", why=why, process=key),
+            Entry(_reader(self._host), 0, self._newest, event)
+            for key in sorted(self._known - self._ended)
+            if not lives(key)
+            for event in (
+                ev.ExitSeen(process=key, how="gone when its run was read"),
+                ev.NotObserved(host=self._host, what="end", why=why, process=key),
             )
-            for key, time_ns in self._last.items()
-            if key not in self._ended and not lives(key)
         ]
 
 

@@ -45,6 +45,8 @@ class RankEnded:
         first = min(ranks, key=lambda rank: death_ns(case.deaths.own[rank]))
         process = case.deaths.own[first]
         requested = case.deaths.stopped_from_outside and ending_signal(process) in REQUESTS
+        # A whole world that is gone, and nobody saw how, may have been ended as intended.
+        requested = requested or (_is_unexplained(process) and len(ranks) == len(case.job.ranks))
         victims = set(case.deaths.victims) | set(case.waiting_for(ranks))
         return Finding(
             code=code,
@@ -114,6 +116,10 @@ def _status_known(process: Process) -> bool:
     return seen is not None and (seen.exit_code is not None or seen.signal is not None)
 
 
+def _is_unexplained(process: Process) -> bool:
+    return process.exception is None and not _status_known(process)
+
+
 def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
     if process.exception is not None:
         error = process.exception
@@ -122,6 +128,8 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
     if case.deaths.stopped_from_outside:
         names = signal_name(ending_signal(process) or 0)
         return f"somebody ended the whole job: {name_ranks(ranks)} got {names} at once"
+    if _is_unexplained(process):
+        return f"{name_ranks(ranks)} ended; nobody saw how"
     oom = process.outside.exit.oom_killed if process.outside.exit else None
     tail = f"; {oom}" if oom else ""
     status = exit_text(process.outside.exit)
