@@ -274,11 +274,10 @@ SAMPLES = {
         "the child's end was seen, or the loader's own error tells of it; less for a rank without distwatch",
     ),
     "process.stdin_wait": Sample(
-        "rank 2 waits for somebody to type on its stdin, at train.py:9 in {main}; ranks 0-1,3 have waited for it in "
-        "all_reduce #5 of default_pg for 20 s",
+        "rank 2 waits for somebody to type on its stdin, at train.py:9 in {main}; ranks 0-1,3 have waited for it",
         70,
         95,
-        "its system call reads stdin; less for a rank without distwatch",
+        "its system call; less for a rank without distwatch",
     ),
     "process.data_stall": Sample(
         "rank 2 waits for data: a read of /data/shard-7, at data.py:42 in read_shard; ranks 0-1,3 have waited for "
