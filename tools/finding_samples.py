@@ -25,10 +25,7 @@ _BY_STEP = "the load tells its phase and what its threads wait for"
 
 SAMPLES = {
     "rendezvous.env_missing": Sample(
-        "MASTER_ADDR is not set for rank 1: init_process_group needs it",
-        100,
-        100,
-        _ERROR,
+        "MASTER_ADDR is not set for rank 1: init_process_group needs it", 100, 100, _ERROR
     ),
     "rendezvous.backend_unavailable": Sample(
         "rank 1 cannot use backend 'nccl': nccl needs a GPU, and torch sees none in this process",
@@ -274,10 +271,7 @@ SAMPLES = {
         "the child's end was seen, or the loader's own error tells of it; less for a rank without distwatch",
     ),
     "process.stdin_wait": Sample(
-        "rank 2 waits for somebody to type on its stdin, at train.py:9 in {main}; ranks 0-1,3 have waited for it",
-        70,
-        95,
-        "its system call; less for a rank without distwatch",
+        "rank 2 waits for somebody to type on its stdin, at ask.py:9 in {ask}", 70, 95, "its call"
     ),
     "process.data_stall": Sample(
         "rank 2 waits for data: a read of /data/shard-7, at data.py:42 in read_shard; ranks 0-1,3 have waited for "

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLORS = {
     **dict.fromkeys(("hang", "crash", "error"), "red"),
     **dict.fromkeys(("warning", "slow", "suspected", "watching"), "yellow"),
-    "healthy": "green",
+    **dict.fromkeys(("healthy", "idle"), "green"),
 }
 
 

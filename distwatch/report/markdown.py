@@ -22,7 +22,7 @@ _GRID_ROWS = 64
 _FUNCTION = 160
 """Characters of a function's name in a tree: a C++ template's may have thousands."""
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")
-_MARKS = {
+MARKS = {
     "hang": "🔴 hang",
     "crash": "💥 crash",
     "error": "❌ error",
@@ -30,6 +30,7 @@ _MARKS = {
     "info": "ℹ️ info",
     "slow": "🟡 slow",
     "suspected": "🟠 suspected",
+    "idle": "🟢 idle",
     "watching": "⏳ watching",
     "starting": "⏳ starting",
     "healthy": "🟢 healthy",
@@ -90,7 +91,7 @@ def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[
 def _verdict(report: Report) -> Iterable[str]:
     run, seen = report.run, report.coverage
     verdict = report.verdict
-    yield f"## {_MARKS[verdict.word]}: {escape(verdict.sentence)}"
+    yield f"## {MARKS[verdict.word]}: {escape(verdict.sentence)}"
     yield ""
     if verdict.advice:
         yield f"**What to do:** {escape(verdict.advice)}"

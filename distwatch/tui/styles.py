@@ -22,6 +22,7 @@ SEVERITIES: dict[str, tuple[str, str]] = {
     "healthy": ("✓", f"bold {GREEN}"),
     "ended": ("✓", f"bold {MUTED}"),
     "suspected": ("?", f"bold {ORANGE}"),
+    "idle": ("○", f"bold {GREEN}"),
     "watching": ("…", f"bold {YELLOW}"),
     "starting": ("○", f"bold {BLUE}"),
 }

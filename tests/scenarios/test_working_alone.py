@@ -7,7 +7,7 @@ import pytest
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.diagnosis.verdict.headline import verdict_on
+from distwatch.diagnosis.verdict.headline import headline_of
 from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks
 from tests.support.verdicts import assert_healthy, assert_verdict
@@ -37,7 +37,7 @@ def test_a_rank_that_moves_is_slow(way: str) -> None:
         slow = assert_verdict(findings, code=code, culprits={0}, mentions=[moved])
         assert slow.severity == "warning"
         assert slow.waiting_ranks == (1,)
-        assert verdict_on([Case(state)], findings, rank_statuses(state)).word == "slow"
+        assert headline_of([Case(state)], findings, rank_statuses(state)).word == "slow"
         job.open_gate("enough", 0)
         assert job.wait_ended() == [0, 0]
         job.wait_observer_ended()
@@ -66,7 +66,7 @@ def test_an_engine_without_requests_is_idle(way: str, wakes: str) -> None:
         statuses = rank_statuses(state)
         assert [status.word for status in statuses] == ["idle", "waiting"]
         assert wakes in statuses[0].doing
-        assert verdict_on([Case(state)], [], statuses).word == "idle"
+        assert headline_of([Case(state)], [], statuses).word == "idle"
         job.open_gate("enough", 0)
         assert job.wait_ended() == [0, 0]
         job.wait_observer_ended()

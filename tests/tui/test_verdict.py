@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from typing import get_args
+
+from distwatch.diagnosis.verdict.headline import Word
+from distwatch.report.markdown import MARKS
 from distwatch.state import events as ev
 from distwatch.tui.picture import freeze, take_picture
+from distwatch.tui.styles import SEVERITIES
 from distwatch.tui.verdict import (
     ViewerStatus,
     coverage_line,
@@ -23,6 +28,11 @@ from tests.tui.scripted import (
 def test_a_hang_is_told_by_glyph_word_and_rank() -> None:
     line = verdict_line(take_picture(state_of(hung_job()), "r")).plain
     assert line.startswith("■ HANG  rank 2 waits for data")
+
+
+def test_every_word_of_a_verdict_has_its_glyph_and_its_mark() -> None:
+    words = set(get_args(Word)) - {"unreadable"}
+    assert words == set(SEVERITIES) == set(MARKS)
 
 
 def test_a_healthy_run_says_how_many_and_how_lately() -> None:

@@ -86,7 +86,6 @@ class Job:
         self.ranks = _ranks_of(world)
         self.claims = _claims_of(world)
         self.world = _world(self.ranks)
-        self._completed: dict[GroupKey, int] = {}
         self._by_host: dict[str, dict[int, Process]] | None = None
         self._members: dict[int, tuple[int, ...]] = {}
         self._of_value: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -175,11 +174,7 @@ class Job:
         return self._by_group.get(self.group_key(pg_name, members), [])
 
     def first_waits_in(self, pg_name: str, members: tuple[int, ...], lasted_s: float) -> list[Wait]:
-        """For each collective number that ranks wait for in a group, the wait of the lowest rank.
-
-        Args:
-            lasted_s: only waits that have lasted this long.
-        """
+        """For each collective number that ranks wait for in a group for so long, the wait of the lowest rank."""
         key = self.group_key(pg_name, members), lasted_s
         if (found := self._first_waits.get(key)) is None:
             first: dict[int, Wait] = {}
@@ -235,11 +230,7 @@ class Job:
         )
 
     def has_arrived(self, global_rank: int, number: int = 1) -> bool:
-        """Whether the rank has called init_process_group, as far as was seen.
-
-        Args:
-            number: the 1-based index of the call, at least.
-        """
+        """Whether the rank has called init_process_group at least `number` times, as far as was seen."""
         process = self.ranks.get(global_rank)
         if process is None:
             return False
@@ -299,6 +290,18 @@ class Job:
         operations = process.outside.operations
         return bool(operations) and operation_name(operations[-1].op) in P2P
 
+    @cached_property
+    def _completed(self) -> dict[GroupKey, int]:
+        """By group, the newest collective that a member completed: none waits in it, whatever an old pulse says."""
+        found: dict[GroupKey, int] = {}
+        # The recorder calls completed what torch's timeout has ended.
+        for process in (p for p in self.ranks.values() if not is_timeout(p)):
+            for seen in process.outside.pulse.groups if process.outside.pulse else ():
+                if group := process.groups.get(seen.pg_name):
+                    key = self.group_key(seen.pg_name, group.members)
+                    found[key] = max(found.get(key, -1), seen.completed)
+        return found
+
     def _timed_out_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
         """The collective that torch's timeout ended: the recorder calls it completed then."""
         pulse = process.outside.pulse
@@ -327,8 +330,8 @@ class Job:
                 continue
             completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
             if self.was_frozen(process):
-                # It may have gone on since its last pulse: what any member completed holds nobody.
-                completed = max(completed, self._completed_in(progress.pg_name, group.members))
+                key = self.group_key(progress.pg_name, group.members)
+                completed = max(completed, self._completed.get(key, -1))
             if progress.enqueued <= completed:
                 continue
             yield Wait(
@@ -340,18 +343,6 @@ class Job:
                 deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
                 killed=was_cut_off(process),
             )
-
-    def _completed_in(self, pg_name: str, members: tuple[int, ...]) -> int:
-        """The newest collective of a group that some member has completed; -1: none."""
-        key = self.group_key(pg_name, members)
-        if key not in self._completed:
-            processes = [self.ranks[rank] for rank in members if rank in self.ranks]
-            # The recorder calls completed what torch's timeout has ended.
-            pulses = [p.outside.pulse for p in processes if not is_timeout(p)]
-            seen = (one for pulse in pulses if pulse for one in pulse.groups)
-            told = (one.completed for one in seen if one.pg_name == pg_name)
-            self._completed[key] = max(told, default=-1)
-        return self._completed[key]
 
 
 def is_timeout(process: Process) -> bool:

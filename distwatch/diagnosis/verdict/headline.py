@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -26,6 +27,12 @@ _HASTE = 5
 _LEAST_SUGGESTED_S = 10.0
 
 
+Word = Literal[
+    "hang", "crash", "error", "warning", "info", "slow", "suspected", "idle", "watching", "starting",
+    "healthy", "ended", "unreadable",
+]  # fmt: skip
+
+
 class Headline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is to be said of a run now.
 
@@ -39,7 +46,7 @@ class Headline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         suspicion: what will be found if nothing moves.
     """
 
-    word: str
+    word: Word
     summary: str
     note: str = ""
     advice: str = ""
@@ -79,7 +86,7 @@ def headline_of(
     return _without_findings(ranks)
 
 
-def _about(finding: Finding, word: str) -> Headline:
+def _about(finding: Finding, word: Word) -> Headline:
     return Headline(
         word=word,
         summary=finding.summary,
@@ -110,7 +117,7 @@ def _idle(idle: Sequence[RankStatus], ranks: Sequence[RankStatus]) -> Headline:
     waiting = [status.global_rank for status in ranks if status.blocked]
     who = name_ranks((status.global_rank for status in idle), "is idle and", "are idle and")
     waits = f"; {name_ranks(waiting, 'waits for it', 'wait for it')}" if waiting else ""
-    return Headline(word=IDLE, summary=f"{who} {idle[0].doing}{waits}")
+    return Headline(word="idle", summary=f"{who} {idle[0].doing}{waits}")
 
 
 def _without_findings(ranks: Sequence[RankStatus]) -> Headline:
