@@ -7,7 +7,7 @@ import pytest
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.diagnosis.verdict.headline import verdict_on
+from distwatch.diagnosis.verdict.headline import headline_of
 from distwatch.state import events as ev
 from distwatch.state.flow import Flow, Moved
 from tests.diagnosis.recorded import READING, SECOND, WAITING, RecordedJob, frame, root
@@ -44,7 +44,7 @@ def test_who_writes_is_slow() -> None:
     assert slow.waiting_ranks == (1, 2)
     assert "written 3.0 MiB in the last 8.0 s" in slow.summary
     assert not any(finding.blocks for finding in findings)
-    assert verdict_on([Case(made.state)], findings, rank_statuses(made.state)).word == "slow"
+    assert headline_of([Case(made.state)], findings, rank_statuses(made.state)).word == "slow"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_engine_that_listens_is_idle() -> None:
     assert diagnose(made.state) == []
     statuses = rank_statuses(made.state)
     assert [status.word for status in statuses] == ["idle", "waiting", "waiting"]
-    verdict = verdict_on([Case(made.state)], [], statuses)
+    verdict = headline_of([Case(made.state)], [], statuses)
     assert verdict.word == "idle"
     assert verdict.summary == (
         "rank 0 is idle and waits for requests: socket listening on 0.0.0.0:8000; ranks 1-2 wait for it"
