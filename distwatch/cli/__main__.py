@@ -28,6 +28,7 @@ GROUPS = {
         "check": "Check a plan: sizes that do not divide, the groups, what this machine lacks.",
         "doctor": "Check this machine: rights, py-spy, GPUs, memory, network, versions.",
         "env": "Show the launcher's variables: set, derived, missing.",
+        "version": "Show the version.",
     },
     "Start a job": {
         "run": "Run any command with distwatch on.",
@@ -89,7 +90,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="distwatch")
+@click.version_option(__version__, "-V", "--version", prog_name="distwatch")
 def cli() -> None:
     """Why does my distributed PyTorch job hang? Which rank, which step, why, what to do."""
 

@@ -186,7 +186,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _print(result: CheckResult, *, markdown: bool) -> None:
-    from distwatch.cli.ps import lay_out
+    from distwatch.cli.tables import lay_out, terminal_width
 
     section = result.section
     name = visible_line(section.name)
@@ -197,7 +197,9 @@ def _print(result: CheckResult, *, markdown: bool) -> None:
         rows += [
             (axis.name, str(axis.size), str(axis.count), _members(axis)) for axis in result.axes
         ]
-        for line in ([""] if markdown else []) + lay_out(rows, markdown=markdown):
+        for line in ([""] if markdown else []) + lay_out(
+            rows, markdown=markdown, width=terminal_width()
+        ):
             echo(line if markdown else f"  {line}")
         if markdown:
             echo()

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from distwatch.cli.options import color_option, exit_code, output_option
-from distwatch.cli.ps import lay_out
+from distwatch.cli.tables import lay_out, terminal_width
 from distwatch.cli.terminal import echo, echo_json, styled, verdict_style
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.preflight.launch_environment import LaunchEnvironment, read_launch_environment
@@ -103,5 +103,5 @@ def _print(launched: LaunchEnvironment, pid: int | None) -> None:
 
 def _print_rows(title: str, rows: Sequence[tuple[str, ...]]) -> None:
     echo(styled(title))
-    for line in lay_out(list(rows), markdown=False):
+    for line in lay_out(list(rows), width=terminal_width()):
         echo(f"  {line}")

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from distwatch.cli.options import color_option, exit_code_of, output_option, root_option
-from distwatch.cli.ps import lay_out
+from distwatch.cli.tables import lay_out, terminal_width
 from distwatch.cli.terminal import echo, echo_json, echo_verdict
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.unwatched import unwatched_jobs
@@ -17,18 +17,31 @@ from distwatch.report.status import rank_document, run_line, status_document, st
 from distwatch.state.quantities import seconds
 from distwatch.visible_text import visible_line
 
+WATCH_S = 2.0
+
 
 @click.command()
 @click.argument("target", required=False, metavar="[RUN|PID]")
+@click.option("--watch", is_flag=True, help=f"Show it again every {WATCH_S:.0f} s, until Ctrl-C.")
 @output_option("table", "json", "ndjson", "md")
 @root_option
 @color_option
-def command(target: str | None, output: str, root: str) -> int:
+def command(target: str | None, watch: bool, output: str, root: str) -> int:
     """Show a run's ranks and the verdict; by default, of the newest living run."""
     if target is None:
         for job in unwatched_jobs(root):
             echo(f"distwatch: {visible_line(job.text)}", err=True)
-    report = resolve(target, root).report()
+    while True:
+        report = resolve(target, root).report()
+        if watch and terminal_width() is not None:
+            click.clear()
+        _print(report, output)
+        if not watch:
+            return exit_code_of(report)
+        time.sleep(WATCH_S)
+
+
+def _print(report: Report, output: str) -> None:
     if output == "json":
         echo_json(status_document(report))
     elif output == "ndjson":
@@ -36,7 +49,6 @@ def command(target: str | None, output: str, root: str) -> int:
             echo(msgspec.json.encode(rank_document(rank)).decode())
     else:
         _print_table(report, markdown=output == "md")
-    return exit_code_of(report)
 
 
 def _print_table(report: Report, *, markdown: bool) -> None:
@@ -61,7 +73,7 @@ def _print_table(report: Report, *, markdown: bool) -> None:
                 *((rank.actor,) if actors else ()),
             )
         )
-    for line in lay_out(rows, markdown=markdown):
+    for line in lay_out(rows, markdown=markdown, width=terminal_width()):
         echo(line)
     for rank_number, why in report.coverage.unobserved.items():
         echo(f"rank {rank_number}: {visible_line(why)}", err=True)

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from distwatch.cli.options import output_option, root_option
-from distwatch.cli.ps import lay_out
+from distwatch.cli.tables import lay_out, terminal_width
 from distwatch.cli.terminal import echo, echo_json
 from distwatch.errors import UsageError
 from distwatch.observer.cluster.hosts import HostJoined, join_hosts
@@ -107,7 +107,7 @@ def _ray(address: str, output: str, *, stop: bool) -> int:
         _print_json(table)
     else:
         rows = [("NODE", "ADDRESS", "HOST", "OBSERVER ACTOR", "RUNS"), *map(_row, table["nodes"])]
-        for line in lay_out(rows, markdown=False):
+        for line in lay_out(rows, width=terminal_width()):
             echo(line)
         echo(
             f"distwatch: see all of it, on any node: `distwatch attach {SCHEME}{address.removeprefix(SCHEME)}`",
@@ -134,7 +134,7 @@ def _print_hosts(joined: list[HostJoined], output: str) -> int:
             (one.host, one.called, f"pid {one.pid}" if one.pid else "", one.failed or one.told)
             for one in joined
         ]
-        for line in lay_out(table, markdown=False):
+        for line in lay_out(table, width=terminal_width()):
             echo(line)
     return PARTIAL if any(host.failed for host in joined) else 0
 

@@ -82,6 +82,12 @@ def is_launcher(argv: tuple[str, ...]) -> bool:
     return _LAUNCHER_MODULES.fullmatch(module) is not None
 
 
+def title_of(argv: tuple[str, ...]) -> str:
+    """What a command runs, in a word: `train.py`, `-m package`; the program where it is neither."""
+    script, module = _target(argv)
+    return f"-m {module}" if module else os.path.basename(script or (argv[0] if argv else ""))
+
+
 def _target(argv: tuple[str, ...]) -> tuple[str, str]:
     """The program or the script of an interpreter, and the module of `python -m module`; else ''."""
     if not argv or not _PYTHON.match(os.path.basename(argv[0])):

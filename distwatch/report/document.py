@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import msgspec
@@ -17,19 +16,19 @@ from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models, redacted
+from distwatch.report.timeline import Happening, happenings_of, wall_text
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import Device
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
-from distwatch.views.event_text import event_kind, event_text
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
 from distwatch.views.ray_rows import RayRow, ray_rows
 from distwatch.views.stack_tree import StackNode, merge_stacks
 
 SCHEMA = "distwatch.report/1"
-TIMELINE_KEPT = 400
+_VERSIONED = ("python", "torch", "distwatch", "transformers", "accelerate", "peft", "ray")
 SIZES_TOLD = 8
 
 
@@ -41,6 +40,8 @@ class Run(msgspec.Struct, kw_only=True):
     launcher: str
     world_size: int | None
     hosts: list[str]
+    versions: dict[str, str] = {}
+    """Of Python, distwatch, torch and the libraries that it hooks; where ranks differ, all of them."""
 
 
 class Coverage(msgspec.Struct, kw_only=True):
@@ -104,15 +105,6 @@ class HostDevices(msgspec.Struct, kw_only=True):
     not_observed: str | None
 
 
-class Happening(msgspec.Struct, kw_only=True):
-    time: str
-    host: str
-    global_rank: int | None
-    process: str
-    kind: str
-    text: str
-
-
 class Report(msgspec.Struct, kw_only=True):
     """The whole report; its fields are the contract."""
 
@@ -156,7 +148,7 @@ def build_report(
         models=build_models(state, job),
         devices=_devices(state),
         ray=[redacted(row, "name", "text") for row in ray_rows(state)],
-        timeline=_timeline(state),
+        timeline=happenings_of(state),
     )
 
 
@@ -179,13 +171,24 @@ def _run(job: Job, run_id: str) -> Run:
         launcher=processes[0].identity.launcher if processes else "unknown",
         world_size=job.world,
         hosts=sorted({process.host for process in processes}),
+        versions=_versions(processes),
     )
 
 
-def wall_text(wall_ns: int) -> str:
-    """ISO 8601 in UTC, to the millisecond."""
-    moment = datetime.datetime.fromtimestamp(wall_ns / 1e9, datetime.timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _versions(processes: list[Process]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for process in processes:
+        said = {name: changed.version for name, changed in process.integrations.items()}
+        said["torch"] = said.pop("torch_distributed", "")
+        if process.started is not None:
+            said |= {"python": process.started.python}
+            said |= {"distwatch": process.started.distwatch_version}
+        if process.planned is not None:
+            said |= process.planned.versions
+        for name, version in said.items():
+            if version and name in _VERSIONED:
+                found.setdefault(name, set()).add(version)
+    return {name: " or ".join(sorted(found[name])) for name in _VERSIONED if name in found}
 
 
 def _end(state: RunState) -> str | None:
@@ -327,20 +330,3 @@ def _device(device: Device) -> dict[str, Any]:
     """All fields, including empty ones: viewers expect each of them."""
     used = [msgspec.structs.asdict(use) for use in device.processes]
     return {**msgspec.structs.asdict(device), "processes": used}
-
-
-def _timeline(state: RunState) -> list[Happening]:
-    happenings: list[Happening] = []
-    for entry in state.timeline[-TIMELINE_KEPT:]:
-        process = state.processes.get(entry.process)
-        happenings.append(
-            Happening(
-                time=wall_text(state.wall_ns(entry.host, entry.time_ns)),
-                host=entry.host,
-                global_rank=process.global_rank if process else None,
-                process=entry.process,
-                kind=event_kind(entry.event),
-                text=redact_text(event_text(entry.event)),
-            )
-        )
-    return happenings

@@ -10,6 +10,7 @@ from distwatch.report.document import Report, reasons_unobserved, since_text
 from distwatch.report.markdown import tree_lines
 from distwatch.report.matrix import build_matrix
 from distwatch.report.model_text import progress, wait_text
+from distwatch.report.timeline import folded
 from distwatch.state.layouts import words_of
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import format_ranks, name_ranks
@@ -58,6 +59,7 @@ def render_html(report: Report) -> str:
         loads_left_out=max(0, len(loads) - LOADS),
         stack_lines=list(tree_lines(report.stacks)),
         matrix=build_matrix(report),
+        timeline=folded(report.timeline),
         states={rank.global_rank: rank.state for rank in report.ranks},
         status_of=status_of,
         unobserved=reasons_unobserved(report.coverage),

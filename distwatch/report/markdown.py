@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sized
 from distwatch.report.document import Report, reasons_unobserved, since_text
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
+from distwatch.report.timeline import folded
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import words_of
 from distwatch.state.rank_sets import format_ranks
@@ -19,6 +20,7 @@ from distwatch.visible_text import shorten
 
 LIMIT = 65_000
 _GRID_ROWS = 64
+_EVENT = 240
 _FUNCTION = 160
 """Characters of a function's name in a tree: a C++ template's may have thousands."""
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -40,7 +42,7 @@ MARKS = {
 
 def render_markdown(report: Report) -> str:
     """The whole report in fewer than LIMIT characters; every cut is marked."""
-    shares = {"timeline": 400, "stacks": 2000, "ranks": 2000, "models": 32, "evidence": 40}
+    shares = {"timeline": 100, "stacks": 2000, "ranks": 2000, "models": 32, "evidence": 40}
     matrix = build_matrix(report)
     while True:
         text = "\n".join(_render(report, matrix, shares)) + "\n"
@@ -73,7 +75,7 @@ def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[
     suspicion = report.verdict.suspicion
     for finding in (*filter(None, (suspicion,)), *report.findings):
         role = "suspected" if finding is suspicion else finding.role
-        yield from _finding(finding, role, shares["evidence"])
+        yield from _finding(finding, role, report.verdict.sentence, shares["evidence"])
     progress = "Ranks in groups: the collective that each is in, or its last one"
     yield from _section("Ranks", _ranks(report, shares["ranks"]))
     ray = _ray(report, shares["ranks"])
@@ -108,20 +110,26 @@ def _verdict(report: Report) -> Iterable[str]:
         f"{seen.observed_ranks} of {expected} ranks observed"
     )
     yield ""
+    if run.versions:
+        yield escape(" · ".join(f"{name} {version}" for name, version in run.versions.items()))
+        yield ""
 
 
-def _finding(finding: Finding, role: str, most: int) -> Iterable[str]:
+def _finding(finding: Finding, role: str, headline: str, most: int) -> Iterable[str]:
     culprits = (
         f", culprit rank {format_ranks(finding.culprit_ranks)}" if finding.culprit_ranks else ""
     )
     waiting = f", waiting: {format_ranks(finding.waiting_ranks)}" if finding.waiting_ranks else ""
     yield f"### {code(finding.code)} ({role}{culprits}{waiting}, confidence {finding.confidence:.0%})"
     yield ""
-    yield escape(finding.summary)
-    yield ""
+    if finding.summary not in headline:
+        yield escape(finding.summary)
+        yield ""
     for evidence in finding.evidence[:most]:
-        rank = f"rank {evidence.global_rank}, " if evidence.global_rank is not None else ""
+        rank = "" if evidence.global_rank is None else f"rank {evidence.global_rank}, "
         lines = evidence.text.splitlines() or [""]
+        if lines[0].startswith("rank"):
+            rank = ""  # it says whose it is
         yield f"- {rank}{escape(evidence.source)}: {escape(lines[0]) if len(lines) == 1 else ''}"
         if len(lines) > 1:
             yield from (f"  {line}" for line in fence(lines))
@@ -269,15 +277,12 @@ def _frame(node: StackNode) -> str:
 
 
 def _timeline(report: Report, most: int) -> list[str]:
-    shown = report.timeline[-most:]
-    cut = len(report.timeline) - len(shown)
+    happenings = folded(report.timeline)
+    shown = happenings[-most:]
+    cut = len(happenings) - len(shown)
     lines = [f"… {cut} earlier …"] if cut else []
-    for happening in shown:
-        who = (
-            f"rank {happening.global_rank}" if happening.global_rank is not None else happening.host
-        )
-        lines.append(f"{happening.time}  {who:<10} {happening.kind}: {happening.text}"[:240])
-    return lines
+    told = (f"{one.time}  {one.who:<10} {one.kind}: {one.text}" for one in shown)
+    return [*lines, *(shorten(line, _EVENT) for line in told)]
 
 
 def _unknown(report: Report) -> Iterable[str]:

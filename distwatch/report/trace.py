@@ -14,7 +14,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.redaction import redact_text
-from distwatch.report.document import wall_text
+from distwatch.report.timeline import wall_text
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process, RunState

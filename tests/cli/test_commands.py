@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from distwatch import __version__
 from tests.cli.runs import call, distwatch, save
 from tests.diagnosis.recorded import RecordedJob, hung_job
+from tests.support.terminals import in_terminal, interrupt
 
 
 @pytest.mark.parametrize("output", ["md", "json", "html"])
@@ -256,3 +258,41 @@ def test_help_is_quick_to_load() -> None:
 
 def test_version() -> None:
     assert distwatch("--version").stdout.startswith("distwatch, version ")
+
+
+def test_ps_fits_the_terminal_and_names_the_script(hung: Path) -> None:
+    command = [sys.executable, "-m", "distwatch", "ps", "--dir", str(hung)]
+    code, said = in_terminal(command, columns=80)
+    lines = said.decode().replace("\r", "").splitlines()
+    assert code == 0
+    assert all(len(line) <= 80 for line in lines), lines
+    assert "train.py" in lines[2]
+    assert "rank 2 never entered" in " ".join(line.strip() for line in lines[3:])
+
+
+def test_ps_keeps_old_runs_for_all(root: Path) -> None:
+    for number in range(22):
+        save(RecordedJob(1), root, f"run{number}")
+    done = call("ps", root=root)
+    assert done.stdout.count("\n") == 21
+    assert "2 older runs: `distwatch ps --all`" in done.stderr
+    assert call("ps", "--all", root=root).stdout.count("\n") == 23
+
+
+def test_status_watch_shows_it_until_ctrl_c(hung: Path) -> None:
+    command = [sys.executable, "-m", "distwatch", "status", "--watch", "--dir", str(hung)]
+    code, said = in_terminal(command, until=b"never entered", then=interrupt)
+    assert code == 130
+    assert b"RANK" in said
+
+
+@pytest.mark.parametrize("arguments", [("-V",), ("--version",), ("version",)])
+def test_the_version(arguments: tuple[str, ...]) -> None:
+    done = distwatch(*arguments)
+    assert (done.returncode, done.stdout) == (0, f"distwatch, version {__version__}\n")
+
+
+def test_completion_is_clicks() -> None:
+    done = distwatch(_DISTWATCH_COMPLETE="zsh_source")
+    assert done.returncode == 0, done.stderr
+    assert "#compdef distwatch" in done.stdout

@@ -13,6 +13,7 @@ from distwatch.report.document import build_report, to_json
 from distwatch.report.html import render_html
 from distwatch.report.markdown import LIMIT, render_markdown
 from distwatch.report.matrix import Matrix, build_matrix
+from distwatch.report.timeline import Happening, folded, happenings_of
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from tests.diagnosis.recorded import RecordedJob, frame, hung_job
@@ -202,3 +203,27 @@ def test_who_is_no_member_or_was_not_observed_is_not_at_zero() -> None:
     job.hold(0, "1", (0, 1), desc="pair")
     cells = {row.ranks: row.cells[1].text for row in matrix_of(job).rows}
     assert cells == {"2": "·", "0": "none", "1": "?", "3": "·"}
+
+
+def happening(rank: int, kind: str, text: str) -> Happening:
+    return Happening(time="t", host="n", global_rank=rank, process="p", kind=kind, text=text)
+
+
+def test_people_see_once_what_happened_to_several_ranks() -> None:
+    told = [happening(rank, "step started", "rendezvous") for rank in (0, 1, 0)]
+    told += [happening(2, "step progressed", "step 1: 3 of 9")]
+    told += [happening(0, "integration changed", "torch_distributed applied")]
+    told += [happening(1, "integration changed", "peft failed: ImportError")]
+    assert [(one.who, one.kind, one.text) for one in folded(told)] == [
+        ("ranks 0-1", "step started", "rendezvous"),
+        ("rank 0", "step started", "rendezvous"),
+        ("rank 1", "integration changed", "peft failed: ImportError"),
+    ]
+
+
+def test_steps_of_the_timeline_have_names() -> None:
+    job = RecordedJob(1)
+    job.initialize(0)
+    text = [one.text for one in happenings_of(job.state()) if one.kind == "step ended"]
+    assert text
+    assert all(not re.match(r"step \d", one) for one in text), text

@@ -15,6 +15,7 @@ from distwatch.errors import NoSuchTarget, PartialData
 from distwatch.observer.journals.pruning import is_run, run_folders
 from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
+from distwatch.probes.table import title_of
 from distwatch.report.document import redacted_headline
 from distwatch.runfolder import RunFolder, host_name, is_named, name_of, parent_pid, start_ticks
 
@@ -27,6 +28,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     path: str
     started_wall_ns: int = 0
+    script: str = ""
+    """What its ranks run; '' where none of them says it."""
     world_size: int | None = None
     ranks_alive: int = 0
     ranks_seen: int = 0
@@ -144,6 +147,7 @@ def _filled(summary: RunSummary, folder: RunFolder) -> RunSummary:
     return msgspec.structs.replace(
         summary,
         started_wall_ns=min(starts, default=_folder_ns(folder)),
+        script=next((title_of(p.command) for p in job.ranks.values() if p.command), ""),
         world_size=job.world,
         ranks_alive=sum(lives(process.key) for process in job.ranks.values()),
         ranks_seen=len(job.ranks),
