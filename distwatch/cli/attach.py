@@ -9,13 +9,16 @@ import time
 import click
 
 from distwatch.cli.options import color_option, exit_code, root_option
-from distwatch.cli.terminal import Styled, echo, require_terminal
+from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
 from distwatch.diagnosis.checks.uninstrumented import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.observer.journals.reading import require_records
+from distwatch.errors import UsageError
+from distwatch.observer.journals.pruning import run_folders
+from distwatch.observer.journals.reading import any_alive, require_records
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
 from distwatch.observer.targets.sources import RecordedRun
+from distwatch.observer.targets.unwatched import unwatched_jobs
 
 SETTLE_S = 1.5
 
@@ -29,9 +32,10 @@ def command(target: str | None, once: bool, root: str) -> int:
     """Open the TUI on the run of a process: a rank, its launcher or a dataloader worker.
 
     In Ray, a driver's pid or an actor's name works, too.
-    A job that runs without distwatch is watched from outside.
+    A job that runs without distwatch is watched from outside. Without a name: the one job that runs
+    on this host, a choice where several do, the newest run where none does.
     """
-    meant = resolve(target, root)
+    meant = resolve(target or choose(root), root)
     if not once:
         require_terminal("`distwatch attach --once` prints one screen.")
     source = meant.source()
@@ -40,6 +44,27 @@ def command(target: str | None, once: bool, root: str) -> int:
         return asyncio.run(print_once(source, bool(color)))
     show(source)
     return 0
+
+
+def choose(root: str) -> str | None:
+    """The one job that runs on this host, or the one that a person picks; None where none runs.
+
+    Raises:
+        UsageError: several run, and there is no terminal to pick one at.
+    """
+    jobs = {one.run_id: f"run {one.run_id}" for one in run_folders(root) if any_alive(one)}
+    jobs |= {str(job.pids[0]): job.text for job in unwatched_jobs(root)}
+    if len(jobs) < 2:
+        return next(iter(jobs), None)
+    if not is_terminal():
+        raise UsageError(
+            f"several jobs run here: {', '.join(jobs)}",
+            advice="Name one of them: `distwatch attach PID|RUN`.",
+        )
+    for number, job in enumerate(jobs.values(), 1):
+        echo(f"{number}  {job}", err=True)
+    picked: int = click.prompt("which", type=click.IntRange(1, len(jobs)), err=True)
+    return list(jobs)[picked - 1]
 
 
 def show(source: RunSource) -> None:

@@ -1,0 +1,46 @@
+"""`distwatch attach` without a name: the one job of this host, or a choice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tests.cli.runs import distwatch
+from tests.probes.others import other
+from tests.support.terminals import in_terminal
+
+WAIT = "import os; os.write(1, b'up\\n'); os.read(0, 1)"
+
+
+def variables(rank: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def test_several_jobs_are_a_choice_and_without_a_terminal_a_list(root: Path) -> None:
+    with (
+        other(WAIT, environ=variables(0, 1)) as one,
+        other(WAIT, environ=variables(1, 1)) as two,
+        other(WAIT, environ=variables(0, 2)) as alone,
+    ):
+        for process in (one, two, alone):
+            assert process.line() == "up"
+        done = distwatch("attach", "--once", root=root)
+        assert done.returncode == 2
+        named = done.stderr.partition("several jobs run here: ")[2]
+        assert {str(one.pid), str(alone.pid)} <= set(named.partition(". ")[0].split(", "))
+        assert str(two.pid) not in named
+
+        command = [sys.executable, "-m", "distwatch", "attach", "--dir", str(root)]
+        code, said = in_terminal(command, until=b"which", then=end_of_input)
+    assert code == 130
+    assert f"`distwatch attach {alone.pid}`".encode() in said
+
+
+def end_of_input(_pid: int, terminal: int) -> None:
+    os.write(terminal, b"\x04")
