@@ -27,6 +27,9 @@ WITHIN_S = 10.0
 ROWS_MOST = 20_000
 DOCUMENT_MOST = 64 * 1024 * 1024
 _REASON_MOST = 300
+NEEDS_TOKEN = (
+    "it needs the cluster's token, as RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
+)
 _SCRIPT = Path(__file__).with_name("ray_look.py")
 
 
@@ -125,16 +128,18 @@ def _why(address: str, talk: IO[bytes], in_time: bool, within_s: float) -> str:
         return f"Ray's control store at {address} does not answer within {within_s:.0f} s"
     talk.seek(0)
     said = talk.read(1 << 20).decode("utf-8", "replace")
-    if "InvalidAuthToken" in said or "Unauthenticated" in said:
-        return (
-            f"Ray's control store at {address} rejects the request: it needs the cluster's token, "
-            "as RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
-        )
+    if lacks_token(said):
+        return f"Ray's control store at {address} rejects the request: {NEEDS_TOKEN}"
     if "ModuleNotFoundError: No module named 'ray'" in said:
         return "this Python has no Ray, and the cluster's Python belongs to another user"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = redact_text(lines[-1])[:_REASON_MOST] if lines else "it ended without a message"
     return f"Ray's control store at {address} could not be read: {last}"
+
+
+def lacks_token(said: str) -> bool:
+    """Whether what Ray says is that a token is missing or wrong."""
+    return "InvalidAuthToken" in said or "Unauthenticated" in said
 
 
 def _inherited() -> dict[str, str]:

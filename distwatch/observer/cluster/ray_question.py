@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 
 from distwatch.errors import DistwatchError, NoSuchTarget
+from distwatch.foreign_files import read_named
 from distwatch.observer.cluster.root_registry import SCHEME
 from distwatch.observer.link.root_address import (
     LinkMisconfigured,
     RootAddress,
     parse_place,
 )
+from distwatch.probes.ray_cluster import NEEDS_TOKEN, lacks_token
 from distwatch.probes.raylets import clusters_here
 from distwatch.redaction import redact_text
 from distwatch.state.addresses import is_loopback
@@ -27,6 +29,7 @@ _CLIENT_ADVICE = (
     "On a node of the cluster, ray://HOST:PORT is the cluster's address; elsewhere it is Ray Client's, "
     "by default port 10001 of the head node, and both sides need `ray[client]`."
 )
+_NODE_ADVICE = "Run this on a node of the cluster, or give its address; `ray status` shows more."
 _WITHIN_S = {"up": 120.0, "end": 60.0, "cards": 60.0}
 
 
@@ -48,7 +51,9 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
     where = address or "this machine"
     place = _place_of(address)
     if place is not None:
-        _require_listener(place)
+        _require_listener(place, "`ray status` on one of its nodes shows its address.")
+    elif address in ("", "auto"):
+        _require_default()
     given = _address_here(place) if place is not None else ""
     remote = place is not None and not given
     command = [sys.executable, "-m", "distwatch.observer.cluster.ray_client"]
@@ -69,19 +74,30 @@ def ask_cluster(what: str, address: str) -> dict[str, Any]:
         ) from error
     answer = _answer(done.stdout)
     if answer is None or "error" in answer:
-        said = answer["error"] if answer else _last_line(done.stderr) or f"code {done.returncode}"
-        raise ClusterSilent(
-            f"the Ray cluster of {where} cannot be asked: {redact_text(said).rstrip('.')}",
-            advice=_CLIENT_ADVICE
-            if remote
-            else "Run this on a node of the cluster, or give its address; `ray status` shows more.",
-        )
+        advice = _CLIENT_ADVICE if remote else _NODE_ADVICE
+        raise _refusal(where, answer, done, advice)
     if answer.get("absent"):
         raise NoSuchTarget(
             f"the Ray cluster of {where} has no distwatch observers",
             advice="`distwatch up --ray` places them.",
         )
     return answer
+
+
+def _refusal(
+    where: str,
+    answer: dict[str, Any] | None,
+    done: subprocess.CompletedProcess[bytes],
+    advice: str,
+) -> ClusterSilent:
+    if lacks_token(done.stderr.decode("utf-8", "replace")):
+        return ClusterSilent(
+            f"the Ray cluster of {where} rejects the request: {NEEDS_TOKEN}",
+            advice="Set RAY_AUTH_MODE=token here, too, as on the cluster's nodes.",
+        )
+    said = answer["error"] if answer else _last_line(done.stderr) or f"code {done.returncode}"
+    what = redact_text(said).rstrip(".")
+    return ClusterSilent(f"the Ray cluster of {where} cannot be asked: {what}", advice=advice)
 
 
 def _place_of(address: str) -> RootAddress | None:
@@ -113,14 +129,31 @@ def _addresses(host: str) -> set[str]:
     return set()
 
 
-def _require_listener(place: RootAddress) -> None:
+def _require_default() -> None:
+    """Raises ClusterSilent if nobody listens where Ray would look for a cluster."""
+    source, address = "RAY_ADDRESS", os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        source = os.path.join(folder, "ray", "ray_current_cluster")
+        with contextlib.suppress(OSError):
+            address = read_named(source, 4096).decode("utf-8", "replace").strip()
+    if (place := _place_of(address)) is not None:
+        others = ", ".join(known for known in clusters_here() if known != address)
+        _require_listener(
+            place,
+            f"{source} names it, of a cluster that has ended. "
+            + (f"--address takes another: {others}." if others else "No other cluster runs here."),
+        )
+
+
+def _require_listener(place: RootAddress, advice: str) -> None:
     """Raises ClusterSilent if nobody listens there: Ray itself would wait for minutes."""
     try:
         socket.create_connection((place.host, place.port), CONNECT_WITHIN_S).close()
     except OSError as error:
         raise ClusterSilent(
             f"no Ray cluster answers at {place}: {error.strerror or error}",
-            advice="`ray status` on one of its nodes shows its address; the default is this machine's cluster.",
+            advice=advice,
         ) from error
 
 

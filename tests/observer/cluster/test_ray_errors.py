@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from distwatch.observer.cluster.ray_placing import (
@@ -81,3 +83,19 @@ def test_a_cluster_that_is_not_there_is_said_at_once(scheme: str) -> None:
     port = free_port()
     with pytest.raises(ClusterSilent, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
         ask_cluster("cards", f"{scheme}127.0.0.1:{port}")
+
+
+def test_an_address_file_that_a_cluster_left_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    file.write_text(place)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterSilent, match=f"no Ray cluster answers at {place}.*{file} names it"):
+        ask_cluster("up", "")
+    monkeypatch.setenv("RAY_ADDRESS", place)
+    with pytest.raises(ClusterSilent, match="RAY_ADDRESS names it"):
+        ask_cluster("up", "auto")
