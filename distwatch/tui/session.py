@@ -108,12 +108,12 @@ class Session:
         after, before = bisect_right(self._moments, cursor), bisect_left(self._moments, cursor) - 1
         place = after if direction > 0 else before
         if self._moments:
-            self._seek(self._moments[max(0, min(place, len(self._moments) - 1))])
+            self.seek(self._moments[max(0, min(place, len(self._moments) - 1))])
 
     def edge(self, direction: int) -> None:
         """Replay: to the beginning or the end."""
         if self.source.span is not None:
-            self._seek(self.source.span[0 if direction < 0 else 1])
+            self.seek(self.source.span[0 if direction < 0 else 1])
 
     def viewer_status(self) -> ViewerStatus:
         """The viewer's status: live, paused or replay, and its age."""
@@ -151,7 +151,7 @@ class Session:
         self._current = take_picture(self.source.state, self.source.run_id)
         self.cost_s = time.perf_counter() - began
 
-    def _seek(self, time_ns: int) -> None:
+    def seek(self, time_ns: int) -> None:
         self._played_at = None
         self.source.seek(time_ns)
         self._retake()
