@@ -58,7 +58,7 @@ def choose(root: str) -> str | None:
         return next(iter(jobs), None)
     if not is_terminal():
         raise UsageError(
-            f"several jobs run here: {', '.join(jobs)}",
+            f"several jobs run here: {'; '.join(jobs.values())}",
             advice="Name one of them: `distwatch attach PID|RUN`.",
         )
     for number, job in enumerate(jobs.values(), 1):

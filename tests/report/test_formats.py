@@ -63,7 +63,7 @@ def test_json_is_the_contract() -> None:
     assert list(report) == (
         "schema run coverage verdict findings ranks groups layouts stacks models devices ray timeline".split()
     )
-    assert set(report["run"]) == {"id", "started", "ended", "launcher", "world_size", "hosts"}
+    assert set(report["run"]) == set("id started ended launcher world_size hosts versions".split())
     assert {"expected_ranks", "observed_ranks", "unobserved", "dropped_events"} <= set(
         report["coverage"]
     )
@@ -224,6 +224,6 @@ def test_people_see_once_what_happened_to_several_ranks() -> None:
 def test_steps_of_the_timeline_have_names() -> None:
     job = RecordedJob(1)
     job.initialize(0)
-    text = [one.text for one in happenings_of(job.state()) if one.kind == "step ended"]
+    text = [one.text for one in happenings_of(job.state) if one.kind == "step ended"]
     assert text
     assert all(not re.match(r"step \d", one) for one in text), text
