@@ -13,6 +13,7 @@ from distwatch.probes.procfs import all_pids, read_text, stat_fields
 from distwatch.runfolder import host_name
 from distwatch.state.addresses import plain_address
 from distwatch.state.frames import process_key
+from distwatch.visible_text import shorten
 
 _LISTENING = "0A"
 _DEPTH = 16
@@ -34,7 +35,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if self.pid is None:
             return self.why
-        return f"pid {self.pid} ({' '.join(self.command)[:200] or 'no command line'})"
+        return f"pid {self.pid} ({shorten(' '.join(self.command), 200) or 'no command line'})"
 
     def nearness(self, address: str) -> int:
         """How well it matches an address: 2 bound to it, 1 to every address, 0 to another."""

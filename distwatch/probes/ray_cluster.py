@@ -22,6 +22,7 @@ from distwatch.probes.raylets import Raylet
 from distwatch.redaction import redact_text
 from distwatch.runfolder import host_name
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayJobSeen, RayNodeSeen
+from distwatch.visible_text import shorten
 
 WITHIN_S = 10.0
 ROWS_MOST = 20_000
@@ -133,7 +134,7 @@ def _why(address: str, talk: IO[bytes], in_time: bool, within_s: float) -> str:
     if "ModuleNotFoundError: No module named 'ray'" in said:
         return "this Python has no Ray, and the cluster's Python belongs to another user"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = redact_text(lines[-1])[:_REASON_MOST] if lines else "it ended without a message"
+    last = shorten(redact_text(lines[-1]), _REASON_MOST) if lines else "it ended without a message"
     return f"Ray's control store at {address} could not be read: {last}"
 
 

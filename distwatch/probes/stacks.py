@@ -17,6 +17,7 @@ from distwatch.probes.procfs import stat_fields, state_of, status_of, tasks_of
 from distwatch.probes.ptrace import explain_denial
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.observer_events import MAIN_THREAD
+from distwatch.visible_text import shorten
 
 _ATTEMPTS = 3
 _PATIENCE_S = 1.0
@@ -206,7 +207,7 @@ def _lasting_reason(message: str, pid: int) -> str:
 def _passing_reason(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     words = lines[0].removeprefix("Error: ") if lines else "it ended without a message"
-    return f"py-spy could not read the process while it moved ({words[:200]}): try again"
+    return f"py-spy could not read the process while it moved ({shorten(words, 200)}): try again"
 
 
 def _undo_stop(pid: int) -> str:

@@ -11,6 +11,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.failures import Failure
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.state.rank_sets import name_ranks
+from distwatch.visible_text import shorten
 
 _LISTED = 8
 _OWN_RANK = re.compile(r"\brank \d+")
@@ -29,7 +30,7 @@ Teller = Callable[[Case, list[Failure]], Told]
 
 def words_of(failure: Failure) -> str:
     """The first line of the message, without its type."""
-    return (failure.text.partition(": ")[2].strip().splitlines() or [""])[0][:200]
+    return shorten((failure.text.partition(": ")[2].strip().splitlines() or [""])[0], 200)
 
 
 def message_of(failure: Failure) -> Hashable:

@@ -14,6 +14,7 @@ from distwatch.state.events import Site
 from distwatch.state.finding import Evidence
 from distwatch.state.model import Process, Step
 from distwatch.state.steps import GROUP, PARALLEL_STATE, base_name
+from distwatch.visible_text import shorten
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _VARIABLE_NAMES = (*VARIABLES, "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
@@ -79,7 +80,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         who = f"rank {self.global_rank}" if self.global_rank is not None else "a process"
         where = f" (called at {self.site})" if self.site else ""
         place = f"{who}, pid {self.process.pid} on {self.process.host}: "
-        text = place + self.text.strip()[:300] + where
+        text = place + shorten(self.text.strip(), 300) + where
         return Evidence("journal", text, self.global_rank)
 
 

@@ -14,6 +14,7 @@ from distwatch.state.model import Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import INIT
+from distwatch.visible_text import shorten
 
 _LISTED = 4
 
@@ -71,7 +72,7 @@ def step_evidence(case: Case, rank: int, step: Step) -> Evidence:
     """How a rank's step failed, or what the rank is in and for how long."""
     process = case.job.ranks[rank]
     if step.error:
-        text = f"rank {rank}: {step.name} failed: {step.error[:160]}"
+        text = f"rank {rank}: {step.name} failed: {shorten(step.error, 160)}"
     else:
         inner = dict.fromkeys(inner.name for inner in depth(process, step))
         waited = seconds(case.job.age_s(process, step.started_ns))

@@ -18,6 +18,7 @@ from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.statuses import IDLE, status_of
 from distwatch.state.steps import INIT, kind_of
+from distwatch.visible_text import shorten
 
 MOST_UNSEEN = 1 << 14
 """Ranks that nobody saw are listed up to here: a world of any size can be claimed by one process."""
@@ -256,7 +257,11 @@ def _ended_word(job: Job, process: Process) -> tuple[str, str, int | None]:
     seen, error = process.outside.exit, process.exception
     text = exit_text(seen)
     if error is not None:
-        return "failed", f"{text}: {error.type_name}: {error.message}"[:200], process.ended_ns
+        return (
+            "failed",
+            shorten(f"{text}: {error.type_name}: {error.message}", 200),
+            process.ended_ns,
+        )
     if seen is not None and seen.signal is not None:
         return "killed", text, process.ended_ns
     if ended_by_ray(process, job.ray):

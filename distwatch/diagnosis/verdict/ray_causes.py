@@ -13,6 +13,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.ray_events import RayActorSeen
+from distwatch.visible_text import shorten
 
 _LISTED = 4
 _CUT = 200
@@ -63,7 +64,8 @@ def _clauses(case: Case, finding: Finding, rows: list[RayActorSeen]) -> str:
     told = {text: row for row in reversed(rows) if (text := _words(row))}
     named = len(finding.culprit_ranks) > 1
     clauses = [
-        f"{_whose(case, row) if named else ''}{text[:_CUT]}" for text, row in reversed(told.items())
+        f"{_whose(case, row) if named else ''}{shorten(text, _CUT)}"
+        for text, row in reversed(told.items())
     ]
     return f" (Ray: {'; '.join(clauses)})" if clauses else ""
 

@@ -26,6 +26,7 @@ from distwatch.observer.lock import lock_holder
 from distwatch.redaction import redact_text
 from distwatch.runfolder import RunFolder, host_name, name_of
 from distwatch.state.addresses import is_loopback
+from distwatch.visible_text import shorten
 
 ANSWERS_WITHIN_S = 60.0
 _NO_ADDRESS = ("0.0.0.0", "::")
@@ -155,7 +156,7 @@ async def _start(host: str, command: list[str], task: Task) -> HostJoined:
     except (msgspec.DecodeError, UnicodeDecodeError):
         last = wrong.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return HostJoined(
-            host=host, failed=redact_text(last[:300]) or f"ended with {process.returncode}"
+            host=host, failed=shorten(redact_text(last), 300) or f"ended with {process.returncode}"
         )
     joined.host = host
     return joined

@@ -18,6 +18,7 @@ from distwatch.observer.lock import lock_holder
 from distwatch.probes.table import title_of
 from distwatch.report.document import redacted_headline
 from distwatch.runfolder import RunFolder, host_name, is_named, name_of, parent_pid, start_ticks
+from distwatch.visible_text import shorten
 
 SCHEMA = "distwatch.ps/1"
 
@@ -131,7 +132,7 @@ def summarize(folder: RunFolder) -> RunSummary:
         # A problem with one run must not hide the others.
         why = str(error) if isinstance(error, PartialData) else f"cannot be read: {error!r}"
         return msgspec.structs.replace(
-            summary, verdict=Headline(word="unreadable", summary=why[:300])
+            summary, verdict=Headline(word="unreadable", summary=shorten(why, 300))
         )
 
 

@@ -16,6 +16,7 @@ from distwatch.state.loads import Outstanding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.visible_text import shorten
 
 GENERATION_CONFIG = "generation config"
 OFFLOAD_REREAD = "offload re-read"
@@ -145,13 +146,13 @@ def _nobody_holds(waits: Outstanding, looked: LockLooked, since_s: float) -> Cau
 
 def _named(looked: LockLooked) -> str:
     holder = looked.holders[0]
-    command = f" ({' '.join(holder.command)[:120]})" if holder.command else ""
+    command = f" ({shorten(' '.join(holder.command), 120)})" if holder.command else ""
     return f"pid {holder.pid}{command}" if holder.pid else "a process that this host cannot see"
 
 
 def _holders(rank: int, looked: LockLooked) -> Iterable[Evidence]:
     for holder in looked.holders:
-        command = " ".join(holder.command)[:200]
+        command = shorten(" ".join(holder.command), 200)
         text = (
             f"{looked.path} is held by pid {holder.pid or '?'}{f': {command}' if command else ''}"
         )

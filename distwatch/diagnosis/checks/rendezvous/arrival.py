@@ -31,6 +31,7 @@ from distwatch.state.addresses import is_loopback
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
+from distwatch.visible_text import shorten
 
 LAUNCHER_GONE_FOR_S = 2.0
 
@@ -186,5 +187,5 @@ def _evidence_of_giving_up(case: Case, rank: int) -> Evidence | None:
     step = newest_init(case.job.ranks[rank])
     if step is None or not step.error:
         return None
-    text = f"rank {rank}: {step.name} failed: {step.error[:200]}"
+    text = f"rank {rank}: {step.name} failed: {shorten(step.error, 200)}"
     return Evidence("journal", text, rank)

@@ -11,6 +11,7 @@ from distwatch.diagnosis.facts.init_waits import evidence_of_waiting, wait_claus
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
+from distwatch.visible_text import shorten
 
 
 class RankOutOfRange:
@@ -74,6 +75,6 @@ def _evidence(process: Process) -> Evidence:
     size = plan.world_size if plan else process.world_size
     where = f" at {endpoint_text(process)}" if endpoint_text(process) else ""
     site = f", called at {plan.site}" if plan and plan.site else ""
-    command = f": {' '.join(process.command)[:160]}" if process.command else ""
+    command = f": {shorten(' '.join(process.command), 160)}" if process.command else ""
     text = f"{_named(process)} is rank {rank} of {size}{where}{site}{command}"
     return Evidence("journal", text, rank)

@@ -15,6 +15,7 @@ from distwatch.diagnosis.facts.signals import end_evidence, end_text, exit_text
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
+from distwatch.visible_text import shorten
 
 SETTLED_S = 2.0
 """A store under load may answer slowly; a port may be free between two listeners."""
@@ -94,7 +95,7 @@ class PortTaken:
 def _owner_of(look: Look | None) -> str:
     if look is None or look.probed.owner_pid is None:
         return ""
-    command = " ".join(look.probed.owner_command)[:160]
+    command = shorten(" ".join(look.probed.owner_command), 160)
     return f"pid {look.probed.owner_pid} on {look.probed.host}{f' ({command})' if command else ''}"
 
 
