@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import islice
 
 import msgspec
 
+from distwatch.diagnosis.facts.device_queues import runs_on_device
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.dumps.group_calls import Group, GroupCalls, calls_of
 from distwatch.dumps.recorder import Entry, RecorderDump
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, process_key
@@ -20,11 +23,9 @@ PER_GROUP = 64
 AT_MOST = 1000
 WAITS_FROM_S = 5.0
 """Dumps are taken of a job that hangs: a wait this long counts as a hang."""
+MISSING_TOLD = 1024
 _OPERATIONS = 192
 _SECOND = 1_000_000_000
-
-Group = tuple[str, str]
-"""Name and description."""
 
 
 class RankDump(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,18 +53,17 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
         dumps: one for each rank for which anything was found.
         refused: files that were not read, and why.
     """
-    now_ns = _now_ns(dumps)
-    members = _members(dumps)
-    world = _world(dumps, members)
+    job = JobDumps(dumps)
+    now_ns = job.now_ns
     outside = Stream(header=header_of("observer:imported", 0))
     streams = [outside]
     for dump in sorted(dumps, key=lambda one: one.global_rank):
         stream = Stream(header=header_of(key_of(dump), dump.pid))
         streams.append(stream)
         began_ns = min((e.time_created_ns for e in _entries(dump)), default=now_ns) - _SECOND
-        _tell_rank(stream, dump, began_ns, world)
+        _tell_rank(stream, dump, began_ns, job.world)
         if dump.recorder is not None:
-            _tell_recorder(stream, outside, dump, members, now_ns)
+            _tell_recorder(stream, outside, key_of(dump), dump.recorder, job)
         else:
             why = "no flight recorder dump of this rank was found"
             outside.events.append((now_ns, unseen("flight recorder", why, key_of(dump))))
@@ -77,9 +77,9 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
             outside.events.append((now_ns, unseen("stack", why, key_of(dump))))
     for name, why in sorted(refused.items()):
         outside.events.append((now_ns, unseen(name, why)))
-    if not any(
-        config.members for d in dumps if d.recorder for config in d.recorder.pg_config.values()
-    ):
+    for rank in islice(job.missing, MISSING_TOLD):
+        outside.events.append((now_ns, unseen(f"rank {rank}", "no dump of this rank was found")))
+    if not job.lists_members:
         why = "these dumps do not list them: they were derived from the ranks that used a group"
         outside.events.append((now_ns, unseen("members of the groups", why)))
     outside.events.append((now_ns, ev.Ticked(host=HOST)))
@@ -107,38 +107,88 @@ def _entries(dump: RankDump) -> tuple[Entry, ...]:
     return dump.recorder.entries if dump.recorder else ()
 
 
-def _now_ns(dumps: list[RankDump]) -> int:
-    """The time of the dumps: no later than the last one was written."""
-    newest = max((e.time_created_ns for dump in dumps for e in _entries(dump)), default=0)
-    taken = max((dump.taken_ns for dump in dumps), default=0)
-    # A file that lost its time in a copy may look older than what it describes.
-    return taken if taken >= newest else newest + int((WAITS_FROM_S + 1) * _SECOND)
+class JobDumps:
+    """What the dumps of all ranks tell together.
 
+    Attributes:
+        now_ns: when the dumps were taken, at the earliest.
+        world: one more than the highest rank that is named.
+    """
 
-def _members(dumps: list[RankDump]) -> dict[Group, tuple[int, ...]]:
-    """The members of each group, as the dumps list them; else the ranks that used it."""
-    told: dict[str, tuple[int, ...]] = {}
-    used: dict[Group, set[int]] = {}
-    for dump in dumps:
-        for name, config in (dump.recorder.pg_config if dump.recorder else {}).items():
+    def __init__(self, dumps: list[RankDump]) -> None:
+        self._listed: dict[str, tuple[int, ...]] = {}
+        self._used: dict[Group, set[int]] = {}
+        self._backends: dict[Group, str] = {}
+        self._p2p: set[Group] = set()
+        self._ranks = {dump.global_rank for dump in dumps}
+        newest, expired = 0, 0
+        for dump in dumps:
+            if dump.recorder is not None:
+                last, timeout = self._read(dump.global_rank, dump.recorder)
+                newest = max(newest, last)
+                expired = min(expired or timeout, timeout or expired)
+        self._everyone = tuple(sorted({r for m in self._listed.values() for r in m} | self._ranks))
+        self.world = max(self._everyone, default=0) + 1
+        # A hanging job's dumps are written when its first timeout has passed, or later by hand.
+        waits_ns = int((WAITS_FROM_S + 1) * _SECOND)
+        self.now_ns = max(newest + waits_ns, expired) if newest else _files_ns(dumps)
+
+    @property
+    def lists_members(self) -> bool:
+        return bool(self._listed)
+
+    @property
+    def missing(self) -> Iterable[int]:
+        """The ranks for which nothing was found."""
+        return (rank for rank in range(self.world) if rank not in self._ranks)
+
+    def _read(self, rank: int, recorder: RecorderDump) -> tuple[int, int]:
+        """The newest time of a dump, and when the first of its open calls ran into its timeout; or 0."""
+        for name, config in recorder.pg_config.items():
             if config.members:
-                told[config.name or name] = config.members
-        for entry in _entries(dump):
-            used.setdefault(entry.process_group, set()).add(dump.global_rank)
-    everyone = {rank for ranks in told.values() for rank in ranks} | {d.global_rank for d in dumps}
-    return {
-        group: told.get(group[0]) or tuple(sorted(everyone if group[1] == "default_pg" else ranks))
-        for group, ranks in used.items()
-    }
+                self._listed[config.name or name] = config.members
+        newest, expired = 0, 0
+        for entry in recorder.entries:
+            group = entry.process_group
+            if group not in self._backends:
+                self._backends[group] = entry.profiling_name.partition(":")[0]
+            self._used.setdefault(group, set()).add(rank)
+            newest = max(newest, entry.time_created_ns, entry.time_discovered_completed_ns or 0)
+            if entry.is_p2p:
+                self._p2p.add(group)
+            elif entry.timeout_ms and not entry.over and runs_on_device(self._backends[group]):
+                passes = entry.time_created_ns + entry.timeout_ms * 1_000_000
+                expired = min(expired or passes, passes)
+        return newest, expired
+
+    def backend(self, group: Group) -> str:
+        """Which backend ran its calls; a group without any is listed by NCCL alone."""
+        return self._backends.get(group) or "nccl"
+
+    def members(self, group: Group, recorder: RecorderDump) -> tuple[int, ...]:
+        """Its members as this dump lists them, or another one; else the ranks that used it."""
+        own = recorder.pg_config.get(group[0])
+        listed = (own.members if own else ()) or self._listed.get(group[0])
+        used = self._everyone if group[1] == "default_pg" else self._used.get(group, ())
+        return listed or tuple(sorted(used))
+
+    def calls(self, recorder: RecorderDump) -> dict[Group, GroupCalls]:
+        """A dump's groups; without those whose numbers may be of collectives or of sends and recvs."""
+        return {
+            group: calls
+            for group, calls in calls_of(recorder).items()
+            if calls.entries or (calls.status and group not in self._p2p and recorder.pg_config)
+        }
 
 
-def _world(dumps: list[RankDump], members: dict[Group, tuple[int, ...]]) -> int:
-    highest = max((rank for ranks in members.values() for rank in ranks), default=0)
-    return max(highest, *(dump.global_rank for dump in dumps)) + 1
+def _files_ns(dumps: list[RankDump]) -> int:
+    """For dumps that have no time of their own, as stacks."""
+    return max((dump.taken_ns for dump in dumps), default=0)
 
 
 def _tell_rank(stream: Stream, dump: RankDump, began_ns: int, world: int) -> None:
-    identity = Identity(global_rank=dump.global_rank, world_size=world)
+    # No other host has ranks: nobody looks for what it may have seen.
+    identity = Identity(global_rank=dump.global_rank, world_size=world, local_world_size=world)
     started = ev.ProcessStarted(
         host=HOST,
         pid=dump.pid,
@@ -153,26 +203,27 @@ def _tell_rank(stream: Stream, dump: RankDump, began_ns: int, world: int) -> Non
 
 
 def _tell_recorder(
-    stream: Stream,
-    outside: Stream,
-    dump: RankDump,
-    members: dict[Group, tuple[int, ...]],
-    now_ns: int,
+    stream: Stream, outside: Stream, process: str, recorder: RecorderDump, job: JobDumps
 ) -> None:
-    by_group: dict[Group, list[Entry]] = {}
-    for entry in _entries(dump):
-        by_group.setdefault(entry.process_group, []).append(entry)
+    now_ns = job.now_ns
     began_ns = stream.events[0][0]
-    for group, entries in by_group.items():
-        stream.events.append((began_ns, _created(group, entries, members[group])))
-    share = min(PER_GROUP, max(AT_MOST // max(len(by_group), 1), 1))
-    kept = [entry for entries in by_group.values() for entry in entries[-share:]]
+    known = job.calls(recorder)
+    for group, calls in known.items():
+        stream.events.append(
+            (began_ns, _created(calls, job.members(group, recorder), job.backend(group)))
+        )
+    share = min(PER_GROUP, max(AT_MOST // max(len(known), 1), 1))
+    kept = [
+        (entry, calls.is_over(entry)) for calls in known.values() for entry in calls.newest(share)
+    ]
+    kept.sort(key=lambda one: one[0].record_id)
     dumped = ev.CollectivesDumped(
-        reason="imported", entries=tuple(_collective(entry) for entry in kept)
+        reason="imported", entries=tuple(_collective(entry, over) for entry, over in kept)
     )
+    by_group = {group: calls.entries for group, calls in known.items()}
     sites: dict[ev.Site, int] = {}
-    whole = _is_whole(dump)
-    newest = sorted(_entries(dump), key=lambda entry: entry.record_id)[-_OPERATIONS:]
+    whole = min((entry.record_id for entry in recorder.entries), default=0) == 0
+    newest = sorted(recorder.entries, key=lambda entry: entry.record_id)[-_OPERATIONS:]
     operations = [_operation(entry, sites, by_group, whole) for entry in newest]
     stream.events += [
         (now_ns, ev.SiteSeen(number=number, site=site)) for site, number in sites.items()
@@ -181,54 +232,35 @@ def _tell_recorder(
     pulse = ev.Pulse(
         beat=1,
         beat_ns=now_ns,
-        groups=tuple(_progress(dump, group, entries) for group, entries in by_group.items()),
+        groups=tuple(calls.progress() for calls in known.values()),
         # Once the ring has dropped its beginning, calls can no longer be counted from there.
-        peers=tuple(_peers(_entries(dump))) if whole else (),
+        peers=tuple(_peers(recorder.entries)) if whole else (),
         recorder="imported dump",
     )
     outside.events.append(
-        (now_ns, ev.PulseRead(process=key_of(dump), pulse=pulse, operations=tuple(operations)))
+        (now_ns, ev.PulseRead(process=process, pulse=pulse, operations=tuple(operations)))
     )
 
 
-def _created(group: Group, entries: list[Entry], members: tuple[int, ...]) -> ev.GroupCreated:
-    timeouts = [entry.timeout_ms for entry in entries if entry.timeout_ms]
+def _created(calls: GroupCalls, members: tuple[int, ...], backend: str) -> ev.GroupCreated:
+    timeouts = [entry.timeout_ms for entry in calls.entries if entry.timeout_ms]
     return ev.GroupCreated(
-        pg_name=group[0],
-        pg_desc=group[1],
-        backend=entries[0].profiling_name.partition(":")[0],
+        pg_name=calls.group[0],
+        pg_desc=calls.group[1],
+        backend=backend,
         members=members,
         timeout_s=timeouts[-1] / 1000 if timeouts else None,
     )
 
 
-def _progress(dump: RankDump, group: Group, entries: list[Entry]) -> ev.GroupProgress:
-    """A rank's progress in a group, by its entries: only they leave out p2p everywhere."""
-    collectives = [entry for entry in entries if not entry.is_p2p]
-    unfinished = [entry for entry in collectives if not entry.over]
-    enqueued = max((entry.seq for entry in collectives), default=-1)
-    completed = min((entry.seq for entry in unfinished), default=enqueued + 1) - 1
-    recorder = dump.recorder
-    status = recorder.pg_status.get(str(entries[0].pg_id)) if recorder else None
-    if status is not None and not any(entry.is_p2p for entry in entries):
-        # The status continues where the ring has dropped entries, and has what NCCL's states lack.
-        enqueued = max(enqueued, status.last_enqueued_collective)
-        completed = max(completed, status.last_completed_collective)
-    changed = min((entry.time_created_ns for entry in unfinished), default=0)
-    changed = changed or max((entry.time_created_ns for entry in collectives), default=0)
-    return ev.GroupProgress(
-        pg_name=group[0], enqueued=enqueued, completed=completed, changed_ns=changed
-    )
-
-
-def _collective(entry: Entry) -> Collective:
+def _collective(entry: Entry, over: bool) -> Collective:
     return Collective(
         pg_name=entry.process_group[0],
         pg_desc=entry.process_group[1],
-        seq=entry.seq,
+        seq=entry.p2p_seq_id if entry.is_p2p else entry.seq,
         op=entry.profiling_name,
         is_p2p=entry.is_p2p,
-        retired=entry.retired,
+        retired=over,
         state=entry.state,
         input_sizes=entry.input_sizes,
         output_sizes=entry.output_sizes,
@@ -262,10 +294,6 @@ def _place(entry: Entry, entries: Iterable[Entry]) -> int:
     """The 1-based index of this send or recv among those of its kind, as far as the ring reaches back."""
     same = (e for e in entries if e.peers == entry.peers and e.record_id <= entry.record_id)
     return sum(1 for _ in same)
-
-
-def _is_whole(dump: RankDump) -> bool:
-    return min((entry.record_id for entry in _entries(dump)), default=0) == 0
 
 
 def _peers(entries: Iterable[Entry]) -> Iterable[ev.PeerProgress]:

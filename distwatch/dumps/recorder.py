@@ -7,6 +7,7 @@ gloo fill the same fields differently.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -43,8 +44,10 @@ class Entry(msgspec.Struct, frozen=True):
     collective_seq_id: Int = 0
     seq_id: Int = 0
     """Of format 1.x."""
+    p2p_seq_id: Int = 0
     profiling_name: str = ""
     time_created_ns: Int = 0
+    time_discovered_completed_ns: Int | None = None
     input_sizes: tuple[tuple[Int, ...], ...] = ()
     output_sizes: tuple[tuple[Int, ...], ...] = ()
     input_dtypes: tuple[str, ...] = ()
@@ -78,6 +81,7 @@ class Status(msgspec.Struct, frozen=True):
 
 class GroupConfig(msgspec.Struct, frozen=True):
     name: str = ""
+    desc: str = ""
     ranks: str | tuple[Int, ...] = ""
     """A list or its text, depending on the version; empty with gloo."""
 
@@ -85,13 +89,18 @@ class GroupConfig(msgspec.Struct, frozen=True):
     def members(self) -> tuple[int, ...]:
         if isinstance(self.ranks, tuple):
             return self.ranks
-        return tuple(int(number) for number in _RANKS.findall(self.ranks))
+        return _ranks_in(self.ranks)
+
+
+@lru_cache(maxsize=4096)
+def _ranks_in(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in _RANKS.findall(text))
 
 
 class RecorderDump(msgspec.Struct, frozen=True):
     """The recorder of one rank."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...] = ()
     version: str = ""
     pg_config: dict[str, GroupConfig] = {}
     pg_status: dict[str, Status] = {}
@@ -110,11 +119,11 @@ def read_recorder_dump(content: bytes) -> RecorderDump:
         plain: Any = msgspec.json.decode(content) if _is_json(content) else load_plain(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotARecorderDump(f"it is not complete JSON: {error}"[:200]) from None
-    if not isinstance(plain, dict) or "entries" not in plain:
+    if not isinstance(plain, dict) or not plain.keys() & {"entries", "pg_status"}:
         raise NotARecorderDump(
             "it has no `entries`, so it is not a dump of torch's flight recorder"
         )
-    if len(plain["entries"] or ()) > ENTRIES_AT_MOST:
+    if len(plain.get("entries") or ()) > ENTRIES_AT_MOST:
         raise NotARecorderDump(f"it has more than {ENTRIES_AT_MOST} entries")
     try:
         with bounded_memory(len(content)):
@@ -138,7 +147,7 @@ def _is_json(content: bytes) -> bool:
 def _tidied(plain: dict[Any, Any]) -> dict[str, Any]:
     """What the versions write differently, in one form; fields that nobody needs are left out."""
     return {
-        "entries": [_tidy_entry(entry) for entry in plain["entries"] or ()],
+        "entries": [_tidy_entry(entry) for entry in plain.get("entries") or ()],
         "version": str(plain.get("version", "")),
         "pg_config": {
             str(key): {name: value for name, value in config.items() if value is not None}

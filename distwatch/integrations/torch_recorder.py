@@ -18,7 +18,7 @@ from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import CollectivesDumped, GroupProgress
-from distwatch.state.recorder_entries import Collective
+from distwatch.state.recorder_entries import Collective, is_p2p_over
 
 DUMPED_PER_GROUP = 64
 DUMPED_AT_MOST = 1000
@@ -140,15 +140,29 @@ class FlightRecorder:
             )
         by_group: dict[tuple[str, str], list[Collective]] = {}
         for backend, dump in list(self._dumps.items()):
-            for raw in json.loads(dump()).get("entries") or []:
+            content = json.loads(dump())
+            newest: dict[str, int] = {}
+            for raw in content.get("entries") or []:
                 number = (backend, str(raw.get("pg_id")))
                 entry = _entry(raw)
+                newest[number[1]] = int(raw.get("collective_seq_id") or 0)
                 self._names[number] = entry.pg_name
                 if number not in self._gone:
                     by_group.setdefault(number, []).append(entry)
+            for pg_id, status in (content.get("pg_status") or {}).items():
+                entries_of = by_group.get((backend, str(pg_id)), [])
+                _settle(entries_of, newest.get(str(pg_id), -1), status)
         share = min(DUMPED_PER_GROUP, max(DUMPED_AT_MOST // max(len(by_group), 1), 1))
         entries = [entry for group in by_group.values() for entry in group[-share:]]
         return CollectivesDumped(reason=reason, entries=tuple(entries[:DUMPED_AT_MOST]))
+
+
+def _settle(entries: list[Collective], newest: int, status: dict[str, Any]) -> None:
+    """Marks the sends and recvs that have completed by the status of their group."""
+    completed = int(status.get("last_completed_collective", -1))
+    for place, entry in enumerate(entries):
+        if entry.is_p2p and not entry.over and is_p2p_over(entry.seq, newest, completed):
+            entries[place] = msgspec.structs.replace(entry, retired=True)
 
 
 def _number(pg_id: str) -> int:
@@ -172,7 +186,7 @@ def _entry(raw: dict[str, Any]) -> Collective:
     return Collective(
         pg_name=name,
         pg_desc=description,
-        seq=int(raw.get("collective_seq_id") or 0),
+        seq=int(raw.get("p2p_seq_id" if raw.get("is_p2p") else "collective_seq_id") or 0),
         op=str(raw.get("profiling_name", "")),
         is_p2p=bool(raw.get("is_p2p")),
         retired=bool(raw.get("retired")),

@@ -207,7 +207,7 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
     unobserved: dict[str, str] = {}
     for status in ranks:
         if status.process is None:
-            unobserved[str(status.global_rank)] = "no process seen"
+            unobserved[str(status.global_rank)] = job.why_unseen(status.global_rank)
         elif not status.instrumented:
             unobserved[str(status.global_rank)] = "runs without distwatch: seen only from outside"
         else:
@@ -217,7 +217,11 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
                 unobserved[str(status.global_rank)] = why
     elsewhere: dict[str, str] = {}
     for host in state.hosts.values():
-        elsewhere |= {f"{what} on {host.host}": why for what, why in host.not_observed.items()}
+        elsewhere |= {
+            f"{what} on {host.host}": why
+            for what, why in host.not_observed.items()
+            if what.removeprefix("rank ") not in unobserved
+        }
         unseen = host.devices.not_observed if host.devices else "no observer looked"
         if unseen:
             elsewhere[f"GPUs on {host.host}"] = unseen

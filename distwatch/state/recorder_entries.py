@@ -24,12 +24,23 @@ def is_over(retired: bool, state: str) -> bool:
     return retired or state == "completed"
 
 
+def is_p2p_over(p2p_seq: int, newest_collective: int, last_completed: int) -> bool:
+    """Whether a send or recv has completed, by the status of its group.
+
+    Entries of batched sends and recvs stay "scheduled" for good: pytorch#137969, up to torch 2.15. The
+    status has the number of the newest completed call, of either kind: it is that of a send or recv where
+    it is beyond all collectives of the group.
+    """
+    return p2p_seq <= last_completed > newest_collective
+
+
 class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One entry of torch's flight recorder."""
 
     pg_name: str
     pg_desc: str = ""
     seq: int
+    """Its number in the group; sends and recvs are numbered apart from collectives."""
     op: str
     is_p2p: bool = False
     retired: bool = False

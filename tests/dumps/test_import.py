@@ -143,7 +143,7 @@ def test_a_double_of_nccl_dumps_with_a_rank_whose_file_is_missing(
     finding = report["findings"][0]
     assert (finding["code"], finding["culprit_ranks"]) == ("collective.rank_missing", [1])
     assert finding["confidence"] < 0.7, "whoever left no file may be anywhere"
-    assert report["coverage"]["unobserved"] == {"1": "no process seen"}
+    assert report["coverage"]["unobserved"] == {"1": "no dump of this rank was found"}
     assert status == 3
 
 

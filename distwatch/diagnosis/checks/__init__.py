@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distwatch.diagnosis.checks.check import Check
+from distwatch.diagnosis.checks.collectives.device_queues import DeviceQueues
 from distwatch.diagnosis.checks.collectives.entries import (
     CollectiveRankMissing,
     Late,
@@ -87,6 +88,7 @@ CHECKS: tuple[Check, ...] = (
     OperationsDiffer(),
     PeerMissing(),
     Circles(),
+    DeviceQueues(),
     CollectiveRankMissing(),
     MonitoredBarrierMissing(),
     Straggler(),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
+from distwatch.diagnosis.facts.call_order import Stand, odd_rank
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.peer_waits import PeerWait, describe_tags
@@ -31,6 +32,8 @@ class PeerMissing:
             edges = [e for e in case.graph.waits(wait.global_rank) if e.kind == "p2p"]
             if not edges or not case.job.peer_overdue(wait) or wait.peer_rank < 0:
                 continue
+            if wait.on_device:
+                continue  # what runs on devices is judged by their queues
             peer = case.job.ranks.get(wait.peer_rank)
             arriving = peer is not None and peer.instrumented and not holds_world(peer)
             if case.graph.is_waiting(wait.peer_rank) or arriving:
@@ -77,25 +80,32 @@ class Circles:
     """Ranks that wait for each other in a circle, which no other rank could end."""
 
     def find(self, case: Case) -> Iterable[Finding]:
-        for chain in case.graph.cycles():
+        for chain in case.graph.cycles(seen=case.job.ranks.keys()):
             circle = _circle_of(case, chain)
             if circle and (all(edge.overdue for edge in chain) or _has_timed_out(case, chain)):
                 yield self._finding(case, chain, circle)
 
     def _finding(self, case: Case, chain: tuple[Edge, ...], circle: Circle) -> Finding:
-        ranks = tuple(sorted({edge.waiter for edge in chain}))
+        ranks = {edge.waiter for edge in chain}
+        culprits, how = ranks, ""
+        stands = (Stand(global_rank=e.waiter, pg_name=e.pg_name, seq=e.seq) for e in chain)
+        odd = odd_rank(case.job, stands) if circle.code == "collective.op_mismatch" else None
+        if odd is not None:
+            culprits, how = {odd}, f"; of all ranks, only rank {odd} came to its call in that order"
+        elif len(ranks) > 2 and ranks & case.job.device.queues.keys():
+            culprits = set()  # which of so many came in another order is not known
         group = case.job.ranks[chain[0].waiter].groups.get(chain[0].pg_name)
         longest = max(edge.waited_s for edge in chain)
         return Finding(
             code=circle.code,
-            culprit_ranks=ranks,
-            waiting_ranks=tuple(sorted(case.graph.behind(ranks))),
+            culprit_ranks=tuple(sorted(culprits)),
+            waiting_ranks=tuple(sorted((case.graph.behind(ranks) | ranks) - culprits)),
             pg_name=chain[0].pg_name or None,
             pg_desc=(group.pg_desc or None) if group else None,
-            summary=f"{name_ranks(ranks)} {circle.what}; for {seconds(longest)}",
+            summary=f"{name_ranks(ranks)} {circle.what}{how}; for {seconds(longest)}",
             advice=circle.advice,
             evidence=tuple(_edge_evidence(case, chain)),
-            confidence=circle.confidence,
+            confidence=circle.confidence if culprits else 0.5,
         )
 
 
@@ -117,7 +127,10 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
     if differ := describe_tags([case.job.peer_waits[edge.waiter] for edge in chain]):
         what = f"miss each other's calls because {differ}: {calls}"
         return Circle("p2p.unmatched", what, 0.95, "Give both calls the same tag and group.")
-    return Circle("p2p.cycle", f"wait for each other in a circle: {calls}", 0.95)
+    # A device that has lost its place looks the same: what the other side has completed is not told.
+    on_device = any(case.job.peer_waits[edge.waiter].on_device for edge in chain)
+    confidence = 0.7 if on_device else 0.95
+    return Circle("p2p.cycle", f"wait for each other in a circle: {calls}", confidence)
 
 
 def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:

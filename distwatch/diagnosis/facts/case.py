@@ -116,7 +116,7 @@ class Case:
         status = rank_status(self.job, global_rank)
         process = self.job.ranks.get(global_rank)
         if process is None:
-            return Evidence("proc", "no process was ever seen", global_rank)
+            return Evidence("proc", self.job.why_unseen(global_rank), global_rank)
         if status.where and process.main_frames:
             doing = f" ({status.doing})" if status.doing else ""
             tense = "is" if process.ended_ns is None else "was"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from distwatch.diagnosis.facts.device_queues import runs_on_device
 from distwatch.diagnosis.facts.job import GroupKey, Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import GroupProgress
@@ -35,6 +36,11 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     world: str = ""
     """The store of a separate world, beside the job's; empty for any other group."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether its calls are enqueued on a device and run later."""
+        return runs_on_device(self.backend)
 
     @property
     def title(self) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 
 import msgspec
 
+from distwatch.diagnosis.facts.device_queues import DeviceTimeline, runs_on_device
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
-from distwatch.diagnosis.facts.peer_waits import PeerWait, peer_waits
+from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits
 from distwatch.diagnosis.facts.ray_view import RayView
 from distwatch.diagnosis.facts.signals import TEARDOWN
-from distwatch.diagnosis.facts.worlds import World, worlds_of
+from distwatch.diagnosis.facts.worlds import World, claims_of, ranks_of, size_of, worlds_of
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.recorder_entries import Collective
@@ -75,6 +75,10 @@ class Job:
         processes: all processes of that world, including several that claim one rank or know none.
         ranks: the process that counts for each global rank.
         claims: by global rank, all processes that planned to be that rank.
+        device: what the ranks have enqueued on their devices.
+        peer_waits: by global rank, the send or recv that it waits in.
+        batch_waits: further ones that ranks wait in at the same time, as parts of a batch.
+        met_peers: sends and recvs at which the devices of both sides stand.
     """
 
     def __init__(self, state: RunState, world: World | None = None) -> None:
@@ -83,12 +87,14 @@ class Job:
         if world is None:
             world = next(iter(worlds_of(state)), ())
         self.processes = world
-        self.ranks = _ranks_of(world)
-        self.claims = _claims_of(world)
-        self.world = _world(self.ranks)
+        self.ranks = ranks_of(world)
+        self.claims = claims_of(world)
+        self.world = size_of(self.ranks)
         self._by_host: dict[str, dict[int, Process]] | None = None
         self._members: dict[int, tuple[int, ...]] = {}
         self._of_value: dict[tuple[int, ...], tuple[int, ...]] = {}
+        offsets = {name: host.wall_offset_ns for name, host in state.hosts.items()}
+        self.device = DeviceTimeline(self.ranks, offsets)
         self.waits = [wait for rank in self.ranks for wait in self._waits_of(rank)]
         self._first_waits: dict[tuple[GroupKey, float], list[Wait]] = {}
         self._by_rank: dict[int, list[Wait]] = {}
@@ -100,8 +106,15 @@ class Job:
         self.peer_waits = {
             rank: wait
             for rank, wait in peer_waits(self.ranks).items()
-            if not self._has_gone_on(rank, wait)
+            if rank not in self.device.queues and not self._has_gone_on(rank, wait)
         }
+        self.batch_waits: list[PeerWait] = []
+        self.met_peers: list[PeerWait] = []
+        for peer in device_peer_waits(self.ranks, self.device):
+            if peer.meets and not peer.unstarted:
+                self.met_peers.append(peer)
+            elif self.peer_waits.setdefault(peer.global_rank, peer) is not peer:
+                self.batch_waits.append(peer)
 
     @cached_property
     def ray(self) -> RayView:
@@ -159,6 +172,12 @@ class Job:
     def kernel_state(self, process: Process) -> str:
         sample = process.outside.sample
         return sample.state if sample and process.ended_ns is None else ""
+
+    def why_unseen(self, global_rank: int) -> str:
+        """What is known of a rank without a process."""
+        hosts = self.state.hosts.values()
+        told = (host.not_observed.get(f"rank {global_rank}") for host in hosts)
+        return next((why for why in told if why), "no process seen")
 
     def innermost_step(self, process: Process) -> Step | None:
         """The open step that began last."""
@@ -328,6 +347,8 @@ class Job:
             group = process.groups.get(progress.pg_name)
             if group is None or group.destroyed_ns is not None or not progress.in_flight:
                 continue
+            if runs_on_device(group.backend):
+                continue  # it waits at the head of its queue alone
             completed = max(progress.completed, process.retired.get(progress.pg_name, -1), 0)
             if self.was_frozen(process):
                 key = self.group_key(progress.pg_name, group.members)
@@ -341,6 +362,20 @@ class Job:
                 seq=completed + 1,
                 waited_s=self.age_s(process, progress.changed_ns),
                 deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
+                killed=was_cut_off(process),
+            )
+        yield from self._head_wait(global_rank, process)
+
+    def _head_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
+        head = self.device.head(global_rank)
+        if head is not None and not head.is_p2p:
+            yield Wait(
+                global_rank=global_rank,
+                pg_name=head.pg_name,
+                members=head.members,
+                seq=head.seq,
+                waited_s=self.age_s(process, self.device.stands_since_ns(global_rank, head)),
+                deadline_s=self.deadline_s(process, COLLECTIVE, head.timeout_s),
                 killed=was_cut_off(process),
             )
 
@@ -364,34 +399,3 @@ def was_cut_off(process: Process) -> bool:
         return process.exception.type_name == "KeyboardInterrupt"
     unexplained = seen.exit_code is None and seen.signal is None and process.ending is None
     return seen.signal in TEARDOWN or unexplained
-
-
-def _ranks_of(world: World) -> dict[int, Process]:
-    found = [process for process in world if process.global_rank is not None]
-    if not found:
-        return {0: world[0]} if world else {}
-    ranks: dict[int, Process] = {}
-    for process in sorted(found, key=_preference):
-        if process.global_rank is not None:
-            ranks[process.global_rank] = process
-    return dict(sorted(ranks.items()))
-
-
-def _claims_of(world: World) -> dict[int, list[Process]]:
-    claims: dict[int, list[Process]] = {}
-    for process in world:
-        said = process.planned.global_rank if process.planned else None
-        if said is not None:
-            claims.setdefault(said, []).append(process)
-    return claims
-
-
-def _preference(process: Process) -> tuple[bool, bool, int, str]:
-    return (process.instrumented, process.ended_ns is None, process.started_ns or 0, process.key)
-
-
-def _world(ranks: dict[int, Process]) -> int | None:
-    """What most ranks say; on a tie what rank 0 says, to which the others connect."""
-    sizes = Counter(p.world_size for p in ranks.values() if p.world_size)
-    word = ranks[0].world_size if 0 in ranks else None
-    return max(sizes, key=lambda size: (sizes[size], size == word, size)) if sizes else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.diagnosis.facts.device_queues import DeviceQueue, DeviceTimeline, Work
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.state import events as ev
 from distwatch.state.model import Group, Process
@@ -33,6 +34,14 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
     numel: int = -1
     dtype: str = ""
     site: ev.Site | None = None
+    on_device: bool = False
+    """It is at the head of its device's queue; `posted` is the recorder's number then."""
+    enqueued: bool = False
+    """The peer has enqueued the match."""
+    meets: bool = False
+    """The peer's device stands at the match, too."""
+    unstarted: bool = False
+    """Its kernel has started, and the match's has not."""
 
     @property
     def awaited(self) -> tuple[int, ...]:
@@ -64,6 +73,47 @@ def peer_waits(ranks: dict[int, Process]) -> dict[int, PeerWait]:
         if (wait := _oldest_open(ranks, rank, process))
     }
     return {rank: wait for rank, wait in found.items() if not _is_answered(wait)}
+
+
+def device_peer_waits(ranks: dict[int, Process], device: DeviceTimeline) -> list[PeerWait]:
+    """The sends and recvs at which devices stand, oldest first for each rank.
+
+    What is open on both sides is paired from its oldest call on: rings do not reach back to the first.
+    """
+    waits: list[PeerWait] = []
+    for rank, queue in device.queues.items():
+        stand = device.head(rank)
+        heads = [w for w in queue.heads if w.peer >= 0] if stand and stand.is_p2p else []
+        found = [
+            _device_wait(rank, ranks[rank], work, device.queues.get(work.peer)) for work in heads
+        ]
+        first = [wait for work, wait in zip(heads, found, strict=True) if work in queue.batch]
+        # Where both sides have come to its first calls, those are what does not end; and a peer that
+        # stands at one of its later calls waits for it.
+        stuck = all(wait.meets for wait in first)
+        waits += first if stuck else [w for w in found if w in first or not w.meets]
+    return waits
+
+
+def _device_wait(rank: int, process: Process, work: Work, other: DeviceQueue | None) -> PeerWait:
+    match = other.counterpart(rank, work) if other else None
+    meets = other is not None and match in other.batch
+    return PeerWait(
+        global_rank=rank,
+        peer_rank=work.peer,
+        op=work.direction,
+        pg_name=work.pg_name,
+        pg_desc=process.groups[work.pg_name].pg_desc,
+        members=work.members,
+        tag=0,
+        posted=work.seq,
+        answered=None,
+        entered_ns=work.entered_ns,
+        on_device=True,
+        enqueued=match is not None,
+        meets=meets,
+        unstarted=meets and match is not None and work.started > match.started,
+    )
 
 
 def _is_answered(wait: PeerWait) -> bool:

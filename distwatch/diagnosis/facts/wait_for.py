@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Literal
 
 import msgspec
@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.initializations import stuck_creation
 from distwatch.diagnosis.facts.job import Job, was_cut_off
 from distwatch.diagnosis.facts.loads import load_under_way
+from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.state.steps import INIT, LOAD
 
@@ -128,14 +129,19 @@ class WaitGraph:
         found = [b.edge(waiter, rank) for b in self._in.get(rank, ()) for waiter in b.waiters]
         return sorted(found, key=lambda edge: -edge.waited_s)
 
-    def cycles(self) -> list[tuple[Edge, ...]]:
+    def cycles(self, seen: Set[int] | None = None) -> list[tuple[Edge, ...]]:
         """Closed chains of waits that nobody outside could end, each once, shortest first.
 
         A chain starts at its lowest rank; of several edges between two ranks only the longest wait
         counts.
+
+        Args:
+            seen: what other ranks could end is not known, and a closed chain is closed without them.
         """
         found: dict[frozenset[int], tuple[Edge, ...]] = {}
-        stuck = self._out.keys() - self.behind(self.roots())
+        stuck = self._out.keys() - self.behind(
+            self.roots() if seen is None else self.roots() & seen
+        )
         for start in sorted(stuck):
             chain = self._shortest_chain(start, stuck)
             if chain:
@@ -193,6 +199,7 @@ def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
         )
         for bundle in (
             *_collective_bundles(job, groups),
+            *_device_bundles(job),
             *_peer_bundles(job),
             *_creation_bundles(job),
         )
@@ -216,7 +223,7 @@ def _is_elsewhere(job: Job, rank: int) -> bool:
 
 def _collective_bundles(job: Job, groups: Iterable[GroupView]) -> Iterable[Bundle]:
     for view in groups:
-        if view.in_flight and view.missing:
+        if view.in_flight and view.missing and not view.on_device:
             yield Bundle(
                 kind="collective",
                 what=view.call,
@@ -231,8 +238,28 @@ def _collective_bundles(job: Job, groups: Iterable[GroupView]) -> Iterable[Bundl
             )
 
 
+def _device_bundles(job: Job) -> Iterable[Bundle]:
+    """A rank waits where its device is; one whose own device is behind waits for nobody."""
+    for meeting in job.device.meetings:
+        behind = set(meeting.behind)
+        title = job.ranks[meeting.at[0]].groups[meeting.pg_name].pg_desc or meeting.pg_name
+        yield Bundle(
+            kind="collective",
+            what=f"{operation_name(meeting.op) or 'collective'} #{meeting.seq} of {title}",
+            waiters={
+                wait.global_rank: Wait(waited_s=wait.waited_s, overdue=wait.overdue)
+                for wait in job.waits_in(meeting.pg_name, meeting.members)
+                if wait.seq == meeting.seq and wait.global_rank not in behind
+            },
+            awaited=meeting.awaited,
+            pg_name=meeting.pg_name,
+            seq=meeting.seq,
+        )
+
+
 def _peer_bundles(job: Job) -> Iterable[Bundle]:
-    for rank, wait in job.peer_waits.items():
+    for wait in (*job.peer_waits.values(), *job.batch_waits):
+        rank = wait.global_rank
         waited_s = job.peer_waited_s(wait)
         if waited_s >= SETTLED_S:
             yield Bundle(

@@ -89,3 +89,36 @@ def _cell_of(process: Process, cells: list[list[Process]]) -> list[Process]:
 def _size(world: World) -> tuple[int, int, str]:
     living = sum(process.ended_ns is None for process in world)
     return -living, -len(world), world[0].key
+
+
+def ranks_of(world: World) -> dict[int, Process]:
+    """The process that counts for each global rank."""
+    found = [process for process in world if process.global_rank is not None]
+    if not found:
+        return {0: world[0]} if world else {}
+    ranks: dict[int, Process] = {}
+    for process in sorted(found, key=_preference):
+        if process.global_rank is not None:
+            ranks[process.global_rank] = process
+    return dict(sorted(ranks.items()))
+
+
+def claims_of(world: World) -> dict[int, list[Process]]:
+    """By global rank, all processes that planned to be that rank."""
+    claims: dict[int, list[Process]] = {}
+    for process in world:
+        said = process.planned.global_rank if process.planned else None
+        if said is not None:
+            claims.setdefault(said, []).append(process)
+    return claims
+
+
+def _preference(process: Process) -> tuple[bool, bool, int, str]:
+    return (process.instrumented, process.ended_ns is None, process.started_ns or 0, process.key)
+
+
+def size_of(ranks: dict[int, Process]) -> int | None:
+    """What most ranks say; on a tie what rank 0 says, to which the others connect."""
+    sizes = Counter(p.world_size for p in ranks.values() if p.world_size)
+    word = ranks[0].world_size if 0 in ranks else None
+    return max(sizes, key=lambda size: (sizes[size], size == word, size)) if sizes else None

@@ -9,6 +9,7 @@ import msgspec
 from distwatch.state.codes import code_of, precedence_of
 from distwatch.state.finding import Finding
 
+UNCERTAIN = 0.5
 _SEVERITIES = ("crash", "hang", "warning", "info")
 
 
@@ -121,6 +122,8 @@ def _explains(root: Finding, finding: Finding) -> bool:
     return culprits <= set(root.culprit_ranks) or culprits <= set(root.waiting_ranks)
 
 
-def _precedence(finding: Finding) -> tuple[int, int, tuple[int, ...], str]:
+def _precedence(finding: Finding) -> tuple[int, bool, int, tuple[int, ...], str]:
     severity = 0 if finding.blocks else 1 + _SEVERITIES.index(finding.severity)
-    return severity, precedence_of(finding.code), finding.culprit_ranks, finding.severity
+    # Whoever names nobody, and doubts that, explains only what nothing else does.
+    doubts = not finding.culprit_ranks and finding.confidence < UNCERTAIN
+    return severity, doubts, precedence_of(finding.code), finding.culprit_ranks, finding.severity

@@ -30,10 +30,12 @@ LATE_SHARE = 0.5
 MOVES_S = 60.0
 SETTLED_S = 1.0
 """A difference counts once the collective has not completed for this long."""
-_SAME_SHAPE = frozenset({"all_reduce", "broadcast", "reduce"})
+_SAME_SHAPE = frozenset(
+    {"all_reduce", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"}
+)
+_SAME_DTYPE = _SAME_SHAPE | {"all_gather"}
 _ASPECTS = ("op", "dtype", "shape")
 _Call = TypeVar("_Call", Operation, Collective)
-_SAME_DTYPE = _SAME_SHAPE | {"all_gather", "all_gather_into_tensor"}
 
 
 class CollectiveRankMissing:
@@ -41,8 +43,8 @@ class CollectiveRankMissing:
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
-            if not (view.in_flight and view.overdue and view.missing):
-                continue
+            if not (view.in_flight and view.overdue and view.missing) or view.on_device:
+                continue  # what runs on devices is judged by their queues
             if all(debugged_by_intent(case, rank) for rank in view.missing):
                 continue  # somebody is debugging them on purpose
             yield self._finding(case, view)
@@ -208,6 +210,9 @@ class OperationsDiffer:
         seq = next(iter(calls.values())).seq
         (usual, most), (_, second) = counts
         decided = most > second
+        elsewhere = None if decided else _usual_elsewhere(case, view, seq, aspect)
+        if elsewhere in dict(counts):
+            decided, usual = True, str(elsewhere)
         odd = tuple(rank for rank, text in told.items() if not decided or text != usual)
         return Finding(
             code=f"collective.{aspect}_mismatch",
@@ -227,6 +232,20 @@ class OperationsDiffer:
             ),
             confidence=0.95 if decided else 0.7,
         )
+
+
+def _usual_elsewhere(case: Case, view: GroupView, seq: int, aspect: str) -> str | None:
+    """What all groups of the same description passed to the call of that number, where they agree."""
+    if view.pg_desc in ("", "undefined"):
+        return None
+    told = {
+        text
+        for other in case.groups
+        if other.pg_desc == view.pg_desc and other is not view
+        for rank, call in _at(case.job.recorded, other, seq).items()
+        if (text := _aspect(of_recorder(case.job.ranks[rank], call), aspect))
+    }
+    return told.pop() if len(told) == 1 else None
 
 
 def differing_calls(case: Case, view: GroupView) -> dict[int, Entry]:

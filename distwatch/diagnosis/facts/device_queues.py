@@ -1,0 +1,331 @@
+"""What each rank has enqueued on its device, in order, and how far the device has come.
+
+NCCL runs a collective later than the CPU calls it, in the order of the calls. So a rank stands at the
+head of its queue, its first call that has not completed: all behind it only queues.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+
+import msgspec
+
+from distwatch.state.events import GroupProgress
+from distwatch.state.model import Group, Process
+from distwatch.state.recorder_entries import Collective
+
+_ON_CPU = frozenset(("", "gloo", "mpi", "fake", "undefined", "cpu", "cuda", "xpu", "hpu", "meta"))
+"""Backends whose calls block their thread, and the device words of a backend per device."""
+_WORD = re.compile(r"[a-z_]+")
+_PEER = re.compile(r"(send|recv)\s+\d+\s*(?:->|<-)\s*(\d+)")
+
+
+_ROOTED = frozenset(("broadcast", "reduce", "gather", "scatter", "_broadcast_oop", "_reduce_oop"))
+
+
+def is_rooted(op: str) -> bool:
+    """Whether a member can be done with this collective before another has come to it."""
+    return op.rpartition(":")[2] in _ROOTED
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One call that a rank has enqueued and its device has not completed."""
+
+    pg_name: str
+    members: tuple[int, ...]
+    seq: int
+    """Its number in the group; sends and recvs are numbered apart from collectives."""
+    op: str = ""
+    peer: int = -1
+    """The other side's global rank, for a send or recv."""
+    is_p2p: bool = False
+    started: bool = False
+    """Whether its kernel is known to have started: only where torch times its events."""
+    entered_ns: int = 0
+    timeout_s: float | None = None
+
+    @property
+    def is_rooted(self) -> bool:
+        return is_rooted(self.op)
+
+    @property
+    def direction(self) -> str:
+        """`send` or `recv`; empty for a collective."""
+        return self.op.rpartition(":")[2].partition(" ")[0] if self.peer >= 0 else ""
+
+
+class DeviceQueue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A rank's calls that have not completed, oldest first."""
+
+    global_rank: int
+    pending: tuple[Work, ...] = ()
+    moved_ns: int = 0
+    """When its numbers in any group last changed: no call has held it up since before that."""
+
+    @property
+    def heads(self) -> tuple[Work, ...]:
+        """What its device is in: one collective, or sends and recvs with several peers.
+
+        Those with one peer run one after the other, except for a batch, which has one number.
+        """
+        heads: dict[tuple[str, int], list[Work]] = {}
+        for work in self.pending:
+            if not work.is_p2p:
+                break
+            pair = heads.setdefault((work.pg_name, work.peer), [])
+            if not pair or pair[0].seq == work.seq:
+                pair.append(work)
+        return tuple(work for pair in heads.values() for work in pair) or self.pending[:1]
+
+    @property
+    def batch(self) -> tuple[Work, ...]:
+        """Its first call that has not completed, and those that run together with it."""
+        first = self.head
+        if first is None or not first.is_p2p:
+            return self.pending[:1]
+        return tuple(w for w in self.heads if (w.pg_name, w.seq) == (first.pg_name, first.seq))
+
+    @property
+    def head(self) -> Work | None:
+        """Its first call that has not completed."""
+        return self.pending[0] if self.pending else None
+
+    def counterpart(self, rank: int, work: Work) -> Work | None:
+        """The oldest open call of this rank that matches the other's send or recv."""
+        for mine in self.pending:
+            if (mine.pg_name, mine.peer) == (work.pg_name, rank) and {
+                mine.direction,
+                work.direction,
+            } == {"send", "recv"}:
+                return mine
+        return None
+
+
+@lru_cache(maxsize=1024)
+def runs_on_device(backend: str) -> bool:
+    """Whether a backend enqueues calls on a device: `nccl`, `cpu:gloo,cuda:nccl`."""
+    return any(word not in _ON_CPU for word in _WORD.findall(backend.lower()))
+
+
+class DeviceTimeline:
+    """What the ranks of a job have enqueued on their devices.
+
+    Attributes:
+        queues: by global rank; only of ranks that hold a group whose calls run on a device.
+    """
+
+    def __init__(self, ranks: Mapping[int, Process], wall_offsets: Mapping[str, int]) -> None:
+        """`wall_offsets`: by host, what its own clock lacks to the wall clock."""
+        self._ranks = ranks
+        self.queues = _device_queues(ranks, wall_offsets)
+
+    def head(self, global_rank: int) -> Work | None:
+        """The call at which a rank's device stands."""
+        return self._stands.get(global_rank)
+
+    def stands_since_ns(self, global_rank: int, work: Work) -> int:
+        """Since when a rank has been in a call and did nothing else."""
+        return max(work.entered_ns, self.queues[global_rank].moved_ns)
+
+    def done(self, rank: int, pg_name: str) -> int | None:
+        """The number up to which a rank's device has completed a group's collectives, where it is known."""
+        told = self._progress.get(rank, {}).get(pg_name)
+        queue = self.queues.get(rank)
+        opened = next(
+            (w.seq for w in queue.pending if w.pg_name == pg_name and not w.is_p2p)
+            if queue
+            else iter(()),
+            None,
+        )
+        return opened - 1 if opened is not None else told.completed if told else None
+
+    @cached_property
+    def _progress(self) -> dict[int, dict[str, GroupProgress]]:
+        return {
+            rank: {told.pg_name: told for told in pulse.groups}
+            for rank in self.queues
+            if (pulse := self._ranks[rank].outside.pulse) is not None
+        }
+
+    @cached_property
+    def _stands(self) -> dict[int, Work]:
+        """By rank, its first open call that a peer's device has completed, else its first open call.
+
+        What a peer has completed, all have taken part in: whatever is open before it is not what holds up.
+        """
+        farthest: dict[tuple[str, tuple[int, ...]], int] = {}
+        for queue in self.queues.values():
+            for work in queue.pending:
+                key = work.pg_name, work.members
+                if not work.is_p2p and key not in farthest:
+                    done = (self.done(rank, work.pg_name) for rank in work.members)
+                    farthest[key] = max(
+                        (number for number in done if number is not None), default=-1
+                    )
+        stands: dict[int, Work] = {}
+        for rank, queue in self.queues.items():
+            passed = (
+                work
+                for work in queue.pending
+                if not work.is_p2p
+                and not work.is_rooted
+                and work.seq <= farthest[work.pg_name, work.members]
+            )
+            if (stand := next(passed, queue.head)) is not None:
+                stands[rank] = stand
+        return stands
+
+    @cached_property
+    def meetings(self) -> list[Meeting]:
+        """The collectives at which devices stand."""
+        at: dict[tuple[str, tuple[int, ...], int], list[int]] = {}
+        for rank, work in self._stands.items():
+            if not work.is_p2p:
+                at.setdefault((work.pg_name, work.members, work.seq), []).append(rank)
+        return [self._meeting(*key, here) for key, here in at.items()]
+
+    def _meeting(self, pg_name: str, members: tuple[int, ...], seq: int, at: list[int]) -> Meeting:
+        absent: list[int] = []
+        unseen: list[int] = []
+        queued: list[int] = []
+        passed: list[int] = []
+        here = set(at)
+        for rank in members:
+            if rank in here:
+                continue
+            told, done = self._progress.get(rank, {}).get(pg_name), self.done(rank, pg_name)
+            if rank not in self._progress:
+                unseen.append(rank)
+            elif told is None or done is None or told.enqueued < seq:
+                absent.append(rank)
+            else:
+                (passed if done >= seq else queued).append(rank)
+        works = [self._stands[rank] for rank in at]
+        started = {rank for rank, work in zip(at, works, strict=True) if work.started}
+        return Meeting(
+            pg_name=pg_name,
+            members=members,
+            seq=seq,
+            op=next((work.op for work in works if work.op), ""),
+            at=tuple(at),
+            absent=tuple(absent),
+            unseen=tuple(unseen),
+            queued=tuple(queued),
+            passed=tuple(passed),
+            unstarted=tuple(rank for rank in at if rank not in started) if started else (),
+        )
+
+    @cached_property
+    def behind(self) -> frozenset[int]:
+        """The ranks whose device is behind their peers' devices."""
+        return frozenset(rank for meeting in self.meetings for rank in meeting.behind)
+
+
+def _device_queues(
+    ranks: Mapping[int, Process], wall_offsets: Mapping[str, int]
+) -> dict[int, DeviceQueue]:
+    found: dict[int, DeviceQueue] = {}
+    for rank, process in ranks.items():
+        groups = {name: group for name, group in process.groups.items() if _is_used(group)}
+        if groups:
+            offset = wall_offsets.get(process.host, 0)
+            pulse = process.outside.pulse
+            found[rank] = DeviceQueue(
+                global_rank=rank,
+                pending=tuple(_pending(process, groups, offset)),
+                moved_ns=max(
+                    (p.changed_ns for p in (pulse.groups if pulse else ()) if p.pg_name in groups),
+                    default=0,
+                ),
+            )
+    return found
+
+
+def _is_used(group: Group) -> bool:
+    return group.destroyed_ns is None and runs_on_device(group.backend)
+
+
+def _pending(process: Process, groups: dict[str, Group], wall_offset: int) -> list[Work]:
+    progress = {
+        p.pg_name: p for p in (process.outside.pulse.groups if process.outside.pulse else ())
+    }
+    works: list[Work] = []
+    for entry in process.collectives.entries if process.collectives else ():
+        group = groups.get(entry.pg_name)
+        if group is not None and not entry.over and not _has_completed(entry, progress):
+            works.append(_work(entry, group, wall_offset))
+    known = {work.pg_name for work in works if not work.is_p2p}
+    # What was called since the entries were read, or without them: only its number is known.
+    for name, told in progress.items():
+        completed = max(told.completed, process.retired.get(name, -1), 0)
+        if name in groups and name not in known and told.in_flight and told.enqueued > completed:
+            works.append(_counted(told, groups[name], completed + 1))
+    return sorted(works, key=lambda work: work.entered_ns)
+
+
+def _has_completed(entry: Collective, progress: Mapping[str, GroupProgress]) -> bool:
+    told = progress.get(entry.pg_name)
+    return not entry.is_p2p and told is not None and entry.seq <= told.completed
+
+
+def _work(entry: Collective, group: Group, wall_offset: int) -> Work:
+    peer = _PEER.search(entry.op) if entry.is_p2p else None
+    place = int(peer[2]) if peer else -1
+    return Work(
+        pg_name=entry.pg_name,
+        members=group.members,
+        seq=entry.seq,
+        op=entry.op,
+        peer=group.members[place] if 0 <= place < len(group.members) else -1,
+        is_p2p=entry.is_p2p,
+        started=entry.state == "started",
+        entered_ns=entry.created_wall_ns - wall_offset,
+        timeout_s=entry.timeout_ms / 1000 if entry.timeout_ms else group.timeout_s,
+    )
+
+
+def _counted(told: GroupProgress, group: Group, seq: int) -> Work:
+    return Work(
+        pg_name=told.pg_name,
+        members=group.members,
+        seq=seq,
+        entered_ns=told.changed_ns,
+        timeout_s=group.timeout_s,
+    )
+
+
+class Meeting(msgspec.Struct, frozen=True, kw_only=True):
+    """One collective at the head of queues: where each member of its group is."""
+
+    pg_name: str
+    members: tuple[int, ...]
+    seq: int
+    op: str
+    at: tuple[int, ...]
+    """Their devices stand at it."""
+    absent: tuple[int, ...] = ()
+    """Their CPUs have not enqueued it."""
+    unseen: tuple[int, ...] = ()
+    """Nothing is known of their calls in the group."""
+    queued: tuple[int, ...] = ()
+    """They have enqueued it, and their devices stand at another call."""
+    passed: tuple[int, ...] = ()
+    """Their devices have completed it."""
+    unstarted: tuple[int, ...] = ()
+    """Of those at it: their kernels have not started, and others' have."""
+
+    @property
+    def behind(self) -> tuple[int, ...]:
+        """The ranks at it whose device is behind their peers': all else that it needs is there."""
+        needs_all = not is_rooted(self.op)
+        waits = self.absent or self.unseen or self.queued
+        if self.passed and (needs_all or not waits):
+            return self.at
+        return () if waits else self.unstarted
+
+    @property
+    def awaited(self) -> tuple[int, ...]:
+        """The ranks that those at it wait for."""
+        return (*self.absent, *self.unseen, *self.queued, *self.unstarted)
