@@ -61,6 +61,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/stack_merge.py
 	$(BIN)/python benchmarks/dump_matching.py
 	$(BIN)/python benchmarks/log_import.py
+	$(BIN)/python -m benchmarks.nccl_verdicts
 	$(BIN)/python benchmarks/many_ranks.py --seconds 15
 
 # Kills, damaged inputs and hostile connections, for some twenty minutes; a short form runs with the tests.

@@ -17,6 +17,10 @@ class Sample(NamedTuple):
     why: str
 
 
+def _certain(summary: str, why: str) -> Sample:
+    return Sample(summary, 100, 100, why)
+
+
 _ERROR = "the process's own error says it"
 _MAJORITY = "the evidence is complete; the lower figure where no side is the larger one"
 _XID = "the driver names the device; the lower figure where no rank is known to use it"
@@ -27,16 +31,12 @@ SAMPLES = {
     "rendezvous.env_missing": Sample(
         "MASTER_ADDR is not set for rank 1: init_process_group needs it", 100, 100, _ERROR
     ),
-    "rendezvous.backend_unavailable": Sample(
+    "rendezvous.backend_unavailable": _certain(
         "rank 1 cannot use backend 'nccl': nccl needs a GPU, and torch sees none in this process",
-        100,
-        100,
         f"{_ERROR}, or two ranks plan to use one GPU",
     ),
-    "rendezvous.interface_invalid": Sample(
+    "rendezvous.interface_invalid": _certain(
         "rank 1: GLOO_SOCKET_IFNAME=eth9 does not name an interface on node1; it has lo, eth0",
-        100,
-        100,
         "the variable is compared with the host's interfaces",
     ),
     "rendezvous.rank_out_of_range": Sample(
@@ -80,30 +80,22 @@ SAMPLES = {
         95,
         "the end of the host is seen; less where nobody saw it",
     ),
-    "group.not_initialized": Sample(
+    "group.not_initialized": _certain(
         "rank 0 used the parallel state of megatron, which does not exist: {tensor model parallel group is not "
         "initialized} (neither torch's default group nor the parallel state was ever built)",
-        100,
-        100,
         _ERROR,
     ),
-    "group.already_initialized": Sample(
+    "group.already_initialized": _certain(
         "rank 1 initialized a second time at train.py:11 in {main}, but the first world still exists (first at "
         "train.py:11 in {main}): {trying} to initialize the default process group twice!",
-        100,
-        100,
         _ERROR,
     ),
-    "group.size_invalid": Sample(
+    "group.size_invalid": _certain(
         "ranks 0-3: the sizes do not fit the world of 4 ranks: world_size (4) is not {divisible} by 3",
-        100,
-        100,
         f"{_ERROR}; before a launch it is arithmetic",
     ),
-    "group.not_member": Sample(
+    "group.not_member": _certain(
         "rank 1 called all_reduce on a group without that rank: torch did nothing, and results there are unchanged",
-        100,
-        100,
         "the call was seen, or torch refused it",
     ),
     "process.oom_killed": Sample(
@@ -124,10 +116,8 @@ SAMPLES = {
         95,
         "the exception or the exit status was seen; less where the process only vanished",
     ),
-    "process.stopped": Sample(
+    "process.stopped": _certain(
         "rank 2 is stopped (SIGSTOP or SIGTSTP): the kernel does not run it",
-        100,
-        100,
         "the kernel says so",
     ),
     "rendezvous.store_unreachable": Sample(
@@ -208,10 +198,8 @@ SAMPLES = {
         95,
         _MAJORITY,
     ),
-    "group.call_missing": Sample(
+    "group.call_missing": _certain(
         "rank 1 never called new_group #1 (ranks 0-1); rank 0 waits in it at train.py:101 in {groups}",
-        100,
-        100,
         "every call of new_group is counted",
     ),
     "load.lock_stale": Sample(

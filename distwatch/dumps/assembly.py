@@ -21,6 +21,7 @@ from distwatch.dumps.imported import (
     header_of,
     key_of,
     streams_of,
+    taken_at_ns,
     unseen,
 )
 from distwatch.dumps.log.clock import UNSAID
@@ -79,8 +80,9 @@ class _Assembly:
         self._has_stacks = any(isinstance(fact, Stacked) for fact in facts)
         self._newest = max((attempt for attempt, _ in self._ranks), default=0)
         self._world = self._world_size()
-        now = max((fact.time_ns for fact in facts), default=evidence.taken_ns)
-        self._now_ns = now + _SECOND
+        now = max((fact.time_ns for fact in facts), default=0)
+        dumped = taken_at_ns(evidence.dumps.values())
+        self._now_ns = max(now + _SECOND, dumped) if now or dumped else evidence.taken_ns + _SECOND
 
     def streams(self) -> list[Stream]:
         dumps = self._dumps_with_stacks()
@@ -346,12 +348,16 @@ def _unchanged_since(stacks: list[Stacked]) -> int | None:
 
 def _timed(evidence: Evidence) -> list[Fact]:
     """The facts in order; those that say no time come where the others are."""
+    dumped_ns = taken_at_ns(evidence.dumps.values())
+    stacked = [fact.time_ns for fact in evidence.facts if isinstance(fact, Stacked)]
+    # Stacks have the time of their file, which may be that of a copy: the newest is as new as the dumps.
+    late_ns = max(stacked, default=0) - dumped_ns if dumped_ns and stacked else 0
     said = [fact.time_ns for fact in evidence.facts if fact.time_ns >= UNSAID]
-    base = min(said, default=evidence.taken_ns or UNSAID)
-    timed = [
-        fact
-        if fact.time_ns >= UNSAID
-        else msgspec.structs.replace(fact, time_ns=base + fact.time_ns)
-        for fact in evidence.facts
-    ]
+    base = dumped_ns or min(said, default=evidence.taken_ns or UNSAID)
+    timed = []
+    for fact in evidence.facts:
+        shift = 0 if fact.time_ns >= UNSAID else base
+        if late_ns and isinstance(fact, Stacked):
+            shift = -late_ns
+        timed.append(msgspec.structs.replace(fact, time_ns=fact.time_ns + shift))
     return sorted(timed, key=lambda fact: fact.time_ns)

@@ -121,17 +121,12 @@ class JobDumps:
         self._backends: dict[Group, str] = {}
         self._p2p: set[Group] = set()
         self._ranks = {dump.global_rank for dump in dumps}
-        newest, expired = 0, 0
         for dump in dumps:
             if dump.recorder is not None:
-                last, timeout = self._read(dump.global_rank, dump.recorder)
-                newest = max(newest, last)
-                expired = min(expired or timeout, timeout or expired)
+                self._read(dump.global_rank, dump.recorder)
         self._everyone = tuple(sorted({r for m in self._listed.values() for r in m} | self._ranks))
         self.world = max(self._everyone, default=0) + 1
-        # A hanging job's dumps are written when its first timeout has passed, or later by hand.
-        waits_ns = int((WAITS_FROM_S + 1) * _SECOND)
-        self.now_ns = max(newest + waits_ns, expired) if newest else _files_ns(dumps)
+        self.now_ns = taken_at_ns(dumps)
 
     @property
     def lists_members(self) -> bool:
@@ -142,24 +137,17 @@ class JobDumps:
         """The ranks for which nothing was found."""
         return (rank for rank in range(self.world) if rank not in self._ranks)
 
-    def _read(self, rank: int, recorder: RecorderDump) -> tuple[int, int]:
-        """The newest time of a dump, and when the first of its open calls ran into its timeout; or 0."""
+    def _read(self, rank: int, recorder: RecorderDump) -> None:
         for name, config in recorder.pg_config.items():
             if config.members:
                 self._listed[config.name or name] = config.members
-        newest, expired = 0, 0
         for entry in recorder.entries:
             group = entry.process_group
             if group not in self._backends:
                 self._backends[group] = entry.profiling_name.partition(":")[0]
             self._used.setdefault(group, set()).add(rank)
-            newest = max(newest, entry.time_created_ns, entry.time_discovered_completed_ns or 0)
             if entry.is_p2p:
                 self._p2p.add(group)
-            elif entry.timeout_ms and not entry.over and runs_on_device(self._backends[group]):
-                passes = entry.time_created_ns + entry.timeout_ms * 1_000_000
-                expired = min(expired or passes, passes)
-        return newest, expired
 
     def backend(self, group: Group) -> str:
         """Which backend ran its calls; a group without any is listed by NCCL alone."""
@@ -181,9 +169,22 @@ class JobDumps:
         }
 
 
-def _files_ns(dumps: list[RankDump]) -> int:
-    """For dumps that have no time of their own, as stacks."""
-    return max((dump.taken_ns for dump in dumps), default=0)
+def taken_at_ns(dumps: Iterable[RankDump]) -> int:
+    """When dumps were taken, at the earliest; the time of their files where they have none of their own.
+
+    A hanging job's dumps are written when its first timeout has passed, or later by hand.
+    """
+    newest, expired, written = 0, 0, 0
+    for dump in dumps:
+        written = max(written, dump.taken_ns)
+        for entry in _entries(dump):
+            newest = max(newest, entry.time_created_ns, entry.time_discovered_completed_ns or 0)
+            if entry.over or entry.is_p2p or not entry.timeout_ms:
+                continue
+            if runs_on_device(entry.profiling_name.partition(":")[0]):
+                passes = entry.time_created_ns + entry.timeout_ms * 1_000_000
+                expired = min(expired or passes, passes)
+    return max(newest + int((WAITS_FROM_S + 1) * _SECOND), expired) if newest else written
 
 
 def _tell_rank(stream: Stream, dump: RankDump, began_ns: int, world: int) -> None:

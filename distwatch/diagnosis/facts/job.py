@@ -367,8 +367,7 @@ class Job:
         yield from self._head_wait(global_rank, process)
 
     def _head_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
-        head = self.device.head(global_rank)
-        if head is not None and not head.is_p2p:
+        if (head := self.device.head(global_rank)) and not head.is_p2p:
             yield Wait(
                 global_rank=global_rank,
                 pg_name=head.pg_name,

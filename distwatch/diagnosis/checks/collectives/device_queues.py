@@ -200,7 +200,7 @@ def _not_enqueued(case: Case, stuck: Stuck) -> Finding:
         view = _view(case, first)
         call, waits_in, waited_s = view.call, first.at, _overdue_s(case, first) or 0.0
         pg_name, pg_desc, code = view.pg_name, view.pg_desc, "collective.rank_missing"
-        what = f"{whom} never entered {call}"
+        what = f"{whom} never entered {call}" if stuck.absent else f"{call} waits only for {whom}"
     else:
         wait = max((w for w in stuck.peers if w.peer_rank in culprits), key=case.job.peer_waited_s)
         waits_in, waited_s = (wait.global_rank,), case.job.peer_waited_s(wait)
@@ -225,7 +225,7 @@ def _not_enqueued(case: Case, stuck: Stuck) -> Finding:
 
 
 def _no_record(ranks: Iterable[int]) -> str:
-    return f"no record of the calls of {name_ranks(ranks)} was found, and all that depends on them waits"
+    return f"no record of the calls of {name_ranks(ranks)} was found"
 
 
 def _missing_evidence(case: Case, stuck: Stuck, meetings: list[Meeting]) -> Iterable[Evidence]:

@@ -243,7 +243,7 @@ def _usual_elsewhere(case: Case, view: GroupView, seq: int, aspect: str) -> str 
         for other in case.groups
         if other.pg_desc == view.pg_desc and other is not view
         for rank, call in _at(case.job.recorded, other, seq).items()
-        if (text := _aspect(of_recorder(case.job.ranks[rank], call), aspect))
+        if (text := _aspect(of_recorder(case.job.ranks[rank], call), aspect, len(other.members)))
     }
     return told.pop() if len(told) == 1 else None
 

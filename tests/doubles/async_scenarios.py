@@ -1,0 +1,150 @@
+"""Random jobs on NCCL with one fault each, and whether a verdict on their dumps is right."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distwatch.dumps.imported import RankDump
+from distwatch.dumps.recorder import read_recorder_dump
+from distwatch.state.finding import Finding
+from tests.doubles.async_dumps import Recording, dumps_of
+from tests.doubles.async_job import AsyncJob, Fault
+from tests.doubles.async_programs import Call, Programs, build, random_layout
+
+MISSING = ("collective.rank_missing", "p2p.unmatched")
+DIFFER = (
+    "collective.op_mismatch",
+    "collective.shape_mismatch",
+    "collective.count_uneven",
+)
+CODES: dict[str, tuple[str, ...]] = {
+    "healthy": (),
+    "straggler": (),
+    "cpu stops": MISSING,
+    "GIL held": MISSING,
+    "dead": MISSING,
+    "CUDA error": ("collective.device_behind",),
+    "hung kernel": ("collective.device_behind",),
+    "link down": ("collective.device_behind",),
+    "skipped call": (*DIFFER, *MISSING),
+    "other order": (*DIFFER, "p2p.cycle", "collective.cycle"),
+    "other size": ("collective.shape_mismatch",),
+}
+"""By fault, the codes that are right."""
+Outcome = Literal["right", "undecided", "wrong"]
+
+
+@dataclass
+class Scenario:
+    """A job that has run with its fault, and its dumps by rank."""
+
+    seed: int
+    job: AsyncJob
+    fault: Fault
+    how: Recording
+    dumps: dict[int, dict[str, Any]]
+
+    @property
+    def at_fault(self) -> set[int]:
+        return set() if self.fault.kind == "link down" else {self.fault.rank}
+
+    @property
+    def waits(self) -> bool:
+        """Whether the fault holds anybody up."""
+        return self.job.hangs
+
+    def __str__(self) -> str:
+        layout = self.job.programs.layout
+        return f"seed {self.seed}: {layout}, {self.fault}, {self.how}"
+
+    def read(self) -> list[RankDump]:
+        """The dumps, as from files."""
+        return [
+            RankDump(global_rank=rank, taken_ns=0, recorder=read_recorder_dump(pickle.dumps(dump)))
+            for rank, dump in self.dumps.items()
+        ]
+
+
+def scenario(seed: int, kind: str | None = None) -> Scenario:
+    """The random job of a number."""
+    dice = random.Random(seed)
+    fault_kind = kind or dice.choice(tuple(CODES))
+    programs = build(random_layout(dice), steps=2, microbatches=dice.choice((2, 3, 4)))
+    rank = dice.randrange(programs.layout.world)
+    at = dice.randrange(2, max(len(programs.calls[rank]) - 1, 3))
+    fault = Fault(fault_kind, rank, at, lag=dice.randint(1, 8))
+    _change(programs, fault, dice)
+    job = AsyncJob(programs, fault, run_ahead=dice.choice((4, 8, 32)), dice=dice)
+    job.run()
+    others = [one for one in job.ranks if one != rank]
+    lost = {dice.choice(others)} if dice.random() < 0.15 else set()
+    lost |= {rank} if fault_kind in CODES and dice.random() < 0.1 else set()
+    how = Recording(
+        ring=dice.choice((48, 200, 2000)),
+        only_open=dice.random() < 0.4,
+        timing=dice.random() < 0.5,
+        lost=frozenset(lost),
+    )
+    return Scenario(seed, job, fault, how, dumps_of(job, how))
+
+
+def _change(programs: Programs, fault: Fault, dice: random.Random) -> None:
+    """Makes one rank's program differ from what it should be."""
+    calls = programs.calls[fault.rank]
+    places = [n for n, call in enumerate(calls) if not call.is_p2p and n >= fault.at] or [
+        n for n, call in enumerate(calls) if not call.is_p2p
+    ]
+    if fault.kind == "skipped call":
+        del calls[dice.choice(places)]
+    elif fault.kind == "other size":
+        sized = [n for n in places if calls[n].op != "all_to_all"]
+        place = dice.choice(sized or places)
+        calls[place] = copy.copy(calls[place])
+        calls[place].size += 1
+    elif fault.kind == "other order":
+        pairs = [n for n in places if n + 1 < len(calls) and _differ(calls[n], calls[n + 1])]
+        if pairs:
+            place = dice.choice(pairs)
+            calls[place], calls[place + 1] = calls[place + 1], calls[place]
+
+
+def _differ(one: Call, other: Call) -> bool:
+    return not other.is_p2p and (one.group, one.op, one.size) != (other.group, other.op, other.size)
+
+
+def outcome(case: Scenario, findings: list[Finding]) -> Outcome:
+    """Whether a verdict is right, says that it cannot decide, or is wrong.
+
+    It says so where it names both sides of a call that differs, or no rank but the calls, or also a rank
+    without a dump, always with less confidence.
+    """
+    blocking = [finding for finding in findings if finding.blocks]
+    if not case.waits:
+        return "wrong" if blocking else "right"
+    if not blocking:
+        return "wrong"
+    first = blocking[0]
+    codes = CODES[case.fault.kind]
+    if case.fault.rank in case.how.lost and case.fault.kind != "dead":
+        codes = (*codes, *MISSING)
+    blamed = {rank for finding in blocking for rank in finding.culprit_ranks}
+    if first.code in codes and blamed == case.at_fault:
+        return "right"
+    unsure = first.confidence <= 0.8 and not victims(case, findings)
+    return "undecided" if unsure and (blamed or first.waiting_ranks) else "wrong"
+
+
+def victims(case: Scenario, findings: list[Finding]) -> set[int]:
+    """Ranks that are blamed without a fault; not where a verdict says that it is one of several."""
+    named: set[int] = set()
+    for finding in findings:
+        culprits = set(finding.culprit_ranks)
+        one_of_two = case.fault.rank in culprits and finding.code in (*DIFFER, "p2p.cycle")
+        no_dump = culprits <= case.at_fault | case.how.lost
+        if finding.blocks and not (finding.confidence <= 0.8 and (one_of_two or no_dump)):
+            named |= culprits
+    return named - case.at_fault

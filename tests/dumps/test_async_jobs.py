@@ -1,0 +1,128 @@
+"""Verdicts on random jobs whose collectives run on devices: the simulator, and what is said of its dumps."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from distwatch.dumps.imported import RankDump
+from distwatch.dumps.recorder import read_recorder_dump
+from tests.doubles.async_scenarios import CODES, Scenario, outcome, scenario, victims
+from tests.dumps.test_recorded_nccl import DATA
+from tests.support.imported import judge_dumps
+
+JOBS_OF_EACH = 12
+SURE = ("cpu stops", "GIL held", "healthy", "straggler")
+"""Faults that dumps of all ranks always show."""
+
+
+def judged(kind: str) -> list[tuple[Scenario, str, set[int]]]:
+    found = []
+    for seed in range(JOBS_OF_EACH):
+        case = scenario(seed, kind)
+        findings = judge_dumps(case.read())
+        found.append((case, outcome(case, findings), victims(case, findings)))
+    return found
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_a_fault_of_a_random_job_is_named_and_nobody_else(kind: str) -> None:
+    found = judged(kind)
+    blamed = {str(case): ranks for case, _, ranks in found if ranks}
+    assert blamed == {}
+    results = Counter(result for _, result, _ in found)
+    assert results["wrong"] == 0, [str(case) for case, result, _ in found if result == "wrong"]
+    assert results["right"] >= len(found) // 3
+    if kind in SURE:
+        complete = [result for case, result, _ in found if not case.how.lost]
+        assert complete == ["right"] * len(complete)
+
+
+def test_a_hung_kernel_is_named_where_the_recorder_has_its_times() -> None:
+    cases = [case for seed in range(60) if (case := scenario(seed, "hung kernel")).how.timing]
+    cases = [case for case in cases if case.waits and not case.how.lost]
+    assert len(cases) > 10
+    for case in cases:
+        first = judge_dumps(case.read())[0]
+        assert (first.code, first.culprit_ranks) == (
+            "collective.device_behind",
+            (case.fault.rank,),
+        ), str(case)
+
+
+def test_the_simulator_writes_what_torch_writes() -> None:
+    with (DATA / "gpu_error_1st" / "_dump_0").open("rb") as file:
+        real: dict[str, Any] = pickle.load(file)
+    case = next(c for seed in range(50) if (c := scenario(seed, "hung kernel")).waits)
+    ours = next(dump for dump in case.dumps.values() if dump["entries"])
+    assert set(ours) == set(real)
+    for part in ("pg_config", "pg_status"):
+        mine, theirs = next(iter(ours[part].values())), next(iter(real[part].values()))
+        assert {name: type(value) for name, value in mine.items()} == {
+            name: type(value) for name, value in theirs.items()
+        }
+    assert set(ours["entries"][0]) == set(real["entries"][0])
+    states = {(e["state"], e["retired"]) for dump in case.dumps.values() for e in dump["entries"]}
+    assert ("scheduled", False) in states or ("started", False) in states
+
+
+def test_a_job_without_any_list_of_members_is_judged_by_who_used_a_group() -> None:
+    case = next(
+        c
+        for seed in range(200)
+        if (c := scenario(seed, "cpu stops")).waits and not c.how.lost and c.how.ring == 2000
+        and not c.how.only_open
+    )  # fmt: skip
+    for dump in case.dumps.values():
+        for config in dump["pg_config"].values():
+            config["ranks"] = ""
+    findings = judge_dumps(case.read())
+    assert findings[0].culprit_ranks == (case.fault.rank,), str(case)
+
+
+def as_json(dump: dict[str, Any]) -> bytes:
+    return json.dumps(dump).encode()
+
+
+def without_status(dump: dict[str, Any]) -> bytes:
+    """Format 2.1, before torch 2.4."""
+    entries = [
+        {k: v for k, v in e.items() if k not in ("thread_name", "thread_id")}
+        for e in dump["entries"]
+    ]
+    return pickle.dumps({"version": "2.1", "pg_config": dump["pg_config"], "entries": entries})
+
+
+def of_first_format(dump: dict[str, Any]) -> bytes:
+    """Format 1.5: one number for all calls, and no group's configuration."""
+    entries = [
+        {
+            "pg_id": e["pg_id"], "process_group": e["process_group"], "record_id": e["record_id"],
+            "seq_id": e["collective_seq_id"], "profiling_name": e["profiling_name"], "state": e["state"],
+            "time_created_ns": e["time_created_ns"], "input_sizes": e["input_sizes"],
+            "output_sizes": e["output_sizes"], "retired": e["retired"], "is_p2p": e["is_p2p"],
+        }
+        for e in dump["entries"]
+    ]  # fmt: skip
+    return pickle.dumps({"version": "1.5", "entries": entries})
+
+
+@pytest.mark.parametrize("write", [as_json, without_status, of_first_format])
+def test_dumps_of_every_format_give_the_verdict(write: Callable[[dict[str, Any]], bytes]) -> None:
+    cases = (scenario(seed, "cpu stops") for seed in range(200))
+    whole = [
+        c
+        for c in cases
+        if c.waits and not c.how.lost and c.how.ring == 2000 and not c.how.only_open
+    ]
+    for case in whole[:4]:
+        dumps = [
+            RankDump(global_rank=rank, taken_ns=0, recorder=read_recorder_dump(write(dump)))
+            for rank, dump in case.dumps.items()
+        ]
+        assert judge_dumps(dumps)[0].culprit_ranks == (case.fault.rank,), str(case)
