@@ -10,7 +10,6 @@ import click
 
 from distwatch.cli.options import color_option, exit_code, root_option
 from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
-from distwatch.diagnosis.checks.uninstrumented import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
 from distwatch.observer.journals.pruning import run_folders
@@ -21,6 +20,7 @@ from distwatch.observer.targets.sources import RecordedRun
 from distwatch.observer.targets.unwatched import unwatched_jobs
 
 SETTLE_S = 1.5
+LONGEST_S = 8.5
 
 
 @click.command()
@@ -82,8 +82,11 @@ async def _settle(source: RunSource) -> None:
     await source.poll()
     if any(process.instrumented for process in source.state.processes.values()):
         return
-    echo(f"distwatch: no rank runs distwatch; watching from outside for {STILL_S:.0f} s", err=True)
-    deadline = time.monotonic() + STILL_S + SETTLE_S
+    echo(
+        f"distwatch: no rank runs distwatch; watching from outside for up to {LONGEST_S:.0f} s",
+        err=True,
+    )
+    deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline and not diagnose(source.state):
         await asyncio.sleep(0.5)
         await source.poll()

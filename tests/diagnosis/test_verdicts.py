@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
@@ -10,6 +11,7 @@ from distwatch.state.recorder_entries import Collective
 from tests.diagnosis.recorded import (
     PEER_LOST,
     READING,
+    SECOND,
     WAITING,
     RecordedJob,
     blamed,
@@ -240,21 +242,63 @@ def test_a_rank_without_distwatch_is_named_by_elimination_and_less_surely() -> N
     assert any("without distwatch" in e.text for e in verdict.evidence)
 
 
+def look_from_outside(job: RecordedJob, at: float, *frames: tuple[ev.Frame, ...]) -> None:
+    """A look at each rank, in which its stack is as it was at 2 s."""
+    for rank, stack in enumerate(frames):
+        job.sight(rank, 1.0)
+        thread = ev.ThreadStack(name="MainThread", os_thread_id=1000 + rank, frames=stack)
+        since_ns = 2 * SECOND
+        job.see(
+            at, ev.StackTaken(process=job.key(rank), threads=(thread,), unchanged_since_ns=since_ns)
+        )
+    job.tick(at)
+
+
 def test_a_job_without_agents_is_judged_by_its_stacks() -> None:
     job = RecordedJob(3)
-    for rank in range(3):
-        job.sight(rank, 1.0)
-        thread = ev.ThreadStack(name="MainThread", frames=READING if rank == 2 else WAITING)
-        taken = ev.StackTaken(
-            process=job.key(rank), threads=(thread,), unchanged_since_ns=2_000_000_000
-        )
-        job.see(5.0, taken)
-    job.tick(8.0)
+    look_from_outside(job, 5.0, WAITING, WAITING, READING)
     assert diagnose(job.state) == []
-    job.tick(20.0)
+    look_from_outside(job, 7.0, WAITING, WAITING, READING)
     verdict = root(diagnose(job.state))
     assert verdict.code == "collective.rank_missing"
     assert verdict.culprit_ranks == (2,)
+    job.sample(2, 7.1, "S", syscall="read", blocked_on="/data/shard-3")
+    verdict = root(diagnose(job.state))
+    assert verdict.code == "process.data_stall"
+    assert (verdict.culprit_ranks, verdict.waiting_ranks) == ((2,), (0, 1))
+
+
+def test_ranks_without_agents_in_calls_that_differ() -> None:
+    def inside(call: str) -> tuple[ev.Frame, ...]:
+        return (WAITING[0], msgspec.structs.replace(WAITING[1], function=call))
+
+    job = RecordedJob(3)
+    look_from_outside(job, 7.0, *map(inside, ("all_reduce", "all_reduce", "all_gather")))
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("collective.op_mismatch", (2,))
+    assert "rank 2 is in all_gather" in verdict.summary
+    job = RecordedJob(2)
+    look_from_outside(job, 7.0, inside("recv"), inside("recv"))
+    assert root(diagnose(job.state)).code == "p2p.cycle"
+    job = RecordedJob(2)
+    look_from_outside(job, 7.0, inside("all_reduce"), inside("all_reduce"))
+    assert diagnose(job.state) == []
+
+
+def test_who_waits_for_a_new_group_without_agents_is_not_blamed() -> None:
+    job = RecordedJob(2)
+    creating = (WAITING[0], msgspec.structs.replace(WAITING[1], function="new_group"))
+    look_from_outside(job, 7.0, creating, READING)
+    verdict = root(diagnose(job.state))
+    assert (verdict.culprit_ranks, verdict.waiting_ranks) == ((1,), (0,))
+
+
+def test_ranks_that_never_started_of_a_job_without_agents() -> None:
+    job = RecordedJob(4)
+    creating = (WAITING[0], msgspec.structs.replace(WAITING[1], function="init_process_group"))
+    look_from_outside(job, 7.0, creating, creating)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("rendezvous.rank_never_started", (2, 3))
 
 
 def test_a_healthy_job_has_no_findings() -> None:

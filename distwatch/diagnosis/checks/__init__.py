@@ -41,7 +41,7 @@ from distwatch.diagnosis.checks.rendezvous.plans import PlansDisagree
 from distwatch.diagnosis.checks.rendezvous.store import PortTaken, StoreLost
 from distwatch.diagnosis.checks.rendezvous.unplaced import ActorsUnobserved, ActorsUnplaced
 from distwatch.diagnosis.checks.rendezvous.unreachable import StoreUnreachable
-from distwatch.diagnosis.checks.uninstrumented import MissingByStack
+from distwatch.diagnosis.checks.uninstrumented import CallsByStack
 
 RAY_CHECKS: tuple[Check, ...] = (
     ActorsUnplaced(),
@@ -96,5 +96,5 @@ CHECKS: tuple[Check, ...] = (
     NobodyMissing(),
     TimeoutsDisagree(),
     GradientsSkipped(),
-    MissingByStack(),
+    CallsByStack(),
 )

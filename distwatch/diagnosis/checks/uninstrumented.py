@@ -6,39 +6,74 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.stack_calls import (
+    STILL_S,
+    is_seen_from_outside,
+    still_s,
+    waits_in_by_stack,
+)
 from distwatch.state.finding import Finding
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_ranks
+from distwatch.state.rank_sets import name_by, name_ranks, ranks_by
 
-STILL_S = 10.0
+_ONLY_STACKS = (
+    "distwatch sees only stacks here: run the job with `distwatch run -- …` to see sequence numbers, groups "
+    "and deadlines."
+)
+_P2P = frozenset(("send", "recv"))
 
 
-class MissingByStack:
-    """collective.rank_missing for a job without distwatch: some ranks are in a collective, others are not."""
+class CallsByStack:
+    """Of a job without distwatch: some ranks are in a call and others are not, or all are in calls that differ."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         ranks = case.job.ranks
-        if not ranks or any(process.instrumented for process in ranks.values()):
+        # A stack that has changed since shows that this rank still moves.
+        still = {r: s for r, p in ranks.items() if (s := still_s(p)) >= STILL_S}
+        if not is_seen_from_outside(case.job) or len(still) < len(ranks) or case.waiting:
             return
-        still = {r: s for r in ranks if (s := self._still_s(case, r)) is None or s >= STILL_S}
-        seen = {r for r in still if ranks[r].main_frames}
-        inside = {r: op for r in seen if (op := case.job.in_collective_by_stack(ranks[r]))}
+        if not all(process.main_frames for process in ranks.values()):
+            return
+        inside = {r: call for r, p in ranks.items() if (call := waits_in_by_stack(case.job, p))}
         outside = [rank for rank in ranks if rank not in inside]
-        # A stack that changed since shows that this rank still moves.
-        if not inside or not outside or any(rank not in seen for rank in outside):
-            return
-        operations = ", ".join(sorted(set(inside.values())))
+        if inside and outside:
+            yield self._missing(case, inside, outside, min(still.values()))
+        elif len(set(inside.values())) > 1 or set(inside.values()) <= {"recv"}:
+            yield self._unlike(case, inside, min(still.values()))
+
+    def _missing(
+        self, case: Case, inside: dict[int, str], outside: list[int], lasted_s: float
+    ) -> Finding:
         place = case.where(outside[0]) if len(outside) == 1 else ""
-        yield Finding(
+        operations = ", ".join(sorted(set(inside.values())))
+        return Finding(
             code="collective.rank_missing",
             culprit_ranks=tuple(outside),
             waiting_ranks=tuple(inside),
             summary=f"{name_ranks(outside, 'is', 'are')} elsewhere{self._doing(case, outside, place)} while "
-            f"{name_ranks(inside, 'is', 'are')} in {operations}{_unchanged(still.values())}",
-            advice="distwatch sees only stacks here: run the job with `distwatch run -- …` to see sequence "
-            "numbers, groups and deadlines.",
+            f"{name_ranks(inside, 'is', 'are')} in {operations}; no stack has changed for {seconds(lasted_s)}",
+            advice=_ONLY_STACKS,
             evidence=tuple(case.place(rank) for rank in [*outside, *inside][:8]),
-            confidence=0.5 if None in still.values() else 0.6,
+            confidence=0.5 if lasted_s == STILL_S else 0.6,  # one look only
+        )
+
+    def _unlike(self, case: Case, inside: dict[int, str], lasted_s: float) -> Finding:
+        """The smaller side is odd; where the sides are equal, nobody can be told from the others."""
+        sides = sorted(ranks_by(inside).values(), key=len)
+        decided = len(sides) > 1 and len(sides[0]) < len(sides[-1])
+        odd = sorted(sides[0] if decided else inside)
+        calls = set(inside.values())
+        code = "p2p.unmatched" if calls & _P2P and calls - _P2P else "collective.op_mismatch"
+        if calls <= _P2P:
+            code = "p2p.cycle"
+        return Finding(
+            code=code,
+            culprit_ranks=tuple(odd),
+            waiting_ranks=tuple(rank for rank in inside if rank not in odd),
+            summary=f"the ranks wait for each other in calls that do not fit: "
+            f"{'; '.join(name_by(inside, ' is in ', ' are in '))}; no stack has changed for {seconds(lasted_s)}",
+            evidence=tuple(case.place(rank) for rank in list(inside)[:8]),
+            confidence=0.6 if decided else 0.5,
         )
 
     def _doing(self, case: Case, outside: list[int], place: str) -> str:
@@ -46,18 +81,3 @@ class MissingByStack:
             return ""
         activity = activity_of(case.state, case.job.ranks[outside[0]])
         return f" (at {place}{', ' + activity.doing if activity and activity.certain else ''})"
-
-    def _still_s(self, case: Case, rank: int) -> float | None:
-        """For how long its stack has been the same; None: there was only one look, of a job that hangs."""
-        process = case.job.ranks[rank]
-        stack = process.outside.stack
-        if stack is None or process.ended_ns is not None:
-            return 0.0
-        if stack.unchanged_since_ns is None:
-            return None
-        return case.job.age_s(process, stack.unchanged_since_ns)
-
-
-def _unchanged(still: Iterable[float | None]) -> str:
-    known = [lasted for lasted in still if lasted is not None]
-    return f"; no stack has changed for {seconds(min(known))}" if known else ""

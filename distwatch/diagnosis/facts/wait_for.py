@@ -14,6 +14,12 @@ from distwatch.diagnosis.facts.job import Job, was_cut_off
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
+from distwatch.diagnosis.facts.stack_calls import (
+    STILL_S,
+    is_seen_from_outside,
+    still_s,
+    waits_in_by_stack,
+)
 from distwatch.state.steps import INIT, LOAD
 
 SETTLED_S = 1.0
@@ -202,6 +208,7 @@ def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
             *_device_bundles(job),
             *_peer_bundles(job),
             *_creation_bundles(job),
+            *_stack_bundles(job),
         )
     ]
     return WaitGraph([*waits, *_lock_bundles(job)])
@@ -292,6 +299,23 @@ def _creation_bundles(job: Job) -> Iterable[Bundle]:
     for name, waiters in inside.items():
         kind: Kind = "group" if name.startswith("new_group") else "init"
         yield Bundle(kind=kind, what=name, waiters=waiters, awaited=outside)
+
+
+def _stack_bundles(job: Job) -> Iterable[Bundle]:
+    """Without distwatch in any rank: those in a call of torch.distributed wait for those that are in none."""
+    if not is_seen_from_outside(job):
+        return
+    calls: dict[str, dict[int, Wait]] = {}
+    outside: list[int] = []
+    for rank, process in job.ranks.items():
+        lasted_s = still_s(process)
+        if call := waits_in_by_stack(job, process):
+            waiting = Wait(waited_s=lasted_s, overdue=lasted_s >= STILL_S)
+            calls.setdefault(call, {})[rank] = waiting
+        elif process.main_frames and not job.is_in_init_by_stack(process):
+            outside.append(rank)
+    for call, waiters in calls.items():
+        yield Bundle(kind="collective", what=call, waiters=waiters, awaited=tuple(outside))
 
 
 def _lock_bundles(job: Job) -> Iterable[Bundle]:

@@ -16,6 +16,7 @@ from distwatch.diagnosis.facts.signals import (
     first_line,
     signal_name,
 )
+from distwatch.diagnosis.facts.stack_calls import sleeps_with_gil, still_s
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
@@ -196,6 +197,10 @@ class RankFrozen:
     def find(self, case: Case) -> Iterable[Finding]:
         for rank, process in case.job.ranks.items():
             age = case.job.heartbeat_s(process)
+            if not process.instrumented and sleeps_with_gil(process):
+                lasted = f"its stack has not changed for {seconds(still_s(process))}"
+                yield self._finding(case, rank, process, lasted, 0.7)
+                continue
             if (
                 age is None
                 or not case.job.is_frozen(process)
@@ -210,7 +215,9 @@ class RankFrozen:
                 continue  # its load is judged by the load's deadline, with the phase and the file
             if not self._is_certain(case, process, age):
                 continue
-            yield self._finding(case, rank, process, age)
+            yield self._finding(
+                case, rank, process, f"its last heartbeat is {seconds(age)} old", 0.95
+            )
 
     def _is_certain(self, case: Case, process: Process, age: float) -> bool:
         """A stack in which no thread owns the GIL shows that only the agent's thread is late."""
@@ -218,7 +225,9 @@ class RankFrozen:
             return age > 2 * FROZEN_AFTER_S
         return any(thread.owns_gil for thread in process.outside.stack.threads)
 
-    def _finding(self, case: Case, rank: int, process: Process, age: float) -> Finding:
+    def _finding(
+        self, case: Case, rank: int, process: Process, lasted: str, confidence: float
+    ) -> Finding:
         in_kernel = case.job.kernel_state(process) == "D"
         owner = gil_owner(process)
         kernel = kernel_text(process) or "state not observed"
@@ -235,14 +244,18 @@ class RankFrozen:
             code="process.io_blocked" if in_kernel else "process.gil_held",
             culprit_ranks=(rank,),
             waiting_ranks=case.waiting_for([rank]),
-            summary=f"rank {rank} {cause}; its last heartbeat is {seconds(age)} old",
+            summary=f"rank {rank} {cause}; {lasted}",
             evidence=(
-                Evidence("pulse", f"last heartbeat {seconds(age)} ago; process {kernel}", rank),
+                Evidence(
+                    "pulse" if process.instrumented else "stack",
+                    f"{lasted}; process {kernel}",
+                    rank,
+                ),
                 Evidence("stack", owner or "who holds the GIL was not observed", rank),
                 *_native_evidence(rank, inner),
                 case.place(rank),
             ),
-            confidence=0.95 if owner or in_kernel else 0.6,
+            confidence=confidence if owner or in_kernel else 0.6,
         )
 
 
