@@ -47,7 +47,7 @@ class RankEnded:
         process = case.deaths.own[first]
         requested = case.deaths.stopped_from_outside and ending_signal(process) in REQUESTS
         # A whole world that is gone, and nobody saw how, may have been ended as intended.
-        requested = requested or (_is_unexplained(process) and len(ranks) == len(case.job.ranks))
+        requested = requested or (_is_unexplained(process) and len(ranks) >= (case.job.world or 1))
         victims = set(case.deaths.victims) | set(case.waiting_for(ranks))
         return Finding(
             code=code,
