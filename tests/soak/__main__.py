@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-TRIALS = ("kills", "fuzz", "sockets")
+TRIALS = ("kills", "fuzz", "sockets", "life")
 
 
 def main() -> None:
