@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -43,6 +44,10 @@ def in_terminal(
             pass  # EIO: the other end is closed
         finally:
             os.close(ours)
+            # It may go on without a terminal: this is no test's end but its failure.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
     return process.returncode, said
 
 

@@ -25,6 +25,7 @@ NATIVE_OF_ALL = 4
 BUSY_OF_ALL = 4
 BUSY_AGAIN = 4
 PLACES_KEPT = 16
+TORN_AT_MOST = 3
 THREADS_OF_ONE = 16
 ASK_WITHIN_S = 1.0
 _DATA = "/torch/utils/data/"
@@ -42,6 +43,7 @@ class StackLooks:
         self._settled: dict[str, tuple[object, _Moment]] = {}
         self._places: dict[str, tuple[int, set[tuple[tuple[str, str], ...]]]] = {}
         self._native: dict[str, object] = {}
+        self._outermost: dict[str, tuple[str, str]] = {}
 
     async def take(self, tracked: Tracked, socket: str = "") -> ev.StackTaken | None:
         """Takes one process's stack from outside; from inside where the kernel forbids that.
@@ -49,8 +51,7 @@ class StackLooks:
         Args:
             socket: its agent's control socket; '' where it has none.
         """
-        async with self._gate:
-            taken = await take_stack(tracked.key, tracked.pid)
+        taken = await self._take_whole(tracked)
         if taken.error and socket:
             inside = await take_from_inside(tracked.key, socket)
             taken = inside if inside is not None else taken
@@ -70,6 +71,21 @@ class StackLooks:
                 settled_places=self._count_places(tracked.key, frames, settled[0]),
             )
         self._recording.record(taken)
+        return taken
+
+    async def _take_whole(self, tracked: Tracked) -> ev.StackTaken:
+        """A stack that reaches down to where the main thread began: one that runs on may be read torn."""
+        async with self._gate:
+            for _ in range(TORN_AT_MOST):
+                taken = await take_stack(tracked.key, tracked.pid)
+                frames = taken.main_frames(tracked.pid)
+                if not frames:
+                    break
+                outermost = (frames[0].file, frames[0].function)
+                if self._outermost.setdefault(tracked.key, outermost) == outermost:
+                    break
+            else:
+                self._outermost[tracked.key] = outermost  # the first one was torn, not these
         return taken
 
     async def take_of_busy(
