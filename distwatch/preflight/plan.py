@@ -112,21 +112,23 @@ def sizes_that_work(plan: Plan, world: int | None, kind: str) -> dict[str, tuple
 
     The axis `world` is the number of ranks. An axis without such sizes is left out.
     """
-    before = {fault.kind: fault for fault in _faults(plan, world)}
+    faults = _faults(plan, world)
+    before = {fault.kind: fault for fault in faults}
     if world is None or kind not in before or not before[kind].axes:
         return {}
+    blocking = {fault.kind for fault in faults if fault.blocks}
     found = {}
     for axis in before[kind].axes:
         asked = plan.tensor if axis == "expert_tensor" and not plan.expert_tensor else None
         asked = asked or getattr(plan, axis) or 1
         sizes = _divisors(world) if axis != "data" else [plan.data_size(world) or 1]
         changed = ((n, msgspec.structs.replace(plan, **{axis: n})) for n in sizes if n != asked)
-        working = [n for n, other in changed if _ends(other, world, kind, set(before))]
+        working = [n for n, other in changed if _ends(other, world, kind, blocking)]
         found[axis] = _nearest(working, asked)
     # The question here is which other number of ranks would work.
     free = msgspec.structs.replace(plan, world_size=None, nodes=None)
     found["world"] = tuple(
-        n for n in _worlds_near(plan, world) if n != world and _ends(free, n, kind, set(before))
+        n for n in _worlds_near(plan, world) if n != world and _ends(free, n, kind, blocking)
     )
     return {axis: sizes for axis, sizes in found.items() if sizes}
 
