@@ -293,6 +293,16 @@ def test_who_waits_for_a_new_group_without_agents_is_not_blamed() -> None:
     assert (verdict.culprit_ranks, verdict.waiting_ranks) == ((1,), (0,))
 
 
+def test_a_process_alone_that_waits_for_input() -> None:
+    job = RecordedJob(1)
+    look_from_outside(job, 7.0, READING)
+    job.sample(0, 7.0, "S", syscall="read", blocked_on="/data/shard-3")
+    assert diagnose(job.state) == [], "nobody waits for it, and a read may take its time"
+    job.sample(0, 7.1, "S", syscall="read", blocked_on="stdin (/dev/pts/3)")
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("process.stdin_wait", (0,))
+
+
 def test_ranks_that_never_started_of_a_job_without_agents() -> None:
     job = RecordedJob(4)
     creating = (WAITING[0], msgspec.structs.replace(WAITING[1], function="init_process_group"))

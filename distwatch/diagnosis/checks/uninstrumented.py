@@ -36,9 +36,12 @@ class CallsByStack:
             return
         inside = {r: call for r, p in ranks.items() if (call := waits_in_by_stack(case.job, p))}
         outside = [rank for rank in ranks if rank not in inside]
-        if inside and outside:
+        if not inside:
+            return
+        calls = set(inside.values())
+        if outside:
             yield self._missing(case, inside, outside, min(still.values()))
-        elif len(set(inside.values())) > 1 or set(inside.values()) <= {"recv"}:
+        elif len(calls) > 1 or calls == {"recv"}:
             yield self._unlike(case, inside, min(still.values()))
 
     def _missing(

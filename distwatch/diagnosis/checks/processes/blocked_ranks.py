@@ -15,6 +15,7 @@ from distwatch.diagnosis.facts.activity import (
     kernel_evidence,
     kernel_text,
     on_what,
+    reads_stdin,
     spins,
 )
 from distwatch.diagnosis.facts.case import Case
@@ -22,6 +23,7 @@ from distwatch.diagnosis.facts.children import Child, children_of, died
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
+from distwatch.diagnosis.facts.stack_calls import STILL_S, is_seen_from_outside, still_s
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import Edge
 from distwatch.state.events import ThreadStack
@@ -59,7 +61,8 @@ class RanksBlocked:
             error = process.exception
             if error is not None and _WORKER_GONE.search(error.message):
                 yield _lost_its_worker(case, rank, process)
-        for rank in sorted(awaited_roots(case) & set(case.job.ranks)):
+        roots = awaited_roots(case) | _waiting_for_input(case)
+        for rank in sorted(roots & set(case.job.ranks)):
             process = case.job.ranks[rank]
             if process.ended_ns is not None and not was_cut_off(process):
                 continue
@@ -196,6 +199,14 @@ def _from_outside(case: Case, rank: int) -> Iterable[Evidence]:
 def awaited_roots(case: Case) -> set[int]:
     """Ranks that wait for nobody, and for which others have waited too long."""
     return {rank for rank in case.graph.roots() if case.graph.is_overdue(rank)}
+
+
+def _waiting_for_input(case: Case) -> set[int]:
+    """Of a job without distwatch: ranks that wait for somebody to type, whoever waits for them."""
+    if not is_seen_from_outside(case.job):
+        return set()
+    ranks = case.job.ranks.items()
+    return {rank for rank, p in ranks if still_s(p) >= STILL_S and reads_stdin(p)}
 
 
 def _waits_in_lock(process: Process, activity: Activity | None) -> bool:
