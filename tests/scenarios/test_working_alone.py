@@ -12,8 +12,9 @@ from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks
 from tests.support.verdicts import assert_healthy, assert_verdict
 
-DEADLINE_S = 4.0
-LONGER_S = 2 * DEADLINE_S
+DEADLINE_S = 8.0
+DEADLINES = {"DISTWATCH_DEADLINES": f"init=60,group=60,load=60,collective={DEADLINE_S:.0f}"}
+LONGER_S = DEADLINE_S + 4.0
 MOVING = {
     "checkpoint": ("collective.straggler", "written"),
     "evaluate": ("collective.straggler", "written"),
@@ -29,7 +30,7 @@ def waited_s(state: RunState) -> float:
 @pytest.mark.parametrize("way", MOVING)
 def test_a_rank_that_moves_is_slow(way: str) -> None:
     code, moved = MOVING[way]
-    with launch_ranks("works_alone", 2, args=(way,)) as job:
+    with launch_ranks("works_alone", 2, env=DEADLINES, args=(way,)) as job:
         job.wait_step("waiting", {1})
         state = job.wait_state(lambda state: waited_s(state) > LONGER_S)
         findings = diagnose(state)
@@ -46,7 +47,7 @@ def test_a_rank_that_moves_is_slow(way: str) -> None:
 
 @pytest.mark.parametrize("way", MOVING)
 def test_the_same_work_that_stands_still_hangs(way: str) -> None:
-    with launch_ranks("works_alone", 2, args=(way,)) as job:
+    with launch_ranks("works_alone", 2, env=DEADLINES, args=(way,)) as job:
         job.wait_step("waiting", {1})
         job.wait_state(lambda state: waited_s(state) > LONGER_S)
         assert_healthy(job.judged_blocking())
@@ -59,7 +60,7 @@ def test_the_same_work_that_stands_still_hangs(way: str) -> None:
     ("way", "wakes"), [("serve", "listening on"), ("serve_by_thread", "receiver")]
 )
 def test_an_engine_without_requests_is_idle(way: str, wakes: str) -> None:
-    with launch_ranks("works_alone", 2, args=(way,)) as job:
+    with launch_ranks("works_alone", 2, env=DEADLINES, args=(way,)) as job:
         job.wait_step("waiting", {1})
         state = job.wait_state(lambda state: waited_s(state) > LONGER_S)
         assert diagnose(state) == []
