@@ -20,12 +20,15 @@ _CERTAIN = 0.8
 
 def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
     """The findings, as warnings where their culprits move, and without those about idle ranks."""
+    found = list(found)
+    if not any(map(_needs_standstill, found)):
+        return found  # a healthy job of very many ranks is judged each second
     idle = idle_ranks(case.job, case.groups)
     told: dict[tuple[int, ...], Finding] = {}
     kept: list[Finding] = []
     for finding in found:
         culprits = finding.culprit_ranks
-        if not culprits or not code_of(finding.code).needs_standstill:
+        if not _needs_standstill(finding):
             kept.append(finding)
         elif set(culprits) <= idle.keys():
             continue
@@ -36,6 +39,10 @@ def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
         else:
             kept.append(finding)
     return [*kept, *told.values()]
+
+
+def _needs_standstill(finding: Finding) -> bool:
+    return bool(finding.culprit_ranks) and code_of(finding.code).needs_standstill
 
 
 def _moved(case: Case, ranks: tuple[int, ...]) -> dict[int, str]:
