@@ -32,7 +32,7 @@ def test_several_jobs_are_a_choice_and_without_a_terminal_a_list(root: Path) -> 
             assert process.line() == "up"
         done = distwatch("attach", "--once", root=root)
         assert done.returncode == 2
-        assert f"2 ranks run without distwatch; `distwatch attach {one.pid}`" in done.stderr
+        assert f"2 ranks run without distwatch: `distwatch attach {one.pid}`" in done.stderr
         assert f"`distwatch attach {alone.pid}`" in done.stderr
         assert str(two.pid) not in done.stderr
 

@@ -22,13 +22,13 @@ class UnwatchedJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """`2 ranks of train.py run without distwatch: …`."""
+        """`2 ranks of train.py run without distwatch: …`; with usual names it fits 80 columns."""
         script = next((word for word in self.command if word.endswith(".py")), "")
         of_script = f" of {os.path.basename(script)}" if script else ""
         count = len(self.pids)
         return (
-            f"{count_of(count, 'rank')}{of_script} {'runs' if count == 1 else 'run'} without distwatch; "
-            f"`distwatch attach {self.pids[0]}` watches from outside"
+            f"{count_of(count, 'rank')}{of_script} {'runs' if count == 1 else 'run'} without distwatch: "
+            f"`distwatch attach {self.pids[0]}`"
         )
 
 
