@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from distwatch.foreign_files import open_ours, read_ours
 
@@ -87,6 +87,15 @@ def start_ticks(pid: int) -> int:
 def parent_pid(pid: int) -> int:
     """The parent's pid; 0 where the process is gone."""
     return int(_stat(pid)[1])
+
+
+def ancestors(pid: int, most: int = 16) -> Iterator[int]:
+    """The processes above one, its parent first; without init."""
+    for _ in range(most):
+        pid = parent_pid(pid)
+        if pid <= 1:
+            return
+        yield pid
 
 
 def is_alive(pid: int, ticks: int) -> bool:
@@ -271,14 +280,8 @@ def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str
 def is_child_of_rank(folder: RunFolder) -> bool:
     """Whether an ancestor has a start record as a rank here: then this is the rank's child."""
     ranks = {(r.get("pid"), r.get("ticks")) for r in folder.starts() if r.get("role") == "rank"}
-    pid = os.getppid()
-    for _ in range(16):
-        if pid <= 1:
-            return False
-        if (str(pid), str(start_ticks(pid))) in ranks:
-            return True
-        pid = parent_pid(pid)
-    return False
+    above = ancestors(os.getpid())
+    return any((str(pid), str(start_ticks(pid))) in ranks for pid in above)
 
 
 def folder_name(name: str) -> str:

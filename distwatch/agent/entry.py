@@ -10,11 +10,11 @@ from distwatch.launch import launch_id
 from distwatch.runfolder import (
     RANK_VARIABLES,
     RunFolder,
+    ancestors,
     host_name,
     is_child_of_rank,
     join,
     names_in,
-    parent_pid,
     require_safe_root,
     start_ticks,
     write_start,
@@ -98,13 +98,10 @@ def _folder_of_ancestor(root: str, environ: Mapping[str, str]) -> RunFolder | No
     """The run that an ancestor entered: spawned workers have no variables of their own."""
     if environ.get("DISTWATCH_RUN_ID"):
         return None
-    host, pid = host_name(), os.getppid()
-    for _ in range(8):
-        if pid <= 1:
-            return None
+    host = host_name()
+    for pid in ancestors(os.getpid(), most=8):
         for name in names_in(root):
             folder = RunFolder(os.path.join(root, name))
             if folder.start(f"{host}-{pid}").get("ticks") == str(start_ticks(pid)):
                 return folder
-        pid = parent_pid(pid)
     return None

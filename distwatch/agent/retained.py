@@ -66,6 +66,12 @@ class Retained:
         )
         return [event for event in events if isinstance(event, kind)]
 
+    def newest(self, kind: type[E]) -> E | None:
+        """The event of a class whose key came last."""
+        kept = list(self._kept.get(kind, {}).values())
+        event = decode_event(kept[-1][2]) if kept else None
+        return event if isinstance(event, kind) else None
+
     def has(self, event: Event) -> bool:
         """Whether exactly this event is kept."""
         kept = self._kept.get(type(event), {}).get(event.retain.key(event))

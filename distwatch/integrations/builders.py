@@ -37,6 +37,14 @@ class Builder:
             PlanInvalid: it is not installed, or cannot be imported.
         """
 
+    def held(self) -> Layout | None:
+        """The groups along each axis that other code has built already; None where there are none.
+
+        Raises:
+            AlreadyInitialized: they have other sizes.
+        """
+        return None
+
     def build(self, plan: InitPlanned) -> Layout:
         """Builds the groups; returns this rank's group along each axis."""
         raise NotImplementedError
@@ -115,17 +123,18 @@ class FrameworkBuilder(Builder):
             rank = agent.started.identity.global_rank if agent is not None else None
             raise PlanInvalid(what, finding=backend_unavailable(what, advice, rank)) from error
 
-    def build(self, plan: InitPlanned) -> Layout:
-        """Builds the state, or uses the existing one if it has these sizes.
-
-        Raises:
-            AlreadyInitialized: the existing state has other sizes.
-        """
-        module = self.framework.module()
-        held = self.framework.layout(module)
+    def held(self) -> Layout | None:
+        """The framework's state, which the job itself has built."""
+        held = self.framework.layout(self.framework.module())
         if held:
             self._compare(held)
+        return held or None
+
+    def build(self, plan: InitPlanned) -> Layout:
+        """Builds the state, or uses the existing one if it has these sizes."""
+        if (held := self.held()) is not None:
             return held
+        module = self.framework.module()
         if any(True for _ in self.framework.parts(module)):
             self.framework.destroy(module)  # left over from a world that was destroyed
         self.framework.build(self._plan, self._options)

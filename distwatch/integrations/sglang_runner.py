@@ -72,12 +72,12 @@ def build_sglang_runner(
     outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
     if "sglang" in world.layouts:
         # Groups of other sizes are rejected before anything is published for them.
-        _build_groups(world, backend, args)
+        _build_groups(world, backend, args, deadlines)
         if not outside:
             world.release("sglang")
     if outside:
         _publish(args, world)
-        _build_groups(world, backend, args)
+        _build_groups(world, backend, args, deadlines)
         _initialize_attention(args)
     with _step("ModelConfig", model_path):
         config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
@@ -85,7 +85,7 @@ def build_sglang_runner(
         runner = _runner(args, config, world)
     if not outside:
         # This version's runner has built the groups itself: they are used unchanged.
-        _build_groups(world, backend, args)
+        _build_groups(world, backend, args, deadlines)
     return runner
 
 
@@ -187,7 +187,9 @@ def _server_args(
     return kind(model_path=model_path, **{**chosen, **given})
 
 
-def _build_groups(world: World, backend: str | None, args: Any) -> None:
+def _build_groups(
+    world: World, backend: str | None, args: Any, deadlines: Mapping[str, float] | None
+) -> None:
     """The groups that the server arguments request; a no-op where the world has them."""
     sizes = {
         size: int(getattr(args, field, 1) or 1)
@@ -198,7 +200,7 @@ def _build_groups(world: World, backend: str | None, args: Any) -> None:
             ("context", "attn_cp_size"),
         )
     }
-    add_framework(world, backend, "sglang", sizes)
+    add_framework(world, backend, "sglang", sizes, deadlines)
 
 
 def _publish(args: Any, world: World) -> None:

@@ -118,12 +118,13 @@ class _Hang:
             places = look_for(finding.culprit_ranks, folder)
             missing = {rank: place.text for rank, place in places.items()}
         rank = self._plan.global_rank if self._plan else None
+        waiting = finding.waiting_ranks if finding else ()
         told = finding.summary if finding else why or "no observer knows why"
         failure = InitTimeout(
             f"{not_done(self._name, self._deadline_s)}: {told}",
             step=self._name,
             deadline_s=self._deadline_s,
-            arrived=finding.waiting_ranks if finding else () if rank is None else (rank,),
+            arrived=tuple(sorted({*waiting, *(() if rank is None else (rank,))} - set(missing))),
             missing=tuple(missing),
             places=missing,
             finding=finding,

@@ -16,8 +16,9 @@ from distwatch.integrations.torch_devices import device_finding, device_of
 from distwatch.preflight.accelerators import lack_of
 from distwatch.state.addresses import split_endpoint
 from distwatch.state.advice import NO_GPU
-from distwatch.state.events import InitPlanned
+from distwatch.state.events import GroupCalled, InitPlanned, StepStarted
 from distwatch.state.finding import Finding
+from distwatch.state.group_creation import CreationProgress
 
 _hosted: dict[tuple[str, int], Any] = {}
 """Stores that this process hosts. They stay until it ends: peers may still read in them, and a world
@@ -106,6 +107,23 @@ class TorchLibrary:
     def build(self, plan: InitPlanned) -> Layout:
         """The framework's groups."""
         return {} if not self.builders else self.builders[0].build(plan)
+
+    def creation_progress(self) -> CreationProgress | None:
+        """As the hook on `new_group` has journaled its calls."""
+        agent = core.current()
+        if agent is None:
+            return None
+        call = agent.retained.newest(GroupCalled)
+        if call is None:
+            return CreationProgress()
+        step = f"new_group #{call.number}"
+        return CreationProgress(
+            number=call.number,
+            inside=any(begun.name == step for begun in agent.retained.all(StepStarted)),
+            pg_desc=call.pg_desc,
+            members=call.members,
+            site=call.site,
+        )
 
     def undo(self) -> None:
         """Destroys what was built on top, the last first, then the default group."""

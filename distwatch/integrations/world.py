@@ -20,9 +20,9 @@ from distwatch.agent.initialization.initializer import Initializer
 from distwatch.agent.initialization.library import Formed, Layout
 from distwatch.agent.initialization.steps import Deadlines
 from distwatch.errors import DistwatchError
+from distwatch.integrations.additions import add_groups
 from distwatch.integrations.builders import (
     Builder,
-    FrameworkBuilder,
     already_initialized,
     first_call,
 )
@@ -99,9 +99,9 @@ class World:
             self.mesh = None
             _held = None
 
-    def _add(self, asked: Asked, builder: Builder) -> None:
-        """Adds another framework's groups to this world; a failure changes nothing."""
-        layout = builder.build(asked.plan)
+    def _add(self, asked: Asked, builder: Builder, layout: Layout) -> None:
+        """Takes in another framework's groups."""
+        self.mesh = self.mesh or builder.mesh
         self._library.builders.append(builder)
         self._plans[asked.plan.framework] = asked.plan
         self.layouts[asked.plan.framework] = layout
@@ -192,8 +192,8 @@ def initialize(
         with _on_record():
             limit_s, known = seconds_of(timeout), _standing(launched)
             asked = plan_world(known, backend, framework, sizes, axes, options, limit_s)
-            limits = Deadlines(deadlines, read_settings().deadlines["init"])
-            if (held := _already(asked)) is not None:
+            limits = Deadlines(deadlines, read_settings().deadlines)
+            if (held := _already(asked, limits)) is not None:
                 return held
         agent = _activated_agent()
         with _on_record():
@@ -242,12 +242,17 @@ def held_world() -> World | None:
 
 
 def add_framework(
-    world: World, backend: str | None, framework: str, sizes: Mapping[str, int]
+    world: World,
+    backend: str | None,
+    framework: str,
+    sizes: Mapping[str, int],
+    deadlines: Mapping[str, float] | None,
 ) -> None:
     """Builds a framework's groups in an existing world; a no-op where it has them.
 
     Raises:
         AlreadyInitialized: the world has them with other sizes, or has another backend.
+        InitTimeout, InitFailed: as from `initialize`.
     """
     terms = world.plan
     launched = Launched(
@@ -258,11 +263,11 @@ def add_framework(
     )
     whole = {"tensor": 1, "pipeline": 1, "context": 1, "expert": 1, "data": None, **sizes}
     with _lock, _on_record():
-        _already(
-            plan_world(
-                launched, backend or world.backend, framework, whole, None, None, terms.timeout_s
-            )
+        limits = Deadlines(deadlines, read_settings().deadlines)
+        asked = plan_world(
+            launched, backend or world.backend, framework, whole, None, None, terms.timeout_s
         )
+        _already(asked, limits)
 
 
 @contextlib.contextmanager
@@ -288,11 +293,12 @@ def _standing(launched: Launched) -> Launched:
     )
 
 
-def _already(asked: Asked) -> World | None:
+def _already(asked: Asked, limits: Deadlines) -> World | None:
     """The existing world, where it has that plan, or gets it by adding a framework.
 
     Raises:
         AlreadyInitialized: it has another plan.
+        InitTimeout, InitFailed: the framework's groups cannot be added.
     """
     global _held
     import torch.distributed as dist
@@ -301,29 +307,26 @@ def _already(asked: Asked) -> World | None:
         _held = None  # other code destroyed it
         return None
     if _held is None:
-        return _adopt(asked)
+        return _adopt(asked, limits)
     _held._forget_destroyed()
     held, plan = _held._plans.get(asked.plan.framework), asked.plan
     if held is not None and world_terms(held) == world_terms(plan):
         if framework_terms(held) == framework_terms(plan):
             return _held
-    elif held is None and world_terms(_held.plan) == world_terms(plan) and _extend(_held, asked):
+    elif held is None and world_terms(_held.plan) == world_terms(plan) and asked.builder:
+        _extend(_held, asked, asked.builder, limits)
         return _held
     stack = first_call(plan.framework) if held is not None else ()
     raise already_initialized(describe(held or _held.plan), describe(plan), stack or _held._stack)
 
 
-def _extend(world: World, asked: Asked) -> bool:
-    """Builds a framework's groups in an existing world; False where the request is not for one."""
-    if not isinstance(asked.builder, FrameworkBuilder):
-        return False
-    _activated_agent()
-    asked.builder.prepare()
-    world._add(asked, asked.builder)
-    return True
+def _extend(world: World, asked: Asked, builder: Builder, limits: Deadlines) -> None:
+    """Builds a framework's groups in an existing world; a failure changes nothing."""
+    layout = add_groups(asked.plan, builder, limits, _activated_agent(), _formed)
+    world._add(asked, builder, layout)
 
 
-def _adopt(asked: Asked) -> World:
+def _adopt(asked: Asked, limits: Deadlines) -> World:
     """torch was initialized without distwatch: the plan is the same if torch holds what is requested."""
     global _held
     import torch.distributed as dist
@@ -332,17 +335,16 @@ def _adopt(asked: Asked) -> World:
     agent, plan = running_agent(), asked.plan
     first = agent.retained.get(InitPlanned) if agent is not None else None
     stack = (str(first.site),) if first is not None and first.site else ()
-    built = plan.framework and not isinstance(asked.builder, FrameworkBuilder)
     another = (plan.world_size or size) != size or plan.global_rank not in (None, rank)
-    if built or another or backend != plan.backend:
+    if another or backend != plan.backend:
         held = f"rank {rank} of {size}, {backend}, formed by init_process_group itself"
         raise already_initialized(held, describe(plan), stack)
     launched = Launched(global_rank=rank, world_size=size, method="env")
     bare = msgspec.structs.replace(plan, framework="", sizes={}, order=())
     formed = Formed(launched=launched, plan=bare, layout={}, leave=lambda: None)
     world = World(formed, TorchLibrary(None, None), stack)
-    if plan.framework:
-        _extend(world, asked)
+    if asked.builder is not None:
+        _extend(world, asked, asked.builder, limits)
         _held = world
     return world
 

@@ -13,7 +13,7 @@ from distwatch.preflight.model_config import read_model
 from distwatch.preflight.model_fit import Model
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_keys import OWN_SECTIONS, SIZES
-from distwatch.preflight.values import SIZE_LIMIT, Section, number, whole
+from distwatch.preflight.values import Section, number, whole
 from distwatch.preflight.yaml_text import Document, Path, Unresolved
 
 _NUMBERS = (
@@ -135,7 +135,7 @@ def _deadlines(document: Document, place: Path, value: Any) -> dict[str, float]:
         raise document.invalid(place, f"deadlines are {value!r}", advice)
     seconds = {str(step): number(document, (*place, str(step)), one) for step, one in value.items()}
     try:
-        Deadlines(seconds, float(SIZE_LIMIT))
+        Deadlines(seconds)
     except PlanInvalid as error:
         raise document.invalid(place, error.args[0], error.advice) from None
     return seconds

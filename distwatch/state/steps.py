@@ -10,8 +10,10 @@ from typing import Literal, NamedTuple
 PARALLEL_STATE = "parallel state"
 """The step in which a framework builds its groups; a number follows."""
 MESH = "init_device_mesh"
-FRAMEWORK_PARTS = ("framework groups", "layouts")
-"""The steps of `distwatch.initialize` after the world has formed."""
+ADDITION = "add framework"
+"""`distwatch.initialize` adds a framework's groups to a world that exists."""
+FRAMEWORK_PARTS = ("framework arrival", "framework groups", "layouts")
+"""The steps of `distwatch.initialize` after the world has formed; the first one in an addition alone."""
 Tone = Literal["bad", "waiting", "unknown", "starting", "busy", "good", "over"]
 """How urgent a status is, the most urgent first; it determines the colour."""
 
@@ -66,7 +68,7 @@ GROUP = StepKind(
     "grouping",
     "g",
     "starting",
-    calls=("new_group", "split_group", MESH, PARALLEL_STATE),
+    calls=("new_group", "split_group", MESH, PARALLEL_STATE, ADDITION),
     parts=(*FRAMEWORK_PARTS, "new_process_group", "store barrier"),
     supervised=("new_group", "split_group"),
 )

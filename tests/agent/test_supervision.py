@@ -107,11 +107,13 @@ def test_ctrl_c_passes(server: socket.socket) -> None:
 
 
 def test_deadlines_by_step_and_as_a_whole() -> None:
-    deadlines = Deadlines({"group": 3, "round_trip": 500}, 100)
+    deadlines = Deadlines({"group": 3, "round_trip": 500}, {"init": 100, "group": 20})
     assert deadlines.of(GROUP) == 3
     assert 99 < deadlines.of("round trip") <= 100, "no step outlasts the whole"
     assert 99 < deadlines.of("arrival") <= 100
-    assert Deadlines({"init": 7}, 100).whole_s == 7
+    assert deadlines.of("framework groups") <= 20, "its own kind's"
+    assert Deadlines({"init": 30}, {"init": 100, "group": 20}).of("framework groups") > 29
+    assert Deadlines({"init": 7}).whole_s == 7
 
 
 @pytest.mark.parametrize(
@@ -121,4 +123,4 @@ def test_deadlines_by_step_and_as_a_whole() -> None:
 )  # fmt: skip
 def test_deadlines_that_make_no_sense(asked: dict[str, float], words: str) -> None:
     with pytest.raises(PlanInvalid, match=words):
-        Deadlines(asked, 100)
+        Deadlines(asked)

@@ -59,7 +59,7 @@ def test_the_same_plan_again_is_a_no_op_and_another_is_refused_with_both(home: P
         START + "w = distwatch.initialize('gloo')\n"
         "assert distwatch.initialize() is w\n"
         "failing(lambda: distwatch.initialize(timeout=5))\n"
-        "try: distwatch.initialize(framework='mesh')\n"
+        "try: distwatch.initialize(framework='mesh', timeout=5)\n"
         "except distwatch.AlreadyInitialized as error:\n"
         "    print(error.finding.code, '|', error.held, '|', error.asked, '|', error.first_call[-1])\n",
     )
@@ -70,7 +70,8 @@ def test_the_same_plan_again_is_a_no_op_and_another_is_refused_with_both(home: P
     assert "timeout 5 s" in first
     assert "world.close()" in first
     assert second == (
-        "group.already_initialized | rank 0 of 1, gloo | rank 0 of 1, gloo, mesh dp=1 | <string>:11 in <module>"
+        "group.already_initialized | rank 0 of 1, gloo | "
+        "rank 0 of 1, gloo, mesh dp=1, timeout 5 s | <string>:11 in <module>"
     )
 
 
@@ -100,7 +101,7 @@ def test_what_torch_formed_itself_is_adopted_where_it_is_what_was_asked_for(home
         home,
         START + "dist.init_process_group('gloo')\n"
         "w = distwatch.initialize(); print(w.rank, w.size)\n"
-        "failing(lambda: distwatch.initialize(framework='mesh'))\n",
+        "failing(lambda: distwatch.initialize(rank=1, world_size=2))\n",
         **ALONE,
     )
     first, second = done.stdout.splitlines()

@@ -203,6 +203,57 @@ def test_a_rank_its_launcher_its_child_and_what_it_left_mean_its_run(
     assert run_of(str(child), root) == "r"
 
 
+def test_a_supervisor_above_a_launcher_means_the_run_below_it(
+    root: str, started: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """`timeout`, a shell, a supervisor: whatever is above has started the run."""
+    (folder,) = record(root, "r")
+    shell = started("bash", "-c", f"{_start_in(folder)}; true")
+    assert run_of(str(shell.pid), root) == "r"
+
+
+def test_a_process_above_several_runs_is_asked_which(
+    root: str, started: Callable[..., subprocess.Popen[str]]
+) -> None:
+    one, other = record(root, "a", "b")
+    shell = started("bash", "-c", f"{_start_in(one)} & {_start_in(other)}; wait", lines=2)
+    with pytest.raises(UsageError, match=f"process {shell.pid} has started several runs: a, b"):
+        resolve(str(shell.pid), root)
+
+
+def _start_in(folder: RunFolder) -> str:
+    """A shell command: a rank of that run, which stays until its pipe closes."""
+    code = (
+        "from distwatch.runfolder import RunFolder, write_start; "
+        f"write_start(RunFolder({folder.path!r}), 'rank', {{}}); print(1, flush=True); open(3).read()"
+    )
+    return f'{sys.executable} -c "{code}"'
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a command; each process below it prints a line when it is there, and stays until the end."""
+    reading, writing = os.pipe()
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*command: str, lines: int = 1) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec 3<&{reading}; exec \"$@\"", "bash", *command],
+            stdout=subprocess.PIPE, text=True, pass_fds=[reading],
+        )  # fmt: skip
+        begun.append(process)
+        assert process.stdout is not None
+        for _ in range(lines):
+            assert process.stdout.readline() == "1\n"
+        return process
+
+    yield start
+    os.close(writing)
+    os.close(reading)
+    for process in begun:
+        process.communicate()
+
+
 def test_a_process_of_no_run_is_a_foreign_job(root: str, cluster: Cluster, child: int) -> None:
     job = resolve(str(child), root)
     assert isinstance(job, ForeignJob)

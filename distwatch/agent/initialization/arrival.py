@@ -21,18 +21,21 @@ from distwatch.agent.initialization.arrival_messages import (
     View,
     Whereabouts,
     encode,
+    error_of,
     host_terms_of,
     read_arrived,
     read_failure,
+    read_progress,
     read_view,
     terms_of,
     world_of,
 )
 from distwatch.agent.initialization.key_value_store import KeyValueStore
-from distwatch.errors import InitFailed, InitTimeout, not_done
+from distwatch.errors import InitFailed, InitTimeout
 from distwatch.runfolder import is_alive
 from distwatch.state.agreement import disagreements
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.group_creation import CreationProgress
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
@@ -193,7 +196,7 @@ class Arrival:
             time.sleep(LONGEST_PAUSE_S)
             failure = _decoded(read_failure, self._key_values.get(_FAILED) or encode(failure))
         self._key_values.set(f"knows/{self.global_rank}", b"1")
-        return _error_of(failure)
+        return error_of(failure)
 
     def sweep(self) -> tuple[int, ...]:
         """Reads every rank's message; returns the ranks without one."""
@@ -248,20 +251,22 @@ class Arrival:
         failure = Failure(step=step, message=finding.summary, finding=finding)
         self._key_values.claim(_FAILED, encode(failure))
         self._key_values.set(f"knows/{self.global_rank}", b"1")
-        return _error_of(failure)
+        return error_of(failure)
 
     def collect_missing(
-        self, step: str, deadline_s: float
+        self, step: str, deadline_s: float, absent: tuple[int, ...] | None = None
     ) -> tuple[TimedOut, dict[int, list[Whereabouts]]]:
         """This rank's deadline has passed: which ranks are missing, and where each host sees them.
+
+        Args:
+            absent: those that the step waits for; default: the ranks that have not reported themselves.
 
         Raises:
             InitFailed: another rank was first; its failure.
         """
-        missing = self.sweep()
-        timed_out = TimedOut(
-            deadline_s=deadline_s, arrived=tuple(sorted(self.seen)), missing=missing
-        )
+        missing = self.sweep() if absent is None else absent
+        arrived = tuple(sorted(set(self.seen) - set(missing)))
+        timed_out = TimedOut(deadline_s=deadline_s, arrived=arrived, missing=missing)
         asking = encode(Failure(step=step, message="", timed_out=timed_out, final=False))
         held = self._key_values.claim(_FAILED, asking)
         if held != asking:
@@ -316,6 +321,20 @@ class Arrival:
                 return views
             time.sleep(LONGEST_PAUSE_S)
 
+    def progress(self, without: tuple[int, ...]) -> dict[int, CreationProgress]:
+        """How far each rank is with the framework's groups; not of ranks that cannot tell.
+
+        Args:
+            without: ranks that build them without `distwatch.initialize`.
+        """
+        found: dict[int, CreationProgress] = {}
+        for rank in sorted(set(range(self._world_size)) - set(without)):
+            raw = self._key_values.get(f"groups/{rank}")
+            told = _decoded(read_progress, raw) if raw is not None else CreationProgress()
+            if told is not None:
+                found[rank] = told
+        return found
+
     def agree_on(self, key: str, value: bytes) -> bytes:
         """The first rank's value for a key; it counts for all."""
         return self._key_values.claim(key, value)
@@ -360,21 +379,6 @@ def _decoded(read: Callable[[bytes], T], raw: bytes) -> T:
         return read(raw)
     except msgspec.DecodeError as error:
         raise unreadable(error) from error
-
-
-def _error_of(failure: Failure) -> InitFailed:
-    if failure.timed_out is None:
-        return InitFailed(failure.message, step=failure.step, finding=failure.finding)
-    told = failure.timed_out
-    return InitTimeout(
-        failure.message or not_done(failure.step, told.deadline_s),
-        step=failure.step,
-        deadline_s=told.deadline_s,
-        arrived=told.arrived,
-        missing=told.missing,
-        places=told.places,
-        finding=failure.finding,
-    )
 
 
 def _duplicated(global_rank: int, me: Arrived, other: Arrived) -> Finding:

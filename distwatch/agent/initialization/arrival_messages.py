@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from distwatch.errors import InitFailed, InitTimeout, not_done
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
+from distwatch.state.group_creation import CreationProgress
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ View = dict[int, Whereabouts]
 read_arrived = msgspec.msgpack.Decoder(Arrived).decode
 read_failure = msgspec.msgpack.Decoder(Failure).decode
 read_view = msgspec.msgpack.Decoder(View).decode
+read_progress = msgspec.msgpack.Decoder(CreationProgress | None).decode
+"""None: the rank cannot tell, since it runs without an agent."""
 encode = msgspec.msgpack.Encoder().encode
 
 
@@ -82,6 +86,22 @@ def world_of(terms: bytes) -> int:
     except (msgspec.DecodeError, IndexError):
         return 0
     return min(world, MOST_RANKS) if isinstance(world, int) else 0
+
+
+def error_of(failure: Failure) -> InitFailed:
+    """The error to raise for a failure that some rank has reported."""
+    if failure.timed_out is None:
+        return InitFailed(failure.message, step=failure.step, finding=failure.finding)
+    told = failure.timed_out
+    return InitTimeout(
+        failure.message or not_done(failure.step, told.deadline_s),
+        step=failure.step,
+        deadline_s=told.deadline_s,
+        arrived=told.arrived,
+        missing=told.missing,
+        places=told.places,
+        finding=failure.finding,
+    )
 
 
 def host_terms_of(plan: InitPlanned) -> bytes:

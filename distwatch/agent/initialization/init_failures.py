@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from distwatch.agent.core import Agent
 from distwatch.agent.initialization import steps as st
@@ -26,6 +26,7 @@ from distwatch.agent.initialization.store_connect import (
 from distwatch.errors import InitFailed, InitTimeout, not_done
 from distwatch.state.codes import Situation, code_of
 from distwatch.state.finding import Finding
+from distwatch.state.group_creation import Creation, CreationProgress, incomplete_creation
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.verdict import Verdict
 from distwatch.tcpstore import StoreUnreachable
@@ -33,6 +34,9 @@ from distwatch.visible_text import say
 
 REMIND_EVERY_S = 10.0
 _LISTED = 8
+_UNDECIDED = (
+    "every rank that distwatch sees has entered the same groups, and torch has not formed them"
+)
 
 
 class InitFailures:
@@ -58,6 +62,69 @@ class InitFailures:
         except OSError as lost:
             return self.store_lost(step, lost)
         return error
+
+    def creation_late(
+        self,
+        arrival: Arrival,
+        within_s: float,
+        arrived_within_s: float,
+        without: tuple[int, ...],
+        watch: Callable[[], None],
+    ) -> InitFailed:
+        """The framework's groups are not there in time: who has not entered which group's creation.
+
+        Args:
+            arrived_within_s: the deadline of the arrival, where ranks have not even arrived.
+            without: ranks that build them without telling us how far they are.
+            watch: tells the other ranks how far this one is.
+        """
+        step = st.FRAMEWORK
+        self._ledger.give_up(_timeout(step, within_s))
+        try:
+            watch()
+            if set(arrival.sweep()) - set(without):
+                return self.late(arrival, st.JOINING, arrived_within_s)
+            progress = arrival.progress(without)
+            creation = incomplete_creation(progress, self._world)
+            absent = creation.absent if creation else ()
+            _, views = arrival.collect_missing(step, within_s, absent)
+            error = self._not_created(within_s, creation, progress, views)
+            arrival.conclude(error)
+        except InitFailed as failure:
+            return failure
+        except OSError as lost:
+            return self.store_lost(step, lost)
+        return error
+
+    def _not_created(
+        self,
+        within_s: float,
+        creation: Creation | None,
+        progress: Mapping[int, CreationProgress],
+        views: Mapping[int, list[Whereabouts]],
+    ) -> InitTimeout:
+        absent = creation.absent if creation else ()
+        waiting = tuple(rank for rank, one in sorted(progress.items()) if one.inside)
+        finding = explaining(self._verdict(), absent or None)
+        missing = absent or (finding.culprit_ranks if finding else ())
+        places = {
+            rank: nearest(views.get(rank) or self.look_for((rank,)).values()) for rank in missing
+        }
+        where = _told(places)
+        if creation is not None:
+            told = f"{creation.sentence()}. {where}"
+            finding = finding or creation.finding(waiting, where)
+        else:
+            told = finding.summary if finding else _UNDECIDED
+        return InitTimeout(
+            f"{not_done(st.FRAMEWORK, within_s)}: {told}",
+            step=st.FRAMEWORK,
+            deadline_s=within_s,
+            arrived=tuple(rank for rank in waiting if rank not in missing),
+            missing=missing,
+            places={rank: place.text for rank, place in places.items()},
+            finding=finding,
+        )
 
     def absent(
         self, step: str, within_s: float, missing: tuple[int, ...], arrived: tuple[int, ...]
@@ -87,9 +154,8 @@ class InitFailures:
             missing = tuple(rank for rank in missing if rank not in here)
             places = {rank: places[rank] for rank in missing}
         finding = explaining(self._verdict(), missing)
-        world = self._launched.world_size or 1
         if finding is None and missing:
-            finding = finding_of_absence(missing, arrived, world, places, within_s)
+            finding = finding_of_absence(missing, arrived, self._world, places, within_s)
         message = (
             f"{not_done(step, within_s)}; arrived: {_ranks(arrived)}; missing: {_ranks(missing)}"
         )
@@ -168,6 +234,10 @@ class InitFailures:
         if finding is not None and finding.summary != self._last_words:
             self._last_words = finding.summary
             say(f"{finding.summary}. {finding.advice}")
+
+    @property
+    def _world(self) -> int:
+        return self._launched.world_size or 1
 
     def _judged(self, situation: Situation) -> Finding | None:
         """The observer's finding that explains what this rank sees of the store."""

@@ -10,6 +10,7 @@ import msgspec
 from distwatch.agent.initialization.environment import Launched
 from distwatch.state.events import InitPlanned
 from distwatch.state.finding import Finding
+from distwatch.state.group_creation import CreationProgress
 
 Layout = dict[str, tuple[int, ...]]
 """This rank's groups: axis → members in the order of the axis."""
@@ -48,6 +49,10 @@ class Library(Protocol):
 
     def build(self, plan: InitPlanned) -> Layout:
         """Builds the framework's groups."""
+        ...
+
+    def creation_progress(self) -> CreationProgress | None:
+        """How far this rank is with its groups; None where nothing sees its calls. From any thread."""
         ...
 
 

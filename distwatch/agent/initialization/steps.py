@@ -10,11 +10,12 @@ from distwatch.agent.core import Agent
 from distwatch.agent.guard import error_text
 from distwatch.errors import GIVE_SECONDS, PlanInvalid, did_you_mean
 from distwatch.state.events import Site
-from distwatch.state.steps import FRAMEWORK_PARTS, INIT
+from distwatch.state.steps import DEADLINES, FRAMEWORK_PARTS, INIT
+from distwatch.state.steps import GROUP as GROUP_KIND
 
 ENVIRONMENT, ENDPOINT, STORE, ARRIVAL, AGREEMENT, GROUP, ROUND_TRIP = INIT.parts
-FRAMEWORK, LAYOUTS = FRAMEWORK_PARTS
-STEPS = (*INIT.parts, *FRAMEWORK_PARTS)
+JOINING, FRAMEWORK, LAYOUTS = FRAMEWORK_PARTS
+STEPS = (*INIT.parts, FRAMEWORK, LAYOUTS)
 _SHORT = {"group": GROUP, "round_trip": ROUND_TRIP, "framework": FRAMEWORK, "framework_groups": FRAMEWORK,
           "process_group": GROUP}  # fmt: skip
 
@@ -22,22 +23,28 @@ _SHORT = {"group": GROUP, "round_trip": ROUND_TRIP, "framework": FRAMEWORK, "fra
 class Deadlines:
     """Seconds by step. A step without its own deadline gets what is left of the whole."""
 
-    def __init__(self, asked: Mapping[str, float] | None, whole_s: float) -> None:
+    def __init__(
+        self, asked: Mapping[str, float] | None, kinds: Mapping[str, float] = DEADLINES
+    ) -> None:
         """
         Args:
             asked: by a step's name (with spaces or underscores), `group` for short, or `init`: the whole.
-            whole_s: for all steps together, where `asked` has no `init`.
+            kinds: by kind of step, where `asked` has no `init`: that one for the whole, `group` for a
+                framework's groups.
 
         Raises:
             PlanInvalid: an unknown step, or a number that is not positive.
         """
         own = {_step_name(name): _positive(name, value) for name, value in (asked or {}).items()}
-        self.whole_s = own.pop("init", whole_s)
+        if "init" not in own:
+            own = {FRAMEWORK: kinds[GROUP_KIND.name], **own}
+        self.whole_s = own.pop("init", kinds[INIT.name])
         self._own = own
         self._began = time.monotonic()
 
     def of(self, step: str) -> float:
         """Seconds that a step may take if it begins now."""
+        step = ARRIVAL if step == JOINING else step
         left_s = self._began + self.whole_s - time.monotonic()
         return max(0.0, min(left_s, self._own.get(step, left_s)))
 

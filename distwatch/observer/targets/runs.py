@@ -11,13 +11,21 @@ import msgspec
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
-from distwatch.errors import NoSuchTarget, PartialData
+from distwatch.errors import NoSuchTarget, PartialData, UsageError
 from distwatch.observer.journals.pruning import is_run, run_folders
 from distwatch.observer.journals.reading import any_alive, lives, load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.probes.table import title_of
 from distwatch.report.document import redacted_headline
-from distwatch.runfolder import RunFolder, host_name, is_named, name_of, parent_pid, start_ticks
+from distwatch.runfolder import (
+    RunFolder,
+    ancestors,
+    host_name,
+    is_alive,
+    is_named,
+    name_of,
+    start_ticks,
+)
 from distwatch.visible_text import shorten
 
 SCHEMA = "distwatch.ps/1"
@@ -59,20 +67,35 @@ def run_named(word: str, folders: Iterable[RunFolder]) -> RunFolder | None:
 
 
 def run_of_pid(pid: int, folders: Iterable[RunFolder]) -> RunFolder | None:
-    """The run of a rank, its launcher or one of its children; None where no run has it."""
-    folders, current = list(folders), pid
-    for _ in range(16):
-        if current <= 1:
-            break
+    """The run of a rank, of one of its children, or of what started it; None where no run has it.
+
+    Raises:
+        UsageError: it has started the processes of several runs.
+    """
+    folders = list(folders)
+    for current in (pid, *ancestors(pid)):
         for folder in folders:
             if _has_process(folder, current):
                 return folder
-        current = parent_pid(current)
     if not os.path.isdir(f"/proc/{pid}"):
         return None
-    # A launcher is the parent of recorded processes.
-    launched = (f for f in folders if any(start.get("ppid") == str(pid) for start in f.starts()))
-    return next(launched, None)
+    below = [folder for folder in folders if _is_above(pid, folder)]
+    if len(below) > 1:
+        raise UsageError(
+            f"process {pid} has started several runs: {', '.join(f.run_id for f in below)}",
+            advice="Give one of these names, or the pid of a rank.",
+        )
+    return below[0] if below else None
+
+
+def _is_above(pid: int, folder: RunFolder) -> bool:
+    """Whether a living process of the run is below that one: a launcher, a shell, `timeout`, a supervisor."""
+    here = host_name()
+    for start in folder.starts():
+        rank, ticks = int(start["pid"]), int(start["ticks"])
+        if start.get("host") == here and is_alive(rank, ticks) and pid in ancestors(rank):
+            return True
+    return False
 
 
 def runs_by_actor(folders: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:

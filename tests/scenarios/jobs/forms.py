@@ -10,7 +10,8 @@ from datetime import timedelta
 import distwatch
 import torch
 import torch.distributed as dist
-from steps import RANK, WORK, gate, silent_pipe, step
+from outcome import write_down
+from steps import RANK, gate, silent_pipe, step
 from torch.distributed.device_mesh import init_device_mesh
 
 PLAIN = str(RANK) in os.environ.get("TEST_PLAIN", "").split(",")
@@ -29,22 +30,6 @@ def form() -> None:
         arguments = json.loads(os.environ.get("TEST_ARGUMENTS", "{}"))
         distwatch.initialize(BACKEND, timeout=TIMEOUT_S, **arguments)
     step("formed")
-
-
-def write_down(error: Exception) -> None:
-    finding = getattr(error, "finding", None)
-    outcome = {
-        "type": type(error).__name__,
-        "message": str(error),
-        "code": finding.code if finding else None,
-        "culprits": list(finding.culprit_ranks) if finding else [],
-        "missing": list(getattr(error, "missing", ())),
-        "arrived": list(getattr(error, "arrived", ())),
-        "places": getattr(error, "places", {}),
-    }
-    with open(os.path.join(WORK, f"outcome-{RANK}-{os.getpid()}"), "w") as file:
-        json.dump(outcome, file)
-    step("failed")
 
 
 def reduce() -> None:

@@ -53,7 +53,8 @@ class GroupCallMissing:
         ]
         if not absent:
             return
-        title = f"new_group #{number} ({name_ranks(members)})"
+        named = f" {call.pg_desc!r}" if call and call.pg_desc else ""
+        title = f"new_group #{number}{named} ({name_ranks(members)})"
         first = waiting[next(iter(waiting))]
         yield Finding(
             code="group.call_missing",
