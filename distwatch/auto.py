@@ -93,9 +93,9 @@ def _chain_excepthook() -> None:
                 from distwatch.agent.entry import enter_run
                 from distwatch.agent.exception_text import describe_uncaught
 
-                # A rank's agent may not have started yet.
+                # The agent of a rank, or of a program that is no rank, may not have started yet.
                 agent = core.current()
-                if agent is None and enter_run(os.environ)[2] == "rank":
+                if agent is None and enter_run(os.environ)[2] in ("rank", "other"):
                     agent = core.start()
                 if agent is not None:
                     agent.record(describe_uncaught(error, traceback))

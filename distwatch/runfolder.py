@@ -255,14 +255,16 @@ def _read_start(path: str) -> dict[str, str]:
     return start if all(one.isdecimal() and len(one) < 20 for one in numbers) else {}
 
 
-def write_start(folder: RunFolder, role: str, environ: Mapping[str, str]) -> str:
-    """Writes this process's start record; returns the stem of its files."""
-    pid, host = os.getpid(), host_name()
+def write_start(
+    folder: RunFolder, role: str, environ: Mapping[str, str], pid: int | None = None
+) -> str:
+    """Writes a process's start record, by default this one's; returns the stem of its files."""
+    pid, host = os.getpid() if pid is None else pid, host_name()
     stem = f"{host}-{pid}"
     lines = [
         f"pid={pid}",
         f"ticks={start_ticks(pid)}",
-        f"ppid={os.getppid()}",
+        f"ppid={parent_pid(pid)}",
         f"host={host}",
         f"role={role}",
     ]

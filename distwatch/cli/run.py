@@ -14,7 +14,7 @@ import subprocess
 import sysconfig
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,9 @@ from distwatch.errors import AttachDenied, UsageError
 from distwatch.integrations.registry import unknown_names
 from distwatch.ray import job_environment
 from distwatch.settings import ON_HANG, read_settings, run_root
+
+if TYPE_CHECKING:
+    from distwatch.cli.lone_programs import LonePrograms
 
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
 
@@ -72,7 +75,13 @@ def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None)
         f"distwatch: run {environ['DISTWATCH_RUN_ID']}; watch it with: distwatch attach {named}",
         err=True,
     )
-    code = forward(_argv(program, arguments, environ, dir_), environ)
+    argv = _argv(program, arguments, environ, dir_)
+    programs = None
+    if not submits_job(argv):
+        from distwatch.cli.lone_programs import LonePrograms
+
+        programs = LonePrograms(environ["DISTWATCH_DIR"], environ["DISTWATCH_RUN_ID"], environ)
+    code = forward(argv, environ, programs)
     _say_what_is_left(code, environ, named)
     return code
 
@@ -174,8 +183,12 @@ def has_pth() -> bool:
     return any(place and os.path.exists(os.path.join(place, "distwatch.pth")) for place in places)
 
 
-def forward(argv: list[str], environ: dict[str, str]) -> int:
-    """Runs a command, passes signals on to it, and returns its exit code (128+n for signal n)."""
+def forward(argv: list[str], environ: dict[str, str], programs: LonePrograms | None = None) -> int:
+    """Runs a command, passes signals on to it, and returns its exit code (128+n for signal n).
+
+    Args:
+        programs: looks for the command's Python programs while it runs.
+    """
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
@@ -198,11 +211,20 @@ def forward(argv: list[str], environ: dict[str, str]) -> int:
         process = subprocess.Popen(argv, env=environ)
         for number in early:
             process.send_signal(number)
-        code = process.wait()
+        code = _wait(process, programs)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return 128 - code if code < 0 else code
+
+
+def _wait(process: subprocess.Popen[bytes], programs: LonePrograms | None) -> int:
+    while programs is not None:
+        try:
+            return process.wait(programs.wait_s())
+        except subprocess.TimeoutExpired:
+            programs.look(process.pid)
+    return process.wait()
 
 
 def _in_foreground() -> bool:

@@ -31,6 +31,7 @@ from distwatch.diagnosis.checks.processes.actor_ends import ActorsEnded, ActorsR
 from distwatch.diagnosis.checks.processes.blocked_ranks import RanksBlocked
 from distwatch.diagnosis.checks.processes.debugging import Debugged
 from distwatch.diagnosis.checks.processes.ends import RankEnded, RankFrozen, RankStopped
+from distwatch.diagnosis.checks.processes.lone_programs import LoneProgramStuck
 from distwatch.diagnosis.checks.rendezvous.arrival import RanksNotArrived
 from distwatch.diagnosis.checks.rendezvous.claims import RankDuplicated, RankOutOfRange
 from distwatch.diagnosis.checks.rendezvous.endpoints import EndpointDisagrees
@@ -82,6 +83,7 @@ CHECKS: tuple[Check, ...] = (
     RankFrozen(),
     Debugged(),
     RanksBlocked(),
+    LoneProgramStuck(),
     LinkFailed(),
     Partition(),
     CountUneven(),

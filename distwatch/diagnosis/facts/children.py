@@ -8,7 +8,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.signals import REQUESTS
 from distwatch.state.model import Process
 
-_ROLES = ("dataloader", "child")
+_ROLES = ("dataloader", "child", "other")
 AT_ONCE_NS = 2_000_000_000
 """Whoever ends a whole job ends the children of a rank within this time of the rank."""
 

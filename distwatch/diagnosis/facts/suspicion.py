@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.worlds import is_lone_program
 from distwatch.state.steps import COLLECTIVE
 
 SUSPICIOUS_AFTER_S = 5.0
@@ -26,6 +27,8 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
             continue
         if job.is_frozen(process) or job.kernel_state(process) == "T":
             return f"rank {global_rank} has no heartbeat"
+        if is_lone_program(process) and job.kernel_state(process) == "S":
+            return f"the program with pid {process.pid}, which reports nothing itself, waits"
         step = job.innermost_step(process)
         if step is not None and job.age_s(process, step.moved_ns) > share * _patience_s(
             step.deadline_s

@@ -56,8 +56,16 @@ def _is_alone(state: RunState, process: Process) -> bool:
     return process.role == "other" and seen is not None and seen.instrumented and not is_in_ray
 
 
-def _first_alone(process: Process) -> tuple[bool, bool, int, str]:
-    return process.role != "rank", not process.instrumented, process.started_ns or 0, process.key
+def is_lone_program(process: Process) -> bool:
+    """Whether it is the one process of a run, no rank, and seen only from outside."""
+    return process.role == "other" and process.global_rank is None and not process.instrumented
+
+
+def _first_alone(process: Process) -> tuple[bool, bool, bool, int, str]:
+    return (
+        process.role != "rank", not process.instrumented, process.ended_ns is not None,
+        process.started_ns or 0, process.key,
+    )  # fmt: skip
 
 
 def _is_complete(cell: list[Process]) -> bool:

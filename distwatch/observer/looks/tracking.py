@@ -102,7 +102,7 @@ class Tracking:
             if tracked.role in ("dataloader", "child", "launcher"):
                 continue
             for child in children_of(tracked.pid, [tracked.pid]):
-                self._sight_child(child)
+                self._sight_child(child, tracked)
 
     def sample(self, *, closely: bool = False) -> None:
         """The cheap look at every living process; every change of state is journaled.
@@ -119,9 +119,9 @@ class Tracking:
                 seen = msgspec.structs.replace(seen, flow=flow)
             self._recording.record(seen)
             # A worker that ends soon must be known before its end.
-            if tracked.role in ("rank", "agent"):
+            if tracked.role in ("rank", "agent", "other"):
                 for child in seen.children:
-                    self._sight_child(child)
+                    self._sight_child(child, tracked)
 
     async def examine(self) -> None:
         """The thorough look at every living process; records which one cannot be read in time."""
@@ -190,12 +190,17 @@ class Tracking:
         with contextlib.suppress(OSError):
             tracked.watch = ExitWatch(tracked.key, tracked.pid, tracked.ticks)
 
-    def _sight_child(self, pid: int) -> None:
+    def _sight_child(self, pid: int, parent: Tracked) -> None:
         if pid in self._children or len(self._children) >= CHILDREN_KEPT:
             return
         self._children.add(pid)
         sighted = discovery.sight(pid)
-        if sighted is not None and sighted.role in ("dataloader", "child"):
+        if sighted is None:
+            return
+        if sighted.role == "other" and parent.role == "other":
+            # Of a program that is no rank, no variable shows whose child it is.
+            sighted = msgspec.structs.replace(sighted, role="child")
+        if sighted.role in ("dataloader", "child"):
             self.add_sighting(sighted)
 
     def _sight_launcher(self, ppid: int) -> None:

@@ -70,7 +70,7 @@ class RanksBlocked:
                 continue  # its load is judged by the load's deadline
             if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
                 continue  # its stack is old: RankStopped and RankFrozen look at it
-            if blocked := _blocked(case, rank, process):
+            if blocked := why_blocked(case, rank, process):
                 yield self._finding(case, rank, blocked)
 
     def _finding(self, case: Case, rank: int, blocked: Blocked) -> Finding:
@@ -91,14 +91,24 @@ class RanksBlocked:
         )
 
 
-def _blocked(case: Case, rank: int, process: Process) -> Blocked | None:
+def lost_child(case: Case, rank: int, process: Process) -> Blocked | None:
+    """process.worker_died: it waits for a child that has ended by a failure."""
+    activity = activity_of(case.state, process)
+    dead = died(process, children_of(case, process))
+    waits = activity is not None and activity.kind in ("data", "queue", "child")
+    if not dead or not (waits or _waits_in_lock(process, activity)):
+        return None
+    ended = f"{dead[0]}, {exit_text(dead[0].process.outside.exit)}"
+    doing = f"waits for a child process that has ended: {ended}"
+    return Blocked("process.worker_died", doing, _ends(rank, dead), 0.9)
+
+
+def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
+    """What a process waits for, by its stack, its children and the kernel; None: nothing that has a name."""
+    if (lost := lost_child(case, rank, process)) is not None:
+        return lost
     activity = activity_of(case.state, process)
     kind = activity.kind if activity else ""
-    dead = died(process, children_of(case, process))
-    if dead and (kind in ("data", "queue", "child") or _waits_in_lock(process, activity)):
-        ended = f"{dead[0]}, {exit_text(dead[0].process.outside.exit)}"
-        doing = f"waits for a child process that has ended: {ended}"
-        return Blocked("process.worker_died", doing, _ends(rank, dead), 0.9)
     kernel = kernel_evidence(process, rank)
     if case.job.kernel_state(process) == "D" and kind != "data":
         doing = f"is blocked in the kernel{on_what(process)}"

@@ -1,0 +1,48 @@
+"""A program without ranks, seen only from outside: a converter, a preprocessor, whatever precedes a job.
+
+Nobody waits for it, so only what it does itself shows that it hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.processes.blocked_ranks import Blocked, lost_child, why_blocked
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.idleness import awaits_requests
+from distwatch.diagnosis.facts.movement import movement_of
+from distwatch.diagnosis.facts.stack_calls import STILL_S, still_s
+from distwatch.diagnosis.facts.worlds import is_lone_program
+from distwatch.state.finding import Finding
+from distwatch.state.model import Process
+from distwatch.state.quantities import seconds
+from distwatch.state.steps import COLLECTIVE
+
+
+class LoneProgramStuck:
+    """It waits for a child process that was killed; or nothing of it has moved for a whole deadline."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        for rank, process in case.job.ranks.items():
+            still = still_s(process)
+            if not is_lone_program(process) or still < STILL_S or movement_of(case, rank):
+                continue
+            blocked = lost_child(case, rank, process)
+            if blocked is None and still >= case.job.deadline_s(process, COLLECTIVE):
+                idle = awaits_requests(case.job, rank)
+                blocked = None if idle else why_blocked(case, rank, process)
+            if blocked is not None:
+                yield _finding(case, rank, process, blocked, still)
+
+
+def _finding(case: Case, rank: int, process: Process, blocked: Blocked, still: float) -> Finding:
+    place = case.where(rank)
+    return Finding(
+        code=blocked.code,
+        culprit_ranks=(),
+        summary=f"the program with pid {process.pid} on {process.host} {blocked.doing}"
+        f"{', at ' + place if place else ''}; its stack has not changed for {seconds(still)}",
+        advice=blocked.advice,
+        evidence=(*blocked.evidence, case.place(rank)),
+        confidence=min(blocked.confidence, 0.8),
+    )
