@@ -228,6 +228,11 @@ class RunFolder:
         return os.path.join(self.path, "observer.lock")
 
     @property
+    def attached(self) -> str:
+        """The keys of the processes that an `attach` found, in a run that it made for a job without distwatch."""
+        return os.path.join(self.path, "attached")
+
+    @property
     def incidents(self) -> str:
         return os.path.join(self.path, "incidents")
 

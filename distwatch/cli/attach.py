@@ -20,7 +20,7 @@ from distwatch.observer.targets.sources import RecordedRun
 from distwatch.observer.targets.unwatched import unwatched_jobs
 
 SETTLE_S = 1.5
-LONGEST_S = 8.5
+LONGEST_S = 8.0
 
 
 @click.command()
@@ -78,6 +78,7 @@ def show(source: RunSource) -> None:
 
 async def _settle(source: RunSource) -> None:
     """Waits a moment; without an agent, as long as it takes to tell a stuck stack from a busy one."""
+    deadline = time.monotonic() + LONGEST_S
     await asyncio.sleep(SETTLE_S)
     await source.poll()
     if any(process.instrumented for process in source.state.processes.values()):
@@ -86,10 +87,14 @@ async def _settle(source: RunSource) -> None:
         f"distwatch: no rank runs distwatch; watching from outside for up to {LONGEST_S:.0f} s",
         err=True,
     )
-    deadline = time.monotonic() + LONGEST_S
-    while time.monotonic() < deadline and not diagnose(source.state):
-        await asyncio.sleep(0.5)
+    while time.monotonic() < deadline and not _is_decided(source):
+        await source.wait(0.25)
         await source.poll()
+
+
+def _is_decided(source: RunSource) -> bool:
+    """A warning or a note may become a hang with the second look."""
+    return any(finding.blocks for finding in diagnose(source.state))
 
 
 async def print_once(source: RunSource, color: bool) -> int:

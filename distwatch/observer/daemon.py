@@ -13,6 +13,7 @@ import msgspec
 
 from distwatch import __version__
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import with_outside_view
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.facts.suspicion import suspicion_of
 from distwatch.observer.background import wait_for_any
@@ -75,7 +76,7 @@ class Observer:
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, over)
-        self.inspection = Inspection(self.recording, self.tracking, self.state)
+        self.inspection = Inspection(self.recording, self.tracking, self.state, embedded=embedded)
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices())
@@ -148,12 +149,13 @@ class Observer:
             self.endpoints.look_again([tracked.key for tracked in ended], self.state)
             self.cluster.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
-            self.tracking.sample(closely=self._is_pressed or bool(self._suspicion(WATCHED_SHARE)))
+            closely = self._is_pressed or self.inspection.from_outside
+            self.tracking.sample(closely=closely or bool(self._suspicion(WATCHED_SHARE)))
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()
         self.tracking.look_for_children()
-        self.endpoints.consider(self.state)
+        self.endpoints.consider(with_outside_view(self.state))
         self.cluster.consider(
             [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
         )
@@ -221,7 +223,8 @@ class Observer:
         if self._finished:
             return
         self._finished = True
-        if self.inspection.running or (self.judge.blocked and self.tracking.living()):
+        stale = self.judge.blocked and self.tracking.living() and not self.inspection.is_fresh
+        if self.inspection.running or stale:
             look = self.inspection.begin("the observer ends", self._intake.sockets())
             # A SIGTERM is usually followed by a SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
@@ -258,7 +261,7 @@ class Observer:
         changed = self.judge.judge()
         why = self._suspicion() or ("there is a verdict" if self.judge.blocked else "")
         self._is_pressed = bool(why)
-        if not why and self._looks_from_outside_only():
+        if not why and self.inspection.from_outside:
             why = "no rank runs distwatch"
         if changed:
             self.inspection.again_soon()
@@ -267,16 +270,16 @@ class Observer:
         look = None
         # The results of the last look at very many ranks are taken in first.
         if not any(not elsewhere.done() for elsewhere in self._elsewhere):
-            look = self.inspection.consider(
-                why, sockets=sockets, steady=self._looks_from_outside_only()
-            )
+            look = self.inspection.consider(why, sockets=sockets)
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
             self._elsewhere = self.others.ask_looks(why) if self.others else []
             for elsewhere in self._elsewhere:
                 elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
-        if self.judge.blocked and not self.inspection.running:
+        # C frames pause a rank for tenths of a second: nobody who only attaches has agreed to that.
+        may_pause = not self.inspection.from_outside
+        if may_pause and self.judge.blocked and not self.inspection.running:
             jobs = [case.job for case in self.judge.cases]
             native = self.inspection.look_natively(self.judge.findings, jobs)
             if native is not None:
@@ -303,9 +306,6 @@ class Observer:
         """A look has found something: it belongs in the current verdict, or leads to one."""
         self._verdict_due = self._verdict_due or self.judge.blocked
         self._woken.set()
-
-    def _looks_from_outside_only(self) -> bool:
-        return self.embedded and not any(p.instrumented for p in self.state.processes.values())
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now = time.monotonic()

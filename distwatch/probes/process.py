@@ -22,6 +22,8 @@ _SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
 _NAMED = 4
 """The most descriptors of one poll or epoll that are named."""
 _KEPT = 4096
+_POLLS = "pt_nccl"
+"""torch's names of the threads that watch NCCL."""
 
 
 class _Examined(NamedTuple):
@@ -107,10 +109,35 @@ def is_dying(fields: list[str]) -> bool:
     return bool(flags & _PF_EXITING or pending & _SIGKILL_PENDING)
 
 
-def main_thread_cpu_s(pid: int) -> float | None:
-    """CPU seconds that its main thread has used so far; None where it is gone."""
+def main_thread_busy_s(pid: int) -> float | None:
+    """Seconds that its main thread has run or waited for a core so far; None where it is gone.
+
+    On a crowded machine a loop gets little CPU, and is as busy as on an idle one. Where the kernel keeps
+    no such account (CONFIG_SCHED_INFO), it is the CPU time alone, in ticks of 10 ms.
+    """
+    account = _schedule_of(pid)
+    if account is not None:
+        return sum(account) / 1e9
     fields = stat_fields(pid, pid)
     return None if fields is None else _cpu_ticks(fields) / _TICKS
+
+
+def main_thread_run_ns(pid: int) -> int | None:
+    """Nanoseconds that its main thread has run so far: equal in two looks, it has slept in between.
+
+    None where that says nothing: the kernel keeps no account, or the process is one of those whose waits
+    poll or spin, as NCCL's do.
+    """
+    if any(name_of(task).startswith(_POLLS) for task in tasks_of(pid)):
+        return None
+    account = _schedule_of(pid)
+    return account[0] if account is not None else None
+
+
+def _schedule_of(pid: int) -> tuple[int, int] | None:
+    """Nanoseconds on a core, and in wait for one, of the main thread."""
+    words = read_text(f"/proc/{pid}/task/{pid}/schedstat").split()
+    return (int(words[0]), int(words[1])) if len(words) >= 2 else None
 
 
 def _sampled(

@@ -77,17 +77,10 @@ async def take_stack(
     """
     if (why_not := _refusal(pid, native)) is not None:
         return StackTaken(process=key, error=why_not)
-    program = find_py_spy()
-    if program is None:
-        return StackTaken(
-            process=key,
-            error="py-spy is neither beside this Python nor on PATH: pip install py-spy",
-        )
-    mode = "--native" if native else "--nonblocking"
-    command = [program, "dump", "--json", mode, "--pid", str(pid)]
     attempts = 1 if native else _ATTEMPTS
     try:
-        threads = await asyncio.wait_for(_dump(command, pid, attempts), timeout_s)
+        dump = dump_text(pid, "--native" if native else "--nonblocking", attempts=attempts)
+        threads = parse_py_spy(await asyncio.wait_for(dump, timeout_s))
     except asyncio.TimeoutError:
         error = f"py-spy did not answer within {timeout_s:g} s and was killed"
         return StackTaken(process=key, error=error + (_undo_stop(pid) if native else ""))
@@ -160,13 +153,22 @@ def _refusal(pid: int, native: bool) -> str | None:
     return None
 
 
-async def _dump(command: list[str], pid: int, attempts: int) -> tuple[ThreadStack, ...]:
-    """Runs py-spy until it can read the process, which keeps moving meanwhile."""
+async def dump_text(pid: int, *options: str, attempts: int = 1) -> str:
+    """What `py-spy dump --json` prints; it is run until it can read the process, which keeps moving meanwhile.
+
+    Raises:
+        StackUnreadable: it could not, with the reason; or there is no py-spy.
+    """
+    program = find_py_spy()
+    if program is None:
+        raise StackUnreadable(
+            "py-spy is neither beside this Python nor on PATH: pip install py-spy"
+        )
     while True:
         attempts -= 1
-        code, out, err = await _run(command)
+        code, out, err = await _run([program, "dump", "--json", *options, "--pid", str(pid)])
         if code == 0:
-            return parse_py_spy(out.decode("utf-8", "replace"))
+            return out.decode("utf-8", "replace")
         message = err.decode("utf-8", "replace")
         lasting = _lasting_reason(message, pid)
         if lasting or attempts <= 0:

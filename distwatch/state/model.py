@@ -88,6 +88,7 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     stack_ns: int | None = None
     native: ev.StackTaken | None = None
     """The newest stack with C frames; taken once, where Python frames do not show the reason."""
+    arguments: ev.ArgumentsRead | None = None
     connections: ev.ConnectionsSeen | None = None
     last_output: str = ""
     """The last line that it wrote to its log, where that is known."""

@@ -226,9 +226,11 @@ class StackTaken(Event, frozen=True, kw_only=True):
     """Since when it has seen the main thread in the same call of the user's code; the line in that
     function, and what it calls, may differ."""
     settled_cpu_s: Finite | None = None
-    """CPU seconds used by the main thread since then."""
+    """Seconds for which the main thread has run, or has waited for a core, since then."""
     settled_places: int = 0
     """How many different chains of calls below that function were seen since then."""
+    asleep_since_ns: int | None = None
+    """Since when the main thread has not run at all, as far as looks show; None: that is not known."""
 
     def main_thread(self, pid: int) -> ThreadStack | None:
         """The thread of that name, else the one whose number is the pid; None without threads."""
@@ -248,6 +250,23 @@ class StackTaken(Event, frozen=True, kw_only=True):
     def from_wire(self) -> Event:
         for thread in self.threads:
             msgspec.structs.force_setattr(thread, "frames", share(thread.frames))
+        return self
+
+
+class ArgumentsRead(Event, frozen=True, kw_only=True):
+    """The arguments that decide, of the call of torch.distributed in which a main thread waits.
+
+    Ranks, tags, the name of a new group; never tensors or anything of the user's own code.
+    """
+
+    process: str
+    frames: tuple[Frame, ...] = ()
+    """The main thread's, outermost first, when they were read."""
+    arguments: dict[str, str] = {}
+    """By torch's own names; `group` is `default` or `given`."""
+
+    def from_wire(self) -> Event:
+        msgspec.structs.force_setattr(self, "frames", share(self.frames))
         return self
 
 

@@ -172,6 +172,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.StackTaken: lambda e: (
         f"{count_of(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),
+    ev.ArgumentsRead: lambda e: ", ".join(f"{n}={value}" for n, value in e.arguments.items()),
     ev.PortErrorSeen: lambda e: f"{e.port or e.host}: {e.text}",
     ev.ConnectionsSeen: lambda e: (
         f"{count_of(len(e.stuck), 'connection')} without an answer"

@@ -12,14 +12,16 @@ import pytest
 
 from distwatch.errors import NoSuchTarget, PartialData, UsageError
 from distwatch.observer.cluster.root_registry import Card, write_cards
+from distwatch.observer.journals.reading import write_attached
 from distwatch.observer.targets import ray_jobs
 from distwatch.observer.targets.foreign_job import ForeignJob
 from distwatch.observer.targets.remote_runs import RemoteRun
 from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.runs import list_runs
 from distwatch.observer.targets.target import RunHere
 from distwatch.probes.ray_cluster import Tables
 from distwatch.probes.raylets import Raylet
-from distwatch.runfolder import RunFolder, write_start
+from distwatch.runfolder import RunFolder, host_name, start_ticks, write_start
 from distwatch.state.ray_events import RayActorSeen, RayJobSeen, RayNodeSeen
 from tests.cli.runs import save
 from tests.diagnosis.recorded import RecordedJob
@@ -265,6 +267,21 @@ def test_a_process_of_no_run_is_a_foreign_job(root: str, cluster: Cluster, child
         job.report()
     source = job.source()
     assert source.run_id == f"attached-{child}"
+
+
+def test_what_an_attach_has_written_is_found_again_and_the_next_one_begins_afresh(
+    root: str, cluster: Cluster, child: int
+) -> None:
+    key = f"{host_name()}-{child}.{start_ticks(child)}"
+    for folder in record(root, f"attached-{child}", "another"):
+        write_attached(folder, [key if folder.run_id != "another" else "elsewhere-1.1"])
+    job = resolve(str(child), root)
+    assert isinstance(job, ForeignJob)
+    assert job.folder().run_id == f"attached-{child}"
+    assert len(job.report().ranks) == 1
+    assert job.source().run_id == f"attached-{child}~2"
+    told = {run.run_id: run.alive for run in list_runs(root)}
+    assert told == {f"attached-{child}": True, "another": False}
 
 
 def test_a_process_that_does_not_exist_is_said_to_be_none(root: str, cluster: Cluster) -> None:

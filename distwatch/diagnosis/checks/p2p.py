@@ -140,7 +140,7 @@ def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:
         at = case.at(wait.site, ", called at")
         waited = seconds(case.job.peer_waited_s(wait))
         text = f"rank {wait.global_rank}: {wait}{size}{at}, for {waited}"
-        yield Evidence("operations", text, wait.global_rank)
+        yield Evidence("operations" if wait.posted else "stack", text, wait.global_rank)
 
 
 def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:

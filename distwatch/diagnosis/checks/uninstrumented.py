@@ -8,19 +8,20 @@ from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.stack_calls import (
     STILL_S,
+    StackCall,
+    call_by_stack,
     is_seen_from_outside,
-    still_s,
-    waits_in_by_stack,
+    settled_s,
+    waited_s,
 )
-from distwatch.state.finding import Finding
+from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
-from distwatch.state.rank_sets import name_by, name_ranks, ranks_by
+from distwatch.state.rank_sets import agree, name_by, name_ranks, ranks_by
 
 _ONLY_STACKS = (
     "distwatch sees only stacks here: run the job with `distwatch run -- …` to see sequence numbers, groups "
     "and deadlines."
 )
-_P2P = frozenset(("send", "recv"))
 
 
 class CallsByStack:
@@ -28,59 +29,122 @@ class CallsByStack:
 
     def find(self, case: Case) -> Iterable[Finding]:
         ranks = case.job.ranks
-        # A stack that has changed since shows that this rank still moves.
-        still = {r: s for r, p in ranks.items() if (s := still_s(p)) >= STILL_S}
-        if not is_seen_from_outside(case.job) or len(still) < len(ranks) or case.waiting:
+        if not is_seen_from_outside(case.job) or case.waiting:
             return
         if not all(process.main_frames for process in ranks.values()):
             return
-        inside = {r: call for r, p in ranks.items() if (call := waits_in_by_stack(case.job, p))}
-        outside = [rank for rank in ranks if rank not in inside]
-        if not inside:
+        calls = {r: call for r, p in ranks.items() if (call := call_by_stack(case.job, p))}
+        outside = [rank for rank in ranks if rank not in calls]
+        # A rank that was woken since, or has left its function, still moves.
+        lasted = [waited_s(ranks[rank]) for rank in calls]
+        lasted += [settled_s(ranks[rank]) for rank in outside]
+        if not calls or min(lasted) < STILL_S:
             return
-        calls = set(inside.values())
-        if outside:
-            yield self._missing(case, inside, outside, min(still.values()))
-        elif len(calls) > 1 or calls == {"recv"}:
-            yield self._unlike(case, inside, min(still.values()))
+        lasted_s = min(lasted)
+        creating = {r: call for r, call in calls.items() if call.kind == "creation"}
+        if outside and len(creating) < len(calls):
+            yield self._missing(case, calls, outside, lasted_s)
+        elif creating and len(creating) < len(ranks):
+            yield self._not_created(case, creating, lasted_s)
+        elif creating:
+            yield from self._created_apart(case, creating)
+        else:
+            yield from self._unlike(case, calls, lasted_s)
 
     def _missing(
-        self, case: Case, inside: dict[int, str], outside: list[int], lasted_s: float
+        self, case: Case, calls: dict[int, StackCall], outside: list[int], lasted_s: float
     ) -> Finding:
         place = case.where(outside[0]) if len(outside) == 1 else ""
-        operations = ", ".join(sorted(set(inside.values())))
+        operations = ", ".join(sorted({str(call) for call in calls.values()}))
         return Finding(
             code="collective.rank_missing",
             culprit_ranks=tuple(outside),
-            waiting_ranks=tuple(inside),
-            summary=f"{name_ranks(outside, 'is', 'are')} elsewhere{self._doing(case, outside, place)} while "
-            f"{name_ranks(inside, 'is', 'are')} in {operations}; no stack has changed for {seconds(lasted_s)}",
+            waiting_ranks=tuple(calls),
+            summary=f"{name_ranks(outside, 'is', 'are')} elsewhere{_doing(case, outside, place)} while "
+            f"{name_ranks(calls, 'is', 'are')} in {operations}; nothing has moved for {seconds(lasted_s)}",
             advice=_ONLY_STACKS,
-            evidence=tuple(case.place(rank) for rank in [*outside, *inside][:8]),
+            evidence=tuple(case.place(rank) for rank in [*outside, *calls][:8]),
             confidence=0.5 if lasted_s == STILL_S else 0.6,  # one look only
         )
 
-    def _unlike(self, case: Case, inside: dict[int, str], lasted_s: float) -> Finding:
-        """The smaller side is odd; where the sides are equal, nobody can be told from the others."""
-        sides = sorted(ranks_by(inside).values(), key=len)
-        decided = len(sides) > 1 and len(sides[0]) < len(sides[-1])
-        odd = sorted(sides[0] if decided else inside)
-        calls = set(inside.values())
-        code = "p2p.unmatched" if calls & _P2P and calls - _P2P else "collective.op_mismatch"
-        if calls <= _P2P:
-            code = "p2p.cycle"
+    def _not_created(self, case: Case, creating: dict[int, StackCall], lasted_s: float) -> Finding:
+        """Every rank of the world has to call new_group, member or not."""
+        absent = [rank for rank in case.job.ranks if rank not in creating]
+        title = _group_title(next(iter(creating.values())))
         return Finding(
+            code="group.call_missing",
+            culprit_ranks=tuple(absent),
+            waiting_ranks=tuple(creating),
+            summary=f"{name_ranks(creating, 'waits', 'wait')} in {title} and {name_ranks(absent)} "
+            f"{agree(absent, 'is', 'are')} not in it; nothing has moved for {seconds(lasted_s)}",
+            evidence=tuple(case.place(rank) for rank in [*absent, *creating][:8]),
+            confidence=0.6,
+        )
+
+    def _created_apart(self, case: Case, creating: dict[int, StackCall]) -> Iterable[Finding]:
+        """Members meet under the group's name, which is counted, or made of its members."""
+        names = {r: name for r, c in creating.items() if (name := c.arguments.get("group_name"))}
+        if len(names) < len(creating) or len(set(names.values())) < 2:
+            return
+        sides = sorted(ranks_by(names).values(), key=len)
+        odd = sides[0] if len(sides[0]) < len(sides[-1]) else list(names)
+        yield Finding(
+            code="group.counter_skew",
+            culprit_ranks=tuple(sorted(odd)),
+            waiting_ranks=tuple(rank for rank in names if rank not in odd),
+            summary="the ranks create one group under different names: "
+            f"{'; '.join(name_by(names, ' names it ', ' name it '))}",
+            evidence=tuple(case.place(rank) for rank in list(names)[:8]),
+            confidence=0.7,
+        )
+
+    def _unlike(
+        self, case: Case, calls: dict[int, StackCall], lasted_s: float
+    ) -> Iterable[Finding]:
+        """The smaller side is odd; where the sides are equal, nobody can be told from the others."""
+        if any(call.peer is not None for call in calls.values()):
+            return  # sends and recvs whose peers are known are judged by the graph
+        told = {rank: str(call) for rank, call in calls.items()}
+        if len(set(told.values())) < 2 and set(told.values()) != {"recv"}:
+            return
+        kinds = {call.kind for call in calls.values()}
+        sides = sorted(ranks_by(told).values(), key=len)
+        # What an asynchronous call waits for is not known: who waits in it need not be the odd one.
+        decided = len(sides) > 1 and len(sides[0]) < len(sides[-1]) and "work" not in kinds
+        odd = sorted(sides[0] if decided else told)
+        code = "collective.op_mismatch"
+        if kinds == {"p2p"}:
+            code = "p2p.cycle"
+        elif kinds & {"p2p", "work"}:
+            code, odd = "p2p.unmatched", odd if "work" not in kinds else []
+        elif len({call.name for call in calls.values()}) == 1:
+            code = "collective.root_disagrees"
+        yield Finding(
             code=code,
             culprit_ranks=tuple(odd),
-            waiting_ranks=tuple(rank for rank in inside if rank not in odd),
-            summary=f"the ranks wait for each other in calls that do not fit: "
-            f"{'; '.join(name_by(inside, ' is in ', ' are in '))}; no stack has changed for {seconds(lasted_s)}",
-            evidence=tuple(case.place(rank) for rank in list(inside)[:8]),
+            waiting_ranks=tuple(rank for rank in calls if rank not in odd),
+            summary="the ranks wait for each other in calls that do not fit: "
+            f"{'; '.join(name_by(told, ' is in ', ' are in '))}; nothing has moved for {seconds(lasted_s)}",
+            evidence=(*_evidence(calls), *(case.place(rank) for rank in list(calls)[:8])),
             confidence=0.6 if decided else 0.5,
         )
 
-    def _doing(self, case: Case, outside: list[int], place: str) -> str:
-        if not place:
-            return ""
-        activity = activity_of(case.state, case.job.ranks[outside[0]])
-        return f" (at {place}{', ' + activity.doing if activity and activity.certain else ''})"
+
+def _evidence(calls: dict[int, StackCall]) -> Iterable[Evidence]:
+    for rank, call in list(calls.items())[:8]:
+        if call.arguments:
+            said = ", ".join(f"{name}={value}" for name, value in call.arguments.items())
+            yield Evidence("stack", f"rank {rank}: {call.name}({said})", rank)
+
+
+def _group_title(call: StackCall) -> str:
+    name, members = call.arguments.get("group_name", ""), call.arguments.get("ranks", "")
+    number = f" #{name}" if name.isdigit() else ""
+    return f"{call.name}{number}{f' ({members})' if members else ''}"
+
+
+def _doing(case: Case, outside: list[int], place: str) -> str:
+    if not place:
+        return ""
+    activity = activity_of(case.state, case.job.ranks[outside[0]])
+    return f" (at {place}{', ' + activity.doing if activity and activity.certain else ''})"

@@ -13,7 +13,7 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_status, where
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import TEARDOWN
-from distwatch.diagnosis.facts.stack_calls import STILL_S, is_seen_from_outside
+from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import WaitGraph, wait_graph
 from distwatch.diagnosis.facts.worlds import World
@@ -22,7 +22,6 @@ from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
-from distwatch.state.steps import INIT
 
 
 class Case:
@@ -41,6 +40,7 @@ class Case:
         """The default is the run's largest world."""
         self.state = state
         self.job = Job(state, world)
+        self.job.peer_waits.update(peer_waits_by_stack(self.job))
         self.ray = self.job.ray
         self.actors: tuple[RayActorSeen, ...] = tuple(self.ray.actors.values())
         self.placement_groups: tuple[RayGroupSeen, ...] = tuple(self.ray.groups.values())
@@ -64,7 +64,7 @@ class Case:
 
     def _wait_in_init(self, rank: int) -> Step | None:
         process = self.job.ranks[rank]
-        step = newest_init(process) or _init_by_stack(self.job, process)
+        step = newest_init(process)
         if step is None or holds_world(process) or is_own_failure(process, step):
             return None
         # A rank that was ended with the whole job had waited until then.
@@ -166,22 +166,3 @@ def _ends_explained(finding: Finding) -> tuple[int, ...]:
     """Ranks whose exception this finding explains better."""
     told = code_of(finding.code).tells_exception and finding.severity == "crash"
     return finding.culprit_ranks if told else ()
-
-
-def _init_by_stack(job: Job, process: Process) -> Step | None:
-    """The initialization that a rank without distwatch is in, as its stack shows it."""
-    stack = process.outside.stack
-    if process.instrumented or stack is None or not job.is_in_init_by_stack(process):
-        return None
-    since_ns = stack.unchanged_since_ns or process.outside.stack_ns or 0
-    return Step(
-        step=0,
-        name=INIT.calls[0],
-        parent=None,
-        deadline_s=STILL_S if is_seen_from_outside(job) else None,
-        label="by its stack",
-        site=None,
-        thread="",
-        started_ns=since_ns,
-        moved_ns=since_ns,
-    )

@@ -14,6 +14,11 @@ from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits
 from distwatch.diagnosis.facts.ray_view import RayView
 from distwatch.diagnosis.facts.signals import TEARDOWN
+from distwatch.diagnosis.facts.torch_frames import (
+    COLLECTIVE_FRAMES,
+    is_in_init_by_stack,
+    torch_frame,
+)
 from distwatch.diagnosis.facts.worlds import World, claims_of, ranks_of, size_of, worlds_of
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
@@ -23,7 +28,6 @@ from distwatch.state.steps import COLLECTIVE, INIT, StepKind
 _TIMED_OUT = re.compile(
     r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
 )
-_INIT_FRAMES = ("init_process_group", "rendezvous")
 KILLED_WHILE_WAITING_S = 5.0
 """A wait this long at the end of a job that was killed is reported as its hang."""
 FROZEN_AFTER_S = 5.0
@@ -33,13 +37,6 @@ BEAT_NS = 1_000_000_000
 """A change gets its time when the agent's thread sees it, at most this much later."""
 TIMEOUT_SHARE = 0.8
 """distwatch reports before torch's own timeout passes."""
-_COLLECTIVE_FRAMES = frozenset(
-    (
-        "all_reduce barrier broadcast all_gather all_gather_object all_gather_into_tensor reduce "
-        "reduce_scatter reduce_scatter_tensor gather gather_object scatter scatter_object_list "
-        "all_to_all all_to_all_single broadcast_object_list monitored_barrier send recv"
-    ).split()
-)
 GroupKey = tuple[str, int]
 """A group of one `Job`, by its name and members; meaningless in another `Job`."""
 
@@ -231,8 +228,8 @@ class Job:
     def peer_overdue(self, wait: PeerWait) -> bool:
         """Whether it has been in it for longer than a collective may take."""
         process = self.ranks[wait.global_rank]
-        if is_timeout(process):
-            return True
+        if is_timeout(process) or not process.instrumented:
+            return True  # a wait that only a stack shows counts once it is long enough
         group = process.groups.get(wait.pg_name)
         limit_s = self.deadline_s(process, COLLECTIVE, group.timeout_s if group else None)
         if was_cut_off(process):
@@ -258,22 +255,11 @@ class Job:
         if process.planned is None and any(s.name in INIT.calls for s in process.steps.values()):
             return True
         # A rank without distwatch has no number: it has arrived or it has not.
-        return not process.instrumented and self.is_in_init_by_stack(process)
-
-    def is_in_init_by_stack(self, process: Process) -> bool:
-        """Whether it was in torch's initialization when its stack was last taken."""
-        return self.frame_of(process, _INIT_FRAMES) is not None
-
-    def frame_of(self, process: Process, functions: Iterable[str]) -> ev.Frame | None:
-        """The main thread's innermost torch.distributed frame of that name, if it is in one."""
-        for frame in reversed(process.main_frames):
-            if frame.function in functions and "distributed" in frame.file:
-                return frame
-        return None
+        return not process.instrumented and is_in_init_by_stack(process)
 
     def in_collective_by_stack(self, process: Process) -> str:
         """The collective whose torch frame is on the main thread's stack; '' where there is none."""
-        frame = self.frame_of(process, _COLLECTIVE_FRAMES)
+        frame = torch_frame(process.main_frames, COLLECTIVE_FRAMES)
         return frame.function if frame else ""
 
     def operation(self, global_rank: int, pg_name: str, seq: int) -> ev.Operation | None:

@@ -96,4 +96,4 @@ def _computation(process: Process) -> str:
 def _cpu(flow: Flow, who: str) -> str:
     if flow.over_s <= 0 or flow.cpu_s < LIVELOCK_CPU * flow.over_s:
         return ""
-    return f"{who} has used {flow.cpu_s:.1f} s of CPU in the last {seconds(flow.over_s)}"
+    return f"{who} has been busy for {flow.cpu_s:.1f} s of the last {seconds(flow.over_s)}"

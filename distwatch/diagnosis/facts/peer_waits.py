@@ -27,7 +27,7 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[int, ...]
     tag: int
     posted: int
-    """The 1-based index of this call among those to or from that peer with that tag."""
+    """The 1-based index of this call among those to or from that peer with that tag; 0: not known."""
     answered: int | None
     """How many matching calls the peer has posted; None where that was not observed."""
     entered_ns: int
@@ -52,11 +52,8 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         whom = "any rank" if self.peer_rank < 0 else f"rank {self.peer_rank}"
-        way = (
-            f"send #{self.posted} to {whom}"
-            if self.op == "send"
-            else f"recv #{self.posted} from {whom}"
-        )
+        number = f" #{self.posted}" if self.posted else ""
+        way = f"{self.op}{number} {'to' if self.op == 'send' else 'from'} {whom}"
         tag = f", tag {self.tag}" if self.tag else ""
         return f"{way}{tag}"
 

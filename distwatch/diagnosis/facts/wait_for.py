@@ -16,10 +16,11 @@ from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.diagnosis.facts.stack_calls import (
     STILL_S,
+    call_by_stack,
     is_seen_from_outside,
-    still_s,
-    waits_in_by_stack,
+    waited_s,
 )
+from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
 from distwatch.state.steps import INIT, LOAD
 
 SETTLED_S = 1.0
@@ -308,14 +309,16 @@ def _stack_bundles(job: Job) -> Iterable[Bundle]:
     calls: dict[str, dict[int, Wait]] = {}
     outside: list[int] = []
     for rank, process in job.ranks.items():
-        lasted_s = still_s(process)
-        if call := waits_in_by_stack(job, process):
+        call, lasted_s = call_by_stack(job, process), waited_s(process)
+        if call is not None and call.kind != "p2p":
             waiting = Wait(waited_s=lasted_s, overdue=lasted_s >= STILL_S)
-            calls.setdefault(call, {})[rank] = waiting
-        elif process.main_frames and not job.is_in_init_by_stack(process):
+            calls.setdefault(str(call), {})[rank] = waiting
+        elif call is None and process.main_frames and not is_in_init_by_stack(process):
             outside.append(rank)
-    for call, waiters in calls.items():
-        yield Bundle(kind="collective", what=call, waiters=waiters, awaited=tuple(outside))
+    for what, waiters in calls.items():
+        yield Bundle(
+            kind="collective", what=what, waiters=waiters, awaited=(*outside, *job.peer_waits)
+        )
 
 
 def _lock_bundles(job: Job) -> Iterable[Bundle]:

@@ -10,6 +10,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.framework_places import with_places
 from distwatch.diagnosis.facts.haste import hurried
 from distwatch.diagnosis.facts.job import KILLED_WHILE_WAITING_S
+from distwatch.diagnosis.facts.outside_view import with_outside_view
 from distwatch.diagnosis.facts.ray_shares import share_rows
 from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown
 from distwatch.diagnosis.facts.worlds import worlds_of
@@ -42,6 +43,7 @@ def diagnose(run: RunState | list[Case]) -> list[Finding]:
 
 def cases_of(state: RunState) -> list[Case]:
     """The worlds of a run, the largest first; one empty world where there is none yet."""
+    state = with_outside_view(state)
     return [Case(state, world) for world in worlds_of(state) or [()]]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from distwatch.errors import PartialData
-from distwatch.foreign_files import read_ours
+from distwatch.foreign_files import open_ours, read_ours
 from distwatch.observer.journals.segments import Contents, read_header, read_journal
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.state import events as ev
@@ -21,6 +21,8 @@ from distwatch.state.identity import identify
 from distwatch.state.model import RunState
 from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decode_page
 from distwatch.state.reducer import reduce
+
+_ATTACHED_LONGEST = 1 << 20
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -237,6 +239,23 @@ def lives(key: str) -> bool:
     name, _, began = key.rpartition(".")
     pid, ticks = whole_number(name.rpartition("-")[2]), whole_number(began)
     return pid is not None and ticks is not None and is_alive(pid, ticks)
+
+
+def write_attached(folder: RunFolder, keys: Iterable[str]) -> None:
+    """Notes the processes that this run is about, in which no agent is."""
+    descriptor = open_ours(folder.attached, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        os.write(descriptor, "".join(f"{key}\n" for key in keys).encode())
+    finally:
+        os.close(descriptor)
+
+
+def attached_keys(folder: RunFolder) -> list[str]:
+    """Those keys; empty where agents made the run."""
+    try:
+        return read_ours(folder.attached, _ATTACHED_LONGEST).decode("utf-8", "replace").split()
+    except OSError:
+        return []
 
 
 def journal_paths(folder: RunFolder) -> list[str]:

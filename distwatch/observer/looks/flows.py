@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from typing import NamedTuple
 
 from distwatch.probes.flow import Bytes, bytes_moved
-from distwatch.probes.process import main_thread_cpu_s
+from distwatch.probes.process import main_thread_busy_s
 from distwatch.state.flow import Flow, Moved
 
 OVER_S = 10.0
@@ -37,7 +37,7 @@ class Flows:
 
     def look(self, key: str, pid: int) -> Flow | None:
         """What a process has moved since it was looked at first, and lately; None where it cannot be read."""
-        counts, cpu_s = bytes_moved(pid), main_thread_cpu_s(pid)
+        counts, cpu_s = bytes_moved(pid), main_thread_busy_s(pid)
         if counts is None or cpu_s is None:
             return None
         looks = self._looks.setdefault(key, deque(maxlen=_LOOKS))

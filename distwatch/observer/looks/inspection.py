@@ -7,6 +7,7 @@ import os
 import time
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.probe_requests import (
     lines_of_interest,
     locks_of_interest,
@@ -24,8 +25,8 @@ from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
-STEADY_S = 5.0
 QUIET_AFTER_S = 60.0
+FRESH_S = 2.0
 _LOCKS = 8
 _LOOKED_AT = ("rank", "agent", "other")
 
@@ -33,7 +34,9 @@ _LOOKED_AT = ("rank", "agent", "other")
 class Inspection:
     """Looks on suspicion, and then less and less often: a long hang must not cost much."""
 
-    def __init__(self, recording: Recording, tracking: Tracking, state: RunState) -> None:
+    def __init__(
+        self, recording: Recording, tracking: Tracking, state: RunState, *, embedded: bool = False
+    ) -> None:
         self._recording = recording
         self._tracking = tracking
         self._state = state
@@ -44,19 +47,28 @@ class Inspection:
         self._native: asyncio.Task[None] | None = None
         self._ask = True
         self._suspected = 0.0
+        self._embedded = embedded
+        self._looked = 0.0
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether a viewer watches ranks of which nothing tells what they call but their stacks."""
+        return self._embedded and not any(p.instrumented for p in self._state.processes.values())
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a round has just ended: another one would see the same."""
+        return not self.running and time.monotonic() - self._looked < FRESH_S
 
     @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def consider(
-        self, why: str, *, sockets: dict[str, str], steady: bool = False
-    ) -> asyncio.Task[None] | None:
+    def consider(self, why: str, *, sockets: dict[str, str]) -> asyncio.Task[None] | None:
         """Starts a round if one is due for that reason ('': nothing is suspicious); returns it.
 
         Args:
             sockets: the agents' control sockets, by process key.
-            steady: a viewer watches ranks that report nothing themselves: keep the pace.
         """
         now = time.monotonic()
         if not why:
@@ -68,10 +80,7 @@ class Inspection:
         self._suspected = now
         if self.running or now < self._next:
             return None
-        look = self.begin(why, sockets)
-        if steady:
-            self._next = now + STEADY_S
-        return look
+        return self.begin(why, sockets)
 
     def begin(self, why: str, sockets: dict[str, str], *, ask: bool = False) -> asyncio.Task[None]:
         """Starts a round now, or returns the one under way. `ask`: also ask the agents for dumps."""
@@ -114,6 +123,10 @@ class Inspection:
             self._tracking.examine(),
         )
         await self._read_sources(wanted)
+        self._looked = time.monotonic()
+        if self.from_outside:
+            # The second look at ranks that report nothing themselves decides: it is not to be late.
+            self._next = self._looked + STILL_S
 
     async def _take_stacks(
         self, wanted: list[Tracked], living: list[Tracked], sockets: dict[str, str]
@@ -123,6 +136,8 @@ class Inspection:
         )
         await self._stacks.take_of_workers(taken, living)
         await self._stacks.take_of_busy(taken, living, sockets)
+        if self.from_outside:
+            await self._stacks.take_arguments(taken, living)
 
     async def _see_connections(self, tracked: Tracked) -> None:
         try:

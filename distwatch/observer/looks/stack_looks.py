@@ -9,11 +9,18 @@ from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.diagnosis.facts.stack_calls import CALLS
+from distwatch.diagnosis.facts.torch_frames import torch_frame
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.observer.background import close_writer, in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.tracking import Tracked
-from distwatch.probes.process import call_in_words, main_thread_cpu_s
+from distwatch.probes.call_arguments import take_arguments
+from distwatch.probes.process import (
+    call_in_words,
+    main_thread_busy_s,
+    main_thread_run_ns,
+)
 from distwatch.probes.stacks import take_stack
 from distwatch.state import events as ev
 from distwatch.state.observer_events import MAIN_THREAD
@@ -28,9 +35,11 @@ PLACES_KEPT = 16
 TORN_AT_MOST = 3
 THREADS_OF_ONE = 16
 ASK_WITHIN_S = 1.0
+STAYED_S = 2.0
+"""A call in which a thread is for so long has arguments that are worth a look."""
 _DATA = "/torch/utils/data/"
 _Moment = tuple[int, float]
-"""Monotonic ns, and CPU seconds of the main thread."""
+"""Monotonic ns, and seconds for which the main thread has been busy."""
 
 
 class StackLooks:
@@ -41,8 +50,10 @@ class StackLooks:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._same: dict[str, tuple[object, _Moment]] = {}
         self._settled: dict[str, tuple[object, _Moment]] = {}
+        self._asleep: dict[str, tuple[object, _Moment]] = {}
         self._places: dict[str, tuple[int, set[tuple[tuple[str, str], ...]]]] = {}
         self._native: dict[str, object] = {}
+        self._argued: dict[str, tuple[ev.Frame, ...]] = {}
         self._outermost: dict[str, tuple[str, str]] = {}
 
     async def take(self, tracked: Tracked, socket: str = "") -> ev.StackTaken | None:
@@ -58,8 +69,8 @@ class StackLooks:
         if tracked.ended:
             return None
         taken = await _with_calls(taken, tracked.pid)
-        cpu = main_thread_cpu_s(tracked.pid)
-        now = (time.monotonic_ns(), cpu or 0.0)
+        busy_s, run_ns = main_thread_busy_s(tracked.pid), main_thread_run_ns(tracked.pid)
+        now = (time.monotonic_ns(), busy_s or 0.0)
         if frames := taken.main_frames(tracked.pid):
             unchanged = _since(self._same, tracked.key, frames, now)
             settled = _since(self._settled, tracked.key, _place(frames), now)
@@ -67,8 +78,11 @@ class StackLooks:
                 taken,
                 unchanged_since_ns=unchanged[0],
                 settled_since_ns=settled[0],
-                settled_cpu_s=None if cpu is None else max(0.0, cpu - settled[1]),
+                settled_cpu_s=None if busy_s is None else max(0.0, busy_s - settled[1]),
                 settled_places=self._count_places(tracked.key, frames, settled[0]),
+                asleep_since_ns=None
+                if run_ns is None
+                else _since(self._asleep, tracked.key, run_ns, now)[0],
             )
         self._recording.record(taken)
         return taken
@@ -113,6 +127,27 @@ class StackLooks:
                 if counts[worker.ppid] <= WORKERS_OF_ONE:
                     chosen.append(worker)
         await asyncio.gather(*(self.take(worker) for worker in chosen[:WORKERS_OF_ALL]))
+
+    async def take_arguments(
+        self, taken: Iterable[ev.StackTaken | None], living: list[Tracked]
+    ) -> None:
+        """The arguments of calls of torch.distributed in which main threads have stayed, once for each place."""
+        by_key = {tracked.key: tracked for tracked in living}
+        for one in taken:
+            tracked = by_key.get(one.process) if one is not None else None
+            if one is None or tracked is None:
+                continue
+            frames = one.main_frames(tracked.pid)
+            moved = one.unchanged_since_ns is None or self._argued.get(tracked.key) == frames
+            if moved or torch_frame(frames, CALLS) is None or not self._has_stayed(one):
+                continue
+            self._argued[tracked.key] = frames
+            if (read := await take_arguments(tracked.key, tracked.pid)) is not None:
+                self._recording.record(read)
+
+    def _has_stayed(self, taken: ev.StackTaken) -> bool:
+        stayed_ns = time.monotonic_ns() - (taken.unchanged_since_ns or 0)
+        return stayed_ns >= STAYED_S * 1e9
 
     def not_yet_native(self, keys: Iterable[str], living: list[Tracked]) -> list[Tracked]:
         """Those of the processes whose C frames were not yet taken at their current place."""

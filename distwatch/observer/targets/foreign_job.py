@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.target import Target
 from distwatch.probes import discovery
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, next_generation
 from distwatch.state.events import ProcessSighted
 
 if TYPE_CHECKING:
@@ -21,19 +20,25 @@ class ForeignJob(Target):
 
     Args:
         ray_job: the Ray job of which the process is a worker or the driver.
+        recorded: what the last `attach` to this job has written; the next one begins afresh.
     """
 
-    def __init__(self, pid: int, root: str, ray_job: RayJob | None) -> None:
+    def __init__(
+        self, pid: int, root: str, ray_job: RayJob | None, recorded: RunFolder | None = None
+    ) -> None:
+        self._recorded = recorded
         self.name = f"process {pid}"
         self._pid = pid
         self._root = root
         self._ray_job = ray_job
 
     def require(self) -> None:
-        if self._ray_job is None:  # of that one, others may be here
+        if self._recorded is None and self._ray_job is None:  # of that one, others may be here
             discovery.require_readable(self._pid)
 
     def folder(self) -> RunFolder:
+        if self._recorded is not None:
+            return self._recorded
         raise NoSuchTarget(
             f"{self.name} belongs to no run",
             advice=f"`distwatch attach {self._pid}` watches it from outside.",
@@ -71,7 +76,8 @@ class ForeignJob(Target):
         # This imports the whole daemon, which `distwatch stacks` does not need.
         from distwatch.observer.targets.sources import EmbeddedRun
 
-        folder = RunFolder(os.path.join(self._root, f"attached-{self._pid}"))
+        # What was found before must not count again: the job may have moved since.
+        folder = next_generation(self._root, f"attached-{self._pid}")
         folder.create()
         note = "from outside: this job runs without distwatch"
         return EmbeddedRun(folder, note, sighted, self._ray_job)

@@ -63,7 +63,9 @@ def _run_or_job_of(pid: int, root: str, folders: list[RunFolder]) -> Target:
 
     job = ray_job_of(pid)
     folder = _run_of_ray_job(job.run_name, job.pids, folders) if job else None
-    return RunHere(folder) if folder else ForeignJob(pid, root, job)
+    if folder:
+        return RunHere(folder)
+    return ForeignJob(pid, root, job, runs.attached_run_of_pid(pid, folders))
 
 
 def _run_or_job_with(actor: str, root: str, folders: list[RunFolder]) -> Target | None:

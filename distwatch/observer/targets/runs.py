@@ -13,7 +13,7 @@ from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.errors import NoSuchTarget, PartialData, UsageError
 from distwatch.observer.journals.pruning import is_run, run_folders
-from distwatch.observer.journals.reading import any_alive, lives, load_state
+from distwatch.observer.journals.reading import any_alive, attached_keys, lives, load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.probes.table import title_of
 from distwatch.report.document import redacted_headline
@@ -26,6 +26,7 @@ from distwatch.runfolder import (
     name_of,
     start_ticks,
 )
+from distwatch.state.frames import process_key
 from distwatch.visible_text import shorten
 
 SCHEMA = "distwatch.ps/1"
@@ -98,6 +99,19 @@ def _is_above(pid: int, folder: RunFolder) -> bool:
     return False
 
 
+def attached_run_of_pid(pid: int, folders: Iterable[RunFolder]) -> RunFolder | None:
+    """The newest run that an `attach` made for the job of a process, or of one above it."""
+    line = {process_key(host_name(), one, start_ticks(one)) for one in (pid, *ancestors(pid))}
+    ended = f"{host_name()}-{pid}."
+    gone = not os.path.isdir(f"/proc/{pid}")
+
+    def has_it(key: str) -> bool:
+        return key in line or (gone and key.startswith(ended))
+
+    found = [folder for folder in folders if any(map(has_it, attached_keys(folder)))]
+    return max(found, key=_folder_ns, default=None)
+
+
 def runs_by_actor(folders: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
     """Runs by the names of the Ray actors in them or in their clusters."""
     runs: dict[str, list[RunFolder]] = {}
@@ -147,7 +161,7 @@ def summarize(folder: RunFolder) -> RunSummary:
         run_id=folder.run_id,
         path=folder.path,
         observer_pid=lock_holder(folder),
-        alive=any_alive(folder),
+        alive=any_alive(folder) or any(map(lives, attached_keys(folder))),
     )
     try:
         return _filled(summary, folder)

@@ -7,7 +7,12 @@ import os
 
 from distwatch.errors import AttachDenied
 from distwatch.observer.daemon import Observer
-from distwatch.observer.journals.reading import Entry, read_entries, require_records
+from distwatch.observer.journals.reading import (
+    Entry,
+    read_entries,
+    require_records,
+    write_attached,
+)
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import dump_text
 from distwatch.observer.targets.ray_jobs import RayJob
@@ -92,6 +97,8 @@ class EmbeddedRun(RunSource):
             self.note += "; nothing is recorded: its folder cannot be written"
         self._observer = Observer(self.folder, embedded=True, writable=self._lock is not None)
         self._observer.viewers = 1
+        if self._sighted and self._lock is not None:
+            write_attached(self.folder, [sighted.process for sighted in self._sighted])
         for sighted in self._sighted:
             self._observer.tracking.add_sighting(sighted)
         if self._ray_job is not None:

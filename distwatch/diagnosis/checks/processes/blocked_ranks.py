@@ -134,7 +134,7 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
     if busy_s is not None and kind not in _NOT_A_LOOP:
         stack = process.outside.stack
         cpu_s = stack.settled_cpu_s if stack and stack.settled_cpu_s is not None else 0.0
-        text = f"its main thread used {cpu_s:.1f} s of CPU in {seconds(busy_s)} without leaving that function"
+        text = f"its main thread wanted {cpu_s:.1f} s of CPU in {seconds(busy_s)} and did not leave that function"
         loop = Evidence("stack", text, rank)
         return Blocked("process.livelock", "runs without making progress", [loop], 0.8)
     return None

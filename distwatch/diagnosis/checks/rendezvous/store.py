@@ -32,6 +32,8 @@ class PortTaken:
         if duplicates(case).get(0) or (failed and _is_held_by_a_rank(case, failed)):
             return  # another process of that rank holds the port
         ranks = {f.global_rank for f in failed if f.global_rank is not None}
+        if 0 not in case.job.ranks:
+            ranks.add(0)  # it could not listen there, and has ended before anybody looked
         yield self._finding(case, look, failed, tuple(sorted({*case.waiting, *ranks})))
 
     def _foreign(self, case: Case, failed: list[Failure]) -> Look | None:

@@ -14,6 +14,7 @@ from distwatch.diagnosis.facts.ray_resources import (
     what_lacks,
 )
 from distwatch.diagnosis.facts.ray_view import actor_title, titles
+from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -142,7 +143,7 @@ def blocks(case: Case) -> bool:
 def _waits_by_stack(case: Case, process: Process) -> bool:
     """A rank without distwatch shows this only in its stack."""
     job = case.job
-    waits = job.is_in_init_by_stack(process) or bool(job.in_collective_by_stack(process))
+    waits = is_in_init_by_stack(process) or bool(job.in_collective_by_stack(process))
     return waits and not process.instrumented
 
 

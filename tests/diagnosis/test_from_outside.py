@@ -1,0 +1,180 @@
+"""Jobs in which no rank has distwatch: verdicts on stacks, arguments and what main threads have run since."""
+
+from __future__ import annotations
+
+import pytest
+
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.state import events as ev
+from tests.diagnosis.recorded import READING, SECOND, WAITING, RecordedJob, frame, root
+
+C10D = WAITING[1].file
+FIRST, SECOND_LOOK = 2.0, 7.0
+
+
+def inside(call: str, line: int = 9) -> tuple[ev.Frame, ...]:
+    return (frame("main", "/job/train.py", line), frame(call, C10D, 3000))
+
+
+def job_at(*stacks: tuple[ev.Frame, ...], ran_at: float = FIRST) -> RecordedJob:
+    """Ranks that were looked at twice, with these stacks both times; their threads last ran at `ran_at`."""
+    job = RecordedJob(len(stacks))
+    for rank, frames in enumerate(stacks):
+        job.sight(rank, 1.0)
+        thread = ev.ThreadStack(name="MainThread", os_thread_id=1000 + rank, frames=frames)
+        taken = ev.StackTaken(
+            process=job.key(rank),
+            threads=(thread,),
+            unchanged_since_ns=int(FIRST * SECOND),
+            settled_since_ns=int(FIRST * SECOND),
+            settled_cpu_s=0.0,
+            asleep_since_ns=int(ran_at * SECOND),
+        )
+        job.see(SECOND_LOOK, taken)
+    job.tick(SECOND_LOOK)
+    return job
+
+
+def argue(job: RecordedJob, rank: int, frames: tuple[ev.Frame, ...], **arguments: str) -> None:
+    arguments = {"group": "default", **arguments}
+    job.see(
+        SECOND_LOOK,
+        ev.ArgumentsRead(process=job.key(rank), frames=frames, arguments=arguments),
+    )
+
+
+def test_a_loop_that_is_always_seen_in_the_same_call_moves() -> None:
+    stacks = inside("all_reduce"), READING
+    assert root(diagnose(job_at(*stacks).state)).culprit_ranks == (1,)
+    assert diagnose(job_at(*stacks, ran_at=6.5).state) == []
+
+
+def test_a_rank_that_goes_on_from_function_to_function_moves() -> None:
+    job = job_at(inside("barrier"), READING)
+    thread = ev.ThreadStack(name="MainThread", os_thread_id=1001, frames=READING)
+    since_ns = int(6.5 * SECOND)
+    moved = ev.StackTaken(
+        process=job.key(1),
+        threads=(thread,),
+        unchanged_since_ns=since_ns,
+        settled_since_ns=since_ns,
+    )
+    job.see(SECOND_LOOK + 0.1, moved)
+    assert diagnose(job.state) == []
+
+
+def test_a_group_that_not_all_create() -> None:
+    creating = inside("new_group")
+    for other in (inside("barrier"), READING):
+        job = job_at(creating, other, other)
+        argue(job, 0, creating, ranks="[0, 1]", group_name="3")
+        verdict = root(diagnose(job.state))
+        assert (verdict.code, verdict.culprit_ranks) == ("group.call_missing", (1, 2))
+        assert "new_group #3 ([0, 1])" in verdict.summary
+
+
+def test_a_group_that_is_created_under_two_names() -> None:
+    creating = inside("new_group")
+    job = job_at(creating, creating, creating)
+    for rank, name in enumerate(("7", "7", "8")):
+        argue(job, rank, creating, group_name=name)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("group.counter_skew", (2,))
+    same = job_at(creating, creating)
+    for rank in (0, 1):
+        argue(same, rank, creating, group_name="7")
+    assert diagnose(same.state) == []
+
+
+def test_roots_that_differ() -> None:
+    calling = inside("broadcast")
+    job = job_at(calling, calling, calling)
+    for rank, src in enumerate("001"):
+        argue(job, rank, calling, src=src)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("collective.root_disagrees", (2,))
+    assert "broadcast with src=1" in verdict.summary
+
+
+def send_and_recv(tag: str, dst: str = "1") -> RecordedJob:
+    job = job_at(inside("send"), inside("recv"))
+    argue(job, 0, inside("send"), dst=dst, tag="1")
+    argue(job, 1, inside("recv"), src="0", tag=tag)
+    return job
+
+
+def test_a_tag_that_differs() -> None:
+    verdict = root(diagnose(send_and_recv("2").state))
+    assert (verdict.code, verdict.culprit_ranks) == ("p2p.unmatched", (0, 1))
+    assert "one uses tag 1, the other tag 2" in verdict.summary
+
+
+def test_a_send_and_its_recv_are_not_blamed_on_each_other() -> None:
+    assert diagnose(send_and_recv("1").state) == []
+
+
+def test_who_waits_for_a_rank_in_a_send_is_not_blamed() -> None:
+    """Rank 2 waits in a barrier for rank 1, and that one in a recv for rank 0, which is elsewhere."""
+    job = job_at(READING, inside("recv"), inside("barrier"))
+    argue(job, 1, inside("recv"), src="0")
+    argue(job, 2, inside("barrier"))
+    verdict = root(diagnose(job.state))
+    assert (verdict.culprit_ranks, verdict.waiting_ranks) == ((0,), (1, 2))
+    assert all(finding.culprit_ranks == (0,) for finding in diagnose(job.state))
+
+
+def test_arguments_of_an_earlier_place_do_not_count() -> None:
+    job = job_at(inside("send"), inside("recv"))
+    argue(job, 0, inside("send", line=8), dst="1", tag="1")
+    argue(job, 1, inside("recv"), src="0", tag="2")
+    assert all(
+        finding.culprit_ranks != (0, 1) or finding.code != "p2p.unmatched"
+        for finding in diagnose(job.state)
+    )
+
+
+def test_an_asynchronous_call_blames_nobody_but_a_rank_that_is_elsewhere() -> None:
+    waiting = (frame("step", "/job/train.py", 12),)
+    for others, culprits in (((inside("barrier"),) * 2, ()), ((inside("barrier"), READING), (2,))):
+        job = job_at(waiting, *others)
+        job.sample(0, SECOND_LOOK, "S", syscall="futex")
+        line = ev.SourceLine(file="/job/train.py", line=12, text="request.wait()")
+        job.see(SECOND_LOOK, ev.SourcesRead(host="node1", lines=(line,)))
+        assert root(diagnose(job.state)).culprit_ranks == culprits
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_beyond_the_world(rank: int) -> None:
+    creating = inside("init_process_group")
+    job = RecordedJob(1)
+    job.stand(rank, global_rank=rank, world_size=1)
+    job.sight(rank, 1.0)
+    thread = ev.ThreadStack(name="MainThread", os_thread_id=1000 + rank, frames=creating)
+    job.see(
+        SECOND_LOOK,
+        ev.StackTaken(
+            process=job.key(rank), threads=(thread,), unchanged_since_ns=int(FIRST * SECOND)
+        ),
+    )
+    job.tick(SECOND_LOOK)
+    codes = [finding.code for finding in diagnose(job.state)]
+    assert codes == (["rendezvous.rank_out_of_range"] if rank else [])
+
+
+def test_a_port_that_another_program_has_explains_that_rank_0_is_gone() -> None:
+    creating = inside("init_process_group")
+    job = RecordedJob(2)
+    job.sight(1, 1.0)
+    thread = ev.ThreadStack(name="MainThread", os_thread_id=1001, frames=creating)
+    job.see(
+        SECOND_LOOK,
+        ev.StackTaken(
+            process=job.key(1), threads=(thread,), unchanged_since_ns=int(FIRST * SECOND)
+        ),
+    )
+    job.probe("silent", SECOND_LOOK, owner_pid=77, owner_command=("python", "-m", "http.server"))
+    job.tick(SECOND_LOOK)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("rendezvous.port_taken", ())
+    assert "pid 77" in verdict.summary
+    assert [f.role for f in diagnose(job.state)[1:]] == ["symptom"]
