@@ -128,6 +128,7 @@ class GroupFacts:
     ) -> None:
         counts = dict.fromkeys(range(comm.size), comm.usual) if comm.usual >= 0 else {}
         counts |= comm.counts
+        counts = {rank: count for rank, count in counts.items() if rank not in comm.silent}
         least = min(counts.values(), default=0)
         if max(counts.values(), default=0) == least:
             return

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
+from distwatch.diagnosis.facts.communicators import DEAD_WORDS
 from distwatch.dumps.log.clock import LogClock
 from distwatch.dumps.log.facts import Ended, Fact, Who, WorldSized
 from distwatch.dumps.log.nccl import CommJoined
 from distwatch.state.bounds import MOST_RANKS
 
-_DEAD_WORDS = "NCCL's RAS considers it dead: it no longer answers"
 _HEAD = re.compile(r"NCCL version \S+ compiled with CUDA")
 _COMM = re.compile(r"^#(?P<group>\d+)-\d+ \((?P<hash>[0-9a-f]+)\) (?P<what>[A-Z, ]+)$")
 _ROW = re.compile(
@@ -28,7 +28,8 @@ _DIFFERENT = re.compile(r"Communicator ranks have different (?:(?P<op>\w+) )?ope
 _MANY = re.compile(r"^\s*(\d{1,6}) ranks? ha(?:s|ve) launched up to operation (\d{1,18})")
 _NONE = re.compile(r"^\s*(\d{1,6}) ranks? ha(?:s|ve) not launched any operations")
 _ONE = re.compile(
-    r"^\s*Rank (?P<rank>\d{1,6})(?: has launched up to operation (?P<count>\d{1,18}))?"
+    r"^\s*Rank (?P<rank>\d{1,6})(?: has launched up to operation (?P<count>\d{1,18})"
+    r"|(?P<none> has not launched any operations))?"
     r"(?: -- GPU \S+ managed by process (?P<pid>\d{1,10}) on node (?P<host>\S+))?"
 )
 _DEAD = re.compile(r"^\s*Process (\d{1,10}) on node (\S+) managing GPU")
@@ -45,6 +46,9 @@ class CommCounted(Fact, frozen=True, kw_only=True):
     """What all others have launched; -1: they are not counted."""
     op: str = ""
     writers: dict[int, Who] = {}
+    """The processes of ranks, also of those that gave no count; only those that the answer lists."""
+    silent: tuple[int, ...] = ()
+    """Ranks that gave no count."""
 
 
 class RasAnswered(Fact, frozen=True, kw_only=True):
@@ -76,6 +80,10 @@ def read_ras_json(plain: dict[str, Any], year: int) -> Iterator[Fact]:
             for op, number in said.items():
                 by_op.setdefault(op, set()).add(number)
             writers[rank] = _writer(one.get("pid"), one.get("host"))
+        silent = {
+            _rank(one["rank"]): _writer(one.get("pid"), one.get("host"))
+            for one in comm.get("missing_ranks", ())
+        }
         differing = [op for op, numbers in by_op.items() if len(numbers) > 1]
         yield CommCounted(
             who=Who(attempt=-1),
@@ -84,14 +92,14 @@ def read_ras_json(plain: dict[str, Any], year: int) -> Iterator[Fact]:
             size=_rank(comm["size"]),
             counts=counts,
             op=differing[0] if len(differing) == 1 else "",
-            writers=writers,
+            writers=writers | silent,
+            silent=tuple(silent),
         )
-        yield from _joined(writers, _rank(comm["size"]), time_ns)
+        yield from _joined(writers | silent, _rank(comm["size"]), time_ns)
         for one in comm.get("missing_ranks", ()):
-            who = _writer(one.get("pid"), one.get("host"))
-            yield from _joined({_rank(one["rank"]): who}, _rank(comm["size"]), time_ns)
             if (one.get("status") or {}).get("considered_dead"):
-                yield Ended(who=who, time_ns=time_ns, how=_DEAD_WORDS)
+                who = silent[_rank(one["rank"])]
+                yield Ended(who=who, time_ns=time_ns, how=DEAD_WORDS)
 
 
 def _rank(number: Any) -> int:
@@ -119,6 +127,8 @@ class _Section(msgspec.Struct, kw_only=True):
     """Ranks of it, by the table of communicators."""
     op: str = ""
     differs: bool = False
+    silent: dict[int, Who] = {}
+    """Ranks of it that RAS has no data from."""
     totals: list[tuple[int, int]] = []
     listed: dict[int, tuple[int, Who]] = {}
     last_count: int = -1
@@ -128,29 +138,36 @@ def read_ras_text(text: str, year: int) -> list[Fact]:
     """The facts of one answer."""
     section = _Section()
     facts: list[Fact] = [RasAnswered(who=Who(attempt=-1))]
-    in_dead = False
+    in_dead = is_incomplete = False
     sizes: dict[str, int] = {}
+    silent: dict[str, dict[int, Who]] = {}
     for line in [*text.splitlines(), "#0-0 (0) END"]:
         if row := _ROW.match(line):
             sizes[row["group"]] = _rank(row["size"])
         if line.strip() == "DEAD":
             in_dead = True
         if in_dead and (dead := _DEAD.match(line)):
-            facts.append(Ended(who=_writer(dead[1], dead[2]), how=_DEAD_WORDS))
+            facts.append(Ended(who=_writer(dead[1], dead[2]), how=DEAD_WORDS))
         if comm := _COMM.match(line.strip()):
             in_dead = False
             facts += _counted(section)
-            section = _Section(comm=comm["hash"], size=sizes.get(comm["group"], 0))
+            section = _Section(
+                comm=comm["hash"],
+                size=sizes.get(comm["group"], 0),
+                silent=silent.setdefault(comm["hash"], {}),
+            )
+            is_incomplete = "INCOMPLETE" in comm["what"]
         elif different := _DIFFERENT.search(line):
             facts += _counted(section)
-            section = _Section(
-                comm=section.comm, size=section.size, op=different["op"] or "", differs=True
-            )
+            op = different["op"] or ""
+            section = msgspec.structs.replace(section, op=op, differs=True, totals=[], listed={})
         elif section.differs:
             _read_count(section, line)
         elif section.size and (one := _ONE.match(line)):
             writers = {_rank(one["rank"]): _writer(one["pid"], one["host"])}
             facts += _joined(writers, section.size, 0)
+            if is_incomplete:
+                section.silent.update(writers)
     if sizes:
         facts.append(WorldSized(who=Who(attempt=-1), size=max(sizes.values())))
     return facts
@@ -164,16 +181,19 @@ def _read_count(section: _Section, line: str) -> None:
         section.totals.append((int(none[1]), 0))
         section.last_count = 0
     elif one := _ONE.match(line):
-        count = int(one["count"]) if one["count"] else section.last_count
+        alone = "0" if one["none"] else one["count"]
+        count = int(alone) if alone else section.last_count
         section.listed[_rank(one["rank"])] = (count, _writer(one["pid"], one["host"]))
-        if one["count"]:
+        if alone:
             section.totals.append((1, count))
 
 
 def _counted(section: _Section) -> Iterator[Fact]:
     if not section.totals:
         return
-    size = sum(ranks for ranks, _ in section.totals)
+    counted = sum(ranks for ranks, _ in section.totals)
+    # Whoever gave no count has a number, too: those of the others may be beyond their sum.
+    size = section.size if counted <= section.size <= counted + len(section.silent) else counted
     rest = Counter({count: 0 for _, count in section.totals})
     for ranks, count in section.totals:
         rest[count] += ranks
@@ -187,6 +207,9 @@ def _counted(section: _Section) -> Iterator[Fact]:
             counts={rank: count for rank, (count, _) in section.listed.items()},
             usual=usual,
             op=section.op,
-            writers=(writers := {rank: who for rank, (_, who) in section.listed.items()}),
+            writers=(
+                writers := section.silent | {r: who for r, (_, who) in section.listed.items()}
+            ),
+            silent=tuple(section.silent),
         )
         yield from _joined(writers, size, 0)

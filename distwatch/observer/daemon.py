@@ -26,6 +26,7 @@ from distwatch.observer.looks.cluster_looks import ClusterLooks
 from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
+from distwatch.observer.looks.ras_looks import RasLooks
 from distwatch.observer.looks.tracking import Tracking
 from distwatch.probes.devices import Devices
 from distwatch.runfolder import RunFolder, host_name
@@ -79,6 +80,7 @@ class Observer:
         self.inspection = Inspection(self.recording, self.tracking, self.state, embedded=embedded)
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
+        self.ras = RasLooks(self.recording, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices())
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._intake = Intake(
@@ -230,6 +232,7 @@ class Observer:
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.endpoints.close()
         self.cluster.close()
+        self.ras.close()
         self._host_looks.close()
         try:
             self._intake.take_last_words()
@@ -266,6 +269,7 @@ class Observer:
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True
+        self._ask_ras(why)
         sockets = self._intake.sockets() if why else {}
         look = None
         # The results of the last look at very many ranks are taken in first.
@@ -291,6 +295,16 @@ class Observer:
             self._keep_waits = time.monotonic() - began > APART_S
             if not self._keep_waits:
                 self._keep()
+
+    def _ask_ras(self, why: str) -> None:
+        """One process answers for all hosts: of several observers, the root asks, or the one beside rank 0."""
+        largest = self.judge.cases[0] if self.judge.cases else None
+        first_here = largest is not None and 0 in largest.job.ranks_on(self._host)
+        if self.judge.of_one_host and not first_here:
+            return
+        pids = [tracked.pid for tracked in self.tracking.living() if tracked.role != "launcher"]
+        groups = largest.groups if largest is not None else []
+        self.ras.consider(why, pids, on_nccl=any("nccl" in view.backend for view in groups))
 
     def _keep(self) -> None:
         self._keep_waits = False

@@ -58,7 +58,7 @@ def listeners_of(
     Raises:
         ProcessLookupError: that process has ended, so its network namespace is not visible.
     """
-    sockets = _listening(port, network_of)
+    sockets = listening_on(port, network_of)
     holders, denied = _holders(set(sockets), likely)
     found = []
     for inode, (address, uid) in sockets.items():
@@ -66,8 +66,8 @@ def listeners_of(
     return sorted(found, key=lambda one: (one.address, one.pid or 0))
 
 
-def _listening(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:
-    """Address and user by the inode of the socket."""
+def listening_on(port: int, network_of: int | None) -> dict[str, tuple[str, int]]:
+    """Address and user of each socket that listens on a port, by its inode."""
     place = f"/proc/{'self' if network_of is None else network_of}/net"
     if not os.path.exists(f"{place}/tcp"):
         raise ProcessLookupError(

@@ -208,6 +208,8 @@ def _coverage(job: Job, ranks: list[RankStatus]) -> Coverage:
     for status in ranks:
         if status.process is None:
             unobserved[str(status.global_rank)] = job.why_unseen(status.global_rank)
+        elif status.global_rank in job.unwatched:
+            unobserved[str(status.global_rank)] = "no process seen: only NCCL's RAS tells of it"
         elif not status.instrumented:
             unobserved[str(status.global_rank)] = "runs without distwatch: seen only from outside"
         else:

@@ -1,4 +1,4 @@
-"""What is seen of a host's devices and network ports: written by an observer."""
+"""What is seen of devices, network ports and NCCL's communicators: written by an observer."""
 
 from __future__ import annotations
 
@@ -48,3 +48,43 @@ class PortErrorSeen(Event, frozen=True, kw_only=True):
     text: str = ""
     process: str | None = None
     decides: bool = True
+
+
+class Communicator(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How many operations the ranks of one NCCL communicator have launched, by NCCL's own count."""
+
+    name: str
+    size: int
+    processes: tuple[int, ...] = ()
+    """By rank in it: an index into the answer's processes; -1, or beyond its end: the answer does not say."""
+    launched: int = -1
+    """What most ranks have launched; -1: nothing is known of them."""
+    others: dict[int, int] = {}
+    """What the other ranks have launched, by their rank in it."""
+    silent: tuple[int, ...] = ()
+    """Its ranks that gave no count."""
+    op: str = ""
+    """The operation whose counts differ, where it is only one."""
+    still_since_ns: int = 0
+    """Since when its counts are the same, in each of the observer's looks."""
+
+    def count(self, rank: int) -> int | None:
+        """What a rank of it has launched; None where that is not known."""
+        if rank in self.silent:
+            return None
+        count = self.others.get(rank, self.launched)
+        return None if count < 0 else count
+
+
+class CommunicatorsSeen(Event, frozen=True, kw_only=True):
+    """An answer of NCCL's RAS service, which one process of a job gives for all of its processes."""
+
+    is_routine = True
+
+    host: str
+    """The host of the observer that asked."""
+    processes: tuple[tuple[str, int], ...] = ()
+    """Host (as NCCL names it, mostly an address) and pid."""
+    dead: tuple[int, ...] = ()
+    """Indices of the processes that RAS no longer reaches."""
+    communicators: tuple[Communicator, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,7 +11,14 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.ranks import Job, launch_ranks
+from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.observer.targets.resolver import resolve
+from distwatch.observer.targets.run_source import RunSource
+from tests.support.ranks import REPOSITORY, free_port, launch_ranks
+from tests.support.ranks import Job as RealJob
+
+SECOND_ANSWER_WITHIN_S = 60.0
 
 
 class Cold(NamedTuple):
@@ -38,7 +46,7 @@ CASES = {
 }  # fmt: skip
 
 
-def attach(job: Job, rank: int) -> subprocess.CompletedProcess[str]:
+def attach(job: RealJob, rank: int) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
@@ -70,3 +78,32 @@ def test_the_cause_is_named(name: str) -> None:
         assert seen.returncode == 3, seen.stdout + seen.stderr
         for words in cold.says:
             assert words in said, seen.stdout
+
+
+async def test_a_communicator_of_nccl_is_named_where_a_rank_answers_for_its_job() -> None:
+    """The counts come from a double of NCCL's RAS that listens in rank 0: there is no NCCL here."""
+    port = free_port()
+    with launch_ranks(
+        "answers_ras",
+        2,
+        without_distwatch=(0, 1),
+        args=(str(port), "1"),
+        env={"NCCL_RAS_ADDR": f"localhost:{port}", "PYTHONPATH": str(REPOSITORY)},
+    ) as job:
+        job.wait_step("stalled", {1})
+        source = resolve(str(job.launched[0].pid), job.root).source()
+        await source.open()
+        try:
+            await asyncio.wait_for(until_counted(source), SECOND_ANSWER_WITHIN_S)
+            (finding, *_) = diagnose(source.state)
+            assert finding.culprit_ranks == (1,), finding
+            assert "all_reduce #9001 of NCCL communicator" in finding.summary
+        finally:
+            await source.close()
+
+
+async def until_counted(source: RunSource) -> None:
+    """Two answers have shown the same counts, so that the rank that waits has a group."""
+    while not any(process.groups for process in Job(source.state).ranks.values()):
+        await source.wait(0.25)
+        await source.poll()

@@ -48,7 +48,8 @@ class CallsByStack:
             yield self._not_created(case, creating, lasted_s)
         elif creating:
             yield from self._created_apart(case, creating)
-        else:
+        elif not case.job.device.queues:
+            # What runs on devices does not wait where its rank's CPU is.
             yield from self._unlike(case, calls, lasted_s)
 
     def _missing(

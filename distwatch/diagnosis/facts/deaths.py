@@ -111,7 +111,7 @@ def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dic
 
 
 def _all_signalled(job: Job, own: dict[int, Process]) -> bool:
-    ranks = list(job.ranks.values())
+    ranks = [process for rank, process in job.ranks.items() if rank not in job.unwatched]
     if len(own) < len(ranks) or not ranks or any(ending_signal(p) not in TEARDOWN for p in ranks):
         return False
     times = [death_ns(p) for p in ranks]

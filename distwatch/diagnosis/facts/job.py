@@ -8,6 +8,7 @@ from functools import cached_property
 
 import msgspec
 
+from distwatch.diagnosis.facts.communicators import APART_S, with_communicators
 from distwatch.diagnosis.facts.device_queues import DeviceTimeline, runs_on_device
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
@@ -70,7 +71,8 @@ class Job:
 
     Attributes:
         processes: all processes of that world, including several that claim one rank or know none.
-        ranks: the process that counts for each global rank.
+        ranks: the process that counts for each global rank, as far as it, an observer or NCCL's RAS tells of it.
+        unwatched: those of them that nobody but RAS tells of: their end is seen by nobody.
         claims: by global rank, all processes that planned to be that rank.
         device: what the ranks have enqueued on their devices.
         peer_waits: by global rank, the send or recv that it waits in.
@@ -84,9 +86,12 @@ class Job:
         if world is None:
             world = next(iter(worlds_of(state)), ())
         self.processes = world
-        self.ranks = ranks_of(world)
+        known = ranks_of(world)
         self.claims = claims_of(world)
-        self.world = size_of(self.ranks)
+        self.world = size_of(known)
+        self.ranks = with_communicators(known, self.world, state)
+        self.unwatched = frozenset(self.ranks.keys() - known.keys())
+        self._is_instrumented = any(process.instrumented for process in known.values())
         self._by_host: dict[str, dict[int, Process]] | None = None
         self._members: dict[int, tuple[int, ...]] = {}
         self._of_value: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -143,6 +148,8 @@ class Job:
         """The deadline for a kind of step, before torch's own timeout where that is shorter."""
         given = process.started.deadlines if process.started else {}
         own = given.get(kind.name, kind.deadline_s)
+        if kind is COLLECTIVE and not self._is_instrumented:
+            own = APART_S  # nobody set a deadline: what has not moved between two looks hangs
         return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
 
     def limit_s(self, process: Process, step: Step, kind: StepKind) -> float:

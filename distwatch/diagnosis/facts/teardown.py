@@ -36,7 +36,7 @@ def case_before_loss(case: Case) -> Case | None:
     None where no rank was lost, or where a rank ended with an exception, a crash or for lack of memory.
     """
     own = case.deaths.own
-    if not own or any(_is_own_doing(process) for process in own.values()):
+    if not own or own.keys() & case.job.unwatched or any(map(_is_own_doing, own.values())):
         return None
     return _case_without(case, {**own, **case.deaths.victims})
 
@@ -44,7 +44,11 @@ def case_before_loss(case: Case) -> Case | None:
 def _cleared_away(case: Case) -> dict[int, Process]:
     """The ranks that one teardown ended, up to the last of the world; empty where there was none."""
     hidden = unseen_hosts(case.state)
-    ranks = {r: p for r, p in case.job.ranks.items() if p.host not in hidden}
+    ranks = {
+        r: p
+        for r, p in case.job.ranks.items()
+        if p.host not in hidden and r not in case.job.unwatched
+    }
     if any(process.ended_ns is None and process.exception is None for process in ranks.values()):
         return {}
     signalled = {r: p for r, p in ranks.items() if _is_signalled(p)}

@@ -9,6 +9,7 @@ import msgspec
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.communicators import RAS
 from distwatch.diagnosis.facts.device_queues import Meeting
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.operations import operation_name
@@ -211,6 +212,7 @@ def _not_enqueued(case: Case, stuck: Stuck) -> Finding:
             f"{wait.global_rank}'s {wait}"
         )
     certain = not stuck.unseen
+    counted = any(_is_counted_by_ras(case, rank) for rank in culprits)
     doubt = "" if certain else f"; {_no_record(stuck.unseen)}"
     return Finding(
         code=code,
@@ -220,12 +222,19 @@ def _not_enqueued(case: Case, stuck: Stuck) -> Finding:
         pg_desc=pg_desc or None,
         summary=f"{what}; {name_ranks(waits_in, 'has', 'have')} waited in it for {seconds(waited_s)}{doubt}",
         evidence=tuple(_missing_evidence(case, stuck, meetings)),
-        confidence=0.95 if certain else 0.6,
+        confidence=0.6 if not certain else 0.7 if counted else 0.95,
     )
 
 
+def _is_counted_by_ras(case: Case, rank: int) -> bool:
+    """Whether its calls are known from NCCL's RAS alone."""
+    process = case.job.ranks.get(rank)
+    pulse = process.outside.pulse if process is not None else None
+    return pulse is not None and pulse.recorder == RAS
+
+
 def _no_record(ranks: Iterable[int]) -> str:
-    return f"no record of the calls of {name_ranks(ranks)} was found"
+    return f"there is no record of the calls of {name_ranks(ranks)}"
 
 
 def _missing_evidence(case: Case, stuck: Stuck, meetings: list[Meeting]) -> Iterable[Evidence]:
@@ -235,9 +244,9 @@ def _missing_evidence(case: Case, stuck: Stuck, meetings: list[Meeting]) -> Iter
                 continue
             view = _view(case, meeting)
             progress = view.progress.get(rank)
-            last = (
-                f"it has enqueued #{progress.enqueued}" if progress else "no dump of it was found"
-            )
+            by_ras = f" by the count of {RAS}" if _is_counted_by_ras(case, rank) else ""
+            enqueued = f"it has enqueued #{progress.enqueued}{by_ras}" if progress else ""
+            last = enqueued or "no dump of it was found"
             who = name_ranks(meeting.at, "waits", "wait")
             text = f"rank {rank}: {view.call} is not among its calls ({last}); {who} in it"
             yield Evidence("flight_recorder", text, rank)
@@ -269,8 +278,8 @@ def _nobody_missing(case: Case, meetings: list[Meeting], met: list[PeerWait]) ->
         pg_name=views[0].pg_name if views else met[0].pg_name,
         pg_desc=(views[0].pg_desc if views else met[0].pg_desc) or None,
         summary=f"every member has enqueued {listed}{more}, and no device has completed "
-        f"{agree(calls, 'it', 'them')} for {seconds(max(waited))}: a device or a link of "
-        f"{name_ranks(ranks)} is stuck; these records do not show which",
+        f"{agree(calls, 'it', 'them')} for {seconds(max(waited))}: a device or a link is stuck between "
+        f"{name_ranks(ranks)}; these records do not show which",
         advice="Look at these ranks' devices and links (`nvidia-smi`, `dmesg`, Xid errors, `ibstat`). With "
         "TORCH_NCCL_ENABLE_TIMING=1 the records also show whose kernel has started.",
         evidence=tuple(case.place(rank) for rank in ranks[:_SHOWN]),
