@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.command import Provider
-from textual.containers import VerticalScroll
 from textual.theme import Theme
-from textual.widgets import ContentSwitcher, Footer, Input, Static
+from textual.widgets import Footer, Input
 
 from distwatch.state.bounds import whole_number
 from distwatch.tui.bars import Prompt, Tabs, TopBar
 from distwatch.tui.export import render_reports, write_reports
 from distwatch.tui.filters import Filter, FilterInvalid, parse_filter
 from distwatch.tui.help import HelpScreen
-from distwatch.tui.keys import FILTER_HINT, VIEWS, bindings
-from distwatch.tui.line_list import LineList
+from distwatch.tui.keys import FILTER_HINT, bindings
+from distwatch.tui.opening import first_view
 from distwatch.tui.palette import KeyCommands
 from distwatch.tui.session import Session
 from distwatch.tui.verdict import verdict_markdown
-from distwatch.tui.views import loading, ranks
-from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of
-from distwatch.tui.views.shown import draw_view
+from distwatch.tui.workspace import Workspace
 from distwatch.visible_text import visible
 
 if TYPE_CHECKING:
@@ -38,7 +35,11 @@ RETRY_S = 2.0
 REFRESH_S = 0.5
 """Over SSH, more than two refreshes a second cost more than they show."""
 
-_SORTED_BY = {"ranks": tuple(ranks.SORTED_BY), "loading": tuple(loading.SORTED_BY)}
+_CPU_SHARE = 0.05
+"""Of one core, for pictures of a large run; a small one's take less anyway."""
+_ZOOMS = 6
+_OF_RANKS = ("ranks", "map", "timeline")
+"""Views with a place for each rank."""
 CALM = Theme(
     name="distwatch",
     primary="#6fa3d8",
@@ -53,10 +54,6 @@ CALM = Theme(
     panel="#20252d",
     dark=True,
 )
-
-
-class DetailPage(VerticalScroll, can_focus=True, inherit_bindings=False):
-    """The pane that Enter opens."""
 
 
 class DistwatchApp(App[None]):
@@ -87,11 +84,9 @@ class DistwatchApp(App[None]):
         self.session = Session(source, clock)
         self._refresh_s = refresh_s
         self._export_folder = export_folder
-        self._view = VIEWS[0].name
-        self._detail_key: str | None = None
-        self._filter = Filter()
-        self._orders = {"ranks": ranks.Order(), "loading": loading.FIRST_ORDER}
-        self._folded: frozenset[str] = frozenset()
+        self._zoom = 0
+        self._opened_for: str | None = None
+        """The code of the verdict for which a view was opened; None before the first picture."""
 
     async def show(self) -> None:
         """Runs until the person quits, and raises what ended it otherwise."""
@@ -107,39 +102,42 @@ class DistwatchApp(App[None]):
     def compose(self) -> ComposeResult:
         self._top = TopBar(id="top")
         self._tabs = Tabs(id="tabs")
-        self._lists = {v.name: LineList(id=v.name, follow=v.name == "events") for v in VIEWS}
-        self._detail_text = Static(id="detail-text")
+        self._work = Workspace()
         self._prompt = Prompt()
         yield self._top
         yield self._tabs
-        with ContentSwitcher(id="views", initial=self._view) as self._switcher:
-            yield from self._lists.values()
-            with DetailPage(id="detail") as self._detail_page:
-                yield self._detail_text
+        yield self._work
         yield self._prompt
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self._lists[self._view].focus()
+        self._work.focus_open()
         self.draw()
         self.run_worker(self._follow(), exclusive=True, group="follow")
 
     async def _follow(self) -> None:
+        due_s = 0.0
         while True:
-            await self.poll_once()
-            # A run so large that its picture is slow must not occupy the whole loop.
-            pause = max(self._refresh_s, 4 * self.session.cost_s)
-            await asyncio.sleep(max(pause, RETRY_S) if self.session.fails else pause)
+            began_s = time.perf_counter()
+            if await self.poll_once(take=began_s >= due_s):
+                # A picture of ten thousand ranks takes a second: it must not take the machine's time.
+                ended_s = time.perf_counter()
+                due_s = ended_s + (ended_s - began_s) / _CPU_SHARE
+            pause_s = self._refresh_s
+            await asyncio.sleep(max(pause_s, RETRY_S) if self.session.fails else pause_s)
 
     async def on_unmount(self) -> None:
         await self.session.close()
 
-    async def poll_once(self) -> None:
-        """Reads and draws what is new, once."""
-        if await self.session.poll() and not self.session.paused:
+    async def poll_once(self, *, take: bool = True) -> bool:
+        """Reads what is new and draws it, or the ages alone; whether there was a new picture."""
+        new = await self.session.poll(take=take)
+        if new and not self.session.paused:
+            self._fit_view()
             self.draw()
         else:
             self._top.show_age(self.session.picture, self.session.viewer_status())
+        return new
 
     # ---- drawing ---------------------------------------------------------------------------
 
@@ -147,24 +145,21 @@ class DistwatchApp(App[None]):
         """Draws the current picture: header, tabs, and the open view or detail."""
         picture = self.session.picture
         self._top.show(picture, self.session.viewer_status())
-        shown = draw_view(self._view, picture, self._filter, self._orders, self._folded)
-        none = f"no line matches the filter {self._filter.text!r}; Esc clears it"
-        empty = none if shown.total else shown.empty
-        self._lists[self._view].show(shown.lines, shown.heading, empty)
-        hits = f"{len(shown.lines)} of {shown.total}"
-        self._tabs.show(self._view, self._detail_key is not None, picture, self._filter, hits)
-        if self._detail_key is not None:
-            self._detail_text.update(detail(picture, self._detail_key))
+        hits = self._work.draw(picture, self.session.window(self._zoom))
+        in_detail = self._work.detail_key is not None
+        self._tabs.show(self._work.view, in_detail, picture, self._work.wanted, hits)
 
-    def _open_pane(self, name: str) -> None:
-        self._switcher.current = name
-        pane = self._detail_page if name == "detail" else self._lists[name]
-        pane.focus()
-        self.draw()
-
-    @property
-    def _list(self) -> LineList:
-        return self._lists[self._view]
+    def _fit_view(self) -> None:
+        """Opens the view that fits a new verdict, until the person has chosen one."""
+        picture = self.session.picture
+        if self._work.touched or picture.verdict.code == self._opened_for:
+            return
+        self._opened_for = picture.verdict.code
+        if view := first_view(picture):
+            self._work.open(view)
+            self.draw()
+            for rank in picture.verdict.culprit_ranks[:1]:
+                self._work.select(f"rank:{rank}")
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.draw)
@@ -172,40 +167,44 @@ class DistwatchApp(App[None]):
     # ---- looking ---------------------------------------------------------------------------
 
     def action_view(self, name: str) -> None:
-        """Opens one of the numbered views."""
-        self._view, self._detail_key = name, None
-        self._open_pane(name)
+        """Opens one of the views."""
+        self._work.touched = True
+        self._work.open(name)
+        self.draw()
 
     def action_detail(self) -> None:
         """Opens the line under the cursor; in the stacks, folds it."""
-        line = self._list.selected
-        if line is None or self._detail_key is not None:
+        key = self._work.selected_key
+        if key is None or self._work.detail_key is not None:
             return
-        if self._view == "stacks":
-            self._folded ^= {line.key}
-            self.draw()
+        if self._work.view == "stacks":
+            self._work.fold(key)
         else:
-            self._open_detail(subject_of(line.key))
-
-    def _open_detail(self, key: str) -> None:
-        self._detail_key = key
-        self._detail_page.scroll_home(animate=False)
-        self._open_pane("detail")
+            self._work.open_detail(subject_of(key))
+        self.draw()
 
     def on_line_list_opened(self) -> None:
         self.action_detail()
+
+    def on_rank_map_view_opened(self) -> None:
+        self.action_detail()
+
+    def on_line_list_moved(self) -> None:
+        self._work.draw_pane()
+
+    def on_rank_map_view_moved(self) -> None:
+        self._work.draw_pane()
 
     def action_leave(self) -> None:
         """Closes the prompt, else the detail; else clears the filter."""
         if self._prompt.purpose:
             if self._prompt.purpose == "filter":
-                self._filter = Filter()
+                self._work.wanted = Filter()
             self._close_prompt()
-        elif self._detail_key is not None:
-            self._detail_key = None
-            self._open_pane(self._view)
-        elif self._filter.text:
-            self._filter = Filter()
+        elif self._work.detail_key is not None:
+            self.action_view(self._work.view)
+        elif self._work.wanted.text:
+            self._work.wanted = Filter()
             self.draw()
 
     def action_culprit(self) -> None:
@@ -224,44 +223,52 @@ class DistwatchApp(App[None]):
                 f"there is no rank {global_rank}: the run has {len(picture.rank_statuses)} ranks"
             )
             return
-        in_detail = self._detail_key is not None
-        self.action_view("ranks")
-        if not self._list.select(f"rank:{global_rank}"):
-            self._filter = Filter()
+        in_detail, key = self._work.detail_key is not None, f"rank:{global_rank}"
+        self.action_view(self._work.view if self._work.view in _OF_RANKS else "ranks")
+        if not self._work.select(key):
+            self._work.wanted = Filter()
             self.draw()
-            self._list.select(f"rank:{global_rank}")
+            self._work.select(key)
             self.notify("the filter hid that rank, so it was cleared")
         if in_detail:
-            self._open_detail(f"rank:{global_rank}")
+            self._work.open_detail(key)
+        self.draw()
 
     def action_sort(self) -> None:
         """Sorts the ranks, or the loads in their view, by the next column."""
-        view = "loading" if self._view == "loading" else "ranks"
-        self._orders[view] = self._orders[view].following(_SORTED_BY[view])
+        self._work.sort()
         self.draw()
 
     def action_sort_reverse(self) -> None:
         """Reverses the order of the ranks, or of the loads in their view."""
-        view = "loading" if self._view == "loading" else "ranks"
-        order = self._orders[view]
-        self._orders[view] = order._replace(reverse=not order.reverse)
+        self._work.sort(reverse=True)
         self.draw()
 
     def action_move(self, steps: int) -> None:
         """Moves the cursor, or scrolls the detail."""
-        if self._detail_key is None:
-            self._list.move(steps)
-        else:
-            self._detail_page.scroll_relative(y=steps, animate=False)
+        self._work.move(steps)
 
     def action_page(self, direction: int) -> None:
         """Moves by a screen."""
-        if self._detail_key is None:
-            self._list.page(direction)
+        self._work.page(direction)
+
+    def action_zoom(self, steps: int) -> None:
+        """Larger tiles in the map; elsewhere less time in the strips."""
+        if self._work.view == "map":
+            self._work.zoom(steps)
         else:
-            self._detail_page.scroll_relative(
-                y=direction * max(1, self._detail_page.size.height - 1), animate=False
-            )
+            self._zoom = max(-_ZOOMS, min(_ZOOMS, self._zoom + steps))
+        self.draw()
+
+    def action_group(self) -> None:
+        """Groups the map by the next of: host, the axes of the layout."""
+        self._work.group()
+        self.draw()
+
+    def action_pane(self) -> None:
+        """Shows or hides the pane."""
+        self._work.toggle_pane()
+        self.draw()
 
     # ---- time ------------------------------------------------------------------------------
 
@@ -276,28 +283,33 @@ class DistwatchApp(App[None]):
             self.session.step(direction)
             self.draw()
             return
-        self._list.move(direction)
-        line = self._list.selected
-        if self._detail_key is not None and line is not None:
-            self._open_detail(subject_of(line.key))
+        key, self._work.detail_key = self._work.detail_key, None
+        self._work.move(direction)
+        if key is not None and self._work.selected_key is not None:
+            self._work.open_detail(subject_of(self._work.selected_key))
+            self.draw()
+
+    def action_across(self, steps: int) -> None:
+        """Map: moves by tiles. Timeline of a replay: moves the cursor in time."""
+        if self._work.view == "timeline" and self.session.replays:
+            self.session.shift(steps, self._zoom)
+            self.draw()
+        else:
+            self._work.across(steps)
 
     def action_edge(self, direction: int) -> None:
         """Replay: to the beginning or the end. Live: to the first or last line."""
         if self.session.replays:
             self.session.edge(direction)
             self.draw()
-        elif self._detail_key is None:
-            self._list.edge(direction)
-        elif direction < 0:
-            self._detail_page.scroll_home(animate=False)
         else:
-            self._detail_page.scroll_end(animate=False)
+            self._work.edge(direction)
 
     # ---- the prompt ------------------------------------------------------------------------
 
     def action_filter(self) -> None:
         """Opens the filter prompt; the filter applies while it is typed."""
-        self._prompt.open("filter", self._filter.text, FILTER_HINT)
+        self._prompt.open("filter", self._work.wanted.text, FILTER_HINT)
 
     def action_go_to_rank(self) -> None:
         """Asks for a rank's number."""
@@ -308,7 +320,7 @@ class DistwatchApp(App[None]):
             self._prompt.say("")
             return
         try:
-            self._filter = parse_filter(event.value)
+            self._work.wanted = parse_filter(event.value)
         except FilterInvalid as error:
             self._prompt.say(str(error))
             return
@@ -318,7 +330,7 @@ class DistwatchApp(App[None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if self._prompt.purpose == "filter":
             try:
-                self._filter = parse_filter(event.value)
+                self._work.wanted = parse_filter(event.value)
             except FilterInvalid as error:
                 self._prompt.say(f"{error}; Esc clears the filter")
                 return
@@ -334,7 +346,8 @@ class DistwatchApp(App[None]):
 
     def _close_prompt(self) -> None:
         self._prompt.close()
-        self._open_pane("detail" if self._detail_key is not None else self._view)
+        self._work.focus_open()
+        self.draw()
 
     def notify(self, message: str, **options: Any) -> None:
         """As Textual's own, but text in brackets is not markup."""

@@ -9,6 +9,7 @@ from textual.widgets import Input, Static
 from distwatch.tui.cells import clip, dotted
 from distwatch.tui.filters import Filter
 from distwatch.tui.keys import VIEWS
+from distwatch.tui.opening import has_content
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, YELLOW
 from distwatch.tui.verdict import (
@@ -22,6 +23,18 @@ from distwatch.tui.verdict import (
 from distwatch.tui.visible_text import Text
 
 _VERDICT_LINES, _ADVICE_LINES = 3, 2
+_SPACED_FROM = 130
+_FIRST_WITHOUT_TITLE = (
+    "layout",
+    "loading",
+    "devices",
+    "groups",
+    "events",
+    "stacks",
+    "findings",
+    "waits",
+)
+"""On a narrow screen the titles of these go first."""
 
 
 class TopBar(Vertical):
@@ -53,29 +66,35 @@ class TopBar(Vertical):
 
 
 class Tabs(Static):
-    """The numbered views with the open one marked, and the active filter."""
+    """The views with the open one marked, and the active filter."""
 
     def show(self, view: str, in_detail: bool, picture: Picture, wanted: Filter, hits: str) -> None:
         """Draws the bar."""
-        narrow = self.app.size.width < 100
+        width = self.app.size.width - 2
+        end = Text(" detail · Esc", YELLOW) if in_detail else Text()
+        if wanted.text and not in_detail:
+            end = Text(f" / {wanted.text} ({hits})", YELLOW)
+        titled = {each.name for each in VIEWS if has_content(each.name, picture)} | {view}
+        for name in ("", *_FIRST_WITHOUT_TITLE):
+            titled -= {name} - {view}
+            text = self._tabs(view, titled, picture, spaced=width >= _SPACED_FROM)
+            if text.cell_len + end.cell_len <= width:
+                break
+        self.update(text.append_text(end))
+
+    def _tabs(self, view: str, titled: set[str], picture: Picture, *, spaced: bool) -> Text:
+        """Views without content, and on narrow screens some others, have only their key."""
         text = Text()
-        # On a narrow screen, the filter and the way back matter more than the names of other views.
-        crowded = narrow and (bool(wanted.text) or in_detail)
-        for number, each in enumerate(VIEWS, 1):
-            if crowded and each.name != view:
-                continue
+        for each in VIEWS:
             here = each.name == view
-            label = f"{number} {each.title}"
-            if each.name == "findings" and picture.shown_findings:
+            label = f"{each.key} {each.title}" if each.name in titled else each.key
+            if each.name == "findings" and picture.shown_findings and each.name in titled:
                 label += f" {len(picture.shown_findings)}"
-            shown = Text(f"[{label}]" if here else f" {label} ", "bold" if here else MUTED)
+            style = "bold" if here else MUTED if has_content(each.name, picture) else FAINT
+            shown = Text(f"[{label}]" if here else f" {label} " if spaced else f" {label}", style)
             text.append(shown.on(meta={"@click": f"app.view('{each.name}')"}))
-            text.append("" if narrow else " ")
-        if in_detail:
-            text.append(" detail · Esc", YELLOW)
-        elif wanted.text:
-            text.append(f" / {wanted.text} ({hits})", YELLOW)
-        self.update(text)
+            text.append(" " if spaced else "")
+        return text
 
 
 class Prompt(Vertical):

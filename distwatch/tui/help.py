@@ -13,6 +13,7 @@ from textual.widgets import Static
 from distwatch.state.statuses import LETTERS
 from distwatch.tui.keys import VIEWS, sections
 from distwatch.tui.styles import BLUE, CULPRIT, MUTED, STATES, STRONG, UNKNOWN
+from distwatch.tui.views.timeline import legend
 from distwatch.tui.visible_text import Text
 
 _FILTERS = (
@@ -43,6 +44,7 @@ def help_text() -> Text:
     for word, letter in LETTERS.items():
         text.append(f" {letter}", f"bold {STATES[word]}")
         text.append(f" {word} ", MUTED)
+    text.append("\nStrips of the timeline\n ", f"bold {BLUE}").append_text(legend())
     text.append(
         f"\n  {CULPRIT} blamed by the verdict   {UNKNOWN} not observed (never a zero)\n", MUTED
     )

@@ -20,32 +20,49 @@ class Key(NamedTuple):
 
 
 class View(NamedTuple):
-    """One of the numbered views."""
+    """One of the views. `key` is on its tab; `letter` opens it, too."""
 
     name: str
     title: str
     help: str
+    key: str
+    letter: str = ""
 
 
 VIEWS = (
-    View("ranks", "Ranks", "one line for each rank: state, since when, what it does, where"),
+    View("ranks", "Ranks", "one line for each rank: state, since when, what it does, where", "1"),
     View(
         "groups",
         "Groups",
         "process groups: which ranks are in the collective in flight, which are missing",
+        "2",
     ),
-    View("stacks", "Stacks", "all ranks' stacks merged into one tree with rank sets"),
-    View("devices", "Devices", "devices, hosts with memory and cgroup, processes with children"),
-    View("events", "Events", "events, newest at the bottom"),
-    View("findings", "Findings", "root causes and their symptoms, with the evidence"),
-    View("loading", "Loading", "model loads: phases, progress, waits; the device map"),
-    View("layout", "Layout", "parallel layouts: each rank in its place; the groups of each axis"),
+    View("stacks", "Stacks", "all ranks' stacks merged into one tree with rank sets", "3"),
+    View(
+        "devices", "Devices", "devices, hosts with memory and cgroup, processes with children", "4"
+    ),
+    View("events", "Events", "events, newest at the bottom; the same of several ranks once", "5"),
+    View("findings", "Findings", "root causes and their symptoms, with the evidence", "6"),
+    View("loading", "Loading", "model loads: phases, progress, waits; the device map", "7"),
+    View(
+        "layout", "Layout", "parallel layouts: each rank in its place; the groups of each axis", "8"
+    ),
+    View("map", "Map", "every rank as a tile, by host or axis; + and - zoom, b groups", "9", "m"),
+    View("waits", "Waits", "who waits for whom, ranks that do the same together", "0", "w"),
+    View("timeline", "Timeline", "the last minutes of each rank; + and - zoom", "t"),
 )
 
 FILTER_HINT = "state=waiting pg=dp3 host~node01 rank=0-3 age>30s, or text"
 _VIEW_KEYS = tuple(
-    Key(str(n), str(n), f"view('{view.name}')", view.title, view.help, "Views")
-    for n, view in enumerate(VIEWS, 1)
+    Key(
+        f"{view.key},{view.letter}".rstrip(","),
+        f"{view.key} {view.letter}".rstrip(),
+        f"view('{view.name}')",
+        view.title,
+        view.help,
+        "Views",
+    )
+    for view in VIEWS
 )
 
 KEYS: tuple[Key, ...] = (
@@ -57,8 +74,14 @@ KEYS: tuple[Key, ...] = (
     Key("g", "g", "go_to_rank", "Go to rank", "type a rank's number", "Look"),
     Key("s", "s", "sort", "Sort", "ranks, loads: sort by the next column", "Look"),
     Key("S,upper_s", "S", "sort_reverse", "Reverse", "ranks, loads: reverse the order", "Look"),
+    Key("plus,equals_sign", "+", "zoom(1)", "Zoom in", "map: larger tiles; timeline: less time", "Look"),
+    Key("minus", "-", "zoom(-1)", "Zoom out", "map: smaller tiles; timeline: more time", "Look"),
+    Key("b", "b", "group", "Group by", "map: group by host, then by each axis of the layout", "Look"),
+    Key("v", "v", "pane", "Pane", "from 120 columns on: show or hide the pane on the right", "Look"),
     Key("up,k", "↑ k", "move(-1)", "Up", "one line up", "Look"),
     Key("down,j", "↓ j", "move(1)", "Down", "one line down", "Look"),
+    Key("left,h", "← h", "across(-1)", "Left", "map: a tile back; timeline of a replay: back in time", "Look"),
+    Key("right,l", "→ l", "across(1)", "Right", "map: a tile on; timeline of a replay: on in time", "Look"),
     Key("pageup", "PgUp", "page(-1)", "Page up", "one page up", "Look"),
     Key("pagedown", "PgDn", "page(1)", "Page down", "one page down", "Look"),
     Key("space", "Space", "pause", "Pause", "freeze the display (replay: play or stop)", "Time", True),

@@ -27,6 +27,9 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
     class Opened(Message):
         """The line under the cursor was clicked a second time."""
 
+    class Moved(Message):
+        """The cursor is on another line."""
+
     def __init__(self, *, follow: bool = False, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._lines: Sequence[Line] = ()
@@ -97,6 +100,7 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
         self._cursor = max(0, min(place, len(self._lines) - 1))
         self._reveal()
         self.refresh()
+        self.post_message(self.Moved())
 
     def _reveal(self) -> None:
         top = self.scroll_offset.y

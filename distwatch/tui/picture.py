@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +16,12 @@ from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.state.finding import Finding
-from distwatch.state.model import Process, RunState, TimelineEntry
+from distwatch.state.model import Process, RunState, Stamp, TimelineEntry
 from distwatch.state.rank_sets import name_ranks
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
 from distwatch.views.load_groups import LoadGroup, group_loads
 from distwatch.views.stack_tree import StackNode, merge_stacks
+from distwatch.views.wait_drawing import WaitDrawing, draw_waits
 
 _NAMED = 3
 
@@ -37,6 +39,9 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     stacks: tuple[StackNode, ...] = ()
     loads: tuple[LoadGroup, ...] = ()
     layouts: tuple[LayoutGrid, ...] = ()
+    waits: WaitDrawing = WaitDrawing()
+    job: Job
+    """The largest world, for what is worked out only where it is on screen."""
     world_size: int | None = None
     dropped: int = 0
     """Events that are known to be lost."""
@@ -46,6 +51,9 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     clock_ns: int | None = None
     """Wall clock of the newest event; None before the first."""
 
+    judged_stamp: Stamp = (0, "", 0)
+    """Which verdict of an observer was the newest one."""
+
     @property
     def symptoms(self) -> int:
         return sum(finding.role == "symptom" for finding in self.findings)
@@ -53,8 +61,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def culprits(self) -> frozenset[int]:
         """Ranks that a root finding or the suspicion blames."""
-        roots = [finding for finding in self.shown_findings if finding.role == "root"]
-        return frozenset(rank for root in roots for rank in root.culprit_ranks)
+        return _blamed(self.shown_findings)
 
     @property
     def shown_findings(self) -> tuple[Finding, ...]:
@@ -101,11 +108,15 @@ def take_picture(state: RunState, run_id: str) -> Picture:
     job = cases[0].job
     findings = diagnose(cases)
     ranks = rank_statuses(state, job)
+    verdict = headline_of(cases, findings, ranks)
+    blamed = _blamed(findings if verdict.suspicion is None else [verdict.suspicion, *findings])
     return Picture(
         run_id=run_id,
         state=state,
+        job=job,
         findings=tuple(findings),
-        verdict=headline_of(cases, findings, ranks),
+        verdict=verdict,
+        waits=draw_waits(cases[0].graph, ranks, blamed),
         rank_statuses=tuple(ranks),
         groups=tuple(cases[0].groups),
         stacks=tuple(merge_stacks(state, job)),
@@ -113,15 +124,22 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         layouts=tuple(layout_grids(state, job)),
         world_size=job.world,
         dropped=state.dropped_events,
+        judged_stamp=state.judged_stamp,
         not_observed=tuple(_not_observed(state, job)),
         hosts=host_count(state, job),
         clock_ns=max((h.now_ns + h.wall_offset_ns for h in state.hosts.values()), default=None),
     )
 
 
+def _blamed(findings: Iterable[Finding]) -> frozenset[int]:
+    roots = [finding for finding in findings if finding.role == "root"]
+    return frozenset(rank for root in roots for rank in root.culprit_ranks)
+
+
 def freeze(picture: Picture) -> Picture:
     """The same picture on a state that later events do not change."""
-    return msgspec.structs.replace(picture, state=_copied(picture.state))
+    state = _copied(picture.state)
+    return msgspec.structs.replace(picture, state=state, job=Job(state))
 
 
 def _copied(value: Any) -> Any:

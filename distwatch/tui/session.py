@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from distwatch.tui.cells import format_age
 from distwatch.tui.picture import Picture, freeze, take_picture
 from distwatch.tui.verdict import ViewerStatus
+from distwatch.tui.views.timeline import SECOND_NS, Window, window_of
 
 if TYPE_CHECKING:
     # At run time this would load the whole observer, which a viewer of a recording never needs.
@@ -29,9 +30,10 @@ class Session:
         self._frozen_at = 0
         self._played_at: int | None = None
         self._failure = ""
+        self._unseen = False
+        """Whether something was read that the current picture does not show."""
+        self._whole: Picture | None = None
         self._current = take_picture(source.state, source.run_id)
-        self.cost_s = 0.0
-        """Seconds that the last picture took: the refresher leaves time for the rest."""
 
     @property
     def picture(self) -> Picture:
@@ -46,14 +48,18 @@ class Session:
     def replays(self) -> bool:
         return self.source.span is not None and not self.source.live
 
-    async def poll(self) -> bool:
-        """Reads what is new; True if there is any. A failing source is shown, not raised."""
+    async def poll(self, *, take: bool = True) -> bool:
+        """Reads what is new; True if there is a new picture. A failing source is shown, not raised.
+
+        Args:
+            take: False: takes no picture of it yet, unless an observer has a new verdict.
+        """
         try:
             if not self._opened:
                 await self.source.open()
                 self._opened = True
                 self._note_moments()
-                changed = True
+                changed = take = True
             else:
                 changed = await self.source.poll()
             if changed or self.source.live or self.replays:
@@ -69,7 +75,9 @@ class Session:
         except Exception as error:
             self._failure = str(error) or type(error).__name__
             return False
-        if self._play() or changed:
+        self._unseen |= changed
+        judged = self.source.state.judged_stamp != self._current.judged_stamp
+        if self._play() or (self._unseen and (take or judged)):
             self._retake()
             return True
         return False
@@ -147,9 +155,31 @@ class Session:
         return sum(entry.stamp > last for entry in timeline)
 
     def _retake(self) -> None:
-        began = time.perf_counter()
         self._current = take_picture(self.source.state, self.source.run_id)
-        self.cost_s = time.perf_counter() - began
+        self._unseen = False
+
+    def window(self, zoom: int) -> Window:
+        """The stretch of time for strips; of a replay the whole recording, with a cursor."""
+        window = window_of(self._whole or self.picture, zoom)
+        if self._whole is None or self.source.span is None:
+            return window
+        first_ns, last_ns = self.source.span
+        offset_ns = (self._whole.clock_ns or last_ns) - last_ns
+        length_ns = max(SECOND_NS, int((last_ns - first_ns) * 2.0**-zoom))
+        cursor_ns = self.source.cursor_ns
+        # Zoomed in, the window follows the cursor.
+        to_ns = min(last_ns, max(first_ns + length_ns, cursor_ns + length_ns // 2))
+        return Window(
+            from_ns=to_ns - length_ns + offset_ns,
+            to_ns=to_ns + offset_ns,
+            cursor_ns=cursor_ns + offset_ns,
+            job=self._whole.job,
+        )
+
+    def shift(self, steps: int, zoom: int) -> None:
+        """Replay: moves the cursor by hundredths of the window."""
+        window = self.window(zoom)
+        self.seek(self.source.cursor_ns + steps * (window.to_ns - window.from_ns) // 100)
 
     def seek(self, time_ns: int) -> None:
         self._played_at = None
@@ -160,6 +190,7 @@ class Session:
         """Notes the times of a recorded run's events: a recording is opened at its end."""
         if self.replays:
             self._moments = sorted({entry.time_ns for entry in self.source.state.timeline})
+            self._whole = take_picture(self.source.state, self.source.run_id)
 
     def _toggle_play(self) -> None:
         if self._played_at is not None or self.source.span is None:

@@ -36,6 +36,17 @@ _TONES: dict[Tone, str] = {
     "good": GREEN,
     "over": MUTED,
 }
+TILES: dict[Tone, str] = {
+    "bad": f"bold {RED} on #4a2229",
+    "waiting": f"{YELLOW} on #3b3320",
+    "unknown": f"{FAINT} on #1e2229",
+    "starting": f"{BLUE} on #1c2c3e",
+    "busy": f"{VIOLET} on #30273c",
+    "good": "#5c8a63 on #1d2f24",
+    "over": f"{MUTED} on #252a32",
+}
+"""A tile of a map or a strip: the letter in its colour, on a tint of it."""
+BLAMED_TILE = f"bold #14171c on {RED}"
 STATES = {status.word: _TONES[status.tone] for status in STATUSES.values()}
 
 CULPRIT = "▶"

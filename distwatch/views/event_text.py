@@ -137,7 +137,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ),
     ev.NonMemberCalled: lambda e: f"{e.op} on a group without this rank{_at(e.site)}",
     ev.EndpointProbed: lambda e: f"{e.endpoint}: {e.outcome}{', ' + e.detail if e.detail else ''}",
-    ev.IdentityConfirmed: lambda e: f"rank {e.global_rank} of {e.world_size}",
+    ev.IdentityConfirmed: lambda e: f"by torch, in a world of {e.world_size}",
     ev.IntegrationChanged: lambda e: f"{e.name} {e.status}{': ' + e.reason if e.reason else ''}",
     ev.StepStarted: _step,
     ev.StepProgressed: _progress,

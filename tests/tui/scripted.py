@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import NamedTuple, Protocol
 
 from distwatch.state import events as ev
@@ -16,15 +17,19 @@ SECOND = 1_000_000_000
 WALL_OFFSET_NS = 1_768_485_780 * SECOND
 """2026-01-15 14:03:00 UTC at monotonic zero."""
 TORCH = "/opt/venv/lib/python3.11/site-packages/torch"
-OBSERVER = FileHeader(
-    stream="observer:node01-77.1",
-    host=HOST,
-    pid=77,
-    start_ticks=1,
-    boot_id="b",
-    wall_offset_ns=WALL_OFFSET_NS,
-    salt=1,
-)
+
+
+@cache
+def observer_of(host: str) -> FileHeader:
+    return FileHeader(
+        stream=f"observer:{host}-77.1",
+        host=host,
+        pid=77,
+        start_ticks=1,
+        boot_id="b",
+        wall_offset_ns=WALL_OFFSET_NS,
+        salt=1,
+    )
 
 
 class Entry(NamedTuple):
@@ -39,8 +44,13 @@ class Entry(NamedTuple):
 class Script:
     """Collects records as a job and its observer would write them; times in seconds."""
 
-    def __init__(self, world: int) -> None:
+    def __init__(self, world: int, *, on_a_host: int = 0) -> None:
+        """Args:
+        on_a_host: ranks on each host; 0: all on one.
+        """
         self.world = world
+        self.members = tuple(range(world))
+        self._on_a_host = on_a_host
         self._said: list[tuple[int, FileHeader, ev.Event]] = []
 
     @property
@@ -53,14 +63,17 @@ class Script:
             found.append(Entry(header, numbers[header.stream], time_ns, event))
         return found
 
+    def host(self, rank: int) -> str:
+        return f"node{rank // self._on_a_host:03}" if self._on_a_host else HOST
+
     def key(self, rank: int) -> str:
-        return process_key(HOST, 4200 + rank, 5)
+        return process_key(self.host(rank), 4200 + rank, 5)
 
     def say(self, rank: int, at: float, event: ev.Event) -> None:
         """A record of the rank's own journal."""
         header = FileHeader(
             stream=self.key(rank),
-            host=HOST,
+            host=self.host(rank),
             pid=4200 + rank,
             start_ticks=5,
             boot_id="b",
@@ -69,9 +82,9 @@ class Script:
         )
         self._add(header, at, event)
 
-    def see(self, at: float, event: ev.Event) -> None:
-        """A record of the observer's journal."""
-        self._add(OBSERVER, at, event)
+    def see(self, at: float, event: ev.Event, host: str = HOST) -> None:
+        """A record of a host's observer's journal."""
+        self._add(observer_of(host), at, event)
 
     def identity(self, rank: int) -> Identity:
         return Identity(
@@ -87,7 +100,7 @@ class Script:
 
     def start(self, rank: int, at: float = 0.0) -> None:
         started = ev.ProcessStarted(
-            host=HOST,
+            host=self.host(rank),
             pid=4200 + rank,
             start_ticks=5,
             ppid=4100,
@@ -105,7 +118,7 @@ class Script:
             pg_name="0",
             pg_desc="default_pg",
             backend="gloo",
-            members=tuple(range(self.world)),
+            members=self.members,
             timeout_s=1800.0,
         )
         self.say(rank, at + 0.4, group)
@@ -275,6 +288,21 @@ def large_job(world: int) -> Script:
         script.initialize(rank, 2.0)
         script.pulse(rank, 20.0, 3, 2 if rank % 100 == 0 else 3, 19.0)
     script.see(20.0, ev.Ticked(host=HOST))
+    return script
+
+
+def large_hang(world: int) -> Script:
+    """Eight ranks a host; one of them never comes to all_reduce #4, in which all others wait."""
+    script = Script(world, on_a_host=8)
+    missing = world * 3 // 7
+    for rank in range(world):
+        script.start(rank, 0.5)
+        script.initialize(rank, 2.0)
+        entered = 3 if rank == missing else 4
+        script.pulse(rank, 60.0, entered, 3, 20.0 + entered)
+        script.stack(rank, 60.0, READING if rank == missing else WAITING)
+    for host in sorted({script.host(rank) for rank in range(world)}):
+        script.see(62.0, ev.Ticked(host=host), host)
     return script
 
 

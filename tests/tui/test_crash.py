@@ -16,6 +16,7 @@ SCREEN_TAKEN = b"\x1b[?1049h"
 SCREEN_BACK = b"\x1b[?1049l"
 CRASHING = """
 import distwatch.tui.app as app
+import distwatch.tui.workspace as workspace
 from distwatch.cli.__main__ import main
 
 def fail(*_):
@@ -29,7 +30,7 @@ main(["replay", "hung", "--dir", {root!r}])
 @pytest.mark.parametrize(
     ("where", "until"),
     # A key that is pressed before the keys are listed may come too early.
-    [("app.TopBar.show", SCREEN_TAKEN), ("app.detail", b"Quit")],
+    [("app.TopBar.show", SCREEN_TAKEN), ("workspace.detail", b"Quit")],
     ids=["while it follows", "at a key"],
 )
 def test_a_crash_is_code_1_and_one_line(where: str, until: bytes, tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ _LIBRARIES = (
 def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
     """The innermost frame of the user's own code; where there is none, the innermost of all."""
     for frame in reversed(frames):
-        if not frame.native and not any(part in frame.file for part in _LIBRARIES):
+        if not is_of_library(frame):
             return frame
     return frames[-1] if frames else None
+
+
+def is_of_library(frame: Frame) -> bool:
+    """Whether a frame is not of the user's own code."""
+    return frame.native or any(part in frame.file for part in _LIBRARIES)

@@ -97,6 +97,11 @@ class WaitGraph:
             for awaited in bundle.awaited:
                 self._in.setdefault(awaited, []).append(bundle)
 
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """All edges, many at once."""
+        return tuple(self._bundles)
+
     def waits(self, rank: int) -> list[Edge]:
         """What a rank waits for; empty where no rank blocks it."""
         return [b.edge(rank, awaited) for b in self._out.get(rank, ()) for awaited in b.awaited]

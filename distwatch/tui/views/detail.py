@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from distwatch.diagnosis.facts.group_views import GroupView
+from distwatch.state import events as ev
 from distwatch.state.model import Host
 from distwatch.state.quantities import count_of
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import format_ranks, name_by
 from distwatch.tui.cells import format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, STRONG, YELLOW
@@ -18,11 +19,13 @@ from distwatch.tui.views.groups import find_group, flight
 from distwatch.tui.views.layout import axis_detail, layout_detail
 from distwatch.tui.views.line import join_lines, section, subject_of
 from distwatch.tui.views.load_detail import load_detail
-from distwatch.tui.views.process_detail import process_detail, rank_detail
+from distwatch.tui.views.process_detail import process_detail, rank_detail, thread_lines
 from distwatch.tui.views.stacks import find_node
 from distwatch.tui.visible_text import Text
 from distwatch.views.event_text import event_kind, event_text
 from distwatch.views.ray_rows import ray_rows
+
+_EACH = 64
 
 
 def detail(picture: Picture, key: str) -> Text:
@@ -52,19 +55,27 @@ def _group(picture: Picture, key: str) -> Text | None:
 
 
 def _member_lines(picture: Picture, group: GroupView) -> Iterable[Text]:
+    """A row for each member; of more than _EACH, those with equal rows share one."""
     yield Text(f"{'RANK':>6}  {'ENTERED':>8}  {'COMPLETED':>9}  {'P2P':>5}  STATE", FAINT)
+    missing = set(group.missing) if group.in_flight else set()
+    alike: dict[tuple[tuple[str, bool], int | None], list[int]] = {}
     for rank in group.members:
-        status, progress = picture.status(rank), group.progress.get(rank)
-        word = f"{status.word} · {status.where or status.doing}" if status else "unobserved"
-        missing = group.in_flight and rank in group.missing
-        if progress is None:
-            numbers = f"{'not observed':>26}"
-        else:
-            shown = (progress.enqueued, progress.completed, progress.p2p)
-            entered, completed, p2p = (f"#{n}" if n >= 0 else "none" for n in shown)
-            numbers = f"{entered:>8}  {completed:>9}  {p2p:>5}"
-        mark = "  ← missing" if missing else ""
-        yield Text(f"{rank:>6}  {numbers}  {word}{mark}", YELLOW if missing else "")
+        row = (_member_text(picture, group, rank), rank in missing)
+        alike.setdefault((row, rank if len(group.members) <= _EACH else None), []).append(rank)
+    for (row, _), ranks in alike.items():
+        text, is_missing = row
+        mark = "  ← missing" if is_missing else ""
+        yield Text(f"{format_ranks(ranks):>6}  {text}{mark}", YELLOW if is_missing else "")
+
+
+def _member_text(picture: Picture, group: GroupView, rank: int) -> str:
+    status, progress = picture.status(rank), group.progress.get(rank)
+    word = f"{status.word} · {status.where or status.doing}" if status else "unobserved"
+    if progress is None:
+        return f"{'not observed':>26}  {word}"
+    shown = (progress.enqueued, progress.completed, progress.p2p)
+    entered, completed, p2p = (f"#{n}" if n >= 0 else "none" for n in shown)
+    return f"{entered:>8}  {completed:>9}  {p2p:>5}  {word}"
 
 
 def _stack(picture: Picture, key: str) -> Text | None:
@@ -73,9 +84,16 @@ def _stack(picture: Picture, key: str) -> Text | None:
         return None
     title = Text.assemble((node.function, STRONG), f"  {node.file}:{node.line}")
     here = set(node.global_ranks)
-    ranks = [status for status in picture.rank_statuses if status.global_rank in here]
-    told = [Text(f"rank {s.global_rank}: {s.word} · {s.doing} · {s.where}") for s in ranks]
-    return join_lines([title, Text(f"ranks {format_ranks(node.global_ranks)}", MUTED), *told])
+    told = name_by(
+        {
+            s.global_rank: f"{s.word} · {s.doing} · {s.where}"
+            for s in picture.rank_statuses
+            if s.global_rank in here
+        }
+    )
+    return join_lines(
+        [title, Text(f"ranks {format_ranks(node.global_ranks)}", MUTED), *map(Text, told)]
+    )
 
 
 def _event(picture: Picture, key: str) -> Text | None:
@@ -83,14 +101,18 @@ def _event(picture: Picture, key: str) -> Text | None:
     if entry is None:
         return None
     kind, text = event_kind(entry.event), event_text(entry.event)
+    when = f"{format_clock(picture.wall_ns(entry))} · {entry.process} · record {entry.seq}"
+    head = [Text(kind, STRONG), Text(text), Text(when, MUTED), Text()]
+    if isinstance(entry.event, ev.StackTaken):
+        threads = entry.event.threads
+        return join_lines([*head, *(line for one in threads for line in thread_lines(one))])
     fields = getattr(entry.event, "__struct_fields__", ())
     told = [
         Text.assemble((f"{name:<20} ", MUTED), str(value))
         for name in fields
         if (value := getattr(entry.event, name)) not in (None, "", (), {})
     ]
-    when = f"{format_clock(picture.wall_ns(entry))} · {entry.process} · record {entry.seq}"
-    return join_lines([Text(kind, STRONG), Text(text), Text(when, MUTED), Text(), *told])
+    return join_lines([*head, *told])
 
 
 def _finding(picture: Picture, key: str) -> Text | None:

@@ -6,12 +6,14 @@ from functools import partial
 
 from distwatch.state import events as ev
 from distwatch.state.model import TimelineEntry
+from distwatch.state.rank_sets import name_ranks
 from distwatch.tui.cells import fit, format_clock
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, MUTED, RED, YELLOW
 from distwatch.tui.views.line import Line
 from distwatch.tui.visible_text import Text
-from distwatch.views.event_text import event_kind, event_text
+from distwatch.views.event_fold import Folded, Told, fold, named_texts
+from distwatch.views.event_text import event_kind
 
 EMPTY = "no events read yet"
 
@@ -25,15 +27,25 @@ _STYLES: dict[type, str] = {
 
 
 def lines(picture: Picture) -> list[Line]:
-    """One line for each event, oldest first."""
+    """One line for each event, oldest first; the same event of several ranks is one line."""
     ranks = picture.ranks_by_process()
+    told = (
+        Told(
+            kind=event_kind(entry.event),
+            text=text,
+            global_rank=ranks.get(entry.process),
+            process=entry.process,
+            source=entry,
+        )
+        for entry, text in named_texts(picture.state.timeline)
+    )
     return [
         Line(
-            key=f"event:{entry.stream}:{entry.seq}",
-            draw=partial(_draw, entry, picture.wall_ns(entry), _who(picture, entry, ranks)),
-            ranks=(ranks[entry.process],) if entry.process in ranks else None,
+            key=f"event:{one.source.stream}:{one.source.seq}",
+            draw=partial(_draw, one, picture.wall_ns(one.source), _who(picture, one)),
+            ranks=tuple(one.global_ranks) or None,
         )
-        for entry in picture.state.timeline
+        for one in fold(told)
     ]
 
 
@@ -43,19 +55,19 @@ def find_entry(picture: Picture, key: str) -> TimelineEntry | None:
     return next((e for e in entries if e.stream == stream and str(e.seq) == seq), None)
 
 
-def _who(picture: Picture, entry: TimelineEntry, ranks: dict[str, int]) -> str:
-    if entry.process in ranks:
-        return f"rank {ranks[entry.process]}"
-    process = picture.state.processes.get(entry.process)
+def _who(picture: Picture, one: Folded[TimelineEntry]) -> str:
+    if one.global_ranks:
+        return name_ranks(one.global_ranks)
+    process = picture.state.processes.get(one.source.process)
     return f"pid {process.pid}" if process is not None and process.pid else "observer"
 
 
-def _draw(entry: TimelineEntry, wall_ns: int, who: str, width: int) -> Text:
-    kind, text = event_kind(entry.event), event_text(entry.event)
+def _draw(one: Folded[TimelineEntry], wall_ns: int, who: str, width: int) -> Text:
+    style = _STYLES.get(type(one.source.event), "")
     line = Text.assemble(
         (f"{format_clock(wall_ns)}  ", MUTED),
-        fit(Text(who), 9), "  ",
-        fit(Text(kind, _STYLES.get(type(entry.event), FAINT)), 20 if width >= 100 else 16), " ",
-        (text, _STYLES.get(type(entry.event), "")),
+        fit(Text(who), 12), "  ",
+        fit(Text(one.kind, style or FAINT), 20 if width >= 100 else 16), " ",
+        (one.text, style),
     )  # fmt: skip
     return fit(line, width)

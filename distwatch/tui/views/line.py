@@ -47,6 +47,14 @@ def lines_about(
     ]
 
 
+def title_lines(title: str) -> list[Line]:
+    """An empty line and the title of what follows in the same list."""
+    return [
+        Line(f"title:{title}", lambda width: Text(" " * width)),
+        Line(f"title:{title}", lambda width: Text(title.ljust(width), f"bold {BLUE}")),
+    ]
+
+
 def part_key(key: str, part: int | str) -> str:
     """The key of a further line about the same subject."""
     return f"{key}{PART}{part}"

@@ -54,11 +54,11 @@ def _process_lines(picture: Picture, process: Process) -> Iterable[Text]:
     host = picture.state.hosts.get(process.host)
     now_ns = host.now_ns if host else process.last_ns
     yield from section("identity", list(_identity(process)))
-    yield from section("exception", list(_exception(process)))
-    yield from section("end", list(_end(process)))
-    yield from section("steps", list(_steps(process, now_ns)))
+    yield from section("exception", list(exception_lines(process)))
+    yield from section("end", list(end_lines(process)))
+    yield from section("steps", list(step_lines(process, now_ns)))
     yield from section("groups", list(_groups(process, now_ns)))
-    yield from section("operations, newest last", list(_operations(process, now_ns)))
+    yield from section("operations, newest last", list(operation_lines(process, now_ns)))
     yield from section(_stack_title(process, now_ns), list(_stack(process)))
     yield from section("kernel", list(_kernel(process)))
     yield from section("integrations", list(_integrations(process)))
@@ -109,7 +109,8 @@ def _identity(process: Process) -> Iterable[Text]:
         yield Text("runs without distwatch: seen only from outside", YELLOW)
 
 
-def _exception(process: Process) -> Iterable[Text]:
+def exception_lines(process: Process) -> Iterable[Text]:
+    """The exception that ended it, with its traceback."""
     error = process.exception
     if error is None:
         return
@@ -120,7 +121,8 @@ def _exception(process: Process) -> Iterable[Text]:
         yield from (Text(line, FAINT) for line in part.splitlines())
 
 
-def _end(process: Process) -> Iterable[Text]:
+def end_lines(process: Process) -> Iterable[Text]:
+    """How it ended; nothing while it lives."""
     if process.outside.exit is not None:
         yield Text(event_text(process.outside.exit), RED)
         if process.outside.exit.how:
@@ -129,7 +131,8 @@ def _end(process: Process) -> Iterable[Text]:
         yield Text(f"ended normally: {process.ending.reason}")
 
 
-def _steps(process: Process, now_ns: int) -> Iterable[Text]:
+def step_lines(process: Process, now_ns: int) -> Iterable[Text]:
+    """Its newest completed steps, then those that it is in."""
     closed = [step for step in process.steps.values() if step.ended_ns is not None]
     for step in sorted(closed, key=lambda step: step.step)[-_CLOSED_STEPS:]:
         yield Text.assemble(("✓ " if not step.error else "✗ ", MUTED), _step(step, now_ns))
@@ -170,7 +173,8 @@ def _groups(process: Process, now_ns: int) -> Iterable[Text]:
             )
 
 
-def _operations(process: Process, now_ns: int) -> Iterable[Text]:
+def operation_lines(process: Process, now_ns: int) -> Iterable[Text]:
+    """Its newest calls of a process group, the newest last."""
     for operation in process.outside.operations[-_OPERATIONS:]:
         number = f" #{operation.seq}" if operation.seq >= 0 else ""
         size = f" {operation.numel} × {operation.dtype}" if operation.numel >= 0 else ""
@@ -200,10 +204,11 @@ def _stack(process: Process) -> Iterable[Text]:
         )
         return
     for thread in stack.main_first(process.pid):
-        yield from _thread(thread)
+        yield from thread_lines(thread)
 
 
-def _thread(thread: ThreadStack) -> Iterable[Text]:
+def thread_lines(thread: ThreadStack) -> Iterable[Text]:
+    """A thread's name and frames, the outermost first."""
     marks = [
         word for word, on in (("active", thread.active), ("owns the GIL", thread.owns_gil)) if on
     ]

@@ -8,9 +8,23 @@ from typing import NamedTuple
 
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
-from distwatch.tui.views import devices, events, findings, groups, layout, loading, ranks, stacks
+from distwatch.tui.views import (
+    devices,
+    events,
+    findings,
+    groups,
+    layout,
+    loading,
+    ranks,
+    stacks,
+    timeline,
+    waits,
+)
 from distwatch.tui.views.line import Line, visible
 from distwatch.tui.visible_text import Text
+
+_OVERVIEW = 16
+"""So many ranks leave room on the screen for what else is known of them."""
 
 
 class Shown(NamedTuple):
@@ -28,31 +42,53 @@ class _Drawn(NamedTuple):
     heading: Callable[[int], Text] | None = None
 
 
-_Orders = Mapping[str, ranks.Order]
-_VIEWS: dict[str, Callable[[Picture, _Orders, frozenset[str]], _Drawn]] = {
-    "ranks": lambda picture, orders, _: _Drawn(
-        ranks.lines(picture, orders["ranks"]), ranks.EMPTY, partial(ranks.heading, orders["ranks"])
+class Choices(NamedTuple):
+    """What the person has chosen: an order for each sorted view, folded frames, and a stretch of time."""
+
+    orders: Mapping[str, ranks.Order]
+    folded: frozenset[str]
+    window: timeline.Window
+    overview: bool = False
+    """Whether the ranks, where they are few, have their strips and waits below them."""
+
+
+def _ranks(picture: Picture, chosen: Choices) -> list[Line]:
+    lines = ranks.lines(picture, chosen.orders["ranks"])
+    if not chosen.overview or not 0 < len(lines) <= _OVERVIEW:
+        return lines
+    return [*lines, *timeline.section(picture, chosen.window), *waits.section(picture)]
+
+
+_VIEWS: dict[str, Callable[[Picture, Choices], _Drawn]] = {
+    "ranks": lambda picture, chosen: _Drawn(
+        _ranks(picture, chosen),
+        ranks.EMPTY,
+        partial(ranks.heading, chosen.orders["ranks"]),
     ),
-    "groups": lambda picture, *_: _Drawn(groups.lines(picture), groups.EMPTY),
-    "stacks": lambda picture, _, folded: _Drawn(
-        stacks.lines(picture, folded), stacks.EMPTY, partial(stacks.heading, picture)
+    "groups": lambda picture, _: _Drawn(groups.lines(picture), groups.EMPTY),
+    "stacks": lambda picture, chosen: _Drawn(
+        stacks.lines(picture, chosen.folded), stacks.EMPTY, partial(stacks.heading, picture)
     ),
-    "devices": lambda picture, *_: _Drawn(devices.lines(picture), devices.EMPTY),
-    "events": lambda picture, *_: _Drawn(events.lines(picture), events.EMPTY),
-    "findings": lambda picture, *_: _Drawn(findings.lines(picture), findings.empty(picture)),
-    "loading": lambda picture, orders, _: _Drawn(
-        loading.lines(picture, orders["loading"]),
+    "devices": lambda picture, _: _Drawn(devices.lines(picture), devices.EMPTY),
+    "events": lambda picture, _: _Drawn(events.lines(picture), events.EMPTY),
+    "findings": lambda picture, _: _Drawn(findings.lines(picture), findings.empty(picture)),
+    "loading": lambda picture, chosen: _Drawn(
+        loading.lines(picture, chosen.orders["loading"]),
         loading.EMPTY,
-        partial(loading.heading, picture, orders["loading"]),
+        partial(loading.heading, picture, chosen.orders["loading"]),
     ),
-    "layout": lambda picture, *_: _Drawn(layout.lines(picture), layout.EMPTY),
+    "layout": lambda picture, _: _Drawn(layout.lines(picture), layout.EMPTY),
+    "waits": lambda picture, _: _Drawn(waits.lines(picture), waits.EMPTY),
+    "timeline": lambda picture, chosen: _Drawn(
+        timeline.lines(picture, chosen.window),
+        timeline.EMPTY,
+        partial(timeline.heading, picture, chosen.window),
+    ),
 }
 
 
-def draw_view(
-    name: str, picture: Picture, wanted: Filter, orders: _Orders, folded: frozenset[str]
-) -> Shown:
-    """The lines of one numbered view; `orders` has an entry for each sorted view."""
-    lines, empty, heading = _VIEWS[name](picture, orders, folded)
+def draw_view(name: str, picture: Picture, wanted: Filter, chosen: Choices) -> Shown:
+    """The lines of one view."""
+    lines, empty, heading = _VIEWS[name](picture, chosen)
     shown = visible(lines, wanted, picture)
     return Shown(shown, len(lines), heading if lines else None, empty)
