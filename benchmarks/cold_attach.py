@@ -23,11 +23,11 @@ from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
 from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import load_state
+from distwatch.probes.process import main_thread_run_ns
 from distwatch.state.finding import Finding
 from tests.support.ranks import Job, free_port, launch_ranks, torchrun
 
-SETTLE_S, LAUNCHED_S = 1.0, 8.0
-"""Between the last step that a job reports and its wait."""
+LAUNCHED_S, SETTLED_WITHIN_S = 8.0, 6.0
 
 
 class Seen(msgspec.Struct):
@@ -52,10 +52,21 @@ def running(case: Case) -> Iterator[Job]:
             job.wait_step(step, {rank})
         else:
             time.sleep(LAUNCHED_S)  # it reports no step
-        time.sleep(SETTLE_S)
+        _wait_still(job)
         if case.act:
             case.act(job)
         yield job
+
+
+def _wait_still(job: Job) -> None:
+    """Until no main thread runs any more; a job that goes on gets SETTLED_WITHIN_S."""
+    until = time.monotonic() + SETTLED_WITHIN_S
+    ran: list[int | None] = []
+    while time.monotonic() < until:
+        before, ran = ran, [main_thread_run_ns(process.pid) for process in job.launched]
+        if before == ran:
+            return
+        time.sleep(1.0)
 
 
 def _launched(
@@ -165,7 +176,7 @@ def main() -> None:
             f"| {name} | {seen.seconds:.1f} | {os.getloadavg()[0]:.1f} | {found} | {verdict} |",
             flush=True,
         )
-        if chosen.screen:
+        if chosen.screen or (case.codes and not seen.findings):
             print(seen.screen)
     print(f"{right} of {hangs} hangs right")
 

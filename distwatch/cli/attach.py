@@ -17,7 +17,7 @@ from distwatch.observer.journals.reading import any_alive, require_records
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
 from distwatch.observer.targets.sources import RecordedRun
-from distwatch.observer.targets.unwatched import unwatched_jobs
+from distwatch.observer.targets.unwatched import choice_text, moving_ranks, unwatched_jobs
 
 SETTLE_S = 1.5
 LONGEST_S = 8.0
@@ -53,9 +53,12 @@ def choose(root: str) -> str | None:
         UsageError: several run, and there is no terminal to pick one at.
     """
     jobs = {one.run_id: f"run {one.run_id}" for one in run_folders(root) if any_alive(one)}
-    jobs |= {str(job.pids[0]): job.text for job in unwatched_jobs(root)}
+    unwatched = unwatched_jobs(root)
+    jobs |= {str(job.pids[0]): job.text for job in unwatched}
     if len(jobs) < 2:
         return next(iter(jobs), None)
+    for one, moving in zip(unwatched, moving_ranks(unwatched), strict=True):
+        jobs[str(one.pids[0])] = choice_text(one, moving)
     if not is_terminal():
         raise UsageError(
             f"several jobs run here: {'; '.join(jobs.values())}",

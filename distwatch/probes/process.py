@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import time
 from typing import NamedTuple
 
 import msgspec
@@ -107,6 +108,15 @@ def is_dying(fields: list[str]) -> bool:
     """Whether these fields of `stat` are of a process that is exiting, or is about to take a SIGKILL."""
     flags, pending = int(fields[6]), int(fields[28])
     return bool(flags & _PF_EXITING or pending & _SIGKILL_PENDING)
+
+
+def began_s(pid: int) -> float | None:
+    """When a process began, in seconds by the wall clock; None where it is gone."""
+    fields = stat_fields(pid)
+    if fields is None:
+        return None
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - since_boot_s + int(fields[19]) / _TICKS
 
 
 def main_thread_busy_s(pid: int) -> float | None:

@@ -34,6 +34,8 @@ def test_several_jobs_are_a_choice_and_without_a_terminal_a_list(root: Path) -> 
         assert done.returncode == 2
         assert f"2 ranks run without distwatch: `distwatch attach {one.pid}`" in done.stderr
         assert f"`distwatch attach {alone.pid}`" in done.stderr
+        assert "world size 2; since " in done.stderr
+        assert "0 of 2 main threads move" in done.stderr
         assert str(two.pid) not in done.stderr
 
         command = [sys.executable, "-m", "distwatch", "attach", "--dir", str(root)]

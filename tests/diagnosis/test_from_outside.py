@@ -16,15 +16,21 @@ def inside(call: str, line: int = 9) -> tuple[ev.Frame, ...]:
     return (frame("main", "/job/train.py", line), frame(call, C10D, 3000))
 
 
-def job_at(*stacks: tuple[ev.Frame, ...], ran_at: float = FIRST) -> RecordedJob:
-    """Ranks that were looked at twice, with these stacks both times; their threads last ran at `ran_at`."""
+def job_at(
+    *stacks: tuple[ev.Frame, ...], ran_at: float = FIRST, beside: tuple[ev.Frame, ...] = ()
+) -> RecordedJob:
+    """Ranks that were looked at twice, with these stacks both times; their threads last ran at `ran_at`.
+
+    Args:
+        beside: the stack of a second thread of each rank.
+    """
     job = RecordedJob(len(stacks))
     for rank, frames in enumerate(stacks):
         job.sight(rank, 1.0)
         thread = ev.ThreadStack(name="MainThread", os_thread_id=1000 + rank, frames=frames)
         taken = ev.StackTaken(
             process=job.key(rank),
-            threads=(thread,),
+            threads=(thread, *([ev.ThreadStack(name="saver", frames=beside)] if beside else ())),
             unchanged_since_ns=int(FIRST * SECOND),
             settled_since_ns=int(FIRST * SECOND),
             settled_cpu_s=0.0,
@@ -178,3 +184,28 @@ def test_a_port_that_another_program_has_explains_that_rank_0_is_gone() -> None:
     assert (verdict.code, verdict.culprit_ranks) == ("rendezvous.port_taken", ())
     assert "pid 77" in verdict.summary
     assert [f.role for f in diagnose(job.state)[1:]] == ["symptom"]
+
+
+def test_two_threads_in_collectives_and_a_main_thread_that_joins_one() -> None:
+    saving = (frame("save", "/job/save.py"), frame("all_gather_object", C10D))
+    joining = (frame("main", "/job/train.py"), frame("join", "/usr/lib/python3.11/threading.py"))
+    job = job_at(joining, inside("barrier"), beside=saving)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("collective.concurrent_threads", (0, 1))
+    assert "rank 1 is in barrier and all_gather_object" in verdict.summary
+    # A saver with a group of its own is no fault where a rank is elsewhere.
+    elsewhere = job_at(inside("barrier"), READING)
+    assert root(diagnose(elsewhere.state)).culprit_ranks == (1,)
+
+
+def test_groups_of_their_own_are_a_hang_that_blames_nobody() -> None:
+    calling = inside("all_reduce")
+    job = job_at(calling, calling)
+    assert diagnose(job.state) == []
+    for rank in (0, 1):
+        argue(job, rank, calling, group="given")
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("collective.op_mismatch", ())
+    assert verdict.waiting_ranks == (0, 1)
+    moving = job_at(calling, calling, ran_at=6.5)
+    assert diagnose(moving.state) == []

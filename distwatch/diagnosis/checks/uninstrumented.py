@@ -6,15 +6,21 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.stack_calls import (
     STILL_S,
     StackCall,
     call_by_stack,
+    calls_of_threads,
+    is_known_asleep,
     is_seen_from_outside,
     settled_s,
     waited_s,
 )
+from distwatch.diagnosis.facts.torch_frames import COLLECTIVE_FRAMES, torch_frame
+from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_by, name_ranks, ranks_by
 
@@ -103,10 +109,15 @@ class CallsByStack:
         self, case: Case, calls: dict[int, StackCall], lasted_s: float
     ) -> Iterable[Finding]:
         """The smaller side is odd; where the sides are equal, nobody can be told from the others."""
+        several = {r: case.job.ranks[r] for r in calls if calls_of_threads(case.job.ranks[r])}
+        if any(case.job.in_collective_by_stack(process) for process in several.values()):
+            yield self._concurrent(case, calls, several)
+            return
         if any(call.peer is not None for call in calls.values()):
             return  # sends and recvs whose peers are known are judged by the graph
         told = {rank: str(call) for rank, call in calls.items()}
         if len(set(told.values())) < 2 and set(told.values()) != {"recv"}:
+            yield from self._alike(case, calls, lasted_s)
             return
         kinds = {call.kind for call in calls.values()}
         sides = sorted(ranks_by(told).values(), key=len)
@@ -129,6 +140,57 @@ class CallsByStack:
             evidence=(*_evidence(calls), *(case.place(rank) for rank in list(calls)[:8])),
             confidence=0.6 if decided else 0.5,
         )
+
+    def _alike(self, case: Case, calls: dict[int, StackCall], lasted_s: float) -> Iterable[Finding]:
+        """All are in one function, and none has been woken: with groups of their own, these may differ."""
+        asleep = all(is_known_asleep(case.job.ranks[rank]) for rank in calls)
+        given = all(call.arguments.get("group") == "given" for call in calls.values())
+        if len(calls) < 2 or not asleep or not given:
+            return
+        yield Finding(
+            code="collective.op_mismatch",
+            waiting_ranks=tuple(calls),
+            summary=f"{name_ranks(calls, 'is', 'are')} in {next(iter(calls.values()))} of groups whose members cannot "
+            f"be seen from outside; nothing has moved for {seconds(lasted_s)}",
+            advice="Compare in which order each rank calls its groups: with two groups in opposite orders, all wait. "
+            "If the orders are the same, look at the network between the ranks.",
+            evidence=(*_evidence(calls), *(case.place(rank) for rank in list(calls)[:8])),
+            confidence=0.4,
+        )
+
+    def _concurrent(
+        self, case: Case, calls: dict[int, StackCall], several: dict[int, Process]
+    ) -> Finding:
+        """Two threads of one rank in collectives: their order is not the same on every rank."""
+        told = {
+            rank: " and ".join(
+                filter(None, (case.job.in_collective_by_stack(p), *calls_of_threads(p)))
+            )
+            for rank, p in several.items()
+        }
+        return Finding(
+            code="collective.concurrent_threads",
+            culprit_ranks=tuple(sorted(several)),
+            waiting_ranks=tuple(rank for rank in calls if rank not in several),
+            summary="threads of one rank are in collectives at the same time: "
+            f"{'; '.join(name_by(told, ' is in ', ' are in '))}",
+            evidence=tuple(
+                Evidence("stack", f"rank {rank}: thread {text}", rank)
+                for rank, process in list(several.items())[:4]
+                for text in _thread_places(process)
+            ),
+            confidence=0.6,
+        )
+
+
+def _thread_places(process: Process) -> Iterable[str]:
+    """Where each thread is that is in a collective."""
+    stack = process.outside.stack
+    for thread in stack.threads if stack is not None else ():
+        if (call := torch_frame(thread.frames, COLLECTIVE_FRAMES)) is not None:
+            frame = user_frame(thread.frames) or call
+            place = short_site(frame.file, frame.line, frame.function)
+            yield f"{thread.name or thread.os_thread_id} is in {call.function}, at {place}"
 
 
 def _evidence(calls: dict[int, StackCall]) -> Iterable[Evidence]:

@@ -49,6 +49,7 @@ _INNERMOST: tuple[tuple[Kind, str, str, str], ...] = (
     # frames inside the user's code; the outermost match counts.
     ("file_lock", "a file lock", "/filelock/", ""),
     ("file_lock", "a file lock", "/portalocker/", ""),
+    ("file_lock", "a lock file of a build", "/torch/utils/file_baton.py", ""),
     ("child", "a child process", "/subprocess.py", "wait _wait communicate _communicate _try_wait"),
     ("child", "a child process to start", "/subprocess.py", "_execute_child"),
     ("child", "a child process", "/multiprocessing/popen_fork.py", ""),

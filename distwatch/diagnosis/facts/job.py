@@ -267,7 +267,7 @@ class Job:
     def in_collective_by_stack(self, process: Process) -> str:
         """The collective whose torch frame is on the main thread's stack; '' where there is none."""
         frame = torch_frame(process.main_frames, COLLECTIVE_FRAMES)
-        return frame.function if frame else ""
+        return operation_name(frame.function) if frame else ""
 
     def operation(self, global_rank: int, pg_name: str, seq: int) -> ev.Operation | None:
         """The call that a rank made as collective #seq of a group, from its operations ring."""

@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.diagnosis.facts.torch_frames import COLLECTIVE_FRAMES, torch_frame
 from distwatch.state.events import ArgumentsRead
@@ -21,6 +23,7 @@ BACKWARD = "backward"
 _PEER = {"send": "dst", "recv": "src"}
 _AUTOGRAD = ("/torch/autograd/graph.py", "/torch/autograd/__init__.py")
 _IDLE_SHARE = 0.1
+_AWAITS_THREADS = ("lock", "queue")
 Kind = Literal["collective", "p2p", "creation", "backward", "work"]
 
 
@@ -107,6 +110,12 @@ def waited_s(process: Process) -> float:
     return min(still_s(process), ((process.outside.stack_ns or 0) - stack.asleep_since_ns) / 1e9)
 
 
+def is_known_asleep(process: Process) -> bool:
+    """Whether the kernel says that its main thread has slept between the looks."""
+    stack = process.outside.stack
+    return stack is not None and stack.asleep_since_ns is not None and waited_s(process) >= STILL_S
+
+
 def call_by_stack(job: Job, process: Process) -> StackCall | None:
     """The call that its main thread waits in; None where it is in none."""
     arguments = _arguments(process)
@@ -120,7 +129,18 @@ def call_by_stack(job: Job, process: Process) -> StackCall | None:
         return StackCall(kind="backward", name=BACKWARD)
     if _waits_for_work(job, process):
         return StackCall(kind="work", name=WORK)
-    return None
+    # A main thread that joins another one, or waits for what that brings, is where that one is.
+    told = activity_of(job.state, process)
+    others = calls_of_threads(process) if told is not None and told.kind in _AWAITS_THREADS else []
+    return StackCall(kind="collective", name=others[0]) if others else None
+
+
+def calls_of_threads(process: Process) -> list[str]:
+    """The collectives that threads of it are in besides the main thread, which may be in one, too."""
+    stack = process.outside.stack
+    threads = stack.main_first(process.pid)[1:] if stack is not None else ()
+    frames = (torch_frame(thread.frames, COLLECTIVE_FRAMES) for thread in threads)
+    return [operation_name(frame.function) for frame in frames if frame is not None]
 
 
 def peer_waits_by_stack(job: Job) -> dict[int, PeerWait]:
@@ -191,5 +211,7 @@ def _waits_for_work(job: Job, process: Process) -> bool:
     frames, sample = process.main_frames, process.outside.sample
     if not frames or sample is None or sample.syscall != "futex":
         return False
+    if torch_frame(frames, ("wait_tensor",)) is not None:
+        return True
     text = job.state.sources.get((frames[-1].file, frames[-1].line), "")
     return ".wait(" in text and not frames[-1].native

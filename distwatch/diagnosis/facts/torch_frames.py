@@ -9,9 +9,10 @@ from distwatch.state.model import Process
 
 COLLECTIVE_FRAMES = frozenset(
     (
-        "all_reduce barrier broadcast all_gather all_gather_object all_gather_into_tensor reduce "
-        "reduce_scatter reduce_scatter_tensor gather gather_object scatter scatter_object_list "
-        "all_to_all all_to_all_single broadcast_object_list monitored_barrier send recv"
+        "all_reduce all_reduce_coalesced barrier broadcast broadcast_object_list all_gather all_gather_object "
+        "all_gather_single all_gather_into_tensor all_gather_coalesced reduce reduce_scatter reduce_scatter_single "
+        "reduce_scatter_tensor gather gather_object scatter scatter_object_list all_to_all all_to_all_single "
+        "monitored_barrier send recv send_object_list recv_object_list"
     ).split()
 )
 _INIT_FRAMES = ("init_process_group", "rendezvous")
