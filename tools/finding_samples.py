@@ -24,7 +24,10 @@ def _certain(summary: str, why: str) -> Sample:
 _ERROR = "the process's own error says it"
 _MAJORITY = "the evidence is complete; the lower figure where no side is the larger one"
 _XID = "the driver names the device; the lower figure where no rank is known to use it"
-_PORT = "a driver or NCCL names the port; least where only failed transfers are seen"
+_SYNC = "it is in a synchronize, and its device is in no call that waits for other ranks"
+_PORT = (
+    "a driver, the port's state or NCCL names the port; least where only failed transfers are seen"
+)
 _BY_STEP = "the load tells its phase and what its threads wait for"
 
 SAMPLES = {
@@ -293,6 +296,9 @@ SAMPLES = {
     ),
     "device.memory_error": Sample("the driver reports Xid 48 (double-bit ECC error)", 70, 90, _XID),
     "device.xid": Sample("the driver reports Xid 74 (NVLink error)", 70, 90, _XID),
+    "device.stalled": Sample(
+        "rank 2 waits for its own device, whose kernel does not end", 70, 85, _SYNC
+    ),
     "network.link_error": Sample(
         "the network between the ranks reports errors at a port", 60, 90, _PORT
     ),
@@ -345,9 +351,9 @@ SAMPLES = {
     "collective.straggler": Sample(
         "rank 2 is late for all_reduce #5 of default_pg and busy at train.py:9 in compile_step; ranks 0-1,3 have "
         "waited for 8.0 s, and the deadline is in 2.0 s",
-        80,
+        70,
         90,
-        "its stack changes, or it entered after the timeout",
+        "its stack changes, or it entered after the timeout; least where heat or power slows down its device",
     ),
     "load.memory_exceeds": Sample(
         "ranks 0-1 {load} 2 × 3.0 GiB = 6.0 GiB into the host memory of node1, but its cgroup allows 4.0 GiB: the "

@@ -29,6 +29,7 @@ from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.ras_looks import RasLooks
 from distwatch.observer.looks.tracking import Tracking
 from distwatch.probes.devices import Devices
+from distwatch.probes.infiniband import Ports
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, Record
@@ -81,7 +82,7 @@ class Observer:
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self.ras = RasLooks(self.recording, self._judge_soon)
-        self._host_looks = HostLooks(self.recording, Devices())
+        self._host_looks = HostLooks(self.recording, Devices(), Ports())
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._intake = Intake(
             folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,

@@ -1,9 +1,12 @@
-"""NVIDIA GPUs through NVML: memory and use per process, throttling, ECC, XID."""
+"""NVIDIA GPUs through NVML: memory and use per process, throttling, ECC, row remapping, NVLink, XID."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from distwatch.probes.kernel_log import KernelLog, xids
 from distwatch.state.events import Device, DevicesSampled, DeviceUse, NotObserved
@@ -18,6 +21,9 @@ _THROTTLE = {
     "SyncBoost": "sync boost",
 }
 _XIDS_KEPT = 16
+_OUT_OF_REACH = (15, 16)
+"""NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED."""
+_MOST_LINKS = 18
 
 
 class Devices:
@@ -37,6 +43,10 @@ class Devices:
         self._events: Any = None
         self._addresses: dict[str, int] = {}
         self._xids: dict[int, list[int]] = {}
+        self._first_ecc: dict[int, int] = {}
+        self._first_links: dict[int, tuple[int, ...]] = {}
+        self._throttled_at: dict[int, float] = {}
+        self._last: dict[int, Device] = {}
 
     def sample(self, host: str) -> DevicesSampled:
         """All devices now, or why none are visible."""
@@ -46,7 +56,7 @@ class Devices:
         if self._why_not is not None:
             return DevicesSampled(host=host, not_observed=self._why_not)
         self._collect_xids()
-        devices = tuple(self._device(i, handle) for i, handle in enumerate(self._handles))
+        devices = tuple(self._look_at(i, handle) for i, handle in enumerate(self._handles))
         return DevicesSampled(host=host, devices=devices)
 
     def blind_spots(self, host: str) -> list[NotObserved]:
@@ -102,13 +112,32 @@ class Devices:
         except self._nvml.NVMLError:
             return None
 
-    def _device(self, index: int, handle: Any | str) -> Device:
+    def _look_at(self, index: int, handle: Any | str) -> Device:
         if isinstance(handle, str):
-            return Device(index=index, name=handle, xid=self._xids_of(index))
+            return Device(index=index, name=handle, lost=handle, xid=self._xids_of(index))
+        if lost := self._out_of_reach(handle):
+            known = self._last.get(index, Device(index=index))
+            xids = self._xids_of(index)
+            return msgspec.structs.replace(known, lost=lost, utilization=None, xid=xids)
+        device = self._last[index] = self._device(index, handle)
+        return device
+
+    def _out_of_reach(self, handle: Any) -> str:
+        """Why the driver no longer reaches a device; '' where it does, or where it does not say."""
+        try:
+            self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        except self._nvml.NVMLError as error:
+            return str(error) if getattr(error, "value", None) in _OUT_OF_REACH else ""
+        return ""
+
+    def _device(self, index: int, handle: Any) -> Device:
         nvml = self._nvml
         memory = self._try("nvmlDeviceGetMemoryInfo", handle)
         use = self._try("nvmlDeviceGetUtilizationRates", handle)
         uncorrected, volatile = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        errors = self._try("nvmlDeviceGetTotalEccErrors", handle, uncorrected, volatile)
+        rows = self._try("nvmlDeviceGetRemappedRows", handle)
+        throttle = self._throttle(handle)
         return Device(
             index=index,
             uuid=_text(self._try("nvmlDeviceGetUUID", handle)),
@@ -117,8 +146,14 @@ class Devices:
             memory_used=int(memory.used) if memory else None,
             utilization=int(use.gpu) if use else None,
             temperature_c=self._try("nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
-            throttle=self._throttle(handle),
-            ecc_uncorrected=self._try("nvmlDeviceGetTotalEccErrors", handle, uncorrected, volatile),
+            throttle=throttle,
+            throttled_s=self._throttled_s(index, throttle),
+            ecc_uncorrected=errors,
+            # A driver counts since it was loaded: what came before belongs to another job.
+            ecc_new=None if errors is None else errors - self._first_ecc.setdefault(index, errors),
+            rows_pending=bool(rows[2]) if rows else None,
+            rows_failed=bool(rows[3]) if rows else None,
+            links_down=self._links_down(index, handle),
             xid=self._xids_of(index),
             processes=self._processes(handle),
         )
@@ -128,6 +163,24 @@ class Devices:
         if reasons is None:
             reasons = self._try("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
         return tuple(word for name, word in _THROTTLE.items() if (reasons or 0) & self._bit(name))
+
+    def _throttled_s(self, index: int, throttle: tuple[str, ...]) -> float:
+        now = time.monotonic()
+        if not throttle:
+            self._throttled_at.pop(index, None)
+            return 0.0
+        return now - self._throttled_at.setdefault(index, now)
+
+    def _links_down(self, index: int, handle: Any) -> tuple[int, ...]:
+        up: list[int] = []
+        for link in range(_MOST_LINKS):
+            state = self._try("nvmlDeviceGetNvLinkState", handle, link)
+            if state is None:
+                break
+            if state:
+                up.append(link)
+        first = self._first_links.setdefault(index, tuple(up))
+        return tuple(link for link in first if link not in up)
 
     def _bit(self, reason: str) -> int:
         newer = getattr(self._nvml, f"nvmlClocksEventReason{reason}", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from distwatch.state.bounds import Finite
 from distwatch.state.event import Event
 
 
@@ -24,7 +25,19 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     utilization: int | None = None
     temperature_c: int | None = None
     throttle: tuple[str, ...] = ()
+    throttled_s: Finite = 0.0
+    """For how long each look has seen it throttled."""
     ecc_uncorrected: int | None = None
+    ecc_new: int | None = None
+    """How many of them have come since the observer first looked."""
+    rows_pending: bool | None = None
+    """Whether memory rows wait for a reset to be replaced."""
+    rows_failed: bool | None = None
+    """Whether a row could not be replaced."""
+    links_down: tuple[int, ...] = ()
+    """NVLinks that were up when the observer first looked, and are not any more."""
+    lost: str = ""
+    """Why the driver no longer reaches it; the rest is what was seen last."""
     xid: tuple[int, ...] = ()
     processes: tuple[DeviceUse, ...] = ()
 
@@ -35,6 +48,28 @@ class DevicesSampled(Event, frozen=True, kw_only=True):
     host: str
     devices: tuple[Device, ...] = ()
     not_observed: str | None = None
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A port of an RDMA device."""
+
+    name: str
+    """`mlx5_2:1`"""
+    state: str = ""
+    """The kernel's words: `ACTIVE, LinkUp`; empty where it does not say them."""
+    was_up: bool = False
+    """Whether it was active when the observer first looked: a port without a cable never is."""
+    grown: dict[str, int] = {}
+    """Error counters that have grown since the observer first looked, and by how much."""
+
+
+class PortsSampled(Event, frozen=True, kw_only=True):
+    """The RDMA ports of a host; none where it has none."""
+
+    is_routine = True
+
+    host: str
+    ports: tuple[Port, ...] = ()
 
 
 class PortErrorSeen(Event, frozen=True, kw_only=True):

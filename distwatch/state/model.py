@@ -272,6 +272,7 @@ class Host(msgspec.Struct, kw_only=True, gc=False):
     wall_offset_ns: int = 0
     sample: ev.HostSampled | None = None
     devices: ev.DevicesSampled | None = None
+    ports: ev.PortsSampled | None = None
     communicators: ev.CommunicatorsSeen | None = None
     """The newest answer of NCCL's RAS service to this host's observer."""
     observers: dict[str, ev.ObserverStarted] = {}

@@ -67,6 +67,7 @@ OUTSIDE[ev.ConnectionsSeen] = partial(_register, "connections")
 OUTSIDE[ev.ArgumentsRead] = partial(_register, "arguments")
 OUTSIDE[ev.HostSampled] = partial(_register, "sample")
 OUTSIDE[ev.DevicesSampled] = partial(_register, "devices")
+OUTSIDE[ev.PortsSampled] = partial(_register, "ports")
 OUTSIDE[ev.CommunicatorsSeen] = partial(_register, "communicators")
 
 

@@ -7,11 +7,18 @@ from typing import Any
 
 
 class NvmlDoubleError(Exception):
-    """NVML_ERROR_NOT_SUPPORTED and the like."""
+    """NVML_ERROR_NOT_SUPPORTED and the like; `value` is NVML's number of it."""
+
+    def __init__(self, text: str, value: int = 3) -> None:
+        super().__init__(text)
+        self.value = value
 
 
 class NvmlDouble:
-    """A double of pynvml: answers what its tables hold, supports nothing else."""
+    """A double of pynvml: answers what its tables hold, supports nothing else.
+
+    A device with `lost` was gone before it was opened, one with `fallen` is gone now.
+    """
 
     NVMLError = NvmlDoubleError
     NVML_TEMPERATURE_GPU = 0
@@ -65,10 +72,17 @@ class NvmlDouble:
         if not name.startswith("nvmlDeviceGet"):
             raise AttributeError(name)
 
-        def ask(index: int, *_: Any) -> Any:
+        def ask(index: int, *rest: Any) -> Any:
+            if "fallen" in self.answers[index]:
+                raise NvmlDoubleError("GPU is lost", 15)
             if name not in self.answers[index]:
                 raise NvmlDoubleError("Not Supported")
-            return self.answers[index][name]
+            answer = self.answers[index][name]
+            if name != "nvmlDeviceGetNvLinkState":
+                return answer
+            if rest[0] >= len(answer):
+                raise NvmlDoubleError("Invalid Argument", 2)
+            return answer[rest[0]]
 
         return ask
 

@@ -10,6 +10,7 @@ from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.targets.runs import load_state
 from distwatch.probes.devices import Devices
+from distwatch.probes.infiniband import Ports
 from distwatch.report.document import build_report
 from distwatch.report.markdown import render_markdown
 from distwatch.runfolder import RunFolder, host_name
@@ -40,7 +41,9 @@ class Watch:
         self.events: list[ev.Event] = []
         self.folder = folder
         self.recording = Recording(folder, lambda _h, _s, _t, event: self.events.append(event))
-        self.looks = HostLooks(self.recording, Devices(nvml, "/nonexistent/kmsg"))
+        self.looks = HostLooks(
+            self.recording, Devices(nvml, "/nonexistent/kmsg"), Ports("/nonexistent/infiniband")
+        )
 
     async def look(self) -> None:
         self.looks.look()

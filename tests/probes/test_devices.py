@@ -37,6 +37,7 @@ def test_all_that_a_driver_reports() -> None:
         temperature_c=71,
         throttle=("power cap", "thermal (hardware)"),
         ecc_uncorrected=2,
+        ecc_new=0,
         xid=(79,),
         processes=(
             DeviceUse(pid=11, memory_bytes=40, utilization=9),
@@ -86,3 +87,50 @@ def test_a_driver_without_devices_says_so() -> None:
     assert (
         found.not_observed == "no NVIDIA device is visible: the driver is installed but lists none"
     )
+
+
+def test_only_errors_that_come_while_it_is_watched_are_new() -> None:
+    answers = dict(FULL)
+    devices = Devices(NvmlDouble([answers], xids=[]))
+    assert devices.sample("here").devices[0].ecc_new == 0
+    answers["nvmlDeviceGetTotalEccErrors"] = 5
+    (device,) = devices.sample("here").devices
+    assert (device.ecc_uncorrected, device.ecc_new) == (5, 3)
+
+
+def test_a_device_that_falls_off_the_bus_keeps_its_name_and_its_processes() -> None:
+    answers: dict[str, object] = dict(FULL)
+    devices = Devices(NvmlDouble([answers], xids=[]))
+    assert devices.sample("here").devices[0].lost == ""
+    answers["fallen"] = True
+    (device,) = devices.sample("here").devices
+    assert device.lost == "GPU is lost"
+    assert (device.name, [use.pid for use in device.processes]) == ("H200", [11, 12])
+    assert device.utilization is None
+
+
+def test_rows_to_remap_are_told_where_the_driver_counts_them() -> None:
+    answers = {**FULL, "nvmlDeviceGetRemappedRows": (0, 1, 1, 0)}
+    (device,) = Devices(NvmlDouble([answers], xids=[])).sample("here").devices
+    assert (device.rows_pending, device.rows_failed) == (True, False)
+    (silent,) = Devices(NvmlDouble([FULL], xids=[])).sample("here").devices
+    assert (silent.rows_pending, silent.rows_failed) == (None, None)
+
+
+def test_a_link_that_was_never_up_is_not_down() -> None:
+    answers = {**FULL, "nvmlDeviceGetNvLinkState": [1, 0, 1]}
+    devices = Devices(NvmlDouble([answers], xids=[]))
+    assert devices.sample("here").devices[0].links_down == ()
+    answers["nvmlDeviceGetNvLinkState"] = [1, 0, 0]
+    assert devices.sample("here").devices[0].links_down == (2,)
+
+
+def test_throttling_is_timed_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = dict(FULL)
+    devices, now = Devices(NvmlDouble([answers], xids=[])), [100.0]
+    monkeypatch.setattr("distwatch.probes.devices.time.monotonic", lambda: now[0])
+    assert devices.sample("here").devices[0].throttled_s == 0.0
+    now[0] = 140.0
+    assert devices.sample("here").devices[0].throttled_s == 40.0
+    answers["nvmlDeviceGetCurrentClocksEventReasons"] = 0x1
+    assert devices.sample("here").devices[0].throttled_s == 0.0

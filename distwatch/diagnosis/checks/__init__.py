@@ -14,7 +14,7 @@ from distwatch.diagnosis.checks.collectives.gradients import GradientsSkipped
 from distwatch.diagnosis.checks.collectives.iterations import CountUneven
 from distwatch.diagnosis.checks.collectives.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
-from distwatch.diagnosis.checks.devices import DeviceFailed
+from distwatch.diagnosis.checks.devices import DeviceFailed, DeviceSlowed
 from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
 from distwatch.diagnosis.checks.groups.creation import GroupCallMissing
 from distwatch.diagnosis.checks.groups.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
@@ -95,6 +95,7 @@ CHECKS: tuple[Check, ...] = (
     MonitoredBarrierMissing(),
     Straggler(),
     Late(),
+    DeviceSlowed(),
     NobodyMissing(),
     TimeoutsDisagree(),
     GradientsSkipped(),

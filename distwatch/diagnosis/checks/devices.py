@@ -1,11 +1,19 @@
-"""device.lost, memory_error, xid: what the driver reports about a rank's device."""
+"""device.lost, memory_error, xid: what the driver reports about a rank's device; and what slows one down."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.xids import Fault, xid_of
+from distwatch.diagnosis.facts.device_faults import (
+    DeviceFault,
+    device_of,
+    faults_of,
+    slowed_by,
+    title_of,
+    worst_fault,
+)
+from distwatch.diagnosis.facts.xids import Fault
 from distwatch.state.events import Device
 from distwatch.state.finding import Evidence, Finding, Severity
 from distwatch.state.rank_sets import name_ranks
@@ -16,7 +24,6 @@ _CODES: dict[Fault, str] = {
     "device": "device.xid",
     "program": "device.xid",
 }
-_WORST: tuple[Fault, ...] = ("lost", "memory", "device", "program")
 
 
 class DeviceFailed:
@@ -27,41 +34,61 @@ class DeviceFailed:
             if not case.job.ranks_on(name):
                 continue
             for device in host.devices.devices if host.devices else ():
-                if worst := _worst(device):
+                if worst := worst_fault(device):
                     yield from self._of_device(case, name, device, worst)
 
     def _of_device(
-        self, case: Case, host: str, device: Device, worst: tuple[int, Fault]
+        self, case: Case, host: str, device: Device, worst: DeviceFault
     ) -> Iterable[Finding]:
-        number, fault = worst
         pids = {use.pid for use in device.processes}
         ranks = tuple(r for r, p in case.job.ranks_on(host).items() if p.pid and p.pid in pids)
-        if fault == "program" and case.deaths.own:
+        if worst.fault == "program" and case.deaths.own:
             return  # its own exception says more
         affected = set(case.deaths.victims) | set(case.deaths.own)
         affected |= {wait.global_rank for wait in case.job.waits if wait.overdue}
         severity: Severity = "warning"
-        if affected:
+        if affected and worst.is_new:
             severity = "crash" if case.deaths.own or case.deaths.victims else "hang"
-        said = xid_of(number)
-        title = device.name or f"device {device.index}"
+        title = title_of(device)
         of = f", the device of {name_ranks(ranks)}" if ranks else ""
         yield Finding(
-            code=_CODES[fault],
+            code=_CODES[worst.fault],
             severity=severity,
             culprit_ranks=ranks,
-            waiting_ranks=tuple(sorted(affected - set(ranks))),
-            summary=f"the driver reports Xid {number} ({said.meaning}) for {title} on {host}{of}",
-            advice=f"{said.action[:1].upper()}{said.action[1:]}.",
+            waiting_ranks=tuple(sorted(affected - set(ranks))) if worst.is_new else (),
+            summary=f"the driver reports {worst.what} for {title} on {host}{of}",
+            advice=worst.advice,
             evidence=(
-                Evidence("proc", f"{title} on {host}: Xid {', '.join(map(str, device.xid))}"),
+                *(
+                    Evidence("proc", f"{title} on {host}: {fault.what}")
+                    for fault in faults_of(device)
+                ),
                 *(case.place(rank) for rank in ranks[:4]),
             ),
             confidence=0.9 if ranks else 0.7,
         )
 
 
-def _worst(device: Device) -> tuple[int, Fault] | None:
-    told = [(number, xid_of(number).fault) for number in device.xid]
-    told = [(number, fault) for number, fault in told if fault in _WORST]
-    return min(told, key=lambda one: _WORST.index(one[1]), default=None)
+class DeviceSlowed:
+    """collective.straggler, as a warning: heat or power slows one rank's device, and all ranks wait for it."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        # Only where calls run on devices does each of them wait for the slowest device.
+        for rank in case.job.device.queues if len(case.job.device.queues) > 1 else ():
+            device = device_of(case.job, rank)
+            if device is None or not (why := slowed_by(case.job, rank)):
+                continue
+            title = f"{title_of(device)} on {case.job.ranks[rank].host}"
+            others = tuple(r for r in case.job.device.queues if r != rank)
+            yield Finding(
+                code="collective.straggler",
+                severity="warning",
+                culprit_ranks=(rank,),
+                waiting_ranks=others,
+                summary=f"the device of rank {rank}, {title}, has been slowed down for "
+                f"{device.throttled_s:.0f} s ({why}), and no other rank's device is: each collective "
+                "waits for it",
+                advice="Look at the cooling and power of that host (`nvidia-smi -q -d PERFORMANCE`).",
+                evidence=(Evidence("proc", f"{title}: {why}", rank), case.place(rank)),
+                confidence=0.7,
+            )

@@ -11,12 +11,15 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.events import Connection, PortErrorSeen
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Host, Stamp
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 
 RETRANSMITS = 4
 """With Linux's doubling timer from 0.2 s: about 3 s without an answer."""
 SETTLED_S = 2.0
+_FAILED_TRANSFERS = ("link_downed", "local_ack_timeout_err", "req_transport_retries_exceeded")
+"""Counters of an RDMA port: its link was lost, or the other side did not answer."""
 _SHOWN = 8
 
 
@@ -129,6 +132,27 @@ class NobodyMissing:
         return case.job.kernel_state(process) not in ("T", "t", "D")
 
 
+def _of_ports(case: Case, host: Host) -> Iterable[tuple[Stamp, PortErrorSeen]]:
+    """What the RDMA ports of a host show, compared with the observer's first look at them."""
+    for port in host.ports.ports if host.ports else ():
+        down = port.was_up and bool(port.state) and not port.state.startswith("ACTIVE")
+        failed = [name for name in _FAILED_TRANSFERS if name in port.grown]
+        # Counters grow in sound networks, too: alone they count only where no rank is missing.
+        if not down and not (failed and _is_complete(case)):
+            continue
+        grown = [f"{name} +{number}" for name, number in port.grown.items()]
+        state = [f"it was up, and now is {port.state}"] if down else []
+        text = "; ".join([*state, *grown])
+        error = PortErrorSeen(host=host.host, port=port.name, text=text, decides=down)
+        yield host.stamps["ports"], error
+
+
+def _is_complete(case: Case) -> bool:
+    """Whether all members have come to the overdue calls."""
+    overdue = [view for view in case.groups if view.in_flight and view.overdue]
+    return bool(overdue) and not any(view.missing for view in overdue)
+
+
 def stuck_connections(case: Case) -> list[Stuck]:
     """Connections to other hosts of the job that get no answer, the worst first."""
     owners: dict[str, set[int]] = {}
@@ -186,6 +210,7 @@ class LinkFailed:
     def find(self, case: Case) -> Iterable[Finding]:
         hosts = [host for name, host in case.state.hosts.items() if case.job.ranks_on(name)]
         errors = [error for host in hosts for error in host.port_errors.values()]
+        errors += [error for host in hosts for error in _of_ports(case, host)]
         errors.sort(key=lambda error: (not error[1].decides, error[0]))
         lost = set(case.deaths.victims)
         lost |= {wait.global_rank for wait in case.job.waits if wait.overdue}

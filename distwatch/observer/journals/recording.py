@@ -22,6 +22,7 @@ _OFTEN = (
     ev.ProcessSampled,
     ev.HostSampled,
     ev.DevicesSampled,
+    ev.PortsSampled,
     ev.Ticked,
     ev.StackTaken,
     RayLooked,

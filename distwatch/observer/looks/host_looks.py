@@ -1,4 +1,4 @@
-"""The observer's view of its host: memory and load at once, GPUs when their driver answers."""
+"""The observer's view of its host: memory and load at once, GPUs and RDMA ports when their drivers answer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.probes.devices import Devices
 from distwatch.probes.host import sample_host
+from distwatch.probes.infiniband import Ports
 
 
 class HostLooks:
     """One look at a time: if a device hangs, its driver's calls may never return."""
 
-    def __init__(self, recording: Recording, devices: Devices) -> None:
+    def __init__(self, recording: Recording, devices: Devices, ports: Ports) -> None:
         self._recording = recording
         self._devices = devices
+        self._ports = ports
         self._host = recording.header.host
         self._looking: asyncio.Task[None] | None = None
 
@@ -36,6 +38,9 @@ class HostLooks:
 
     async def _look_at_devices(self) -> None:
         try:
+            ports = await in_background(self._ports.sample, self._host, within_s=None)
+            if ports.ports:
+                self._recording.record(ports)
             sampled = await in_background(self._devices.sample, self._host, within_s=None)
         except Exception as error:
             self._miss_driver(f"{type(error).__name__}: {error}"[:300])

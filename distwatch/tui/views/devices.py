@@ -103,6 +103,11 @@ def _device_line(device: Device) -> Text:
         line.append(f"  ▲ throttled: {', '.join(device.throttle)}", YELLOW)
     if device.ecc_uncorrected:
         line.append(f"  ▲ {device.ecc_uncorrected} uncorrected ECC errors", f"bold {RED}")
+    if device.lost:
+        line.append("  ▲ lost", f"bold {RED}")
+    if device.links_down:
+        down = ", ".join(map(str, device.links_down))
+        line.append(f"  ▲ NVLink {down} down", f"bold {RED}")
     if device.xid:
         line.append(f"  ▲ XID {', '.join(map(str, device.xid))}", f"bold {RED}")
     return line

@@ -10,6 +10,7 @@ from distwatch.diagnosis.checks.collectives.entries import calls_differ
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.communicators import RAS
+from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.device_queues import Meeting
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.operations import operation_name
@@ -188,6 +189,7 @@ def _behind_evidence(case: Case, shown: list[Meeting], stuck: Stuck) -> Iterable
                 f"{name_ranks(others, 'has', 'have')} {did} it"
             )
             yield Evidence("flight_recorder", text, rank)
+            yield from device_evidence(case.job, rank)
             yield case.place(rank)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.activity import activity_of, spins
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Wait
 from distwatch.diagnosis.facts.sequences import (
@@ -182,7 +183,10 @@ class Late:
             summary=f"{name_ranks(late, 'is', 'are')} late for {view.call} and busy"
             f"{' at ' + place if place else ''}; {name_ranks(view.entered, 'has', 'have')} waited for "
             f"{seconds(wait.waited_s)}, and the deadline is in {seconds(left_s)}",
-            evidence=tuple(case.place(rank) for rank in late[:8]),
+            evidence=(
+                *(case.place(rank) for rank in late[:8]),
+                *(one for rank in late[:8] for one in device_evidence(case.job, rank)),
+            ),
             confidence=0.8,
         )
 

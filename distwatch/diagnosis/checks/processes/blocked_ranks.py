@@ -20,6 +20,7 @@ from distwatch.diagnosis.facts.activity import (
 )
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.children import Child, children_of, died
+from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
@@ -130,6 +131,10 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
         advice = _FILE_LOCK_ADVICE if kind == "file_lock" else ""
         sure = 0.9 if activity.certain else 0.7
         return Blocked("process.lock_wait", doing, [*kernel, *threads], sure, advice)
+    if kind == "device" and _waits_for_own_device(case, rank):
+        busy = device_evidence(case.job, rank)
+        doing = "waits for its own device, whose kernel does not end"
+        return Blocked("device.stalled", doing, [*kernel, *busy], 0.85)
     busy_s = spins(process)
     if busy_s is not None and kind not in _NOT_A_LOOP:
         stack = process.outside.stack
@@ -138,6 +143,12 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
         loop = Evidence("stack", text, rank)
         return Blocked("process.livelock", "runs without making progress", [loop], 0.8)
     return None
+
+
+def _waits_for_own_device(case: Case, rank: int) -> bool:
+    """Whether no call of another rank is what its device runs, as far as it reports its calls."""
+    reports = case.job.ranks[rank].instrumented or rank in case.job.device.queues
+    return reports and case.job.device.head(rank) is None
 
 
 def _data_stall(case: Case, rank: int, process: Process, activity: Activity) -> Blocked:
