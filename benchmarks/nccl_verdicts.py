@@ -7,7 +7,10 @@ import time
 from collections import Counter, defaultdict
 
 from tests.doubles.async_scenarios import CODES, outcome, scenario, victims
+from tests.doubles.async_twins import twin
 from tests.support.imported import judge_dumps
+
+RESULTS = ("right", "undecidable", "undecided", "wrong")
 
 
 def main() -> None:
@@ -16,6 +19,8 @@ def main() -> None:
     options.add_argument("--first", type=int, default=0, help="the number of the first job")
     options.add_argument("--kind", choices=tuple(CODES), help="this fault alone")
     options.add_argument("--show", action="store_true", help="each job that is not judged right")
+    proof = "try whether another rank's fault leaves the same dumps"
+    options.add_argument("--prove", action="store_true", help=proof)
     arguments = options.parse_args()
     by_fault: dict[str, Counter[str]] = defaultdict(Counter)
     by_layout: dict[str, Counter[str]] = defaultdict(Counter)
@@ -23,7 +28,9 @@ def main() -> None:
     for seed in range(arguments.first, arguments.first + arguments.jobs):
         case = scenario(seed, arguments.kind)
         findings = judge_dumps(case.read())
-        result = outcome(case, findings)
+        result: str = outcome(case, findings)
+        if arguments.prove and result == "undecided" and twin(case) is not None:
+            result = "undecidable"
         layout = case.job.programs.layout
         axes = "+".join(a for a in ("tp", "cp", "dp", "pp", "ep") if getattr(layout, a) > 1)
         by_fault[case.fault.kind][result] += 1
@@ -37,11 +44,10 @@ def main() -> None:
                     f"    {finding.role} {finding.code} {finding.culprit_ranks} {finding.summary}"
                 )
     for title, table in (("fault", by_fault), ("layout", by_layout)):
-        print(f"\n| {title} | jobs | right | undecided | wrong |\n|---|---:|---:|---:|---:|")
+        print(f"\n| {title} | jobs | {' | '.join(RESULTS)} |\n|---|---:{'|---:' * len(RESULTS)}|")
         for name, counts in sorted(table.items()):
-            print(
-                f"| {name} | {counts.total()} | {counts['right']} | {counts['undecided']} | {counts['wrong']} |"
-            )
+            columns = " | ".join(str(counts[result]) for result in RESULTS)
+            print(f"| {name} | {counts.total()} | {columns} |")
     right = sum(counts["right"] for counts in by_fault.values())
     seconds = time.perf_counter() - began
     print(f"\n{right} of {arguments.jobs} right; {blamed} jobs with a victim; {seconds:.0f} s")

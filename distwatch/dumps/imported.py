@@ -113,6 +113,7 @@ class JobDumps:
     Attributes:
         now_ns: when the dumps were taken, at the earliest.
         world: one more than the highest rank that is named.
+        is_timed: whether the recorders know when calls start.
     """
 
     def __init__(self, dumps: list[RankDump]) -> None:
@@ -121,6 +122,7 @@ class JobDumps:
         self._backends: dict[Group, str] = {}
         self._p2p: set[Group] = set()
         self._ranks = {dump.global_rank for dump in dumps}
+        self.is_timed = any(dump.recorder.is_timed for dump in dumps if dump.recorder)
         for dump in dumps:
             if dump.recorder is not None:
                 self._read(dump.global_rank, dump.recorder)
@@ -217,9 +219,11 @@ def _tell_recorder(
     kept = [
         (entry, calls.is_over(entry)) for calls in known.values() for entry in calls.newest(share)
     ]
+    timed = job.is_timed
     kept.sort(key=lambda one: one[0].record_id)
     dumped = ev.CollectivesDumped(
-        reason="imported", entries=tuple(_collective(entry, over) for entry, over in kept)
+        reason="imported",
+        entries=tuple(_collective(entry, over, timed and not over) for entry, over in kept),
     )
     by_group = {group: calls.entries for group, calls in known.items()}
     sites: dict[ev.Site, int] = {}
@@ -254,7 +258,7 @@ def _created(calls: GroupCalls, members: tuple[int, ...], backend: str) -> ev.Gr
     )
 
 
-def _collective(entry: Entry, over: bool) -> Collective:
+def _collective(entry: Entry, over: bool, timed: bool) -> Collective:
     return Collective(
         pg_name=entry.process_group[0],
         pg_desc=entry.process_group[1],
@@ -268,6 +272,7 @@ def _collective(entry: Entry, over: bool) -> Collective:
         input_dtypes=entry.input_dtypes,
         created_wall_ns=entry.time_created_ns,
         timeout_ms=entry.timeout_ms,
+        timed=timed,
     )
 
 

@@ -47,6 +47,7 @@ class Entry(msgspec.Struct, frozen=True):
     p2p_seq_id: Int = 0
     profiling_name: str = ""
     time_created_ns: Int = 0
+    time_discovered_started_ns: Int | None = None
     time_discovered_completed_ns: Int | None = None
     input_sizes: tuple[tuple[Int, ...], ...] = ()
     output_sizes: tuple[tuple[Int, ...], ...] = ()
@@ -106,6 +107,11 @@ class RecorderDump(msgspec.Struct, frozen=True):
     pg_status: dict[str, Status] = {}
     rank: Int | None = None
     """Only some writers include it; otherwise the file's name has it."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it knows when calls start (TORCH_NCCL_ENABLE_TIMING)."""
+        return any(e.state == "started" or e.time_discovered_started_ns for e in self.entries)
 
 
 def read_recorder_dump(content: bytes) -> RecorderDump:

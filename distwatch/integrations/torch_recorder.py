@@ -18,7 +18,7 @@ from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import CollectivesDumped, GroupProgress
-from distwatch.state.recorder_entries import Collective, is_p2p_over
+from distwatch.state.recorder_entries import Collective, is_over, is_p2p_over
 
 DUMPED_PER_GROUP = 64
 DUMPED_AT_MOST = 1000
@@ -142,9 +142,10 @@ class FlightRecorder:
         for backend, dump in list(self._dumps.items()):
             content = json.loads(dump())
             newest: dict[str, int] = {}
+            timed = any(_has_started(raw) for raw in content.get("entries") or [])
             for raw in content.get("entries") or []:
                 number = (backend, str(raw.get("pg_id")))
-                entry = _entry(raw)
+                entry = _entry(raw, timed)
                 newest[number[1]] = int(raw.get("collective_seq_id") or 0)
                 self._names[number] = entry.pg_name
                 if number not in self._gone:
@@ -181,7 +182,11 @@ def _find_dumps() -> dict[str, Callable[..., Any]]:
     return {backend: dump for backend, dump in found.items() if dump is not None}
 
 
-def _entry(raw: dict[str, Any]) -> Collective:
+def _has_started(raw: dict[str, Any]) -> bool:
+    return raw.get("state") == "started" or bool(raw.get("time_discovered_started_ns"))
+
+
+def _entry(raw: dict[str, Any], timed: bool) -> Collective:
     name, description = _group_of(raw)
     return Collective(
         pg_name=name,
@@ -196,6 +201,7 @@ def _entry(raw: dict[str, Any]) -> Collective:
         input_dtypes=tuple(str(dtype) for dtype in raw.get("input_dtypes") or ()),
         created_wall_ns=int(raw.get("time_created_ns") or 0),
         timeout_ms=raw.get("timeout_ms"),
+        timed=timed and not is_over(bool(raw.get("retired")), str(raw.get("state", ""))),
     )
 
 

@@ -50,6 +50,8 @@ class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     input_dtypes: tuple[str, ...] = ()
     created_wall_ns: int = 0
     timeout_ms: int | None = None
+    timed: bool = False
+    """The recorder knows when calls start: an open collective that is not `started` has not started."""
 
     @property
     def over(self) -> bool:

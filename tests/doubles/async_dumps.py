@@ -21,6 +21,8 @@ class Recording:
     """Only entries that have not retired, as torch's watchdog may be told to write them."""
     timing: bool = False
     """Whether `started` is recorded (TORCH_NCCL_ENABLE_TIMING)."""
+    keeps_p2p_open: bool = False
+    """Whether sends and recvs stay `scheduled` when they are done, as batched ones do (pytorch#137969)."""
     lists_members: bool = True
     lost: frozenset[int] = frozenset()
     """Ranks whose dumps are missing."""
@@ -38,7 +40,8 @@ def _dump(job: AsyncJob, rank: int, how: Recording) -> dict[str, Any]:
     done = job.recorded_done(rank)
     calls = list(enumerate(job.ranks[rank].enqueued))[-how.ring :]
     if how.only_open:
-        calls = [(number, call) for number, call in calls if id(call) not in done]
+        stale = {id(call) for _, call in calls if how.keeps_p2p_open and call.is_p2p}
+        calls = [(n, call) for n, call in calls if id(call) not in done or id(call) in stale]
     used = {call.group for call in job.ranks[rank].enqueued}
     return {
         "version": "2.9",
@@ -89,14 +92,15 @@ def _entry(
     local: list[str],
     how: Recording,
 ) -> dict[str, Any]:
-    members = job.programs.groups[call.group]
+    members, created = job.programs.groups[call.group], BEGAN_NS + job.created(call) * CALL_NS
     over = id(call) in job.recorded_done(rank)
     started = how.timing and id(call) in job.ranks[rank].started
+    if call.is_p2p and how.keeps_p2p_open:
+        over = started = False
     op = call.op
     if call.is_p2p:
         arrow = "->" if op == "send" else "<-"
         op = f"{op} {members.index(rank)}{arrow}{members.index(call.peer)}"
-    created = BEGAN_NS + job.created(call) * CALL_NS
     return {
         "record_id": number,
         "pg_id": local.index(call.group),
@@ -105,7 +109,7 @@ def _entry(
         "process_group": (numbers[call.group], role_of(call.group)),
         "collective_seq_id": call.seq,
         "p2p_seq_id": call.p2p_seq,
-        "op_id": number,
+        "op_id": call.seq + call.p2p_seq,
         "profiling_name": f"nccl:{op}",
         "time_created_ns": created,
         "input_sizes": [[call.size]],
@@ -113,7 +117,7 @@ def _entry(
         "output_sizes": [[call.size]],
         "output_dtypes": ["BFloat16"],
         "state": "completed" if over else "started" if started else "scheduled",
-        "time_discovered_started_ns": None,
+        "time_discovered_started_ns": created + CALL_NS // 2 if started else None,
         "time_discovered_completed_ns": None,
         "retired": over,
         "timeout_ms": 600_000,

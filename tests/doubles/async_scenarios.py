@@ -21,6 +21,7 @@ DIFFER = (
     "collective.shape_mismatch",
     "collective.count_uneven",
 )
+BOTH_SIDES = (*DIFFER, "p2p.cycle", "p2p.unmatched")
 CODES: dict[str, tuple[str, ...]] = {
     "healthy": (),
     "straggler": (),
@@ -47,6 +48,8 @@ class Scenario:
     fault: Fault
     how: Recording
     dumps: dict[int, dict[str, Any]]
+    unchanged: dict[int, list[Call]]
+    """What the rank at fault should have called."""
 
     @property
     def at_fault(self) -> set[int]:
@@ -77,6 +80,7 @@ def scenario(seed: int, kind: str | None = None) -> Scenario:
     rank = dice.randrange(programs.layout.world)
     at = dice.randrange(2, max(len(programs.calls[rank]) - 1, 3))
     fault = Fault(fault_kind, rank, at, lag=dice.randint(1, 8))
+    unchanged = {rank: list(programs.calls[rank])}
     _change(programs, fault, dice)
     job = AsyncJob(programs, fault, run_ahead=dice.choice((4, 8, 32)), dice=dice)
     job.run()
@@ -87,9 +91,10 @@ def scenario(seed: int, kind: str | None = None) -> Scenario:
         ring=dice.choice((48, 200, 2000)),
         only_open=dice.random() < 0.4,
         timing=dice.random() < 0.5,
+        keeps_p2p_open=random.Random(f"{seed} p2p").random() < 0.3,
         lost=frozenset(lost),
     )
-    return Scenario(seed, job, fault, how, dumps_of(job, how))
+    return Scenario(seed, job, fault, how, dumps_of(job, how), unchanged)
 
 
 def _change(programs: Programs, fault: Fault, dice: random.Random) -> None:
@@ -143,7 +148,7 @@ def victims(case: Scenario, findings: list[Finding]) -> set[int]:
     named: set[int] = set()
     for finding in findings:
         culprits = set(finding.culprit_ranks)
-        one_of_two = case.fault.rank in culprits and finding.code in (*DIFFER, "p2p.cycle")
+        one_of_two = case.fault.rank in culprits and finding.code in BOTH_SIDES
         no_dump = culprits <= case.at_fault | case.how.lost
         if finding.blocks and not (finding.confidence <= 0.8 and (one_of_two or no_dump)):
             named |= culprits

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
-from distwatch.diagnosis.facts.call_order import Stand, odd_rank
+from distwatch.diagnosis.facts.call_order import odd_rank
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.peer_waits import PeerWait, describe_tags
@@ -88,10 +88,13 @@ class Circles:
     def _finding(self, case: Case, chain: tuple[Edge, ...], circle: Circle) -> Finding:
         ranks = {edge.waiter for edge in chain}
         culprits, how = ranks, ""
-        stands = (Stand(global_rank=e.waiter, pg_name=e.pg_name, seq=e.seq) for e in chain)
-        odd = odd_rank(case.job, stands) if circle.code == "collective.op_mismatch" else None
+        orders = any(edge.kind == "collective" for edge in chain)
+        odd = odd_rank(case.job, ranks) if orders else None
         if odd is not None:
-            culprits, how = {odd}, f"; of all ranks, only rank {odd} came to its call in that order"
+            culprits, how = (
+                {odd},
+                f"; of all ranks, only rank {odd} came to its calls in that order",
+            )
         elif len(ranks) > 2 and ranks & case.job.device.queues.keys():
             culprits = set()  # which of so many came in another order is not known
         group = case.job.ranks[chain[0].waiter].groups.get(chain[0].pg_name)

@@ -43,6 +43,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_p2p: bool = False
     started: bool = False
     """Whether its kernel is known to have started: only where torch times its events."""
+    timed: bool = False
+    """It would be known if its kernel had started."""
     entered_ns: int = 0
     timeout_s: float | None = None
 
@@ -203,7 +205,7 @@ class DeviceTimeline:
             else:
                 (passed if done >= seq else queued).append(rank)
         works = [self._stands[rank] for rank in at]
-        started = {rank for rank, work in zip(at, works, strict=True) if work.started}
+        some_started = any(work.started for work in works)
         return Meeting(
             pg_name=pg_name,
             members=members,
@@ -214,13 +216,58 @@ class DeviceTimeline:
             unseen=tuple(unseen),
             queued=tuple(queued),
             passed=tuple(passed),
-            unstarted=tuple(rank for rank in at if rank not in started) if started else (),
+            unstarted=tuple(
+                rank
+                for rank, work in zip(at, works, strict=True)
+                if not work.started and (some_started or work.timed)
+            ),
         )
 
     @cached_property
     def behind(self) -> frozenset[int]:
         """The ranks whose device is behind their peers' devices."""
-        return frozenset(rank for meeting in self.meetings for rank in meeting.behind)
+        return self.lagging | {rank for meeting in self.meetings for rank in meeting.behind}
+
+    @cached_property
+    def lagging(self) -> frozenset[int]:
+        """The ranks whose device stands at a send or recv that the peer's device has completed.
+
+        Only in groups of two: there the sends and recvs of both sides have the same numbers.
+        """
+        return frozenset(
+            rank
+            for rank, work in self._stands.items()
+            if work.peer >= 0
+            and work.seq > 0
+            and len(work.members) == 2
+            and self._has_passed(work.peer, rank, work)
+        )
+
+    def _has_passed(self, rank: int, other: int, work: Work) -> bool:
+        done = self._done_p2p(rank, work.pg_name)
+        return done is not None and done >= work.seq and self._mirror(rank, other, work.pg_name)
+
+    def _done_p2p(self, rank: int, pg_name: str) -> int | None:
+        queue = self.queues.get(rank)
+        opened = (
+            [w.seq for w in queue.pending if w.pg_name == pg_name and w.is_p2p] if queue else ()
+        )
+        called = self._p2p_calls(rank, pg_name)
+        return min(opened) - 1 if opened else max(called, default=None)
+
+    def _mirror(self, rank: int, other: int, pg_name: str) -> bool:
+        """Whether what both have recorded under one number are the two sides of one call."""
+        ours, theirs = self._p2p_calls(rank, pg_name), self._p2p_calls(other, pg_name)
+        way = {"send": "recv", "recv": "send"}
+        return all({way[op] for op in ours[n]} == theirs[n] for n in ours.keys() & theirs.keys())
+
+    def _p2p_calls(self, rank: int, pg_name: str) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        dumped = self._ranks[rank].collectives if rank in self._ranks else None
+        for entry in dumped.entries if dumped else ():
+            if entry.is_p2p and entry.pg_name == pg_name and (way := _PEER.search(entry.op)):
+                found.setdefault(entry.seq, set()).add(way[1])
+        return found
 
 
 def _device_queues(
@@ -281,6 +328,7 @@ def _work(entry: Collective, group: Group, wall_offset: int) -> Work:
         peer=group.members[place] if 0 <= place < len(group.members) else -1,
         is_p2p=entry.is_p2p,
         started=entry.state == "started",
+        timed=entry.timed and not entry.is_p2p,
         entered_ns=entry.created_wall_ns - wall_offset,
         timeout_s=entry.timeout_ms / 1000 if entry.timeout_ms else group.timeout_s,
     )
@@ -323,7 +371,7 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
         waits = self.absent or self.unseen or self.queued
         if self.passed and (needs_all or not waits):
             return self.at
-        return () if waits else self.unstarted
+        return self.unstarted
 
     @property
     def awaited(self) -> tuple[int, ...]:

@@ -79,6 +79,8 @@ def device_peer_waits(ranks: dict[int, Process], device: DeviceTimeline) -> list
     """
     waits: list[PeerWait] = []
     for rank, queue in device.queues.items():
+        if rank in device.lagging:
+            continue
         stand = device.head(rank)
         heads = [w for w in queue.heads if w.peer >= 0] if stand and stand.is_p2p else []
         found = [

@@ -70,6 +70,7 @@ def stuck_of(case: Case) -> Stuck:
         for wait in peers
         if wait.unstarted and not case.graph.is_waiting(wait.peer_rank)
     }
+    behind |= {rank for rank in job.device.lagging if case.graph.is_overdue(rank)}
     met = [wait for wait in job.met_peers if job.peer_overdue(wait)]
     seen = {rank for m in meetings for rank in m.absent}
     seen |= {w.peer_rank for w in peers if w.peer_rank in job.ranks and not w.enqueued}
@@ -102,12 +103,22 @@ def _unseen(
         frozenset(m.unseen) for m in meetings if m.unseen and not (m.absent or m.queued or m.passed)
     ]
     suspects += [frozenset((w.peer_rank,)) for w in peers if w.peer_rank not in case.job.ranks]
-    # Whoever shares a group with a rank that is known to be at fault may well wait for it.
-    excused = {rank for view in case.groups if roots & set(view.members) for rank in view.members}
+    excused = _linked(case, roots)
     suspects = [one - excused for one in suspects if one - excused]
     certain = frozenset(rank for one in suspects if len(one) == 1 for rank in one)
     # One rank that is certainly missing explains each call that it is missing from.
     return certain.union(*(one for one in suspects if not one & certain))
+
+
+def _linked(case: Case, roots: Set[int]) -> set[int]:
+    """Whoever shares a group with a rank that is known to be at fault, or with one of these: it may wait."""
+    found, before = set(roots), -1
+    while before < len(found):
+        before = len(found)
+        for view in case.groups:
+            if not found.isdisjoint(view.members):
+                found.update(view.members)
+    return found
 
 
 def _overdue_s(case: Case, meeting: Meeting) -> float | None:
@@ -157,18 +168,29 @@ def _device_behind(case: Case, stuck: Stuck) -> Finding:
 
 
 def _peer_behind(case: Case, stuck: Stuck) -> Finding:
-    waits = [w for w in stuck.peers if w.unstarted and w.peer_rank in stuck.behind]
-    first = max(waits, key=case.job.peer_waited_s)
+    rank = min(stuck.behind)
+    waits = [w for w in stuck.peers if w.unstarted and w.peer_rank == rank]
+    if waits:
+        first = max(waits, key=case.job.peer_waited_s)
+        pg_name, call = first.pg_name, f"the match of rank {first.global_rank}'s {first}"
+        seen = f"not started it; the kernel of rank {first.global_rank} has run for"
+        waited_s = case.job.peer_waited_s(first)
+    else:
+        work = case.job.device.queues[rank].pending[0]
+        pg_name, call = work.pg_name, f"{work.direction} #{work.seq} with rank {work.peer}"
+        seen = (
+            f"not completed it; that of rank {work.peer} has, and rank {work.peer} has waited for"
+        )
+        waited_s = max((edge.waited_s for edge in case.graph.awaited_by(rank)), default=0.0)
+    also = stuck.behind - {rank}
+    more = f"; {name_ranks(also, 'is', 'are')} behind in the same way" if also else ""
     return Finding(
         code="collective.device_behind",
         culprit_ranks=tuple(sorted(stuck.behind)),
         waiting_ranks=tuple(sorted(case.graph.behind(stuck.behind) - stuck.behind)),
-        pg_name=first.pg_name,
-        pg_desc=first.pg_desc or None,
-        summary=f"{name_ranks(stuck.behind, 'has', 'have')} enqueued the match of rank "
-        f"{first.global_rank}'s {first}, and {agree(stuck.behind, 'its device has', 'their devices have')} "
-        f"not started it; the kernel of rank {first.global_rank} has run for "
-        f"{seconds(case.job.peer_waited_s(first))}",
+        pg_name=pg_name,
+        pg_desc=case.job.ranks[rank].groups[pg_name].pg_desc or None,
+        summary=f"rank {rank} has enqueued {call}, and its device has {seen} {seconds(waited_s)}{more}",
         evidence=tuple(case.place(rank) for rank in sorted(stuck.behind)[:_SHOWN]),
         confidence=0.9,
     )

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.activity import activity_of, spins
+from distwatch.diagnosis.facts.call_order import odd_rank, usual_call
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.group_views import GroupView
@@ -217,6 +218,8 @@ class OperationsDiffer:
         elsewhere = None if decided else _usual_elsewhere(case, view, seq, aspect)
         if elsewhere in dict(counts):
             decided, usual = True, str(elsewhere)
+        elif not decided and (normal := _usual_rank(case, view, seq, told)) is not None:
+            decided, usual = True, told[normal]
         odd = tuple(rank for rank, text in told.items() if not decided or text != usual)
         return Finding(
             code=f"collective.{aspect}_mismatch",
@@ -236,6 +239,14 @@ class OperationsDiffer:
             ),
             confidence=0.95 if decided else 0.7,
         )
+
+
+def _usual_rank(case: Case, view: GroupView, seq: int, told: dict[int, str]) -> int | None:
+    """A rank of the side that called what the other ranks' calls show to be usual."""
+    normal = usual_call(case.job, told, view.pg_name, seq)
+    if normal is None and (odd := odd_rank(case.job, told)) is not None:
+        return next(rank for rank, text in told.items() if text != told[odd])
+    return normal
 
 
 def _usual_elsewhere(case: Case, view: GroupView, seq: int, aspect: str) -> str | None:
