@@ -148,8 +148,6 @@ class Job:
         """The deadline for a kind of step, before torch's own timeout where that is shorter."""
         given = process.started.deadlines if process.started else {}
         own = given.get(kind.name, kind.deadline_s)
-        if kind is COLLECTIVE and not self._is_instrumented:
-            own = APART_S  # nobody set a deadline: what has not moved between two looks hangs
         return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
 
     def limit_s(self, process: Process, step: Step, kind: StepKind) -> float:
@@ -314,6 +312,12 @@ class Job:
                     found[key] = max(found.get(key, -1), seen.completed)
         return found
 
+    def _may_wait_s(self, process: Process, timeout_s: float | None) -> float:
+        """How long a collective may take; without any agent, what has not moved between two looks hangs."""
+        if not self._is_instrumented:
+            return APART_S
+        return self.deadline_s(process, COLLECTIVE, timeout_s)
+
     def _timed_out_wait(self, global_rank: int, process: Process) -> Iterable[Wait]:
         """The collective that torch's timeout ended: the recorder calls it completed then."""
         pulse = process.outside.pulse
@@ -330,7 +334,7 @@ class Job:
             members=group.members,
             seq=last.enqueued,
             waited_s=max(0.0, (until - since) / 1e9),
-            deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
+            deadline_s=self._may_wait_s(process, group.timeout_s),
             timed_out=True,
         )
 
@@ -354,7 +358,7 @@ class Job:
                 members=group.members,
                 seq=completed + 1,
                 waited_s=self.age_s(process, progress.changed_ns),
-                deadline_s=self.deadline_s(process, COLLECTIVE, group.timeout_s),
+                deadline_s=self._may_wait_s(process, group.timeout_s),
                 killed=was_cut_off(process),
             )
         yield from self._head_wait(global_rank, process)
@@ -367,7 +371,7 @@ class Job:
                 members=head.members,
                 seq=head.seq,
                 waited_s=self.age_s(process, self.device.stands_since_ns(global_rank, head)),
-                deadline_s=self.deadline_s(process, COLLECTIVE, head.timeout_s),
+                deadline_s=self._may_wait_s(process, head.timeout_s),
                 killed=was_cut_off(process),
             )
 
