@@ -95,3 +95,8 @@ _.extend_runtime_env
 _.missing_state
 _.statuses
 _.undo_all
+
+# What the report's templates read.
+_.pictures
+_.strips_left_out
+_.window_s

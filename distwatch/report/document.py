@@ -16,6 +16,7 @@ from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.redaction import redact_text
 from distwatch.report.models import Model, build_models, redacted
+from distwatch.report.pictures import Pictures, draw_pictures
 from distwatch.report.timeline import Happening, happenings_of, wall_text
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import Device
@@ -30,6 +31,7 @@ from distwatch.views.stack_tree import StackNode, merge_stacks
 SCHEMA = "distwatch.report/1"
 _VERSIONED = ("python", "torch", "distwatch", "transformers", "accelerate", "peft", "ray")
 SIZES_TOLD = 8
+HOSTS_TOLD = 6
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -123,6 +125,8 @@ class Report(msgspec.Struct, kw_only=True):
     ray: list[RayRow]
     """The Ray cluster of a Ray job: what waits, was restarted, failed or died."""
     timeline: list[Happening]
+    pictures: Pictures | msgspec.UnsetType = msgspec.UNSET
+    """What a page draws; not a part of report.json."""
 
 
 def build_report(
@@ -136,10 +140,13 @@ def build_report(
     cases = cases or cases_of(state)
     job = cases[0].job
     ranks = rank_statuses(state, job)
+    verdict = headline_of(cases, findings, ranks)
+    roots = (f for f in (verdict.suspicion, *findings) if f is not None and f.role == "root")
+    culprits = frozenset(rank for root in roots for rank in root.culprit_ranks)
     return Report(
         run=_run(job, run_id),
         coverage=_coverage(job, ranks),
-        verdict=redacted_headline(headline_of(cases, findings, ranks)),
+        verdict=redacted_headline(verdict),
         findings=[_redacted(finding) for finding in findings],
         ranks=[_rank(state, status) for status in ranks],
         groups=[_group(view) for view in groups_of(job)],
@@ -149,12 +156,18 @@ def build_report(
         devices=_devices(state),
         ray=[redacted(row, "name", "text") for row in ray_rows(state)],
         timeline=happenings_of(state),
+        pictures=draw_pictures(job, cases[0].graph, ranks, culprits),
     )
 
 
 def to_json(report: Report) -> bytes:
     """The report as JSON, indented."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(of_contract(report)), indent=2) + b"\n"
+
+
+def of_contract(report: Report) -> Report:
+    """The same report with only what programs are promised."""
+    return msgspec.structs.replace(report, pictures=msgspec.UNSET)
 
 
 def _run(job: Job, run_id: str) -> Run:
@@ -253,6 +266,13 @@ def _beyond(job: Job) -> str:
     told = [f"{size} of {name_ranks(ranks)}" for size, ranks in said.items()]
     more = f" and {len(told) - SIZES_TOLD} more" if len(told) > SIZES_TOLD else ""
     return f"cut to {MOST_RANKS}: {', '.join(told[:SIZES_TOLD])}{more}" if told else ""
+
+
+def hosts_text(run: Run) -> str:
+    """`node01, node02`; of many hosts the number and the first ones."""
+    if len(run.hosts) <= HOSTS_TOLD:
+        return ", ".join(run.hosts) or "no host"
+    return f"{len(run.hosts)} hosts: {', '.join(run.hosts[: HOSTS_TOLD // 2])}, …"
 
 
 def since_text(rank: Rank) -> str:

@@ -1,26 +1,39 @@
-"""The report as one self-contained HTML file: no network, no script."""
+"""The report as one self-contained HTML file, without network; its script only filters and searches."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Collection
 
 import jinja2
+from markupsafe import Markup
 
-from distwatch.report.document import Report, reasons_unobserved, since_text
-from distwatch.report.markdown import tree_lines
+from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.report.document import Report, hosts_text, reasons_unobserved, since_text
 from distwatch.report.matrix import build_matrix
 from distwatch.report.model_text import progress, wait_text
+from distwatch.report.page_script import part, script_hash
+from distwatch.report.pictures import Stretch
+from distwatch.report.stack_page import tree_parts
 from distwatch.report.timeline import folded
+from distwatch.report.wait_layout import place_boxes
 from distwatch.state.layouts import words_of
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.state.statuses import status_of
 from distwatch.views import load_text
+from distwatch.views.activity_strip import MOVING, WORK
 from distwatch.views.load_groups import group_loads
 from distwatch.views.load_timeline import device_bars, module_label, spans_of
+from distwatch.views.rank_map import RankMap, map_ranks
+from distwatch.visible_text import shorten
 
 LOADS = 256
 _FILTERS = {
+    "tree_parts": tree_parts,
+    "place_boxes": place_boxes,
+    "band_class": lambda stretch: _band_class(stretch),
+    "blamed_alone": lambda ranks, culprits: _blamed_alone(ranks, culprits),
+    "shorten": shorten,
     "ranks": format_ranks,
     "named": name_ranks,
     "partition": words_of,
@@ -29,6 +42,7 @@ _FILTERS = {
     "spans": spans_of,
     "shown_spans": load_text.shown_spans,
     "span_words": load_text.span_words,
+    "hosts": hosts_text,
     "since": since_text,
     "seconds": seconds,
     "progress": progress,
@@ -46,21 +60,42 @@ _FILTERS = {
 
 def render_html(report: Report) -> str:
     """The whole report; the template engine escapes every value."""
-    source = files("distwatch.report").joinpath("templates/report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(part),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    template = environment.from_string(source)
     loads = group_loads(report.models)
-    return template.render(
+    return environment.get_template("report.html.j2").render(
+        style=Markup(part("report.css")),
+        script=Markup(part("report.js")),
+        script_hash=script_hash(),
         report=report,
+        map=_map(report),
         loads=loads[:LOADS],
         loads_left_out=max(0, len(loads) - LOADS),
-        stack_lines=list(tree_lines(report.stacks)),
         matrix=build_matrix(report),
         timeline=folded(report.timeline),
         states={rank.global_rank: rank.state for rank in report.ranks},
         status_of=status_of,
         unobserved=reasons_unobserved(report.coverage),
     )
+
+
+def _map(report: Report) -> RankMap:
+    statuses = [
+        RankStatus(global_rank=rank.global_rank, host=rank.host, word=rank.state)
+        for rank in report.ranks
+    ]
+    return map_ranks(statuses, frozenset(report.verdict.culprit_ranks))
+
+
+def _band_class(stretch: Stretch) -> str:
+    return "work" if stretch.kind in (WORK, MOVING) else stretch.kind.tone
+
+
+def _blamed_alone(ranks: Collection[int], culprits: Collection[int]) -> bool:
+    return len(ranks) <= len(culprits) and not set(ranks).isdisjoint(culprits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sized
 
-from distwatch.report.document import Report, reasons_unobserved, since_text
+from distwatch.report.document import Report, hosts_text, reasons_unobserved, since_text
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
 from distwatch.report.timeline import folded
@@ -101,7 +101,7 @@ def _verdict(report: Report) -> Iterable[str]:
         yield "The end of this report lists what distwatch could not observe."
     yield ""
     expected = seen.expected_ranks if seen.expected_ranks is not None else "an unknown number of"
-    hosts = ", ".join(run.hosts) or "no host"
+    hosts = hosts_text(run)
     if seen.observed_hosts < seen.expected_hosts:
         hosts += f" ({seen.observed_hosts} of {seen.expected_hosts} hosts seen)"
     yield (

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.report.document import Rank, Report, Run
+from distwatch.report.document import Rank, Report, Run, of_contract
 from distwatch.state.quantities import seconds
 
 SCHEMA = "distwatch.status/1"
@@ -15,7 +15,7 @@ SCHEMA = "distwatch.status/1"
 
 def status_document(report: Report) -> dict[str, Any]:
     """A run's state as plain data: what `distwatch status -o json` prints."""
-    plain = msgspec.json.decode(msgspec.json.encode(report))
+    plain = msgspec.json.decode(msgspec.json.encode(of_contract(report)))
     return {**plain, "schema": SCHEMA}
 
 

@@ -116,7 +116,7 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         job=job,
         findings=tuple(findings),
         verdict=verdict,
-        waits=draw_waits(cases[0].graph, ranks, blamed),
+        waits=draw_waits(job, cases[0].graph, ranks, blamed),
         rank_statuses=tuple(ranks),
         groups=tuple(cases[0].groups),
         stacks=tuple(merge_stacks(state, job)),

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus
+from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph
 
 MOST_BOXES = 40
@@ -22,6 +24,8 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
     word: str
     doing: str
     where: str
+    source: str
+    """The line of source there; '' where nobody read it."""
     since_s: float | None
     """The longest of theirs."""
     blamed: bool = False
@@ -53,8 +57,10 @@ class WaitDrawing(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(found, key=lambda link: -link.waited_s)
 
 
-def draw_waits(graph: WaitGraph, statuses: Sequence[RankStatus], culprits: Set[int]) -> WaitDrawing:
-    """The graph of one job, folded."""
+def draw_waits(
+    job: Job, graph: WaitGraph, statuses: Sequence[RankStatus], culprits: Set[int]
+) -> WaitDrawing:
+    """The graph of a job, folded."""
     out: dict[int, set[int]] = {}
     into: dict[int, set[int]] = {}
     for number, bundle in enumerate(graph.bundles):
@@ -81,7 +87,7 @@ def draw_waits(graph: WaitGraph, statuses: Sequence[RankStatus], culprits: Set[i
             groups[n][0].global_rank,
         ),
     )
-    return _cut(groups, links, depths, order, culprits)
+    return _cut(job, groups, links, depths, order, culprits)
 
 
 def _links(bundles: Iterable[Bundle], of_rank: Mapping[int, int]) -> list[Link]:
@@ -128,6 +134,7 @@ def _depths(boxes: int, links: Sequence[Link]) -> list[int]:
 
 
 def _cut(
+    job: Job,
     groups: Sequence[Sequence[RankStatus]],
     links: Sequence[Link],
     depths: Sequence[int],
@@ -135,7 +142,7 @@ def _cut(
     culprits: Set[int],
 ) -> WaitDrawing:
     new = {old: number for number, old in enumerate(order[:MOST_BOXES])}
-    boxes = [_box(groups[old], new[old], depths[old], culprits) for old in order[:MOST_BOXES]]
+    boxes = [_box(job, groups[old], new[old], depths[old], culprits) for old in order[:MOST_BOXES]]
     kept = [
         msgspec.structs.replace(link, waiter=new[link.waiter], awaited=new[link.awaited])
         for link in links
@@ -146,7 +153,7 @@ def _cut(
     )
 
 
-def _box(group: Sequence[RankStatus], number: int, depth: int, culprits: Set[int]) -> Box:
+def _box(job: Job, group: Sequence[RankStatus], number: int, depth: int, culprits: Set[int]) -> Box:
     ages = [status.since_s for status in group if status.since_s is not None]
     first = group[0]
     return Box(
@@ -155,7 +162,14 @@ def _box(group: Sequence[RankStatus], number: int, depth: int, culprits: Set[int
         word=first.word,
         doing=first.doing,
         where=first.where,
+        source=_source(job, first.global_rank),
         since_s=max(ages, default=None),
         blamed=first.global_rank in culprits,
         depth=depth,
     )
+
+
+def _source(job: Job, global_rank: int) -> str:
+    process = job.ranks.get(global_rank)
+    frame = user_frame(process.main_frames) if process else None
+    return job.state.sources.get((frame.file, frame.line), "").strip() if frame else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from distwatch.errors import DistwatchError
 from distwatch.probes.connections import owner_of_peer
+from distwatch.report.page_script import script_hash
 from distwatch.state.addresses import is_loopback
 from distwatch.web.access import Access, listening_address
 from distwatch.web.admission import CLIENTS, REQUEST_WITHIN_S, Admission
@@ -20,6 +21,7 @@ log = logging.getLogger("distwatch.web")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    f"script-src '{script_hash()}'; "  # the report's own, and no other
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",

@@ -35,7 +35,7 @@ MAY_OPEN = {
     "probes/procfs.py": PROC,
     "probes/ray_cluster.py": OWN,
     "probes/table.py": PROC,
-    "report/html.py": OWN,
+    "report/page_script.py": OWN,
     "tui/export.py": NEW,
 }
 FILE_METHODS = ("read_text", "read_bytes", "write_text", "write_bytes")

@@ -13,6 +13,7 @@ from distwatch.report.document import build_report, to_json
 from distwatch.report.html import render_html
 from distwatch.report.markdown import LIMIT, render_markdown
 from distwatch.report.matrix import Matrix, build_matrix
+from distwatch.report.page_script import part, script_hash
 from distwatch.report.timeline import Happening, folded, happenings_of
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
@@ -108,23 +109,35 @@ def test_markdown_cannot_be_broken_out_of() -> None:
 
 
 class Checker(HTMLParser):
+    """What a page could fetch, and its scripts."""
+
     def __init__(self) -> None:
         super().__init__()
         self.outside: list[str] = []
-        self.scripts = 0
+        self.scripts: list[str] = []
+        self._in_script = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
-        self.outside += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+        self._in_script = tag == "script"
+        links = [value or "" for name, value in attrs if name in ("src", "href", "action")]
+        self.outside += [link for link in links if not link.startswith("#r")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts.append(data)
+            self._in_script = False
 
 
-def test_html_is_one_file_without_script_or_network() -> None:
+def test_html_is_one_file_without_network_and_runs_no_script_but_its_own() -> None:
     checker = Checker()
     text = formats(crashed_job().state)["html"]
     checker.feed(text)
-    assert (checker.scripts, checker.outside) == (0, [])
-    assert "url(" not in text
+    assert checker.outside == []
+    assert [script.strip() for script in checker.scripts] == [part("report.js").strip()]
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src '{script_hash()}'" in text
     assert "@import" not in text
+    assert "url(" not in text
 
 
 def test_a_healthy_run_has_no_findings_and_says_so() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.diagnosis.facts.wait_for import Bundle, Wait, WaitGraph
+from distwatch.state.model import RunState
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.views import waits
 from distwatch.views.wait_drawing import MOST_BOXES, WaitDrawing, draw_waits
@@ -25,7 +27,7 @@ def drawing(world: int, *bundles: Bundle, culprits: frozenset[int] = frozenset()
         RankStatus(global_rank=rank, word="waiting", where=f"train.py:{rank}")
         for rank in range(world)
     ]
-    return draw_waits(WaitGraph(bundles), statuses, culprits)
+    return draw_waits(Job(RunState()), WaitGraph(bundles), statuses, culprits)
 
 
 def texts(drawn: WaitDrawing, width: int = 80) -> list[str]:

@@ -10,7 +10,7 @@ from distwatch.state.rank_sets import name_ranks
 from distwatch.state.statuses import status_of
 from distwatch.tui.cells import fit, format_age
 from distwatch.tui.picture import Picture
-from distwatch.tui.styles import CULPRIT, FAINT, MUTED, RED, STATES, STRONG, YELLOW
+from distwatch.tui.styles import CULPRIT, FAINT, GREEN, MUTED, RED, STATES, STRONG, YELLOW
 from distwatch.tui.views.line import Line, part_key, title_lines
 from distwatch.tui.visible_text import Text
 from distwatch.views.wait_drawing import Box, Link
@@ -73,10 +73,11 @@ def _box_lines(box: Box, link: Link | None, level: int, again: bool) -> Iterator
     if again:
         yield Line(part_key(key, "again"), partial(_again, box, indent), ranks)
         return
-    told = [text for text in (box.doing, box.where) if text]
+    told = [(box.doing, ""), (box.where, STRONG), (box.source, GREEN)]
     yield Line(key, partial(_top, box, indent), ranks)
-    for number, text in enumerate(told):
-        yield Line(part_key(key, number), partial(_middle, box, text, indent), ranks)
+    for number, (text, style) in enumerate(told):
+        if text:
+            yield Line(part_key(key, number), partial(_middle, box, text, style, indent), ranks)
     yield Line(part_key(key, "end"), partial(_bottom, box, indent), ranks)
 
 
@@ -99,9 +100,8 @@ def _top(box: Box, indent: int, width: int) -> Text:
     )  # fmt: skip
 
 
-def _middle(box: Box, text: str, indent: int, width: int) -> Text:
+def _middle(box: Box, text: str, style: str, indent: int, width: int) -> Text:
     edge = _edge(box)
-    style = STRONG if text == box.where else ""
     inner = fit(Text(text, style), max(1, width - indent - 4))
     return Text.assemble(" " * indent, ("│ ", edge), inner, (" │", edge))
 
