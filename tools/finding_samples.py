@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tools.outside_samples import OUTSIDE_SAMPLES
+
 
 class Sample(NamedTuple):
     """`low` and `high` are percent: what the check gives as its confidence, and `why`."""
@@ -31,6 +33,7 @@ _PORT = (
 _BY_STEP = "the load tells its phase and what its threads wait for"
 
 SAMPLES = {
+    **{code: Sample(*told) for code, told in OUTSIDE_SAMPLES.items()},
     "rendezvous.env_missing": Sample(
         "MASTER_ADDR is not set for rank 1: init_process_group needs it", 100, 100, _ERROR
     ),
@@ -184,7 +187,7 @@ SAMPLES = {
     "collective.op_mismatch": Sample(
         "the ranks of default_pg disagree about collective #4: ranks 0,2 {called} {barrier}, rank 1 {called} "
         "all_reduce",
-        50,
+        40,
         95,
         f"{_MAJORITY}, and least where no rank is named",
     ),
@@ -200,10 +203,6 @@ SAMPLES = {
         70,
         95,
         _MAJORITY,
-    ),
-    "group.call_missing": _certain(
-        "rank 1 never called new_group #1 (ranks 0-1); rank 0 waits in it at train.py:101 in {groups}",
-        "every call of new_group is counted",
     ),
     "load.lock_stale": Sample(
         "rank 0 has made no progress in from_pretrained(/models/llama) for 55 s: phase {config} 0 of 7, waiting "
@@ -324,13 +323,6 @@ SAMPLES = {
         40,
         90,
         "its journal shows no such call; less for a rank without distwatch, least where nobody observes it",
-    ),
-    "p2p.unmatched": Sample(
-        "rank 0 has no matching {send} for rank 1's recv #3 from rank 0 (waiting for 21 s); rank 0 is at "
-        "eval.py:4 in {evaluate}",
-        60,
-        95,
-        "both sides' calls are counted; less where the peer's are not seen",
     ),
     "p2p.cycle": Sample(
         "ranks 0-1 wait for each other in a circle: rank 0 is in {recv} #1 {from} rank 1; rank 1 is in {recv} #1 "

@@ -27,6 +27,7 @@ from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.ras_looks import RasLooks
+from distwatch.observer.looks.rendezvous_looks import RendezvousLooks
 from distwatch.observer.looks.tracking import Tracking
 from distwatch.probes.devices import Devices
 from distwatch.probes.infiniband import Ports
@@ -81,6 +82,7 @@ class Observer:
         self.inspection = Inspection(self.recording, self.tracking, self.state, embedded=embedded)
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
+        self.rendezvous = RendezvousLooks(self.recording, self._judge_soon)
         self.ras = RasLooks(self.recording, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices(), Ports())
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
@@ -92,13 +94,12 @@ class Observer:
         self._host = host_name()
         self._began = self._last_alive = time.monotonic()
         self._due: dict[str, float] = {}
-        self._stopping = asyncio.Event()
+        self._stopping, self._woken = asyncio.Event(), asyncio.Event()
         self._verdict_due = False
         self._elsewhere: list[asyncio.Future[None]] = []
         self._keep_waits = False
         self._rested_at = 0.0
         self._is_pressed = False
-        self._woken = asyncio.Event()
         self.recording.record(
             ev.ObserverStarted(
                 host=self._host, pid=os.getpid(), distwatch_version=__version__, embedded=embedded
@@ -159,6 +160,7 @@ class Observer:
             self._host_looks.look()
         self.tracking.look_for_children()
         self.endpoints.consider(with_outside_view(self.state))
+        self.rendezvous.consider(self.tracking.living())
         self.cluster.consider(
             [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
         )
@@ -232,6 +234,7 @@ class Observer:
             # A SIGTERM is usually followed by a SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.endpoints.close()
+        await self.rendezvous.close()
         self.cluster.close()
         self.ras.close()
         self._host_looks.close()

@@ -83,27 +83,6 @@ class ProcessSampled(Event, frozen=True, kw_only=True):
     """None: nobody has waited for it for long, so nobody looked."""
 
 
-class EndpointProbed(Event, frozen=True, kw_only=True):
-    """What answers at a job's MASTER_ADDR:MASTER_PORT, as seen from `host`."""
-
-    host: str
-    endpoint: str
-    outcome: Literal["store", "refused", "silent", "no_answer", "unresolved", "foreign", "error"]
-    """A TCPStore answered · nobody listens · accepts but does not answer · packets are dropped ·
-    the name is unknown · something other than a TCPStore answered · any other failure."""
-    detail: str = ""
-    addresses: tuple[str, ...] = ()
-    owner_pid: int | None = None
-    """The listener's pid, where it is on this host and visible to this user."""
-    owner_command: tuple[str, ...] = ()
-    owner_process: str | None = None
-    """The key of that process."""
-    clients: int | None = None
-    """Number of torch clients that have joined the store."""
-    arrived: tuple[int, ...] = ()
-    """Ranks that have published their address in the store."""
-
-
 class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """This process's progress in one process group (torch's sequence numbers; -1: none)."""
 

@@ -64,6 +64,7 @@ def _register(field: str, state: RunState, stamp: Stamp, event: Any) -> None:
 
 OUTSIDE[ev.ProcessSighted] = partial(_register, "seen")
 OUTSIDE[ev.ConnectionsSeen] = partial(_register, "connections")
+OUTSIDE[ev.RendezvousLooked] = partial(_register, "rendezvous")
 OUTSIDE[ev.ArgumentsRead] = partial(_register, "arguments")
 OUTSIDE[ev.HostSampled] = partial(_register, "sample")
 OUTSIDE[ev.DevicesSampled] = partial(_register, "devices")

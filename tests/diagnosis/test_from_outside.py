@@ -6,6 +6,7 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
+from distwatch.state.identity import Identity
 from tests.diagnosis.recorded import READING, SECOND, WAITING, RecordedJob, frame, root
 
 C10D = WAITING[1].file
@@ -209,3 +210,41 @@ def test_groups_of_their_own_are_a_hang_that_blames_nobody() -> None:
     assert verdict.waiting_ranks == (0, 1)
     moving = job_at(calling, calling, ran_at=6.5)
     assert diagnose(moving.state) == []
+
+
+def a_launcher(joined: int | None, *, at: float, ranks: bool = False) -> RecordedJob:
+    job = RecordedJob(2)
+    key = "node1-999.3"
+    sighted = ev.ProcessSighted(
+        process=key, host="node1", pid=999, start_ticks=3, ppid=1, role="launcher",
+        identity=Identity(), command=("torchrun", "--nnodes=2"),
+    )  # fmt: skip
+    job.see(1.0, sighted)
+    if ranks:
+        job.sight(0, 1.0)
+    looked = ev.RendezvousLooked(
+        process=key, host="node1", endpoint="n1:7", backend="c10d", nodes_needed=2,
+        nodes_joined=joined, nodes=("n1 (pid 999)",), waits_since_ns=SECOND,
+    )  # fmt: skip
+    job.see(at, looked)
+    job.tick(at)
+    return job
+
+
+def test_a_node_that_torchrun_waits_for() -> None:
+    verdict = root(diagnose(a_launcher(1, at=6.0).state))
+    assert (verdict.code, verdict.culprit_ranks) == ("rendezvous.node_missing", ())
+    assert "waits for 1 node of 2; 1 has joined at n1:7: n1 (pid 999)" in verdict.summary
+    assert diagnose(a_launcher(1, at=3.0).state) == [], "nobody has waited for long yet"
+    assert diagnose(a_launcher(2, at=6.0).state) == []
+    assert diagnose(a_launcher(None, at=6.0).state) == [], "missing is not zero"
+    assert diagnose(a_launcher(1, at=6.0, ranks=True).state) == []
+
+
+def test_an_engine_without_requests_is_idle() -> None:
+    job = job_at(READING, inside("broadcast"))
+    job.sample(0, SECOND_LOOK, "S", syscall="select", blocked_on="socket listening on 0.0.0.0:8000")
+    assert diagnose(job.state) == []
+    job = job_at(READING, inside("barrier"))
+    job.sample(0, SECOND_LOOK, "S", syscall="select", blocked_on="socket listening on 0.0.0.0:8000")
+    assert root(diagnose(job.state)).culprit_ranks == (0,)

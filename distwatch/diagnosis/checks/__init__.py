@@ -38,6 +38,7 @@ from distwatch.diagnosis.checks.rendezvous.endpoints import EndpointDisagrees
 from distwatch.diagnosis.checks.rendezvous.environments import BACKEND_UNAVAILABLE, ENV_MISSING
 from distwatch.diagnosis.checks.rendezvous.extra_process_groups import ExtraGroupsIncomplete
 from distwatch.diagnosis.checks.rendezvous.interfaces import InterfaceInvalid
+from distwatch.diagnosis.checks.rendezvous.nodes import NodeMissing
 from distwatch.diagnosis.checks.rendezvous.plans import PlansDisagree
 from distwatch.diagnosis.checks.rendezvous.store import PortTaken, StoreLost
 from distwatch.diagnosis.checks.rendezvous.unplaced import ActorsUnobserved, ActorsUnplaced
@@ -51,6 +52,8 @@ RAY_CHECKS: tuple[Check, ...] = (
     ActorsRestart(),
 )
 """Their findings do not need a process that was seen."""
+RANKLESS_CHECKS: tuple[Check, ...] = (NodeMissing(), *RAY_CHECKS)
+"""These can be judged where no rank exists yet."""
 CHECKS: tuple[Check, ...] = (
     ENV_MISSING,
     BACKEND_UNAVAILABLE,
@@ -68,7 +71,7 @@ CHECKS: tuple[Check, ...] = (
     RankEnded(),
     RankStopped(),
     RanksNotArrived(),
-    *RAY_CHECKS,
+    *RANKLESS_CHECKS,
     ExtraGroupsIncomplete(),
     LayoutsDiffer(),
     GroupsOverlap(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.stack_calls import call_by_stack, is_seen_from_outside
 from distwatch.state.events import Frame
 from distwatch.state.model import Process
 
@@ -23,8 +24,20 @@ def idle_ranks(job: Job, groups: list[GroupView]) -> dict[int, str]:
         rank for view in groups if view.in_flight and view.op in _FROM_ONE for rank in view.missing
     }
     awaited |= {rank for wait in job.peer_waits.values() for rank in wait.awaited}
+    awaited |= _awaited_by_stack(job)
     found = {rank: awaits_requests(job, rank) for rank in awaited if rank in job.ranks}
     return {rank: what for rank, what in found.items() if what}
+
+
+def _awaited_by_stack(job: Job) -> set[int]:
+    """Of a job without distwatch: the ranks that are in no call, where all others wait to receive."""
+    if not is_seen_from_outside(job):
+        return set()
+    calls = {rank: call_by_stack(job, process) for rank, process in job.ranks.items()}
+    names = [call.name for call in calls.values() if call is not None]
+    if not names or not all(name.startswith(tuple(_FROM_ONE)) for name in names):
+        return set()
+    return {rank for rank, call in calls.items() if call is None}
 
 
 def awaits_requests(job: Job, rank: int) -> str:

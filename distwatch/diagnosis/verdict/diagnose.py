@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distwatch.diagnosis.checks import CHECKS, RAY_CHECKS
+from distwatch.diagnosis.checks import CHECKS, RANKLESS_CHECKS
 from distwatch.diagnosis.checks.rendezvous.endpoints import small_worlds
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.framework_places import with_places
@@ -33,7 +33,7 @@ def diagnose(run: RunState | list[Case]) -> list[Finding]:
     """
     cases = run if isinstance(run, list) else cases_of(run)
     if not cases[0].job.processes:
-        return order_by_cause([f for check in RAY_CHECKS for f in check.find(cases[0])])
+        return order_by_cause([f for check in RANKLESS_CHECKS for f in check.find(cases[0])])
     share_rows(cases)
     judged = _judge_worlds(cases)
     judged += small_worlds(cases)
