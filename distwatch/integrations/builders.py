@@ -135,8 +135,8 @@ class FrameworkBuilder(Builder):
         if (held := self.held()) is not None:
             return held
         module = self.framework.module()
-        if any(True for _ in self.framework.parts(module)):
-            self.framework.destroy(module)  # left over from a world that was destroyed
+        if self.framework.is_left_over(module):
+            self.framework.destroy(module)
         self.framework.build(self._plan, self._options)
         return self.framework.layout(module)
 

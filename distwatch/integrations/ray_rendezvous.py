@@ -6,9 +6,12 @@ Ray's own key-value store holds `host:port`, keyed by the job, the world's name 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -18,13 +21,15 @@ from distwatch.agent.initialization import steps as st
 from distwatch.agent.initialization.environment import Launched, read_environment
 from distwatch.agent.initialization.init_failures import InitFailures
 from distwatch.agent.initialization.steps import Deadlines, Ledger
-from distwatch.errors import InitFailed
+from distwatch.errors import InitFailed, PlanInvalid
 from distwatch.state.addresses import split_endpoint
 from distwatch.state.events import FindingRaised
+from distwatch.visible_text import say
 
 _NAMESPACE = b"distwatch"
 _ASK_EVERY_S = 0.05
 _CONNECT_WITHIN_S = 1.0
+_IN_ACTORS = "Call distwatch.initialize in the job's actors, each with a RANK of its own."
 _SCHEME = "ray://"
 _GIVEN_BY_RANK_0 = {"MASTER_ADDR", "MASTER_PORT"}
 
@@ -58,6 +63,27 @@ def meets_in_ray(launched: Launched, name: str | None) -> bool:
         return True
     lacks = set(launched.missing)
     return launched.launcher == "ray" and bool(lacks) and lacks <= _GIVEN_BY_RANK_0
+
+
+@contextlib.contextmanager
+def telling_driver(launched: Launched) -> Iterator[None]:
+    """Around the planning of a world: the driver of a Ray job, which is no rank, is told so."""
+    is_driver = launched.method == "alone" and _is_driver()
+    try:
+        yield
+    except PlanInvalid as error:
+        if not is_driver:
+            raise
+        why = f"{error.args[0]}; this process is the driver of a Ray job, which is no rank"
+        raise PlanInvalid(why, advice=_IN_ACTORS, finding=error.finding) from error
+    if is_driver:
+        say(f"this process is the driver of a Ray job: its world has one rank. {_IN_ACTORS}")
+
+
+def _is_driver() -> bool:
+    module = sys.modules.get("ray._private.worker")
+    worker = getattr(module, "global_worker", None)
+    return worker is not None and worker.mode == getattr(module, "SCRIPT_MODE", None)
 
 
 def settled(launched: Launched, endpoint: str) -> Launched:

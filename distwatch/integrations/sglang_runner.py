@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from distwatch.agent.guard import error_text
 from distwatch.errors import PlanInvalid
 from distwatch.foreign_files import read_named
@@ -22,6 +24,7 @@ from distwatch.integrations.frameworks.framework import accepted, framework_of
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.required import import_required
 from distwatch.integrations.world import World, add_framework, held_world, initialize
+from distwatch.preflight.plan import Plan
 from distwatch.state.steps import LOAD
 
 RUNNER = "ModelRunner"
@@ -69,6 +72,7 @@ def build_sglang_runner(
         args = _server_args(server.ServerArgs, model_path, wanted, server_args)
     backend = "gloo" if place == "cpu" else None
     world = held_world() or initialize(backend, deadlines=deadlines)
+    _check_sizes(args, world)
     outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
     if "sglang" in world.layouts:
         # Groups of other sizes are rejected before anything is published for them.
@@ -187,11 +191,27 @@ def _server_args(
     return kind(model_path=model_path, **{**chosen, **given})
 
 
+def _check_sizes(args: Any, world: World) -> None:
+    """Before anything is published, which cannot be taken back.
+
+    Raises:
+        PlanInvalid: the sizes of the server arguments do not fit the world.
+    """
+    plan = msgspec.structs.replace(Plan(framework="sglang"), **_sizes(args))
+    for finding in framework_of("sglang").validate(plan, world.size):
+        if finding.blocks:
+            raise PlanInvalid(finding.summary, finding=finding)
+
+
 def _build_groups(
     world: World, backend: str | None, args: Any, deadlines: Mapping[str, float] | None
 ) -> None:
     """The groups that the server arguments request; a no-op where the world has them."""
-    sizes = {
+    add_framework(world, backend, "sglang", _sizes(args), deadlines)
+
+
+def _sizes(args: Any) -> dict[str, int]:
+    return {
         size: int(getattr(args, field, 1) or 1)
         for size, field in (
             ("tensor", "tp_size"),
@@ -200,7 +220,6 @@ def _build_groups(
             ("context", "attn_cp_size"),
         )
     }
-    add_framework(world, backend, "sglang", sizes, deadlines)
 
 
 def _publish(args: Any, world: World) -> None:

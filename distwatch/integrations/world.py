@@ -26,7 +26,7 @@ from distwatch.integrations.builders import (
     already_initialized,
     first_call,
 )
-from distwatch.integrations.ray_rendezvous import meet_in_ray, read_endpoint
+from distwatch.integrations.ray_rendezvous import meet_in_ray, read_endpoint, telling_driver
 from distwatch.integrations.registry import running_agent
 from distwatch.integrations.required import import_required
 from distwatch.integrations.torch_library import TorchLibrary
@@ -35,6 +35,8 @@ from distwatch.integrations.world_plan import (
     describe,
     framework_terms,
     plan_world,
+    require_known,
+    require_place,
     seconds_of,
     world_terms,
 )
@@ -154,6 +156,7 @@ def initialize(
     init_method: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
+    **unknown: Any,
 ) -> World:
     """Forms the world of this job, step by step, each step under its deadline.
 
@@ -173,8 +176,8 @@ def initialize(
         timeout: of later collectives, in seconds; default: torch's own.
         init_method, rank, world_size: as in `init_process_group`; default: from the environment of
             torchrun, Slurm, MPI or a plain one. Without any: a world of one.
-                In Ray actors, rank 0's actor chooses the endpoint where nothing names one;
-                `ray://name` does the same for one of several worlds in a job.
+            In Ray actors, rank 0's actor chooses the endpoint where nothing names one;
+            `ray://name` does the same for one of several worlds in a job.
 
     Raises:
         PlanInvalid: no world of this size can be built from this plan, or there is no torch.
@@ -183,6 +186,7 @@ def initialize(
         AlreadyInitialized: this process already has a world with another plan.
     """
     global _held, _formed
+    require_known(unknown)
     held_endpoint = _held.plan.endpoint if _held is not None else None
     launched, ray_world = read_endpoint(init_method, rank, world_size, held_endpoint)
     sizes = {
@@ -191,7 +195,10 @@ def initialize(
     with _lock:
         with _on_record():
             limit_s, known = seconds_of(timeout), _standing(launched)
-            asked = plan_world(known, backend, framework, sizes, axes, options, limit_s)
+            if framework is not None and ray_world is None:
+                require_place(known)
+            with telling_driver(known):
+                asked = plan_world(known, backend, framework, sizes, axes, options, limit_s)
             limits = Deadlines(deadlines, read_settings().deadlines)
             if (held := _already(asked, limits)) is not None:
                 return held

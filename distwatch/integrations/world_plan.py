@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from distwatch.agent.initialization.environment import Launched
+from distwatch.agent.initialization.environment import Launched, unfit
 from distwatch.agent.initialization.plan import COMMUNICATION_VARIABLES, interfaces, versions
-from distwatch.errors import GIVE_SECONDS, PlanInvalid, did_you_mean
+from distwatch.agent.initialization.steps import ENVIRONMENT
+from distwatch.errors import GIVE_SECONDS, InitFailed, PlanInvalid, did_you_mean
 from distwatch.integrations.builders import Axes, Builder, FrameworkBuilder, MeshBuilder
 from distwatch.integrations.frameworks import TRIGGERS
 from distwatch.integrations.frameworks.framework import framework_of
@@ -73,6 +74,43 @@ def plan_world(
         site=site_outside("torch"),
     )
     return Asked(plan=plan, builder=builder)
+
+
+_NAMES = {
+    "tensor": "tp tensor_parallel tensor_model_parallel_size tp_size",
+    "pipeline": "pp pipeline_parallel pipeline_model_parallel_size pp_size",
+    "context": "cp context_parallel context_parallel_size cp_size",
+    "expert": "ep expert_parallel expert_model_parallel_size ep_size",
+    "data": "dp data_parallel data_parallel_size dp_size",
+}
+"""What frameworks call the arguments of `initialize`."""
+
+
+def require_known(given: Mapping[str, Any]) -> None:
+    """Arguments that `initialize` does not have.
+
+    Raises:
+        PlanInvalid: there are some; with the right name.
+    """
+    for name, value in given.items():
+        ours = next((one for one, others in _NAMES.items() if name in others.split()), None)
+        near = did_you_mean(name, _NAMES, f"There are {', '.join(_NAMES)}, axes and options.")
+        raise PlanInvalid(
+            f"initialize has no argument {name!r}",
+            advice=f"Pass {ours}={value!r}." if ours else near,
+        )
+
+
+def require_place(launched: Launched) -> None:
+    """This rank must know its place before sizes can be compared with the world.
+
+    Raises:
+        InitFailed: its launcher has not said which rank it is, or of how many.
+    """
+    if launched.global_rank is None or launched.world_size is None:
+        finding = unfit(launched)
+        if finding is not None:
+            raise InitFailed(finding.summary, step=ENVIRONMENT, finding=finding)
 
 
 def seconds_of(timeout: timedelta | float | None) -> float | None:

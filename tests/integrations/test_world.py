@@ -75,6 +75,41 @@ def test_the_same_plan_again_is_a_no_op_and_another_is_refused_with_both(home: P
     )
 
 
+def test_an_argument_by_a_frameworks_name_is_answered_with_ours(home: Path) -> None:
+    done = run(
+        home,
+        START + "failing(lambda: distwatch.initialize(framework='mesh', tp=2))\n"
+        "failing(lambda: distwatch.initialize(tensro=2))\n",
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "PlanInvalid | initialize has no argument 'tp'. Pass tensor=2."
+    assert second.endswith("Did you mean 'tensor'?")
+
+
+def test_a_rayactor_without_a_rank_is_told_so_before_any_size(home: Path) -> None:
+    done = run(
+        home,
+        START + "failing(lambda: distwatch.initialize(framework='mesh', tensor=2))\n",
+        RAY_RAYLET_PID="1",
+    )
+    assert done.stdout.startswith("InitFailed | this process cannot join a world: RANK"), (
+        done.stderr
+    )
+
+
+def test_a_ray_driver_is_told_that_it_is_one(home: Path) -> None:
+    """Ray's own worker object in the driver's mode; no cluster."""
+    done = run(
+        home,
+        START + "import ray._private.worker as ray\nray.global_worker.set_mode(ray.SCRIPT_MODE)\n"
+        "failing(lambda: distwatch.initialize(framework='mesh', tensor=2))\n"
+        "distwatch.initialize().close()\n",
+    )
+    assert "this process is the driver of a Ray job, which is no rank" in done.stdout, done.stderr
+    assert "in the job's actors" in done.stdout
+    assert "the driver of a Ray job: its world has one rank" in done.stderr
+
+
 def test_closed_and_formed_again_with_another_plan(home: Path) -> None:
     done = run(
         home,

@@ -113,6 +113,17 @@ def test_a_runner_takes_the_world_that_holds_and_refuses_other_sizes(which: str)
         assert_healthy(diagnose(job.state()))
 
 
+def test_a_runner_in_sglangs_own_environment_checks_its_sizes_before_it_publishes_anything() -> (
+    None
+):
+    env = double("sglang 0.5.23", DISTWATCH_DEADLINES=PATIENT)
+    with launch_ranks("parallel_states", 2, env=env, args=["runner_in_own_environment"]) as job:
+        job.wait_step("forward", {0, 1})
+        refused = "tensor 1 × pipeline 1 are 1 ranks, and the world has 2"
+        assert job.output().count(refused) == 2, "the same words on every rank"
+        assert_healthy(job.judged_blocking())
+
+
 def test_sizes_that_a_version_does_not_have_are_refused_before_any_group() -> None:
     for which, asked in (("neuron 0.5", {"expert": 2}), ("neuron 0.10", {"context": 2})):
         env = double(which, TEST_SIZES=sizes(**asked))

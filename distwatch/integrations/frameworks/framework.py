@@ -154,6 +154,11 @@ class Framework:
         # Destroyers do not delete all groups along several axes.
         return tuple(held) if any(group.axis for group in held) else ()
 
+    def is_left_over(self, module: ModuleType) -> bool:
+        """Whether it only holds groups of a world that has been destroyed."""
+        parts = list(self.parts(module))
+        return bool(parts) and all(_held(part) is None for part in parts)
+
     def layout(self, module: ModuleType) -> Layout:
         """This rank's group along each axis of more than one rank, or of data.
 

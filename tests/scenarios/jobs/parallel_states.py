@@ -83,14 +83,20 @@ def without_runtime() -> None:
     distwatch.initialize("gloo", framework=os.environ["TEST_FRAMEWORK"], **SIZES)
 
 
-def runner() -> None:
-    """In a world that it forms; after the groups, as docs/frameworks.md has it; with other sizes."""
-    import torch.distributed as dist
-
+def a_model() -> str:
+    """The folder of a model, as far as the doubles read it."""
     model = os.path.join(os.environ["TEST_WORK"], f"model-{RANK}")
     os.makedirs(model)
     with open(os.path.join(model, "config.json"), "w", encoding="utf-8") as file:
         json.dump({"max_position_embeddings": 256}, file)
+    return model
+
+
+def runner() -> None:
+    """In a world that it forms; after the groups, as docs/frameworks.md has it; with other sizes."""
+    import torch.distributed as dist
+
+    model = a_model()
     formed = distwatch.build_sglang_runner(model, tensor=2, batch_size=8, device="cpu")
     summed = [formed.forward()]
     world = distwatch.initialize("gloo", framework="sglang", tensor=2)
@@ -108,6 +114,20 @@ def runner() -> None:
     path = os.path.join(os.environ["TEST_WORK"], f"runner-{RANK}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump({**found, "tp_rank": held.tp_rank, "closed": world.closed}, file)
+    gate("end").read(1)
+
+
+def runner_in_own_environment() -> None:
+    """SGLang's own environment first, then a runner whose sizes do not fit, then one whose sizes do."""
+    model = a_model()
+    parallel_state().init_distributed_environment(2, RANK, backend="gloo")
+    try:
+        distwatch.build_sglang_runner(model, tensor=1, device="cpu")
+    except distwatch.PlanInvalid as error:
+        print(error)
+    runner = distwatch.build_sglang_runner(model, tensor=2, device="cpu")
+    assert runner.forward() == 2.0
+    step("forward")
     gate("end").read(1)
 
 
