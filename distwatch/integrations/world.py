@@ -195,19 +195,14 @@ def initialize(
     with _lock:
         with _on_record():
             limit_s, known = seconds_of(timeout), _standing(launched)
-            if framework is not None and ray_world is None:
-                require_place(known)
+            require_place(known, to_compare=framework is not None and ray_world is None)
             with telling_driver(known):
                 asked = plan_world(known, backend, framework, sizes, axes, options, limit_s)
             limits = Deadlines(deadlines, read_settings().deadlines)
             if (held := _already(asked, limits)) is not None:
                 return held
-        agent = _activated_agent()
-        with _on_record():
-            if asked.builder is not None:
-                asked.builder.prepare()
         library = TorchLibrary(limit_s, asked.builder)
-        formed = _form(asked.plan, launched, ray_world, limits, library, agent)
+        formed = _form(asked, launched, ray_world, limits, library)
         _formed += 1
         atexit.register(formed.leave)
         _held = World(formed, library, _users_stack())
@@ -215,13 +210,16 @@ def initialize(
 
 
 def _form(
-    plan: InitPlanned,
+    asked: Asked,
     launched: Launched,
     ray_world: str | None,
     limits: Deadlines,
     library: TorchLibrary,
-    agent: Agent | None,
 ) -> Formed:
+    agent, plan = _activated_agent(), asked.plan
+    with _on_record():
+        if asked.builder is not None:
+            asked.builder.prepare()
     if agent is not None:
         plan = agent.plan_init(plan)
         agent.is_initializing = True

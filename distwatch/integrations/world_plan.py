@@ -101,16 +101,16 @@ def require_known(given: Mapping[str, Any]) -> None:
         )
 
 
-def require_place(launched: Launched) -> None:
+def require_place(launched: Launched, *, to_compare: bool) -> None:
     """This rank must know its place before sizes can be compared with the world.
 
     Raises:
         InitFailed: its launcher has not said which rank it is, or of how many.
     """
-    if launched.global_rank is None or launched.world_size is None:
-        finding = unfit(launched)
-        if finding is not None:
-            raise InitFailed(finding.summary, step=ENVIRONMENT, finding=finding)
+    unknown = launched.global_rank is None or launched.world_size is None
+    finding = unfit(launched) if to_compare and unknown else None
+    if finding is not None:
+        raise InitFailed(finding.summary, step=ENVIRONMENT, finding=finding)
 
 
 def seconds_of(timeout: timedelta | float | None) -> float | None:

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from distwatch.diagnosis.facts import job as jobs
 from distwatch.diagnosis.facts.group_views import groups_of
-from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, free_port, launch_ranks
+from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, Job, free_port, launch_ranks, torchrun
 from tests.support.verdicts import assert_healthy
 
 DOUBLE = REPOSITORY / "tests" / "doubles" / "sglang_without_sizes"
@@ -23,6 +23,20 @@ def environment() -> dict[str, str]:
         "DISTWATCH_DEADLINES": DEADLINES,
         "TEST_SYNC_PORT": str(free_port()),
     }
+
+
+def start_trainer(job: Job, env: dict[str, str]) -> None:
+    """A world of one beside the job's, which is rank 0 of the group."""
+    trainer = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_PORT": str(free_port()),
+        "TEST_MEMBER": json.dumps({"rank": 0}),
+    }
+    command = [sys.executable, str(JOBS / "weight_sync.py"), "sglang"]
+    job.start(command, {**env, **trainer}, "trainer.log")
 
 
 def members(*each: dict[str, object]) -> dict[int, dict[str, str]]:
@@ -41,7 +55,7 @@ def test_a_world_of_its_own_is_shown_as_one(how: str) -> None:
         assert len({w.endpoint for w in worlds}) == 1
         assert all(w.site and w.site.file.endswith(("weight_sync.py", "common.py")) for w in worlds)
         if how == "sglang":
-            views = [view for view in groups_of(Job(state)) if view.world]
+            views = [view for view in groups_of(jobs.Job(state)) if view.world]
             assert [(view.pg_name, view.members) for view in views] == [
                 ("weight_update", (0, 1, 2))
             ]
@@ -92,6 +106,37 @@ def test_members_that_count_each_other_differently() -> None:
         job.wait_verdict("rendezvous.world_size_disagrees", {2}, mentions=("3 and 4",))
 
 
+def test_a_member_at_another_address() -> None:
+    each = members({}, {}, {"port_off": 1})
+    with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_verdict(
+            "rendezvous.endpoint_disagrees", {2}, mentions=("waits at another address",)
+        )
+
+
+def test_all_have_come_and_torchrun_keeps_everybody_from_serving() -> None:
+    env = {**environment(), "TEST_MEMBER": '{"size": 2}'}
+    with torchrun("weight_sync", 2, env=env, args=["sglang"]) as job:
+        found = job.wait_verdict("rendezvous.store_unreachable", (), mentions=("have come",))
+        assert "TORCHELASTIC_USE_AGENT_STORE" in found.advice
+
+
+def test_a_member_that_never_enters_a_collective_of_such_a_world() -> None:
+    """A trainer and an engine are worlds of their own; the engine's second rank goes elsewhere."""
+    env = environment()
+    engine = {
+        0: {"TEST_MEMBER": json.dumps({"rank": 1})},
+        1: {"TEST_MEMBER": json.dumps({"rank": 2, "skips": True})},
+    }
+    with launch_ranks("weight_sync", 2, env=env, env_of=engine, args=["sglang"]) as job:
+        start_trainer(job, env)
+        job.wait_step("elsewhere", {1})
+        job.wait_verdict(
+            "collective.rank_missing", {1}, mentions=("weight_update", "rank 0 of another world")
+        )
+        assert all(f.culprit_ranks in ((1,), ()) for f in diagnose(job.state()) if f.blocks)
+
+
 def test_nobody_is_blamed_where_several_could_be_the_missing_one() -> None:
     each = members({}, {}, {"stays": True}, {"stays": True})
     with launch_ranks("weight_sync", 4, env=environment(), env_of=each, args=["sglang"]) as job:
@@ -106,16 +151,7 @@ def test_a_trainer_and_an_engine_are_two_worlds_that_meet_in_a_third() -> None:
         1: {"TEST_MEMBER": json.dumps({"rank": 2, "stays": True})},
     }
     with launch_ranks("weight_sync", 2, env=env, env_of=engine, args=["sglang"]) as job:
-        trainer = {
-            "RANK": "0",
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "1",
-            "LOCAL_WORLD_SIZE": "1",
-            "MASTER_PORT": str(free_port()),
-            "TEST_MEMBER": json.dumps({"rank": 0}),
-        }
-        command = [sys.executable, str(JOBS / "weight_sync.py"), "sglang"]
-        job.start(command, {**env, **trainer}, "trainer.log")
+        start_trainer(job, env)
         job.wait_step("elsewhere", {1})
         job.wait_verdict("rendezvous.rank_missing", {1}, mentions=("rank 0 of another world",))
         assert all(f.culprit_ranks in ((1,), ()) for f in diagnose(job.state()) if f.blocks)

@@ -103,8 +103,40 @@ class ExtraGroupsIncomplete:
             )
             return self._finding(case, meeting, code, odd, waiting, what), odd
         if not meeting.absent:
-            return None, waiting
+            return self._unserved(case, meeting, waiting), waiting
+        if others := _at_other_addresses(case.state, meeting):
+            return self._apart(case, meeting, waiting, others), [p for p, _ in others]
         return self._absent(case, meeting, waiting)
+
+    def _unserved(self, case: Case, meeting: Meeting, waiting: list[Process]) -> Finding | None:
+        """All have come, and none of them got a connection."""
+        connects = all(one.via != "process group" for _, one in meeting.joined)
+        if not connects or len(waiting) < meeting.size:
+            return None
+        what = f"all {meeting.size} members of {meeting.title} have come, and no process serves the store there"
+        by_agent = [p for p, one in meeting.joined if p.identity.agent_store and not one.group_rank]
+        if by_agent:
+            what += f": under torchrun, torch makes {named(case, by_agent)} a client, too"
+        code = "rendezvous.store_unreachable"
+        return self._finding(case, meeting, code, [], waiting, what, _HOST_IT if by_agent else "")
+
+    def _apart(
+        self,
+        case: Case,
+        meeting: Meeting,
+        waiting: list[Process],
+        others: list[tuple[Process, ExtraGroupJoined]],
+    ) -> Finding | None:
+        """The members that are missing wait at another address; the smaller side is odd."""
+        smaller = len(others) < len(waiting) or (len(others) == len(waiting) and 0 in meeting.come)
+        if not smaller:
+            return None  # the other side reports it
+        places = ", ".join(sorted({one.endpoint for _, one in others}))
+        odd = [process for process, _ in others]
+        waits = "waits" if len(odd) == 1 else "wait"
+        what = f"of {meeting.title}, {named(case, odd)} {waits} at another address: {places}"
+        code = "rendezvous.endpoint_disagrees"
+        return self._finding(case, meeting, code, odd, waiting, what)
 
     def _absent(
         self, case: Case, meeting: Meeting, waiting: list[Process]
@@ -117,7 +149,7 @@ class ExtraGroupsIncomplete:
         ended = [p for p in known if p.ended_ns is not None or p.exception is not None]
         if known:
             code = "rendezvous.rank_died" if ended == known else "rendezvous.rank_missing"
-            what += f": that is {_named(case, known)} ({why})"
+            what += f": that is {named(case, known)} ({why})"
         else:
             seen = len(_everybody(case.state))
             code = (
@@ -141,16 +173,17 @@ class ExtraGroupsIncomplete:
         culprits: list[Process],
         waiting: list[Process],
         what: str,
+        advice: str = "",
     ) -> Finding:
-        ranks = _ranks(case, culprits)
-        waits = tuple(rank for rank in _ranks(case, waiting) if rank not in ranks)
+        ranks = ranks_here(case, culprits)
+        waits = tuple(rank for rank in ranks_here(case, waiting) if rank not in ranks)
         return Finding(
             code=code,
             severity="crash" if code == "rendezvous.rank_died" else "hang",
             culprit_ranks=ranks,
             waiting_ranks=waits,
-            summary=f"{what}; {_named(case, waiting)} {'waits' if len(waiting) == 1 else 'wait'}",
-            advice=_ADVICE[code],
+            summary=f"{what}; {named(case, waiting)} {'waits' if len(waiting) == 1 else 'wait'}",
+            advice=advice or _ADVICE[code],
             evidence=(
                 *(case.place(rank) for rank in ranks[:_LISTED]),
                 *(_evidence(case, process, one) for process, one in meeting.joined[:_LISTED]),
@@ -159,7 +192,14 @@ class ExtraGroupsIncomplete:
         )
 
 
+_HOST_IT = (
+    "torchrun sets TORCHELASTIC_USE_AGENT_STORE=True, which is meant for the default group alone: set it to "
+    "False around this call on every member, or let one member make the TCPStore (is_master=True) and pass it."
+)
 _ADVICE = {
+    "rendezvous.store_unreachable": "One member must host the store (rank 0 of the group, or is_master=True); see "
+    "that it did not fail before, and who listens at that port (ss -ltnp).",
+    "rendezvous.endpoint_disagrees": "Compute address and port in one place, and pass them to every member.",
     "rendezvous.rank_missing": "Look at what that process does instead of joining the group, and whether it "
     "has the same address, port and group name.",
     "rendezvous.rank_died": "Fix what ended that process; the others only wait for it.",
@@ -206,6 +246,23 @@ def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], 
     return [], ""
 
 
+def _at_other_addresses(
+    state: RunState, meeting: Meeting
+) -> list[tuple[Process, ExtraGroupJoined]]:
+    """The missing members where all of them wait for a group of this size elsewhere."""
+    here = {one.endpoint for _, one in meeting.joined}
+    come = {process.key for process, _ in meeting.joined}
+    found = {
+        one.group_rank: (process, one)
+        for process in _everybody(state)
+        for one, _ in _open(process)
+        if process.key not in come and one.size == meeting.size and one.endpoint not in here
+    }
+    if not meeting.missing or set(found) != set(meeting.missing):
+        return []
+    return list(found.values())
+
+
 def _before(process: Process, one: ExtraGroupJoined) -> ExtraGroupJoined | None:
     """The rendezvous of the same name that this process joined before."""
     worlds = process.extra_groups.values()
@@ -249,14 +306,14 @@ def _limit_s(case: Case, process: Process, step: Step) -> float:
     return case.job.limit_s(process, step, GROUP)
 
 
-def _ranks(case: Case, processes: list[Process]) -> tuple[int, ...]:
+def ranks_here(case: Case, processes: list[Process]) -> tuple[int, ...]:
     """Global ranks of the processes that belong to this world."""
     here = {process.key: rank for rank, process in case.job.ranks.items()}
     return tuple(sorted(here[process.key] for process in processes if process.key in here))
 
 
-def _named(case: Case, processes: list[Process]) -> str:
-    ranks = _ranks(case, processes)
+def named(case: Case, processes: list[Process]) -> str:
+    ranks = ranks_here(case, processes)
     others = [p for p in processes if p.key not in {q.key for q in case.job.processes}]
     words = [name_ranks(ranks)] if ranks else []
     words += [f"rank {p.global_rank} of another world (pid {p.pid})" for p in others]
