@@ -26,6 +26,7 @@ from distwatch.observer.looks.cluster_looks import ClusterLooks
 from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
+from distwatch.observer.looks.log_looks import LogLooks
 from distwatch.observer.looks.ras_looks import RasLooks
 from distwatch.observer.looks.rendezvous_looks import RendezvousLooks
 from distwatch.observer.looks.tracking import Tracking
@@ -82,6 +83,7 @@ class Observer:
         self.inspection = Inspection(self.recording, self.tracking, self.state, embedded=embedded)
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
+        self.logs = LogLooks(self.recording, self._judge_soon)
         self.rendezvous = RendezvousLooks(self.recording, self._judge_soon)
         self.ras = RasLooks(self.recording, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices(), Ports())
@@ -97,9 +99,8 @@ class Observer:
         self._stopping, self._woken = asyncio.Event(), asyncio.Event()
         self._verdict_due = False
         self._elsewhere: list[asyncio.Future[None]] = []
-        self._keep_waits = False
         self._rested_at = 0.0
-        self._is_pressed = False
+        self._keep_waits = self._is_pressed = False
         self.recording.record(
             ev.ObserverStarted(
                 host=self._host, pid=os.getpid(), distwatch_version=__version__, embedded=embedded
@@ -161,6 +162,8 @@ class Observer:
         self.tracking.look_for_children()
         self.endpoints.consider(with_outside_view(self.state))
         self.rendezvous.consider(self.tracking.living())
+        if self.inspection.from_outside:
+            self.logs.consider(self.state)
         self.cluster.consider(
             [tracked.pid for tracked in self.tracking.living()], leaf=self.judge.of_one_host
         )
@@ -235,6 +238,7 @@ class Observer:
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         self.endpoints.close()
         await self.rendezvous.close()
+        await self.logs.close()
         self.cluster.close()
         self.ras.close()
         self._host_looks.close()

@@ -296,7 +296,7 @@ class SourcesRead(Event, frozen=True, kw_only=True):
 
 
 class ErrorFileRead(Event, frozen=True, kw_only=True):
-    """The content of an ended process's TORCHELASTIC_ERROR_FILE."""
+    """The exception of an ended process, from its TORCHELASTIC_ERROR_FILE or the end of its log."""
 
     process: str
     type_name: str

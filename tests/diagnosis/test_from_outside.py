@@ -248,3 +248,19 @@ def test_an_engine_without_requests_is_idle() -> None:
     job = job_at(READING, inside("barrier"))
     job.sample(0, SECOND_LOOK, "S", syscall="select", blocked_on="socket listening on 0.0.0.0:8000")
     assert root(diagnose(job.state)).culprit_ranks == (0,)
+
+
+def test_a_load_that_stands_still_is_judged_as_a_load() -> None:
+    library = "/venv/lib/python3.11/site-packages/transformers/modeling_utils.py"
+    loading = (
+        frame("main", "/job/train.py"),
+        frame("PreTrainedModel.from_pretrained", library),
+        frame("load_state_dict", library),
+    )
+    job = job_at(inside("barrier"), loading)
+    job.sample(1, SECOND_LOOK, "S", syscall="openat", blocked_on="/models/shard-3")
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("load.stalled", (1,))
+    assert "phase load_state_dict, waiting on /models/shard-3" in verdict.summary
+    assert all(finding.culprit_ranks == (1,) for finding in diagnose(job.state))
+    assert diagnose(job_at(inside("barrier"), loading, ran_at=6.5).state) == []

@@ -197,7 +197,8 @@ class RankFrozen:
     def find(self, case: Case) -> Iterable[Finding]:
         for rank, process in case.job.ranks.items():
             age = case.job.heartbeat_s(process)
-            if not process.instrumented and sleeps_with_gil(process):
+            loads = process.open_call_of(LOAD) is not None
+            if not process.instrumented and not loads and sleeps_with_gil(process):
                 lasted = f"its stack has not changed for {seconds(still_s(process))}"
                 yield self._finding(case, rank, process, lasted, 0.7)
                 continue
@@ -211,7 +212,7 @@ class RankFrozen:
             needed = any(v.overdue and rank in v.missing for v in case.groups)
             if age <= limit and not needed:
                 continue
-            if process.open_call_of(LOAD):
+            if loads:
                 continue  # its load is judged by the load's deadline, with the phase and the file
             if not self._is_certain(case, process, age):
                 continue
