@@ -7,7 +7,18 @@ STAMP := $(VENV)/.installed
 SGLANG_VENV := .venv-sglang
 SGLANG_STAMP := $(SGLANG_VENV)/.installed
 
-.PHONY: demo test test-sglang check bench soak clean
+# Another torch than the pinned one: from the first version that is supported to the newest.
+TORCH ?= 2.8.0
+TORCH_VENV := .venv-torch-$(TORCH)
+TORCH_STAMP := $(TORCH_VENV)/.installed
+PUBLIC_CASES := $(addprefix tests/scenarios/test_, $(addsuffix .py, collectives sequences peers timeouts group_misuse post_mortem processes controls))
+
+TORCH_GPU ?= torch==2.13.0
+GPU_VENV := .venv-gpu
+GPU_STAMP := $(GPU_VENV)/.installed
+TEST_TOOLS := 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1' 'pytest-xdist[psutil]>=3.6' 'hypothesis>=6.100'
+
+.PHONY: demo test test-sglang test-torch test-gpu check bench soak clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
@@ -39,6 +50,26 @@ $(SGLANG_STAMP): pyproject.toml tests/real_sglang/requirements.txt
 test-sglang: $(SGLANG_STAMP)
 	$(SGLANG_VENV)/bin/python -m pytest tests/real_sglang $(ARGS)
 
+# The cases that were taken from public reports, on another torch. A build for CUDA runs gloo on a CPU: some 7 GB.
+$(TORCH_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install --quiet torch==$(TORCH) numpy
+	$(TORCH_VENV)/bin/python -m pip install --quiet --editable . $(TEST_TOOLS) safetensors torch==$(TORCH)
+	@touch $(TORCH_STAMP)
+
+test-torch: $(TORCH_STAMP)
+	$(TORCH_VENV)/bin/python -m pytest -p no:cacheprovider $(or $(ARGS),$(PUBLIC_CASES))
+
+# What one GPU can prove: docs/gpu.md. TORCH_GPU names a torch that is built for CUDA.
+$(GPU_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet '$(TORCH_GPU)' numpy
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable . $(TEST_TOOLS) '$(TORCH_GPU)' transformers==5.23.0 accelerate==1.15.0 safetensors
+	@touch $(GPU_STAMP)
+
+test-gpu: $(GPU_STAMP)
+	$(GPU_VENV)/bin/python -m pytest -p no:cacheprovider tests/gpu $(ARGS) || [ $$? = 5 ]  # 5: all skipped
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,6 +91,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/verdict_latency.py
 	$(BIN)/python benchmarks/stack_merge.py
 	$(BIN)/python benchmarks/dump_matching.py
+	$(BIN)/python benchmarks/beside_torchfrtrace.py
 	$(BIN)/python benchmarks/log_import.py
 	$(BIN)/python -m benchmarks.nccl_verdicts
 	$(BIN)/python benchmarks/many_ranks.py --seconds 15
@@ -69,5 +101,5 @@ soak: $(STAMP)
 	$(BIN)/python -m tests.soak
 
 clean:
-	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

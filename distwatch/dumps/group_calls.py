@@ -68,7 +68,7 @@ def calls_of(dump: RecorderDump) -> dict[Group, GroupCalls]:
         by_group.setdefault(entry.process_group, []).append(entry)
     numbers = {str(entries[0].pg_id): group for group, entries in by_group.items()}
     numbers |= {
-        pg_id: group for pg_id, group in _by_creation(dump, numbers) if group not in by_group
+        pg_id: group for pg_id, group in _by_creation(dump, numbers) if pg_id not in numbers
     }
     statuses = {group: dump.pg_status.get(pg_id) for pg_id, group in numbers.items()}
     return {

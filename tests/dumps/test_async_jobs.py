@@ -114,7 +114,35 @@ def of_first_format(dump: dict[str, Any]) -> bytes:
     return pickle.dumps({"version": "1.5", "entries": entries})
 
 
-@pytest.mark.parametrize("write", [as_json, without_status, of_first_format])
+def of_torch_2_5(dump: dict[str, Any]) -> bytes:
+    """Format 2.4: no library version, and no thread of a call."""
+    parts = ("pg_config", "pg_status")
+    entries = [
+        {k: v for k, v in e.items() if k not in ("thread_name", "thread_id")}
+        for e in dump["entries"]
+    ]
+    return pickle.dumps({"version": "2.4", **{p: dump[p] for p in parts}, "entries": entries})
+
+
+def of_torch_2_13(dump: dict[str, Any]) -> bytes:
+    """Format 2.10: the library's version has another name."""
+    renamed = {("comm_lib_version" if k == "nccl_version" else k): v for k, v in dump.items()}
+    return pickle.dumps(renamed | {"version": "2.10"})
+
+
+def with_lists(dump: dict[str, Any]) -> bytes:
+    """The members of a group as a list, and no description: as JSON of some versions has them."""
+    config = {
+        key: {**one, "ranks": json.loads(one["ranks"]), "desc": None}
+        for key, one in dump["pg_config"].items()
+    }
+    return json.dumps({**dump, "pg_config": config}).encode()
+
+
+FORMATS = [as_json, with_lists, without_status, of_first_format, of_torch_2_5, of_torch_2_13]
+
+
+@pytest.mark.parametrize("write", FORMATS)
 def test_dumps_of_every_format_give_the_verdict(write: Callable[[dict[str, Any]], bytes]) -> None:
     cases = (scenario(seed, "cpu stops") for seed in range(200))
     whole = [
