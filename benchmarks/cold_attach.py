@@ -139,7 +139,10 @@ def judge(case: Case, seen: Seen) -> tuple[str, str]:
     """What was found, and whether that is right."""
     blocking = [f for f in seen.findings if f.blocks]
     root = blocking[0] if blocking else None
-    found = f"{root.code} {list(root.culprit_ranks)}" if root else "nothing that blocks"
+    # Ranks that are at fault alike, each for a reason of its own, are findings of their own.
+    alike = [f for f in blocking if root and f.role == "root" and f.code == root.code]
+    culprits = {rank for finding in alike for rank in finding.culprit_ranks}
+    found = f"{root.code} {sorted(culprits)}" if root else "nothing that blocks"
     if not case.codes:
         return found, "right" if root is None and seen.exit_code == 0 else "WRONG"
     victims = {r for f in blocking for r in f.culprit_ranks} - set(case.culprits)
@@ -148,7 +151,7 @@ def judge(case: Case, seen: Seen) -> tuple[str, str]:
         verdict = "SILENT"
     elif root.code not in case.codes:
         verdict = "OTHER CODE"
-    elif set(root.culprit_ranks) != set(case.culprits):
+    elif culprits != set(case.culprits):
         verdict = "OTHER CULPRITS"
     return found, verdict + (f", BLAMES {sorted(victims)}" if victims else "")
 

@@ -264,3 +264,30 @@ def test_a_load_that_stands_still_is_judged_as_a_load() -> None:
     assert "phase load_state_dict, waiting on /models/shard-3" in verdict.summary
     assert all(finding.culprit_ranks == (1,) for finding in diagnose(job.state))
     assert diagnose(job_at(inside("barrier"), loading, ran_at=6.5).state) == []
+
+
+def test_a_file_lock_leads_to_the_rank_that_holds_it() -> None:
+    locking = (frame("main", "/job/train.py"), frame("build_index", "/job/index.py", 3))
+    job = job_at(inside("barrier"), locking, READING)
+    job.sample(1, SECOND_LOOK, "S", syscall="flock", blocked_on="/cache/index.lock")
+    job.sample(2, SECOND_LOOK, "S", syscall="read", blocked_on="/data/shard-3")
+    verdicts = {f.code: f.culprit_ranks for f in diagnose(job.state) if f.role == "root"}
+    assert verdicts == {"process.lock_wait": (1,), "process.data_stall": (2,)}
+    holder = ev.LockHolder(pid=1002, command=("python", "train.py"))
+    looked = ev.LockLooked(host="node1", path="/cache/index.lock", holders=(holder,))
+    job.see(SECOND_LOOK, looked)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("process.data_stall", (2,))
+    assert verdict.waiting_ranks == (0, 1)
+
+
+def test_a_file_lock_of_a_stranger_names_it() -> None:
+    locking = (frame("main", "/job/train.py"), frame("build_index", "/job/index.py", 3))
+    job = job_at(inside("barrier"), locking)
+    job.sample(1, SECOND_LOOK, "S", syscall="flock", blocked_on="/cache/index.lock")
+    holder = ev.LockHolder(pid=77, command=("rsync", "/cache"))
+    looked = ev.LockLooked(host="node1", path="/cache/index.lock", holders=(holder,))
+    job.see(SECOND_LOOK, looked)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("process.lock_wait", (1,))
+    assert any("is held by pid 77: rsync /cache" in e.text for e in verdict.evidence)

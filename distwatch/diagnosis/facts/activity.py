@@ -262,6 +262,14 @@ def native_frames(process: Process) -> tuple[Frame, ...]:
     return tuple(reversed(inner))
 
 
+def awaited_lock_file(process: Process) -> str:
+    """The file whose lock its main thread's system call waits for; '' where it is in none."""
+    sample = process.outside.sample
+    if sample is None or process.ended_ns is not None or sample.syscall not in _LOCK_FILES:
+        return ""
+    return sample.blocked_on if sample.blocked_on.startswith("/") else ""
+
+
 def by_syscall(process: Process) -> Activity | None:
     """The meaning of the system call that it is in."""
     sample = process.outside.sample

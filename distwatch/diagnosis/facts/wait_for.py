@@ -7,7 +7,11 @@ from typing import Literal
 
 import msgspec
 
-from distwatch.diagnosis.facts.activity import activity_of, any_thread_communicates
+from distwatch.diagnosis.facts.activity import (
+    activity_of,
+    any_thread_communicates,
+    awaited_lock_file,
+)
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.initializations import stuck_creation
 from distwatch.diagnosis.facts.job import Job, was_cut_off
@@ -18,10 +22,12 @@ from distwatch.diagnosis.facts.stack_calls import (
     STILL_S,
     call_by_stack,
     is_seen_from_outside,
+    still_s,
     waited_s,
 )
 from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
-from distwatch.state.steps import INIT, LOAD
+from distwatch.state.model import Process
+from distwatch.state.steps import COLLECTIVE, INIT, LOAD
 
 SETTLED_S = 1.0
 """A wait counts once it has lasted this long."""
@@ -327,21 +333,31 @@ def _stack_bundles(job: Job) -> Iterable[Bundle]:
 
 
 def _lock_bundles(job: Job) -> Iterable[Bundle]:
-    """A load that waits for a lock file waits for the rank that holds the lock."""
+    """A rank that waits for a lock file waits for the rank that holds the lock."""
     pids = {(p.host, p.pid): rank for rank, p in job.ranks.items() if p.ended_ns is None}
     for rank, process in job.ranks.items():
         host = job.state.hosts.get(process.host)
-        load = load_under_way(job, rank)
-        for outstanding in load.outstanding if load and host else ():
-            looked = host.locks.get(outstanding.what) if host else None
-            if looked is None or outstanding.waiting != "lock":
+        for path, wait in _waits_for_locks(job, rank, process) if host else ():
+            looked = host.locks.get(path) if host else None
+            if looked is None:
                 continue
             held_by = (pids.get((process.host, holder.pid)) for holder in looked.holders)
-            waited_s = job.age_s(process, outstanding.since_ns)
-            overdue = waited_s > job.deadline_s(process, LOAD)
             yield Bundle(
                 kind="lock",
-                what=f"the lock {outstanding.what}",
-                waiters={rank: Wait(waited_s=waited_s, overdue=overdue)},
+                what=f"the lock {path}",
+                waiters={rank: wait},
                 awaited=tuple(other for other in held_by if other is not None and other != rank),
             )
+
+
+def _waits_for_locks(job: Job, rank: int, process: Process) -> Iterable[tuple[str, Wait]]:
+    load = load_under_way(job, rank)
+    for outstanding in load.outstanding if load else ():
+        if outstanding.waiting == "lock":
+            waited_s = job.age_s(process, outstanding.since_ns)
+            overdue = waited_s > job.deadline_s(process, LOAD)
+            yield outstanding.what, Wait(waited_s=waited_s, overdue=overdue)
+    if path := awaited_lock_file(process):
+        limit_s = job.deadline_s(process, COLLECTIVE) if process.instrumented else STILL_S
+        waited_s = still_s(process)
+        yield path, Wait(waited_s=waited_s, overdue=waited_s >= limit_s)

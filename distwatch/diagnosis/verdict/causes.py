@@ -27,6 +27,7 @@ def order_by_cause(
     symptoms: list[Finding] = []
     for finding in _mismatch_before_its_aborts(ranked):
         explained = finding.role == "symptom" or any(_explains(root, finding) for root in roots)
+        explained = explained or _explain_together(roots, finding)
         if explained:
             symptoms.append(_as_symptom(finding, roots))
         else:
@@ -120,6 +121,13 @@ def _explains(root: Finding, finding: Finding) -> bool:
         return True
     culprits = set(finding.culprit_ranks)
     return culprits <= set(root.culprit_ranks) or culprits <= set(root.waiting_ranks)
+
+
+def _explain_together(roots: list[Finding], finding: Finding) -> bool:
+    """Whether each rank that it blames is at fault, or waits, for a reason of its own."""
+    told = [root for root in roots if root.blocks]
+    involved = {rank for root in told for rank in (*root.culprit_ranks, *root.waiting_ranks)}
+    return bool(finding.culprit_ranks) and set(finding.culprit_ranks) <= involved
 
 
 def _precedence(finding: Finding) -> tuple[int, bool, int, tuple[int, ...], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distwatch.diagnosis.facts.activity import activity_of
+from distwatch.diagnosis.facts.activity import activity_of, awaited_lock_file
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.worlds import worlds_of
@@ -63,9 +63,11 @@ def lines_of_interest(state: RunState) -> Places:
 
 
 def locks_of_interest(state: RunState) -> dict[str, set[str]]:
-    """By host: the lock files for which loads of its processes wait."""
+    """By host: the lock files for which its processes wait, in a load or in a system call."""
     found: dict[str, set[str]] = {}
     for process in state.processes.values():
+        if path := awaited_lock_file(process):
+            found.setdefault(process.host, set()).add(path)
         pulse = process.outside.pulse
         for load in pulse.loads if pulse and process.ended_ns is None else ():
             for outstanding in load.outstanding:

@@ -124,7 +124,7 @@ def _lock(case: Case, rank: int, process: Process, waits: Outstanding) -> Cause:
         key=waits.what,
         since_s=since_s,
         culprits=by_rank,
-        evidence=tuple(_holders(rank, looked)),
+        evidence=tuple(holder_evidence(rank, looked)),
     )
 
 
@@ -150,7 +150,8 @@ def _named(looked: LockLooked) -> str:
     return f"pid {holder.pid}{command}" if holder.pid else "a process that this host cannot see"
 
 
-def _holders(rank: int, looked: LockLooked) -> Iterable[Evidence]:
+def holder_evidence(rank: int, looked: LockLooked) -> Iterable[Evidence]:
+    """Who holds a lock file."""
     for holder in looked.holders:
         command = shorten(" ".join(holder.command), 200)
         text = (

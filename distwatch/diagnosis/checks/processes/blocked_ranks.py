@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from distwatch.diagnosis.checks.loading.causes import holder_evidence
 from distwatch.diagnosis.facts.activity import (
     Activity,
     activity_of,
+    awaited_lock_file,
     by_syscall,
     in_native_code,
     kernel_evidence,
@@ -128,6 +130,7 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
             Evidence("stack", f"thread {_thread_text(thread)}", rank)
             for thread in others[:_WORKERS_SHOWN]
         ]
+        threads += _lock_holders(case, rank, process)
         advice = _FILE_LOCK_ADVICE if kind == "file_lock" else ""
         sure = 0.9 if activity.certain else 0.7
         return Blocked("process.lock_wait", doing, [*kernel, *threads], sure, advice)
@@ -149,6 +152,12 @@ def _waits_for_own_device(case: Case, rank: int) -> bool:
     """Whether no call of another rank is what its device runs, as far as it reports its calls."""
     reports = case.job.ranks[rank].instrumented or rank in case.job.device.queues
     return reports and case.job.device.head(rank) is None
+
+
+def _lock_holders(case: Case, rank: int, process: Process) -> Iterable[Evidence]:
+    host = case.state.hosts.get(process.host)
+    looked = host.locks.get(awaited_lock_file(process)) if host else None
+    return holder_evidence(rank, looked) if looked is not None else ()
 
 
 def _data_stall(case: Case, rank: int, process: Process, activity: Activity) -> Blocked:
