@@ -287,3 +287,36 @@ def test_a_journal_of_an_older_distwatch_has_loads_without_a_plan() -> None:
     job.tick(60)
     assert diagnose(job.state)[0].code == "load.stalled"
     assert msgspec.json.encode(job.state.processes[job.key(0)].loads)
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [("tie", "share memory"), ("dispatch", "nvidia-smi"), ("finalize", "initialized")],
+)
+def test_a_phase_without_files_is_not_sent_to_the_file_system(phase: str, words: str) -> None:
+    job = loading()
+    job.say(0, 6.0, ev.StepProgressed(step=6, done=7, total=7))
+    job.say(0, 7.0, ev.StepEnded(step=6))
+    job.begin(0, 7, phase, 7.0, parent=5)
+    at = ev.Frame(file="/job/model.py", line=9, function="tie_weights")
+    job.stack(0, 1000.0, (at,), {"unchanged_since_ns": 8 * SECOND})
+    finding = only(job, 1000.0)
+    assert finding.code == "load.stalled"
+    assert f"phase {phase}, after all 7 files were read" in finding.summary
+    assert "model.py:9 in tie_weights; it reads no file in this phase" in finding.summary
+    assert words in finding.advice
+    assert "file system" not in finding.advice
+
+
+def test_a_lock_in_such_a_phase_is_named_and_a_file_is_still_a_file() -> None:
+    job = loading(phase="tie")
+    wait_in_lock = ev.Frame(
+        file="/usr/lib/python3.11/threading.py", line=327, function="Condition.wait"
+    )
+    user = ev.Frame(file="/job/model.py", line=9, function="tie_weights")
+    job.stack(0, 1000.0, (user, wait_in_lock), {"unchanged_since_ns": 8 * SECOND})
+    finding = only(job, 1000.0)
+    assert "waiting for a lock" in finding.summary
+    assert "holds that lock" in finding.advice
+    job.sample(0, 1001.0, "D", blocked_on="/mnt/cache/x")
+    assert "file system" in only(job, 1002.0).advice

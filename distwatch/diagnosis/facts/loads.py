@@ -44,6 +44,8 @@ class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     """Files of the phase that counts them: the current or last one, and how many there are."""
     file: str = ""
+    after_files: int = 0
+    """How many files an earlier phase has read, all that there were; 0 before that."""
     parameters: int = 0
     parameters_total: int | None = None
     bytes: int = 0
@@ -140,6 +142,7 @@ def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -
         done=files.done if files and files.total else 0,
         total=files.total if files else None,
         file=files.label if files else "",
+        after_files=_all_read(counted) if counted is not inner else 0,
         parameters=max((one.parameters for one in (counted, told) if one), default=0),
         parameters_total=_first(one.parameters_total for one in (told, counted) if one),
         bytes=told.bytes if told else max(step.bytes for step in (whole, *steps)),
@@ -148,6 +151,13 @@ def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -
         outstanding=awake.outstanding if awake else (),
         placement=load.placement,
         now_ns=job.now_ns(process),
+    )
+
+
+def _all_read(counted: Step | None) -> int:
+    complete = counted is not None and counted.ended_ns is not None and not counted.error
+    return (
+        counted.total or 0 if counted and complete and counted.done >= (counted.total or 1) else 0
     )
 
 

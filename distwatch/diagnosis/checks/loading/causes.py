@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from distwatch.diagnosis.facts.activity import on_what
+from distwatch.diagnosis.facts.activity import activity_of, on_what
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.loads import LoadStatus
 from distwatch.state.events import LockLooked
@@ -24,6 +24,17 @@ _REREAD = (
     "With offload_state_dict, transformers writes CPU weights into TMPDIR and reads all of them again after the "
     "last shard: leave offload_state_dict out, or set TMPDIR to a fast local disk."
 )
+
+
+_WITHOUT_FILES = {
+    "tie": "Ties connect parameters that share memory, by the model's own code: look at the line above, and at what "
+    "other threads of this rank do.",
+    "dispatch": "accelerate moves modules to their devices here: look at the line above; a device that does not "
+    "answer (nvidia-smi) or a hook of the model holds it.",
+    "finalize": "Missing parameters are initialized here, by the model's own code: look at the line above.",
+}
+"""By the phase: what to do where it does not move."""
+_IN_A_LOCK = "Look at what holds that lock: another thread of this rank, by its stack, or a library's import."
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,9 +67,35 @@ def cause_of(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause
     if load.phase == GENERATION_CONFIG:
         return Cause(code="load.generation_config_stalled", text=reason)
     advice = _REREAD if load.phase == OFFLOAD_REREAD else ""
+    if not advice and not _is_about_a_file(process, load, file):
+        return _no_file(case, rank, process, load)
     # Ranks that stop in one checkpoint stop for one reason: its disk.
     key = f"{load.arguments.checkpoint}: {load.phase}" if load.arguments.checkpoint else ""
     return Cause(code="load.stalled", text=reason, advice=advice, key=key)
+
+
+def _is_about_a_file(process: Process, load: LoadStatus, file: str) -> bool:
+    """Whether anything shows that it reads: a file of the phase, of a thread, of the kernel, or D state."""
+    sample = process.outside.sample
+    in_kernel = sample is not None and (sample.state == "D" or sample.blocked_on.startswith("/"))
+    return bool(load.file or file or in_kernel) or load.phase not in _WITHOUT_FILES
+
+
+def _no_file(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause:
+    """Dispatch, ties and what follows the last shard read nothing: the stack says what holds them."""
+    activity = activity_of(case.state, process)
+    doing = f", {activity.doing}" if activity is not None else ""
+    if case.job.was_frozen(process):
+        doing = ", with the GIL held"
+    place = case.where(rank)
+    at = f" at {place}" if place else ""
+    advice = _IN_A_LOCK if activity is not None and activity.kind == "lock" else ""
+    return Cause(
+        code="load.stalled",
+        text=f"{doing}{at}; it reads no file in this phase",
+        advice=advice or _WITHOUT_FILES[load.phase],
+        confidence=0.9,
+    )
 
 
 def _reason(case: Case, process: Process, load: LoadStatus, file: str) -> str:

@@ -99,7 +99,7 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
         severity="hang" if longest.overdue else "warning",
         culprit_ranks=culprits,
         waiting_ranks=waiting,
-        summary=f"{still}{call} for {lasted}: phase {load.text}{cause.text}"
+        summary=f"{still}{call} for {lasted}: phase {load.text}{_after(load)}{cause.text}"
         + (f"; {name_ranks(others, 'waits', 'wait')} for {agree(ranks, 'it', 'them')}" if others else ""),
         advice=cause.advice,
         evidence=tuple(
@@ -107,6 +107,16 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
         ),
         confidence=cause.confidence,
     )  # fmt: skip
+
+
+def _after(load: LoadStatus) -> str:
+    """What every phase after the last file says of the files."""
+    many = load.after_files
+    return (
+        f", after {'the only file was' if many == 1 else f'all {many} files were'} read"
+        if many
+        else ""
+    )
 
 
 def _evidence(case: Case, stall: Stall) -> Iterable[Evidence]:
