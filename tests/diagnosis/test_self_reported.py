@@ -86,3 +86,29 @@ def test_a_missing_environment_of_our_own_initialization() -> None:
     job.stack(1, 1.2, READING)
     job.tick(30.0)
     only_root(job, "rendezvous.env_missing", 1)
+
+
+def test_one_cause_on_all_ranks_is_one_finding() -> None:
+    job = RecordedJob(16)
+    for rank in range(16):
+        job.start(rank)
+        job.raise_finding(
+            rank, 2.0, "environment", code="rendezvous.backend_unavailable", severity="crash",
+            culprit_ranks=(rank,), summary=f"rank {rank} cannot use backend 'nccl': torch sees no GPU",
+        )  # fmt: skip
+    (finding,) = judged(job)
+    assert finding.culprit_ranks == tuple(range(16))
+    assert finding.summary == (
+        "rank 0 cannot use backend 'nccl': torch sees no GPU; the same holds for ranks 1-15"
+    )
+
+
+def test_what_differs_beyond_the_rank_stays_apart() -> None:
+    job = RecordedJob(2)
+    for rank, why in enumerate(("no GPU", "no driver")):
+        job.start(rank)
+        job.raise_finding(
+            rank, 2.0, "environment", code="rendezvous.backend_unavailable", severity="crash",
+            culprit_ranks=(rank,), summary=f"rank {rank} cannot use backend 'nccl': {why}",
+        )  # fmt: skip
+    assert [f.culprit_ranks for f in judged(job)] == [(0,), (1,)]

@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init
+from distwatch.diagnosis.verdict.alike import merge_alike
 from distwatch.state.codes import code_of, family_of
 from distwatch.state.events import FindingRaised
 from distwatch.state.finding import Finding
@@ -25,7 +26,9 @@ def with_raised(case: Case, found: list[Finding]) -> list[Finding]:
             if not _is_over(process, raised):
                 key = raised.finding.code, raised.finding.culprit_ranks
                 merged[key] = _merge(merged.get(key), raised.finding)
-    return found + [finding for finding in merged.values() if not _is_said(finding, found)]
+    return merge_alike(
+        found + [finding for finding in merged.values() if not _is_said(finding, found)]
+    )
 
 
 def _is_over(process: Process, raised: FindingRaised) -> bool:
