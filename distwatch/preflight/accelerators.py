@@ -16,6 +16,7 @@ from distwatch.state.bounds import whole_number
 from distwatch.state.finding import Finding, Severity
 
 _PLUGINS = {"xla": "torch_xla", "hccl": "torch_npu", "ccl": "oneccl_bindings_for_pytorch"}
+NO_GPU_VISIBLE = "no GPU is visible"
 _BUILT_IN = ("gloo", "nccl", "mpi", "ucc")
 
 
@@ -125,7 +126,7 @@ def lack_of(name: str, environ: Mapping[str, str]) -> Lack | None:
         fix = "Use another backend (gloo needs nothing), or a build of torch that has it."
         return Lack(f"this build of torch has no {name}", fix)
     if name == "nccl" and visible_gpus(environ) == 0:
-        return Lack("no GPU is visible", NO_GPU)
+        return Lack(NO_GPU_VISIBLE, NO_GPU)
     if name in _BUILT_IN or hasattr(getattr(c10d, "Backend", None), name.upper()):
         return None
     package = _PLUGINS.get(name)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from distwatch.errors import PlanInvalid
 from distwatch.preflight import plan_keys as keys
 from distwatch.preflight.model_config import read_model
@@ -36,7 +38,20 @@ def foreign_sections(document: Document) -> list[Section]:
         found.append(layout.read())
         if (beside := layout.read_engines(found[-1].plan)) is not None:
             found.append(beside)
-    return found
+    converted = dict(_converters(document))
+    return [
+        msgspec.structs.replace(one, converted=converted.get(one.name.partition(".")[0], {}))
+        for one in found
+    ]
+
+
+def _converters(document: Document) -> Iterator[tuple[str, dict[str, int]]]:
+    """By the component that they are for: the sizes that a converter writes checkpoints for."""
+    for path, mapping in document.mappings():
+        is_converter = any(keys.CONVERTER in part.lower() for part in path[1:])
+        if is_converter and not keys.ANCHORS.isdisjoint(map(str, mapping)):
+            layout = _Layout(document, path)
+            yield path[0], layout.read_sizes()
 
 
 def _has_ranks(path: Path) -> bool:
@@ -50,6 +65,15 @@ class _Layout:
         self._document = document
         self._path = path
         self._notes: list[str] = []
+
+    def read_sizes(self) -> dict[str, int]:
+        """Its own sizes by axis, without what the file leaves open.
+
+        Raises:
+            PlanInvalid: a size is not a number.
+        """
+        read = {axis: self._own_size(names) for axis, names in keys.SIZES.items()}
+        return {axis: size for axis, size in read.items() if size is not None}
 
     def read(self) -> Section:
         """The layout.
@@ -138,9 +162,17 @@ class _Layout:
         is_engine = bool(set(keys.ENGINE_PLACES) & {part.lower() for part in self._path})
         if not is_engine and inside.isdisjoint(keys.ENGINE_KEYS):
             sharded = inside.isdisjoint((*keys.SIZES["tensor"], *keys.SIZES["pipeline"]))
-            return "" if sharded else "megatron"
+            return "" if sharded or self._is_fsdp() else "megatron"
         said = [self._document.at((*self._path, name)) for name in ("rollout_backend", "name")]
         return "sglang" if "sglang" in (*said, *self._path) else "vllm"
+
+    def _is_fsdp(self) -> bool:
+        """Whether the nearest mapping that names the training backend names FSDP."""
+        for scope in self._scopes():
+            said = [self._value(place) for place in _places(scope, keys.TRAINING_BACKEND)]
+            if named := [one.lower() for one in said if isinstance(one, str)]:
+                return all(one.startswith("fsdp") for one in named)
+        return False
 
     def _ranks(self) -> dict[str, Any]:
         said = {

@@ -26,11 +26,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uneven_pipeline: bool = False
 
 
-def model_faults(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
+def model_faults(model: Model, cuts: Mapping[str, int], framework: str = "") -> list[Fault]:
     """Faults where the sizes do not divide a model.
 
     Args:
         cuts: sizes by axis: tensor, ulysses, pipeline, virtual pipeline, expert.
+        framework: who cuts it: some pad what does not divide.
     """
     facts = {
         name: getattr(model, name) for name in Model.__struct_fields__ if name != "uneven_pipeline"
@@ -46,17 +47,27 @@ def model_faults(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
     ]
     if senseless:
         return senseless
-    return [*_heads(model, cuts), *_key_value_heads(model, cuts), *_widths(model, cuts),
+    return [*_heads(model, cuts, framework), *_key_value_heads(model, cuts), *_widths(model, cuts),
             *_layers(model, cuts), *_experts(model, cuts)]  # fmt: skip
 
 
-def _heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
+def _heads(model: Model, cuts: Mapping[str, int], framework: str) -> list[Fault]:
     heads, tensor, ulysses = model.num_attention_heads, cuts["tensor"], cuts["ulysses"]
     if heads is None or heads % (tensor * ulysses) == 0:
         return []
     by = f"tensor {tensor}" if ulysses == 1 else f"tensor {tensor} × ulysses {ulysses}"
     what = f"{heads} attention heads cannot be divided by {by}"
+    if framework == "neuron" and ulysses == 1:
+        padded = -(-heads // tensor) * tensor
+        what += f": they are padded to {padded}"
+        return [Fault("heads", what, _PADDED, severity="warning")]
     return [Fault("heads", what, axes=("tensor",) if ulysses == 1 else ("tensor", "ulysses"))]
+
+
+_PADDED = (
+    "NxD Inference pads by itself; in training, call neuronx_distributed.parallel_layers.pad.pad_model. The padded "
+    "heads cost memory and time."
+)
 
 
 def _key_value_heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
@@ -65,7 +76,10 @@ def _key_value_heads(model: Model, cuts: Mapping[str, int]) -> list[Fault]:
         return []
     if tensor % heads == 0:
         what = f"tensor {tensor} is more than the {heads} key/value heads: each is held by {tensor // heads} ranks"
-        advice = "vLLM, SGLang and newer Megatron-core replicate them; older Megatron-core refuses."
+        advice = (
+            "vLLM, SGLang and newer Megatron-core replicate them; Neuron does, with kv_size_multiplier "
+            f"{tensor // heads}; older Megatron-core refuses."
+        )
         return [Fault("key/value heads", what, advice, severity="warning")]
     what = (
         f"{heads} key/value heads cannot be divided by tensor {tensor}, nor spread evenly over it"

@@ -168,7 +168,7 @@ def _faults(plan: Plan, world: int | None) -> list[Fault]:
         *faults,
         *_pipeline_faults(plan),
         *_spanning(plan, world),
-        *model_faults(_as_cut(plan), _cuts(plan)),
+        *model_faults(_as_cut(plan), _cuts(plan), plan.framework),
     ]
 
 

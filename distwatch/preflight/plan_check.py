@@ -7,13 +7,14 @@ import os
 import msgspec
 
 from distwatch.agent.initialization.environment import Launched, backend_unavailable
-from distwatch.preflight.accelerators import backend_findings, host_gpus
+from distwatch.preflight.accelerators import NO_GPU_VISIBLE, backend_findings, host_gpus
 from distwatch.preflight.plan import Plan, validate
 from distwatch.preflight.rank_groups import Axis, axes_of
 from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
 from distwatch.state.advice import ONE_RANK_PER_GPU
 from distwatch.state.finding import Finding
+from distwatch.state.identity import identify
 from distwatch.state.rank_sets import agree
 from distwatch.state.steps import COLLECTIVE
 
@@ -80,11 +81,17 @@ def _machine(plan: Plan) -> list[Finding]:
         what = f"{local} ranks will run on each host, but this one has {gpus} GPU{'s' if gpus > 1 else ''}"
         found.append(backend_unavailable(what, ONE_RANK_PER_GPU, source="proc"))
     several = (plan.nodes or 1) > 1 or (local or 0) < (plan.ranks or 0)
-    return [_perhaps_elsewhere(finding) for finding in found] if several else found
+    return [_perhaps_elsewhere(one) if several or _lacks_only_gpus(one) else one for one in found]
+
+
+def _lacks_only_gpus(finding: Finding) -> bool:
+    """Whether this host has no GPU, and no launcher has started us on it: jobs may only be submitted here."""
+    no_gpu = any(one.text == NO_GPU_VISIBLE for one in finding.evidence) and host_gpus() == 0
+    return no_gpu and identify(os.environ).launcher == "unknown"
 
 
 def _perhaps_elsewhere(finding: Finding) -> Finding:
-    """A plan for several hosts may be checked on a host that runs no rank."""
+    """A plan may be checked on a host that runs no rank."""
     advice = f"{finding.advice} Ignore this where this host runs no rank."
     return msgspec.structs.replace(finding, severity="warning", confidence=0.6, advice=advice)
 

@@ -28,6 +28,7 @@ RANKS_PER_NODE = (
     "actor_num_gpus_per_node", "devices",
 )  # fmt: skip
 BACKEND = ("distributed_backend",)
+TRAINING_BACKEND = ("training_backend", "train_backend", "strategy")
 TIMEOUT_MINUTES = ("distributed_timeout_minutes",)
 TIMEOUT_SECONDS = ("nccl_timeout", "distributed_timeout_seconds")
 ORDER = ("order", "parallel_order")
@@ -59,5 +60,6 @@ ENGINE_EXPERT = ("sglang_expert_parallel_size", "sglang_ep_size")
 COLOCATED = ("colocate",)
 ENGINE_PLACES = ("rollout", "vllm", "sglang", "generation")
 ENGINE_KEYS = ("gpu_memory_utilization", "mem_fraction_static", "rollout_backend")
+CONVERTER = "convert"
 NO_RANKS = ("convert", "ckpt", "checkpoint", "export")
 """Layouts under keys with these words say how files are sharded; no rank runs by them."""

@@ -25,6 +25,8 @@ def fit_together(sections: Iterable[Section]) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {}
     for section in sections:
         found.setdefault(section.name, []).extend(_placed_outside(section))
+        if not section.plan.is_engine:
+            found[section.name].extend(_converted_otherwise(section))
     training = _trained(sections)
     for engines in (section for section in sections if section.plan.is_engine):
         if training is not None:
@@ -54,6 +56,25 @@ def _placed_outside(section: Section) -> Iterable[Finding]:
             summary=f"{section.name} is placed on accelerators {format_ranks(beyond)}, but the cluster has "
             f"{section.capacity} (0-{section.capacity - 1})",
             advice="Place it on accelerators that exist, or add nodes to the cluster.",
+        )
+
+
+def _converted_otherwise(section: Section) -> Iterable[Finding]:
+    """The converter's sizes, against those of the ranks that load its checkpoints."""
+    told = [
+        f"{axis} {size} and {ours}"
+        for axis, size in section.converted.items()
+        if (ours := getattr(section.plan, axis)) not in (None, size)
+        and axis not in section.undecided
+    ]
+    if told:
+        yield Finding(
+            code="group.layout_disagrees",
+            severity="warning",
+            summary=f"the converter writes checkpoints for other sizes than {section.name} loads them with: "
+            f"{'; '.join(told)}",
+            advice="Give the converter the sizes of training, unless the checkpoint's format can be cut anew while "
+            "it is loaded (torch_dist can, Megatron's older format cannot).",
         )
 
 

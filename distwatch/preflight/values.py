@@ -23,6 +23,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
         notes: what else the file leaves open, and where facts came from.
         accelerators: numbers of the cluster's accelerators that it is placed on; () where nothing says.
         capacity: accelerators of the whole cluster, where that is known.
+        converted: by axis, the sizes for which a converter of the same component writes its checkpoints.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     accelerators: tuple[int, ...] = ()
     capacity: int | None = None
+    converted: dict[str, int] = {}
 
 
 def whole(document: Document, place: Path, value: Any) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.preflight.accelerators import host_gpus
 from tests.cli.runs import distwatch
 
 TWO_LAYOUTS = """
@@ -97,6 +98,15 @@ def test_a_models_heads_against_the_tensor_size(tmp_path: Path) -> None:
     assert "28 attention heads cannot be divided by tensor 8" in done.stdout
     assert "It would work with tensor 1, 2 or 4." in done.stdout
     assert "each is held by 2 ranks" in done.stdout
+
+
+def test_nccl_on_a_login_node_is_a_warning_and_in_a_launched_job_an_error() -> None:
+    if host_gpus() != 0:
+        pytest.skip("this machine has a GPU, or one that cannot be counted")
+    for launched, code in (({}, 0), ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}, 3)):
+        done = distwatch("check", "--world-size", "2", "--backend", "nccl", **launched)
+        assert done.returncode == code, done.stdout
+        assert "no GPU is visible" in done.stdout
 
 
 def test_what_this_machine_lacks() -> None:

@@ -208,3 +208,17 @@ def test_groups_of_a_huge_world_are_not_built_beforehand() -> None:
     (data,) = axes_of(Plan(), 100_000_000)
     assert data == Axis(name="data", size=100_000_000, stride=1, count=1)
     assert next(data.groups())[-1] == 99_999_999
+
+
+def test_neuron_pads_attention_heads_and_replicates_key_value_heads() -> None:
+    plan = Plan(
+        framework="neuron", tensor=64, world_size=64, num_attention_heads=48, num_key_value_heads=8
+    )
+    heads, key_value = validate(plan)
+    assert (heads.severity, key_value.severity) == ("warning", "warning")
+    assert (
+        heads.summary == "48 attention heads cannot be divided by tensor 64: they are padded to 64"
+    )
+    assert "kv_size_multiplier 8" in key_value.advice
+    (refused, _) = validate(msgspec.structs.replace(plan, framework="megatron"))
+    assert refused.severity == "crash"

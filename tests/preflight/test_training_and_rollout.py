@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from distwatch.preflight.foreign_layouts import foreign_sections
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.plan_against_job import JobLayout, compare_with_job, planned_layout
 from distwatch.preflight.plan_check import examine_sections
 from distwatch.preflight.plan_file import read_plans
+from distwatch.preflight.training_and_rollout import fit_together
 from distwatch.preflight.values import Section
+from distwatch.preflight.yaml_text import Document
 from distwatch.state.finding import Finding
 
 RLINF = """
@@ -137,3 +140,25 @@ def test_an_axis_of_which_not_all_groups_were_seen_is_not_compared() -> None:
     held = holds(8, tensor=4)
     partly = JobLayout(framework="megatron", world=8, layout={"tp": held.layout["tp"][:1]})
     assert compare_with_job(PLANNED, [partly]) == []
+
+
+def test_a_converter_that_writes_for_other_sizes_than_training_loads() -> None:
+    text = """
+actor:
+  model: {tensor_model_parallel_size: 4, pipeline_model_parallel_size: 2}
+  megatron:
+    ckpt_convertor: {tensor_model_parallel_size: SIZE, pipeline_model_parallel_size: 2}
+"""
+    (told,) = fit_together(foreign_sections(Document(text.replace("SIZE", "16"), "plan")))[
+        "actor.model"
+    ]
+    assert (told.code, told.severity) == ("group.layout_disagrees", "warning")
+    assert "than actor.model loads them with: tensor 16 and 4" in told.summary
+    assert not fit_together(foreign_sections(Document(text.replace("SIZE", "4"), "plan")))
+
+
+def test_a_file_that_names_fsdp_is_not_megatrons() -> None:
+    text = "actor:\n  training_backend: NAME\n  model: {tensor_model_parallel_size: 2}\n"
+    for name, framework in (("fsdp", ""), ("megatron", "megatron")):
+        (section,) = foreign_sections(Document(text.replace("NAME", name), "plan"))
+        assert section.plan.framework == framework
