@@ -123,3 +123,21 @@ def write_whole(path: str, content: bytes) -> None:
     except BaseException:
         os.unlink(fresh)
         raise
+
+
+def write_to_pipe(path: str, content: bytes) -> None:
+    """Writes a few bytes to a named pipe of this user that somebody reads; never waits for a reader.
+
+    Raises:
+        OSError: there is no reader or no room, or it is not a pipe, a link, or another user's.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | _GUARDED)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISFIFO(status.st_mode):
+            raise FileRefused(f"{path} is not a named pipe")
+        if status.st_uid != os.getuid():
+            raise FileRefused(f"{path} is a pipe of uid {status.st_uid}, not of uid {os.getuid()}")
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)

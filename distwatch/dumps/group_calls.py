@@ -42,14 +42,20 @@ class GroupCalls(msgspec.Struct, frozen=True, kw_only=True):
         unfinished = [entry for entry in collectives if not entry.over]
         enqueued = self.newest_collective
         completed = min((entry.seq for entry in unfinished), default=enqueued + 1) - 1
+        started = -1
         if self.status is not None and not self.has_p2p:
             # The status continues where the ring has dropped entries, and has what NCCL's states lack.
             enqueued = max(enqueued, self.status.last_enqueued_collective)
             completed = max(completed, self.status.last_completed_collective)
+            started = self.status.last_started_collective
         changed = min((entry.time_created_ns for entry in unfinished), default=0)
         changed = changed or max((entry.time_created_ns for entry in self.entries), default=0)
         return ev.GroupProgress(
-            pg_name=self.group[0], enqueued=enqueued, completed=completed, changed_ns=changed
+            pg_name=self.group[0],
+            enqueued=enqueued,
+            completed=completed,
+            changed_ns=changed,
+            started=started,
         )
 
     def newest(self, most: int) -> list[Entry]:

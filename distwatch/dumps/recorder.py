@@ -77,6 +77,7 @@ class Status(msgspec.Struct, frozen=True):
     """A group's progress by its newest numbers; -1 where there was none."""
 
     last_enqueued_collective: Int = -1
+    last_started_collective: Int = -1
     last_completed_collective: Int = -1
 
 

@@ -113,6 +113,7 @@ class FlightRecorder:
             enqueued=only(name, int(numbers.get("last_enqueued_collective", -1))),
             completed=only(name, int(numbers.get("last_completed_collective", -1))),
             p2p=self._counts.p2p.get(name, -1),
+            started=only(name, int(numbers.get("last_started_collective", -1))),
         )
 
     def _since(self, progress: GroupProgress) -> GroupProgress:

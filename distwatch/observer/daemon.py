@@ -27,7 +27,7 @@ from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.log_looks import LogLooks
-from distwatch.observer.looks.ras_looks import RasLooks
+from distwatch.observer.looks.nccl_looks import NcclLooks
 from distwatch.observer.looks.rendezvous_looks import RendezvousLooks
 from distwatch.observer.looks.tracking import Tracking
 from distwatch.probes.devices import Devices
@@ -85,7 +85,7 @@ class Observer:
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self.logs = LogLooks(self.recording, self._judge_soon)
         self.rendezvous = RendezvousLooks(self.recording, self._judge_soon)
-        self.ras = RasLooks(self.recording, self._judge_soon)
+        self.nccl = NcclLooks(self.recording, self.tracking, self.state, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices(), Ports())
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._intake = Intake(
@@ -153,6 +153,7 @@ class Observer:
             self._intake.take_last_words({tracked.key for tracked in ended})
             self.endpoints.look_again([tracked.key for tracked in ended], self.state)
             self.cluster.look_soon()
+            self.nccl.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
             closely = self._is_pressed or self.inspection.from_outside
             self.tracking.sample(closely=closely or bool(self._suspicion(WATCHED_SHARE)))
@@ -236,11 +237,12 @@ class Observer:
             look = self.inspection.begin("the observer ends", self._intake.sockets())
             # A SIGTERM is usually followed by a SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
+        await self.nccl.look_last(LAST_LOOK_WITHIN_S)
         self.endpoints.close()
         await self.rendezvous.close()
         await self.logs.close()
         self.cluster.close()
-        self.ras.close()
+        self.nccl.close()
         self._host_looks.close()
         try:
             self._intake.take_last_words()
@@ -277,7 +279,8 @@ class Observer:
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True
-        self._ask_ras(why)
+        largest = next(iter(self.judge.cases), None)
+        self.nccl.consider(why, largest, leaf=self.judge.of_one_host)
         sockets = self._intake.sockets() if why else {}
         look = None
         # The results of the last look at very many ranks are taken in first.
@@ -303,16 +306,6 @@ class Observer:
             self._keep_waits = time.monotonic() - began > APART_S
             if not self._keep_waits:
                 self._keep()
-
-    def _ask_ras(self, why: str) -> None:
-        """One process answers for all hosts: of several observers, the root asks, or the one beside rank 0."""
-        largest = self.judge.cases[0] if self.judge.cases else None
-        first_here = largest is not None and 0 in largest.job.ranks_on(self._host)
-        if self.judge.of_one_host and not first_here:
-            return
-        pids = [tracked.pid for tracked in self.tracking.living() if tracked.role != "launcher"]
-        groups = largest.groups if largest is not None else []
-        self.ras.consider(why, pids, on_nccl=any("nccl" in view.backend for view in groups))
 
     def _keep(self) -> None:
         self._keep_waits = False

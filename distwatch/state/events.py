@@ -1,12 +1,13 @@
 """Everything that can be written to a journal: frozen facts in the past tense, and their bytes.
 
 An agent writes about its own process (`process_events`, `group_events`); an observer writes what it
-sees from outside (`observer_events`, `endpoint_events`, `hardware_events`, `ray_events`). Times are CLOCK_MONOTONIC
-nanoseconds of the host; they are in the frame, not in the event.
+sees from outside (`observer_events`, `endpoint_events`, `hardware_events`, `dump_events`,
+`ray_events`). Times are CLOCK_MONOTONIC nanoseconds of the host; they are in the frame, not in the event.
 """
 
 # ruff: noqa: F403  # every event, and every part of one, is available here
 from distwatch.state.codec import *
+from distwatch.state.dump_events import *
 from distwatch.state.endpoint_events import *
 from distwatch.state.event import *
 from distwatch.state.group_events import *

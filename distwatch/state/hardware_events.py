@@ -85,6 +85,10 @@ class PortErrorSeen(Event, frozen=True, kw_only=True):
     decides: bool = True
 
 
+RAS = "NCCL's RAS"
+"""The service that counts for the processes of a job what each has launched."""
+
+
 class Communicator(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How many operations the ranks of one NCCL communicator have launched, by NCCL's own count."""
 

@@ -95,6 +95,8 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     last_output: str = ""
     """The last line that it wrote to its log, where that is known."""
     error_file: ev.ErrorFileRead | None = None
+    recorder_file: ev.RecorderFileRead | None = None
+    """The newest dump that its flight recorder left in a file."""
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 

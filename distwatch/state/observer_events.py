@@ -92,6 +92,8 @@ class GroupProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     changed_ns: int = 0
     """When either number last changed, as the agent's thread saw it (at most one beat late)."""
     p2p: int = -1
+    started: int = -1
+    """The newest whose kernel runs; only NCCL's recorder says it, and only where torch times its events."""
 
     @property
     def in_flight(self) -> bool:

@@ -15,7 +15,7 @@ from distwatch.state.bounds import LONG_LIST, MOST_LISTED
 from distwatch.state.event import register
 from distwatch.state.loads import LoadArguments
 from distwatch.state.model import CLOSED_STEPS_KEPT, Group, ModelLoad, Process, Step
-from distwatch.state.recorder_entries import Collective
+from distwatch.state.recorder_entries import completed_in
 from distwatch.state.steps import LOAD
 
 E = TypeVar("E", bound=ev.Event)
@@ -259,21 +259,7 @@ def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
 @_folds(ev.CollectivesDumped)
 def _collectives_dumped(process: Process, _: int, event: ev.CollectivesDumped) -> None:
     process.collectives = event
-    process.retired = _retired(event.entries)
-
-
-def _retired(entries: tuple[Collective, ...]) -> dict[str, int]:
-    newest: dict[str, int] = {}
-    first_open: dict[str, int] = {}
-    for entry in entries:
-        if entry.is_p2p:
-            continue
-        name, seq = entry.pg_name, entry.seq
-        if seq > newest.get(name, -1):
-            newest[name] = seq
-        if not entry.over:
-            first_open[name] = min(first_open.get(name, seq), seq)
-    return newest | {name: seq - 1 for name, seq in first_open.items()}
+    process.retired = completed_in(event.entries)
 
 
 @_folds(ev.ExceptionUncaught)

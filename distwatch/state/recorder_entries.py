@@ -59,6 +59,21 @@ class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return is_over(self.retired, self.state)
 
 
+def completed_in(entries: tuple[Collective, ...]) -> dict[str, int]:
+    """By group, the number up to which its collectives are over."""
+    newest: dict[str, int] = {}
+    first_open: dict[str, int] = {}
+    for entry in entries:
+        if entry.is_p2p:
+            continue
+        name, seq = entry.pg_name, entry.seq
+        if seq > newest.get(name, -1):
+            newest[name] = seq
+        if not entry.over:
+            first_open[name] = min(first_open.get(name, seq), seq)
+    return newest | {name: seq - 1 for name, seq in first_open.items()}
+
+
 class PackedEntries(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Entries by kind; the number and time of each, minus those of the previous entry."""
 

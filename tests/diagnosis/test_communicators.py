@@ -58,7 +58,9 @@ class NcclJob(RecordedJob):
             )  # fmt: skip
             self.see(at, seen)
 
-    def run_on_nccl(self, *ranks: int, enqueued: int, completed: int, changed: float) -> None:
+    def run_on_nccl(
+        self, *ranks: int, enqueued: int, completed: int, changed: float, started: int = -1
+    ) -> None:
         """Ranks with distwatch in a default group on NCCL, with their pulses of now."""
         for rank in ranks:
             self.start(rank)
@@ -67,7 +69,15 @@ class NcclJob(RecordedJob):
                 pg_name="0", pg_desc="default_pg", backend="nccl", members=tuple(range(self.world))
             )
             self.say(rank, 1.0, group)
-            self.pulse(rank, at=60.0, groups={"0": (enqueued, completed, changed)})
+            progress = ev.GroupProgress(
+                pg_name="0",
+                enqueued=enqueued,
+                completed=completed,
+                changed_ns=int(changed * SECOND),
+                started=started,
+            )
+            pulse = ev.Pulse(beat=1, beat_ns=int(60.0 * SECOND), groups=(progress,))
+            self.see(60.0, ev.PulseRead(process=self.key(rank), pulse=pulse))
         self.see(60.0, ev.Ticked(host=HOST))
 
 
@@ -196,3 +206,19 @@ def test_the_state_itself_stays_as_it_was() -> None:
     before = msgspec.json.encode(job.state.processes[job.key(0)])
     Job(job.state)
     assert msgspec.json.encode(job.state.processes[job.key(0)]) == before
+
+
+def test_what_ras_does_not_count_as_started_is_no_device_that_is_behind() -> None:
+    """All have launched the call, and those that say it have started it."""
+    job = NcclJob(4, single_node=False)
+    job.run_on_nccl(0, 1, enqueued=50, completed=49, changed=30.0, started=50)
+    job.answer(60.0, ("0xaa", ALL, [50, 50, 50, 50]), since=35.0)
+    assert not {2, 3} & set(root(judged(job)).culprit_ranks)
+
+
+def test_a_rank_whose_kernel_has_not_started_is_behind_by_the_pulse_alone() -> None:
+    job = NcclJob(4)
+    job.run_on_nccl(0, 1, 3, enqueued=50, completed=49, changed=30.0, started=50)
+    job.run_on_nccl(2, enqueued=50, completed=49, changed=30.0, started=49)
+    finding = only_root(job, "collective.device_behind", 2)
+    assert set(finding.waiting_ranks) == {0, 1, 3}

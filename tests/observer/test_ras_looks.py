@@ -8,11 +8,12 @@ import pytest
 
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks import ras_looks
-from distwatch.observer.looks.ras_looks import RAS, RasLooks
+from distwatch.observer.looks.ras_looks import RasLooks
 from distwatch.observer.targets.runs import load_state
 from distwatch.probes.ras import NoAnswer, RasListener
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
+from distwatch.state.hardware_events import RAS
 from tests.doubles.ras_server import CommDouble, RasDouble, RasServerDouble
 
 

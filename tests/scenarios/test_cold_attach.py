@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,10 +16,11 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
-from tests.support.ranks import REPOSITORY, free_port, launch_ranks
+from distwatch.state.finding import Finding
 from tests.support.ranks import Job as RealJob
+from tests.support.ranks import free_port, launch_ranks
 
-SECOND_ANSWER_WITHIN_S = 60.0
+KNOWN_WITHIN_S = 60.0
 
 
 class Cold(NamedTuple):
@@ -88,22 +90,48 @@ async def test_a_communicator_of_nccl_is_named_where_a_rank_answers_for_its_job(
         2,
         without_distwatch=(0, 1),
         args=(str(port), "1"),
-        env={"NCCL_RAS_ADDR": f"localhost:{port}", "PYTHONPATH": str(REPOSITORY)},
+        env={"NCCL_RAS_ADDR": f"localhost:{port}"},
     ) as job:
         job.wait_step("stalled", {1})
-        source = resolve(str(job.launched[0].pid), job.root).source()
-        await source.open()
-        try:
-            await asyncio.wait_for(until_counted(source), SECOND_ANSWER_WITHIN_S)
-            (finding, *_) = diagnose(source.state)
-            assert finding.culprit_ranks == (1,), finding
-            assert "all_reduce #9001 of NCCL communicator" in finding.summary
-        finally:
-            await source.close()
+        finding, _ = await with_groups(job)
+        assert finding.culprit_ranks == (1,), finding
+        assert "all_reduce #9001 of NCCL communicator" in finding.summary
 
 
-async def until_counted(source: RunSource) -> None:
-    """Two answers have shown the same counts, so that the rank that waits has a group."""
-    while not any(process.groups for process in Job(source.state).ranks.values()):
+async def test_a_watchdog_is_asked_for_its_dump(tmp_path: Path) -> None:
+    """A double of torch's watchdog writes the real recorder's dump: gloo has no such thread."""
+    with launch_ranks(
+        "dumps_on_request",
+        2,
+        without_distwatch=(0, 1),
+        env={
+            "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(tmp_path / "ask_"),
+            "TORCH_FR_DUMP_TEMP_FILE": str(tmp_path / "dump_"),
+            "TORCH_FR_BUFFER_SIZE": "100",
+        },
+    ) as job:
+        job.wait_step("stalled", {1})
+        finding, seen = await with_groups(job)
+        assert finding.culprit_ranks == (1,), finding
+        (wait,) = seen.waits
+        assert (wait.global_rank, wait.seq, wait.members) == (0, 4, (0, 1))
+
+
+async def with_groups(job: RealJob) -> tuple[Finding, Job]:
+    """The root as a viewer from outside comes to see it, and the job, once the ranks' groups are known."""
+    source = resolve(str(job.launched[0].pid), job.root).source()
+    await source.open()
+    try:
+        await asyncio.wait_for(until_groups_are_known(source), KNOWN_WITHIN_S)
+        return diagnose(source.state)[0], Job(source.state)
+    finally:
+        await source.close()
+
+
+async def until_groups_are_known(source: RunSource) -> None:
+    """Those of all ranks, with a verdict: files and answers come one after the other."""
+    while not all(process.groups for process in Job(source.state).ranks.values()) or not any(
+        finding.blocks for finding in diagnose(source.state)
+    ):
         await source.wait(0.25)
         await source.poll()

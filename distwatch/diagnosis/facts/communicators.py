@@ -17,11 +17,11 @@ from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state import events as ev
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.frames import process_key
+from distwatch.state.hardware_events import RAS
 from distwatch.state.identity import Identity
 from distwatch.state.model import Group, Process, RunState, Sighting
 from distwatch.state.recorder_entries import Collective
 
-RAS = "NCCL's RAS"
 DEAD_WORDS = f"{RAS} considers it dead: it no longer answers"
 APART_S = 4.5
 """Counts that are the same in two answers so far apart do not move."""

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 import msgspec
 
 from distwatch.state.events import GroupProgress
+from distwatch.state.hardware_events import RAS
 from distwatch.state.model import Group, Process
 from distwatch.state.recorder_entries import Collective
 
@@ -206,6 +207,8 @@ class DeviceTimeline:
                 (passed if done >= seq else queued).append(rank)
         works = [self._stands[rank] for rank in at]
         some_started = any(work.started for work in works)
+        # RAS does not say what has started.
+        silent = {rank for rank in at if self._recorder(rank) == RAS}
         return Meeting(
             pg_name=pg_name,
             members=members,
@@ -219,9 +222,13 @@ class DeviceTimeline:
             unstarted=tuple(
                 rank
                 for rank, work in zip(at, works, strict=True)
-                if not work.started and (some_started or work.timed)
+                if not work.started and (some_started or work.timed) and rank not in silent
             ),
         )
+
+    def _recorder(self, rank: int) -> str:
+        pulse = self._ranks[rank].outside.pulse
+        return pulse.recorder if pulse is not None else ""
 
     @cached_property
     def behind(self) -> frozenset[int]:
@@ -302,7 +309,7 @@ def _pending(process: Process, groups: dict[str, Group], wall_offset: int) -> li
     for entry in process.collectives.entries if process.collectives else ():
         group = groups.get(entry.pg_name)
         if group is not None and not entry.over and not _has_completed(entry, progress):
-            works.append(_work(entry, group, wall_offset))
+            works.append(_work(entry, group, progress.get(entry.pg_name), wall_offset))
     known = {work.pg_name for work in works if not work.is_p2p}
     # What was called since the entries were read, or without them: only its number is known.
     for name, told in progress.items():
@@ -317,7 +324,8 @@ def _has_completed(entry: Collective, progress: Mapping[str, GroupProgress]) -> 
     return not entry.is_p2p and told is not None and entry.seq <= told.completed
 
 
-def _work(entry: Collective, group: Group, wall_offset: int) -> Work:
+def _work(entry: Collective, group: Group, told: GroupProgress | None, wall_offset: int) -> Work:
+    counted = told is not None and not entry.is_p2p and told.started >= entry.seq
     peer = _PEER.search(entry.op) if entry.is_p2p else None
     place = int(peer[2]) if peer else -1
     return Work(
@@ -327,7 +335,7 @@ def _work(entry: Collective, group: Group, wall_offset: int) -> Work:
         op=entry.op,
         peer=group.members[place] if 0 <= place < len(group.members) else -1,
         is_p2p=entry.is_p2p,
-        started=entry.state == "started",
+        started=counted or entry.state == "started",
         timed=entry.timed and not entry.is_p2p,
         entered_ns=entry.created_wall_ns - wall_offset,
         timeout_s=entry.timeout_ms / 1000 if entry.timeout_ms else group.timeout_s,
@@ -339,6 +347,7 @@ def _counted(told: GroupProgress, group: Group, seq: int) -> Work:
         pg_name=told.pg_name,
         members=group.members,
         seq=seq,
+        started=told.started >= seq,
         entered_ns=told.changed_ns,
         timeout_s=group.timeout_s,
     )

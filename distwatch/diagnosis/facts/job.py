@@ -14,6 +14,7 @@ from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits
 from distwatch.diagnosis.facts.ray_view import RayView
+from distwatch.diagnosis.facts.recorder_files import with_recorder_files
 from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.torch_frames import (
     COLLECTIVE_FRAMES,
@@ -86,7 +87,7 @@ class Job:
         if world is None:
             world = next(iter(worlds_of(state)), ())
         self.processes = world
-        known = ranks_of(world)
+        known = with_recorder_files(ranks_of(world), state)
         self.claims = claims_of(world)
         self.world = size_of(known)
         self.ranks = with_communicators(known, self.world, state)

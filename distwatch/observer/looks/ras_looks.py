@@ -17,13 +17,13 @@ from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.probes.ras import NoAnswer, ask_status, find_listeners
 from distwatch.state.events import Communicator, CommunicatorsSeen
+from distwatch.state.hardware_events import RAS
 
 PAUSES_S = (5.0, 15.0, 30.0, 60.0)
 """Between the first two answers; and so on."""
 QUIET_AFTER_S = 60.0
 _TRIES = 4
 """Connections: each may come to another process that shares the port, or to one that is stopped."""
-RAS = "NCCL's RAS"
 _MOST_STILL = 65_536
 
 

@@ -9,13 +9,13 @@ import msgspec
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.communicators import RAS
 from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.device_queues import Meeting
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.hardware_events import RAS
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 
