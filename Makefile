@@ -18,7 +18,7 @@ GPU_VENV := .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 TEST_TOOLS := 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1' 'pytest-xdist[psutil]>=3.6' 'hypothesis>=6.100'
 
-.PHONY: demo test test-sglang test-torch test-gpu check bench soak clean
+.PHONY: demo test test-sglang test-torch test-gpu check bench soak pictures clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
@@ -99,6 +99,10 @@ bench: $(STAMP)
 # Kills, damaged inputs and hostile connections, for some twenty minutes; a short form runs with the tests.
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
+
+# The pictures of README and docs, of a demo run that hangs; needs a Chromium.
+pictures: $(STAMP)
+	$(BIN)/python tools/pictures.py
 
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sized
 
+import msgspec
+
 from distwatch.report.document import Report, hosts_text, reasons_unobserved, since_text
 from distwatch.report.matrix import Matrix, build_matrix
 from distwatch.report.model_text import load_lines
+from distwatch.report.picture_text import strips_text, waits_text
 from distwatch.report.timeline import folded
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import words_of
@@ -20,6 +23,7 @@ from distwatch.visible_text import shorten
 
 LIMIT = 65_000
 _GRID_ROWS = 64
+_OPEN_RANKS = 32
 _EVENT = 240
 _FUNCTION = 160
 """Characters of a function's name in a tree: a C++ template's may have thousands."""
@@ -72,12 +76,13 @@ def fence(lines: Iterable[str]) -> list[str]:
 
 def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[str]:
     yield from _verdict(report)
+    yield from _pictures(report)
     suspicion = report.verdict.suspicion
     for finding in (*filter(None, (suspicion,)), *report.findings):
         role = "suspected" if finding is suspicion else finding.role
         yield from _finding(finding, role, report.verdict.sentence, shares["evidence"])
     progress = "Ranks in groups: the collective that each is in, or its last one"
-    yield from _section("Ranks", _ranks(report, shares["ranks"]))
+    yield from _ranks_section(report, shares["ranks"])
     ray = _ray(report, shares["ranks"])
     yield from _section("Ray: what waits, was restarted, failed or died", ray)
     yield from _section(progress, _matrix(matrix))
@@ -113,6 +118,15 @@ def _verdict(report: Report) -> Iterable[str]:
     if run.versions:
         yield escape(" · ".join(f"{name} {version}" for name, version in run.versions.items()))
         yield ""
+
+
+def _pictures(report: Report) -> Iterable[str]:
+    """What a reader sees before the evidence: who waits for whom, and since when."""
+    if report.pictures is msgspec.UNSET:
+        return
+    waits, strips = list(waits_text(report.pictures.waits)), list(strips_text(report.pictures))
+    if waits or strips:
+        yield from (*fence([*waits, *([""] if waits and strips else []), *strips]), "")
 
 
 def _finding(finding: Finding, role: str, headline: str, most: int) -> Iterable[str]:
@@ -153,6 +167,16 @@ def _folded(title: str, lines: list[str]) -> Iterable[str]:
 def _more(rows: Sized, most: int, what: str) -> Iterable[str]:
     if len(rows) > most:
         yield f"\n… {len(rows) - most} more{what} …"
+
+
+def _ranks_section(report: Report, most: int) -> Iterable[str]:
+    """The table of ranks; of many, one that the reader opens."""
+    rows = list(_ranks(report, most))
+    if len(report.ranks) <= _OPEN_RANKS:
+        yield from _section("Ranks", rows)
+    else:
+        title = f"Ranks ({len(report.ranks)})"
+        yield from (f"<details><summary>{title}</summary>", "", *rows, "", "</details>", "")
 
 
 def _ranks(report: Report, most: int) -> Iterable[str]:

@@ -32,7 +32,8 @@ CALL = SpanKind("collective", "c", "good")
 WAIT = SpanKind("waits for ranks", "w", COLLECTIVE.tone)
 DATA = SpanKind("data loader", "d", "bad")
 SAVE = SpanKind("checkpoint", "s", "busy")
-BLOCKED = SpanKind("lock, file, network, sleep", "b", "bad")
+BLOCKED = SpanKind("blocked", "b", "bad")
+"""In a lock, a file, the network, a child process, or asleep."""
 STOPPED = SpanKind("stopped or frozen", "T", "bad")
 ENDED = SpanKind("ended", "x", "over")
 _STEPS = {

@@ -11,6 +11,7 @@ import pytest
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.report.document import Report, build_report
 from distwatch.report.html import render_html
+from distwatch.report.markdown import render_markdown
 from distwatch.report.stack_page import tree_parts
 from distwatch.report.wait_layout import place_boxes
 from distwatch.views.stack_tree import StackNode
@@ -56,6 +57,22 @@ def test_a_healthy_job_has_no_drawing_of_waits() -> None:
     text = render_html(report_on(healthy_job()))
     assert "Who waits for whom" not in text
     assert "All ranks" in text
+
+
+@pytest.mark.parametrize("ranks", [4, 1024])
+def test_the_first_lines_of_markdown_tell_it_all(ranks: int) -> None:
+    script = hung_job() if ranks == 4 else large_hang(ranks)
+    lines = render_markdown(report_on(script)).splitlines()
+    first = "\n".join(lines[:40])
+    culprit = 2 if ranks == 4 else ranks * 3 // 7
+    for part in (
+        f"hang: rank {culprit} waits for data", "**What to do:**", f"▶ rank {culprit}, running",
+        "data_loader.py:41 in __getitem__", "in all_reduce #", "past the deadline", "train.py:63 in train_step",
+        "wwwwwwww", "w waits for ranks", "`process.data_stall` (root", "`collective.rank_missing` (symptom",
+    ):  # fmt: skip
+        assert part in first, part
+    if ranks > 32:
+        assert f"<details><summary>Ranks ({ranks})</summary>" in lines
 
 
 def test_a_circle_goes_back_below_its_boxes() -> None:

@@ -131,9 +131,13 @@ def end_lines(process: Process) -> Iterable[Text]:
         yield Text(f"ended normally: {process.ending.reason}")
 
 
-def step_lines(process: Process, now_ns: int) -> Iterable[Text]:
-    """Its newest completed steps, then those that it is in."""
-    closed = [step for step in process.steps.values() if step.ended_ns is not None]
+def step_lines(process: Process, now_ns: int, *, outermost: bool = False) -> Iterable[Text]:
+    """Its newest completed steps, then those that it is in; or of the completed only the outermost."""
+    closed = [
+        step
+        for step in process.steps.values()
+        if step.ended_ns is not None and not (outermost and step.parent is not None)
+    ]
     for step in sorted(closed, key=lambda step: step.step)[-_CLOSED_STEPS:]:
         yield Text.assemble(("✓ " if not step.error else "✗ ", MUTED), _step(step, now_ns))
     for step in process.open_steps():

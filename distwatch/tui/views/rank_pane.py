@@ -49,7 +49,7 @@ def rank_pane(picture: Picture, global_rank: int, window: Window, width: int) ->
     lines += section("exception", list(exception_lines(process)))
     lines += section("end", list(end_lines(process)))
     lines += section(_stack_title(process, now_ns), list(_stack(picture, process)))
-    lines += section("steps", list(step_lines(process, now_ns))[-_STEPS:])
+    lines += section("steps", list(step_lines(process, now_ns, outermost=True))[-_STEPS:])
     lines += section("last operations", list(operation_lines(process, now_ns))[-_OPERATIONS:])
     lines += section("evidence", list(_evidence(picture, global_rank)))
     return join_lines(lines)
