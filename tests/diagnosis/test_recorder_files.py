@@ -10,6 +10,7 @@ import pytest
 from distwatch.dumps.imported import RankDump
 from distwatch.dumps.recorder import RecorderDump
 from distwatch.dumps.recorder_files import events_of_dumps
+from distwatch.dumps.watchdog_lines import WrittenLog, events_of_watchdog
 from distwatch.state import events as ev
 from distwatch.state.identity import Identity
 from tests.diagnosis.recorded import HOST, SECOND, RecordedJob, judged, only_root
@@ -109,3 +110,44 @@ def test_an_agent_that_says_more_and_later_is_believed() -> None:
         job.pulse(rank, at=30.0, groups={"0": (9, 9, 29.9)})
     job.tick(30.0)
     assert judged(job) == []
+
+
+def watchdog_says(rank: int, prefix: str = "") -> str:
+    """As torch 2.6 writes it, in the time zone of its host."""
+    at = f"{prefix}[E909 19:05:46.99664 ProcessGroupNCCL.cpp:607]"
+    return (
+        f"{at} [Rank {rank}] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=55, OpType=ALLREDUCE, "
+        "NumelIn=4, NumelOut=4, Timeout(ms)=600000) ran for 600021 milliseconds before timing out.\n"
+        f"{at} [PG 0 (default_pg) Rank {rank}] Timeout at NCCL work: 55, last enqueued NCCL work: 57, "
+        "last completed NCCL work: 54.\n"
+    )
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_watchdog_that_only_writes_lines_is_believed(is_shared: bool) -> None:
+    job = RecordedJob(3)
+    sight(job)
+    texts = {rank: watchdog_says(rank, f"[rank{rank}]:" if is_shared else "") for rank in (0, 2)}
+    if is_shared:
+        texts = {-1: "".join(texts.values())}
+    logs = [
+        WrittenLog(
+            path=f"/job/{rank}.log",
+            rank=None if is_shared else rank,
+            written_wall_ns=700 * SECOND,
+            content=text.encode(),
+        )
+        for rank, text in texts.items()
+    ]
+    for event in events_of_watchdog(logs, {rank: job.key(rank) for rank in range(3)}, 0):
+        job.see(701.0, event)
+    host(job, 701.0)
+    finding = judged(job)[0]
+    assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
+    assert set(finding.waiting_ranks) == {0, 2}
+    assert "#55 of default_pg" in finding.summary
+
+
+def test_a_log_in_which_no_watchdog_speaks_says_nothing() -> None:
+    log = WrittenLog(path="/job/0.log", rank=0, written_wall_ns=SECOND, content=b"step 1\nstep 2\n")
+    assert events_of_watchdog([log], {0: "a"}, 0) == []

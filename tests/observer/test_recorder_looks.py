@@ -15,9 +15,11 @@ from distwatch.observer.looks import recorder_looks
 from distwatch.observer.looks.recorder_looks import WHAT, RecorderLooks
 from distwatch.observer.looks.tracking import Tracked
 from distwatch.observer.targets.runs import load_state
+from distwatch.probes.output_files import OutputFile
 from distwatch.probes.recorder_files import RecorderFiles, ask_for_dump, newest_dump
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
+from tests.diagnosis.test_recorder_files import watchdog_says
 from tests.dumps.test_import import entry, nccl_dump
 
 KEY = "here-5.1"
@@ -34,6 +36,9 @@ class Watch:
             started_wall_ns=time.time_ns() - 60 * 10**9,
         )  # fmt: skip
         monkeypatch.setattr(recorder_looks, "recorder_files_of", lambda *_: files)
+        self.log = place / "rank0.log"
+        output = OutputFile(path=str(self.log), rank=0)
+        monkeypatch.setattr(recorder_looks, "output_files", lambda *_: [output])
         self.files = files
         self.folder = folder
         self.events: list[ev.Event] = []
@@ -146,3 +151,30 @@ def test_a_link_is_no_dump(watch: Watch, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(dump_of(1))
     watch.file.symlink_to(tmp_path / "other")
     assert newest_dump(watch.files, 0) is None
+
+
+async def test_lines_of_the_watchdog_are_read_when_a_process_has_ended(watch: Watch) -> None:
+    watch.log.write_text("step 1\n" + watchdog_says(0))
+    await watch.look()
+    assert watch.read == []
+    watch.looks.scan_soon()
+    await watch.look()
+    await watch.looks.scan()
+    (read,) = watch.read
+    assert read.path == str(watch.log)
+    assert [entry.seq for entry in read.dumped.entries] == [55]
+
+
+async def test_of_a_rank_with_a_dump_no_lines_are_read(watch: Watch) -> None:
+    watch.log.write_text(watchdog_says(0))
+    watch.leave(dump_of(1, 2))
+    watch.looks.scan_soon()
+    await watch.look()
+    assert [read.path for read in watch.read] == [str(watch.file)]
+
+
+async def test_of_a_rank_with_an_agent_no_lines_are_read(watch: Watch) -> None:
+    watch.log.write_text(watchdog_says(0))
+    watch.looks.scan_soon()
+    await watch.look(agents=(KEY,))
+    assert watch.read == []
