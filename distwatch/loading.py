@@ -29,6 +29,7 @@ from distwatch.state.quantities import bytes_text
 
 log = logging.getLogger("distwatch")
 _SMOKE_TOKENS = 4
+_NAMES_READ = 1000
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
@@ -142,7 +143,16 @@ def _machine(checkpoint: str) -> LoadingMachine:
         device_memory=_device_memory(),
         checkpoint_bytes=size,
         safetensors=safetensors,
+        beside=_beside(checkpoint),
     )
+
+
+def _beside(checkpoint: str) -> tuple[str, ...] | None:
+    """What is in the folder of a local path where nothing is; None for whatever else it may be."""
+    folder = os.path.dirname(checkpoint.rstrip("/"))
+    if not folder or os.path.exists(checkpoint) or not os.path.isdir(folder):
+        return None
+    return tuple(sorted(os.listdir(folder))[:_NAMES_READ])
 
 
 def _checkpoint_size(checkpoint: str) -> tuple[int | None, bool]:

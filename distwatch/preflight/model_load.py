@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -30,6 +31,8 @@ class LoadingMachine(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_bytes: int | None = None
     safetensors: bool = True
     """Whether the checkpoint's files are safetensors, which need no offload folder."""
+    beside: tuple[str, ...] | None = None
+    """What the folder holds in which the checkpoint would be; None where it is there, or no such folder is."""
 
 
 def load_advice(
@@ -37,6 +40,7 @@ def load_advice(
 ) -> list[Finding]:
     """Findings for arguments that will cost more than the user may know; empty where all is well."""
     return [
+        *_not_there(arguments, machine),
         *_state_dict_offload(arguments),
         *_disk_without_folder(arguments, machine),
         *_host_memory(arguments, machine, max_memory),
@@ -59,6 +63,21 @@ def rereads_offloaded(version: str) -> bool:
     """Whether this transformers reads all offloaded weights a second time (4.57 ignores the option)."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) < (4, 57)
+
+
+def _not_there(arguments: LoadArguments, machine: LoadingMachine) -> Iterable[Finding]:
+    """A mistyped path looks like a hub id, and transformers asks the hub for it again and again."""
+    if machine.beside is None:
+        return
+    folder, _, name = arguments.checkpoint.rstrip("/").rpartition("/")
+    near = difflib.get_close_matches(name, machine.beside, n=1)
+    otherwise = "Correct the path, unless it is the id of a model on the hub."
+    yield _finding(
+        "load.hub_unreachable",
+        f"there is no {arguments.checkpoint} on this machine, though there is a folder {folder}: transformers takes "
+        "it for a model of the hub, and asks for it until its attempts are used up",
+        f"Did you mean {folder}/{near[0]}?" if near else otherwise,
+    )
 
 
 def _finding(code: str, summary: str, advice: str = "") -> Finding:

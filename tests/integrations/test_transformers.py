@@ -232,6 +232,19 @@ def test_distwatch_load_advises_loads_and_tries(home: Path, checkpoint: Path) ->
     assert len(events_of(home, ev.ModelPlaced)) == 1
 
 
+def test_distwatch_load_names_the_folder_that_was_meant(home: Path, checkpoint: Path) -> None:
+    mistyped = f"{checkpoint}x"
+    source = (
+        "import logging, distwatch; logging.basicConfig(format='%(message)s')\n"
+        f"try: distwatch.load({mistyped!r})\n"
+        "except Exception as error: print(type(error).__name__)\n"
+    )
+    done = run(home, source)
+    assert done.stdout.strip(), "transformers' own error is passed on"
+    assert f"there is no {mistyped} on this machine" in done.stderr
+    assert f"Did you mean {checkpoint}?" in done.stderr
+
+
 def test_a_look_that_fails_is_not_what_the_load_fails_by(home: Path, checkpoint: Path) -> None:
     source = (
         "import distwatch, distwatch.loading as loading\n"

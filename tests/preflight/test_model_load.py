@@ -87,3 +87,17 @@ def test_sound_arguments_need_no_advice(
     arguments: dict[str, Any], machine: dict[str, Any], max_memory: dict[Any, Any]
 ) -> None:
     assert advised(arguments, machine, max_memory) == []
+
+
+def test_a_path_that_is_not_there_is_told_before_the_hub_is_asked() -> None:
+    arguments = LoadArguments(checkpoint="models/lama-7b")
+    machine = LoadingMachine(beside=("llama-7b", "opt"))
+    (finding,) = load_advice(arguments, machine, {})
+    assert (finding.code, finding.severity) == ("load.hub_unreachable", "warning")
+    assert finding.summary.startswith("there is no models/lama-7b on this machine")
+    assert finding.advice == "Did you mean models/llama-7b?"
+    (unlike,) = load_advice(arguments, LoadingMachine(beside=()), {})
+    assert "Correct the path" in unlike.advice
+    assert not load_advice(arguments, LoadingMachine(), {}), (
+        "an id of the hub, or a folder that is there"
+    )
