@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from distwatch.agent.guard import error_text
+from distwatch.agent.initialization.steps import positive_seconds
 from distwatch.errors import PlanInvalid
 from distwatch.foreign_files import read_named
 from distwatch.integrations.frameworks.framework import accepted, framework_of
@@ -56,7 +57,8 @@ def build_sglang_runner(
         batch_size: sequences of one side; the runner is sized for twice as many.
         context_length: tokens of a sequence; default: the model's own, at most 2048.
         device: cuda, cpu, …; default: what torch finds.
-        deadlines: as for `distwatch.initialize`.
+        deadlines: as for `distwatch.initialize`; besides, `load` for ServerArgs, ModelConfig and ModelRunner
+            (default: `load` of DISTWATCH_DEADLINES) and `runner` for ModelRunner alone.
         server_args: further fields of SGLang's `ServerArgs`, which override the defaults.
 
     Raises:
@@ -66,30 +68,31 @@ def build_sglang_runner(
     framework_of("sglang")
     server = _import("sglang.srt.server_args")
     place = device or _device()
-    with _step("ServerArgs", model_path):
+    limits, ours = _limits(deadlines)
+    with _step("ServerArgs", model_path, ours.get("load")):
         wanted = mezo_defaults(model_path, batch_size, context_length, place)
         wanted |= {"tp_size": tensor, "pp_size": pipeline}
         args = _server_args(server.ServerArgs, model_path, wanted, server_args)
     backend = "gloo" if place == "cpu" else None
-    world = held_world() or initialize(backend, deadlines=deadlines)
+    world = held_world() or initialize(backend, deadlines=limits)
     _check_sizes(args, world)
     outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
     if "sglang" in world.layouts:
         # Groups of other sizes are rejected before anything is published for them.
-        _build_groups(world, backend, args, deadlines)
+        _build_groups(world, backend, args, limits)
         if not outside:
             world.release("sglang")
     if outside:
         _publish(args, world)
-        _build_groups(world, backend, args, deadlines)
+        _build_groups(world, backend, args, limits)
         _initialize_attention(args)
-    with _step("ModelConfig", model_path):
+    with _step("ModelConfig", model_path, ours.get("load")):
         config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
-    with _step(RUNNER, model_path):
+    with _step(RUNNER, model_path, ours.get("runner", ours.get("load"))):
         runner = _runner(args, config, world)
     if not outside:
         # This version's runner has built the groups itself: they are used unchanged.
-        _build_groups(world, backend, args, deadlines)
+        _build_groups(world, backend, args, limits)
     return runner
 
 
@@ -156,11 +159,24 @@ def missing_state() -> list[str]:
 # ---- the steps ---------------------------------------------------------------------------------
 
 
+def _limits(deadlines: Mapping[str, float] | None) -> tuple[dict[str, float], dict[str, float]]:
+    """The deadlines of `initialize`, and those of the steps here."""
+    limits = dict(deadlines or {})
+    return limits, {
+        n: positive_seconds(n, limits.pop(n)) for n in ("load", "runner") if n in limits
+    }
+
+
 @contextlib.contextmanager
-def _step(name: str, model_path: str) -> Iterator[None]:
-    """A journaled step under the load deadline; nothing without an agent."""
+def _step(name: str, model_path: str, deadline_s: float | None) -> Iterator[None]:
+    """A journaled step under that deadline, else the one for loads; nothing without an agent."""
     agent = running_agent()
-    step = agent.begin_step(name, kind=LOAD, label=model_path) if agent else None
+    kind = LOAD if deadline_s is None else None
+    step = (
+        agent.begin_step(name, kind=kind, deadline_s=deadline_s, label=model_path)
+        if agent
+        else None
+    )
     error: BaseException | None = None
     try:
         yield

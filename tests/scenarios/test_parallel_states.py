@@ -121,6 +121,10 @@ def test_a_runner_in_sglangs_own_environment_checks_its_sizes_before_it_publishe
         job.wait_step("forward", {0, 1})
         refused = "tensor 1 × pipeline 1 are 1 ranks, and the world has 2"
         assert job.output().count(refused) == 2, "the same words on every rank"
+        steps = [s for p in job.state().processes.values() for s in p.steps.values()]
+        limits = {s.name: s.deadline_s for s in steps}
+        assert [limits[n] for n in ("ModelConfig", "ModelRunner")] == [40.0, 30.0]
+        assert limits["framework groups"] == 50.0
         assert_healthy(job.judged_blocking())
 
 

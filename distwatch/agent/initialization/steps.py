@@ -35,7 +35,9 @@ class Deadlines:
         Raises:
             PlanInvalid: an unknown step, or a number that is not positive.
         """
-        own = {_step_name(name): _positive(name, value) for name, value in (asked or {}).items()}
+        own = {
+            _step_name(name): positive_seconds(name, value) for name, value in (asked or {}).items()
+        }
         if "init" not in own:
             own = {FRAMEWORK: kinds[GROUP_KIND.name], **own}
         self.whole_s = own.pop("init", kinds[INIT.name])
@@ -57,7 +59,12 @@ def _step_name(name: str) -> str:
     raise PlanInvalid(f"deadlines: there is no step {name!r}", advice=hint)
 
 
-def _positive(name: str, value: float) -> float:
+def positive_seconds(name: str, value: float) -> float:
+    """A deadline.
+
+    Raises:
+        PlanInvalid: it is not a positive number.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
         raise PlanInvalid(f"deadlines[{name!r}] is {value!r}", advice=GIVE_SECONDS)
     return float(value)

@@ -125,7 +125,8 @@ def runner_in_own_environment() -> None:
         distwatch.build_sglang_runner(model, tensor=1, device="cpu")
     except distwatch.PlanInvalid as error:
         print(error)
-    runner = distwatch.build_sglang_runner(model, tensor=2, device="cpu")
+    deadlines = {"framework": 50, "load": 40, "runner": 30}
+    runner = distwatch.build_sglang_runner(model, tensor=2, device="cpu", deadlines=deadlines)
     assert runner.forward() == 2.0
     step("forward")
     gate("end").read(1)
