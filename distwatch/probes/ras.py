@@ -61,10 +61,10 @@ def find_listeners(pids: Iterable[int]) -> list[RasListener]:
         except OSError:
             unreadable += 1
             continue
-        listening = sockets.setdefault(port, {}) or listening_on(port, None)
-        sockets[port] = listening
-        for inode in held[pid] & listening.keys():
-            found.append(RasListener(address=listening[inode][0], port=port, pid=pid))
+        if port not in sockets:
+            sockets[port] = listening_on(port, None)
+        for inode in held[pid] & sockets[port].keys():
+            found.append(RasListener(address=sockets[port][inode][0], port=port, pid=pid))
     if not found:
         unseen = f"; {unreadable} of them cannot be read by this user" if unreadable else ""
         raise NoAnswer(

@@ -20,6 +20,7 @@ from distwatch.probes.recorder_files import (
     newest_dump,
     recorder_files_of,
 )
+from distwatch.state.events import RecorderFileRead
 
 SCAN_EVERY_S = 2.0
 PAUSES_S = (10.0, 30.0, 60.0)
@@ -33,18 +34,22 @@ class RecorderLooks:
     """One scan at a time, in a thread of its own: a home folder may be on a network that hangs."""
 
     def __init__(self, recording: Recording, on_news: Callable[[], None] = lambda: None) -> None:
-        """`on_news` is called when dumps were found."""
+        """`on_news` is called when something was found."""
         self._recording = recording
         self._on_news = on_news
-        self._files: dict[str, RecorderFiles | None] = {}
+        self._new: dict[str, int] = {}
+        """Pids of processes whose environment is not read yet."""
+        self._files: dict[str, RecorderFiles] = {}
         self._read: dict[str, int] = {}
         """By process, when its newest dump that was read was written (wall clock)."""
+        self._damaged: dict[str, int] = {}
         self._dumps: dict[int, RankDump] = {}
         self._paths: dict[int, str] = {}
         self._logs: dict[str, OutputFile] = {}
         """By path."""
         self._logs_read: dict[str, int] = {}
-        self._are_logs_due = False
+        self._are_logs_due = self._is_request_due = False
+        self._known: set[str] = set()
         self._agents: Container[str] = ()
         self._scan_at = self._ask_at = 0.0
         self._asked = 0
@@ -61,17 +66,16 @@ class RecorderLooks:
         now = time.monotonic()
         self._agents = agents
         for tracked in processes:
-            known = tracked.key in self._files or tracked.ended or len(self._files) >= _MOST
-            if tracked.role in _ROLES and not known:
-                self._files[tracked.key] = recorder_files_of(tracked.pid, time.time_ns())
-                self._note_logs(tracked)
+            is_new = tracked.key not in self._known and len(self._known) < _MOST
+            if tracked.role in _ROLES and is_new and not tracked.ended:
+                self._known.add(tracked.key)
+                self._new[tracked.key] = tracked.pid
+                self._scan_at = 0.0
         if why and now >= self._ask_at:
             self._ask_at = now + PAUSES_S[min(self._asked, len(PAUSES_S) - 1)]
             self._asked += 1
-            self._are_logs_due = True
-            for key, files in self._files.items():
-                if files is not None and key not in agents:
-                    ask_for_dump(files)
+            self._are_logs_due = self._is_request_due = True
+            self._scan_at = 0.0
         if now < self._scan_at or (self._scanning is not None and not self._scanning.done()):
             return
         self._scan_at = now + SCAN_EVERY_S
@@ -79,43 +83,67 @@ class RecorderLooks:
 
     async def scan(self) -> None:
         """Reads what is new; returns when that is recorded."""
-        known = {key: files for key, files in self._files.items() if files is not None}
         try:
-            found, refused = await in_background(_scan, known, dict(self._read), within_s=None)
+            await self._learn()
+            if self._is_request_due:
+                self._is_request_due = False
+                others = [one for key, one in self._files.items() if key not in self._agents]
+                await in_background(_ask_all, others, within_s=None)
+            events = [*await self._read_dumps(), *await self._read_logs()]
         except Exception as error:
             self._recording.miss(WHAT, f"{type(error).__name__}: {error}"[:300], once=True)
             return
-        for key, (written_ns, why) in refused.items():
-            self._read[key] = written_ns
-            self._recording.miss(WHAT, why, key, once=True)
-        keys = {files.global_rank: key for key, files in known.items()}
-        for key, (dump, path) in found.items():
-            self._read[key] = dump.taken_ns
-            self._dumps[dump.global_rank] = dump
-            self._paths[dump.global_rank] = path
-        offset = self._recording.header.wall_offset_ns
-        events = events_of_dumps(self._dumps.values(), self._paths, keys, offset) if found else []
-        if self._are_logs_due and self._logs:
-            self._are_logs_due = False
-            # An agent and a dump say more than the lines about it.
-            unsaid = {
-                rank: key
-                for rank, key in keys.items()
-                if rank not in self._dumps and key not in self._agents
-            }
-            logs = await in_background(_changed, self._logs, self._logs_read, within_s=None)
-            events += events_of_watchdog(logs, unsaid, offset)
         for event in events:
             self._recording.record(event, keep=True)
         if events:
             self._on_news()
 
-    def _note_logs(self, tracked: Tracked) -> None:
-        if (files := self._files[tracked.key]) is None:
-            return
-        for log in output_files({files.global_rank: tracked.pid}, 0):
-            shared = log.path in self._logs
-            self._logs[log.path] = OutputFile(path=log.path, rank=None if shared else log.rank)
+    async def _learn(self) -> None:
+        """Where new processes leave their dumps and lines."""
+        new, self._new = self._new, {}
+        learned = await in_background(_learn, new, within_s=None) if new else {}
+        for key, (files, logs) in learned.items():
+            self._files[key] = files
+            # An earlier start of this rank says nothing of the new one.
+            self._dumps.pop(files.global_rank, None)
+            for log in logs:
+                shared = log.path in self._logs
+                self._logs[log.path] = OutputFile(path=log.path, rank=None if shared else log.rank)
+
+    async def _read_dumps(self) -> list[RecorderFileRead]:
+        found, refused = await in_background(
+            _scan, dict(self._files), dict(self._read), within_s=None
+        )
+        for key, (written_ns, why) in refused.items():
+            # It may be under way: it is damaged if it stays so.
+            if self._damaged.get(key) == written_ns:
+                self._read[key] = written_ns
+                self._recording.miss(WHAT, why, key, once=True)
+            self._damaged[key] = written_ns
+        for key, (dump, path) in found.items():
+            self._read[key] = dump.taken_ns
+            self._dumps[dump.global_rank] = dump
+            self._paths[dump.global_rank] = path
+        if not found:
+            return []
+        offset = self._recording.header.wall_offset_ns
+        return events_of_dumps(self._dumps.values(), self._paths, self._keys(), offset)
+
+    async def _read_logs(self) -> list[RecorderFileRead]:
+        if not self._are_logs_due or not self._logs:
+            return []
+        self._are_logs_due = False
+        # An agent and a dump say more than the lines about it.
+        unsaid = {
+            rank: key
+            for rank, key in self._keys().items()
+            if rank not in self._dumps and key not in self._agents
+        }
+        logs = await in_background(_changed, self._logs, self._logs_read, within_s=None)
+        return events_of_watchdog(logs, unsaid, self._recording.header.wall_offset_ns)
+
+    def _keys(self) -> dict[int, str]:
+        return {files.global_rank: key for key, files in self._files.items()}
 
     def scan_soon(self) -> None:
         """A process has ended: its watchdog may have ended it, and left a dump."""
@@ -125,6 +153,22 @@ class RecorderLooks:
         """Cancels the scan that is under way; nothing of it is recorded."""
         if self._scanning is not None:
             self._scanning.cancel()
+
+
+def _learn(
+    pids: Mapping[str, int],
+) -> dict[str, tuple[RecorderFiles, list[OutputFile]]]:
+    """By process, for ranks: what its environment and its descriptors say. Runs in a thread."""
+    found: dict[str, tuple[RecorderFiles, list[OutputFile]]] = {}
+    for key, pid in pids.items():
+        if (files := recorder_files_of(pid, time.time_ns())) is not None:
+            found[key] = files, output_files({files.global_rank: pid}, 0)
+    return found
+
+
+def _ask_all(ranks: Iterable[RecorderFiles]) -> None:
+    for files in ranks:
+        ask_for_dump(files)
 
 
 def _scan(
