@@ -66,7 +66,7 @@ CASES = {
     "GIL held": Case("blocked_rank", 2, ("gil", "1"), "process.gil_held", blamed(1), True),
     "recv without send": Case("peers", 2, ("async_recv",), "p2p.unmatched", blamed(0), True),
     "circle of recvs": Case("peers", 3, ("ring_of_recvs",), "p2p.cycle", blamed(0, 1, 2), True),
-    "crossed groups": Case("peers", 2, ("crossed_groups",), "collective.op_mismatch", blamed(0, 1), True),
+    "crossed groups": Case("peers", 2, ("crossed_groups",), "collective.cycle", blamed(0, 1), True),
 }  # fmt: skip
 
 

@@ -92,13 +92,17 @@ def _chain_excepthook() -> None:
                 from distwatch.agent import core
                 from distwatch.agent.entry import enter_run
                 from distwatch.agent.exception_text import describe_uncaught
+                from distwatch.agent.limits import limits_of
 
                 # The agent of a rank, or of a program that is no rank, may not have started yet.
                 agent = core.current()
                 if agent is None and enter_run(os.environ)[2] in ("rank", "other"):
                     agent = core.start()
                 if agent is not None:
-                    agent.record(describe_uncaught(error, traceback))
+                    told = describe_uncaught(error, traceback)
+                    agent.record(told)
+                    for limit in limits_of(told.type_name, told.message, error):
+                        agent.record(limit)
         except Exception as failure:
             _say(f"the exception was not journaled: {failure}")
         previous(kind, error, traceback)

@@ -5,23 +5,8 @@ A sample is a sentence that a check has said, with {braces} around what it had f
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from tools.outside_samples import OUTSIDE_SAMPLES
-
-
-class Sample(NamedTuple):
-    """`low` and `high` are percent: what the check gives as its confidence, and `why`."""
-
-    summary: str
-    low: int
-    high: int
-    why: str
-
-
-def _certain(summary: str, why: str) -> Sample:
-    return Sample(summary, 100, 100, why)
-
+from tools.process_samples import PROCESS_SAMPLES, Sample, certain
 
 _ERROR = "the process's own error says it"
 _MAJORITY = "the evidence is complete; the lower figure where no side is the larger one"
@@ -34,14 +19,36 @@ _BY_STEP = "the load tells its phase and what its threads wait for"
 
 SAMPLES = {
     **{code: Sample(*told) for code, told in OUTSIDE_SAMPLES.items()},
+    **PROCESS_SAMPLES,
+    "group.destroyed": Sample(
+        "rank 1 destroyed default_pg 4.0 s ago, and rank 0 still called all_reduce #3 of default_pg",
+        90,
+        90,
+        "each rank's own calls say it",
+    ),
+    "collective.cycle": Sample(
+        "ranks 0-1 call their groups in different orders: rank 0 is in all_reduce #1 of dp and waits for rank 1; "
+        "rank 1 is in all_reduce #1 of tp and waits for rank 0",
+        50,
+        80,
+        "who waits in which group was seen; least where several ranks may be the odd one",
+    ),
+    "collective.site_differs": Sample(
+        "the ranks of default_pg made collective #2 from different lines, so it put different data together: rank 0 "
+        "{called} all_reduce at train.py:10 in {reduce_loss}; rank 1 {called} all_reduce at train.py:20 in "
+        "{reduce_penalty}",
+        50,
+        70,
+        "the calls fit, and their lines do not: that may be meant; least where no rank is the odd one",
+    ),
     "rendezvous.env_missing": Sample(
         "MASTER_ADDR is not set for rank 1: init_process_group needs it", 100, 100, _ERROR
     ),
-    "rendezvous.backend_unavailable": _certain(
+    "rendezvous.backend_unavailable": certain(
         "rank 1 cannot use backend 'nccl': nccl needs a GPU, and torch sees none in this process",
         f"{_ERROR}, or two ranks plan to use one GPU",
     ),
-    "rendezvous.interface_invalid": _certain(
+    "rendezvous.interface_invalid": certain(
         "rank 1: GLOO_SOCKET_IFNAME=eth9 does not name an interface on node1; it has lo, eth0",
         "the variable is compared with the host's interfaces",
     ),
@@ -86,45 +93,23 @@ SAMPLES = {
         95,
         "the end of the host is seen; less where nobody saw it",
     ),
-    "group.not_initialized": _certain(
+    "group.not_initialized": certain(
         "rank 0 used the parallel state of megatron, which does not exist: {tensor model parallel group is not "
         "initialized} (neither torch's default group nor the parallel state was ever built)",
         _ERROR,
     ),
-    "group.already_initialized": _certain(
+    "group.already_initialized": certain(
         "rank 1 initialized a second time at train.py:11 in {main}, but the first world still exists (first at "
         "train.py:11 in {main}): {trying} to initialize the default process group twice!",
         _ERROR,
     ),
-    "group.size_invalid": _certain(
+    "group.size_invalid": certain(
         "ranks 0-3: the sizes do not fit the world of 4 ranks: world_size (4) is not {divisible} by 3",
         f"{_ERROR}; before a launch it is arithmetic",
     ),
-    "group.not_member": _certain(
+    "group.not_member": certain(
         "rank 1 called all_reduce on a group without that rank: torch did nothing, and results there are unchanged",
         "the call was seen, or torch refused it",
-    ),
-    "process.oom_killed": Sample(
-        "rank 1 was killed by {SIGKILL} (signal 9); memory.events: oom_kill 0 → 1",
-        60,
-        95,
-        "the kernel's log, the cgroup's counter or Ray says it",
-    ),
-    "process.killed": Sample(
-        "rank 1 was killed by {SIGKILL} (signal 9)",
-        60,
-        95,
-        "the exit status was seen; less where the process only vanished",
-    ),
-    "process.exited": Sample(
-        "rank 1 ended with exit code 0 while rank 0 still needed it",
-        60,
-        95,
-        "the exception or the exit status was seen; less where the process only vanished",
-    ),
-    "process.stopped": _certain(
-        "rank 2 is stopped (SIGSTOP or SIGTSTP): the kernel does not run it",
-        "the kernel says so",
     ),
     "rendezvous.store_unreachable": Sample(
         "rank 1 on node2 cannot reach the store at 10.0.0.1:29500: no answer (the host is down, or a firewall "

@@ -14,15 +14,15 @@ OUTSIDE_SAMPLES = {
         "threads of one rank are in collectives at the same time: rank 0 is in all_gather_object; rank 1 is in "
         "{barrier} and all_gather_object",
         60,
-        60,
-        "both stacks show it; whether the two use one group cannot be seen from outside",
+        90,
+        "each call's own thread is recorded; less where only stacks show it, which do not tell the group",
     ),
     "collective.root_disagrees": (
         "the ranks wait for each other in calls that do not fit: rank 0 is in {broadcast} {with} src=1; rank 1 is in "
         "{broadcast} {with} src=0; nothing has moved for 4.1 s",
         50,
-        60,
-        "the arguments of the calls are read; the lower figure where no side is the larger one",
+        95,
+        "both sides' calls are recorded; less where no side is the larger one, and least where only stacks are",
     ),
     "group.call_missing": (
         "rank 1 never called new_group #1 (ranks 0-1); rank 0 waits in it at train.py:101 in {groups}",

@@ -20,6 +20,7 @@ from distwatch.agent.ending import EXIT_CODE, overdue
 from distwatch.agent.entry import enter_run
 from distwatch.agent.guard import guard, tell_failures_to
 from distwatch.agent.observer_start import ObserverStart
+from distwatch.agent.own_threads import OwnThreads
 from distwatch.agent.pulse import OperationsRing
 from distwatch.agent.recorder import Recorder
 from distwatch.agent.ring_budget import NoRoom, open_memory
@@ -75,6 +76,7 @@ class Agent(Recorder):
                     host=header.host, what="memory", why=why_smaller, process=header.stream
                 )
             )
+        self._own_threads = OwnThreads(self.record)
         self._control = ControlSocket(f"{volatile}/{stem}.sock", self.dump)
         self._observer = ObserverStart(folder, settings)
         os.register_at_fork(after_in_child=self._forked)
@@ -138,6 +140,7 @@ class Agent(Recorder):
         guard("observer start", self._observer.ensure)
         while not self._stopping.is_set():
             guard("beat", self.beat)
+            guard("own threads", self._own_threads.look)
             if self.settings.on_hang == "abort":
                 guard("abort", self._end_if_hung)
             guard("observer start", self._observer.ensure)

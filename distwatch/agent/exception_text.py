@@ -17,7 +17,7 @@ from typing import Any
 from distwatch.agent.guard import is_users
 from distwatch.foreign_files import open_named, read_and_close
 from distwatch.redaction import redact_text
-from distwatch.state.events import ExceptionUncaught, Site
+from distwatch.state.events import ExceptionHeld, ExceptionUncaught, Site
 
 MESSAGE_KEPT = 4000
 LINES_KEPT = 60
@@ -57,6 +57,21 @@ def describe_uncaught(error: BaseException, traceback: TracebackType | None) -> 
         message=messages[0][:MESSAGE_KEPT],
         traceback=tuple(redact_text(line, _LINE_KEPT) for line in lines[-LINES_KEPT:]),
         site=_user_site(chain[0][1]),
+    )
+
+
+def describe_held(error: BaseException) -> ExceptionHeld:
+    """An exception that another thread handles now. Runs none of the user's code."""
+    frames = list(islice(_walk(_field(error, "__traceback__")), _FRAMES_WALKED))
+    catching = frames[0] if frames else None
+    code = catching.tb_frame.f_code if catching else None
+    return ExceptionHeld(
+        type_name=_qualified(type(error)),
+        message=redact_text(_plain(error) or "", MESSAGE_KEPT),
+        site=_user_site(frames),
+        caught_at=Site(file=code.co_filename, line=catching.tb_lineno, function=code.co_name)
+        if code and catching
+        else None,
     )
 
 

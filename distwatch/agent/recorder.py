@@ -33,7 +33,7 @@ class Recorder:
         self._deadlines = deadlines
         self._numbers = itertools.count(1)
         self._stack = threading.local()
-        self._sites: dict[tuple[CodeType, int], int] = {}
+        self._sites: dict[tuple[CodeType, int, str], int] = {}
 
     def record(self, event: ev.Event) -> None:
         """Appends an event to the journal."""
@@ -132,13 +132,13 @@ class Recorder:
         if held is not None:
             self.record_news(msgspec.structs.replace(held, **known))
 
-    def site_number(self, code: CodeType, line: int) -> int:
-        """A small number for a line of source; 0 when there are too many of them."""
-        number = self._sites.get((code, line))
+    def site_number(self, code: CodeType, line: int, caller: str = "") -> int:
+        """A small number for a line of source and who calls from there; 0 when there are too many."""
+        number = self._sites.get((code, line, caller))
         if number is None:
             if len(self._sites) >= SITES_NUMBERED:
                 return 0
-            number = self._sites[code, line] = len(self._sites) + 1
-            site = ev.Site(file=code.co_filename, line=line, function=code.co_name)
+            number = self._sites[code, line, caller] = len(self._sites) + 1
+            site = ev.Site(file=code.co_filename, line=line, function=code.co_name, caller=caller)
             self.record(ev.SiteSeen(number=number, site=site))
         return number

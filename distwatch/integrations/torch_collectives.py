@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from distwatch.agent import core
 from distwatch.agent.guard import guard, is_users, switch_off
 from distwatch.agent.pulse import OperationsRing
 from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.calling_threads import caller_of
 from distwatch.integrations.registry import CALLS, folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.settings import read_settings
@@ -33,10 +35,14 @@ COLLECTIVES = (
     "reduce_scatter_tensor_coalesced alltoall alltoall_base all_to_all_single barrier"
 ).split()
 P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
+_ROOTED = frozenset(("broadcast", "reduce", "gather", "scatter"))
+"""Their last argument names one member, by its rank in the group."""
 _HOOK = "ProcessGroup methods"
 RUNS_KEPT = 8192
 PEERS_KEPT = 1024
 PEERS_TOLD = 48
+SITES_KEPT = 4096
+"""A program may start a new thread for each call."""
 
 
 class Counts:
@@ -138,7 +144,8 @@ class Calls:
         self._on = True
         self._agent: core.Agent | None = None
         self._skip = folders_of("torch")
-        self._sites: dict[tuple[int, int], int] = {}
+        self._main = threading.main_thread().ident
+        self._sites: dict[tuple[int, int, int], int] = {}
         self._library: dict[int, tuple[CodeType, bool]] = {}
         self._dtypes: dict[Any, int] = {}
         self._names: dict[str, int] = {}
@@ -184,7 +191,8 @@ class Calls:
             if pg_name in counts.taken:
                 seq = counts.without_p2p(pg_name, seq)
         counts.collectives[pg_name] = seq
-        return self._enter(name, pg_name, seq, args, -1)
+        root = getattr(args[-1], "rootRank", -1) if name in _ROOTED and args else -1
+        return self._enter(name, pg_name, seq, args, root)
 
     def _first_use(self, pg_name: str, group: Any) -> None:
         try:
@@ -275,10 +283,14 @@ class Calls:
                 # The code object is kept alive, or another one could get its id.
                 seen = library[id(code)] = (code, not is_users(code.co_filename, self._skip))
             if not seen[1]:
-                key = (id(code), frame.f_lineno)
+                ident = threading.get_ident()
+                thread = 0 if ident == self._main else ident
+                key = (id(code), frame.f_lineno, thread)
                 number = self._sites.get(key)
                 if number is None:
-                    number = self._sites[key] = agent.site_number(code, frame.f_lineno)
+                    number = agent.site_number(code, frame.f_lineno, caller_of(frame, thread))
+                    if len(self._sites) < SITES_KEPT:
+                        self._sites[key] = number
                 return number
             frame = frame.f_back
         return 0

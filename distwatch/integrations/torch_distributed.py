@@ -30,6 +30,7 @@ from distwatch.state.events import (
     GroupCalled,
     GroupDestroyed,
     IdentityConfirmed,
+    LocalGroupCalled,
     NonMemberCalled,
     Site,
 )
@@ -164,6 +165,16 @@ class _NewGroup(_MakesGroup):
     def _name(self, agent: Agent, given: dict[str, Any], site: Site | None) -> str:
         """Calls that only members make have no number, since ranks could not compare it."""
         if given.get("use_local_synchronization"):
+            self._known.local_calls += 1
+            agent.record(
+                LocalGroupCalled(
+                    number=self._known.local_calls,
+                    members=members_of_call(given.get("ranks")),
+                    held=self._known.held,
+                    pg_desc=str(given.get("group_desc") or ""),
+                    site=site,
+                )
+            )
             return "new_group (members only)"
         self._known.calls += 1
         agent.record(

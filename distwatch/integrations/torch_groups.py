@@ -17,6 +17,7 @@ class KnownGroups:
 
     Attributes:
         calls: the number of `new_group` calls since the last full destroy.
+        local_calls: those with `use_local_synchronization`, which `calls` leaves out.
         created: names of the groups of each backend in order of creation in this process: the
             flight recorder's numbering. Grows for ever, as those numbers do.
         initializing: whether `init_process_group` is under way.
@@ -29,9 +30,15 @@ class KnownGroups:
         self._names: set[str] = set()
         self._ordered: set[str] = set()
         self.calls = 0
+        self.local_calls = 0
         self.created: dict[str, list[str]] = {}
         self.initializing = False
         self.own_worlds: dict[str, str] = {}
+
+    @property
+    def held(self) -> int:
+        """How many groups torch holds names of: it names a group of members only by that."""
+        return len(self._module._world.pg_names)
 
     def note_order(self) -> None:
         """Notes the existing groups, before their members are known."""
@@ -94,7 +101,7 @@ class KnownGroups:
             self._names.clear()
             self._ordered.clear()
             self.own_worlds.clear()
-            self.calls = 0
+            self.calls = self.local_calls = 0
 
 
 def members_of_call(ranks: object) -> tuple[int, ...] | None:

@@ -176,6 +176,23 @@ class GroupCalled(MemberSpans, Event, frozen=True, kw_only=True):
     site: Site | None = None
 
 
+class LocalGroupCalled(MemberSpans, Event, frozen=True, kw_only=True):
+    """`new_group` was called with `use_local_synchronization=True`, as only members do.
+
+    torch derives the group's name from its members and from how many groups this process holds.
+    """
+
+    retain = latest("number", most=64)
+
+    number: int
+    """The 1-based index among such calls of this process."""
+    members: tuple[int, ...] | None
+    held: int
+    """How many groups the process held at that time, the default one included."""
+    pg_desc: str = ""
+    site: Site | None = None
+
+
 class GroupDestroyed(Event, frozen=True, kw_only=True):
     # The end of the whole world must be known until a new one exists; for a single group it is
     # enough that the group is no longer kept.
@@ -187,4 +204,7 @@ class GroupDestroyed(Event, frozen=True, kw_only=True):
     def closes(self) -> Iterable[tuple[type[Event], Hashable | None]]:
         if self.pg_name:
             return ((GroupCreated, self.pg_name),)
-        return tuple((kind, None) for kind in (GroupCreated, GroupCalled, MeshMade, LayoutHeld))
+        return tuple(
+            (kind, None)
+            for kind in (GroupCreated, GroupCalled, LocalGroupCalled, MeshMade, LayoutHeld)
+        )

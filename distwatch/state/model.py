@@ -126,6 +126,8 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     """When all of its groups were last destroyed together."""
     group_calls: dict[int, ev.GroupCalled] = {}
     """Calls of `new_group`, by their number; the newest."""
+    local_group_calls: dict[int, ev.LocalGroupCalled] = {}
+    """Those that only members make."""
     sites: dict[int, ev.Site] = {}
     meshes: list[ev.MeshMade] = []
     layouts: dict[str, ev.LayoutHeld] = {}
@@ -146,6 +148,13 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     exception_ns: int | None = None
     exception_by_agent: bool = False
     """False where only torchelastic's error file reports it."""
+    held_exception: ev.ExceptionHeld | None = None
+    """What its main thread has caught and not passed on."""
+    dead_threads: list[ev.ThreadDied] = []
+    limits: dict[str, ev.LimitReached] = {}
+    """By what is limited."""
+    main_ended: ev.MainEnded | None = None
+    main_ended_ns: int | None = None
     ending: ev.ProcessEnding | None = None
     ending_ns: int | None = None
     hook_failures: dict[str, str] = {}

@@ -118,7 +118,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     numel: int = -1
     dtype: str = ""
     peer: int = -1
-    """The other side's rank in the group; -1 for none, or for any."""
+    """The other side's rank in the group, or the src or dst of a collective; -1 for none, or for any."""
     tag: int = 0
     p2p_seq: int = -1
     """For a send or recv: its 1-based index among those to or from that peer with that tag."""

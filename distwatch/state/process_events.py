@@ -28,6 +28,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     file: str
     line: int
     function: str = "?"
+    caller: str = ""
+    """Of a call that is not the main thread's own: `thread saver`, `the finalizer Metric.__del__`."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"
@@ -238,6 +240,66 @@ class ExceptionUncaught(Event, frozen=True, kw_only=True):
     traceback: tuple[str, ...] = ()
     site: Site | None = None
     cause: str = ""
+
+
+class ExceptionHeld(Event, frozen=True, kw_only=True):
+    """The main thread has an exception that has not left it: it cleans up, or it tries again.
+
+    Written when one is seen twice, and at the 2nd, 4th, 8th, … different one of the same kind.
+    """
+
+    retain = latest()
+
+    type_name: str
+    message: str = ""
+    """Empty where making it would run the user's code."""
+    site: Site | None = None
+    """The user's line that raised it."""
+    caught_at: Site | None = None
+    """The line of the `try` that caught it."""
+    times: int = 1
+    """How many different ones were seen, at half a second each: there may be many more."""
+    since_ns: int = 0
+
+
+class ExceptionPassed(Event, frozen=True, kw_only=True):
+    """The main thread has no exception any more."""
+
+    def closes(self) -> Iterable[tuple[type[Event], Hashable | None]]:
+        return ((ExceptionHeld, ()),)
+
+
+class ThreadDied(Event, frozen=True, kw_only=True):
+    """An exception ended a thread other than the main one."""
+
+    retain = last(16)
+
+    thread: str
+    type_name: str
+    message: str = ""
+    traceback: tuple[str, ...] = ()
+    site: Site | None = None
+
+
+class LimitReached(Event, frozen=True, kw_only=True):
+    """An exception said so; with what the process can see of that limit."""
+
+    retain = latest("what", most=8)
+
+    what: str
+    used: int | None = None
+    limit: int | None = None
+    path: str = ""
+    """The file, for a limit of a file system."""
+
+
+class MainEnded(Event, frozen=True, kw_only=True):
+    """The main thread has run to its end, and Python waits for what keeps the process alive."""
+
+    retain = latest()
+
+    threads: tuple[str, ...] = ()
+    """The threads that it waits for: those that are not daemons."""
 
 
 GAVE_UP = "DISTWATCH_ON_HANG=abort"

@@ -63,6 +63,8 @@ INSIDE[ev.IntegrationChanged] = partial(_put_in, "integrations")
 INSIDE[ev.GradientSkipped] = partial(_put_in, "skipped_gradients")
 INSIDE[ev.ExtraGroupJoined] = partial(_put_in, "extra_groups")
 INSIDE[ev.FindingRaised] = partial(_append_to, "raised")
+INSIDE[ev.ThreadDied] = partial(_append_to, "dead_threads")
+INSIDE[ev.LimitReached] = partial(_put_in, "limits")
 INSIDE[ev.MeshMade] = partial(_append_to, "meshes")
 INSIDE[ev.NonMemberCalled] = partial(_append_to, "non_member_calls")
 
@@ -228,6 +230,12 @@ def _group_called(process: Process, _: int, event: ev.GroupCalled) -> None:
     _shed(process, process.group_calls)
 
 
+@_folds(ev.LocalGroupCalled)
+def _local_group_called(process: Process, _: int, event: ev.LocalGroupCalled) -> None:
+    _put(process.local_group_calls, event)
+    _shed(process, process.local_group_calls)
+
+
 @_folds(ev.GroupDestroyed)
 def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -> None:
     if event.pg_name:
@@ -240,6 +248,7 @@ def _group_destroyed(process: Process, time_ns: int, event: ev.GroupDestroyed) -
     for pg_name in process.groups:
         _end_group(process, pg_name, time_ns)
     process.group_calls.clear()
+    process.local_group_calls.clear()
     process.meshes.clear()
     process.layouts.clear()
     process.layouts_ns.clear()
@@ -268,6 +277,22 @@ def _exception_uncaught(process: Process, time_ns: int, event: ev.ExceptionUncau
     process.exception_by_agent = True
 
 
+@_folds(ev.ExceptionHeld)
+def _exception_held(process: Process, _: int, event: ev.ExceptionHeld) -> None:
+    process.held_exception = event
+
+
+@_folds(ev.ExceptionPassed)
+def _exception_passed(process: Process, _: int, __: ev.ExceptionPassed) -> None:
+    process.held_exception = None
+
+
+@_folds(ev.MainEnded)
+def _main_ended(process: Process, time_ns: int, event: ev.MainEnded) -> None:
+    if process.main_ended is None:
+        process.main_ended, process.main_ended_ns = event, time_ns
+
+
 @_folds(ev.ProcessEnding)
 def _process_ending(process: Process, time_ns: int, event: ev.ProcessEnding) -> None:
     process.ending, process.ending_ns = event, time_ns
@@ -288,6 +313,8 @@ def _snapshot(process: Process, time_ns: int, event: ev.Snapshot) -> None:
         process.steps[step].ended_ns = time_ns
     for pg_name in _absent(event, ev.GroupCreated, process.groups):
         _end_group(process, pg_name, time_ns)
+    if process.held_exception and _absent(event, ev.ExceptionHeld, [()]):
+        process.held_exception = None
     for framework in _absent(event, ev.LayoutHeld, process.layouts):
         _release_layout(process, framework)
 

@@ -119,6 +119,11 @@ def _placement_group(event: RayGroupSeen) -> str:
     )
 
 
+def _called_locally(event: ev.LocalGroupCalled) -> str:
+    members = "all" if event.members is None else format_ranks(event.members)
+    return f"new_group of ranks {members}, members only, with {event.held} groups held{_at(event.site)}"
+
+
 _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.WorkerPlaced: lambda e: (
@@ -126,6 +131,16 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         f"on node {e.node_id[:12]}"
     ),
     ev.InitPlanned: _plan,
+    ev.ExceptionHeld: lambda e: (
+        f"{e.type_name}: {e.message[:200]}{_at(e.site)}, {count_of(e.times, 'time')}"
+    ),
+    ev.ExceptionPassed: lambda _: "the main thread has no exception any more",
+    ev.ThreadDied: lambda e: f"{e.thread}: {e.type_name}: {e.message[:200]}{_at(e.site)}",
+    ev.LimitReached: lambda e: f"{e.what} {e.path}".rstrip(),
+    ev.MainEnded: lambda e: (
+        f"the main thread has ended; {', '.join(e.threads) or 'no thread'} left"
+    ),
+    ev.LocalGroupCalled: _called_locally,
     ev.FindingRaised: lambda e: f"{e.finding.code}: {e.finding.summary}",
     ev.MeshMade: lambda e: f"{_axes(e)} over ranks {format_ranks(e.members)}",
     ev.LayoutHeld: lambda e: (

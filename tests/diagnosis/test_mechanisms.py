@@ -100,7 +100,7 @@ def test_a_collective_inside_a_loader_waits_for_others() -> None:
     findings = judged(job)
     assert "process.data_stall" not in {finding.code for finding in findings}
     # 2 waits for 3 in one group and 3 for 2 in the other: their order is crossed.
-    assert (findings[0].code, findings[0].culprit_ranks) == ("collective.op_mismatch", (2, 3))
+    assert (findings[0].code, findings[0].culprit_ranks) == ("collective.cycle", (2, 3))
 
 
 COMPILED = (

@@ -25,7 +25,7 @@ UNMATCHED, CYCLE = "p2p.unmatched", "p2p.cycle"
         ("pipeline", 4, "process.data_stall", {1}, ("read_next_shard", "send #4 to rank 1")),
         ("one_microbatch_fewer", 3, UNMATCHED, {0, 1}, ("recv #7 from rank 0",)),
         ("batch", 4, UNMATCHED, {2, 3}, ("recv #4 from rank 2",)),
-        ("crossed_groups", 2, "collective.op_mismatch", {0, 1}, ("first", "second", "different orders")),
+        ("crossed_groups", 2, "collective.cycle", {0, 1}, ("first", "second", "different orders")),
     ],
 )  # fmt: skip
 def test_calls_without_their_other_side(

@@ -65,11 +65,17 @@ said = st.one_of(
         timeout_s=st.none() | st.floats(1, 9),
     ),
     st.builds(ev.GroupCalled, number=numbers, members=st.none() | st.just(tuple(range(50)))),
+    st.builds(ev.LocalGroupCalled, number=numbers, members=st.just((0, 1)), held=numbers),
     st.builds(ev.GroupDestroyed, pg_name=names | st.just("")),
     st.builds(ev.SiteSeen, number=numbers, site=sites),
     st.builds(ev.ExceptionUncaught, type_name=names, message=names),
     st.builds(ev.HookFailed, hook=names, error=names),
     st.builds(ev.ProcessEnding),
+    st.builds(ev.ExceptionHeld, type_name=names, times=numbers),
+    st.builds(ev.ExceptionPassed),
+    st.builds(ev.ThreadDied, thread=names, type_name=names),
+    st.builds(ev.LimitReached, what=names),
+    st.builds(ev.MainEnded),
 )
 STARTED = ev.ProcessStarted(
     host="h", pid=1, start_ticks=1, ppid=0, role="rank", identity=Identity(global_rank=2)

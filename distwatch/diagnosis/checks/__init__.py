@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distwatch.diagnosis.checks.check import Check
+from distwatch.diagnosis.checks.collectives.callers import ConcurrentThreads, SitesDiffer
 from distwatch.diagnosis.checks.collectives.device_queues import DeviceQueues
 from distwatch.diagnosis.checks.collectives.entries import (
     CollectiveRankMissing,
@@ -18,7 +19,9 @@ from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.checks.devices import DeviceFailed, DeviceSlowed
 from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
 from distwatch.diagnosis.checks.groups.creation import GroupCallMissing
+from distwatch.diagnosis.checks.groups.destroyed import GroupDestroyed
 from distwatch.diagnosis.checks.groups.layouts import FrameworksDiffer, GroupsOverlap, LayoutsDiffer
+from distwatch.diagnosis.checks.groups.local_calls import LocalCounterSkew
 from distwatch.diagnosis.checks.groups.misuse import MISUSED, CallsOfOthers
 from distwatch.diagnosis.checks.loading.placed_models import (
     DeviceMapsConflict,
@@ -32,7 +35,10 @@ from distwatch.diagnosis.checks.processes.actor_ends import ActorsEnded, ActorsR
 from distwatch.diagnosis.checks.processes.blocked_ranks import RanksBlocked
 from distwatch.diagnosis.checks.processes.debugging import Debugged
 from distwatch.diagnosis.checks.processes.ends import RankEnded, RankFrozen, RankStopped
+from distwatch.diagnosis.checks.processes.limits import LimitsReached
 from distwatch.diagnosis.checks.processes.lone_programs import LoneProgramStuck
+from distwatch.diagnosis.checks.processes.stalled_exits import ExitStalled
+from distwatch.diagnosis.checks.processes.unseen_exceptions import ExceptionsHeld, ThreadsDied
 from distwatch.diagnosis.checks.rendezvous.arrival import RanksNotArrived
 from distwatch.diagnosis.checks.rendezvous.claims import RankDuplicated, RankOutOfRange
 from distwatch.diagnosis.checks.rendezvous.endpoints import EndpointDisagrees
@@ -68,9 +74,14 @@ CHECKS: tuple[Check, ...] = (
     StoreUnreachable(),
     MISUSED,
     CallsOfOthers(),
+    GroupDestroyed(),
     DeviceFailed(),
     RankEnded(),
     RankStopped(),
+    LimitsReached(),
+    ExceptionsHeld(),
+    ThreadsDied(),
+    ExitStalled(),
     RanksNotArrived(),
     *RANKLESS_CHECKS,
     ExtraGroupsIncomplete(),
@@ -78,6 +89,7 @@ CHECKS: tuple[Check, ...] = (
     GroupsOverlap(),
     FrameworksDiffer(),
     GroupCallsDiffer(),
+    LocalCounterSkew(),
     GroupCallMissing(),
     LoadsStalled(),
     GenerationConfigLost(),
@@ -90,6 +102,7 @@ CHECKS: tuple[Check, ...] = (
     LoneProgramStuck(),
     LinkFailed(),
     Partition(),
+    ConcurrentThreads(),
     CountUneven(),
     OperationsDiffer(),
     PeerMissing(),
@@ -103,6 +116,7 @@ CHECKS: tuple[Check, ...] = (
     DeviceSlowed(),
     NobodyMissing(),
     TimeoutsDisagree(),
+    SitesDiffer(),
     GradientsSkipped(),
     CallsByStack(),
 )

@@ -1,4 +1,4 @@
-"""p2p.unmatched, p2p.cycle; and collectives of two groups that ranks call in opposite order."""
+"""p2p.unmatched, p2p.cycle; collective.cycle: groups that ranks call in different orders."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
             for edge in chain
         )
         what = f"call their groups in different orders: {listed}"
-        return Circle("collective.op_mismatch", what, 0.8, SAME_ORDER)
+        return Circle("collective.cycle", what, 0.8, SAME_ORDER)
     if kinds != {"p2p"}:
         return None
     if differ := describe_tags([case.job.peer_waits[edge.waiter] for edge in chain]):

@@ -57,7 +57,7 @@ _INNERMOST: tuple[tuple[Kind, str, str, str], ...] = (
     ("queue", "a queue between processes", "/multiprocessing/queues.py", ""),
     ("queue", "a pipe to another process", "/multiprocessing/connection.py", ""),
     ("queue", "a future", "/concurrent/futures/_base.py", "result wait exception"),
-    ("lock", "a thread to end", "/threading.py", "join _wait_for_tstate_lock"),
+    ("lock", "a thread to end", "/threading.py", "join _wait_for_tstate_lock _shutdown"),
     ("lock", "a lock or an event", "/threading.py", "wait wait_for acquire __enter__"),
     ("lock", "a lock between processes", "/multiprocessing/synchronize.py", ""),
     ("network", "an answer from the network", "/ssl.py", ""),

@@ -31,6 +31,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     parts: int = 0
     """Equal parts in which a gather or a scatter cuts the larger of its two sizes; 0: not known."""
+    root: int = -1
+    """The global rank that it names as src or dst; -1: none, or not known."""
     site: Site | None = None
     source: Source = "flight_recorder"
 
@@ -122,9 +124,16 @@ def of_ring(process: Process, called: Operation) -> Entry:
         size=f"[{called.numel}]",
         numel=called.numel,
         dtype=called.dtype,
+        root=_root_of(process, called),
         site=process.sites.get(called.site),
         source="operations",
     )
+
+
+def _root_of(process: Process, called: Operation) -> int:
+    group = process.groups.get(called.pg_name)
+    members = group.members if group is not None and not group.world else ()
+    return members[called.peer] if 0 <= called.peer < len(members) else -1
 
 
 def sequence_evidence(

@@ -29,6 +29,10 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
             return f"rank {global_rank} has no heartbeat"
         if is_lone_program(process) and job.kernel_state(process) == "S":
             return f"the program with pid {process.pid}, which reports nothing itself, waits"
+        over_ns = process.main_ended_ns or process.ending_ns
+        deadline_s = job.deadline_s(process, COLLECTIVE)
+        if over_ns is not None and job.age_s(process, over_ns) > share * _patience_s(deadline_s):
+            return f"rank {global_rank} has come to its end and has not ended"
         step = job.innermost_step(process)
         if step is not None and job.age_s(process, step.moved_ns) > share * _patience_s(
             step.deadline_s

@@ -95,11 +95,14 @@ def _as_symptom(finding: Finding, roots: list[Finding]) -> Finding:
     blamed = {rank for root in roots for rank in root.culprit_ranks}
     waiting = {rank for root in roots for rank in root.waiting_ranks}
     culprits = set(finding.culprit_ranks)
-    if not roots or not culprits or culprits & blamed or not culprits <= waiting:
+    if not roots or not culprits <= blamed | waiting:
         return msgspec.structs.replace(finding, role="symptom")
-    affected = tuple(sorted({*finding.waiting_ranks, *culprits}))
+    only_wait = culprits & waiting - blamed
     return msgspec.structs.replace(
-        finding, role="symptom", culprit_ranks=(), waiting_ranks=affected
+        finding,
+        role="symptom",
+        culprit_ranks=tuple(sorted(culprits - only_wait)),
+        waiting_ranks=tuple(sorted({*finding.waiting_ranks, *only_wait})),
     )
 
 
@@ -119,8 +122,12 @@ def _explains(root: Finding, finding: Finding) -> bool:
         return False
     if not finding.culprit_ranks:
         return True
-    culprits = set(finding.culprit_ranks)
-    return culprits <= set(root.culprit_ranks) or culprits <= set(root.waiting_ranks)
+    culprits, blamed, waiting = map(
+        set, (finding.culprit_ranks, root.culprit_ranks, root.waiting_ranks)
+    )
+    if code_of(finding.code).mismatch and blamed and culprits <= blamed | waiting:
+        return True  # a mismatch names both sides where neither is the larger one
+    return culprits <= blamed or culprits <= waiting
 
 
 def _explain_together(roots: list[Finding], finding: Finding) -> bool:

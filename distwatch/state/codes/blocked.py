@@ -36,11 +36,6 @@ BLOCKED = (
         "Look at the storage that the save writes to (a stalled mount, a quota, a full disk).",
     ),
     Code(
-        "process.limit_reached",
-        "Open files, memory, disk or /dev/shm of a rank are at their limit.",
-        "Raise that limit, or stop what uses it up.",
-    ),
-    Code(
         "process.io_blocked",
         "A rank is blocked in the kernel (state D).",
         "Look at the file system or device behind that call (a stalled mount, a failing disk).",
@@ -83,11 +78,6 @@ BLOCKED = (
         "A rank waits for a peer outside the job; the finding names its address.",
         "Look at what should answer at that address, and give the call a timeout.",
         needs_standstill=True,
-    ),
-    Code(
-        "process.exception_pending",
-        "A thread of a rank has an exception that no code has seen yet, or that it catches again and again.",
-        "Fix that exception, or let the thread pass it to the thread that waits.",
     ),
     Code(
         "process.thread_died",

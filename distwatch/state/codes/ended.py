@@ -1,4 +1,4 @@
-"""Ranks that ended, are stopped, or never joined their world."""
+"""Ranks that ended, failed or are stopped, or never joined their world."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ ENDED = (
         "A rank is stopped by SIGSTOP or SIGTSTP: the kernel does not run it.",
         "Resume it with `kill -CONT PID`, but first ask who stopped it (a debugger, a scheduler, Ctrl-Z).",
         explains_store=("unmet", "lost"),
+    ),
+    Code(
+        "process.limit_reached",
+        "Open files, memory, disk or /dev/shm of a rank are at their limit.",
+        "Raise that limit, or stop what uses it up.",
+        tells_exception=True,
+    ),
+    Code(
+        "process.exception_pending",
+        "A thread of a rank has an exception that no code has seen yet, or that it catches again and again.",
+        "Fix that exception, or let the thread pass it to the thread that waits.",
     ),
     Code(
         "rendezvous.store_unreachable",

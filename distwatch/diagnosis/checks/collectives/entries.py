@@ -36,7 +36,13 @@ _SAME_SHAPE = frozenset(
     {"all_reduce", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"}
 )
 _SAME_DTYPE = _SAME_SHAPE | {"all_gather"}
-_ASPECTS = ("op", "dtype", "shape")
+_ASPECTS = {
+    "op": "collective.op_mismatch",
+    "root": "collective.root_disagrees",
+    "dtype": "collective.dtype_mismatch",
+    "shape": "collective.shape_mismatch",
+}
+_ROOT_WORDS = {"broadcast": "src", "scatter": "src", "reduce": "dst", "gather": "dst"}
 _Call = TypeVar("_Call", Operation, Collective)
 
 
@@ -193,7 +199,7 @@ class Late:
 
 
 class OperationsDiffer:
-    """op_mismatch, shape_mismatch, dtype_mismatch: the same number, but different calls."""
+    """op_mismatch, root_disagrees, shape_mismatch, dtype_mismatch: the same number, but different calls."""
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -222,7 +228,7 @@ class OperationsDiffer:
             decided, usual = True, told[normal]
         odd = tuple(rank for rank, text in told.items() if not decided or text != usual)
         return Finding(
-            code=f"collective.{aspect}_mismatch",
+            code=_ASPECTS[aspect],
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
             pg_name=view.pg_name,
@@ -276,7 +282,7 @@ def differing_calls(case: Case, view: GroupView) -> dict[int, Entry]:
         called = _at(case.job.operation, view, seq)
         recorded = _at(case.job.recorded, view, seq)
         if calls := (
-            _differing(case, called, of_ring, lambda c: (c.op, c.numel, c.dtype))
+            _differing(case, called, of_ring, lambda c: (c.op, c.numel, c.dtype, c.peer))
             or _differing(
                 case, recorded, of_recorder,
                 lambda c: (c.op, c.input_sizes, c.output_sizes, c.input_dtypes),
@@ -302,7 +308,7 @@ def _differing(
     if len({key(call) for call in calls.values()}) < 2:
         return {}
     entries = {rank: read(case.job.ranks[rank], call) for rank, call in calls.items()}
-    kinds = {(entry.op, entry.numel, entry.dtype) for entry in entries.values()}
+    kinds = {(entry.op, entry.numel, entry.dtype, entry.root) for entry in entries.values()}
     return entries if len(kinds) > 1 else {}
 
 
@@ -326,6 +332,8 @@ def _aspect(call: Entry, name: str, members: int) -> str | None:
     """What a rank `called` or `passed`; None where this operation may differ in it, or where it was not seen."""
     if name == "op":
         return f"called {call.op}"
+    if name == "root":
+        return f"named rank {call.root} as {_ROOT_WORDS[call.op]}" if call.root >= 0 else None
     if name == "dtype":
         return f"passed {call.dtype}" if call.dtype and call.op in _SAME_DTYPE else None
     # Parts of different sizes are allowed to `all_gather`; then no rank has one part for each member.
@@ -339,7 +347,8 @@ def _text(case: Case, view: GroupView, rank: int, call: Entry) -> str:
     waits = any((w.pg_name, w.seq) == (view.pg_name, call.seq) for w in case.job.waits_for(rank))
     where = case.where(rank) if waits else ""
     at = case.at(call.site, " at") or (f" at {where}" if where else "")
-    return f"{call.op}{size}{dtype}{at}"
+    root = f" with {_ROOT_WORDS[call.op]} {call.root}" if call.root >= 0 else ""
+    return f"{call.op}{size}{dtype}{root}{at}"
 
 
 def _last_seqs(case: Case, view: GroupView) -> list[int]:

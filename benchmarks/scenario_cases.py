@@ -1,0 +1,71 @@
+"""The cases of `scenario_verdicts.py`: scripts of `tests/scenarios/jobs`, and what is right about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One job, and its right verdict; without codes: nothing that blocks."""
+
+    name: str
+    script: str
+    args: tuple[str, ...]
+    codes: tuple[str, ...]
+    culprits: tuple[int, ...] = ()
+    world: int = 2
+    ranks: tuple[int, ...] | None = None
+    env: Mapping[str, str] = {}
+    torchrun: bool = False
+
+
+def _of(script: str, way: str, code: str, *culprits: int, world: int = 2, who: int = 1) -> Case:
+    return Case(f"{script} {way}", script, (way, str(who)), tuple(code.split()), culprits, world)
+
+
+CASES = (
+    *(
+        _of("exit_stalls", way, "process.exit_stalled", 1)
+        for way in "thread child atexit executor queue command".split()
+    ),
+    *(
+        _of("exceptions", way, "process.exception_pending", 1)
+        for way in "finally context exit handler retry busy_retry late_retry".split()
+    ),
+    *(
+        _of("exceptions", way, "process.thread_died", 1)
+        for way in "thread polled_thread exited_thread".split()
+    ),
+    *(_of("outside_waits", way, "process.network_wait", 1) for way in "http socket".split()),
+    *(_of("outside_waits", way, "process.stdin_wait", 1) for way in "input readline".split()),
+    _of("outside_waits", "compile", "process.compiling", 1),
+    _of("outside_waits", "baton", "load.lock_stale process.lock_wait", 1),
+    *(
+        _of("limits", way, "process.limit_reached", 1)
+        for way in "group_files files disk memory".split()
+    ),
+    _of("shared_groups", "threads", "collective.concurrent_threads", 0, 1),
+    _of("shared_groups", "finalizer", "collective.concurrent_threads", 1),
+    *(
+        _of("shared_groups", way, "collective.root_disagrees", 0, 1)
+        for way in "broadcast reduce gather scatter".split()
+    ),
+    _of("shared_groups", "subgroup", "collective.root_disagrees", 1, 2, world=3),
+    _of("shared_groups", "crossed", "collective.cycle", 0, 1),
+    _of("shared_groups", "circle", "collective.cycle", 0, 1, 2, world=3),
+    _of("shared_groups", "sites", "collective.site_differs", 1),
+    _of("shared_groups", "destroyed", "group.destroyed", 1),
+    _of("shared_groups", "destroyed_subgroup", "group.destroyed", 1),
+    _of("shared_groups", "skew", "group.counter_skew", 1),
+    _of("library_aborts", "skipped", "collective.count_uneven collective.shape_mismatch", 0, 1),
+    _of("library_aborts", "splits", "collective.shape_mismatch", 0, 1),
+    _of("library_aborts", "ddp", "collective.shape_mismatch collective.op_mismatch", 0, 1),
+    _of("library_aborts", "monitored", "collective.rank_missing", 1, 2, world=4),
+    _of("library_aborts", "p2p", "p2p.unmatched collective.shape_mismatch", 0, 1),
+    *(
+        _of("saves", way, "checkpoint.save_stalled", 1)
+        for way in "torch safetensors dcp dcp_async".split()
+    ),
+)

@@ -1,0 +1,104 @@
+"""What distwatch says about each case of the scenario scripts, and how soon: real ranks, gloo on a CPU.
+
+Prints a line for each case: what was found, after how many seconds, and whether that is right: the
+kind, the ranks, and nobody else blamed at the root. `benchmarks/scenario_cases.py` lists the cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from benchmarks.scenario_cases import CASES, Case
+from distwatch.errors import PartialData
+from distwatch.state.finding import Finding
+from tests.support.folder_watch import FolderWatch
+from tests.support.ranks import Job, launch_ranks, torchrun
+
+WITHIN_S = 28.0
+SETTLED_S = 4.0
+"""A verdict counts once it has held for this long: the evidence of a stack comes a little later."""
+
+
+def is_right(case: Case, findings: list[Finding]) -> bool:
+    """Whether the first finding is one of the expected ones, about the right ranks."""
+    if not case.codes:
+        return not any(finding.blocks for finding in findings)
+    first = next(iter(findings), None)
+    return (
+        first is not None
+        and first.code in case.codes
+        and set(first.culprit_ranks) == set(case.culprits)
+    )
+
+
+def told(findings: list[Finding]) -> str:
+    """The root in a few words."""
+    if not findings:
+        return "nothing"
+    first = findings[0]
+    return f"{first.severity} {first.code} {list(first.culprit_ranks)}"
+
+
+def watch(case: Case, job: Job) -> tuple[list[Finding], float]:
+    """The verdict that holds, and when it first stood."""
+    began = time.monotonic()
+    since, seen = began, ""
+    findings: list[Finding] = []
+    changes = FolderWatch(job.folder.path)
+    while time.monotonic() < began + WITHIN_S:
+        changes.wait(1.0)
+        findings = judged(job)
+        if (now := told(findings)) != seen:
+            seen, since = now, time.monotonic()
+        right = bool(case.codes) and is_right(case, findings)
+        if right and time.monotonic() - since >= SETTLED_S:
+            break
+    changes.close()
+    return findings, since - began
+
+
+def judged(job: Job) -> list[Finding]:
+    """The observer's newest verdict; none where nothing was written yet."""
+    try:
+        return list(job.state().recorded_findings)
+    except PartialData:
+        return []
+
+
+def run_case(case: Case) -> bool:
+    """Runs one case and prints its line."""
+    arguments = (case.script, case.world)
+    given = {"args": case.args, "env": case.env}
+    launched = (
+        torchrun(*arguments, **given)  # type: ignore[arg-type]
+        if case.torchrun
+        else launch_ranks(*arguments, ranks=case.ranks, **given)  # type: ignore[arg-type]
+    )
+    with launched as job:
+        findings, after_s = watch(case, job)
+        right = is_right(case, findings)
+        words = findings[0].summary[:150] if findings else job.output()[-200:].replace("\n", " ")
+    verdict = (
+        "right" if right else f"WRONG, not {'/'.join(case.codes) or 'silent'} {list(case.culprits)}"
+    )
+    print(
+        f"{case.name:42} {told(findings):48} {after_s:5.1f} s  {verdict}\n      {words}", flush=True
+    )
+    return right
+
+
+def main() -> None:
+    """Runs the chosen cases."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("cases", nargs="*", help="words of their names; default: all")
+    chosen = options.parse_args().cases
+    cases = [case for case in CASES if not chosen or any(word in case.name for word in chosen)]
+    right = sum([run_case(case) for case in cases])
+    print(f"{right} of {len(cases)} right")
+    sys.exit(0 if right == len(cases) else 1)
+
+
+if __name__ == "__main__":
+    main()

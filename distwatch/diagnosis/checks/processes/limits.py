@@ -1,0 +1,96 @@
+"""process.limit_reached: open files, memory, disk or /dev/shm of a rank are at their limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from distwatch.diagnosis.checks.processes.blocked_ranks import awaited_roots
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.failures import error_line
+from distwatch.diagnosis.facts.rank_status import short_site
+from distwatch.diagnosis.facts.signals import end_evidence, first_line
+from distwatch.state.events import Site
+from distwatch.state.finding import Evidence, Finding
+from distwatch.state.limits import limit_in
+from distwatch.state.model import Process
+from distwatch.state.quantities import bytes_text
+
+_ADVICE = {
+    "open files": "Close what is opened again and again (groups: destroy_process_group(group); files, sockets), or "
+    "raise the limit: `ulimit -n`, LimitNOFILE.",
+    "/dev/shm": "Give the container more of it (`docker run --shm-size=16g`, an emptyDir of medium Memory), use "
+    "fewer data workers, or torch.multiprocessing.set_sharing_strategy('file_system').",
+    "memory": "Use less memory on that host (batch, workers, offload), or raise the limit (`ulimit -v`, the cgroup's).",
+    "processes and threads": "Start fewer of them (OMP_NUM_THREADS, workers), or raise `ulimit -u` and "
+    "the cgroup's pids.max.",
+    "disk": "Free space on that file system, or write somewhere else.",
+    "disk quota": "Free space, or ask for more quota on that file system.",
+    "file size": "Raise `ulimit -f`.",
+}
+
+
+class LimitsReached:
+    """A rank's exception, of any thread, says that a limit was reached: it ended the rank, or others wait."""
+
+    def find(self, case: Case) -> Iterable[Finding]:
+        roots = awaited_roots(case)
+        for rank, process in sorted(case.job.ranks.items()):
+            said, site = error_line(process), process.exception.site if process.exception else None
+            ended = bool(limit_in(said))
+            if not ended and rank in roots:
+                said, site = _unseen(process)
+            if what := limit_in(said):
+                yield self._finding(case, rank, what, said, site, ended=ended)
+
+    def _finding(
+        self, case: Case, rank: int, what: str, said: str, site: Site | None, *, ended: bool
+    ) -> Finding:
+        process = case.job.ranks[rank]
+        victims = (set(case.deaths.victims) if ended else set()) | set(case.waiting_for([rank]))
+        at = f", at {short_site(site.file, site.line, site.function)}" if site else ""
+        more = "which ended it: " if ended else ""
+        return Finding(
+            code="process.limit_reached",
+            severity="crash" if ended else "hang",
+            culprit_ranks=(rank,),
+            waiting_ranks=tuple(sorted(victims - {rank})),
+            summary=f"rank {rank} has reached the limit of {what}{_figures(process, what)}, {more}"
+            f"{first_line(said)}{at}",
+            advice=_ADVICE.get(what, ""),
+            evidence=tuple(_evidence(process, rank, said)),
+            confidence=0.95,
+        )
+
+
+def _evidence(process: Process, rank: int, said: str) -> Iterable[Evidence]:
+    if process.exception is not None:
+        yield from end_evidence(process, rank)
+    else:
+        yield Evidence("journal", f"rank {rank}: {said[:300]}", rank)
+
+
+def _unseen(process: Process) -> tuple[str, Site | None]:
+    """An exception that it holds, or that ended a thread, as `TypeName: message`.
+
+    Not about memory: whether that can ever be had depends on what was asked for.
+    """
+    for one in (process.held_exception, *reversed(process.dead_threads)):
+        text = f"{one.type_name}: {one.message}" if one is not None else ""
+        if one is not None and limit_in(text) not in ("", "memory"):
+            return text, one.site
+    return "", None
+
+
+def _figures(process: Process, what: str) -> str:
+    """` (256 of 256)`, as far as the process could see them."""
+    seen = process.limits.get(what)
+    if seen is None:
+        return ""
+    text = bytes_text if what in ("memory", "file size") else str
+    if seen.used is not None and seen.limit is not None:
+        return f" ({text(seen.used)} of {text(seen.limit)})"
+    if seen.limit is not None:
+        return f" (limit {text(seen.limit)})"
+    if seen.used is not None:
+        return f" ({text(seen.used)} used)"
+    return f" ({seen.path})" if seen.path else ""
