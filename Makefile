@@ -94,6 +94,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/beside_torchfrtrace.py
 	$(BIN)/python benchmarks/log_import.py
 	$(BIN)/python -m benchmarks.nccl_verdicts
+	$(BIN)/python -m benchmarks.tui_cost --seconds 20
 	$(BIN)/python benchmarks/many_ranks.py --seconds 15
 
 # Kills, damaged inputs and hostile connections, for some twenty minutes; a short form runs with the tests.

@@ -102,7 +102,7 @@ class DistwatchApp(App[None]):
     def compose(self) -> ComposeResult:
         self._top = TopBar(id="top")
         self._tabs = Tabs(id="tabs")
-        self._work = Workspace()
+        self._work = Workspace(self.session.trends)
         self._prompt = Prompt()
         yield self._top
         yield self._tabs

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from distwatch.tui.cells import format_age
 from distwatch.tui.picture import Picture, freeze, take_picture
+from distwatch.tui.trends import Trends
 from distwatch.tui.verdict import ViewerStatus
 from distwatch.tui.views.timeline import SECOND_NS, Window, window_of
 
@@ -33,6 +34,7 @@ class Session:
         self._unseen = False
         """Whether something was read that the current picture does not show."""
         self._whole: Picture | None = None
+        self.trends = Trends()
         self._current = take_picture(source.state, source.run_id)
 
     @property
@@ -76,6 +78,8 @@ class Session:
             self._failure = str(error) or type(error).__name__
             return False
         self._unseen |= changed
+        if changed:
+            self.trends.note(self.source.state)
         judged = self.source.state.judged_stamp != self._current.judged_stamp
         if self._play() or (self._unseen and (take or judged)):
             self._retake()

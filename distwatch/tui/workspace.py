@@ -11,6 +11,7 @@ from distwatch.tui.keys import VIEWS
 from distwatch.tui.line_list import LineList
 from distwatch.tui.picture import Picture
 from distwatch.tui.rank_map import RankMapView
+from distwatch.tui.trends import Trends
 from distwatch.tui.views import loading, map, ranks, timeline  # noqa: A004
 from distwatch.tui.views.detail import detail
 from distwatch.tui.views.line import subject_of
@@ -29,8 +30,9 @@ class DetailPage(VerticalScroll, can_focus=True, inherit_bindings=False):
 class Workspace(Horizontal):
     """Knows which view is open and what is chosen in it; draws a picture when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, trends: Trends) -> None:
         super().__init__(id="workspace")
+        self._trends = trends
         self.view = VIEWS[0].name
         self.detail_key: str | None = None
         self.wanted = Filter()
@@ -67,7 +69,7 @@ class Workspace(Horizontal):
         if self.view == "map":
             return self._draw_map(picture)
         overview = self.has_pane and not self.wanted.text
-        chosen = Choices(self._orders, self._folded, window, overview)
+        chosen = Choices(self._orders, self._folded, window, self._trends, overview)
         shown = draw_view(self.view, picture, self.wanted, chosen)
         none = f"no line matches the filter {self.wanted.text!r}; Esc clears it"
         empty = none if shown.total else shown.empty
@@ -93,7 +95,7 @@ class Workspace(Horizontal):
         if subject.startswith("rank:"):
             rank = int(subject.partition(":")[2])
             room = self.app.size.width * 2 // 5 - 4
-            text = rank_pane(picture, rank, self._window, room)
+            text = rank_pane(picture, rank, self._window, self._trends, room)
         self._pane_text.update(text or (detail(picture, key) if key else ""))
 
     @property

@@ -20,7 +20,7 @@ async def test_the_pane_shows_the_blamed_rank_with_its_source_line() -> None:
         screen = viewer.screen
         for part in (
             "rank 2  r running for 42 s  ▶ blamed", "data_loader.py:41 in __getitem__", "│ return self.shards[index]",
-            "◀ ranks 0-1,3 wait for it in all_reduce #5", "✓ init_process_group", "collectives/s", "the last minutes",
+            "◀ ranks 0-1,3 wait for it in all_reduce #5", "✓ init_process_group", "calls/s", "the last minutes",
             "who waits for whom",
         ):  # fmt: skip
             assert part in screen, part
@@ -88,3 +88,20 @@ async def test_hooks_are_one_line_and_who_says_something_of_another_rank_is_told
             "rank 1        finding raised       says: process.data_stall: rank 2 waits"
             in viewer.screen
         )
+
+
+async def test_cpu_and_device_use_are_seen_once_there_are_two_samples() -> None:
+    script = hung_job()
+    for second in range(5):
+        cpu = ev.ProcessSampled(process=script.key(2), state="R", cpu_s=34.5 + second / 2)
+        script.see(63.0 + second, cpu)
+        device = ev.Device(index=0, name="NVIDIA H100", utilization=25 * second)
+        script.see(63.0 + second, ev.DevicesSampled(host=HOST, devices=(device,)))
+    async with watching(script, until=62.5, size=(160, 44)) as viewer:
+        assert "CPU     " not in viewer.screen
+        for second in range(5):
+            viewer.source.reach(63.0 + second)
+            await viewer.poll()
+        assert "▅▅▅▅▅ 50%" in viewer.screen
+        await viewer.press("4")
+        assert "▁▃▅▆█" in viewer.screen

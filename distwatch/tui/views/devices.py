@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from distwatch.state.events import Device
@@ -10,7 +10,9 @@ from distwatch.state.model import Host, Process
 from distwatch.tui.cells import fit, format_bytes, share_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW
+from distwatch.tui.trends import Trends
 from distwatch.tui.views.line import Line, lines_about, part_key
+from distwatch.tui.views.sparkline import sparkline
 from distwatch.tui.visible_text import Text
 from distwatch.views.ray_rows import ray_rows
 
@@ -21,14 +23,14 @@ _PROCESS_TITLES = (
 )
 
 
-def lines(picture: Picture) -> list[Line]:
+def lines(picture: Picture, trends: Trends | None = None) -> list[Line]:
     """For each host: the machine, its devices, and the run's processes there as a tree."""
     found: list[Line] = []
     ranks = picture.ranks_by_process()
     for name, host in sorted(picture.state.hosts.items()):
         processes = [p for p in picture.state.processes.values() if p.host == name]
         here = tuple(ranks[p.key] for p in processes if p.key in ranks)
-        texts = [*host_lines(host), Text(_PROCESS_TITLES, FAINT)]
+        texts = [*host_lines(host, trends), Text(_PROCESS_TITLES, FAINT)]
         found += lines_about(f"host:{name}", (partial(fit, text) for text in texts), here)
         found += _process_lines(processes, ranks)
     return [*found, *_ray_lines(picture)]
@@ -52,9 +54,9 @@ def _ray_lines(picture: Picture) -> list[Line]:
     return found
 
 
-def host_lines(host: Host) -> list[Text]:
+def host_lines(host: Host, trends: Trends | None = None) -> list[Text]:
     """The machine: load, memory, cgroup, devices, and what was not observed."""
-    return [_host_line(host), *_memory_lines(host), *_device_lines(host)]
+    return [_host_line(host), *_memory_lines(host), *_device_lines(host, trends)]
 
 
 def _host_line(host: Host) -> Text:
@@ -82,23 +84,25 @@ def _memory_lines(host: Host) -> Iterator[Text]:
         yield Text(f"  ▲ {sample.oom_kills} processes killed by the OOM killer", f"bold {RED}")
 
 
-def _device_lines(host: Host) -> Iterator[Text]:
+def _device_lines(host: Host, trends: Trends | None) -> Iterator[Text]:
     if host.devices is None or host.devices.not_observed:
         why = host.devices.not_observed if host.devices else "no sample yet"
         yield Text.assemble(("  devices  ", MUTED), (f"not observed: {why}", FAINT))
     for device in host.devices.devices if host.devices else ():
-        yield _device_line(device)
+        yield _device_line(device, trends.device(host.host, device.index) if trends else ())
     for what, why in sorted(host.not_observed.items()):
         yield Text(f"  {what:<8} not observed: {why}", FAINT)
 
 
-def _device_line(device: Device) -> Text:
+def _device_line(device: Device, used: Sequence[float]) -> Text:
     use = UNKNOWN if device.utilization is None else f"{device.utilization}%"
     heat = "" if device.temperature_c is None else f"  {device.temperature_c} °C"
     line = Text.assemble(
         (f"  device {device.index} ", MUTED), device.name or "unnamed", f"  {use:>4} busy  ",
         share_cell(device.memory_used, device.memory_total), (heat, MUTED),
     )  # fmt: skip
+    if used:
+        line.append("  ").append_text(sparkline(used, 100.0))
     if device.throttle:
         line.append(f"  ▲ throttled: {', '.join(device.throttle)}", YELLOW)
     if device.ecc_uncorrected:

@@ -14,6 +14,7 @@ from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.tui.cells import format_age, format_bytes, state_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, CULPRIT, FAINT, GREEN, MUTED, RED, STRONG, UNKNOWN, YELLOW
+from distwatch.tui.trends import Trends
 from distwatch.tui.views.line import join_lines, section
 from distwatch.tui.views.process_detail import (
     end_lines,
@@ -33,7 +34,9 @@ _SPARK_WINDOW_NS = 60_000_000_000
 _EVIDENCE = 8
 
 
-def rank_pane(picture: Picture, global_rank: int, window: Window, width: int) -> Text | None:
+def rank_pane(
+    picture: Picture, global_rank: int, window: Window, trends: Trends, width: int
+) -> Text | None:
     """One rank in a narrow pane: state, strip, waits, stack with source, steps, evidence."""
     status = picture.status(global_rank)
     if status is None:
@@ -44,7 +47,8 @@ def rank_pane(picture: Picture, global_rank: int, window: Window, width: int) ->
         return join_lines([*lines, Text("no process of this rank was ever seen", YELLOW)])
     host = picture.state.hosts.get(process.host)
     now_ns = host.now_ns if host else process.last_ns
-    lines += [Text(), *_pace(picture, process, global_rank, window, width, now_ns)]
+    lines += [Text(), strip_text(picture, global_rank, window, max(8, width))]
+    lines += _pace(process, trends, now_ns)
     lines += section("waits", list(_waits(picture, global_rank)))
     lines += section("exception", list(exception_lines(process)))
     lines += section("end", list(end_lines(process)))
@@ -67,16 +71,17 @@ def _head(picture: Picture, status: RankStatus) -> Iterator[Text]:
         yield Text.assemble("at ", (status.where, STRONG))
 
 
-def _pace(
-    picture: Picture, process: Process, global_rank: int, window: Window, width: int, now_ns: int
-) -> Iterator[Text]:
-    """The strip, the rate of its collectives, and what the machine says about its process."""
-    yield strip_text(picture, global_rank, window, max(8, width))
+def _pace(process: Process, trends: Trends, now_ns: int) -> Iterator[Text]:
+    """How fast its collectives come, and what the machine says about its process."""
     rates = rates_of(process, _SPARKS, _SPARK_WINDOW_NS, now_ns)
     if any(rate is not None for rate in rates):
         newest = next((rate for rate in reversed(rates) if rate is not None), 0.0)
         yield Text.assemble(
-            ("collectives/s ", MUTED), sparkline(rates), f" {newest:.1f}", ("  last minute", FAINT)
+            ("calls/s ", MUTED), sparkline(rates), f" {newest:.1f}", ("  last minute", FAINT)
+        )
+    if used := trends.cpu(process):
+        yield Text.assemble(
+            ("CPU     ", MUTED), sparkline(used, max(1.0, *used)), f" {used[-1]:.0%}"
         )
     sample = process.outside.sample
     memory = f"{format_bytes(sample.rss_bytes)} · " if sample else ""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
+from distwatch.tui.trends import Trends
 from distwatch.tui.views import (
     devices,
     events,
@@ -48,6 +49,7 @@ class Choices(NamedTuple):
     orders: Mapping[str, ranks.Order]
     folded: frozenset[str]
     window: timeline.Window
+    trends: Trends
     overview: bool = False
     """Whether the ranks, where they are few, have their strips and waits below them."""
 
@@ -69,7 +71,7 @@ _VIEWS: dict[str, Callable[[Picture, Choices], _Drawn]] = {
     "stacks": lambda picture, chosen: _Drawn(
         stacks.lines(picture, chosen.folded), stacks.EMPTY, partial(stacks.heading, picture)
     ),
-    "devices": lambda picture, _: _Drawn(devices.lines(picture), devices.EMPTY),
+    "devices": lambda picture, chosen: _Drawn(devices.lines(picture, chosen.trends), devices.EMPTY),
     "events": lambda picture, _: _Drawn(events.lines(picture), events.EMPTY),
     "findings": lambda picture, _: _Drawn(findings.lines(picture), findings.empty(picture)),
     "loading": lambda picture, chosen: _Drawn(
