@@ -175,6 +175,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         if not e.not_observed
         else f"not observed: {e.not_observed}"
     ),
+    ev.RecorderFileRead: lambda e: f"{count_of(len(e.dumped.entries), 'collective')} in {e.path}",
     ev.ExceptionUncaught: lambda e: f"{e.type_name}: {e.message}",
     ev.ProcessEnding: lambda e: e.reason,
     ev.HookFailed: lambda e: f"{e.hook}: {e.error}",
