@@ -27,6 +27,9 @@ APART_S = 4.5
 """Counts that are the same in two answers so far apart do not move."""
 _OUTDATED_S = 180.0
 """Twice the longest pause between two answers: nobody has asked since, for the job moved."""
+_MOST_HOSTS = 8
+"""Where a pid is used on more hosts than this, it tells none from another."""
+_MOST_PAIRS = 1024
 _LATE_NS = 1_000_000_000
 
 
@@ -89,22 +92,30 @@ class _Completion:
 
     def _match_processes(self) -> dict[int, int]:
         """By index in the answer, the global rank of a process."""
-        by_host = _hosts_of(self._answer.processes, self._known.values())
-        seen = {(p.host, p.pid): rank for rank, p in self._known.items() if p.pid}
         ranks: dict[int, int] = {}
-        for place, (host, pid) in enumerate(self._answer.processes):
-            rank = seen.get((by_host.get(host, ""), pid))
-            if rank is not None:
-                ranks[place] = rank
         for communicator in self._answer.communicators:
-            if communicator.size == self._world and _fits(communicator, ranks):
+            if communicator.size == self._world and self._is_of_all(communicator):
                 # Of the communicator of all, the rank in it is the global rank.
                 self._whole = communicator
-                for rank, place in enumerate(communicator.processes):
-                    ranks.setdefault(place, rank)
+                for number, place in enumerate(communicator.processes):
+                    ranks.setdefault(place, number)
                 break
-        ranks.pop(-1, None)
-        return ranks
+        else:
+            by_host = _hosts_of(self._answer.processes, self._known.values())
+            seen = {(p.host, p.pid): rank for rank, p in self._known.items() if p.pid}
+            for place, (host, pid) in enumerate(self._answer.processes):
+                if (rank := seen.get((by_host.get(host, ""), pid))) is not None:
+                    ranks[place] = rank
+        return {place: r for place, r in ranks.items() if 0 <= place < len(self._answer.processes)}
+
+    def _is_of_all(self, communicator: ev.Communicator) -> bool:
+        """Whether each rank that is known has the pid that the answer gives to that rank."""
+        pids = [
+            (self._known[rank].pid, self._answer.processes[place][1])
+            for rank, place in enumerate(communicator.processes)
+            if rank in self._known and 0 <= place < len(self._answer.processes)
+        ]
+        return all(own == told for own, told in pids if own)
 
     def _members(self, communicator: ev.Communicator) -> list[int | None]:
         """The global rank of each rank in it; None where that is not known."""
@@ -261,8 +272,15 @@ def _hosts_of(processes: Iterable[tuple[str, int]], known: Iterable[Process]) ->
     by_pid: dict[int, set[str]] = {}
     for process in known:
         by_pid.setdefault(process.pid, set()).add(process.host)
-    shared = Counter((host, name) for host, pid in processes for name in by_pid.get(pid, ()))
+    shared = Counter(
+        (host, name)
+        for host, pid in processes
+        if len(names := by_pid.get(pid, set())) <= _MOST_HOSTS
+        for name in names
+    )
     found: dict[str, str] = {}
+    if len(shared) > _MOST_PAIRS:
+        return found
     for (host, name), number in shared.most_common():
         if host in found or name in found.values():
             continue
@@ -274,16 +292,6 @@ def _hosts_of(processes: Iterable[tuple[str, int]], known: Iterable[Process]) ->
         if not any(h not in found and n not in found.values() for h, n in rivals):
             found[host] = name
     return found
-
-
-def _fits(communicator: ev.Communicator, ranks: Mapping[int, int]) -> bool:
-    """Whether those of its ranks that are known have their global rank in it."""
-    known = {
-        number: ranks[place]
-        for number, place in enumerate(communicator.processes)
-        if place in ranks
-    }
-    return bool(known) and all(number == rank for number, rank in known.items())
 
 
 def _groups_by_members(processes: Iterable[Process]) -> dict[tuple[int, ...], dict[str, Group]]:
