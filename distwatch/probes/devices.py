@@ -47,6 +47,8 @@ class Devices:
         self._first_links: dict[int, tuple[int, ...]] = {}
         self._throttled_at: dict[int, float] = {}
         self._last: dict[int, Device] = {}
+        self._lost: dict[int, str] = {}
+        """Devices that were out of reach when they were opened, and why."""
 
     def sample(self, host: str) -> DevicesSampled:
         """All devices now, or why none are visible."""
@@ -100,6 +102,9 @@ class Devices:
         try:
             return self._nvml.nvmlDeviceGetHandleByIndex(index)
         except self._nvml.NVMLError as error:
+            # One that a container may not use is not lost.
+            if getattr(error, "value", None) in _OUT_OF_REACH:
+                self._lost[index] = str(error)
             return f"not readable: {error}"
 
     def _try(self, name: str, *arguments: Any) -> Any:
@@ -114,7 +119,8 @@ class Devices:
 
     def _look_at(self, index: int, handle: Any | str) -> Device:
         if isinstance(handle, str):
-            return Device(index=index, name=handle, lost=handle, xid=self._xids_of(index))
+            lost = self._lost.get(index, "")
+            return Device(index=index, name=handle, lost=lost, xid=self._xids_of(index))
         if lost := self._out_of_reach(handle):
             known = self._last.get(index, Device(index=index))
             xids = self._xids_of(index)

@@ -17,7 +17,8 @@ class NvmlDoubleError(Exception):
 class NvmlDouble:
     """A double of pynvml: answers what its tables hold, supports nothing else.
 
-    A device with `lost` was gone before it was opened, one with `fallen` is gone now.
+    A device with `lost` was gone before it was opened, one with `fallen` is gone now, and one with `denied`
+    belongs to another container.
     """
 
     NVMLError = NvmlDoubleError
@@ -44,7 +45,9 @@ class NvmlDouble:
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         if "lost" in self.answers[index]:
-            raise NvmlDoubleError("GPU is lost")
+            raise NvmlDoubleError("GPU is lost", 15)
+        if "denied" in self.answers[index]:
+            raise NvmlDoubleError("Insufficient Permissions", 4)
         return index
 
     def nvmlDeviceGetIndex(self, handle: int) -> int:

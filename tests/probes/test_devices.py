@@ -59,6 +59,12 @@ def test_a_lost_device_does_not_hide_the_others() -> None:
     found = Devices(NvmlDouble([{"lost": True}, FULL], xids=[])).sample("here")
     assert found.not_observed is None
     assert [device.name for device in found.devices] == ["not readable: GPU is lost", "H200"]
+    assert [device.lost for device in found.devices] == ["GPU is lost", ""]
+
+
+def test_a_device_of_another_container_is_not_lost() -> None:
+    found = Devices(NvmlDouble([{"denied": True}, FULL], xids=[])).sample("here")
+    assert [device.lost for device in found.devices] == ["", ""]
 
 
 def test_xids_come_from_the_log_where_the_driver_gives_no_events(tmp_path: Path) -> None:
