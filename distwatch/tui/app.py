@@ -167,10 +167,13 @@ class DistwatchApp(App[None]):
     # ---- looking ---------------------------------------------------------------------------
 
     def action_view(self, name: str) -> None:
-        """Opens one of the views."""
+        """Opens one of the views; a selected rank stays selected where the view has a place for it."""
+        before = subject_of(self._work.selected_key or "")
         self._work.touched = True
         self._work.open(name)
         self.draw()
+        if name in _OF_RANKS and before.startswith("rank:"):
+            self._work.select(before)
 
     def action_detail(self) -> None:
         """Opens the line under the cursor; in the stacks, folds it."""

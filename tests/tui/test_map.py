@@ -93,6 +93,14 @@ async def test_many_ranks_open_on_the_map_at_the_blamed_one() -> None:
         assert "detail · Esc" in viewer.screen
 
 
+async def test_a_rank_stays_selected_from_view_to_view() -> None:
+    async with watching(hung_job(), size=(160, 44)) as viewer:
+        await viewer.press("1", "end", "home", "down", "m")
+        assert rank_at(viewer) == 1
+        await viewer.press("right", "right", "t")
+        assert "rank 3  w waiting" in viewer.screen
+
+
 async def test_keys_move_over_the_tiles_zoom_and_group() -> None:
     async with watching(large_hang(64), size=(80, 24)) as viewer:
         await viewer.press("m", "home")
