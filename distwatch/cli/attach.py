@@ -10,6 +10,7 @@ import click
 
 from distwatch.cli.options import color_option, exit_code, root_option
 from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
+from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
 from distwatch.observer.journals.pruning import run_folders
@@ -18,9 +19,12 @@ from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
 from distwatch.observer.targets.sources import RecordedRun
 from distwatch.observer.targets.unwatched import choice_text, moving_ranks, unwatched_jobs
+from distwatch.state.model import RunState
 
 SETTLE_S = 1.5
 LONGEST_S = 8.0
+LATEST_S = 30.0
+"""On a crowded host, where two looks far enough apart take longer than that."""
 
 
 @click.command()
@@ -90,9 +94,31 @@ async def _settle(source: RunSource) -> None:
         f"distwatch: no rank runs distwatch; watching from outside for up to {LONGEST_S:.0f} s",
         err=True,
     )
-    while time.monotonic() < deadline and not _is_decided(source):
+    first: dict[str, int] = {}
+    latest = deadline - LONGEST_S + LATEST_S
+    while not _is_decided(source):
+        now = time.monotonic()
+        if now >= latest or (now >= deadline and _looked_twice(source.state, first)):
+            break
         await source.wait(0.25)
         await source.poll()
+
+
+def _looked_twice(state: RunState, first: dict[str, int]) -> bool:
+    """Whether each rank was looked at twice, far enough apart to tell one that stands from one that moves.
+
+    Args:
+        first: when each rank was first looked at, in monotonic ns by process key; filled in here.
+    """
+    looks = {
+        process.key: process.outside.stack_ns
+        for process in state.processes.values()
+        if process.role == "rank"
+        and process.ended_ns is None
+        and "stack" not in process.outside.not_observed
+    }
+    first.update({key: at for key, at in looks.items() if at is not None and key not in first})
+    return all(at is not None and at - first[key] >= STILL_S * 1e9 for key, at in looks.items())
 
 
 def _is_decided(source: RunSource) -> bool:
