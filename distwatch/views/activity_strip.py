@@ -6,7 +6,7 @@ its stack. Where only the number of earlier collectives is known, the strip says
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -78,17 +78,14 @@ def strip_of(job: Job, global_rank: int) -> Strip:
     host = job.state.hosts.get(process.host)
     now_ns = host.now_ns if host else process.last_ns
     offset_ns = host.wall_offset_ns if host else 0
-    calls = list(_calls(process))
-    spans = [*_base(process, now_ns), *_steps(process, now_ns)]
-    spans += _tail(job, process, global_rank, max(_ends(spans[1:] + calls), default=0), now_ns)
+    calls, steps = list(_calls(process)), list(_steps(process, now_ns))
+    last_ns = max((span.ended_ns for span in [*steps, *calls]), default=0)
+    tail = _tail(job, process, global_rank, last_ns, now_ns)
+    spans = [*_base(process, now_ns), *steps, *tail]
     return Strip(
         spans=tuple(_shifted(span, offset_ns) for span in spans if span.ended_ns > span.began_ns),
         calls=tuple(_shifted(span, offset_ns) for span in calls),
     )
-
-
-def _ends(spans: Iterable[Span]) -> Iterator[int]:
-    return (span.ended_ns for span in spans)
 
 
 def _shifted(span: Span, by_ns: int) -> Span:
@@ -100,8 +97,7 @@ def _base(process: Process, now_ns: int) -> list[Span]:
     if process.started_ns is None:
         stack = process.outside.stack
         seen_ns = stack.unchanged_since_ns if stack else None
-        began = [] if seen_ns is None else [seen_ns]
-        return [Span(began_ns=at, ended_ns=now_ns, kind=WORK) for at in began]
+        return [] if seen_ns is None else [Span(began_ns=seen_ns, ended_ns=now_ns, kind=WORK)]
     spans = [Span(began_ns=process.started_ns, ended_ns=now_ns, kind=WORK)]
     oldest = next(iter(process.outside.operations), None)
     if oldest is not None and oldest.number > 1:
