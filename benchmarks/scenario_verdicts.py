@@ -11,6 +11,7 @@ import sys
 import time
 
 from benchmarks.scenario_cases import CASES, Case
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
 from distwatch.state.finding import Finding
 from tests.support.folder_watch import FolderWatch
@@ -60,9 +61,9 @@ def watch(case: Case, job: Job) -> tuple[list[Finding], float]:
 
 
 def judged(job: Job) -> list[Finding]:
-    """The observer's newest verdict; none where nothing was written yet."""
+    """The verdict that any viewer shows now; none where nothing was written yet."""
     try:
-        return list(job.state().recorded_findings)
+        return diagnose(job.state())
     except PartialData:
         return []
 

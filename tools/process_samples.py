@@ -65,6 +65,20 @@ PROCESS_SAMPLES = {
         95,
         "the process says that its main thread is over; less where a stack does not show what keeps it",
     ),
+    "process.network_wait": Sample(
+        "rank 1 waits for an answer from 10.0.0.9:443, at track.py:29 in {ask_tracker}; rank 0 has waited for it in "
+        "all_reduce #2 of default_pg for 16 s",
+        70,
+        90,
+        "the kernel says which socket the main thread reads; less for a rank that runs without distwatch",
+    ),
+    "checkpoint.save_stalled": Sample(
+        "rank 1 saves a checkpoint ({writing}) and moves nothing on /mnt/ckpt/part.distcp, at train.py:49 in {save}; "
+        "rank 0 has waited for it in all_gather #7 of default_pg for 24 s",
+        60,
+        95,
+        "its stack is in a save, and nothing of it moves; less where only its stacks were seen",
+    ),
     "process.stopped": certain(
         "rank 2 is stopped (SIGSTOP or SIGTSTP): the kernel does not run it",
         "the kernel says so",

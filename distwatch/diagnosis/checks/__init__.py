@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distwatch.diagnosis.checks.check import Check
+from distwatch.diagnosis.checks.collectives.aborts import LibraryAborts
 from distwatch.diagnosis.checks.collectives.callers import ConcurrentThreads, SitesDiffer
 from distwatch.diagnosis.checks.collectives.device_queues import DeviceQueues
 from distwatch.diagnosis.checks.collectives.entries import (
@@ -105,6 +106,7 @@ CHECKS: tuple[Check, ...] = (
     ConcurrentThreads(),
     CountUneven(),
     OperationsDiffer(),
+    LibraryAborts(),
     PeerMissing(),
     Circles(),
     DeviceQueues(),

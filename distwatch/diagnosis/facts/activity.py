@@ -37,6 +37,7 @@ _FILES: tuple[tuple[Kind, str, str], ...] = (
     ("data", "the data loader", "/torch/utils/data/ /torchdata/ /webdataset/ /litdata/ /ffcv/"),
     ("data", "the data loader", "/nvidia/dali/ /tensorflow/python/data/ /streaming/base/"),
     ("data", "the data loader", "/datasets/iterable_dataset /datasets/arrow_"),
+    ("file_lock", "the build lock of another process (FileBaton)", "/torch/utils/file_baton.py"),
     # Not all of _dynamo and _inductor: compiled code runs through their frames, too.
     ("compile", "compilation", "/torch/_dynamo/convert_frame /torch/_dynamo/symbolic_convert"),
     ("compile", "compilation", "/torch/_inductor/graph.py /torch/_inductor/scheduler.py"),

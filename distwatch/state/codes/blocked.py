@@ -34,6 +34,7 @@ BLOCKED = (
         "checkpoint.save_stalled",
         "A save of a checkpoint makes no progress; the finding names its rank, file and storage.",
         "Look at the storage that the save writes to (a stalled mount, a quota, a full disk).",
+        needs_standstill=True,
     ),
     Code(
         "process.io_blocked",
@@ -105,6 +106,7 @@ BLOCKED = (
         "A rank is compiling, and others wait for it.",
         "Nothing yet if it is the first compilation; raise the timeout above it, or compile before the loop.",
         lateness=True,
+        needs_standstill=True,
     ),
     Code(
         "process.exit_stalled",

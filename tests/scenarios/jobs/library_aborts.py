@@ -21,9 +21,10 @@ def skip_bad_batch() -> None:
 
 
 def split_unevenly() -> None:
+    """Rank 0 gives three elements to rank 1, which takes two."""
     sent = torch.ones(6)
     given = [2, 4] if ODD else [3, 3]
-    taken = [3, 2] if ODD else [1, 3]
+    taken = [2, 4] if ODD else [3, 2]
     dist.all_to_all_single(torch.empty(sum(taken)), sent, taken, given)
 
 

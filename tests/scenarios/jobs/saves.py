@@ -22,12 +22,6 @@ def save_with_torch() -> None:
     torch.save(STATE, target("model.pt"))
 
 
-def save_with_safetensors() -> None:
-    from safetensors.torch import save_file
-
-    save_file(STATE, target("model.safetensors"))
-
-
 def stall_file_writes() -> None:
     """DCP writes through these: one rank's storage does not come back."""
     from torch.distributed.checkpoint import filesystem
@@ -58,7 +52,6 @@ def save_with_dcp_later() -> None:
 
 WAYS = {
     "torch": save_with_torch,
-    "safetensors": save_with_safetensors,
     "dcp": save_with_dcp,
     "dcp_async": save_with_dcp_later,
 }

@@ -25,6 +25,7 @@ from distwatch.diagnosis.facts.children import Child, children_of, died
 from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.rank_status import short_site
+from distwatch.diagnosis.facts.saves import save_phase
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
 from distwatch.diagnosis.facts.stack_calls import STILL_S, is_seen_from_outside, still_s
 from distwatch.diagnosis.facts.user_frame import user_frame
@@ -43,6 +44,7 @@ _FILE_LOCK_ADVICE = (
     "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it. On a shared file system "
     "a lock of another host may have no living owner."
 )
+_PEER = re.compile(r"socket [^ ,]+→([^ ,]+)")
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid")
 
 
@@ -116,8 +118,8 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
     if case.job.kernel_state(process) == "D" and kind != "data":
         doing = f"is blocked in the kernel{on_what(process)}"
         return Blocked("process.io_blocked", doing, kernel, 0.9)
-    if activity is not None and kind == "prompt":
-        return Blocked("process.stdin_wait", f"waits for {activity.text}", kernel, 0.95)
+    if (work := _slow_work(process, activity, rank)) is not None:
+        return work
     if activity is not None and kind in ("data", "file"):
         return _data_stall(case, rank, process, activity)
     if activity is not None and kind in ("lock", "file_lock"):
@@ -146,6 +148,32 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
         loop = Evidence("stack", text, rank)
         return Blocked("process.livelock", "runs without making progress", [loop], 0.8)
     return None
+
+
+def _slow_work(process: Process, activity: Activity | None, rank: int) -> Blocked | None:
+    """A question, a save, a compilation or a request: they may take long while something moves."""
+    kind, kernel = activity.kind if activity else "", kernel_evidence(process, rank)
+    if activity is not None and kind == "prompt":
+        return Blocked("process.stdin_wait", f"waits for {activity.text}", kernel, 0.95)
+    if (phase := save_phase(process)) and kind not in ("collective", "store"):
+        doing = f"saves a checkpoint ({phase}) and moves nothing{on_what(process)}"
+        return Blocked("checkpoint.save_stalled", doing, kernel, 0.9)
+    if kind == "compile":
+        doing = "compiles, and neither it nor its compiler moves anything"
+        return Blocked("process.compiling", doing, kernel, 0.8)
+    if kind == "network" and (peer := outside_peer(process)):
+        return Blocked("process.network_wait", f"waits for an answer from {peer}", kernel, 0.9)
+    return None
+
+
+def outside_peer(process: Process) -> str:
+    """The address of whoever its main thread waits for; '' where it listens, or waits for the job's store."""
+    sample = process.outside.sample
+    match = _PEER.search(sample.blocked_on) if sample is not None else None
+    port = process.identity.master_port
+    if match is None or (port and match[1].endswith(f":{port}")):
+        return ""
+    return match[1]
 
 
 def _waits_for_own_device(case: Case, rank: int) -> bool:

@@ -9,6 +9,7 @@ from distwatch.diagnosis.facts.activity import kernel_text, native_frames, on_wh
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
 from distwatch.diagnosis.facts.job import FROZEN_AFTER_S
+from distwatch.diagnosis.facts.saves import save_phase
 from distwatch.diagnosis.facts.signals import (
     REQUESTS,
     end_evidence,
@@ -241,8 +242,12 @@ class RankFrozen:
             if in_kernel
             else f"holds the GIL in native code{native}{at}, so none of its Python threads can run"
         )
+        code = "process.io_blocked" if in_kernel else "process.gil_held"
+        if phase := save_phase(process):
+            code = "checkpoint.save_stalled"
+            cause = f"saves a checkpoint ({phase}){on_what(process)} and {cause}"
         return Finding(
-            code="process.io_blocked" if in_kernel else "process.gil_held",
+            code=code,
             culprit_ranks=(rank,),
             waiting_ranks=case.waiting_for([rank]),
             summary=f"rank {rank} {cause}; {lasted}",

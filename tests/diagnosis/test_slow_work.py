@@ -1,0 +1,132 @@
+"""Saves, compilations and requests that move nothing; ranks that the library aborts."""
+
+from __future__ import annotations
+
+import pytest
+
+from distwatch.state import events as ev
+from distwatch.state.flow import Flow, Moved
+from tests.diagnosis.recorded import SECOND, RecordedJob, frame, hung_job, judged, only_root, root
+
+LIB = "/venv/lib/python3.11"
+SLEEPING = (frame("main", "/job/train.py", 9),)
+TORCH = f"{LIB}/site-packages/torch"
+SAVING = (*SLEEPING, frame("save", f"{TORCH}/serialization.py", 944))
+WRITING = (
+    *SLEEPING,
+    frame("save", f"{TORCH}/distributed/checkpoint/state_dict_saver.py", 170),
+    frame("FileSystemWriter.write_data", f"{TORCH}/distributed/checkpoint/filesystem.py", 600),
+)
+LOADING = (*SLEEPING, frame("load", f"{TORCH}/serialization.py", 1400))
+
+
+@pytest.mark.parametrize(
+    ("frames", "sample", "code", "words"),
+    [
+        (
+            SAVING,
+            {"syscall": "openat", "blocked_on": "/mnt/m.pt"},
+            "checkpoint.save_stalled",
+            "(writing) and moves nothing on /mnt/m.pt",
+        ),
+        (WRITING, {"syscall": "write"}, "checkpoint.save_stalled", "(writing)"),
+        (
+            LOADING,
+            {"syscall": "read", "blocked_on": "/mnt/m.pt"},
+            "collective.rank_missing",
+            "never entered",
+        ),
+        (
+            (*SLEEPING, frame("readinto", f"{LIB}/socket.py", 700)),
+            {"syscall": "recvfrom", "blocked_on": "socket 10.0.0.1:50→10.0.0.9:443"},
+            "process.network_wait",
+            "from 10.0.0.9:443",
+        ),
+        (
+            (*SLEEPING, frame("accept", f"{LIB}/socket.py", 290)),
+            {"syscall": "accept4", "blocked_on": "socket listening on 0.0.0.0:80"},
+            "collective.rank_missing",
+            "never entered",
+        ),
+        (
+            (*SLEEPING, frame("wait", f"{TORCH}/utils/file_baton.py", 50)),
+            {"syscall": "clock_nanosleep"},
+            "process.lock_wait",
+            "FileBaton",
+        ),
+        (
+            (*SLEEPING, frame("load", f"{TORCH}/utils/cpp_extension.py", 50)),
+            {"syscall": "wait4"},
+            "process.compiling",
+            "nor its compiler",
+        ),
+    ],
+)
+def test_work_that_moves_nothing(
+    frames: tuple[ev.Frame, ...], sample: dict[str, str], code: str, words: str
+) -> None:
+    job = hung_job()
+    job.stack(2, 30.1, frames)
+    job.sample(2, 30.1, "S", **sample)
+    assert words in only_root(job, code, 2).summary
+
+
+def test_a_save_that_writes_is_slow() -> None:
+    job = hung_job()
+    job.stack(2, 30.1, SAVING)
+    moved = Moved(at_ns=int(29.9 * SECOND), written_bytes=1 << 20)
+    job.sample(2, 30.1, "S", syscall="write", flow=Flow(main=moved, over_s=2.0))
+    (finding,) = judged(job)
+    assert (finding.severity, finding.culprit_ranks) == ("warning", (2,))
+
+
+GLOO = (
+    "[enforce fail at gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 800 vs 400"
+)
+
+
+def aborted_job(world: int, said: str, op: str, peer: int = -1) -> RecordedJob:
+    """Rank 1 was ended in its last call, for what it received."""
+    job = RecordedJob(world)
+    job.initialize(*range(world))
+    called = ev.Operation(
+        number=1, op=op, pg_name="0", seq=-1 if peer >= 0 else 2, p2p_seq=1 if peer >= 0 else -1, peer=peer, numel=100,
+        dtype="float32", entered_ns=6 * SECOND,
+    )  # fmt: skip
+    job.pulse(1, at=6.5, groups={"0": (1, 1, 5.0)}, operations=(called,))
+    job.see(6.6, ev.OutputSeen(process=job.key(1), text=said))
+    job.exit(1, 7.0, signal=6)
+    job.tick(8.0)
+    return job
+
+
+def test_a_rank_that_the_library_aborts_is_a_victim() -> None:
+    finding = only_root(aborted_job(2, GLOO, "recv", peer=0), "collective.shape_mismatch", 0, 1)
+    assert "received 800 bytes where it expected 400 in recv #1" in finding.summary
+    ends = [f for f in judged(aborted_job(2, GLOO, "recv", peer=0)) if f.code == "process.killed"]
+    assert [(f.role, f.culprit_ranks) for f in ends] == [("symptom", ())]
+
+
+def test_of_more_than_two_ranks_nobody_is_guessed() -> None:
+    only_root(aborted_job(4, GLOO, "alltoall_base"), "collective.shape_mismatch")
+
+
+def test_another_abort_is_the_ranks_own() -> None:
+    assert (
+        root(judged(aborted_job(2, "free(): invalid pointer", "recv", 0))).code == "process.killed"
+    )
+
+
+def test_a_send_that_is_larger_than_its_recv() -> None:
+    job = aborted_job(2, "", "recv", peer=0)
+    sent = ev.Operation(
+        number=1, op="send", pg_name="0", p2p_seq=1, peer=1, numel=200, entered_ns=6 * SECOND
+    )
+    job.pulse(0, at=8.0, groups={"0": (1, 1, 5.0)}, operations=(sent,))
+    finding = only_root(job, "collective.shape_mismatch", 0, 1)
+    assert "received 200 elements where it expected 100" in finding.summary
+
+
+def test_an_abort_in_an_all_to_all_whose_lists_are_not_known() -> None:
+    only_root(aborted_job(2, "", "alltoall_base"), "collective.shape_mismatch", 0, 1)
+    assert root(judged(aborted_job(2, "", "allreduce"))).code == "process.killed"
