@@ -66,6 +66,8 @@ def test_a_rank_that_goes_on_from_function_to_function_moves() -> None:
         unchanged_since_ns=since_ns,
         settled_since_ns=since_ns,
     )
+    job.sample(1, SECOND_LOOK, "S", syscall="read", blocked_on="/data/shard-3")
+    assert root(diagnose(job.state)).code == "process.data_stall"
     job.see(SECOND_LOOK + 0.1, moved)
     assert diagnose(job.state) == []
 

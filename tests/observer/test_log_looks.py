@@ -91,6 +91,16 @@ async def test_a_rank_that_is_gone_is_told_by_its_log(
     assert [f.culprit_ranks for f in diagnose(state) if f.blocks] == [(1,)]
 
 
+async def test_a_rank_that_is_gone_without_an_error_may_have_ended_well(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "rank1.log").write_text("epoch 9\ndone\n")
+    with rank_0(tmp_path / "rank0.log", 2) as pid:
+        state = await look(folder, pid)
+    assert any(process.global_rank == 1 for process in state.processes.values())
+    assert [f for f in diagnose(state) if f.blocks] == []
+
+
 async def test_one_log_of_all_ranks_names_them_by_torchs_prefix(
     folder: RunFolder, tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ class Cold(NamedTuple):
     says: tuple[str, ...]
     world: int = 2
     started: int = 2
+    ended: tuple[int, ...] = ()
+    """Ranks that are gone before anybody looks."""
 
 
 CASES = {
@@ -43,8 +45,9 @@ CASES = {
     "the GIL": Cold("blocked_rank", ("gil", "1"), ("held up", 1), ("rank 1", "GIL")),
     "other calls": Cold("different_operations", ("swapped",), ("initialized", 1), ("all_reduce", "broadcast")),
     "a group of one": Cold("new_group_on_one", (), ("initialized", 1), ("new_group",)),
-    "recvs alone": Cold("peers", ("ring_of_recvs",), ("ready", 1), ("recv",)),
-    "ranks that nobody started": Cold("init_only", (), ("", 0), ("ranks 2-3", "never started"), world=4),
+    "a tag that differs": Cold("peers", ("other_tag",), ("ready", 1), ("to rank 1, tag 1", "from rank 0, tag 2")),
+    "a rank that is gone": Cold("import_error", (), ("init", 0), ("rank 1", "ModuleNotFoundError"), ended=(1,)),
+    "ranks that nobody started": Cold("init_only", (), ("init", 1), ("ranks 2-3", "never started"), world=4),
 }  # fmt: skip
 
 
@@ -75,11 +78,17 @@ def test_the_cause_is_named(name: str) -> None:
         step, rank = cold.hangs_after
         if step:
             job.wait_step(step, {rank})
+        for rank in cold.ended:
+            job.launched[rank].wait(60)
         seen = attach(job, 0)
         said = headline(seen.stdout)
         assert seen.returncode == 3, seen.stdout + seen.stderr
         for words in cold.says:
             assert words in said, seen.stdout
+        found = resolve(str(job.launched[0].pid), job.root).report()
+        assert found.verdict.word in ("hang", "crash"), (
+            "what it has written is found again by the pid"
+        )
 
 
 async def test_a_communicator_of_nccl_is_named_where_a_rank_answers_for_its_job() -> None:

@@ -131,13 +131,15 @@ class Inspection:
     async def _take_stacks(
         self, wanted: list[Tracked], living: list[Tracked], sockets: dict[str, str]
     ) -> None:
+        arguments = self.from_outside
         taken = await asyncio.gather(
-            *(self._stacks.take(tracked, sockets.get(tracked.key, "")) for tracked in wanted)
+            *(
+                self._stacks.take(tracked, sockets.get(tracked.key, ""), arguments=arguments)
+                for tracked in wanted
+            )
         )
         await self._stacks.take_of_workers(taken, living)
         await self._stacks.take_of_busy(taken, living, sockets)
-        if self.from_outside:
-            await self._stacks.take_arguments(taken, living)
 
     async def _see_connections(self, tracked: Tracked) -> None:
         try:

@@ -14,6 +14,7 @@ from distwatch.observer.background import end_tasks, in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.probes.output_files import OutputFile, output_files, read_tail
 from distwatch.state import events as ev
+from distwatch.state.addresses import is_loopback
 from distwatch.state.frames import process_key
 from distwatch.state.model import Process, RunState
 
@@ -50,7 +51,10 @@ class LogLooks:
         pids = {rank: process.pid for rank, process in ranks.items()}
         sizes = [process.world_size for process in ranks.values() if process.world_size]
         # Only where all ranks are of this host is a rank that no process is one that has ended.
-        local = any(process.identity.single_node for process in ranks.values())
+        local = any(
+            one.identity.single_node or is_loopback(one.identity.master_addr or "")
+            for one in ranks.values()
+        )
         world = max(sizes, default=0) if local else 0
         try:
             facts = await in_background(_read_facts, pids, world, within_s=READ_WITHIN_S)

@@ -16,7 +16,8 @@ from distwatch.probes.procfs import argv_of
 from distwatch.probes.table import read_environ
 from distwatch.state import events as ev
 
-PAUSE_S = 2.0
+PAUSES_S = (2.0, 2.0, 2.0, 10.0, 30.0)
+"""Nodes of a large job come minutes apart."""
 LOOK_WITHIN_S = 8.0
 
 
@@ -29,6 +30,7 @@ class RendezvousLooks:
         self._on_news = on_news
         self._meant: dict[str, Rendezvous | None] = {}
         self._due: dict[str, float] = {}
+        self._rounds: dict[str, int] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._waits: dict[str, tuple[int | None, int]] = {}
         """By launcher, how many nodes have joined, and since when no more."""
@@ -66,7 +68,8 @@ class RendezvousLooks:
                 nodes_needed=meant.least,
                 detail=f"the store at {meant.endpoint} did not answer within {LOOK_WITHIN_S:g} s",
             )
-        self._due[key] = time.monotonic() + PAUSE_S
+        rounds = self._rounds[key] = self._rounds.get(key, -1) + 1
+        self._due[key] = time.monotonic() + PAUSES_S[min(rounds, len(PAUSES_S) - 1)]
         known = self._waits.get(key)
         if known is None or known[0] != seen.nodes_joined:
             known = self._waits[key] = (seen.nodes_joined, time.monotonic_ns())

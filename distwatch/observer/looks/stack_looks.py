@@ -56,11 +56,14 @@ class StackLooks:
         self._argued: dict[str, tuple[ev.Frame, ...]] = {}
         self._outermost: dict[str, tuple[str, str]] = {}
 
-    async def take(self, tracked: Tracked, socket: str = "") -> ev.StackTaken | None:
+    async def take(
+        self, tracked: Tracked, socket: str = "", *, arguments: bool = False
+    ) -> ev.StackTaken | None:
         """Takes one process's stack from outside; from inside where the kernel forbids that.
 
         Args:
             socket: its agent's control socket; '' where it has none.
+            arguments: whether to read those of a call of torch.distributed, too.
         """
         taken = await self._take_whole(tracked)
         if taken.error and socket:
@@ -84,6 +87,9 @@ class StackLooks:
                 if run_ns is None
                 else _since(self._asleep, tracked.key, run_ns, now)[0],
             )
+            if arguments:
+                # Before the stack: a verdict on that one must not be given without them.
+                await self._take_arguments(tracked, taken)
         self._recording.record(taken)
         return taken
 
@@ -128,26 +134,16 @@ class StackLooks:
                     chosen.append(worker)
         await asyncio.gather(*(self.take(worker) for worker in chosen[:WORKERS_OF_ALL]))
 
-    async def take_arguments(
-        self, taken: Iterable[ev.StackTaken | None], living: list[Tracked]
-    ) -> None:
-        """The arguments of calls of torch.distributed in which main threads have stayed, once for each place."""
-        by_key = {tracked.key: tracked for tracked in living}
-        for one in taken:
-            tracked = by_key.get(one.process) if one is not None else None
-            if one is None or tracked is None:
-                continue
-            frames = one.main_frames(tracked.pid)
-            moved = one.unchanged_since_ns is None or self._argued.get(tracked.key) == frames
-            if moved or torch_frame(frames, CALLS) is None or not self._has_stayed(one):
-                continue
+    async def _take_arguments(self, tracked: Tracked, taken: ev.StackTaken) -> None:
+        """The arguments of a call of torch.distributed in which the main thread has stayed, once for each place."""
+        frames = taken.main_frames(tracked.pid)
+        stayed_ns = time.monotonic_ns() - (taken.unchanged_since_ns or 0)
+        if torch_frame(frames, CALLS) is None or stayed_ns < STAYED_S * 1e9:
+            return
+        if self._argued.get(tracked.key) != frames:
             self._argued[tracked.key] = frames
             if (read := await take_arguments(tracked.key, tracked.pid)) is not None:
                 self._recording.record(read)
-
-    def _has_stayed(self, taken: ev.StackTaken) -> bool:
-        stayed_ns = time.monotonic_ns() - (taken.unchanged_since_ns or 0)
-        return stayed_ns >= STAYED_S * 1e9
 
     def not_yet_native(self, keys: Iterable[str], living: list[Tracked]) -> list[Tracked]:
         """Those of the processes whose C frames were not yet taken at their current place."""

@@ -27,7 +27,12 @@ from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.saves import save_phase
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
-from distwatch.diagnosis.facts.stack_calls import STILL_S, is_seen_from_outside, still_s
+from distwatch.diagnosis.facts.stack_calls import (
+    STILL_S,
+    is_seen_from_outside,
+    settled_s,
+    still_s,
+)
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.wait_for import Edge
 from distwatch.state.events import ThreadStack
@@ -67,12 +72,15 @@ class RanksBlocked:
             if error is not None and _WORKER_GONE.search(error.message):
                 yield _lost_its_worker(case, rank, process)
         roots = awaited_roots(case) | _waiting_for_input(case)
+        outside = is_seen_from_outside(case.job)
         for rank in sorted(roots & set(case.job.ranks)):
             process = case.job.ranks[rank]
             if process.ended_ns is not None and not was_cut_off(process):
                 continue
             if process.open_call_of(LOAD):
                 continue  # its load is judged by the load's deadline
+            if outside and process.ended_ns is None and settled_s(process) < STILL_S:
+                continue  # one look shows where it is, and only a second one that it stays there
             if case.job.is_frozen(process) or case.job.kernel_state(process) in ("T", "t"):
                 continue  # its stack is old: RankStopped and RankFrozen look at it
             if blocked := why_blocked(case, rank, process):

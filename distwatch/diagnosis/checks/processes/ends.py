@@ -40,6 +40,9 @@ class RankEnded:
         yield from self._left_early(case)
 
     def _is_ours(self, case: Case, rank: int) -> bool:
+        process = case.job.ranks[rank]
+        if not process.instrumented and not process.pid and _is_unexplained(process):
+            return False  # only its log is left, without an error: it may have ended well
         # A rank that others wait for in the initialization is rendezvous.rank_died.
         return case.job.has_arrived(rank) or not case.waiting
 

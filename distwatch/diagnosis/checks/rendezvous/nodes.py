@@ -23,8 +23,9 @@ class NodeMissing:
                 continue
             if looked.nodes_joined >= looked.nodes_needed or _has_ranks(case, process):
                 continue
-            host = case.state.hosts.get(process.host)
-            waited_s = ((host.now_ns if host else 0) - looked.waits_since_ns) / 1e9
+            # Up to the newest look: what nobody has looked at again may have gone on.
+            newest_ns = process.outside.stamps["rendezvous"][0]
+            waited_s = (newest_ns - looked.waits_since_ns) / 1e9
             # Who attaches to a job that does not know of distwatch knows that it hangs.
             limit_s = INIT.deadline_s
             if process.started is not None:
