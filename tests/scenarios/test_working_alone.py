@@ -57,7 +57,12 @@ def test_the_same_work_that_stands_still_hangs(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "wakes"), [("serve", "listening on"), ("serve_by_thread", "receiver")]
+    ("way", "wakes"),
+    [
+        ("serve", "listening on"),
+        ("serve_by_thread", "receiver"),
+        ("serve_by_loop", "listening on"),
+    ],
 )
 def test_an_engine_without_requests_is_idle(way: str, wakes: str) -> None:
     with launch_ranks("works_alone", 2, env=DEADLINES, args=(way,)) as job:

@@ -1,7 +1,7 @@
 """Rank 0 is at work of its own for longer than any deadline, and the others wait for it.
 
-Usage: works_alone.py WAY. It goes on until the test opens the gate `enough`; where the test opens the
-gate `stall` first, the same work hangs.
+Usage: works_alone.py WAY, or the name of a unit of work. It goes on until the test opens the gate
+`enough`; where the test opens the gate `stall` first, the same work hangs.
 """
 
 import distwatch.auto  # noqa: F401, I001
@@ -18,6 +18,7 @@ from typing import BinaryIO
 import torch
 import torch.distributed as dist
 from steps import RANK, WORK, gate, silent_pipe, step
+from units_of_work import UNITS, serve_by_event_loop
 
 WAY = sys.argv[1]
 PAUSE_S = 0.1
@@ -28,6 +29,7 @@ def is_open(door: BinaryIO) -> bool:
 
 
 def stand_still() -> None:
+    step("stands still")
     with open(silent_pipe("nothing"), "rb") as pipe:
         pipe.read(1)
 
@@ -102,6 +104,18 @@ def serve_by_thread(enough: BinaryIO, stall: BinaryIO) -> None:
     requests.get()
 
 
+def serve_by_loop(enough: BinaryIO, stall: BinaryIO) -> None:
+    serve_by_event_loop(enough.fileno())
+
+
+def repeat(enough: BinaryIO, stall: BinaryIO) -> None:
+    """One unit of work after the other."""
+    while not is_open(enough):
+        if is_open(stall):
+            stand_still()
+        UNITS[WAY]()
+
+
 WAYS = {
     "checkpoint": save_checkpoint,
     "evaluate": evaluate,
@@ -109,14 +123,16 @@ WAYS = {
     "child": run_tokenizer,
     "serve": serve,
     "serve_by_thread": serve_by_thread,
-}
+    "serve_by_loop": serve_by_loop,
+} | dict.fromkeys(UNITS, repeat)
 
-dist.init_process_group("gloo")
-dist.barrier()
-told: list[object] = ["begin"]
-if RANK == 0:
-    WAYS[WAY](gate("enough"), gate("stall"))
-step("waiting")
-dist.broadcast_object_list(told, src=0)
-step("done")
-dist.destroy_process_group()
+if __name__ == "__main__":  # children import this file, too
+    dist.init_process_group("gloo")
+    dist.barrier()
+    told: list[object] = ["begin"]
+    if RANK == 0:
+        WAYS[WAY](gate("enough"), gate("stall"))
+    step("waiting")
+    dist.broadcast_object_list(told, src=0)
+    step("done")
+    dist.destroy_process_group()
