@@ -71,8 +71,8 @@ def stuck(way: str, env: dict[str, str]) -> tuple[float, str]:
     with launch_ranks("works_alone", 2, env=env, args=(way,)) as job:
         job.wait_step("waiting", {1})
         job.open_gate("stall", 0)
-        if way != "child":  # there the child stands still
-            job.wait_step("stands still", {0}, 60)
+        if way != "child":  # there the child is what stops
+            job.wait_step("nothing moves", {0}, 60)
         began = time.monotonic()
         while (waited := time.monotonic() - began) < 60:
             for finding in job.judged_blocking():

@@ -29,7 +29,7 @@ def is_open(door: BinaryIO) -> bool:
 
 
 def stand_still() -> None:
-    step("stands still")
+    step("nothing moves")
     with open(silent_pipe("nothing"), "rb") as pipe:
         pipe.read(1)
 
