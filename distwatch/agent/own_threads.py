@@ -23,6 +23,8 @@ _POLLS = frozenset(
 )
 """Exceptions by which a loop that polls learns that there is nothing yet."""
 _THREADS_NAMED = 8
+_OURS = "__distwatch_told__"
+"""Marks our hook, and a thread whose end was told: the hooks of several programs may form a chain."""
 
 
 class OwnThreads:
@@ -47,23 +49,23 @@ class OwnThreads:
     def _chain_hook(self) -> None:
         """Python calls one hook for all threads, and a program may set its own at any time."""
         previous = threading.excepthook
-        if previous is self._hook:
-            return
+        if previous is self._hook or _OURS in getattr(previous, "__dict__", {}):
+            return  # a program that puts back what it found must not make the chain longer
 
         def excepthook(args: Any) -> None:
             guard("thread exceptions", self._thread_died, args)
             previous(args)
 
+        excepthook.__dict__[_OURS] = True
         self._hook = threading.excepthook = excepthook
 
     def _thread_died(self, args: Any) -> None:
         # A program's hook may call the one that it replaced, and that one is ours, too.
-        if args.thread is None or getattr(args.thread, "__distwatch_told__", False):
+        error = args.exc_value
+        if args.thread is None or error is None or getattr(args.thread, _OURS, False):
             return
-        args.thread.__distwatch_told__ = True
-        kind, traceback = args.exc_type, args.exc_traceback
-        error = args.exc_value if args.exc_value is not None else kind()
-        told = describe_uncaught(error, traceback)
+        setattr(args.thread, _OURS, True)
+        told = describe_uncaught(error, args.exc_traceback)
         self._record(
             ev.ThreadDied(
                 thread=str(args.thread.name)[:100],
@@ -123,8 +125,12 @@ class OwnThreads:
 
 
 def _current_exception(thread: int | None) -> BaseException | None:
-    """What that thread handles now. Python 3.12 gives the exception, earlier ones three values."""
-    found: Any = sys._current_exceptions().get(thread or 0)
+    """What that thread handles now; None also where this Python does not tell it.
+
+    Python 3.12 gives the exception, earlier ones three values.
+    """
+    current: Callable[[], dict[int, Any]] = getattr(sys, "_current_exceptions", dict)
+    found: Any = current().get(thread or 0)
     if isinstance(found, tuple):
         found = found[1] if len(found) > 1 else None
     return found if isinstance(found, BaseException) else None

@@ -26,11 +26,17 @@ def caller_of(frame: FrameType | None, thread: int) -> str:
         if code.co_filename.endswith("/weakref.py"):
             return "a finalizer of weakref"
         frame = frame.f_back
-    return f"thread {_name_of(thread)}" if thread else ""
+    name = _name_of(thread) if thread else ""
+    return f"thread {name}" if name else ""
 
 
 def _name_of(thread: int) -> str:
-    """Without its number, since a program may start a new one for each call."""
+    """Without its number, since a program may start a new one for each call; '' for one of native code.
+
+    The main thread waits for those: autograd calls from its own threads what the main thread's backward needs.
+    """
     # Not threading.current_thread(): it would add an entry for a thread of native code.
     known = threading._active.get(thread)  # type: ignore[attr-defined]
-    return _NUMBER.sub("N", str(known.name))[:60] if known is not None else "of native code"
+    if known is None or isinstance(known, threading._DummyThread):
+        return ""
+    return _NUMBER.sub("N", str(known.name))[:60]

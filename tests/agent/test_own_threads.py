@@ -100,3 +100,14 @@ def test_a_thread_dies_also_under_a_hook_of_the_program(
     assert isinstance(limit, ev.LimitReached)
     assert limit.what == "open files"
     assert limit.used == limit.limit
+
+
+def test_a_hook_that_is_put_back_makes_the_chain_no_longer(threads: OwnThreads) -> None:
+    threads.look()
+    ours = threading.excepthook
+    for _ in range(3):
+        threading.excepthook = lambda args: None
+        threads.look()
+        threading.excepthook = ours
+        threads.look()
+    assert threading.excepthook is ours
