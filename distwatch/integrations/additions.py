@@ -36,9 +36,9 @@ def add_groups(
     builder.prepare()
     if (held := builder.held()) is not None:
         return held
-    launched = _place_of_world(plan)
+    launched = _place_of_world()
     if launched is None:
-        return builder.build(plan)
+        return builder.build(plan)  # only the hooks on torch see it
     prefix = f"distwatch/{launched.attempt}/{formed}/added/{_added}"
     library = TorchLibrary(None, builder)
     addition = FrameworkAddition(launched, plan, limits, library, agent, prefix)
@@ -57,7 +57,7 @@ def add_groups(
     return layout
 
 
-def _place_of_world(plan: InitPlanned) -> Launched | None:
+def _place_of_world() -> Launched | None:
     """Where the ranks of torch's default group can meet; None for a store that only torch can use."""
     import torch.distributed as dist
 

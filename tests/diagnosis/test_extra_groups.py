@@ -47,6 +47,12 @@ def test_the_member_that_has_not_entered_is_the_culprit() -> None:
     assert finding.summary.startswith("rank 1 never entered collective #3 of group 'weight_update'")
 
 
+def test_who_is_through_does_not_wait() -> None:
+    """A receiver of a broadcast is done with it while the sender still waits for another receiver."""
+    job = synced((3, 2, 10.0), (3, 3, 10.0), (2, 2, 9.0))
+    assert told(job) == [("collective.rank_missing", "root", (2,), (0,))]
+
+
 def test_within_the_deadline_and_where_all_have_entered_nothing_is_said() -> None:
     assert told(synced((3, 2, 390.0), (2, 2, 9.0))) == []
     assert told(synced((3, 3, 10.0), (2, 2, 9.0))) == []

@@ -40,14 +40,12 @@ class ExtraGroupIncomplete:
     """Looks at the groups that all members have joined, by the newest pulse of each member."""
 
     def find(self, case: Case) -> Iterable[Finding]:
-        told: set[tuple[str, int]] = set()
+        seen: set[tuple[str, str, int]] = set()
         for world in worlds_of(case.state) if _has_any(case) else ():
             for process in world:
-                for standstill in _standstills(case, process):
-                    key = standstill.meeting.title, standstill.seq
-                    owners = ranks_here(case, standstill.outside)
-                    if key not in told and owners:
-                        told.add(key)
+                for standstill in _standstills(case, process, seen):
+                    # Of several worlds, the one with the culprits reports it.
+                    if owners := ranks_here(case, standstill.outside):
                         yield _finding(case, standstill, owners)
 
 
@@ -55,8 +53,10 @@ def _has_any(case: Case) -> bool:
     return any(process.extra_groups for process in case.state.processes.values())
 
 
-def _standstills(case: Case, process: Process) -> Iterable[Standstill]:
-    """Collectives that this process waits in beyond its deadline."""
+def _standstills(
+    case: Case, process: Process, seen: set[tuple[str, str, int]]
+) -> Iterable[Standstill]:
+    """Collectives that this process waits in beyond its deadline, but for those that were `seen`."""
     for joined in process.extra_groups.values():
         mine = _progress(process, joined.name)
         if mine is None or mine.enqueued <= max(mine.completed, 0):
@@ -64,14 +64,18 @@ def _standstills(case: Case, process: Process) -> Iterable[Standstill]:
         waited_s = case.job.age_s(process, mine.changed_ns)
         if waited_s <= case.job.deadline_s(process, COLLECTIVE) or process.ended_ns is not None:
             continue
+        key = joined.endpoint, joined.name, mine.enqueued
+        if key in seen:
+            continue
+        seen.add(key)
         meeting = meeting_of(case.state, process, joined)
         members = list(meeting.come.values())
         if meeting.absent or len(members) != meeting.size:
             continue  # it has not formed, or a member is not observed
-        seen = {p.key: _progress(p, joined.name) for p in members}
-        outside = [p for p in members if (at := seen[p.key]) and at.enqueued < mine.enqueued]
-        if outside and all(seen.values()):
-            inside = [p for p in members if p not in outside]
+        at = {p.key: _progress(p, joined.name) for p in members}
+        outside = [p for p in members if (one := at[p.key]) and one.enqueued < mine.enqueued]
+        if outside and all(at.values()):
+            inside = [p for p in members if _is_inside(p, at[p.key], mine.enqueued)]
             yield Standstill(
                 meeting=meeting,
                 seq=mine.enqueued,
@@ -79,6 +83,12 @@ def _standstills(case: Case, process: Process) -> Iterable[Standstill]:
                 outside=outside,
                 waited_s=waited_s,
             )
+
+
+def _is_inside(process: Process, progress: GroupProgress | None, seq: int) -> bool:
+    """Whether it waits: who only receives in a broadcast is through before the others."""
+    is_in = progress is not None and progress.enqueued >= seq > progress.completed
+    return is_in and process.ended_ns is None
 
 
 def _progress(process: Process, pg_name: str) -> GroupProgress | None:
