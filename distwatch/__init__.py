@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distwatch.agent.training import step
     from distwatch.errors import (
         AlreadyInitialized,
         AttachDenied,
@@ -33,6 +34,7 @@ __all__ = [
     "initialize",
     "load",
     "snapshot",
+    "step",
 ]
 _PLACES = {
     **dict.fromkeys(__all__[:6], "distwatch.errors"),
@@ -41,6 +43,7 @@ _PLACES = {
     "check": "distwatch.preflight.environment",
     "load": "distwatch.loading",
     "snapshot": "distwatch.snapshots",
+    "step": "distwatch.agent.training",
 }
 
 

@@ -84,6 +84,7 @@ _.find_class
 _.persistent_load
 
 # Fields of report.json and of journals that msgspec writes and others read.
+_.condition_line
 _.deadline_in_s
 _.cwd
 _.memory_bytes

@@ -25,6 +25,7 @@ from distwatch.agent.pulse import OperationsRing
 from distwatch.agent.recorder import Recorder
 from distwatch.agent.ring_budget import NoRoom, open_memory
 from distwatch.agent.start_record import file_header, process_started
+from distwatch.agent.training_steps import TrainingSteps
 from distwatch.runfolder import RunFolder
 from distwatch.settings import Settings, read_settings
 from distwatch.state import events as ev
@@ -53,6 +54,7 @@ class Agent(Recorder):
         self.dump_sources: list[Callable[[str], ev.CollectivesDumped]] = []
         self.worker_source: Callable[[], tuple[ev.WorkerPlaced | None, str]] | None = None
         """Called at each beat: this process's ids in its cluster, and its title."""
+        self.training = TrainingSteps()
         self.recorder = "no collectives seen yet"
         self.is_initializing = False
         """Whether `distwatch.initialize` is under way in this process."""
@@ -107,6 +109,7 @@ class Agent(Recorder):
                 recorder=self.recorder,
                 dropped=self.journal.dropped,
                 title=title,
+                training=self.training.seen(),
             )
         )
         self.journal.drain()
@@ -169,6 +172,7 @@ class Agent(Recorder):
         self.peer_sources.clear()
         self.load_sources.clear()
         self.worker_source = None
+        self.training = TrainingSteps()
         self.dump_sources.clear()
         self._control.close(remove=False)
 

@@ -33,7 +33,7 @@ class Recorder:
         self._deadlines = deadlines
         self._numbers = itertools.count(1)
         self._stack = threading.local()
-        self._sites: dict[tuple[CodeType, int, str], int] = {}
+        self._sites: dict[tuple[CodeType, int, str, int], int] = {}
 
     def record(self, event: ev.Event) -> None:
         """Appends an event to the journal."""
@@ -132,13 +132,20 @@ class Recorder:
         if held is not None:
             self.record_news(msgspec.structs.replace(held, **known))
 
-    def site_number(self, code: CodeType, line: int, caller: str = "") -> int:
-        """A small number for a line of source and who calls from there; 0 when there are too many."""
-        number = self._sites.get((code, line, caller))
+    def site_number(
+        self, code: CodeType, line: int, caller: str = "", called_from: int = 0
+    ) -> int:
+        """A small number for a line of source and who calls from there; 0 when there are too many.
+
+        Args:
+            called_from: the number of the line that called this function; 0 where it is not known.
+        """
+        key = (code, line, caller, called_from)
+        number = self._sites.get(key)
         if number is None:
             if len(self._sites) >= SITES_NUMBERED:
                 return 0
-            number = self._sites[code, line, caller] = len(self._sites) + 1
+            number = self._sites[key] = len(self._sites) + 1
             site = ev.Site(file=code.co_filename, line=line, function=code.co_name, caller=caller)
-            self.record(ev.SiteSeen(number=number, site=site))
+            self.record(ev.SiteSeen(number=number, site=site, called_from=called_from))
         return number

@@ -37,6 +37,8 @@ GROUPS = {
     "Afterwards": {
         "report": "Write the post-mortem from what is on disk, the job alive or dead.",
         "replay": "Open the TUI on a recorded run: step, seek, pause.",
+        "diff": "Compare a run with a healthy one: versions, environment, layout, calls, steps.",
+        "repro": "Write a small script whose ranks part as a run's did.",
         "export": "Convert a run for Perfetto, speedscope or Prometheus.",
         "import": "Dumps of torch's flight recorder or of py-spy, as a run with its verdict.",
         "clean": "Remove the folders of runs that have ended.",

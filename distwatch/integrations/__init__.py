@@ -36,6 +36,10 @@ REGISTRY = (
             ("transformers_auto", "transformers.models.auto.auto_factory"),
         )
     ),
+    IntegrationSpec(
+        "hf_trainer", "transformers.trainer_callback", "hf_trainer", part_of="transformers"
+    ),
+    IntegrationSpec("torch_optimizers", "torch.optim.optimizer", "torch_optimizers", arms=False),
     IntegrationSpec("ray", "ray._private.worker", "ray", arms=False),
     IntegrationSpec("peft", "peft.peft_model", "peft"),
     *(

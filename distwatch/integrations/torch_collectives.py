@@ -43,6 +43,7 @@ PEERS_KEPT = 1024
 PEERS_TOLD = 48
 SITES_KEPT = 4096
 """A program may start a new thread for each call."""
+CALLERS_KEPT = 24
 
 
 class Counts:
@@ -145,7 +146,7 @@ class Calls:
         self._agent: core.Agent | None = None
         self._skip = folders_of("torch")
         self._main = threading.main_thread().ident
-        self._sites: dict[tuple[int, int, int], int] = {}
+        self._sites: dict[tuple[int, ...], int] = {}
         self._library: dict[int, tuple[CodeType, bool]] = {}
         self._dtypes: dict[Any, int] = {}
         self._names: dict[str, int] = {}
@@ -273,27 +274,54 @@ class Calls:
             table.clear()
         return agent
 
-    def _site(self, agent: Any) -> int:
+    def _site(self, agent: core.Agent) -> int:
+        """The number of the user's line, told apart by the line that called its function.
+
+        Places are compared by their instructions, which is faster: lines are looked up for a new one only.
+        """
         frame: FrameType | None = sys._getframe(4)
         library = self._library
+        found: FrameType | None = None
+        caller = instruction = 0
         while frame is not None:
             code = frame.f_code
             seen = library.get(id(code))
             if seen is None:
-                # The code object is kept alive, or another one could get its id.
-                seen = library[id(code)] = (code, not is_users(code.co_filename, self._skip))
+                seen = self._look_at(code)
             if not seen[1]:
-                ident = threading.get_ident()
-                thread = 0 if ident == self._main else ident
-                key = (id(code), frame.f_lineno, thread)
-                number = self._sites.get(key)
-                if number is None:
-                    number = agent.site_number(code, frame.f_lineno, caller_of(frame, thread))
-                    if len(self._sites) < SITES_KEPT:
-                        self._sites[key] = number
-                return number
+                if found is not None:
+                    caller, instruction = id(code), frame.f_lasti
+                    break
+                found = frame
             frame = frame.f_back
-        return 0
+        if found is None:
+            return 0
+        ident = threading.get_ident()
+        thread = 0 if ident == self._main else ident
+        key = (id(found.f_code), found.f_lasti, caller, instruction, thread)
+        number = self._sites.get(key)
+        if number is None:
+            number = self._number(agent, found, caller_of(found, thread))
+            if len(self._sites) < SITES_KEPT:
+                self._sites[key] = number
+        return number
+
+    def _look_at(self, code: CodeType) -> tuple[CodeType, bool]:
+        # The code object is kept alive, or another one could get its id.
+        seen = self._library[id(code)] = (code, not is_users(code.co_filename, self._skip))
+        return seen
+
+    def _number(self, agent: core.Agent, frame: FrameType, who: str) -> int:
+        chain: list[FrameType] = []
+        above: FrameType | None = frame
+        while above is not None and len(chain) < CALLERS_KEPT:
+            if not self._look_at(above.f_code)[1]:
+                chain.append(above)
+            above = above.f_back
+        number = 0
+        for one in reversed(chain):
+            number = agent.site_number(one.f_code, one.f_lineno, who, number)
+        return number
 
     def _fail(self, error: Exception) -> None:
         from distwatch.agent import guard

@@ -76,6 +76,10 @@ class Rank(msgspec.Struct, kw_only=True):
     """The cluster's own ids: job_id, node_id, worker_id, actor_id, …"""
     exception: list[str] = []
     integrations: dict[str, str] = {}
+    step: int | None = None
+    """The training step that it is at; None where it has told none."""
+    phase: str = ""
+    """forward, backward, optimizer, evaluation, save; '' where its stack shows none of them."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -184,11 +188,12 @@ def _run(job: Job, run_id: str) -> Run:
         launcher=processes[0].identity.launcher if processes else "unknown",
         world_size=job.world,
         hosts=sorted({process.host for process in processes}),
-        versions=_versions(processes),
+        versions=versions_of(processes),
     )
 
 
-def _versions(processes: list[Process]) -> dict[str, str]:
+def versions_of(processes: list[Process]) -> dict[str, str]:
+    """By library; where ranks differ, all of its versions."""
     found: dict[str, set[str]] = {}
     for process in processes:
         said = {name: changed.version for name, changed in process.integrations.items()}
@@ -292,6 +297,7 @@ def reasons_unobserved(coverage: Coverage) -> dict[str, str]:
 
 def _redacted(finding: Finding) -> Finding:
     evidence = tuple(redacted(one, "text") for one in finding.evidence)
+    # The lines of source were redacted when they were read.
     return msgspec.structs.replace(redacted(finding, "summary", "advice"), evidence=evidence)
 
 
@@ -319,6 +325,8 @@ def _rank(state: RunState, status: RankStatus) -> Rank:
         ended=_ended(state, process) if process else None,
         heartbeat_s=_rounded(status.heartbeat_s),
         instrumented=status.instrumented,
+        step=status.step,
+        phase=status.phase,
         actor=process.actor if process else "",
         cluster=asdict(process.worker) if process and process.worker else {},
         exception=[redact_text(line) for line in error.traceback] if error else [],

@@ -25,6 +25,7 @@ from distwatch.views.activity_strip import MOVING, WORK
 from distwatch.views.load_groups import group_loads
 from distwatch.views.load_timeline import device_bars, module_label, spans_of
 from distwatch.views.rank_map import RankMap, map_ranks
+from distwatch.views.side_by_side import side_by_side
 from distwatch.visible_text import shorten
 
 LOADS = 256
@@ -53,6 +54,7 @@ _FILTERS = {
     "leaked_words": load_text.leaked_words,
     "device_bars": device_bars,
     "module_label": module_label,
+    "side_by_side": side_by_side,
     "size": load_text.size_text,
     "gib": lambda count: "–" if count is None else f"{count / 2**30:.1f} GiB",
 }

@@ -18,6 +18,7 @@ from distwatch.state.rank_sets import format_ranks
 from distwatch.state.statuses import status_of
 from distwatch.views.layout_grid import LayoutGrid
 from distwatch.views.load_groups import group_loads
+from distwatch.views.side_by_side import side_by_side
 from distwatch.views.stack_tree import StackNode
 from distwatch.visible_text import shorten
 
@@ -139,6 +140,8 @@ def _finding(finding: Finding, role: str, headline: str, most: int) -> Iterable[
     if finding.summary not in headline:
         yield escape(finding.summary)
         yield ""
+    if finding.why:
+        yield from ("Where the ranks part:", "", *fence(side_by_side(finding.why)), "")
     for evidence in finding.evidence[:most]:
         rank = "" if evidence.global_rank is None else f"rank {evidence.global_rank}, "
         lines = evidence.text.splitlines() or [""]

@@ -25,6 +25,7 @@ _FAMILIES = {
     "dropped_events_total": "Events that are known to be lost.",
     "rank_heartbeat_age_seconds": "Seconds since the last heartbeat.",
     "rank_still_seconds": "Seconds since the rank was last seen to move.",
+    "rank_step": "The training step that the rank is at.",
     "collective_enqueued": "The last collective that the rank has entered.",
     "collective_completed": "The last collective that the rank has completed.",
     "collective_waited_seconds": "How long a collective has been in flight.",
@@ -74,12 +75,13 @@ def _samples(report: Report) -> Iterator[tuple[str, dict[str, str], float]]:
 def _rank_samples(report: Report) -> Iterator[tuple[str, dict[str, str], float]]:
     for rank in report.ranks:
         labels = {"global_rank": str(rank.global_rank), "host": rank.host}
-        for family, seconds in (
+        for family, value in (
             ("rank_heartbeat_age_seconds", rank.heartbeat_s),
             ("rank_still_seconds", rank.since_s),
+            ("rank_step", rank.step),
         ):
-            if seconds is not None:
-                yield family, labels, seconds
+            if value is not None:
+                yield family, labels, value
 
 
 def _group_samples(group: Group) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -29,6 +29,26 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     global_rank: int | None = None
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The way of some ranks, where the ranks of a finding part in the person's code."""
+
+    global_ranks: tuple[int, ...]
+    file: str
+    line: int
+    function: str
+    source: str = ""
+    """The text of the line."""
+    condition: str = ""
+    """The text of what leads these ranks there and not the others; '' for the others."""
+    condition_line: int = 0
+    kind: str = ""
+    """What separates the ways: branch, loop, try, except, return, continue, no_sync, …; '' if not known."""
+    about: str = ""
+    """What that depends on: rank, data, files, time, randomness, exception, environment; '' if not known."""
+    lines: tuple[tuple[int, str], ...] = ()
+    """Numbered lines of source around the condition and the line."""
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A diagnosis. `culprit_ranks` never contains a victim."""
 
@@ -45,6 +65,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     evidence: tuple[Evidence, ...] = ()
     confidence: Finite = 1.0
     """0 to 1: how strong the evidence is. Below 0.5 do not act on this finding alone."""
+    why: tuple[Way, ...] = ()
+    """Where the ranks part in the person's code, the way under a condition first; empty where that is not known."""
 
     def __post_init__(self) -> None:
         if not self.advice:

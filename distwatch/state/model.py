@@ -20,6 +20,7 @@ from distwatch.state.steps import StepKind, base_name
 
 CLOSED_STEPS_KEPT = 64
 SOURCES_KEPT = 512
+SOURCE_FILES_KEPT = 32
 PORT_ERRORS_KEPT = 1024
 TIMELINE_KEPT = 2000
 
@@ -129,6 +130,8 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     local_group_calls: dict[int, ev.LocalGroupCalled] = {}
     """Those that only members make."""
     sites: dict[int, ev.Site] = {}
+    callers: dict[int, int] = {}
+    """By the number of a call site, the number of the line that called its function."""
     meshes: list[ev.MeshMade] = []
     layouts: dict[str, ev.LayoutHeld] = {}
     """Its current parallel states, by framework."""
@@ -328,6 +331,8 @@ class RunState(msgspec.Struct, kw_only=True, gc=False):
     hosts: dict[str, Host] = {}
     sources: dict[tuple[str, int], str] = {}
     """Source lines that verdicts refer to, by file and line."""
+    source_files: dict[str, ev.SourceFileRead] = {}
+    """Source files in which ranks may have parted, by path; a bounded number."""
     judged: ev.FindingsJudged | None = None
     judged_stamp: Stamp = (0, "", 0)
     streams: dict[str, int] = {}

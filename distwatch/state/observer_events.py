@@ -135,6 +135,17 @@ class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     posted: int
 
 
+class TrainingStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where a process is in its training."""
+
+    step: int
+    began_ns: int = 0
+    """When the process was first at that step."""
+    usual_s: Finite = 0.0
+    """The median length of its last steps; 0: too few of them yet."""
+    epoch: Finite | None = None
+
+
 class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The live page of one process, rewritten in place by the agent's thread."""
 
@@ -150,6 +161,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     dropped: int = 0
     title: str = ""
     """A Ray worker's process title: `ray::Trainer.fit`."""
+    training: TrainingStep | None = None
 
 
 class PulseRead(Event, frozen=True, kw_only=True):
@@ -295,6 +307,18 @@ class SourcesRead(Event, frozen=True, kw_only=True):
 
     host: str
     lines: tuple[SourceLine, ...] = ()
+
+
+class SourceFileRead(Event, frozen=True, kw_only=True):
+    """A source file of the job's, as its processes loaded it; secrets are redacted line by line."""
+
+    is_routine = True
+
+    host: str
+    file: str
+    text: str = ""
+    not_read: str = ""
+    """Why the text is missing: `changed since it was loaded`, …"""
 
 
 class ErrorFileRead(Event, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from distwatch.state import events as ev
 from distwatch.state.event import register
 from distwatch.state.model import (
     PORT_ERRORS_KEPT,
+    SOURCE_FILES_KEPT,
     SOURCES_KEPT,
     Host,
     Link,
@@ -143,6 +144,16 @@ def _sources_read(state: RunState, _: Stamp, event: ev.SourcesRead) -> None:
         known = state.sources.get((line.file, line.line), "")
         if len(state.sources) < SOURCES_KEPT or known:
             state.sources[line.file, line.line] = max(known, line.text)
+
+
+@_folds(ev.SourceFileRead)
+def _source_file_read(state: RunState, _: Stamp, event: ev.SourceFileRead) -> None:
+    # A whole text wins over a reason why there is none, then the greatest text: hosts read in any order.
+    known = state.source_files.get(event.file)
+    if known is None and len(state.source_files) >= SOURCE_FILES_KEPT:
+        return
+    if known is None or (event.text, event.not_read) > (known.text, known.not_read):
+        state.source_files[event.file] = event
 
 
 @_folds(ev.ErrorFileRead)

@@ -205,6 +205,8 @@ class SiteSeen(Event, frozen=True, kw_only=True):
 
     number: int
     site: Site
+    called_from: int = 0
+    """The number of the line that called this function; 0 where it is not known."""
 
 
 class CollectivesDumped(Event, frozen=True, kw_only=True):

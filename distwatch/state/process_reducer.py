@@ -263,6 +263,7 @@ def _end_group(process: Process, pg_name: str, time_ns: int) -> None:
 @_folds(ev.SiteSeen)
 def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
     event.retain.put(process.sites, event.number, event.site)
+    event.retain.put(process.callers, event.number, event.called_from)
 
 
 @_folds(ev.CollectivesDumped)

@@ -70,7 +70,7 @@ def test_json_is_the_contract() -> None:
     )
     (finding,) = report["findings"]
     assert set(finding) == set(
-        "code role severity culprit_ranks waiting_ranks pg_name pg_desc summary advice evidence confidence".split()
+        "code role severity culprit_ranks waiting_ranks pg_name pg_desc summary advice evidence confidence why".split()
     )
     assert (finding["code"], finding["culprit_ranks"]) == ("collective.rank_missing", [2])
     assert all(

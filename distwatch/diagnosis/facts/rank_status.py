@@ -14,6 +14,7 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.signals import exit_text
+from distwatch.diagnosis.facts.training import phase_of, place_in_training, training_of
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.statuses import IDLE, status_of
@@ -40,6 +41,10 @@ class RankStatus(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float | None = None
     instrumented: bool = False
     blocked: bool = False
+    step: int | None = None
+    """The training step that it is at; None where it has told none."""
+    phase: str = ""
+    """forward, backward, optimizer, evaluation, save; '' where its stack shows none of them."""
 
 
 def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
@@ -111,12 +116,14 @@ def rank_status(job: Job, global_rank: int) -> RankStatus:
         pid=process.pid,
         word=word,
         letter=status.letter,
-        doing=doing,
+        doing=" · ".join(filter(None, (doing, place_in_training(process)))),
         where=where(process),
         since_s=None if since_ns is None else _age_s(job, process, since_ns),
         heartbeat_s=None if process.ended_ns else job.heartbeat_s(process),
         instrumented=process.instrumented,
         blocked=status.blocks,
+        step=at.step if (at := training_of(process)) else None,
+        phase=phase_of(process),
     )
 
 

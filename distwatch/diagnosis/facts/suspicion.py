@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.training import overlong_step
 from distwatch.diagnosis.facts.worlds import is_lone_program
 from distwatch.state.steps import COLLECTIVE
 
@@ -53,6 +54,8 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
             and job.ranks[rank].ended_ns is None
         ):
             return f"rank {rank} waits in {peer}"
+    if overlong := overlong_step(job):
+        return str(overlong)
     return _unlike_calls(job, groups)
 
 

@@ -17,6 +17,11 @@ _LIBRARIES = (
 )
 
 
+def is_library(file: str) -> bool:
+    """Whether a source file is a library's, Python's or ours."""
+    return any(part in file for part in _LIBRARIES)
+
+
 @cache_by_identity
 def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
     """The innermost frame of the user's own code; where there is none, the innermost of all."""
@@ -28,4 +33,4 @@ def user_frame(frames: tuple[Frame, ...]) -> Frame | None:
 
 def is_of_library(frame: Frame) -> bool:
     """Whether a frame is not of the user's own code."""
-    return frame.native or any(part in frame.file for part in _LIBRARIES)
+    return frame.native or is_library(frame.file)

@@ -19,6 +19,7 @@ from distwatch.diagnosis.verdict.ray_causes import with_ray
 from distwatch.diagnosis.verdict.self_reported import with_raised
 from distwatch.diagnosis.verdict.slowness import tell_slow_from_stuck
 from distwatch.diagnosis.verdict.unlinked_hosts import discount_unlinked
+from distwatch.diagnosis.why.explain import with_place_in_training, with_why
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
@@ -68,7 +69,8 @@ def _judge(case: Case) -> tuple[list[Finding], bool]:
             ordered, case, only_cleared = with_end(stood, ordered), earlier, False
             break
         only_cleared = is_teardown and only_ends(ordered)
-    return discount_unlinked(case, with_places(case.job, ordered)), only_cleared
+    told = with_place_in_training(case, with_why(case, with_places(case.job, ordered)))
+    return discount_unlinked(case, told), only_cleared
 
 
 def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, bool]]:

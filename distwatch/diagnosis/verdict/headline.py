@@ -11,6 +11,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deadlines import next_deadline
 from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.diagnosis.facts.suspicion import suspicion_of
+from distwatch.diagnosis.facts.training import overlong_step
 from distwatch.diagnosis.verdict.early_warning import early_suspicion
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Finding
@@ -81,6 +82,12 @@ def headline_of(
         return _about(first, "slow" if is_slow else first.severity)
     if idle := [status for status in ranks if status.word == IDLE]:
         return _idle(idle, ranks)
+    if overlong := next(filter(None, (overlong_step(case.job) for case in cases)), None):
+        return Headline(
+            word="suspected",
+            summary=str(overlong),
+            note="slow or stuck; no deadline has passed yet",
+        )
     if reason := next(filter(None, (suspicion_of(case.job, case.groups) for case in cases)), ""):
         return Headline(word="watching", summary=f"no verdict yet: {reason}")
     return _without_findings(ranks)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import msgspec
 
 from distwatch.diagnosis.facts.activity import activity_of, awaited_lock_file
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.diagnosis.why.trails import Step, trail_now, trail_of_call
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Finding
-from distwatch.state.model import RunState
+from distwatch.state.model import SOURCE_FILES_KEPT, Process, RunState
 
 _RANKS = 64
 _OPERATIONS = 4
+_FILES = 8
 
 Places = dict[str, list[tuple[str, int]]]
 
@@ -60,6 +64,50 @@ def lines_of_interest(state: RunState) -> Places:
             known |= set(new)
             found[process.key] = new
     return found
+
+
+class WantedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A source file that may show why ranks part, and the process to read it by."""
+
+    file: str
+    process: Process
+    started_s: float
+    """When that process began, by the wall clock."""
+    functions: tuple[tuple[int, str], ...]
+    """Lines that it has run, each with its function."""
+
+
+def files_of_interest(state: RunState, host: str, ticks_s: float) -> list[WantedFile]:
+    """The unread files of the person's code that ranks of this host are in, or last called from.
+
+    Args:
+        ticks_s: seconds of one clock tick.
+    """
+    found: dict[str, WantedFile] = {}
+    if len(state.source_files) >= SOURCE_FILES_KEPT:
+        return []
+    for process in list(Job(state).ranks.values())[:_RANKS]:
+        if process.host != host:
+            continue
+        described = process.started or process.outside.seen
+        began_ns = int((described.start_ticks if described else 0) * ticks_s * 1e9)
+        for step in _steps_of(process):
+            known = found.get(step.file)
+            if step.file in state.source_files or (known is None and len(found) >= _FILES):
+                continue
+            before = known.functions if known is not None else ()
+            if known is None or known.process is process:
+                found[step.file] = WantedFile(
+                    file=step.file, process=process, started_s=state.wall_ns(host, began_ns) / 1e9,
+                    functions=tuple(dict.fromkeys((*before, (step.line, step.function)))),
+                )  # fmt: skip
+    return list(found.values())
+
+
+def _steps_of(process: Process) -> Iterator[Step]:
+    yield from trail_now(process).steps
+    for operation in process.outside.operations[-_OPERATIONS:]:
+        yield from trail_of_call(process, operation).steps
 
 
 def locks_of_interest(state: RunState) -> dict[str, set[str]]:

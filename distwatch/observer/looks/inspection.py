@@ -15,6 +15,7 @@ from distwatch.diagnosis.verdict.probe_requests import (
 )
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks.source_files import read_wanted, wanted_files
 from distwatch.observer.looks.stack_looks import ASK_WITHIN_S, StackLooks, ask
 from distwatch.observer.looks.tracking import Tracked, Tracking
 from distwatch.probes.connections import examine_connections
@@ -45,6 +46,7 @@ class Inspection:
         self._next = 0.0
         self._task: asyncio.Task[None] | None = None
         self._native: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._ask = True
         self._suspected = 0.0
         self._embedded = embedded
@@ -105,6 +107,15 @@ class Inspection:
         self._native = asyncio.create_task(self._stacks.take_native(chosen))
         return self._native
 
+    def read_files(self) -> asyncio.Task[None] | None:
+        """Reads the source files of a verdict's ranks, if any are unread; None: none are."""
+        if self._reading is not None and not self._reading.done():
+            return None
+        if not wanted_files(self._state, self._recording.header.host):
+            return None
+        self._reading = asyncio.create_task(self._read_files())
+        return self._reading
+
     def again_soon(self) -> None:
         """The verdict has changed: the next round need not wait."""
         self._rounds, self._next = min(self._rounds, 1), 0.0
@@ -123,6 +134,7 @@ class Inspection:
             self._tracking.examine(),
         )
         await self._read_sources(wanted)
+        await self._read_files()
         self._looked = time.monotonic()
         if self.from_outside:
             # The second look at ranks that report nothing themselves decides: it is not to be late.
@@ -177,6 +189,16 @@ class Inspection:
         if lines:
             host = self._recording.header.host
             self._recording.record(ev.SourcesRead(host=host, lines=tuple(dict.fromkeys(lines))))
+
+    async def _read_files(self) -> None:
+        host = self._recording.header.host
+        for wanted in wanted_files(self._state, host):
+            try:
+                read = await in_background(read_wanted, host, wanted)
+            except asyncio.TimeoutError:
+                why = "its file system does not answer"
+                read = ev.SourceFileRead(host=host, file=wanted.file, not_read=why)
+            self._recording.record(read)
 
     async def _ask_for_dump(self, key: str, path: str, why: str) -> None:
         """Asks an agent for its flight recorder's entries; records why where it does not answer."""

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.observer.journals.reading import any_alive, load_state
 from distwatch.observer.lock import lock_holder
+from distwatch.observer.looks.source_files import read_all
 from distwatch.report.document import Report, build_report
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, host_name
+from distwatch.state.frames import FileHeader
 from distwatch.state.model import RunState
+from distwatch.state.reducer import reduce
 
 if TYPE_CHECKING:
     from distwatch.observer.targets.run_source import RunSource
@@ -61,6 +64,18 @@ def report_on(state: RunState) -> Report:
     return build_report(state, diagnose(cases), state.run_id, cases)
 
 
+def with_sources(state: RunState) -> RunState:
+    """The same state, to which the unread source files of this host's ranks are added."""
+    host = host_name()
+    if host in state.hosts:
+        header = FileHeader(
+            stream="reader", host=host, pid=0, start_ticks=0, boot_id="", wall_offset_ns=0, salt=0
+        )
+        for read in read_all(state, host):
+            reduce(state, header, 0, state.hosts[host].now_ns, read)
+    return state
+
+
 class RunHere(Target):
     """A run that is recorded on this machine."""
 
@@ -70,6 +85,10 @@ class RunHere(Target):
 
     def folder(self) -> RunFolder:
         return self._folder
+
+    def state(self) -> RunState:
+        """As of every target, with the source files that nobody read while it ran."""
+        return with_sources(load_state(self._folder))
 
     def source(self) -> RunSource:
         """Its observer; else, while it lives, an observer in the viewer; else the recording."""

@@ -11,6 +11,9 @@ from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE, FAINT, GREEN, MUTED, SEVERITIES, STRONG
 from distwatch.tui.views.line import Line, lines_about
 from distwatch.tui.visible_text import Text
+from distwatch.views.side_by_side import side_by_side
+
+_COLUMN = 44
 
 
 def lines(picture: Picture) -> list[Line]:
@@ -47,6 +50,9 @@ def finding_texts(picture: Picture, finding: Finding) -> list[Text]:
     ]
     if finding.advice:
         texts.append(Text.assemble(("    → ", GREEN), finding.advice))
+    if finding.why:
+        texts.append(Text("    where the ranks part:", MUTED))
+        texts += [Text(f"    {line}", FAINT) for line in side_by_side(finding.why, _COLUMN)]
     for evidence in finding.evidence:
         first, *rest = evidence.text.splitlines() or [""]
         texts.append(Text.assemble((f"    {evidence.source:<16} ", BLUE), first))

@@ -1,0 +1,187 @@
+"""Adds to findings why their ranks part: the ways, a clause of the summary, and advice that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import msgspec
+
+from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.training import place_in_training
+from distwatch.diagnosis.why.guards import Guard
+from distwatch.diagnosis.why.parting import Parting, dispatching, part
+from distwatch.diagnosis.why.sides import Side, sides_of
+from distwatch.diagnosis.why.source import Source, read_source
+from distwatch.diagnosis.why.trails import Step, Trail
+from distwatch.diagnosis.why.values import origin_of
+from distwatch.diagnosis.why.words import advice_of, clause_of
+from distwatch.state.finding import Evidence, Finding, Way
+from distwatch.state.rank_sets import name_ranks
+
+_FINDINGS = 4
+_RANKS = 8
+_AROUND = 1
+_LINES = 9
+_FAMILIES = ("collective", "p2p", "group", "load", "process", "checkpoint")
+_OF_VALUES = ("shape_mismatch", "dtype_mismatch", "root_disagrees", "members_disagree", "unmatched")
+_COLLECTIVE = (
+    "all_reduce all_gather gather broadcast reduce scatter barrier all_to_all send recv backward wait "
+    "new_group synchronize"
+).split()  # fmt: skip
+
+
+def with_place_in_training(case: Case, found: list[Finding]) -> list[Finding]:
+    """The same findings; the first one that stops ranks also says at which step."""
+    if not found or not found[0].blocks:
+        return found
+    first = found[0]
+    ranks = (*first.culprit_ranks[:_RANKS], *first.waiting_ranks[:_RANKS])
+    places = {r: place_in_training(case.job.ranks[r]) for r in ranks if r in case.job.ranks}
+    told = next(((rank, place) for rank, place in places.items() if place), None)
+    if told is None:
+        return found
+    summary = f"{first.summary} (rank {told[0]} at {told[1]})"
+    return [msgspec.structs.replace(first, summary=summary), *found[1:]]
+
+
+def with_why(case: Case, found: list[Finding]) -> list[Finding]:
+    """The same findings; the first ones that stop ranks also say where the ranks part."""
+    explained = {id(f) for f in [f for f in found if _may_part(f)][:_FINDINGS]}
+    return [_explained(case, f) if id(f) in explained else f for f in found]
+
+
+def _may_part(finding: Finding) -> bool:
+    family = finding.code.partition(".")[0]
+    return family in _FAMILIES and bool(finding.culprit_ranks) and not finding.why
+
+
+def _explained(case: Case, finding: Finding) -> Finding:
+    sides = sides_of(case, finding)
+    if sides is None:
+        return finding
+    if sides[0].trail.steps == sides[1].trail.steps:
+        trail = sides[0].trail
+        differs = finding.code.endswith(_OF_VALUES) and bool(trail.steps)
+        return (
+            _by_value(case, finding, sides, trail.steps[-1], trail.called) if differs else finding
+        )
+    counts = (sides[0].times, sides[1].times) if min(s.times for s in sides) >= 0 else None
+    trails = (sides[0].trail, sides[1].trail)
+    texts = tuple(_texts(case, trails))
+    parting = _part(trails, counts, texts)
+    if parting is None:
+        step = dispatching(*trails)
+        found = _by_value(case, finding, sides, step, ()) if step else finding
+        return found if found.why else _with_unread(case, finding, trails)
+    ranks = (sides[0].ranks, sides[1].ranks)
+    clause = clause_of(parting, ranks, counts)
+    advice = advice_of(parting, _is_collective(parting)) or finding.advice
+    order = (parting.taker, 1 - parting.taker)
+    return msgspec.structs.replace(
+        finding,
+        summary=f"{finding.summary}; {clause}",
+        advice=advice,
+        why=tuple(w for side in order if (w := _way(case, parting, sides, side))),
+    )
+
+
+@lru_cache(maxsize=256)
+def _part(
+    trails: tuple[Trail, Trail],
+    counts: tuple[int, int] | None,
+    texts: tuple[tuple[str, str], ...],
+) -> Parting | None:
+    """Verdicts are derived again and again from the same stacks, and from the same sources."""
+    by_file = dict(texts)
+    return part(trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts)
+
+
+def _texts(case: Case, trails: tuple[Trail, Trail]) -> Iterator[tuple[str, str]]:
+    for file in dict.fromkeys(step.file for trail in trails for step in trail.steps):
+        read = case.state.source_files.get(file)
+        if read is not None and read.text:
+            yield file, read.text
+
+
+def _with_unread(case: Case, finding: Finding, trails: tuple[Trail, Trail]) -> Finding:
+    """The same finding, with the files that could have shown more and were not read."""
+    files = dict.fromkeys(step.file for trail in trails for step in trail.steps)
+    unread = [one for file in files if (one := case.state.source_files.get(file)) and one.not_read]
+    more = (Evidence("stack", f"{one.file} was not read: {one.not_read}") for one in unread[:4])
+    return msgspec.structs.replace(finding, evidence=(*finding.evidence, *more))
+
+
+def _by_value(
+    case: Case, finding: Finding, sides: tuple[Side, Side], step: Step, called: tuple[str, ...]
+) -> Finding:
+    """Ranks on one line: where what they pass comes from, or, with nothing `called`, what they call."""
+    source = _source(case, step.file)
+    found = origin_of(source, step, called) if source else None
+    if source is None or found is None:
+        return finding
+    guard, about = found
+    ways = tuple(
+        Way(
+            global_ranks=side.ranks, file=step.file, line=step.line, function=step.function,
+            source=source.line(step.line), condition=guard.text, condition_line=guard.line,
+            kind="value", about=about if about != "constant" else "",
+            lines=_excerpt(source, guard.line, step.line),
+        )
+        for side in sides
+    )  # fmt: skip
+    who = name_ranks((*sides[0].ranks, *sides[1].ranks))
+    verb = "pass" if called else "call"
+    place = f"{step.file.rpartition('/')[2]}:{guard.line}"
+    return msgspec.structs.replace(
+        finding,
+        summary=f"{finding.summary}; what {who} {verb} comes from `{guard.text}`, {place}",
+        why=ways,
+    )
+
+
+def _way(case: Case, parting: Parting, sides: tuple[Side, Side], side: int) -> Way | None:
+    guard = parting.guard
+    step = parting.steps[side]
+    takes = side == parting.taker
+    if takes and guard.is_exit:
+        line = getattr(guard.node, "lineno", guard.line)
+        function = next((s.function for s in parting.steps if s is not None), "")
+        step = Step(parting.file, line, function)
+    if step is None:
+        return None
+    source = _source(case, step.file)
+    condition, line = _condition(parting, guard, takes)
+    return Way(
+        global_ranks=sides[side].ranks, file=step.file, line=step.line, function=step.function,
+        source=source.line(step.line) if source else "",
+        condition=condition, condition_line=line, kind=guard.kind, about=parting.about,
+        lines=_excerpt(source, line, step.line) if source else (),
+    )  # fmt: skip
+
+
+def _condition(parting: Parting, guard: Guard, takes: bool) -> tuple[str, int]:
+    theirs = guard if takes else parting.other
+    if theirs is None:
+        return "", 0
+    if theirs.arm == "else" and theirs.kind != "loop":
+        return f"else of `{theirs.text}`", theirs.line
+    return theirs.text, theirs.line
+
+
+def _excerpt(source: Source, condition: int, line: int) -> tuple[tuple[int, str], ...]:
+    """The condition, the line, and what is around them; not what is far between."""
+    wanted = {n for at in (condition, line) if at for n in range(at - _AROUND, at + _AROUND + 1)}
+    numbers = sorted(n for n in wanted if 0 < n <= len(source.lines))[:_LINES]
+    texts = [(n, source.lines[n - 1].rstrip()) for n in numbers]
+    margin = min((len(t) - len(t.lstrip()) for _, t in texts if t), default=0)
+    return tuple((n, text[margin : margin + 120]) for n, text in texts)
+
+
+def _is_collective(parting: Parting) -> bool:
+    return any(word in parting.calls[parting.taker] for word in _COLLECTIVE)
+
+
+def _source(case: Case, file: str) -> Source | None:
+    read = case.state.source_files.get(file)
+    return read_source(read.text) if read is not None and read.text else None

@@ -1,0 +1,305 @@
+"""Where two trails part, and what in the source separates them.
+
+Of everything that guards one line and not the other, the most telling counts: a condition about the rank
+before one about data, a branch before a loop, and nothing that is the same on every rank.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from distwatch.diagnosis.why.guards import Guard, guards_of
+from distwatch.diagnosis.why.source import FUNCTIONS, Source, called_name, covers, name_of, within
+from distwatch.diagnosis.why.topics import Topic, View, bind, topic_of
+from distwatch.diagnosis.why.trails import Step, Trail
+
+Sources = Callable[[str], Source | None]
+"""The file of a path; None where it was not read."""
+_WEIGHT: Mapping[Topic, float] = {
+    "rank": 8, "exception": 5, "randomness": 5, "time": 5, "files": 5, "environment": 5, "data": 4, "": 2,
+}  # fmt: skip
+_OF_A_FAILURE = frozenset(("rank", "environment", "files", "randomness", "time"))
+_SPLIT = 6.0
+_UNEVEN = 4.0
+"""More for what keeps one side from a call that the other side makes more often."""
+_BESIDE = 4.0
+"""Less for what guards the side that is behind, or does not stand in the way of the other."""
+
+
+class Parting(msgspec.Struct, frozen=True, kw_only=True):
+    """What separates two sides, and the line of each side in that function.
+
+    Attributes:
+        guard: leads its `taker` (0 or 1) to that side's line, or takes it away before the other's.
+        is_split: the other side is in another arm of the same construct.
+        steps: each side's line; None for a side that has ended.
+    """
+
+    guard: Guard
+    about: Topic
+    taker: int
+    is_split: bool
+    file: str
+    steps: tuple[Step | None, Step | None]
+    calls: tuple[str, str]
+    other: Guard | None = None
+    """Of a split, the other side's arm."""
+
+
+class _Place(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a trail with its guards."""
+
+    step: Step
+    view: View
+    guards: tuple[Guard, ...]
+    called: str
+
+
+class _Option(msgspec.Struct, frozen=True, kw_only=True):
+    score: float
+    guard: Guard
+    about: Topic
+    side: int
+    place: _Place
+    other: Guard | None = None
+
+
+def part(
+    sides: tuple[Trail, Trail], sources: Sources, counts: tuple[int, int] | None = None
+) -> Parting | None:
+    """What separates two trails; None where the source does not show it.
+
+    Args:
+        counts: how many times each side made the call that one of them is in, where that is known.
+    """
+    level = _level(*sides)
+    if level is None:
+        return None
+    places = [_places(trail, sources) for trail in sides]
+    options = list(_options(sides, places, level, counts))
+    best = max(options, key=lambda option: option.score, default=None)
+    if best is None or best.score <= 0:
+        return None
+    return _parting(best, places, level)
+
+
+def _level(one: Trail, other: Trail) -> int | None:
+    """The index of the innermost function that both are in; 0 where one side has ended."""
+    if one.ended or other.ended:
+        return 0 if one.steps or other.steps else None
+    level = None
+    for number, (mine, yours) in enumerate(zip(one.steps, other.steps, strict=False)):
+        if not mine.is_in(yours):
+            break
+        level = number
+        if mine.line != yours.line:
+            break
+    return level
+
+
+def dispatching(one: Trail, other: Trail) -> Step | None:
+    """The line from which the sides go into different functions; None where they part otherwise."""
+    level = _level(one, other) if one.steps and other.steps else None
+    if level is None or one.steps[level].line != other.steps[level].line:
+        return None
+    deeper = min(len(one.steps), len(other.steps)) > level + 1
+    return one.steps[level] if deeper else None
+
+
+def _places(trail: Trail, sources: Sources) -> list[_Place | None]:
+    places: list[_Place | None] = []
+    caller: tuple[View, Step] | None = None
+    for number, step in enumerate(trail.steps):
+        source = sources(step.file)
+        if source is None:
+            places.append(None)
+            caller = None
+            continue
+        scope = source.scope_at(step.line, step.function)
+        if name_of(scope) != step.function:
+            places.append(None)  # the file is not what the process loaded
+            caller = None
+            continue
+        following = trail.steps[number + 1 : number + 2]
+        called = tuple(s.function for s in following) or trail.called
+        view = View(source, scope, _bindings(caller, scope) if caller else None)
+        guards = guards_of(source, scope, step.line, called)
+        shown = _shown_call(source, step, called)
+        places.append(_Place(step=step, view=view, guards=tuple(guards), called=shown))
+        caller = view, step
+    return places
+
+
+def _bindings(caller: tuple[View, Step], scope: ast.AST) -> dict[str, tuple[ast.expr, View]]:
+    view, step = caller
+    if not isinstance(scope, FUNCTIONS):
+        return {}
+    for node in within(view.scope):
+        if (
+            isinstance(node, ast.Call)
+            and called_name(node) == scope.name
+            and covers(node, step.line)
+        ):
+            return bind(node, scope, view)
+    return {}
+
+
+def _shown_call(source: Source, step: Step, called: Sequence[str]) -> str:
+    """The call on the line as the source names it; else what is known to be called there."""
+    scope = source.scope_at(step.line, step.function)
+    on_line = [
+        called_name(node)
+        for node in within(scope)
+        if isinstance(node, ast.Call) and covers(node, step.line) and called_name(node)
+    ]
+    fitting = next((name for name in called if name in on_line), "")
+    if not fitting and called and len(on_line) == 1:
+        return on_line[0]
+    return fitting or next(iter(called), "")
+
+
+def _options(
+    sides: tuple[Trail, Trail],
+    places: list[list[_Place | None]],
+    level: int,
+    counts: tuple[int, int] | None,
+) -> Iterator[_Option]:
+    here = [own[level] if level < len(own) else None for own in places]
+    ahead = _ahead(here)
+    if here[0] is not None and here[1] is not None:
+        yield from _splits(sides, here[0], here[1], counts)
+    for side in (0, 1):
+        mine, yours, gone = here[side], here[1 - side], sides[1 - side]
+        if mine is not None:
+            beside = _BESIDE if ahead == side else 0.0
+            for guard in _unshared(mine, yours):
+                if not guard.is_exit or (ahead != side and _may_leave_by(guard, yours)):
+                    yield from _scored(mine, guard, side, gone, beside, counts)
+        # What a culprit does deep inside a function may be what the others did there before.
+        beside = _BESIDE if side == 0 or ahead == side else 0.0
+        for place in filter(None, places[side][level + 1 :]):
+            for guard in place.guards:
+                yield from _scored(place, guard, side, gone, beside, counts)
+
+
+def _ahead(here: Sequence[_Place | None]) -> int | None:
+    """The side whose line comes later in the function; None where a loop around both lets nobody tell."""
+    one, other = here
+    if one is None or other is None:
+        return 0 if one is None else 1
+    loops = {id(guard.node) for guard in one.guards if guard.kind == "loop"}
+    if one.step.line == other.step.line or any(
+        guard.kind == "loop" and id(guard.node) in loops for guard in other.guards
+    ):
+        return None
+    return 0 if one.step.line > other.step.line else 1
+
+
+def _unshared(mine: _Place, yours: _Place | None) -> list[Guard]:
+    others = yours.guards if yours is not None else ()
+    return [g for g in mine.guards if not any(_is_met_by(g, other) for other in others)]
+
+
+def _is_met_by(guard: Guard, other: Guard) -> bool:
+    return guard.is_shared_with(other) or (guard.node is other.node and not guard.is_exit)
+
+
+def _may_leave_by(exit_: Guard, yours: _Place | None) -> bool:
+    """Whether the other side may have left by this exit."""
+    if yours is None:
+        return True
+    if exit_.kind in ("return", "exit"):
+        return False
+    around = [guard.node for guard in yours.guards if guard.kind == "loop"]
+    if exit_.kind == "break":
+        return exit_.loop not in around
+    return True
+
+
+def _splits(
+    sides: tuple[Trail, Trail], one: _Place, other: _Place, counts: tuple[int, int] | None
+) -> Iterator[_Option]:
+    """One construct with both lines, each in an arm of its own."""
+    for mine in one.guards:
+        for yours in other.guards:
+            if mine.node is yours.node and mine.arm != yours.arm and not mine.is_exit:
+                side = 0 if _leads(mine) >= _leads(yours) else 1
+                place, guard = (one, mine) if side == 0 else (other, yours)
+                rest = yours if side == 0 else mine
+                yield from _scored(place, guard, side, sides[1 - side], -_SPLIT, counts, rest)
+
+
+def _leads(guard: Guard) -> int:
+    """Which arm is the one to name: what was entered, not what is left over."""
+    if guard.arm == "else":
+        return 0
+    return (
+        1
+        if guard.kind in ("try", "loop") or (guard.arm == "body" and guard.kind == "finally")
+        else 2
+    )
+
+
+def _scored(
+    place: _Place,
+    guard: Guard,
+    side: int,
+    gone: Trail,
+    beside: float,
+    counts: tuple[int, int] | None,
+    other: Guard | None = None,
+) -> Iterator[_Option]:
+    about, behind = _about(place.view, guard)
+    weight = _WEIGHT.get(about, 0.0)
+    if guard.kind != "loop":
+        # A loop over a rank's own data says less than a condition that skips the call.
+        weight = max(weight, _WEIGHT.get(behind, 0.0))
+    if other is not None and not weight:
+        weight = 1.0  # they did take two arms, whatever it depends on
+    uneven = counts is not None and counts[side] > counts[1 - side]
+    if guard.kind == "loop" and weight:
+        weight -= 1.0
+    if uneven and weight and guard.kind not in ("try", "except", "finally"):
+        weight += _UNEVEN
+    weight += {"no_sync": 3.0, "raise": -2.0, "return": -0.5, "break": -0.5, "continue": -0.5}.get(
+        guard.kind, 0.0
+    )
+    if gone.raised and not {about, behind} & _OF_A_FAILURE:
+        return
+    if weight > 0:
+        yield _Option(
+            score=weight - beside, guard=guard, about=about, side=side, place=place, other=other
+        )
+
+
+def _about(view: View, guard: Guard) -> tuple[Topic, Topic]:
+    if guard.kind in ("try", "except", "finally") or guard.text.startswith("except"):
+        return "exception", "exception"
+    return topic_of(view, guard.tests)
+
+
+def _parting(best: _Option, places: list[list[_Place | None]], level: int) -> Parting:
+    number = next(n for n, place in enumerate(places[best.side]) if place is best.place)
+    shown: list[_Place | None] = [None, None]
+    shown[best.side] = best.place
+    theirs = places[1 - best.side]
+    at = min(number, level, len(theirs) - 1)
+    shown[1 - best.side] = theirs[at] if theirs else None
+    return Parting(
+        guard=best.guard,
+        about=best.about if best.about != "constant" else "",
+        taker=1 - best.side if best.guard.is_exit else best.side,
+        is_split=best.other is not None,
+        file=best.place.step.file,
+        steps=(shown[0].step if shown[0] else None, shown[1].step if shown[1] else None),
+        calls=(_innermost_call(places[0]), _innermost_call(places[1])),
+        other=best.other,
+    )
+
+
+def _innermost_call(places: Iterable[_Place | None]) -> str:
+    last = next(iter(list(places)[-1:]), None)
+    return last.called if last is not None else ""

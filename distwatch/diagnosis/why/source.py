@@ -1,0 +1,134 @@
+"""A source file as a syntax tree, with the text of its parts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import lru_cache
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Scope = ast.Module | Function
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+LONGEST = 160
+"""Characters of a line or condition that are shown."""
+
+
+class Source:
+    """One file. Lines are counted from 1.
+
+    Attributes:
+        lines: its text.
+        tree: its module.
+        assigned: what scopes assign to names, once it has been looked up: by the scope's id and the name.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.lines = text.splitlines()
+        self.tree = ast.parse(text)
+        self._scopes: list[Function] = [
+            node for node in ast.walk(self.tree) if isinstance(node, (*FUNCTIONS, ast.Lambda))
+        ]
+        self.assigned: dict[tuple[int, str], list[ast.AST]] = {}
+        self._calls: dict[str, list[ast.Call]] | None = None
+        self._by_name: dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]] = {}
+        for node in self._scopes:
+            if isinstance(node, FUNCTIONS):
+                self._by_name.setdefault(node.name, []).append(node)
+
+    def line(self, number: int) -> str:
+        """The text of a line without its indentation; '' beyond the file."""
+        return self.lines[number - 1].strip()[:LONGEST] if 0 < number <= len(self.lines) else ""
+
+    def scope_at(self, line: int, function: str = "") -> Scope:
+        """The innermost function around a line; of several on one line, the one of that name."""
+        around = [node for node in self._scopes if covers(node, line)]
+        named = [node for node in around if function and name_of(node) == function]
+        return min(named or around, key=_length) if around else self.tree
+
+    def functions(self, name: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+        """All functions and methods of that name."""
+        return self._by_name.get(name, [])
+
+    def calls_of(
+        self, function: ast.FunctionDef | ast.AsyncFunctionDef
+    ) -> list[tuple[ast.Call, Scope]]:
+        """The calls of a function in this file, each with the scope around it; of `__init__`, its class's."""
+        name = function.name
+        if name == "__init__":
+            name = next(
+                (
+                    c.name
+                    for c in ast.walk(self.tree)
+                    if isinstance(c, ast.ClassDef) and function in c.body
+                ),
+                name,
+            )
+        if self._calls is None:
+            self._calls = {}
+            for node in ast.walk(self.tree):
+                if isinstance(node, ast.Call) and (said := called_name(node)):
+                    self._calls.setdefault(said, []).append(node)
+        return [(call, self.scope_at(call.lineno)) for call in self._calls.get(name, ())]
+
+    def segment(self, node: ast.AST) -> str:
+        """The text of an expression in one line, shortened."""
+        text = ast.get_source_segment(self._text, node) or ""
+        return " ".join(text.split())[:LONGEST]
+
+
+@lru_cache(maxsize=64)
+def read_source(text: str) -> Source | None:
+    """The file as a tree; None where this Python cannot parse it."""
+    try:
+        return Source(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def name_of(scope: Scope) -> str:
+    """As Python names the frames of a function."""
+    if isinstance(scope, ast.Module):
+        return "<module>"
+    return "<lambda>" if isinstance(scope, ast.Lambda) else scope.name
+
+
+def body_of(scope: Scope) -> list[ast.stmt]:
+    """The statements of a scope; a lambda's expression as a statement."""
+    if not isinstance(scope, ast.Lambda):
+        return scope.body
+    only = ast.Expr(value=scope.body)
+    return [ast.copy_location(only, scope.body)]
+
+
+def within(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all below it, without what is inside functions that it defines."""
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        if current is node or not isinstance(current, (*FUNCTIONS, ast.ClassDef, ast.Lambda)):
+            waiting += reversed(list(ast.iter_child_nodes(current)))
+
+
+def covers(node: ast.AST, line: int) -> bool:
+    """Whether the line is one of a statement's or an expression's."""
+    return first_line(node) <= line <= (getattr(node, "end_lineno", None) or 0)
+
+
+def first_line(node: ast.AST) -> int:
+    """Of a decorated function, the line of its first decorator."""
+    decorators = getattr(node, "decorator_list", ())
+    return min((d.lineno for d in decorators), default=getattr(node, "lineno", 0))
+
+
+def called_name(call: ast.Call) -> str:
+    """`all_reduce` of `dist.all_reduce(x)`; '' for a call of anything without a name."""
+    function = call.func
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _length(scope: Function) -> int:
+    return (scope.end_lineno or 0) - first_line(scope)

@@ -1,0 +1,324 @@
+"""What a condition is about: the rank, data, files, time, randomness, an exception, the environment."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, called_name, within
+
+Topic = Literal[
+    "rank", "exception", "randomness", "time", "files", "environment", "data", "", "constant"
+]
+"""'': not known. `constant`: the same on every rank, as far as the source shows."""
+_WORDS: tuple[tuple[Topic, str], ...] = (
+    # The words that decide, the strongest topic first: of a condition about several, that one counts.
+    ("rank", "rank ranks myrank global_rank local_rank proc_id process_index node_rank stage_id leader chief "
+     "is_main is_master is_coordinator is_primary main_process master_process process_zero world_process "
+     "rank_zero rank0 first_stage last_stage should_save pipeline_stage"),
+    ("randomness", "random randint randrange rand randn randperm shuffle rng uniform uuid uuid1 uuid4 choice "
+     "choices bernoulli multinomial secrets token_hex coin default_rng getrandbits"),
+    ("time", "time monotonic perf_counter elapsed deadline datetime now timer clock expired budget_s "
+     "time_left timeout_reached duration"),
+    ("files", "exists isfile isdir is_file is_dir listdir glob iglob iterdir getsize getmtime stat access "
+     "os_path path open scandir walk file files filename ckpt checkpoint_path lexists disk_usage"),
+    ("exception", "exception exc error errors failed failure err traceback"),
+    ("environment", "environ getenv gethostname hostname platform node cpu_count cuda_available is_available "
+     "device_count getpid"),
+    ("data", "loader dataloader dataset batch batches loss losses isnan isinf isfinite nan item numel shape size "
+     "any all tensor tensors grad grads gradient logits labels sample samples next iter mask tokens data queue "
+     "input inputs output outputs x y length lengths empty sum mean max min count_nonzero overflow found_inf "
+     "shard shards chunk chunks buffer targets text score accuracy metric metrics norm"),
+)  # fmt: skip
+_TOPIC_OF: dict[str, Topic] = {word: topic for topic, words in _WORDS for word in words.split()}
+_ORDER: tuple[Topic, ...] = (*(topic for topic, _ in _WORDS), "", "constant")
+_NO_RANKS = re.compile(r"world_size|num_(ranks|processes)|nprocs|n_ranks|warmup|num_samples$")
+_CONFIG = frozenset(("args", "arg", "cfg", "config", "opt", "opts", "hparams", "flags", "settings"))
+_PASSED_ON = frozenset(
+    "range len list tuple set min max int float bool abs sum sorted reversed enumerate zip iter next str "
+    "tensor ones zeros full empty randn rand arange get item to any all".split()
+)
+"""Calls whose result is about what its arguments are about."""
+_COUNTERS = frozenset(("range", "enumerate", "count"))
+_DEEPEST = 5
+_MOST = 200
+_CALLERS = 3
+Bindings = Mapping[str, tuple[ast.expr, "View"]]
+
+
+class View:
+    """One function as names in it are looked up, with what its caller passed."""
+
+    def __init__(self, source: Source, scope: Scope, bindings: Bindings | None = None) -> None:
+        self.source = source
+        self.scope = scope
+        self.bindings = bindings or {}
+
+    def meanings(self, name: str) -> Iterator[tuple[ast.AST, View]]:
+        """The expressions that a name may stand for: what is assigned to it, or what was passed."""
+        found = False
+        for value in _assigned(self.source, self.scope, name):
+            found = True
+            yield value, self
+        if found:
+            return
+        if name in self.bindings:
+            yield self.bindings[name]
+        elif name in _parameters(self.scope):
+            yield from self._passed(name)
+        elif not isinstance(self.scope, ast.Module):
+            outside = View(self.source, self.source.tree)
+            for value in _assigned(self.source, self.source.tree, name):
+                yield value, outside
+
+    def _passed(self, name: str) -> Iterator[tuple[ast.AST, View]]:
+        """What callers in the same file pass as a parameter."""
+        if not isinstance(self.scope, FUNCTIONS):
+            return
+        for call, scope in self.source.calls_of(self.scope)[:_CALLERS]:
+            bound = bind(call, self.scope, View(self.source, scope))
+            if name in bound:
+                yield bound[name]
+
+
+def topic_of(view: View, tests: Iterable[ast.AST]) -> tuple[Topic, Topic]:
+    """What some conditions are about by their own words, and the strongest topic behind their names.
+
+    A loop over a loader is about data, although `loader = shards[rank]` stands behind it.
+    """
+    search = _Search()
+    found: set[Topic] = set()
+    said: set[Topic] = set()
+    for test in tests:
+        said |= {word_topic(word) for word in _words(test)}
+        found |= _topics(view, test, 0, search)
+    behind = _strongest(found)
+    own = _strongest(said - {"", "constant"})
+    if own != "constant":
+        return own, behind
+    # What is said nearest to the condition counts: a helper's own words before what is passed to it.
+    nearest = min(search.said.values(), default=0)
+    near = {topic for topic, depth in search.said.items() if depth == nearest and topic in found}
+    return (_strongest(near) if near else behind), behind
+
+
+class _Search:
+    """One search for topics: how much was looked at, and how far each topic was from the condition."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+        self.said: dict[Topic, int] = {}
+
+    def note(self, topic: Topic, depth: int) -> Topic:
+        self.said[topic] = min(depth, self.said.get(topic, depth))
+        return topic
+
+
+def _strongest(topics: set[Topic]) -> Topic:
+    return next((topic for topic in _ORDER if topic in topics), "constant")
+
+
+def _words(node: ast.AST) -> Iterator[str]:
+    for part in within(node):
+        if isinstance(part, ast.Name):
+            yield part.id
+        elif isinstance(part, ast.Attribute):
+            yield part.attr
+        elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.value
+
+
+def _topics(view: View, node: ast.AST, depth: int, search: _Search) -> set[Topic]:
+    search.looked += 1
+    if depth > _DEEPEST or search.looked > _MOST:
+        return {""}
+    if isinstance(node, ast.Constant):
+        return {word_topic(node.value)} if isinstance(node.value, str) and depth == 0 else set()
+    if isinstance(node, ast.ExceptHandler):
+        return {"exception"}
+    if isinstance(node, ast.Name):
+        return _of_name(view, node.id, depth, search)
+    if isinstance(node, ast.Attribute):
+        return _of_attribute(view, node, depth, search)
+    if isinstance(node, ast.Call):
+        return _of_call(view, node, depth, search)
+    if isinstance(node, (*FUNCTIONS, ast.Lambda, ast.ClassDef)):
+        return set()
+    found: set[Topic] = set()
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.operator, ast.cmpop, ast.boolop, ast.expr_context)):
+            found |= _topics(view, child, depth, search)
+    return found
+
+
+def _of_name(view: View, name: str, depth: int, search: _Search) -> set[Topic]:
+    if (said := word_topic(name)) and said != "data":
+        return {search.note(said, depth)}
+    resolved: set[Topic] = set()
+    known = False
+    for value, where in view.meanings(name):
+        known = True
+        if not (isinstance(value, ast.Name) and value.id == name and where is view):
+            resolved |= _topics(where, value, depth + 1, search)
+    if said == "data":
+        # A loader is about data, whatever sampler it has; `sizes[rank]` is about the rank.
+        near = {topic for topic in resolved if topic == "rank" and depth < 2}
+        return {search.note(said, depth), *near}
+    if known:
+        return resolved
+    return set() if name.isupper() or name in ("True", "False", "self", "math", "np") else {""}
+
+
+def _of_attribute(view: View, node: ast.Attribute, depth: int, search: _Search) -> set[Topic]:
+    said = word_topic(node.attr)
+    if said and said != "data":
+        return {search.note(said, depth)}
+    base = node.value.id if isinstance(node.value, ast.Name) else ""
+    base = node.value.attr if isinstance(node.value, ast.Attribute) else base
+    if base in _CONFIG:
+        return set()
+    if base == "self":
+        found = [
+            topic
+            for value, where in _attribute_values(view.source, node.attr)
+            for topic in _topics(where, value, depth + 1, search)
+        ]
+        if found:
+            return set(found)
+    if said:
+        return {search.note(said, depth)}
+    return _topics(view, node.value, depth, search) if base != "self" else {""}
+
+
+def _of_call(view: View, node: ast.Call, depth: int, search: _Search) -> set[Topic]:
+    name = called_name(node)
+    found: set[Topic] = set()
+    said = word_topic(name)
+    if said:
+        found.add(search.note(said, depth))
+    if isinstance(node.func, ast.Attribute) and name not in _COUNTERS:
+        base = _topics(view, node.func.value, depth, search)
+        found |= base if said != "data" or "rank" in base else set()
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    defined = view.source.functions(name)
+    for function in defined[:2]:
+        inside = View(view.source, function, bind(node, function, view))
+        for returned in within(function):
+            if isinstance(returned, ast.Return) and returned.value is not None:
+                found |= _topics(inside, returned.value, depth + 1, search)
+                found |= _decided_by(inside, function, depth, search)
+    if not defined and (name in _PASSED_ON or depth == 0 or isinstance(node.func, ast.Attribute)):
+        for argument in arguments:
+            found |= _topics(view, argument, depth, search)
+    if not found and not arguments and not defined and not isinstance(node.func, ast.Attribute):
+        return {""}
+    return found
+
+
+def _decided_by(
+    view: View, function: ast.FunctionDef | ast.AsyncFunctionDef, depth: int, search: _Search
+) -> set[Topic]:
+    """What the branches are about in which a helper returns one value or another."""
+    found: set[Topic] = set()
+    for node in within(function):
+        if isinstance(node, ast.If) and any(isinstance(n, ast.Return) for n in within(node)):
+            found |= _topics(view, node.test, depth + 1, search)
+    return found
+
+
+def word_topic(word: object) -> Topic:
+    """What a name tells by its words: `is_main_process` is about the rank."""
+    if not isinstance(word, str) or len(word) > 80:
+        return ""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word).lower().strip("_")
+    if _NO_RANKS.search(name):
+        return "constant"
+    parts = name.split("_")
+    options = {name, *parts, *("_".join(pair) for pair in pairwise(parts))}
+    told = {topic for option in options if (topic := _TOPIC_OF.get(option))}
+    return next((topic for topic in _ORDER if topic in told), "")
+
+
+def bind(
+    call: ast.Call, function: ast.FunctionDef | ast.AsyncFunctionDef, caller: View
+) -> dict[str, tuple[ast.expr, View]]:
+    """What a call passes, by the name of the parameter."""
+    names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    if names[:1] == ["self"]:
+        names = names[1:]
+    bound = dict(zip(names, call.args, strict=False))
+    bound |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+    return {
+        name: (value, caller) for name, value in bound.items() if not isinstance(value, ast.Starred)
+    }
+
+
+def _parameters(scope: Scope) -> set[str]:
+    if isinstance(scope, ast.Module):
+        return set()
+    arguments = scope.args
+    return {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+
+
+def _assigned(source: Source, scope: Scope, name: str) -> list[ast.AST]:
+    """Everything that a scope assigns to a name; a condition decides, too, which of several it is."""
+    known = source.assigned.get((id(scope), name))
+    if known is None:
+        known = source.assigned[id(scope), name] = _find_assigned(scope, name)
+    return known
+
+
+def _find_assigned(scope: Scope, name: str) -> list[ast.AST]:
+    values: list[ast.AST] = []
+    for node in within(scope):
+        values += _values(node, name)
+    if len(values) < 2:
+        return values
+    deciding = [
+        node.test
+        for node in within(scope)
+        if isinstance(node, ast.If) and any(_values(n, name) for n in within(node))
+    ]
+    return [*values, *deciding]
+
+
+def _values(node: ast.AST, name: str) -> Sequence[ast.AST]:
+    if isinstance(node, ast.Assign):
+        return [node.value] if any(_names(target, name) for target in node.targets) else []
+    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)):
+        return [node.value] if node.value is not None and _names(node.target, name) else []
+    if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)) and _names(node.target, name):
+        counts = is_counter(node.iter, node.target, name)
+        return [ast.Constant(value=0) if counts else node.iter]
+    if isinstance(node, (ast.With, ast.AsyncWith)):
+        return [
+            item.context_expr
+            for item in node.items
+            if item.optional_vars is not None and _names(item.optional_vars, name)
+        ]
+    return [node] if isinstance(node, ast.ExceptHandler) and node.name == name else []
+
+
+def _names(target: ast.AST, name: str) -> bool:
+    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(target))
+
+
+def is_counter(iterated: ast.expr, target: ast.expr, name: str) -> bool:
+    """Whether a loop's variable only counts rounds, as it does on every rank."""
+    if not isinstance(iterated, ast.Call) or called_name(iterated) not in _COUNTERS:
+        return False
+    if isinstance(target, ast.Tuple):
+        return isinstance(target.elts[0], ast.Name) and target.elts[0].id == name
+    return called_name(iterated) != "enumerate"
+
+
+def _attribute_values(source: Source, attribute: str) -> Iterator[tuple[ast.AST, View]]:
+    """What is assigned to `self.attribute` anywhere in the file."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Attribute) and t.attr == attribute for t in node.targets
+        ):
+            yield node.value, View(source, source.scope_at(node.lineno))

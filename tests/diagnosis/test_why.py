@@ -1,0 +1,96 @@
+"""Why ranks part: each program really runs on two or three ranks, and its recorded job is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.state.finding import Finding
+from tests.diagnosis.acted_job import ActedJob
+from tests.diagnosis.parted_programs import Program, read_programs
+
+
+def marked_line(job: ActedJob) -> int:
+    lines = job.text.splitlines()
+    return next(n for n, line in enumerate(lines, 1) if line.endswith("# <"))
+
+
+def judged_root(job: ActedJob, **seen: bool) -> Finding:
+    findings = diagnose(job.recorded(**seen).state)
+    assert findings, "nothing was found"
+    return findings[0]
+
+
+def complaint_about(program: Program, job: ActedJob, finding: Finding) -> str:
+    """What is wrong with the answer; '' where it is right."""
+    told = [(w.kind, w.condition_line, w.about) for w in finding.why if w.condition]
+    line = marked_line(job)
+    if any(k in program.kinds and at == line and a in program.about for k, at, a in told):
+        return ""
+    return f"{program.name}: {told} in {finding.code}, not line {line}: {finding.summary}"
+
+
+@pytest.mark.parametrize("program", read_programs(), ids=lambda program: program.name)
+def test_what_separates_the_ranks_is_named(program: Program, tmp_path: Path) -> None:
+    job = ActedJob(tmp_path / "train.py", program.text, program.world).act()
+    finding = judged_root(job)
+    assert not complaint_about(program, job, finding)
+    shown = next(way for way in finding.why if way.condition)
+    assert any(number == shown.condition_line for number, _ in shown.lines)
+    assert f"train.py:{shown.condition_line}" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("branch", {"calls": False}),
+        ("busy_in_branch", {"calls": False}),
+        ("except_calls", {"calls": False}),
+        ("branch", {"stacks": False}),
+        ("callback_of_a_class", {"stacks": False}),
+        ("return_then_end", {"stacks": False}),
+        ("size_by_rank", {"stacks": False}),
+    ],
+)
+def test_stacks_alone_are_enough_and_so_are_calls_alone(
+    name: str, seen: dict[str, bool], tmp_path: Path
+) -> None:
+    program = next(p for p in read_programs() if p.name == name)
+    job = ActedJob(tmp_path / "train.py", program.text, program.world).act()
+    assert not complaint_about(program, job, judged_root(job, **seen))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = [1]\nif world_size > 1:\n    x = [2]\nfor n in range(4):\n    dist.all_reduce([n])\n"
+        "dist.all_reduce([1 / (1 - rank)])",
+        "dist.all_reduce([1])\ndef read():\n    for shard in range(9):\n        if shard == 2: stuck_on_one()\n"
+        "dist.barrier()\nstuck_on_one()\ndist.barrier()",
+    ],
+)
+def test_where_the_code_does_not_part_nothing_is_said(text: str, tmp_path: Path) -> None:
+    job = ActedJob(tmp_path / "train.py", text)
+    job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
+    assert not judged_root(job.act()).why
+
+
+def test_without_the_source_there_is_no_why(tmp_path: Path) -> None:
+    program = read_programs()[0]
+    job = ActedJob(tmp_path / "train.py", program.text, program.world).act()
+    state = job.recorded().state
+    state.source_files.clear()
+    assert not diagnose(state)[0].why
+
+
+def test_a_file_that_is_not_what_the_ranks_run_says_nothing(tmp_path: Path) -> None:
+    program = read_programs()[0]
+    job = ActedJob(tmp_path / "train.py", program.text, program.world).act()
+    state = job.recorded().state
+    other = "\n" * 20 + "def main():\n    if rank == 0:\n        pass\n"
+    read = state.source_files[str(job.path)]
+    state.source_files[str(job.path)] = msgspec.structs.replace(read, text=other)
+    assert not diagnose(state)[0].why
