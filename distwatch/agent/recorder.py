@@ -132,9 +132,7 @@ class Recorder:
         if held is not None:
             self.record_news(msgspec.structs.replace(held, **known))
 
-    def site_number(
-        self, code: CodeType, line: int, caller: str = "", called_from: int = 0
-    ) -> int:
+    def site_number(self, code: CodeType, line: int, caller: str = "", called_from: int = 0) -> int:
         """A small number for a line of source and who calls from there; 0 when there are too many.
 
         Args:
