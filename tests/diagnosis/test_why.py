@@ -78,6 +78,15 @@ def test_where_the_code_does_not_part_nothing_is_said(text: str, tmp_path: Path)
     assert not judged_root(job.act()).why
 
 
+def test_a_source_of_endless_branches_costs_only_the_why(tmp_path: Path) -> None:
+    branches = "".join(f"elif rank == {n}:\n    dist.barrier()\n" for n in range(3, 1500))
+    text = (
+        f"dist.barrier()\nif rank == 2:\n    pass\n{branches}elif rank == 0:\n    dist.barrier()\n"
+    )
+    job = ActedJob(tmp_path / "train.py", text + "else:\n    dist.all_reduce([1])\n").act()
+    assert judged_root(job).code == "collective.op_mismatch"
+
+
 def test_without_the_source_there_is_no_why(tmp_path: Path) -> None:
     program = read_programs()[0]
     job = ActedJob(tmp_path / "train.py", program.text, program.world).act()

@@ -94,7 +94,10 @@ def _part(
 ) -> Parting | None:
     """Verdicts are derived again and again from the same stacks, and from the same sources."""
     by_file = dict(texts)
-    return part(trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts)
+    try:
+        return part(trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts)
+    except RecursionError:
+        return None  # a source of hundreds of nested branches must not cost the verdict itself
 
 
 def _texts(case: Case, trails: tuple[Trail, Trail]) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,13 @@ def origin_of(source: Source, step: Step, called: tuple[str, ...]) -> tuple[Guar
     Args:
         called: names of the call; none: any call on the line, and what differs is what it calls.
     """
+    try:
+        return _find_origin(source, step, called)
+    except RecursionError:
+        return None
+
+
+def _find_origin(source: Source, step: Step, called: tuple[str, ...]) -> tuple[Guard, Topic] | None:
     view = View(source, source.scope_at(step.line, step.function))
     for call in _calls(view, step.line, called):
         arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
