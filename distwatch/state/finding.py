@@ -70,8 +70,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         if not self.advice:
-            advice = inflect(code_of(self.code).advice, self.culprit_ranks or (0,))
-            msgspec.structs.force_setattr(self, "advice", advice)
+            msgspec.structs.force_setattr(self, "advice", self._usual_advice)
+
+    @property
+    def _usual_advice(self) -> str:
+        return inflect(code_of(self.code).advice, self.culprit_ranks or (0,))
+
+    @property
+    def has_own_advice(self) -> bool:
+        """Whether its check knew better advice than the table of codes."""
+        return self.advice != self._usual_advice
 
     @property
     def blocks(self) -> bool:

@@ -23,7 +23,16 @@ _FINDINGS = 4
 _RANKS = 8
 _AROUND = 1
 _LINES = 9
-_FAMILIES = ("collective", "p2p", "group", "load", "process", "checkpoint")
+_FAMILIES = ("collective", "p2p", "load", "process", "checkpoint")
+_GROUPS = frozenset(
+    f"group.{name}" for name in ("call_missing", "members_disagree", "counter_skew", "destroyed")
+)
+_FROM_OUTSIDE = frozenset(
+    f"process.{name}" for name in ("killed", "oom_killed", "stopped", "debugger", "limit_reached")
+)
+"""What came upon a rank, wherever it was in its code."""
+_OF_CODE = ("collective.", "p2p.", "group.")
+"""Of these the code itself is the cause; of others it only shows who is concerned."""
 _OF_VALUES = ("shape_mismatch", "dtype_mismatch", "root_disagrees", "members_disagree", "unmatched")
 _COLLECTIVE = (
     "all_reduce all_gather gather broadcast reduce scatter barrier all_to_all send recv backward wait "
@@ -52,8 +61,9 @@ def with_why(case: Case, found: list[Finding]) -> list[Finding]:
 
 
 def _may_part(finding: Finding) -> bool:
-    family = finding.code.partition(".")[0]
-    return family in _FAMILIES and bool(finding.culprit_ranks) and not finding.why
+    if not finding.culprit_ranks or finding.why or finding.code in _FROM_OUTSIDE:
+        return False
+    return finding.code.partition(".")[0] in _FAMILIES or finding.code in _GROUPS
 
 
 def _explained(case: Case, finding: Finding) -> Finding:
@@ -76,7 +86,9 @@ def _explained(case: Case, finding: Finding) -> Finding:
         return found if found.why else _with_unread(case, finding, trails)
     ranks = (sides[0].ranks, sides[1].ranks)
     clause = clause_of(parting, ranks, counts)
-    advice = advice_of(parting, _is_collective(parting)) or finding.advice
+    advice = finding.advice
+    if finding.code.startswith(_OF_CODE) and not finding.has_own_advice:
+        advice = advice_of(parting, _is_collective(parting)) or advice
     order = (parting.taker, 1 - parting.taker)
     return msgspec.structs.replace(
         finding,
