@@ -1,6 +1,6 @@
 """Each scenario, run without distwatch; what `distwatch attach --once` says about it, and how soon.
 
-The cases are those of both tables of scenarios.md that hang and that a script of tests/scenarios/jobs shows, and
+The cases are hangs from public trackers that a script of tests/scenarios/jobs shows, and
 controls, of which no hang may be said. A case is right where its root cause is one of those that `cold_cases.py`
 lists, with exactly those culprits; a victim is a rank that some hang or crash blames and that is not to blame.
 """

@@ -1,4 +1,4 @@
-"""The cases of `benchmarks/cold_attach.py`: both tables of scenarios.md, as far as a script shows them, and controls.
+"""The cases of `benchmarks/cold_attach.py`: hangs from public trackers that a script shows, and controls.
 
 What has to be said about each is here and nowhere else.
 """

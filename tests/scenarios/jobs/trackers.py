@@ -1,12 +1,8 @@
-"""Hangs that people reported, one function each. Usage: trackers.py WAY. Most need two ranks.
-
-The names of the trackers are in /work/shared/scenarios.md's second table.
-"""
+"""Hangs that people reported on public trackers, one function each. Usage: trackers.py WAY. Most need two ranks."""
 
 import distwatch.auto  # noqa: F401, I001
 import os
 import queue
-import resource
 import socket
 import sys
 import threading
@@ -38,15 +34,6 @@ def gather_in_a_save_thread() -> None:
         time.sleep(1)  # its thread is first, the other rank's main thread is
     dist.barrier() if ODD else saver.join()
     dist.barrier()
-
-
-def open_a_group_per_epoch() -> None:
-    """pt#129868: each group keeps its sockets."""
-    if ODD:
-        used = len(os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, used + 40))
-    for _ in range(200):
-        dist.all_reduce(torch.ones(1), group=dist.new_group([0, 1]))
 
 
 def wait_for_a_build() -> None:
@@ -193,7 +180,6 @@ def save_a_checkpoint() -> None:
 
 WAYS = {
     "threads": gather_in_a_save_thread,
-    "group_per_epoch": open_a_group_per_epoch,
     "build": wait_for_a_build,
     "retries": try_again_for_ever,
     "in_flight": clean_up_after_an_exception,
