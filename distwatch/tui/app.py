@@ -158,7 +158,12 @@ class DistwatchApp(App[None]):
         if view := first_view(picture):
             self._work.open(view)
             self.draw()
-            for rank in picture.verdict.culprit_ranks[:1]:
+            # Only once the view has its size it is known what is out of sight.
+            self.call_after_refresh(self._select_culprit)
+
+    def _select_culprit(self) -> None:
+        if not self._work.touched:
+            for rank in self.session.picture.verdict.culprit_ranks[:1]:
                 self._work.select(f"rank:{rank}")
 
     def on_resize(self) -> None:
@@ -189,14 +194,11 @@ class DistwatchApp(App[None]):
     def on_line_list_opened(self) -> None:
         self.action_detail()
 
-    def on_rank_map_view_opened(self) -> None:
-        self.action_detail()
-
     def on_line_list_moved(self) -> None:
         self._work.draw_pane()
 
-    def on_rank_map_view_moved(self) -> None:
-        self._work.draw_pane()
+    on_rank_map_view_opened = on_line_list_opened
+    on_rank_map_view_moved = on_line_list_moved
 
     def action_leave(self) -> None:
         """Closes the prompt, else the detail; else clears the filter."""

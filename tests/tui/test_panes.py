@@ -26,6 +26,13 @@ async def test_the_pane_shows_the_blamed_rank_with_its_source_line() -> None:
             assert part in screen, part
 
 
+async def test_the_first_lines_are_seen_beside_the_blamed_rank() -> None:
+    async with watching(large_hang(8), size=(120, 30)) as viewer:
+        rows = [line for line in viewer.screen.splitlines() if " w waiting  " in line[:30]]
+        assert len(rows) == 7
+        assert "rank 3  r running" in viewer.screen
+
+
 async def test_the_pane_follows_the_cursor_and_v_hides_it() -> None:
     async with watching(hung_job(), size=(120, 40)) as viewer:
         await viewer.press("up")

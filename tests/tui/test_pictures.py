@@ -61,6 +61,7 @@ def looking(app: DistwatchApp, view: str) -> Callable[[Pilot[None]], Coroutine[N
 
     async def look(pilot: Pilot[None]) -> None:
         await app.poll_once()
+        await pilot.pause()
         if view:
             app.action_view(view)
         await pilot.pause()
