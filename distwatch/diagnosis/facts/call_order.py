@@ -20,6 +20,8 @@ from distwatch.state.recorder_entries import Collective
 _NAMELESS = ("", "undefined")
 _COMPARED = 64
 """So many other ranks are asked, those that share a group with the ranks in question first."""
+_ASKED = 16
+"""Of more ranks than that, none is looked for: each is compared with each."""
 _NEAR = 3
 """So many calls after the one in question show whether the rank goes on as usual."""
 _Token = tuple[str, object]
@@ -51,6 +53,8 @@ def odd_rank(job: Job, involved: Iterable[int]) -> int | None:
     None where the other ranks do not decide.
     """
     asked = {rank for rank in involved if rank in job.ranks}
+    if len(asked) > _ASKED:
+        return None
     ranks = (*asked, *_others(job, asked))
     pipes = {desc for rank in ranks for desc in _pipes(job.ranks[rank])}
     calls = {rank: _Calls(job.ranks[rank], pipes) for rank in ranks}
