@@ -7,6 +7,7 @@ import datetime
 import os
 import re
 import secrets
+import select
 import shlex
 import shutil
 import signal
@@ -219,11 +220,16 @@ def forward(argv: list[str], environ: dict[str, str], programs: LonePrograms | N
 
 
 def _wait(process: subprocess.Popen[bytes], programs: LonePrograms | None) -> int:
-    while programs is not None:
-        try:
-            return process.wait(programs.wait_s())
-        except subprocess.TimeoutExpired:
-            programs.look(process.pid)
+    """Its exit code. Looking for programs must not change anything about it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.pidfd_open(process.pid)
+        with os.fdopen(descriptor, "rb") as ended:
+            while programs is not None and not select.select([ended], [], [], programs.wait_s())[0]:
+                try:
+                    programs.look(process.pid)
+                except Exception as error:
+                    echo(f"distwatch: programs that are no ranks are not seen: {error!r}", err=True)
+                    programs = None
     return process.wait()
 
 
