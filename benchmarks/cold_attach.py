@@ -116,14 +116,14 @@ def _wait_listening(port: int) -> None:
         time.sleep(0.1)
 
 
-def attach(case: Case, job: Job) -> Seen:
-    """What `attach --once` says."""
+def attach(case: Case, job: Job, *options: str) -> Seen:
+    """What `attach --once` says, with those options."""
     alive = [p for p in job.launched if p.poll() is None]
     root = os.path.join(job.root, "cold")
     os.mkdir(root, 0o700)
     chosen = job.launched[case.target] if len(job.launched) > case.target else alive[0]
     pid = chosen.pid if chosen.poll() is None else alive[0].pid
-    command = [sys.executable, "-m", "distwatch", "attach", "--once", str(pid)]
+    command = [sys.executable, "-m", "distwatch", "attach", "--once", *options, str(pid)]
     env = {**os.environ, "DISTWATCH_DIR": root, "COLUMNS": "240"}
     began = time.monotonic()
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -160,7 +160,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("names", nargs="*", help="words of the cases' names; all by default")
     options.add_argument("--screen", action="store_true", help="also print what attach printed")
+    options.add_argument("--inject", action="store_true", help="with `attach --inject`")
     chosen = options.parse_args()
+    more = ["--inject"] if chosen.inject else []
     right = hangs = 0
     print("| case | seconds | load | found | |\n|---|---:|---:|---|---|")
     for name, case in CASES.items():
@@ -168,7 +170,7 @@ def main() -> None:
             continue
         try:
             with running(case) as job:
-                seen = attach(case, job)
+                seen = attach(case, job, *more)
         except AssertionError as error:
             print(f"| {name} | | | NOT RUN: {str(error)[:200]} | |", flush=True)
             continue

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType, TracebackType
 
 from distwatch.integrations import REGISTRY
 from distwatch.settings import read_settings
 
 _activated_pid: int | None = None
+_undo_excepthook: Callable[[], None] | None = None
 
 
 def activate() -> None:
@@ -40,6 +42,22 @@ def activate() -> None:
         _arm()
     except Exception as error:
         _say(f"off in process {os.getpid()}: {error}")
+
+
+def deactivate() -> None:
+    """Takes the hooks out again, and the agent, of a process that goes on. Not for the agent's thread."""
+    global _activated_pid
+    _activated_pid = None
+    from distwatch.agent import core
+    from distwatch.hooks.imports import forget_all
+    from distwatch.integrations import registry
+
+    forget_all()
+    registry.undo_all()
+    if _undo_excepthook is not None:
+        _undo_excepthook()
+    if (agent := core.current()) is not None:
+        agent.leave()
 
 
 def _say(text: str) -> None:
@@ -88,7 +106,7 @@ def _chain_excepthook() -> None:
         first = "distwatch.agent.core" not in sys.modules
         ordinary = (SystemExit, KeyboardInterrupt) if first else SystemExit
         try:
-            if not issubclass(kind, ordinary):
+            if _activated_pid == os.getpid() and not issubclass(kind, ordinary):
                 from distwatch.agent import core
                 from distwatch.agent.entry import enter_run
                 from distwatch.agent.exception_text import describe_uncaught
@@ -107,6 +125,13 @@ def _chain_excepthook() -> None:
             _say(f"the exception was not journaled: {failure}")
         previous(kind, error, traceback)
 
+    def undo() -> None:
+        # One that was chained later calls ours, which must stay.
+        if sys.excepthook is excepthook:
+            sys.excepthook = previous
+
+    global _undo_excepthook
+    _undo_excepthook = undo
     sys.excepthook = excepthook
 
 

@@ -47,9 +47,22 @@ class Settings(NamedTuple):
         return self.integrations_only is None or integration in self.integrations_only
 
 
+_chosen: Mapping[str, str] | None = None
+
+
+def choose_environment(environ: Mapping[str, str] | None) -> None:
+    """Settings come from this environment from now on, not from the process's own; None: from that again.
+
+    A process that distwatch is brought into has its own, which its children inherit: it stays as it is.
+    """
+    global _chosen
+    _chosen = environ
+
+
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Reads DISTWATCH_* of an environment (default: this process's). Never raises."""
-    env = os.environ if environ is None else environ
+    chosen = os.environ if _chosen is None else _chosen
+    env = chosen if environ is None else environ
     complaints: list[str] = []
     only, off = _integrations(env.get("DISTWATCH_INTEGRATIONS", "all"))
     on_hang = env.get("DISTWATCH_ON_HANG", "report")

@@ -25,12 +25,16 @@ _PATH_LIMIT = 107
 class ControlSocket:
     """Answers requests of this user's processes, one line each, one at a time.
 
-    `dump <reason>` journals the recorders' entries; `stacks` returns all Python stacks as one line of
+    `dump <reason>` journals the recorders' entries; `leave` takes an agent out that was brought in for a
+    while; `stacks` returns all Python stacks as one line of
     JSON, for an observer that the kernel does not allow to read them itself.
     """
 
-    def __init__(self, path: str, dump: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: str, dump: Callable[[str], None], leave: Callable[[], bool] = lambda: False
+    ) -> None:
         self._dump = dump
+        self._leave = leave
         self._path = path
         self._socket: socket.socket | None = None
         # A path that is too long is not an error: the observer then reports that it could not ask.
@@ -77,6 +81,8 @@ class ControlSocket:
         if command == "dump":
             self._dump(reason or "asked")
             connection.sendall(b"ok\n")
+        elif command == "leave":
+            connection.sendall(b"ok\n" if self._leave() else b"this agent stays for good\n")
         elif command == "stacks":
             connection.sendall(msgspec.json.encode(own_stacks()) + b"\n")
         else:

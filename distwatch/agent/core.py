@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
+import msgspec
+
 from distwatch.agent.control import ControlSocket
 from distwatch.agent.ending import EXIT_CODE, overdue
 from distwatch.agent.entry import enter_run
@@ -26,7 +28,7 @@ from distwatch.agent.recorder import Recorder
 from distwatch.agent.ring_budget import NoRoom, open_memory
 from distwatch.agent.start_record import file_header, process_started
 from distwatch.agent.training_steps import TrainingSteps
-from distwatch.runfolder import RunFolder
+from distwatch.runfolder import RunFolder, is_alive
 from distwatch.settings import Settings, read_settings
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadProgress
@@ -39,6 +41,9 @@ log = logging.getLogger("distwatch")
 
 class Agent(Recorder):
     """Records this process's facts. Its methods never raise into the host's code path."""
+
+    _companion = (0, 0)
+    _when_left: Callable[[], None] | None = None
 
     def __init__(self, settings: Settings, folder: RunFolder, stem: str, role: str) -> None:
         """Creates journal and pulse and starts the beating thread.
@@ -79,7 +84,7 @@ class Agent(Recorder):
                 )
             )
         self._own_threads = OwnThreads(self.record)
-        self._control = ControlSocket(f"{volatile}/{stem}.sock", self.dump)
+        self._control = ControlSocket(f"{volatile}/{stem}.sock", self.dump, self._ask_to_leave)
         self._observer = ObserverStart(folder, settings)
         os.register_at_fork(after_in_child=self._forked)
         atexit.register(self._exit)
@@ -146,9 +151,56 @@ class Agent(Recorder):
             guard("own threads", self._own_threads.look)
             if self.settings.on_hang == "abort":
                 guard("abort", self._end_if_hung)
+            guard("leave", self._leave_if_alone)
             guard("observer start", self._observer.ensure)
             if guard("control", self._control.serve, BEAT_S) is None:
                 self._stopping.wait(BEAT_S)
+
+    def accompany(self, pid: int, ticks: int, when_left: Callable[[], None]) -> None:
+        """Calls `when_left` when the observer asks the agent to leave, or when that other process has ended.
+
+        Args:
+            when_left: runs in a thread of its own, and may end with `leave`.
+        """
+        self._companion, self._when_left = (pid, ticks), when_left
+        self.started = msgspec.structs.replace(self.started, attached=True)
+        self.record(self.started)
+
+    def _ask_to_leave(self) -> bool:
+        when_left, self._when_left = self._when_left, None
+        if when_left is None:
+            return False
+        threading.Thread(
+            target=guard, args=("leave", when_left), name="distwatch", daemon=True
+        ).start()
+        return True
+
+    def _leave_if_alone(self) -> None:
+        if self._when_left is not None and not is_alive(*self._companion):
+            self._ask_to_leave()
+
+    def use_settings(self, settings: Settings) -> None:
+        """Other deadlines hold from now on."""
+        self.settings = settings
+        self.change_deadlines(settings.deadlines)
+        self.started = msgspec.structs.replace(
+            self.started, deadlines=settings.deadlines, attached=False
+        )
+        self.record(self.started)
+
+    def leave(self) -> None:
+        """Takes the agent out of a process that goes on. Not for the agent's own thread."""
+        global _current
+        self._stopping.set()
+        self._thread.join(4 * BEAT_S)
+        self._own_threads.unchain_hook()
+        self.record(ev.AgentLeft())
+        self._control.close()
+        atexit.unregister(self._exit)
+        self.journal.forget()
+        self.page.forget()
+        self.operations = None
+        _current = None
 
     # ---- ends ------------------------------------------------------------------------------
 

@@ -83,6 +83,28 @@ def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     return folder, stem, role
 
 
+def enter_chosen_run(folder: RunFolder, role: str, environ: Mapping[str, str]) -> None:
+    """Enters a run that `attach --inject` has chosen, whatever the environment says.
+
+    Raises:
+        OSError: as `enter_run`.
+    """
+    global _entered
+    folder.create()
+    _entered = (os.getpid(), folder, write_start(folder, role, environ), role)
+
+
+def leave_run() -> None:
+    """Takes this process's start record back: distwatch has left it, and a later attach begins anew."""
+    global _entered
+    if _entered is not None and _entered[0] == os.getpid():
+        _, folder, stem, _ = _entered
+        path = os.path.join(folder.path, f"{stem}.start")
+        if os.path.exists(path):
+            os.unlink(path)
+    _entered = None
+
+
 def entered_run() -> RunFolder | None:
     """The run that this process has entered; None where it has not entered any."""
     if _entered is not None and _entered[0] == os.getpid():

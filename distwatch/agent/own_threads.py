@@ -39,6 +39,7 @@ class OwnThreads:
         self._seen = 0
         self._absent = 0
         self._hook: Callable[[Any], object] | None = None
+        self._previous: Callable[[Any], object] = threading.excepthook
 
     def look(self) -> None:
         """Records what has changed since the last look."""
@@ -57,7 +58,13 @@ class OwnThreads:
             previous(args)
 
         excepthook.__dict__[_OURS] = True
+        self._previous = previous
         self._hook = threading.excepthook = excepthook
+
+    def unchain_hook(self) -> None:
+        """Takes our hook out, unless the program has set its own over it since."""
+        if self._hook is not None and threading.excepthook is self._hook:
+            threading.excepthook = self._previous
 
     def _thread_died(self, args: Any) -> None:
         # A program's hook may call the one that it replaced, and that one is ours, too.

@@ -30,9 +30,14 @@ class PulsePage:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._map = create_map(path, FILE_SIZE)
+        self._map: mmap.mmap | bytearray = create_map(path, FILE_SIZE)
         self._lock = 0
         self.operations = OperationsRing(self._map)
+
+    def forget(self) -> None:
+        """Switches to private memory: nobody reads it any more."""
+        self.operations.forget()
+        self._map = bytearray(FILE_SIZE)
 
     def write(self, pulse: Pulse) -> None:
         """Replaces the page; a pulse that is too large loses the groups that changed least recently."""
@@ -54,8 +59,8 @@ class PulsePage:
 class OperationsRing:
     """The last calls of `ProcessGroup` methods. Costs about a microsecond per call."""
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self._memory: mmap.mmap | bytearray = memory
+    def __init__(self, memory: mmap.mmap | bytearray) -> None:
+        self._memory = memory
         self._numbers = itertools.count(1)
         self._names: dict[str, int] = {}
         self._table = bytearray()

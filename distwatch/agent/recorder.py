@@ -35,6 +35,10 @@ class Recorder:
         self._stack = threading.local()
         self._sites: dict[tuple[CodeType, int, str, int], int] = {}
 
+    def change_deadlines(self, deadlines: Mapping[str, float]) -> None:
+        """Steps that begin from now on have these."""
+        self._deadlines = deadlines
+
     def record(self, event: ev.Event) -> None:
         """Appends an event to the journal."""
         self.journal.append(event)

@@ -8,16 +8,20 @@ import time
 
 import click
 
-from distwatch.cli.options import color_option, exit_code, root_option
+from distwatch.cli.options import color_option, exit_code, root_option, shell_option
 from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
 from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
+from distwatch.observer.cluster.hosts import named_hosts
 from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive, require_records
+from distwatch.observer.targets.foreign_job import ForeignJob
+from distwatch.observer.targets.hosts_run import HostsRun
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
-from distwatch.observer.targets.sources import RecordedRun
+from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
+from distwatch.observer.targets.target import Target
 from distwatch.observer.targets.unwatched import choice_text, moving_ranks, unwatched_jobs
 from distwatch.state.model import RunState
 
@@ -26,29 +30,89 @@ LONGEST_S = 8.8
 """Time for three looks: at the first one the job may still have moved."""
 LATEST_S = 30.0
 """On a crowded host, where two looks far enough apart take longer than that."""
+PARTIAL = 6
 
 
 @click.command()
 @click.argument("target", required=False, metavar="[PID|RUN]")
 @click.option("--once", is_flag=True, help="Print one screen and exit; works without a terminal.")
+@click.option(
+    "--inject", "injects", is_flag=True,
+    help="Bring distwatch into the ranks of a job that runs without it: one thread of each is stopped for "
+    "some milliseconds, and a new thread there loads it; the hooks stay for the rest of the job.",
+)  # fmt: skip
+@click.option(
+    "--dump-only", is_flag=True,
+    help="With --inject: take the flight recorder's dump, and take distwatch out again.",
+)  # fmt: skip
+@click.option(
+    "--hosts", metavar="H1,N[01-03],…",
+    help="Look at the job on these hosts, too, as long as this command runs; where distwatch is not "
+    "installed, it is brought along and removed again.",
+)  # fmt: skip
+@shell_option
+@click.option("--address", default="", metavar="IP[:PORT]", help="Hosts: where this host listens.")
 @root_option
 @color_option
-def command(target: str | None, once: bool, root: str) -> int:
+def command(
+    target: str | None,
+    once: bool,
+    injects: bool,
+    dump_only: bool,
+    hosts: str | None,
+    shell: str,
+    address: str,
+    root: str,
+) -> int:
     """Open the TUI on the run of a process: a rank, its launcher or a dataloader worker.
 
     In Ray, a driver's pid or an actor's name works, too.
     A job that runs without distwatch is watched from outside. Without a name: the one job that runs
     on this host, a choice where several do, the newest run where none does.
     """
+    if dump_only and not injects:
+        raise UsageError("--dump-only goes with --inject", advice="See `distwatch attach --help`.")
     meant = resolve(target or choose(root), root)
     if not once:
         require_terminal("`distwatch attach --once` prints one screen.")
-    source = meant.source()
+    if hosts and injects:
+        raise UsageError(
+            "--inject is for the ranks of this host", advice="Give it without --hosts on each host."
+        )
+    source = _on_hosts(meant, named_hosts(hosts), shell, address) if hosts else meant.source()
+    if injects:
+        _prepare(source, dump_only=dump_only)
     if once:
         color = click.get_current_context().color
         return asyncio.run(print_once(source, bool(color)))
     show(source)
     return 0
+
+
+def _on_hosts(meant: Target, hosts: list[str], shell: str, address: str) -> RunSource:
+    if isinstance(meant, ForeignJob):
+        return HostsRun(meant.folder_of_hosts(), hosts, shell, address, meant.identity())
+    return HostsRun(meant.folder(), hosts, shell, address, None)
+
+
+def _prepare(source: RunSource, *, dump_only: bool) -> None:
+    """Has the agent brought in when the source opens, and says what that does to the job.
+
+    Raises:
+        UsageError: that job has distwatch already, or is not here.
+    """
+    if not isinstance(source, EmbeddedRun):
+        raise UsageError(
+            f"{source.run_id} is not a job that runs here without distwatch",
+            advice="--inject is only for such a job: attach without it.",
+        )
+    source.injects = "dump only" if dump_only else "for good"
+    then = "takes a dump and leaves again" if dump_only else "stays for the rest of the job"
+    echo(
+        "distwatch: borrows one waiting thread of each rank for some milliseconds to start a thread "
+        f"there, which loads distwatch, {then}; what came before is not observed",
+        err=True,
+    )
 
 
 def choose(root: str) -> str | None:
@@ -89,12 +153,11 @@ async def _settle(source: RunSource) -> None:
     deadline = time.monotonic() + LONGEST_S
     await asyncio.sleep(SETTLE_S)
     await source.poll()
-    if any(process.instrumented for process in source.state.processes.values()):
+    injected = isinstance(source, EmbeddedRun) and bool(source.injects)
+    if any(process.instrumented for process in source.state.processes.values()) and not injected:
         return
-    echo(
-        f"distwatch: no rank runs distwatch; watching from outside for up to {LONGEST_S:.0f} s",
-        err=True,
-    )
+    how = "watching the ranks" if injected else "no rank runs distwatch; watching from outside"
+    echo(f"distwatch: {how} for up to {LONGEST_S:.0f} s", err=True)
     first: dict[str, int] = {}
     latest = deadline - LONGEST_S + LATEST_S
     while not _is_decided(source):
@@ -133,6 +196,12 @@ async def print_once(source: RunSource, color: bool) -> int:
 
     try:
         await source.open()
+        if isinstance(source, EmbeddedRun):
+            for why in source.not_injected:
+                echo(f"distwatch: not brought in: {why}", err=True)
+        if isinstance(source, HostsRun):
+            for why in source.left_out:
+                echo(f"distwatch: {why}", err=True)
         if source.live:
             await _settle(source)
         await source.poll()
@@ -143,4 +212,5 @@ async def print_once(source: RunSource, color: bool) -> int:
         await source.close()
     # Each part was made visible before Rich coloured it.
     echo(Styled(text), nl=False)
-    return exit_code(findings)
+    left_out = isinstance(source, HostsRun) and source.left_out
+    return exit_code(findings) or (PARTIAL if left_out else 0)

@@ -135,3 +135,14 @@ def exit_code_of(report: Report) -> int:
     # A job without any rank is not healthy either.
     partial = coverage.observed_ranks < (coverage.expected_ranks or 1)
     return exit_code(report.findings, partial=partial)
+
+
+def shell_option(function: F) -> F:
+    """`--shell`: how another host is reached."""
+    return click.option(
+        "--shell",
+        default="ssh {host}",
+        show_default=True,
+        metavar="COMMAND",
+        help="Hosts: the command that runs a command on a host.",
+    )(function)

@@ -8,13 +8,15 @@ from typing import Any
 import click
 import msgspec
 
-from distwatch.cli.options import output_option, root_option
+from distwatch.cli.options import output_option, root_option, shell_option
 from distwatch.cli.tables import lay_out, terminal_width
 from distwatch.cli.terminal import echo, echo_json
 from distwatch.errors import UsageError
-from distwatch.observer.cluster.hosts import HostJoined, join_hosts
+from distwatch.observer.cluster.hosts import join_hosts, named_hosts
 from distwatch.observer.cluster.ray_question import ask_cluster
 from distwatch.observer.cluster.root_registry import SCHEME
+from distwatch.observer.cluster.tasks import HostJoined
+from distwatch.observer.targets.foreign_job import ForeignJob
 from distwatch.observer.targets.resolver import resolve
 
 SCHEMA = "distwatch.up/1"
@@ -27,14 +29,14 @@ PARTIAL = 6
     "--address", default="", metavar="ADDRESS",
     help="Ray: the cluster's address, as for ray.init. Hosts: where this host listens, IP[:PORT].",
 )  # fmt: skip
-@click.option("--hosts", metavar="H1,H2,…", help="These hosts and this one, which is the root.")
 @click.option(
-    "--run", "run", metavar="RUN", help="Hosts: the run (default: this host's newest living run)."
+    "--hosts", metavar="H1,N[01-03],…", help="These hosts and this one, which is the root."
 )
 @click.option(
-    "--shell", default="ssh {host}", show_default=True, metavar="COMMAND",
-    help="Hosts: the command that runs a command on a host.",
+    "--run", "run", metavar="RUN|PID",
+    help="Hosts: the run (default: this host's newest living run), or a process of a job without distwatch.",
 )  # fmt: skip
+@shell_option
 @click.option("--stop", is_flag=True, help="Ray: remove the observer actors.")
 @output_option("table", "json")
 @root_option
@@ -53,9 +55,11 @@ def command(
     \b
     distwatch up --ray                       every node of this machine's Ray cluster
     distwatch up --hosts node2,node3         by ssh, for the run that lives here
+    distwatch up --hosts 'node[02-16]'       Slurm's and ClusterShell's notation
     distwatch up --hosts 1,2 --shell 'kubectl exec -i trainer-{host} --'
 
-    The job keeps running, and may have started before. Exits with 6 if a node is left out.
+    The job keeps running, and may have started before; ranks without distwatch are looked at from
+    outside. Exits with 6 if a node is left out.
     """
     if ray == bool(hosts):
         raise UsageError(
@@ -67,8 +71,10 @@ def command(
         if _was_given("root"):
             os.environ["DISTWATCH_DIR"] = root
         return _ray(address, output, stop=stop)
-    names = [name.strip() for name in (hosts or "").split(",") if name.strip()]
-    joined = join_hosts(resolve(run, root).folder(), names, shell, address)
+    meant = resolve(run, root)
+    job = meant.identity() if isinstance(meant, ForeignJob) else None
+    folder = meant.folder_of_hosts() if isinstance(meant, ForeignJob) else meant.folder()
+    joined = join_hosts(folder, named_hosts(hosts or ""), shell, address, job)
     return _print_hosts(joined, output)
 
 

@@ -32,6 +32,13 @@ def when_imported(module: str, callback: Callback) -> None:
         _call_back(present, callback)
 
 
+def forget_all() -> None:
+    """Waits for no module any more."""
+    _callbacks.clear()
+    if _FINDER in sys.meta_path:
+        sys.meta_path.remove(_FINDER)
+
+
 def _call_back(module: ModuleType, callback: Callback) -> None:
     try:
         callback(module)

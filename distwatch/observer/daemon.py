@@ -19,7 +19,7 @@ from distwatch.diagnosis.facts.suspicion import suspicion_of
 from distwatch.observer.background import wait_for_any
 from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
 from distwatch.observer.journals.journal_intake import Intake
-from distwatch.observer.journals.reading import Entry, fold_run
+from distwatch.observer.journals.reading import Entry, attached_keys, fold_run
 from distwatch.observer.journals.recording import Recording, RecordSink
 from distwatch.observer.judging import Judge
 from distwatch.observer.looks.cluster_looks import ClusterLooks
@@ -80,7 +80,8 @@ class Observer:
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, over)
-        self.inspection = Inspection(self.recording, self.tracking, self.state, embedded=embedded)
+        outside = self.tracking.add_attached(attached_keys(folder)) or embedded
+        self.inspection = Inspection(self.recording, self.tracking, self.state, embedded=outside)
         self.endpoints = EndpointMonitor(self.recording, self._judge_soon)
         self.cluster = ClusterLooks(self.recording, self.state, self._judge_soon)
         self.logs = LogLooks(self.recording, self._judge_soon)
@@ -97,10 +98,9 @@ class Observer:
         self._began = self._last_alive = time.monotonic()
         self._due: dict[str, float] = {}
         self._stopping, self._woken = asyncio.Event(), asyncio.Event()
-        self._verdict_due = False
         self._elsewhere: list[asyncio.Future[None]] = []
         self._rested_at = 0.0
-        self._keep_waits = self._is_pressed = False
+        self._keep_waits = self._is_pressed = self._verdict_due = False
         self.recording.record(
             ev.ObserverStarted(
                 host=self._host, pid=os.getpid(), distwatch_version=__version__, embedded=embedded
@@ -187,6 +187,10 @@ class Observer:
             complete = job.world is not None and len(job.ranks) >= job.world
             identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
             self.tracking.search(identity, complete)
+
+    def agent_sockets(self) -> dict[str, str]:
+        """The control sockets of the living agents, by process key."""
+        return self._intake.sockets()
 
     async def dump(self, reason: str) -> str:
         """Writes a full incident now; returns its folder."""

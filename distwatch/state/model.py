@@ -160,6 +160,8 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     main_ended_ns: int | None = None
     ending: ev.ProcessEnding | None = None
     ending_ns: int | None = None
+    left_ns: int | None = None
+    """When its agent took itself out."""
     hook_failures: dict[str, str] = {}
     last_seq: int = 0
     last_ns: int = 0
@@ -243,6 +245,11 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     def instrumented(self) -> bool:
         """Whether distwatch runs inside it."""
         return self.started is not None
+
+    @property
+    def known_from_start(self) -> bool:
+        """Whether distwatch has been inside it from the start, or for long enough to know what is under way."""
+        return self.started is not None and not self.started.attached
 
     @property
     def main_frames(self) -> tuple[ev.Frame, ...]:

@@ -51,6 +51,8 @@ class ProcessStarted(Event, frozen=True, kw_only=True):
     cwd: str = ""
     distwatch_version: str = ""
     deadlines: dict[str, Finite] = {}
+    attached: bool = False
+    """The agent was brought in by somebody who is still attached: what was under way it does not know."""
 
 
 class IdentityConfirmed(Bounded, Event, frozen=True, kw_only=True):
@@ -312,6 +314,10 @@ class ProcessEnding(Event, frozen=True, kw_only=True):
     """The interpreter is shutting down in an orderly way, or DISTWATCH_ON_HANG=abort ends it."""
 
     reason: str = "exit"
+
+
+class AgentLeft(Event, frozen=True, kw_only=True):
+    """The agent has taken itself out of a process that goes on: it says nothing of what comes after."""
 
 
 class HookFailed(Event, frozen=True, kw_only=True):

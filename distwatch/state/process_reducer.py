@@ -299,6 +299,11 @@ def _process_ending(process: Process, time_ns: int, event: ev.ProcessEnding) -> 
     process.ending, process.ending_ns = event, time_ns
 
 
+@_folds(ev.AgentLeft)
+def _agent_left(process: Process, time_ns: int, _: ev.AgentLeft) -> None:
+    process.left_ns = time_ns
+
+
 @_folds(ev.HookFailed)
 def _hook_failed(process: Process, _: int, event: ev.HookFailed) -> None:
     event.retain.put(process.hook_failures, event.hook, event.error)

@@ -178,6 +178,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.RecorderFileRead: lambda e: f"{count_of(len(e.dumped.entries), 'collective')} in {e.path}",
     ev.ExceptionUncaught: lambda e: f"{e.type_name}: {e.message}",
     ev.ProcessEnding: lambda e: e.reason,
+    ev.AgentLeft: lambda e: "distwatch has left the process, which goes on",
     ev.HookFailed: lambda e: f"{e.hook}: {e.error}",
     ev.Snapshot: lambda e: f"{count_of(len(e.kept), 'event')} kept, {e.dropped} dropped",
     ev.ObserverStarted: lambda e: f"pid {e.pid}{' (embedded)' if e.embedded else ''}",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.errors import UsageError
+from distwatch.observer.cluster.hosts import named_hosts
 from distwatch.observer.cluster.root_registry import CARDS_FILE, Card, write_cards
 from tests.cli.runs import distwatch
 from tests.support.ranks import free_port
@@ -53,3 +55,23 @@ def test_a_card_leads_every_looking_command_to_the_root(root: Path) -> None:
         assert f"127.0.0.1:{port}" in done.stderr
         assert card.token not in done.stderr + done.stdout
     assert os.listdir(root) == [CARDS_FILE]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("node[01-03,05]", ["node01", "node02", "node03", "node05"]),
+        ("n2, n1", ["n1", "n2"]),
+        ("gpu[1-2]-ib,login", ["gpu1-ib", "gpu2-ib", "login"]),
+        ("0,1", ["0", "1"]),
+        ("user@10.0.0.[7-8]", ["user@10.0.0.7", "user@10.0.0.8"]),
+    ],
+)
+def test_hosts_are_named_as_slurm_and_clustershell_name_them(text: str, names: list[str]) -> None:
+    assert named_hosts(text) == names
+
+
+@pytest.mark.parametrize("text", ["n[1-2", "n[1-100000000]", " "])
+def test_what_names_no_hosts_is_said(text: str) -> None:
+    with pytest.raises(UsageError, match="--hosts"):
+        named_hosts(text)

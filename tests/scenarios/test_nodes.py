@@ -25,7 +25,7 @@ QUICK = "init=60,group=60,load=60,collective=6"
 
 
 class Nodes:
-    """One rank on each of three machines; the first one's observer is the root."""
+    """One rank on each machine; the first one's observer is the root."""
 
     def __init__(self, hosts: list[Machine], jobs: list[Job]) -> None:
         self.hosts = hosts
@@ -44,8 +44,8 @@ class Nodes:
     ) -> None:
         for rank, (host, job) in enumerate(zip(self.hosts, self.jobs, strict=True)):
             variables = {
-                "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1",
-                "MASTER_PORT": "29500", **self.environment(), **(env or {}),
+                "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(len(self.hosts)),
+                "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "29500", **self.environment(), **(env or {}),
                 **(env_of or {}).get(rank, {}),
             }  # fmt: skip
             command = [sys.executable, str(JOBS / f"{script}.py"), *args]
@@ -84,8 +84,8 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes() -> Iterator[Nodes]:
-    with machines(3) as hosts, contextlib.ExitStack() as jobs:
+def nodes(count: int = 3) -> Iterator[Nodes]:
+    with machines(count) as hosts, contextlib.ExitStack() as jobs:
         yield Nodes(hosts, [jobs.enter_context(empty_job()) for _ in hosts])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-TRIALS = ("kills", "fuzz", "sockets", "life")
+TRIALS = ("kills", "fuzz", "sockets", "life", "injections")
 
 
 def main() -> None:

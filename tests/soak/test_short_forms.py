@@ -10,7 +10,8 @@ import pytest
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
-    ("trial", "count"), [("kills", 12), ("fuzz", 20_000), ("sockets", 1200), ("life", 7)]
+    ("trial", "count"),
+    [("kills", 12), ("fuzz", 20_000), ("sockets", 1200), ("life", 7), ("injections", 6)],
 )
 def test_nothing_is_lost_and_nobody_is_shut_out(trial: str, count: int) -> None:
     done = subprocess.run(

@@ -47,6 +47,7 @@ inside = st.one_of(
     st.builds(ev.GroupDestroyed, pg_name=names | st.just("")),
     st.builds(ev.ExceptionUncaught, type_name=st.just("E"), message=st.text(max_size=5)),
     st.builds(ev.ProcessEnding),
+    st.builds(ev.AgentLeft),
     st.builds(ev.HookFailed, hook=names, error=st.text(max_size=5)),
     st.builds(ev.UnknownEvent, kind=st.just("from_the_future"), payload=st.just(b"\x81")),
 )

@@ -76,6 +76,7 @@ said = st.one_of(
     st.builds(ev.ThreadDied, thread=names, type_name=names),
     st.builds(ev.LimitReached, what=names),
     st.builds(ev.MainEnded),
+    st.builds(ev.AgentLeft),
 )
 STARTED = ev.ProcessStarted(
     host="h", pid=1, start_ticks=1, ppid=0, role="rank", identity=Identity(global_rank=2)

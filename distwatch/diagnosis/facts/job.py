@@ -139,8 +139,8 @@ class Job:
         return self.state.wall_ns(process.host, time_ns)
 
     def heartbeat_s(self, process: Process) -> float | None:
-        """Age of the last pulse; None where there was none."""
-        pulse = process.outside.pulse
+        """Age of the last pulse; None where there was none, or the agent has left the process."""
+        pulse = process.outside.pulse if process.left_ns is None else None
         return self.age_s(process, pulse.beat_ns) if pulse and pulse.beat else None
 
     def deadline_s(

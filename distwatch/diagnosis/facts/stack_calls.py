@@ -70,7 +70,7 @@ class StackCall(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_seen_from_outside(job: Job) -> bool:
     """Whether no rank of this world has distwatch in it."""
-    return bool(job.ranks) and not any(process.instrumented for process in job.ranks.values())
+    return bool(job.ranks) and not any(process.known_from_start for process in job.ranks.values())
 
 
 def still_s(process: Process) -> float:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
-import sys
 
 import msgspec
 
 from distwatch.errors import NoSuchTarget, UsageError
-from distwatch.observer.cluster.root_registry import Card
+from distwatch.observer.cluster.shells import Keeper, start_keeper
+from distwatch.observer.cluster.tasks import HostJoined, Task
 from distwatch.observer.journals.reading import load_state
 from distwatch.observer.link.root_address import (
     LinkMisconfigured,
@@ -23,89 +24,113 @@ from distwatch.observer.link.root_address import (
     parse_place,
 )
 from distwatch.observer.lock import lock_holder
-from distwatch.redaction import redact_text
 from distwatch.runfolder import RunFolder, host_name, name_of
 from distwatch.state.addresses import is_loopback
-from distwatch.visible_text import shorten
+from distwatch.state.identity import Identity
 
-ANSWERS_WITHIN_S = 60.0
+MOST_HOSTS = 4096
+AT_ONCE = 32
+_RANGE = re.compile(r"(\d+)-(\d+)")
 _NO_ADDRESS = ("0.0.0.0", "::")
-_KEEPER = "distwatch.observer.cluster.host_keeper"
 
 
-class Task(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A keeper's task, on stdin: its run, and either to make the root or the root's card."""
+def named_hosts(text: str) -> list[str]:
+    """The hosts of `n1,n2` or of Slurm's and ClusterShell's notation: `node[01-03,05]`, sorted.
 
-    run: str
-    folders: str
-    listen: str = ""
-    card: Card | None = None
-
-
-class HostJoined(msgspec.Struct, kw_only=True):
-    """A keeper's answer.
-
-    Attributes:
-        host: the user's name for it.
-        called: its own name for itself.
-        told: what its observer is now, or what it waits for.
-        failed: why there is no keeper; '' if there is one.
-        card: the root's card, from the root's host.
+    Raises:
+        UsageError: it is something else, or names too many.
     """
+    # It takes 60 ms to import, and few commands need it.
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
-    host: str = ""
-    called: str = ""
-    pid: int = 0
-    told: str = ""
-    failed: str = ""
-    card: Card | None = None
+    # The library writes every name out before it can be asked how many there are.
+    ends = [end for inside in re.findall(r"\[([^\]]*)", text) for end in _RANGE.findall(inside)]
+    if any(len(last) > 12 or int(last) - int(first[:12]) > MOST_HOSTS for first, last in ends):
+        raise UsageError(
+            f"--hosts {text[:80]!r} names too many hosts", advice=f"Name 1 to {MOST_HOSTS}."
+        )
+    try:
+        # Without groups, whose names may stand for commands in a configuration file.
+        found = NodeSet("".join(text.split()), resolver=RESOLVER_NOGROUP)
+    except NodeSetException as error:
+        raise UsageError(
+            f"--hosts {text!r}: {error}", advice="For instance node1,node2 or node[01-03,05]."
+        ) from error
+    if not 0 < len(found) <= MOST_HOSTS:
+        raise UsageError(
+            f"--hosts {text!r} names {len(found)} hosts", advice=f"Name 1 to {MOST_HOSTS}."
+        )
+    return list(found)
 
 
-def join_hosts(folder: RunFolder, hosts: list[str], shell: str, address: str) -> list[HostJoined]:
+def join_hosts(
+    folder: RunFolder, hosts: list[str], shell: str, address: str, job: Identity | None = None
+) -> list[HostJoined]:
     """Links the observers of the run on this and other hosts; one answer for each host, this one first.
 
     Args:
         hosts: names that replace `{host}` in `shell`.
         address: where this host listens, `IP` or `IP:PORT`; '' is the run's MASTER_ADDR.
+        job: a job without distwatch, whose ranks are looked at from outside on each host.
 
     Raises:
         UsageError: the address or the shell command is not valid.
         NoSuchTarget: the run does not live here.
     """
+    keepers = asyncio.run(start_keepers(folder, hosts, shell, address, job, while_attached=False))
+    return [keeper.joined for keeper in keepers]
+
+
+async def start_keepers(
+    folder: RunFolder,
+    hosts: list[str],
+    shell: str,
+    address: str,
+    job: Identity | None,
+    *,
+    while_attached: bool,
+) -> list[Keeper]:
+    """As `join_hosts`; the keepers stay until they are ended, if `while_attached`."""
+    words = _commands(shell, hosts)
+    if job is None and lock_holder(folder) is None:
+        raise NoSuchTarget(
+            f"{folder.run_id} has no observer on this host",
+            advice="Run this on a host where the run lives; `distwatch ps` lists the runs.",
+        )
+    task = Task(
+        run=name_of(folder.run_id),
+        folders=os.path.dirname(folder.path),
+        listen=str(await _listening(folder, address, job)),
+        job=job,
+        while_attached=while_attached,
+    )
+    here = await start_keeper(host_name(), [], task)
+    if here.joined.failed or here.joined.card is None:
+        failed = here.joined.failed or "no rank of the job was found here"
+        here.joined.failed = failed
+        why = f"{here.joined.host} is not the root"
+        return [here, *(Keeper(HostJoined(host=host, failed=why)) for host in hosts)]
+    task = msgspec.structs.replace(task, listen="", card=here.joined.card)
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def start(host: str, command: list[str]) -> Keeper:
+        async with gate:
+            return await start_keeper(host, command, task)
+
+    return [here, *await asyncio.gather(*map(start, hosts, words))]
+
+
+def _commands(shell: str, hosts: list[str]) -> list[list[str]]:
+    """What runs a command on each host; raises UsageError where the host's name has no place in it."""
     if "{host}" not in shell:
         raise UsageError(
             f"--shell must contain `{{host}}`: {shell!r}",
             advice="For instance 'ssh {host}', or 'kubectl exec -i {host} --'.",
         )
-    if lock_holder(folder) is None:
-        raise NoSuchTarget(
-            f"{folder.run_id} has no observer on this host",
-            advice="Run this on a host where the run lives; `distwatch ps` lists the runs.",
-        )
-    return asyncio.run(_join(folder, hosts, shell, address))
+    return [[part.replace("{host}", host) for part in shlex.split(shell)] for host in hosts]
 
 
-async def _join(folder: RunFolder, hosts: list[str], shell: str, address: str) -> list[HostJoined]:
-    run = name_of(folder.run_id)
-    listen = await _listening(folder, address)
-    keeper, folders = [sys.executable, "-m", _KEEPER], os.path.dirname(folder.path)
-    here = await _start(
-        host_name(),
-        ["env", f"DISTWATCH_DIR={folders}", *keeper],
-        Task(run=run, folders=folders, listen=str(listen)),
-    )
-    if here.failed or here.card is None:
-        why = f"{here.host} is not the root"
-        return [here, *(HostJoined(host=host, failed=why) for host in hosts)]
-    task = Task(run=run, folders=folders, card=here.card)
-    there = []
-    for host in hosts:
-        command = [part.replace("{host}", host) for part in shlex.split(shell)]
-        there.append(_start(host, [*command, *keeper], task))
-    return [here, *await asyncio.gather(*there)]
-
-
-async def _listening(folder: RunFolder, address: str) -> RootAddress:
+async def _listening(folder: RunFolder, address: str, job: Identity | None) -> RootAddress:
     """The one address on which the root listens and the others connect; never all addresses."""
     if address:
         try:
@@ -118,8 +143,10 @@ async def _listening(folder: RunFolder, address: str) -> RootAddress:
                 f"{place.host} is not the address of one host", advice="Use --address IP[:PORT]."
             )
         return place
-    processes = load_state(folder).processes.values()
-    for named in sorted({p.identity.master_addr for p in processes if p.identity.master_addr}):
+    identities = (
+        [p.identity for p in load_state(folder).processes.values()] if job is None else [job]
+    )
+    for named in sorted({one.master_addr for one in identities if one.master_addr}):
         try:
             found = await address_here(RootAddress(named, 0))
         except OSError:
@@ -131,32 +158,3 @@ async def _listening(folder: RunFolder, address: str) -> RootAddress:
         f"no MASTER_ADDR of {folder.run_id} is an address of this host that others can reach",
         advice="Give the address at which other hosts reach this one with --address.",
     )
-
-
-async def _start(host: str, command: list[str], task: Task) -> HostJoined:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        return HostJoined(host=host, failed=f"{command[0]}: {error.strerror or error}")
-    try:
-        said, wrong = await asyncio.wait_for(
-            process.communicate(msgspec.json.encode(task)), ANSWERS_WITHIN_S
-        )
-    except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
-        return HostJoined(host=host, failed=f"no answer within {ANSWERS_WITHIN_S:.0f} s")
-    try:
-        joined = msgspec.json.decode(said.strip().rpartition(b"\n")[2], type=HostJoined)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        last = wrong.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return HostJoined(
-            host=host, failed=shorten(redact_text(last), 300) or f"ended with {process.returncode}"
-        )
-    joined.host = host
-    return joined

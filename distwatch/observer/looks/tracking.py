@@ -19,6 +19,7 @@ from distwatch.probes.exits import ExitWatch
 from distwatch.probes.procfs import children_of
 from distwatch.runfolder import is_alive
 from distwatch.state import events as ev
+from distwatch.state.bounds import whole_number
 from distwatch.state.frames import FileHeader
 from distwatch.state.identity import Identity
 
@@ -77,6 +78,16 @@ class Tracking:
         if sighted.process not in self.processes and sighted.process not in self._over:
             self._recording.record(sighted)
             self._track(sighted)
+
+    def add_attached(self, keys: Iterable[str]) -> bool:
+        """Tracks processes without an agent, as an `attach` has noted them; whether it has noted any."""
+        keys = list(keys)
+        for key in keys:
+            pid = whole_number(key.rpartition(".")[0].rpartition("-")[2])
+            sighted = discovery.sight(pid) if pid else None
+            if sighted is not None and sighted.process == key:
+                self.add_sighting(sighted)
+        return bool(keys)
 
     def is_search_due(self) -> bool:
         """Whether it is time to look for ranks without distwatch, if some are missing."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 from distwatch.errors import NoSuchTarget
+from distwatch.observer.lock import lock_holder
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.target import Target
 from distwatch.probes import discovery
-from distwatch.runfolder import RunFolder, next_generation
+from distwatch.runfolder import RunFolder, host_name, next_generation
 from distwatch.state.events import ProcessSighted
+from distwatch.state.identity import Identity
 
 if TYPE_CHECKING:
-    from distwatch.observer.targets.sources import EmbeddedRun
+    from distwatch.observer.targets.run_source import RunSource
 
 
 class ForeignJob(Target):
@@ -64,7 +68,29 @@ class ForeignJob(Target):
                 pids[sighted.identity.global_rank] = sighted.pid
         return pids or {0: self._pid}
 
-    def source(self) -> EmbeddedRun:
+    def identity(self) -> Identity:
+        """What its ranks on all hosts have in common; raises NoSuchTarget where nothing is known of it."""
+        for process in self.processes():
+            if process.role == "rank" and (process.identity.endpoint or process.identity.launch_id):
+                return process.identity
+        raise NoSuchTarget(
+            f"{self.name} has no MASTER_ADDR and no launcher's variables: its ranks on other hosts "
+            "cannot be told from other processes",
+            advice="Attach on each host by itself.",
+        )
+
+    def folder_of_hosts(self) -> RunFolder:
+        """Its folder on all hosts: the living run of an earlier `up`, else a new one."""
+        if self._recorded is not None and lock_holder(self._recorded) is not None:
+            return self._recorded
+        name = f"attached-{host_name()}-{self._pid}-{time.time_ns() // 10**6}"
+        return RunFolder(os.path.join(self._root, name))
+
+    def source(self) -> RunSource:
+        if self._recorded is not None and lock_holder(self._recorded) is not None:
+            from distwatch.observer.targets.live import LiveRun
+
+            return LiveRun(self._recorded)
         sighted = self.processes()
         in_job = any(process.role in ("rank", "launcher") for process in sighted)
         if not in_job and not any("python" in p.command[0] for p in sighted if p.command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Literal
 
 from distwatch.errors import AttachDenied
 from distwatch.observer.daemon import Observer
@@ -17,6 +18,7 @@ from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import dump_text
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.run_source import RunSource, SourceLost
+from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.events import ProcessSighted
 from distwatch.state.model import RunState
@@ -72,6 +74,9 @@ class EmbeddedRun(RunSource):
         ray_job: RayJob | None = None,
     ) -> None:
         super().__init__(folder, note)
+        self.injects: Literal["", "for good", "dump only"] = ""
+        """Whether the agent is brought into its ranks, because a person asked for it."""
+        self.not_injected: list[str] = []
         self._sighted = sighted or []
         self._ray_job = ray_job
         self._observer: Observer | None = None
@@ -107,6 +112,11 @@ class EmbeddedRun(RunSource):
         self._observer.sinks.append(self._note_change)
         self._task = asyncio.create_task(self._observer.run())
         await self._observer.inspection.begin("attached", {})
+        if self.injects:
+            from distwatch.observer.targets.injecting import inject
+
+            for_good = self.injects == "for good"
+            self.not_injected = await inject(self._observer, for_good=for_good)
 
     async def poll(self) -> bool:
         if self._task is not None and self._task.done() and not self._task.cancelled():
@@ -127,11 +137,20 @@ class EmbeddedRun(RunSource):
 
     async def close(self) -> None:
         if self._observer is not None and self._task is not None:
+            if self.injects == "dump only":
+                from distwatch.observer.targets.injecting import take_out
+
+                await take_out(self._observer.agent_sockets().values())
             self._observer.stop()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._lock is not None:
             free_lock(self._lock)
             self._lock = None
+            if self.injects == "for good" and any(
+                p.instrumented for p in self.state.processes.values()
+            ):
+                # Who looks at the agents from now on.
+                start_observer(self.folder, os.environ)
 
     def _note_change(self, _: Entry) -> None:
         self._changed = True
