@@ -21,7 +21,7 @@ DIFFER = (
     "collective.shape_mismatch",
     "collective.count_uneven",
 )
-BOTH_SIDES = (*DIFFER, "p2p.cycle", "p2p.unmatched")
+BOTH_SIDES = (*DIFFER, "p2p.cycle", "p2p.unmatched", "collective.cycle")
 CODES: dict[str, tuple[str, ...]] = {
     "healthy": (),
     "straggler": (),
@@ -31,7 +31,7 @@ CODES: dict[str, tuple[str, ...]] = {
     "CUDA error": ("collective.device_behind",),
     "hung kernel": ("collective.device_behind",),
     "link down": ("collective.device_behind",),
-    "skipped call": (*DIFFER, *MISSING),
+    "skipped call": (*DIFFER, *MISSING, "collective.cycle"),
     "other order": (*DIFFER, "p2p.cycle", "collective.cycle"),
     "other size": ("collective.shape_mismatch",),
 }
