@@ -97,8 +97,8 @@ def test_without_distwatch_a_driver_or_an_actors_name_leads_to_the_job_and_its_t
         assert isinstance(by_name, EmbeddedRun)
         assert isinstance(by_driver, EmbeddedRun)
         assert by_name.run_id == f"attached-{first}"
-        # It has no process: its driver is what there is to look at.
-        assert resolve("trainer-1", job.root).source().run_id == by_driver.run_id
+        # It has no process: its driver is what there is to look at, by another attach of its own.
+        assert resolve("trainer-1", job.root).source().run_id == f"{by_driver.run_id}~2"
         finding, state = asyncio.run(look_until_blocked(by_driver))
         assert (finding.code, finding.culprit_ranks) == ("rendezvous.rank_never_started", (1,))
         assert "needs 4 CPU; no node has more than 1 CPU" in finding.summary

@@ -93,8 +93,10 @@ def _is_above(pid: int, folder: RunFolder) -> bool:
     """Whether a living process of the run is below that one: a launcher, a shell, `timeout`, a supervisor."""
     here = host_name()
     for start in folder.starts():
+        if start.get("host") != here or "pid" not in start or "ticks" not in start:
+            continue  # of another host, or torn
         rank, ticks = int(start["pid"]), int(start["ticks"])
-        if start.get("host") == here and is_alive(rank, ticks) and pid in ancestors(rank):
+        if is_alive(rank, ticks) and pid in ancestors(rank):
             return True
     return False
 
