@@ -33,20 +33,22 @@ def _any_case(pattern: str) -> str:
 # its letters. `(?=(…))\1` never backtracks, so a mismatch costs only one pass.
 _NAME = (
     _any_case(
-        "(?:token(?!is|iz)|secret|passw|passphrase|pwd|credential|auth(?!or(?!is|iz))|cookie"
+        "(?:token(?!is|iz|s)|secret|passw|passphrase|pwd|credential|auth(?!or(?!is|iz))|cookie"
         "|(?:api|access|account|private)_?-?key|access_?-?sign)"
     )
     + r"(?=(?P<rest>[\w-]{0,40}))(?P=rest)"
 )
 _KEY = re.compile(
     rf"(?:{_NAME}|[_-]{_any_case('pass')})"
-    r"(?:(?P<sign>\\{0,3}[\"']?[ \t]{0,8}[=:]>?[ \t]{0,8})|\s{1,8})"
+    r"(?:(?P<sign>\\{0,3}[\"']?[ \t]{0,8}(?:={1,3}(?=[ \t]{0,8}[bBrRuU]?[\"'])|=(?!=)|:)>?[ \t]{0,8})|\s{1,8})"
     rf"|{_any_case('(?:bearer|basic)')}\s{{1,8}}"
 )
 _QUOTED = re.compile(
     r"[bBrRuU]{0,2}\\{0,3}(?:\"[^\"\\\n]*(?:\\.[^\"\\\n]*)*\"?|'[^'\\\n]*(?:\\.[^'\\\n]*)*'?)"
 )
 _BARE = re.compile(r"[^\s,;&]+")
+_CODE = re.compile(r"[A-Za-z_]\w{0,40}(?:\.[A-Za-z_]\w{0,40}){1,8}[(\[]")
+"""`next_token = torch.argmax(…)`: a line of source, whose tokens are a model's."""
 _HEADER = re.compile(
     rf"({_any_case('(?:authorization|cookie)')}\\{{0,3}}[\"']?\s{{0,8}}:\s{{0,8}})"
     rf"(?:{_QUOTED.pattern}|[^\"'\n]+)"
@@ -145,6 +147,8 @@ def _hide_assigned(text: str) -> str:
         value = _QUOTED.match(text, key.end()) or _BARE.match(text, key.end(), end)
         # "auth failed", "token of rank 3": words after a space are prose unless they look random.
         if value is None or not (key["sign"] or _is_random(value[0])):
+            continue
+        if key[0][:5].lower() == "token" and _CODE.match(value[0]):
             continue
         parts += (text[done : key.end()], HIDDEN)
         done = value.end()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 
 from distwatch.foreign_files import FileRefused, open_named, read_and_close, read_named
+from distwatch.probes.source_secrets import redact_source
 from distwatch.redaction import redact_text
 from distwatch.state.events import SourceFileRead, SourceLine
 
@@ -110,7 +111,7 @@ def _redacted(text: str) -> str:
     Raises:
         ValueError: without its secrets it is not Python any more.
     """
-    redacted = "\n".join(redact_text(line, 4 * _LONGEST) for line in text.splitlines())
+    redacted = redact_source(text)
     try:
         ast.parse(redacted)
     except (SyntaxError, RecursionError, MemoryError):
