@@ -119,7 +119,9 @@ def _case_without(case: Case, ended: dict[int, Process]) -> Case:
         if any(process.host == name for process in case.job.processes)
     }
     for process in ended.values():
-        firsts[process.host] = min(death_ns(process), firsts[process.host])
+        # A journal may name a host of which nothing else is known.
+        died_ns = death_ns(process)
+        firsts[process.host] = min(died_ns, firsts.get(process.host, died_ns))
     state: RunState = copy.copy(case.state)
     keys = {process.key for process in ended.values()}
     state.processes = {
