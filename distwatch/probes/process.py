@@ -17,6 +17,7 @@ from distwatch.state.events import ProcessSampled
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_LONGEST_STRING = 1024
 _POLLFD = struct.Struct("=ihh")
 _PF_EXITING = 0x4
 _SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
@@ -248,8 +249,11 @@ def _awaited_child(pid: int, name: str, arguments: tuple[int, ...]) -> str:
 
 
 def _string_at(pid: int, address: int) -> str:
-    # Only to the end of the page: the next page may not be mapped.
-    memory = _memory_at(pid, address, min(1024, _PAGE - address % _PAGE))
+    in_page = min(_LONGEST_STRING, _PAGE - address % _PAGE)
+    memory = _memory_at(pid, address, in_page)
+    if b"\0" not in memory and len(memory) == in_page < _LONGEST_STRING:
+        # By itself: the next page need not be mapped.
+        memory += _memory_at(pid, address + in_page, _LONGEST_STRING - in_page)
     return memory.partition(b"\0")[0].decode("utf-8", "replace")
 
 

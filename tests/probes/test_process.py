@@ -30,6 +30,24 @@ def wait_in(pid: int, *syscalls: str) -> ProcessSampled:
     return seen(pid)
 
 
+def test_a_path_that_crosses_a_page_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "shard.safetensors"
+    os.mkfifo(path)
+    code = (
+        "import ctypes, mmap, sys\n"
+        "path = sys.argv[1].encode() + b'\\0'\n"
+        "pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)\n"
+        "begin = mmap.PAGESIZE - 9\n"
+        "pages[begin : begin + len(path)] = path\n"
+        "address = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + begin\n"
+        "print(1, flush=True)\n"
+        "ctypes.CDLL(None).openat(-100, ctypes.c_void_p(address), 0)\n"
+    )
+    with other(code, str(path)) as child:
+        child.line()
+        assert wait_in(child.pid, "openat").blocked_on == str(path)
+
+
 def test_a_reader_of_a_fifo_is_told_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "shard.safetensors"
     os.mkfifo(path)

@@ -102,7 +102,8 @@ class StackLooks:
                 if not frames:
                     break
                 outermost = (frames[0].file, frames[0].function)
-                if self._outermost.setdefault(tracked.key, outermost) == outermost:
+                whole = self._outermost.setdefault(tracked.key, outermost) == outermost
+                if whole and not any(map(_is_torn, frames)):
                     break
             else:
                 self._outermost[tracked.key] = outermost  # the first one was torn, not these
@@ -242,6 +243,11 @@ def _since(
 
 def _is_in_loader(taken: ev.StackTaken) -> bool:
     return any(_DATA in frame.file for thread in taken.threads for frame in thread.frames)
+
+
+def _is_torn(frame: ev.Frame) -> bool:
+    """Whether it was read while it changed: no line, and some other text where a file's name should be."""
+    return not frame.native and frame.line <= 0 and not frame.file.startswith(("/", "<"))
 
 
 def _is_busy(taken: ev.StackTaken) -> bool:
