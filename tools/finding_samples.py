@@ -218,63 +218,6 @@ SAMPLES = {
         95,
         f"{_BY_STEP}; less where nobody saw who holds a lock",
     ),
-    "process.io_blocked": Sample(
-        "rank 2 is blocked in the kernel on /mnt/data/shard-7, at data.py:42 in read_shard; ranks 0-1,3 have "
-        "waited for it in all_reduce #5 of default_pg for 20 s",
-        70,
-        95,
-        "the kernel says so; less for a rank without distwatch",
-    ),
-    "process.gil_held": Sample(
-        "rank 1 holds the GIL in native code at train.py:30 in native_sleep, so none of its Python threads can "
-        "run; its last heartbeat is 20 s old",
-        60,
-        95,
-        "the stack shows who owns the GIL; less where only the heartbeat tells it",
-    ),
-    "process.debugger": Sample(
-        "rank 2 is in a debugger at train.py:9 in {main}: it reads {stdin} ({pipe}:[7]); ranks 0-1,3 wait for it",
-        95,
-        95,
-        "the debugger's frames or the kernel say so",
-    ),
-    "process.worker_died": Sample(
-        "rank 2 waits for a child process that has ended: data worker pid 5000, killed by {SIGKILL} (signal 9), "
-        "at train.py:9 in {main}; ranks 0-1,3 have waited for it in all_reduce #5 of default_pg for 20 s",
-        70,
-        95,
-        "the child's end was seen, or the loader's own error tells of it; less for a rank without distwatch",
-    ),
-    "process.stdin_wait": Sample(
-        "rank 2 waits for somebody to type on its stdin, at ask.py:9 in {ask}", 70, 95, "its call"
-    ),
-    "process.data_stall": Sample(
-        "rank 2 waits for data: a read of /data/shard-7, at data.py:42 in read_shard; ranks 0-1,3 have waited for "
-        "it in all_reduce #5 of default_pg for 20 s",
-        70,
-        95,
-        "its frames and its system call show it; less where only one of them does",
-    ),
-    "process.lock_wait": Sample(
-        "rank 2 waits for a lock or an event, and no other Python thread in it could release that, at train.py:9 "
-        "in {main}; ranks 0-1,3 have waited for it in all_reduce #5 of default_pg for 20 s",
-        70,
-        90,
-        "its frames and its system call show it; less where only one of them does",
-    ),
-    "process.compiling": Sample(
-        "rank 0 is compiling, at train.py:61 in {build}: it has been busy for 7.0 s of the last 8.0 s",
-        60,
-        80,
-        "its stack is in a compiler, and it or a child of it works",
-    ),
-    "process.livelock": Sample(
-        "rank 2 runs without making progress, at train.py:9 in {spin}; ranks 0-1,3 have waited for it in "
-        "all_reduce #5 of default_pg for 20 s",
-        70,
-        80,
-        "long work looks the same as a loop without end",
-    ),
     "device.lost": Sample(
         "the driver reports Xid 79 (the GPU has fallen off the bus)", 70, 90, _XID
     ),

@@ -128,7 +128,7 @@ PROCESS_SAMPLES = {
         "its frames and its system call show it; less where only one of them does",
     ),
     "process.compiling": Sample(
-        "rank 0 is compiling, at train.py:61 in {build}: it has used 7.0 s of CPU in the last 8.0 s",
+        "rank 0 is compiling, at train.py:61 in {build}: it has been busy for 7.0 s of the last 8.0 s",
         60,
         80,
         "its stack is in a compiler, and it or a child of it works",
