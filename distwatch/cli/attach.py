@@ -150,19 +150,21 @@ def show(source: RunSource) -> None:
 
 async def _settle(source: RunSource) -> None:
     """Waits a moment; without an agent, as long as it takes to tell a stuck stack from a busy one."""
-    deadline = time.monotonic() + LONGEST_S
+    began = time.monotonic()
     await asyncio.sleep(SETTLE_S)
     await source.poll()
     injected = isinstance(source, EmbeddedRun) and bool(source.injects)
     if any(process.instrumented for process in source.state.processes.values()) and not injected:
         return
     how = "watching the ranks" if injected else "no rank runs distwatch; watching from outside"
-    echo(f"distwatch: {how} for up to {LONGEST_S:.0f} s", err=True)
+    echo(
+        f"distwatch: {how} for up to {LONGEST_S:.0f} s, {LATEST_S:.0f} s on a crowded host",
+        err=True,
+    )
     first: dict[str, int] = {}
-    latest = deadline - LONGEST_S + LATEST_S
     while not _is_decided(source):
-        now = time.monotonic()
-        if now >= latest or (now >= deadline and _looked_twice(source.state, first)):
+        enough = LONGEST_S if _looked_twice(source.state, first) else LATEST_S
+        if time.monotonic() - began >= enough:
             break
         await source.wait(0.25)
         await source.poll()
