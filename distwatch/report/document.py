@@ -20,7 +20,7 @@ from distwatch.report.pictures import Pictures, draw_pictures
 from distwatch.report.timeline import Happening, happenings_of, wall_text
 from distwatch.state.bounds import MOST_RANKS
 from distwatch.state.events import Device
-from distwatch.state.finding import Finding
+from distwatch.state.finding import Finding, blamed_ranks
 from distwatch.state.model import Process, RunState
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
@@ -145,8 +145,8 @@ def build_report(
     job = cases[0].job
     ranks = rank_statuses(state, job)
     verdict = headline_of(cases, findings, ranks)
-    roots = (f for f in (verdict.suspicion, *findings) if f is not None and f.role == "root")
-    culprits = frozenset(rank for root in roots for rank in root.culprit_ranks)
+    suspected = (verdict.suspicion,) if verdict.suspicion is not None else ()
+    culprits = blamed_ranks((*suspected, *findings))
     return Report(
         run=_run(job, run_id),
         coverage=_coverage(job, ranks),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from distwatch.report.document import Group, Report
+from distwatch.state.finding import blamed_ranks
 from distwatch.state.rank_sets import format_ranks
 
 COLUMNS = 10
@@ -47,7 +48,7 @@ def build_matrix(report: Report) -> Matrix:
     columns = _columns(report.groups)
     shown = sorted(columns, key=lambda title: not any(g.in_flight for g in columns[title]))
     shown = shown[:COLUMNS]
-    culprits = {r for f in report.findings if f.role == "root" for r in f.culprit_ranks}
+    culprits = blamed_ranks(report.findings)
     places = [_places(columns[title]) for title in shown]
     alike: dict[tuple[bool, tuple[Cell, ...]], list[int]] = {}
     for rank in report.ranks:

@@ -5,6 +5,7 @@ Field names and codes are the public contract of `report.json`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -89,3 +90,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def before_launch(self) -> Finding:
         """The same finding as a prediction: a crash becomes an `error`."""
         return msgspec.structs.replace(self, severity="error") if self.severity == "crash" else self
+
+
+def blamed_ranks(findings: Iterable[Finding]) -> frozenset[int]:
+    """The ranks to mark: those that the roots blame which stop the job; where none does, those of any root."""
+    roots = [finding for finding in findings if finding.role == "root"]
+    stops = [finding for finding in roots if finding.blocks]
+    return frozenset(rank for root in stops or roots for rank in root.culprit_ranks)

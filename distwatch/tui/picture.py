@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +14,7 @@ from distwatch.diagnosis.facts.loads import loads_of
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
-from distwatch.state.finding import Finding
+from distwatch.state.finding import Finding, blamed_ranks
 from distwatch.state.model import Process, RunState, Stamp, TimelineEntry
 from distwatch.state.rank_sets import name_ranks
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
@@ -61,7 +60,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def culprits(self) -> frozenset[int]:
         """Ranks that a root finding or the suspicion blames."""
-        return _blamed(self.shown_findings)
+        return blamed_ranks(self.shown_findings)
 
     @property
     def shown_findings(self) -> tuple[Finding, ...]:
@@ -109,7 +108,7 @@ def take_picture(state: RunState, run_id: str) -> Picture:
     findings = diagnose(cases)
     ranks = rank_statuses(state, job)
     verdict = headline_of(cases, findings, ranks)
-    blamed = _blamed(findings if verdict.suspicion is None else [verdict.suspicion, *findings])
+    blamed = blamed_ranks(findings if verdict.suspicion is None else [verdict.suspicion, *findings])
     return Picture(
         run_id=run_id,
         state=state,
@@ -129,11 +128,6 @@ def take_picture(state: RunState, run_id: str) -> Picture:
         hosts=host_count(state, job),
         clock_ns=max((h.now_ns + h.wall_offset_ns for h in state.hosts.values()), default=None),
     )
-
-
-def _blamed(findings: Iterable[Finding]) -> frozenset[int]:
-    roots = [finding for finding in findings if finding.role == "root"]
-    return frozenset(rank for root in roots for rank in root.culprit_ranks)
 
 
 def freeze(picture: Picture) -> Picture:

@@ -42,9 +42,12 @@ def verdict_line(picture: Picture) -> Text:
     line = Text.assemble(
         (f"{glyph} {verdict.word.upper()}", style), "  ", (verdict.sentence, STRONG)
     )
-    others = sum(finding.role == "root" for finding in picture.findings) - 1
-    if others > 0:
+    roots = [finding for finding in picture.findings if finding.role == "root"]
+    stops = [finding for finding in roots if finding.blocks]
+    if (others := len(stops or roots) - 1) > 0:
         line.append(f"  + {count_of(others, 'more root cause')}", YELLOW)
+    if stops and (warnings := len(roots) - len(stops)):
+        line.append(f"  · {count_of(warnings, 'warning')}", MUTED)
     if picture.symptoms:
         line.append(f"  · {count_of(picture.symptoms, 'symptom')}", MUTED)
     return line

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distwatch.diagnosis.verdict.causes import order_by_cause
 from distwatch.state.codes import CODES, precedence_of
-from distwatch.state.finding import Finding, Severity
+from distwatch.state.finding import Finding, Severity, blamed_ranks
 
 
 def found(
@@ -51,6 +51,20 @@ def test_who_waits_for_a_culprit_is_blamed_by_no_symptom() -> None:
     assert symptom.role == "symptom"
     assert symptom.culprit_ranks == ()
     assert symptom.waiting_ranks == (2, 3)
+
+
+def test_how_the_job_was_set_up_is_a_warning_of_its_own_beside_a_hang() -> None:
+    """All ranks hold parts of the model in RAM, and one of them hangs: that one alone is marked."""
+    hang = found("process.io_blocked", (1,), (0, 2, 3))
+    offloaded = found("load.offloaded", (0, 1, 2, 3), severity="warning")
+    ordered = order_by_cause([offloaded, hang])
+    assert [(one.code, one.role) for one in ordered] == [
+        ("process.io_blocked", "root"),
+        ("load.offloaded", "root"),
+    ]
+    assert ordered[1].culprit_ranks == (0, 1, 2, 3)
+    assert blamed_ranks(ordered) == {1}
+    assert blamed_ranks([offloaded]) == {0, 1, 2, 3}
 
 
 def test_two_causes_that_have_nothing_to_do_with_each_other_are_two_roots() -> None:

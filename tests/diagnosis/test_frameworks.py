@@ -170,6 +170,18 @@ def test_backward_steps_that_are_left_out(of: int, words: str) -> None:
     assert "rank 3 is pipeline stage 2 of 2, tensor rank 1 of 2 in megatron" in places
 
 
+def test_a_frozen_stage_and_the_stage_whose_gradient_it_drops_are_both_named() -> None:
+    job = holding(MEGATRON)
+    for rank in (0, 1):
+        job.say(rank, 3.0, ev.GradientSkipped(framework="megatron", skipped=10, of=10))
+    (finding,) = judged(later(job))
+    assert finding.culprit_ranks == (0, 1)
+    assert "every backward step of stage 1 of 2 (ranks 0-1): " in finding.summary
+    assert finding.summary.endswith(
+        "stage 2 of 2 (ranks 2-3) runs the backward step, and the gradient that is sent back from there is dropped"
+    )
+
+
 # ---- calls that a framework refuses ---------------------------------------------------------------
 
 

@@ -12,17 +12,10 @@ from tests.support.verdicts import assert_healthy
 DEADLINE = '{"deadlines": {"framework": 4}}'
 MISSING = "group.call_missing"
 DOUBLES = {"sglang": "sglang 0.5.9", "neuron": "neuron 0.18"}
-PATHS = [
-    ("fresh", "mesh"),
-    ("added", "accelerate"),
-    ("itself", "mesh"),
-    ("own", "megatron"),
-    ("itself", "megatron"),
-    ("fresh", "sglang"),
-    ("added", "sglang"),
-    ("own", "neuron"),
-]
-"""Every framework, and every way to build its groups; all pairs take minutes."""
+FRAMEWORKS = ("mesh", "accelerate", "megatron", "sglang", "neuron")
+HOWS = ("fresh", "added", "own", "itself", "again")
+PATHS = [(how, framework) for framework in FRAMEWORKS for how in HOWS]
+"""Every framework, and every way to build its groups."""
 
 
 def world_size(framework: str) -> int:
@@ -50,6 +43,11 @@ def test_the_rank_that_never_enters_a_group_is_named_with_its_place(
         args=[how, framework],
     ) as job:
         job.wait_step("stalled", {1})
+        if how == "again":
+            refused = next(name for name, rank in job.seen_steps if rank == 0 and "refused" in name)
+            held, _, asked = refused.partition(" / ")
+            assert "tp=2" in held
+            assert "tp=2" not in asked
         told = outcomes_of(job, {0})[0]
         assert (told["type"], told["missing"]) == ("InitTimeout", [1])
         assert 0 in told["arrived"]

@@ -26,9 +26,7 @@ def order_by_cause(
     roots: list[Finding] = []
     symptoms: list[Finding] = []
     for finding in _mismatch_before_its_aborts(ranked):
-        explained = finding.role == "symptom" or any(_explains(root, finding) for root in roots)
-        explained = explained or _explain_together(roots, finding)
-        if explained:
+        if finding.role == "symptom" or _is_explained(roots, finding):
             symptoms.append(_as_symptom(finding, roots))
         else:
             roots.append(finding)
@@ -115,6 +113,12 @@ def _as_aftermath(end: Finding) -> Finding:
 def _aborts(mismatch: Finding, end: Finding) -> bool:
     involved = set(mismatch.culprit_ranks) | set(mismatch.waiting_ranks)
     return code_of(end.code).by_signal or set(end.culprit_ranks) <= involved
+
+
+def _is_explained(roots: list[Finding], finding: Finding) -> bool:
+    if code_of(finding.code).is_setup and not finding.blocks:
+        return False
+    return any(_explains(root, finding) for root in roots) or _explain_together(roots, finding)
 
 
 def _explains(root: Finding, finding: Finding) -> bool:

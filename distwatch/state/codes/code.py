@@ -66,6 +66,8 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     """Its culprits have no process."""
     partial_view: bool = False
     """A single process or host can only guess it; a view of all ranks is more reliable."""
+    is_setup: bool = False
+    """As a warning it says how the job was set up: no rank's hang or death has caused it."""
     lateness: bool = False
     """As a warning it says that the run is slow, not stuck."""
     needs_standstill: bool = False

@@ -61,29 +61,34 @@ WAITING = (
         "The ranks of a host load more than its memory, or its cgroup's limit, can hold.",
         "Load on one rank and broadcast, load onto the device (device_map={'': local_rank}) or shard while "
         "loading (FSDP with meta initialization, tp_plan), or ask for more memory.",
+        is_setup=True,
     ),
     Code(
         "load.meta_leaked",
         "Parameters of a loaded model are on meta, and nothing will load them.",
         "The first forward through them fails. The checkpoint lacks their names, or a hook that "
         "should load them was removed: load again with output_loading_info=True and look at missing_keys.",
+        is_setup=True,
     ),
     Code(
         "load.device_map_conflict",
         "Ranks share a device that each should have alone, or place one checkpoint differently.",
         "Give each rank its own device: device_map={'': local_rank}; or leave device_map out and let DDP, "
         "FSDP or tp_plan place the model.",
+        is_setup=True,
     ),
     Code(
         "load.offloaded",
         "Parameters of a loaded model are in RAM or on disk, where later code cannot use them.",
         "DDP, FSDP, optimizers and state_dict() see meta tensors there: load without device_map='auto' or "
         "raise max_memory, and shard the model instead (FSDP, tp_plan) where it does not fit.",
+        is_setup=True,
     ),
     Code(
         "collective.timeout_disagrees",
         "The members of a group have different timeouts.",
         "Pass the same timeout to new_group (or init_process_group) on every rank.",
+        is_setup=True,
     ),
     Code(
         "collective.site_differs",
@@ -96,5 +101,6 @@ WAITING = (
         "With adapters on a frozen model (PEFT, LoRA) the input of the first adapter must need a gradient: "
         "call model.enable_input_require_grads(), or check that this stage holds adapters and that its "
         "forward pass does not run under no_grad. A stage that is frozen on purpose may stay frozen.",
+        is_setup=True,
     ),
 )

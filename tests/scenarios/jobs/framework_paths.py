@@ -1,7 +1,8 @@
 """One rank stalls in the creation of a framework's groups; the others write down what they are told.
 
 The first argument says who builds the groups: `fresh`, `added` (to a world of distwatch's), `own` (added to
-a world that torch formed), or `itself` (the framework's own initializer, without distwatch.initialize).
+a world that torch formed), `itself` (the framework's own initializer, without distwatch.initialize), or `again`
+(with other sizes, where the first ones held and were released).
 """
 
 import distwatch.auto  # noqa: I001
@@ -19,6 +20,8 @@ from steps import RANK, gate, silent_pipe, step
 HOW, FRAMEWORK = sys.argv[1:3]
 CHOICE = json.loads(os.environ.get("TEST_CHOICE", "{}"))
 STAY = silent_pipe("stay")
+OTHERS = {"tensor": 1, "context" if FRAMEWORK == "accelerate" else "pipeline": 2}
+"""Sizes beside tensor 2; accelerate has no stages."""
 
 
 def stall_at_its_first_group() -> None:
@@ -71,6 +74,14 @@ def import_framework() -> None:
 
 def build() -> None:
     arguments = {"framework": FRAMEWORK, "tensor": 2, **CHOICE}
+    if HOW == "again":
+        world = distwatch.initialize("gloo", **arguments)
+        arguments |= OTHERS
+        try:
+            distwatch.initialize("gloo", **arguments)
+        except distwatch.AlreadyInitialized as error:
+            step(f"refused {error.held} / {error.asked}")
+        world.release(FRAMEWORK)
     if HOW == "added":
         distwatch.initialize("gloo")
     elif HOW in ("own", "itself"):
@@ -86,9 +97,10 @@ def build() -> None:
     else:
         world = distwatch.initialize("gloo", **arguments)
         assert distwatch.initialize("gloo", **arguments) is world
-        total = torch.ones(1)
-        dist.all_reduce(total, group=world.mesh.get_group("tp"))
-        assert total.item() == len(world.groups["tp"]) == 2
+        if world.mesh is not None:
+            total = torch.ones(1)
+            dist.all_reduce(total, group=world.mesh.get_group("tp"))
+            assert total.item() == len(world.groups["tp"]) == 2
 
 
 try:
