@@ -62,5 +62,18 @@ class Accelerate(Framework):
         if mesh is not None and any(name.startswith("dp_") for name in mesh.mesh_dim_names):
             yield Part(role="dp", group=mesh["dp"].get_group(), axis="dp")
 
+    def destroy(self, module: ModuleType) -> None:
+        """It has no destroyer: torch destroys the groups, those of flattened dimensions included."""
+        import torch.distributed as dist
+
+        mesh, self._mesh = self._mesh, None
+        if mesh is None:
+            return
+        flattened = getattr(mesh._get_root_mesh(), "_flatten_mapping", {}).values()
+        meshes = [mesh[name] for name in mesh.mesh_dim_names] + list(flattened)
+        for group in {id(one.get_group()): one.get_group() for one in meshes}.values():
+            if group is not dist.group.WORLD and group in dist.distributed_c10d._world.pg_names:
+                dist.destroy_process_group(group)
+
 
 framework = Accelerate()
