@@ -79,6 +79,7 @@ check: $(STAMP)
 	$(BIN)/python tools/check_sizes.py
 	$(BIN)/python tools/check_words.py
 	$(BIN)/python tools/findings_page.py --check
+	$(BIN)/python tools/man_pages.py --check
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py

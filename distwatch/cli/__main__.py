@@ -29,6 +29,7 @@ GROUPS = {
         "doctor": "Check this machine: rights, py-spy, GPUs, memory, network, versions.",
         "env": "Show the launcher's variables: set, derived, missing.",
         "version": "Show the version.",
+        "completion": "Print the completion script for bash, zsh or fish.",
     },
     "Start a job": {
         "run": "Run any command with distwatch on.",
@@ -51,7 +52,7 @@ Examples:
   distwatch attach 12345
   distwatch report my-run -o html --output report.html
 \b
-Exit codes: 0 ok · 1 error · 2 usage or no terminal · 3 a hang or crash was found ·
+Exit codes: 0 ok · 1 error · 2 usage or no terminal · 3 a hang or crash found
 4 permission · 5 no such run or process · 6 partial data"""
 
 

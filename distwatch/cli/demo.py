@@ -43,12 +43,15 @@ def command(case: str, no_tui: bool, root: str) -> int:
     """Run a real torchrun job (4 gloo ranks, a small Llama, DDP) that goes wrong, and explain why.
 
     \b
-    Cases: data_stall (default), rank_missing, load_stall, gil_held, exited, killed, healthy.
+    Cases: data_stall (default), rank_missing, load_stall, gil_held, exited,
+    killed, healthy.
     """
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
             raise DemoImpossible(
-                f"the demo needs {module}", advice="pip install 'distwatch[demo]', or `make demo`."
+                f"the demo needs {module}",
+                advice="Install torch, numpy, transformers and safetensors beside distwatch, "
+                "or run `make demo` in a checkout.",
             )
     chosen = CASES[case]
     echo(f"demo: {chosen.summary}", err=True)

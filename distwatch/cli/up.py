@@ -53,9 +53,9 @@ def command(
     """Start observers on every node of a cluster, linked to one that sees the whole run.
 
     \b
-    distwatch up --ray                       every node of this machine's Ray cluster
-    distwatch up --hosts node2,node3         by ssh, for the run that lives here
-    distwatch up --hosts 'node[02-16]'       Slurm's and ClusterShell's notation
+    distwatch up --ray                  every node of this machine's Ray cluster
+    distwatch up --hosts node2,node3    by ssh, for the run that lives here
+    distwatch up --hosts 'node[02-16]'  Slurm's and ClusterShell's notation
     distwatch up --hosts 1,2 --shell 'kubectl exec -i trainer-{host} --'
 
     The job keeps running, and may have started before; ranks without distwatch are looked at from
