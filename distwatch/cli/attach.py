@@ -188,8 +188,8 @@ def _looked_twice(state: RunState, first: dict[str, int]) -> bool:
 
 
 def _is_decided(source: RunSource) -> bool:
-    """A warning or a note may become a hang with the second look."""
-    return any(finding.blocks for finding in diagnose(source.state))
+    """A warning or a note may become a hang with the second look, and a symptom gets its cause."""
+    return any(finding.blocks and finding.role == "root" for finding in diagnose(source.state))
 
 
 async def print_once(source: RunSource, color: bool) -> int:

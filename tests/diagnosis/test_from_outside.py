@@ -293,3 +293,93 @@ def test_a_file_lock_of_a_stranger_names_it() -> None:
     verdict = root(diagnose(job.state))
     assert (verdict.code, verdict.culprit_ranks) == ("process.lock_wait", (1,))
     assert any("is held by pid 77: rsync /cache" in e.text for e in verdict.evidence)
+
+
+SHUTDOWN = (frame("_shutdown", "/usr/lib/python3.11/threading.py", 1590),)
+METRICS = (frame("push", "/job/metrics.py", 4),)
+
+
+def test_a_process_whose_program_is_over_and_what_keeps_it() -> None:
+    job = job_at(SHUTDOWN, SHUTDOWN, beside=METRICS)
+    job.exit(0, SECOND_LOOK, code=0)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("process.exit_stalled", (1,))
+    assert "its thread saver has not ended: it is at metrics.py:4 in push" in verdict.summary
+    # Nobody needs its end yet where another rank works.
+    busy = job_at(SHUTDOWN, READING)
+    moved = ev.StackTaken(
+        process=busy.key(1),
+        threads=(ev.ThreadStack(name="MainThread", os_thread_id=1001, frames=READING),),
+        unchanged_since_ns=int(6.5 * SECOND),
+    )
+    busy.see(SECOND_LOOK, moved)
+    assert diagnose(busy.state) == []
+    once = job_at(SHUTDOWN)
+    once.stack(0, SECOND_LOOK, SHUTDOWN, {"unchanged_since_ns": int(SECOND_LOOK * SECOND)})
+    assert diagnose(once.state) == [], "one look does not show that it stays there"
+
+
+def lost_its_peer(job: RecordedJob, rank: int, message: str) -> None:
+    """The rank is gone, and its log is left."""
+    traceback = (f"RuntimeError: {message}",)
+    read = ev.ErrorFileRead(
+        process=job.key(rank), type_name="RuntimeError", message=message, traceback=traceback
+    )
+    job.see(SECOND_LOOK, read)
+    job.exit(rank, SECOND_LOOK)
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_rank_that_left_its_peers(how: str) -> None:
+    message = f"[gloo/transport/tcp/pair.cc:534] Connection {how} by peer [10.0.0.1]:22688"
+    job = job_at(READING, inside("all_reduce"), inside("all_reduce"))
+    for rank in (1, 2):
+        lost_its_peer(job, rank, message)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("group.destroyed", (0,))
+    assert verdict.waiting_ranks == (1, 2)
+    # Whoever waits has not left anybody, and an unseen rank may have been the one.
+    waits = job_at(inside("all_reduce"), inside("all_reduce"))
+    lost_its_peer(waits, 1, message)
+    partly = job_at(READING, inside("all_reduce"), READING)
+    del partly.state.processes[partly.key(2)]
+    lost_its_peer(partly, 1, message)
+    for other in (waits, partly):
+        assert "group.destroyed" not in [finding.code for finding in diagnose(other.state)]
+
+
+def bring_in(job: RecordedJob, rank: int) -> None:
+    """An agent that came when the rank was in its call already."""
+    started = ev.ProcessStarted(
+        host=job.host(rank), pid=1000 + rank, start_ticks=5, ppid=999, role="rank",
+        command=("python", "train.py"), identity=job.identity(rank), attached=True,
+        deadlines={"group": 5.0, "collective": 5.0, "init": 5.0},
+    )  # fmt: skip
+    job.say(rank, 1.5, started)
+
+
+def test_a_group_that_was_being_created_when_the_agent_came() -> None:
+    creating = inside("new_group")
+    job = job_at(creating, inside("barrier"), inside("barrier"))
+    argue(job, 0, creating, ranks="[0, 1]")
+    for rank in range(3):
+        bring_in(job, rank)
+        job.hold(rank, "0", (0, 1, 2), desc="default_pg", at=1.6)
+        entered = (int(rank > 0), 0, 1.6) if rank else (0, 0, 1.6)
+        job.pulse(rank, at=SECOND_LOOK, groups={"0": entered})
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("group.call_missing", (1, 2))
+    assert "rank 0 waits in new_group ([0, 1])" in verdict.summary
+    assert all(0 not in finding.culprit_ranks for finding in diagnose(job.state))
+
+
+def test_an_initialization_that_was_under_way_when_the_agent_came() -> None:
+    creating = inside("init_process_group")
+    job = job_at(creating, creating)
+    job.world = 3
+    for rank in (0, 1):
+        job.stand(rank, global_rank=rank, world_size=3)
+        job.sight(rank, 1.0)
+        bring_in(job, rank)
+    verdict = root(diagnose(job.state))
+    assert (verdict.code, verdict.culprit_ranks) == ("rendezvous.rank_never_started", (2,))

@@ -103,3 +103,19 @@ def test_a_file_that_is_not_what_the_ranks_run_says_nothing(tmp_path: Path) -> N
     read = state.source_files[str(job.path)]
     state.source_files[str(job.path)] = msgspec.structs.replace(read, text=other)
     assert not diagnose(state)[0].why
+
+
+LOOP = "try:\n    for n in range(1 + rank):\n        dist.all_reduce([n])\nfinally:\n    dist.barrier()"
+
+
+@pytest.mark.parametrize(
+    ("name", "blamed"), [("except_calls", (1,)), ("finally_calls", (1,)), (LOOP, (0, 1))]
+)
+def test_who_has_left_a_try_that_others_are_still_in_is_to_blame(
+    name: str, blamed: tuple[int, ...], tmp_path: Path
+) -> None:
+    text = next((p.text for p in read_programs() if p.name == name), name)
+    job = ActedJob(tmp_path / "train.py", text).act()
+    finding = judged_root(job)
+    assert (finding.code, finding.culprit_ranks) == ("collective.op_mismatch", blamed)
+    assert set(finding.waiting_ranks) == {0, 1} - set(blamed)

@@ -24,6 +24,8 @@ _COMMUNICATION_WORDS = re.compile(
     r"|failed to recv|failed to connect|connectfullmesh|nccl communicator was aborted"
     r"|failed to pass monitoredBarrier|reached monitoredBarrier|gloo/transport|application timeout caused pair closure"
 )
+CLOSED_BY_PEER = re.compile(r"(?i)connection (closed|reset) by peer")
+"""The other side has ended, or has destroyed the group; a timeout does not say so."""
 _TORCH_DISTRIBUTED = re.compile(
     r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore|monitoredBarrier", re.I
 )

@@ -16,6 +16,7 @@ from distwatch.diagnosis.why.source import Source, read_source
 from distwatch.diagnosis.why.trails import Step, Trail
 from distwatch.diagnosis.why.values import origin_of
 from distwatch.diagnosis.why.words import advice_of, clause_of
+from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding, Way
 from distwatch.state.rank_sets import name_ranks
 
@@ -85,6 +86,7 @@ def _explained(case: Case, finding: Finding) -> Finding:
         found = _by_value(case, finding, sides, step, ()) if step else finding
         return found if found.why else _with_unread(case, finding, trails)
     ranks = (sides[0].ranks, sides[1].ranks)
+    finding = _blaming_who_left(finding, parting, ranks)
     clause = clause_of(parting, ranks, counts)
     advice = finding.advice
     if finding.code.startswith(_OF_CODE) and not finding.has_own_advice:
@@ -96,6 +98,18 @@ def _explained(case: Case, finding: Finding) -> Finding:
         advice=advice,
         why=tuple(w for side in order if (w := _way(case, parting, sides, side))),
     )
+
+
+def _blaming_who_left(
+    finding: Finding, parting: Parting, ranks: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Finding:
+    """Of a mismatch that blames both sides: the side that left a `try` in which the other one still is."""
+    left, stayed = ranks[parting.taker], ranks[1 - parting.taker]
+    alike = {*left, *stayed} == set(finding.culprit_ranks)
+    if not (parting.has_left and alike and code_of(finding.code).mismatch):
+        return finding
+    waiting = tuple(sorted({*finding.waiting_ranks, *stayed}))
+    return msgspec.structs.replace(finding, culprit_ranks=left, waiting_ranks=waiting)
 
 
 @lru_cache(maxsize=256)

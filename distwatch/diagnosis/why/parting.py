@@ -47,6 +47,8 @@ class Parting(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[str, str]
     other: Guard | None = None
     """Of a split, the other side's arm."""
+    has_left: bool = False
+    """The taker is in the handler or the `finally` of a `try` in which the other side still is."""
 
 
 class _Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,7 +299,17 @@ def _parting(best: _Option, places: list[list[_Place | None]], level: int) -> Pa
         steps=(shown[0].step if shown[0] else None, shown[1].step if shown[1] else None),
         calls=(_innermost_call(places[0]), _innermost_call(places[1])),
         other=best.other,
+        has_left=_has_left(best, shown[1 - best.side]),
     )
+
+
+def _has_left(best: _Option, theirs: _Place | None) -> bool:
+    """Whoever runs a handler skipped the rest of the `try`; `finally` also ends a loop with fewer rounds."""
+    if best.other is None or theirs is None or best.other.arm != "body":
+        return False
+    inside = theirs.guards[theirs.guards.index(best.other) + 1 :]
+    rounds = any(guard.kind == "loop" for guard in inside)
+    return best.guard.kind == "except" or (best.guard.arm == "finally" and not rounds)
 
 
 def _innermost_call(places: Iterable[_Place | None]) -> str:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.communication import CLOSED_BY_PEER
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import was_cut_off
+from distwatch.diagnosis.facts.signals import first_line
+from distwatch.diagnosis.facts.stack_calls import (
+    STILL_S,
+    call_by_stack,
+    is_seen_from_outside,
+    settled_s,
+)
+from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
@@ -23,6 +32,31 @@ class GroupDestroyed:
             using = _still_using(case, view, without) if without else ()
             if using:
                 yield self._finding(case, view, without, using)
+        if is_seen_from_outside(case.job) and (left := _left_behind(case)):
+            yield self._by_lost_peers(case, left)
+
+    def _by_lost_peers(self, case: Case, left: tuple[int, ...]) -> Finding:
+        """Nobody saw the call: the others' errors, and where the rank is, show that it was made."""
+        victims = tuple(sorted(case.deaths.victims))
+        where = case.where(left[0]) if len(left) == 1 else ""
+        said = {r: p.exception for r in victims if (p := case.deaths.victims[r]).exception}
+        return Finding(
+            code="group.destroyed",
+            severity="crash",
+            culprit_ranks=left,
+            waiting_ranks=victims,
+            summary=f"{name_ranks(left, 'lives', 'live')} in no call of torch.distributed, and {name_ranks(victims)} "
+            f"ended because a peer had closed its connection"
+            f"{f'; rank {left[0]} is at {where}' if where else ''}",
+            evidence=(
+                *(
+                    Evidence("exit", f"rank {rank}: {error.type_name}: {first_line(error.message)}", rank)
+                    for rank, error in list(said.items())[:4] if error
+                ),
+                *(case.place(rank) for rank in left[:8]),
+            ),
+            confidence=0.6,
+        )  # fmt: skip
 
     def _finding(
         self, case: Case, view: GroupView, without: dict[int, int], using: tuple[int, ...]
@@ -50,6 +84,23 @@ class GroupDestroyed:
             ),
             confidence=0.9,
         )  # fmt: skip
+
+
+def _left_behind(case: Case) -> tuple[int, ...]:
+    """Of a job that only stacks tell of: the living ranks, where all others ended for want of a peer."""
+    ranks, deaths = case.job.ranks, case.deaths
+    living = {rank: p for rank, p in ranks.items() if p.ended_ns is None and p.exception is None}
+    if not living or len(ranks) < (case.job.world or 0) or deaths.own or deaths.clean:
+        return ()
+    errors = [process.exception for process in deaths.victims.values()]
+    closed = [error for error in errors if error and CLOSED_BY_PEER.search(error.message)]
+    if not closed or len(closed) < len(errors):
+        return ()
+    at_work = all(
+        settled_s(p) >= STILL_S and call_by_stack(case.job, p) is None and not is_in_init_by_stack(p)
+        for p in living.values()
+    )  # fmt: skip
+    return tuple(sorted(living)) if at_work else ()
 
 
 def _destroyed_by(case: Case, view: GroupView) -> dict[int, int]:

@@ -8,6 +8,7 @@ from distwatch.diagnosis.facts.activity import activity_of, kernel_evidence
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.children import children_of
 from distwatch.diagnosis.facts.rank_status import short_site
+from distwatch.diagnosis.facts.stack_calls import STILL_S, still_s
 from distwatch.diagnosis.facts.user_frame import is_of_library, user_frame
 from distwatch.state.events import ThreadStack
 from distwatch.state.finding import Evidence, Finding
@@ -27,7 +28,7 @@ class ExitStalled:
             if over_ns is None or process.ended_ns is not None or process.exception is not None:
                 continue
             age_s = case.job.age_s(process, over_ns)
-            if age_s > case.job.deadline_s(process, COLLECTIVE):
+            if age_s > _limit_s(case, process) and _nobody_works(case):
                 yield self._finding(case, rank, process, age_s)
 
     def _finding(self, case: Case, rank: int, process: Process, age_s: float) -> Finding:
@@ -51,6 +52,19 @@ class ExitStalled:
         )
 
 
+def _limit_s(case: Case, process: Process) -> float:
+    """Whoever attaches to a job knows that it hangs: what its stack shows for long enough counts."""
+    return case.job.deadline_s(process, COLLECTIVE) if process.known_from_start else STILL_S * 0.99
+
+
+def _nobody_works(case: Case) -> bool:
+    """Whether no other rank of a job that only stacks tell of still moves: until then nobody needs that exit."""
+    ranks = case.job.ranks.values()
+    return any(p.known_from_start for p in ranks) or all(
+        p.ended_ns is not None or still_s(p) >= STILL_S for p in ranks
+    )
+
+
 def _keepers(case: Case, process: Process) -> Iterator[str]:
     """What keeps the process, in clauses; the most telling first."""
     frames = process.main_frames
@@ -61,9 +75,11 @@ def _keepers(case: Case, process: Process) -> Iterator[str]:
     named = process.main_ended.threads if process.main_ended else ()
     stack = process.outside.stack
     threads = {thread.name: thread for thread in (stack.threads if stack else ())}
+    # From outside it cannot be seen which threads are daemons.
+    kind = " is not a daemon and" if process.known_from_start else ""
     for name in named:
         if stack is None or name in threads:
-            yield f"its thread {name} is not a daemon and has not ended{_where(threads.get(name))}"
+            yield f"its thread {name}{kind} has not ended{_where(threads.get(name))}"
     activity = activity_of(case.state, process)
     if activity is not None and activity.kind in ("child", "queue"):
         for child in children_of(case, process):
