@@ -162,9 +162,12 @@ async def _settle(source: RunSource) -> None:
         err=True,
     )
     first: dict[str, int] = {}
-    while not _is_decided(source):
-        enough = LONGEST_S if _looked_twice(source.state, first) else LATEST_S
-        if time.monotonic() - began >= enough:
+    while True:
+        twice, decided = _looked_twice(source.state, first), _is_decided(source)
+        # Where numbers decide at once, the second look still shows what holds up the rank that they blame.
+        if decided and (twice or not injected):
+            break
+        if time.monotonic() - began >= (LONGEST_S if twice or decided else LATEST_S):
             break
         await source.wait(0.25)
         await source.poll()
