@@ -279,7 +279,7 @@ class Observer:
         why = self._suspicion() or ("there is a verdict" if self.judge.blocked else "")
         self._is_pressed = bool(why)
         if not why and self.inspection.from_outside:
-            why = "no rank runs distwatch"
+            why = "only stacks tell what was under way"
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True

@@ -51,6 +51,9 @@ PATH_ARGUMENT = {
     "readlinkat": 1, "mkdirat": 1,
 }  # fmt: skip
 PAGE_FAULT = "page fault"
+_RESTARTED = "restart_syscall"
+_BY_WCHAN = (("futex", "futex"), ("nanosleep", "clock_nanosleep"), ("poll", "poll"))
+"""What the kernel continues under that name once a signal or a tracer has interrupted a wait with a timeout."""
 
 
 class Call(NamedTuple):
@@ -70,4 +73,8 @@ def call_of(pid: int, task: int, state: str) -> Call:
         # Blocked outside any system call: the kernel is fetching a page, for example of a mapped file.
         return Call(PAGE_FAULT if state == "D" else "")
     name = _NAMES.get(number, f"system call {number}")
+    if name == _RESTARTED:
+        place = read_text(f"/proc/{pid}/task/{task}/wchan")
+        # Its registers still hold the arguments of the first time.
+        name = next((meant for part, meant in _BY_WCHAN if part in place), name)
     return Call(name, tuple(int(word, 16) for word in words[1:7]))

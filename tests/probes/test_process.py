@@ -202,6 +202,20 @@ def test_a_parent_that_waits_is_told_with_its_child() -> None:
         assert found.children == (below,)
 
 
+@pytest.mark.parametrize(
+    ("wait", "syscall"),
+    [("threading.Event().wait(600)", "futex"), ("select.poll().poll(600_000)", "poll")],
+)
+def test_a_wait_that_was_interrupted_keeps_its_name(wait: str, syscall: str) -> None:
+    """The kernel calls what continues `restart_syscall`."""
+    with other(f"import select, threading; print(1, flush=True); {wait}") as child:
+        child.line()
+        wait_in(child.pid, syscall)
+        stop(child.pid)
+        os.kill(child.pid, signal.SIGCONT)
+        assert wait_in(child.pid, syscall, "restart_syscall").syscall == syscall
+
+
 def test_a_stopped_process() -> None:
     with other(READ_STDIN) as child:
         child.line()

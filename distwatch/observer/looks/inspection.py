@@ -54,8 +54,9 @@ class Inspection:
 
     @property
     def from_outside(self) -> bool:
-        """Whether a viewer watches ranks of which nothing tells what they call but their stacks."""
-        return self._embedded and not any(p.instrumented for p in self._state.processes.values())
+        """Whether a viewer watches ranks of which nothing but their stacks tells what was under way when it came."""
+        processes = self._state.processes.values()
+        return self._embedded and not any(process.known_from_start for process in processes)
 
     @property
     def is_fresh(self) -> bool:
