@@ -62,22 +62,9 @@ _.virtual_size
 _.format_commands
 _.get_command
 
-# http.server and socketserver.
-_.address_family
-_.close_connection
-_.daemon_threads
-_.default_request_version
-_.do_HEAD
-_.handle_error
-_.log_message
-_.request_queue_size
-_.send_error
-_.server_bind
-_.server_name
-_.server_port
-_.server_version
-_.service_actions
-_.sys_version
+# uvicorn.
+_.should_exit
+_.on_tick
 
 # pickle.Unpickler.
 _.find_class

@@ -19,6 +19,7 @@ from distwatch.observer.targets.target import Target
 from distwatch.probes.stacks import take_stack
 from distwatch.report.markdown import fence, tree_lines
 from distwatch.report.speedscope import speedscope
+from distwatch.report.stacks import none_recorded, stacks_document
 from distwatch.runfolder import host_name
 from distwatch.state.events import Frame, StackTaken, ThreadStack
 from distwatch.state.observer_events import MAIN_THREAD
@@ -26,7 +27,6 @@ from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.views.stack_tree import StackNode, merge
 from distwatch.visible_text import visible_line
 
-SCHEMA = "distwatch.stacks/1"
 _Stacks = dict[int, tuple[ThreadStack, ...]]
 
 
@@ -125,8 +125,7 @@ def _of_run(target: Target, native: bool) -> Collected:
     fresh, problems = asyncio.run(_take(living, native))
     for rank, process in ranks.items():
         if rank not in living and rank not in recorded:
-            where = "has ended" if process.ended_ns is not None else f"is on {process.host}"
-            problems[rank] = f"it {where}, and no stack of it was recorded"
+            problems[rank] = none_recorded(process)
     return Collected(run_id=state.run_id, fresh=fresh, recorded=recorded, problems=problems)
 
 
@@ -161,14 +160,13 @@ def _print(collected: Collected, output: str, *, all_threads: bool) -> None:
     by_thread = collected.by_thread(all_threads=all_threads)
     trees = {name: merge(stacks) for name, stacks in by_thread.items()}
     if output == "json":
-        document = {
-            "schema": SCHEMA,
-            "run_id": collected.run_id,
-            "stacks": msgspec.to_builtins(trees.get(MAIN_THREAD, [])),
-            **({"threads": msgspec.to_builtins(trees)} if all_threads else {}),
-            "recorded_ranks": collected.old,
-            "unobserved": {str(rank): why for rank, why in sorted(collected.problems.items())},
-        }
+        document = stacks_document(
+            collected.run_id,
+            trees.get(MAIN_THREAD, []),
+            recorded=collected.old,
+            unobserved=collected.problems,
+            threads=trees if all_threads else None,
+        )
         echo_json(document)
         return
     lines = [visible_line(line) for line in _lines(trees, titled=all_threads)]

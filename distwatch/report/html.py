@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -60,31 +62,60 @@ _FILTERS = {
 }
 
 
+PARTS = (
+    "title", "verdict", "pictures", "findings", "ranks", "ray", "groups", "layouts", "models", "machines",
+    "stacks", "timeline", "unknown",
+)  # fmt: skip
+"""The parts of the page, each a block of its template. A live page replaces them one by one."""
+
+
 def render_html(report: Report) -> str:
     """The whole report; the template engine escapes every value."""
-    environment = jinja2.Environment(
+    return template_engine().get_template("report.html.j2").render(page_values(report))
+
+
+def render_parts(report: Report) -> dict[str, str]:
+    """The same page's parts by name, for a page that is open already."""
+    template = template_engine().get_template("report.html.j2")
+    context = template.new_context(page_values(report))
+    return {name: "".join(template.blocks[name](context)).strip() for name in PARTS}
+
+
+@cache
+def template_engine() -> jinja2.Environment:
+    """The engine for all pages: whatever is built on the report's page extends its template."""
+    engine = jinja2.Environment(
         loader=jinja2.FunctionLoader(part),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
+    engine.filters.update(_FILTERS)
+    return engine
+
+
+def page_values(report: Report) -> dict[str, Any]:
+    """What the template of the page is filled with."""
     loads = group_loads(report.models)
-    return environment.get_template("report.html.j2").render(
-        style=Markup(part("report.css")),
-        script=Markup(part("report.js")),
-        script_hash=script_hash(),
-        report=report,
-        map=_map(report),
-        loads=loads[:LOADS],
-        loads_left_out=max(0, len(loads) - LOADS),
-        matrix=build_matrix(report),
-        timeline=folded(report.timeline),
-        states={rank.global_rank: rank.state for rank in report.ranks},
-        status_of=status_of,
-        unobserved=reasons_unobserved(report.coverage),
-    )
+    verdict = report.verdict
+    return {
+        "style": Markup(part("report.css")),
+        "script": Markup(part("report.js")),
+        "script_hash": script_hash("report.js"),
+        "report": report,
+        "verdict": verdict,
+        "culprits": verdict.culprit_ranks,
+        "found": ([verdict.suspicion] if verdict.suspicion else []) + report.findings,
+        "map": _map(report),
+        "loads": loads[:LOADS],
+        "loads_left_out": max(0, len(loads) - LOADS),
+        "matrix": build_matrix(report),
+        "timeline": folded(report.timeline),
+        "states": {rank.global_rank: rank.state for rank in report.ranks},
+        "status_of": status_of,
+        "unobserved": reasons_unobserved(report.coverage),
+    }
 
 
 def _map(report: Report) -> RankMap:

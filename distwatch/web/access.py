@@ -1,16 +1,18 @@
-"""Who gets an answer: only this user on this machine, or whoever has the token."""
+"""Who gets an answer: only this user on this machine, or whoever has the token; and from which pages."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import os
 import socket
-from email.message import Message
+from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from distwatch.errors import DistwatchError, UsageError
-from distwatch.probes.connections import owner_of_peer
 from distwatch.state.addresses import is_loopback
-from distwatch.web.pages import Answer, sentence
+from distwatch.web.answer import Answer, sentence
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -39,16 +41,20 @@ def listening_address(host: str, port: int, *, has_token: bool) -> tuple[socket.
 
 
 class Access:
-    """Decides on requests.
+    """Decides on connections and requests.
 
-    With a token, a request must carry it. Without one, the request must come from a process of this
-    user or root on this machine, and by a local name: a web page whose own name was pointed here (DNS
-    rebinding) comes by that name.
+    With a token, a request must carry it. Without one, the connection must come from a process of this
+    user or root on this machine, and the request by a local name: a web page whose own name was pointed
+    here (DNS rebinding) comes by that name. In both cases no other site's page may ask in a browser.
     """
 
     def __init__(self, token: bytes | None, host: str) -> None:
         self._token = token
         self._names = LOCAL_NAMES | {host.lower()}
+
+    @property
+    def asks_for_a_token(self) -> bool:
+        return self._token is not None
 
     def knows(self, owner: int | None) -> bool:
         """Whether a connection is one of those who may ask, before it has said anything.
@@ -58,28 +64,50 @@ class Access:
         """
         return self._token is None and owner in (0, os.getuid())
 
-    def refuses(
-        self, headers: Message, client: tuple[str, int], here: tuple[str, int]
-    ) -> Answer | None:
-        """The answer to a request that is refused; None: it is not refused.
-
-        Args:
-            client, here: the connection's two ends, as address and port.
-        """
-        if self._token is not None:
-            scheme, _, given = headers.get("Authorization", "").partition(" ")
-            # Compared even where the scheme is wrong: the time must not reveal which part was wrong.
-            right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
-            if not right or scheme.lower() != "bearer":
-                return sentence(401, "send the token: `Authorization: Bearer …`")
-            return None
-        if _name(headers.get("Host", "")) not in self._names:
+    def refuses(self, headers: Mapping[str, str]) -> Answer | None:
+        """The answer to a request that is refused; None: it is not refused."""
+        if self._token is not None and not self._has_token(headers.get("authorization", "")):
+            return sentence(401, "send the token: `Authorization: Bearer …`, or as the password")
+        if self._token is None and _name(headers.get("host", "")) not in self._names:
             return sentence(421, f"use a local name: {', '.join(sorted(LOCAL_NAMES))}")
-        if not self.knows(owner_of_peer(client, here)):
-            return sentence(
-                403, "without a token, only the user who runs this server gets an answer"
-            )
+        if _is_of_another_site(headers):
+            return sentence(403, "another site's page may not read this")
         return None
+
+    def _has_token(self, authorization: str) -> bool:
+        scheme, _, given = authorization.partition(" ")
+        given = given.strip()
+        if scheme.lower() == "basic":  # all that a browser can send by itself; any user name
+            given = _password(given)
+        # Compared even where the scheme is wrong: the time must not reveal which part was wrong.
+        right = hmac.compare_digest(given.encode("utf-8", "replace"), self._token or b"")
+        return right and scheme.lower() in ("bearer", "basic")
+
+
+def _password(credentials: str) -> str:
+    try:
+        plain = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+    return plain.partition(":")[2]
+
+
+def _is_of_another_site(headers: Mapping[str, str]) -> bool:
+    """Whether a browser says that the page of another origin asks; to follow a link here is allowed."""
+    origin = headers.get("origin")
+    if origin is not None and _place(origin) != headers.get("host", "").lower():
+        return True
+    follows_link = headers.get("sec-fetch-mode") == "navigate" and (
+        headers.get("sec-fetch-dest") == "document"
+    )
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not follows_link
+
+
+def _place(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

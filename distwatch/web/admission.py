@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
 
 from distwatch.observer.strangers import Strangers
@@ -12,66 +11,73 @@ from distwatch.observer.strangers import Strangers
 CLIENTS = 32
 """The most known connections at once; further ones are closed without an answer."""
 STRANGERS = 16
-"""The most connections at once that are not known to have access yet."""
+"""The most connections at once that have not shown a token yet."""
 REQUEST_WITHIN_S = 10.0
-"""The time limit for a whole request, however slowly its bytes arrive."""
+"""The time limit for a whole request, TLS included, however slowly its bytes arrive."""
+
+Address = tuple[str, int]
 
 
 class Admission:
-    """Thread-safe. A connection that must go is shut down, so its reader finds its end."""
+    """The table of open connections, by the address of the other side. For one event loop.
+
+    A connection that must go is shut down, so its reader finds its end.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: set[socket.socket] = set()
-        self._strangers: Strangers[socket.socket] = Strangers(STRANGERS)
-        self._due: dict[socket.socket, float] = {}
+        self._known: set[Address] = set()
+        self._strangers: Strangers[Address] = Strangers(STRANGERS)
+        self._sockets: dict[Address, socket.socket] = {}
+        self._due: dict[Address, float] = {}
 
-    def arrive(self, connection: socket.socket, peer: str, *, is_known: bool) -> bool:
+    def arrive(self, connection: socket.socket, client: Address, peer: str | None) -> bool:
         """Gives a new connection a place; False if there is none.
 
         Args:
-            peer: the other side, as far as it is known.
+            peer: whose connection it is, of one that has to show a token; None: it has access.
         """
-        with self._lock:
-            if is_known and len(self._known) >= CLIENTS:
-                return False
-            if is_known:
-                self._known.add(connection)
-            elif (gone := self._strangers.add(connection, peer)) is not None:
-                _shut(gone)
-            self._due[connection] = time.monotonic() + REQUEST_WITHIN_S
-            return True
+        if peer is None and len(self._known) >= CLIENTS:
+            return False
+        if peer is None:
+            self._known.add(client)
+        elif (gone := self._strangers.add(client, peer)) is not None:
+            self.shut(gone)
+        self._sockets[client] = connection
+        self._due[client] = time.monotonic() + REQUEST_WITHIN_S
+        return True
 
-    def hear(self, connection: socket.socket) -> bool:
+    def hear(self, client: Address) -> bool:
         """Notes that the request is complete; False if that was too late."""
-        with self._lock:
-            return self._due.pop(connection, None) is not None
+        return self._due.pop(client, None) is not None
 
-    def accept(self, connection: socket.socket) -> bool:
+    def accept(self, client: Address) -> bool:
         """Notes that the connection has access; False if all places for those are taken."""
-        with self._lock:
-            if self._strangers.remove(connection):
-                if len(self._known) >= CLIENTS:
-                    return False
-                self._known.add(connection)
-            return True
+        if self._strangers.remove(client):
+            if len(self._known) >= CLIENTS:
+                return False
+            self._known.add(client)
+        return True
 
-    def leave(self, connection: socket.socket) -> None:
+    def finish(self, client: Address, within_s: float) -> None:
+        """Notes that the answer is written; the client has so many seconds to take it."""
+        if client in self._sockets:
+            self._due[client] = time.monotonic() + within_s
+
+    def leave(self, client: Address) -> None:
         """Notes that the connection has ended."""
-        with self._lock:
-            self._known.discard(connection)
-            self._strangers.remove(connection)
-            self._due.pop(connection, None)
+        self._known.discard(client)
+        self._strangers.remove(client)
+        self._sockets.pop(client, None)
+        self._due.pop(client, None)
 
     def end_overdue(self) -> None:
-        """Shuts down connections that have not sent a whole request in time."""
+        """Shuts down connections that have not sent a whole request, or not taken the answer, in time."""
         now = time.monotonic()
-        with self._lock:
-            for connection in [one for one, due in self._due.items() if due < now]:
-                del self._due[connection]
-                _shut(connection)
+        for client in [one for one, due in self._due.items() if due < now]:
+            self.shut(client)
 
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+    def shut(self, client: Address) -> None:
+        """Ends a connection at once."""
+        self._due.pop(client, None)
+        with contextlib.suppress(OSError, KeyError):
+            self._sockets[client].shutdown(socket.SHUT_RDWR)

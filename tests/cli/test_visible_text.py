@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distwatch.errors import DistwatchError
+from distwatch.observer.targets.runs import list_runs
+from distwatch.observer.targets.target import RunHere
 from distwatch.state import events as ev
 from distwatch.visible_text import visible, visible_line
+from distwatch.web.live_page import run_page, runs_table
 from distwatch.web.pages import Pages
 from tests.cli.runs import call, distwatch, save
 from tests.diagnosis.recorded import HOST, RecordedJob, hung_job
@@ -102,10 +105,18 @@ def test_neither_does_what_a_process_writes_itself(root: Path) -> None:
 def test_neither_does_a_page(root: Path) -> None:
     run_id = record("hung", root)
     pages = Pages(str(root), run_id)
-    for path in ("/", "/runs", f"/runs/{run_id}/status.json", f"/runs/{run_id}/report.md", STEERS):
-        assert steering(pages.answer(path).body.decode()) == []
-    assert SHOWN in pages.answer("/").body.decode()
-    assert json.loads(pages.answer("/runs").body)["runs"][0]["run_id"] == run_id
+    bodies = [
+        pages.runs().body.decode(),
+        pages.status(run_id).body.decode(),
+        pages.stacks(run_id).body.decode(),
+        pages.rank(run_id, "0").body.decode(),
+        pages.report(run_id, "md").body.decode(),
+        run_page(RunHere(pages.folder(run_id)).report(), "1"),
+        runs_table(list_runs(str(root)), 0),
+    ]
+    assert [steering(body) for body in bodies] == [[]] * len(bodies)
+    assert SHOWN in bodies[-2]
+    assert json.loads(bodies[0])["runs"][0]["run_id"] == run_id
 
 
 def test_an_error_of_ours_steers_nothing() -> None:

@@ -135,7 +135,10 @@ def test_html_is_one_file_without_network_and_runs_no_script_but_its_own() -> No
     checker.feed(text)
     assert checker.outside == []
     assert [script.strip() for script in checker.scripts] == [part("report.js").strip()]
-    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src '{script_hash()}'" in text
+    assert (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src '{script_hash('report.js')}'"
+        in text
+    )
     assert "@import" not in text
     assert "url(" not in text
 

@@ -146,7 +146,8 @@ def _attack_control(folder: RunFolder, connections: int, random: Random) -> None
 
 def _attack_web(folder: RunFolder, connections: int, random: Random) -> None:
     server = WebServer(Pages(str(Path(folder.path).parent)), "127.0.0.1", 0)
-    serving = threading.Thread(target=server.serve_forever)
+    port = server.address[1]
+    serving = threading.Thread(target=server.run)
     serving.start()
     talk = (
         b"GET /runs HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -157,15 +158,14 @@ def _attack_web(folder: RunFolder, connections: int, random: Random) -> None:
     )
     try:
         for number in range(connections):
-            _send(("127.0.0.1", server.server_port), talk, random)
+            _send(("127.0.0.1", port), talk, random)
             if number % EVERY == 0:
-                url = f"http://127.0.0.1:{server.server_port}/metrics"
+                url = f"http://127.0.0.1:{port}/metrics"
                 with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
                     assert answer.status == 200, f"no answer after {number} strangers"
     finally:
-        server.shutdown()
+        server.stop()
         serving.join()
-        server.server_close()
 
 
 if __name__ == "__main__":

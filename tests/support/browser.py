@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,8 +26,12 @@ class Seen:
 
 
 @contextmanager
-def browsing() -> Iterator[tuple[Page, Seen]]:
-    """A page, its requests, and every error on its console; skips where there is no browser."""
+def browsing(**options: Any) -> Iterator[tuple[Page, Seen]]:
+    """A page, its requests, and every error on its console; skips where there is no browser.
+
+    Args:
+        options: of Playwright's `new_context`.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine")
@@ -35,7 +39,7 @@ def browsing() -> Iterator[tuple[Page, Seen]]:
     with playwright.sync_playwright() as driver:
         # As root, Chromium's own sandbox does not start.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page = browser.new_context(viewport={"width": 1280, "height": 900}, **options).new_page()
         page.on("request", lambda request: seen.requests.append(request.url))
         page.on("pageerror", lambda error: seen.complaints.append(str(error)))
         page.on("console", lambda said: said.type == "error" and seen.complaints.append(said.text))

@@ -32,7 +32,13 @@ class Client:
     """Asks one server; each request is a connection of its own."""
 
     def __init__(self, server: WebServer) -> None:
-        self.address = server.server_address[0], server.server_address[1]
+        self.address = server.address
+        self.url = server.url
+        self._server = server
+
+    def stop(self) -> None:
+        """Ends the server; returns before it has ended."""
+        self._server.stop()
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Reply:
         """Headers by name, `Host` by default as the address says."""
@@ -52,15 +58,14 @@ def serve(root: Path) -> Iterator[Serve]:
     """Starts servers on the runs under `root`."""
     started: list[tuple[WebServer, threading.Thread]] = []
 
-    def start(target: str | None = None, token: bytes | None = None) -> Client:
-        server = WebServer(Pages(str(root), target), "127.0.0.1", 0, token)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    def start(target: str | None = None, token: bytes | None = None, port: int = 0) -> Client:
+        server = WebServer(Pages(str(root), target), "127.0.0.1", port, token)
+        thread = threading.Thread(target=server.run)
         thread.start()
         started.append((server, thread))
         return Client(server)
 
     yield start
     for server, thread in started:
-        server.shutdown()
+        server.stop()
         thread.join()
-        server.server_close()

@@ -52,12 +52,21 @@ function follow() {
   target.scrollIntoView({ block: "center" });
 }
 
-for (const row of all("table.ranks tr[id]")) {
-  const tile = document.querySelector(`.map a[href="#${row.id}"]`);
-  if (tile) tile.title = `rank ${[...row.cells].map((cell) => cell.textContent).filter(Boolean).join(" · ")}`;
+// A live page calls this again for what has been replaced.
+function arrange() {
+  const tiles = new Map(all(".map a").map((tile) => [tile.hash.slice(1), tile]));
+  for (const row of all("table.ranks tr[id]")) {
+    const tile = tiles.get(row.id);
+    if (tile) tile.title = `rank ${[...row.cells].map((cell) => cell.textContent).filter(Boolean).join(" · ")}`;
+  }
+  document.querySelector(".tools").hidden = false;
+  showRanks();
 }
-byId("ranks").addEventListener("input", showRanks);
-byId("search").addEventListener("input", searchStacks);
+
+addEventListener("input", (event) => {
+  if (event.target.id === "ranks") showRanks();
+  if (event.target.id === "search") searchStacks();
+});
 addEventListener("hashchange", follow);
 addEventListener("beforeprint", () => all("details").forEach((part) => { part.open = true; }));
 addEventListener("keydown", (event) => {
@@ -70,5 +79,5 @@ addEventListener("keydown", (event) => {
     tiles[tiles.indexOf(event.target) + step]?.focus();
   }
 });
-document.querySelector(".tools").hidden = false;
+arrange();
 follow();
