@@ -40,7 +40,7 @@ def test_no_pages_picture_is_missing_or_without_words() -> None:
 
 
 def test_the_tool_makes_every_picture_and_a_page_shows_it(tool: ModuleType) -> None:
-    made = {*(screen.name for screen in tool.SCREENS), tool.REPORT}
+    made = set(tool.NAMES)
     shown = {Path(address).name for _, _, address in images()}
     assert made == shown == {path.name for path in tool.IMAGES.iterdir()}
 

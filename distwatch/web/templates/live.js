@@ -38,14 +38,15 @@ function take(parts) {
 
 function say(kind, words) { state.className = kind; state.textContent = words; }
 
+const now = () => (document.querySelector(".facts .ended") ? "live; the run has ended" : "live");
 const clock = () => new Date().toLocaleTimeString();
 
 function listen() {
   if (stream || over || paused || document.hidden) return;
   // A new stream begins after the version that this page has; one that breaks is taken up again by its last event.
   stream = new EventSource(`${bar.dataset.events}?after=${encodeURIComponent(at)}`);
-  stream.addEventListener("open", () => say("live", "live"));
-  stream.addEventListener("parts", (event) => { at = event.lastEventId; take(JSON.parse(event.data)); say("live", `live, changed at ${clock()}`); });
+  stream.addEventListener("open", () => say("live", now()));
+  stream.addEventListener("parts", (event) => { at = event.lastEventId; take(JSON.parse(event.data)); say("live", `${now()}, changed at ${clock()}`); });
   stream.addEventListener("over", (event) => { over = event.data; leave(); button.hidden = true; say("over", over); });
   stream.addEventListener("error", () => {
     if (stream.readyState === EventSource.CLOSED) { leave(); say("lost", `not live since ${clock()}; trying again in 10 s`); setTimeout(listen, 10000); }
