@@ -12,7 +12,9 @@ import functools
 import sys
 import threading
 import time
+import weakref
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -44,6 +46,7 @@ PEERS_TOLD = 48
 SITES_KEPT = 4096
 """A program may start a new thread for each call."""
 CALLERS_KEPT = 24
+WORKS_KEPT = 64
 
 
 class Counts:
@@ -60,6 +63,8 @@ class Counts:
         """Runs of numbers that p2p took: the last number, and the count up to it."""
         self.unnumbered: set[str] = set()
         """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
+        self._works: dict[str, deque[tuple[int, weakref.ref[Any]]]] = {}
+        """What the last calls have returned, where no recorder says which of them have completed."""
 
     def post(self, pg_name: str, op: str, peer: int, tag: int) -> int:
         """Counts a send or recv; returns its 1-based index among those of its kind."""
@@ -77,6 +82,31 @@ class Counts:
             PeerProgress(pg_name=name, op=op, peer=peer, tag=tag, posted=posted)  # type: ignore[arg-type]
             for (name, op, peer, tag), posted in reversed(newest)
         )
+
+    def keep_work(self, pg_name: str, work: Any) -> None:
+        """Notes what the newest collective returned, without keeping it or its tensors alive."""
+        if work is not None:
+            works = self._works.setdefault(pg_name, deque(maxlen=WORKS_KEPT))
+            works.append((self.collectives.get(pg_name, -1), weakref.ref(work)))
+
+    def completed(self, pg_name: str) -> int:
+        """The number up to which a group's collectives have completed; -1 where nothing is known.
+
+        A call that waits holds what it waits for, so what nobody holds any more is over. Who drops it at once
+        and never waits cannot be told from that. For the agent's thread: `is_completed` keeps the GIL.
+        """
+        works = self._works.get(pg_name)
+        if works is None:
+            return -1
+        last = self.collectives.get(pg_name, -1)
+        while works:
+            seq, reference = works[0]
+            work = reference()
+            if work is not None and not work.is_completed():
+                return max(0, seq - 1)
+            works.popleft()
+            last = max(last, seq)
+        return last
 
     def take(self, pg_name: str, before: int, taken: int) -> None:
         """Notes that the numbers from `before` + 1 on went to p2p or a monitored barrier."""
@@ -102,7 +132,9 @@ class Counts:
 
     def forget(self, pg_name: str) -> None:
         """Drops a destroyed group, whose name may be used again; all groups for ''."""
-        tables: tuple[dict[str, Any], ...] = (self.collectives, self.p2p, self.taken)
+        tables: tuple[dict[str, Any], ...] = (
+            self.collectives, self.p2p, self.taken, self._works,
+        )  # fmt: skip
         for table in tables:
             if pg_name:
                 table.pop(pg_name, None)
@@ -113,10 +145,16 @@ class Counts:
         self.unnumbered -= {pg_name} if pg_name else self.unnumbered
 
 
-def apply(module: ModuleType, patches: PatchSet, known: KnownGroups) -> Counts:
-    """Patches the class; methods that this torch does not have are skipped."""
+def apply(
+    module: ModuleType, patches: PatchSet, known: KnownGroups, *, unrecorded: bool = False
+) -> Counts:
+    """Patches the class; methods that this torch does not have are skipped.
+
+    Args:
+        unrecorded: torch's recorder does not see gloo: also watch what calls return.
+    """
     counts = Counts()
-    calls = Calls(counts, known)
+    calls = Calls(counts, known, unrecorded=unrecorded)
     owner = module.ProcessGroup
     # A base class may define the methods of the class that Python code calls.
     definer = next((c for c in owner.__mro__ if "allreduce" in vars(c)), owner)
@@ -139,7 +177,8 @@ def _nowhere(*_: int) -> int:
 class Calls:
     """Writes each call to the operations ring."""
 
-    def __init__(self, counts: Counts, known: KnownGroups) -> None:
+    def __init__(self, counts: Counts, known: KnownGroups, *, unrecorded: bool = False) -> None:
+        self._unrecorded = unrecorded
         self._counts = counts
         self._known = known
         self._on = True
@@ -157,6 +196,8 @@ class Calls:
     def observe(self, name: str, original: Any) -> Callable[..., Any]:
         """A wrapper for one method; the original runs exactly once."""
         p2p = name in P2P
+        if self._unrecorded and not p2p:
+            original = self._watched(original)
         begin, end = (
             (self._begin_p2p, self._end_p2p) if p2p else (self._begin_collective, self._end)
         )
@@ -179,6 +220,18 @@ class Calls:
                         self._fail(error)
 
         return observed
+
+    def _watched(self, original: Any) -> Callable[..., Any]:
+        def called(group: Any, *args: Any, **kwargs: Any) -> Any:
+            work = original(group, *args, **kwargs)
+            if self._on:
+                try:
+                    self._counts.keep_work(group.group_name, work)
+                except Exception as error:
+                    self._fail(error)
+            return work
+
+        return functools.wraps(original)(called)
 
     def _begin_collective(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
         pg_name = group.group_name

@@ -22,7 +22,7 @@ from distwatch.integrations.step_hook import Called, StepHook
 from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_deadlines import TIMEOUT_SHARE
 from distwatch.integrations.torch_groups import KnownGroups, members_of_call
-from distwatch.integrations.torch_recorder import FlightRecorder
+from distwatch.integrations.torch_recorder import FlightRecorder, records_gloo
 from distwatch.integrations.torch_rendezvous import NewProcessGroup
 from distwatch.redaction import redact_text
 from distwatch.settings import read_settings
@@ -42,7 +42,7 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     if (on_hang := read_settings().on_hang) != "report":
         torch_deadlines.supervise(module, patches, on_hang)
     known = KnownGroups(module)
-    counts = torch_collectives.apply(module, patches, known)
+    counts = torch_collectives.apply(module, patches, known, unrecorded=not records_gloo())
     recorder = FlightRecorder(known, counts)
     patches.when_undone(lambda: _stop_polling(recorder))
     hooks: dict[str, CallHook] = {

@@ -49,7 +49,7 @@ class FlightRecorder:
         agent.recorder = (
             f"flight recorder ({', '.join(self._dumps)})"
             if self._dumps
-            else "no flight recorder in this torch: calls from Python are counted, not completions"
+            else "no flight recorder in this torch: calls from Python are watched, not those from C++"
         )
 
     def progress(self) -> list[GroupProgress]:
@@ -64,9 +64,10 @@ class FlightRecorder:
                 if name := self._name(backend, pg_id):
                     found[name] = self._collectives_only(name, status[pg_id])
         for name, seq in list(self._counts.collectives.items()):
-            # No recorder, or a full one: only calls from Python are known.
+            # No recorder of this backend: only calls from Python are known.
             if name not in found:
-                found[name] = GroupProgress(pg_name=name, enqueued=seq)
+                completed = self._counts.completed(name)
+                found[name] = GroupProgress(pg_name=name, enqueued=seq, completed=completed)
         return [self._since(progress) for progress in found.values()]
 
     def forget(self, pg_name: str) -> None:
@@ -175,6 +176,11 @@ def _number(pg_id: str) -> int:
 def _group_of(raw: dict[str, Any]) -> tuple[str, str]:
     name, description = (*map(str, raw.get("process_group") or ("?",)), "")[:2]
     return name, description
+
+
+def records_gloo() -> bool:
+    """Whether this torch's recorder sees gloo: from 2.8 on."""
+    return "gloo" in _find_dumps()
 
 
 def _find_dumps() -> dict[str, Callable[..., Any]]:

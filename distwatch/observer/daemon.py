@@ -298,10 +298,13 @@ class Observer:
             for elsewhere in self._elsewhere:
                 elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
+        jobs = [case.job for case in self.judge.cases]
+        again = self.inspection.look_at_late(self.judge.findings, jobs, sockets)
+        if again is not None:
+            again.add_done_callback(lambda _: self._woken.set())
         # C frames pause a rank for tenths of a second: nobody who only attaches has agreed to that.
         may_pause = not self.inspection.from_outside
         if may_pause and self.judge.blocked and not self.inspection.running:
-            jobs = [case.job for case in self.judge.cases]
             native = self.inspection.look_natively(self.judge.findings, jobs)
             if native is not None:
                 native.add_done_callback(lambda _: self._judge_soon())

@@ -49,6 +49,15 @@ def sockets_of(pid: int) -> set[str]:
     return found
 
 
+def socket_inode(pid: int, descriptor: int) -> str:
+    """The inode of a socket; '' where the descriptor is of something else."""
+    try:
+        match = _INODE.fullmatch(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    except OSError:
+        return ""
+    return match[1] if match else ""
+
+
 def watched_by_epoll(pid: int, descriptor: int) -> list[int]:
     """The descriptors that an epoll descriptor waits for."""
     lines = read_text(f"/proc/{pid}/fdinfo/{descriptor}").splitlines()

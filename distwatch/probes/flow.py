@@ -1,41 +1,80 @@
-"""How many bytes a process has read and written so far, without what its infrastructure does."""
+"""What a process has moved so far, without what its infrastructure does: bytes, new memory, CPU."""
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
-from distwatch.probes.procfs import name_of, read_text, tasks_of
+from distwatch.probes.procfs import name_of, read_text, stat_fields, tasks_of
 
 # torch names the threads of its store, watchdogs and gloo; they answer others while a rank hangs.
 _INFRASTRUCTURE = ("distwatch", "pt_", "gloo", "nccl", "NCCL", "cuda", "ray")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Bytes(NamedTuple):
-    """Cumulative, of regular files, pipes and terminals; sockets only where read and write serve them."""
+class Counts(NamedTuple):
+    """Cumulative, of some threads.
 
-    read: int
-    written: int
-
-
-def bytes_moved(pid: int) -> tuple[Bytes, Bytes] | None:
-    """The bytes of a process's main thread, and of its other threads; None: gone, or not readable.
-
-    A thread that has ended takes its count with it: only growth means something.
+    `read` and `written`: of regular files, pipes and terminals; of sockets only what read and write moved,
+    not recv and send. `touched`: bytes of memory used for the first time, by page faults.
     """
+
+    read: int = 0
+    written: int = 0
+    touched: int = 0
+    user_s: float = 0.0
+    system_s: float = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        return self.user_s + self.system_s
+
+    def since(self, before: Counts) -> Counts:
+        """What has been added; a thread's number may be used again, so never less than nothing."""
+        return Counts(
+            max(0, self.read - before.read),
+            max(0, self.written - before.written),
+            max(0, self.touched - before.touched),
+            max(0.0, self.user_s - before.user_s),
+            max(0.0, self.system_s - before.system_s),
+        )
+
+    def plus(self, more: Counts) -> Counts:
+        return Counts(
+            self.read + more.read,
+            self.written + more.written,
+            self.touched + more.touched,
+            self.user_s + more.user_s,
+            self.system_s + more.system_s,
+        )
+
+
+def counts_of(pid: int) -> tuple[Counts, dict[int, Counts]] | None:
+    """Of a process's main thread, and of each of its other threads; None: gone, or not readable."""
     main = _counts(pid, pid)
     if main is None:
         return None
-    others = [
-        counts
+    others = {
+        task: counts
         for task in tasks_of(pid)
         if task != pid
         and not name_of(task).startswith(_INFRASTRUCTURE)
         and (counts := _counts(pid, task)) is not None
-    ]
-    return main, Bytes(sum(one.read for one in others), sum(one.written for one in others))
+    }
+    return main, others
 
 
-def _counts(pid: int, task: int) -> Bytes | None:
+def _counts(pid: int, task: int) -> Counts | None:
     words = read_text(f"/proc/{pid}/task/{task}/io").split()
+    fields = stat_fields(pid, task)
+    if len(words) < 4 or fields is None:
+        return None
     # rchar: N wchar: N …: what the calls moved, from the page cache, too.
-    return Bytes(int(words[1]), int(words[3])) if len(words) >= 4 else None
+    return Counts(
+        read=int(words[1]),
+        written=int(words[3]),
+        touched=(int(fields[7]) + int(fields[9])) * _PAGE,
+        user_s=int(fields[11]) / _TICKS,
+        system_s=int(fields[12]) / _TICKS,
+    )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from distwatch.probes.descriptors import describe_descriptor, watched_by_epoll
+from distwatch.probes.descriptors import describe_descriptor, socket_inode, watched_by_epoll
 from distwatch.probes.procfs import children_of, name_of, read_text, stat_fields, tasks_of
 from distwatch.probes.syscalls import ON_DESCRIPTOR, PATH_ARGUMENT, Call, call_of
 from distwatch.state.events import ProcessSampled
@@ -84,6 +84,23 @@ def examine(key: str, pid: int) -> ProcessSampled | None:
     _examined[key] = _Examined(call, _ticks_of(pid, fields, bool(stuck)), blocked_on, stuck)
     sampled = _sampled(key, pid, fields, call, blocked_on, stuck)
     return msgspec.structs.replace(sampled, children=tuple(children_of(pid)))
+
+
+def awaited_sockets(pid: int, *, thorough: bool) -> set[str]:
+    """The inodes of the sockets that its main thread's system call is about.
+
+    Args:
+        thorough: also of a poll or select, whose list is in the process's memory: see `examine`.
+    """
+    fields = stat_fields(pid)
+    if fields is None:
+        return set()
+    name, arguments = _call(pid, fields[0])
+    if name in ON_DESCRIPTOR and arguments:
+        descriptors = [_signed(arguments[0])]
+    else:
+        descriptors = _polled(pid, name, arguments)[:_NAMED] if thorough and arguments else []
+    return {inode for one in descriptors if (inode := socket_inode(pid, one))}
 
 
 def call_in_words(pid: int, task: int) -> str:

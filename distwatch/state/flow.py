@@ -8,12 +8,18 @@ from distwatch.state.bounds import Finite
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What some threads have read and written lately."""
+    """What some threads have read, written, received and filled lately."""
 
     at_ns: int = 0
     """When they last did; 0: not since they are watched for this."""
     read_bytes: int = 0
     written_bytes: int = 0
+    received_bytes: int = 0
+    """By the connections that the main thread waits on: `recv` does not count as a read."""
+    touched_bytes: int = 0
+    """Memory that they used for the first time: what computes makes results, and what polls does not."""
+    busy_s: Finite = 0.0
+    """CPU of them."""
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -24,7 +30,9 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     others: Moved = Moved()
     """Its other threads, without those of torch and distwatch."""
     cpu_s: Finite = 0.0
-    """Of its main thread."""
+    """For which its main thread has run, or has waited for a core."""
+    system_s: Finite = 0.0
+    """CPU of its main thread inside system calls: who polls makes them, who computes does not."""
     over_s: Finite = 0.0
     """The seconds in which it read, wrote and used that."""
 

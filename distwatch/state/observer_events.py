@@ -220,8 +220,14 @@ class StackTaken(Event, frozen=True, kw_only=True):
     function, and what it calls, may differ."""
     settled_cpu_s: Finite | None = None
     """Seconds for which the main thread has run, or has waited for a core, since then."""
+    looks: int = 0
+    """How many stacks of it were taken in the last seconds."""
     settled_places: int = 0
-    """How many different chains of calls below that function were seen since then."""
+    """How many different chains of calls were seen lately; before, of those below that function alone."""
+    settled_lines: int = 0
+    """How many different lines of libraries below that function were seen since then."""
+    settled_looks: int = 0
+    """How many looks have seen it in that function since then."""
     asleep_since_ns: int | None = None
     """Since when the main thread has not run at all, as far as looks show; None: that is not known."""
 

@@ -265,4 +265,4 @@ def test_counters_that_grow_excuse_no_rank_that_is_missing() -> None:
 def test_counters_of_a_sound_network_are_no_finding() -> None:
     job = full_job()
     ports_are(job, 60.0, "ACTIVE, LinkUp", symbol_error=3, out_of_sequence=40)
-    assert root(judged(job)).code == "network.partition"
+    assert root(judged(job)).code == "collective.device_behind"

@@ -292,7 +292,7 @@ def test_a_collective_that_all_have_entered_blames_nobody() -> None:
         job.stack(rank, 30, WAITING)
         job.sample(rank, 30, "S")
     job.tick(31)
-    finding = only_root(job, "network.partition")
+    finding = only_root(job, "collective.device_behind")
     assert finding.confidence < 0.5
 
 

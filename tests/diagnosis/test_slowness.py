@@ -10,7 +10,7 @@ from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.diagnosis.verdict.headline import headline_of
 from distwatch.state import events as ev
 from distwatch.state.flow import Flow, Moved
-from tests.diagnosis.recorded import READING, SECOND, WAITING, RecordedJob, frame, root
+from tests.diagnosis.recorded import HOST, READING, SECOND, WAITING, RecordedJob, frame, root
 
 QUEUE = (frame("main", "/job/serve.py", 5), frame("get", "/usr/lib/python3.11/queue.py", 171))
 STDLIB_ACCEPT = "accept on socket listening on 0.0.0.0:8000"
@@ -18,14 +18,20 @@ WRITING = Flow(main=Moved(at_ns=29 * SECOND, written_bytes=3 << 20), over_s=8.0)
 BESIDE = Flow(others=Moved(at_ns=29 * SECOND, written_bytes=900), over_s=8.0)
 
 
-def job(op: str = "broadcast", rank0: tuple[ev.Frame, ...] = READING) -> RecordedJob:
-    """Rank 0 is elsewhere, 1 and 2 have waited for it in #2 for three times the deadline."""
+def job(
+    op: str = "broadcast",
+    rank0: tuple[ev.Frame, ...] = READING,
+    *,
+    since: float = 2,
+    beat: float = 30,
+) -> RecordedJob:
+    """Rank 0 is elsewhere, 1 and 2 have waited for it in #2, by default for three times the deadline."""
     made = RecordedJob(3)
     made.initialize(0, 1, 2)
-    made.pulse(0, at=30, groups={"0": (1, 1, 1.5)})
+    made.pulse(0, at=beat, groups={"0": (1, 1, 1.5)})
     for rank in (1, 2):
-        called = made.operation(rank, op, 2, at=2)
-        made.pulse(rank, at=30, groups={"0": (2, 1, 2)}, operations=(called,))
+        called = made.operation(rank, op, 2, at=since)
+        made.pulse(rank, at=30, groups={"0": (2, 1, since)}, operations=(called,))
         made.stack(rank, 28, WAITING)
     made.stack(0, 28, rank0)
     return made
@@ -79,6 +85,67 @@ def test_a_loop_that_computes_is_told_from_one_that_waits(places: int, severity:
     found = root(diagnose(made.state))
     assert (found.severity, found.culprit_ranks) == (severity, (0,))
     assert found.code == ("process.livelock" if severity == "hang" else "collective.straggler")
+
+
+COMPUTING = {"settled_since_ns": 2 * SECOND, "settled_cpu_s": 25.0, "looks": 10}
+FILLING = Flow(main=Moved(at_ns=29 * SECOND, touched_bytes=9 << 20), cpu_s=8.0, over_s=8.0)
+BUSY = Flow(cpu_s=8.0, over_s=8.0)
+POLLING = Flow(cpu_s=8.0, system_s=2.0, over_s=8.0)
+EVALUATE = (frame("evaluate", "/job/train.py", 3),)
+
+
+def test_who_computes_and_fills_memory_is_slow() -> None:
+    made = job(rank0=EVALUATE)
+    made.stack(0, 29, EVALUATE, COMPUTING)
+    made.sample(0, 30, "R", flow=FILLING)
+    slow = root(diagnose(made.state))
+    assert slow.severity == "warning"
+    assert "filled 9.0 MiB of memory" in slow.summary
+
+
+@pytest.mark.parametrize(
+    ("flow", "lines", "severity"),
+    [(BUSY, 10, "warning"), (BUSY, 9, "hang"), (POLLING, 10, "hang")],
+    ids=["many lines", "few lines", "many lines that ask the kernel"],
+)
+def test_lines_of_a_library_show_work(flow: Flow, lines: int, severity: str) -> None:
+    made = job(rank0=EVALUATE)
+    made.stack(0, 29, EVALUATE, COMPUTING | {"settled_lines": lines})
+    made.sample(0, 30, "R", flow=flow)
+    assert root(diagnose(made.state)).severity == severity
+
+
+@pytest.mark.parametrize(
+    ("loop", "severity"),
+    [("for batch in rows:", "warning"), ("while not done.is_set():", "hang")],
+)
+def test_a_computation_that_ends_is_no_livelock(loop: str, severity: str) -> None:
+    made = job(rank0=EVALUATE)
+    text = f"def evaluate():\n    {loop}\n        model(batch)\n"
+    made.see(28, ev.SourceFileRead(host=HOST, file="/job/train.py", text=text))
+    made.stack(0, 29, EVALUATE, COMPUTING)
+    made.sample(0, 30, "R", flow=BUSY)
+    found = root(diagnose(made.state))
+    assert (found.severity, found.culprit_ranks) == (severity, (0,))
+
+
+def test_native_code_that_holds_the_gil_and_fills_memory_is_slow() -> None:
+    made = job(rank0=EVALUATE, beat=9)
+    owner = ev.ThreadStack(name="MainThread", os_thread_id=1000, frames=EVALUATE, owns_gil=True)
+    made.see(29, ev.StackTaken(process=made.key(0), threads=(owner,)))
+    made.sample(0, 30, "R", flow=BUSY)
+    assert root(diagnose(made.state)).code == "process.gil_held"
+    made.sample(0, 30, "R", flow=FILLING)
+    assert root(diagnose(made.state)).severity == "warning"
+
+
+@pytest.mark.parametrize(("looks", "severity"), [(5, "warning"), (6, "hang")])
+def test_a_rank_that_runs_is_looked_at_twice_before_it_hangs(looks: int, severity: str) -> None:
+    made = job(rank0=EVALUATE, since=18)
+    made.stack(0, 29, EVALUATE, COMPUTING | {"looks": looks})
+    made.sample(0, 30, "R", flow=BUSY)
+    found = root(diagnose(made.state))
+    assert (found.severity, found.culprit_ranks) == (severity, (0,))
 
 
 def test_an_engine_that_listens_is_idle() -> None:

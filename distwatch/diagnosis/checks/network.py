@@ -1,4 +1,4 @@
-"""network.partition: every rank has entered the collective, and the network drops its data."""
+"""network.partition, network.link_error: the network between the ranks drops their data."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ class Partition:
 
 
 class NobodyMissing:
-    """All members have entered, nothing differs, and the collective does not complete: low confidence."""
+    """collective.device_behind of nobody: all have entered, nothing differs, and the call does not complete.
+
+    That is no `network.partition`: no connection shows that hosts do not reach each other.
+    """
 
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
@@ -99,15 +102,14 @@ class NobodyMissing:
             if not all(self._runs(case, rank) for rank in view.members) or calls_differ(case, view):
                 continue
             yield Finding(
-                code="network.partition",
+                code="collective.device_behind",
                 waiting_ranks=view.members,
                 pg_name=view.pg_name,
                 pg_desc=view.pg_desc or None,
                 summary=f"all of {name_ranks(view.members)} have entered {view.call}, and it has not completed "
-                f"for {seconds(view.waited_s)}: the network between "
-                "them is dropping data, or a GPU is hung",
-                advice="Look at the network between the ranks' hosts and at the devices (`dmesg`, Xid errors, "
-                "`ibstat`); distwatch saw no stuck connection.",
+                f"on any of them for {seconds(view.waited_s)}; their calls do not differ, and no rank can be named",
+                advice="Look at the devices and at the network between the ranks' hosts (`dmesg`, Xid errors, "
+                "`ibstat`); distwatch saw no connection without an answer.",
                 evidence=tuple(case.place(rank) for rank in view.members[:_SHOWN]),
                 confidence=0.4,
             )

@@ -15,8 +15,11 @@ from distwatch.state.steps import COLLECTIVE
 STILL_S = 5.0
 STILL_SHARE = 0.25
 """Of a deadline: work that may take minutes may pause for some of that."""
-PLACES = 5
-"""A loop that only waits calls the same few functions again and again."""
+PLACES, LINES = 5, 10
+"""A loop that only waits calls the same few functions, and lines of them, again and again."""
+PATIENCE_S, PATIENCE_DEADLINES = 60.0, 3.0
+SYSTEM_SHARE = 0.04
+"""Of the CPU: who polls asks the kernel again and again."""
 _AWAITS_THREADS = ("queue", "checkpoint")
 _AWAITS_CHILDREN = ("child", "queue", "data", "compile")
 
@@ -24,10 +27,13 @@ _AWAITS_CHILDREN = ("child", "queue", "data", "compile")
 def movement_of(case: Case, rank: int) -> str:
     """What it has moved lately, in a clause; '' where it moves nothing, has ended, or nobody looked."""
     process = case.job.ranks.get(rank)
-    if process is None or process.ended_ns is not None or case.job.is_frozen(process):
+    if process is None or process.ended_ns is not None:
         return ""
     if case.job.kernel_state(process) in ("T", "t"):
         return ""
+    if case.job.is_frozen(process):  # its stack is old, and the kernel's counts are not
+        flow = flow_of(process)
+        return _bytes(case, process, flow.main, flow.over_s, "it") if flow else ""
     children = [child for child in children_of(case, process) if child.process.ended_ns is None]
     return next(filter(None, _movements(case, process, children)), "")
 
@@ -42,23 +48,25 @@ def compiles(case: Case, rank: int) -> bool:
 def _movements(case: Case, process: Process, children: list[Child]) -> Iterator[str]:
     activity = activity_of(case.state, process)
     awaits = activity.kind if activity is not None else "compute"
-    flow = _flow(process)
+    flow = flow_of(process)
     if flow is not None:
         yield _bytes(case, process, flow.main, flow.over_s, "it")
         # A logger's thread goes on beside a main thread that hangs.
         if awaits in _AWAITS_THREADS or _joins(activity):
             yield _bytes(case, process, flow.others, flow.over_s, "another thread of it")
+            yield _work_of_threads(case, process, flow)
     yield _computation(process)
     for child in children if awaits in _AWAITS_CHILDREN else ():
-        if (flow := _flow(child.process)) is not None:
+        if (flow := flow_of(child.process)) is not None:
             for moved in (flow.main, flow.others):
                 yield _bytes(case, process, moved, flow.over_s, f"its {child}")
             yield _cpu(flow, f"its {child}")
-    if awaits == "compile" and (flow := _flow(process)) is not None:
+    if awaits == "compile" and (flow := flow_of(process)) is not None:
         yield _cpu(flow, "it")
 
 
-def _flow(process: Process) -> Flow | None:
+def flow_of(process: Process) -> Flow | None:
+    """What it has moved lately; None where nobody looked."""
     sample = process.outside.sample
     return sample.flow if sample is not None else None
 
@@ -74,26 +82,61 @@ def _bytes(case: Case, process: Process, flow: Moved, over_s: float, who: str) -
         return ""
     moved = [
         f"{verb} {bytes_text(count)}"
-        for verb, count in (("written", flow.written_bytes), ("read", flow.read_bytes))
+        for verb, count in (
+            ("written", flow.written_bytes),
+            ("read", flow.read_bytes),
+            ("received", flow.received_bytes),
+        )
         if count
     ]
+    if flow.touched_bytes and len(moved) < 2:
+        moved.append(f"filled {bytes_text(flow.touched_bytes)} of memory")
     if not moved:  # that was before the window of the rates
         return f"{who} moved data {seconds(age_s)} ago"
     return f"{who} has {' and '.join(moved)} in the last {seconds(over_s)}"
 
 
-def _computation(process: Process) -> str:
+def _work_of_threads(case: Case, process: Process, flow: Flow) -> str:
+    """Threads that a main thread waits for may compute without moving anything: for some time that is work."""
+    if flow.over_s <= 0 or flow.others.busy_s < LIVELOCK_CPU * flow.over_s:
+        return ""
     stack = process.outside.stack
-    busy_s = spins(process)
-    if stack is None or busy_s is None or stack.settled_places < PLACES:
+    since_ns = stack.settled_since_ns if stack else None
+    if since_ns is None or case.job.age_s(process, since_ns) > patience_s(case, process):
         return ""
     return (
-        f"it has computed for {seconds(busy_s)}, in at least {stack.settled_places} different "
-        "places below that line"
+        f"other threads of it have been busy for {flow.others.busy_s:.1f} s of the last "
+        f"{seconds(flow.over_s)}"
+    )
+
+
+def patience_s(case: Case, process: Process) -> float:
+    """How long it may compute in one place without a sign of progress."""
+    return max(PATIENCE_S, PATIENCE_DEADLINES * case.job.deadline_s(process, COLLECTIVE))
+
+
+def is_busy(flow: Flow) -> bool:
+    """Whether a main thread has used the CPU, or waited for it, for much of the last seconds."""
+    return flow.over_s > 0 and flow.cpu_s >= LIVELOCK_CPU * flow.over_s
+
+
+def _computation(process: Process) -> str:
+    stack, flow = process.outside.stack, flow_of(process)
+    busy_s = spins(process)
+    if stack is None or (busy_s is None and (flow is None or not is_busy(flow))):
+        return ""
+    if stack.settled_places >= PLACES:
+        return f"it computes in at least {stack.settled_places} different places"
+    asks = flow is not None and flow.system_s > SYSTEM_SHARE * flow.cpu_s
+    if busy_s is None or asks or stack.settled_lines < LINES:
+        return ""
+    return (
+        f"it has computed for {seconds(busy_s)}, on at least {stack.settled_lines} different lines "
+        "below that one"
     )
 
 
 def _cpu(flow: Flow, who: str) -> str:
-    if flow.over_s <= 0 or flow.cpu_s < LIVELOCK_CPU * flow.over_s:
+    if not is_busy(flow):
         return ""
     return f"{who} has been busy for {flow.cpu_s:.1f} s of the last {seconds(flow.over_s)}"

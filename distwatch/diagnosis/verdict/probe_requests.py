@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.activity import activity_of, awaited_lock_file
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.movement import flow_of, is_busy
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.diagnosis.why.trails import Step, trail_now, trail_of_call
@@ -45,6 +46,18 @@ def worth_a_native_look(
             if process.outside.native is None and not _is_plain(state, job, rank):
                 keys.append(process.key)
     return keys
+
+
+def worth_another_look(findings: Iterable[Finding], jobs: Iterable[Job]) -> set[str]:
+    """Processes that run on the CPU while others wait for them: whether they do one thing over and over."""
+    late = {
+        rank
+        for finding in findings
+        if finding.severity == "warning" and code_of(finding.code).lateness
+        for rank in finding.culprit_ranks
+    }
+    found = [job.ranks[rank] for job in jobs for rank in sorted(late & job.ranks.keys())]
+    return {p.key for p in found if (flow := flow_of(p)) is not None and is_busy(flow)}
 
 
 def lines_of_interest(state: RunState) -> Places:

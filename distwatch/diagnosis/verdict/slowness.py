@@ -7,15 +7,35 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from distwatch.diagnosis.checks.processes.blocked_ranks import waits_text
+from distwatch.diagnosis.facts.activity import activity_of, spins
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.idleness import idle_ranks
-from distwatch.diagnosis.facts.movement import compiles, movement_of
+from distwatch.diagnosis.facts.movement import (
+    compiles,
+    flow_of,
+    is_busy,
+    movement_of,
+    patience_s,
+)
+from distwatch.diagnosis.why.loops import loops_around
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.model import Process
+from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
+from distwatch.state.steps import COLLECTIVE
 
 SLOW, COMPILING = "collective.straggler", "process.compiling"
 _CERTAIN = 0.8
+WATCHED_S = 2.0
+"""What a rank moves must have been watched for this long before it is said to move nothing."""
+LOOKS, FRESH_S = 6, 8.0
+"""Two rounds of looks at a rank that runs show whether it does one thing over and over."""
+WITHIN_S = 4.0
+"""After a deadline; then what is known has to do."""
+LOOKS_IN_CALLEE = 10
+"""A loop that calls a short function again and again is seen outside of it, too."""
+_COMPUTES = frozenset(("data", "checkpoint", "load", "native"))
 
 
 def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
@@ -47,8 +67,56 @@ def _needs_standstill(finding: Finding) -> bool:
 
 def _moved(case: Case, ranks: tuple[int, ...]) -> dict[int, str]:
     """What each of them moves; empty where one of them moves nothing."""
-    moved = {rank: movement_of(case, rank) for rank in ranks}
+    moved = {rank: movement_of(case, rank) or _computes(case, rank) for rank in ranks}
+    for rank, what in moved.items():
+        if not what and _is_undecided(case, rank):
+            moved[rank] = "it runs, and it is not yet known whether it makes progress"
     return moved if all(moved.values()) else {}
+
+
+def _computes(case: Case, rank: int) -> str:
+    """Whether it is in a computation that ends by itself, by its source: for some time that is work."""
+    process = case.job.ranks.get(rank)
+    if process is None or process.ended_ns is not None or case.job.is_frozen(process):
+        return ""
+    busy_s, stack = spins(process), process.outside.stack
+    activity = activity_of(case.state, process)
+    waits = activity is not None and activity.kind not in _COMPUTES
+    if busy_s is None or stack is None or waits or busy_s > patience_s(case, process):
+        return ""
+    loops = loops_around(case.state.source_files, process.main_frames)
+    if loops == "ends" or (loops == "called_again" and stack.settled_looks >= LOOKS_IN_CALLEE):
+        return f"it has computed for {seconds(busy_s)}, in no loop that waits for anything"
+    return ""
+
+
+def _is_undecided(case: Case, rank: int) -> bool:
+    """Whether a deadline has just passed, and too few looks show what the rank does."""
+    process = case.job.ranks.get(rank)
+    flow = flow_of(process) if process is not None else None
+    if process is None or flow is None or process.ended_ns is not None:
+        return False
+    if _late_s(case, rank, process) > WITHIN_S:
+        return False
+    if flow.over_s < WATCHED_S:
+        return True
+    stack = process.outside.stack
+    if not is_busy(flow) or "stack" in process.outside.not_observed:
+        return False
+    old = stack is None or case.job.age_s(process, process.outside.stack_ns or 0) > FRESH_S
+    return old or (stack is not None and stack.looks < LOOKS)
+
+
+def _late_s(case: Case, rank: int, process: Process) -> float:
+    """For how long some rank has waited for it beyond its deadline."""
+    late = [
+        wait.waited_s - wait.deadline_s
+        for edge in case.graph.awaited_by(rank)
+        for wait in case.job.waits_for(edge.waiter)
+    ]
+    limit_s = case.job.deadline_s(process, COLLECTIVE)
+    late += [edge.waited_s - limit_s for edge in case.graph.awaited_by(rank)]
+    return max(late, default=WITHIN_S + 1)
 
 
 def _slow(case: Case, finding: Finding, moved: dict[int, str]) -> Finding:

@@ -1,66 +1,137 @@
-"""What processes move, from one look to the next: bytes read and written, CPU of the main thread."""
+"""What processes move, from one look to the next: bytes, memory, and CPU of the main thread."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from distwatch.probes.flow import Bytes, bytes_moved
-from distwatch.probes.process import main_thread_busy_s
+import msgspec
+
+from distwatch.probes.flow import Counts, counts_of
+from distwatch.probes.process import awaited_sockets, main_thread_busy_s
+from distwatch.probes.socket_counters import received_by
 from distwatch.state.flow import Flow, Moved
 
 OVER_S = 10.0
 READ_AT_LEAST = 64 * 1024
 """Bytes within OVER_S. Who looks at a small file again and again waits for it; whoever writes, moves."""
+RECEIVED_AT_LEAST = 4 * 1024
+"""A connection that is only kept alive gets less."""
+TOUCHED_AT_LEAST = 1024 * 1024
+"""A loop that polls uses the same memory again and again."""
 _KEPT = 4096
 _LOOKS = 16
+_SOCKETS = 8
 
 
 class _Look(NamedTuple):
     at_ns: int
-    main: Bytes
-    others: Bytes
+    main: Counts
+    others: Counts
+    received: int
     cpu_s: float
+
+
+class _Watched(msgspec.Struct):
+    """One process."""
+
+    looks: deque[_Look]
+    newest: Flow | None = None
+    threads: dict[int, Counts] = {}
+    """Of the last look: the counts of a thread go with it."""
+    others: Counts = Counts()
+    """What all other threads have moved since the first look."""
+    received: int = 0
+    sockets: dict[str, int | None] = {}
+    """Connections that the main thread has waited on, with the bytes that each had received; None: not yet known."""
 
 
 class Flows:
     """The last looks at each process."""
 
     def __init__(self) -> None:
-        self._looks: OrderedDict[str, deque[_Look]] = OrderedDict()
-        self._newest: dict[str, Flow] = {}
+        self._watched: OrderedDict[str, _Watched] = OrderedDict()
 
     def newest(self, key: str) -> Flow | None:
         """What the last look found; None where there was none."""
-        return self._newest.get(key)
+        watched = self._watched.get(key)
+        return watched.newest if watched else None
+
+    def await_sockets(self, key: str, inodes: Iterable[str]) -> None:
+        """The main thread waits on these sockets: what they receive counts as moved by it."""
+        sockets = self._of(key).sockets
+        for inode in inodes:
+            sockets.setdefault(inode, None)
+        while len(sockets) > _SOCKETS:
+            del sockets[next(iter(sockets))]
+
+    def count_received(self) -> None:
+        """Asks the kernel once for all of those sockets."""
+        counts = received_by({inode for one in self._watched.values() for inode in one.sockets})
+        for watched in self._watched.values():
+            for inode, known in watched.sockets.items():
+                if (now := counts.get(inode)) is not None:
+                    watched.received += max(0, now - known) if known is not None else 0
+                    watched.sockets[inode] = now
 
     def look(self, key: str, pid: int) -> Flow | None:
         """What a process has moved since it was looked at first, and lately; None where it cannot be read."""
-        counts, cpu_s = bytes_moved(pid), main_thread_busy_s(pid)
+        counts, cpu_s = counts_of(pid), main_thread_busy_s(pid)
         if counts is None or cpu_s is None:
             return None
-        looks = self._looks.setdefault(key, deque(maxlen=_LOOKS))
-        now = _Look(time.monotonic_ns(), *counts, cpu_s)
+        self.await_sockets(key, awaited_sockets(pid, thorough=False))
+        watched = self._of(key)
+        looks, known = watched.looks, watched.newest or Flow()
+        main_counts, threads = counts
+        if looks:
+            for task, one in threads.items():
+                watched.others = watched.others.plus(one.since(watched.threads.get(task, Counts())))
+        watched.threads = threads
+        now = _Look(time.monotonic_ns(), main_counts, watched.others, watched.received, cpu_s)
         while len(looks) > 1 and now.at_ns - looks[0].at_ns > OVER_S * 1e9:
             looks.popleft()
         first, before = (looks[0], looks[-1]) if looks else (now, now)
         looks.append(now)
-        known = self._newest.get(key, Flow())
-        flow = self._newest[key] = Flow(
-            main=_moved(first.main, before.main, now.main, now.at_ns, known.main),
+        main = _moved(first.main, before.main, now.main, now.at_ns, known.main)
+        flow = watched.newest = Flow(
+            main=_with_received(main, first.received, before.received, now),
             others=_moved(first.others, before.others, now.others, now.at_ns, known.others),
             cpu_s=max(0.0, now.cpu_s - first.cpu_s),
+            system_s=max(0.0, now.main.system_s - first.main.system_s),
             over_s=(now.at_ns - first.at_ns) / 1e9,
         )
-        if len(self._looks) > _KEPT:
-            gone, _ = self._looks.popitem(last=False)
-            self._newest.pop(gone, None)
         return flow
 
+    def _of(self, key: str) -> _Watched:
+        watched = self._watched.get(key)
+        if watched is None:
+            watched = self._watched[key] = _Watched(looks=deque(maxlen=_LOOKS))
+            if len(self._watched) > _KEPT:
+                self._watched.popitem(last=False)
+        return watched
 
-def _moved(first: Bytes, before: Bytes, now: Bytes, at_ns: int, known: Moved) -> Moved:
-    # The count of a thread that has ended is gone: less than before says nothing.
-    read, written = max(0, now.read - first.read), max(0, now.written - first.written)
-    moves = now.written > before.written or (now.read > before.read and read >= READ_AT_LEAST)
-    return Moved(at_ns=at_ns if moves else known.at_ns, read_bytes=read, written_bytes=written)
+
+def _moved(first: Counts, before: Counts, now: Counts, at_ns: int, known: Moved) -> Moved:
+    grown = now.since(first)
+    moves = (
+        now.written > before.written
+        or (now.read > before.read and grown.read >= READ_AT_LEAST)
+        or (now.touched > before.touched and grown.touched >= TOUCHED_AT_LEAST)
+    )
+    return Moved(
+        at_ns=at_ns if moves else known.at_ns,
+        read_bytes=grown.read,
+        written_bytes=grown.written,
+        touched_bytes=grown.touched,
+        busy_s=grown.busy_s,
+    )
+
+
+def _with_received(moved: Moved, first: int, before: int, now: _Look) -> Moved:
+    received = now.received - first
+    moves = now.received > before and received >= RECEIVED_AT_LEAST
+    return msgspec.structs.replace(
+        moved, received_bytes=received, at_ns=now.at_ns if moves else moved.at_ns
+    )

@@ -12,6 +12,7 @@ from distwatch.diagnosis.verdict.probe_requests import (
     lines_of_interest,
     locks_of_interest,
     worth_a_native_look,
+    worth_another_look,
 )
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
@@ -27,6 +28,7 @@ from distwatch.state.model import RunState
 
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
 QUIET_AFTER_S = 60.0
+AGAIN_S = 3.0
 FRESH_S = 2.0
 _LOCKS = 8
 _LOOKED_AT = ("rank", "agent", "other")
@@ -46,6 +48,8 @@ class Inspection:
         self._next = 0.0
         self._task: asyncio.Task[None] | None = None
         self._native: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None
+        self._again_due = 0.0
         self._reading: asyncio.Task[None] | None = None
         self._ask = True
         self._suspected = 0.0
@@ -107,6 +111,23 @@ class Inspection:
             return None
         self._native = asyncio.create_task(self._stacks.take_native(chosen))
         return self._native
+
+    def look_at_late(
+        self, findings: list[Finding], jobs: list[Job], sockets: dict[str, str]
+    ) -> asyncio.Task[None] | None:
+        """Takes a few stacks of ranks that run while others wait for them; None: none are due."""
+        now = time.monotonic()
+        late = self._again is not None and not self._again.done()
+        if late or self.running or now < self._again_due:
+            return None
+        keys = worth_another_look(findings, jobs)
+        if not keys:
+            return None
+        self._again_due = now + AGAIN_S
+        living = self._tracking.living()
+        chosen = [tracked for tracked in living if tracked.key in keys]
+        self._again = asyncio.create_task(self._stacks.take_again(chosen, sockets))
+        return self._again
 
     def read_files(self) -> asyncio.Task[None] | None:
         """Reads the source files of a verdict's ranks, if any are unread; None: none are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import msgspec
@@ -32,6 +33,9 @@ NATIVE_OF_ALL = 4
 BUSY_OF_ALL = 4
 BUSY_AGAIN = 4
 PLACES_KEPT = 16
+LINES_KEPT = 32
+LOOKS_KEPT = 64
+PLACES_OVER_S = 8.0
 TORN_AT_MOST = 3
 THREADS_OF_ONE = 16
 ASK_WITHIN_S = 1.0
@@ -40,6 +44,23 @@ STAYED_S = 2.0
 _DATA = "/torch/utils/data/"
 _Moment = tuple[int, float]
 """Monotonic ns, and seconds for which the main thread has been busy."""
+
+
+class _Seen(msgspec.Struct):
+    """What looks have seen of one main thread."""
+
+    settled_ns: int = 0
+    looks: int = 0
+    lines: set[tuple[str, int]] = set()
+    """Of libraries, below its settled place."""
+    times: deque[int] = msgspec.field(default_factory=lambda: deque(maxlen=LOOKS_KEPT))
+    """Of the latest looks."""
+    chains: dict[tuple[tuple[str, str], ...], int] = {}
+    """Chains of functions, whatever the place, each with the time of the latest look that saw it."""
+
+    @property
+    def places(self) -> int:
+        return len(self.chains)
 
 
 class StackLooks:
@@ -51,7 +72,7 @@ class StackLooks:
         self._same: dict[str, tuple[object, _Moment]] = {}
         self._settled: dict[str, tuple[object, _Moment]] = {}
         self._asleep: dict[str, tuple[object, _Moment]] = {}
-        self._places: dict[str, tuple[int, set[tuple[tuple[str, str], ...]]]] = {}
+        self._seen: dict[str, _Seen] = {}
         self._native: dict[str, object] = {}
         self._argued: dict[str, tuple[ev.Frame, ...]] = {}
         self._outermost: dict[str, tuple[str, str]] = {}
@@ -77,12 +98,16 @@ class StackLooks:
         if frames := taken.main_frames(tracked.pid):
             unchanged = _since(self._same, tracked.key, frames, now)
             settled = _since(self._settled, tracked.key, _place(frames), now)
+            seen = self._note(tracked.key, frames, settled[0])
             taken = msgspec.structs.replace(
                 taken,
                 unchanged_since_ns=unchanged[0],
                 settled_since_ns=settled[0],
                 settled_cpu_s=None if busy_s is None else max(0.0, busy_s - settled[1]),
-                settled_places=self._count_places(tracked.key, frames, settled[0]),
+                looks=len(seen.times),
+                settled_looks=seen.looks,
+                settled_lines=len(seen.lines),
+                settled_places=seen.places,
                 asleep_since_ns=None
                 if run_ns is None
                 else _since(self._asleep, tracked.key, run_ns, now)[0],
@@ -113,12 +138,14 @@ class StackLooks:
         self, taken: Iterable[ev.StackTaken | None], living: list[Tracked], sockets: dict[str, str]
     ) -> None:
         """More stacks, at once, of a few that compute: whether they do one thing over and over."""
-        busy = [t for t in taken if t is not None and _is_busy(t)][:BUSY_OF_ALL]
-        by_key = {tracked.key: tracked for tracked in living}
+        busy = {t.process for t in taken if t is not None and _is_busy(t)}
+        await self.take_again([tracked for tracked in living if tracked.key in busy], sockets)
+
+    async def take_again(self, busy: list[Tracked], sockets: dict[str, str]) -> None:
+        """Some stacks of each of a few processes, one after the other."""
         for _ in range(BUSY_AGAIN):
-            for one in busy:
-                if one.process in by_key:
-                    await self.take(by_key[one.process], sockets.get(one.process, ""))
+            for tracked in busy[:BUSY_OF_ALL]:
+                await self.take(tracked, sockets.get(tracked.key, ""))
 
     async def take_of_workers(
         self, taken: Iterable[ev.StackTaken | None], living: list[Tracked]
@@ -173,15 +200,26 @@ class StackLooks:
     def _stand(self, tracked: Tracked) -> object:
         return self._settled[tracked.key][0] if tracked.key in self._settled else None
 
-    def _count_places(self, key: str, frames: tuple[ev.Frame, ...], since_ns: int) -> int:
-        """How many different calls below its settled place were seen since then."""
-        held_ns, places = self._places.get(key, (0, set()))
-        if held_ns != since_ns:
-            places = set()
-            self._places[key] = (since_ns, places)
-        if len(places) < PLACES_KEPT:
-            places.add(_below(frames))
-        return len(places)
+    def _note(self, key: str, frames: tuple[ev.Frame, ...], settled_ns: int) -> _Seen:
+        """What looks have seen of a main thread in its settled place; of other places: the latest."""
+        seen = self._seen.setdefault(key, _Seen())
+        if seen.settled_ns != settled_ns:
+            seen.settled_ns, seen.looks, seen.lines = settled_ns, 0, set()
+        seen.looks += 1
+        end = _users_place(frames)
+        if len(seen.lines) < LINES_KEPT:
+            seen.lines.update((f.file, f.line) for f in frames[end + 1 :])
+        chain = tuple((f.file, f.function) for f in frames)
+        now_ns = time.monotonic_ns()
+        seen.times.append(now_ns)
+        while now_ns - seen.times[0] > PLACES_OVER_S * 1e9:
+            seen.times.popleft()
+        seen.chains[chain] = now_ns
+        for old in [one for one, at in seen.chains.items() if at < seen.times[0]]:
+            del seen.chains[old]
+        while len(seen.chains) > PLACES_KEPT:
+            del seen.chains[min(seen.chains, key=seen.chains.__getitem__)]
+        return seen
 
 
 async def _with_calls(taken: ev.StackTaken, pid: int) -> ev.StackTaken:
@@ -259,11 +297,6 @@ def _place(frames: tuple[ev.Frame, ...]) -> tuple[object, ...]:
     end = _users_place(frames)
     inner = frames[end]
     return (*((f.file, f.function, f.line) for f in frames[:end]), (inner.file, inner.function))
-
-
-def _below(frames: tuple[ev.Frame, ...]) -> tuple[tuple[str, str], ...]:
-    """What that function calls."""
-    return tuple((f.file, f.function) for f in frames[_users_place(frames) + 1 :])
 
 
 def _users_place(frames: tuple[ev.Frame, ...]) -> int:

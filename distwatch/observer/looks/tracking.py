@@ -121,6 +121,8 @@ class Tracking:
         Args:
             closely: somebody waits: also look at what each of them moves.
         """
+        if closely:
+            self._flows.count_received()
         for tracked in self.living():
             seen = process.sample(tracked.key, tracked.pid)
             if seen is None:
@@ -139,11 +141,12 @@ class Tracking:
         for tracked in self.living():
             try:
                 # Reading the memory of a process that is stuck in the kernel may block.
-                seen = await in_background(process.examine, tracked.key, tracked.pid)
+                seen, awaited = await in_background(_examine, tracked.key, tracked.pid)
             except asyncio.TimeoutError:
                 why = f"/proc/{tracked.pid} did not answer: the process holds its memory map"
                 self._recording.miss("process", why, tracked.key)
                 continue
+            self._flows.await_sockets(tracked.key, awaited)
             if seen is not None and not tracked.ended:
                 flow = self._flows.newest(tracked.key)
                 self._recording.record(msgspec.structs.replace(seen, flow=flow), keep=True)
@@ -220,3 +223,8 @@ class Tracking:
         sighted = discovery.sight(ppid)
         if sighted is not None and sighted.role == "launcher":
             self.add_sighting(sighted)
+
+
+def _examine(key: str, pid: int) -> tuple[ev.ProcessSampled | None, set[str]]:
+    """What `examine` finds, and the sockets that its main thread waits on."""
+    return process.examine(key, pid), process.awaited_sockets(pid, thorough=True)

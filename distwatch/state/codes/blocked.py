@@ -47,6 +47,7 @@ BLOCKED = (
         "Native code holds the GIL, so no Python thread of that rank can run.",
         "Look at the native call; a C extension must release the GIL around long work.",
         native_stack=True,
+        needs_standstill=True,
     ),
     Code(
         "process.debugger",

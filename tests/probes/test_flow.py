@@ -1,0 +1,70 @@
+"""What a process moves: memory that it fills, and bytes that its connections receive."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from distwatch.observer.looks.flows import TOUCHED_AT_LEAST, Flows
+from distwatch.probes.flow import counts_of
+from distwatch.probes.process import awaited_sockets
+from distwatch.probes.socket_counters import received_by
+
+ME = os.getpid()
+
+
+def touched() -> int:
+    counts = counts_of(ME)
+    assert counts is not None
+    return counts[0].touched
+
+
+def test_memory_that_is_used_for_the_first_time_counts() -> None:
+    before = touched()
+    fresh = bytearray(8 * TOUCHED_AT_LEAST)
+    assert touched() - before >= len(fresh) // 2
+
+
+def test_work_that_fills_memory_moves() -> None:
+    flows = Flows()
+    flows.look("k", ME)
+    assert bytearray(8 * TOUCHED_AT_LEAST)
+    flow = flows.look("k", ME)
+    assert flow is not None
+    assert flow.main.at_ns > 0
+    assert flow.main.touched_bytes >= TOUCHED_AT_LEAST
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        return client, server.accept()[0]
+
+
+def test_the_kernel_counts_what_a_connection_receives() -> None:
+    client, peer = pair()
+    with client, peer:
+        inode = str(os.fstat(client.fileno()).st_ino)
+        peer.sendall(b"x" * 5000)
+        client.recv(5000, socket.MSG_WAITALL)
+        assert received_by([inode, "1"]) == {inode: 5000}
+    assert received_by([]) == {}
+
+
+def test_what_the_awaited_connection_receives_moves_its_rank() -> None:
+    client, peer = pair()
+    flows = Flows()
+    with client, peer:
+        flows.await_sockets("k", [str(os.fstat(client.fileno()).st_ino)])
+        flows.count_received()
+        flows.look("k", ME)
+        peer.sendall(b"x" * 9000)
+        client.recv(9000, socket.MSG_WAITALL)
+        flows.count_received()
+        flow = flows.look("k", ME)
+    assert flow is not None
+    assert flow.main.received_bytes == 9000
+
+
+def test_who_waits_on_no_socket_awaits_none() -> None:
+    assert awaited_sockets(ME, thorough=False) == set()
