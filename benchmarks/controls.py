@@ -7,7 +7,11 @@ once a second for some deadlines; then, in a second run, its work stops, and the
 from __future__ import annotations
 
 import argparse
+import os
+import pty
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import psutil
@@ -17,11 +21,12 @@ from tests.support.ranks import Job, launch_ranks
 
 SLACK_S = 5.0
 """A job that is really stuck is found within its deadline and this."""
-IDLE = ("serve", "serve_by_thread", "serve_by_loop")
+IDLE = ("serve", "serve_by_thread", "serve_by_loop", "schedule", "message queue", "debug")
 WORKS = (
     "checkpoint", "evaluate", "compile", "child", "torch.save", "dcp", "tokenize", "replaced workers",
     "autotune", "long kernel", "garbage", "profiler", "compress", "index", "threads", "processes",
     "busy child", "download", "slow read", "hash", "parse", "unpickle", "copy", "sort", "optimizer",
+    "loader workers", "silent evaluation",
 )  # fmt: skip
 """What rank 0 does: the ways of tests/scenarios/jobs/works_alone.py, and its units of work."""
 
@@ -36,9 +41,22 @@ class Seen(NamedTuple):
     """Of the observer."""
 
 
+@contextmanager
+def launch(way: str, env: dict[str, str]) -> Iterator[tuple[Job, int]]:
+    """The job, and a terminal at which somebody debugs rank 0."""
+    mine, theirs = pty.openpty()
+    given = {0: theirs} if way == "debug" else None
+    try:
+        with launch_ranks("works_alone", 2, env=env, args=(way,), stdin_of=given) as job:
+            yield job, mine
+    finally:
+        os.close(mine)
+        os.close(theirs)
+
+
 def healthy(way: str, env: dict[str, str], lasts_s: float) -> Seen:
     """A run in which the work goes on."""
-    with launch_ranks("works_alone", 2, env=env, args=(way,)) as job:
+    with launch(way, env) as (job, terminal):
         job.wait_step("waiting", {1})
         began, said, wrong = time.monotonic(), list[str](), list[str]()
         while (now := time.monotonic() - began) < lasts_s:
@@ -48,6 +66,7 @@ def healthy(way: str, env: dict[str, str], lasts_s: float) -> Seen:
                 said += [f"{word} from {now:.0f} s"] if not _is_told(word, said) else []
             wrong += [f"{f.code} {f.culprit_ranks}" for f in job.judged_blocking()]
         cpu_s = _cpu_s(job)
+        os.write(terminal, b"continue\n")
         job.open_gate("enough", 0)
         codes = job.wait_ended(120)
         wrong += [] if codes == [0, 0] else [f"exit codes {codes}"]

@@ -9,6 +9,8 @@ from distwatch.probes.procfs import name_of, read_text, stat_fields, tasks_of
 
 # torch names the threads of its store, watchdogs and gloo; they answer others while a rank hangs.
 _INFRASTRUCTURE = ("distwatch", "pt_", "gloo", "nccl", "NCCL", "cuda", "ray")
+_INHERITED = "pt_main_thread"
+"""torch names the main thread so, and threads of the person's own code have its name."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -59,7 +61,7 @@ def counts_of(pid: int) -> tuple[Counts, dict[int, Counts]] | None:
         task: counts
         for task in tasks_of(pid)
         if task != pid
-        and not name_of(task).startswith(_INFRASTRUCTURE)
+        and ((name := name_of(task)) == _INHERITED or not name.startswith(_INFRASTRUCTURE))
         and (counts := _counts(pid, task)) is not None
     }
     return main, others

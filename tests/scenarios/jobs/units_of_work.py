@@ -190,6 +190,31 @@ def step_an_optimizer() -> None:
         optimizer.step()
 
 
+class _Batches(torch.utils.data.Dataset[int]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, item: int) -> int:
+        return spin(0.3) * 0 + item
+
+
+def replace_loader_workers() -> None:
+    """Each epoch has workers of its own."""
+    for _ in torch.utils.data.DataLoader(_Batches(), num_workers=2):
+        pass
+
+
+def evaluate_silently() -> None:
+    """One batch after the other, without a word."""
+    model, batch = (
+        torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.ReLU()),
+        torch.ones(64, 256),
+    )
+    with torch.no_grad():
+        for _ in range(2000):
+            model(batch)
+
+
 UNITS: dict[str, Callable[[], object]] = {
     "torch.save": save_with_torch,
     "dcp": save_distributed,
@@ -212,6 +237,8 @@ UNITS: dict[str, Callable[[], object]] = {
     "copy": copy_files,
     "sort": sort,
     "optimizer": step_an_optimizer,
+    "loader workers": replace_loader_workers,
+    "silent evaluation": evaluate_silently,
 }
 
 

@@ -108,6 +108,34 @@ def serve_by_loop(enough: BinaryIO, stall: BinaryIO) -> None:
     serve_by_event_loop(enough.fileno())
 
 
+def debug(enough: BinaryIO, stall: BinaryIO) -> None:
+    """Somebody looks at rank 0, at a terminal."""
+    breakpoint()
+
+
+def schedule_requests(enough: BinaryIO | None) -> None:
+    """As SGLang's scheduler: rank 0 looks for requests again and again, and hands on what it has, mostly nothing."""
+    with listen() as server:
+        told: list[object] = [None]
+        while told != ["stop"]:
+            if enough is not None:
+                ready = select.select([server, enough], [], [], 0.2)[0]
+                told = ["stop" if enough in ready else None]
+            dist.broadcast_object_list(told, src=0)
+
+
+def poll_message_queue(enough: BinaryIO | None) -> None:
+    """As vLLM's workers: they poll shared memory for work, in no call of torch.distributed."""
+    path = os.path.join(WORK, "messages")
+    if enough is not None:
+        while not is_open(enough):
+            time.sleep(PAUSE_S)
+        with open(path, "w") as file:
+            file.write("stop")
+    while not os.path.exists(path):
+        time.sleep(0.001)
+
+
 def repeat(enough: BinaryIO, stall: BinaryIO) -> None:
     """One unit of work after the other."""
     while not is_open(enough):
@@ -124,13 +152,20 @@ WAYS = {
     "serve": serve,
     "serve_by_thread": serve_by_thread,
     "serve_by_loop": serve_by_loop,
+    "debug": debug,
 } | dict.fromkeys(UNITS, repeat)
+
+ENGINES = {"schedule": schedule_requests, "message queue": poll_message_queue}
+"""All ranks run them."""
 
 if __name__ == "__main__":  # children import this file, too
     dist.init_process_group("gloo")
     dist.barrier()
     told: list[object] = ["begin"]
-    if RANK == 0:
+    if WAY in ENGINES:
+        step("waiting")
+        ENGINES[WAY](gate("enough") if RANK == 0 else None)
+    elif RANK == 0:
         WAYS[WAY](gate("enough"), gate("stall"))
     step("waiting")
     dist.broadcast_object_list(told, src=0)
