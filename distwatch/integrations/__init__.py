@@ -40,6 +40,7 @@ REGISTRY = (
         "hf_trainer", "transformers.trainer_callback", "hf_trainer", part_of="transformers"
     ),
     IntegrationSpec("torch_optimizers", "torch.optim.optimizer", "torch_optimizers", arms=False),
+    IntegrationSpec("torch_builds", "torch.utils.file_baton", "torch_builds", arms=False),
     IntegrationSpec("ray", "ray._private.worker", "ray", arms=False),
     IntegrationSpec("peft", "peft.peft_model", "peft"),
     *(

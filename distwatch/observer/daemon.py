@@ -298,16 +298,7 @@ class Observer:
             for elsewhere in self._elsewhere:
                 elsewhere.add_done_callback(lambda _: self._judge_soon())
             self._verdict_due = self._verdict_due or self.judge.blocked
-        jobs = [case.job for case in self.judge.cases]
-        again = self.inspection.look_at_late(self.judge.findings, jobs, sockets)
-        if again is not None:
-            again.add_done_callback(lambda _: self._woken.set())
-        # C frames pause a rank for tenths of a second: nobody who only attaches has agreed to that.
-        may_pause = not self.inspection.from_outside
-        if may_pause and self.judge.blocked and not self.inspection.running:
-            native = self.inspection.look_natively(self.judge.findings, jobs)
-            if native is not None:
-                native.add_done_callback(lambda _: self._judge_soon())
+        self._look_at_culprits(sockets)
         # A dead rank cannot be probed any more: a crash is reported at once, a hang with its stacks.
         if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
             self._verdict_due = self.inspection.running
@@ -315,6 +306,19 @@ class Observer:
             self._keep_waits = time.monotonic() - began > APART_S
             if not self._keep_waits:
                 self._keep()
+
+    def _look_at_culprits(self, sockets: dict[str, str]) -> None:
+        """What is not looked at in each round: stacks of late ranks that run, and C frames of those that block."""
+        jobs = [case.job for case in self.judge.cases]
+        late = self.inspection.look_at_late(self.judge.findings, jobs, sockets)
+        if late is not None:
+            late.add_done_callback(lambda _: self._woken.set())
+        # C frames pause a rank for tenths of a second: nobody who only attaches has agreed to that.
+        may_pause = not self.inspection.from_outside
+        if may_pause and self.judge.blocked and not self.inspection.running:
+            native = self.inspection.look_natively(self.judge.findings, jobs)
+            if native is not None:
+                native.add_done_callback(lambda _: self._judge_soon())
 
     def _keep(self) -> None:
         self._keep_waits = False

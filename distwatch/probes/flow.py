@@ -25,12 +25,9 @@ class Counts(NamedTuple):
     read: int = 0
     written: int = 0
     touched: int = 0
-    user_s: float = 0.0
+    busy_s: float = 0.0
+    """For which they have run, or have waited for a core: a crowded machine gives them little CPU."""
     system_s: float = 0.0
-
-    @property
-    def busy_s(self) -> float:
-        return self.user_s + self.system_s
 
     def since(self, before: Counts) -> Counts:
         """What has been added; a thread's number may be used again, so never less than nothing."""
@@ -38,7 +35,7 @@ class Counts(NamedTuple):
             max(0, self.read - before.read),
             max(0, self.written - before.written),
             max(0, self.touched - before.touched),
-            max(0.0, self.user_s - before.user_s),
+            max(0.0, self.busy_s - before.busy_s),
             max(0.0, self.system_s - before.system_s),
         )
 
@@ -47,7 +44,7 @@ class Counts(NamedTuple):
             self.read + more.read,
             self.written + more.written,
             self.touched + more.touched,
-            self.user_s + more.user_s,
+            self.busy_s + more.busy_s,
             self.system_s + more.system_s,
         )
 
@@ -77,6 +74,13 @@ def _counts(pid: int, task: int) -> Counts | None:
         read=int(words[1]),
         written=int(words[3]),
         touched=(int(fields[7]) + int(fields[9])) * _PAGE,
-        user_s=int(fields[11]) / _TICKS,
+        busy_s=_busy_s(pid, task, fields),
         system_s=int(fields[12]) / _TICKS,
     )
+
+
+def _busy_s(pid: int, task: int, fields: list[str]) -> float:
+    account = read_text(f"/proc/{pid}/task/{task}/schedstat").split()
+    if len(account) >= 2:
+        return (int(account[0]) + int(account[1])) / 1e9
+    return (int(fields[11]) + int(fields[12])) / _TICKS

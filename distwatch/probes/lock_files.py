@@ -7,7 +7,7 @@ import re
 import time
 
 from distwatch.foreign_files import open_named, read_and_close
-from distwatch.probes.procfs import argv_of, read_text
+from distwatch.probes.procfs import all_pids, argv_of, read_text
 from distwatch.redaction import redact_command
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import LockHolder, LockLooked
@@ -23,7 +23,8 @@ def look_at_lock(host: str, path: str) -> LockLooked:
 
     A flock or fcntl lock is in the kernel's table, and ends with its process. Where a file system has
     neither, the file itself is the lock (filelock's SoftFileLock): its content names the process that
-    made it, and it stays when that process is killed.
+    made it, and it stays when that process is killed. A file without words (torch's FileBaton) is held by
+    whoever has it open.
     """
     try:
         descriptor = open_named(path)
@@ -41,6 +42,8 @@ def look_at_lock(host: str, path: str) -> LockLooked:
     pid, says_host = _by_words(words)
     here = says_host in ("", host)
     holders = (_holder(pid),) if pid and here else ()
+    if not words.strip():
+        holders = tuple(_holder(pid) for pid in _who_has_open(status.st_ino)[:HOLDERS])
     return LockLooked(
         host=host, path=path, holders=holders, says_host="" if here else says_host, age_s=age_s
     )
@@ -57,6 +60,10 @@ def _by_kernel(status: os.stat_result) -> list[int]:
             if same or (pid and _has_open(pid, status.st_ino)):
                 found[pid] = None
     return list(found)
+
+
+def _who_has_open(inode: int) -> list[int]:
+    return [pid for pid in all_pids() if _has_open(pid, inode)]
 
 
 def _has_open(pid: int, inode: int) -> bool:

@@ -19,7 +19,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     touched_bytes: int = 0
     """Memory that they used for the first time: what computes makes results, and what polls does not."""
     busy_s: Finite = 0.0
-    """CPU of them."""
+    """For which they have run, or have waited for a core."""
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -89,6 +89,8 @@ LOAD = StepKind(
         "ModelRunner",
     ),
 )
+BUILD_LOCK = "build_lock"
+"""A step without a deadline: another process builds an extension, and a file says so."""
 COLLECTIVE = StepKind("collective", 300.0, "collective", "waiting", "w", "waiting")
 KINDS = (INIT, GROUP, LOAD, COLLECTIVE)
 DEADLINES = {kind.name: kind.deadline_s for kind in KINDS}

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.diagnosis.verdict.probe_requests import locks_of_interest
 from distwatch.state import events as ev
 from distwatch.state.flow import Flow, Moved
-from tests.diagnosis.recorded import SECOND, RecordedJob, frame, hung_job, judged, only_root, root
+from distwatch.state.steps import BUILD_LOCK
+from tests.diagnosis.recorded import (
+    HOST,
+    SECOND,
+    RecordedJob,
+    frame,
+    hung_job,
+    judged,
+    only_root,
+    root,
+)
 
 LIB = "/venv/lib/python3.11"
 SLEEPING = (frame("main", "/job/train.py", 9),)
@@ -130,3 +141,15 @@ def test_a_send_that_is_larger_than_its_recv() -> None:
 def test_an_abort_in_an_all_to_all_whose_lists_are_not_known() -> None:
     only_root(aborted_job(2, "", "alltoall_base"), "collective.shape_mismatch", 0, 1)
     assert root(judged(aborted_job(2, "", "allreduce"))).code == "process.killed"
+
+
+def test_the_file_of_a_build_is_named_and_who_has_it_open() -> None:
+    job = hung_job()
+    job.say(2, 12.0, ev.StepStarted(step=9, name=BUILD_LOCK, label="/ext/lock"))
+    job.stack(2, 30.1, (*SLEEPING, frame("wait", f"{TORCH}/utils/file_baton.py", 50)))
+    job.sample(2, 30.1, "S", syscall="clock_nanosleep")
+    assert locks_of_interest(job.state) == {HOST: {"/ext/lock"}}
+    job.see(30.1, ev.LockLooked(host=HOST, path="/ext/lock", age_s=500.0))
+    finding = only_root(job, "process.lock_wait", 2)
+    assert "(FileBaton), /ext/lock" in finding.summary
+    assert any("no process of this host has its lock" in e.text for e in finding.evidence)

@@ -64,3 +64,12 @@ def test_a_lock_of_this_process_is_its_own(tmp_path: Path) -> None:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert [holder.pid for holder in look_at_lock("here", str(path)).holders] == [os.getpid()]
+
+
+def test_a_file_without_words_is_held_by_whoever_has_it_open(tmp_path: Path) -> None:
+    path = tmp_path / "baton"
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL)
+    assert [one.pid for one in look_at_lock("here", str(path)).holders] == [os.getpid()]
+    os.close(descriptor)
+    looked = look_at_lock("here", str(path))
+    assert (looked.exists, looked.holders) == (True, ())

@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence
 from distwatch.state.model import Process, RunState
+from distwatch.state.steps import BUILD_LOCK
 
 Kind = Literal[
     "debugger", "prompt", "data", "lock", "file_lock", "queue", "child", "network", "file", "sleep",
@@ -57,6 +58,12 @@ _INNERMOST: tuple[tuple[Kind, str, str, str], ...] = (
     ("queue", "a queue", "/queue.py", "get put join"),
     ("queue", "a queue between processes", "/multiprocessing/queues.py", ""),
     ("queue", "a pipe to another process", "/multiprocessing/connection.py", ""),
+    (
+        "queue",
+        "a pool of processes",
+        "/multiprocessing/pool.py",
+        "map starmap apply get wait next join",
+    ),
     ("queue", "a future", "/concurrent/futures/_base.py", "result wait exception"),
     ("lock", "a thread to end", "/threading.py", "join _wait_for_tstate_lock _shutdown"),
     ("lock", "a lock or an event", "/threading.py", "wait wait_for acquire __enter__"),
@@ -264,7 +271,10 @@ def native_frames(process: Process) -> tuple[Frame, ...]:
 
 
 def awaited_lock_file(process: Process) -> str:
-    """The file whose lock its main thread's system call waits for; '' where it is in none."""
+    """The file whose lock its main thread waits for, in a system call or until a build is over; '' for none."""
+    builds = [step for step in process.open_steps() if step.name == BUILD_LOCK]
+    if builds and process.ended_ns is None:
+        return builds[-1].label
     sample = process.outside.sample
     if sample is None or process.ended_ns is not None or sample.syscall not in _LOCK_FILES:
         return ""

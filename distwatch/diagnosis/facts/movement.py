@@ -17,6 +17,8 @@ STILL_SHARE = 0.25
 """Of a deadline: work that may take minutes may pause for some of that."""
 PLACES, LINES = 5, 10
 """A loop that only waits calls the same few functions, and lines of them, again and again."""
+YOUNG_S = 3.0
+"""Who waits for one child after the other has none, or one that nobody has watched, in between."""
 PATIENCE_S, PATIENCE_DEADLINES = 60.0, 3.0
 SYSTEM_SHARE = 0.04
 """Of the CPU: who polls asks the kernel again and again."""
@@ -34,8 +36,7 @@ def movement_of(case: Case, rank: int) -> str:
     if case.job.is_frozen(process):  # its stack is old, and the kernel's counts are not
         flow = flow_of(process)
         return _bytes(case, process, flow.main, flow.over_s, "it") if flow else ""
-    children = [child for child in children_of(case, process) if child.process.ended_ns is None]
-    return next(filter(None, _movements(case, process, children)), "")
+    return next(filter(None, _movements(case, process, children_of(case, process))), "")
 
 
 def compiles(case: Case, rank: int) -> bool:
@@ -57,12 +58,25 @@ def _movements(case: Case, process: Process, children: list[Child]) -> Iterator[
             yield _work_of_threads(case, process, flow)
     yield _computation(process)
     for child in children if awaits in _AWAITS_CHILDREN else ():
-        if (flow := flow_of(child.process)) is not None:
-            for moved in (flow.main, flow.others):
-                yield _bytes(case, process, moved, flow.over_s, f"its {child}")
-            yield _cpu(flow, f"its {child}")
+        yield from _of_child(case, child, flow)
     if awaits == "compile" and (flow := flow_of(process)) is not None:
         yield _cpu(flow, "it")
+
+
+def _of_child(case: Case, child: Child, parents: Flow | None) -> Iterator[str]:
+    if child.process.ended_ns is not None:
+        host = case.state.hosts.get(child.process.host)
+        age_s = (host.now_ns - child.process.ended_ns) / 1e9 if host else YOUNG_S
+        if age_s < YOUNG_S:
+            yield f"its {child} ended {seconds(max(0.0, age_s))} ago"
+        return
+    flow = flow_of(child.process)
+    if flow is not None:
+        for moved in (flow.main, flow.others):
+            yield _bytes(case, child.process, moved, flow.over_s, f"its {child}")
+        yield _cpu(flow, f"its {child}")
+    if parents is not None and parents.over_s >= YOUNG_S > (flow.over_s if flow else 0.0):
+        yield f"its {child} has just been started"
 
 
 def flow_of(process: Process) -> Flow | None:
@@ -104,10 +118,7 @@ def _work_of_threads(case: Case, process: Process, flow: Flow) -> str:
     since_ns = stack.settled_since_ns if stack else None
     if since_ns is None or case.job.age_s(process, since_ns) > patience_s(case, process):
         return ""
-    return (
-        f"other threads of it have been busy for {flow.others.busy_s:.1f} s of the last "
-        f"{seconds(flow.over_s)}"
-    )
+    return f"other threads of it have been busy in the last {seconds(flow.over_s)}"
 
 
 def patience_s(case: Case, process: Process) -> float:

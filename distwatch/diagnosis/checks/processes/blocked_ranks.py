@@ -133,7 +133,9 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
     if activity is not None and kind in ("lock", "file_lock"):
         others = _other_threads(process)
         alone = kind == "lock" and not others and activity.certain
-        doing = f"waits for {activity.text}" + (
+        path = awaited_lock_file(process)
+        where = f", {path}" if path and path not in activity.text else ""
+        doing = f"waits for {activity.text}{where}" + (
             ", and no other Python thread in it could release that" if alone else ""
         )
         threads = [
@@ -193,7 +195,14 @@ def _waits_for_own_device(case: Case, rank: int) -> bool:
 def _lock_holders(case: Case, rank: int, process: Process) -> Iterable[Evidence]:
     host = case.state.hosts.get(process.host)
     looked = host.locks.get(awaited_lock_file(process)) if host else None
-    return holder_evidence(rank, looked) if looked is not None else ()
+    if looked is None:
+        return
+    yield from holder_evidence(rank, looked)
+    if looked.exists and not looked.holders and not looked.says_host and not looked.not_observed:
+        age = (
+            f"was last written {seconds(looked.age_s)} ago, and" if looked.age_s else "exists, and"
+        )
+        yield Evidence("proc", f"{looked.path} {age} no process of this host has its lock", rank)
 
 
 def _data_stall(case: Case, rank: int, process: Process, activity: Activity) -> Blocked:
