@@ -131,21 +131,7 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
     if activity is not None and kind in ("data", "file"):
         return _data_stall(case, rank, process, activity)
     if activity is not None and kind in ("lock", "file_lock"):
-        others = _other_threads(process)
-        alone = kind == "lock" and not others and activity.certain
-        path = awaited_lock_file(process)
-        where = f", {path}" if path and path not in activity.text else ""
-        doing = f"waits for {activity.text}{where}" + (
-            ", and no other Python thread in it could release that" if alone else ""
-        )
-        threads = [
-            Evidence("stack", f"thread {_thread_text(thread)}", rank)
-            for thread in others[:_WORKERS_SHOWN]
-        ]
-        threads += _lock_holders(case, rank, process)
-        advice = _FILE_LOCK_ADVICE if kind == "file_lock" else ""
-        sure = 0.9 if activity.certain else 0.7
-        return Blocked("process.lock_wait", doing, [*kernel, *threads], sure, advice)
+        return _lock_wait(case, rank, process, activity)
     if kind == "device" and _waits_for_own_device(case, rank):
         busy = device_evidence(case.job, rank)
         doing = "waits for its own device, whose kernel does not end"
@@ -158,6 +144,26 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
         loop = Evidence("stack", text, rank)
         return Blocked("process.livelock", "runs without making progress", [loop], 0.8)
     return None
+
+
+def _lock_wait(case: Case, rank: int, process: Process, activity: Activity) -> Blocked:
+    others = _other_threads(process)
+    alone = activity.kind == "lock" and not others and activity.certain
+    path = awaited_lock_file(process)
+    where = f", {path}" if path and path not in activity.text else ""
+    doing = f"waits for {activity.text}{where}" + (
+        ", and no other Python thread in it could release that" if alone else ""
+    )
+    threads = [
+        Evidence("stack", f"thread {_thread_text(thread)}", rank)
+        for thread in others[:_WORKERS_SHOWN]
+    ]
+    threads += _lock_holders(case, rank, process)
+    advice = _FILE_LOCK_ADVICE if activity.kind == "file_lock" else ""
+    sure = 0.9 if activity.certain else 0.7
+    return Blocked(
+        "process.lock_wait", doing, [*kernel_evidence(process, rank), *threads], sure, advice
+    )
 
 
 def _slow_work(process: Process, activity: Activity | None, rank: int) -> Blocked | None:
