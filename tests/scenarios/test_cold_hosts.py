@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import subprocess
 import sys
@@ -23,6 +22,8 @@ INSTALLED = (
     f"{REPOSITORY}/distwatch",
     f"{SITE}/msgspec",
     f"{SITE}/psutil",
+    f"{SITE}/zmq",
+    f"{SITE}/pyzmq.libs",
     os.path.join(os.path.dirname(sys.executable), "py-spy"),
 )
 
@@ -46,7 +47,7 @@ def hide(host: Machine, empty: Path) -> None:
         cover = empty / os.path.basename(path)
         cover.mkdir(parents=True) if os.path.isdir(path) else cover.touch()
         host.run("mount", "--bind", str(cover), path)
-    for module in ("distwatch.observer", "msgspec._core", "psutil._common"):
+    for module in ("distwatch.observer", "msgspec._core", "psutil._common", "zmq.asyncio"):
         tried = subprocess.run(
             host.command([sys.executable, "-c", f"import {module}"]),
             capture_output=True,
@@ -75,7 +76,8 @@ def left_over(host: Machine) -> list[str]:
 
 
 def test_hosts_that_never_heard_of_distwatch_make_one_verdict(tmp_path: Path) -> None:
-    before = set(glob.glob("/tmp/distwatch-*"))
+    there = tmp_path / "tmp"
+    there.mkdir()
     with nodes(2) as job:
         job.launch("after_the_gate", env=BARE)
         for rank in range(2):
@@ -83,7 +85,8 @@ def test_hosts_that_never_heard_of_distwatch_make_one_verdict(tmp_path: Path) ->
         job.jobs[0].open_gate("reduce", 0)
         job.jobs[0].wait_step("reducing", {0})
         other = job.hosts[1]
-        with ssh_servers(tmp_path, {other: {"DISTWATCH_DIR": job.jobs[1].root}}) as shell:
+        session = {"DISTWATCH_DIR": job.jobs[1].root, "TMPDIR": str(there)}
+        with ssh_servers(tmp_path, {other: session}) as shell:
             installed = attach(job, shell)
             hide(other, tmp_path / "nothing")
             brought = attach(job, shell)
@@ -95,7 +98,7 @@ def test_hosts_that_never_heard_of_distwatch_make_one_verdict(tmp_path: Path) ->
             assert "after_the_gate.py" in screen, seen.stdout
             assert not left_over(job.hosts[0])
             assert not left_over(other)
-        assert set(glob.glob("/tmp/distwatch-*")) == before
+        assert not list(there.iterdir())
         job.jobs[1].open_gate("reduce", 1)
         for one in job.jobs:
             assert one.wait_ended() == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,8 +85,8 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(count: int = 3) -> Iterator[Nodes]:
-    with machines(count) as hosts, contextlib.ExitStack() as jobs:
+def nodes(count: int = 3, ahead_s: Mapping[int, int] | None = None) -> Iterator[Nodes]:
+    with machines(count, ahead_s) as hosts, contextlib.ExitStack() as jobs:
         yield Nodes(hosts, [jobs.enter_context(empty_job()) for _ in hosts])
 
 
@@ -136,6 +137,44 @@ def test_a_link_that_is_cut_while_the_job_goes_on() -> None:
         state = job.wait_linked({"node2", "node3"})
         assert host_count(state) == (3, 3)
         job.root.wait_verdict("process.data_stall", {1}, mentions=("after_the_gate.py",))
+        job.jobs[1].open_gate("reduce", 1)
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_same_journals(job)
+
+
+def test_a_network_that_swallows_large_packets_loses_no_record() -> None:
+    with nodes(2) as job:
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": "init=60,group=60,collective=2"})
+        job.wait_linked({"node2"})
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        job.hosts[1].swallow(LINK, above=600)
+        # Rank 0 waits; rank 1's stack is a record that no longer fits into a packet that passes.
+        job.jobs[0].open_gate("reduce", 0)
+        state = job.wait_lost("node2")
+        assert "silent for" in unseen_hosts(state)["node2"].why
+        job.hosts[1].heal()
+        job.wait_linked({"node2"})
+        job.root.wait_verdict("process.data_stall", {1}, mentions=("after_the_gate.py",))
+        job.jobs[1].open_gate("reduce", 1)
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_same_journals(job)
+
+
+def test_a_host_whose_clock_is_a_day_ahead_is_judged_as_the_others() -> None:
+    with nodes(2, ahead_s={2: 86_400}) as job:
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": "init=60,group=60,collective=2"})
+        job.wait_linked({"node2"})
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        job.jobs[0].open_gate("reduce", 0)
+        finding = job.root.wait_verdict("process.data_stall", {1})
+        assert finding.waiting_ranks == (0,)
+        assert not re.search(r"for \d{3,} s|for \d+ h|day", finding.summary)
         job.jobs[1].open_gate("reduce", 1)
         for one in job.jobs:
             assert one.wait_ended() == [0]

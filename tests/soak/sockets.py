@@ -22,8 +22,9 @@ import msgspec
 from distwatch.agent.control import ControlSocket
 from distwatch.observer.daemon import Observer
 from distwatch.observer.link import messages as say
-from distwatch.observer.link.channel import introduce
+from distwatch.observer.link.handshake import connect
 from distwatch.observer.link.root import Root
+from distwatch.observer.link.root_address import RootAddress
 from distwatch.observer.serving import Request, ViewerServer
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer_socket import framed
@@ -70,9 +71,7 @@ async def _attack_observer(folder: RunFolder, connections: int, random: Random) 
         await viewer.close()
 
     async def link() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await introduce(reader, writer, TOKEN, hello)
-        writer.transport.abort()
+        (await connect(RootAddress("127.0.0.1", port), TOKEN, hello)).abort()
 
     asked = framed(msgspec.msgpack.encode(Request(want="state")))
     greeted = framed(say.encode(hello))

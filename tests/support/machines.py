@@ -13,7 +13,7 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -36,16 +36,24 @@ add rule inet cut input tcp dport %(port)d drop
 add rule inet cut output tcp sport %(port)d drop
 add rule inet cut output tcp dport %(port)d drop
 """
+_BLACK_HOLE = """
+add table inet cut
+add chain inet cut output { type filter hook output priority 0; }
+add rule inet cut output tcp dport %(port)d meta length > %(above)d drop
+add rule inet cut output tcp sport %(port)d meta length > %(above)d drop
+"""
 
 
 class Machine:
-    """One of them. `name` is its host name."""
+    """One of them. `name` is its host name; its monotonic clock is `ahead_s` ahead of the others'."""
 
-    def __init__(self, name: str, namespace: str, address: str) -> None:
+    def __init__(self, name: str, namespace: str, address: str, ahead_s: int = 0) -> None:
         self.name = name
         self.namespace = namespace
         self.address = address
         inside = ["unshare", "--uts", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+        if ahead_s:
+            inside += ["--time", "--monotonic", str(ahead_s), "--boottime", str(ahead_s)]
         self._init = subprocess.Popen(
             [
                 *("ip", "netns", "exec", namespace),
@@ -64,7 +72,8 @@ class Machine:
         """The command that runs `command` there."""
         with open(f"/proc/{self._init.pid}/task/{self._init.pid}/children") as file:
             pid = file.read().split()[0]
-        return ["nsenter", "-t", pid, "--net", "--uts", "--pid", "--mount", "--", *command]
+        inside = ("--net", "--uts", "--pid", "--mount", "--time")
+        return ["nsenter", "-t", pid, *inside, "--", *command]
 
     def run(self, *command: str, words: str | None = None) -> str:
         return _run(*self.command(command), words=words)
@@ -72,6 +81,10 @@ class Machine:
     def cut(self, port: int) -> None:
         """Nothing from or to that port passes any more, and nobody is told."""
         self.run("nft", "-f", "-", words=_CUT % {"port": port})
+
+    def swallow(self, port: int, above: int) -> None:
+        """Packets to or from that port of more than so many bytes get lost, as where an MTU is wrong."""
+        self.run("nft", "-f", "-", words=_BLACK_HOLE % {"port": port, "above": above})
 
     def heal(self) -> None:
         self.run("nft", "delete", "table", "inet", "cut")
@@ -85,8 +98,12 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machines(count: int) -> Iterator[list[Machine]]:
-    """Machines that reach each other; skips where the system lets nobody make them."""
+def machines(count: int, ahead_s: Mapping[int, int] | None = None) -> Iterator[list[Machine]]:
+    """Machines that reach each other; skips where the system lets nobody make them.
+
+    Args:
+        ahead_s: how far the clocks of some are ahead, by the number of the machine.
+    """
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if os.getuid() != 0 or missing:
         pytest.skip(f"machines need root and tools; here: uid {os.getuid()}, without {missing}")
@@ -102,7 +119,7 @@ def machines(count: int) -> Iterator[list[Machine]]:
             _add_namespace(namespace, undo)
             address = f"10.212.{os.getpid() % 250}.{number}"
             _plug_in(switch, namespace, f"{mark}p{number}"[-14:], address)
-            machine = Machine(f"node{number}", namespace, address)
+            machine = Machine(f"node{number}", namespace, address, (ahead_s or {}).get(number, 0))
             undo.callback(machine.close)
             made.append(machine)
         yield made

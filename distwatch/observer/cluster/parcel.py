@@ -26,7 +26,9 @@ LOADER = (
 PY_SPY = "bin/py-spy"
 BROUGHT = "DISTWATCH_BROUGHT_ALONG"
 """In the environment of a keeper that came in such a parcel: the folder where parcels are unpacked."""
-_PACKAGES = ("distwatch", "msgspec", "psutil", "jinja2", "markupsafe", "pynvml")
+_PACKAGES = ("distwatch", "msgspec", "psutil", "jinja2", "markupsafe", "pynvml", "zmq")
+_LIBRARIES = "pyzmq.libs"
+"""Beside the packages, where pyzmq's wheel has ZeroMQ itself."""
 _LEFT_OUT = ("__pycache__", "tui", "demo", "web", "cli", "tests")
 _FILE_MOST = 64 << 20
 _MAIN = f"""
@@ -70,6 +72,10 @@ def _files() -> Iterator[tuple[str, str]]:
             yield os.path.basename(spec.origin), spec.origin
             continue
         top = os.path.dirname(spec.origin)
+        libraries = os.path.join(os.path.dirname(top), _LIBRARIES)
+        if package == "zmq" and os.path.isdir(libraries):
+            for name in os.listdir(libraries):
+                yield os.path.join(_LIBRARIES, name), os.path.join(libraries, name)
         for folder, below, files in os.walk(top):
             below[:] = [name for name in below if name not in _LEFT_OUT]
             for name in files:

@@ -1,44 +1,19 @@
-"""A TCP connection on which both sides have proved that they know the token.
-
-The token is never sent. The root sends a nonce; the leaf answers with its own nonce, its identity,
-and an HMAC-SHA256 over all three; the root answers with its HMAC. Every later frame is a u32 length,
-a 16-byte HMAC over its position in the connection, and the body: nobody on the way can change,
-remove, repeat or add frames. The connection is not encrypted.
-"""
+"""One connection between two hosts' observers, whatever carries it: messages in order, both ways."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import secrets
-import struct
-from collections.abc import Callable
-from typing import TypeVar
-
-import msgspec
+from collections import deque
+from collections.abc import Awaitable, Callable
 
 from distwatch.observer.background import close_writer, end_tasks
-from distwatch.observer.link.messages import (
-    FRAME_LIMIT,
-    VERSION,
-    Answer,
-    Challenge,
-    Hello,
-    Reply,
-)
-from distwatch.observer.link.root_address import RootAddress
-from distwatch.observer_socket import LENGTH, framed
-from distwatch.visible_text import visible_line
+from distwatch.observer.link.messages import FRAME_LIMIT
 
-HANDSHAKE_LIMIT = 4096
-HANDSHAKE_WITHIN_S = 5.0
 _CHUNK = 64 * 1024
-_COUNT = struct.Struct("<QI")
+_WAITING_MOST = 8
+"""Messages that have arrived and are not taken; the carrier keeps more of them back."""
+_FULL_PAUSE_S = 0.01
 _SLICE_S = 0.5
-_NONCE = 32
-_TAG = 16
-_Word = TypeVar("_Word", bound=msgspec.Struct)
 
 
 class LinkRefused(Exception):
@@ -46,42 +21,38 @@ class LinkRefused(Exception):
 
 
 class LinkBroken(Exception):
-    """The received data is not a frame of this connection; the text says why."""
+    """The received data is not of the link's protocol; the text says why."""
 
 
 LINK_ERRORS = (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken)
 
 
 class Channel:
-    """The frames of an authenticated connection. `key` belongs only to this connection."""
+    """The messages of an authenticated connection. An empty message is its end."""
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        key: bytes,
-        *,
-        side: bytes,
-        other: bytes,
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._out, self._in = _mac(key, b"from", side), _mac(key, b"from", other)
-        self._sent = 0
-        self._received = 0
+    def __init__(self, post: Callable[[bytes], Awaitable[bool]], leave: Callable[[], None]) -> None:
+        """`post` hands a message to the carrier, or returns False while that can take no more (and
+        raises OSError when the connection is gone); `leave` ends the connection."""
+        self._post = post
+        self._leave = leave
+        self._arrived: deque[bytes] = deque()
+        self._over: Exception | None = None
+        self._news = asyncio.Event()
+        self._taken = asyncio.Event()
 
     async def send(self, body: bytes) -> None:
-        """Sends one frame; returns when the connection can take more.
+        """Sends one message; returns when the connection can take more.
 
         Raises:
             OSError: the connection is gone.
         """
-        if len(body) > FRAME_LIMIT:
-            raise ValueError(f"a frame of {len(body)} bytes is over the limit of {FRAME_LIMIT}")
-        tag = _tag(self._out, self._sent, body)
-        self._sent += 1
-        self._writer.write(LENGTH.pack(len(body)) + tag + body)
-        await self._writer.drain()
+        if not 0 < len(body) <= FRAME_LIMIT:
+            raise ValueError(f"a message of {len(body)} bytes; the limit is {FRAME_LIMIT}")
+        while self._over is None:
+            if await self._post(body):
+                return
+            await asyncio.sleep(_FULL_PAUSE_S)
+        raise ConnectionResetError("the connection has ended")
 
     async def receive_within(self, silent_s: float) -> bytes:
         """As `receive`, from a side that may be silent for so long.
@@ -106,104 +77,44 @@ class Channel:
             receiving.cancel()
 
     async def receive(self) -> bytes:
-        """The next frame's body.
+        """The next message.
 
         Raises:
-            LinkBroken: it is longer than FRAME_LIMIT, or not from the other side.
-            asyncio.IncompleteReadError: the connection has ended.
+            EOFError: the connection has ended.
+            LinkBroken: what came is not of the link's protocol.
         """
-        (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-        if length > FRAME_LIMIT:
-            raise LinkBroken(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
-        tag = await self._reader.readexactly(_TAG)
-        body = await self._reader.readexactly(length)
-        if not hmac.compare_digest(tag, _tag(self._in, self._received, body)):
-            raise LinkBroken("a frame is not authenticated by the other side")
-        self._received += 1
-        return body
+        while not self._arrived:
+            if self._over is not None:
+                raise self._over
+            self._news.clear()
+            await self._news.wait()
+        self._taken.set()
+        return self._arrived.popleft()
 
     def abort(self) -> None:
         """Ends the connection at once; pending calls fail."""
-        self._writer.transport.abort()
+        self.end(EOFError())
+        self._leave()
 
-    async def close(self) -> None:
-        await close_writer(self._writer)
+    # ---- what the carrier calls ----------------------------------------------------------------
 
+    async def arrive(self, body: bytes) -> None:
+        """Takes a message from the carrier; returns when there is room for another one."""
+        if not body:
+            self.end(EOFError())
+            return
+        if self._over is None:
+            self._arrived.append(body)
+            self._news.set()
+        while len(self._arrived) >= _WAITING_MOST and self._over is None:
+            self._taken.clear()
+            await self._taken.wait()
 
-async def accept(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    token: bytes,
-    objection: Callable[[Hello], str],
-) -> tuple[Channel, Hello]:
-    """The root's side of the handshake; the caller sets the time limit.
-
-    Args:
-        objection: why a side that knows the token is refused nevertheless; '': it is accepted.
-
-    Raises:
-        LinkRefused: the other side does not know the token, or there is an objection.
-        LinkBroken: it does not speak this protocol.
-    """
-    nonce = secrets.token_bytes(_NONCE)
-    writer.write(framed(Challenge(version=VERSION, nonce=nonce)))
-    answer = await _read(reader, Answer)
-    if len(answer.nonce) != _NONCE:
-        raise LinkBroken("its nonce has another length")
-    parts = (nonce, answer.nonce, answer.hello)
-    refused = ""
-    if not hmac.compare_digest(answer.proof, _mac(token, b"leaf", *parts)):
-        refused = "its token differs"
-        hello = None
-    else:
-        hello = _decoded(answer.hello, Hello)
-        refused = objection(hello)
-    if hello is None or refused:
-        writer.write(framed(Reply(refused=refused)))
-        await writer.drain()
-        raise LinkRefused(refused)
-    writer.write(framed(Reply(proof=_mac(token, b"root", *parts))))
-    await writer.drain()
-    key = _mac(token, b"session", *parts)
-    return Channel(reader, writer, key, side=b"root", other=b"leaf"), hello
-
-
-async def connect(place: RootAddress, token: bytes, hello: Hello) -> Channel:
-    """Connects to a root as a leaf or a viewer.
-
-    Raises:
-        LINK_ERRORS: the root does not answer, or refuses.
-    """
-    reader, writer = await asyncio.wait_for(
-        asyncio.open_connection(place.host, place.port), HANDSHAKE_WITHIN_S
-    )
-    try:
-        return await asyncio.wait_for(introduce(reader, writer, token, hello), HANDSHAKE_WITHIN_S)
-    except BaseException:
-        writer.transport.abort()
-        raise
-
-
-async def introduce(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: bytes, hello: Hello
-) -> Channel:
-    """The leaf's side of the handshake; the caller sets the time limit. Raises as `accept` does."""
-    challenge = await _read(reader, Challenge)
-    if challenge.version != VERSION:
-        raise LinkRefused(f"it uses version {challenge.version} of the link; this is {VERSION}")
-    if len(challenge.nonce) != _NONCE:
-        raise LinkBroken("its nonce has another length")
-    nonce, told = secrets.token_bytes(_NONCE), msgspec.msgpack.encode(hello)
-    parts = (challenge.nonce, nonce, told)
-    writer.write(framed(Answer(nonce=nonce, hello=told, proof=_mac(token, b"leaf", *parts))))
-    await writer.drain()
-    reply = await _read(reader, Reply)
-    if reply.refused:
-        raise LinkRefused(f"it refuses: {visible_line(reply.refused[:300])}")
-    if not hmac.compare_digest(reply.proof, _mac(token, b"root", *parts)):
-        raise LinkRefused("it does not know the token itself")
-    key = _mac(token, b"session", *parts)
-    return Channel(reader, writer, key, side=b"leaf", other=b"root")
+    def end(self, why: Exception) -> None:
+        """The connection has ended: what has arrived can still be received, and then `why` is raised."""
+        self._over = self._over or why
+        self._news.set()
+        self._taken.set()
 
 
 async def join(
@@ -219,7 +130,7 @@ async def join(
     finally:
         await end_tasks(*both)
         await close_writer(writer)
-        await channel.close()
+        channel.abort()
 
 
 async def _to_channel(reader: asyncio.StreamReader, channel: Channel) -> None:
@@ -231,31 +142,3 @@ async def _from_channel(channel: Channel, writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(await channel.receive())
         await writer.drain()
-
-
-async def _read(reader: asyncio.StreamReader, kind: type[_Word]) -> _Word:
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    if length > HANDSHAKE_LIMIT:
-        raise LinkBroken(f"its message of {length} bytes is over the limit of {HANDSHAKE_LIMIT}")
-    return _decoded(await reader.readexactly(length), kind)
-
-
-def _decoded(body: bytes, kind: type[_Word]) -> _Word:
-    try:
-        return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LinkBroken(f"it does not use the link's protocol: {error}") from error
-
-
-def _mac(key: bytes, purpose: bytes, *parts: bytes) -> bytes:
-    # The lengths are included: no two sequences of parts give the same bytes.
-    mac = hmac.new(key, b"distwatch link %d %s" % (VERSION, purpose), hashlib.sha256)
-    for part in parts:
-        mac.update(LENGTH.pack(len(part)) + part)
-    return mac.digest()
-
-
-def _tag(key: bytes, count: int, body: bytes) -> bytes:
-    mac = hmac.new(key, _COUNT.pack(count, len(body)), hashlib.sha256)
-    mac.update(body)
-    return mac.digest()[:_TAG]

@@ -20,15 +20,9 @@ from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.recording import OPERATIONS_KEPT
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.backlog import Backlog
-from distwatch.observer.link.channel import (
-    HANDSHAKE_WITHIN_S,
-    LINK_ERRORS,
-    Channel,
-    LinkBroken,
-    LinkRefused,
-    connect,
-    join,
-)
+from distwatch.observer.link.carrier import HANDSHAKE_WITHIN_S
+from distwatch.observer.link.channel import LINK_ERRORS, Channel, LinkBroken, LinkRefused, join
+from distwatch.observer.link.handshake import connect
 from distwatch.observer.link.root import LOST_AFTER_S
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.state import events as ev

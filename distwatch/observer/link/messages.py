@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader
 
-VERSION = 1
+VERSION = 2
 FRAME_LIMIT = 1024 * 1024
 BATCH_SIZE = FRAME_LIMIT // 4
 """A batch is sent at this size; one more record still fits the limit."""
@@ -95,34 +95,19 @@ FromLeaf = Batch | CaughtUp | Looked | Bye
 FromRoot = Resume | Look | Seen | Bye | Refused
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """Who connects, and as what. `node` distinguishes two machines of the same name."""
 
     kind: Literal["leaf", "viewer"]
     run_id: str
     host: str
     node: str
+    version: int = VERSION
 
 
-class Challenge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The root's first message."""
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """The root's answer: '' or why it does not take this side."""
 
-    version: int
-    nonce: bytes
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The leaf's answer: who it is, and the proof that it knows the token."""
-
-    nonce: bytes
-    hello: bytes
-    proof: bytes
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The root's own proof, or why there is none."""
-
-    proof: bytes = b""
     refused: str = ""
 
 

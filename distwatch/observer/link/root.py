@@ -9,25 +9,17 @@ import time
 
 import msgspec
 
-from distwatch.observer.background import close_writer, end_tasks
+from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.refusal import Refusal
 from distwatch.observer.link import messages as say
-from distwatch.observer.link.channel import (
-    HANDSHAKE_WITHIN_S,
-    Channel,
-    LinkBroken,
-    LinkRefused,
-    accept,
-    join,
-)
+from distwatch.observer.link.carrier import HANDSHAKE_WITHIN_S, Listener
+from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused, join
+from distwatch.observer.link.handshake import accept
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
 from distwatch.observer.link.root_address import RootAddress
-from distwatch.observer.strangers import Strangers
-from distwatch.probes.connections import owner_of_peer
 from distwatch.runfolder import name_of
 from distwatch.state import events as ev
-from distwatch.state.addresses import is_loopback
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
 
@@ -43,8 +35,6 @@ BUSY_SHARE = 4.0
 """A busy machine makes a turn of the root so many times longer."""
 OPERATIONS_HELD = 16_384
 """How many newest operations are sent of all pulses together; a few of each are always sent."""
-STRANGERS = 16
-"""The most connections that may be in the handshake at one time."""
 log = logging.getLogger("distwatch.observer")
 
 
@@ -61,9 +51,8 @@ class Root:
         self.place: RootAddress | None = None
         self._host = observer.recording.header.host
         self._mirror = Mirror(observer.folder)
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._strangers: Strangers[asyncio.StreamWriter] = Strangers(STRANGERS)
         self._leaves: dict[str, _Leaf] = {}
         self._lost: dict[str, float] = {}
         self._said: set[str] = set()
@@ -72,19 +61,18 @@ class Root:
 
     async def start(self, address: str, port: int) -> None:
         """Starts listening; port 0 is any. Raises OSError where the address is not available."""
-        self._server = await asyncio.start_server(
-            self._welcome, address, port, limit=say.BATCH_SIZE
-        )
-        self.place = RootAddress(address, self._server.sockets[0].getsockname()[1])
+        listener = Listener(self.token, self._welcome, self._refuse)
+        self.place = listener.start(address, port)
+        self._listener = listener
         self._observer.others = self
 
     async def close(self) -> None:
         """Disconnects everybody; everything received is on disk."""
-        if self._server is None:
+        if self._listener is None:
             return
         self._observer.others = None
-        self._server.close()
         await end_tasks(*self._tasks)
+        await self._listener.close()
         with contextlib.suppress(OSError):
             self._mirror.flush()
         self._mirror.close()
@@ -119,39 +107,25 @@ class Root:
             ev.LinkChanged(host=self._host, peer=peer, linked=False, why=why, silent_s=silent_s)
         )
 
-    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
+    def _welcome(self, channel: Channel, address: str) -> None:
+        task = asyncio.create_task(self._serve(channel, address))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("peername")
-        address = str(peer[0]) if peer else "?"
+    async def _serve(self, channel: Channel, address: str) -> None:
         try:
-            channel, hello = await self._proved(reader, writer)
+            hello = await asyncio.wait_for(accept(channel, self._objection), HANDSHAKE_WITHIN_S)
             if hello.kind == "viewer":
                 viewers = await asyncio.open_unix_connection(self._observer.folder.socket)
                 await join(channel, *viewers)
             else:
                 await self._serve_leaf(channel, hello)
         except (LinkRefused, LinkBroken) as error:
-            self._say(f"{address} was refused: {error}")
+            self._refuse(address, str(error))
         except (OSError, EOFError, asyncio.TimeoutError) as error:
             log.info("connection of %s: %r", address, error)
         finally:
-            await close_writer(writer)
-
-    async def _proved(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[Channel, say.Hello]:
-        if (gone := self._strangers.add(writer, _who(writer))) is not None:
-            gone.transport.abort()
-        try:
-            return await asyncio.wait_for(
-                accept(reader, writer, self.token, self._objection), HANDSHAKE_WITHIN_S
-            )
-        finally:
-            self._strangers.remove(writer)
+            channel.abort()
 
     def _objection(self, hello: say.Hello) -> str:
         ours = name_of(self._observer.folder.run_id)
@@ -202,20 +176,12 @@ class Root:
                 else:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
 
-    def _say(self, why: str) -> None:
+    def _refuse(self, address: str, reason: str) -> None:
+        why = f"{address or 'a connection'} was refused: {reason}"
         log.warning("%s", why)
         if why not in self._said and len(self._said) < 64:
             self._said.add(why)
             self._observer.recording.miss("link", why)
-
-
-def _who(writer: asyncio.StreamWriter) -> str:
-    """Who has connected, as far as that can be seen before they say anything."""
-    peer, here = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
-    address = str(peer[0]) if peer else "?"
-    if not is_loopback(address):
-        return address
-    return f"uid {owner_of_peer(peer[:2], here[:2])}"
 
 
 class _Leaf:

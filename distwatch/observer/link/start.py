@@ -7,12 +7,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
-from distwatch.observer.link.leaf import Leaf
 from distwatch.observer.link.orders import Order, Part
-from distwatch.observer.link.root import Root
 from distwatch.observer.link.root_address import (
     LinkMisconfigured,
     RootAddress,
@@ -22,6 +21,10 @@ from distwatch.observer.link.root_address import (
     require_length,
     root_place,
 )
+
+if TYPE_CHECKING:
+    from distwatch.observer.link.leaf import Leaf
+    from distwatch.observer.link.root import Root
 
 LISTEN_AGAIN_S = 2.0
 log = logging.getLogger("distwatch.observer")
@@ -90,7 +93,7 @@ class Link:
         if self.root is not None and self.root.token == token and _is_met(place, self.root.place):
             return
         await self._be_neither()
-        root = Root(self._observer, token)
+        root = _root(self._observer, token)
         await root.start(place.host, place.port)
         self.root = root
         log.info("told to be the root of the run, at %s", root.place)
@@ -102,7 +105,7 @@ class Link:
             self.leaf.redirect(place, token)
             return
         await self._be_neither()
-        self.leaf = Leaf(self._observer, place, token)
+        self.leaf = _leaf(self._observer, place, token)
         self.leaf.start()
 
     async def _be_neither(self) -> None:
@@ -131,10 +134,10 @@ class Link:
             # A name that does not resolve is not ours; the leaf tries again and reports it.
             address = await address_here(place)
         if address is None:
-            self.leaf = Leaf(self._observer, place, token)
+            self.leaf = _leaf(self._observer, place, token)
             self.leaf.start()
         else:
-            self.root = Root(self._observer, token)
+            self.root = _root(self._observer, token)
             await self._listen(self.root, address, place)
 
     async def _listen(self, root: Root, address: str, place: RootAddress) -> None:
@@ -157,6 +160,19 @@ class Link:
     def _say(self, why: str) -> None:
         log.warning("%s", why)
         self._observer.recording.miss("link", why)
+
+
+# An observer of one host alone does without ZeroMQ: 4 MB, and a tenth of a second to import.
+def _root(observer: Observer, token: bytes) -> Root:
+    from distwatch.observer.link.root import Root
+
+    return Root(observer, token)
+
+
+def _leaf(observer: Observer, place: RootAddress, token: bytes) -> Leaf:
+    from distwatch.observer.link.leaf import Leaf
+
+    return Leaf(observer, place, token)
 
 
 def _is_met(wanted: RootAddress, held: RootAddress | None) -> bool:

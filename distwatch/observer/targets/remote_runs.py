@@ -9,7 +9,7 @@ import socket
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.background import end_tasks
 from distwatch.observer.cluster.root_registry import Card
-from distwatch.observer.link.channel import LINK_ERRORS, connect, join
+from distwatch.observer.link.channel import LINK_ERRORS, join
 from distwatch.observer.link.messages import Hello
 from distwatch.observer.link.root_address import parse_place
 from distwatch.observer.targets.live import LiveRun
@@ -66,6 +66,9 @@ class LinkedRun(LiveRun):
                 f"{self.run_id} has ended",
                 advice=f"Its record is on {self.card.host}: run `distwatch report {self.run_id}` there.",
             )
+        # Only who looks at another host needs ZeroMQ: 4 MB, and a tenth of a second to import.
+        from distwatch.observer.link.handshake import connect
+
         place = parse_place(self.card.place)
         hello = Hello(kind="viewer", run_id=self.run_id, host=host_name(), node="")
         try:

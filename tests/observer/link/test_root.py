@@ -15,14 +15,14 @@ from distwatch.observer.journals.reading import load_state
 from distwatch.observer.journals.segments import Segment, read_journal
 from distwatch.observer.link import messages as say
 from distwatch.observer.link import root as module
-from distwatch.observer.link.channel import Channel, LinkRefused, introduce
+from distwatch.observer.link.carrier import dial
+from distwatch.observer.link.channel import Channel, LinkRefused
+from distwatch.observer.link.handshake import connect
 from distwatch.observer.link.root import Root
-from distwatch.observer_socket import LENGTH
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, process_key
-from tests.support.ranks import free_port
 
 TOKEN = b"0123456789abcdef"
 FAR = "far-node"
@@ -44,20 +44,19 @@ async def observer(folder: RunFolder) -> AsyncIterator[Observer]:
 @pytest_asyncio.fixture
 async def join(observer: Observer) -> AsyncIterator[Join]:
     """Connections to a root on loopback, as a leaf of another host makes them."""
-    port = free_port()
     root = Root(observer, TOKEN)
-    await root.start("127.0.0.1", port)
-    writers: list[asyncio.StreamWriter] = []
+    await root.start("127.0.0.1", 0)
+    assert root.place is not None
+    place, made = root.place, []
 
     async def make(run_id: str = "r", host: str = FAR, node: str = "n") -> Channel:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writers.append(writer)
         hello = say.Hello(kind="leaf", run_id=run_id, host=host, node=node)
-        return await introduce(reader, writer, TOKEN, hello)
+        made.append(await connect(place, TOKEN, hello))
+        return made[-1]
 
     yield make
-    for writer in writers:
-        await abort(writer)
+    for one in made:
+        one.abort()
     await root.close()
 
 
@@ -247,49 +246,31 @@ async def test_looks_are_asked_of_leaves_and_answered(observer: Observer, join: 
     assert not observer.others.holds_on()
 
 
-async def test_a_leaf_gets_in_however_many_drip(folder: RunFolder, join: Join) -> None:
-    first = await join()
-    port = first._writer.get_extra_info("peername")[1]
+async def test_a_leaf_gets_in_however_many_drip(observer: Observer, join: Join) -> None:
+    assert isinstance(observer.others, Root)
+    assert observer.others.place is not None
     dripping = []
-    for number in range(3 * module.STRANGERS):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"\x40")  # of a length that takes four bytes
-        await heard_challenge(reader)
-        dripping.append((reader, writer))
-        if number % module.STRANGERS == 0:
+    for number in range(200):
+        reader, writer = await asyncio.open_connection("127.0.0.1", observer.others.place.port)
+        await reader.readexactly(1)  # it is in the handshake by now
+        writer.write(b"\xff")
+        dripping.append(writer)
+        if number % 50 == 0:
             channel = await join(host=f"far-{number}")
             assert (await heard(channel, say.Resume)).number == 1
-    # The oldest has had to go, and the newest has not.
-    with contextlib.suppress(ConnectionError):
-        assert await dripping[0][0].read() == b""
-    assert not dripping[-1][0].at_eof()
-    for _, writer in dripping:
-        await abort(writer)
+    for writer in dripping:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
-async def abort(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-
-
-async def heard_challenge(reader: asyncio.StreamReader) -> None:
-    """It is a stranger by now."""
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    await reader.readexactly(length)
-
-
-async def test_a_handshake_that_drips_in_has_one_deadline_for_all_of_it(
-    join: Join, monkeypatch: pytest.MonkeyPatch
+async def test_who_has_the_token_and_says_nothing_is_cut_off(
+    observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = (await join())._writer.get_extra_info("peername")[1]
-    monkeypatch.setattr(module, "HANDSHAKE_WITHIN_S", 0.3)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    await heard_challenge(reader)
-    ended = asyncio.create_task(reader.read())
-    writer.write(b"\x00\x10\x00\x00")  # a first word of 4,096 bytes
-    while not ended.done():
-        writer.write(b"x")
-        await asyncio.wait([ended], timeout=0.02)
-    assert ended.exception() is not None or ended.result() == b""
-    await abort(writer)
+    monkeypatch.setattr(module, "HANDSHAKE_WITHIN_S", 0.2)
+    assert isinstance(observer.others, Root)
+    assert observer.others.place is not None
+    channel = await dial(observer.others.place, TOKEN)
+    await channel.send(b"\xc1")
+    await ended(channel)
+    channel.abort()
