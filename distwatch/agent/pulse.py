@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import mmap
 import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +22,9 @@ from distwatch.state.pulse import (
     SLOTS,
     encode_page,
 )
+
+if TYPE_CHECKING:
+    from distwatch.agent._calls import CallRecord
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
@@ -61,7 +66,8 @@ class OperationsRing:
 
     def __init__(self, memory: mmap.mmap | bytearray) -> None:
         self._memory = memory
-        self._numbers = itertools.count(1)
+        self._next_number: Callable[[], int] = itertools.count(1).__next__
+        self._compiled: CallRecord | None = None
         self._names: dict[str, int] = {}
         self._table = bytearray()
         self.name("")
@@ -94,7 +100,7 @@ class OperationsRing:
         tag: int = 0,
     ) -> int:
         """Records that a call began (`now`: CLOCK_MONOTONIC ns); returns the token for `leave`."""
-        number = next(self._numbers)
+        number = self._next_number()
         offset = PAGE_SIZE + number % SLOTS * SLOT_SIZE
         SLOT.pack_into(
             self._memory,
@@ -120,6 +126,18 @@ class OperationsRing:
         if _U64.unpack_from(self._memory, offset)[0] == number:
             _U64.pack_into(self._memory, offset + LEFT_OFFSET, now)
 
+    def share(self, compiled: CallRecord) -> None:
+        """Lets compiled code write into the slots too. From now on it gives out the numbers."""
+        compiled.attach(self._memory, PAGE_SIZE, SLOTS, self._next_number())
+        self._stop_sharing()
+        self._next_number, self._compiled = compiled.next_number, compiled
+
+    def _stop_sharing(self) -> None:
+        if self._compiled is not None:
+            self._compiled.detach()
+            self._compiled = None
+
     def forget(self) -> None:
         """Switches to private memory in a forked child, whose calls are not this rank's."""
+        self._stop_sharing()
         self._memory = bytearray(FILE_SIZE)

@@ -1,9 +1,10 @@
 """Calls of `ProcessGroup` methods: their call sites, and what the flight recorder omits.
 
 torch's flight recorder counts the collectives themselves, including those of DDP and compiled code.
-The hooks are plain closures that cost about 3 µs a call in a hot loop. With
-`DISTWATCH_INTEGRATIONS=-torch_calls` collectives are not hooked: operations and sizes then come from
-the recorder, and call sites from stacks.
+The hooks are plain closures that cost about 3 µs a call in a hot loop. Where the compiled module was
+built, it records the calls that are like an earlier one, for a tenth of that; what is new to it takes
+the way through Python. With `DISTWATCH_INTEGRATIONS=-torch_calls` collectives are not hooked: operations
+and sizes then come from the recorder, and call sites from stacks.
 """
 
 from __future__ import annotations
@@ -12,23 +13,27 @@ import functools
 import sys
 import threading
 import time
-import weakref
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable
 from types import CodeType, FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distwatch.agent import core
 from distwatch.agent.guard import guard, is_users, switch_off
 from distwatch.agent.pulse import OperationsRing
 from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.call_counts import Counts
 from distwatch.integrations.calling_threads import caller_of
 from distwatch.integrations.registry import CALLS, folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.settings import read_settings
-from distwatch.state.events import PeerProgress
 from distwatch.state.pulse import OTHER_TAG
+
+if TYPE_CHECKING:
+    from distwatch.agent._calls import Observed
+try:
+    from distwatch.agent._calls import CallRecord
+except ImportError:  # no compiler where it was installed, or a Python without the stable ABI
+    CallRecord = None  # type: ignore[assignment,misc]
 
 COLLECTIVES = (
     "allreduce allreduce_coalesced reduce broadcast allgather _allgather_base all_gather_single "
@@ -40,109 +45,9 @@ P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
 _ROOTED = frozenset(("broadcast", "reduce", "gather", "scatter"))
 """Their last argument names one member, by its rank in the group."""
 _HOOK = "ProcessGroup methods"
-RUNS_KEPT = 8192
-PEERS_KEPT = 1024
-PEERS_TOLD = 48
 SITES_KEPT = 4096
 """A program may start a new thread for each call."""
 CALLERS_KEPT = 24
-WORKS_KEPT = 64
-
-
-class Counts:
-    """For each group, the number of calls from Python."""
-
-    def __init__(self) -> None:
-        self.collectives: dict[str, int] = {}
-        """Sequence number of the last collective called here."""
-        self.p2p: dict[str, int] = {}
-        self.peers: dict[tuple[str, str, int, int], int] = {}
-        """Posted so far, by group, send or recv, peer's rank in the group, and tag; the most recently
-        used comes last."""
-        self.taken: dict[str, list[tuple[int, int]]] = {}
-        """Runs of numbers that p2p took: the last number, and the count up to it."""
-        self.unnumbered: set[str] = set()
-        """Groups whose backend has no sequence numbers (MPI, plugins): counted here instead."""
-        self._works: dict[str, deque[tuple[int, weakref.ref[Any]]]] = {}
-        """What the last calls have returned, where no recorder says which of them have completed."""
-
-    def post(self, pg_name: str, op: str, peer: int, tag: int) -> int:
-        """Counts a send or recv; returns its 1-based index among those of its kind."""
-        key = (pg_name, op, peer, tag)
-        posted = self.peers.pop(key, 0) + 1
-        self.peers[key] = posted
-        if len(self.peers) > PEERS_KEPT:
-            del self.peers[next(iter(self.peers))]
-        return posted
-
-    def newest_peers(self) -> tuple[PeerProgress, ...]:
-        """The peers that were sent to or received from last, newest first."""
-        newest = list(self.peers.items())[-PEERS_TOLD:]
-        return tuple(
-            PeerProgress(pg_name=name, op=op, peer=peer, tag=tag, posted=posted)  # type: ignore[arg-type]
-            for (name, op, peer, tag), posted in reversed(newest)
-        )
-
-    def keep_work(self, pg_name: str, work: Any) -> None:
-        """Notes what the newest collective returned, without keeping it or its tensors alive."""
-        if work is not None:
-            works = self._works.setdefault(pg_name, deque(maxlen=WORKS_KEPT))
-            works.append((self.collectives.get(pg_name, -1), weakref.ref(work)))
-
-    def completed(self, pg_name: str) -> int:
-        """The number up to which a group's collectives have completed; -1 where nothing is known.
-
-        A call that waits holds what it waits for, so what nobody holds any more is over. Who drops it at once
-        and never waits cannot be told from that. For the agent's thread: `is_completed` keeps the GIL.
-        """
-        works = self._works.get(pg_name)
-        if works is None:
-            return -1
-        last = self.collectives.get(pg_name, -1)
-        while works:
-            seq, reference = works[0]
-            work = reference()
-            if work is not None and not work.is_completed():
-                return max(0, seq - 1)
-            works.popleft()
-            last = max(last, seq)
-        return last
-
-    def take(self, pg_name: str, before: int, taken: int) -> None:
-        """Notes that the numbers from `before` + 1 on went to p2p or a monitored barrier."""
-        if taken <= 0:
-            return
-        runs = self.taken.setdefault(pg_name, [])
-        last, total = runs[-1] if runs else (-1, 0)
-        run = (before + taken, total + taken)
-        if last == before:
-            runs[-1] = run
-        else:
-            runs.append(run)
-            if len(runs) > RUNS_KEPT:
-                del runs[: RUNS_KEPT // 2]
-
-    def without_p2p(self, pg_name: str, number: int) -> int:
-        """A collective's number without p2p, of which ranks make different numbers of calls."""
-        runs = self.taken.get(pg_name)
-        if not runs or number <= 0:
-            return number
-        place = bisect_right(runs, (number, sys.maxsize))
-        return number - (runs[place - 1][1] if place else 0)
-
-    def forget(self, pg_name: str) -> None:
-        """Drops a destroyed group, whose name may be used again; all groups for ''."""
-        tables: tuple[dict[str, Any], ...] = (
-            self.collectives, self.p2p, self.taken, self._works,
-        )  # fmt: skip
-        for table in tables:
-            if pg_name:
-                table.pop(pg_name, None)
-            else:
-                table.clear()
-        kept = {key: n for key, n in self.peers.items() if pg_name and key[0] != pg_name}
-        self.peers = kept
-        self.unnumbered -= {pg_name} if pg_name else self.unnumbered
 
 
 def apply(
@@ -162,6 +67,7 @@ def apply(
     for name in names:
         if name in vars(definer):
             patches.replace(definer, name, calls.observe(name, vars(definer)[name]))
+    patches.when_undone(calls.stop)
     return counts
 
 
@@ -192,12 +98,25 @@ class Calls:
         self._ring: OperationsRing | None = None
         self._ring_enter: Callable[..., int] = _nowhere
         self._leave: Callable[[int, int], object] = _nowhere
+        self._compiled: CallRecord | None = None
+        self._observed: dict[str, Observed] = {}
+        if CallRecord is not None:
+            self._compiled = CallRecord(
+                self._begin_collective, self._end, self._fail, self._main or 0
+            )
+            counts.compiled = self._compiled
 
-    def observe(self, name: str, original: Any) -> Callable[..., Any]:
+    def observe(self, name: str, original: Any) -> Any:
         """A wrapper for one method; the original runs exactly once."""
         p2p = name in P2P
         if self._unrecorded and not p2p:
             original = self._watched(original)
+        # pybind11's methods: a descriptor of this type around the function itself.
+        if self._compiled and not p2p and type(original).__name__ == "instancemethod":
+            function, self._observed[name] = self._compiled.observe(
+                name, original.__func__, name in _ROOTED, name != "barrier"
+            )
+            return type(original)(function)
         begin, end = (
             (self._begin_p2p, self._end_p2p) if p2p else (self._begin_collective, self._end)
         )
@@ -233,6 +152,12 @@ class Calls:
 
         return functools.wraps(original)(called)
 
+    def stop(self) -> None:
+        """Passes calls through, also where someone has wrapped the hooks."""
+        self._on = False
+        if self._compiled is not None:
+            self._compiled.stop()
+
     def _begin_collective(self, name: str, group: Any, args: tuple[Any, ...]) -> Any:
         pg_name = group.group_name
         counts = self._counts
@@ -246,7 +171,20 @@ class Calls:
                 seq = counts.without_p2p(pg_name, seq)
         counts.collectives[pg_name] = seq
         root = getattr(args[-1], "rootRank", -1) if name in _ROOTED and args else -1
-        return self._enter(name, pg_name, seq, args, root)
+        token = self._enter(name, pg_name, seq, args, root)
+        if name in self._observed and self._ring is not None:
+            self._observed[name].know_op(self._names[name])
+            self._teach_group(group, pg_name)
+        return token
+
+    def _teach_group(self, group: Any, pg_name: str) -> None:
+        counts, number = self._counts, self._names.get(pg_name, 0)
+        if self._compiled is not None and pg_name in counts.collectives and number:
+            if pg_name in counts.unnumbered:
+                return
+            sequence = type(group)._get_sequence_number_for_group
+            taken, last = counts.taken_by_p2p(pg_name), counts.last_collectives()[pg_name]
+            self._compiled.know_group(group, pg_name, number, sequence, taken, last)
 
     def _first_use(self, pg_name: str, group: Any) -> None:
         try:
@@ -282,6 +220,7 @@ class Calls:
             # gloo takes one number for a send, NCCL none, a monitored barrier as many as there are ranks.
             taken = group._get_sequence_number_for_group() - before
             self._counts.take(pg_name, before, taken)
+            self._teach_group(group, pg_name)
 
     def _end(self, token: int, group: Any) -> None:
         self._leave(token, time.monotonic_ns())
@@ -304,6 +243,8 @@ class Calls:
                 dtype = self._dtypes.get(kind, -1)
                 if dtype < 0:
                     dtype = self._dtypes[kind] = self._name(str(kind).removeprefix("torch."))
+                if self._compiled is not None:
+                    self._compiled.know_dtype(kind, dtype)
         names = self._names
         op, number = names.get(name) or self._name(name), names.get(pg_name) or self._name(pg_name)
         return self._ring_enter(
@@ -321,6 +262,8 @@ class Calls:
             return None
         self._agent = agent
         self._ring = agent.operations
+        if self._compiled is not None and self._on:
+            agent.operations.share(self._compiled)
         self._ring_enter = agent.operations.enter
         self._leave = agent.operations.leave
         for table in (self._sites, self._dtypes, self._names):
@@ -332,18 +275,21 @@ class Calls:
 
         Places are compared by their instructions, which is faster: lines are looked up for a new one only.
         """
-        frame: FrameType | None = sys._getframe(4)
+        frame: FrameType | None = sys._getframe(3)
         library = self._library
         found: FrameType | None = None
-        caller = instruction = 0
+        called: CodeType | None = None
+        instruction = 0
         while frame is not None:
             code = frame.f_code
             seen = library.get(id(code))
             if seen is None:
                 seen = self._look_at(code)
+            if self._compiled is not None:
+                self._compiled.know_code(*seen)
             if not seen[1]:
                 if found is not None:
-                    caller, instruction = id(code), frame.f_lasti
+                    called, instruction = code, frame.f_lasti
                     break
                 found = frame
             frame = frame.f_back
@@ -351,17 +297,22 @@ class Calls:
             return 0
         ident = threading.get_ident()
         thread = 0 if ident == self._main else ident
-        key = (id(found.f_code), found.f_lasti, caller, instruction, thread)
+        key = (id(found.f_code), found.f_lasti, id(called), instruction, thread)
         number = self._sites.get(key)
         if number is None:
             number = self._number(agent, found, caller_of(found, thread))
             if len(self._sites) < SITES_KEPT:
                 self._sites[key] = number
+        if self._compiled is not None:
+            self._compiled.know_site(
+                found.f_code, found.f_lasti, called, instruction, thread, number
+            )
         return number
 
     def _look_at(self, code: CodeType) -> tuple[CodeType, bool]:
         # The code object is kept alive, or another one could get its id.
-        seen = self._library[id(code)] = (code, not is_users(code.co_filename, self._skip))
+        library = not is_users(code.co_filename, self._skip)
+        seen = self._library[id(code)] = (code, library)
         return seen
 
     def _number(self, agent: core.Agent, frame: FrameType, who: str) -> int:
@@ -381,5 +332,5 @@ class Calls:
 
         if guard.transparent:
             raise error
-        self._on = False
+        self.stop()
         switch_off(_HOOK, error)

@@ -17,9 +17,9 @@ from distwatch.agent.initialization.plan import read_plan
 from distwatch.hooks.call_hook import CallHook, argument
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations import torch_collectives, torch_deadlines, torch_rendezvous
+from distwatch.integrations.call_counts import Counts
 from distwatch.integrations.registry import running_agent, site_outside
 from distwatch.integrations.step_hook import Called, StepHook
-from distwatch.integrations.torch_collectives import Counts
 from distwatch.integrations.torch_deadlines import TIMEOUT_SHARE
 from distwatch.integrations.torch_groups import KnownGroups, members_of_call
 from distwatch.integrations.torch_recorder import FlightRecorder, records_gloo

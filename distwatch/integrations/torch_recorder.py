@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.integrations.torch_collectives import Counts
+from distwatch.integrations.call_counts import Counts
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import CollectivesDumped, GroupProgress
@@ -63,7 +63,7 @@ class FlightRecorder:
             for pg_id in sorted(status, key=_number):
                 if name := self._name(backend, pg_id):
                     found[name] = self._collectives_only(name, status[pg_id])
-        for name, seq in list(self._counts.collectives.items()):
+        for name, seq in self._counts.last_collectives().items():
             # No recorder of this backend: only calls from Python are known.
             if name not in found:
                 completed = self._counts.completed(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distwatch.integrations.torch_collectives import Counts
+from distwatch.integrations.call_counts import Counts
 from distwatch.state import events as ev
 from distwatch.state.pulse import PAGE_SIZE, decode_operations, decode_page
 from tests.agent.rings import read_events
