@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
 
 JOB = """
 from torch.distributed import init_process_group
-import torch, torch.distributed as dist
+import os, torch, torch.distributed as dist; RECORDED = os.environ.get("TORCH_FR_BUFFER_SIZE") != "0"
 init_process_group("gloo")
 group = dist.new_group([0], group_desc="mine")
 t = torch.ones(8)
@@ -66,7 +67,7 @@ print("sum", float(t.sum()))
 from distwatch.agent import core
 for source in core.current().progress_sources:
     # The recorder hears of a completion some microseconds after the call has returned.
-    while any(0 <= g.completed < g.enqueued for g in source()): pass
+    while RECORDED and any(g.completed < g.enqueued for g in source()): pass
 core.current().beat()
 core.current().dump("test")
 dist.destroy_process_group()
@@ -126,6 +127,41 @@ def test_progress_operations_and_recorder_agree(home: Path) -> None:
         ("0", 2, "gloo:all_gather"),
         ("1", 1, "gloo:broadcast"),
     ]
+
+
+REPEATED = """
+import os, torch, torch.distributed as dist
+from distwatch.agent import core
+from distwatch.integrations import torch_collectives
+dist.init_process_group("gloo")
+t = torch.ones(8)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+for _ in range(3):
+    for _ in range(4):
+        dist.all_reduce(t)
+    model(torch.ones(1, 2)).sum().backward()
+core.current().dump("test")
+print(torch_collectives.CallRecord is not None)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_calls_from_python_have_the_recorders_numbers(home: Path, compiled: bool) -> None:
+    """DDP's own collectives, which no Python code calls, take numbers between them."""
+    if compiled and find_spec("distwatch.agent._calls") is None:
+        pytest.skip("the compiled module was not built here")
+    without = "" if compiled else "import sys; sys.modules['distwatch.agent._calls'] = None\n"
+    done = run(home, without + REPEATED, **ALONE)
+    assert done.stdout == f"{compiled}\n", done.stderr
+    operations = decode_operations(ring_of(home).with_suffix(".pulse").read_bytes())
+    called = {o.seq: o for o in operations if o.op == "allreduce"}
+    (dumped,) = [e for e in read_events(ring_of(home)) if isinstance(e, ev.CollectivesDumped)]
+    sizes = {c.seq: c.input_sizes for c in dumped.entries if c.op == "gloo:all_reduce"}
+    assert sorted(called) == [seq for seq, size in sorted(sizes.items()) if size == ((8,),)]
+    assert len(called) == 12 < len(sizes)
+    assert all(o.left_ns and o.numel == 8 for o in called.values())
+    assert len({o.site for o in called.values()}) == 1
 
 
 P2P = """
