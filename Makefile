@@ -22,7 +22,7 @@ TEST_TOOLS := 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1' 'pytest
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
-$(STAMP): pyproject.toml distwatch.pth tests/transformers4.txt
+$(STAMP): pyproject.toml hatch_build.py distwatch/agent/_calls.c distwatch.pth tests/transformers4.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "distwatch needs Python 3.10 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
@@ -109,3 +109,4 @@ pictures: $(STAMP)
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find distwatch -name "*.so" -delete

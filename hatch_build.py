@@ -52,7 +52,10 @@ def compile_calls(source: Path, binary: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         extension = Extension(
-            "_calls", [source.name], py_limited_api=True, extra_compile_args=["-O2", "-g0"]
+            "_calls",
+            [source.name],
+            py_limited_api=True,
+            extra_compile_args=["-O2", "-g0", "-Wno-deprecated-declarations"],
         )
         command = Distribution({"ext_modules": [extension]}).get_command_obj("build_ext")
         command.build_lib = command.build_temp = folder
