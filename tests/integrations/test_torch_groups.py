@@ -220,7 +220,7 @@ dist.monitored_barrier()
 dist.barrier()
 for source in core.current().progress_sources:
     while any(g.completed < g.enqueued for g in source()): pass
-core.current().beat(); os._exit(0)
+core.current().beat(); dist.barrier(); os._exit(0)
 """
 
 
@@ -272,4 +272,6 @@ def assert_story(rank: int, ring: Path, events: list[Any]) -> None:
     ]
     assert {o.peer for o in operations if o.op in ("send", "recv")} == {1 - rank}
     progress = progress_of(ring)
-    assert (progress["0"], progress["2"]) == ((2, 2), (1, 1))
+    # The agent's own thread may beat once more, in the last barrier.
+    assert progress["0"] in ((2, 2), (3, 2), (3, 3))
+    assert progress["2"] == (1, 1)
