@@ -1,4 +1,4 @@
-"""TCP connections of a process that lose data: the kernel sends the same bytes again and again."""
+"""TCP connections of a process: who is at the other end, and whether data is on its way or is lost."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from distwatch.probes.procfs import read_text
 from distwatch.state.addresses import is_loopback, plain_address
 from distwatch.state.events import Connection, ConnectionsSeen
 
-_STATES = {"01": "established", "02": "syn_sent", "04": "fin_wait1", "08": "close_wait", "09": "last_ack"}  # fmt: skip
+_STATES = {
+    "01": "established", "02": "syn_sent", "04": "fin_wait1", "05": "fin_wait2", "08": "close_wait",
+    "09": "last_ack", "0B": "closing",
+}  # fmt: skip
 _RETRANSMITTING = "01"
 """The retransmission timer: a closed window has another timer, and means that the peer does not read."""
 SENT_AGAIN = 2
 LISTED = 16
+HELD = 256
+"""A rank of a larger world has more; then what is between two of them is not known whole."""
 ADDRESSES = 8
 
 
-def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
+def examine_connections(key: str, pid: int, *, whole: bool = False) -> ConnectionsSeen | None:
     """The process's connections beyond this host; None where they cannot be read.
 
     A connection is stuck where its oldest data, or its opening, was sent at least `SENT_AGAIN` more
     times without an answer. This reads a table of all connections of the process's network
     namespace: one millisecond for each thousand of them.
+
+    Args:
+        whole: also list all its connections, as far as there are no more than HELD.
     """
     try:
         inodes = sockets_of(pid)
@@ -28,20 +36,29 @@ def examine_connections(key: str, pid: int) -> ConnectionsSeen | None:
         return None
     addresses: dict[str, None] = {}
     stuck: list[Connection] = []
+    held: list[Connection] = []
     for table in ("tcp", "tcp6"):
         for line in read_text(f"/proc/{pid}/net/{table}").splitlines()[1:]:
             fields = line.split()
             if len(fields) < 10 or fields[9] not in inodes or fields[3] not in _STATES:
                 continue
-            local, peer = address_of(fields[1]), address_of(fields[2])
-            if is_loopback(local.rpartition(":")[0]):
+            connection = _connection(fields)
+            if whole:
+                held.append(connection)
+            own = connection.local.rpartition(":")[0]
+            if is_loopback(own):
                 continue
-            addresses.setdefault(local.rpartition(":")[0])
-            if (found := _stuck(fields, local, peer)) is not None:
-                stuck.append(found)
+            addresses.setdefault(own)
+            if _is_stuck(fields, connection):
+                stuck.append(connection)
     stuck.sort(key=lambda one: (-one.retransmits, one.peer))
+    held.sort(key=lambda one: (one.local, one.peer))
     return ConnectionsSeen(
-        process=key, addresses=tuple(addresses)[:ADDRESSES], stuck=tuple(stuck[:LISTED])
+        process=key,
+        addresses=tuple(addresses)[:ADDRESSES],
+        stuck=tuple(stuck[:LISTED]),
+        held=tuple(held[:HELD]),
+        unlisted=len(held[HELD:]),
     )
 
 
@@ -66,17 +83,19 @@ def _end(address: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _stuck(fields: list[str], local: str, peer: str) -> Connection | None:
-    unsent = int(fields[4].partition(":")[0], 16)
-    timer = fields[5].partition(":")[0]
-    again = int(fields[6], 16)
-    opening = fields[3] == "02"
-    if timer != _RETRANSMITTING or again < SENT_AGAIN or not (unsent or opening):
-        return None
+def _connection(fields: list[str]) -> Connection:
+    unsent, _, unread = fields[4].partition(":")
     return Connection(
-        local=local,
-        peer=peer,
+        local=address_of(fields[1]),
+        peer=address_of(fields[2]),
         state=_STATES[fields[3]],
-        unacknowledged_bytes=unsent,
-        retransmits=again,
+        unacknowledged_bytes=int(unsent, 16),
+        retransmits=int(fields[6], 16),
+        unread_bytes=int(unread, 16),
     )
+
+
+def _is_stuck(fields: list[str], connection: Connection) -> bool:
+    timer = fields[5].partition(":")[0]
+    waits = connection.unacknowledged_bytes or connection.state == "syn_sent"
+    return timer == _RETRANSMITTING and connection.retransmits >= SENT_AGAIN and bool(waits)

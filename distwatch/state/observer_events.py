@@ -270,7 +270,7 @@ class ArgumentsRead(Event, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A TCP connection with unacknowledged data, from the kernel's table."""
+    """A TCP connection, from the kernel's table."""
 
     local: str
     """`address:port`"""
@@ -280,6 +280,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     unacknowledged_bytes: int = 0
     retransmits: int = 0
     """How often the oldest data was sent again, or the connection attempt was repeated."""
+    unread_bytes: int = 0
+    """What has arrived and was not read yet."""
 
 
 class OutputSeen(Event, frozen=True, kw_only=True):
@@ -292,12 +294,16 @@ class OutputSeen(Event, frozen=True, kw_only=True):
 
 
 class ConnectionsSeen(Event, frozen=True, kw_only=True):
-    """A process's connections to other addresses; only those that are stuck are listed."""
+    """A process's connections; of a job that distwatch runs in, only those to other addresses that are stuck."""
 
     process: str
     addresses: tuple[str, ...] = ()
-    """Its own addresses in those connections."""
+    """Its own addresses in connections to others."""
     stuck: tuple[Connection, ...] = ()
+    held: tuple[Connection, ...] = ()
+    """All of them, within its host, too; where nobody asked for them, none."""
+    unlisted: int = 0
+    """How many more it holds."""
 
 
 class SourceLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -194,6 +194,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ConnectionsSeen: lambda e: (
         f"{count_of(len(e.stuck), 'connection')} without an answer"
         + "".join(f"; {one.local} → {one.peer}" for one in e.stuck[:2])
+        + (f"; {count_of(len(e.held) + e.unlisted, 'connection')} in all" if e.held else "")
     ),
     ev.ErrorFileRead: lambda e: f"{e.type_name}: {e.message}",
     RayActorSeen: _actor,

@@ -101,6 +101,29 @@ def test_connections_of_this_host_alone_are_never_stuck() -> None:
     assert examine_connections("key", 999_999_999) is None
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_both_ends_of_a_connection_and_what_is_unread(family: socket.AddressFamily) -> None:
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with (
+        socket.create_server((host, 0), family=family) as server,
+        socket.create_connection(server.getsockname()[:2]) as one,
+        server.accept()[0] as other,
+    ):
+        one.sendall(b"unread")
+        one.shutdown(socket.SHUT_WR)
+        other.recv(7, socket.MSG_PEEK | socket.MSG_WAITALL)  # all has arrived, the end included
+        seen = examine_connections("key", os.getpid(), whole=True)
+        port = one.getsockname()[1]
+    assert seen is not None
+    mine, theirs = sorted(
+        (c for c in seen.held if f":{port}" in c.local + c.peer), key=lambda c: c.unread_bytes > 1
+    )
+    assert (mine.local, mine.peer) == (theirs.peer, theirs.local)
+    assert theirs.state == "close_wait"
+    assert theirs.unread_bytes >= len(b"unread")
+    assert (seen.addresses, seen.stuck, seen.unlisted) == ((), (), 0)
+
+
 async def test_stacks_come_from_inside_where_the_kernel_forbids_a_look(tmp_path: Path) -> None:
     import asyncio
 

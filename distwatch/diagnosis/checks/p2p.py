@@ -125,6 +125,9 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
         )
         what = f"call their groups in different orders: {listed}"
         return Circle("collective.cycle", what, 0.8, SAME_ORDER)
+    if "socket" in kinds and kinds <= {"socket", "p2p", "collective"}:
+        code = "p2p.cycle" if kinds == {"socket"} else "p2p.unmatched"
+        return Circle(code, f"wait for each other: {calls}", 0.6)
     if kinds != {"p2p"}:
         return None
     if differ := describe_tags([case.job.peer_waits[edge.waiter] for edge in chain]):
@@ -155,7 +158,10 @@ def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:
         site = case.job.site_of(edge.waiter, operation) if operation else None
         at = case.at(site, ", called at")
         text = f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}"
-        yield Evidence("operations" if operation else "flight_recorder", text, edge.waiter)
+        if edge.kind == "socket":
+            yield Evidence("proc", text, edge.waiter)
+        else:
+            yield Evidence("operations" if operation else "flight_recorder", text, edge.waiter)
     for edge in chain[:_SHOWN]:
         yield case.place(edge.waiter)
 

@@ -29,6 +29,11 @@ _ONLY_STACKS = (
     "and deadlines."
 )
 
+_QUIET = (
+    "every connection between these ranks is open, with nothing unacknowledged and nothing unread: "
+    "no data is on its way"
+)
+
 
 class CallsByStack:
     """Of a job without distwatch: some ranks are in a call and others are not, or all are in calls that differ."""
@@ -40,7 +45,8 @@ class CallsByStack:
         if not all(process.main_frames for process in ranks.values()):
             return
         calls = {r: call for r, p in ranks.items() if (call := call_by_stack(case.job, p))}
-        outside = [rank for rank in ranks if rank not in calls]
+        # Who waits for the holder of a lock, or for what another rank would send, is held up itself.
+        outside = [rank for rank in ranks if rank not in calls and not case.graph.is_waiting(rank)]
         # A rank that was woken since, or has left its function, still moves.
         lasted = [waited_s(ranks[rank]) for rank in calls]
         lasted += [settled_s(ranks[rank]) for rank in outside]
@@ -147,15 +153,29 @@ class CallsByStack:
         given = all(call.arguments.get("group") == "given" for call in calls.values())
         if len(calls) < 2 or not asleep or not given:
             return
+        # What is neither under way nor unread was never sent: then it is not the network.
+        quiet = case.job.links.are_idle(calls.keys())
+        culprits = tuple(calls) if quiet and len(calls) == 2 else ()
+        why = "groups whose members cannot be seen from outside"
         yield Finding(
             code="collective.op_mismatch",
-            waiting_ranks=tuple(calls),
-            summary=f"{name_ranks(calls, 'is', 'are')} in {next(iter(calls.values()))} of groups whose members cannot "
-            f"be seen from outside; nothing has moved for {seconds(lasted_s)}",
-            advice="Compare in which order each rank calls its groups: with two groups in opposite orders, all wait. "
-            "If the orders are the same, look at the network between the ranks.",
-            evidence=(*_evidence(calls), *(case.place(rank) for rank in list(calls)[:8])),
-            confidence=0.4,
+            culprit_ranks=culprits,
+            waiting_ranks=() if culprits else tuple(calls),
+            summary=f"{name_ranks(calls, 'is', 'are')} in {next(iter(calls.values()))} of {why}"
+            f"{', and neither has sent anything that the other has not got' if culprits else ''}; "
+            f"nothing has moved for {seconds(lasted_s)}",
+            advice="Compare in which order each rank calls its groups: with two groups in opposite orders, all wait."
+            + (
+                ""
+                if quiet
+                else " If the orders are the same, look at the network between the ranks."
+            ),
+            evidence=(
+                *_evidence(calls),
+                *((Evidence("proc", _QUIET),) if quiet else ()),
+                *(case.place(rank) for rank in list(calls)[:8]),
+            ),
+            confidence=0.6 if quiet else 0.4,
         )
 
     def _concurrent(

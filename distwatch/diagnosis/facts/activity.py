@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -94,6 +95,7 @@ _TALKS = frozenset(
     "recvfrom recvmsg sendto sendmsg connect accept accept4 poll ppoll select pselect6 epoll_wait "
     "epoll_pwait".split()
 )
+_PEER = re.compile(r"socket [^ ,]+→([^ ,)]+)")
 _LOCK_LINES = (".acquire(", "with lock", "lock:", "_lock:", ".wait(", ".join(")
 _WORK_LINES = (".wait(", ".all_reduce", ".recv(", ".send(", "dist.")
 LIVELOCK_CPU = 0.3
@@ -279,6 +281,16 @@ def awaited_lock_file(process: Process) -> str:
     if sample is None or process.ended_ns is not None or sample.syscall not in _LOCK_FILES:
         return ""
     return sample.blocked_on if sample.blocked_on.startswith("/") else ""
+
+
+def socket_peer(process: Process) -> str:
+    """The address of whoever its main thread waits for; '' where it listens, or waits for the job's store."""
+    sample = process.outside.sample
+    match = _PEER.search(sample.blocked_on) if sample is not None else None
+    port = process.identity.master_port
+    if match is None or (port and match[1].endswith(f":{port}")):
+        return ""
+    return match[1]
 
 
 def by_syscall(process: Process) -> Activity | None:

@@ -13,6 +13,7 @@ from distwatch.diagnosis.facts.device_queues import DeviceTimeline, runs_on_devi
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits
+from distwatch.diagnosis.facts.rank_links import RankLinks
 from distwatch.diagnosis.facts.ray_view import RayView
 from distwatch.diagnosis.facts.recorder_files import with_recorder_files
 from distwatch.diagnosis.facts.signals import TEARDOWN
@@ -123,6 +124,11 @@ class Job:
     def ray(self) -> RayView:
         """What the Ray cluster says about the job that this run is."""
         return RayView(self.state)
+
+    @cached_property
+    def links(self) -> RankLinks:
+        """The TCP connections between the ranks."""
+        return RankLinks(self.ranks)
 
     def now_ns(self, process: Process) -> int:
         """The host's newest time, or the time of the process's end."""

@@ -11,6 +11,7 @@ from distwatch.diagnosis.facts.activity import (
     activity_of,
     any_thread_communicates,
     awaited_lock_file,
+    socket_peer,
 )
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.initializations import stuck_creation
@@ -33,7 +34,7 @@ SETTLED_S = 1.0
 """A wait counts once it has lasted this long."""
 
 
-Kind = Literal["collective", "p2p", "group", "init", "lock"]
+Kind = Literal["collective", "p2p", "group", "init", "lock", "socket"]
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +224,7 @@ def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
             *_stack_bundles(job),
         )
     ]
-    return WaitGraph([*waits, *_lock_bundles(job)])
+    return WaitGraph([*waits, *_lock_bundles(job), *_socket_bundles(job)])
 
 
 def _is_elsewhere(job: Job, rank: int) -> bool:
@@ -347,6 +348,23 @@ def _lock_bundles(job: Job) -> Iterable[Bundle]:
                 what=f"the lock {path}",
                 waiters={rank: wait},
                 awaited=tuple(other for other in held_by if other is not None and other != rank),
+            )
+
+
+def _socket_bundles(job: Job) -> Iterable[Bundle]:
+    """A rank without distwatch that reads from a socket of its own waits for the rank at its other end."""
+    if not is_seen_from_outside(job):
+        return
+    for rank, process in job.ranks.items():
+        peer = socket_peer(process) if process.ended_ns is None else ""
+        other = job.links.rank_at(rank, peer) if peer else None
+        if other is not None and other != rank:
+            lasted_s = still_s(process)
+            yield Bundle(
+                kind="socket",
+                what=f"a read from its connection to rank {other}",
+                waiters={rank: Wait(waited_s=lasted_s, overdue=lasted_s >= STILL_S)},
+                awaited=(other,),
             )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from distwatch.diagnosis.checks import CHECKS, RANKLESS_CHECKS
 from distwatch.diagnosis.checks.rendezvous.endpoints import small_worlds
 from distwatch.diagnosis.facts.case import Case
@@ -69,8 +71,18 @@ def _judge(case: Case) -> tuple[list[Finding], bool]:
             ordered, case, only_cleared = with_end(stood, ordered), earlier, False
             break
         only_cleared = is_teardown and only_ends(ordered)
+    ordered = _with_links(case, ordered)
     told = with_place_in_training(case, with_why(case, with_places(case.job, ordered)))
     return discount_unlinked(case, told), only_cleared
+
+
+def _with_links(case: Case, found: list[Finding]) -> list[Finding]:
+    """The same findings; the first one that stops ranks also says what their connections show."""
+    if not found or not found[0].blocks:
+        return found
+    first = found[0]
+    told = tuple(case.job.links.evidence((*first.culprit_ranks, *first.waiting_ranks)))
+    return [msgspec.structs.replace(first, evidence=(*first.evidence, *told)), *found[1:]]
 
 
 def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, bool]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from functools import partial
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.stack_calls import STILL_S
@@ -177,7 +178,10 @@ class Inspection:
 
     async def _see_connections(self, tracked: Tracked) -> None:
         try:
-            seen = await in_background(examine_connections, tracked.key, tracked.pid)
+            # Within one host, too: what ranks report themselves tells more where they report.
+            whole = self.from_outside and tracked.role == "rank"
+            look = partial(examine_connections, tracked.key, tracked.pid, whole=whole)
+            seen = await in_background(look)
         except asyncio.TimeoutError:
             return
         process = self._state.processes.get(tracked.key)

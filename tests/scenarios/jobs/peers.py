@@ -1,6 +1,7 @@
 """Sends and recvs that do not find each other. Usage: peers.py CASE [STEPS]"""
 
 import distwatch.auto  # noqa: F401, I001
+import socket
 import sys
 import time
 
@@ -37,6 +38,19 @@ def read_next_shard() -> None:
 def wait_for_request(peer: int) -> None:
     request = dist.irecv(torch.ones(8), peer)
     request.wait()
+
+
+def talk_beside_torch() -> None:
+    """Rank 1 reads from a connection of its own to rank 0, which goes elsewhere."""
+    server = socket.create_server(("127.0.0.1", 0))
+    port = torch.tensor([server.getsockname()[1]])
+    dist.broadcast(port, 0)
+    if RANK == 0:
+        connection, _ = server.accept()
+        read_next_shard()
+        connection.sendall(b"go on")
+    elif RANK == 1:
+        socket.create_connection(("127.0.0.1", int(port))).recv(1)
 
 
 dist.init_process_group("gloo")
@@ -88,6 +102,8 @@ elif CASE == "crossed_groups":
     groups = (first, second) if RANK == 0 else (second, first)
     for group in groups:
         dist.all_reduce(torch.ones(8), group=group)
+elif CASE == "socket":
+    talk_beside_torch()
 elif CASE == "healthy":
     pass_activations(50)
 step("passed")

@@ -18,6 +18,7 @@ from distwatch.diagnosis.facts.activity import (
     kernel_text,
     on_what,
     reads_stdin,
+    socket_peer,
     spins,
 )
 from distwatch.diagnosis.facts.case import Case
@@ -49,7 +50,6 @@ _FILE_LOCK_ADVICE = (
     "Find the process that holds that lock (`fuser -v FILE`, `lslocks`), and end it. On a shared file system "
     "a lock of another host may have no living owner."
 )
-_PEER = re.compile(r"socket [^ ,]+→([^ ,]+)")
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid")
 
 
@@ -177,19 +177,9 @@ def _slow_work(process: Process, activity: Activity | None, rank: int) -> Blocke
     if kind == "compile":
         doing = "compiles, and neither it nor its compiler moves anything"
         return Blocked("process.compiling", doing, kernel, 0.8)
-    if kind == "network" and (peer := outside_peer(process)):
+    if kind == "network" and (peer := socket_peer(process)):
         return Blocked("process.network_wait", f"waits for an answer from {peer}", kernel, 0.9)
     return None
-
-
-def outside_peer(process: Process) -> str:
-    """The address of whoever its main thread waits for; '' where it listens, or waits for the job's store."""
-    sample = process.outside.sample
-    match = _PEER.search(sample.blocked_on) if sample is not None else None
-    port = process.identity.master_port
-    if match is None or (port and match[1].endswith(f":{port}")):
-        return ""
-    return match[1]
 
 
 def _waits_for_own_device(case: Case, rank: int) -> bool:
