@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
-import msgspec
-
+from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S, Wait
 from distwatch.diagnosis.facts.communicators import APART_S, with_communicators
 from distwatch.diagnosis.facts.device_queues import DeviceTimeline, runs_on_device
 from distwatch.diagnosis.facts.initializations import number_of
@@ -31,8 +30,6 @@ from distwatch.state.steps import COLLECTIVE, INIT, StepKind
 _TIMED_OUT = re.compile(
     r"(?i)timed out waiting|watchdog caught collective|collective operation timeout"
 )
-KILLED_WHILE_WAITING_S = 5.0
-"""A wait this long at the end of a job that was killed is reported as its hang."""
 FROZEN_AFTER_S = 5.0
 """Heartbeats come twice a second; a machine with a core for each thread does not delay them by this much."""
 MOST_CROWDED = 4.0
@@ -42,30 +39,6 @@ TIMEOUT_SHARE = 0.8
 """distwatch reports before torch's own timeout passes."""
 GroupKey = tuple[str, int]
 """A group of one `Job`, by its name and members; meaningless in another `Job`."""
-
-
-class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """A rank inside a collective that has not completed."""
-
-    global_rank: int
-    pg_name: str
-    members: tuple[int, ...]
-    seq: int
-    """The oldest collective of the group that this rank has entered and not completed."""
-    waited_s: float
-    deadline_s: float
-    killed: bool = False
-    """The rank was ended from outside while it waited."""
-    timed_out: bool = False
-    """torch's own timeout ended the wait, and the rank with it."""
-
-    @property
-    def overdue(self) -> bool:
-        if self.timed_out:
-            return True
-        # Ended from outside: no rank could wait out the deadline, so a shorter one applies.
-        limit_s = min(KILLED_WHILE_WAITING_S, self.deadline_s) if self.killed else self.deadline_s
-        return self.waited_s > limit_s
 
 
 class Job:

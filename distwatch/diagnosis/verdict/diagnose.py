@@ -9,9 +9,9 @@ import msgspec
 from distwatch.diagnosis.checks import CHECKS, RANKLESS_CHECKS
 from distwatch.diagnosis.checks.rendezvous.endpoints import small_worlds
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S
 from distwatch.diagnosis.facts.framework_places import with_places
 from distwatch.diagnosis.facts.haste import hurried
-from distwatch.diagnosis.facts.job import KILLED_WHILE_WAITING_S
 from distwatch.diagnosis.facts.outside_view import with_outside_view
 from distwatch.diagnosis.facts.ray_shares import share_rows
 from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown

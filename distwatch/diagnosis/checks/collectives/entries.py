@@ -11,9 +11,9 @@ from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.activity import activity_of, spins
 from distwatch.diagnosis.facts.call_order import odd_rank, usual_call
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.collective_wait import Wait
 from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.group_views import GroupView
-from distwatch.diagnosis.facts.job import Wait
 from distwatch.diagnosis.facts.sequences import (
     Entry,
     entry_at,

@@ -9,7 +9,8 @@ import msgspec
 from distwatch.diagnosis.checks.loading.causes import GENERATION_CONFIG, Cause, cause_of
 from distwatch.diagnosis.facts.activity import kernel_evidence
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.job import KILLED_WHILE_WAITING_S, was_cut_off
+from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S
+from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.loads import LoadStatus, load_under_way
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
