@@ -228,6 +228,8 @@ class StackTaken(Event, frozen=True, kw_only=True):
     """How many different lines of libraries below that function were seen since then."""
     settled_looks: int = 0
     """How many looks have seen it in that function since then."""
+    settled_returns: int = 0
+    """How many looks have lately seen it in a caller of that function instead: who polls returns to its loop."""
     asleep_since_ns: int | None = None
     """Since when the main thread has not run at all, as far as looks show; None: that is not known."""
 

@@ -176,6 +176,38 @@ def test_worlds_of_one_that_are_meant(identity: Identity) -> None:
     assert judged(small_worlds([identity, identity])) == []
 
 
+ALONE = Identity(launcher="env", global_rank=0, world_size=1)
+
+
+def test_processes_of_one_parent_that_are_each_told_to_be_alone() -> None:
+    job = small_worlds([ALONE] * 3)
+    assert judged(job) == [], "they are of three hosts"
+    job = RecordedJob(1)
+    for number in range(3):
+        job.status[number] = ALONE
+        job.start(number)
+        endpoint = f"localhost:{29500 + number}"
+        job.enter(number, global_rank=0, world_size=1, endpoint=endpoint, hosts_store=True)
+        job.form(number, members=(0,))
+    job.tick(60.0)
+    (finding,) = judged(job)
+    assert (finding.code, finding.severity) == ("rendezvous.endpoint_disagrees", "warning")
+    assert "3 small worlds of 1 rank" in finding.summary
+
+
+def test_programs_that_run_one_after_the_other_are_meant() -> None:
+    job = RecordedJob(1)
+    for number in range(2):
+        job.status[number] = ALONE
+        at, endpoint = 10.0 * number, f"localhost:{29500 + number}"
+        job.start(number, at=at)
+        job.enter(number, at=at + 1, global_rank=0, world_size=1, endpoint=endpoint)
+        job.form(number, at=at + 2, members=(0,))
+        job.exit(number, 4.0 + 10 * number, code=0)
+    job.tick(60.0)
+    assert judged(job) == []
+
+
 def test_the_call_is_shown() -> None:
     job = split({0: "10.0.0.1:29500", 1: ELSEWHERE})
     job.plan(1, 1.0, site=Site(file="/job/other.py", line=3, function="start"))

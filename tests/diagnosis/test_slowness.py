@@ -129,6 +129,25 @@ def test_a_computation_that_ends_is_no_livelock(loop: str, severity: str) -> Non
     assert (found.severity, found.culprit_ranks) == (severity, (0,))
 
 
+@pytest.mark.parametrize(
+    ("seen", "severity"),
+    [
+        ({"settled_looks": 6}, "warning"),
+        ({"settled_looks": 5}, "hang"),
+        ({"settled_looks": 9, "settled_returns": 1}, "hang"),
+    ],
+    ids=["it stays there", "too few looks", "it returns to the loop"],
+)
+def test_a_function_that_a_polling_loop_calls(seen: dict[str, int], severity: str) -> None:
+    inside = (frame("serve", "/job/train.py", 6), *EVALUATE)
+    made = job(rank0=inside)
+    text = "def evaluate():\n    pass\n    model(batch)\ndef serve():\n    while not closed():\n        evaluate()\n"
+    made.see(28, ev.SourceFileRead(host=HOST, file="/job/train.py", text=text))
+    made.stack(0, 29, inside, COMPUTING | seen)
+    made.sample(0, 30, "R", flow=BUSY)
+    assert root(diagnose(made.state)).severity == severity
+
+
 def test_native_code_that_holds_the_gil_and_fills_memory_is_slow() -> None:
     made = job(rank0=EVALUATE, beat=9)
     owner = ev.ThreadStack(name="MainThread", os_thread_id=1000, frames=EVALUATE, owns_gil=True)

@@ -141,9 +141,9 @@ class Job:
     def was_frozen(self, process: Process) -> bool:
         """The same as `is_frozen`; for a process that has ended: at its end."""
         age = self.heartbeat_s(process)
-        return age is not None and age > FROZEN_AFTER_S * self._crowding(process.host)
+        return age is not None and age > FROZEN_AFTER_S * self.crowding(process.host)
 
-    def _crowding(self, name: str) -> float:
+    def crowding(self, name: str) -> float:
         """How many threads share a core of a host: there each one gets its turn as much later."""
         host = self.state.hosts.get(name)
         sample = host.sample if host is not None else None

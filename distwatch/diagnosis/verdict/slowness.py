@@ -33,8 +33,6 @@ LOOKS, FRESH_S = 6, 8.0
 """Two rounds of looks at a rank that runs show whether it does one thing over and over."""
 WITHIN_S = 4.0
 """After a deadline; then what is known has to do."""
-LOOKS_IN_CALLEE = 10
-"""A loop that calls a short function again and again is seen outside of it, too."""
 _COMPUTES = frozenset(("data", "checkpoint", "load", "native"))
 
 
@@ -85,7 +83,9 @@ def _computes(case: Case, rank: int) -> str:
     if busy_s is None or stack is None or waits or busy_s > patience_s(case, process):
         return ""
     loops = loops_around(case.state.source_files, process.main_frames)
-    if loops == "ends" or (loops == "called_again" and stack.settled_looks >= LOOKS_IN_CALLEE):
+    # A loop that calls a short function again and again is seen outside of it, too.
+    stays = stack.settled_looks >= LOOKS and not stack.settled_returns
+    if loops == "ends" or (loops == "called_again" and stays):
         return f"it has computed for {seconds(busy_s)}, in no loop that waits for anything"
     return ""
 
@@ -96,7 +96,7 @@ def _is_undecided(case: Case, rank: int) -> bool:
     flow = flow_of(process) if process is not None else None
     if process is None or flow is None or process.ended_ns is not None:
         return False
-    if _late_s(case, rank, process) > WITHIN_S:
+    if _late_s(case, rank, process) > WITHIN_S * case.job.crowding(process.host):
         return False
     if flow.over_s < WATCHED_S:
         return True

@@ -32,16 +32,17 @@ WORKERS_OF_ALL = 32
 NATIVE_OF_ALL = 4
 BUSY_OF_ALL = 4
 BUSY_AGAIN = 4
-PLACES_KEPT = 16
 LINES_KEPT = 32
 LOOKS_KEPT = 64
-PLACES_OVER_S = 8.0
+PLACES_OVER_S, RETURNS_OVER_S = 8.0, 30.0
 TORN_AT_MOST = 3
 THREADS_OF_ONE = 16
 ASK_WITHIN_S = 1.0
 STAYED_S = 2.0
 """A call in which a thread is for so long has arguments that are worth a look."""
 _DATA = "/torch/utils/data/"
+_Chain = tuple[tuple[str, str], ...]
+"""Files and functions, the outermost first."""
 _Moment = tuple[int, float]
 """Monotonic ns, and seconds for which the main thread has been busy."""
 
@@ -53,14 +54,22 @@ class _Seen(msgspec.Struct):
     looks: int = 0
     lines: set[tuple[str, int]] = set()
     """Of libraries, below its settled place."""
-    times: deque[int] = msgspec.field(default_factory=lambda: deque(maxlen=LOOKS_KEPT))
-    """Of the latest looks."""
-    chains: dict[tuple[tuple[str, str], ...], int] = {}
-    """Chains of functions, whatever the place, each with the time of the latest look that saw it."""
+    chains: deque[tuple[int, _Chain]] = msgspec.field(
+        default_factory=lambda: deque(maxlen=LOOKS_KEPT)
+    )
+    """Of the latest looks, whatever the place, with their times."""
 
-    @property
-    def places(self) -> int:
-        return len(self.chains)
+    def recent(self, within_s: float) -> list[_Chain]:
+        newest_ns = self.chains[-1][0]
+        return [chain for at, chain in self.chains if newest_ns - at <= within_s * 1e9]
+
+    def returns_to_callers(self, frames: tuple[ev.Frame, ...]) -> int:
+        """How many looks have seen it in a caller of its settled place instead, in no call from there."""
+        users = _chain(frames[: _users_place(frames) + 1])
+        return sum(
+            len(one) < len(users) and one == users[: len(one)]
+            for one in self.recent(RETURNS_OVER_S)
+        )
 
 
 class StackLooks:
@@ -104,10 +113,11 @@ class StackLooks:
                 unchanged_since_ns=unchanged[0],
                 settled_since_ns=settled[0],
                 settled_cpu_s=None if busy_s is None else max(0.0, busy_s - settled[1]),
-                looks=len(seen.times),
+                looks=len(seen.recent(PLACES_OVER_S)),
                 settled_looks=seen.looks,
+                settled_returns=seen.returns_to_callers(frames),
                 settled_lines=len(seen.lines),
-                settled_places=seen.places,
+                settled_places=len(set(seen.recent(PLACES_OVER_S))),
                 asleep_since_ns=None
                 if run_ns is None
                 else _since(self._asleep, tracked.key, run_ns, now)[0],
@@ -209,16 +219,7 @@ class StackLooks:
         end = _users_place(frames)
         if len(seen.lines) < LINES_KEPT:
             seen.lines.update((f.file, f.line) for f in frames[end + 1 :])
-        chain = tuple((f.file, f.function) for f in frames)
-        now_ns = time.monotonic_ns()
-        seen.times.append(now_ns)
-        while now_ns - seen.times[0] > PLACES_OVER_S * 1e9:
-            seen.times.popleft()
-        seen.chains[chain] = now_ns
-        for old in [one for one, at in seen.chains.items() if at < seen.times[0]]:
-            del seen.chains[old]
-        while len(seen.chains) > PLACES_KEPT:
-            del seen.chains[min(seen.chains, key=seen.chains.__getitem__)]
+        seen.chains.append((time.monotonic_ns(), _chain(frames)))
         return seen
 
 
@@ -297,6 +298,10 @@ def _place(frames: tuple[ev.Frame, ...]) -> tuple[object, ...]:
     end = _users_place(frames)
     inner = frames[end]
     return (*((f.file, f.function, f.line) for f in frames[:end]), (inner.file, inner.function))
+
+
+def _chain(frames: tuple[ev.Frame, ...]) -> _Chain:
+    return tuple((f.file, f.function) for f in frames)
 
 
 def _users_place(frames: tuple[ev.Frame, ...]) -> int:

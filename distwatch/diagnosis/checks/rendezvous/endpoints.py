@@ -101,6 +101,7 @@ def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
     Each world works, so this is a warning: the launcher says that they were meant to be one.
     """
     worlds = [case for case in cases if case.job.processes and _is_formed(case)]
+    yield from _siblings(worlds)
     apart: dict[tuple[int, int], Process] = {}
     for case in worlds:
         for process in case.job.processes:
@@ -133,6 +134,42 @@ def small_worlds(cases: Sequence[Case]) -> Iterable[Finding]:
         ),
         confidence=0.6,
     )
+
+
+def _siblings(worlds: Sequence[Case]) -> Iterable[Finding]:
+    """Processes of one program and one parent, each told RANK=0 and WORLD_SIZE=1: a launcher's mistake, or meant."""
+    alike: dict[tuple[str, int, tuple[str, ...]], list[Process]] = {}
+    for case in worlds:
+        process = case.job.ranks.get(0)
+        started = process.started if process is not None else None
+        identity = process.identity if process is not None else None
+        if process is None or started is None or identity is None or identity.launcher != "env":
+            continue
+        if (case.job.world, identity.global_rank, identity.world_size) == (1, 0, 1):
+            key = (process.host, started.ppid, started.command[:2])
+            alike.setdefault(key, []).append(process)
+    for (host, ppid, command), found in alike.items():
+        if len(found) < 2 or not _lived_together(found):
+            continue
+        yield Finding(
+            code="rendezvous.endpoint_disagrees",
+            severity="warning",
+            summary=f"{len(found)} small worlds of 1 rank formed: pid {ppid} on {host} started {len(found)} "
+            f"processes of {' '.join(command) or 'one program'}, and told each RANK=0 and WORLD_SIZE=1",
+            advice="If they are meant as one job, give every process its own RANK, WORLD_SIZE "
+            f"{len(found)} and the same MASTER_ADDR and MASTER_PORT, or start them with torchrun.",
+            evidence=tuple(
+                Evidence("journal", f"pid {process.pid}: rank 0 of 1 at {endpoint_text(process)}")
+                for process in found[:_LISTED]
+            ),
+            confidence=0.4,
+        )
+
+
+def _lived_together(found: list[Process]) -> bool:
+    """Whether all were alive at some time: runs one after the other are meant."""
+    ends = [process.ended_ns for process in found if process.ended_ns is not None]
+    return max(p.started_ns or 0 for p in found) < min(ends, default=1 << 63)
 
 
 def _is_formed(case: Case) -> bool:
