@@ -15,6 +15,7 @@ from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.redaction import redact_text
+from distwatch.report.incidents import Incident, incidents_of
 from distwatch.report.models import Model, build_models, redacted
 from distwatch.report.pictures import Pictures, draw_pictures
 from distwatch.report.timeline import Happening, happenings_of, wall_text
@@ -128,6 +129,8 @@ class Report(msgspec.Struct, kw_only=True):
     devices: list[HostDevices]
     ray: list[RayRow]
     """The Ray cluster of a Ray job: what waits, was restarted, failed or died."""
+    incidents: list[Incident]
+    """What the run has suffered from, also in attempts before this one."""
     timeline: list[Happening]
     pictures: Pictures | msgspec.UnsetType = msgspec.UNSET
     """What a page draws; not a part of report.json."""
@@ -159,6 +162,7 @@ def build_report(
         models=build_models(state, job),
         devices=_devices(state),
         ray=[redacted(row, "name", "text") for row in ray_rows(state)],
+        incidents=incidents_of(state),
         timeline=happenings_of(state),
         pictures=draw_pictures(job, cases[0].graph, ranks, culprits),
     )

@@ -63,7 +63,7 @@ _FILTERS = {
 
 
 PARTS = (
-    "title", "verdict", "pictures", "findings", "ranks", "ray", "groups", "layouts", "models", "machines",
+    "title", "verdict", "pictures", "findings", "ranks", "earlier", "ray", "groups", "layouts", "models", "machines",
     "stacks", "timeline", "unknown",
 )  # fmt: skip
 """The parts of the page, each a block of its template. A live page replaces them one by one."""
@@ -111,6 +111,7 @@ def page_values(report: Report) -> dict[str, Any]:
         "loads": loads[:LOADS],
         "loads_left_out": max(0, len(loads) - LOADS),
         "matrix": build_matrix(report),
+        "earlier": [one for one in report.incidents if not one.current],
         "timeline": folded(report.timeline),
         "states": {rank.global_rank: rank.state for rank in report.ranks},
         "status_of": status_of,

@@ -77,6 +77,7 @@ def fence(lines: Iterable[str]) -> list[str]:
 
 def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[str]:
     yield from _verdict(report)
+    yield from _section("Incidents before this", _incidents(report))
     yield from _pictures(report)
     suspicion = report.verdict.suspicion
     for finding in (*filter(None, (suspicion,)), *report.findings):
@@ -119,6 +120,17 @@ def _verdict(report: Report) -> Iterable[str]:
     if run.versions:
         yield escape(" · ".join(f"{name} {version}" for name, version in run.versions.items()))
         yield ""
+
+
+def _incidents(report: Report) -> Iterable[str]:
+    for one in report.incidents:
+        if not one.current:
+            attempt = f", attempt {one.attempt + 1}" if one.attempt is not None else ""
+            ended = "".join(f"; rank {rank} was {how}" for rank, how in one.ended.items())
+            yield (
+                f"- incident {one.number} ({one.at[11:19]}Z{attempt}): "
+                f"{one.severity}: {escape(one.summary)}{escape(ended)}"
+            )
 
 
 def _pictures(report: Report) -> Iterable[str]:

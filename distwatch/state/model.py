@@ -22,6 +22,7 @@ CLOSED_STEPS_KEPT = 64
 SOURCES_KEPT = 512
 SOURCE_FILES_KEPT = 32
 PORT_ERRORS_KEPT = 1024
+INCIDENTS_KEPT = 1024
 TIMELINE_KEPT = 2000
 
 Stamp = tuple[int, str, int]
@@ -98,6 +99,8 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     error_file: ev.ErrorFileRead | None = None
     recorder_file: ev.RecorderFileRead | None = None
     """The newest dump that its flight recorder left in a file."""
+    aborted: ev.RankAborted | None = None
+    """DISTWATCH_ON_HANG=abort has ended it, or tries to."""
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 
@@ -311,6 +314,10 @@ class Host(msgspec.Struct, kw_only=True, gc=False):
     """When a store last answered, by endpoint."""
     ray: RayTables = msgspec.field(default_factory=RayTables)
     """The tables of the run's Ray cluster, as its observer read them."""
+    marked: ev.NodeMarked | None = None
+    """Somebody should look at this host before a job gets it."""
+    notified: dict[tuple[str, int], ev.IncidentNotified] = {}
+    """What its observer has told people, by phase and incident; a bounded number."""
     not_observed: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}
 
@@ -342,6 +349,8 @@ class RunState(msgspec.Struct, kw_only=True, gc=False):
     """Source files in which ranks may have parted, by path; a bounded number."""
     judged: ev.FindingsJudged | None = None
     judged_stamp: Stamp = (0, "", 0)
+    incidents: dict[tuple[str, int], tuple[Stamp, ev.FindingsJudged]] = {}
+    """The newest verdict of each incident, by its observer's host and its number; a bounded number."""
     streams: dict[str, int] = {}
     """The last sequence number read of each observer's stream."""
     timeline: list[TimelineEntry] = []

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from distwatch.state import events as ev
 from distwatch.state.event import register
 from distwatch.state.model import (
+    INCIDENTS_KEPT,
     PORT_ERRORS_KEPT,
     SOURCE_FILES_KEPT,
     SOURCES_KEPT,
@@ -68,6 +69,7 @@ OUTSIDE[ev.ConnectionsSeen] = partial(_register, "connections")
 OUTSIDE[ev.RendezvousLooked] = partial(_register, "rendezvous")
 OUTSIDE[ev.ArgumentsRead] = partial(_register, "arguments")
 OUTSIDE[ev.RecorderFileRead] = partial(_register, "recorder_file")
+OUTSIDE[ev.RankAborted] = partial(_register, "aborted")
 OUTSIDE[ev.HostSampled] = partial(_register, "sample")
 OUTSIDE[ev.DevicesSampled] = partial(_register, "devices")
 OUTSIDE[ev.PortsSampled] = partial(_register, "ports")
@@ -233,8 +235,29 @@ def _ray_read(state: RunState, stamp: Stamp, event: RayEvent) -> None:
         host.not_observed.pop(RAY, None)
 
 
+@_folds(ev.NodeMarked)
+def _node_marked(state: RunState, stamp: Stamp, event: ev.NodeMarked) -> None:
+    host = host_of(state, event.node)
+    if _newest(host.stamps, "marked", stamp):
+        host.marked = event
+
+
+@_folds(ev.IncidentNotified)
+def _incident_notified(state: RunState, stamp: Stamp, event: ev.IncidentNotified) -> None:
+    host = host_of(state, event.host)
+    # The first message about an incident is the one that was sent.
+    key = f"notified:{event.phase}:{event.incident}"
+    if event.incident <= INCIDENTS_KEPT and (key not in host.stamps or stamp < host.stamps[key]):
+        host.stamps[key] = stamp
+        host.notified[event.phase, event.incident] = event
+
+
 @_folds(ev.FindingsJudged)
 def _findings_judged(state: RunState, stamp: Stamp, event: ev.FindingsJudged) -> None:
+    if event.findings and 0 < (event.incident or 0) <= INCIDENTS_KEPT:
+        key = (event.host, event.incident or 0)
+        if key not in state.incidents or stamp > state.incidents[key][0]:
+            state.incidents[key] = (stamp, event)
     # An observer of all hosts knows more than one of a single host, whatever their clocks say.
     before = state.judged
     known = (before is not None and not before.of_one_host, state.judged_stamp)

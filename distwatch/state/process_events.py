@@ -51,6 +51,8 @@ class ProcessStarted(Event, frozen=True, kw_only=True):
     cwd: str = ""
     distwatch_version: str = ""
     deadlines: dict[str, Finite] = {}
+    on_hang: str = "report"
+    """DISTWATCH_ON_HANG as this process has read it: nobody acts on a process that did not ask for it."""
     attached: bool = False
     """The agent was brought in by somebody who is still attached: what was under way it does not know."""
 

@@ -124,6 +124,12 @@ def _called_locally(event: ev.LocalGroupCalled) -> str:
     return f"new_group of ranks {members}, members only, with {event.held} groups held{_at(event.site)}"
 
 
+ABORTED = {
+    "asked": "told to end itself",
+    "killed": "ended by SIGKILL",
+    "failed": "could not be ended",
+}
+"""What DISTWATCH_ON_HANG=abort did to a process."""
 _TELLERS: dict[type, Callable[[Any], str]] = {
     ev.ProcessStarted: lambda e: f"{e.role} pid {e.pid}  {' '.join(e.command)}".rstrip(),
     ev.WorkerPlaced: lambda e: (
@@ -205,5 +211,16 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
     ),
     RayLooked: lambda e: f"{count_of(e.actors, 'actor')} at {e.address}",
     ev.NotObserved: lambda e: f"{e.what}: {e.why}",
+    ev.RankAborted: lambda e: (
+        f"{ABORTED[e.how]} for incident {e.incident} ({e.code}){': ' + e.why if e.why else ''}"
+    ),
+    ev.NodeMarked: lambda e: (
+        f"{e.node} should be drained: {e.summary}{'; ' + e.drained if e.drained else ''}"
+    ),
+    ev.IncidentNotified: lambda e: (
+        f"incident {e.incident} {e.how or e.phase} told to {e.to}"
+        if e.delivered
+        else f"incident {e.incident} {e.how or e.phase} could not be told to {e.to}"
+    ),
     ev.FindingsJudged: _findings,
 }

@@ -104,8 +104,29 @@ outside = st.one_of(
     ),
     st.builds(ev.Ticked, host=st.just("a")),
     st.builds(
+        ev.IncidentNotified,
+        host=st.just("a"),
+        incident=st.integers(1, 2),
+        phase=st.sampled_from(["new", "over"]),
+    ),
+    st.builds(
+        ev.RankAborted,
+        host=st.just("a"),
+        process=st.sampled_from(KEYS),
+        how=st.sampled_from(["asked", "killed"]),
+    ),
+    st.builds(
+        ev.NodeMarked,
+        host=st.just("a"),
+        node=st.sampled_from(["a", "b"]),
+        incident=st.integers(1, 2),
+        code=st.just("device.lost"),
+        summary=st.just("s"),
+    ),
+    st.builds(
         ev.FindingsJudged,
         host=st.just("a"),
+        incident=st.none() | st.integers(1, 2),
         findings=st.just(())
         | st.builds(
             lambda c: (Finding(code=c, severity="hang", summary="s", advice="a"),),
