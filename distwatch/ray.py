@@ -22,7 +22,13 @@ HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
 HOOK = "distwatch.ray.extend_runtime_env"
 USERS_HOOK_VARIABLE = "DISTWATCH_RAY_USERS_HOOK"
 """The RAY_RUNTIME_ENV_HOOK that `distwatch run` replaced with its own: it is called first."""
-NOT_PASSED_ON = (USERS_HOOK_VARIABLE, "DISTWATCH_HOST", "DISTWATCH_TOKEN")
+NOT_PASSED_ON = (
+    USERS_HOOK_VARIABLE,
+    "DISTWATCH_HOST",
+    "DISTWATCH_TOKEN",
+    "DISTWATCH_NOTIFY",
+    "DISTWATCH_DRAIN",
+)
 """Only for the driver: Ray shows a job's runtime_env to every user of its dashboard."""
 _NIL_JOB = {"f"}
 _SETUP = "worker_process_setup_hook"

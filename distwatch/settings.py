@@ -9,7 +9,9 @@ from typing import NamedTuple
 from distwatch.state.quantities import bytes_of, seconds_of
 from distwatch.state.steps import DEADLINES
 
-ON_HANG = ("report", "raise", "abort")
+ON_HANG = ("report", "raise", "abort", "restart-node")
+ENDS_CULPRITS = ("abort", "restart-node")
+"""With these, whoever holds a hung job up is ended, so that its launcher starts it again."""
 RING = 1 << 20
 LEAST_RING, MOST_RING = 64 << 10, 256 << 20
 KEEP = "14d,2GiB"

@@ -12,6 +12,9 @@ _.__dir__
 _.__wrapped__
 _.__loader__
 
+# urllib calls it.
+_.redirect_request
+
 # Textual calls handlers by their message, actions by the key table (`tui/keys.py`), and reads the rest.
 _.on_click
 _.on_input_changed

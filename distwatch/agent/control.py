@@ -26,14 +26,19 @@ class ControlSocket:
     """Answers requests of this user's processes, one line each, one at a time.
 
     `dump <reason>` journals the recorders' entries; `leave` takes an agent out that was brought in for a
-    while; `stacks` returns all Python stacks as one line of
-    JSON, for an observer that the kernel does not allow to read them itself.
+    while; `end <reason>` ends the process where DISTWATCH_ON_HANG allows it; `stacks` returns all Python
+    stacks as one line of JSON, for an observer that the kernel does not allow to read them itself.
     """
 
     def __init__(
-        self, path: str, dump: Callable[[str], None], leave: Callable[[], bool] = lambda: False
+        self,
+        path: str,
+        dump: Callable[[str], None],
+        leave: Callable[[], bool] = lambda: False,
+        end: Callable[[str], None] = lambda _why: None,
     ) -> None:
         self._dump = dump
+        self._end = end
         self._leave = leave
         self._path = path
         self._socket: socket.socket | None = None
@@ -76,13 +81,16 @@ class ControlSocket:
     def _answer(self, connection: socket.socket) -> None:
         if peer_uid(connection) not in (os.getuid(), 0):
             return
-        line = connection.recv(512).decode("utf-8", "replace").strip()
+        line = connection.recv(1024).decode("utf-8", "replace").strip()
         command, _, reason = line.partition(" ")
         if command == "dump":
             self._dump(reason or "asked")
             connection.sendall(b"ok\n")
         elif command == "leave":
             connection.sendall(b"ok\n" if self._leave() else b"this agent stays for good\n")
+        elif command == "end":
+            self._end(reason or "asked")
+            connection.sendall(b"this process has not set DISTWATCH_ON_HANG=abort\n")
         elif command == "stacks":
             connection.sendall(msgspec.json.encode(own_stacks()) + b"\n")
         else:

@@ -29,7 +29,7 @@ from distwatch.agent.ring_budget import NoRoom, open_memory
 from distwatch.agent.start_record import file_header, process_started
 from distwatch.agent.training_steps import TrainingSteps
 from distwatch.runfolder import RunFolder, is_alive
-from distwatch.settings import Settings, read_settings
+from distwatch.settings import ENDS_CULPRITS, Settings, read_settings
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadProgress
 from distwatch.visible_text import say
@@ -84,12 +84,15 @@ class Agent(Recorder):
                 )
             )
         self._own_threads = OwnThreads(self.record)
-        self._control = ControlSocket(f"{volatile}/{stem}.sock", self.dump, self._ask_to_leave)
+        self._control = self._listen_at(f"{volatile}/{stem}.sock")
         self._observer = ObserverStart(folder, settings)
         os.register_at_fork(after_in_child=self._forked)
         atexit.register(self._exit)
         self._thread = threading.Thread(target=self._run, name="distwatch", daemon=True)
         self._thread.start()
+
+    def _listen_at(self, path: str) -> ControlSocket:
+        return ControlSocket(path, self.dump, self._ask_to_leave, self._ask_to_end)
 
     # ---- the thread ------------------------------------------------------------------------
 
@@ -127,7 +130,13 @@ class Agent(Recorder):
             self.record_news(placed)
         return title
 
+    def _ask_to_end(self, why: str) -> None:
+        """Ends this rank for the observer, which knows the culprit; only where its user asked for that."""
+        if self.settings.on_hang in ENDS_CULPRITS and self._when_left is None:
+            self.end_rank(why)
+
     def _end_if_hung(self) -> None:
+        """Without an observer nobody knows the culprit: whoever has waited too long ends itself."""
         steps = self.retained.all(ev.StepStarted)
         if why := overdue(self._progress, steps, self.moved_ns, self.settings.deadlines):
             self.end_rank(why)
@@ -149,7 +158,7 @@ class Agent(Recorder):
         while not self._stopping.is_set():
             guard("beat", self.beat)
             guard("own threads", self._own_threads.look)
-            if self.settings.on_hang == "abort":
+            if self.settings.on_hang in ENDS_CULPRITS and not self._observer.is_there:
                 guard("abort", self._end_if_hung)
             guard("leave", self._leave_if_alone)
             guard("observer start", self._observer.ensure)

@@ -25,6 +25,8 @@ class ObserverStart:
         self._next_check = 0.0
         self._tries = 0
         self._allowed: int | None = None
+        self.is_there = False
+        """Whether an observer ran at the last check."""
 
     def ensure(self) -> None:
         """Starts a detached observer if none is running. Only the agent's thread calls this."""
@@ -32,7 +34,9 @@ class ObserverStart:
         if not self._wanted or now < self._next_check or self._tries >= TRIES:
             return
         self._next_check = now + CHECK_EVERY_S
-        if (observer := self._observer_pid()) is not None:
+        observer = self._observer_pid()
+        self.is_there = observer is not None
+        if observer is not None:
             self._consent(observer)
             return
         # All ranks of a node find at the same time that there is no observer: only one of them acts.

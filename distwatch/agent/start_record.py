@@ -46,6 +46,7 @@ def process_started(header: FileHeader, role: str, settings: Settings) -> Proces
         cwd=_cwd(),
         distwatch_version=__version__,
         deadlines=settings.deadlines,
+        on_hang=settings.on_hang,
     )
 
 

@@ -24,6 +24,7 @@ from distwatch.errors import InitFailed, InitTimeout, not_done
 from distwatch.hooks.call_hook import arguments_of
 from distwatch.hooks.patch import PatchSet
 from distwatch.integrations.registry import running_agent
+from distwatch.settings import ENDS_CULPRITS
 from distwatch.state.addresses import split_endpoint
 from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.state.steps import INIT, KINDS, StepKind
@@ -108,7 +109,7 @@ class _Hang:
 
     def _late(self) -> InitFailed:
         failure = self._timeout("")
-        if self._on_hang == "abort":
+        if self._on_hang in ENDS_CULPRITS:
             self._agent.end_rank(failure)
         return failure
 

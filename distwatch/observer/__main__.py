@@ -27,6 +27,7 @@ log = logging.getLogger("distwatch.observer")
 async def observe(folder: RunFolder) -> None:
     """Runs the observer and its viewers' socket until the run has ended."""
     observer = Observer(folder)
+    observer.act_on_incidents(os.environ)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, observer.stop)

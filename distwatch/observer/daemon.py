@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,7 @@ from distwatch.observer.looks.log_looks import LogLooks
 from distwatch.observer.looks.nccl_looks import NcclLooks
 from distwatch.observer.looks.rendezvous_looks import RendezvousLooks
 from distwatch.observer.looks.tracking import Tracking
+from distwatch.observer.responses.responses import Responses
 from distwatch.probes.devices import Devices
 from distwatch.probes.infiniband import Ports
 from distwatch.runfolder import RunFolder, host_name
@@ -61,6 +62,7 @@ class Others(Protocol):
 
     def holds_on(self) -> bool: ...
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...
+    def ask_to_end(self, order: ev.RankAborted) -> None: ...
 
 
 class Observer:
@@ -74,8 +76,7 @@ class Observer:
         self.record_sinks: list[RecordSink] = []
         """They get every record of this host, as it is in its journal."""
         self.others: Others | None = None
-        self.viewers = 0
-        self.longest_turn_s = 0.0
+        self.viewers, self.longest_turn_s = 0, 0.0
         fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
@@ -93,6 +94,7 @@ class Observer:
             folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,
             writable=writable,
         )  # fmt: skip
+        self.act_on_incidents(None)
         self._finished = False
         self._host = host_name()
         self._began = self._last_alive = time.monotonic()
@@ -105,6 +107,13 @@ class Observer:
             ev.ObserverStarted(
                 host=self._host, pid=os.getpid(), distwatch_version=__version__, embedded=embedded
             )
+        )
+
+    def act_on_incidents(self, environ: Mapping[str, str] | None) -> None:
+        """From now on, incidents have consequences, as these settings say; None: it only looks."""
+        sockets = self._intake.sockets
+        self.responses = Responses(
+            self.folder, self.state, self.recording, self.tracking, sockets, environ
         )
 
     async def run(self) -> str:
@@ -176,6 +185,7 @@ class Observer:
             else:
                 self._search()
                 self._judge()
+            self.responses.consider(self.judge, self.others)
             done = time.monotonic()
             self._rested_at = rested_at(began, done, PRESSED if self._is_pressed else CALM)
             self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
@@ -256,6 +266,9 @@ class Observer:
         except Exception as error:
             self._failed(error)
         self._intake.flush()
+        self.responses.consider(self.judge, self.others)
+        self.recording.flush()
+        await self.responses.finish(ended=not self.tracking.living())
         self.recording.record(ev.ObserverEnded(host=self._host, reason=reason))
         self.recording.flush()
         self.recording.close()
@@ -346,8 +359,8 @@ class Observer:
         now = time.monotonic()
         if self._stopping.is_set():
             return "asked to end"
-        others = self.others is not None and self.others.holds_on()
-        if self.tracking.living() or self.viewers or self.inspection.running or others:
+        holds = self.responses.holds_on() or (self.others is not None and self.others.holds_on())
+        if self.tracking.living() or self.viewers or self.inspection.running or holds:
             self._last_alive = now
             return ""
         if not self.state.processes:  # nor of other hosts, where this one is the root

@@ -37,6 +37,8 @@ class Judge:
         self._recording = recording
         self._roots: Roots = frozenset()
         self._number: int | None = None
+        self._is_complete = False
+        """Whether the incident of that number is on disk."""
         self.findings: list[Finding] = []
         self.cases: list[Case] = []
         self.path = ""
@@ -46,6 +48,7 @@ class Judge:
         if own and state.judged is not None and state.judged.incident is not None:
             self._roots = _roots_of(state.judged.findings)
             self._number = state.judged.incident
+            self._is_complete = True
 
     def judge(self) -> bool:
         """Derives the findings again; returns whether the verdict's roots changed."""
@@ -56,7 +59,7 @@ class Judge:
             return False
         # More evidence for the same problem, or a better name for it, is not a second incident.
         if roots and not _share_a_culprit(roots, self._roots):
-            self._number = None
+            self._number, self._is_complete = None, False
         self._roots = roots
         return True
 
@@ -64,6 +67,11 @@ class Judge:
     def blocked(self) -> bool:
         """Whether the verdict is a hang or a crash."""
         return bool(self._roots)
+
+    @property
+    def incident(self) -> int | None:
+        """The number of the current incident once all of it is on disk."""
+        return self._number if self.blocked and self._is_complete else None
 
     @property
     def crashed(self) -> bool:
@@ -100,6 +108,7 @@ class Judge:
             self.path = write_incident(
                 self._folder, self._state, self.findings, self._number, self.cases
             )
+            self._is_complete = True
         except Exception as error:
             # A failing report must not keep the verdict itself out of the journal.
             reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)

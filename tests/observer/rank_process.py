@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from distwatch.agent.journal import Journal
 from distwatch.agent.pulse import PulsePage
 from distwatch.runfolder import RunFolder, start_ticks, write_start
@@ -97,7 +99,7 @@ class _Rank:
             salt=pid,
             capacity=capacity,
         )
-        started = ev.ProcessStarted(
+        self._started = ev.ProcessStarted(
             host=host,
             pid=pid,
             start_ticks=ticks,
@@ -110,7 +112,7 @@ class _Rank:
         self._page = PulsePage(f"{folder.volatile}/{self.stem}.pulse")
         self._beats = 0
         self._steps = 0
-        self._journal.append(started)
+        self._journal.append(self._started)
 
     def steps(self, count: str, label: str = "") -> None:
         """`count` steps, each begun and ended: two records a step."""
@@ -124,6 +126,10 @@ class _Rank:
         self._journal.append(
             ev.StepStarted(step=self._steps, name=name, deadline_s=float(deadline_s))
         )
+
+    def on_hang(self, setting: str) -> None:
+        """It has read this DISTWATCH_ON_HANG."""
+        self._journal.append(msgspec.structs.replace(self._started, on_hang=setting))
 
     def plan(self, endpoint: str, world_size: str, global_rank: str = "0", by: str = "") -> None:
         """It means to form a world at that endpoint; `by` "store": it hosts the store there."""

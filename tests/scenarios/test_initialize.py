@@ -196,7 +196,7 @@ def test_on_hang_abort() -> None:
 
 
 def test_on_hang_abort_in_a_collective() -> None:
-    """One rank waits: of several the first to end would end the others' calls with an error."""
+    """The culprit ends, once the incident is on disk; whoever waits for it is left to the launcher."""
     env = {
         "DISTWATCH_ON_HANG": "abort",
         "DISTWATCH_DEADLINES": "init=60,group=60,load=60,collective=3",
@@ -204,8 +204,24 @@ def test_on_hang_abort_in_a_collective() -> None:
     each = {1: {"TEST_CHOICE": "late"}}
     with launch_ranks("forms", 2, env=env, env_of=each, args=["reduce_but_for_one"]) as job:
         job.wait_step("gate door", {1})
-        assert job.launched[0].wait(60) == 75
+        assert job.launched[1].wait(60) == 75
+        assert "DISTWATCH_ON_HANG=abort ends pid" in job.output()
         job.wait_verdict("process.data_stall", {1}, mentions=("reduce_but_for_one",))
+        kinds = [type(e.event) for e in job.state().timeline]
+        assert kinds.index(ev.FindingsJudged) < kinds.index(ev.RankAborted)
+
+
+def test_on_hang_abort_without_an_observer() -> None:
+    """Nobody knows the culprit then: one rank waits, and ends itself."""
+    env = {
+        "DISTWATCH_ON_HANG": "abort",
+        "DISTWATCH_OBSERVER": "off",
+        "DISTWATCH_DEADLINES": "init=60,group=60,load=60,collective=3",
+    }
+    each = {1: {"TEST_CHOICE": "late"}}
+    with launch_ranks("forms", 2, env=env, env_of=each, args=["reduce_but_for_one"]) as job:
+        job.wait_step("gate door", {1})
+        assert job.launched[0].wait(60) == 75
 
 
 def test_on_hang_report_leaves_the_job_alone() -> None:

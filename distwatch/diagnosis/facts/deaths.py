@@ -74,6 +74,8 @@ def deaths_of(job: Job) -> Deaths:
 
 
 def _gave_up(process: Process) -> bool:
+    if process.outside.aborted is not None:
+        return True
     return process.ending is not None and process.ending.reason.startswith(GAVE_UP)
 
 

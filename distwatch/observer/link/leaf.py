@@ -251,6 +251,10 @@ class Leaf:
                 task = asyncio.create_task(self._look(channel, message))
                 self._looks.add(task)
                 task.add_done_callback(self._looks.discard)
+            elif isinstance(message, say.End):
+                self._observer.responses.obey(
+                    message.process, message.incident, message.code, message.summary
+                )
             elif isinstance(message, say.Bye):
                 self._delivered = True
                 return

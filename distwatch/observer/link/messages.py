@@ -70,6 +70,15 @@ class Look(Message, frozen=True, tag="look"):
     ask: bool = False
 
 
+class End(Message, frozen=True, tag="end"):
+    """DISTWATCH_ON_HANG=abort: this process of yours is the culprit. The leaf looks again whether it asked for that."""
+
+    process: str
+    incident: int
+    code: str
+    summary: str
+
+
 class Seen(Message, frozen=True, tag="seen"):
     """The other side is alive and reads.
 
@@ -92,7 +101,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromLeaf = Batch | CaughtUp | Looked | Bye
-FromRoot = Resume | Look | Seen | Bye | Refused
+FromRoot = Resume | Look | End | Seen | Bye | Refused
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):

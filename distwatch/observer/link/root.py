@@ -92,6 +92,18 @@ class Root:
         look = say.Look(number=self._looks, why=why[:400], ask=ask)
         return [leaf.ask(look) for leaf in self._leaves.values()]
 
+    def ask_to_end(self, order: ev.RankAborted) -> None:
+        """Asks the leaf of that host to end a process of its own."""
+        if (leaf := self._leaves.get(order.host)) is not None:
+            leaf.send(
+                say.End(
+                    process=order.process,
+                    incident=order.incident,
+                    code=order.code,
+                    summary=order.summary,
+                )
+            )
+
     # ---- connections ---------------------------------------------------------------------------
 
     def _begin_anew(self) -> None:
@@ -261,10 +273,14 @@ class _Leaf:
         """Asks for a look; the future is done when it was taken, or when the leaf is gone."""
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending[look.number] = answer
-        task = asyncio.create_task(self._send_quietly(look))
+        self.send(look)
+        return answer
+
+    def send(self, message: say.Message) -> None:
+        """Sends in the background; a leaf that is gone gets nothing."""
+        task = asyncio.create_task(self._send_quietly(message))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
-        return answer
 
     def replace(self) -> None:
         """Ends this connection: the same leaf has connected again."""

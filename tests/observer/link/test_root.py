@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -244,6 +245,17 @@ async def test_looks_are_asked_of_leaves_and_answered(observer: Observer, join: 
     await taken(channel)
     await unanswered
     assert not observer.others.holds_on()
+
+
+async def test_a_leaf_is_asked_to_end_a_culprit(observer: Observer, join: Join) -> None:
+    channel = await join()
+    await heard(channel, say.Resume)
+    order = ev.RankAborted(host=FAR, process=RANK.stream, incident=3, code="c", summary="s")
+    assert observer.others is not None
+    observer.others.ask_to_end(order)
+    observer.others.ask_to_end(msgspec.structs.replace(order, host="nowhere"))
+    end = await heard(channel, say.End)
+    assert (end.process, end.incident, end.code, end.summary) == (RANK.stream, 3, "c", "s")
 
 
 async def test_a_leaf_gets_in_however_many_drip(observer: Observer, join: Join) -> None:
