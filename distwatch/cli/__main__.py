@@ -28,6 +28,7 @@ GROUPS = {
         "check": "Check a plan: sizes that do not divide, the groups, what this machine lacks.",
         "doctor": "Check this machine: rights, py-spy, GPUs, memory, network, versions.",
         "env": "Show the launcher's variables: set, derived, missing.",
+        "notify": "Test whom the observer tells of a hang or a crash.",
         "version": "Show the version.",
         "completion": "Print the completion script for bash, zsh or fish.",
     },

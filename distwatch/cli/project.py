@@ -10,7 +10,8 @@ from distwatch.cli.terminal import echo
 from distwatch.errors import UsageError
 from distwatch.foreign_files import read_named
 
-KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer", "ring", "keep")
+KEYS = ("dir", "run_id", "deadlines", "on_hang", "integrations", "observer", "ring", "keep",
+        "notify", "drain")  # fmt: skip
 _FIX = "Fix [tool.distwatch], or run from another folder."
 
 

@@ -25,6 +25,7 @@ from distwatch.cli.ray_job import submits_job, with_settings
 from distwatch.cli.terminal import echo
 from distwatch.errors import AttachDenied, UsageError
 from distwatch.integrations.registry import unknown_names
+from distwatch.observer.responses.addresses import addresses_in
 from distwatch.ray import job_environment
 from distwatch.settings import ON_HANG, read_settings, run_root
 
@@ -53,6 +54,10 @@ BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap"
 @click.option(
     "--keep", metavar="AGE,SIZE", help="DISTWATCH_KEEP: how long ended runs stay, or all."
 )
+@click.option(
+    "--notify", metavar="COMMAND|URL", help="DISTWATCH_NOTIFY: whom to tell of a hang or a crash."
+)
+@click.option("--drain", metavar="COMMAND", help="DISTWATCH_DRAIN, for --on-hang restart-node.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND…")
 def command(arguments: tuple[str, ...], dir_: str | None, **options: str | None) -> int:
     """Run any command (torchrun, python, accelerate, srun, …) with distwatch on.
@@ -145,6 +150,9 @@ def _require_sense(environ: Mapping[str, str]) -> None:
         )
     if wrong := unknown_names(settings):
         raise UsageError(wrong.rstrip("."))
+    for address in addresses_in(environ.get("DISTWATCH_NOTIFY", "")):
+        if address.complaint:
+            raise UsageError(address.complaint)
     if settings.observer not in ("auto", "off") and ":" not in settings.observer:
         raise UsageError(
             f"DISTWATCH_OBSERVER={settings.observer!r} is not valid",

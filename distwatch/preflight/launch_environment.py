@@ -152,6 +152,9 @@ def _settings(environ: Mapping[str, str]) -> tuple[Setting, ...]:
         "DISTWATCH_OBSERVER": settings.observer,
         "DISTWATCH_RING": bytes_text(settings.ring),
         "DISTWATCH_KEEP": environ.get("DISTWATCH_KEEP") or KEEP,
+        # Both may hold a secret in any place.
+        "DISTWATCH_NOTIFY": "set" if environ.get("DISTWATCH_NOTIFY") else "not set: nobody is told",
+        "DISTWATCH_DRAIN": "set" if environ.get("DISTWATCH_DRAIN") else "not set",
     }
     return tuple(
         Setting(name=name, value=redact_text(value), source=_source(name, environ))
