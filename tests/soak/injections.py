@@ -6,20 +6,30 @@ The expected result is that of the same job into which nothing was brought.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from distwatch.injection.refusal import Refused
 from distwatch.injection.request import bring_in
 from distwatch.observer.targets.injecting import take_out
+from distwatch.probes.procfs import state_of
+from distwatch.probes.syscalls import call_of
 from distwatch.runfolder import RunFolder, host_name
+from tests.probes.others import wait_until
 from tests.soak.command import main
 from tests.support.ranks import Job, launch_ranks
 
 WAITS = (
-    "gate sleep event lock queue flock child asyncio recv select poll epoll spin churn compute write"
+    "gate sleep event lock queue flock child asyncio recv select poll epoll spin churn compute write "
+    "stdin stopped gil"
 ).split()
+NEVER = ("stopped", "gil")
+"""Nothing is brought into rank 1 while no thread of it, or no Python code in it, can run."""
 COLLECTIVES = "all_reduce broadcast barrier all_gather_object recv new_group store backward".split()
 
 
@@ -54,17 +64,22 @@ def _result(number: int, count: int) -> tuple[set[str], list[float], int]:
     wait, collective = WAITS[number], COLLECTIVES[number % len(COLLECTIVES)]
     times: list[float] = []
     refused = 0
-    with launch_ranks("bare_waits", 2, without_distwatch=(0, 1), args=(wait, collective)) as job:
+    with _launched(wait, collective) as (job, stdin):
         job.wait_step("waits", {0, 1})
+        if wait in NEVER:
+            _wait_asleep(job, stops=wait == "stopped")
         for turn, rank in zip(range(count), itertools.cycle((0, 1))):
             began = time.monotonic()
             try:
                 _inject(job, rank, turn, for_good=turn >= count - 2)
+                assert rank == 0 or wait not in NEVER, f"{wait}: nothing can be brought in there"
                 times.append(time.monotonic() - began)
             except Refused as why:
                 print(f"{wait}, {collective}, rank {rank}: {why}")
                 refused += 1
+        job.launched[1].send_signal(signal.SIGCONT)
         job.open_gate("on", 1)
+        os.write(stdin, b"\n")
         ended = job.wait_ended()
         assert ended == [0, 0], (
             f"{wait}, {collective}: the ranks ended with {ended}\n{job.output()}"
@@ -74,6 +89,32 @@ def _result(number: int, count: int) -> tuple[set[str], list[float], int]:
         results = [line for line in lines if line.startswith("result ")]
         assert len(results) == 2, job.output()
     return set(results), times, refused
+
+
+@contextlib.contextmanager
+def _launched(wait: str, collective: str) -> Iterator[tuple[Job, int]]:
+    """The job, and the end of rank 1's stdin at which somebody may type."""
+    reading, writing = os.pipe()
+    try:
+        with launch_ranks(
+            "bare_waits",
+            2,
+            without_distwatch=(0, 1),
+            args=(wait, collective),
+            stdin_of={1: reading},
+        ) as job:
+            yield job, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _wait_asleep(job: Job, *, stops: bool) -> None:
+    """Until rank 1 is in the call that it waits in; or, if `stops`, until it is stopped there."""
+    pid = job.launched[1].pid
+    if stops:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(pid) == "T" if stops else call_of(pid, pid, "S").name == "read")
 
 
 def _inject(job: Job, rank: int, turn: int, *, for_good: bool) -> None:

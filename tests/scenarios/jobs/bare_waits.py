@@ -4,6 +4,7 @@ Rank 0 waits in the collective meanwhile. Both then train on, and print what cam
 """
 
 import asyncio
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -108,8 +109,16 @@ def on_socket(wait: str) -> None:
         epoll.poll()
 
 
+def hold_the_gil() -> None:
+    """Waits in native code that does not release it."""
+    ctypes.PyDLL(None).read(GATE.fileno(), ctypes.create_string_buffer(1), 1)
+
+
 WAITS = {
     "gate": lambda: GATE.read(1),
+    "stopped": lambda: GATE.read(1),
+    "gil": hold_the_gil,
+    "stdin": sys.stdin.readline,
     "sleep": lambda: [time.sleep(0.2) for _ in iter(ON.is_set, True)],
     "event": ON.wait,
     "lock": lock_of_a_thread,
@@ -178,7 +187,7 @@ def wait_here() -> None:
 
 dist.init_process_group("gloo")
 dist.barrier()
-if RANK == 1 and WAIT != "gate":
+if RANK == 1 and WAIT not in ("gate", "stopped", "gil"):
     threading.Thread(target=opened, daemon=True).start()
 if COLLECTIVE != "backward":
     wait_here()
