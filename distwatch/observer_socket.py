@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from distwatch.runfolder import RunFolder
+from distwatch.socket_path import within_limit
 
 LENGTH = struct.Struct("<I")
 _CREDENTIALS = struct.Struct("3i")
@@ -28,7 +29,8 @@ def ask_observer(folder: RunFolder, request: dict[str, Any], timeout_s: float) -
     until = time.monotonic() + timeout_s
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
         connection.settimeout(timeout_s)
-        connection.connect(folder.socket)
+        with within_limit(folder.socket) as path:
+            connection.connect(path)
         _require_ours(connection)
         connection.sendall(framed(request))
         (length,) = LENGTH.unpack(_receive(connection, LENGTH.size, until))

@@ -14,12 +14,12 @@ from types import FrameType
 import msgspec
 
 from distwatch.observer_socket import peer_uid
+from distwatch.socket_path import within_limit
 from distwatch.state.events import Frame, ThreadStack
 
 THREADS_TOLD = 64
 FRAMES_TOLD = 200
 _ANSWER_WITHIN_S = 0.5
-_PATH_LIMIT = 107
 
 
 class ControlSocket:
@@ -42,14 +42,12 @@ class ControlSocket:
         self._leave = leave
         self._path = path
         self._socket: socket.socket | None = None
-        # A path that is too long is not an error: the observer then reports that it could not ask.
-        if len(os.fsencode(path)) > _PATH_LIMIT:
-            return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             if os.path.exists(path):
                 os.unlink(path)
-            listener.bind(path)
+            with within_limit(path) as short:
+                listener.bind(short)
             os.chmod(path, 0o600)
             listener.listen(4)
             listener.setblocking(False)

@@ -19,6 +19,7 @@ from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import Entry, Reading, live_key
 from distwatch.observer.link.orders import Order
 from distwatch.observer_socket import LENGTH, framed, peer_uid
+from distwatch.socket_path import within_limit
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record
 
@@ -113,13 +114,14 @@ class ViewerServer:
         """Starts listening; replaces the socket of a dead observer.
 
         Raises:
-            OSError: the path cannot be bound (107 bytes are the system's limit).
+            OSError: the path cannot be bound.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         mask = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path)
+            with within_limit(self._path) as path:
+                self._server = await asyncio.start_unix_server(self._serve, path)
         finally:
             os.umask(mask)
 

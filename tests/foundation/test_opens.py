@@ -16,6 +16,7 @@ MADE = "a file in a folder that it has just made for itself"
 MAY_OPEN = {
     "foreign_files.py": "the one place",
     "runfolder.py": PROC,
+    "socket_path.py": "a folder, for the socket in it",
     "agent/core.py": PROC,
     "agent/journal.py": NEW,
     "agent/limits.py": PROC,

@@ -76,7 +76,7 @@ def left_over(host: Machine) -> list[str]:
 
 
 def test_hosts_that_never_heard_of_distwatch_make_one_verdict(tmp_path: Path) -> None:
-    there = tmp_path / "tmp"
+    there = tmp_path / "so-deep-that-no-path-of-a-socket-in-it-fits-the-limit-of-the-system"
     there.mkdir()
     with nodes(2) as job:
         job.launch("after_the_gate", env=BARE)

@@ -19,6 +19,7 @@ from distwatch.observer.link.handshake import accept
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import name_of
+from distwatch.socket_path import within_limit
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
@@ -128,7 +129,8 @@ class Root:
         try:
             hello = await asyncio.wait_for(accept(channel, self._objection), HANDSHAKE_WITHIN_S)
             if hello.kind == "viewer":
-                viewers = await asyncio.open_unix_connection(self._observer.folder.socket)
+                with within_limit(self._observer.folder.socket) as path:
+                    viewers = await asyncio.open_unix_connection(path)
                 await join(channel, *viewers)
             else:
                 await self._serve_leaf(channel, hello)

@@ -23,6 +23,7 @@ from distwatch.probes.process import (
     main_thread_run_ns,
 )
 from distwatch.probes.stacks import take_stack
+from distwatch.socket_path import within_limit
 from distwatch.state import events as ev
 from distwatch.state.observer_events import MAIN_THREAD
 
@@ -262,7 +263,8 @@ async def take_from_inside(key: str, socket: str) -> ev.StackTaken | None:
 
 async def ask(path: str, line: str) -> str:
     """Sends one line to an agent's control socket, and returns the line that it answers."""
-    reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
+    with within_limit(path) as short:
+        reader, writer = await asyncio.open_unix_connection(short, limit=1 << 20)
     try:
         writer.write(line.encode())
         await writer.drain()

@@ -13,6 +13,7 @@ from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unp
 from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
+from distwatch.socket_path import within_limit
 from distwatch.state.reducer import reduce
 
 CONNECT_WITHIN_S = 2.0
@@ -68,7 +69,8 @@ class LiveRun(RunSource):
         deadline = time.monotonic() + CONNECT_WITHIN_S
         while True:
             try:
-                return await asyncio.open_unix_connection(self.folder.socket)
+                with within_limit(self.folder.socket) as path:
+                    return await asyncio.open_unix_connection(path)
             except OSError as error:
                 # The observer takes its lock before it listens.
                 if time.monotonic() > deadline:
