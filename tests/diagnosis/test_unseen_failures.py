@@ -82,6 +82,15 @@ def test_an_exception_that_is_caught_again_and_again() -> None:
     assert "the `try` at train.py:8" in finding.summary
 
 
+def test_an_import_asks_caches_that_raise() -> None:
+    job = hung_job()
+    site = ev.Site(
+        file="<frozen importlib._bootstrap_external>", line=1437, function="_path_importer_cache"
+    )
+    job.say(2, 30.2, ev.ExceptionHeld(type_name="KeyError", site=site, caught_at=site, times=2))
+    only_root(job, "collective.rank_missing", 2)
+
+
 def test_a_rank_that_only_waits_may_hold_an_exception() -> None:
     job = hung_job()
     job.stack(2, 30.1, SLEEPING)

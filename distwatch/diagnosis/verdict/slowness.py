@@ -50,7 +50,11 @@ def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
             kept.append(finding)
         elif set(culprits) <= idle.keys():
             continue
-        elif finding.severity == "hang" and (moved := _moved(case, culprits)):
+        elif (
+            finding.severity == "hang"
+            and not _has_ended_a_wait(case, culprits)
+            and (moved := _moved(case, culprits))
+        ):
             # One warning for those ranks, whatever else they would be blamed for.
             if culprits not in told or not told[culprits].waiting_ranks:
                 told[culprits] = _slow(case, finding, moved)
@@ -61,6 +65,12 @@ def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
 
 def _needs_standstill(finding: Finding) -> bool:
     return bool(finding.culprit_ranks) and code_of(finding.code).needs_standstill
+
+
+def _has_ended_a_wait(case: Case, ranks: tuple[int, ...]) -> bool:
+    """Whether torch's own timeout has already ended a rank that waited for these: it was too slow."""
+    waiters = {edge.waiter for rank in ranks for edge in case.graph.awaited_by(rank)}
+    return any(wait.timed_out for waiter in waiters for wait in case.job.waits_for(waiter))
 
 
 def _moved(case: Case, ranks: tuple[int, ...]) -> dict[int, str]:

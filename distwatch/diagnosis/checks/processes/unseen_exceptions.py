@@ -84,6 +84,8 @@ def _in_differing_calls(case: Case) -> set[int]:
 
 def _is_usual(case: Case, rank: int, held: ExceptionHeld) -> bool:
     """Whether ranks work with it: a program may run in the handler of an ImportError from its beginning to its end."""
+    if held.site is not None and held.site.file.startswith("<frozen importlib"):
+        return True  # each import asks caches that raise where they have nothing
     alike = [
         process.held_exception
         for process in case.job.ranks.values()
