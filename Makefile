@@ -18,7 +18,7 @@ GPU_VENV := .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 TEST_TOOLS := 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1' 'pytest-xdist[psutil]>=3.6' 'hypothesis>=6.100'
 
-.PHONY: demo test test-sglang test-torch test-gpu check bench soak pictures clean
+.PHONY: demo test test-sglang test-torch test-gpu check docs bench soak pictures clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
@@ -80,6 +80,11 @@ check: $(STAMP)
 	$(BIN)/python tools/check_words.py
 	$(BIN)/python tools/findings_page.py --check
 	$(BIN)/python tools/man_pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# The pages as a site: site/index.html.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/import_cost.py
@@ -107,6 +112,6 @@ pictures: $(STAMP)
 	$(BIN)/python tools/pictures.py
 
 clean:
-	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find distwatch -name "*.so" -delete

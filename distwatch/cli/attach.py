@@ -52,6 +52,11 @@ PARTIAL = 6
 )  # fmt: skip
 @shell_option
 @click.option("--address", default="", metavar="IP[:PORT]", help="Hosts: where this host listens.")
+@click.option(
+    "--slurm", "slurm", metavar="JOB[_TASK][.STEP]",
+    help="A Slurm job by its number: looks from a step beside its own (srun --overlap) on its first node, and "
+    "at its other nodes as with --hosts.",
+)  # fmt: skip
 @root_option
 @color_option
 def command(
@@ -62,6 +67,7 @@ def command(
     hosts: str | None,
     shell: str,
     address: str,
+    slurm: str | None,
     root: str,
 ) -> int:
     """Open the TUI on the run of a process: a rank, its launcher or a dataloader worker.
@@ -72,6 +78,16 @@ def command(
     """
     if dump_only and not injects:
         raise UsageError("--dump-only goes with --inject", advice="See `distwatch attach --help`.")
+    if slurm:
+        if target or hosts:
+            raise UsageError(
+                "--slurm finds the process and the hosts by itself",
+                advice="Give it without a target and without --hosts.",
+            )
+        # It imports what only a job of Slurm needs.
+        from distwatch.cli.slurm_job import step_into
+
+        target, root, hosts, shell = step_into(slurm, root, once=once)
     meant = resolve(target or choose(root), root)
     if not once:
         require_terminal("`distwatch attach --once` prints one screen.")

@@ -8,13 +8,16 @@ What a page shows as output holds if its lines come in that order; `…` stands 
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCS = sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))
-PAGES = ("README.md", "CONTRIBUTING.md", *_DOCS)
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *_DOCS)
 _FENCE = re.compile(
     r"(?:^<!-- (?P<how>not run|run): (?P<words>.*) -->\n)?^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$",
     re.MULTILINE,
@@ -67,3 +70,20 @@ def assert_shown(block: str, output: str) -> None:
             left.pop(0)
         assert left, f"{line!r} does not come, or not there, in:\n{output}"
         left.pop(0)
+
+
+def shell(command: str, folder: Path) -> tuple[int, str]:
+    """The exit code and all output of what is typed in that folder, with this environment's tools."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "DISTWATCH_DIR": str(folder / "runs")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return done.returncode, done.stdout

@@ -6,14 +6,12 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.docs.blocks import REPOSITORY, Block, assert_shown, blocks
+from tests.docs.blocks import REPOSITORY, Block, assert_shown, blocks, shell
 from tests.support.checkpoints import make_checkpoint
 from tests.support.ranks import JOBS, PATIENT, launch_ranks
 
@@ -101,20 +99,3 @@ def test_python_runs_and_gives_what_is_shown(
     for shown, value in map(json.loads, said):
         assert_shown(shown, value)
     assert len(said) == block.text.count("# → ")
-
-
-def shell(command: str, folder: Path) -> tuple[int, str]:
-    """The exit code and all output of what is typed in that folder, with this environment's tools."""
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        ["sh", "-c", command],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "DISTWATCH_DIR": str(folder / "runs")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    return done.returncode, done.stdout

@@ -76,13 +76,13 @@ class Job:
                     stdin=stdin,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**inherited_environment(), **self._own_environment(), **env},
+                    env={**inherited_environment(), **self.environment(), **env},
                     cwd=self.work,
                     start_new_session=True,
                 )
             )
 
-    def _own_environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {
             "DISTWATCH": "1",
             "DISTWATCH_DIR": self.root,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
 
 from distwatch.observer.journals.reading import write_attached
@@ -42,12 +44,13 @@ class OutsideWatch:
         start_observer(self._folder, os.environ)
         self.started = True
         until = time.monotonic() + STARTED_WITHIN_S
-        # It takes its lock before it listens.
         while not self._listens() and time.monotonic() < until:
             time.sleep(0.05)
 
     def _listens(self) -> bool:
-        return bool(lock_holder(self._folder)) and os.path.exists(self._folder.socket)
+        # It takes its lock and makes its socket before it listens: only a connection shows that.
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as tried:
+            return bool(lock_holder(self._folder)) and not tried.connect_ex(self._folder.socket)
 
     def end(self) -> None:
         """Ends the observer if it was started here, and waits for its last record."""
