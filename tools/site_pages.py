@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,6 +15,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
+_MARK = re.compile(r"\||[-*] |\d+\. ")
 _LINK = re.compile(r"\]\((?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -26,8 +28,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """The same for the links of the docs to those pages."""
-    return _LINK.sub(_on_the_site, markdown)
+    """The same for the links of the docs to those pages; lists and tables begin as on GitHub, too."""
+    return "\n".join(_set_apart(_LINK.sub(_on_the_site, markdown).splitlines()))
+
+
+def _set_apart(lines: list[str]) -> Iterator[str]:
+    """Gives a list or a table the empty line before it that Python's Markdown needs to see one."""
+    fenced, before = False, ""
+    for line in lines:
+        fenced ^= line.startswith("```")
+        mark = None if fenced or _MARK.match(before) else _MARK.match(line)
+        if mark and before.strip() and (mark[0] == "|" or not before.startswith(" ")):
+            yield ""
+        yield line
+        before = line
 
 
 def _on_the_site(link: re.Match[str]) -> str:

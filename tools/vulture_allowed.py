@@ -12,6 +12,10 @@ _.__dir__
 _.__wrapped__
 _.__loader__
 
+# mkdocs calls the hooks of `tools/site_pages.py`.
+_.on_files
+_.on_page_markdown
+
 # urllib calls it.
 _.redirect_request
 
