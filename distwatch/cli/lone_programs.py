@@ -1,4 +1,5 @@
-"""Python programs of a command that no launcher made a rank: the run's observer is told of them.
+"""Python programs of a command that no launcher made a rank, and launchers that wait for other nodes: the run's
+observer is told of them.
 
 Such a program does not report itself (it may never load torch, and a thousand short ones must cost
 nothing), but it may hang, too. `distwatch run` waits for the command anyway, and looks from outside.
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from distwatch.errors import AttachDenied
 from distwatch.observer.lock import lock_holder
 from distwatch.observer_process import start_observer
+from distwatch.probes.elastic_rendezvous import rendezvous_of
 from distwatch.probes.table import ProcessTable, Seen
 from distwatch.runfolder import RunFolder, host_name, join, write_start
 
@@ -45,10 +47,13 @@ class LonePrograms:
         self._next = time.monotonic() + self._pause_s
         table = ProcessTable()
         command = table.get(command_pid)
-        new = [one for one in topmost(table, command) if self._is_new(one)] if command else []
-        for program in new:
+        found = [(one, "other") for one in topmost(table, command)] if command else []
+        found += [(one, "launcher") for one in waiting_launchers(table, command)] if command else []
+        for program, role in found:
+            if not self._is_new(program):
+                continue
             try:
-                self._enter(program)
+                self._enter(program, role)
             except (OSError, AttachDenied):
                 return  # a full or unsafe root is reported by whoever else writes there
 
@@ -58,11 +63,11 @@ class LonePrograms:
         self._known.add(key)
         return not known
 
-    def _enter(self, program: Seen) -> None:
+    def _enter(self, program: Seen, role: str) -> None:
         environ = program.environ or {}
         folder = join(self._root, self._run_id, environ)
         if not _has_started(folder, program):
-            write_start(folder, "other", environ, program.pid)
+            write_start(folder, role, environ, program.pid)
         if environ.get("DISTWATCH_OBSERVER", "auto") == "auto" and lock_holder(folder) is None:
             start_observer(folder, self._environ)
 
@@ -77,6 +82,15 @@ def topmost(table: ProcessTable, command: Seen) -> Iterator[Seen]:
             programs.add(one.pid)
             if not one.is_distwatch:
                 yield one
+
+
+def waiting_launchers(table: ProcessTable, command: Seen) -> Iterator[Seen]:
+    """Launchers of more than one node, at and below a process, that have started no process yet."""
+    for one in (command, *table.below(command)):
+        if table.role_of(one) != "launcher" or one.is_distwatch or any(table.below(one)):
+            continue
+        if rendezvous_of(one.argv, one.environ or {}) is not None:
+            yield one
 
 
 def _has_started(folder: RunFolder, program: Seen) -> bool:

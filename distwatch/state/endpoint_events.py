@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from distwatch.state.bounds import Finite
 from distwatch.state.event import Event
 
 
@@ -46,5 +47,7 @@ class RendezvousLooked(Event, frozen=True, kw_only=True):
     """Those that have joined, where they are named: `node7 (pid 4711)`."""
     waits_since_ns: int = 0
     """Since when no other node has joined, as far as looks show."""
+    limit_s: Finite | None = None
+    """How long the launcher lets an initialization take, by its DISTWATCH_DEADLINES; None without distwatch."""
     detail: str = ""
     """Why something was not observed."""

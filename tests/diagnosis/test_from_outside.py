@@ -214,7 +214,9 @@ def test_groups_of_their_own_are_a_hang_that_blames_nobody() -> None:
     assert diagnose(moving.state) == []
 
 
-def a_launcher(joined: int | None, *, at: float, ranks: bool = False) -> RecordedJob:
+def a_launcher(
+    joined: int | None, *, at: float, ranks: bool = False, limit_s: float | None = None
+) -> RecordedJob:
     job = RecordedJob(2)
     key = "node1-999.3"
     sighted = ev.ProcessSighted(
@@ -227,6 +229,7 @@ def a_launcher(joined: int | None, *, at: float, ranks: bool = False) -> Recorde
     looked = ev.RendezvousLooked(
         process=key, host="node1", endpoint="n1:7", backend="c10d", nodes_needed=2,
         nodes_joined=joined, nodes=("n1 (pid 999)",), waits_since_ns=SECOND,
+        limit_s=limit_s,
     )  # fmt: skip
     job.see(at, looked)
     job.tick(at)
@@ -238,6 +241,8 @@ def test_a_node_that_torchrun_waits_for() -> None:
     assert (verdict.code, verdict.culprit_ranks) == ("rendezvous.node_missing", ())
     assert "waits for 1 node of 2; 1 has joined at n1:7: n1 (pid 999)" in verdict.summary
     assert diagnose(a_launcher(1, at=3.0).state) == [], "nobody has waited for long yet"
+    assert diagnose(a_launcher(1, at=6.0, limit_s=9.0).state) == [], "its deadline has not passed"
+    assert diagnose(a_launcher(1, at=11.0, limit_s=9.0).state) != []
     assert diagnose(a_launcher(2, at=6.0).state) == []
     assert diagnose(a_launcher(None, at=6.0).state) == [], "missing is not zero"
     assert diagnose(a_launcher(1, at=6.0, ranks=True).state) == []

@@ -8,7 +8,7 @@ import sys
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import Process, RunState
-from tests.support.ranks import JOBS, RUN_ID, Job, empty_job
+from tests.support.ranks import JOBS, RUN_ID, Job, empty_job, free_port
 from tests.support.verdicts import assert_verdict
 
 
@@ -43,3 +43,16 @@ def test_a_getter_that_comes_first_is_named_with_what_to_call() -> None:
         assert "getter_first.py:5" in found.summary
         assert "distwatch.initialize(framework=" in found.advice
         assert "distwatch report" in job.output("run.log")
+
+
+def test_torchrun_that_waits_for_another_node_before_any_rank_exists() -> None:
+    with empty_job() as job:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+        rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+        script = str(JOBS / "healthy.py")
+        known = [sys.executable, "-m", "distwatch", "run", "--run-id", RUN_ID, "--"]
+        job.start([*known, *launcher, *rendezvous, script], {}, "run.log")
+        found = job.wait_verdict(
+            "rendezvous.node_missing", set(), mentions=("1 node of 2", "1 has joined")
+        )
+        assert found.waiting_ranks == ()

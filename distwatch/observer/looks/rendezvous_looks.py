@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -14,7 +14,9 @@ from distwatch.observer.looks.tracking import Tracked
 from distwatch.probes.elastic_rendezvous import Rendezvous, look_at_rendezvous, rendezvous_of
 from distwatch.probes.procfs import argv_of
 from distwatch.probes.table import read_environ
+from distwatch.settings import read_settings
 from distwatch.state import events as ev
+from distwatch.state.steps import INIT
 
 PAUSES_S = (2.0, 2.0, 2.0, 10.0, 30.0)
 """Nodes of a large job come minutes apart."""
@@ -29,6 +31,7 @@ class RendezvousLooks:
         self._recording = recording
         self._on_news = on_news
         self._meant: dict[str, Rendezvous | None] = {}
+        self._limits: dict[str, float | None] = {}
         self._due: dict[str, float] = {}
         self._rounds: dict[str, int] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
@@ -45,6 +48,7 @@ class RendezvousLooks:
             if tracked.key not in self._meant:
                 environ = read_environ(tracked.pid) or {}
                 self._meant[tracked.key] = rendezvous_of(argv_of(tracked.pid), environ)
+                self._limits[tracked.key] = _limit_s(environ)
             meant = self._meant[tracked.key]
             if meant is None or now < self._due.get(tracked.key, 0.0):
                 continue
@@ -73,5 +77,11 @@ class RendezvousLooks:
         known = self._waits.get(key)
         if known is None or known[0] != seen.nodes_joined:
             known = self._waits[key] = (seen.nodes_joined, time.monotonic_ns())
-        self._recording.record(msgspec.structs.replace(seen, waits_since_ns=known[1]))
+        seen = msgspec.structs.replace(seen, waits_since_ns=known[1], limit_s=self._limits[key])
+        self._recording.record(seen)
         self._on_news()
+
+
+def _limit_s(environ: Mapping[str, str]) -> float | None:
+    settings = read_settings(environ)
+    return settings.deadlines[INIT.name] if settings.enabled else None

@@ -28,7 +28,9 @@ class NodeMissing:
             waited_s = (newest_ns - looked.waits_since_ns) / 1e9
             # Who attaches to a job that does not know of distwatch knows that it hangs.
             limit_s = INIT.deadline_s
-            if process.started is not None:
+            if looked.limit_s is not None:
+                limit_s = looked.limit_s
+            elif process.started is not None:
                 limit_s = process.started.deadlines.get(INIT.name, limit_s)
             elif process.outside.seen is not None and not process.outside.seen.instrumented:
                 limit_s = STILL_S
