@@ -23,7 +23,17 @@ _THROTTLE = {
 _XIDS_KEPT = 16
 _OUT_OF_REACH = (15, 16)
 """NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED."""
-_MOST_LINKS = 18
+_MOST_LINKS = 36
+_LINK_COUNTERS = {
+    "NVML_NVLINK_ERROR_DL_RECOVERY": "recoveries",
+    "NVML_NVLINK_ERROR_DL_REPLAY": "replays",
+}
+"""Up to NVLink 4. CRC errors are not read: each of them is a replay."""
+_LINK_FIELDS = {
+    "NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS": "failed recoveries",
+    "NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS": "recoveries",
+}
+"""From NVLink 5 on, where the driver no longer answers the question for counters."""
 
 
 class Devices:
@@ -45,6 +55,7 @@ class Devices:
         self._xids: dict[int, list[int]] = {}
         self._first_ecc: dict[int, int] = {}
         self._first_links: dict[int, tuple[int, ...]] = {}
+        self._first_link_errors: dict[tuple[int, int, str], int] = {}
         self._throttled_at: dict[int, float] = {}
         self._last: dict[int, Device] = {}
         self._lost: dict[int, str] = {}
@@ -160,6 +171,7 @@ class Devices:
             rows_pending=bool(rows[2]) if rows else None,
             rows_failed=bool(rows[3]) if rows else None,
             links_down=self._links_down(index, handle),
+            link_errors=self._link_errors(index, handle),
             xid=self._xids_of(index),
             processes=self._processes(handle),
         )
@@ -187,6 +199,35 @@ class Devices:
                 up.append(link)
         first = self._first_links.setdefault(index, tuple(up))
         return tuple(link for link in first if link not in up)
+
+    def _link_errors(self, index: int, handle: Any) -> dict[str, int]:
+        """What has been counted since the first look, for all links that were up then."""
+        new: dict[str, int] = {}
+        for link in self._first_links.get(index, ()):
+            for word, count in self._link_counts(handle, link).items():
+                grown = count - self._first_link_errors.setdefault((index, link, word), count)
+                if grown > 0:
+                    new[word] = new.get(word, 0) + grown
+        return new
+
+    def _link_counts(self, handle: Any, link: int) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name, word in _LINK_COUNTERS.items():
+            counter = getattr(self._nvml, name, None)
+            if counter is None:
+                continue
+            count = self._try("nvmlDeviceGetNvLinkErrorCounter", handle, link, counter)
+            if count is None:
+                return self._link_fields(handle, link)
+            found[word] = int(count)
+        return found
+
+    def _link_fields(self, handle: Any, link: int) -> dict[str, int]:
+        fields = {getattr(self._nvml, name, None): word for name, word in _LINK_FIELDS.items()}
+        fields.pop(None, None)
+        asked = [(field, link) for field in fields]
+        values = self._try("nvmlDeviceGetFieldValues", handle, asked) if asked else None
+        return {fields[v.fieldId]: int(v.value.ullVal) for v in values or () if not v.nvmlReturn}
 
     def _bit(self, reason: str) -> int:
         newer = getattr(self._nvml, f"nvmlClocksEventReason{reason}", 0)

@@ -36,6 +36,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     """Whether a row could not be replaced."""
     links_down: tuple[int, ...] = ()
     """NVLinks that were up when the observer first looked, and are not any more."""
+    link_errors: dict[str, int] = {}
+    """By NVML's word, what went wrong on its NVLinks since the first look; without a word: 0 or not known."""
     lost: str = ""
     """Why the driver no longer reaches it; the rest is what was seen last."""
     xid: tuple[int, ...] = ()

@@ -256,6 +256,29 @@ def test_transfers_that_failed_explain_it_with_less_confidence() -> None:
     assert (finding.code, finding.confidence) == ("network.link_error", 0.6)
 
 
+def test_links_that_had_to_recover_explain_it_with_less_confidence() -> None:
+    job = full_job()
+    device_is(job, at=60.0, link_errors={"recoveries": 2, "replays": 40})
+    finding = root(judged(job))
+    assert (finding.code, finding.confidence) == ("network.link_error", 0.6)
+    assert finding.culprit_ranks == ()
+    assert "H200 2" in finding.summary
+    assert "NVLink recoveries +2" in finding.summary
+
+
+def test_what_a_link_repeats_explains_nothing() -> None:
+    sound, repeats = full_job(), full_job()
+    device_is(sound, at=60.0)
+    device_is(repeats, at=60.0, link_errors={"replays": 40})
+    assert [f.code for f in judged(repeats)] == [f.code for f in judged(sound)]
+
+
+def test_links_that_had_to_recover_excuse_no_rank_that_is_missing() -> None:
+    job = hung_job()
+    device_is(job, link_errors={"failed recoveries": 1})
+    assert root(judged(job)).code == "collective.rank_missing"
+
+
 def test_counters_that_grow_excuse_no_rank_that_is_missing() -> None:
     job = hung_job()
     ports_are(job, 30.0, "ACTIVE, LinkUp", local_ack_timeout_err=12, symbol_error=3)

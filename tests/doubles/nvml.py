@@ -25,6 +25,10 @@ class NvmlDouble:
     NVML_TEMPERATURE_GPU = 0
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
     NVML_VOLATILE_ECC = 0
+    NVML_NVLINK_ERROR_DL_REPLAY = 0
+    NVML_NVLINK_ERROR_DL_RECOVERY = 1
+    NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS = 213
+    NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS = 214
     nvmlClocksEventReasonSwPowerCap = 0x4
     nvmlClocksThrottleReasonHwThermalSlowdown = 0x40
     nvmlClocksEventReasonGpuIdle = 0x1
@@ -81,6 +85,10 @@ class NvmlDouble:
             if name not in self.answers[index]:
                 raise NvmlDoubleError("Not Supported")
             answer = self.answers[index][name]
+            if name == "nvmlDeviceGetFieldValues":
+                return [_field(*asked, answer) for asked in rest[0]]
+            if name == "nvmlDeviceGetNvLinkErrorCounter":
+                return answer[rest]
             if name != "nvmlDeviceGetNvLinkState":
                 return answer
             if rest[0] >= len(answer):
@@ -88,6 +96,13 @@ class NvmlDouble:
             return answer[rest[0]]
 
         return ask
+
+
+def _field(field: int, link: int, answers: dict[tuple[int, int], int]) -> SimpleNamespace:
+    """A value as NVML has it; each field has an error of its own."""
+    known = (field, link) in answers
+    value = SimpleNamespace(ullVal=answers.get((field, link), 0))
+    return SimpleNamespace(fieldId=field, scopeId=link, nvmlReturn=0 if known else 3, value=value)
 
 
 FULL = {

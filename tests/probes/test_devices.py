@@ -131,6 +131,40 @@ def test_a_link_that_was_never_up_is_not_down() -> None:
     assert devices.sample("here").devices[0].links_down == (2,)
 
 
+REPLAY, RECOVERY = 0, 1
+
+
+def test_errors_of_links_are_counted_from_the_first_look() -> None:
+    counters = {(0, REPLAY): 500, (0, RECOVERY): 2, (1, REPLAY): 0, (1, RECOVERY): 0}
+    answers = {
+        **FULL,
+        "nvmlDeviceGetNvLinkState": [1, 1],
+        "nvmlDeviceGetNvLinkErrorCounter": counters,
+    }
+    devices = Devices(NvmlDouble([answers], xids=[]))
+    assert devices.sample("here").devices[0].link_errors == {}
+    counters[0, REPLAY], counters[1, RECOVERY] = 507, 1
+    assert devices.sample("here").devices[0].link_errors == {"replays": 7, "recoveries": 1}
+    counters[0, REPLAY] = 3  # somebody has reset it: not a negative number, and not an error
+    assert devices.sample("here").devices[0].link_errors == {"recoveries": 1}
+
+
+def test_links_whose_driver_counts_by_fields_are_read_too() -> None:
+    fields = {(213, 0): 4, (214, 0): 0}  # link 1 has no such fields
+    answers = {
+        **FULL, "nvmlDeviceGetNvLinkState": [1, 1], "nvmlDeviceGetFieldValues": fields,
+    }  # fmt: skip
+    devices = Devices(NvmlDouble([answers], xids=[]))
+    assert devices.sample("here").devices[0].link_errors == {}
+    fields[214, 0] = 1
+    assert devices.sample("here").devices[0].link_errors == {"failed recoveries": 1}
+
+
+def test_a_driver_that_counts_no_errors_of_links_says_nothing() -> None:
+    devices = Devices(NvmlDouble([{**FULL, "nvmlDeviceGetNvLinkState": [1]}], xids=[]))
+    assert [devices.sample("here").devices[0].link_errors for _ in range(2)] == [{}, {}]
+
+
 def test_throttling_is_timed_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = dict(FULL)
     devices, now = Devices(NvmlDouble([answers], xids=[])), [100.0]

@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.device_faults import title_of
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.events import Connection, PortErrorSeen
 from distwatch.state.finding import Evidence, Finding
@@ -149,6 +150,18 @@ def _of_ports(case: Case, host: Host) -> Iterable[tuple[Stamp, PortErrorSeen]]:
         yield host.stamps["ports"], error
 
 
+def _of_links(case: Case, host: Host) -> Iterable[tuple[Stamp, PortErrorSeen]]:
+    """NVLinks that had to be trained again. What a sound link repeats now and then is no error."""
+    for device in host.devices.devices if host.devices else ():
+        counted = device.link_errors
+        if set(counted) <= {"replays"} or not _is_complete(case):
+            continue
+        text = "; ".join(f"NVLink {word} +{number}" for word, number in counted.items())
+        port = f"{title_of(device)} on {host.host}"
+        error = PortErrorSeen(host=host.host, port=port, text=text, decides=False)
+        yield host.stamps["devices"], error
+
+
 def _is_complete(case: Case) -> bool:
     """Whether all members have come to the overdue calls."""
     overdue = [view for view in case.groups if view.in_flight and view.overdue]
@@ -213,6 +226,7 @@ class LinkFailed:
         hosts = [host for name, host in case.state.hosts.items() if case.job.ranks_on(name)]
         errors = [error for host in hosts for error in host.port_errors.values()]
         errors += [error for host in hosts for error in _of_ports(case, host)]
+        errors += [error for host in hosts for error in _of_links(case, host)]
         errors.sort(key=lambda error: (not error[1].decides, error[0]))
         lost = set(case.deaths.victims)
         lost |= {wait.global_rank for wait in case.job.waits if wait.overdue}

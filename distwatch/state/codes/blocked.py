@@ -124,8 +124,8 @@ BLOCKED = (
     ),
     Code(
         "network.link_error",
-        "A port of InfiniBand or RoCE reports errors.",
-        "Look at that port, its cable and its switch (`ibstat`, `perfquery`).",
+        "A port of InfiniBand or RoCE, or an NVLink, reports errors.",
+        "Look at that port, its cable and its switch (`ibstat`, `perfquery`; for NVLink `nvidia-smi nvlink -e`).",
     ),
     Code(
         "network.partition",

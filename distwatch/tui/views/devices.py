@@ -112,6 +112,9 @@ def _device_line(device: Device, used: Sequence[float]) -> Text:
     if device.links_down:
         down = ", ".join(map(str, device.links_down))
         line.append(f"  ▲ NVLink {down} down", f"bold {RED}")
+    if device.link_errors:
+        counted = ", ".join(f"{number} {word}" for word, number in device.link_errors.items())
+        line.append(f"  ▲ NVLink: {counted}", YELLOW)
     if device.xid:
         line.append(f"  ▲ XID {', '.join(map(str, device.xid))}", f"bold {RED}")
     return line
