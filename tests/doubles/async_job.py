@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tests.doubles.async_programs import Call, Programs
@@ -60,9 +61,16 @@ class AsyncJob:
     """Runs programs with a fault until nothing moves any more."""
 
     def __init__(
-        self, programs: Programs, fault: Fault, run_ahead: int, dice: random.Random
+        self,
+        programs: Programs,
+        fault: Fault,
+        run_ahead: int,
+        dice: random.Random,
+        farther: Mapping[int, int] | None = None,
     ) -> None:
+        """`farther`: ranks whose CPUs run ahead otherwise."""
         self.programs, self.fault, self.run_ahead, self.dice = programs, fault, run_ahead, dice
+        self._farther = farther or {}
         self.ranks = {rank: Rank(rank, calls) for rank, calls in programs.calls.items()}
         self._times: dict[int, int] = {}
         self._now = 0
@@ -98,7 +106,7 @@ class AsyncJob:
             rank, ("cpu stops", "GIL held", "dead"), count
         ):
             return False
-        if rank.open_calls >= self.run_ahead:
+        if rank.open_calls >= self._farther.get(rank.number, self.run_ahead):
             return False
         if rank.enqueued and rank.enqueued[-1].waits and rank.open_calls:
             return False

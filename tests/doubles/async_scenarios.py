@@ -36,6 +36,8 @@ CODES: dict[str, tuple[str, ...]] = {
     "other size": ("collective.shape_mismatch",),
 }
 """By fault, the codes that are right."""
+CHANGES = ("skipped call", "other order", "other size")
+"""Faults that are a change of one rank's program."""
 Outcome = Literal["right", "undecided", "wrong"]
 
 
@@ -48,8 +50,10 @@ class Scenario:
     fault: Fault
     how: Recording
     dumps: dict[int, dict[str, Any]]
-    unchanged: dict[int, list[Call]]
+    unchanged: list[Call]
     """What the rank at fault should have called."""
+    changed_at: int = -1
+    """The first of its calls that is not what it should be."""
 
     @property
     def at_fault(self) -> set[int]:
@@ -59,6 +63,11 @@ class Scenario:
     def waits(self) -> bool:
         """Whether the fault holds anybody up."""
         return self.job.hangs
+
+    @property
+    def shows_it(self) -> bool:
+        """Whether any of the dumps has a call that is not over."""
+        return any(self.job.ranks[rank].open_calls for rank in self.dumps)
 
     def __str__(self) -> str:
         layout = self.job.programs.layout
@@ -80,8 +89,8 @@ def scenario(seed: int, kind: str | None = None) -> Scenario:
     rank = dice.randrange(programs.layout.world)
     at = dice.randrange(2, max(len(programs.calls[rank]) - 1, 3))
     fault = Fault(fault_kind, rank, at, lag=dice.randint(1, 8))
-    unchanged = {rank: list(programs.calls[rank])}
-    _change(programs, fault, dice)
+    unchanged = [copy.copy(call) for call in programs.calls[rank]]
+    place = _change(programs, fault, dice)
     job = AsyncJob(programs, fault, run_ahead=dice.choice((4, 8, 32)), dice=dice)
     job.run()
     others = [one for one in job.ranks if one != rank]
@@ -94,27 +103,37 @@ def scenario(seed: int, kind: str | None = None) -> Scenario:
         keeps_p2p_open=random.Random(f"{seed} p2p").random() < 0.3,
         lost=frozenset(lost),
     )
-    return Scenario(seed, job, fault, how, dumps_of(job, how), unchanged)
+    return Scenario(seed, job, fault, how, dumps_of(job, how), unchanged, place)
 
 
-def _change(programs: Programs, fault: Fault, dice: random.Random) -> None:
-    """Makes one rank's program differ from what it should be."""
+def _change(programs: Programs, fault: Fault, dice: random.Random) -> int:
+    """Makes one rank's program differ from what it should be; at which of its calls, or -1."""
     calls = programs.calls[fault.rank]
     places = [n for n, call in enumerate(calls) if not call.is_p2p and n >= fault.at] or [
         n for n, call in enumerate(calls) if not call.is_p2p
     ]
-    if fault.kind == "skipped call":
-        del calls[dice.choice(places)]
-    elif fault.kind == "other size":
-        sized = [n for n in places if calls[n].op != "all_to_all"]
-        place = dice.choice(sized or places)
-        calls[place] = copy.copy(calls[place])
-        calls[place].size += 1
+    if fault.kind == "other size":
+        places = [n for n in places if calls[n].op != "all_to_all"] or places
     elif fault.kind == "other order":
-        pairs = [n for n in places if n + 1 < len(calls) and _differ(calls[n], calls[n + 1])]
-        if pairs:
-            place = dice.choice(pairs)
-            calls[place], calls[place + 1] = calls[place + 1], calls[place]
+        places = [n for n in places if n + 1 < len(calls) and _differ(calls[n], calls[n + 1])]
+    elif fault.kind not in CHANGES:
+        return -1
+    place = dice.choice(places) if places else -1
+    if place >= 0:
+        programs.calls[fault.rank] = changed(calls, fault.kind, place)
+    return place
+
+
+def changed(calls: list[Call], kind: str, place: int) -> list[Call]:
+    """A program with another call, one less, or two in the other order at one place."""
+    new = [copy.copy(call) for call in calls]
+    if kind == "skipped call":
+        del new[place]
+    elif kind == "other size":
+        new[place].size += 1
+    elif kind == "other order":
+        new[place], new[place + 1] = new[place + 1], new[place]
+    return new
 
 
 def _differ(one: Call, other: Call) -> bool:
@@ -131,7 +150,7 @@ def outcome(case: Scenario, findings: list[Finding]) -> Outcome:
     if not case.waits:
         return "wrong" if blocking else "right"
     if not blocking:
-        return "wrong"
+        return "wrong" if case.shows_it else "undecided"
     first = blocking[0]
     codes = CODES[case.fault.kind]
     if case.fault.rank in case.how.lost and case.fault.kind != "dead":

@@ -210,6 +210,55 @@ def test_the_rank_whose_order_no_other_rank_has_is_named_where_circles_close() -
         assert results["right"] >= 0.9 * results.total(), (kind, results)
 
 
+@pytest.mark.parametrize(
+    ("seed", "kind", "code"),
+    [
+        (285, "other order", "collective.op_mismatch"),
+        (389, "other size", "collective.shape_mismatch"),
+        (665, "skipped call", "collective.count_uneven"),
+    ],
+)
+def test_of_two_sides_of_which_one_left_no_dump_the_one_that_no_other_group_is_like_is_named(
+    seed: int, kind: str, code: str
+) -> None:
+    case = scenario(seed)
+    assert case.fault.kind == kind
+    assert case.how.lost
+    assert case.fault.rank not in case.how.lost
+    first = judge_dumps(case.read())[0]
+    assert (first.code, first.culprit_ranks) == (code, (case.fault.rank,))
+    assert first.confidence < 0.8
+
+
+def test_the_one_rank_of_two_calls_on_streams_of_their_own_is_named_without_times() -> None:
+    found = 0
+    for seed in range(400):
+        case = scenario(seed, "hung kernel")
+        if case.waits and not case.how.timing and case.job.programs.layout.overlaps:
+            first = judge_dumps(case.read())[0]
+            if "streams of their own" in first.summary:
+                found += 1
+                assert first.culprit_ranks == (case.fault.rank,), str(case)
+    assert found >= 2
+
+
+def test_a_recv_that_never_started_is_named_where_the_recorder_times_them() -> None:
+    case = scenario(770)
+    assert case.fault.kind == "hung kernel"
+    first = judge_dumps(case.read())[0]
+    assert (first.code, first.culprit_ranks) == ("collective.device_behind", (case.fault.rank,))
+    assert "not started it" in first.summary
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind"), [(93, "skipped call"), (235, "skipped call"), (362, "dead"), (94, "dead")]
+)
+def test_a_rank_beside_the_one_at_fault_is_not_blamed(seed: int, kind: str) -> None:
+    """Each of these once had a victim: a habit seen at one place only, or a rank that had got less far."""
+    case = scenario(seed, kind)
+    assert victims(case, judge_dumps(case.read())) == set()
+
+
 def test_a_hung_kernel_without_times_cannot_be_told_from_that_of_its_peer() -> None:
     """What is undecidable is so by proof: the fault at another rank leaves the very same dumps."""
     case = next(

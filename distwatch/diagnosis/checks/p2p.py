@@ -81,7 +81,7 @@ class Circles:
 
     def find(self, case: Case) -> Iterable[Finding]:
         for chain in case.graph.cycles(seen=case.job.ranks.keys()):
-            circle = _circle_of(case, chain)
+            circle = None if _may_be_ended(case, chain) else _circle_of(case, chain)
             if circle and (all(edge.overdue for edge in chain) or _has_timed_out(case, chain)):
                 yield self._finding(case, chain, circle)
 
@@ -110,6 +110,18 @@ class Circles:
             evidence=tuple(_edge_evidence(case, chain)),
             confidence=circle.confidence if culprits else 0.5,
         )
+
+
+def _may_be_ended(case: Case, chain: tuple[Edge, ...]) -> bool:
+    """Whether a device in a circle of sends and recvs also stands at one with a rank of which nothing is known.
+
+    Sends and recvs with several peers are heads of one queue, and which of them runs first is not known.
+    """
+    return all(edge.kind == "p2p" for edge in chain) and any(
+        edge.waiter in case.job.device.queues and wait.awaited not in case.job.ranks
+        for edge in chain
+        for wait in case.graph.waits(edge.waiter)
+    )
 
 
 def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:

@@ -24,6 +24,8 @@ _ASKED = 16
 """Of more ranks than that, none is looked for: each is compared with each."""
 _NEAR = 3
 """So many calls after the one in question show whether the rank goes on as usual."""
+_OFTEN = 3
+"""At so many places a call was followed by another: then what never followed it is not usual."""
 _Token = tuple[str, object]
 """An operation and its sizes."""
 _Place = tuple[str, int, str]
@@ -37,20 +39,29 @@ class Count(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     exact: bool = True
     """Else it is that of all its calls until now: some may have come after that call."""
 
-    def differs(self, other: Count) -> int | None:
-        """-1: certainly fewer than the other's; 1: more; 0: as many; None: not known."""
+    def differs(self, other: Count, certain: bool) -> int | None:
+        """-1: fewer than the other's; 1: more; 0: as many; None: not known.
+
+        Two counts of all calls until now differ also where one rank has only got farther, so `certain` leaves them out.
+        """
         if self.exact == other.exact:
+            if certain and not self.exact:
+                return None
             return (self.value > other.value) - (self.value < other.value)
         if self.exact:
             return 1 if self.value > other.value else None
         return -1 if self.value < other.value else None
 
 
-def odd_rank(job: Job, involved: Iterable[int]) -> int | None:
+def odd_rank(job: Job, involved: Iterable[int], *, certain: bool = False) -> int | None:
     """The one of these ranks that came to its calls with other numbers of other calls before them.
 
     Ranks that play one part in a layout make the same calls: their groups have the same description.
     None where the other ranks do not decide.
+
+    Args:
+        certain: it is not known that the calls of one of these ranks are wrong, so only counts of calls
+            count that were certainly made before.
     """
     asked = {rank for rank in involved if rank in job.ranks}
     if len(asked) > _ASKED:
@@ -58,7 +69,7 @@ def odd_rank(job: Job, involved: Iterable[int]) -> int | None:
     ranks = (*asked, *_others(job, asked))
     pipes = {desc for rank in ranks for desc in _pipes(job.ranks[rank])}
     calls = {rank: _Calls(job.ranks[rank], pipes) for rank in ranks}
-    odd = [rank for rank in asked if _deviates(job, rank, calls, pipes)]
+    odd = [rank for rank in asked if _deviates(job, rank, calls, pipes, certain)]
     return odd[0] if len(odd) == 1 else None
 
 
@@ -79,7 +90,9 @@ def _pipes(process: Process) -> set[str]:
     return {entry.pg_desc for entry in entries if entry.is_p2p}
 
 
-def _deviates(job: Job, rank: int, calls: Mapping[int, _Calls], pipes: set[str]) -> bool:
+def _deviates(
+    job: Job, rank: int, calls: Mapping[int, _Calls], pipes: set[str], certain: bool
+) -> bool:
     """Whether it alone has other counts than all others, always by the calls of one group."""
     partners = {
         member
@@ -92,7 +105,7 @@ def _deviates(job: Job, rank: int, calls: Mapping[int, _Calls], pipes: set[str])
         told = {
             other: how
             for other, its in calls.items()
-            if other != rank and (how := its.differs_from(mine, place)) is not None
+            if other != rank and (how := its.differs_from(mine, place, certain)) is not None
         }
         if len(told) > 1 and set(told.values()) in ({1}, {-1}) and partners & told.keys():
             differing.append(frozenset((place[0], place[2])))
@@ -143,12 +156,16 @@ class _Calls:
                     found[place] = Count(value=count, exact=desc in exact)
         return found
 
-    def differs_from(self, mine: Count, place: _Place) -> int | None:
+    def differs_from(self, mine: Count, place: _Place, certain: bool) -> int | None:
         """How another rank's count differs from this one's: 1: this one has made more; None: not known."""
         desc, seq, other = place
         if (told := self.counts.get(place)) is not None:
-            how = told.differs(mine)
-        elif self._enqueued.get(desc, seq) < seq and self._enqueued.get(other, 0) > mine.value:
+            how = told.differs(mine, certain)
+        elif (
+            not certain
+            and self._enqueued.get(desc, seq) < seq
+            and self._enqueued.get(other, 0) > mine.value
+        ):
             how = 1  # it has not come to that call yet
         else:
             how = None
@@ -187,7 +204,8 @@ class _Habits:
         self._except_at = except_at
         self.calls: Counter[_Token] = Counter()
         self._rows: Counter[tuple[_Token, _Token]] = Counter()
-        self._followed: Counter[_Token] = Counter()
+        self._followed: dict[_Token, set[int]] = {}
+        """At which numbers each call was made that another followed: groups at one place of a loop say it once."""
         by_group: dict[str, dict[int, _Token]] = {}
         for rank, process in islice(job.ranks.items(), 4 * _COMPARED):
             for name in (g.pg_name for g in process.groups.values() if g.pg_desc == desc):
@@ -201,15 +219,20 @@ class _Habits:
                 self.calls[token] += 1
                 if seq + 1 in calls:
                     self._rows[token, calls[seq + 1]] += 1
-                    self._followed[token] += 1
+                    self._followed.setdefault(token, set()).add(seq)
 
     def are_kept(self, calls: Mapping[int, _Token]) -> bool | None:
         """Whether these calls follow each other as elsewhere; None where that is not known."""
         near = self._except_at
         rows = [(calls[n], calls[n + 1]) for n in near if n in calls and n + 1 in calls]
-        if any(self._followed[row[0]] > 1 and not self._rows[row] for row in rows):
+        if any(
+            self._is_often_followed(first) and not self._rows[first, then] for first, then in rows
+        ):
             return False
         return True if any(self._rows[row] for row in rows) else None
+
+    def _is_often_followed(self, token: _Token) -> bool:
+        return len(self._followed.get(token, ())) >= _OFTEN
 
 
 def _calls_in(job: Job, rank: int, pg_name: str) -> dict[int, _Token]:

@@ -113,6 +113,10 @@ class Case:
             return max(0.0, (step.ended_ns - step.started_ns) / 1e9)
         return self.job.age_s(process, step.started_ns)
 
+    def view(self, pg_name: str, members: tuple[int, ...]) -> GroupView:
+        """One of the job's groups as its members see it together."""
+        return next(v for v in self.groups if (v.pg_name, v.members) == (pg_name, members))
+
     def place(self, global_rank: int) -> Evidence:
         """Where a rank is now, from its stack, its journal or the process table."""
         status = rank_status(self.job, global_rank)

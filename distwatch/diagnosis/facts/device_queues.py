@@ -7,7 +7,7 @@ head of its queue, its first call that has not completed: all behind it only que
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 
 import msgspec
@@ -226,6 +226,11 @@ class DeviceTimeline:
             ),
         )
 
+    @cached_property
+    def streams(self) -> Streams:
+        """Which groups have a stream of their own."""
+        return Streams(self)
+
     def _recorder(self, rank: int) -> str:
         pulse = self._ranks[rank].outside.pulse
         return pulse.recorder if pulse is not None else ""
@@ -237,11 +242,11 @@ class DeviceTimeline:
 
     @cached_property
     def lagging(self) -> frozenset[int]:
-        """The ranks whose device stands at a send or recv that the peer's device has completed.
+        """The ranks whose device stands at a send or recv that it has not started, or that the peer's has completed.
 
-        Only in groups of two: there the sends and recvs of both sides have the same numbers.
+        The latter only in groups of two: there the sends and recvs of both sides have the same numbers.
         """
-        return frozenset(
+        passed = frozenset(
             rank
             for rank, work in self._stands.items()
             if work.peer >= 0
@@ -249,10 +254,29 @@ class DeviceTimeline:
             and len(work.members) == 2
             and self._has_passed(work.peer, rank, work)
         )
+        return passed | self.unstarted_peers
+
+    @cached_property
+    def unstarted_peers(self) -> frozenset[int]:
+        """The ranks whose device stands at a send or recv that is known not to have started."""
+        return frozenset(
+            rank
+            for rank, work in self._stands.items()
+            if work.is_p2p and work.timed and not work.started
+        )
 
     def _has_passed(self, rank: int, other: int, work: Work) -> bool:
         done = self._done_p2p(rank, work.pg_name)
         return done is not None and done >= work.seq and self._mirror(rank, other, work.pg_name)
+
+    def title_of(self, rank: int, pg_name: str) -> str:
+        """What a rank's group is for: groups of one description do the same at other places."""
+        return self._ranks[rank].groups[pg_name].pg_desc
+
+    def groups_for(self, rank: int, pg_desc: str) -> list[str]:
+        """The names of a rank's groups of one description."""
+        groups = self._ranks[rank].groups.values()
+        return [group.pg_name for group in groups if group.pg_desc == pg_desc]
 
     def _done_p2p(self, rank: int, pg_name: str) -> int | None:
         queue = self.queues.get(rank)
@@ -277,10 +301,49 @@ class DeviceTimeline:
         return found
 
 
+class Streams:
+    """Groups whose calls do not wait for calls of others that were enqueued before: they have a stream of their own.
+
+    Attributes:
+        beside: pairs of descriptions: a call of the second group has completed behind an open one of the first.
+    """
+
+    def __init__(self, device: DeviceTimeline) -> None:
+        behind: dict[tuple[str, int], dict[str, int]] = {}
+        heads: dict[tuple[str, int], list[int]] = {}
+        for rank, queue in device.queues.items():
+            head = queue.head
+            if head is None or head.is_p2p:
+                continue
+            key = device.title_of(rank, head.pg_name), head.seq
+            heads.setdefault(key, []).append(rank)
+            for work in queue.pending[1:]:
+                if work.pg_name != head.pg_name and not work.is_p2p:
+                    title = device.title_of(rank, work.pg_name)
+                    behind.setdefault(key, {}).setdefault(title, work.seq)
+        self.beside = frozenset(
+            (key[0], title)
+            for key, later in behind.items()
+            for title, seq in later.items()
+            if any(_has_done(device, rank, title, seq) for rank in heads[key])
+        )
+
+    def are_apart(self, first: str, then: str) -> bool:
+        """Whether calls of the second group were seen not to wait for those of the first."""
+        return (first, then) in self.beside
+
+
+def _has_done(device: DeviceTimeline, rank: int, pg_desc: str, seq: int) -> bool:
+    names = device.groups_for(rank, pg_desc)
+    done = device.done(rank, names[0]) if len(names) == 1 else None
+    return done is not None and done >= seq
+
+
 def _device_queues(
     ranks: Mapping[int, Process], wall_offsets: Mapping[str, int]
 ) -> dict[int, DeviceQueue]:
     found: dict[int, DeviceQueue] = {}
+    times_p2p = _times_p2p(ranks.values())
     for rank, process in ranks.items():
         groups = {name: group for name, group in process.groups.items() if _is_used(group)}
         if groups:
@@ -288,7 +351,7 @@ def _device_queues(
             pulse = process.outside.pulse
             found[rank] = DeviceQueue(
                 global_rank=rank,
-                pending=tuple(_pending(process, groups, offset)),
+                pending=tuple(_pending(process, groups, offset, times_p2p)),
                 moved_ns=max(
                     (p.changed_ns for p in (pulse.groups if pulse else ()) if p.pg_name in groups),
                     default=0,
@@ -301,7 +364,28 @@ def _is_used(group: Group) -> bool:
     return group.destroyed_ns is None and runs_on_device(group.backend)
 
 
-def _pending(process: Process, groups: dict[str, Group], wall_offset: int) -> list[Work]:
+def _times_p2p(processes: Iterable[Process]) -> bool:
+    """Whether the recorders know when sends and recvs start: those of a batch stay `scheduled` (pytorch#137969)."""
+    some = False
+    for process in processes:
+        waiting: set[str] = set()
+        for entry in process.collectives.entries if process.collectives else ():
+            if not entry.is_p2p:
+                continue
+            if entry.state == "scheduled":
+                if entry.over:
+                    return False
+                waiting.add(entry.pg_name)
+            elif entry.pg_name in waiting:
+                return False  # a call before it has certainly started
+            else:
+                some |= entry.state == "started"
+    return some
+
+
+def _pending(
+    process: Process, groups: dict[str, Group], wall_offset: int, times_p2p: bool
+) -> list[Work]:
     progress = {
         p.pg_name: p for p in (process.outside.pulse.groups if process.outside.pulse else ())
     }
@@ -309,7 +393,8 @@ def _pending(process: Process, groups: dict[str, Group], wall_offset: int) -> li
     for entry in process.collectives.entries if process.collectives else ():
         group = groups.get(entry.pg_name)
         if group is not None and not entry.over and not _has_completed(entry, progress):
-            works.append(_work(entry, group, progress.get(entry.pg_name), wall_offset))
+            timed = entry.timed and (times_p2p or not entry.is_p2p)
+            works.append(_work(entry, group, progress.get(entry.pg_name), wall_offset, timed))
     known = {work.pg_name for work in works if not work.is_p2p}
     # What was called since the entries were read, or without them: only its number is known.
     for name, told in progress.items():
@@ -324,7 +409,9 @@ def _has_completed(entry: Collective, progress: Mapping[str, GroupProgress]) -> 
     return not entry.is_p2p and told is not None and entry.seq <= told.completed
 
 
-def _work(entry: Collective, group: Group, told: GroupProgress | None, wall_offset: int) -> Work:
+def _work(
+    entry: Collective, group: Group, told: GroupProgress | None, wall_offset: int, timed: bool
+) -> Work:
     counted = told is not None and not entry.is_p2p and told.started >= entry.seq
     peer = _PEER.search(entry.op) if entry.is_p2p else None
     place = int(peer[2]) if peer else -1
@@ -336,7 +423,7 @@ def _work(entry: Collective, group: Group, told: GroupProgress | None, wall_offs
         peer=group.members[place] if 0 <= place < len(group.members) else -1,
         is_p2p=entry.is_p2p,
         started=counted or entry.state == "started",
-        timed=entry.timed and not entry.is_p2p,
+        timed=timed,
         entered_ns=entry.created_wall_ns - wall_offset,
         timeout_s=entry.timeout_ms / 1000 if entry.timeout_ms else group.timeout_s,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Set
 import msgspec
 
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
+from distwatch.diagnosis.checks.collectives.lone_calls import lone_call
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.device_faults import device_evidence
@@ -36,6 +37,11 @@ class Stuck(msgspec.Struct, frozen=True, kw_only=True):
     met: list[PeerWait]
     """Sends and recvs that both sides have come to."""
 
+    @property
+    def roots(self) -> frozenset[int]:
+        """The seen ranks at which waits end."""
+        return self.absent | self.behind
+
 
 class DeviceQueues:
     """One finding for all queues: they are stuck behind the same few ranks."""
@@ -47,9 +53,13 @@ class DeviceQueues:
         if stuck.behind:
             yield _device_behind(case, stuck)
         if stuck.absent or stuck.unseen:
-            yield _not_enqueued(case, stuck)
+            odd = None if stuck.roots else lone_call(case, stuck.meetings, stuck.unseen)
+            yield odd or _not_enqueued(case, stuck)
         full = _full(case, stuck.meetings)
-        if (full or stuck.met) and not (stuck.behind or stuck.absent or stuck.unseen):
+        shared = None if stuck.roots or stuck.unseen else _in_two_calls(case, full, stuck.meetings)
+        if shared:
+            yield shared
+        elif (full or stuck.met) and not (stuck.behind or stuck.absent or stuck.unseen):
             yield _nobody_missing(case, full, stuck.met)
 
 
@@ -134,9 +144,7 @@ def _overdue_s(case: Case, meeting: Meeting) -> float | None:
 
 def _view(case: Case, meeting: Meeting) -> GroupView:
     """The group as others see it, at this call."""
-    view = next(
-        v for v in case.groups if (v.pg_name, v.members) == (meeting.pg_name, meeting.members)
-    )
+    view = case.view(meeting.pg_name, meeting.members)
     return msgspec.structs.replace(view, seq=meeting.seq, op=operation_name(meeting.op) or view.op)
 
 
@@ -178,9 +186,10 @@ def _peer_behind(case: Case, stuck: Stuck) -> Finding:
     else:
         work = case.job.device.queues[rank].pending[0]
         pg_name, call = work.pg_name, f"{work.direction} #{work.seq} with rank {work.peer}"
-        seen = (
-            f"not completed it; that of rank {work.peer} has, and rank {work.peer} has waited for"
-        )
+        if rank in case.job.device.unstarted_peers:
+            seen = "not started it, where a call at the head of a queue starts at once; others have waited for"
+        else:
+            seen = f"not completed it; that of rank {work.peer} has, and rank {work.peer} has waited for"
         waited_s = max((edge.waited_s for edge in case.graph.awaited_by(rank)), default=0.0)
     also = stuck.behind - {rank}
     more = f"; {name_ranks(also, 'is', 'are')} behind in the same way" if also else ""
@@ -284,6 +293,37 @@ def _full(case: Case, meetings: list[Meeting]) -> list[Meeting]:
     """The calls that all members have come to, and that do not complete."""
     full = [m for m in meetings if len(m.members) > 1 and not m.awaited and not m.passed]
     return [m for m in full if not calls_differ(case, _view(case, m))]
+
+
+def _in_two_calls(case: Case, full: list[Meeting], meetings: list[Meeting]) -> Finding | None:
+    """The one rank of two calls on streams of their own, to which all have come and of which none completes."""
+    device = case.job.device
+    for first in full:
+        for then in meetings:
+            rest = set(then.members) - set(then.at)
+            if rest != set(then.queued) or not rest <= set(first.at):
+                continue
+            both = set(first.members) & set(then.members)
+            titles = [device.title_of(m.at[0], m.pg_name) for m in (first, then)]
+            if len(both) == 1 and device.streams.are_apart(titles[0], titles[1]):
+                return _between(case, both.pop(), first, then)
+    return None
+
+
+def _between(case: Case, rank: int, first: Meeting, then: Meeting) -> Finding:
+    view = _view(case, first)
+    waited_s = max(_overdue_s(case, meeting) or 0.0 for meeting in (first, then))
+    return Finding(
+        code="collective.device_behind",
+        culprit_ranks=(rank,),
+        waiting_ranks=tuple(r for r in sorted(case.job.device.queues) if r != rank),
+        pg_name=view.pg_name,
+        pg_desc=view.pg_desc or None,
+        summary=f"every member has enqueued {view.call} and {_view(case, then).call}, which run on streams of "
+        f"their own, and neither has completed for {seconds(waited_s)}: only the device of rank {rank} is in both",
+        evidence=(case.place(rank),),
+        confidence=0.75,
+    )
 
 
 def _nobody_missing(case: Case, meetings: list[Meeting], met: list[PeerWait]) -> Finding:

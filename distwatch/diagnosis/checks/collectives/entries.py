@@ -36,7 +36,7 @@ _SAME_SHAPE = frozenset(
     {"all_reduce", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"}
 )
 _SAME_DTYPE = _SAME_SHAPE | {"all_gather"}
-_ASPECTS = {
+ASPECTS = {
     "op": "collective.op_mismatch",
     "root": "collective.root_disagrees",
     "dtype": "collective.dtype_mismatch",
@@ -204,7 +204,7 @@ class OperationsDiffer:
     def find(self, case: Case) -> Iterable[Finding]:
         for view in case.groups:
             calls = differing_calls(case, view)
-            found = (self._compare(case, view, calls, aspect) for aspect in _ASPECTS if calls)
+            found = (self._compare(case, view, calls, aspect) for aspect in ASPECTS if calls)
             yield from islice(filter(None, found), 1)
 
     def _compare(
@@ -213,7 +213,7 @@ class OperationsDiffer:
         told = {
             rank: text
             for rank, call in calls.items()
-            if (text := _aspect(call, aspect, len(view.members)))
+            if (text := aspect_of(call, aspect, len(view.members)))
         }
         counts = Counter(told.values()).most_common(2)
         if len(counts) < 2:
@@ -228,7 +228,7 @@ class OperationsDiffer:
             decided, usual = True, told[normal]
         odd = tuple(rank for rank, text in told.items() if not decided or text != usual)
         return Finding(
-            code=_ASPECTS[aspect],
+            code=ASPECTS[aspect],
             culprit_ranks=odd,
             waiting_ranks=tuple(rank for rank in view.members if rank not in odd),
             pg_name=view.pg_name,
@@ -264,7 +264,7 @@ def _usual_elsewhere(case: Case, view: GroupView, seq: int, aspect: str) -> str 
         for other in case.groups
         if other.pg_desc == view.pg_desc and other is not view
         for rank, call in _at(case.job.recorded, other, seq).items()
-        if (text := _aspect(of_recorder(case.job.ranks[rank], call), aspect, len(other.members)))
+        if (text := aspect_of(of_recorder(case.job.ranks[rank], call), aspect, len(other.members)))
     }
     return told.pop() if len(told) == 1 else None
 
@@ -320,15 +320,15 @@ def calls_differ(case: Case, view: GroupView) -> bool:
             {
                 value
                 for call in calls
-                if (value := _aspect(call, aspect, len(view.members))) is not None
+                if (value := aspect_of(call, aspect, len(view.members))) is not None
             }
         )
         > 1
-        for aspect in _ASPECTS
+        for aspect in ASPECTS
     )
 
 
-def _aspect(call: Entry, name: str, members: int) -> str | None:
+def aspect_of(call: Entry, name: str, members: int) -> str | None:
     """What a rank `called` or `passed`; None where this operation may differ in it, or where it was not seen."""
     if name == "op":
         return f"called {call.op}"
