@@ -8,7 +8,7 @@ from itertools import islice
 
 import msgspec
 
-from distwatch.diagnosis.facts.device_queues import runs_on_device
+from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.dumps.group_calls import Group, GroupCalls, calls_of

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from distwatch.diagnosis.facts.device_queues import runs_on_device
+from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state import events as ev
 from distwatch.state.bounds import MOST_RANKS

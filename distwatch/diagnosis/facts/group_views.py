@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.diagnosis.facts.device_queues import runs_on_device
+from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.job import GroupKey, Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import GroupProgress

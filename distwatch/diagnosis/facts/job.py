@@ -8,7 +8,8 @@ from functools import cached_property
 
 from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S, Wait
 from distwatch.diagnosis.facts.communicators import APART_S, with_communicators
-from distwatch.diagnosis.facts.device_queues import DeviceTimeline, runs_on_device
+from distwatch.diagnosis.facts.device_queues import DeviceTimeline
+from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from distwatch.diagnosis.facts.device_queues import DeviceQueue, DeviceTimeline, Work
+from distwatch.diagnosis.facts.device_queues import DeviceTimeline
+from distwatch.diagnosis.facts.device_work import DeviceQueue, Work
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.state import events as ev
 from distwatch.state.model import Group, Process
