@@ -80,6 +80,7 @@ check: $(STAMP)
 	$(BIN)/python tools/check_words.py
 	$(BIN)/python tools/findings_page.py --check
 	$(BIN)/python tools/man_pages.py --check
+	$(BIN)/python tools/check_manifests.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The pages as a site: site/index.html.
