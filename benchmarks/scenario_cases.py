@@ -19,6 +19,8 @@ class Case(msgspec.Struct, frozen=True):
     ranks: tuple[int, ...] | None = None
     env: Mapping[str, str] = {}
     torchrun: bool = False
+    types: bool = False
+    """Whether the culprits have a stdin on which nobody types; the others read /dev/null."""
 
 
 def _of(script: str, way: str, code: str, *culprits: int, world: int = 2, who: int = 1) -> Case:
@@ -39,7 +41,10 @@ CASES = (
         for way in "thread polled_thread exited_thread".split()
     ),
     *(_of("outside_waits", way, "process.network_wait", 1) for way in "http socket".split()),
-    *(_of("outside_waits", way, "process.stdin_wait", 1) for way in "input readline".split()),
+    *(
+        msgspec.structs.replace(_of("outside_waits", way, "process.stdin_wait", 1), types=True)
+        for way in "input readline".split()
+    ),
     _of("outside_waits", "compile", "process.compiling", 1),
     _of("outside_waits", "baton", "load.lock_stale process.lock_wait", 1),
     *(

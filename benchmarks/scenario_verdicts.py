@@ -7,6 +7,7 @@ kind, the ranks, and nobody else blamed at the root. `benchmarks/scenario_cases.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
@@ -72,12 +73,14 @@ def run_case(case: Case) -> bool:
     """Runs one case and prints its line."""
     arguments = (case.script, case.world)
     given = {"args": case.args, "env": case.env}
+    reading, writing = os.pipe()
+    typed = dict.fromkeys(case.culprits, reading) if case.types else None
     launched = (
         torchrun(*arguments, **given)  # type: ignore[arg-type]
         if case.torchrun
-        else launch_ranks(*arguments, ranks=case.ranks, **given)  # type: ignore[arg-type]
+        else launch_ranks(*arguments, ranks=case.ranks, stdin_of=typed, **given)  # type: ignore[arg-type]
     )
-    with launched as job:
+    with os.fdopen(reading), os.fdopen(writing), launched as job:
         findings, after_s = watch(case, job)
         right = is_right(case, findings)
         words = findings[0].summary[:150] if findings else job.output()[-200:].replace("\n", " ")

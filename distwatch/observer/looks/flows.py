@@ -44,8 +44,8 @@ class _Watched(msgspec.Struct):
     others: Counts = Counts()
     """What all other threads have moved since the first look."""
     received: int = 0
-    sockets: dict[str, int | None] = {}
-    """Connections that the main thread has waited on, with the bytes that each had received; None: not yet known."""
+    sockets: dict[str, int] = {}
+    """Connections that the main thread has waited on, with the bytes that each had received."""
 
 
 class Flows:
@@ -62,8 +62,10 @@ class Flows:
     def await_sockets(self, key: str, inodes: Iterable[str]) -> None:
         """The main thread waits on these sockets: what they receive counts as moved by it."""
         sockets = self._of(key).sockets
-        for inode in inodes:
-            sockets.setdefault(inode, None)
+        if new := set(inodes) - sockets.keys():
+            # Now, not at the next look: it may last for a short time only.
+            counts = received_by(new)
+            sockets.update((inode, counts.get(inode, 0)) for inode in new)
         while len(sockets) > _SOCKETS:
             del sockets[next(iter(sockets))]
 
@@ -73,7 +75,7 @@ class Flows:
         for watched in self._watched.values():
             for inode, known in watched.sockets.items():
                 if (now := counts.get(inode)) is not None:
-                    watched.received += max(0, now - known) if known is not None else 0
+                    watched.received += max(0, now - known)
                     watched.sockets[inode] = now
 
     def look(self, key: str, pid: int) -> Flow | None:
