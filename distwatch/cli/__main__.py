@@ -22,6 +22,7 @@ GROUPS = {
         "stacks": "Merge all ranks' stacks into one tree with rank sets.",
         "dump": "Ask the observer for a full incident now.",
         "up": "Start observers on every node of a cluster, with one merged view.",
+        "mcp": "Answer a coding agent's questions over stdio, read-only.",
         "serve": "Serve reports and metrics of this node's runs over HTTP, read-only.",
     },
     "Before a launch": {

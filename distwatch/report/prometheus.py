@@ -17,6 +17,7 @@ _FAMILIES = {
     "run_readable": "Whether the run's records could be read.",
     "run_blocked": "Whether a hang or a crash was found.",
     "findings": "Findings by code, severity and role.",
+    "incidents_total": "Incidents that the run has had: hangs and crashes, each once.",
     "ranks": "Ranks by status.",
     "ranks_expected": "The world size that most ranks report.",
     "ranks_observed": "Ranks that distwatch sees from inside.",
@@ -58,6 +59,7 @@ def _samples(report: Report) -> Iterator[tuple[str, dict[str, str], float]]:
     codes = Counter((found.code, found.severity, found.role) for found in report.findings)
     for (code, severity, role), count in codes.items():
         yield "findings", {"code": code, "severity": severity, "role": role}, count
+    yield "incidents_total", {}, len(report.incidents)
     states = Counter(rank.state for rank in report.ranks)
     for state in LETTERS:
         yield "ranks", {"state": state}, states[state]

@@ -1,0 +1,28 @@
+"""`distwatch mcp`: the read-only questions of a coding agent, over stdio."""
+
+from __future__ import annotations
+
+import click
+
+from distwatch.cli.options import root_option
+from distwatch.errors import UsageError
+
+
+@click.command()
+@root_option
+def command(root: str) -> int:
+    """Answer a coding agent's questions about this machine's runs, over stdio.
+
+    A server of the Model Context Protocol: runs, verdict, ranks, stacks, source, report. Read-only: it
+    looks at no process and opens no port. An agent starts it by itself; docs/agents.md shows how.
+    """
+    try:
+        from distwatch.mcp_server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mcp":
+            raise
+        raise UsageError(
+            "the mcp package is not installed", advice="pip install 'distwatch[mcp]'"
+        ) from None
+    serve(root)
+    return 0
