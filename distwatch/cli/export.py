@@ -20,27 +20,38 @@ from distwatch.report.document import Report
 from distwatch.report.prometheus import render_metrics
 from distwatch.report.trace import RunEvent, Trace
 from distwatch.runfolder import RunFolder
+from distwatch.state.model import RunState
 
 
 @click.command()
 @click.argument("target", required=False, metavar="[RUN|DIR|PID]")
-@output_option("perfetto", "speedscope", "prometheus")
+@output_option("perfetto", "speedscope", "prometheus", "otlp")
+@click.option(
+    "--endpoint", metavar="URL", help="For otlp.  [default: $OTEL_EXPORTER_OTLP_ENDPOINT]"
+)
 @file_option
 @root_option
-def command(target: str | None, output: str, path: str | None, root: str) -> int:
+def command(
+    target: str | None, output: str, endpoint: str | None, path: str | None, root: str
+) -> int:
     """Convert a run for other tools, the job alive or dead.
 
     Without a name: the newest living run, else the newest.
 
     perfetto: a trace with steps, loads, collectives and verdicts, for https://ui.perfetto.dev and
     chrome://tracing. speedscope: all threads' stacks, taken now where possible. prometheus: metrics
-    as text, for a node exporter's textfile collector (`distwatch serve` has them live).
+    as text, for a node exporter's textfile collector (`distwatch serve` has them live). otlp: steps and
+    collectives as spans and incidents as logs, sent to a collector by OTLP over HTTP.
     Exits with 3 if a hang or a crash was found, with 6 if ranks were not observed.
     """
     require_file(path)
     meant = resolve(target, root)
     if output == "speedscope":
         return _export_stacks(meant, path)
+    if output == "otlp":
+        from distwatch.cli.otlp import send
+
+        return exit_code_of(send(meant.folder(), endpoint))
     if output == "prometheus":
         report = meant.report()
         content = render_metrics([report])
@@ -61,8 +72,13 @@ def _export_stacks(target: Target, path: str | None) -> int:
 
 def _perfetto(folder: RunFolder) -> tuple[Report, bytes]:
     state = load_state(folder)
-    report = report_on(state)
+    report, trace = report_on(state), trace_of(folder, state)
+    return report, msgspec.json.encode(trace.document(report.findings, report.run.id)) + b"\n"
+
+
+def trace_of(folder: RunFolder, state: RunState) -> Trace:
+    """What happened in a run, with the events that its state no longer holds."""
     trace = Trace(state)
     for entry in read_entries(folder):
         trace.take(RunEvent(entry.header.stream, entry.time_ns, entry.event))
-    return report, msgspec.json.encode(trace.document(report.findings, report.run.id)) + b"\n"
+    return trace

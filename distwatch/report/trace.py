@@ -109,7 +109,7 @@ class Trace:
         """The document as plain data. Times are µs since the first of them."""
         processes = sorted(self._state.processes.values(), key=_order)
         numbers = {process.key: n for n, process in enumerate(processes, _VERDICTS + 1)}
-        spans = [span for span in self._spans() if span.process in numbers]
+        spans = [span for span in self.spans() if span.process in numbers]
         events = [
             *_lay_out_tracks(spans, numbers),
             *self._instants(numbers),
@@ -132,7 +132,8 @@ class Trace:
         host = self._state.hosts.get(process.host)
         return process.ended_ns or (host.now_ns if host else process.last_ns)
 
-    def _spans(self) -> Iterable[Span]:
+    def spans(self) -> Iterable[Span]:
+        """Steps, and collectives as Python called them."""
         for (key, _), step in self._steps.items():
             if process := self._state.processes.get(key):
                 yield self._step_span(process, step)
