@@ -103,7 +103,7 @@ def test_the_same_run_has_the_same_ids(
         assert distwatch("export", "hung", "-o", "otlp", root=hung).returncode == 3
     first, second = receiver.of("/v1/traces")
     assert first == second
-    assert receiver.got[0][2]["Api-key"] == "a b"
+    assert receiver.got[0][2]["Api-Key"] == "a b"
 
 
 def test_a_collector_that_does_not_take_it(hung: Path, receiver: Receiver) -> None:
