@@ -183,7 +183,7 @@ async def _settle(source: RunSource) -> None:
         # Where numbers decide at once, the second look still shows what holds up the rank that they blame.
         if decided and (twice or not injected):
             break
-        if time.monotonic() - began >= (LONGEST_S if twice or decided else LATEST_S):
+        if time.monotonic() - began >= (LONGEST_S if twice else LATEST_S):
             break
         await source.wait(0.25)
         await source.poll()

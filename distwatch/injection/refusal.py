@@ -19,6 +19,10 @@ class Refused(DistwatchError):
     """The agent was not brought in; the job runs on as before."""
 
 
+class NoThreadWaits(Refused):
+    """No thread of it is in a call from which one could be borrowed."""
+
+
 def require_injectable(pid: int) -> None:
     """Raises Refused for a process that cannot or must not be borrowed for a moment."""
     if why := _why_not(pid):

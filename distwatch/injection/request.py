@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 
 from distwatch.foreign_files import open_ours, read_ours
-from distwatch.injection.refusal import Refused, require_injectable
+from distwatch.injection.refusal import NoThreadWaits, Refused, require_injectable
+from distwatch.injection.remote_exec import run_at_next_bytecode
 from distwatch.injection.thread_start import run_python
 from distwatch.runfolder import RunFolder, host_name, start_ticks
 from distwatch.state.steps import DEADLINES
@@ -58,8 +59,13 @@ def bring_in(pid: int, folder: RunFolder, role: str, *, for_good: bool) -> None:
         },
         "packages": {name: _folder_of(name) for name in ("distwatch", "msgspec")},
     }
+    text = _text(request)
     try:
-        run_python(pid, _text(request))
+        try:
+            run_python(pid, text)
+        except NoThreadWaits:
+            if not run_at_next_bytecode(pid, f"{path}.py", text):
+                raise
         said = _wait_for_answer(pid, path)
     finally:
         for left in (path, f"{path}.taken"):

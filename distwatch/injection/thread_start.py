@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import Iterator
 
-from distwatch.injection.refusal import Refused
+from distwatch.injection.refusal import NoThreadWaits, Refused
 from distwatch.injection.symbols import find_functions
 from distwatch.injection.traced_thread import PPOLL, TracedThread
 from distwatch.probes.procfs import status_of, tasks_of
@@ -79,7 +79,8 @@ def run_python(pid: int, text: str) -> int:
     All calls of ptrace must come from one thread, so this blocks: some milliseconds.
 
     Raises:
-        Refused: nothing was started, and the reason.
+        Refused: nothing was started, and the reason; NoThreadWaits where only another moment, or other
+            means, may help.
     """
     functions = find_functions(pid, (*_FUNCTIONS, "pthread_create"))
     _require_no_shadow_stack(pid)
@@ -96,7 +97,7 @@ def run_python(pid: int, text: str) -> int:
             why = f"the kernel refuses ptrace: {error.strerror}"
         except OSError as error:
             why = f"thread {task} cannot be used: {error.strerror}"
-    raise Refused(f"process {pid}: {why}")
+    raise NoThreadWaits(f"process {pid}: {why}")
 
 
 def _start(thread: TracedThread, functions: dict[str, int], text: str) -> None:

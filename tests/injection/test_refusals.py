@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,33 @@ def test_a_process_without_a_thread_that_waits() -> None:
         process.line()
         with pytest.raises(Refused, match="no thread of it waits"):
             run_python(process.pid, "1")
+        assert process.process.poll() is None
+
+
+def test_python_that_only_computes_is_entered_by_remote_exec_where_there_is_one(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double of Python 3.14's function leaves the script to be run, as that does."""
+    scripts: list[str] = []
+
+    def remote_exec(pid: int, path: str) -> None:
+        scripts.append(Path(path).read_text())
+        request_path = path.removesuffix(".py")
+        os.rename(request_path, f"{request_path}.taken")
+        Path(f"{request_path}.taken").write_text("ok\n")
+
+    def other_version(pid: int, path: str) -> None:
+        raise RuntimeError("the remote process runs another Python")
+
+    with other("print('up', flush=True)\nwhile True: pass") as process:
+        process.line()
+        monkeypatch.setattr(sys, "remote_exec", other_version, raising=False)
+        with pytest.raises(Refused, match="no thread of it waits"):
+            bring_in(process.pid, run, "rank", for_good=True)
+        assert not os.listdir(run.path)
+        monkeypatch.setattr(sys, "remote_exec", remote_exec)
+        bring_in(process.pid, run, "rank", for_good=True)
+        assert [compile(text, "script", "exec") is not None for text in scripts] == [True]
         assert process.process.poll() is None
 
 

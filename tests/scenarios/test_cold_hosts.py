@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.observer.journals.reading import load_state
+from distwatch.runfolder import RunFolder
+from tests.probes.others import wait_until
 from tests.scenarios.test_nodes import Nodes, nodes
-from tests.scenarios.test_up import UNLINKED
+from tests.scenarios.test_up import UNLINKED, keepers_of, run_up
+from tests.support.leftovers import wait_gone
+from tests.support.links import observers_of
 from tests.support.machines import Machine
 from tests.support.ranks import REPOSITORY
 from tests.support.ssh import ssh_servers
@@ -102,3 +109,32 @@ def test_hosts_that_never_heard_of_distwatch_make_one_verdict(tmp_path: Path) ->
         job.jobs[1].open_gate("reduce", 1)
         for one in job.jobs:
             assert one.wait_ended() == [0]
+
+
+def test_up_on_a_job_that_never_heard_of_distwatch(tmp_path: Path) -> None:
+    with nodes(2) as job:
+        job.launch("after_the_gate", env=BARE)
+        for rank in range(2):
+            job.jobs[rank].wait_step("gate reduce", {rank})
+        job.jobs[0].open_gate("reduce", 0)
+        job.jobs[0].wait_step("reducing", {0})
+        with ssh_servers(tmp_path, {job.hosts[1]: {"DISTWATCH_DIR": job.jobs[1].root}}) as shell:
+            done = run_up(job, shell, "--run", str(pid_there(job, 0)), hosts="node2")
+            assert done.returncode == 0, done.stderr
+            rows = json.loads(done.stdout)["hosts"]
+            assert [row["told"].split()[0] for row in rows] == ["root", "leaf"]
+        (folder,) = Path(job.root.root).glob("attached-node1-*")
+        wait_until(lambda: blamed_in(folder) == {1})
+        keepers = keepers_of(job)
+        assert len(keepers) == 2
+        job.jobs[1].open_gate("reduce", 1)
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        for pid in (*keepers, *observers_of(job.root.root), *observers_of(job.jobs[1].root)):
+            assert wait_gone(pid, 60)
+
+
+def blamed_in(folder: Path) -> set[int]:
+    """Whom the run's verdict blames for a hang."""
+    findings = diagnose(load_state(RunFolder(str(folder))))
+    return {rank for f in findings if f.blocks and f.role == "root" for rank in f.culprit_ranks}

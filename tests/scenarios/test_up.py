@@ -30,11 +30,13 @@ UNLINKED = {
 pytestmark = pytest.mark.timeout(240)
 
 
-def run_up(job: Nodes, shell: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run_up(
+    job: Nodes, shell: str, *options: str, hosts: str = "node2,node3"
+) -> subprocess.CompletedProcess[str]:
     """On the first machine, as a person there would say it."""
     command = [
         *("env", f"PYTHONPATH={REPOSITORY}", f"DISTWATCH_DIR={job.root.root}"),
-        *(sys.executable, "-m", "distwatch", "up", "--hosts", "node2,node3"),
+        *(sys.executable, "-m", "distwatch", "up", "--hosts", hosts),
         *("--shell", f"{shell} {{host}}", "-o", "json", *options),
     ]
     return subprocess.run(
