@@ -35,8 +35,10 @@ def activate() -> None:
         if role == "launcher":
             return  # a launcher is observed from outside; its ranks run distwatch
         # A Ray worker learns its run's name a moment later, in its setup hook.
-        if role == "rank" and not is_ray_worker(argv):
-            enter_run(os.environ)
+        if not is_ray_worker(argv):
+            if role == "rank":
+                enter_run(os.environ)
+            _stand_by(role)
         _size_the_recorder()
         _chain_excepthook()
         _arm()
@@ -44,14 +46,24 @@ def activate() -> None:
         _say(f"off in process {os.getpid()}: {error}")
 
 
+def _stand_by(role: str) -> None:
+    from distwatch.agent.standby import stand_by
+
+    # The trackers of multiprocessing end with the program that started them.
+    if not any("multiprocessing.resource_tracker" in one for one in sys.orig_argv):
+        stand_by(follow_forks=role == "other")
+
+
 def deactivate() -> None:
     """Takes the hooks out again, and the agent, of a process that goes on. Not for the agent's thread."""
     global _activated_pid
     _activated_pid = None
     from distwatch.agent import core
+    from distwatch.agent.standby import stand_down
     from distwatch.hooks.imports import forget_all
     from distwatch.integrations import registry
 
+    stand_down()
     forget_all()
     registry.undo_all()
     if _undo_excepthook is not None:

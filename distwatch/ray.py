@@ -89,10 +89,13 @@ def set_up_worker() -> None:
             os.environ["DISTWATCH_RUN_ID"] = name
         from distwatch import auto
         from distwatch.agent.entry import enter_run, role_of
+        from distwatch.agent.standby import stand_by
 
         auto.activate()
-        if role_of(sys.orig_argv, os.environ) == "rank":
+        if (role := role_of(sys.orig_argv, os.environ)) == "rank":
             enter_run(os.environ)
+        # An actor that never loads torch, or whose rank comes later, is in the run, too.
+        stand_by(follow_forks=role == "other")
     except Exception as error:
         say(f"off in Ray worker {os.getpid()}: {error}")
 

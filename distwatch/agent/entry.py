@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ _LAUNCHER_MODULES = (
     "accelerate.commands.accelerate_cli deepspeed.launcher.runner deepspeed.launcher.launch"
 ).split()
 _entered: tuple[int, RunFolder, str, str] | None = None
+_entering = _thread.RLock()
+"""The standby's thread may enter while the main thread imports torch."""
 
 
 def role_of(argv: list[str], environ: Mapping[str, str]) -> str:
@@ -68,12 +71,19 @@ def enter_run(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     Raises:
         OSError: the folder cannot be created, or is not private to this user.
     """
+    with _entering:
+        return _enter(environ)
+
+
+def _enter(environ: Mapping[str, str]) -> tuple[RunFolder, str, str]:
     global _entered
     if _entered is not None and _entered[0] == os.getpid():
         return _entered[1:]
     root, role = run_root(environ), role_of(sys.orig_argv, environ)
     require_safe_root(root)
-    folder = _folder_of_ancestor(root, environ) if role == "other" else None
+    if role == "other" and _is_forked():
+        role = "child"
+    folder = _folder_of_ancestor(root, environ) if role in ("other", "child") else None
     if folder is None:
         folder = join(root, environ.get("DISTWATCH_RUN_ID") or _name(environ), environ)
     if role == "rank" and is_child_of_rank(folder):
@@ -116,10 +126,17 @@ def _name(environ: Mapping[str, str]) -> str:
     return launch_id(environ) or f"run-{os.urandom(4).hex()}"
 
 
+def _is_forked() -> bool:
+    """Whether it remembers the entry of the process that forked it."""
+    return _entered is not None and _entered[0] in ancestors(os.getpid(), most=2)
+
+
 def _folder_of_ancestor(root: str, environ: Mapping[str, str]) -> RunFolder | None:
     """The run that an ancestor entered: spawned workers have no variables of their own."""
     if environ.get("DISTWATCH_RUN_ID"):
         return None
+    if _entered is not None and _is_forked():
+        return _entered[1]
     host = host_name()
     for pid in ancestors(os.getpid(), most=8):
         for name in names_in(root):

@@ -73,7 +73,22 @@ def _print_table(report: Report, *, markdown: bool) -> None:
                 *((rank.actor,) if actors else ()),
             )
         )
-    for line in lay_out(rows, markdown=markdown, width=terminal_width()):
-        echo(line)
+    if report.ranks or not report.processes:
+        for line in lay_out(rows, markdown=markdown, width=terminal_width()):
+            echo(line)
+    _print_processes(report, markdown=markdown, after_ranks=bool(report.ranks))
     for rank_number, why in report.coverage.unobserved.items():
         echo(f"rank {rank_number}: {visible_line(why)}", err=True)
+
+
+def _print_processes(report: Report, *, markdown: bool, after_ranks: bool) -> None:
+    if not report.processes:
+        return
+    rows: list[tuple[str, ...]] = [("PROCESS", "HOST", "PID", "PARENT", "STATE", "DOING", "WHERE")]
+    for row in report.processes:
+        doing = "; ".join(filter(None, (row.doing, row.exception)))
+        rows.append((row.role, row.host, str(row.pid), str(row.ppid), row.state, doing, row.where))
+    if after_ranks:
+        echo()
+    for line in lay_out(rows, markdown=markdown, width=terminal_width()):
+        echo(line)

@@ -114,11 +114,13 @@ def meet_in_ray(
             st.ENDPOINT, within_s, label="asks Ray for the endpoint of rank 0's actor"
         ):
             key = f"{_job_id()}/{name}/{launched.world_size}/{number}".encode()
+            failures = InitFailures(launched, agent, ledger)
             endpoint = (
-                _publish(key) if launched.global_rank == 0 else _await_listener(key, within_s)
+                _publish(key)
+                if launched.global_rank == 0
+                else _await_listener(key, within_s, failures)
             )
             if endpoint is None:
-                failures = InitFailures(launched, agent, ledger)
                 raise failures.absent(st.ENDPOINT, within_s, (0,), (launched.global_rank or 0,))
     except InitFailed as failure:
         if agent is not None and failure.finding is not None:
@@ -151,10 +153,13 @@ def _publish(key: bytes) -> str:
     return endpoint
 
 
-def _await_listener(key: bytes, within_s: float) -> str | None:
+def _await_listener(key: bytes, within_s: float, failures: InitFailures) -> str | None:
     """The endpoint that rank 0 has published, once a process listens there.
 
     A restarted world may find the previous world's entry, where nobody listens any more.
+
+    Raises:
+        InitFailed: rank 0's actor is dead, and Ray will not restart it.
     """
     ask, until = _key_values()._internal_kv_get, time.monotonic() + within_s
     while time.monotonic() < until:
@@ -162,6 +167,7 @@ def _await_listener(key: bytes, within_s: float) -> str | None:
             endpoint := str(said, "utf-8")
         ):
             return endpoint
+        failures.raise_if_hopeless(st.ENDPOINT)
         time.sleep(_ASK_EVERY_S)
     return None
 

@@ -63,6 +63,9 @@ def find_py_spy() -> str | None:
     return shutil.which("py-spy")
 
 
+_STANDBY = "distwatch/agent/standby.py"
+
+
 async def take_stack(
     key: str, pid: int, *, native: bool = False, timeout_s: float = 5.0
 ) -> StackTaken:
@@ -86,11 +89,17 @@ async def take_stack(
         return StackTaken(process=key, error=error + (_undo_stop(pid) if native else ""))
     except (StackUnreadable, OSError) as unreadable:
         return StackTaken(process=key, error=str(unreadable))
+    threads = tuple(thread for thread in threads if not _is_standby(thread))
     if not threads:
         return StackTaken(
             process=key, error="py-spy saw no Python thread: the process is just starting or ending"
         )
     return StackTaken(process=key, threads=threads)
+
+
+def _is_standby(thread: ThreadStack) -> bool:
+    """Whether it is distwatch's own in a process without an agent, which has no name."""
+    return bool(thread.frames) and thread.frames[0].file.endswith(_STANDBY)
 
 
 def parse_py_spy(text: str) -> tuple[ThreadStack, ...]:

@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.group_views import GroupView, groups_of
 from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
+from distwatch.diagnosis.facts.worlds import is_lone_program
 from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.redaction import redact_text
@@ -26,6 +27,7 @@ from distwatch.state.model import Process, RunState
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
+from distwatch.views.process_rows import ProcessRow, process_rows
 from distwatch.views.ray_rows import RayRow, ray_rows
 from distwatch.views.stack_tree import StackNode, merge_stacks
 
@@ -131,6 +133,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The Ray cluster of a Ray job: what waits, was restarted, failed or died."""
     incidents: list[Incident]
     """What the run has suffered from, also in attempts before this one."""
+    processes: list[ProcessRow]
+    """Those that are no ranks: launchers, drivers, pool workers, converters, …"""
     timeline: list[Happening]
     pictures: Pictures | msgspec.UnsetType = msgspec.UNSET
     """What a page draws; not a part of report.json."""
@@ -146,7 +150,8 @@ def build_report(
     """
     cases = cases or cases_of(state)
     job = cases[0].job
-    ranks = rank_statuses(state, job)
+    # A lone program is judged as a job of one, and is none of its ranks.
+    ranks = [one for one in rank_statuses(state, job) if not _is_lone(job, one)]
     verdict = headline_of(cases, findings, ranks)
     suspected = (verdict.suspicion,) if verdict.suspicion is not None else ()
     culprits = blamed_ranks((*suspected, *findings))
@@ -163,9 +168,15 @@ def build_report(
         devices=_devices(state),
         ray=[redacted(row, "name", "text") for row in ray_rows(state)],
         incidents=incidents_of(state),
+        processes=[redacted(row, "exception", "command") for row in process_rows(state)],
         timeline=happenings_of(state),
         pictures=draw_pictures(job, cases[0].graph, ranks, culprits),
     )
+
+
+def _is_lone(job: Job, status: RankStatus) -> bool:
+    process = job.ranks.get(status.global_rank)
+    return process is not None and is_lone_program(process)
 
 
 def to_json(report: Report) -> bytes:

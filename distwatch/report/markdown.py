@@ -87,6 +87,7 @@ def _render(report: Report, matrix: Matrix, shares: dict[str, int]) -> Iterable[
     yield from _ranks_section(report, shares["ranks"])
     ray = _ray(report, shares["ranks"])
     yield from _section("Ray: what waits, was restarted, failed or died", ray)
+    yield from _section("Processes beside the ranks", _processes(report, shares["ranks"]))
     yield from _section(progress, _matrix(matrix))
     yield from _section("Groups", _groups(report, shares["ranks"]))
     yield from _layouts(report, shares["ranks"])
@@ -218,6 +219,18 @@ def _ray(report: Report, most: int) -> Iterable[str]:
         rank = "" if row.global_rank is None else row.global_rank
         yield f"| {row.kind} | {escape(row.name)} | {rank} | {escape(row.state)} | {escape(row.text)} |"
     yield from _more(report.ray, most, "")
+
+
+def _processes(report: Report, most: int) -> Iterable[str]:
+    if not report.processes:
+        return
+    yield "| | host | pid | parent | state | doing | where | command |"
+    yield "|---|---|---:|---:|---|---|---|---|"
+    for row in report.processes[:most]:
+        doing = "; ".join(filter(None, (row.doing, row.exception)))
+        texts = " | ".join(map(escape, (row.state, doing, row.where, row.command)))
+        yield f"| {row.role} | {escape(row.host)} | {row.pid} | {row.ppid} | {texts} |"
+    yield from _more(report.processes, most, " processes")
 
 
 def _matrix(matrix: Matrix) -> Iterable[str]:

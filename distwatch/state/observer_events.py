@@ -63,6 +63,8 @@ class ProcessSighted(Event, frozen=True, kw_only=True):
     identity: Identity
     command: tuple[str, ...] = ()
     instrumented: bool = False
+    deadlines: dict[str, float] = {}
+    """Seconds by kind of step, where its start record says."""
 
 
 class ProcessSampled(Event, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from distwatch.probes.discovery import job_of
 from distwatch.ray import HOOK
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
+from tests.support.outcomes import outcomes_of
 from tests.support.ranks import PATIENT, REPOSITORY, Job, empty_job, free_port, process_of
 from tests.support.verdicts import assert_healthy
 
@@ -119,6 +120,23 @@ def test_an_actor_that_is_killed_is_blamed_and_its_victim_is_not() -> None:
         job.wait_step("gate before the second", {1}, STARTED_S)
         job.kill(1)
         job.wait_verdict(("process.killed", "process.exited"), {1})
+
+
+@pytest.mark.parametrize("given", [OF_TORCH, "RANK WORLD_SIZE"], ids=["endpoint", "asks Ray"])
+def test_whoever_waits_for_an_actor_that_died_in_its_constructor_is_told_at_once(
+    given: str,
+) -> None:
+    """Long before the deadline of 100 s; where Ray chooses the endpoint, rank 0 is the one that died."""
+    waits, died = (
+        ("form_or_tell", "never_runs") if given == OF_TORCH else ("never_runs", "form_or_tell")
+    )
+    rank = 0 if given == OF_TORCH else 1
+    with actors(waits, died, given=given, DISTWATCH_DEADLINES=PATIENT) as job:
+        job.wait_step("failed", {rank}, STARTED_S)
+        told = outcomes_of(job, {rank})[rank]
+        assert (told["type"], told["code"]) == ("InitFailed", "rendezvous.rank_died")
+        assert told["culprits"] == [1 - rank]
+        assert "no checkpoint" in told["message"]
 
 
 def test_an_actor_without_a_rank_is_told_how_to_pass_one() -> None:

@@ -119,7 +119,11 @@ class Arrival:
         return bool(plan.device) and self._key_values.claim(f"device/{plan.device}", rank) != rank
 
     def wait(
-        self, until: float, patience_s: float, tell: Callable[[int], None] = lambda _: None
+        self,
+        until: float,
+        patience_s: float,
+        tell: Callable[[int], None] = lambda _: None,
+        check: Callable[[], None] = lambda: None,
     ) -> bool:
         """Waits for every rank; False if torch's own rendezvous must wait for the rest.
 
@@ -129,6 +133,7 @@ class Arrival:
         Args:
             until: of `time.monotonic`.
             tell: called with the number of arrived ranks whenever it changes.
+            check: called while it waits; it may raise InitFailed.
 
         Raises:
             InitFailed: the world cannot form.
@@ -150,6 +155,7 @@ class Arrival:
                 return False
             if now > until:
                 raise Late
+            check()
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, self._pause_s)
 

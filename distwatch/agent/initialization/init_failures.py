@@ -33,6 +33,7 @@ from distwatch.tcpstore import StoreUnreachable
 from distwatch.visible_text import say
 
 REMIND_EVERY_S = 10.0
+ASK_RAY_EVERY_S = 2.0
 _LISTED = 8
 _UNDECIDED = (
     "every rank that distwatch sees has entered the same groups, and torch has not formed them"
@@ -46,7 +47,7 @@ class InitFailures:
         self._launched = launched
         self._agent = agent
         self._ledger = ledger
-        self._reminded = time.monotonic()
+        self._reminded = self._asked_ray = time.monotonic()
         self._last_words = ""
 
     def late(self, arrival: Arrival, step: str, within_s: float) -> InitFailed:
@@ -235,6 +236,22 @@ class InitFailures:
             self._last_words = finding.summary
             say(f"{finding.summary}. {finding.advice}")
 
+    def raise_if_hopeless(self, step: str) -> None:
+        """Asks the observer, now and then, whether Ray has given up an actor that is still to come.
+
+        Only Ray says that for good: the processes of other launchers may be started again.
+
+        Raises:
+            InitFailed: a rank's actor is dead and will not be restarted; with the finding.
+        """
+        now = time.monotonic()
+        if self._launched.launcher != "ray" or now - self._asked_ray < ASK_RAY_EVERY_S:
+            return
+        self._asked_ray = now
+        finding = explaining(self._verdict())
+        if finding is not None and finding.code == "rendezvous.rank_died" and _is_final(finding):
+            raise InitFailed(finding.summary, step=step, finding=finding)
+
     @property
     def _world(self) -> int:
         return self._launched.world_size or 1
@@ -247,6 +264,11 @@ class InitFailures:
 
     def _verdict(self) -> Verdict | None:
         return ask_verdict(self._agent.folder, ASK_WITHIN_S) if self._agent else None
+
+
+def _is_final(finding: Finding) -> bool:
+    told = [evidence.text for evidence in finding.evidence if evidence.source == "exit"]
+    return any(text.startswith("Ray: ") and " is dead (" in text for text in told)
 
 
 def _timeout(step: str, within_s: float) -> InitTimeout:

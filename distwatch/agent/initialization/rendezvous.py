@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -176,7 +177,8 @@ class Rendezvous:
 
         try:
             arrival.come()
-            return arrival.wait(until, min(PATIENCE_S, within_s / 2), tell)
+            check = partial(self._failures.raise_if_hopeless, st.ARRIVAL)
+            return arrival.wait(until, min(PATIENCE_S, within_s / 2), tell, check)
         except InitFailed:
             raise
         except Late:
@@ -324,6 +326,8 @@ class Rendezvous:
             try:
                 watch()
                 arrival.look()
+                if step == st.ARRIVAL:
+                    self._failures.raise_if_hopeless(step)
                 self._failures.remind()
             except InitFailed as failure:
                 return failure

@@ -127,7 +127,8 @@ class Job:
         self, process: Process, kind: StepKind, torch_timeout_s: float | None = None
     ) -> float:
         """The deadline for a kind of step, before torch's own timeout where that is shorter."""
-        given = process.started.deadlines if process.started else {}
+        described = process.started or process.outside.seen
+        given = described.deadlines if described else {}
         own = given.get(kind.name, kind.deadline_s)
         return own if torch_timeout_s is None else min(own, TIMEOUT_SHARE * torch_timeout_s)
 

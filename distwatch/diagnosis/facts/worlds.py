@@ -41,7 +41,9 @@ def _current(state: RunState) -> list[Process]:
     ]
     if not found:
         alone = [process for process in state.processes.values() if _is_alone(state, process)]
-        return [min(alone, key=_first_alone)] if alone else []
+        pids = {process.pid for process in alone}
+        topmost = [process for process in alone if process.ppid not in pids] or alone
+        return [min(topmost, key=_first_alone)] if alone else []
     restart = max(process.identity.restart for process in found)
     return sorted((p for p in found if p.identity.restart == restart), key=lambda p: p.key)
 

@@ -13,6 +13,7 @@ from distwatch.errors import PartialData
 from distwatch.foreign_files import open_ours, read_ours
 from distwatch.observer.journals.segments import Contents, read_header, read_journal
 from distwatch.runfolder import RunFolder, host_name, is_alive
+from distwatch.settings import read_settings
 from distwatch.state import events as ev
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import decode_event
@@ -361,6 +362,7 @@ def sighting_of_start(start: dict[str, str]) -> ev.ProcessSighted | None:
             role=start["role"],
             identity=identify(start),
             instrumented=True,
+            deadlines=read_settings(start).deadlines if "DISTWATCH_DEADLINES" in start else {},
         )
     except (KeyError, ValueError):
         return None

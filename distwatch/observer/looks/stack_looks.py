@@ -161,13 +161,19 @@ class StackLooks:
     async def take_of_workers(
         self, taken: Iterable[ev.StackTaken | None], living: list[Tracked]
     ) -> None:
-        """Stacks of the data workers of those ranks whose main thread waits for them."""
+        """Stacks of the children of lone programs, and of data workers for which a rank's main thread waits."""
+        programs = {t.pid for t in living if t.role == "other"}
         waiting = {t.process for t in taken if t is not None and _is_in_loader(t)}
         pids = {t.pid for t in living if t.key in waiting}
         counts: dict[int, int] = {}
         chosen: list[Tracked] = []
         for worker in living:
-            if worker.role == "dataloader" and worker.ppid in pids:
+            in_loader = worker.role == "dataloader" and worker.ppid in pids
+            if (
+                in_loader
+                or worker.below_program
+                or (worker.role == "child" and worker.ppid in programs)
+            ):
                 counts[worker.ppid] = counts.get(worker.ppid, 0) + 1
                 if counts[worker.ppid] <= WORKERS_OF_ONE:
                     chosen.append(worker)

@@ -38,6 +38,8 @@ class Tracked(msgspec.Struct, kw_only=True):
     ticks: int
     role: str
     ppid: int = 0
+    below_program: bool = False
+    """Whether it descends from a program that is no rank."""
     error_file: str = ""
     watch: ExitWatch | None = None
     ended: bool = False
@@ -63,6 +65,9 @@ class Tracking:
         sighted = sighting_of_start(start)
         # On a shared disk, other nodes leave their records here, too: their pids are not of this node.
         if sighted is not None and sighted.host == self._recording.header.host:
+            if is_alive(sighted.pid, sighted.start_ticks):
+                command = discovery.read_command(sighted.pid)
+                sighted = msgspec.structs.replace(sighted, command=command)
             self._recording.record(sighted)
             self._track(sighted)
             self._sight_launcher(sighted.ppid)
@@ -110,7 +115,7 @@ class Tracking:
             return
         self._looked_for_children = now
         for tracked in self.living():
-            if tracked.role in ("dataloader", "child", "launcher"):
+            if tracked.role in ("dataloader", "child", "launcher") and not tracked.below_program:
                 continue
             for child in children_of(tracked.pid, [tracked.pid]):
                 self._sight_child(child, tracked)
@@ -132,7 +137,7 @@ class Tracking:
                 seen = msgspec.structs.replace(seen, flow=flow)
             self._recording.record(seen)
             # A worker that ends soon must be known before its end.
-            if tracked.role in ("rank", "agent", "other"):
+            if tracked.role in ("rank", "agent", "other") or tracked.below_program:
                 for child in seen.children:
                     self._sight_child(child, tracked)
 
@@ -211,11 +216,14 @@ class Tracking:
         sighted = discovery.sight(pid)
         if sighted is None:
             return
-        if sighted.role == "other" and parent.role == "other":
+        below_program = parent.role == "other" or parent.below_program
+        if sighted.role == "other" and below_program:
             # Of a program that is no rank, no variable shows whose child it is.
             sighted = msgspec.structs.replace(sighted, role="child")
         if sighted.role in ("dataloader", "child"):
             self.add_sighting(sighted)
+            if (tracked := self.processes.get(sighted.process)) is not None:
+                tracked.below_program = below_program
 
     def _sight_launcher(self, ppid: int) -> None:
         if any(tracked.pid == ppid for tracked in self.processes.values()):

@@ -32,6 +32,16 @@ class Trainer:
             step(f"actor in {distwatch.snapshot()['run']['id']}")
             gate("end").read(1)
 
+    def form_or_tell(self) -> None:
+        from outcome import write_down
+
+        import distwatch
+
+        try:
+            distwatch.initialize("gloo")
+        except distwatch.DistwatchError as error:
+            write_down(error)
+
     def form_by_torch(self) -> None:
         import torch.distributed as dist
 
@@ -66,6 +76,13 @@ class Trainer:
         gate("data").read(1)
 
 
+class Broken(Trainer):
+    """Its constructor fails, so it never runs a method."""
+
+    def __init__(self) -> None:
+        raise ValueError("no checkpoint")
+
+
 def main(methods: list[str]) -> None:
     ray.init(
         num_cpus=1,  # Ray prestarts as many workers
@@ -83,7 +100,9 @@ def main(methods: list[str]) -> None:
         values["MASTER_PORT"] = os.environ["TEST_PORT"]
         env_vars = {name: str(values[name]) for name in given}
         options = {"num_cpus": 0, "name": f"trainer-{rank}", "runtime_env": {"env_vars": env_vars}}
-        trainers.append(ray.remote(Trainer).options(**options).remote())
+        kind = Broken if methods[rank] == "never_runs" else Trainer
+        trainers.append(ray.remote(kind).options(**options).remote())
+    methods = ["form" if method == "never_runs" else method for method in methods]
     calls = [getattr(one, method).remote() for one, method in zip(trainers, methods, strict=True)]
     if looks:
         from steps import gate, step
@@ -92,7 +111,8 @@ def main(methods: list[str]) -> None:
 
         gate("look").read(1)
         step(f"driver of {distwatch.snapshot()['run']['id']}")
-    ray.get(calls)
+    for call in calls:  # one after the other: all together they fail with the first of them
+        ray.get(call)
 
 
 if __name__ == "__main__":

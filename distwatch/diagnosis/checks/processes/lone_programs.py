@@ -9,14 +9,20 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.checks.processes.blocked_ranks import Blocked, lost_child, why_blocked
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.children import children_of
 from distwatch.diagnosis.facts.idleness import awaits_requests
 from distwatch.diagnosis.facts.movement import movement_of
+from distwatch.diagnosis.facts.process_roles import role_text, works
+from distwatch.diagnosis.facts.rank_status import where
 from distwatch.diagnosis.facts.stack_calls import STILL_S, still_s
 from distwatch.diagnosis.facts.worlds import is_lone_program
-from distwatch.state.finding import Finding
+from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.steps import COLLECTIVE
+
+_NAMED = ("converter", "driver", "pool worker")
+_LISTED = 4
 
 
 class LoneProgramStuck:
@@ -36,13 +42,32 @@ class LoneProgramStuck:
 
 
 def _finding(case: Case, rank: int, process: Process, blocked: Blocked, still: float) -> Finding:
-    place = case.where(rank)
+    place, role = case.where(rank), role_text(case.state, process)
+    children = _places_of_children(case, process)
+    first = f"; {children[0]}" if children else ""
     return Finding(
         code=blocked.code,
         culprit_ranks=(),
-        summary=f"the program with pid {process.pid} on {process.host} {blocked.doing}"
-        f"{', at ' + place if place else ''}; its stack has not changed for {seconds(still)}",
+        summary=f"the {role if role in _NAMED else 'program'} with pid {process.pid} on {process.host} "
+        f"{blocked.doing}{', at ' + place if place else ''}; its stack has not changed for "
+        f"{seconds(still)}{first}",
         advice=blocked.advice,
-        evidence=(*blocked.evidence, case.place(rank)),
+        evidence=(
+            *blocked.evidence,
+            case.place(rank),
+            *(Evidence("stack", text) for text in children[:_LISTED]),
+        ),
         confidence=min(blocked.confidence, 0.8),
     )
+
+
+def _places_of_children(case: Case, process: Process) -> list[str]:
+    """Where its children stand that are alive and have not moved either; who waits for work is left out."""
+    found = []
+    for child in (child.process for child in children_of(case, process)):
+        place = where(child)
+        if child.ended_ns is None and place and works(child) and still_s(child) >= STILL_S:
+            role = role_text(case.state, child)
+            kind = role if role in _NAMED else "child process"
+            found.append(f"its {kind} pid {child.pid} is at {place}")
+    return found
