@@ -310,7 +310,7 @@ SAMPLES = {
         _MAJORITY,
     ),
     "collective.gradient_skipped": Sample(
-        "megatron skips {every} backward step on ranks 2-3: the output of their stage needs no gradient, so "
+        "megatron skips {every} backward step of stage 1 of 2 (ranks 0-1): the output there needs no gradient, so "
         "nothing there is trained",
         50,
         90,

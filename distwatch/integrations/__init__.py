@@ -43,6 +43,12 @@ REGISTRY = (
     IntegrationSpec("torch_builds", "torch.utils.file_baton", "torch_builds", arms=False),
     IntegrationSpec("ray", "ray._private.worker", "ray", arms=False),
     IntegrationSpec("peft", "peft.peft_model", "peft"),
+    IntegrationSpec(
+        "sglang_runner",
+        "sglang.srt.model_executor.model_runner",
+        "sglang_model_runner",
+        part_of="sglang",
+    ),
     *(
         IntegrationSpec(f"{name}_groups", trigger, f"frameworks.{name}", part_of=name)
         for name, trigger in TRIGGERS.items()

@@ -224,6 +224,11 @@ def current_load() -> Load | None:
     return next((load for load in reversed(loads) if thread not in load.strangers), None)
 
 
+def loads_under_way() -> list[Load]:
+    """Every load of this process that has not ended, the outermost first."""
+    return list(_loads)
+
+
 def begin_load(
     name: str, arguments: LoadArguments, *, adopts: bool = False, deadline_s: float | None = None
 ) -> Load | None:

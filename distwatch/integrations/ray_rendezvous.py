@@ -110,8 +110,11 @@ def meet_in_ray(
     ledger = Ledger(agent)
     within_s = deadlines.of(st.ENDPOINT)
     try:
-        with ledger.step(
-            st.ENDPOINT, within_s, label="asks Ray for the endpoint of rank 0's actor"
+        asks = "asks Ray for the endpoint of rank 0's actor"
+        # Within the call: a rank that only has a part of it open does not count as one that waits.
+        with (
+            ledger.step("initialize", deadlines.whole_s),
+            ledger.step(st.ENDPOINT, within_s, label=asks),
         ):
             key = f"{_job_id()}/{name}/{launched.world_size}/{number}".encode()
             failures = InitFailures(launched, agent, ledger)

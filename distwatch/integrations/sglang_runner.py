@@ -6,32 +6,39 @@ weights, so there is no server, scheduler or tokenizer around the runner.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+import threading
+from collections.abc import Mapping
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from distwatch.agent.guard import error_text
 from distwatch.agent.initialization.steps import positive_seconds
-from distwatch.errors import PlanInvalid
+from distwatch.agent.initialization.supervision import Supervision
+from distwatch.errors import InitTimeout, PlanInvalid, not_done
 from distwatch.foreign_files import read_named
 from distwatch.integrations.frameworks.framework import accepted, framework_of
-from distwatch.integrations.registry import running_agent
+from distwatch.integrations.loads import loads_under_way
 from distwatch.integrations.required import import_required
+from distwatch.integrations.sglang_model_runner import RUNNER, begin_part, end_part
 from distwatch.integrations.world import World, add_framework, held_world, initialize
 from distwatch.preflight.plan import Plan
-from distwatch.state.steps import LOAD
+from distwatch.state.addresses import split_endpoint
+from distwatch.visible_text import say
 
-RUNNER = "ModelRunner"
-"""The step that reads weights and allocates memory."""
 _CONTEXT_LENGTH = 2048
 _ROLE = "scheduler"
+_GONE = {
+    "enable_nan_detection": "check the logits of each forward with torch.isfinite(logits).all()",
+}
+"""Server arguments of earlier versions that a caller may still pass, and what does the same."""
 _POOLS = ("alloc_memory_pool", "init_attention_backends", "init_cuda_graphs")
 """Newer runners do this on request, older ones in their constructor."""
 
@@ -59,7 +66,8 @@ def build_sglang_runner(
         device: cuda, cpu, …; default: what torch finds.
         deadlines: as for `distwatch.initialize`; besides, `load` for ServerArgs, ModelConfig and ModelRunner
             (default: `load` of DISTWATCH_DEADLINES) and `runner` for ModelRunner alone.
-        server_args: further fields of SGLang's `ServerArgs`, which override the defaults.
+        server_args: further fields of SGLang's `ServerArgs`, which override the defaults;
+            `model_override_args`, a dict, becomes their `json_model_override_args`.
 
     Raises:
         PlanInvalid: SGLang is not installed, or this version has no such server argument.
@@ -69,7 +77,7 @@ def build_sglang_runner(
     server = _import("sglang.srt.server_args")
     place = device or _device()
     limits, ours = _limits(deadlines)
-    with _step("ServerArgs", model_path, ours.get("load")):
+    with _Step("ServerArgs", model_path, ours.get("load")):
         wanted = mezo_defaults(model_path, batch_size, context_length, place)
         wanted |= {"tp_size": tensor, "pp_size": pipeline}
         args = _server_args(server.ServerArgs, model_path, wanted, server_args)
@@ -86,14 +94,21 @@ def build_sglang_runner(
         _publish(args, world)
         _build_groups(world, backend, args, limits)
         _initialize_attention(args)
-    with _step("ModelConfig", model_path, ours.get("load")):
-        config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
-    with _step(RUNNER, model_path, ours.get("runner", ours.get("load"))):
-        runner = _runner(args, config, world)
+    runner = _configured(model_path, args, world, ours)
     if not outside:
         # This version's runner has built the groups itself: they are used unchanged.
         _build_groups(world, backend, args, limits)
     return runner
+
+
+def _configured(model_path: str, args: Any, world: World, limits: Mapping[str, float]) -> Any:
+    """The model's configuration, then the runner, each under its deadline."""
+    address = split_endpoint(world.plan.endpoint)
+    port = address[1] if address else None
+    with _Step("ModelConfig", model_path, limits.get("load"), port):
+        config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
+    with _Step("runner", model_path, limits.get("runner", limits.get("load")), port):
+        return _runner(args, config, world)
 
 
 def mezo_defaults(
@@ -114,13 +129,13 @@ def mezo_defaults(
         "disable_radix_cache": False,
         "disable_overlap_schedule": True,
         "skip_tokenizer_init": True,
+        # A share of all memory suits a server that has the machine to itself.
+        "max_total_tokens": sides * length,
     }
     if device == "cpu":
         defaults |= {
             "attention_backend": "torch_native",
             "sampling_backend": "pytorch",
-            # A share of all memory suits a server that has the machine to itself.
-            "max_total_tokens": sides * length,
             "grammar_backend": "none",
         }
     return defaults
@@ -167,25 +182,57 @@ def _limits(deadlines: Mapping[str, float] | None) -> tuple[dict[str, float], di
     }
 
 
-@contextlib.contextmanager
-def _step(name: str, model_path: str, deadline_s: float | None) -> Iterator[None]:
-    """A journaled step under that deadline, else the one for loads; nothing without an agent."""
-    agent = running_agent()
-    kind = LOAD if deadline_s is None else None
-    step = (
-        agent.begin_step(name, kind=kind, deadline_s=deadline_s, label=model_path)
-        if agent
-        else None
-    )
-    error: BaseException | None = None
-    try:
-        yield
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        if agent is not None and step is not None:
-            agent.end_step(step, error_text(error))
+class _Step:
+    """A part of the runner's start, under that deadline, else under the one for loads.
+
+    A deadline that the caller has given also speaks here: it says which phase is late and where this
+    rank stands, and ends a wait for other ranks in torch's store, as `distwatch.initialize` does.
+    """
+
+    # Not a generator: its frames in contextlib would be taken for the user's.
+    def __init__(
+        self, phase: str, model_path: str, deadline_s: float | None, port: int | None = None
+    ) -> None:
+        self._phase, self._model_path, self._deadline_s = phase, model_path, deadline_s
+        self._supervision: Supervision | None = None
+        if deadline_s is not None:
+            late = partial(_late, phase, model_path, deadline_s, threading.get_ident())
+            self._supervision = Supervision(deadline_s=deadline_s, port=port, late=late)
+
+    def __enter__(self) -> None:
+        self._part = begin_part(self._model_path, self._phase, self._deadline_s)
+        if self._supervision is not None:
+            self._supervision.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        told = error
+        try:
+            if self._supervision is not None:
+                self._supervision.__exit__(kind, error, trace)
+        except InitTimeout as late:
+            told = late
+            raise
+        finally:
+            if self._part is not None:
+                end_part(self._part, told)
+
+
+def _late(phase: str, model_path: str, deadline_s: float, thread: int) -> InitTimeout:
+    load = next((one for one in loads_under_way() if one.thread == thread), None)
+    innermost = (load.phase if load is not None else "") or phase
+    frame = sys._current_frames().get(thread)
+    place = ""
+    if frame is not None:
+        code = frame.f_code
+        place = f", at {os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
+    what = f"{RUNNER}({model_path}): {not_done(innermost, deadline_s)}{place}"
+    say(what)
+    return InitTimeout(what, step=innermost, deadline_s=deadline_s)
 
 
 def _import(name: str) -> Any:
@@ -196,8 +243,14 @@ def _server_args(
     kind: Any, model_path: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Any:
     """The defaults that this version knows, and all of the user's arguments."""
+    given = dict(given)
+    if (override := given.pop("model_override_args", None)) is not None:
+        given["json_model_override_args"] = json.dumps(override)
     known = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
     known |= set(inspect.signature(kind).parameters)
+    for name in set(given) & set(_GONE) - known:
+        if given.pop(name):
+            say(f"this SGLang's ServerArgs have no {name}: {_GONE[name]}")
     if unknown := sorted(set(given) - known):
         raise PlanInvalid(
             f"this SGLang's ServerArgs have no {', '.join(unknown)}",

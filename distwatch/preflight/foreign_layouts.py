@@ -12,7 +12,7 @@ from distwatch.errors import PlanInvalid
 from distwatch.preflight import plan_keys as keys
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.model_fit import Model
-from distwatch.preflight.placement import accelerators_of, placed_ranks
+from distwatch.preflight.placement import accelerators_of, components_of, placed_ranks, placement_of
 from distwatch.preflight.plan import Plan
 from distwatch.preflight.values import Section, number, whole
 from distwatch.preflight.yaml_text import Document, Path, Unresolved
@@ -33,7 +33,8 @@ def foreign_sections(document: Document) -> list[Section]:
         and _has_ranks(path)
     ]
     found = []
-    for path in sorted(places, key=document.line):
+    # RLinf with FSDP sets no such size: each component is as wide as its placement.
+    for path in sorted(places, key=document.line) or _placed_components(document):
         layout = _Layout(document, path)
         found.append(layout.read())
         if (beside := layout.read_engines(found[-1].plan)) is not None:
@@ -43,6 +44,12 @@ def foreign_sections(document: Document) -> list[Section]:
         msgspec.structs.replace(one, converted=converted.get(one.name.partition(".")[0], {}))
         for one in found
     ]
+
+
+def _placed_components(document: Document) -> list[Path]:
+    """The components of RLinf's placement that the file configures, in the order of the placement."""
+    names = components_of(document.root)
+    return [(one,) for one in names if document.mapping((one,)) and _has_ranks((one,))]
 
 
 def _converters(document: Document) -> Iterator[tuple[str, dict[str, int]]]:
@@ -136,9 +143,7 @@ class _Layout:
         return nodes * per_node if nodes and per_node else None
 
     def _placement(self) -> Mapping[Any, Any]:
-        cluster = self._document.root.get("cluster")
-        placement = cluster.get("component_placement") if isinstance(cluster, dict) else None
-        return placement if isinstance(placement, dict) else {}
+        return placement_of(self._document.root)
 
     def _own_size(self, names: Iterable[str]) -> int | None:
         for name in names:
@@ -164,7 +169,11 @@ class _Layout:
             sharded = inside.isdisjoint((*keys.SIZES["tensor"], *keys.SIZES["pipeline"]))
             return "" if sharded or self._is_fsdp() else "megatron"
         said = [self._document.at((*self._path, name)) for name in ("rollout_backend", "name")]
-        return "sglang" if "sglang" in (*said, *self._path) else "vllm"
+        if "sglang" in (*said, *self._path):
+            return "sglang"
+        # RLinf's rollout may run the model itself, without an engine and without its sizes.
+        sizes = {*keys.ENGINE_KEYS, *keys.SIZES["tensor"], *keys.SIZES["pipeline"]}
+        return "vllm" if "vllm" in (*said, *self._path) or inside & sizes else ""
 
     def _is_fsdp(self) -> bool:
         """Whether the nearest mapping that names the training backend names FSDP."""

@@ -65,8 +65,8 @@ def _heads(model: Model, cuts: Mapping[str, int], framework: str) -> list[Fault]
 
 
 _PADDED = (
-    "NxD Inference pads by itself; in training, call neuronx_distributed.parallel_layers.pad.pad_model. The padded "
-    "heads cost memory and time."
+    "NxD Inference pads by itself; in training, let the attention count them (get_number_of_extra_heads) and pad the "
+    "model, both in neuronx_distributed.parallel_layers.pad. The padded heads cost memory and time."
 )
 
 

@@ -10,6 +10,19 @@ _MOST_ACCELERATORS = 100_000
 _RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?")
 
 
+def placement_of(config: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The placement that a configuration holds; {} where it has none."""
+    cluster = config.get("cluster")
+    placement = cluster.get("component_placement") if isinstance(cluster, dict) else None
+    return placement if isinstance(placement, dict) else {}
+
+
+def components_of(config: Mapping[Any, Any]) -> list[str]:
+    """The components that it places, each once."""
+    names = [name.strip() for key in placement_of(config) for name in str(key).split(",")]
+    return list(dict.fromkeys(names))
+
+
 def placed_ranks(
     placement: Mapping[Any, Any], component: str, everything: int | None
 ) -> tuple[int | None, str]:

@@ -298,3 +298,30 @@ critic:
     actor, critic = found["actor.megatron"].plan, found["critic.megatron"].plan
     assert (actor.num_attention_heads, actor.num_layers) == (30, 32)
     assert (critic.num_attention_heads, critic.num_layers) == (16, None)
+
+
+def test_components_of_rlinf_that_set_no_size_are_as_wide_as_their_placement() -> None:
+    """With FSDP; most of RLinf's own configurations are of this kind."""
+    text = """
+defaults:
+  - env/libero_10@env.train
+cluster:
+  num_nodes: 1
+  component_placement:
+    actor,rollout: 0-3
+    env: 4-7
+actor:
+  training_backend: fsdp
+rollout:
+  backend: huggingface
+env:
+  total_num_envs: 8
+"""
+    sections = {one.name: one for one in read_plans(text)}
+    assert {name: one.plan.world_size for name, one in sections.items()} == {
+        "actor": 4,
+        "rollout": 4,
+        "env": 4,
+    }
+    assert {one.plan.framework for one in sections.values()} == {""}
+    assert sections["env"].accelerators == (4, 5, 6, 7)

@@ -164,7 +164,7 @@ def test_from_outside_a_workers_pid_leads_to_all_actors() -> None:
 
 def test_the_example_forms_megatrons_layouts_in_ray() -> None:
     layouts = ["2,2,1", "1,4,1", "2,1,1", "1,2,1", "1,1,2"]
-    example = REPOSITORY / "examples" / "megatron_layouts.py"
+    example = REPOSITORY / "examples" / "megatron" / "layouts.py"
     with empty_job() as job:
         env = {"DISTWATCH_DEADLINES": PATIENT, "RAY_TMPDIR": str(job.work)}
         start(job, [str(example), "--ray", "4", *layouts], env)

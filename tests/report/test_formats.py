@@ -62,7 +62,8 @@ def test_json_is_the_contract() -> None:
     report = json.loads(formats(hung_job().state)["json"])
     assert report["schema"] == "distwatch.report/1"
     assert list(report) == (
-        "schema run coverage verdict findings ranks groups layouts stacks models devices ray incidents timeline".split()
+        "schema run coverage verdict findings ranks groups layouts stacks models devices ray incidents"
+        " processes timeline".split()
     )
     assert set(report["run"]) == set("id started ended launcher world_size hosts versions".split())
     assert {"expected_ranks", "observed_ranks", "unobserved", "dropped_events"} <= set(

@@ -122,10 +122,44 @@ def test_a_runner_in_sglangs_own_environment_checks_its_sizes_before_it_publishe
         refused = "tensor 1 × pipeline 1 are 1 ranks, and the world has 2"
         assert job.output().count(refused) == 2, "the same words on every rank"
         steps = [s for p in job.state().processes.values() for s in p.steps.values()]
-        limits = {s.name: s.deadline_s for s in steps}
-        assert [limits[n] for n in ("ModelConfig", "ModelRunner")] == [40.0, 30.0]
-        assert limits["framework groups"] == 50.0
+        loads = sorted(s.deadline_s for s in steps if s.name == "ModelRunner")
+        assert loads == [30.0, 30.0, 40.0, 40.0, 40.0, 40.0, 100.0, 100.0], (
+            "the first call had none"
+        )
+        assert {s.deadline_s for s in steps if s.name == "framework groups"} == {50.0}
         assert_healthy(job.judged_blocking())
+
+
+PARTS = {
+    "read_weights": "weights",
+    "allocate": "memory pool",
+    "choose_attention": "attention backend",
+}
+
+
+@pytest.mark.parametrize("function", PARTS)
+def test_the_part_of_a_runner_that_stalls_is_named_by_the_observer_and_in_the_process(
+    function: str,
+) -> None:
+    env = double("sglang 0.5.23", DISTWATCH_DEADLINES=PATIENT, TEST_STALL=function)
+    with launch_ranks("parallel_states", 1, env=env, args=["runner_stalls"]) as job:
+        job.wait_step("stalled", {0})
+        finding = job.wait_verdict("load.stalled", {0}, mentions=("stall",))
+        assert f"phase {PARTS[function]}" in finding.summary
+        assert "made no progress in ModelRunner(" in finding.summary
+        assert (
+            f"{PARTS[function]} did not finish within 4 s, at parallel_states.py:" in job.output()
+        )
+
+
+def test_the_first_trainers_arguments_are_taken_or_answered() -> None:
+    env = double("sglang 0.5.23", DISTWATCH_DEADLINES=PATIENT)
+    with launch_ranks("parallel_states", 1, env=env, args=["founding_arguments"]) as job:
+        job.wait_step("built", {0})
+        found = said(job, "arguments", 0)
+        assert found["tokens"] == 2 * 4 * 32, "both sides of a batch, whatever the device"
+        assert json.loads(found["override"]) == {"num_hidden_layers": 2}
+        assert "ServerArgs have no enable_nan_detection: check the logits" in job.output()
 
 
 def test_sizes_that_a_version_does_not_have_are_refused_before_any_group() -> None:

@@ -119,11 +119,7 @@ class Arrival:
         return bool(plan.device) and self._key_values.claim(f"device/{plan.device}", rank) != rank
 
     def wait(
-        self,
-        until: float,
-        patience_s: float,
-        tell: Callable[[int], None] = lambda _: None,
-        check: Callable[[], None] = lambda: None,
+        self, until: float, patience_s: float, turn: Callable[[int], None] = lambda _: None
     ) -> bool:
         """Waits for every rank; False if torch's own rendezvous must wait for the rest.
 
@@ -132,8 +128,7 @@ class Arrival:
 
         Args:
             until: of `time.monotonic`.
-            tell: called with the number of arrived ranks whenever it changes.
-            check: called while it waits; it may raise InitFailed.
+            turn: called again and again with the number of arrived ranks; may raise InitFailed.
 
         Raises:
             InitFailed: the world cannot form.
@@ -145,8 +140,8 @@ class Arrival:
         while True:
             self.look()
             here = self.count()
+            turn(here)
             if here != told:
-                tell(here)
                 told, pause_s = here, FIRST_PAUSE_S
             if here >= self._world_size:
                 return True
@@ -155,7 +150,6 @@ class Arrival:
                 return False
             if now > until:
                 raise Late
-            check()
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, self._pause_s)
 

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import msgspec
 
@@ -172,13 +171,17 @@ class Rendezvous:
         within_s = self._arrive_within_s = self._deadlines.of(st.ARRIVAL)
         self._arrive_until = until = time.monotonic() + within_s
 
-        def tell(here: int) -> None:
-            self._ledger.tell(here, self._world)
+        told = [0]
+
+        def turn(here: int) -> None:
+            if told != [here]:
+                told[:] = [here]
+                self._ledger.tell(here, self._world)
+            self._failures.raise_if_hopeless(st.ARRIVAL)
 
         try:
             arrival.come()
-            check = partial(self._failures.raise_if_hopeless, st.ARRIVAL)
-            return arrival.wait(until, min(PATIENCE_S, within_s / 2), tell, check)
+            return arrival.wait(until, min(PATIENCE_S, within_s / 2), turn)
         except InitFailed:
             raise
         except Late:

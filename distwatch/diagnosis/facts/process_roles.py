@@ -23,8 +23,8 @@ def role_text(state: RunState, process: Process) -> str:
         return "data worker"
     if _is_in_pool(state, process):
         return "pool worker"
-    if process.role == "child":
-        return "child process"
+    if process.role == "child" or any("/ray/" in argument for argument in process.command):
+        return "child process"  # Ray's own services, too
     return "converter" if "convert" in script_of(process) else "no rank yet"
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from steps import RANK, gate, step
+from steps import RANK, gate, silent_pipe, step
 
 import distwatch
 
@@ -129,6 +129,48 @@ def runner_in_own_environment() -> None:
     runner = distwatch.build_sglang_runner(model, tensor=2, device="cpu", deadlines=deadlines)
     assert runner.forward() == 2.0
     step("forward")
+    gate("end").read(1)
+
+
+def runner_stalls() -> None:
+    """One part of the runner's start does not return: TEST_STALL names the double's function."""
+    from sglang.srt.model_executor import model_runner
+
+    def stall() -> None:
+        step("stalled")
+        with open(silent_pipe("stay")) as pipe:
+            pipe.read()
+
+    setattr(model_runner, os.environ["TEST_STALL"], stall)
+    distwatch.build_sglang_runner(a_model(), device="cpu", deadlines={"runner": 4})
+
+
+def founding_arguments() -> None:
+    """What the first MeZO trainer passed, on a version that has not all of it."""
+    from sglang.srt import server_args
+
+    made: list[Any] = []
+    kind = server_args.ServerArgs
+
+    class Kept(kind):  # type: ignore[misc,valid-type]
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            made.append(self)
+
+    server_args.ServerArgs = Kept  # type: ignore[misc]
+    distwatch.build_sglang_runner(
+        a_model(),
+        device="cpu",
+        batch_size=4,
+        context_length=32,
+        enable_nan_detection=True,
+        model_override_args={"num_hidden_layers": 2},
+    )
+    found = {"tokens": made[0].max_total_tokens, "override": made[0].json_model_override_args}
+    path = os.path.join(os.environ["TEST_WORK"], f"arguments-{RANK}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(found, file)
+    step("built")
     gate("end").read(1)
 
 

@@ -24,3 +24,5 @@ class ServerArgs:
     attention_backend: str | None = None
     sampling_backend: str | None = None
     disable_overlap_schedule: bool = False
+    max_total_tokens: int | None = None
+    json_model_override_args: str = "{}"
