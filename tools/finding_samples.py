@@ -142,7 +142,7 @@ SAMPLES = {
         _MAJORITY,
     ),
     "group.layout_disagrees": Sample(
-        "parallel sizes differs: ranks 0-1,3 have dp=2 tp=2; rank 2 has tp=4; the ranks would build different "
+        "parallel sizes differ: ranks 0-1,3 have dp=2 tp=2; rank 2 has tp=4; the ranks would build different "
         "process groups",
         50,
         95,

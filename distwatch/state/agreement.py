@@ -187,6 +187,8 @@ def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
     values = {rank: value for rank, value in read.items() if value is not None}
     listed = "; ".join(name_by(values, " has ", " have "))
     summary = f"{term.name} differs{where}: {listed}; {term.consequence}"
+    if term.name.endswith("s"):
+        summary = f"{term.name} differ{where}: {listed}; {term.consequence}"
     return _disagreement(term.code, term.name, values, summary, term.advice, term.severity)
 
 

@@ -46,19 +46,19 @@ def _where(ranks: dict[int, GradientSkipped], stages: dict[int, list[int]]) -> t
 
     def named(numbers: list[int]) -> str:
         told = [f"{n} of {len(stages)} ({name_ranks(stages[n])})" for n in numbers]
-        return f"stage{'' if len(told) == 1 else 's'} {' and '.join(told)}"
+        return " and ".join(told)
 
     others = [number for number in stages if number not in skip]
     after = [number for number in others if number - 1 in skip]
     told = (
-        f"; {named(others)} {'runs' if len(others) == 1 else 'run'} the backward step"
+        f"; stage {named(others)} {'runs' if len(others) == 1 else 'run'} the backward step"
         if others
         else ""
     )
     if after:
         # Megatron receives activations as tensors that need a gradient, whatever made them.
         told += ", and the gradient that is sent back from there is dropped"
-    return f"of {named(skip)}", told
+    return f"of stage {named(skip)}", told
 
 
 def _finding(
