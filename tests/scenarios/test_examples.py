@@ -63,7 +63,7 @@ def test_megatron_where_a_rank_asks_for_other_sizes() -> None:
         command = torchrun_example("--odd", "1", "2,1,1", script="megatron/layouts.py", ranks=2)
         job.start(command, {}, "example.log")
         assert job.wait_ended() == [1]
-        found = job.wait_verdict("group.layout_disagrees", ())
+        found = job.wait_verdict("group.layout_disagrees", {1})
         assert "rank 0 has tp=2; rank 1 has pp=2" in found.summary
 
 
