@@ -58,13 +58,11 @@ class ProcessSighted(Event, frozen=True, kw_only=True):
     pid: int
     start_ticks: int
     ppid: int
-    role: str
-    """rank, launcher, dataloader, child, …"""
+    role: str  # rank, launcher, dataloader, child, …
     identity: Identity
     command: tuple[str, ...] = ()
     instrumented: bool = False
-    deadlines: dict[str, float] = {}
-    """Seconds by kind of step, where its start record says."""
+    deadlines: dict[str, float] = {}  # seconds by kind of step, of its start record
 
 
 class ProcessSampled(Event, frozen=True, kw_only=True):
