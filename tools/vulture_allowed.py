@@ -30,6 +30,9 @@ _.on_rank_map_view_moved
 _.on_rank_map_view_opened
 _.on_resize
 _.on_unmount
+_.get_driver_class
+_.get_line_filters
+_.watch_theme
 _.action_across
 _.action_copy
 _.action_culprit

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.command import Provider
-from textual.theme import Theme
+from textual.driver import Driver
+from textual.drivers.linux_driver import LinuxDriver
 from textual.widgets import Footer, Input
 
 from distwatch.state.bounds import whole_number
@@ -23,6 +24,8 @@ from distwatch.tui.keys import FILTER_HINT, bindings
 from distwatch.tui.opening import first_view
 from distwatch.tui.palette import KeyCommands
 from distwatch.tui.session import Session
+from distwatch.tui.terminal import TerminalDriver, terminal_is_gone
+from distwatch.tui.themes import SETTING, ThemedApp
 from distwatch.tui.verdict import verdict_markdown
 from distwatch.tui.views.line import subject_of
 from distwatch.tui.workspace import Workspace
@@ -40,23 +43,9 @@ _CPU_SHARE = 0.05
 _ZOOMS = 6
 _OF_RANKS = ("ranks", "map", "timeline")
 """Views with a place for each rank."""
-CALM = Theme(
-    name="distwatch",
-    primary="#6fa3d8",
-    secondary="#b08fd0",
-    accent="#6fa3d8",
-    warning="#d8b25f",
-    error="#e06c75",
-    success="#7fb685",
-    foreground="#d5dae2",
-    background="#14171c",
-    surface="#1a1e25",
-    panel="#20252d",
-    dark=True,
-)
 
 
-class DistwatchApp(App[None]):
+class DistwatchApp(ThemedApp):
     """The TUI on one run, live or recorded. It reads; it never changes the job."""
 
     CSS_PATH = "app.tcss"
@@ -79,8 +68,6 @@ class DistwatchApp(App[None]):
         """
         super().__init__()
         self.animation_level = "none"
-        self.register_theme(CALM)
-        self.theme = CALM.name
         self.session = Session(source, clock)
         self._refresh_s = refresh_s
         self._export_folder = export_folder
@@ -93,6 +80,11 @@ class DistwatchApp(App[None]):
         await self.run_async()
         if self._exception is not None:
             raise getattr(self._exception, "error", self._exception)
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's choice, made to outlive its terminal."""
+        chosen = super().get_driver_class()
+        return TerminalDriver if chosen is LinuxDriver else chosen
 
     def _handle_exception(self, error: Exception) -> None:
         super()._handle_exception(error)
@@ -112,6 +104,7 @@ class DistwatchApp(App[None]):
 
     def on_mount(self) -> None:
         self._work.focus_open()
+        self.wear(os.environ.get(SETTING, ""))
         self.draw()
         self.run_worker(self._follow(), exclusive=True, group="follow")
 
@@ -123,6 +116,9 @@ class DistwatchApp(App[None]):
                 # A picture of ten thousand ranks takes a second: it must not take the machine's time.
                 ended_s = time.perf_counter()
                 due_s = ended_s + (ended_s - began_s) / _CPU_SHARE
+            if not self.is_headless and terminal_is_gone():
+                self.exit()
+                return
             pause_s = self._refresh_s
             await asyncio.sleep(max(pause_s, RETRY_S) if self.session.fails else pause_s)
 

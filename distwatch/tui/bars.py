@@ -89,7 +89,7 @@ class Tabs(Static):
             here = each.name == view
             label = f"{each.key} {each.title}" if each.name in titled else each.key
             if each.name == "findings" and picture.shown_findings and each.name in titled:
-                label += f" {len(picture.shown_findings)}"
+                label += f"·{len(picture.shown_findings)}"  # with a space, it would look like a key
             style = "bold" if here else MUTED if has_content(each.name, picture) else FAINT
             shown = Text(f"[{label}]" if here else f" {label} " if spaced else f" {label}", style)
             text.append(shown.on(meta={"@click": f"app.view('{each.name}')"}))

@@ -93,6 +93,7 @@ KEYS: tuple[Key, ...] = (
     Key("e", "e", "export", "Export", "write the report as Markdown, JSON and HTML", "Keep"),
     Key("d", "d", "dump", "Dump now", "ask every rank and observer for a full incident now", "Keep"),
     Key("question_mark", "?", "help", "Help", "this page", "Program", True),
+    Key("T,upper_t", "T", "change_theme", "Theme", "other colours; DISTWATCH_THEME keeps them", "Program"),
     Key("ctrl+p", "Ctrl+P", "command_palette", "Palette", "all commands by name", "Program"),
     Key("q", "q", "quit", "Quit", "quit; the job is not touched", "Program", True),
 )  # fmt: skip

@@ -39,4 +39,3 @@ class KeyCommands(Provider):
             if key.action != "command_palette":
                 call = partial(self.app.run_action, key.action)
                 yield key.label, f"  [{key.shown}]", key.help, call
-        yield "Theme", "", "other colours", self.app.action_change_theme

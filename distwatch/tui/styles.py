@@ -10,6 +10,10 @@ RED, ORANGE, YELLOW = "#e06c75", "#d9916a", "#d8b25f"
 GREEN, BLUE, VIOLET = "#7fb685", "#6fa3d8", "#b08fd0"
 MUTED, FAINT = "#8b95a5", "#667080"
 STRONG = "bold"
+GROUND = "#14171c"
+DIM_GREEN = "#5c8a63"
+RED_TINT, YELLOW_TINT, GREEN_TINT = "#4a2229", "#3b3320", "#1d2f24"
+BLUE_TINT, VIOLET_TINT, GREY_TINT, DARK_TINT = "#1c2c3e", "#30273c", "#252a32", "#1e2229"
 
 SEVERITIES: dict[str, tuple[str, str]] = {
     # word of a verdict → glyph, style
@@ -37,16 +41,16 @@ _TONES: dict[Tone, str] = {
     "over": MUTED,
 }
 TILES: dict[Tone, str] = {
-    "bad": f"bold {RED} on #4a2229",
-    "waiting": f"{YELLOW} on #3b3320",
-    "unknown": f"{FAINT} on #1e2229",
-    "starting": f"{BLUE} on #1c2c3e",
-    "busy": f"{VIOLET} on #30273c",
-    "good": "#5c8a63 on #1d2f24",
-    "over": f"{MUTED} on #252a32",
+    "bad": f"bold {RED} on {RED_TINT}",
+    "waiting": f"{YELLOW} on {YELLOW_TINT}",
+    "unknown": f"{FAINT} on {DARK_TINT}",
+    "starting": f"{BLUE} on {BLUE_TINT}",
+    "busy": f"{VIOLET} on {VIOLET_TINT}",
+    "good": f"{DIM_GREEN} on {GREEN_TINT}",
+    "over": f"{MUTED} on {GREY_TINT}",
 }
 """A tile of a map or a strip: the letter in its colour, on a tint of it."""
-BLAMED_TILE = f"bold #14171c on {RED}"
+BLAMED_TILE = f"bold {GROUND} on {RED}"
 STATES = {status.word: _TONES[status.tone] for status in STATUSES.values()}
 
 CULPRIT = "▶"

@@ -17,6 +17,7 @@ class Trends:
 
     def __init__(self) -> None:
         self._cpu: dict[str, deque[float]] = {}
+        self._file_bytes: dict[str, deque[float]] = {}
         self._devices: dict[tuple[str, int], deque[float]] = {}
         self._last: dict[str, tuple[int, float]] = {}
 
@@ -30,6 +31,10 @@ class Trends:
     def cpu(self, process: Process) -> Sequence[float]:
         """Shares of a core that a process used between samples, the oldest first."""
         return tuple(self._cpu.get(process.key, ()))
+
+    def file_bytes(self, process: Process) -> Sequence[float]:
+        """Bytes a second that a process read and wrote, the oldest first; empty while nobody waits for it."""
+        return tuple(self._file_bytes.get(process.key, ()))
 
     def device(self, host: str, index: int) -> Sequence[float]:
         """Use of a device in percent, the oldest first."""
@@ -46,6 +51,10 @@ class Trends:
         if before is not None:
             share = max(0.0, (sample.cpu_s - before[1]) / ((stamp[0] - before[0]) / 1e9))
             self._cpu.setdefault(process.key, deque(maxlen=KEPT)).append(share)
+        if (flow := sample.flow) is not None and flow.over_s:
+            moved = flow.main, flow.others
+            rate = sum(one.read_bytes + one.written_bytes for one in moved) / flow.over_s
+            self._file_bytes.setdefault(process.key, deque(maxlen=KEPT)).append(rate)
 
     def _note_host(self, host: Host) -> None:
         stamp = host.stamps.get("devices")

@@ -6,15 +6,20 @@ its stack. Where only the number of earlier collectives is known, the strip says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.job import Job
+from distwatch.state.events import Operation
 from distwatch.state.model import Process
 from distwatch.state.steps import COLLECTIVE, GROUP, INIT, LOAD, Tone, kind_of
+
+_BITS = re.compile(r"\d+")
+"""The first number in a type's name: `bfloat16`, `float8_e4m3fn`, `int64`."""
 
 
 class SpanKind(NamedTuple):
@@ -178,10 +183,25 @@ def _draw_calls(cells: list[SpanKind], calls: Sequence[Span], from_ns: int, widt
             cells[place] = CALL if sum(shares) >= _HALF * width_ns else MOVING
 
 
-def rates_of(process: Process, count: int, window_ns: int, now_ns: int) -> list[float | None]:
+def bytes_of(operation: Operation) -> float:
+    """The bytes of the tensors that an operation was called with; 0 where it has none or its type is not known."""
+    bits = _BITS.search(operation.dtype)
+    return max(0, operation.numel) * int(bits[0]) / 8 if bits else 0.0
+
+
+def rates_of(
+    process: Process,
+    count: int,
+    window_ns: int,
+    now_ns: int,
+    weigh: Callable[[Operation], float] = lambda _: 1.0,
+) -> list[float | None]:
     """Collectives a second in each of `count` equal parts of the newest window; None: not known.
 
     Only the newest operations are kept, so what lies before them is not known.
+
+    Args:
+        weigh: what is counted of each; by default itself.
     """
     operations = process.outside.operations
     oldest = next(iter(operations), None)
@@ -195,5 +215,5 @@ def rates_of(process: Process, count: int, window_ns: int, now_ns: int) -> list[
     for operation in operations:
         place = (operation.entered_ns - first_ns) // width_ns
         if 0 <= place < count:
-            found[place] = (found[place] or 0.0) + 1e9 / width_ns
+            found[place] = (found[place] or 0.0) + weigh(operation) * 1e9 / width_ns
     return found

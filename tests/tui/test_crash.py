@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import signal
+import struct
+import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -49,3 +55,29 @@ def test_a_crash_is_code_1_and_one_line(where: str, until: bytes, tmp_path: Path
 
 def press_enter(_pid: int, terminal: int) -> None:
     os.write(terminal, b"\r")
+
+
+@pytest.mark.parametrize("controls", [True, False], ids=["nohup", "a session of its own"])
+def test_without_its_terminal_it_ends(controls: bool, tmp_path: Path) -> None:
+    save(hung_job(), tmp_path, "hung")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+
+    def begin() -> None:
+        os.setsid()
+        if controls:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    command = [sys.executable, "-m", "distwatch", "replay", "hung", "--dir", str(tmp_path)]
+    viewer = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=begin)
+    os.close(theirs)
+    try:
+        said = b""
+        while SCREEN_TAKEN not in said:
+            said += os.read(ours, 1 << 16)
+        os.close(ours)
+        assert viewer.wait(60) == 0
+    finally:
+        viewer.kill()
+        viewer.wait()

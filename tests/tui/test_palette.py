@@ -15,7 +15,7 @@ async def test_the_palette_lists_every_command_as_it_is_written() -> None:
         options = viewer.app.screen.query_one(CommandList).options
         shown = [str(option.prompt) for option in options]
     titles = [f"{key.label}  [{key.shown}]\n{key.help}" for key in KEYS]
-    assert shown == [t for t in titles if "Ctrl+P" not in t] + ["Theme\nother colours"]
+    assert shown == [t for t in titles if "Ctrl+P" not in t]
 
 
 async def test_a_command_is_found_by_its_name_and_done() -> None:

@@ -7,7 +7,7 @@ import pytest
 from distwatch.state import events as ev
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.views import timeline
-from distwatch.views.activity_strip import Strip, cells_of, rates_of, strip_of
+from distwatch.views.activity_strip import Strip, bytes_of, cells_of, rates_of, strip_of
 from tests.tui.driving import watching
 from tests.tui.scripted import SECOND, Script, clock_at, failed_job, hung_job, state_of
 
@@ -63,6 +63,15 @@ def test_before_the_oldest_operation_that_is_kept_it_moved() -> None:
     process = next(iter(picture.state.processes.values()))
     rates = rates_of(process, 5, 50 * SECOND, 50 * SECOND)
     assert rates == [None, None, None, 0.0, pytest.approx(0.1)]
+
+
+@pytest.mark.parametrize(
+    ("numel", "dtype", "count"),
+    [(10, "float32", 40), (10, "bfloat16", 20), (3, "float8_e4m3fn", 3), (-1, "float32", 0), (5, "", 0)],
+)  # fmt: skip
+def test_the_bytes_of_an_operation(numel: int, dtype: str, count: int) -> None:
+    operation = ev.Operation(number=1, op="x", pg_name="0", entered_ns=1, numel=numel, dtype=dtype)
+    assert bytes_of(operation) == count
 
 
 def test_a_stopped_rank_is_stopped_since_its_last_beat() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from distwatch.diagnosis.facts.rank_status import RankStatus
@@ -25,11 +25,13 @@ from distwatch.tui.views.process_detail import (
 from distwatch.tui.views.sparkline import sparkline
 from distwatch.tui.views.timeline import Window, strip_text
 from distwatch.tui.visible_text import Text
-from distwatch.views.activity_strip import rates_of
+from distwatch.views.activity_strip import bytes_of, rates_of
 
 _STEPS = 5
 _OPERATIONS = 6
-_SPARKS = 24
+_SPARKS, _LEAST_SPARKS = 24, 8
+_BESIDE_SPARKS = 26
+"""What stands beside a sparkline: `calls/s ` and ` 12345.6  last minute`."""
 _SPARK_WINDOW_NS = 60_000_000_000
 _EVIDENCE = 8
 
@@ -48,7 +50,7 @@ def rank_pane(
     host = picture.state.hosts.get(process.host)
     now_ns = host.now_ns if host else process.last_ns
     lines += [Text(), strip_text(picture, global_rank, window, max(8, width))]
-    lines += _pace(process, trends, now_ns)
+    lines += _pace(process, trends, now_ns, width)
     lines += section("waits", list(_waits(picture, global_rank)))
     lines += section("exception", list(exception_lines(process)))
     lines += section("end", list(end_lines(process)))
@@ -71,22 +73,31 @@ def _head(picture: Picture, status: RankStatus) -> Iterator[Text]:
         yield Text.assemble("at ", (status.where, STRONG))
 
 
-def _pace(process: Process, trends: Trends, now_ns: int) -> Iterator[Text]:
+def _pace(process: Process, trends: Trends, now_ns: int, width: int) -> Iterator[Text]:
     """How fast its collectives come, and what the machine says about its process."""
-    rates = rates_of(process, _SPARKS, _SPARK_WINDOW_NS, now_ns)
-    if any(rate is not None for rate in rates):
-        newest = next((rate for rate in reversed(rates) if rate is not None), 0.0)
-        yield Text.assemble(
-            ("calls/s ", MUTED), sparkline(rates), f" {newest:.1f}", ("  last minute", FAINT)
-        )
-    if used := trends.cpu(process):
-        yield Text.assemble(
-            ("CPU     ", MUTED), sparkline(used, max(1.0, *used)), f" {used[-1]:.0%}"
-        )
+    count = max(_LEAST_SPARKS, min(_SPARKS, width - _BESIDE_SPARKS))
+    calls = rates_of(process, count, _SPARK_WINDOW_NS, now_ns)
+    if any(rate is not None for rate in calls):
+        yield _spark("calls/s", calls, f"{_newest(calls):.1f}  last minute")
+        moved = rates_of(process, count, _SPARK_WINDOW_NS, now_ns, bytes_of)
+        if any(moved):
+            yield _spark("bytes/s", moved, format_bytes(int(_newest(moved))))
+    if used := trends.cpu(process)[-count:]:
+        yield _spark("CPU", used, f"{used[-1]:.0%}", max(1.0, *used))
+    if files := trends.file_bytes(process)[-count:]:
+        yield _spark("files/s", files, format_bytes(int(files[-1])))
     sample = process.outside.sample
     memory = f"{format_bytes(sample.rss_bytes)} · " if sample else ""
     cpu = f"{sample.cpu_s:.0f} s of CPU · " if sample and sample.cpu_s is not None else ""
     yield Text(f"{cpu}{memory}pid {process.pid} on {process.host}", MUTED)
+
+
+def _spark(name: str, values: Sequence[float | None], said: str, most: float | None = None) -> Text:
+    return Text.assemble((f"{name:<8}", MUTED), sparkline(values, most), f" {said}")
+
+
+def _newest(values: Sequence[float | None]) -> float:
+    return next((value for value in reversed(values) if value is not None), 0.0)
 
 
 def _waits(picture: Picture, global_rank: int) -> Iterator[Text]:
