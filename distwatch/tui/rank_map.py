@@ -223,3 +223,5 @@ class RankMapView(ScrollView, can_focus=True, inherit_bindings=False):
     def on_resize(self) -> None:
         if self._picture is not None:
             self._arrange()
+            # Only now it is known which tiles there are, and so what is under the cursor.
+            self.post_message(self.Moved())

@@ -14,12 +14,15 @@ from distwatch.tui.rank_map import RankMapView
 from distwatch.tui.trends import Trends
 from distwatch.tui.views import loading, map, ranks, timeline  # noqa: A004
 from distwatch.tui.views.detail import detail
-from distwatch.tui.views.line import subject_of
+from distwatch.tui.views.line import hanging, subject_of
 from distwatch.tui.views.rank_pane import rank_pane
 from distwatch.tui.views.shown import Choices, draw_view
+from distwatch.tui.visible_text import Text
 
 PANES_FROM = 120
 """The narrowest screen with a pane beside the list."""
+_BESIDE_TEXT = 4
+"""Columns of the pane or the detail for its border, its padding and the scrollbar."""
 _SORTED_BY = {"ranks": tuple(ranks.SORTED_BY), "loading": tuple(loading.SORTED_BY)}
 
 
@@ -65,7 +68,8 @@ class Workspace(Horizontal):
         self._picture, self._window = picture, window
         self._pane.display = self.has_pane
         if self.detail_key is not None:
-            self._detail_text.update(detail(picture, self.detail_key))
+            told = detail(picture, self.detail_key)
+            self._detail_text.update(self._fitted(told, self.app.size.width - _BESIDE_TEXT))
         if self.view == "map":
             return self._draw_map(picture)
         overview = self.has_pane and not self.wanted.text
@@ -92,11 +96,15 @@ class Workspace(Horizontal):
             return
         subject = subject_of(key or "")
         text = None
+        room = self.app.size.width * 2 // 5 - _BESIDE_TEXT
         if subject.startswith("rank:"):
             rank = int(subject.partition(":")[2])
-            room = self.app.size.width * 2 // 5 - 4
             text = rank_pane(picture, rank, self._window, self._trends, room)
-        self._pane_text.update(text or (detail(picture, key) if key else ""))
+        told = text or (detail(picture, key) if key else Text())
+        self._pane_text.update(self._fitted(told, room))
+
+    def _fitted(self, text: Text, width: int) -> Text:
+        return hanging(text, width, self.app.console)
 
     @property
     def has_pane(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from rich.console import Console
+
 from distwatch.tui.filters import Filter
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import BLUE
@@ -92,6 +94,20 @@ def join_lines(lines: Iterable[Text]) -> Text:
     text = Text("\n").join(lines)
     text.rstrip()
     return text
+
+
+def hanging(text: Text, width: int, console: Console) -> Text:
+    """The same text in lines that fit: what does not goes on below, indented further than its line."""
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        if line.cell_len <= width:
+            lines.append(line)
+            continue
+        deep = len(line.plain) - len(line.plain.lstrip()) + 2
+        indent = min(deep, width // 3)
+        first, *rest = line.wrap(console, max(8, width - indent))
+        lines += [first, *(Text.assemble(" " * indent, more) for more in rest)]
+    return Text("\n").join(lines)
 
 
 def section(title: str, lines: Sequence[Text]) -> list[Text]:
