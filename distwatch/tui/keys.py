@@ -95,6 +95,7 @@ KEYS: tuple[Key, ...] = (
     Key("question_mark", "?", "help", "Help", "this page", "Program", True),
     Key("T,upper_t", "T", "change_theme", "Theme", "other colours; DISTWATCH_THEME keeps them", "Program"),
     Key("ctrl+p", "Ctrl+P", "command_palette", "Palette", "all commands by name", "Program"),
+    Key("ctrl+z", "Ctrl+Z", "suspend_process", "Suspend", "back to the shell for a while; `fg` returns", "Program"),
     Key("q", "q", "quit", "Quit", "quit; the job is not touched", "Program", True),
 )  # fmt: skip
 
