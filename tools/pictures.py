@@ -154,6 +154,8 @@ async def picture_of(screen: Screen, source: RunSource) -> str:
             app.action_view(screen.view)
             app.action_culprit()
         app.draw()
+        while not app.query("FooterKey"):  # it comes by itself, some time after the rest
+            await pilot.pause()
         await pilot.pause()
         return _FONTS.sub("", app.export_screenshot(title="distwatch"))
 
