@@ -26,18 +26,20 @@ class ObserverStart:
         self._tries = 0
         self._allowed: int | None = None
         self.is_there = False
-        """Whether an observer ran at the last check."""
+        """Whether an observer ran at the last check, or was about to be started."""
 
     def ensure(self) -> None:
         """Starts a detached observer if none is running. Only the agent's thread calls this."""
         now = time.monotonic()
-        if not self._wanted or now < self._next_check or self._tries >= TRIES:
+        if not self._wanted or now < self._next_check:
             return
         self._next_check = now + CHECK_EVERY_S
         observer = self._observer_pid()
-        self.is_there = observer is not None
+        self.is_there = observer is not None or self._tries < TRIES
         if observer is not None:
             self._consent(observer)
+            return
+        if self._tries >= TRIES:
             return
         # All ranks of a node find at the same time that there is no observer: only one of them acts.
         gate = open_ours(f"{self._folder.path}/observer.start", os.O_RDWR | os.O_CREAT)

@@ -42,7 +42,7 @@ GROUPS = {
         "replay": "Open the TUI on a recorded run: step, seek, pause.",
         "diff": "Compare a run with a healthy one: versions, environment, layout, calls, steps.",
         "repro": "Write a small script whose ranks part as a run's did.",
-        "export": "Convert a run for Perfetto, speedscope or Prometheus.",
+        "export": "Convert a run for Perfetto, speedscope, Prometheus or OTLP.",
         "import": "Dumps of torch's flight recorder or of py-spy, as a run with its verdict.",
         "clean": "Remove the folders of runs that have ended.",
     },

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from distwatch.observer.daemon import Observer
 from distwatch.observer.incidents import write_incident
 from distwatch.observer.journals.reading import load_state
 from distwatch.observer.journals.recording import Recording
@@ -28,6 +29,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from tests.diagnosis.recorded import hung_job, judged
 from tests.docs.blocks import blocks_for
+from tests.observer.rank_process import RankProcess
 from tests.support.leftovers import wait_gone
 
 QUICK = Pace(pauses_s=(0.0, 0.0), within_s=20.0)
@@ -354,3 +356,32 @@ def test_a_service_by_apprise(hook: Any) -> None:
     ((_, body),) = service.got
     assert body["title"] == "distwatch: test message from here"
     assert "all well" in body["message"]
+
+
+async def test_an_observer_that_is_started_again_tells_nothing_twice(
+    folder: RunFolder, start_rank: Callable[..., RankProcess], tmp_path: Path
+) -> None:
+    told = {"DISTWATCH_NOTIFY": f'echo "$DISTWATCH_PHASE $DISTWATCH_RANKS" >> {tmp_path}/told'}
+    ranks = [start_rank(number, 2) for number in range(2)]
+    for number, rank in enumerate(ranks):
+        rank.do(f"confirm {number} 2")
+        rank.do("group 2")
+    for time_of_observer in range(2):
+        observer = Observer(folder)
+        observer.act_on_incidents(told)
+        observer.tick()
+        if not time_of_observer:
+            ranks[1].kill()
+        while not (observer.judge.incident and not observer.responses.holds_on()):
+            observer.tick()
+            await asyncio.sleep(0.01)
+        observer.tick()
+        assert not observer.responses.holds_on()
+        await observer.finish("asked to end")
+    assert (tmp_path / "told").read_text() == "new 1\n"
+    ranks[0].kill()
+    observer = Observer(folder)
+    observer.act_on_incidents(told)
+    observer.tick()
+    await observer.finish("the run has ended")
+    assert (tmp_path / "told").read_text() == "new 1\nended 1\n"
