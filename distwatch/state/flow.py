@@ -33,6 +33,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """For which its main thread has run, or has waited for a core."""
     system_s: Finite = 0.0
     """CPU of its main thread inside system calls: who polls makes them, who computes does not."""
+    at_ns: int = 0
+    """When it was looked at; a crowded machine is looked at late."""
     over_s: Finite = 0.0
     """The seconds in which it read, wrote and used that."""
 

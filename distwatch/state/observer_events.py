@@ -225,9 +225,9 @@ class StackTaken(Event, frozen=True, kw_only=True):
     settled_places: int = 0
     """How many different chains of calls were seen lately; before, of those below that function alone."""
     settled_lines: int = 0
-    """How many different lines of libraries below that function were seen since then."""
+    """How many different lines of libraries below that function were seen lately."""
     settled_looks: int = 0
-    """How many looks have seen it in that function since then."""
+    """How many looks have lately seen it in that function."""
     settled_returns: int = 0
     """How many looks have lately seen it in a caller of that function instead: who polls returns to its loop."""
     asleep_since_ns: int | None = None

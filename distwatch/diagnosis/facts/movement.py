@@ -35,7 +35,7 @@ def movement_of(case: Case, rank: int) -> str:
         return ""
     if case.job.is_frozen(process):  # its stack is old, and the kernel's counts are not
         flow = flow_of(process)
-        return _bytes(case, process, flow.main, flow.over_s, "it") if flow else ""
+        return _bytes(case, process, flow, flow.main, "it") if flow else ""
     return next(filter(None, _movements(case, process, children_of(case, process))), "")
 
 
@@ -51,10 +51,10 @@ def _movements(case: Case, process: Process, children: list[Child]) -> Iterator[
     awaits = activity.kind if activity is not None else "compute"
     flow = flow_of(process)
     if flow is not None:
-        yield _bytes(case, process, flow.main, flow.over_s, "it")
+        yield _bytes(case, process, flow, flow.main, "it")
         # A logger's thread goes on beside a main thread that hangs.
         if awaits in _AWAITS_THREADS or _joins(activity):
-            yield _bytes(case, process, flow.others, flow.over_s, "another thread of it")
+            yield _bytes(case, process, flow, flow.others, "another thread of it")
             yield _work_of_threads(case, process, flow)
     yield _computation(process)
     for child in children if awaits in _AWAITS_CHILDREN else ():
@@ -73,7 +73,7 @@ def _of_child(case: Case, child: Child, parents: Flow | None) -> Iterator[str]:
     flow = flow_of(child.process)
     if flow is not None:
         for moved in (flow.main, flow.others):
-            yield _bytes(case, child.process, moved, flow.over_s, f"its {child}")
+            yield _bytes(case, child.process, flow, moved, f"its {child}")
         yield _cpu(flow, f"its {child}")
     if parents is not None and parents.over_s >= YOUNG_S > (flow.over_s if flow else 0.0):
         yield f"its {child} has just been started"
@@ -89,25 +89,27 @@ def _joins(activity: Activity | None) -> bool:
     return activity is not None and activity.text == "a thread to end"
 
 
-def _bytes(case: Case, process: Process, flow: Moved, over_s: float, who: str) -> str:
+def _bytes(case: Case, process: Process, flow: Flow, part: Moved, who: str) -> str:
     still_s = max(STILL_S, STILL_SHARE * case.job.deadline_s(process, COLLECTIVE))
-    age_s = case.job.age_s(process, flow.at_ns)
-    if not flow.at_ns or age_s > still_s:
+    age_s = case.job.age_s(process, part.at_ns)
+    looked_s = case.job.age_s(process, flow.at_ns) if flow.at_ns else 0.0
+    # What moved at the latest look moves, also where that look came late.
+    if not part.at_ns or age_s - min(looked_s, still_s) > still_s:
         return ""
     moved = [
         f"{verb} {bytes_text(count)}"
         for verb, count in (
-            ("written", flow.written_bytes),
-            ("read", flow.read_bytes),
-            ("received", flow.received_bytes),
+            ("written", part.written_bytes),
+            ("read", part.read_bytes),
+            ("received", part.received_bytes),
         )
         if count
     ]
-    if flow.touched_bytes and len(moved) < 2:
-        moved.append(f"filled {bytes_text(flow.touched_bytes)} of memory")
+    if part.touched_bytes and len(moved) < 2:
+        moved.append(f"filled {bytes_text(part.touched_bytes)} of memory")
     if not moved:  # that was before the window of the rates
         return f"{who} moved data {seconds(age_s)} ago"
-    return f"{who} has {' and '.join(moved)} in the last {seconds(over_s)}"
+    return f"{who} has {' and '.join(moved)} in the last {seconds(flow.over_s)}"
 
 
 def _work_of_threads(case: Case, process: Process, flow: Flow) -> str:
@@ -139,12 +141,9 @@ def _computation(process: Process) -> str:
     if stack.settled_places >= PLACES:
         return f"it computes in at least {stack.settled_places} different places"
     asks = flow is not None and flow.system_s > SYSTEM_SHARE * flow.cpu_s
-    if busy_s is None or asks or stack.settled_lines < LINES:
+    if asks or stack.settled_lines < LINES:
         return ""
-    return (
-        f"it has computed for {seconds(busy_s)}, on at least {stack.settled_lines} different lines "
-        "below that one"
-    )
+    return f"it computes on at least {stack.settled_lines} different lines below that one"
 
 
 def _cpu(flow: Flow, who: str) -> str:

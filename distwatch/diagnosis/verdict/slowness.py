@@ -87,7 +87,8 @@ def _computes(case: Case, rank: int) -> str:
     process = case.job.ranks.get(rank)
     if process is None or process.ended_ns is not None or case.job.is_frozen(process):
         return ""
-    busy_s, stack = spins(process), process.outside.stack
+    flow, stack = flow_of(process), process.outside.stack
+    busy_s = spins(process) or (0.0 if flow is not None and is_busy(flow) else None)
     activity = activity_of(case.state, process)
     waits = activity is not None and activity.kind not in _COMPUTES
     if busy_s is None or stack is None or waits or busy_s > patience_s(case, process):
@@ -96,7 +97,8 @@ def _computes(case: Case, rank: int) -> str:
     # A loop that calls a short function again and again is seen outside of it, too.
     stays = stack.settled_looks >= LOOKS and not stack.settled_returns
     if loops == "ends" or (loops == "called_again" and stays):
-        return f"it has computed for {seconds(busy_s)}, in no loop that waits for anything"
+        lasted = f" for {seconds(busy_s)}" if busy_s else ""
+        return f"it has computed{lasted}, in no loop that waits for anything"
     return ""
 
 

@@ -102,6 +102,7 @@ class Flows:
             others=_moved(first.others, before.others, now.others, now.at_ns, known.others),
             cpu_s=max(0.0, now.cpu_s - first.cpu_s),
             system_s=max(0.0, now.main.system_s - first.main.system_s),
+            at_ns=now.at_ns,
             over_s=(now.at_ns - first.at_ns) / 1e9,
         )
         return flow

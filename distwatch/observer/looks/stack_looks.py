@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,7 +34,6 @@ WORKERS_OF_ALL = 32
 NATIVE_OF_ALL = 4
 BUSY_OF_ALL = 4
 BUSY_AGAIN = 4
-LINES_KEPT = 32
 LOOKS_KEPT = 64
 PLACES_OVER_S, RETURNS_OVER_S = 8.0, 30.0
 TORN_AT_MOST = 3
@@ -48,29 +48,48 @@ _Moment = tuple[int, float]
 """Monotonic ns, and seconds for which the main thread has been busy."""
 
 
-class _Seen(msgspec.Struct):
-    """What looks have seen of one main thread."""
+class _Look(NamedTuple):
+    """One stack of a main thread."""
 
-    settled_ns: int = 0
-    looks: int = 0
-    lines: set[tuple[str, int]] = set()
-    """Of libraries, below its settled place."""
-    chains: deque[tuple[int, _Chain]] = msgspec.field(
-        default_factory=lambda: deque(maxlen=LOOKS_KEPT)
-    )
-    """Of the latest looks, whatever the place, with their times."""
+    at_ns: int
+    chain: _Chain
+    users: _Chain
+    """That chain down to the innermost function of the person's code."""
+    lines: tuple[tuple[str, int], ...]
+    """Of libraries, below that."""
 
-    def recent(self, within_s: float) -> list[_Chain]:
-        newest_ns = self.chains[-1][0]
-        return [chain for at, chain in self.chains if newest_ns - at <= within_s * 1e9]
 
-    def returns_to_callers(self, frames: tuple[ev.Frame, ...]) -> int:
-        """How many looks have seen it in a caller of its settled place instead, in no call from there."""
-        users = _chain(frames[: _users_place(frames) + 1])
-        return sum(
-            len(one) < len(users) and one == users[: len(one)]
-            for one in self.recent(RETURNS_OVER_S)
-        )
+class _Seen:
+    """What the latest looks have seen of one main thread."""
+
+    def __init__(self) -> None:
+        self._looks: deque[_Look] = deque(maxlen=LOOKS_KEPT)
+
+    def note(self, frames: tuple[ev.Frame, ...]) -> dict[str, int]:
+        """Adds a look; what is told of its place."""
+        end = _users_place(frames)
+        chain = tuple((f.file, f.function) for f in frames)
+        lines = tuple((f.file, f.line) for f in frames[end + 1 :])
+        now = _Look(time.monotonic_ns(), chain, chain[: end + 1], lines)
+        self._looks.append(now)
+        recent, lately = self._within(PLACES_OVER_S), self._within(RETURNS_OVER_S)
+        here = [one for one in lately if one.users == now.users]
+        return {
+            "looks": len(recent),
+            "settled_places": len({one.chain for one in recent}),
+            "settled_looks": len(here),
+            "settled_lines": len({line for one in here for line in one.lines}),
+            "settled_returns": sum(_is_above(one.chain, now.users) for one in lately),
+        }
+
+    def _within(self, seconds: float) -> list[_Look]:
+        newest_ns = self._looks[-1].at_ns
+        return [one for one in self._looks if newest_ns - one.at_ns <= seconds * 1e9]
+
+
+def _is_above(chain: _Chain, users: _Chain) -> bool:
+    """Whether it was in a caller of that place itself, in no call from there."""
+    return len(chain) < len(users) and chain == users[: len(chain)]
 
 
 class StackLooks:
@@ -108,17 +127,13 @@ class StackLooks:
         if frames := taken.main_frames(tracked.pid):
             unchanged = _since(self._same, tracked.key, frames, now)
             settled = _since(self._settled, tracked.key, _place(frames), now)
-            seen = self._note(tracked.key, frames, settled[0])
+            seen = self._seen.setdefault(tracked.key, _Seen()).note(frames)
             taken = msgspec.structs.replace(
                 taken,
                 unchanged_since_ns=unchanged[0],
                 settled_since_ns=settled[0],
                 settled_cpu_s=None if busy_s is None else max(0.0, busy_s - settled[1]),
-                looks=len(seen.recent(PLACES_OVER_S)),
-                settled_looks=seen.looks,
-                settled_returns=seen.returns_to_callers(frames),
-                settled_lines=len(seen.lines),
-                settled_places=len(set(seen.recent(PLACES_OVER_S))),
+                **seen,
                 asleep_since_ns=None
                 if run_ns is None
                 else _since(self._asleep, tracked.key, run_ns, now)[0],
@@ -217,18 +232,6 @@ class StackLooks:
     def _stand(self, tracked: Tracked) -> object:
         return self._settled[tracked.key][0] if tracked.key in self._settled else None
 
-    def _note(self, key: str, frames: tuple[ev.Frame, ...], settled_ns: int) -> _Seen:
-        """What looks have seen of a main thread in its settled place; of other places: the latest."""
-        seen = self._seen.setdefault(key, _Seen())
-        if seen.settled_ns != settled_ns:
-            seen.settled_ns, seen.looks, seen.lines = settled_ns, 0, set()
-        seen.looks += 1
-        end = _users_place(frames)
-        if len(seen.lines) < LINES_KEPT:
-            seen.lines.update((f.file, f.line) for f in frames[end + 1 :])
-        seen.chains.append((time.monotonic_ns(), _chain(frames)))
-        return seen
-
 
 async def _with_calls(taken: ev.StackTaken, pid: int) -> ev.StackTaken:
     """The same stack with what its other Python threads wait in."""
@@ -306,10 +309,6 @@ def _place(frames: tuple[ev.Frame, ...]) -> tuple[object, ...]:
     end = _users_place(frames)
     inner = frames[end]
     return (*((f.file, f.function, f.line) for f in frames[:end]), (inner.file, inner.function))
-
-
-def _chain(frames: tuple[ev.Frame, ...]) -> _Chain:
-    return tuple((f.file, f.function) for f in frames)
 
 
 def _users_place(frames: tuple[ev.Frame, ...]) -> int:
