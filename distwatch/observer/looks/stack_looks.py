@@ -59,7 +59,7 @@ class _Look(NamedTuple):
     """Of libraries, below that."""
 
 
-class _Seen:
+class SeenPlaces:
     """What the latest looks have seen of one main thread."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class StackLooks:
         self._same: dict[str, tuple[object, _Moment]] = {}
         self._settled: dict[str, tuple[object, _Moment]] = {}
         self._asleep: dict[str, tuple[object, _Moment]] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, SeenPlaces] = {}
         self._native: dict[str, object] = {}
         self._argued: dict[str, tuple[ev.Frame, ...]] = {}
         self._outermost: dict[str, tuple[str, str]] = {}
@@ -127,7 +127,7 @@ class StackLooks:
         if frames := taken.main_frames(tracked.pid):
             unchanged = _since(self._same, tracked.key, frames, now)
             settled = _since(self._settled, tracked.key, _place(frames), now)
-            seen = self._seen.setdefault(tracked.key, _Seen()).note(frames)
+            seen = self._seen.setdefault(tracked.key, SeenPlaces()).note(frames)
             taken = msgspec.structs.replace(
                 taken,
                 unchanged_since_ns=unchanged[0],
