@@ -58,7 +58,8 @@ def test_a_converter_whose_pool_hangs_is_told_with_the_place_of_its_worker() -> 
         run(job, "converter", ALONE, DISTWATCH_DEADLINES="collective=6")
         job.wait_step("converting", {0})
         worker = int((job.work / "worker").read_text())
-        found = job.wait_verdict("process.lock_wait", set(), mentions=("converter.py",))
+        codes = ("process.lock_wait", "process.data_stall", "process.io_blocked")
+        found = job.wait_verdict(codes, set(), mentions=("converter.py", "a pool of processes"))
         assert found.summary.startswith("the converter with pid")
         assert f"its pool worker pid {worker} is at converter.py:" in found.summary
         assert "in convert" in found.summary

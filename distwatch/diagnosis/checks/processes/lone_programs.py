@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.checks.processes.blocked_ranks import Blocked, lost_child, why_blocked
+from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.children import children_of
 from distwatch.diagnosis.facts.idleness import awaits_requests
@@ -36,9 +37,25 @@ class LoneProgramStuck:
             blocked = lost_child(case, rank, process)
             if blocked is None and still >= case.job.deadline_s(process, COLLECTIVE):
                 idle = awaits_requests(case.job, rank)
-                blocked = None if idle else why_blocked(case, rank, process)
+                blocked = (
+                    None if idle else why_blocked(case, rank, process) or _by_child(case, rank)
+                )
             if blocked is not None:
                 yield _finding(case, rank, process, blocked, still)
+
+
+def _by_child(case: Case, rank: int) -> Blocked | None:
+    """It waits for a pool or a child, one of which works at something and has not moved either."""
+    process = case.job.ranks[rank]
+    activity = activity_of(case.state, process)
+    if activity is None or activity.kind not in ("queue", "child"):
+        return None
+    for child in (child.process for child in children_of(case, process)):
+        if child.ended_ns is None and works(child) and still_s(child) >= STILL_S:
+            inner = why_blocked(case, rank, child)
+            code, evidence = (inner.code, inner.evidence) if inner else ("process.lock_wait", ())
+            return Blocked(code, f"waits for {activity.text}", evidence, 0.7)
+    return None
 
 
 def _finding(case: Case, rank: int, process: Process, blocked: Blocked, still: float) -> Finding:
