@@ -13,6 +13,7 @@ from distwatch.cli.export import trace_of
 from distwatch.cli.terminal import echo
 from distwatch.errors import DistwatchError, UsageError
 from distwatch.observer.journals.reading import load_state
+from distwatch.observer.responses.sender import NoRedirect
 from distwatch.observer.targets.target import report_on
 from distwatch.report.document import Report
 from distwatch.runfolder import RunFolder
@@ -57,11 +58,6 @@ def send(folder: RunFolder, endpoint: str | None) -> Report:
     return report
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object, **__: object) -> None:
-        """Its headers may hold a key: they go to the address that the user named, and to no other."""
-
-
 def _post(url: str, body: bytes) -> None:
     headers = {
         "Content-Type": "application/x-protobuf",
@@ -70,7 +66,7 @@ def _post(url: str, body: bytes) -> None:
     }
     request = urllib.request.Request(url, body, headers, method="POST")
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=WITHIN_S):
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=WITHIN_S):
             return
     except urllib.error.HTTPError as error:
         why = f"it answered {error.code} {error.reason}"

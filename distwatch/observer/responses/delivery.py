@@ -15,13 +15,12 @@ from typing import NamedTuple
 import msgspec
 
 from distwatch.observer.responses.addresses import Address
+from distwatch.observer.responses.sender import TRY_LATER
 from distwatch.redaction import redact_text
 from distwatch.report.notice import Notice, body_of
 from distwatch.visible_text import visible_line
 
 WITHIN_S = 20.0
-TRY_LATER = 75
-"""The exit code of a sender after which another try may help."""
 _SAID_MOST = 4096
 _SENDER = (
     "import sys; sys.path[:0] = sys.argv[1:2]; "

@@ -15,6 +15,7 @@ import msgspec
 from distwatch import __version__
 
 TRY_LATER = 75
+"""The exit code after which another try may help."""
 FINAL = 1
 _AGAIN = (408, 425, 429)
 
@@ -29,7 +30,9 @@ class Asked(msgspec.Struct):
     within_s: float = 20.0
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error."""
+
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """A report is sent to the address that its user named, and to no other."""
 
@@ -56,7 +59,7 @@ def post(asked: Asked) -> tuple[int, str]:
     except ValueError as error:
         return FINAL, f"the URL is not valid: {type(error).__name__}"
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=asked.within_s):
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=asked.within_s):
             return 0, ""
     except urllib.error.HTTPError as error:
         later = error.code >= 500 or error.code in _AGAIN
