@@ -9,8 +9,8 @@ from distwatch.agent.guard import guard
 def step(n: int) -> None:
     """Tells distwatch that this process is at training step `n`. Call it once a step.
 
-    Nothing happens where distwatch is off. HF Trainer's steps, and those of torch's optimizers (plain loops,
-    accelerate, Lightning), are seen without it; what is told here wins. Costs about a microsecond, and never raises.
+    Nothing happens where distwatch is off. The steps of HF Trainer, Lightning, and torch's optimizers (plain
+    loops, accelerate) are seen without it; what is told here wins. Costs about a microsecond, and never raises.
     """
     agent = core.current()
     if agent is not None:

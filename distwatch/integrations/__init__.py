@@ -39,6 +39,10 @@ REGISTRY = (
     IntegrationSpec(
         "hf_trainer", "transformers.trainer_callback", "hf_trainer", part_of="transformers"
     ),
+    IntegrationSpec("lightning", "pytorch_lightning.trainer.call", "lightning"),
+    IntegrationSpec(
+        "lightning_pytorch", "lightning.pytorch.trainer.call", "lightning", part_of="lightning"
+    ),
     IntegrationSpec("torch_optimizers", "torch.optim.optimizer", "torch_optimizers", arms=False),
     IntegrationSpec("torch_builds", "torch.utils.file_baton", "torch_builds", arms=False),
     IntegrationSpec("ray", "ray._private.worker", "ray", arms=False),
