@@ -20,6 +20,7 @@ SECOND = 1_000_000_000
         ("[rank3]: hello", (), 3, "hello"),
         ("[default1]:[rank5]:[E412 09:22:41.1 X.cpp:1] y", ("local:f:1",), 5, "[E412 09:22:41.1 X.cpp:1] y"),
         ("[1,7]<stderr>:bad", ("task:7",), None, "bad"),
+        ("Sat Nov 29 03:14:01 2025[1,2]<stderr>:bad", ("task:2",), None, "bad"),
         ("[prterun-n1-33@1,2]<stdout>: ok", ("task:2",), None, "ok"),
         ("(Trainer pid=51, ip=10.0.0.2) go", ("pid:51@10.0.0.2", "actor:Trainer:51@10.0.0.2"), None, "go"),
         ("(VllmWorker rank=1 pid=9) go", ("pid:9", "actor:VllmWorker:9"), 1, "go"),
@@ -44,6 +45,18 @@ def test_two_ranks_on_one_line_are_two_lines() -> None:
     assert [(p.who.global_rank, p.text) for p in parts] == [
         (None, "50%| "), (0, "a"), (4, "b"),
     ]  # fmt: skip
+
+
+def test_services_of_compose_are_writers_and_ranks_say_their_world() -> None:
+    compose = reader_of(["rank0-1  | a", "rank1-1  | b"] * 2, "f", Who())
+    (line,) = compose.lines("rank1-1  | it fails")
+    assert (line.who.labels, line.text) == (("word:rank1-1",), "it fails")
+    assert not any(
+        line.who.labels for line in reader_of(["a | b", "c d"], "f", Who()).lines("a | b")
+    )
+    for text in ("env:// [rank=3, world_size=4]", "cdb=None rank=3 world_size=4", "rank 3 of 4"):
+        assert identity_said(text) == (3, 4)
+    assert identity_said("local_rank=3 world_size=4") is None
 
 
 def test_a_number_and_a_colon_are_a_task_only_where_most_lines_have_them() -> None:

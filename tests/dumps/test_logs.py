@@ -86,3 +86,20 @@ def test_files_and_standard_input_are_read_together(tmp_path: Path, root: Path) 
     assert report["findings"][0]["code"] == "process.oom_killed"
     _, report, _ = imported(root, "-", given=log)
     assert report["findings"][0]["code"] == "process.exited"
+
+
+def test_the_first_failure_is_the_last_one_in_torchruns_table(tmp_path: Path, root: Path) -> None:
+    def block(number: int, rank: int, second: int, code: int) -> str:
+        return (
+            f"[{number}]:\n  time      : 2025-11-29_03:20:0{second}\n  host      : n1\n"
+            f"  rank      : {rank} (local_rank: {rank})\n  exitcode  : {code} (pid: 77{rank})\n"
+        )
+
+    log = tmp_path / "out.log"
+    log.write_text(
+        f"train.py FAILED\nFailures:\n{block(1, 0, 3, 1)}Root Cause (first observed failure):\n"
+        f"{block(0, 2, 1, -9)}"
+    )
+    _, report, _ = imported(root, str(log))
+    first = report["findings"][0]
+    assert (first["code"], first["culprit_ranks"]) == ("process.killed", [2])

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import msgspec
 
+from distwatch.dumps.log.clock import UNSAID, LogClock
 from distwatch.dumps.log.facts import Ended, Fact, Named, Who
 from distwatch.dumps.log.lines import Line
 from distwatch.state.bounds import MOST_RANKS
 
 _ELASTIC = re.compile(r"failed \(exitcode: (-?\d{1,4})\) local_rank: (\d{1,6}) \(pid: (\d{1,10})\)")
 _FIELD = re.compile(r"\s{2}(\w+)\s*: (.*)")
+_ROOT_CAUSE = "Root Cause (first observed failure)"
 _RANK = re.compile(r"(\d{1,6}) \(local_rank: (\d{1,6})\)")
 _EXIT = re.compile(r"(-?\d{1,4}) \(pid: (\d{1,10})\)")
 _RESTART = re.compile(r"Worker group FAILED.*will restart|will restart worker group")
@@ -60,18 +62,23 @@ class ElasticSummary:
     def __init__(self, scope: str) -> None:
         self._scope = scope
         self._fields: dict[str, str] = {}
+        self._is_first = False
 
     def read(self, line: Line, time_ns: int) -> Iterator[Fact]:
         """A line of the table; the fact comes with the line that has the exit code."""
         found = _FIELD.match(line.text)
         if found is None:
+            self._is_first = self._is_first or line.text.startswith(_ROOT_CAUSE)
             return
         self._fields[found[1]] = found[2].strip()
         if found[1] != "exitcode":
             return
         rank, status = _RANK.match(self._fields.get("rank", "")), _EXIT.match(found[2])
         host = self._fields.get("host", "")
-        self._fields = {}
+        if self._is_first:  # it comes last in the table, and the log's own clock never goes back
+            own_ns = LogClock(1970).time_ns(self._fields.get("time", ""))
+            time_ns = own_ns if own_ns > UNSAID else time_ns
+        self._fields, self._is_first = {}, False
         if rank and status:
             labels = (
                 f"local:{self._scope}:{rank[2]}",

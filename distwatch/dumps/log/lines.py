@@ -24,12 +24,20 @@ _LABELS: tuple[tuple[str, re.Pattern[str]], ...] = (
         re.compile(r"\s*\(([\w.:<>+-]+)(?: rank=(\d+))?,? pid=(\d+)(?:, ip=([\w.:-]+))?\) ?"),
     ),
     ("pod", re.compile(r"\s*\[pod/([^/\]]+)/[^\]]+\] ?")),
-    ("mpi", re.compile(r"\s*\[(?:[\w.-]+@)?\d+,(\d{1,6})\]<\w+>: ?")),
+    (
+        # With mpirun's --timestamp-output, the time comes first.
+        "mpi",
+        re.compile(
+            r"\s*(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:]{8} \d{4})?"
+            r"\[(?:[\w.-]+@)?\d+,(\d{1,6})\]<\w+>: ?"
+        ),
+    ),
     ("local", re.compile(r"\s*\[(?!rank)[A-Za-z_]\w*?(\d{1,5})\]:")),
 )
 _BY_STYLE: dict[str, re.Pattern[str]] = {
     "task": re.compile(r" {0,6}(\d{1,6}): ?"),
     "bracket": re.compile(r"\[ {0,5}(\d{1,6})\]:? ?"),
+    "compose": re.compile(r"([a-z0-9][\w.-]{0,80}) +\| "),
     "word": re.compile(r"([A-Za-z][\w.-]{0,80}): "),
     "pod_word": re.compile(r"([a-z0-9][a-z0-9-]*-\d{1,5}(?:-[a-z0-9]{5})?) [a-z0-9-]+ "),
 }
@@ -37,7 +45,8 @@ _SAMPLE = 2000
 _SHARE = 0.5
 _RANK_OF = re.compile(
     r"(?i)(?<![\w-])(?<!local )(?<!local_)(?<!group )(?<!node )(?<!\bdp )(?<!\btp )(?<!\bpp )"
-    r"(?:global[ _])?rank\s*[:=]?\s*(\d{1,6})\s*(?:of|/|out of)\s*(\d{1,6})(?![\d.])"
+    r"(?:global[ _])?rank\s*[:=]?\s*(\d{1,6})\s*"
+    r"(?:of|/|out of|,?\s*world[_ ]size\s*[:=]?)\s*(\d{1,6})(?![\d.])"
 )
 _GLOBAL_RANK = re.compile(r"(?i)\bglobal[ _]rank\s*[:=]?\s*(\d{1,6})(?:, MEMBER: \d+/(\d{1,6}))?")
 
@@ -145,7 +154,7 @@ def reader_of(sample: Iterable[str], scope: str, who: Who) -> Reader:
         if style == "bracket" and len(found) > 1 and enough:
             return Reader(scope=scope, who=who, style=style)
         if (
-            style in ("word", "pod_word")
+            style in ("compose", "word", "pod_word")
             and often
             and sum(found[w] for w in often) >= _SHARE * len(lines)
         ):
