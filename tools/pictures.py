@@ -152,6 +152,7 @@ async def picture_of(screen: Screen, source: RunSource) -> str:
             app.session.seek(while_it_hung(source))
         if screen.view:
             app.action_view(screen.view)
+        if screen.view == MAP.view:
             app.action_culprit()
         app.draw()
         while not app.query("FooterKey"):  # it comes by itself, some time after the rest
