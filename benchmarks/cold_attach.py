@@ -22,7 +22,7 @@ from benchmarks.cold_cases import CASES, Case
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
 from distwatch.observer.journals.pruning import run_folders
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.probes.process import main_thread_run_ns
 from distwatch.state.finding import Finding
 from tests.support.ranks import Job, free_port, launch_ranks, torchrun

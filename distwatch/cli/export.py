@@ -13,7 +13,8 @@ from distwatch.cli.options import (
     require_file,
     root_option,
 )
-from distwatch.observer.journals.reading import load_state, read_entries
+from distwatch.observer.journals.reading import read_entries
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.target import Target, report_on
 from distwatch.report.document import Report

@@ -16,7 +16,7 @@ from distwatch.dumps.files import STDIN
 from distwatch.dumps.imported import Stream
 from distwatch.errors import PartialData
 from distwatch.observer.incidents import write_incident
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.journals.segments import Segment
 from distwatch.report.document import build_report
 from distwatch.report.formats import render

@@ -41,9 +41,9 @@ class _Budget:
     left = MOST_LISTED
 
 
-def begin_event() -> None:
-    """Starts the budget of another event."""
-    _Budget.left = MOST_LISTED
+def begin_event(most: int = MOST_LISTED) -> None:
+    """Starts the budget of another event, or of whatever else may hold `most` ranks."""
+    _Budget.left = most
 
 
 def spend(ranks: int) -> None:

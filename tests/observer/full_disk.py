@@ -12,7 +12,7 @@ import sys
 
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals import journal_intake, recording
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.targets.target import report_on
 from distwatch.runfolder import RunFolder
 from tests.observer.rank_process import RankProcess

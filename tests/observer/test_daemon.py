@@ -16,7 +16,8 @@ import pytest_asyncio
 
 from distwatch.observer import daemon, judging
 from distwatch.observer.daemon import Observer
-from distwatch.observer.journals.reading import load_state, read_entries
+from distwatch.observer.journals.reading import read_entries
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.journals.segments import read_journal
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev

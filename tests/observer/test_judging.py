@@ -7,8 +7,8 @@ import os
 import pytest
 
 from distwatch.observer import judging
-from distwatch.observer.journals.reading import load_state
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.journals.run_state import load_state
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding

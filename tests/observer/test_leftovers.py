@@ -14,7 +14,7 @@ from distwatch.agent.journal import Journal
 from distwatch.agent.pulse import PulsePage
 from distwatch.observer.journals.journal_intake import remove_if_empty
 from distwatch.observer.journals.leftovers import LOST_AFTER_S, QUIET_S, sweep
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.journals.segments import read_journal
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.runfolder import (

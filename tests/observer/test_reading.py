@@ -11,7 +11,8 @@ import pytest
 
 from distwatch.errors import PartialData
 from distwatch.observer.journals.journal_intake import Followed
-from distwatch.observer.journals.reading import load_state, read_entries, require_records
+from distwatch.observer.journals.reading import read_entries, require_records
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.settings import read_settings

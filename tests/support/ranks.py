@@ -23,7 +23,7 @@ from pathlib import Path
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding

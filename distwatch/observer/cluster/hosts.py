@@ -16,7 +16,7 @@ import msgspec
 from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.observer.cluster.shells import Keeper, start_keeper
 from distwatch.observer.cluster.tasks import HostJoined, Task
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.link.root_address import (
     LinkMisconfigured,
     RootAddress,

@@ -11,6 +11,7 @@ import msgspec
 
 from distwatch.errors import PartialData
 from distwatch.foreign_files import open_ours, read_ours
+from distwatch.observer.journals.checkpoint import Checkpoint, ReadFile, has_grown
 from distwatch.observer.journals.segments import Contents, read_header, read_journal
 from distwatch.runfolder import RunFolder, host_name, is_alive
 from distwatch.settings import read_settings
@@ -46,47 +47,29 @@ def live_key(entry: Entry) -> object:
     return type(event), about, getattr(event, "what", "")
 
 
-def load_state(folder: RunFolder) -> RunState:
-    """The run as far as it was recorded, alive or dead.
-
-    Raises:
-        PartialData: no record could be read.
-    """
-    state = RunState(run_id=folder.run_id)
-    if not fold_run(folder, state, ends=True):
-        raise _nothing_in(folder)
-    return state
-
-
 def require_records(folder: RunFolder) -> None:
     """Raises PartialData where `load_state` would; reads no more than it takes to know."""
-    if not any(_is_of_run(entry.event) for entry in _entries(folder)):
-        raise _nothing_in(folder)
+    if not any(is_of_run(entry.event) for entry in _entries(folder)):
+        raise nothing_in(folder)
 
 
-def _is_of_run(event: ev.Event) -> bool:
-    # A damaged file is reported as an event, but that event is not of the run.
+def is_of_run(event: ev.Event) -> bool:
+    """Whether it is: a damaged file is reported as an event, too, which is not."""
     return not isinstance(event, ev.NotObserved)
 
 
-def _nothing_in(folder: RunFolder) -> PartialData:
+def nothing_in(folder: RunFolder) -> PartialData:
+    """The error for a folder in which no record could be read."""
     return PartialData(
         f"{folder.path} holds no readable record",
         advice="Is it a run folder? `distwatch ps` lists them.",
     )
 
 
-def fold_run(folder: RunFolder, state: RunState, *, ends: bool = False) -> bool:
-    """Folds everything on disk, stream by stream; returns whether there was anything.
-
-    Args:
-        ends: as in `read_entries`.
-    """
-    found = False
-    for entry in _entries(folder, ends=ends):
-        found = found or _is_of_run(entry.event)
+def fold_run(folder: RunFolder, state: RunState) -> None:
+    """Folds everything on disk, stream by stream."""
+    for entry in _entries(folder):
         reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
-    return found
 
 
 def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
@@ -115,7 +98,7 @@ def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
 def _entries(folder: RunFolder, *, ends: bool = False) -> Iterator[Entry]:
     """Each stream's events in their order, one stream in memory at a time; then the rest by time."""
     reading = Reading(folder)
-    seen = _Ends()
+    seen = Ends()
     for header, records in reading.streams():
         for record in records:
             if (event := decode_event(record.payload)) is not None:
@@ -134,13 +117,24 @@ def _by_time(entry: Entry) -> tuple[int, str, int]:
 
 
 class Reading:
-    """One reading of a run folder. Several files may hold one stream; each record counts once."""
+    """One reading of a run folder. Several files may hold one stream; each record counts once.
 
-    def __init__(self, folder: RunFolder) -> None:
+    Attributes:
+        files: the journals that were read, and those that need not be, as a checkpoint notes them.
+        first_ns, newest_ns: the times of the first and the last record.
+        is_settled: every record was in a segment on disk, and each of these could be read. A ring changes.
+    """
+
+    def __init__(self, folder: RunFolder, checkpoint: Checkpoint | None = None) -> None:
+        """Leaves out what is in the checkpoint's files, which must be `still_holds`."""
         self._folder = folder
         self._headers: dict[str, FileHeader] = {}
         self._trouble: list[tuple[str, str]] = []
-        self._newest = 0
+        self._known = {read.name: read for read in checkpoint.files} if checkpoint else {}
+        self.files: list[ReadFile] = []
+        self.is_settled = True
+        self.first_ns = checkpoint.first_ns if checkpoint else 0
+        self.newest_ns = checkpoint.newest_ns if checkpoint else 0
 
     def streams(
         self, is_wanted: Callable[[FileHeader], bool] = lambda _: True
@@ -148,6 +142,10 @@ class Reading:
         """Each stream with its records in order, one stream in memory at a time."""
         paths: dict[str, list[str]] = {}
         for path in journal_paths(self._folder):
+            known = self._known.get(os.path.basename(path))
+            if known is not None and has_grown(known, path) is False:
+                self._note(known)
+                continue
             header = read_header(path)
             # A file without a header is opened once more, to find out what is wrong with it.
             if header is None or is_wanted(header):
@@ -163,70 +161,88 @@ class Reading:
                         records.setdefault(record.seq, record)
             if found is not None:
                 self._headers[found.stream] = found
-                self._newest = max([self._newest, *(r.time_ns for r in records.values())])
+                times = [record.time_ns for record in records.values()]
+                self.newest_ns = max([self.newest_ns, *times])
+                firsts = [time_ns for time_ns in (self.first_ns, *times) if time_ns]
+                self.first_ns = min(firsts, default=0)
                 yield found, [records[seq] for seq in sorted(records)]
 
     def rest(self) -> list[Entry]:
         """What is in no journal, in order of time; call it after all streams were read."""
         entries = read_pulses(self._folder, self._headers)
-        entries += _starts(self._folder, self._newest)
+        entries += _starts(self._folder, self.newest_ns)
         host = host_name()
         note = _reader(host)
         entries += [
-            Entry(note, 0, self._newest, ev.NotObserved(host=host, what=name, why=why))
+            Entry(note, 0, self.newest_ns, ev.NotObserved(host=host, what=name, why=why))
             for name, why in self._trouble
         ]
         if any_alive(self._folder):
             entries.append(Entry(note, 0, time.monotonic_ns(), ev.Ticked(host=host)))
         return sorted(entries, key=_by_time)
 
+    def _note(self, read: ReadFile) -> None:
+        self.files.append(read)
+        self._headers[read.header.stream] = read.header
+        if read.damaged:
+            self._trouble.append((read.name, f"{read.damaged} damaged bytes were skipped"))
+
     def _contents(self, path: str) -> Contents | None:
         name = os.path.basename(path)
+        known = self._known.get(name)
+        self.is_settled = self.is_settled and name.endswith(".journal")
         try:
-            contents = read_journal(path)
+            status = os.stat(path, follow_symlinks=False)
+            contents = read_journal(path, known)
         except FileNotFoundError:
             return None  # a ring whose process has ended since we listed it
         except OSError as error:
+            self.is_settled = False
             self._trouble.append((name, f"not readable: {error.strerror or error}"))
             return None
         if contents is None:
+            self.is_settled = False
             self._trouble.append((name, "its header is damaged, so it cannot be read"))
-        elif contents.damaged:
-            why = f"{contents.damaged} damaged bytes were skipped"
-            self._trouble.append((name, why))
+        else:
+            self._note(
+                ReadFile(
+                    name=name, inode=status.st_ino, size=status.st_size, mtime_ns=status.st_mtime_ns,
+                    upto=contents.end, header=contents.header, damaged=contents.damaged,
+                )
+            )  # fmt: skip
         return contents
 
 
-class _Ends:
+class Ends:
     """Processes of this node that are gone without an observer having seen their end.
 
     How they ended is not observed, so it does not count as a crash.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
         self._host = host_name()
-        self._ended: set[str] = set()
-        self._known: set[str] = set()
-        self._newest = 0
+        self.ended: set[str] = set(checkpoint.ended if checkpoint else ())
+        self.known: set[str] = set(checkpoint.known if checkpoint else ())
+        self.newest_ns = checkpoint.host_ns if checkpoint else 0
 
     def note(self, entry: Entry) -> None:
         event, stream = entry.event, entry.header.stream
         if isinstance(event, ev.ExitSeen):
-            self._ended.add(event.process)
+            self.ended.add(event.process)
         key = event.process if isinstance(event, ev.ProcessSighted | ev.PulseRead) else ""
         if not key and not stream.startswith(("observer:", "reader:")):
             key = stream
         if entry.header.host == self._host:
-            self._newest = max(self._newest, entry.time_ns)
+            self.newest_ns = max(self.newest_ns, entry.time_ns)
             if key:
-                self._known.add(key)
+                self.known.add(key)
 
     def unseen(self) -> list[Entry]:
         """An end of each of them, at the newest time that is known: they may have lived until then."""
         why = "it is gone, and no observer saw how it ended"
         return [
-            Entry(_reader(self._host), 0, self._newest, event)
-            for key in sorted(self._known - self._ended)
+            Entry(_reader(self._host), 0, self.newest_ns, event)
+            for key in sorted(self.known - self.ended)
             if not lives(key)
             for event in (
                 ev.ExitSeen(process=key, how="gone when its run was read"),

@@ -7,6 +7,7 @@ import os
 import msgspec
 
 from distwatch.foreign_files import open_ours, read_ours
+from distwatch.observer.journals.checkpoint import ReadFile
 from distwatch.state.frames import (
     HEADER_SIZE,
     FileHeader,
@@ -37,8 +38,11 @@ class Contents(msgspec.Struct, kw_only=True):
         return max((record.seq for record in self.records), default=0)
 
 
-def read_journal(path: str) -> Contents | None:
+def read_journal(path: str, known: ReadFile | None = None) -> Contents | None:
     """All whole records of a segment or ring in file order; None where it has no header.
+
+    Args:
+        known: what was read of it before: its records are left out.
 
     Raises:
         OSError: it cannot be read.
@@ -49,7 +53,9 @@ def read_journal(path: str) -> Contents | None:
         return None
     records: list[Record] = []
     end, damaged = HEADER_SIZE, 0
-    for offset, record in scan(content, header.salt):
+    if known is not None and known.header == header and known.upto <= len(content):
+        end, damaged = known.upto, known.damaged
+    for offset, record in scan(content, header.salt, end):
         damaged += offset - end
         records.append(record)
         end = offset + frame_size(len(record.payload))

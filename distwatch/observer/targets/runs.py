@@ -13,7 +13,8 @@ from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.errors import NoSuchTarget, PartialData, UsageError
 from distwatch.observer.journals.pruning import is_run, run_folders
-from distwatch.observer.journals.reading import any_alive, attached_keys, lives, load_state
+from distwatch.observer.journals.reading import any_alive, attached_keys, lives
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.probes.table import title_of
 from distwatch.report.document import redacted_headline

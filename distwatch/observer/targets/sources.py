@@ -11,9 +11,9 @@ from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import (
     Entry,
     read_entries,
-    require_records,
     write_attached,
 )
+from distwatch.observer.journals.run_state import load_run
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import dump_text
 from distwatch.observer.targets.ray_jobs import RayJob
@@ -33,15 +33,14 @@ class RecordedRun(RunSource):
     def __init__(self, folder: RunFolder) -> None:
         super().__init__(folder, "recorded")
         self._entries: list[Entry] = []
+        """Read at the first `seek` to another moment: the end needs only the state."""
         self._changed = True
 
     async def open(self) -> None:
-        """Reads everything; raises PartialData where there are no records."""
-        require_records(self.folder)
-        self._entries = read_entries(self.folder, ends=True)
-        times = [entry.time_ns for entry in self._entries if entry.time_ns]
-        self.span = (min(times), max(times))
-        self.seek(self.span[1])
+        """Reads its end; raises PartialData where there are no records."""
+        run = load_run(self.folder)
+        self.state, self.span = run.state, (run.first_ns, run.last_ns)
+        self.cursor_ns = run.last_ns
 
     async def poll(self) -> bool:
         changed, self._changed = self._changed, False
@@ -52,6 +51,7 @@ class RecordedRun(RunSource):
 
     def seek(self, time_ns: int) -> None:
         """Folds the recording up to that time."""
+        self._entries = self._entries or read_entries(self.folder, ends=True)
         first, last = self.span or (0, 0)
         self.cursor_ns = max(first, min(time_ns, last))
         state = RunState(run_id=self.run_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
-from distwatch.observer.journals.reading import any_alive, load_state
+from distwatch.observer.journals.reading import any_alive
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.looks.source_files import read_all
 from distwatch.report.document import Report, build_report

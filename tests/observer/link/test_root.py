@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from distwatch.observer.daemon import Observer
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.journals.segments import Segment, read_journal
 from distwatch.observer.link import messages as say
 from distwatch.observer.link import root as module
