@@ -79,6 +79,7 @@ class Observer:
         self.viewers, self.longest_turn_s = 0, 0.0
         fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
+        self.judge = Judge(folder, self.state, self.recording, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, over)
         outside = self.tracking.add_attached(attached_keys(folder)) or embedded
@@ -89,7 +90,6 @@ class Observer:
         self.rendezvous = RendezvousLooks(self.recording, self._judge_soon)
         self.nccl = NcclLooks(self.recording, self.tracking, self.state, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices(), Ports())
-        self.judge = Judge(folder, self.state, self.recording, writable=writable)
         self._intake = Intake(
             folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,
             writable=writable,
@@ -182,7 +182,7 @@ class Observer:
             began = time.monotonic()
             if self._keep_waits:
                 self._keep()
-            else:
+            elif self._is_pressed or self.inspection.from_outside or not self.judge.may_rest():
                 self._search()
                 self._judge()
             self.responses.consider(self.judge, self.others)
@@ -385,6 +385,7 @@ class Observer:
             payload: the same event as bytes, where it arrived so.
         """
         reduce(self.state, header, seq, time_ns, event)
+        self.judge.note(event)
         entry = Entry(header, seq, time_ns, event, payload)
         for sink in list(self.sinks):
             sink(entry)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
+from distwatch.diagnosis.facts.calm import CalmRun, calm_run
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.observer.incidents import next_incident, write_incident
@@ -16,6 +18,13 @@ from distwatch.state.model import RunState
 
 Roots = frozenset[tuple[str, tuple[int, ...]]]
 """Code and culprits of each root that blocks the job."""
+LONG_S = 0.05
+"""A judgement that is shorter is made each time."""
+WHOLE_EVERY_S = 5.0
+ROUTINE = frozenset(
+    (ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled)
+)
+"""What comes all the time from a job in which nothing happens."""
 log = logging.getLogger("distwatch.observer")
 
 
@@ -43,6 +52,9 @@ class Judge:
         self.cases: list[Case] = []
         self.path = ""
         self.of_one_host = False
+        self._calm: CalmRun | None = None
+        self._has_news = True
+        self._whole_at = 0.0
         # An observer that replaces another one continues that one's incident.
         own = state.judged is not None and state.judged.host == recording.header.host
         if own and state.judged is not None and state.judged.incident is not None:
@@ -52,8 +64,13 @@ class Judge:
 
     def judge(self) -> bool:
         """Derives the findings again; returns whether the verdict's roots changed."""
+        began = time.monotonic()
+        self._has_news = False
         self.cases = cases_of(self._state)
         self.findings = diagnose(self.cases)
+        done = time.monotonic()
+        self._whole_at = done + WHOLE_EVERY_S
+        self._calm = calm_run(self.cases, self.findings) if done - began > LONG_S else None
         roots = _roots_of(self.findings)
         if roots == self._roots:
             return False
@@ -62,6 +79,19 @@ class Judge:
             self._number, self._is_complete = None, False
         self._roots = roots
         return True
+
+    def note(self, event: ev.Event) -> None:
+        """Is told of each event that was folded."""
+        self._has_news = self._has_news or type(event) not in ROUTINE
+
+    def may_rest(self) -> bool:
+        """Whether judging again would find nothing, as it did before: very many ranks, and all go on.
+
+        The whole is judged every WHOLE_EVERY_S in any case, for what no pulse shows.
+        """
+        if self._calm is None or self._has_news or time.monotonic() > self._whole_at:
+            return False
+        return self._calm.goes_on()
 
     @property
     def blocked(self) -> bool:

@@ -14,6 +14,7 @@ from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from tests.diagnosis.recorded import hung_job
+from tests.diagnosis.test_calm import training_job
 
 
 def finding(code: str, *culprits: int) -> Finding:
@@ -62,3 +63,28 @@ def test_the_newest_of_everything_is_on_disk_with_a_verdict(folder: RunFolder) -
     sample = load_state(folder).processes["h-1.1"].outside.sample
     assert sample is not None
     assert sample.syscall == "call 2"
+
+
+def test_very_many_ranks_that_go_on_are_not_judged_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(judging.time, "monotonic", lambda: now[0])
+    job = training_job()
+    recording = Recording(folder, lambda *_: None)
+    judge = judging.Judge(folder, job.state, recording)
+    assert not judge.may_rest(), "nothing was judged yet"
+    judge.judge()
+    assert not judge.may_rest(), "few ranks are judged each time"
+    monkeypatch.setattr(judging, "LONG_S", -1.0)
+    judge.judge()
+    for event in (ev.Ticked(host="h"), ev.PulseRead(process="h-1.1", pulse=ev.Pulse())):
+        judge.note(event)
+    assert judge.may_rest()
+    judge.note(ev.ProcessEnding())
+    assert not judge.may_rest(), "news"
+    judge.judge()
+    assert judge.may_rest()
+    now[0] += judging.WHOLE_EVERY_S + 0.1
+    assert not judge.may_rest(), "the whole is due"
+    recording.close()
