@@ -12,7 +12,7 @@ from distwatch import __version__
 from distwatch.cli.export import trace_of
 from distwatch.cli.terminal import echo
 from distwatch.errors import DistwatchError, UsageError
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.responses.sender import NoRedirect
 from distwatch.observer.targets.target import report_on
 from distwatch.report.document import Report

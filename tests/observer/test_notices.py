@@ -17,8 +17,8 @@ import pytest_asyncio
 
 from distwatch.observer.daemon import Observer
 from distwatch.observer.incidents import write_incident
-from distwatch.observer.journals.reading import load_state
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.responses import addresses, notices
 from distwatch.observer.responses.addresses import addresses_in
 from distwatch.observer.responses.delivery import deliver, run_process

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.observer.journals.reading import load_state
+from distwatch.observer.journals.run_state import load_state
 from distwatch.runfolder import RunFolder
 from tests.probes.others import wait_until
 from tests.scenarios.test_nodes import Nodes, nodes
