@@ -103,6 +103,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.nccl_verdicts
 	$(BIN)/python -m benchmarks.tui_cost --seconds 20
 	$(BIN)/python benchmarks/many_ranks.py --seconds 15
+	$(BIN)/python benchmarks/judge_rounds.py
 
 # Kills, damaged inputs and hostile connections, for some twenty minutes; a short form runs with the tests.
 soak: $(STAMP)

@@ -61,6 +61,10 @@ def run(options: argparse.Namespace, folder: RunFolder) -> None:
         if not rested:
             raise SystemExit(f"not calm: {[finding.code for finding in judge.findings]}")
     recording.close()
+    tell_costs(whole, calm)
+
+
+def tell_costs(whole: list[float], calm: list[float]) -> None:
     for name, found in (("the whole", whole), ("a round in which nothing happened", calm)):
         print(f"{name}: median {median(found):.3f} s, {min(found):.3f} to {max(found):.3f}")
     share = (median(whole) + median(calm) * 9) / 10
