@@ -30,7 +30,22 @@ class GroupCalls(msgspec.Struct, frozen=True, kw_only=True):
         if entry.over or not entry.is_p2p or self.status is None:
             return entry.over
         completed = self.status.last_completed_collective
-        return is_p2p_over(entry.p2p_seq_id, self.newest_collective, completed)
+        # Of a group that also has collectives, the status has the number of its newest call of either kind.
+        is_idle = self.status.last_enqueued_collective == completed >= 0 and not self.unfinished
+        return is_idle or is_p2p_over(entry.p2p_seq_id, self.newest_collective, completed)
+
+    @property
+    def unfinished(self) -> list[Entry]:
+        """Its collectives that are open."""
+        return [entry for entry in self.entries if not entry.is_p2p and not entry.over]
+
+    @property
+    def _counts_p2p(self) -> bool:
+        """Whether its status may have the number of a send or recv: it then says that an open collective is over."""
+        if self.has_p2p or self.status is None:
+            return True
+        completed = self.status.last_completed_collective
+        return any(entry.seq <= completed for entry in self.unfinished)
 
     @property
     def newest_collective(self) -> int:
@@ -38,12 +53,11 @@ class GroupCalls(msgspec.Struct, frozen=True, kw_only=True):
 
     def progress(self) -> ev.GroupProgress:
         """By its entries, and by the status where that cannot be a number of sends and recvs."""
-        collectives = [entry for entry in self.entries if not entry.is_p2p]
-        unfinished = [entry for entry in collectives if not entry.over]
+        unfinished = self.unfinished
         enqueued = self.newest_collective
         completed = min((entry.seq for entry in unfinished), default=enqueued + 1) - 1
         started = -1
-        if self.status is not None and not self.has_p2p:
+        if self.status is not None and not self._counts_p2p:
             # The status continues where the ring has dropped entries, and has what NCCL's states lack.
             enqueued = max(enqueued, self.status.last_enqueued_collective)
             completed = max(completed, self.status.last_completed_collective)

@@ -1,7 +1,7 @@
 """Dumps of torch's flight recorder: pickle or JSON, of every known version.
 
-Source: torch/csrc/distributed/c10d/FlightRecorder (versions 1.x to 2.10 of its format); NCCL and
-gloo fill the same fields differently.
+Source: torch/csrc/distributed/c10d/FlightRecorder (versions 1.x to 2.10 of its format, the newest in torch 2.13 and
+in its main branch when this was written); NCCL, gloo and torch's own hooks fill the same fields differently.
 """
 
 from __future__ import annotations
@@ -111,8 +111,19 @@ class RecorderDump(msgspec.Struct, frozen=True):
 
     @property
     def is_timed(self) -> bool:
-        """Whether it knows when calls start (TORCH_NCCL_ENABLE_TIMING)."""
-        return any(e.state == "started" or e.time_discovered_started_ns for e in self.entries)
+        """Whether it knows when calls start (TORCH_NCCL_ENABLE_TIMING).
+
+        torch's hooks (`nccl2` and other backends without a recorder of their own) learn only of ends, and
+        write that time as both.
+        """
+        return any(
+            e.state == "started"
+            or (
+                e.time_discovered_started_ns
+                and e.time_discovered_started_ns != e.time_discovered_completed_ns
+            )
+            for e in self.entries
+        )
 
 
 def read_recorder_dump(content: bytes) -> RecorderDump:

@@ -190,7 +190,11 @@ def _find_dumps() -> dict[str, Callable[..., Any]]:
 
 
 def _has_started(raw: dict[str, Any]) -> bool:
-    return raw.get("state") == "started" or bool(raw.get("time_discovered_started_ns"))
+    began = raw.get("time_discovered_started_ns")
+    # torch's hooks learn only of a call's end, and write that time as both.
+    return raw.get("state") == "started" or bool(
+        began and began != raw.get("time_discovered_completed_ns")
+    )
 
 
 def _entry(raw: dict[str, Any], timed: bool) -> Collective:

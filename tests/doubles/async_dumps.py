@@ -26,6 +26,12 @@ class Recording:
     lists_members: bool = True
     lost: frozenset[int] = frozenset()
     """Ranks whose dumps are missing."""
+    gaps: bool = False
+    """Whether other backends of the process have taken numbers of groups, too."""
+
+    def number(self, place: int) -> int:
+        """The recorder's number of a rank's group, by the order of its groups."""
+        return 2 * place + 1 if self.gaps else place
 
 
 def dumps_of(job: AsyncJob, how: Recording) -> dict[int, dict[str, Any]]:
@@ -56,7 +62,7 @@ def _dump(job: AsyncJob, rank: int, how: Recording) -> dict[str, Any]:
         },
         "nccl_version": "2.27.3",
         "pg_status": {
-            str(place): _status(job, rank, name, done)
+            str(how.number(place)): _status(job, rank, name, done)
             for place, name in enumerate(name for name in groups if name in used)
         },
         "entries": [
@@ -103,7 +109,7 @@ def _entry(
         op = f"{op} {members.index(rank)}{arrow}{members.index(call.peer)}"
     return {
         "record_id": number,
-        "pg_id": local.index(call.group),
+        "pg_id": how.number(local.index(call.group)),
         "thread_name": "pt_main_thread",
         "thread_id": str(1000 + rank),
         "process_group": (numbers[call.group], role_of(call.group)),

@@ -24,6 +24,9 @@ class Layout:
     overlaps: bool = False
     """Whether gradients are reduced on a stream of their own while the backward goes on."""
 
+    p2p_in_default: bool = False
+    """Whether the pipeline's sends and recvs are calls of the group of all ranks."""
+
     @property
     def world(self) -> int:
         return self.tp * self.cp * self.dp * self.pp
@@ -176,4 +179,5 @@ class _Builder:
     def peer(self, op: str, stage: int) -> None:
         other = self.pipe[stage % len(self.pipe)]
         if other != self.rank:
-            self.calls.append(Call(self.by_axis["pp"][0], op, 4096, peer=other))
+            axis = "default" if self.layout.p2p_in_default else "pp"
+            self.calls.append(Call(self.by_axis[axis][0], op, 4096, peer=other))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distwatch.dumps.imported import RankDump
@@ -32,11 +32,12 @@ CODES: dict[str, tuple[str, ...]] = {
     "hung kernel": ("collective.device_behind",),
     "link down": ("collective.device_behind",),
     "skipped call": (*DIFFER, *MISSING, "collective.cycle"),
+    "extra call": (*DIFFER, *MISSING, "collective.cycle"),
     "other order": (*DIFFER, "p2p.cycle", "collective.cycle"),
     "other size": ("collective.shape_mismatch",),
 }
 """By fault, the codes that are right."""
-CHANGES = ("skipped call", "other order", "other size")
+CHANGES = ("skipped call", "extra call", "other order", "other size")
 """Faults that are a change of one rank's program."""
 Outcome = Literal["right", "undecided", "wrong"]
 
@@ -84,8 +85,13 @@ class Scenario:
 def scenario(seed: int, kind: str | None = None) -> Scenario:
     """The random job of a number."""
     dice = random.Random(seed)
-    fault_kind = kind or dice.choice(tuple(CODES))
-    programs = build(random_layout(dice), steps=2, microbatches=dice.choice((2, 3, 4)))
+    # What came to the simulator later has dice of its own: the jobs of old numbers stay as they were.
+    fault_kind = kind or dice.choice([one for one in CODES if one != "extra call"])
+    if kind is None and random.Random(f"{seed} extra").random() < 1 / len(CODES):
+        fault_kind = "extra call"
+    layout = random_layout(dice)
+    layout = replace(layout, p2p_in_default=random.Random(f"{seed} default").random() < 0.1)
+    programs = build(layout, steps=2, microbatches=dice.choice((2, 3, 4)))
     rank = dice.randrange(programs.layout.world)
     at = dice.randrange(2, max(len(programs.calls[rank]) - 1, 3))
     fault = Fault(fault_kind, rank, at, lag=dice.randint(1, 8))
@@ -102,6 +108,7 @@ def scenario(seed: int, kind: str | None = None) -> Scenario:
         timing=dice.random() < 0.5,
         keeps_p2p_open=random.Random(f"{seed} p2p").random() < 0.3,
         lost=frozenset(lost),
+        gaps=random.Random(f"{seed} gaps").random() < 0.3,
     )
     return Scenario(seed, job, fault, how, dumps_of(job, how), unchanged, place)
 
@@ -129,6 +136,8 @@ def changed(calls: list[Call], kind: str, place: int) -> list[Call]:
     new = [copy.copy(call) for call in calls]
     if kind == "skipped call":
         del new[place]
+    elif kind == "extra call":
+        new.insert(place, copy.copy(new[place]))
     elif kind == "other size":
         new[place].size += 1
     elif kind == "other order":

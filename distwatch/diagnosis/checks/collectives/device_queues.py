@@ -7,7 +7,7 @@ from collections.abc import Iterable, Set
 import msgspec
 
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
-from distwatch.diagnosis.checks.collectives.lone_calls import lone_call
+from distwatch.diagnosis.checks.collectives.lone_calls import extra_call, lone_call
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.device_faults import device_evidence
@@ -53,7 +53,8 @@ class DeviceQueues:
         if stuck.behind:
             yield _device_behind(case, stuck)
         if stuck.absent or stuck.unseen:
-            odd = None if stuck.roots else lone_call(case, stuck.meetings, stuck.unseen)
+            odd = extra_call(case, stuck.meetings, stuck.absent) if not stuck.unseen else None
+            odd = odd or (None if stuck.roots else lone_call(case, stuck.meetings, stuck.unseen))
             yield odd or _not_enqueued(case, stuck)
         full = _full(case, stuck.meetings)
         shared = None if stuck.roots or stuck.unseen else _in_two_calls(case, full, stuck.meetings)

@@ -41,6 +41,35 @@ def lone_call(case: Case, meetings: Iterable[Meeting], unseen: Set[int]) -> Find
     )
 
 
+def extra_call(case: Case, meetings: list[Meeting], absent: Set[int]) -> Finding | None:
+    """The one rank of a job that waits, where no other has a call open and none has made a call of that number."""
+    device = case.job.device
+    if len(meetings) != 1 or len(meetings[0].at) != 1 or len(device.queues) < 3:
+        return None
+    (meeting,) = meetings
+    (rank,) = meeting.at
+    others = set(meeting.absent)
+    title = device.title_of(rank, meeting.pg_name)
+    reached = {
+        device.done(other, name)
+        for other in device.queues.keys() - {rank}
+        for name in device.groups_for(other, title)
+    }
+    idle = all(device.head(other) is None for other in device.queues if other != rank)
+    if not others or others != absent or not idle or reached != {meeting.seq - 1}:
+        return None
+    view = case.view(meeting.pg_name, meeting.members)
+    return _finding(
+        case,
+        "collective.count_uneven",
+        rank,
+        view,
+        f"rank {rank} alone has enqueued collective #{meeting.seq} of {view.title}: {name_ranks(others)} have all "
+        f"completed #{meeting.seq - 1} and enqueued nothing since, as if it had called once more than they did",
+        meeting,
+    )
+
+
 def _other_call(case: Case, meeting: Meeting) -> Finding | None:
     """What a single rank called where all that share a group with it called something else in their groups."""
     (rank,) = meeting.at
@@ -101,19 +130,22 @@ def _finding(
     case: Case, code: str, rank: int, view: GroupView, what: str, meeting: Meeting
 ) -> Finding:
     waited = [w.waited_s for w in case.job.waits_in(view.pg_name, view.members)]
-    lost = name_ranks(meeting.unseen)
+    lost = (
+        f", and there is no record of the calls of {name_ranks(meeting.unseen)}"
+        if meeting.unseen
+        else ""
+    )
     return Finding(
         code=code,
         culprit_ranks=(rank,),
         waiting_ranks=tuple(r for r in sorted(case.job.device.queues) if r != rank),
         pg_name=view.pg_name,
         pg_desc=view.pg_desc or None,
-        summary=f"{what}; it has waited in it for {seconds(max(waited, default=0.0))}, and there is no record "
-        f"of the calls of {lost}",
+        summary=f"{what}; it has waited in it for {seconds(max(waited, default=0.0))}{lost}",
         evidence=(
             Evidence(
                 "flight_recorder",
-                f"rank {rank} waits for {lost} in {meeting.op} #{meeting.seq}",
+                f"rank {rank} waits in {meeting.op} #{meeting.seq}{lost}",
                 rank,
             ),
             case.place(rank),
