@@ -147,4 +147,20 @@ def mezo() -> None:
     gate("end").read(1)
 
 
+def runner_stalls() -> None:
+    """Two ranks; the weights of the second never come."""
+    from sglang.srt.model_executor import model_runner
+
+    def stall(**_: Any) -> None:
+        step("stalled")
+        with open(silent_pipe("weights")) as pipe:
+            pipe.read()
+
+    if RANK == 1:
+        model_runner.build_load_config = stall
+    distwatch.build_sglang_runner(
+        gpt2(f"gpt2-{RANK}"), tensor=2, dtype="float32", deadlines={"runner": 20}
+    )
+
+
 globals()[sys.argv[1]]()

@@ -94,3 +94,12 @@ def test_a_runner_takes_the_groups_that_initialize_has_built() -> None:
             assert held.endswith("sglang tp=2")
             assert asked.endswith("sglang pp=2")
         assert_healthy(diagnose(job.state()))
+
+
+def test_the_part_of_a_runner_that_stalls_is_named() -> None:
+    with launch_ranks(JOB, 2, env=SLOW, args=["runner_stalls"]) as job:
+        job.wait_step("stalled", {1}, IMPORT_S)
+        finding = job.wait_verdict("load.stalled", {1}, mentions=("stall",), timeout_s=100)
+        assert "made no progress in ModelRunner(" in finding.summary
+        assert "phase weights" in finding.summary
+        assert "weights did not finish within 20 s, at job.py:" in job.output()

@@ -60,6 +60,8 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
     innermost = process.open_steps()[-1]
     if kind_of(innermost.name) is INIT or case.job.waits_for(rank) or case.graph.is_waiting(rank):
         return None  # it waits for its peers
+    if case.job.in_collective_by_stack(process):
+        return None  # in a call that leaves no record, as monitored_barrier at the end of SGLang's load
     cause = cause_of(case, rank, process, load)
     overdue = load.still_s > _limit_s(case, rank, process, load)
     if not overdue and not (cause.is_never_healthy and cause.since_s > PATIENCE_S):
