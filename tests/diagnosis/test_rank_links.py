@@ -36,7 +36,11 @@ def test_connections_on_which_nothing_is_under_way_clear_the_network() -> None:
     connect(unread, 0, 1, unread=3)
     partly = in_groups_of_their_own(3)
     connect(partly, 0, 1)
-    for other in (unread, partly):
+    rdma = in_groups_of_their_own(2)
+    connect(rdma, 0, 1)
+    port = ev.Port(name="mlx5_0/1", state="ACTIVE", was_up=True)
+    rdma.see(SECOND_LOOK, ev.PortsSampled(host="node1", ports=(port,)))
+    for other in (unread, partly, rdma):
         verdict = root(diagnose(other.state))
         assert (verdict.culprit_ranks, verdict.confidence) == ((), 0.4)
 

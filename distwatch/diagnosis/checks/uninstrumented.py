@@ -154,7 +154,7 @@ class CallsByStack:
         if len(calls) < 2 or not asleep or not given:
             return
         # What is neither under way nor unread was never sent: then it is not the network.
-        quiet = case.job.links.are_idle(calls.keys())
+        quiet = case.job.links.are_idle(calls.keys()) and not _may_bypass_tcp(case)
         culprits = tuple(calls) if quiet and len(calls) == 2 else ()
         why = "groups whose members cannot be seen from outside"
         yield Finding(
@@ -201,6 +201,14 @@ class CallsByStack:
             ),
             confidence=0.6,
         )
+
+
+def _may_bypass_tcp(case: Case) -> bool:
+    """Whether the ranks' data may go through GPUs or RDMA ports, of which their TCP connections tell nothing."""
+    hosts = {process.host for process in case.job.ranks.values()}
+    seen = [host for name, host in case.state.hosts.items() if name in hosts]
+    ports = any(host.ports.ports for host in seen if host.ports)
+    return ports or any(host.devices.devices for host in seen if host.devices)
 
 
 def _thread_places(process: Process) -> Iterable[str]:
