@@ -20,6 +20,8 @@ class GroupCalls(msgspec.Struct, frozen=True, kw_only=True):
     group: Group
     entries: list[Entry]
     status: Status | None = None
+    counts_p2p: bool = False
+    """Whether the group's statuses may have numbers of sends and recvs, at this rank or another one."""
 
     @property
     def has_p2p(self) -> bool:
@@ -40,12 +42,12 @@ class GroupCalls(msgspec.Struct, frozen=True, kw_only=True):
         return [entry for entry in self.entries if not entry.is_p2p and not entry.over]
 
     @property
-    def _counts_p2p(self) -> bool:
+    def shows_p2p(self) -> bool:
         """Whether its status may have the number of a send or recv: it then says that an open collective is over."""
-        if self.has_p2p or self.status is None:
-            return True
+        if self.status is None:
+            return self.has_p2p
         completed = self.status.last_completed_collective
-        return any(entry.seq <= completed for entry in self.unfinished)
+        return self.has_p2p or any(entry.seq <= completed for entry in self.unfinished)
 
     @property
     def newest_collective(self) -> int:
@@ -57,7 +59,7 @@ class GroupCalls(msgspec.Struct, frozen=True, kw_only=True):
         enqueued = self.newest_collective
         completed = min((entry.seq for entry in unfinished), default=enqueued + 1) - 1
         started = -1
-        if self.status is not None and not self._counts_p2p:
+        if self.status is not None and not self.counts_p2p:
             # The status continues where the ring has dropped entries, and has what NCCL's states lack.
             enqueued = max(enqueued, self.status.last_enqueued_collective)
             completed = max(completed, self.status.last_completed_collective)

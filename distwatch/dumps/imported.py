@@ -63,7 +63,7 @@ def streams_of(dumps: list[RankDump], refused: dict[str, str]) -> list[Stream]:
         began_ns = min((e.time_created_ns for e in _entries(dump)), default=now_ns) - _SECOND
         _tell_rank(stream, dump, began_ns, job.world)
         if dump.recorder is not None:
-            _tell_recorder(stream, outside, key_of(dump), dump.recorder, job)
+            _tell_recorder(stream, outside, dump, dump.recorder, job)
         else:
             why = "no flight recorder dump of this rank was found"
             outside.events.append((now_ns, unseen("flight recorder", why, key_of(dump))))
@@ -120,6 +120,7 @@ class JobDumps:
         self._listed: dict[str, tuple[int, ...]] = {}
         self._used: dict[Group, set[int]] = {}
         self._backends: dict[Group, str] = {}
+        self._calls: dict[int, dict[Group, GroupCalls]] = {}
         self._p2p: set[Group] = set()
         self._ranks = {dump.global_rank for dump in dumps}
         self.is_timed = any(dump.recorder.is_timed for dump in dumps if dump.recorder)
@@ -148,8 +149,8 @@ class JobDumps:
             if group not in self._backends:
                 self._backends[group] = entry.profiling_name.partition(":")[0]
             self._used.setdefault(group, set()).add(rank)
-            if entry.is_p2p:
-                self._p2p.add(group)
+        self._calls[rank] = calls_of(recorder)
+        self._p2p |= {group for group, calls in self._calls[rank].items() if calls.shows_p2p}
 
     def backend(self, group: Group) -> str:
         """Which backend ran its calls; a group without any is listed by NCCL alone."""
@@ -162,11 +163,14 @@ class JobDumps:
         used = self._everyone if group[1] == "default_pg" else self._used.get(group, ())
         return listed or tuple(sorted(used))
 
-    def calls(self, recorder: RecorderDump) -> dict[Group, GroupCalls]:
-        """A dump's groups; without those whose numbers may be of collectives or of sends and recvs."""
+    def calls(self, rank: int, recorder: RecorderDump) -> dict[Group, GroupCalls]:
+        """A rank's groups; without those of which it has only numbers that may be of sends and recvs.
+
+        One rank's status is enough to know a group of both kinds: another rank may have no call open there.
+        """
         return {
-            group: calls
-            for group, calls in calls_of(recorder).items()
+            group: msgspec.structs.replace(calls, counts_p2p=group in self._p2p)
+            for group, calls in self._calls[rank].items()
             if calls.entries or (calls.status and group not in self._p2p and recorder.pg_config)
         }
 
@@ -206,11 +210,11 @@ def _tell_rank(stream: Stream, dump: RankDump, began_ns: int, world: int) -> Non
 
 
 def _tell_recorder(
-    stream: Stream, outside: Stream, process: str, recorder: RecorderDump, job: JobDumps
+    stream: Stream, outside: Stream, dump: RankDump, recorder: RecorderDump, job: JobDumps
 ) -> None:
     now_ns = job.now_ns
     began_ns = stream.events[0][0]
-    known = job.calls(recorder)
+    known = job.calls(dump.global_rank, recorder)
     for group, calls in known.items():
         stream.events.append(
             (began_ns, _created(calls, job.members(group, recorder), job.backend(group)))
@@ -243,7 +247,7 @@ def _tell_recorder(
         recorder="imported dump",
     )
     outside.events.append(
-        (now_ns, ev.PulseRead(process=process, pulse=pulse, operations=tuple(operations)))
+        (now_ns, ev.PulseRead(process=key_of(dump), pulse=pulse, operations=tuple(operations)))
     )
 
 
