@@ -32,6 +32,8 @@ LATE_SHARE = 0.5
 MOVES_S = 60.0
 SETTLED_S = 1.0
 """A difference counts once the collective has not completed for this long."""
+_UNDECIDED, _BY_HABIT = 0.7, 0.8
+"""Confidence where no side of a difference has more ranks: nothing else decides, or what other groups usually call."""
 _SAME_SHAPE = frozenset(
     {"all_reduce", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"}
 )
@@ -219,14 +221,9 @@ class OperationsDiffer:
         if len(counts) < 2:
             return None
         seq = next(iter(calls.values())).seq
-        (usual, most), (_, second) = counts
-        decided = most > second
-        elsewhere = None if decided else _usual_elsewhere(case, view, seq, aspect)
-        if elsewhere in dict(counts):
-            decided, usual = True, str(elsewhere)
-        elif not decided and (normal := _usual_rank(case, view, seq, told)) is not None:
-            decided, usual = True, told[normal]
-        odd = tuple(rank for rank, text in told.items() if not decided or text != usual)
+        (first, most), (_, second) = counts
+        usual = first if most > second else _habit(case, view, seq, aspect, told)
+        odd = tuple(rank for rank, text in told.items() if text != usual)
         return Finding(
             code=ASPECTS[aspect],
             culprit_ranks=odd,
@@ -243,8 +240,17 @@ class OperationsDiffer:
                 ),
                 *sequence_evidence(case, view, odd, seq),
             ),
-            confidence=0.95 if decided else 0.7,
+            confidence=0.95 if most > second else _UNDECIDED if usual is None else _BY_HABIT,
         )
+
+
+def _habit(case: Case, view: GroupView, seq: int, aspect: str, told: dict[int, str]) -> str | None:
+    """Which of the things told other groups or ranks usually do; None where they do not decide."""
+    elsewhere = _usual_elsewhere(case, view, seq, aspect)
+    if elsewhere in told.values():
+        return elsewhere
+    normal = _usual_rank(case, view, seq, told)
+    return None if normal is None else told[normal]
 
 
 def _usual_rank(case: Case, view: GroupView, seq: int, told: dict[int, str]) -> int | None:
