@@ -111,9 +111,11 @@ def _enter() -> None:
 
 def _watch_observer() -> None:
     """Starts the run's observer where there is none, and lets it trace; an agent does that by itself."""
-    core = sys.modules.get("distwatch.agent.core")
-    if core is not None and core.current() is not None:
-        return
+    if (core := sys.modules.get("distwatch.agent.core")) is not None:
+        current = getattr(core, "current", None)
+        # The main thread may be in the middle of that import: then an agent is about to start.
+        if current is None or current() is not None:
+            return
     from distwatch.agent.entry import entered_run
     from distwatch.agent.observer_start import ObserverStart
     from distwatch.settings import read_settings

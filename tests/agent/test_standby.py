@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import pytest
+
+from distwatch.agent import entry, standby
 from distwatch.runfolder import RunFolder
 from tests.support.environment import inherited_environment
 from tests.support.ranks import REPOSITORY
@@ -118,3 +122,16 @@ def test_who_is_switched_off_has_no_second_thread(tmp_path: Path) -> None:
     code = 'import distwatch.auto, os\nassert len(os.listdir("/proc/self/task")) == 1'
     python(code, tmp_path / "runs", DISTWATCH="0")
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_agent_that_is_still_being_imported_is_left_to_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(entry, "entered_run", lambda: started.append("asked"))
+    monkeypatch.setitem(sys.modules, "distwatch.agent.core", types.ModuleType("half imported"))
+    standby._watch_observer()
+    assert not started
+    monkeypatch.delitem(sys.modules, "distwatch.agent.core")
+    standby._watch_observer()
+    assert started

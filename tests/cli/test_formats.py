@@ -134,15 +134,16 @@ def test_a_run_that_is_gone_is_not_shown_as_if_it_went_on(root: Path, ended_pid:
     )
 
 
-def test_a_job_of_one_process_is_visible_before_it_calls_anything(root: Path) -> None:
+def test_a_process_without_a_rank_is_visible_before_it_calls_anything(root: Path) -> None:
     me = os.getpid()
     folder = RunFolder(str(root / "single"))
     folder.create()
     Path(folder.path, f"{os.uname().nodename}-{me}.start").write_text(
         f"pid={me}\nticks={start_ticks(me)}\nppid=1\nhost={os.uname().nodename}\nrole=other\n"
     )
-    (rank,) = json.loads(call("status", str(me), "-o", "json", root=root).stdout)["ranks"]
-    assert (rank["global_rank"], rank["pid"], rank["instrumented"]) == (0, me, False)
+    told = json.loads(call("status", str(me), "-o", "json", root=root).stdout)
+    (process,) = told["processes"]
+    assert (process["pid"], process["role"], told["ranks"]) == (me, "no rank yet", [])
 
 
 def test_a_job_without_distwatch_is_mentioned(root: Path) -> None:
