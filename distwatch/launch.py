@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 
@@ -21,6 +22,10 @@ def launch_id(environ: Mapping[str, str]) -> str | None:
     return f"{addr}-{port}" if addr and port else None
 
 
+_NIL_JOB = {"f"}
+"""The digits of the id of no job."""
+
+
 def run_of_ray_job(job: str, session: str) -> str:
     """The name of the run that all workers of a Ray job join, from its job id and cluster session.
 
@@ -28,3 +33,24 @@ def run_of_ray_job(job: str, session: str) -> str:
     """
     began = session.split("_")[1:3]
     return "-".join(["ray", job, *("".join(c for c in part if c.isdigit()) for part in began)])
+
+
+def ray_run_name() -> str:
+    """The run that this process's Ray job has; '' where Ray names no job."""
+    import ray
+
+    context = ray.get_runtime_context()
+    job = context.get_job_id()
+    if not job or set(job) == _NIL_JOB:
+        return ""
+    try:
+        session = context.get_session_name()
+    except (AttributeError, RuntimeError):  # an older Ray has no such name
+        session = ""
+    return run_of_ray_job(job, session)
+
+
+def driver_run_name() -> str:
+    """As `ray_run_name`, for a driver; '' before it has connected to Ray, and in all other programs."""
+    is_connected = getattr(sys.modules.get("ray"), "is_initialized", None)
+    return ray_run_name() if is_connected is not None and is_connected() else ""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distwatch.launch import run_of_ray_job
+from distwatch.launch import ray_run_name
 from distwatch.visible_text import say
 
 HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"
@@ -30,7 +30,6 @@ NOT_PASSED_ON = (
     "DISTWATCH_DRAIN",
 )
 """Only for the driver: Ray shows a job's runtime_env to every user of its dashboard."""
-_NIL_JOB = {"f"}
 _SETUP = "worker_process_setup_hook"
 
 
@@ -85,7 +84,7 @@ def set_up_worker() -> None:
     try:
         if os.environ.get("DISTWATCH") == "0":
             return
-        if not os.environ.get("DISTWATCH_RUN_ID") and (name := run_name()):
+        if not os.environ.get("DISTWATCH_RUN_ID") and (name := ray_run_name()):
             os.environ["DISTWATCH_RUN_ID"] = name
         from distwatch import auto
         from distwatch.agent.entry import enter_run, role_of
@@ -98,21 +97,6 @@ def set_up_worker() -> None:
         stand_by(follow_forks=role == "other")
     except Exception as error:
         say(f"off in Ray worker {os.getpid()}: {error}")
-
-
-def run_name() -> str:
-    """The run that all workers of this Ray job join; '' where Ray names no job."""
-    import ray
-
-    context = ray.get_runtime_context()
-    job = context.get_job_id()
-    if not job or set(job) == _NIL_JOB:
-        return ""
-    try:
-        session = context.get_session_name()
-    except (AttributeError, RuntimeError):  # an older Ray has no such name
-        session = ""
-    return run_of_ray_job(job, session)
 
 
 def _setup_hook(users: Callable[[], None] | str | None) -> Callable[[], None]:

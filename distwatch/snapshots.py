@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 from distwatch.agent.entry import entered_run
 from distwatch.errors import NoSuchTarget
+from distwatch.launch import driver_run_name
 from distwatch.runfolder import RunFolder
 from distwatch.settings import run_root
 
@@ -36,7 +36,7 @@ def _named_run() -> RunFolder:
     from distwatch.observer.targets.runs import run_of_pid
 
     root = run_root(os.environ)
-    if name := os.environ.get("DISTWATCH_RUN_ID") or _name_by_ray():
+    if name := os.environ.get("DISTWATCH_RUN_ID") or driver_run_name():
         return resolve(name, root).folder()
     folder = run_of_pid(os.getpid(), run_folders(root))
     if folder is None:
@@ -46,13 +46,3 @@ def _named_run() -> RunFolder:
             "for another process's run, set DISTWATCH_RUN_ID or use `distwatch status RUN -o json`.",
         )
     return folder
-
-
-def _name_by_ray() -> str:
-    """The run name that a driver's workers use; '' outside a Ray job."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return ""
-    from distwatch.ray import run_name
-
-    return run_name()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 ENTER_AFTER_S = 2.0
 CONSENT_AFTER_S = 6.0
 """After the entry: by then an observer that was started has come up and may need consent to trace."""
+RAY_TRIES = 30
+"""How often a program that has loaded Ray is asked for its job, ENTER_AFTER_S apart."""
 AWAY_WITHIN_S = 1.0
 
 _due: list[tuple[float, Callable[[], None]]] = []
@@ -102,10 +104,19 @@ def _send_away() -> None:
     _wake = _away = None
 
 
-def _enter() -> None:
+def _enter(tries: int = RAY_TRIES) -> None:
     from distwatch.agent.entry import enter_run
 
-    enter_run(os.environ)
+    environ = dict(os.environ)
+    if "ray" in sys.modules and not environ.get("DISTWATCH_RUN_ID"):
+        # A driver belongs to the run of its job's workers, which has a name once Ray has a job.
+        from distwatch.launch import driver_run_name
+
+        if not (name := driver_run_name()) and tries:
+            _due.insert(0, (time.monotonic() + ENTER_AFTER_S, lambda: _enter(tries - 1)))
+            return
+        environ["DISTWATCH_RUN_ID"] = name
+    enter_run(environ)
     _watch_observer()
 
 
