@@ -18,6 +18,7 @@ from tests.probes.others import end, wait_until
 
 PROGRAM = """
 import atexit, os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs behind
 atexit.register(print, "an exit handler")
 if "handles" in sys.argv:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
@@ -29,7 +30,7 @@ if said == "fail":
 if said == "leave":
     os._exit(7)
 if said == "thread":
-    threading.Thread(target=lambda: print("a last thread")).start()
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("a last thread"))).start()
 print("over")
 """
 Ending = tuple[int, bytes, bytes]
