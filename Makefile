@@ -13,12 +13,17 @@ TORCH_VENV := .venv-torch-$(TORCH)
 TORCH_STAMP := $(TORCH_VENV)/.installed
 PUBLIC_CASES := $(addprefix tests/scenarios/test_, $(addsuffix .py, collectives sequences peers timeouts group_misuse post_mortem processes controls))
 
+# Another Python than the one of .venv, from 3.10 on.
+OTHER_VENV := .venv-python-$(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
+OTHER_STAMP := $(OTHER_VENV)/.installed
+WITHOUT_TORCH := $(addprefix tests/, agent cli contrib diagnosis dumps foundation hooks observer preflight probes report state tui web)
+
 TORCH_GPU ?= torch==2.13.0
 GPU_VENV := .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 TEST_TOOLS := 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1' 'pytest-xdist[psutil]>=3.6' 'hypothesis>=6.100'
 
-.PHONY: demo test test-sglang test-torch test-gpu check docs bench soak pictures clean
+.PHONY: demo test test-sglang test-torch test-python test-gpu check docs bench soak pictures clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: an unpinned one would fetch gigabytes of CUDA.
@@ -59,6 +64,15 @@ $(TORCH_STAMP): pyproject.toml
 
 test-torch: $(TORCH_STAMP)
 	$(TORCH_VENV)/bin/python -m pytest -p no:cacheprovider $(or $(ARGS),$(PUBLIC_CASES))
+
+# What needs no torch, on another Python: a test that needs it is skipped, and says so.
+$(OTHER_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(OTHER_VENV)
+	$(OTHER_VENV)/bin/python -m pip install --quiet --editable '.[web,notify,mcp,otel]' $(TEST_TOOLS) pytest-textual-snapshot==1.1.0 'prometheus-client>=0.20' 'click-man>=0.6' filelock
+	@touch $(OTHER_STAMP)
+
+test-python: $(OTHER_STAMP)
+	$(OTHER_VENV)/bin/python -m pytest -p no:cacheprovider $(or $(ARGS),$(WITHOUT_TORCH))
 
 # What one GPU can prove: docs/gpu.md. TORCH_GPU names a torch that is built for CUDA.
 $(GPU_STAMP): pyproject.toml
@@ -114,6 +128,6 @@ pictures: $(STAMP)
 	$(BIN)/python tools/pictures.py
 
 clean:
-	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist site
+	rm -rf $(VENV) $(SGLANG_VENV) $(GPU_VENV) .venv-torch-* .venv-python-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find distwatch -name "*.so" -delete

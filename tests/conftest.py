@@ -12,7 +12,7 @@ import pytest
 from distwatch.agent import guard
 from distwatch.runfolder import RunFolder
 
-pytest_plugins = ("tests.support.endings",)
+pytest_plugins = ("tests.support.endings", "tests.support.without_torch")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.small_memory import run_in_small_memory
+from tests.support.without_torch import needs_torch
 
 MIB = 1 << 20
 pytestmark = pytest.mark.timeout(240)
@@ -41,6 +42,7 @@ def test_a_rank_that_finds_no_room_has_that_of_the_dead_freed(root: str) -> None
     assert told["states"] == ["off", "on"]
 
 
+@needs_torch
 def test_launches_that_are_killed_again_and_again_leave_room_for_a_data_loader(root: str) -> None:
     told = json.loads(run_in_small_memory(16, "tests.agent.small_memory", "repeated", root))
     assert told["most"] <= 5 * MIB

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub import Hub, held_lock, hub, hub_environment, refusing_endpoint
+from tests.support.without_torch import needs_torch
 
 MAKE = """
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,6 +52,7 @@ def client(serving: Hub) -> Iterator[http.client.HTTPConnection]:
     connection.close()
 
 
+@needs_torch
 def test_from_pretrained_downloads_and_loads_from_it(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     run_python(MAKE.replace("FOLDER", repr(str(folder))), {})

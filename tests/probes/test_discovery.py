@@ -21,6 +21,7 @@ from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import identify
 from tests.probes.others import NOBODY, Other, as_nobody, other, wait_until
+from tests.support.without_torch import needs_torch
 
 # One write, since several processes may share the pipe.
 WAIT = "import os; os.write(1, b'%d\\n' % os.getpid()); os.read(0, 1)"
@@ -177,6 +178,7 @@ def test_a_launcher_and_its_ranks_find_each_other(name: str, ports: int, tmp_pat
         assert seen(launcher.pid).identity.global_rank is None
 
 
+@needs_torch
 def test_a_real_torchrun(ports: int, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(f"{WAIT.replace('os.read(0, 1)', '')}import signal; signal.pause()")

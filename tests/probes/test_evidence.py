@@ -16,6 +16,7 @@ from distwatch.observer.looks.stack_looks import take_from_inside
 from distwatch.probes.connections import examine_connections
 from distwatch.probes.error_files import error_file_of, read_error_file
 from distwatch.probes.sources import read_lines
+from tests.support.without_torch import needs_torch
 
 
 def test_lines_are_read_as_they_stand_and_without_secrets(tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ def test_what_is_no_regular_file_is_not_opened_for_its_source(kind: str, tmp_pat
     assert read_lines(os.getpid(), [(place, 1)]) == []
 
 
+@needs_torch
 def test_the_error_file_that_torchelastic_writes(tmp_path: Path) -> None:
     path = tmp_path / "error.json"
     script = (

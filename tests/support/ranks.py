@@ -32,6 +32,7 @@ from tests.support.environment import inherited_environment
 from tests.support.folder_watch import FolderWatch
 from tests.support.leftovers import end_processes, is_running, processes_of, wait_gone
 from tests.support.verdicts import assert_verdict, text_of
+from tests.support.without_torch import skip_without_torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = REPOSITORY / "tests" / "scenarios" / "jobs"
@@ -301,6 +302,7 @@ def launch_ranks(
         env_of: variables of single ranks; an empty value takes one away.
         stdin_of: descriptors that single ranks read; the others read /dev/null.
     """
+    skip_without_torch(JOBS / f"{script}.py")
     chosen = range(world_size) if ranks is None else list(ranks)
     dark = set(without_distwatch)
     with empty_job() as job:
@@ -337,6 +339,7 @@ def torchrun(
     options: Sequence[str] = (),
 ) -> Iterator[Job]:
     """Starts `jobs/<script>.py` under a real torchrun, with more options of its own."""
+    skip_without_torch(JOBS / f"{script}.py")
     with empty_job() as job:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1"]
         launcher += [f"--nproc-per-node={nproc}", f"--master-port={free_port()}"]
@@ -350,6 +353,7 @@ def single_process(
     script: str, *, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
 ) -> Iterator[Job]:
     """Starts `jobs/<script>.py` alone, without any launcher's variables."""
+    skip_without_torch(JOBS / f"{script}.py")
     with empty_job() as job:
         job.start([sys.executable, str(JOBS / f"{script}.py"), *args], env or {}, "script.log")
         yield job
