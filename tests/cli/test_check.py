@@ -12,6 +12,7 @@ import pytest
 
 from distwatch.preflight.accelerators import host_gpus
 from tests.cli.runs import distwatch
+from tests.support.without_torch import needs_torch
 
 TWO_LAYOUTS = """
 actor:
@@ -28,6 +29,7 @@ def plan(tmp_path: Path) -> Path:
     return path
 
 
+@needs_torch
 def test_options_alone_are_a_plan() -> None:
     done = distwatch(
         "check", "--world-size", "8", "--tensor", "2", "--pipeline", "2", "--backend", "gloo"
@@ -100,6 +102,7 @@ def test_a_models_heads_against_the_tensor_size(tmp_path: Path) -> None:
     assert "each is held by 2 ranks" in done.stdout
 
 
+@needs_torch
 def test_nccl_on_a_login_node_is_a_warning_and_in_a_launched_job_an_error() -> None:
     if host_gpus() != 0:
         pytest.skip("this machine has a GPU, or one that cannot be counted")
@@ -109,6 +112,7 @@ def test_nccl_on_a_login_node_is_a_warning_and_in_a_launched_job_an_error() -> N
         assert "no GPU is visible" in done.stdout
 
 
+@needs_torch
 def test_what_this_machine_lacks() -> None:
     done = distwatch("check", "--world-size", "2", "--backend", "xla")
     assert done.returncode == 3
