@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -13,6 +12,7 @@ from distwatch.observer.lock import lock_holder
 from distwatch.observer_process import start_observer
 from distwatch.probes import discovery
 from distwatch.runfolder import RunFolder
+from distwatch.socket_path import within_limit
 from distwatch.state.identity import Identity
 
 STARTED_WITHIN_S = 20.0
@@ -49,8 +49,8 @@ class OutsideWatch:
 
     def _listens(self) -> bool:
         # It takes its lock and makes its socket before it listens: only a connection shows that.
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as tried:
-            return bool(lock_holder(self._folder)) and not tried.connect_ex(self._folder.socket)
+        with socket.socket(socket.AF_UNIX) as tried, within_limit(self._folder.socket) as path:
+            return bool(lock_holder(self._folder)) and not tried.connect_ex(path)
 
     def end(self) -> None:
         """Ends the observer if it was started here, and waits for its last record."""
