@@ -97,6 +97,8 @@ class Circles:
             )
         elif len(ranks) > 2 and ranks & case.job.device.queues.keys():
             culprits = set()  # which of so many came in another order is not known
+        elif any(_may_be_over(case, edge) for edge in chain):
+            culprits, how = set(), "; these may be over, as a device has completed later calls"
         group = case.job.ranks[chain[0].waiter].groups.get(chain[0].pg_name)
         longest = max(edge.waited_s for edge in chain)
         return Finding(
@@ -121,6 +123,21 @@ def _may_be_ended(case: Case, chain: tuple[Edge, ...]) -> bool:
         edge.waiter in case.job.device.queues and wait.awaited not in case.job.ranks
         for edge in chain
         for wait in case.graph.waits(edge.waiter)
+    )
+
+
+def _may_be_over(case: Case, edge: Edge) -> bool:
+    """Whether a device has gone on after a send or recv: entries of a batch stay open for good (pytorch#137969)."""
+    if edge.kind != "p2p" or not case.job.peer_waits[edge.waiter].on_device:
+        return False
+    dumped = case.job.ranks[edge.waiter].collectives
+    entries = sorted(dumped.entries if dumped else (), key=lambda entry: entry.created_wall_ns)
+    of_group = [entry for entry in entries if entry.is_p2p and entry.pg_name == edge.pg_name]
+    if any(entry.over for entry in of_group):
+        return False
+    first = next((e.created_wall_ns for e in of_group if e.seq == edge.seq), None)
+    return first is not None and any(
+        entry.over and not entry.is_p2p and entry.created_wall_ns > first for entry in entries
     )
 
 

@@ -41,6 +41,8 @@ class PeerWait(msgspec.Struct, frozen=True, kw_only=True):
     """The peer has enqueued the match."""
     meets: bool = False
     """The peer's device stands at the match, too."""
+    may_meet: bool = False
+    """The match is at least the peer's first open call with this rank: it waits for another one."""
     unstarted: bool = False
     """Its kernel has started, and the match's has not."""
 
@@ -89,9 +91,9 @@ def device_peer_waits(ranks: dict[int, Process], device: DeviceTimeline) -> list
         ]
         first = [wait for work, wait in zip(heads, found, strict=True) if work in queue.batch]
         # Where both sides have come to its first calls, those are what does not end; and a peer that
-        # stands at one of its later calls waits for it.
+        # stands at one of its later calls waits for it, or both stand at others first.
         stuck = all(wait.meets for wait in first)
-        waits += first if stuck else [w for w in found if w in first or not w.meets]
+        waits += first if stuck else [w for w in found if w in first or not w.may_meet]
     return waits
 
 
@@ -112,6 +114,7 @@ def _device_wait(rank: int, process: Process, work: Work, other: DeviceQueue | N
         on_device=True,
         enqueued=match is not None,
         meets=meets,
+        may_meet=other is not None and match in other.heads,
         unstarted=meets and match is not None and work.started > match.started,
     )
 
