@@ -50,7 +50,7 @@ def ray_run_name() -> str:
     return run_of_ray_job(job, session)
 
 
-def driver_run_name() -> str:
-    """As `ray_run_name`, for a driver; '' before it has connected to Ray, and in all other programs."""
+def connected_ray_run_name() -> str:
+    """As `ray_run_name`; '' before a process has connected to Ray, and in all other programs."""
     is_connected = getattr(sys.modules.get("ray"), "is_initialized", None)
     return ray_run_name() if is_connected is not None and is_connected() else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from distwatch.agent.entry import entered_run
 from distwatch.errors import NoSuchTarget
-from distwatch.launch import driver_run_name
+from distwatch.launch import connected_ray_run_name
 from distwatch.runfolder import RunFolder
 from distwatch.settings import run_root
 
@@ -36,7 +36,7 @@ def _named_run() -> RunFolder:
     from distwatch.observer.targets.runs import run_of_pid
 
     root = run_root(os.environ)
-    if name := os.environ.get("DISTWATCH_RUN_ID") or driver_run_name():
+    if name := os.environ.get("DISTWATCH_RUN_ID") or connected_ray_run_name():
         return resolve(name, root).folder()
     folder = run_of_pid(os.getpid(), run_folders(root))
     if folder is None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from distwatch.launch import launch_id
+from distwatch.launch import connected_ray_run_name, launch_id
 from distwatch.runfolder import (
     RANK_VARIABLES,
     RunFolder,
@@ -123,7 +123,9 @@ def entered_run() -> RunFolder | None:
 
 
 def _name(environ: Mapping[str, str]) -> str:
-    return launch_id(environ) or f"run-{os.urandom(4).hex()}"
+    # Without distwatch's setup hook, Ray's environment names the job, but not its cluster.
+    of_ray = connected_ray_run_name() if is_ray_worker(sys.orig_argv) else ""
+    return of_ray or launch_id(environ) or f"run-{os.urandom(4).hex()}"
 
 
 def _is_forked() -> bool:

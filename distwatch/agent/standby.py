@@ -110,9 +110,9 @@ def _enter(tries: int = RAY_TRIES) -> None:
     environ = dict(os.environ)
     if "ray" in sys.modules and not environ.get("DISTWATCH_RUN_ID"):
         # A driver belongs to the run of its job's workers, which has a name once Ray has a job.
-        from distwatch.launch import driver_run_name
+        from distwatch.launch import connected_ray_run_name
 
-        if not (name := driver_run_name()) and tries:
+        if not (name := connected_ray_run_name()) and tries:
             _due.insert(0, (time.monotonic() + ENTER_AFTER_S, lambda: _enter(tries - 1)))
             return
         environ["DISTWATCH_RUN_ID"] = name

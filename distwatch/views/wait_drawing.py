@@ -9,7 +9,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus
-from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph
 
 MOST_BOXES = 40
@@ -171,5 +171,5 @@ def _box(job: Job, group: Sequence[RankStatus], number: int, depth: int, culprit
 
 def _source(job: Job, global_rank: int) -> str:
     process = job.ranks.get(global_rank)
-    frame = user_frame(process.main_frames) if process else None
+    frame = user_frame(work_frames(process)) if process else None
     return job.state.sources.get((frame.file, frame.line), "").strip() if frame else ""

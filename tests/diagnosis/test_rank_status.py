@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis.facts.rank_status import rank_statuses
-from tests.diagnosis.recorded import RecordedJob
+from distwatch.state import events as ev
+from tests.diagnosis.recorded import READING, RecordedJob, frame
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,17 @@ def test_a_rank_is_shown_by_what_its_outermost_step_is_for(steps: list[str], wor
         job.begin(0, number, name, at=1.0 + number)
     status = rank_statuses(job.state)[0]
     assert (status.word, status.doing) == (word, steps[-1])
+
+
+def test_a_rank_of_ray_train_is_where_its_training_thread_is() -> None:
+    serves = (frame("Worker.main_loop", "/venv/site-packages/ray/_private/worker.py", 1069),)
+    threads = (
+        ev.ThreadStack(name="MainThread", os_thread_id=1000, frames=serves),
+        ev.ThreadStack(name="TrainingThread(train)", os_thread_id=1001, frames=READING),
+    )
+    job = RecordedJob(1)
+    job.start(0)
+    job.see(1.0, ev.StackTaken(process=job.key(0), threads=threads[:1]), job.host(0))
+    assert rank_statuses(job.state)[0].where == "worker.py:1069 in Worker.main_loop"
+    job.see(2.0, ev.StackTaken(process=job.key(0), threads=threads), job.host(0))
+    assert rank_statuses(job.state)[0].where == "data.py:42 in read_shard"

@@ -14,7 +14,7 @@ from distwatch.diagnosis.facts.rank_status import rank_status, where
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
-from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.wait_for import WaitGraph, wait_graph
 from distwatch.diagnosis.facts.worlds import World
 from distwatch.state.codes import code_of
@@ -141,7 +141,7 @@ class Case:
         return Evidence("journal", text, global_rank)
 
     def _line(self, process: Process) -> str:
-        frame = user_frame(process.main_frames)
+        frame = user_frame(work_frames(process))
         text = self.state.sources.get((frame.file, frame.line)) if frame else None
         return f": `{text}`" if text else ""
 

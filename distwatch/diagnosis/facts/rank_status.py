@@ -15,7 +15,7 @@ from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.diagnosis.facts.training import phase_of, place_in_training, training_of
-from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.statuses import IDLE, status_of
 from distwatch.state.steps import INIT, kind_of
@@ -139,7 +139,7 @@ def where(process: Process) -> str:
     site = process.exception.site if process.exception else None
     if site is not None:
         return short_site(site.file, site.line, site.function)
-    frame = user_frame(process.main_frames)
+    frame = user_frame(work_frames(process))
     return short_site(frame.file, frame.line, frame.function) if frame else ""
 
 

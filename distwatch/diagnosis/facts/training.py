@@ -6,6 +6,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.identity_cache import cache_by_identity
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.user_frame import work_frames
 from distwatch.state.events import Frame, TrainingStep
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -51,7 +52,7 @@ def training_of(process: Process) -> TrainingStep | None:
 
 def phase_of(process: Process) -> str:
     """forward, backward, optimizer, evaluation or save, by its stack; '' where that is none of these."""
-    return _phase(process.main_frames)
+    return _phase(work_frames(process))
 
 
 def place_in_training(process: Process) -> str:

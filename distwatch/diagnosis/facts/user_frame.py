@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distwatch.diagnosis.facts.identity_cache import cache_by_identity
 from distwatch.state.events import Frame
+from distwatch.state.model import Process
 
 _LIBRARIES = (
     "/site-packages/",
@@ -15,11 +16,25 @@ _LIBRARIES = (
     "/distwatch/hooks/",
     "/distwatch/integrations/",
 )
+_RAY_SERVES, _RAY_TRAINS = "/ray/_private/worker.py", "TrainingThread("
+"""Where the main thread of Ray's worker waits for tasks, and how Ray Train 2 names its thread in it."""
 
 
 def is_library(file: str) -> bool:
     """Whether a source file is a library's, Python's or ours."""
     return any(part in file for part in _LIBRARIES)
+
+
+def work_frames(process: Process) -> tuple[Frame, ...]:
+    """What a person wants to see of it: the main thread, or Ray Train's thread for the user's function.
+
+    What else is known of a process (whether it sleeps, since when) is of the main thread.
+    """
+    main = process.main_frames
+    if not main or process.outside.stack is None or not main[-1].file.endswith(_RAY_SERVES):
+        return main
+    threads = process.outside.stack.threads
+    return next((t.frames for t in threads if t.name.startswith(_RAY_TRAINS)), main)
 
 
 @cache_by_identity

@@ -9,7 +9,7 @@ import msgspec
 from distwatch.diagnosis.facts.activity import activity_of, awaited_lock_file
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.movement import flow_of, is_busy
-from distwatch.diagnosis.facts.user_frame import user_frame
+from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.diagnosis.why.trails import Step, trail_now, trail_of_call
 from distwatch.state.codes import code_of
@@ -61,11 +61,11 @@ def worth_another_look(findings: Iterable[Finding], jobs: Iterable[Job]) -> set[
 
 
 def lines_of_interest(state: RunState) -> Places:
-    """By process: unread source lines of its main thread's frames and of its newest calls."""
+    """By process: unread source lines of the frames that are shown of it and of its newest calls."""
     found: Places = {}
     known = set(state.sources)
     for process in list(Job(state).ranks.values())[:_RANKS]:
-        frames = process.main_frames
+        frames = work_frames(process)
         shown = [user_frame(frames), *frames[-1:]]
         places = [(frame.file, frame.line) for frame in shown if frame and not frame.native]
         for operation in process.outside.operations[-_OPERATIONS:]:

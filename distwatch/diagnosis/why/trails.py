@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.facts.operations import operation_name
-from distwatch.diagnosis.facts.user_frame import is_library
+from distwatch.diagnosis.facts.user_frame import is_library, work_frames
 from distwatch.state.events import Frame, Operation
 from distwatch.state.model import Process
 
@@ -56,7 +56,7 @@ def trail_now(process: Process) -> Trail:
         return Trail(steps=traced, raised=True)
     if process.ended_ns is not None and _ended_orderly(process):
         return Trail(ended=True)
-    return _of_stack(process.main_frames)
+    return _of_stack(work_frames(process))
 
 
 def trail_of_call(process: Process, call: Operation) -> Trail:

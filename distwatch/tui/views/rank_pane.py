@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from distwatch.diagnosis.facts.rank_status import RankStatus
-from distwatch.diagnosis.facts.user_frame import is_of_library
+from distwatch.diagnosis.facts.user_frame import is_of_library, work_frames
 from distwatch.state.events import Frame
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -129,7 +129,7 @@ def _stack_title(process: Process, now_ns: int) -> str:
 
 
 def _stack(picture: Picture, process: Process) -> Iterable[Text]:
-    frames = process.main_frames
+    frames = work_frames(process)
     if not frames:
         why = process.outside.not_observed.get("stack", "none was taken; press d to take it now")
         yield Text(f"not observed: {why}", MUTED)
