@@ -62,7 +62,7 @@ class ProcessSighted(Event, frozen=True, kw_only=True):
     identity: Identity
     command: tuple[str, ...] = ()
     instrumented: bool = False
-    deadlines: dict[str, float] = {}  # seconds by kind of step, of its start record
+    deadlines: dict[str, Finite] = {}  # seconds by kind of step, of its start record
 
 
 class ProcessSampled(Event, frozen=True, kw_only=True):
