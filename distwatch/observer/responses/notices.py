@@ -115,7 +115,8 @@ class Notices:
     async def finish(self, *, ended: bool, within_s: float) -> None:
         """Sends what is left, for at most `within_s`. `ended`: the run is over, not only the observer."""
         if ended and self._open is not None:
-            self._close("ended")
+            # Whatever ran on to its end after the incident has recovered from it.
+            self._close("ended" if self._clear_since is None else "recovered")
         if self._task is not None:
             await asyncio.wait([self._task], timeout=within_s)
             if not self._task.done():
