@@ -58,12 +58,12 @@ def _movements(case: Case, process: Process, children: list[Child]) -> Iterator[
             yield _work_of_threads(case, process, flow)
     yield _computation(process)
     for child in children if awaits in _AWAITS_CHILDREN else ():
-        yield from _of_child(case, child, flow)
+        yield from _of_child(case, process, child, flow)
     if awaits == "compile" and (flow := flow_of(process)) is not None:
         yield _cpu(flow, "it")
 
 
-def _of_child(case: Case, child: Child, parents: Flow | None) -> Iterator[str]:
+def _of_child(case: Case, rank: Process, child: Child, parents: Flow | None) -> Iterator[str]:
     if child.process.ended_ns is not None:
         host = case.state.hosts.get(child.process.host)
         age_s = (host.now_ns - child.process.ended_ns) / 1e9 if host else YOUNG_S
@@ -73,7 +73,8 @@ def _of_child(case: Case, child: Child, parents: Flow | None) -> Iterator[str]:
     flow = flow_of(child.process)
     if flow is not None:
         for moved in (flow.main, flow.others):
-            yield _bytes(case, child.process, flow, moved, f"its {child}")
+            # By the deadline of the rank: a child has none.
+            yield _bytes(case, rank, flow, moved, f"its {child}")
         yield _cpu(flow, f"its {child}")
     if parents is not None and parents.over_s >= YOUNG_S > (flow.over_s if flow else 0.0):
         yield f"its {child} has just been started"
