@@ -13,6 +13,8 @@ from tests.diagnosis.recorded import RecordedJob, hung_job
 from tests.diagnosis.recorded_loads import loading_job
 from tests.docs.blocks import REPOSITORY, Block, assert_shown, blocks_for, shell
 
+WIDE = "export COLUMNS=100\n"
+"""As wide as the pages show it."""
 OTHERS_JOBS = re.compile(r"^distwatch: .* runs? without distwatch: .*\n", re.MULTILINE)
 """What is said of other tests' jobs, which run on this host meanwhile."""
 BLOCKS = blocks_for("tests/docs/test_situations.py")
@@ -59,7 +61,7 @@ def test_a_page_shows_what_is_printed(block: Block, tmp_path: Path) -> None:
         return
     for session in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, shown = session.partition("\n")
-        assert_shown(shown, OTHERS_JOBS.sub("", shell(command, tmp_path)[1]))
+        assert_shown(shown, OTHERS_JOBS.sub("", shell(f"{WIDE}{command}", tmp_path)[1]))
 
 
 def test_every_page_is_tried() -> None:

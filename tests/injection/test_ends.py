@@ -51,6 +51,7 @@ def ended(how: str, arguments: tuple[str, ...], bring: Callable[[int], None]) ->
         bring(process.pid)
         if how in signal.Signals.__members__:
             process.send_signal(signal.Signals[how])
+            process.wait(60)  # before its stdin ends: that would wake it, too
             said = b""
         else:
             said = f"{how}\n".encode()
