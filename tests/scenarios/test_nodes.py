@@ -101,6 +101,15 @@ def assert_same_journals(nodes: Nodes) -> None:
         assert at_root == at_home
 
 
+def assert_ends_whole(nodes: Nodes) -> None:
+    """Lets rank 1 go on: the job ends well, and the root has all that the leaves have."""
+    nodes.jobs[1].open_gate("reduce", 1)
+    for one in nodes.jobs:
+        assert one.wait_ended() == [0]
+    nodes.wait_observers_ended()
+    assert_same_journals(nodes)
+
+
 def test_a_hang_on_another_host_is_judged_at_the_root() -> None:
     with nodes() as job:
         job.launch("elsewhere", "lock", "1", "all_reduce", env={"DISTWATCH_DEADLINES": QUICK})
@@ -137,11 +146,7 @@ def test_a_link_that_is_cut_while_the_job_goes_on() -> None:
         state = job.wait_linked({"node2", "node3"})
         assert host_count(state) == (3, 3)
         job.root.wait_verdict("process.data_stall", {1}, mentions=("after_the_gate.py",))
-        job.jobs[1].open_gate("reduce", 1)
-        for one in job.jobs:
-            assert one.wait_ended() == [0]
-        job.wait_observers_ended()
-        assert_same_journals(job)
+        assert_ends_whole(job)
 
 
 def test_a_network_that_swallows_large_packets_loses_no_record() -> None:
@@ -158,11 +163,7 @@ def test_a_network_that_swallows_large_packets_loses_no_record() -> None:
         job.hosts[1].heal()
         job.wait_linked({"node2"})
         job.root.wait_verdict("process.data_stall", {1}, mentions=("after_the_gate.py",))
-        job.jobs[1].open_gate("reduce", 1)
-        for one in job.jobs:
-            assert one.wait_ended() == [0]
-        job.wait_observers_ended()
-        assert_same_journals(job)
+        assert_ends_whole(job)
 
 
 def test_a_host_whose_clock_is_a_day_ahead_is_judged_as_the_others() -> None:
@@ -175,11 +176,7 @@ def test_a_host_whose_clock_is_a_day_ahead_is_judged_as_the_others() -> None:
         finding = job.root.wait_verdict("process.data_stall", {1})
         assert finding.waiting_ranks == (0,)
         assert not re.search(r"for \d{3,} s|for \d+ h|day", finding.summary)
-        job.jobs[1].open_gate("reduce", 1)
-        for one in job.jobs:
-            assert one.wait_ended() == [0]
-        job.wait_observers_ended()
-        assert_same_journals(job)
+        assert_ends_whole(job)
 
 
 def test_a_root_that_is_killed_comes_again_and_lacks_nothing() -> None:

@@ -207,13 +207,7 @@ class Listener:
         return channel
 
     async def _post(self, name: bytes, body: bytes) -> bool:
-        try:
-            await self._router.send_multipart((name, body), zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            raise ConnectionResetError("the connection is gone") from error
-        return True
+        return await _hand_over(self._router, name, body)
 
     def _end(self, name: bytes) -> None:
         """Tells the other side that this connection is over: ZeroMQ cannot end one of many."""
@@ -297,17 +291,22 @@ class _Dialled:
         _hang_up(self._dealer, linger_ms=0)
 
     async def _post(self, body: bytes) -> bool:
-        try:
-            await self._dealer.send(body, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            raise ConnectionResetError("the connection is gone") from error
-        return True
+        return await _hand_over(self._dealer, body)
 
     def _end(self) -> None:
         self._task.cancel()
         _hang_up(self._dealer, linger_ms=_LAST_WORDS_MS)
+
+
+async def _hand_over(one: zmq.asyncio.Socket, *parts: bytes) -> bool:
+    """Gives a message to ZeroMQ; False while it can take no more. Raises OSError where nobody is there."""
+    try:
+        await one.send_multipart(parts, zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as error:
+        raise ConnectionResetError("the connection is gone") from error
+    return True
 
 
 def _identify(one: zmq.asyncio.Socket, keys: _Keys) -> None:
