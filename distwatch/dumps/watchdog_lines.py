@@ -9,7 +9,7 @@ import msgspec
 
 from distwatch.dumps.group_facts import GroupFacts
 from distwatch.dumps.log.clock import UNSAID
-from distwatch.dumps.log.facts import Fact, StuckIn, Who
+from distwatch.dumps.log.facts import Fact, Raised, StuckIn, Who
 from distwatch.dumps.log.job_log import LogFile, read_log
 from distwatch.state import events as ev
 
@@ -61,6 +61,42 @@ def events_of_watchdog(
             )
         )
     return found
+
+
+def events_of_aborts(
+    logs: Iterable[tuple[bytes, frozenset[int]]], keys: Mapping[int, str]
+) -> list[ev.ErrorFileRead]:
+    """The C++ exceptions of these processes, which SIGABRT ended.
+
+    Where several of them share a log and a line names no rank, it counts if all such lines agree on the type.
+
+    Args:
+        logs: the end of each log, and the ranks that wrote to it.
+        keys: the processes by global rank.
+    """
+    raised: dict[int, Raised] = {}
+    for content, writers in logs:
+        own = Who(global_rank=min(writers)) if len(writers) == 1 else Who()
+        facts = read_log(LogFile(name="log", content=content, scope="log", who=own))
+        newest = max((one.who.attempt for one in facts), default=0)
+        found = [
+            one
+            for one in facts
+            if isinstance(one, Raised)
+            and one.uncaught
+            and not one.traceback  # a C++ exception has none
+            and one.who.attempt == newest
+        ]
+        nameless = [one for one in found if one.who.global_rank is None]
+        if len({one.type_name for one in nameless}) == 1:
+            raised |= dict.fromkeys(writers & keys.keys(), nameless[-1])
+        for one in found:
+            if one.who.global_rank in keys:
+                raised[one.who.global_rank] = one
+    return [
+        ev.ErrorFileRead(process=keys[rank], type_name=one.type_name, message=one.message)
+        for rank, one in sorted(raised.items())
+    ]
 
 
 def _facts_of(log: WrittenLog) -> list[Fact]:

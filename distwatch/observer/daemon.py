@@ -313,7 +313,8 @@ class Observer:
             self._verdict_due = self._verdict_due or self.judge.blocked
         self._look_at_culprits(sockets)
         # A dead rank cannot be probed any more: a crash is reported at once, a hang with its stacks.
-        if self._verdict_due and not (self.inspection.running and not self.judge.crashed):
+        waits = self.inspection.running and not self.judge.crashed
+        if self._verdict_due and not waits and not self.nccl.reads_abort:
             self._verdict_due = self.inspection.running
             # With very many ranks, links are served between the verdict and its report.
             self._keep_waits = time.monotonic() - began > APART_S

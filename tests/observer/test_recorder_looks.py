@@ -180,3 +180,28 @@ async def test_of_a_rank_with_an_agent_no_lines_are_read(watch: Watch) -> None:
     watch.looks.scan_soon()
     await watch.look(agents=(KEY,))
     assert watch.read == []
+
+
+async def test_the_last_words_of_an_aborted_process_are_read_once(watch: Watch) -> None:
+    await watch.look()
+    watch.log.write_text(
+        "step 1\nterminate called after throwing an instance of 'gloo::EnforceNotMet'\n"
+        "  what():  op.preamble.length <= op.nbytes. 8 vs 4\n"
+    )
+    for _ in range(2):
+        watch.looks.read_aborts([KEY, "unknown"])
+        await watch.look()
+    told = [event for event in watch.events if isinstance(event, ev.ErrorFileRead)]
+    assert [(one.process, one.type_name) for one in told] == [(KEY, "gloo::EnforceNotMet")]
+    assert not watch.looks.reads_abort
+
+
+async def test_a_verdict_waits_for_last_words_only_so_long(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await watch.look()
+    watch.looks.read_aborts([KEY])
+    assert watch.looks.reads_abort
+    now = time.monotonic()
+    monkeypatch.setattr(recorder_looks.time, "monotonic", lambda: now + 60.0)
+    assert not watch.looks.reads_abort

@@ -12,6 +12,13 @@ from tests.support.ranks import launch_ranks
     [
         ("outside_waits", "http", "process.network_wait", {1}, ("127.0.0.1:", "ask_tracker")),
         ("saves", "dcp", "checkpoint.save_stalled", {1}, ("writing", "part.distcp")),
+        (
+            "library_aborts",
+            "ddp_order",
+            "collective.shape_mismatch",
+            {0, 1},
+            ("C++ called", "received", "bytes"),
+        ),
         ("library_aborts", "splits", "collective.shape_mismatch", {0, 1}, ("all_to_all",)),
     ],
 )

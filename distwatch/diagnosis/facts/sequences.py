@@ -92,6 +92,17 @@ def _called(process: Process, view: GroupView) -> Iterator[Operation]:
             yield called
 
 
+def called_natively_since(process: Process, pg_name: str, seq: int) -> int:
+    """The number that the rank has reached in the group, where that is beyond #seq, its last call from Python.
+
+    DDP, FSDP and DTensor call from C++. 0: none is known.
+    """
+    pulse = process.outside.pulse
+    reached = (p.enqueued for p in pulse.groups if p.pg_name == pg_name) if pulse else ()
+    newest = max(reached, default=0)
+    return newest if newest > seq else 0
+
+
 def of_recorder(_: Process, recorded: Collective) -> Entry:
     """A call as the flight recorder has it."""
     sizes = recorded.input_sizes or recorded.output_sizes

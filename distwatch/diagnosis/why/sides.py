@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.operations import P2P, operation_name
+from distwatch.diagnosis.facts.sequences import called_natively_since
 from distwatch.diagnosis.why.trails import Trail, trail_now, trail_of_call
 from distwatch.state.events import Operation
 from distwatch.state.finding import Finding
@@ -79,7 +80,9 @@ def _trails(
         calls = made.get(rank, {})
         call = _call_at(calls, number) or _open_p2p(process)
         if call is None and calls and not now[rank].is_known:
-            call = calls[max(calls)]  # nobody looked at it: its last call is the last thing known
+            # Nobody looked at it: its last call is the last thing known, unless C++ has called since.
+            last = calls[max(calls)]
+            call = None if called_natively_since(process, last.pg_name, last.seq) else last
         if call is not None and (trail := trail_of_call(process, call)).steps:
             now[rank] = _fuller(trail, now[rank])
     return {rank: trail for rank, trail in now.items() if trail.is_known}

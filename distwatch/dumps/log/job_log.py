@@ -23,6 +23,7 @@ from distwatch.dumps.log.launchers import (
     launcher_said,
 )
 from distwatch.dumps.log.lines import Line, Reader, identity_said, reader_of
+from distwatch.dumps.log.native_aborts import TERMINATED, AbortReader
 from distwatch.dumps.log.nccl import nccl_said
 from distwatch.dumps.log.tracebacks import (
     HEADER,
@@ -57,19 +58,13 @@ _NEEDLES = (
     b"lagging",
     b"Worker group",
     b"Fatal Python",
+    TERMINATED.encode(),
 )
 """Few, since each costs a pass. What launchers write at the end of all is read with the file's end."""
 _KERNEL_NEEDLES = (b"Xid", b"NVRM", b"mlx5", b"mlx4", b"bnxt", b"irdma")
 _KERNEL = re.compile(rb"^(?:\[ *\d+\.\d+\] |.{0,80}\bkernel: )", re.M)
-_REPORT_LINES = 24
-"""Lines of torch's desync report, which follow the one that is found."""
-_FATAL = re.compile(
-    r"(?:watchdog thread terminated with exception|raised the following async exception): "
-    r"(?:\[Rank \d+\] )?(?!\[?Rank|Watchdog)(.+)"
-)
-_PEER_GONE = re.compile(
-    r"(?i)remote process exited|network error|remote error|system error|timeout"
-)
+_LINES_AFTER = {b"lagging": 24, TERMINATED.encode(): 4}
+"""Torch's desync report, and the message of a C++ exception, follow the line that is found."""
 _SECTION = re.compile(r"==> (\S.{0,400}) <==\s*$")
 _RANK = re.compile(r"(?i)rank[_\-=.]?(\d{1,6})")
 _STACKS = b"(most recent call first):"
@@ -126,8 +121,8 @@ def _starts(content: bytes) -> list[int]:
             hits += 1
             begin = content.rfind(b"\n", 0, place) + 1
             found.add(begin)
-            if needle == b"lagging":
-                found |= _following(content, begin, _REPORT_LINES)
+            if after := _LINES_AFTER.get(needle):
+                found |= _following(content, begin, after)
             end = content.find(b"\n", place)
             place = content.find(needle, end) if end >= 0 else -1
     for begin, end in ((0, HEAD), (max(0, len(content) - TAIL), len(content))):
@@ -159,14 +154,6 @@ def _text_at(content: bytes, start: int) -> tuple[str, int]:
     return content[start:end].decode("utf-8", "replace"), end + 1
 
 
-def _aborted(who: Who, time_ns: int, message: str) -> Raised:
-    """torch ends the process with it: another rank's end, or an error of its own device."""
-    kind = "torch.distributed.DistBackendError" if _PEER_GONE.search(message) else "RuntimeError"
-    return Raised(
-        who=who, time_ns=time_ns, type_name=kind, message=redact_text(message)[:1000], uncaught=True
-    )
-
-
 class _Last(msgspec.Struct, kw_only=True):
     """The newest line of a writer."""
 
@@ -188,6 +175,7 @@ class _Reading:
         self._attempt = max(log.who.attempt, 0)
         self._summary = ElasticSummary(log.scope)
         self._pods = PodReader()
+        self._aborts = AbortReader()
         self._blocks: list[Block] = []
         self._last: dict[Who, _Last] = {}
         self._facts: list[Fact] = []
@@ -249,8 +237,7 @@ class _Reading:
         yield from self._summary.read(line, time_ns)
         yield from launcher_said(line, time_ns, self._log.scope)
         yield from self._pods.read(line.text, time_ns)
-        if (fatal := _FATAL.search(line.text)) and "caught collective" not in fatal[1]:
-            yield _aborted(line.who, time_ns, fatal[1])
+        yield from self._aborts.read(line, time_ns)
         if _MONITORED.search(line.text):
             yield Raised(
                 who=line.who, time_ns=time_ns, type_name="RuntimeError", message=line.text[-1000:], uncaught=True

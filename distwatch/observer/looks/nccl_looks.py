@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from signal import SIGABRT
 
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.deaths import ending_signal
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.ras_looks import RasLooks
 from distwatch.observer.looks.recorder_looks import RecorderLooks
@@ -38,6 +40,7 @@ class NcclLooks:
             leaf: another host's observer sees the whole run.
         """
         agents = {key for key, process in self._state.processes.items() if process.instrumented}
+        self._recorder.read_aborts(self._aborted())
         self._recorder.consider(self._tracking.processes.values(), why, agents=agents)
         # One process answers for all hosts: of several observers, the root asks, or the one beside rank 0.
         first_here = largest is not None and 0 in largest.job.ranks_on(self._host)
@@ -47,12 +50,22 @@ class NcclLooks:
         groups = largest.groups if largest is not None else []
         self._ras.consider(why, pids, on_nccl=any("nccl" in view.backend for view in groups))
 
+    @property
+    def reads_abort(self) -> bool:
+        """Whether the last words of an aborted process are being read."""
+        return self._recorder.reads_abort
+
+    def _aborted(self) -> set[str]:
+        processes = self._state.processes.items()
+        return {key for key, p in processes if p.exception is None and ending_signal(p) == SIGABRT}
+
     def look_soon(self) -> None:
         """A process has ended: torch's watchdog may have ended it, and left a dump."""
         self._recorder.scan_soon()
 
     async def look_last(self, within_s: float) -> None:
         """Reads what the ranks left, once all have ended."""
+        self._recorder.read_aborts(self._aborted())
         await asyncio.wait([asyncio.ensure_future(self._recorder.scan())], timeout=within_s)
 
     def close(self) -> None:

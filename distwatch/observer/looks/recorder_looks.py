@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 
 from distwatch.dumps.imported import RankDump
 from distwatch.dumps.recorder_files import Unreadable, events_of_dumps, read_left_dump
-from distwatch.dumps.watchdog_lines import WrittenLog, events_of_watchdog
+from distwatch.dumps.watchdog_lines import WrittenLog, events_of_aborts, events_of_watchdog
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.tracking import Tracked
@@ -20,9 +21,11 @@ from distwatch.probes.recorder_files import (
     newest_dump,
     recorder_files_of,
 )
-from distwatch.state.events import RecorderFileRead
+from distwatch.state.events import ErrorFileRead, RecorderFileRead
 
 SCAN_EVERY_S = 2.0
+READ_WITHIN_S = 2.0
+"""For the last words of an aborted process: its verdict is written down after them."""
 PAUSES_S = (10.0, 30.0, 60.0)
 """Between the requests for a dump: a dump costs its rank tens of milliseconds."""
 _ROLES = ("rank", "agent", "other")
@@ -47,13 +50,29 @@ class RecorderLooks:
         self._paths: dict[int, str] = {}
         self._logs: dict[str, OutputFile] = {}
         """By path."""
+        self._outputs: dict[str, tuple[str, ...]] = {}
+        """By process, the paths of its logs."""
+        self._aborted: set[str] = set()
+        self._aborts_read: set[str] = set()
         self._logs_read: dict[str, int] = {}
         self._are_logs_due = self._is_request_due = False
         self._known: set[str] = set()
         self._agents: Container[str] = ()
-        self._scan_at = self._ask_at = 0.0
+        self._scan_at = self._ask_at = self._aborted_at = 0.0
         self._asked = 0
         self._scanning: asyncio.Task[None] | None = None
+
+    @property
+    def reads_abort(self) -> bool:
+        """Whether the log of a process is being read that SIGABRT ended: its last words may excuse it."""
+        return bool(self._aborted) and time.monotonic() < self._aborted_at + READ_WITHIN_S
+
+    def read_aborts(self, keys: Iterable[str]) -> None:
+        """The next scan, at once, reads the logs of these processes, which SIGABRT ended without an exception."""
+        if new := {key for key in keys if key in self._outputs} - self._aborts_read - self._aborted:
+            self._aborted |= new
+            self._aborted_at = time.monotonic()
+            self._scan_at = 0.0
 
     def consider(self, processes: Iterable[Tracked], why: str, *, agents: Container[str]) -> None:
         """Starts a scan if one is due. Never waits for it.
@@ -89,7 +108,9 @@ class RecorderLooks:
                 self._is_request_due = False
                 others = [one for key, one in self._files.items() if key not in self._agents]
                 await in_background(_ask_all, others, within_s=None)
-            events = [*await self._read_dumps(), *await self._read_logs()]
+            events: list[RecorderFileRead | ErrorFileRead] = [
+                *await self._read_aborts(), *await self._read_dumps(), *await self._read_logs()
+            ]  # fmt: skip
         except Exception as error:
             self._recording.miss(WHAT, f"{type(error).__name__}: {error}"[:300], once=True)
             return
@@ -106,6 +127,7 @@ class RecorderLooks:
             self._files[key] = files
             # An earlier start of this rank says nothing of the new one.
             self._dumps.pop(files.global_rank, None)
+            self._outputs[key] = tuple(log.path for log in logs)
             for log in logs:
                 shared = log.path in self._logs
                 self._logs[log.path] = OutputFile(path=log.path, rank=None if shared else log.rank)
@@ -128,6 +150,28 @@ class RecorderLooks:
             return []
         offset = self._recording.header.wall_offset_ns
         return events_of_dumps(self._dumps.values(), self._paths, self._keys(), offset)
+
+    async def _read_aborts(self) -> list[ErrorFileRead]:
+        """What the logs of aborted processes say last, once a process."""
+        aborted = self._aborted - self._aborts_read
+        if not aborted:
+            return []
+        self._aborts_read |= aborted
+        keys = {self._files[key].global_rank: key for key in aborted}
+        paths = {path for key in aborted for path in self._outputs[key]}
+        writers = {
+            path: frozenset(
+                self._files[key].global_rank for key, own in self._outputs.items() if path in own
+            )
+            for path in sorted(paths)
+        }
+        try:
+            logs = await in_background(_tails, writers, within_s=READ_WITHIN_S)
+        except asyncio.TimeoutError:
+            logs = []
+        finally:
+            self._aborted -= aborted
+        return events_of_aborts(logs, keys)
 
     async def _read_logs(self) -> list[RecorderFileRead]:
         if not self._are_logs_due or not self._logs:
@@ -185,6 +229,15 @@ def _scan(
         except Unreadable as error:
             refused[key] = left.written_wall_ns, str(error)
     return found, refused
+
+
+def _tails(writers: Mapping[str, frozenset[int]]) -> list[tuple[bytes, frozenset[int]]]:
+    """The end of each log that can be read, with the ranks that wrote to it. Runs in a thread."""
+    found: list[tuple[bytes, frozenset[int]]] = []
+    for path, ranks in writers.items():
+        with contextlib.suppress(OSError):
+            found.append((read_tail(path), ranks))
+    return found
 
 
 def _changed(logs: Mapping[str, OutputFile], read: dict[str, int]) -> list[WrittenLog]:

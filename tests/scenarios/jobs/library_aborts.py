@@ -38,6 +38,14 @@ def train_other_model() -> None:
     dist.all_reduce(torch.ones(3))
 
 
+def train_in_another_order() -> None:
+    """All calls come from C++: the buckets of two models, in another order on one rank."""
+    models = [nn.parallel.DistributedDataParallel(nn.Linear(size, size)) for size in (4, 30)]
+    for turn in range(6):
+        for model in models[:: -1 if ODD and turn > 2 else 1]:
+            model(torch.ones(2, model.module.in_features)).sum().backward()
+
+
 def pass_monitored_barrier() -> None:
     if RANK in (1, 2):
         with open(silent_pipe("work"), "rb") as pipe:
@@ -57,6 +65,7 @@ WAYS = {
     "skipped": skip_bad_batch,
     "splits": split_unevenly,
     "ddp": train_other_model,
+    "ddp_order": train_in_another_order,
     "monitored": pass_monitored_barrier,
     "p2p": send_too_much,
 }

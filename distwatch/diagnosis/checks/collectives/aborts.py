@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import ending_signal
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.rank_status import short_site
+from distwatch.diagnosis.facts.sequences import called_natively_since
 from distwatch.diagnosis.facts.signals import exit_text, first_line
 from distwatch.state.events import Operation
 from distwatch.state.finding import Evidence, Finding
@@ -33,6 +34,9 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     global_rank: int
     process: Process
     call: Operation
+    """The last that it made from Python."""
+    reached: int = 0
+    """The number of its last call, where C++ made that one; 0: it is `call`."""
     group: Group
     said: str
     sent: int | None = None
@@ -64,14 +68,8 @@ class LibraryAborts:
 
     def _finding(self, case: Case, ends: list[Ended]) -> Finding:
         first = next((one for one in ends if one.sizes), ends[0])
-        group, call = first.group, first.call
-        op = operation_name(call.op)
+        group = first.group
         sides = _sides(case, first)
-        what = (
-            f"{op} #{call.p2p_seq if op in P2P else call.seq} of {group.pg_desc or group.pg_name}"
-        )
-        called = case.job.site_of(first.global_rank, call)
-        site = f", at {short_site(called.file, called.line, called.function)}" if called else ""
         received = f" {first.sizes}" if first.sizes else " received another size than it expected"
         return Finding(
             code="collective.shape_mismatch",
@@ -79,10 +77,22 @@ class LibraryAborts:
             waiting_ranks=tuple(r for r in group.members if len(sides) != 2 or r not in sides),
             pg_name=group.pg_name,
             pg_desc=group.pg_desc or None,
-            summary=f"rank {first.global_rank}{received} in {what}{site}, and the library ended it",
+            summary=f"rank {first.global_rank}{received} in {_what(case, first)}, and the library ended it",
             evidence=tuple(e for one in ends[:4] for e in _evidence(case, one)),
             confidence=0.8 if first.sizes else 0.7,
         )
+
+
+def _what(case: Case, one: Ended) -> str:
+    call, title = one.call, one.group.pg_desc or one.group.pg_name
+    if one.reached:
+        return (
+            f"a collective of {title} that C++ called (DDP, FSDP); the last known is #{one.reached}"
+        )
+    op = operation_name(call.op)
+    called = case.job.site_of(one.global_rank, call)
+    site = f", at {short_site(called.file, called.line, called.function)}" if called else ""
+    return f"{op} #{call.p2p_seq if op in P2P else call.seq} of {title}{site}"
 
 
 def _ended(case: Case, rank: int) -> Ended | None:
@@ -91,6 +101,7 @@ def _ended(case: Case, rank: int) -> Ended | None:
     group = process.groups.get(call.pg_name) if call is not None else None
     if call is None or group is None:
         return None
+    reached = called_natively_since(process, call.pg_name, call.seq) if call.seq >= 0 else 0
     error = process.exception
     said = error.message if error is not None else process.outside.last_output or ""
     by_word = bool(_OF_LIBRARY.search(said) and _SIZES.search(said))
@@ -98,7 +109,9 @@ def _ended(case: Case, rank: int) -> Ended | None:
     sent = _sent(case, rank, call, group) if aborted else None
     if not by_word and not (aborted and (sent is not None or _is_of_library(process, call, said))):
         return None
-    return Ended(global_rank=rank, process=process, call=call, group=group, said=said, sent=sent)
+    return Ended(
+        global_rank=rank, process=process, call=call, reached=reached, group=group, said=said, sent=sent
+    )  # fmt: skip
 
 
 def _is_of_library(process: Process, call: Operation, said: str) -> bool:
@@ -139,5 +152,13 @@ def _evidence(case: Case, one: Ended) -> Iterable[Evidence]:
             last = operations[-1]
             size = f" of {last.numel} elements" if last.numel >= 0 else ""
             at = case.at(case.job.site_of(rank, last), ", at")
-            text = f"rank {rank}'s last call: {operation_name(last.op)}{size}{at}"
+            since = called_natively_since(case.job.ranks[rank], last.pg_name, last.seq)
+            later = (
+                f"; C++ (DDP, FSDP) has called up to #{since} since"
+                if since and last.seq >= 0
+                else ""
+            )
+            text = (
+                f"rank {rank}'s last call from Python: {operation_name(last.op)}{size}{at}{later}"
+            )
             yield Evidence("operations", text, rank)
