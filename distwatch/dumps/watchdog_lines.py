@@ -91,8 +91,8 @@ def events_of_aborts(
         if len({one.type_name for one in nameless}) == 1:
             raised |= dict.fromkeys(writers & keys.keys(), nameless[-1])
         for one in found:
-            if one.who.global_rank in keys:
-                raised[one.who.global_rank] = one
+            if (rank := one.who.global_rank) is not None and rank in keys:
+                raised[rank] = one
     return [
         ev.ErrorFileRead(process=keys[rank], type_name=one.type_name, message=one.message)
         for rank, one in sorted(raised.items())

@@ -255,16 +255,16 @@ class StackTaken(Event, frozen=True, kw_only=True):
 
 
 class ArgumentsRead(Event, frozen=True, kw_only=True):
-    """The arguments that decide, of the call of torch.distributed in which a main thread waits.
+    """The arguments that decide, of the call in which a main thread waits.
 
-    Ranks, tags, the name of a new group; never tensors or anything of the user's own code.
+    Of torch.distributed ranks, tags, group names; of a wait for the network the host and port; of a build its lock.
     """
 
     process: str
     frames: tuple[Frame, ...] = ()
     """The main thread's, outermost first, when they were read."""
     arguments: dict[str, str] = {}
-    """By torch's own names; `group` is `default` or `given`."""
+    """By torch's own names; `group` is `default` or `given`, `host` a name and a port, `lock` a path."""
 
     def from_wire(self) -> Event:
         msgspec.structs.force_setattr(self, "frames", share(self.frames))

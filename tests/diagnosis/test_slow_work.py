@@ -153,3 +153,32 @@ def test_the_file_of_a_build_is_named_and_who_has_it_open() -> None:
     finding = only_root(job, "process.lock_wait", 2)
     assert "(FileBaton), /ext/lock" in finding.summary
     assert any("no process of this host has its lock" in e.text for e in finding.evidence)
+
+
+@pytest.mark.parametrize(
+    ("peer", "host", "words"),
+    [
+        ("10.0.0.5:443", "hub.example:443", "from hub.example:443 (10.0.0.5:443)"),
+        ("10.0.0.5:443", "", "from 10.0.0.5:443"),
+        ("10.0.0.2:53", "hub.example:443", "10.0.0.2:53, which it asked for the address of hub.example"),
+    ],
+)  # fmt: skip
+def test_the_host_that_a_rank_waits_for_is_named(peer: str, host: str, words: str) -> None:
+    job = hung_job()
+    frames = (*SLEEPING, frame("readinto", "/usr/lib/python3.11/socket.py", 705))
+    told = {"host": host} if host else {}
+    job.see(30.0, ev.ArgumentsRead(process=job.key(2), frames=frames, arguments=told))
+    job.stack(2, 30.1, frames)
+    job.sample(2, 30.1, "S", syscall="recvfrom", blocked_on=f"socket 10.0.0.1:5→{peer}")
+    assert words in only_root(job, "process.network_wait", 2).summary
+
+
+def test_a_build_lock_that_only_the_frames_name() -> None:
+    job = hung_job()
+    frames = (*SLEEPING, frame("wait", f"{TORCH}/utils/file_baton.py", 50))
+    told = {"lock": "/cache/slow/lock"}
+    job.see(30.0, ev.ArgumentsRead(process=job.key(2), frames=frames, arguments=told))
+    job.stack(2, 30.1, frames)
+    job.sample(2, 30.1, "S", syscall="clock_nanosleep")
+    assert "/cache/slow/lock" in only_root(job, "process.lock_wait", 2).summary
+    assert locks_of_interest(job.state) == {HOST: {"/cache/slow/lock"}}

@@ -10,7 +10,13 @@ from tests.support.ranks import launch_ranks
 @pytest.mark.parametrize(
     ("script", "way", "code", "culprits", "mentions"),
     [
-        ("outside_waits", "http", "process.network_wait", {1}, ("127.0.0.1:", "ask_tracker")),
+        (
+            "outside_waits",
+            "http",
+            "process.network_wait",
+            {1},
+            ("127.0.0.1:", "localhost:", "ask_tracker"),
+        ),
         ("saves", "dcp", "checkpoint.save_stalled", {1}, ("writing", "part.distcp")),
         (
             "library_aborts",

@@ -96,6 +96,7 @@ _TALKS = frozenset(
     "epoll_pwait".split()
 )
 _PEER = re.compile(r"socket [^ ,]+→([^ ,)]+)")
+_DNS_PORT = "53"
 _LOCK_LINES = (".acquire(", "with lock", "lock:", "_lock:", ".wait(", ".join(")
 _WORK_LINES = (".wait(", ".all_reduce", ".recv(", ".send(", "dist.")
 LIVELOCK_CPU = 0.3
@@ -277,6 +278,8 @@ def awaited_lock_file(process: Process) -> str:
     builds = [step for step in process.open_steps() if step.name == BUILD_LOCK]
     if builds and process.ended_ns is None:
         return builds[-1].label
+    if lock := arguments_read(process).get("lock"):
+        return lock
     sample = process.outside.sample
     if sample is None or process.ended_ns is not None or sample.syscall not in _LOCK_FILES:
         return ""
@@ -291,6 +294,26 @@ def socket_peer(process: Process) -> str:
     if match is None or (port and match[1].endswith(f":{port}")):
         return ""
     return match[1]
+
+
+def peer_text(process: Process) -> str:
+    """That address with the name of the host that the process asked for, as far as it is known."""
+    peer = socket_peer(process)
+    host, _, port = arguments_read(process).get("host", "").rpartition(":")
+    address, _, own = peer.rpartition(":")
+    if not peer or not host or host == address:
+        return peer
+    if own == _DNS_PORT:
+        return f"the name server {peer}, which it asked for the address of {host}"
+    return f"{host}:{port} ({peer})"
+
+
+def arguments_read(process: Process) -> dict[str, str]:
+    """What the call in which its main thread is was called with; empty where it has gone on since."""
+    read = process.outside.arguments
+    if read is None or read.frames != process.main_frames:
+        return {}
+    return read.arguments
 
 
 def by_syscall(process: Process) -> Activity | None:

@@ -6,12 +6,11 @@ from typing import Literal
 
 import msgspec
 
-from distwatch.diagnosis.facts.activity import activity_of
+from distwatch.diagnosis.facts.activity import activity_of, arguments_read
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.diagnosis.facts.torch_frames import COLLECTIVE_FRAMES, torch_frame
-from distwatch.state.events import ArgumentsRead
 from distwatch.state.model import Process
 
 STILL_S = 4.0
@@ -118,7 +117,7 @@ def is_known_asleep(process: Process) -> bool:
 
 def call_by_stack(job: Job, process: Process) -> StackCall | None:
     """The call that its main thread waits in; None where it is in none."""
-    arguments = _arguments(process)
+    arguments = arguments_read(process)
     # What creates a group may call a barrier in it.
     if frame := torch_frame(process.main_frames, CREATIONS):
         return StackCall(kind="creation", name=frame.function, arguments=arguments)
@@ -186,13 +185,6 @@ def sleeps_with_gil(process: Process) -> bool:
         return False
     main = stack.main_thread(process.pid)
     return main is not None and main.owns_gil
-
-
-def _arguments(process: Process) -> dict[str, str]:
-    read: ArgumentsRead | None = process.outside.arguments
-    if read is None or read.frames != process.main_frames:
-        return {}
-    return read.arguments
 
 
 def _idles_in_backward(process: Process) -> bool:

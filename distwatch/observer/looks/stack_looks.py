@@ -17,7 +17,7 @@ from distwatch.diagnosis.facts.user_frame import user_frame
 from distwatch.observer.background import close_writer, in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.tracking import Tracked
-from distwatch.probes.call_arguments import take_arguments
+from distwatch.probes.call_arguments import BATON, awaited_peer, host_by_file, take_arguments
 from distwatch.probes.process import (
     call_in_words,
     main_thread_busy_s,
@@ -42,6 +42,7 @@ ASK_WITHIN_S = 1.0
 STAYED_S = 2.0
 """A call in which a thread is for so long has arguments that are worth a look."""
 _DATA = "/torch/utils/data/"
+_TORCH_DISTRIBUTED = "/torch/distributed/"
 _Chain = tuple[tuple[str, str], ...]
 """Files and functions, the outermost first."""
 _Moment = tuple[int, float]
@@ -138,9 +139,8 @@ class StackLooks:
                 if run_ns is None
                 else _since(self._asleep, tracked.key, run_ns, now)[0],
             )
-            if arguments:
-                # Before the stack: a verdict on that one must not be given without them.
-                await self._take_arguments(tracked, taken)
+            # Before the stack: a verdict on that one must not be given without them.
+            await self._take_arguments(tracked, taken, of_torch=arguments)
         self._recording.record(taken)
         return taken
 
@@ -194,16 +194,32 @@ class StackLooks:
                     chosen.append(worker)
         await asyncio.gather(*(self.take(worker) for worker in chosen[:WORKERS_OF_ALL]))
 
-    async def _take_arguments(self, tracked: Tracked, taken: ev.StackTaken) -> None:
-        """The arguments of a call of torch.distributed in which the main thread has stayed, once for each place."""
+    async def _take_arguments(
+        self, tracked: Tracked, taken: ev.StackTaken, *, of_torch: bool
+    ) -> None:
+        """The arguments of the call in which the main thread has stayed, once for each place."""
         frames = taken.main_frames(tracked.pid)
         stayed_ns = time.monotonic_ns() - (taken.unchanged_since_ns or 0)
-        if torch_frame(frames, CALLS) is None or stayed_ns < STAYED_S * 1e9:
+        if self._argued.get(tracked.key) == frames or stayed_ns < STAYED_S * 1e9:
             return
-        if self._argued.get(tracked.key) != frames:
+        is_torchs = any(_TORCH_DISTRIBUTED in frame.file for frame in frames)
+        if is_torchs and (not of_torch or torch_frame(frames, CALLS) is None):
+            return
+        try:
+            peer = "" if is_torchs else await in_background(awaited_peer, tracked.pid)
+            builds = any(frame.file.endswith(BATON) for frame in frames)
+            if not (is_torchs or peer or builds):
+                return
             self._argued[tracked.key] = frames
-            if (read := await take_arguments(tracked.key, tracked.pid)) is not None:
-                self._recording.record(read)
+            read = await take_arguments(tracked.key, tracked.pid, peer=peer)
+            if read is not None and peer and "host" not in read.arguments:
+                named = await in_background(host_by_file, tracked.pid, peer)
+                told = {**read.arguments, "host": named} if named else read.arguments
+                read = msgspec.structs.replace(read, arguments=told)
+        except asyncio.TimeoutError:
+            return
+        if read is not None:
+            self._recording.record(read)
 
     def not_yet_native(self, keys: Iterable[str], living: list[Tracked]) -> list[Tracked]:
         """Those of the processes whose C frames were not yet taken at their current place."""

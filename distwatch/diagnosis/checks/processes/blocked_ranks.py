@@ -17,8 +17,8 @@ from distwatch.diagnosis.facts.activity import (
     kernel_evidence,
     kernel_text,
     on_what,
+    peer_text,
     reads_stdin,
-    socket_peer,
     spins,
 )
 from distwatch.diagnosis.facts.case import Case
@@ -177,7 +177,7 @@ def _slow_work(process: Process, activity: Activity | None, rank: int) -> Blocke
     if kind == "compile":
         doing = "compiles, and neither it nor its compiler moves anything"
         return Blocked("process.compiling", doing, kernel, 0.8)
-    if kind == "network" and (peer := socket_peer(process)):
+    if kind == "network" and (peer := peer_text(process)):
         return Blocked("process.network_wait", f"waits for an answer from {peer}", kernel, 0.9)
     return None
 
