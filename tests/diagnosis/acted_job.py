@@ -10,18 +10,24 @@ import contextlib
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from distwatch.diagnosis.facts.user_frame import is_library
 from distwatch.state import events as ev
+from distwatch.state.loads import LoadArguments
 from distwatch.state.recorder_entries import Collective
 from tests.diagnosis.recorded import SECOND, RecordedJob
 
 TORCH = "/venv/lib/python3.11/site-packages/torch"
 WITHIN_S = 20.0
+Chain = tuple[tuple[CodeType, int], ...]
+"""Code and line, the outermost first."""
 CALLS = {
     "all_reduce": "allreduce", "barrier": "barrier", "broadcast": "broadcast", "all_gather": "allgather",
     "reduce": "reduce", "all_gather_object": "allgather",
@@ -30,6 +36,11 @@ _PUBLIC = "\n".join(
     f"def {name}(x=None, *_, **__):\n    return _fabric.call({op!r}, x)"
     for name, op in CALLS.items()
 )
+_PUBLIC += "\n" + "\n".join(
+    f"def {name}(x=None, peer=0, tag=0):\n    return _fabric.post({op!r}, peer, tag)"
+    for name, op in (("send", "send"), ("recv", "recv"), ("isend", "send"), ("irecv", "recv"))
+)
+_PUBLIC += "\ndef new_group(ranks=None, **_):\n    return _fabric.make_group(ranks)"
 _PUBLIC += (
     "\ndef get_rank():\n    return _fabric.rank\ndef get_world_size():\n    return _fabric.world"
 )
@@ -44,6 +55,22 @@ class DistributedDataParallel:
     def __call__(self, batch): return Loss(batch)
     def no_sync(self): return _fabric.without_sync()
 """
+_LOADS = """
+class AutoModel:
+    @classmethod
+    def from_pretrained(cls, path): return _fabric.load(path)
+"""
+
+
+class Posted(NamedTuple):
+    """A send or recv, the `posted`-th of its kind with that peer and tag."""
+
+    number: int
+    op: str
+    peer: int
+    tag: int
+    posted: int
+    chain: Chain
 
 
 class Released(BaseException):
@@ -61,10 +88,12 @@ class Fabric:
     def __init__(self, world: int) -> None:
         self.world = world
         self.changed = threading.Condition()
-        self.calls: list[list[tuple[str, int, tuple[tuple[CodeType, int], ...]]]] = [
-            [] for _ in range(world)
-        ]
-        self.idle: dict[int, str] = {}
+        self.calls: list[list[tuple[str, int, Chain]]] = [[] for _ in range(world)]
+        self.posts: list[list[Posted]] = [[] for _ in range(world)]
+        self.groups: list[list[tuple[tuple[int, ...] | None, Chain]]] = [[] for _ in range(world)]
+        self.loading: dict[int, str] = {}
+        self.idle: dict[int, Callable[[], bool]] = {}
+        """Ranks that wait, each with whether it may go on."""
         self.completed = 0
         self.over = False
         self.local = Acting()
@@ -78,6 +107,45 @@ class Fabric:
         self._enter(op, numel, _users_chain(sys._getframe(2)))
         return value
 
+    def post(self, op: str, peer: int, tag: int) -> None:
+        """A send is over at once, as a small one is on gloo; a recv waits for its send."""
+        me, chain = self.rank, _users_chain(sys._getframe(2))
+        with self.changed:
+            mine = self.posts[me]
+            posted = 1 + sum(one[1:4] == (op, peer, tag) for one in mine)
+            number = len(mine) + len(self.calls[me]) + 1
+            mine.append(Posted(number, op, peer, tag, posted, chain))
+            self.changed.notify_all()
+            if op == "recv":
+                self._wait(lambda: self.has_sent(peer, me, tag) >= posted)
+
+    def has_sent(self, source: int, target: int, tag: int) -> int:
+        return sum(one[1:4] == ("send", target, tag) for one in self.posts[source])
+
+    def make_group(self, ranks: list[int] | None) -> None:
+        """It waits until all whom it names have made that many calls, for the same members."""
+        members = None if ranks is None else tuple(ranks)
+        with self.changed:
+            mine = self.groups[self.rank]
+            mine.append((members, _users_chain(sys._getframe(2))))
+            self.changed.notify_all()
+            number = len(mine)
+            if members is None or self.rank in members:
+                self._wait(lambda: self.is_made(members, number))
+
+    def is_made(self, members: tuple[int, ...] | None, number: int) -> bool:
+        return all(
+            len(self.groups[rank]) >= number and self.groups[rank][number - 1][0] == members
+            for rank in (range(self.world) if members is None else members)
+        )
+
+    def load(self, path: str) -> None:
+        """A checkpoint of that name is read at once, unless it is on a stalled mount."""
+        if path.startswith("/stalled"):
+            with self.changed:
+                self.loading[self.rank] = path
+                self._wait(lambda: False)
+
     def backward(self) -> None:
         if self.local.syncs:
             self._enter("allreduce", 64, ())
@@ -90,13 +158,13 @@ class Fabric:
         finally:
             self.local.syncs = before
 
-    def _enter(self, op: str, numel: int, chain: tuple[tuple[CodeType, int], ...]) -> None:
+    def _enter(self, op: str, numel: int, chain: Chain) -> None:
         with self.changed:
             mine = self.calls[self.rank]
             mine.append((op, numel, chain))
             number = len(mine)
             self._match()
-            self._wait("waits", lambda: self.completed >= number)
+            self._wait(lambda: self.completed >= number)
 
     def _match(self) -> None:
         while True:
@@ -109,18 +177,18 @@ class Fabric:
     def stuck(self) -> None:
         """Never returns: a file, a lock, a peer outside the job."""
         with self.changed:
-            self._wait("stuck", lambda: False)
+            self._wait(lambda: False)
 
-    def _wait(self, how: str, done: Any) -> None:
+    def _wait(self, done: Callable[[], bool]) -> None:
         while not done():
-            self.idle[self.rank] = how
+            self.idle[self.rank] = done
             self.changed.notify_all()
             if not self.changed.wait(WITHIN_S) or self.over:
                 raise Released
         self.idle.pop(self.rank, None)
 
 
-def _users_chain(frame: FrameType | None) -> tuple[tuple[CodeType, int], ...]:
+def _users_chain(frame: FrameType | None) -> Chain:
     chain: list[tuple[CodeType, int]] = []
     while frame is not None:
         if not is_library(frame.f_code.co_filename) and frame.f_code.co_filename != __file__:
@@ -169,9 +237,8 @@ class ActedJob:
 
     def _is_quiet(self) -> bool:
         fabric = self.fabric
-        for rank, how in fabric.idle.items():
-            if how == "waits" and fabric.completed >= len(fabric.calls[rank]):
-                return False
+        if any(may_go_on() for may_go_on in fabric.idle.values()):
+            return False
         return len(self.ends.keys() | fabric.idle.keys()) == self.world
 
     def _run(self, rank: int) -> None:
@@ -195,6 +262,9 @@ class ActedJob:
         tensor: dict[str, Any] = {"_fabric": fabric}
         exec(compile(_TENSOR, f"{TORCH}/_tensor.py", "exec"), tensor)
         exec(compile(_MODEL, f"{TORCH}/nn/parallel/distributed.py", "exec"), tensor)
+        loads: dict[str, Any] = {"_fabric": fabric}
+        place = "/venv/lib/python3.11/site-packages/transformers/models/auto/auto_factory.py"
+        exec(compile(_LOADS, place, "exec"), loads)
         stuck: dict[str, Any] = {"_fabric": fabric}
         exec(
             compile("def stuck():\n    _fabric.stuck()", "/usr/lib/python3.11/socket.py", "exec"),
@@ -203,7 +273,7 @@ class ActedJob:
         module = type("dist", (), {n: staticmethod(f) for n, f in dist.items() if callable(f)})
         return {
             "__name__": "__main__", "dist": module, "rank": rank, "world_size": self.world,
-            "stuck": stuck["stuck"], "Loss": tensor["Loss"],
+            "stuck": stuck["stuck"], "Loss": tensor["Loss"], "AutoModel": loads["AutoModel"],
             "model": tensor["DistributedDataParallel"](), **self.given,
         }  # fmt: skip
 
@@ -238,23 +308,29 @@ class ActedJob:
     def _record_calls(self, job: RecordedJob, rank: int) -> None:
         numbers: dict[tuple[CodeType, int, int], int] = {}
         operations: list[ev.Operation] = []
-        made = self.fabric.calls[rank]
+        made, posts = self.fabric.calls[rank], self.fabric.posts[rank]
+        taken = {one.number for one in posts}
+        free = (number for number in count(1) if number not in taken)
         for seq, (op, numel, chain) in enumerate(made, 1):
-            number = 0
-            for code, line in chain:
-                key = (code, line, number)
-                if key not in numbers:
-                    numbers[key] = len(numbers) + 1
-                    site = ev.Site(file=code.co_filename, line=line, function=code.co_name)
-                    seen = ev.SiteSeen(number=numbers[key], site=site, called_from=number)
-                    job.say(rank, 2.0, seen)
-                number = numbers[key]
-            at = 5.0 + seq * 0.01
+            place, order = next(free), _site(job, rank, numbers, chain)
+            at = 5.0 + place * 0.01
             left = at if seq <= self.fabric.completed else 0.0
             if chain:
                 operations.append(
-                    job.operation(rank, op, seq, at=at, left=left, site=number, numel=numel)
+                    job.operation(
+                        rank, op, seq, at=at, left=left, site=order, numel=numel, number=place
+                    )
                 )
+        operations += [self._recorded_post(job, rank, one, numbers) for one in posts]
+        operations.sort(key=lambda one: one.number)
+        self._record_groups(job, rank)
+        if path := self.fabric.loading.get(rank):
+            job.say(
+                rank,
+                6.0,
+                ev.StepStarted(step=50, name="from_pretrained", deadline_s=10.0, label=path),
+            )
+            job.say(rank, 6.0, ev.LoadPlanned(step=50, arguments=LoadArguments(checkpoint=path)))
         last = len(made)
         done = min(self.fabric.completed, last)
         entries = tuple(
@@ -267,7 +343,37 @@ class ActedJob:
         )  # fmt: skip
         job.say(rank, 20.0, ev.CollectivesDumped(reason="suspicion", entries=entries))
         groups = {"0": (last or -1, done or -1, 10.0)}
-        job.pulse(rank, at=30.0, groups=groups, operations=tuple(operations[-128:]))
+        latest = {(one.op, one.peer, one.tag): one.posted for one in posts}
+        peers = tuple(
+            ev.PeerProgress(pg_name="0", op=op, peer=peer, tag=tag, posted=posted)  # type: ignore[arg-type]
+            for (op, peer, tag), posted in latest.items()
+        )
+        job.pulse(rank, at=30.0, groups=groups, operations=tuple(operations[-128:]), peers=peers)
+
+    def _recorded_post(
+        self,
+        job: RecordedJob,
+        rank: int,
+        one: Posted,
+        numbers: dict[tuple[CodeType, int, int], int],
+    ) -> ev.Operation:
+        at = 5.0 + one.number * 0.01
+        over = one.op == "send" or self.fabric.has_sent(one.peer, rank, one.tag) >= one.posted
+        posted = job.peer(
+            rank, one.op, one.peer, at=at, posted=one.posted, tag=one.tag, number=one.number,
+            left=at if over else 0.0,
+        )  # fmt: skip
+        return msgspec.structs.replace(posted, site=_site(job, rank, numbers, one.chain))
+
+    def _record_groups(self, job: RecordedJob, rank: int) -> None:
+        for number, (members, chain) in enumerate(self.fabric.groups[rank], 1):
+            code, line = chain[-1]
+            site = ev.Site(file=code.co_filename, line=line, function=code.co_name)
+            job.say(rank, 3.0, ev.GroupCalled(number=number, members=members, site=site))
+            job.begin(rank, 100 + number, f"new_group #{number}", 3.0, site=site)
+            outside = members is not None and rank not in members
+            if outside or self.fabric.is_made(members, number):
+                job.say(rank, 3.1, ev.StepEnded(step=100 + number))
 
     def _record_end(self, job: RecordedJob, rank: int) -> None:
         error = self.ends[rank]
@@ -291,6 +397,21 @@ class ActedJob:
             ),
         )  # fmt: skip
         job.exit(rank, 8.1, code=1)
+
+
+def _site(
+    job: RecordedJob, rank: int, numbers: dict[tuple[CodeType, int, int], int], chain: Chain
+) -> int:
+    """The number of a call site, with its callers, once they are told."""
+    number = 0
+    for code, line in chain:
+        key = (code, line, number)
+        if key not in numbers:
+            numbers[key] = len(numbers) + 1
+            site = ev.Site(file=code.co_filename, line=line, function=code.co_name)
+            job.say(rank, 2.0, ev.SiteSeen(number=numbers[key], site=site, called_from=number))
+        number = numbers[key]
+    return number
 
 
 def _stack(frame: FrameType | None) -> tuple[ev.Frame, ...]:

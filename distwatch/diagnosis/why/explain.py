@@ -14,8 +14,9 @@ from distwatch.diagnosis.why.parting import Parting, dispatching, part
 from distwatch.diagnosis.why.sides import Side, sides_of
 from distwatch.diagnosis.why.source import Source, read_source
 from distwatch.diagnosis.why.trails import Step, Trail
+from distwatch.diagnosis.why.unmatched import Kept, keeping_from, missing_calls
 from distwatch.diagnosis.why.values import origin_of
-from distwatch.diagnosis.why.words import advice_of, clause_of
+from distwatch.diagnosis.why.words import advice_of, advice_on_missing, clause_of, kept_clause
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding, Way
 from distwatch.state.rank_sets import name_ranks
@@ -68,6 +69,8 @@ def _may_part(finding: Finding) -> bool:
 
 
 def _explained(case: Case, finding: Finding) -> Finding:
+    if finding.code == "p2p.unmatched" and (told := _by_missing_call(case, finding)):
+        return told
     sides = sides_of(case, finding)
     if sides is None:
         return finding
@@ -98,6 +101,43 @@ def _explained(case: Case, finding: Finding) -> Finding:
         advice=advice,
         why=tuple(w for side in order if (w := _way(case, parting, sides, side))),
     )
+
+
+def _by_missing_call(case: Case, finding: Finding) -> Finding | None:
+    """What keeps a rank from the send or recv that another waits for; None where nothing shows it."""
+    try:
+        missing, kept = next(
+            (one, kept)
+            for one in missing_calls(case, finding, lambda file: _source(case, file))
+            if (kept := keeping_from(one, lambda file: _source(case, file)))
+        )
+    except (StopIteration, RecursionError):
+        return None
+    here = missing.now.steps[-1] if missing.now.steps else kept.step
+    waits = missing.peers.steps[-1]
+    guard = kept.guard
+    words = {"loop": "end of ", "branch": "else of ", "conditional": "else of ", "match": "not "}
+    before = "" if guard.is_exit or guard.arm == "else" else words.get(guard.kind, "")
+    condition = f"{before}`{guard.text}`" if before else guard.text
+    ways = (
+        _plain_way(case, (missing.rank,), here, condition, kept),
+        _plain_way(case, (missing.peer,), waits, "", kept),
+    )
+    advice = finding.advice if finding.has_own_advice else advice_on_missing(kept) or finding.advice
+    return msgspec.structs.replace(
+        finding, summary=f"{finding.summary}; {kept_clause(kept, missing)}", advice=advice, why=ways
+    )
+
+
+def _plain_way(case: Case, ranks: tuple[int, ...], step: Step, condition: str, kept: Kept) -> Way:
+    source = _source(case, step.file)
+    line = kept.guard.line if condition else 0
+    return Way(
+        global_ranks=ranks, file=step.file, line=step.line, function=step.function,
+        source=source.line(step.line) if source else "", condition=condition, condition_line=line,
+        kind=kept.guard.kind, about=kept.about,
+        lines=_excerpt(source, line, step.line) if source else (),
+    )  # fmt: skip
 
 
 def _blaming_who_left(

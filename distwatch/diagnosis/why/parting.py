@@ -47,11 +47,13 @@ class Parting(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[str, str]
     other: Guard | None = None
     """Of a split, the other side's arm."""
+    around: Guard | None = None
+    """A loop around the one that is named, whose rounds may be what differs instead."""
     has_left: bool = False
     """The taker is in the handler or the `finally` of a `try` in which the other side still is."""
 
 
-class _Place(msgspec.Struct, frozen=True, kw_only=True):
+class Place(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a trail with its guards."""
 
     step: Step
@@ -60,12 +62,14 @@ class _Place(msgspec.Struct, frozen=True, kw_only=True):
     called: str
 
 
-class _Option(msgspec.Struct, frozen=True, kw_only=True):
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """A guard that may be what separates two sides, and how telling it is."""
+
     score: float
     guard: Guard
     about: Topic
     side: int
-    place: _Place
+    place: Place
     other: Guard | None = None
 
 
@@ -77,18 +81,25 @@ def part(
     Args:
         counts: how many times each side made the call that one of them is in, where that is known.
     """
-    level = _level(*sides)
+    level = level_of(*sides)
     if level is None:
         return None
-    places = [_places(trail, sources) for trail in sides]
+    places = [places_of(trail, sources) for trail in sides]
     options = list(_options(sides, places, level, counts))
     best = max(options, key=lambda option: option.score, default=None)
     if best is None or best.score <= 0:
         return None
-    return _parting(best, places, level)
+    outer = best
+    if best.guard.kind == "loop":
+        # Of loops of which nothing tells which one differs, the side is in a round of the innermost.
+        nested = [one for one in options if one.guard.kind == "loop" and one.side == best.side]
+        best = [one for one in nested if one.score == best.score][-1]
+    parting = _parting(best, places, level)
+    around = outer.guard if outer is not best else None
+    return msgspec.structs.replace(parting, around=around)
 
 
-def _level(one: Trail, other: Trail) -> int | None:
+def level_of(one: Trail, other: Trail) -> int | None:
     """The index of the innermost function that both are in; 0 where one side has ended."""
     if one.ended or other.ended:
         return 0 if one.steps or other.steps else None
@@ -104,15 +115,16 @@ def _level(one: Trail, other: Trail) -> int | None:
 
 def dispatching(one: Trail, other: Trail) -> Step | None:
     """The line from which the sides go into different functions; None where they part otherwise."""
-    level = _level(one, other) if one.steps and other.steps else None
+    level = level_of(one, other) if one.steps and other.steps else None
     if level is None or one.steps[level].line != other.steps[level].line:
         return None
     deeper = min(len(one.steps), len(other.steps)) > level + 1
     return one.steps[level] if deeper else None
 
 
-def _places(trail: Trail, sources: Sources) -> list[_Place | None]:
-    places: list[_Place | None] = []
+def places_of(trail: Trail, sources: Sources) -> list[Place | None]:
+    """Its steps with their guards; None for one whose source is not what the process loaded."""
+    places: list[Place | None] = []
     caller: tuple[View, Step] | None = None
     for number, step in enumerate(trail.steps):
         source = sources(step.file)
@@ -130,7 +142,7 @@ def _places(trail: Trail, sources: Sources) -> list[_Place | None]:
         view = View(source, scope, _bindings(caller, scope) if caller else None)
         guards = guards_of(source, scope, step.line, called)
         shown = _shown_call(source, step, called)
-        places.append(_Place(step=step, view=view, guards=tuple(guards), called=shown))
+        places.append(Place(step=step, view=view, guards=tuple(guards), called=shown))
         caller = view, step
     return places
 
@@ -165,10 +177,10 @@ def _shown_call(source: Source, step: Step, called: Sequence[str]) -> str:
 
 def _options(
     sides: tuple[Trail, Trail],
-    places: list[list[_Place | None]],
+    places: list[list[Place | None]],
     level: int,
     counts: tuple[int, int] | None,
-) -> Iterator[_Option]:
+) -> Iterator[Option]:
     here = [own[level] if level < len(own) else None for own in places]
     ahead = _ahead(here)
     if here[0] is not None and here[1] is not None:
@@ -177,17 +189,19 @@ def _options(
         mine, yours, gone = here[side], here[1 - side], sides[1 - side]
         if mine is not None:
             beside = _BESIDE if ahead == side else 0.0
-            for guard in _unshared(mine, yours):
-                if not guard.is_exit or (ahead != side and _may_leave_by(guard, yours)):
-                    yield from _scored(mine, guard, side, gone, beside, counts)
+            for guard in unshared(mine, yours):
+                if not guard.is_exit or (ahead != side and may_leave_by(guard, yours)):
+                    yield from scored(mine, guard, side, gone, beside, counts)
         # What a culprit does deep inside a function may be what the others did there before.
-        beside = _BESIDE if side == 0 or ahead == side else 0.0
+        # Unless they did it there less often.
+        more = counts is not None and counts[side] > counts[1 - side]
+        beside = _BESIDE if not more and (side == 0 or ahead == side) else 0.0
         for place in filter(None, places[side][level + 1 :]):
             for guard in place.guards:
-                yield from _scored(place, guard, side, gone, beside, counts)
+                yield from scored(place, guard, side, gone, beside, counts)
 
 
-def _ahead(here: Sequence[_Place | None]) -> int | None:
+def _ahead(here: Sequence[Place | None]) -> int | None:
     """The side whose line comes later in the function; None where a loop around both lets nobody tell."""
     one, other = here
     if one is None or other is None:
@@ -200,7 +214,8 @@ def _ahead(here: Sequence[_Place | None]) -> int | None:
     return 0 if one.step.line > other.step.line else 1
 
 
-def _unshared(mine: _Place, yours: _Place | None) -> list[Guard]:
+def unshared(mine: Place, yours: Place | None) -> list[Guard]:
+    """The guards of one line that the other line is not under."""
     others = yours.guards if yours is not None else ()
     return [g for g in mine.guards if not any(_is_met_by(g, other) for other in others)]
 
@@ -209,7 +224,7 @@ def _is_met_by(guard: Guard, other: Guard) -> bool:
     return guard.is_shared_with(other) or (guard.node is other.node and not guard.is_exit)
 
 
-def _may_leave_by(exit_: Guard, yours: _Place | None) -> bool:
+def may_leave_by(exit_: Guard, yours: Place | None) -> bool:
     """Whether the other side may have left by this exit."""
     if yours is None:
         return True
@@ -222,8 +237,8 @@ def _may_leave_by(exit_: Guard, yours: _Place | None) -> bool:
 
 
 def _splits(
-    sides: tuple[Trail, Trail], one: _Place, other: _Place, counts: tuple[int, int] | None
-) -> Iterator[_Option]:
+    sides: tuple[Trail, Trail], one: Place, other: Place, counts: tuple[int, int] | None
+) -> Iterator[Option]:
     """One construct with both lines, each in an arm of its own."""
     for mine in one.guards:
         for yours in other.guards:
@@ -231,7 +246,7 @@ def _splits(
                 side = 0 if _leads(mine) >= _leads(yours) else 1
                 place, guard = (one, mine) if side == 0 else (other, yours)
                 rest = yours if side == 0 else mine
-                yield from _scored(place, guard, side, sides[1 - side], -_SPLIT, counts, rest)
+                yield from scored(place, guard, side, sides[1 - side], -_SPLIT, counts, rest)
 
 
 def _leads(guard: Guard) -> int:
@@ -245,15 +260,16 @@ def _leads(guard: Guard) -> int:
     )
 
 
-def _scored(
-    place: _Place,
+def scored(
+    place: Place,
     guard: Guard,
     side: int,
     gone: Trail,
     beside: float,
     counts: tuple[int, int] | None,
     other: Guard | None = None,
-) -> Iterator[_Option]:
+) -> Iterator[Option]:
+    """That guard, if it may separate the sides."""
     about, behind = _about(place.view, guard)
     weight = _WEIGHT.get(about, 0.0)
     if guard.kind != "loop":
@@ -272,7 +288,7 @@ def _scored(
     if gone.raised and not {about, behind} & _OF_A_FAILURE:
         return
     if weight > 0:
-        yield _Option(
+        yield Option(
             score=weight - beside, guard=guard, about=about, side=side, place=place, other=other
         )
 
@@ -283,9 +299,9 @@ def _about(view: View, guard: Guard) -> tuple[Topic, Topic]:
     return topic_of(view, guard.tests)
 
 
-def _parting(best: _Option, places: list[list[_Place | None]], level: int) -> Parting:
+def _parting(best: Option, places: list[list[Place | None]], level: int) -> Parting:
     number = next(n for n, place in enumerate(places[best.side]) if place is best.place)
-    shown: list[_Place | None] = [None, None]
+    shown: list[Place | None] = [None, None]
     shown[best.side] = best.place
     theirs = places[1 - best.side]
     at = min(number, level, len(theirs) - 1)
@@ -303,7 +319,7 @@ def _parting(best: _Option, places: list[list[_Place | None]], level: int) -> Pa
     )
 
 
-def _has_left(best: _Option, theirs: _Place | None) -> bool:
+def _has_left(best: Option, theirs: Place | None) -> bool:
     """Whoever runs a handler skipped the rest of the `try`; `finally` also ends a loop with fewer rounds."""
     if best.other is None or theirs is None or best.other.arm != "body":
         return False
@@ -312,6 +328,6 @@ def _has_left(best: _Option, theirs: _Place | None) -> bool:
     return best.guard.kind == "except" or (best.guard.arm == "finally" and not rounds)
 
 
-def _innermost_call(places: Iterable[_Place | None]) -> str:
+def _innermost_call(places: Iterable[Place | None]) -> str:
     last = next(iter(list(places)[-1:]), None)
     return last.called if last is not None else ""

@@ -9,13 +9,14 @@ import msgspec
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.sequences import called_natively_since
-from distwatch.diagnosis.why.trails import Trail, trail_now, trail_of_call
+from distwatch.diagnosis.why.trails import Step, Trail, trail_now, trail_of_call
 from distwatch.state.events import Operation
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process
 
 _RANKS = 64
 """Ranks of one side that are looked at."""
+_OF_GROUP_CALLS = ("group.counter_skew", "group.members_disagree")
 Calls = Mapping[int, Operation]
 """By number, what one rank called in one group."""
 
@@ -35,6 +36,8 @@ def sides_of(case: Case, finding: Finding) -> tuple[Side, Side] | None:
     if not blamed:
         return None
     trails = _trails(case, finding, blamed, waiting)
+    if finding.code in _OF_GROUP_CALLS:
+        trails |= _trails_of_group_calls(case, blamed, waiting)
     culprits, others = _groups(trails, blamed), _groups(trails, waiting)
     if not others:
         # Nobody is more wrong than the others: the largest part of them is the other side.
@@ -143,6 +146,26 @@ def _parted(
             break
         parted, number = number, number - 1
     return parted
+
+
+def _trails_of_group_calls(case: Case, blamed: list[int], waiting: list[int]) -> dict[int, Trail]:
+    """The lines of the first `new_group` that the sides called from different lines; none where they did not."""
+    calls = {rank: case.job.ranks[rank].group_calls for rank in (*blamed, *waiting)}
+    first = next((rank for rank in blamed if calls[rank]), None)
+    second = next((rank for rank in waiting if calls[rank]), None)
+    if first is None or second is None:
+        return {}
+    for number in sorted(calls[first].keys() & calls[second].keys()):
+        if calls[first][number].site != calls[second][number].site:
+            sites = {rank: made[number].site for rank, made in calls.items() if number in made}
+            return {
+                rank: Trail(
+                    steps=(Step(site.file, site.line, site.function),), called=("new_group",)
+                )
+                for rank, site in sites.items()
+                if site is not None
+            }
+    return {}
 
 
 def _counted(case: Case, finding: Finding, one: Side, other: Side) -> tuple[Side, Side]:

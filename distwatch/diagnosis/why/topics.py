@@ -122,13 +122,34 @@ def _strongest(topics: set[Topic]) -> Topic:
 
 
 def _words(node: ast.AST) -> Iterator[str]:
+    named = {id(one) for part in within(node) for one in _variable_names(part)}
     for part in within(node):
+        if id(part) in named:
+            continue
         if isinstance(part, ast.Name):
             yield part.id
         elif isinstance(part, ast.Attribute):
             yield part.attr
         elif isinstance(part, ast.Constant) and isinstance(part.value, str):
             yield part.value
+
+
+def _variable_names(node: ast.AST) -> Iterator[ast.Constant]:
+    """Names of environment variables, as in `os.environ.get("CACHE_PATH")`; not those that name a rank."""
+    if isinstance(node, ast.Call):
+        of = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+        keys = node.args
+        if called_name(node) == "getenv":
+            of = ast.Name(id="environ")
+    elif isinstance(node, ast.Subscript):
+        of, keys = node.value, [node.slice]
+    else:
+        return
+    if (of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")) != "environ":
+        return
+    for key in keys:
+        if isinstance(key, ast.Constant) and word_topic(key.value) != "rank":
+            yield key
 
 
 def _topics(view: View, node: ast.AST, depth: int, search: _Search) -> set[Topic]:
@@ -148,7 +169,10 @@ def _topics(view: View, node: ast.AST, depth: int, search: _Search) -> set[Topic
     if isinstance(node, (*FUNCTIONS, ast.Lambda, ast.ClassDef)):
         return set()
     found: set[Topic] = set()
+    variables = list(_variable_names(node))
     for child in ast.iter_child_nodes(node):
+        if child in variables:
+            continue
         if not isinstance(child, (ast.operator, ast.cmpop, ast.boolop, ast.expr_context)):
             found |= _topics(view, child, depth, search)
     return found
@@ -211,8 +235,10 @@ def _of_call(view: View, node: ast.Call, depth: int, search: _Search) -> set[Top
                 found |= _topics(inside, returned.value, depth + 1, search)
                 found |= _decided_by(inside, function, depth, search)
     if not defined and (name in _PASSED_ON or depth == 0 or isinstance(node.func, ast.Attribute)):
+        variables = list(_variable_names(node))
         for argument in arguments:
-            found |= _topics(view, argument, depth, search)
+            if argument not in variables:
+                found |= _topics(view, argument, depth, search)
     if not found and not arguments and not defined and not isinstance(node.func, ast.Attribute):
         return {""}
     return found

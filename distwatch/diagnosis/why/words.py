@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from distwatch.diagnosis.why.guards import Guard
 from distwatch.diagnosis.why.parting import Parting
+from distwatch.diagnosis.why.unmatched import Kept, Missing
 from distwatch.state.rank_sets import agree, name_ranks
 
 Ranks = tuple[tuple[int, ...], tuple[int, ...]]
@@ -65,11 +66,32 @@ def clause_of(parting: Parting, ranks: Ranks, counts: tuple[int, int] | None) ->
     return f"{who} {_enters(guard, takers)} {at}{about}{',' + does if does else ''}"
 
 
+def kept_clause(kept: Kept, missing: Missing) -> str:
+    """`rank 0 has left `for micro in range(3):`, train.py:3, after 3 sends to rank 1`."""
+    guard = kept.guard
+    who = name_ranks((missing.rank,))
+    at = f"`{guard.text}`, {kept.file.rpartition('/')[2]}:{guard.line}"
+    at += f", {_ABOUT[kept.about]}" if kept.about in _ABOUT else ""
+    whom = f"{'to' if missing.op == 'send' else 'from'} rank {missing.peer}"
+    if guard.is_exit:
+        verb = _VERBS[guard.kind][0]
+        return f"{who} takes {at}, and {verb} before its {missing.op} {whom}"
+    if guard.kind == "loop" and missing.made:
+        made = f"{missing.made} {missing.op}{'s' if missing.made > 1 else ''}"
+        return f"{who} has left {at}, after {made} {whom}"
+    if guard.kind in ("try", "except", "finally"):
+        return f"{who} has not come to its {missing.op} {whom} in the {guard.kind} at {at}"
+    arm = "the else of " if guard.arm == "else" else ""
+    return f"{who} does not {_enter(guard)} {arm}{at}, where it would call {missing.op}"
+
+
 def _loop_clause(
     parting: Parting, ranks: Ranks, counts: tuple[int, int] | None, at: str, about: str
 ) -> str:
     taker = parting.taker
     takers, others = ranks[taker], ranks[1 - taker]
+    if parting.around is not None:
+        at += f" (or in the loop around it, line {parting.around.line})"
     if counts is not None and counts[taker] > counts[1 - taker]:
         call = parting.calls[taker] or "its line"
         calls = f"{name_ranks(takers)} {agree(takers, 'calls', 'call')} {call} in {at}{about}"
@@ -101,6 +123,17 @@ def _enters(guard: Guard, ranks: Sequence[int]) -> str:
     if guard.kind in ("except", "finally", "comprehension"):
         return agree(ranks, "is in", "are in")
     return agree(ranks, verb + "s", verb)
+
+
+def advice_on_missing(kept: Kept) -> str:
+    """What to do about a send or recv that a rank does not make; '' where its finding's own advice is as good."""
+    if kept.guard.kind in ("loop", "comprehension"):
+        return "Give both ranks the same number of rounds: as many sends on the one as recvs on the other."
+    if kept.guard.kind in ("try", "except", "finally") or kept.about == "exception":
+        return _EXCEPTION
+    if kept.about in ("", "rank"):
+        return "Make the condition of the send and that of the recv the same: what one rank skips, its peer must skip."
+    return "Let both ranks decide alike: send the decision first, or send something empty instead of nothing."
 
 
 def advice_of(parting: Parting, calls_collective: bool) -> str:
