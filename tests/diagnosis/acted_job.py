@@ -6,28 +6,23 @@ its ranks part. What each rank called, and from where, its last stack and its en
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis.facts.user_frame import is_library
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments
 from distwatch.state.recorder_entries import Collective
+from tests.diagnosis.acted_fabric import WITHIN_S, Chain, Fabric, Posted, Released, is_double
 from tests.diagnosis.recorded import SECOND, RecordedJob
 
 TORCH = "/venv/lib/python3.11/site-packages/torch"
-WITHIN_S = 20.0
-Chain = tuple[tuple[CodeType, int], ...]
-"""Code and line, the outermost first."""
 CALLS = {
     "all_reduce": "allreduce", "barrier": "barrier", "broadcast": "broadcast", "all_gather": "allgather",
     "reduce": "reduce", "all_gather_object": "allgather",
@@ -60,141 +55,6 @@ class AutoModel:
     @classmethod
     def from_pretrained(cls, path): return _fabric.load(path)
 """
-
-
-class Posted(NamedTuple):
-    """A send or recv, the `posted`-th of its kind with that peer and tag."""
-
-    number: int
-    op: str
-    peer: int
-    tag: int
-    posted: int
-    chain: Chain
-
-
-class Released(BaseException):
-    """Ends a rank that waits for ever, once everything about it is noted."""
-
-
-class Acting(threading.local):
-    rank = -1
-    syncs = True
-
-
-class Fabric:
-    """Matches the ranks' calls by their number, as a process group does."""
-
-    def __init__(self, world: int) -> None:
-        self.world = world
-        self.changed = threading.Condition()
-        self.calls: list[list[tuple[str, int, Chain]]] = [[] for _ in range(world)]
-        self.posts: list[list[Posted]] = [[] for _ in range(world)]
-        self.groups: list[list[tuple[tuple[int, ...] | None, Chain]]] = [[] for _ in range(world)]
-        self.loading: dict[int, str] = {}
-        self.idle: dict[int, Callable[[], bool]] = {}
-        """Ranks that wait, each with whether it may go on."""
-        self.completed = 0
-        self.over = False
-        self.local = Acting()
-
-    @property
-    def rank(self) -> int:
-        return self.local.rank
-
-    def call(self, op: str, value: Any) -> Any:
-        numel = len(value) if isinstance(value, (list, tuple)) else 1
-        self._enter(op, numel, _users_chain(sys._getframe(2)))
-        return value
-
-    def post(self, op: str, peer: int, tag: int) -> None:
-        """A send is over at once, as a small one is on gloo; a recv waits for its send."""
-        me, chain = self.rank, _users_chain(sys._getframe(2))
-        with self.changed:
-            mine = self.posts[me]
-            posted = 1 + sum(one[1:4] == (op, peer, tag) for one in mine)
-            number = len(mine) + len(self.calls[me]) + 1
-            mine.append(Posted(number, op, peer, tag, posted, chain))
-            self.changed.notify_all()
-            if op == "recv":
-                self._wait(lambda: self.has_sent(peer, me, tag) >= posted)
-
-    def has_sent(self, source: int, target: int, tag: int) -> int:
-        return sum(one[1:4] == ("send", target, tag) for one in self.posts[source])
-
-    def make_group(self, ranks: list[int] | None) -> None:
-        """It waits until all whom it names have made that many calls, for the same members."""
-        members = None if ranks is None else tuple(ranks)
-        with self.changed:
-            mine = self.groups[self.rank]
-            mine.append((members, _users_chain(sys._getframe(2))))
-            self.changed.notify_all()
-            number = len(mine)
-            if members is None or self.rank in members:
-                self._wait(lambda: self.is_made(members, number))
-
-    def is_made(self, members: tuple[int, ...] | None, number: int) -> bool:
-        return all(
-            len(self.groups[rank]) >= number and self.groups[rank][number - 1][0] == members
-            for rank in (range(self.world) if members is None else members)
-        )
-
-    def load(self, path: str) -> None:
-        """A checkpoint of that name is read at once, unless it is on a stalled mount."""
-        if path.startswith("/stalled"):
-            with self.changed:
-                self.loading[self.rank] = path
-                self._wait(lambda: False)
-
-    def backward(self) -> None:
-        if self.local.syncs:
-            self._enter("allreduce", 64, ())
-
-    @contextlib.contextmanager
-    def without_sync(self) -> Iterator[None]:
-        before, self.local.syncs = self.local.syncs, False
-        try:
-            yield
-        finally:
-            self.local.syncs = before
-
-    def _enter(self, op: str, numel: int, chain: Chain) -> None:
-        with self.changed:
-            mine = self.calls[self.rank]
-            mine.append((op, numel, chain))
-            number = len(mine)
-            self._match()
-            self._wait(lambda: self.completed >= number)
-
-    def _match(self) -> None:
-        while True:
-            at = [calls[self.completed][:2] for calls in self.calls if len(calls) > self.completed]
-            if len(at) < self.world or len(set(at)) > 1:
-                break
-            self.completed += 1
-        self.changed.notify_all()
-
-    def stuck(self) -> None:
-        """Never returns: a file, a lock, a peer outside the job."""
-        with self.changed:
-            self._wait(lambda: False)
-
-    def _wait(self, done: Callable[[], bool]) -> None:
-        while not done():
-            self.idle[self.rank] = done
-            self.changed.notify_all()
-            if not self.changed.wait(WITHIN_S) or self.over:
-                raise Released
-        self.idle.pop(self.rank, None)
-
-
-def _users_chain(frame: FrameType | None) -> Chain:
-    chain: list[tuple[CodeType, int]] = []
-    while frame is not None:
-        if not is_library(frame.f_code.co_filename) and frame.f_code.co_filename != __file__:
-            chain.append((frame.f_code, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(reversed(chain))
 
 
 class ActedJob:
@@ -385,7 +245,7 @@ class ActedJob:
         traceback = error.__traceback__
         while traceback is not None:
             code = traceback.tb_frame.f_code
-            if code.co_filename != __file__:
+            if not is_double(code.co_filename):
                 lines.append(
                     f'  File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}'
                 )
@@ -418,7 +278,7 @@ def _stack(frame: FrameType | None) -> tuple[ev.Frame, ...]:
     frames: list[ev.Frame] = []
     while frame is not None:
         code = frame.f_code
-        if code.co_filename not in (__file__, threading.__file__):
+        if not is_double(code.co_filename) and code.co_filename != threading.__file__:
             frames.append(
                 ev.Frame(function=code.co_name, file=code.co_filename, line=frame.f_lineno)
             )

@@ -99,7 +99,9 @@ def _lines(case: Case, rank: int, op: str, peers: Trail, sources: Sources) -> It
     others = [one for one in sorted(case.job.ranks) if one != rank]
     for maker in (rank, *others[:_RANKS]):
         process = case.job.ranks.get(maker)
-        for made in reversed(process.outside.operations if process is not None else ()):
+        if process is None:
+            continue
+        for made in reversed(process.outside.operations):
             if operation_name(made.op) == op and (trail := trail_of_call(process, made)).steps:
                 yield msgspec.structs.replace(trail, called=_CALLED[op])
                 break
