@@ -203,12 +203,13 @@ class ActedJob:
         )  # fmt: skip
         job.say(rank, 20.0, ev.CollectivesDumped(reason="suspicion", entries=entries))
         groups = {"0": (last or -1, done or -1, 10.0)}
-        latest = {(one.op, one.peer, one.tag): one.posted for one in posts}
-        peers = tuple(
-            ev.PeerProgress(pg_name="0", op=op, peer=peer, tag=tag, posted=posted)  # type: ignore[arg-type]
-            for (op, peer, tag), posted in latest.items()
+        job.pulse(
+            rank,
+            at=30.0,
+            groups=groups,
+            operations=tuple(operations[-128:]),
+            peers=_progress(posts),
         )
-        job.pulse(rank, at=30.0, groups=groups, operations=tuple(operations[-128:]), peers=peers)
 
     def _recorded_post(
         self,
@@ -272,6 +273,14 @@ def _site(
             job.say(rank, 2.0, ev.SiteSeen(number=numbers[key], site=site, called_from=number))
         number = numbers[key]
     return number
+
+
+def _progress(posts: list[Posted]) -> tuple[ev.PeerProgress, ...]:
+    latest = {(one.op, one.peer, one.tag): one.posted for one in posts}
+    return tuple(
+        ev.PeerProgress(pg_name="0", op=op, peer=peer, tag=tag, posted=posted)  # type: ignore[arg-type]
+        for (op, peer, tag), posted in latest.items()
+    )
 
 
 def _stack(frame: FrameType | None) -> tuple[ev.Frame, ...]:
