@@ -184,13 +184,7 @@ class ActedJob:
         operations += [self._recorded_post(job, rank, one, numbers) for one in posts]
         operations.sort(key=lambda one: one.number)
         self._record_groups(job, rank)
-        if path := self.fabric.loading.get(rank):
-            job.say(
-                rank,
-                6.0,
-                ev.StepStarted(step=50, name="from_pretrained", deadline_s=10.0, label=path),
-            )
-            job.say(rank, 6.0, ev.LoadPlanned(step=50, arguments=LoadArguments(checkpoint=path)))
+        self._record_load(job, rank)
         last = len(made)
         done = min(self.fabric.completed, last)
         entries = tuple(
@@ -225,6 +219,15 @@ class ActedJob:
             left=at if over else 0.0,
         )  # fmt: skip
         return msgspec.structs.replace(posted, site=_site(job, rank, numbers, one.chain))
+
+    def _record_load(self, job: RecordedJob, rank: int) -> None:
+        if path := self.fabric.loading.get(rank):
+            job.say(
+                rank,
+                6.0,
+                ev.StepStarted(step=50, name="from_pretrained", deadline_s=10.0, label=path),
+            )
+            job.say(rank, 6.0, ev.LoadPlanned(step=50, arguments=LoadArguments(checkpoint=path)))
 
     def _record_groups(self, job: RecordedJob, rank: int) -> None:
         for number, (members, chain) in enumerate(self.fabric.groups[rank], 1):
