@@ -66,8 +66,8 @@ def command(plan: str | None, output: str, against: str | None, root: str, **opt
     """Check a plan before a launch: sizes that do not divide, the groups, what this machine lacks.
 
     PLAN is YAML with distwatch's keys (tensor: 2, pipeline: 4, …) or a training framework's file
-    (tensor_model_parallel_size and the like, anywhere in it). Options override the file's values, in
-    each of its layouts; without a file, the options are the plan.
+    (tensor_model_parallel_size and the like, anywhere in it; files of Hydra's defaults list are read, too).
+    Options override the file's values, in each of its layouts; without a file, the options are the plan.
     """
     given = _given(**options)
     if plan is None and not given:
@@ -131,7 +131,7 @@ def _read(plan: str) -> list[Section]:
     try:
         if plan == "-":
             return read_plans(sys.stdin.buffer.read(_LARGEST).decode("utf-8"), "stdin")
-        return read_plans(read_named(plan, _LARGEST).decode("utf-8"), plan)
+        return read_plans(read_named(plan, _LARGEST).decode("utf-8"), plan, composes=True)
     except FileNotFoundError:
         raise NoSuchTarget(
             f"there is no file {plan}", advice="Name a YAML file, or - for stdin."

@@ -9,6 +9,7 @@ import msgspec
 
 from distwatch.errors import PlanInvalid, did_you_mean
 from distwatch.preflight.foreign_layouts import foreign_sections
+from distwatch.preflight.hydra_defaults import with_defaults
 from distwatch.preflight.model_config import read_model
 from distwatch.preflight.model_fit import Model
 from distwatch.preflight.plan import Plan
@@ -27,19 +28,22 @@ KEYS = (*_NUMBERS, *_TEXTS, *_OTHERS)
 FRAMEWORKS = ("mesh", "megatron", "sglang", "vllm", "neuron")
 
 
-def read_plans(text: str, name: str = "plan") -> list[Section]:
+def read_plans(text: str, name: str = "plan", *, composes: bool = False) -> list[Section]:
     """The layouts of a YAML text, each with what the text leaves open.
 
     Args:
         name: of the file; relative model paths start at its folder.
+        composes: Hydra's defaults list is followed to the files that it names, beside that file.
 
     Raises:
         PlanInvalid: it holds no readable plan; the message says where and what to do.
     """
     document = Document(text, name)
+    left = with_defaults(document, os.path.dirname(name)) if composes else []
     foreign = foreign_sections(document)
     places = _own_places(document, found_others=bool(foreign))
-    return [*(_own(document, path) for path in places), *foreign]
+    found = [*(_own(document, path) for path in places), *foreign]
+    return [msgspec.structs.replace(one, notes=(*one.notes, *left)) for one in found]
 
 
 def _own_places(document: Document, *, found_others: bool) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -17,6 +17,7 @@ _REFERENCE = re.compile(r"\$\{\s*(\.*[\w.\-\[\]]+)\s*\}")
 _SELECTED = re.compile(r"\$\{\s*oc\.select\s*:\s*([\w.\-]+)\s*(?:,\s*(.*?))?\s*\}", re.S)
 _HOPS = 20
 _DEEPEST = 40
+_HEAD = 400
 
 
 class Unresolved(str):
@@ -25,6 +26,9 @@ class Unresolved(str):
 
 class Document:
     """One YAML file: its values by path, and their lines.
+
+    Attributes:
+        head: how its text begins.
 
     Args:
         name: of the file, for messages.
@@ -40,13 +44,26 @@ class Document:
                 f"{name} has {len(text)} characters: that is too long for a plan",
                 advice="Name the configuration file of the job.",
             )
+        self.head = text[:_HEAD]
         self.root = _load(text, name)
-        self._lines = _lines(text, name)
+        self._lines = {path: (name, line) for path, line in _lines(text, name).items()}
+
+    def compose(self, parts: Iterable[tuple[Document, Path]]) -> None:
+        """Puts the contents of files, each at its path, in place of its own; a later one overrides earlier ones."""
+        root: dict[str, Any] = {}
+        lines: dict[Path, tuple[str, int]] = {}
+        for part, package in parts:
+            content: Any = {key: one for key, one in part.root.items() if key != "defaults"}
+            for name in reversed(package):
+                content = {name: content}
+            root = _merged(root, content, 0)
+            lines |= {(*package, *path): place for path, place in part._lines.items()}
+        self.root, self._lines = root, lines
 
     def where(self, path: Path) -> str:
         """`plan.yaml line 3`, as far as it is known."""
-        line = self._lines.get(path)
-        return self.name if line is None else f"{self.name} line {line}"
+        place = self._lines.get(path)
+        return self.name if place is None else f"{place[0]} line {place[1]}"
 
     def invalid(self, path: Path, what: str, advice: str) -> PlanInvalid:
         """The error about what stands there."""
@@ -54,7 +71,7 @@ class Document:
 
     def line(self, path: Path) -> int:
         """The line of a key; 0 where it is not known."""
-        return self._lines.get(path, 0)
+        return self._lines.get(path, ("", 0))[1]
 
     def mappings(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         """Every mapping of the file, the outer ones first."""
@@ -114,6 +131,15 @@ class Document:
     def _has(self, path: Path) -> bool:
         parent = self._plain(path[:-1]) if path else None
         return isinstance(parent, dict) and path[-1] in parent
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    found = dict(below)
+    for key, value in above.items():
+        held = found.get(key)
+        both = isinstance(held, dict) and isinstance(value, dict) and depth < _DEEPEST
+        found[key] = _merged(held, value, depth + 1) if both and held is not None else value
+    return found
 
 
 def _missing(value: Any) -> Any:

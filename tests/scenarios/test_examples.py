@@ -95,18 +95,31 @@ def test_parts_of_a_model_that_stay_on_disk() -> None:
 
 def test_weights_reach_every_engine() -> None:
     with empty_job() as job:
-        job.start(torchrun_example(), {"SYNC_PORT": str(free_port())}, "sync.log")
+        job.start(torchrun_example(ranks=4), {"SYNC_PORT": str(free_port())}, "sync.log")
         assert job.wait_ended() == [0]
-        assert job.output("sync.log").count("has 3 tensors") == 3
+        assert job.output("sync.log").count("is through with 3 tensors") == 4
         job.wait_observer_ended()
         assert_healthy(job.judged_blocking())
 
 
-def test_an_engine_that_does_not_come_to_the_next_tensor() -> None:
+@pytest.mark.parametrize(
+    ("part", "culprit", "missed", "told"),
+    [
+        ("gather", 1, "all_gather #2 of trainers", "gather (training)"),
+        ("convert", 0, "", "rank 0 in convert (training)"),
+        ("broadcast", 0, "", "rank 0 in broadcast (training)"),
+        ("load", 2, "broadcast #3 of weight_update", "rank 2 in load (engine)"),
+    ],
+)
+def test_the_part_of_a_weight_sync_that_does_not_end(
+    part: str, culprit: int, missed: str, told: str
+) -> None:
     with empty_job() as job:
-        job.start(torchrun_example("--stall"), {"SYNC_PORT": str(free_port())}, "sync.log")
-        found = job.wait_verdict("collective.rank_missing", {2}, mentions=("load_tensor",))
-        assert "rank 2 never entered collective #3 of group 'weight_update'" in found.summary
+        command = torchrun_example("--stall", part, ranks=4)
+        job.start(command, {"SYNC_PORT": str(free_port())}, "sync.log")
+        mentions = ("sync.py", "weight sync: ", told)
+        found = job.wait_verdict("collective.rank_missing", {culprit}, mentions=mentions)
+        assert f"rank {culprit} never entered {missed}" in found.summary
 
 
 def test_the_plan_shows_the_converters_other_sizes() -> None:

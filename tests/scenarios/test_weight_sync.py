@@ -91,24 +91,28 @@ def test_a_member_that_came_before_is_known_by_its_rank_of_then() -> None:
 def test_a_member_that_ended() -> None:
     each = members({}, {}, {"ends": True})
     with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_step("joins", {0, 1})
         job.wait_verdict({"rendezvous.rank_died", "process.exited"}, {2})
 
 
 def test_two_members_of_one_rank() -> None:
     each = members({}, {"rank": 1}, {"rank": 1})
     with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_step("joins", {0, 1, 2})
         job.wait_verdict("rendezvous.rank_duplicated", {1, 2}, mentions=("weight_update",))
 
 
 def test_members_that_count_each_other_differently() -> None:
     each = members({}, {}, {"size": 4})
     with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_step("joins", {0, 1, 2})
         job.wait_verdict("rendezvous.world_size_disagrees", {2}, mentions=("3 and 4",))
 
 
 def test_a_member_at_another_address() -> None:
     each = members({}, {}, {"port_off": 1})
     with launch_ranks("weight_sync", 3, env=environment(), env_of=each, args=["sglang"]) as job:
+        job.wait_step("joins", {0, 1, 2})
         job.wait_verdict(
             "rendezvous.endpoint_disagrees", {2}, mentions=("waits at another address",)
         )
@@ -117,6 +121,7 @@ def test_a_member_at_another_address() -> None:
 def test_all_have_come_and_torchrun_keeps_everybody_from_serving() -> None:
     env = {**environment(), "TEST_MEMBER": '{"size": 2}'}
     with torchrun("weight_sync", 2, env=env, args=["sglang"]) as job:
+        job.wait_step("joins", {0, 1})
         found = job.wait_verdict("rendezvous.store_unreachable", (), mentions=("have come",))
         assert "TORCHELASTIC_USE_AGENT_STORE" in found.advice
 
@@ -132,9 +137,12 @@ def test_a_member_that_never_enters_a_collective_of_such_a_world() -> None:
         start_trainer(job, env)
         job.wait_step("elsewhere", {1})
         job.wait_verdict(
-            "collective.rank_missing", {1}, mentions=("weight_update", "rank 0 of another world")
+            "process.data_stall", {1}, mentions=("weight_update", "rank 0 of another world")
         )
-        assert all(f.culprit_ranks in ((1,), ()) for f in diagnose(job.state()) if f.blocks)
+        found = diagnose(job.state())
+        assert all(f.culprit_ranks in ((1,), ()) for f in found if f.blocks)
+        (missing,) = [f for f in found if f.code == "collective.rank_missing" and f.culprit_ranks]
+        assert "rank 1 never entered all_reduce #1 of weight_update" in missing.summary
 
 
 def test_nobody_is_blamed_where_several_could_be_the_missing_one() -> None:

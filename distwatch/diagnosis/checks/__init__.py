@@ -12,7 +12,7 @@ from distwatch.diagnosis.checks.collectives.entries import (
     OperationsDiffer,
     Straggler,
 )
-from distwatch.diagnosis.checks.collectives.extra_groups import ExtraGroupIncomplete
+from distwatch.diagnosis.checks.collectives.extra_groups import JointGroups
 from distwatch.diagnosis.checks.collectives.gradients import GradientsSkipped
 from distwatch.diagnosis.checks.collectives.iterations import CountUneven
 from distwatch.diagnosis.checks.collectives.monitored_barriers import MonitoredBarrierMissing
@@ -111,7 +111,7 @@ CHECKS: tuple[Check, ...] = (
     Circles(),
     DeviceQueues(),
     CollectiveRankMissing(),
-    ExtraGroupIncomplete(),
+    JointGroups(),
     MonitoredBarrierMissing(),
     Straggler(),
     Late(),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.facts.communication import is_init_symptom
 from distwatch.diagnosis.facts.deaths import Deaths, deaths_of, ending_signal
 from distwatch.diagnosis.facts.failures import Failure, failures_of, is_own_failure
+from distwatch.diagnosis.facts.formed_groups import joint_worlds
 from distwatch.diagnosis.facts.group_views import GroupView, groups_of
 from distwatch.diagnosis.facts.initializations import holds_world, newest_init
 from distwatch.diagnosis.facts.job import Job
@@ -34,6 +35,7 @@ class Case:
         actors, placement_groups: Ray's rows of this world, where the run is a Ray job; the largest
             world gets the rows that no other world can claim.
         rank_of_actor: by actor id, the rank whose process it lives in.
+        joint: the groups that its ranks share with processes of other worlds, each as a world of its own.
     """
 
     def __init__(self, state: RunState, world: World | None = None) -> None:
@@ -55,12 +57,22 @@ class Case:
         self.waiting: dict[int, Step] = {
             rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
         }
-        self.graph: WaitGraph = wait_graph(self.job, self.groups)
+        self.joint = [Case(state, members) for members in joint_worlds(state, self.job.processes)]
+        self.graph: WaitGraph = wait_graph(self.job, self.groups, self._waiting_abroad())
 
     @classmethod
     def of(cls, state: RunState, other: Case) -> Case:
         """The same world as another case's, in another state that has its processes."""
         return cls(state, tuple(state.processes[process.key] for process in other.job.processes))
+
+    def _waiting_abroad(self) -> set[int]:
+        here = {process.key: rank for rank, process in self.job.ranks.items()}
+        return {
+            here[process.key]
+            for joint in self.joint
+            for member, process in joint.job.ranks.items()
+            if process.key in here and joint.graph.is_waiting(member)
+        }
 
     def _wait_in_init(self, rank: int) -> Step | None:
         process = self.job.ranks[rank]

@@ -90,8 +90,8 @@ def _view(job: Job, held: list[Group]) -> GroupView:
         timeout_s=min((g.timeout_s for g in held if g.timeout_s), default=None),
         world=first.world,
     )
-    if first.world:
-        # Its ranks are not the job's: of its members, only those of this job are known.
+    if first.world and not first.members:
+        # It has members of other worlds: only those of this job are known.
         holders = tuple(r for r, p in job.ranks.items() if p.groups.get(first.pg_name) in held)
         return msgspec.structs.replace(view, members=holders)
     if not waits:

@@ -10,6 +10,7 @@ from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S, Wa
 from distwatch.diagnosis.facts.communicators import APART_S, with_communicators
 from distwatch.diagnosis.facts.device_queues import DeviceTimeline
 from distwatch.diagnosis.facts.device_work import runs_on_device
+from distwatch.diagnosis.facts.formed_groups import with_formed_groups
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits
@@ -65,7 +66,7 @@ class Job:
         known = with_recorder_files(ranks_of(world), state)
         self.claims = claims_of(world)
         self.world = size_of(known)
-        self.ranks = with_communicators(known, self.world, state)
+        self.ranks = with_formed_groups(with_communicators(known, self.world, state), state)
         self.unwatched = frozenset(self.ranks.keys() - known.keys())
         self._is_instrumented = any(process.instrumented for process in known.values())
         self._by_host: dict[str, dict[int, Process]] | None = None

@@ -143,7 +143,7 @@ def of_ring(process: Process, called: Operation) -> Entry:
 
 def _root_of(process: Process, called: Operation) -> int:
     group = process.groups.get(called.pg_name)
-    members = group.members if group is not None and not group.world else ()
+    members = group.members if group is not None else ()
     return members[called.peer] if 0 <= called.peer < len(members) else -1
 
 

@@ -92,9 +92,13 @@ class WaitGraph:
 
     Ten thousand ranks that wait for one, or fifty that wait for ten thousand unseen ranks, are one
     bundle: nothing here enumerates their pairs.
+
+    Args:
+        abroad: ranks that wait for processes of other worlds.
     """
 
-    def __init__(self, bundles: Iterable[Bundle]) -> None:
+    def __init__(self, bundles: Iterable[Bundle], abroad: Iterable[int] = ()) -> None:
+        self._abroad = frozenset(abroad)
         self._bundles = [bundle for bundle in bundles if bundle.waiters and bundle.awaited]
         self._out: dict[int, list[Bundle]] = {}
         self._in: dict[int, list[Bundle]] = {}
@@ -114,8 +118,8 @@ class WaitGraph:
         return [b.edge(rank, awaited) for b in self._out.get(rank, ()) for awaited in b.awaited]
 
     def is_waiting(self, rank: int) -> bool:
-        """Whether another rank blocks it."""
-        return rank in self._out
+        """Whether another rank blocks it, or a process of another world."""
+        return rank in self._out or rank in self._abroad
 
     def is_overdue(self, rank: int) -> bool:
         """Whether another rank has waited for it longer than that may take."""
@@ -141,7 +145,7 @@ class WaitGraph:
 
     def roots(self) -> set[int]:
         """Ranks that are awaited and wait for nobody."""
-        return self._in.keys() - self._out.keys()
+        return self._in.keys() - self._out.keys() - self._abroad
 
     def awaited_by(self, rank: int) -> list[Edge]:
         """The waits that this rank could end, the longest first."""
@@ -158,9 +162,8 @@ class WaitGraph:
             seen: what other ranks could end is not known, and a closed chain is closed without them.
         """
         found: dict[frozenset[int], tuple[Edge, ...]] = {}
-        stuck = self._out.keys() - self.behind(
-            self.roots() if seen is None else self.roots() & seen
-        )
+        free = self.roots() if seen is None else self.roots() & seen
+        stuck = self._out.keys() - self.behind(free | self._abroad) - self._abroad
         for start in sorted(stuck):
             chain = self._shortest_chain(start, stuck)
             if chain:
@@ -198,7 +201,7 @@ def _chain(came: dict[int, Edge], start: int, last: Edge) -> tuple[Edge, ...]:
     return tuple(edges)
 
 
-def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
+def wait_graph(job: Job, groups: Iterable[GroupView], abroad: Iterable[int] = ()) -> WaitGraph:
     """The graph of a job with these groups. A rank that is seen to be elsewhere waits for nobody.
 
     An asynchronous collective or send does not block the rank that posted it while its main
@@ -224,7 +227,7 @@ def wait_graph(job: Job, groups: Iterable[GroupView]) -> WaitGraph:
             *_stack_bundles(job),
         )
     ]
-    return WaitGraph([*waits, *_lock_bundles(job), *_socket_bundles(job)])
+    return WaitGraph([*waits, *_lock_bundles(job), *_socket_bundles(job)], abroad)
 
 
 def _is_elsewhere(job: Job, rank: int) -> bool:

@@ -9,6 +9,8 @@ import msgspec
 
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.training import place_in_training
+from distwatch.diagnosis.facts.weight_sync import weight_sync_of
+from distwatch.diagnosis.facts.world_names import named
 from distwatch.diagnosis.why.guards import Guard
 from distwatch.diagnosis.why.parting import Parting, dispatching, part
 from distwatch.diagnosis.why.sides import Side, sides_of
@@ -19,6 +21,7 @@ from distwatch.diagnosis.why.values import origin_of
 from distwatch.diagnosis.why.words import advice_of, advice_on_missing, clause_of, kept_clause
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding, Way
+from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
 
 _FINDINGS = 4
@@ -43,17 +46,39 @@ _COLLECTIVE = (
 
 
 def with_place_in_training(case: Case, found: list[Finding]) -> list[Finding]:
-    """The same findings; the first one that stops ranks also says at which step."""
+    """The same findings; the first one that stops ranks also says at which step, or where in a weight sync."""
     if not found or not found[0].blocks:
         return found
     first = found[0]
     ranks = (*first.culprit_ranks[:_RANKS], *first.waiting_ranks[:_RANKS])
-    places = {r: place_in_training(case.job.ranks[r]) for r in ranks if r in case.job.ranks}
-    told = next(((rank, place) for rank, place in places.items() if place), None)
-    if told is None:
+    processes = [case.job.ranks[rank] for rank in ranks if rank in case.job.ranks]
+    told = _parts_of_weight_sync(case, first, processes)
+    if not told:
+        places = ((process.global_rank, place_in_training(process)) for process in processes)
+        told = next((f"rank {rank} at {place}" for rank, place in places if place), "")
+    if not told:
         return found
-    summary = f"{first.summary} (rank {told[0]} at {told[1]})"
-    return [msgspec.structs.replace(first, summary=summary), *found[1:]]
+    return [msgspec.structs.replace(first, summary=f"{first.summary} ({told})"), *found[1:]]
+
+
+def _parts_of_weight_sync(case: Case, finding: Finding, processes: list[Process]) -> str:
+    """`weight sync: rank 2 in load (engine), rank 0 of another world (pid 7) in broadcast (training)`."""
+    behind = case.waiting_for(finding.culprit_ranks)[:_RANKS]
+    here = [*processes, *(case.job.ranks[rank] for rank in behind)]
+    known = {process.key for process in here}
+    elsewhere = [
+        process
+        for joint in case.joint
+        if any(view.pg_name == finding.pg_name for view in joint.groups)
+        for process in joint.job.ranks.values()
+        if process.key not in known
+    ]
+    parts: dict[str, list[Process]] = {}
+    for key, process in {process.key: process for process in (*here, *elsewhere)}.items():
+        if sync := weight_sync_of(process):
+            parts.setdefault(str(sync), []).append(case.state.processes[key])
+    told = ", ".join(f"{named(case, those)} in {part}" for part, those in parts.items())
+    return f"weight sync: {told}" if told else ""
 
 
 def with_why(case: Case, found: list[Finding]) -> list[Finding]:

@@ -60,6 +60,7 @@ if MEMBER.get("stays"):
 if MEMBER.get("ends"):
     raise RuntimeError("the engine broke")
 PORT += MEMBER.get("port_off", 0)
+step("joins")
 group = join()
 if MEMBER.get("skips"):
     step("elsewhere")

@@ -67,14 +67,15 @@ class CollectiveRankMissing:
         place = self._place(case, seen[0]) if len(seen) == 1 else ""
         where = f"; rank {seen[0]} is at {place}" if place else ""
         who = name_ranks(culprits or view.missing)
+        inside = _still_inside(case, view)
         return Finding(
             code="collective.rank_missing",
             role="root" if culprits else "symptom",
             culprit_ranks=culprits,
-            waiting_ranks=view.entered,
+            waiting_ranks=inside,
             pg_name=view.pg_name,
             pg_desc=view.pg_desc or None,
-            summary=f"{who} never entered {view.call}{where}; {name_ranks(view.entered, 'has', 'have')} "
+            summary=f"{who} never entered {view.call}{where}; {name_ranks(inside, 'has', 'have')} "
             f"waited in it for {seconds(view.waited_s)}",
             evidence=tuple(self._evidence(case, view, culprits or view.missing)),
             confidence=0.95 if known and culprits else 0.6,
@@ -108,6 +109,13 @@ class CollectiveRankMissing:
         for rank in view.entered[:4]:
             if evidence := _call_evidence(case, view, rank):
                 yield evidence
+
+
+def _still_inside(case: Case, view: GroupView) -> tuple[int, ...]:
+    """Who has entered and waits: who only receives in a broadcast is through before the others."""
+    waits = case.job.waits_in(view.pg_name, view.members)
+    inside = {wait.global_rank for wait in waits if wait.seq == view.seq}
+    return tuple(rank for rank in view.entered if rank in inside) or view.entered
 
 
 class Straggler:

@@ -9,52 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.endpoints import read_endpoint, same_endpoint
-from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.diagnosis.facts.extra_groups import (
+    Meeting,
+    absent_processes,
+    at_other_addresses,
+    everybody,
+    meeting_of,
+    open_meetings,
+)
+from distwatch.diagnosis.facts.world_names import named, ranks_here
 from distwatch.state.events import ExtraGroupJoined
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Process, RunState, Step
+from distwatch.state.model import Process, Step
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import GROUP
 
 _LISTED = 8
-
-
-class Meeting(msgspec.Struct, frozen=True, kw_only=True):
-    """One rendezvous of several processes beside the default group."""
-
-    joined: tuple[tuple[Process, ExtraGroupJoined], ...]
-    size: int
-
-    @property
-    def title(self) -> str:
-        """`group weight_update at 10.0.0.1:29600`."""
-        named = next((one.name for _, one in self.joined if one.name), "")
-        endpoint = next((one.endpoint for _, one in self.joined if one.endpoint), "")
-        return (f"group {named!r}" if named else "the store") + (
-            f" at {endpoint}" if endpoint else ""
-        )
-
-    @property
-    def come(self) -> dict[int, Process]:
-        """Processes by the rank that they have there."""
-        return {one.group_rank: p for p, one in self.joined if one.group_rank is not None}
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """Ranks there that no process has taken; () where those that joined have no numbers."""
-        if any(one.group_rank is None for _, one in self.joined):
-            return ()
-        return tuple(sorted(set(range(self.size)) - set(self.come)))
-
-    @property
-    def absent(self) -> int:
-        """How many members have not joined."""
-        return len(self.missing) or max(0, self.size - len(self.joined))
 
 
 class ExtraGroupsIncomplete:
@@ -65,8 +37,8 @@ class ExtraGroupsIncomplete:
             return
         ours = {process.key for process in case.job.processes}
         told: set[tuple[str, ...]] = set()
-        for process in _everybody(case.state):
-            for one, step in _open(process):
+        for process in everybody(case.state):
+            for one, step in open_meetings(process):
                 if case.job.age_s(process, step.started_ns) <= _limit_s(case, process, step):
                     continue
                 meeting = meeting_of(case.state, process, one)
@@ -80,7 +52,7 @@ class ExtraGroupsIncomplete:
                     yield finding
 
     def _judge(self, case: Case, meeting: Meeting) -> tuple[Finding | None, list[Process]]:
-        waiting = [p for p, one in meeting.joined if any(o is one for o, _ in _open(p))]
+        waiting = [p for p, one in meeting.joined if any(o is one for o, _ in open_meetings(p))]
         twice = [
             n for n in meeting.come if sum(one.group_rank == n for _, one in meeting.joined) > 1
         ]
@@ -104,7 +76,7 @@ class ExtraGroupsIncomplete:
             return self._finding(case, meeting, code, odd, waiting, what), odd
         if not meeting.absent:
             return self._unserved(case, meeting, waiting), waiting
-        if others := _at_other_addresses(case.state, meeting):
+        if others := at_other_addresses(case.state, meeting):
             return self._apart(case, meeting, waiting, others), [p for p, _ in others]
         return self._absent(case, meeting, waiting)
 
@@ -151,7 +123,7 @@ class ExtraGroupsIncomplete:
             code = "rendezvous.rank_died" if ended == known else "rendezvous.rank_missing"
             what += f": that is {named(case, known)} ({why})"
         else:
-            seen = len(_everybody(case.state))
+            seen = len(everybody(case.state))
             code = (
                 "rendezvous.rank_never_started"
                 if seen < meeting.size
@@ -212,112 +184,8 @@ _ADVICE = {
 }
 
 
-def meeting_of(state: RunState, process: Process, one: ExtraGroupJoined) -> Meeting:
-    """The rendezvous that this process is in, with everybody who has joined it."""
-    joined = [
-        (other, theirs)
-        for other in _everybody(state)
-        for theirs in other.extra_groups.values()
-        if (other is process and theirs is one)
-        or (other is not process and _same(state, process, one, other, theirs))
-    ]
-    sizes = [theirs.size for _, theirs in joined if theirs.size]
-    size = max(sizes, key=sizes.count) if sizes else len(joined)
-    return Meeting(joined=tuple(joined), size=size)
-
-
-def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], str]:
-    """The processes that are missing, and how that is known; none where that is not certain."""
-    come = {process.key for process, _ in meeting.joined}
-    for process, one in meeting.joined:
-        before = _before(process, one)
-        if before is None:
-            continue
-        earlier = meeting_of(state, process, before).come
-        found = [earlier[rank] for rank in meeting.missing if rank in earlier]
-        if found and len(found) == meeting.absent and not come & {p.key for p in found}:
-            return found, "as when this group formed before"
-    others = [p for p in _everybody(state) if p.key not in come]
-    if len(others) == meeting.absent:
-        told = (
-            "all other processes of this run have joined" if come else "there is no other process"
-        )
-        return others, told
-    return [], ""
-
-
-def _at_other_addresses(
-    state: RunState, meeting: Meeting
-) -> list[tuple[Process, ExtraGroupJoined]]:
-    """The missing members where all of them wait for a group of this size elsewhere."""
-    here = {one.endpoint for _, one in meeting.joined}
-    come = {process.key for process, _ in meeting.joined}
-    found = {
-        one.group_rank: (process, one)
-        for process in _everybody(state)
-        for one, _ in _open(process)
-        if process.key not in come and one.size == meeting.size and one.endpoint not in here
-    }
-    if not meeting.missing or set(found) != set(meeting.missing):
-        return []
-    return list(found.values())
-
-
-def _before(process: Process, one: ExtraGroupJoined) -> ExtraGroupJoined | None:
-    """The rendezvous of the same name that this process joined before."""
-    worlds = process.extra_groups.values()
-    earlier = [o for o in worlds if one.name and o.name == one.name and o.number < one.number]
-    return max(earlier, key=lambda o: o.number, default=None)
-
-
-def _same(
-    state: RunState,
-    process: Process,
-    one: ExtraGroupJoined,
-    other: Process,
-    theirs: ExtraGroupJoined,
-) -> bool:
-    places = read_endpoint(one.endpoint, process.host), read_endpoint(theirs.endpoint, other.host)
-    if not same_endpoint(*places, state):
-        return False
-    if one.name and theirs.name:
-        return one.name == theirs.name and one.of_name == theirs.of_name
-    return one.at_endpoint == theirs.at_endpoint
-
-
-def _everybody(state: RunState) -> list[Process]:
-    """Every process of the run that is or will be a rank of some world."""
-    return [process for world in worlds_of(state) for process in world]
-
-
-def _open(process: Process) -> list[tuple[ExtraGroupJoined, Step]]:
-    """The rendezvous that it waits in, with the step: an ended process waits for nothing."""
-    if process.ended_ns is not None:
-        return []
-    steps = process.steps
-    return [
-        (one, steps[one.step])
-        for one in process.extra_groups.values()
-        if one.step in steps and steps[one.step].ended_ns is None
-    ]
-
-
 def _limit_s(case: Case, process: Process, step: Step) -> float:
     return case.job.limit_s(process, step, GROUP)
-
-
-def ranks_here(case: Case, processes: list[Process]) -> tuple[int, ...]:
-    """Global ranks of the processes that belong to this world."""
-    here = {process.key: rank for rank, process in case.job.ranks.items()}
-    return tuple(sorted(here[process.key] for process in processes if process.key in here))
-
-
-def named(case: Case, processes: list[Process]) -> str:
-    ranks = ranks_here(case, processes)
-    others = [p for p in processes if p.key not in {q.key for q in case.job.processes}]
-    words = [name_ranks(ranks)] if ranks else []
-    words += [f"rank {p.global_rank} of another world (pid {p.pid})" for p in others]
-    return " and ".join(words) or "nobody"
 
 
 def _evidence(case: Case, process: Process, one: ExtraGroupJoined) -> Evidence:
