@@ -7,7 +7,7 @@ A layout is tensor,pipeline,context; what is left of the world is data parallel.
 by `distwatch.initialize`, which needs no launcher's endpoint in Ray: rank 0's actor chooses it. Every
 group then adds up its ranks' numbers, on gloo.
 
-With `--odd RANK`, that rank asks for other sizes than the others.
+With `--odd RANK`, that rank asks for other sizes than the others, under torchrun and in Ray.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Trainer:
         return [form(layout, odd) for layout in layouts]
 
 
-def train_in_ray(world_size: int, layouts: list[str]) -> list[list[dict[str, list[int]]]]:
+def train_in_ray(
+    world_size: int, layouts: list[str], odd: int | None = None
+) -> list[list[dict[str, list[int]]]]:
     """A Ray actor for each rank; what each of them held."""
     import ray
 
@@ -67,7 +69,7 @@ def train_in_ray(world_size: int, layouts: list[str]) -> list[list[dict[str, lis
         .remote()
         for rank in range(world_size)
     ]
-    return ray.get([trainer.train.remote(layouts) for trainer in trainers])
+    return ray.get([trainer.train.remote(layouts, odd) for trainer in trainers])
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("layouts", nargs="+", metavar="TENSOR,PIPELINE,CONTEXT")
     options = parser.parse_args()
     if options.ray:
-        print(json.dumps(train_in_ray(options.ray, options.layouts)), flush=True)
+        print(json.dumps(train_in_ray(options.ray, options.layouts, options.odd)), flush=True)
     else:
         print(json.dumps([Trainer().train(options.layouts, options.odd)]), flush=True)
 

@@ -178,3 +178,14 @@ def test_the_example_forms_megatrons_layouts_in_ray() -> None:
                 assert sizes == [int(size) for size in layout.split(",")]
                 assert all(rank in ranks for ranks in members.values())
         assert_healthy(job.judged_blocking())
+
+
+def test_the_example_where_an_actor_asks_for_other_sizes() -> None:
+    example = REPOSITORY / "examples" / "megatron" / "layouts.py"
+    with empty_job() as job:
+        env = {"DISTWATCH_DEADLINES": PATIENT, "RAY_TMPDIR": str(job.work)}
+        start(job, [str(example), "--ray", "2", "--odd", "1", "2,1,1"], env)
+        assert job.wait_ended(STARTED_S) == [1]
+        found = job.wait_verdict("group.layout_disagrees", {1})
+        assert "rank 0 has tp=2; rank 1 has pp=2" in found.summary
+        assert "parallel sizes differ" in job.output("driver.log")

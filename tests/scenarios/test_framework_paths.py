@@ -58,15 +58,21 @@ def test_the_rank_that_never_enters_a_group_is_named_with_its_place(
         job.wait_verdict(MISSING, {1})
 
 
-def test_sizes_that_differ_are_refused_on_every_rank_before_any_group_is_built() -> None:
-    """In a world that torch formed, where each rank asks distwatch for another mesh."""
+@pytest.mark.parametrize(
+    ("how", "framework"), [("own", "mesh"), ("added", "megatron"), ("fresh", "neuron")]
+)
+def test_sizes_that_differ_are_refused_on_every_rank_before_any_group_is_built(
+    how: str, framework: str
+) -> None:
+    """Each rank asks distwatch for another layout."""
     each = {1: {"TEST_CHOICE": '{"tensor": 1}'}}
-    env = {"DISTWATCH_DEADLINES": PATIENT}
-    with launch_ranks("framework_paths", 2, env=env, env_of=each, args=["own", "mesh"]) as job:
+    env = {**environment(framework, how), "TEST_CHOICE": "{}"}
+    with launch_ranks("framework_paths", 2, env=env, env_of=each, args=[how, framework]) as job:
         for told in outcomes_of(job, {0, 1}).values():
             assert (told["type"], told["code"]) == ("InitFailed", "group.layout_disagrees")
             assert "rank 0 has tp=2; rank 1 has dp=2" in told["message"]
-        assert not any(process.meshes for process in job.state().processes.values())
+        held = job.state().processes.values()
+        assert not any(process.meshes or process.layouts for process in held)
 
 
 def test_a_rank_that_does_not_come_to_the_addition_is_named_with_its_place() -> None:

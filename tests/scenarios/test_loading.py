@@ -35,6 +35,26 @@ def test_shard_that_cannot_be_read() -> None:
         assert finding.waiting_ranks == (0,)
 
 
+@pytest.mark.parametrize(
+    ("where", "phase", "words"),
+    [
+        ("tie", "tie", "share memory"),
+        ("dispatch", "dispatch", "nvidia-smi"),
+        ("lock", "tie", "holds that lock"),
+    ],
+)
+def test_a_stall_after_the_last_shard_is_not_sent_to_the_file_system(
+    where: str, phase: str, words: str
+) -> None:
+    with launch_ranks("load_phases", 1, env=SHORT, args=[where]) as job:
+        job.wait_step("stalled", {0}, timeout_s=90)
+        finding = job.wait_verdict("load.stalled", {0}, mentions=("load_phases.py",))
+        assert f"phase {phase}" in finding.summary
+        assert "files were read" in finding.summary
+        assert words in finding.advice
+        assert "file system" not in finding.advice
+
+
 @pytest.mark.parametrize(("major", "offset"), [(5, 0), (5, 100_000), (4, 100_000)])
 def test_disk_stalls_in_a_shard_with_the_gil_held(
     checkpoint: Path, major: int, offset: int
