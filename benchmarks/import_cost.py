@@ -21,6 +21,14 @@ HEAVY = ("torch", "textual", "rich", "psutil", "msgspec", "asyncio")
 RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
 
 
+def environment(root: str, variables: dict[str, str]) -> dict[str, str]:
+    """A process's environment, in which byte code is kept, as that of an installed package is."""
+    env = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY), "DISTWATCH_DIR": root}
+    for name in ("DISTWATCH", "PYTHONDONTWRITEBYTECODE"):
+        env.pop(name, None)
+    return {**env, "PYTHONPYCACHEPREFIX": f"{root}/byte-code"}
+
+
 def run_interpreter(code: str, env: dict[str, str]) -> tuple[float, float]:
     """Wall milliseconds and peak MB of one interpreter."""
     # Not ru_maxrss: a child starts with its parent's.
@@ -33,8 +41,7 @@ def run_interpreter(code: str, env: dict[str, str]) -> tuple[float, float]:
 
 def measure(title: str, variables: dict[str, str], rounds: int, root: str) -> None:
     """Prints the cost for a process with these variables."""
-    env = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY), "DISTWATCH_DIR": root}
-    env.pop("DISTWATCH", None)
+    env = environment(root, variables)
     for code in (BARE, IMPORT):
         run_interpreter(code, env)  # writes the byte code
     pairs = [(run_interpreter(BARE, env), run_interpreter(IMPORT, env)) for _ in range(rounds)]
@@ -47,9 +54,12 @@ def measure(title: str, variables: dict[str, str], rounds: int, root: str) -> No
 def loaded_modules(root: str) -> str:
     """Which heavy modules the import brings along."""
     code = f"{IMPORT}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
-    env = {**os.environ, **RANK, "PYTHONPATH": str(REPOSITORY), "DISTWATCH_DIR": root}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=environment(root, RANK),
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip() or f"none of {', '.join(HEAVY)}"
 

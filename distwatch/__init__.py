@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Every process of a job imports this: typing and collections.abc take as long as all of the rest.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from distwatch.agent.training import step
     from distwatch.errors import (
         AlreadyInitialized,

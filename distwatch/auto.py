@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from types import ModuleType, TracebackType
 
 from distwatch.integrations import REGISTRY
 from distwatch.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType, TracebackType
 
 _activated_pid: int | None = None
 _undo_excepthook: Callable[[], None] | None = None

@@ -19,9 +19,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
 
 from distwatch.foreign_files import open_ours, read_ours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 SHM = "/dev/shm"
 START_VARIABLES = (

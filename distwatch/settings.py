@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from distwatch.state.quantities import bytes_of, seconds_of
 from distwatch.state.steps import DEADLINES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ON_HANG = ("report", "raise", "abort", "restart-node")
 ENDS_CULPRITS = ("abort", "restart-node")
@@ -17,30 +19,51 @@ LEAST_RING, MOST_RING = 64 << 10, 256 << 20
 KEEP = "14d,2GiB"
 
 
-class Keep(NamedTuple):
-    """How long ended runs are kept: up to this age, while all runs together are at most this large."""
+class Keep:
+    """How long ended runs are kept: up to this age, while all runs together are at most this large.
 
-    age_s: float
-    """Infinite: runs of any age."""
-    size: int | None
-    """Bytes; None: any size."""
+    Attributes:
+        age_s: infinite: runs of any age.
+        size: bytes; None: any size.
+    """
+
+    def __init__(self, age_s: float, size: int | None) -> None:
+        self.age_s = age_s
+        self.size = size
 
 
-# Not a dataclass: that module costs every process of a job 15 ms.
-class Settings(NamedTuple):
-    """The settings of this process. `complaints` are sentences about values that were ignored."""
+# No dataclass or NamedTuple: their modules cost every process of a job more than all of distwatch.
+class Settings:
+    """The settings of this process. `complaints` are sentences about values that were ignored.
 
-    enabled: bool | None = None
-    root: str = ""
-    run_id: str | None = None
-    deadlines: dict[str, float] = DEADLINES
-    on_hang: str = "report"
-    integrations_off: frozenset[str] = frozenset()
-    integrations_only: frozenset[str] | None = None
-    observer: str = "auto"
-    ring: int = RING
-    """Bytes of each process's ring."""
-    complaints: tuple[str, ...] = ()
+    Attributes:
+        ring: bytes of each process's ring.
+    """
+
+    def __init__(
+        self,
+        *,
+        enabled: bool | None = None,
+        root: str = "",
+        run_id: str | None = None,
+        deadlines: dict[str, float] = DEADLINES,
+        on_hang: str = "report",
+        integrations_off: frozenset[str] = frozenset(),
+        integrations_only: frozenset[str] | None = None,
+        observer: str = "auto",
+        ring: int = RING,
+        complaints: tuple[str, ...] = (),
+    ) -> None:
+        self.enabled = enabled
+        self.root = root
+        self.run_id = run_id
+        self.deadlines = deadlines
+        self.on_hang = on_hang
+        self.integrations_off = integrations_off
+        self.integrations_only = integrations_only
+        self.observer = observer
+        self.ring = ring
+        self.complaints = complaints
 
     def wants(self, integration: str) -> bool:
         """Whether an integration should be applied."""

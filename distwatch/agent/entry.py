@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import os
 import sys
-from collections.abc import Mapping
 
 from distwatch.launch import connected_ray_run_name, launch_id
 from distwatch.runfolder import (
@@ -21,6 +20,10 @@ from distwatch.runfolder import (
     write_start,
 )
 from distwatch.settings import run_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Includes distwatch's own command: in a rank's shell it must not look like that rank.
 _LAUNCHERS = "distwatch torchrun accelerate accelerate-launch deepspeed srun mpirun".split()

@@ -10,7 +10,10 @@ import _thread
 import os
 import sys
 import time
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ENTER_AFTER_S = 2.0
 CONSENT_AFTER_S = 6.0

@@ -7,16 +7,17 @@ import.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Importing importlib.abc and typing takes longer than the rest of distwatch's start.
     import importlib.machinery
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
     from typing import Any
 
-Callback = Callable[[ModuleType], None]
+    Callback = Callable[[ModuleType], None]
+
 _callbacks: dict[str, list[Callback]] = {}
 
 

@@ -5,22 +5,26 @@ Imports as little as possible: every process of a job reads it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from distwatch.integrations.frameworks import TRIGGERS
 
 
-class IntegrationSpec(NamedTuple):
-    """One library; applied right after `trigger` has been imported."""
+class IntegrationSpec:
+    """One library; applied right after `trigger` has been imported.
 
-    name: str
-    trigger: str
-    file: str
-    """Its file in `distwatch/integrations/`, without the ending."""
-    part_of: str = ""
-    """The integration whose name switches it off, if that is not its own name."""
-    arms: bool = True
-    """Whether the import of its trigger is a reason to load the other hooks."""
+    Attributes:
+        file: its file in `distwatch/integrations/`, without the ending.
+        part_of: the integration whose name switches it off, if that is not its own name.
+        arms: whether the import of its trigger is a reason to load the other hooks.
+    """
+
+    def __init__(
+        self, name: str, trigger: str, file: str, part_of: str = "", *, arms: bool = True
+    ) -> None:
+        self.name = name
+        self.trigger = trigger
+        self.file = file
+        self.part_of = part_of
+        self.arms = arms
 
 
 REGISTRY = (

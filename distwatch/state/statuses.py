@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-from distwatch.state.steps import COLLECTIVE, KINDS, StepKind, Tone
+from distwatch.state.steps import COLLECTIVE, KINDS, StepKind
+
+Tone = Literal["bad", "waiting", "unknown", "starting", "busy", "good", "over"]
+"""How urgent a status is, the most urgent first; it determines the colour."""
 
 
 class Status(NamedTuple):

@@ -5,7 +5,9 @@ Every process of a job imports this for DISTWATCH_DEADLINES, so it imports only 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from distwatch.state.statuses import Tone
 
 PARALLEL_STATE = "parallel state"
 """The step in which a framework builds its groups; a number follows."""
@@ -14,31 +16,46 @@ ADDITION = "add framework"
 """`distwatch.initialize` adds a framework's groups to a world that exists."""
 FRAMEWORK_PARTS = ("framework arrival", "framework groups", "layouts")
 """The steps of `distwatch.initialize` after the world has formed; the first one in an addition alone."""
-Tone = Literal["bad", "waiting", "unknown", "starting", "busy", "good", "over"]
-"""How urgent a status is, the most urgent first; it determines the colour."""
 
 
-class StepKind(NamedTuple):
-    """One kind of step."""
+class StepKind:
+    """One kind of step.
 
-    name: str
-    """Its key in DISTWATCH_DEADLINES."""
-    deadline_s: float
-    family: str
-    """The family of findings that explain why it is late."""
-    status: str
-    """The status word of a rank in it."""
-    letter: str
-    tone: Tone
-    starts: bool = False
-    """Whether a rank in it has not begun its work yet."""
-    calls: tuple[str, ...] = ()
-    """The names of its outermost steps, without a number."""
-    parts: tuple[str, ...] = ()
-    """Steps inside those."""
-    supervised: tuple[str, ...] = ()
-    """Functions of torch.distributed around which DISTWATCH_ON_HANG acts; for a kind without any, the
-    agent's thread ends the rank."""
+    Attributes:
+        name: its key in DISTWATCH_DEADLINES.
+        family: the family of findings that explain why it is late.
+        status: the status word of a rank in it.
+        starts: whether a rank in it has not begun its work yet.
+        calls: the names of its outermost steps, without a number.
+        parts: steps inside those.
+        supervised: functions of torch.distributed around which DISTWATCH_ON_HANG acts; for a kind
+            without any, the agent's thread ends the rank.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        deadline_s: float,
+        family: str,
+        status: str,
+        letter: str,
+        tone: Tone,
+        *,
+        starts: bool = False,
+        calls: tuple[str, ...] = (),
+        parts: tuple[str, ...] = (),
+        supervised: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.deadline_s = deadline_s
+        self.family = family
+        self.status = status
+        self.letter = letter
+        self.tone = tone
+        self.starts = starts
+        self.calls = calls
+        self.parts = parts
+        self.supervised = supervised
 
 
 INIT = StepKind(

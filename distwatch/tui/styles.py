@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from distwatch.state.statuses import STATUSES
-from distwatch.state.steps import Tone
+from distwatch.state.statuses import STATUSES, Tone
 from distwatch.views import load_text
 
 RED, ORANGE, YELLOW = "#e06c75", "#d9916a", "#d8b25f"

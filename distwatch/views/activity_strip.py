@@ -16,7 +16,8 @@ from distwatch.diagnosis.facts.activity import activity_of
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state.events import Operation
 from distwatch.state.model import Process
-from distwatch.state.steps import COLLECTIVE, GROUP, INIT, LOAD, Tone, kind_of
+from distwatch.state.statuses import Tone
+from distwatch.state.steps import COLLECTIVE, GROUP, INIT, LOAD, kind_of
 
 _BITS = re.compile(r"\d+")
 """The first number in a type's name: `bfloat16`, `float8_e4m3fn`, `int64`."""
