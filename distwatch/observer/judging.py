@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from distwatch.diagnosis.facts.calm import CalmRun, calm_run
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose, rechecks
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder
@@ -20,7 +20,9 @@ Roots = frozenset[tuple[str, tuple[int, ...]]]
 """Code and culprits of each root that blocks the job."""
 LONG_S = 0.05
 """A judgement that is shorter is made each time."""
-WHOLE_EVERY_S = 5.0
+RECHECK_S = 0.03
+"""How long checks are run again in one round: all of 10,000 ranks' take some ten rounds."""
+WHOLE_EVERY_S = 60.0
 ROUTINE = frozenset(
     (ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled)
 )
@@ -53,6 +55,7 @@ class Judge:
         self.path = ""
         self.of_one_host = False
         self._calm: CalmRun | None = None
+        self._rechecks: Iterator[bool] = iter(())
         self._has_news = True
         self._whole_at = 0.0
         # An observer that replaces another one continues that one's incident.
@@ -71,6 +74,7 @@ class Judge:
         done = time.monotonic()
         self._whole_at = done + WHOLE_EVERY_S
         self._calm = calm_run(self.cases, self.findings) if done - began > LONG_S else None
+        self._rechecks = rechecks(self.cases[0])
         roots = _roots_of(self.findings)
         if roots == self._roots:
             return False
@@ -87,11 +91,22 @@ class Judge:
     def may_rest(self) -> bool:
         """Whether judging again would find nothing, as it did before: very many ranks, and all go on.
 
-        The whole is judged every WHOLE_EVERY_S in any case, for what no pulse shows.
+        For what no pulse shows, such as a device or the mere passing of time, each round runs some of the
+        checks again; once one finds anything, the whole is judged. It is every WHOLE_EVERY_S in any case.
         """
         if self._calm is None or self._has_news or time.monotonic() > self._whole_at:
             return False
-        return self._calm.goes_on()
+        # Whatever ends the rest ends it until the whole was judged.
+        self._has_news = not self._calm.goes_on() or self._recheck_finds()
+        return not self._has_news
+
+    def _recheck_finds(self) -> bool:
+        until = time.monotonic() + RECHECK_S
+        for finds in self._rechecks:
+            if finds or time.monotonic() >= until:
+                return finds
+        self._rechecks = rechecks(self.cases[0])
+        return False
 
     @property
     def blocked(self) -> bool:

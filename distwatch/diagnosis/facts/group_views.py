@@ -8,7 +8,7 @@ from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.job import GroupKey, Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import GroupProgress
-from distwatch.state.model import Group
+from distwatch.state.model import Group, Process
 
 
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,13 +71,24 @@ def groups_of(job: Job) -> list[GroupView]:
         for group in process.groups.values():
             key = job.group_key(group.pg_name, group.members)
             found.setdefault((key, group.world), []).append(group)
-    views = [_view(job, held) for held in found.values()]
+    called = {rank: _newest_calls(process) for rank, process in job.ranks.items()}
+    views = [_view(job, held, called) for held in found.values()]
     return sorted(views, key=lambda view: (len(view.pg_name), view.pg_name, view.members))
 
 
-def _view(job: Job, held: list[Group]) -> GroupView:
+def _newest_calls(process: Process) -> dict[str, int]:
+    """By group, the newest collective that it is seen to have called: one pass for all of its groups."""
+    newest: dict[str, int] = {}
+    for operation in process.outside.operations:
+        name, seq = operation.pg_name, operation.seq
+        if seq > newest.get(name, -1):
+            newest[name] = seq
+    return newest
+
+
+def _view(job: Job, held: list[Group], called: dict[int, dict[str, int]]) -> GroupView:
     first = held[0]
-    progress = _progress(job, first)
+    progress = _progress(job, first, called)
     waits = job.waits_in(first.pg_name, first.members)
     view = GroupView(
         pg_name=first.pg_name,
@@ -113,7 +124,9 @@ def _view(job: Job, held: list[Group]) -> GroupView:
     )
 
 
-def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:
+def _progress(
+    job: Job, group: Group, called: dict[int, dict[str, int]]
+) -> dict[int, GroupProgress]:
     progress: dict[int, GroupProgress] = {}
     for rank in group.members:
         process = job.ranks.get(rank)
@@ -123,11 +136,9 @@ def _progress(job: Job, group: Group) -> dict[int, GroupProgress]:
         seen = next((p for p in pulse.groups if p.pg_name == group.pg_name), None)
         seen = seen or GroupProgress(pg_name=group.pg_name)
         # The agent's thread polls the numbers; a rank that froze before its next poll has called more.
-        called = max(
-            (o.seq for o in process.outside.operations if o.pg_name == group.pg_name), default=-1
-        )
-        if called > seen.enqueued:
-            seen = msgspec.structs.replace(seen, enqueued=called)
+        newest = called[rank].get(group.pg_name, -1)
+        if newest > seen.enqueued:
+            seen = msgspec.structs.replace(seen, enqueued=newest)
         progress[rank] = seen
     return progress
 

@@ -44,6 +44,16 @@ def diagnose(run: RunState | list[Case]) -> list[Finding]:
     return sorted(judged, key=lambda finding: (finding.role == "symptom", not finding.blocks))
 
 
+def rechecks(case: Case) -> Iterator[bool]:
+    """Runs one check after the other again, on a case whose state has moved on: whether each finds anything.
+
+    For a case in which all checks found nothing and since then only routine events came. What several
+    checks need is not derived again. So what is found is no verdict: it is a reason to judge.
+    """
+    for check in CHECKS:
+        yield next(iter(check.find(case)), None) is not None
+
+
 def cases_of(state: RunState) -> list[Case]:
     """The worlds of a run, the largest first; one empty world where there is none yet."""
     state = with_outside_view(state)
