@@ -227,8 +227,12 @@ async def print_once(source: RunSource, color: bool) -> int:
             await _settle(source)
         await source.poll()
         width = shutil.get_terminal_size((100, 24)).columns
-        text = render_once(source.state, width, run_id=source.run_id, color=color)
-        findings = diagnose(source.state)
+        findings = source.findings
+        if findings is None:
+            findings = diagnose(source.state)
+        text = render_once(
+            source.state, width, run_id=source.run_id, color=color, findings=findings
+        )
     finally:
         await source.close()
     # Each part was made visible before Rich coloured it.

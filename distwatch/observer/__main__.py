@@ -14,10 +14,10 @@ from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.leftovers import sweep
 from distwatch.observer.journals.pruning import prune
 from distwatch.observer.journals.reading import any_alive, journal_paths
-from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.link.start import Link
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import ViewerServer
+from distwatch.observer.targets.target import RunHere
 from distwatch.runfolder import RunFolder
 from distwatch.settings import read_keep
 
@@ -68,14 +68,14 @@ def tidy(folder: RunFolder) -> None:
     sweep(root, watched=folder.path)  # last: what it writes makes a run younger
 
 
-def leave_checkpoint(folder: RunFolder) -> None:
-    """Makes the state of a large run that has ended quick to read, for whoever looks first."""
+def leave_report(folder: RunFolder) -> None:
+    """Makes a large run that has ended quick to look at: leaves its state and the report on it."""
     try:
         sizes = (os.stat(path).st_size for path in journal_paths(folder))
         if not any_alive(folder) and sum(sizes) > LARGE:
-            load_state(folder)
+            RunHere(folder).report()
     except Exception:
-        log.exception("no checkpoint")
+        log.exception("no report was left")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     _log_to(f"{folder.path}/observer.log")
     try:
         asyncio.run(observe(folder))
-        leave_checkpoint(folder)
+        leave_report(folder)
     except Exception:
         log.exception("the observer failed")
         return 1

@@ -25,6 +25,7 @@ class Waits(Outstanding, frozen=True, kw_only=True, omit_defaults=False):
 class Model(LoadStatus, frozen=True, kw_only=True):
     """One load of one rank. In `arguments` and `placement`, absent values are empty."""
 
+    outstanding: tuple[Waits, ...] = ()
     model: str
     """The checkpoint, as requested."""
 

@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 from distwatch.state.quantities import count_of
 from distwatch.tui.picture import Picture, take_picture
@@ -17,12 +18,22 @@ from distwatch.tui.visible_text import Text
 _MOST_RANKS = 100
 
 
-def render_once(state: RunState, width: int, *, run_id: str = "", color: bool = False) -> str:
+def render_once(
+    state: RunState,
+    width: int,
+    *,
+    run_id: str = "",
+    color: bool = False,
+    findings: list[Finding] | None = None,
+) -> str:
     """One screen of text, ending in a newline. No ANSI codes unless `color`.
 
     Beyond 100 ranks, only the worst ones are shown, with the number of the others.
+
+    Args:
+        findings: the verdict on that state, where the caller has it.
     """
-    picture = take_picture(state, run_id or state.run_id)
+    picture = take_picture(state, run_id or state.run_id, findings)
     out = io.StringIO()
     console = Console(
         file=out,

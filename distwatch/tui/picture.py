@@ -100,12 +100,17 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.state.wall_ns(entry.host, entry.time_ns)
 
 
-def take_picture(state: RunState, run_id: str) -> Picture:
-    """Derives everything that the views show."""
+def take_picture(state: RunState, run_id: str, findings: list[Finding] | None = None) -> Picture:
+    """Derives everything that the views show.
+
+    Args:
+        findings: the verdict on that state, where the caller has it.
+    """
     # The job of ten thousand ranks takes a third of a second to derive: once for everything shown.
     cases = cases_of(state)
     job = cases[0].job
-    findings = diagnose(cases)
+    if findings is None:
+        findings = diagnose(cases)
     ranks = rank_statuses(state, job)
     verdict = headline_of(cases, findings, ranks)
     blamed = blamed_ranks(findings if verdict.suspicion is None else [verdict.suspicion, *findings])

@@ -159,8 +159,15 @@ class Session:
         return sum(entry.stamp > last for entry in timeline)
 
     def _retake(self) -> None:
-        self._current = take_picture(self.source.state, self.source.run_id)
+        # A recording is opened at its end, of which the whole is a picture already.
+        if self._whole is not None and self._whole.state is self.source.state:
+            self._current = self._whole
+        else:
+            self._current = self._take()
         self._unseen = False
+
+    def _take(self) -> Picture:
+        return take_picture(self.source.state, self.source.run_id, self.source.findings)
 
     def window(self, zoom: int) -> Window:
         """The stretch of time for strips; of a replay the whole recording, with a cursor."""
@@ -194,7 +201,7 @@ class Session:
         """Notes the times of a recorded run's events: a recording is opened at its end."""
         if self.replays:
             self._moments = sorted({entry.time_ns for entry in self.source.state.timeline})
-            self._whole = take_picture(self.source.state, self.source.run_id)
+            self._whole = self._take()
 
     def _toggle_play(self) -> None:
         if self._played_at is not None or self.source.span is None:

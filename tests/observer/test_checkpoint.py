@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distwatch.errors import PartialData
-from distwatch.observer.journals import checkpoint, run_state
+from distwatch.observer.journals import run_state, sealed
 from distwatch.observer.journals.checkpoint import path_of, read_checkpoint
 from distwatch.observer.journals.run_state import load_run, load_state
 from distwatch.observer.journals.segments import Segment
@@ -160,12 +160,12 @@ def test_one_of_another_shape_of_the_state_does_not_count(
     job(folder)
     load_state(folder)
     assert read_checkpoint(folder) is not None
-    monkeypatch.setattr(checkpoint, "_REVISION", 0)
-    checkpoint._shape.cache_clear()
+    monkeypatch.setattr(sealed, "__version__", "0")
+    sealed._shape.cache_clear()
     try:
         assert read_checkpoint(folder) is None
     finally:
-        checkpoint._shape.cache_clear()
+        sealed._shape.cache_clear()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
         raise OSError(28, "No space left on device", path)
 
     job(folder)
-    monkeypatch.setattr(checkpoint, "write_whole", full)
+    monkeypatch.setattr(sealed, "write_whole", full)
     assert load_state(folder).processes["a-1.1"].ending is not None
 
 

@@ -78,10 +78,11 @@ class Watched:
         for other in range(WORLD):
             self.job.say(other, self.at, ev.SiteSeen(number=1, site=_site(212)))
             self.job.say(other, self.at, ev.SiteSeen(number=2, site=_site(300)))
+            sites = {1: 1, 2: 1, 3: 2 if other == rank else 1}
             calls = tuple(
-                self.job.operation(other, "allreduce", seq, at=self.at, left=self.at, site=1 + (other == rank and seq == 3))
-                for seq in (1, 2, 3)
-            )  # fmt: skip
+                self.job.operation(other, "allreduce", seq, at=self.at, left=self.at, site=site)
+                for seq, site in sites.items()
+            )
             beat(self.job, self.at, other, operations=calls)
 
     def join_alone(self, rank: int) -> None:

@@ -327,6 +327,8 @@ class Record(Protocol):
 class ScriptedSource:
     """A RunSource over a script. Live, it tells what `reach` lets it; recorded, what `seek` asks."""
 
+    findings = None
+
     def __init__(self, script: Records, *, live: bool = True, until: float | None = None) -> None:
         self.run_id = "llama-ft"
         self.live = live

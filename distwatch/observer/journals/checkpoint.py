@@ -8,16 +8,13 @@ does one that another version wrote, or that is damaged. All of that only costs 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from distwatch import __version__
-from distwatch.foreign_files import read_ours, write_whole
+from distwatch.observer.journals.sealed import UNREADABLE, read_sealed, write_sealed
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.bounds import MOST_LISTED
@@ -27,12 +24,9 @@ from distwatch.state.model import Group, RunState, TimelineEntry
 from distwatch.state.rank_spans import Spans, begin_event, pack_ranks, unpack_ranks
 
 _Long = TypeVar("_Long")
-_MAGIC = b"distwatch state\n"
-_REVISION = 1
-"""Of how events are folded, where the shape of the state does not show the change."""
+_MAGIC = b"distwatch state 1\n"
+"""With the revision of how events are folded, where the shape of the state does not show the change."""
 _MOST_LISTED = 64 * MOST_LISTED
-LONGEST = 512 * 1024 * 1024
-_REFUSED = (msgspec.DecodeError, ValueError, TypeError, KeyError, IndexError, RecursionError)
 
 
 class ReadFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -89,59 +83,16 @@ def path_of(folder: RunFolder) -> str:
 
 def write_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> bool:
     """Writes it; False where the folder cannot be written, or it would be too large."""
-    body = zlib.compress(_encode(checkpoint), 1)
-    if len(body) > LONGEST:
-        return False
-    try:
-        write_whole(path_of(folder), _head(body) + body)
-    except OSError:
-        return False
-    return True
+    return write_sealed(path_of(folder), _MAGIC, _Written, _encode(checkpoint))
 
 
 def read_checkpoint(folder: RunFolder) -> Checkpoint | None:
     """The checkpoint of a run; None where there is none that this version wrote whole."""
+    content = read_sealed(path_of(folder), _MAGIC, _Written)
     try:
-        content = read_ours(path_of(folder), LONGEST)
-    except OSError:
+        return None if content is None else _decode(content)
+    except UNREADABLE:
         return None
-    head = _head(b"")
-    body = content[len(head) :]
-    if content[: len(head)] != _head(body):
-        return None
-    try:
-        return _decode(_inflate(body))
-    except (*_REFUSED, zlib.error):
-        return None
-
-
-def _head(body: bytes) -> bytes:
-    # By the shape of the state, so that no one has to remember to raise a number.
-    return _MAGIC + b"%08x %08x\n" % (_shape(), zlib.crc32(body))
-
-
-@cache
-def _shape() -> int:
-    seen: dict[str, Any] = {}
-    waiting: list[Any] = [_Written]
-    while waiting:
-        kind = waiting.pop()
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            name = f"{kind.__module__}.{kind.__qualname__}"
-            if name not in seen:
-                fields = msgspec.structs.fields(kind)
-                seen[name] = [(field.encode_name, str(field.type)) for field in fields]
-                waiting += [field.type for field in fields]
-        waiting += getattr(kind, "__args__", ())
-    return zlib.crc32(repr((_REVISION, __version__, sorted(seen.items()))).encode())
-
-
-def _inflate(body: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    content = inflater.decompress(body, LONGEST)
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise ValueError("longer than a checkpoint may be")
-    return content
 
 
 def _groups_of(state: RunState) -> list[Group]:

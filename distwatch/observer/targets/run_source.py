@@ -6,6 +6,7 @@ import asyncio
 
 from distwatch.errors import DistwatchError
 from distwatch.runfolder import RunFolder
+from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
 
@@ -20,6 +21,7 @@ class RunSource:
         note: where the data comes from, for the header: `observer pid 123`, `recorded`, …
         span: the first and last time (ns) of a recording; None for a live run.
         cursor_ns: the time in the recording that `state` shows.
+        findings: the verdict on `state`, where somebody has judged exactly that; else None.
     """
 
     live = True
@@ -31,6 +33,7 @@ class RunSource:
         self.state = RunState(run_id=folder.run_id)
         self.span: tuple[int, int] | None = None
         self.cursor_ns = 0
+        self.findings: list[Finding] | None = None
 
     async def open(self) -> None:
         """Starts watching; raises DistwatchError where that fails."""

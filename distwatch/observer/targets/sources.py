@@ -16,6 +16,7 @@ from distwatch.observer.journals.reading import (
 from distwatch.observer.journals.run_state import load_run
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import dump_text
+from distwatch.observer.targets.kept_report import read_kept
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.observer_process import start_observer
@@ -38,9 +39,12 @@ class RecordedRun(RunSource):
 
     async def open(self) -> None:
         """Reads its end; raises PartialData where there are no records."""
+        kept = read_kept(self.folder)
         run = load_run(self.folder)
         self.state, self.span = run.state, (run.first_ns, run.last_ns)
         self.cursor_ns = run.last_ns
+        if kept is not None:
+            self.findings = kept.findings
 
     async def poll(self) -> bool:
         changed, self._changed = self._changed, False
@@ -60,6 +64,7 @@ class RecordedRun(RunSource):
                 break
             reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
         self.state = state
+        self.findings = None
         self._changed = True
 
 

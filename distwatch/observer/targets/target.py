@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.observer.journals.reading import any_alive
-from distwatch.observer.journals.run_state import load_state
+from distwatch.observer.journals.run_state import WORTH_S, load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.observer.looks.source_files import read_all
+from distwatch.observer.targets.kept_report import is_over, keep, read_kept, source_of
 from distwatch.report.document import Report, build_report
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state.frames import FileHeader
@@ -90,6 +92,17 @@ class RunHere(Target):
     def state(self) -> RunState:
         """As of every target, with the source files that nobody read while it ran."""
         return with_sources(load_state(self._folder))
+
+    def report(self) -> Report:
+        """As of every target; of a run that has ended, the one that is kept, where that is still right."""
+        if (kept := read_kept(self._folder)) is not None:
+            return kept
+        began_s, source = time.monotonic(), source_of(self._folder)
+        state = self.state()
+        report = report_on(state)
+        if time.monotonic() - began_s > WORTH_S and is_over(self._folder, state):
+            keep(self._folder, source, report)
+        return report
 
     def source(self) -> RunSource:
         """Its observer; else, while it lives, an observer in the viewer; else the recording."""
