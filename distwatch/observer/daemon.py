@@ -74,11 +74,11 @@ class Observer:
         self.state = RunState(run_id=folder.run_id)
         self.sinks: list[Sink] = []
         self.record_sinks: list[RecordSink] = []
-        """They get every record of this host, as it is in its journal."""
+
         self.others: Others | None = None
         self.viewers, self.longest_turn_s = 0, 0.0
         fold_run(folder, self.state)
-        self.recording = Recording(folder, self.fold, self._hand_on, writable=writable)
+        self.recording = Recording(folder, self.fold, self.hand_on, writable=writable)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
         self.tracking = Tracking(self.recording, over)
@@ -91,7 +91,7 @@ class Observer:
         self.nccl = NcclLooks(self.recording, self.tracking, self.state, self._judge_soon)
         self._host_looks = HostLooks(self.recording, Devices(), Ports())
         self._intake = Intake(
-            folder, self.recording, self.tracking, self.state, self.fold, self._hand_on,
+            folder, self.recording, self.tracking, self.state, self.fold, self.hand_on,
             writable=writable,
         )  # fmt: skip
         self.act_on_incidents(None)
@@ -216,7 +216,9 @@ class Observer:
 
     async def look(self, reason: str, *, ask: bool) -> None:
         """Takes a look for the root; when it returns, the results are in the journal."""
-        await asyncio.wait([self.inspection.begin(reason, self._intake.sockets(), ask=ask)])
+        elsewhere = self.others.ask_looks(reason, ask=ask) if self.others else []
+        here = self.inspection.begin(reason, self._intake.sockets(), ask=ask)
+        await asyncio.wait([here, *elsewhere])
         self._refresh()
         self.recording.write_pending()
 
@@ -368,7 +370,8 @@ class Observer:
             return "no process came" if now - self._began > NOBODY_CAME_S else ""
         return "the run has ended" if now - self._last_alive > LINGER_S else ""
 
-    def _hand_on(self, header: FileHeader, record: Record) -> None:
+    def hand_on(self, header: FileHeader, record: Record) -> None:
+        """Passes on a record that is on disk, of this host or of one that sends to this observer."""
         for sink in self.record_sinks:
             sink(header, record)
 

@@ -23,6 +23,7 @@ LONG_S = 0.05
 RECHECK_S = 0.03
 """How long checks are run again in one round: all of 10,000 ranks' take some ten rounds."""
 WHOLE_EVERY_S = 60.0
+SUSPECTS_MOST = 64
 ROUTINE = frozenset(
     (ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled)
 )
@@ -83,6 +84,13 @@ class Judge:
             self._number, self._is_complete = None, False
         self._roots = roots
         return True
+
+    def suspects(self) -> tuple[str, ...]:
+        """The processes, by key, that the verdict blames for a hang or a crash."""
+        ranks = {rank for f in self.findings if f.blocks for rank in f.culprit_ranks}
+        jobs = [case.job for case in self.cases]
+        blamed = [job.ranks[rank].key for job in jobs for rank in sorted(ranks & job.ranks.keys())]
+        return tuple(blamed[:SUSPECTS_MOST])
 
     def note(self, event: ev.Event) -> None:
         """Is told of each event that was folded."""

@@ -22,14 +22,41 @@ class Unseen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unseen_hosts(state: RunState) -> dict[str, Unseen]:
-    """Hosts that were seen and no longer are, by name; in a leaf's own view: the root."""
+    """Hosts that were seen and no longer are, by name; in a leaf's own view: the root.
+
+    In a tree of roots a host is seen through any root that is itself seen.
+    """
+    links = [
+        (host, peer, link) for host in state.hosts.values() for peer, link in host.links.items()
+    ]
     found: dict[str, Unseen] = {}
-    for host in state.hosts.values():
-        for peer, link in host.links.items():
-            if not link.linked and not link.ended:
-                since_s = max(0.0, (host.now_ns - link.since_ns) / 1e9)
+    while True:
+        before = len(found)
+        reached = {peer for host, peer, link in links if link.linked and host.host not in found}
+        for host, peer, link in links:
+            through = found.get(host.host)
+            if peer in reached or peer in found or link.ended or (link.linked and not through):
+                continue
+            since_s = max(0.0, (host.now_ns - link.since_ns) / 1e9)
+            if link.linked and through:
+                found[peer] = Unseen(host=peer, since_s=through.since_s, why=through.why)
+            else:
                 found[peer] = Unseen(host=peer, since_s=since_s, why=link.why)
-    return found
+        if len(found) == before:
+            return found
+
+
+def root_above(state: RunState) -> str:
+    """The address of a root that sees more than these hosts; '' where one of them is the run's root."""
+    above = ""
+    for host in state.hosts.values():
+        if host.observers or host.links:
+            # Other hosts are reported by name, the root by its address.
+            links = host.links.items()
+            above = next((peer for peer, link in links if ":" in peer and not link.ended), "")
+            if not above:
+                return ""
+    return above
 
 
 def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.checks.processes.actor_ends import ended_by_rays_word
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.host_links import unseen_hosts
+from distwatch.diagnosis.facts.host_links import root_above, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state.codes import family_of
 from distwatch.state.finding import Evidence, Finding
@@ -42,11 +42,10 @@ def _out_of_sight(case: Case) -> dict[int, str]:
         for rank, process in job.ranks.items()
         if process.host in lost and process.ended_ns is None and rank not in gone
     }
-    # In a leaf's own folder: whatever it has not seen may be on another host.
-    if len(state.hosts) == 1 and job.world:
-        roots = [peer for host in state.hosts.values() for peer in host.links]
-        for rank in set(range(job.world)) - job.ranks.keys() if roots else ():
-            hidden[rank] = f"only the observer at {roots[0]} sees other hosts"
+    # In the folder of a leaf, or of a rack's root: whatever it has not seen may be on another host.
+    if job.world and (root := root_above(state)):
+        for rank in set(range(job.world)) - job.ranks.keys():
+            hidden[rank] = f"only the observer at {root} sees other hosts"
     return hidden
 
 

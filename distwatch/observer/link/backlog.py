@@ -10,6 +10,8 @@ import msgspec
 from distwatch.observer.journals.reading import Entry, journal_paths, live_key
 from distwatch.observer.journals.recording import KEEP_EVERY_NS, material, shorten
 from distwatch.observer.journals.segments import read_journal
+from distwatch.observer.judging import ROUTINE
+from distwatch.observer.link.digest import Digest
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
 from distwatch.observer.link.mirror import objection_to
 from distwatch.runfolder import RunFolder
@@ -31,11 +33,13 @@ class Backlog:
         behind: the disk has records that are not queued here.
         handed: by stream, the newest record that the observer has handed on: everything before it is
             whole in a file.
+        digest: the observer is the root of a rack: what is sent of all its hosts, and not only of this one.
     """
 
     def __init__(self, folder: RunFolder, host: str) -> None:
         self._folder = folder
         self._host = host
+        self.digest: Digest | None = None
         self.behind = True
         self.handed: dict[str, int] = {}
         self._sent: dict[str, int] = {}
@@ -56,14 +60,16 @@ class Backlog:
         self.handed[cursor_key(header)] = record.seq
         if self.behind:
             return
-        self._records.append((header, record))
-        self._size += len(record.payload) + _OVERHEAD
+        if (passed := self._passed(header, record)) is None:
+            return
+        self._records.append((header, passed))
+        self._size += len(passed.payload) + _OVERHEAD
         if self._size > QUEUE_LIMIT:
             self._fall_behind()
 
     def add_live(self, entry: Entry) -> None:
         """Queues an event that is not journaled: only the newest of a kind is kept."""
-        if entry.seq:
+        if entry.seq and (self.digest is None or type(entry.event) not in ROUTINE):
             return
         self._live[live_key(entry)] = entry
 
@@ -78,7 +84,7 @@ class Backlog:
             sparing: leave out samples that are not news.
         """
         waiting = self._take_waiting(live, operations, sparing)
-        return list(_batches(self._after, self._host, waiting))
+        return list(self._batches(waiting))
 
     def _take_waiting(self, live: bool, operations: int, sparing: bool) -> Iterator[_Item]:
         while self._records:
@@ -118,7 +124,7 @@ class Backlog:
             for record in records
             for item in self._unsent(header, record)
         )
-        return _batches(self._after, self._host, items)
+        return self._batches(items)
 
     def read_history(self, handed: dict[str, int]) -> list[tuple[FileHeader, list[Record]]]:
         """The records in this host's files, up to those handed on. Blocks: call it in a thread."""
@@ -129,7 +135,7 @@ class Backlog:
                 contents = read_journal(path)
             except OSError:
                 continue
-            if contents is None or contents.header.host != self._host:
+            if contents is None or not self._sends(contents.header.host):
                 continue
             key = cursor_key(contents.header)
             # A ring may be written while it is read: skip a stream of which nothing was handed on.
@@ -138,11 +144,20 @@ class Backlog:
             upto = handed.get(key)
             _, stream = found.setdefault(key, (contents.header, {}))
             for record in contents.records:
-                if record.seq > sent.get(key, 0) and (upto is None or record.seq <= upto):
-                    stream.setdefault(record.seq, record)
+                if record.seq <= sent.get(key, 0) or (upto is not None and record.seq > upto):
+                    continue
+                # All records of a rack's journals would not fit into memory.
+                if (passed := self._passed(contents.header, record)) is not None:
+                    stream.setdefault(record.seq, passed)
         return [
             (header, [stream[seq] for seq in sorted(stream)]) for header, stream in found.values()
         ]
+
+    def _sends(self, host: str) -> bool:
+        return self.digest is not None or host == self._host
+
+    def _passed(self, header: FileHeader, record: Record) -> Record | None:
+        return self.digest.passed(header.stream, record) if self.digest else record
 
     def _unsent(self, header: FileHeader, record: Record) -> Iterator[_Item]:
         """The record, unless it was sent before."""
@@ -156,26 +171,26 @@ class Backlog:
         self._size = 0
         self.behind = True
 
-
-def _batches(after: int, host: str, items: Iterable[_Item]) -> Iterator[Batch]:
-    """Packs items into batches that fit a frame."""
-    indexes: dict[str, int] = {}
-    headers: list[FileHeader] = []
-    frames: list[Frame] = []
-    size = 0
-    for header, seq, time_ns, payload in items:
-        key = cursor_key(header)
-        if key not in indexes:
-            # Anyone who writes a ring here can give it any name: the root would refuse the whole batch.
-            if objection_to(header, host):
-                continue
-            indexes[key] = len(headers)
-            headers.append(msgspec.structs.replace(header, capacity=0))
-            size += len(header.stream) + len(header.host) + len(header.boot_id) + _OVERHEAD
-        frames.append(Frame(indexes[key], seq, time_ns, payload))
-        size += len(payload) + _OVERHEAD
-        if size >= BATCH_SIZE:
-            yield Batch(after=after, headers=tuple(headers), frames=tuple(frames))
-            indexes, headers, frames, size = {}, [], [], 0
-    if frames:
-        yield Batch(after=after, headers=tuple(headers), frames=tuple(frames))
+    def _batches(self, items: Iterable[_Item]) -> Iterator[Batch]:
+        """Packs items into batches that fit a frame."""
+        indexes: dict[str, int] = {}
+        headers: list[FileHeader] = []
+        frames: list[Frame] = []
+        size = 0
+        for header, seq, time_ns, payload in items:
+            key = cursor_key(header)
+            if key not in indexes:
+                # Anyone who writes a ring here can give it any name: the root would refuse the whole batch.
+                host = header.host if self.digest is not None else self._host
+                if objection_to(header, host):
+                    continue
+                indexes[key] = len(headers)
+                headers.append(msgspec.structs.replace(header, capacity=0))
+                size += len(header.stream) + len(header.host) + len(header.boot_id) + _OVERHEAD
+            frames.append(Frame(indexes[key], seq, time_ns, payload))
+            size += len(payload) + _OVERHEAD
+            if size >= BATCH_SIZE:
+                yield Batch(after=self._after, headers=tuple(headers), frames=tuple(frames))
+                indexes, headers, frames, size = {}, [], [], 0
+        if frames:
+            yield Batch(after=self._after, headers=tuple(headers), frames=tuple(frames))

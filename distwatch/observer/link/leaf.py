@@ -22,9 +22,12 @@ from distwatch.observer.link import messages as say
 from distwatch.observer.link.backlog import Backlog
 from distwatch.observer.link.carrier import HANDSHAKE_WITHIN_S
 from distwatch.observer.link.channel import LINK_ERRORS, Channel, LinkBroken, LinkRefused, join
+from distwatch.observer.link.digest import Digest
 from distwatch.observer.link.handshake import connect
-from distwatch.observer.link.root import LOST_AFTER_S
-from distwatch.observer.link.root_address import RootAddress
+from distwatch.observer.link.leaf_session import LOST_AFTER_S
+from distwatch.observer.link.racks import RACK_NAME_MOST
+from distwatch.observer.link.root import Root
+from distwatch.observer.link.root_address import LinkMisconfigured, RootAddress, parse_place
 from distwatch.state import events as ev
 
 SEND_EVERY_S = 0.25
@@ -43,14 +46,22 @@ class Leaf:
     """The connection to the root, which is renewed while the observer runs.
 
     Attributes:
-        place: where the root is.
+        home: where the root of the run is.
+        place: where it sends to: there, or to the root of its rack.
         linked: the root receives what is sent.
     """
 
-    def __init__(self, observer: Observer, place: RootAddress, token: bytes) -> None:
+    def __init__(
+        self, observer: Observer, place: RootAddress, token: bytes, rack: str = ""
+    ) -> None:
+        """`rack`: the name of its rack, where it was given one."""
         self._observer = observer
-        self.place = place
+        self.place = self.home = place
         self._token = token
+        self._rack_name = rack
+        self._rack: Root | None = None
+        """It is the root of its rack."""
+        self._unreachable = ""
         self._channel: Channel | None = None
         self._host = observer.recording.header.host
         self._backlog = Backlog(observer.folder, self._host)
@@ -76,11 +87,15 @@ class Leaf:
 
     def redirect(self, place: RootAddress, token: bytes) -> None:
         """Changes the root's address; does nothing if it is the same."""
-        if (place, token) == (self.place, self._token):
+        if (place, token) == (self.home, self._token):
             return
+        self.home, self._token = place, token
+        self._go_to(place, f"the root is now at {place}")
+
+    def _go_to(self, place: RootAddress, why: str) -> None:
         if place != self.place:
-            self._take_leave(f"the root is now at {place}")
-        self.place, self._token = place, token
+            self._take_leave(why)
+        self.place = place
         self._moved.set()
         if self._channel is not None:
             self._channel.abort()
@@ -89,6 +104,7 @@ class Leaf:
         """Stops sending for good."""
         if self._task is not None:
             await end_tasks(self._task)
+        await self._leave_rack()
         self._take_leave("this observer no longer sends to a root")
         self._observer.judge.of_one_host = False
         self._observer.sinks.remove(self._backlog.add_live)
@@ -100,10 +116,17 @@ class Leaf:
         if self._task is not None:
             await asyncio.wait([self._task], timeout=DELIVER_WITHIN_S)
             await end_tasks(self._task)
+        await self._leave_rack()
         if not self._delivered:
             log.warning(
                 "root %s did not receive every record; the rest are in this folder", self.place
             )
+
+    async def _leave_rack(self) -> None:
+        if self._rack is not None:
+            rack, self._rack = self._rack, None
+            self._backlog.digest = None
+            await rack.close()
 
     async def join_viewer(
         self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -150,13 +173,26 @@ class Leaf:
                 why = "it ended the connection"
             except OSError as error:
                 why = error.strerror or str(error)
-            except (LinkRefused, LinkBroken, msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (
+                LinkRefused,
+                LinkBroken,
+                LinkMisconfigured,
+                msgspec.DecodeError,
+                UnicodeDecodeError,
+            ) as error:
                 why, refused = str(error), True
             if refused and self._closing.is_set():
                 return  # the root refuses it, so there is nothing to wait for
             if self._moved.is_set() or self.linked:
                 pause_s = PAUSE_FIRST_S
             if self._moved.is_set():
+                continue
+            if self.place != self.home:
+                # Another root of its level takes it, or it becomes one: the root of the run decides.
+                self._unreachable = str(self.place)
+                self._go_to(self.home, f"the root of its rack was lost: {why}")
+                self._moved.clear()
+                await self._pause(PAUSE_FIRST_S)
                 continue
             self._note(False, why)
             await self._pause(pause_s)
@@ -175,6 +211,9 @@ class Leaf:
             run_id=self._observer.folder.run_id,
             host=self._host,
             node=_node(self._observer.recording.header.boot_id),
+            rack=self._rack_name[:RACK_NAME_MOST],
+            place=str(self._rack.place) if self._rack is not None else "",
+            unreachable=self._unreachable,
         )
         return await connect(self.place, self._token, hello)
 
@@ -252,9 +291,12 @@ class Leaf:
                 self._looks.add(task)
                 task.add_done_callback(self._looks.discard)
             elif isinstance(message, say.End):
-                self._observer.responses.obey(
-                    message.process, message.incident, message.code, message.summary
-                )
+                self._end(message)
+            elif isinstance(message, say.Serve):
+                await self._serve_rack(channel, message.address)
+            elif isinstance(message, say.Move):
+                self._unreachable = ""
+                self._go_to(parse_place(message.place), f"the root of its rack is {message.place}")
             elif isinstance(message, say.Bye):
                 self._delivered = True
                 return
@@ -262,10 +304,33 @@ class Leaf:
                 raise LinkRefused(f"it refuses: {message.why[:300]}")
 
     async def _look(self, channel: Channel, look: say.Look) -> None:
-        await self._observer.look(look.why, ask=look.ask)
-        with contextlib.suppress(OSError):
+        digest = self._backlog.digest or Digest()
+        with digest.looking(look.suspects, whole=look.ask), contextlib.suppress(OSError):
+            await self._observer.look(look.why, ask=look.ask)
             await self._send_all(channel)
             await channel.send(say.encode(say.Looked(number=look.number)))
+
+    def _end(self, order: say.End) -> None:
+        """Ends a process of this host, or asks the host of this rack where it is."""
+        held = self._observer.state.processes.get(order.process)
+        if held is not None and held.host != self._host and self._rack is not None:
+            self._rack.pass_on(held.host, order)
+        else:
+            self._observer.responses.obey(order.process, order.incident, order.code, order.summary)
+
+    async def _serve_rack(self, channel: Channel, address: str) -> None:
+        """Becomes the root of its rack, and comes back to the root of the run as one."""
+        if self._rack is not None:
+            return
+        rack = Root(self._observer, self._token, of_rack=True)
+        try:
+            await rack.start(address, 0)
+        except OSError as error:
+            why = f"cannot listen at {address}: {error.strerror or error}"
+            await channel.send(say.encode(say.Unable(why=why)))
+            return
+        self._rack, self._backlog.digest = rack, Digest()
+        self._go_to(self.home, "")
 
     def _take_leave(self, why: str) -> None:
         """Records that the link to the previous root has ended for good."""

@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader
 
-VERSION = 2
+VERSION = 3
 FRAME_LIMIT = 1024 * 1024
 BATCH_SIZE = FRAME_LIMIT // 4
 """A batch is sent at this size; one more record still fits the limit."""
@@ -51,6 +51,12 @@ class Looked(Message, frozen=True, tag="looked"):
     number: int
 
 
+class Unable(Message, frozen=True, tag="unable"):
+    """It could not become the root of a rack."""
+
+    why: str
+
+
 class Bye(Message, frozen=True, tag="bye"):
     """Everything was sent; as the answer: everything was received."""
 
@@ -63,11 +69,27 @@ class Resume(Message, frozen=True, tag="resume"):
 
 
 class Look(Message, frozen=True, tag="look"):
-    """Take stacks now, and journal the newest of everything. `ask`: also ask agents for dumps."""
+    """Take stacks now, and journal the newest of everything. `ask`: also ask agents for dumps.
+
+    The root of a rack passes on what it sees of `suspects` in full, with `ask` what it sees of all.
+    """
 
     number: int
     why: str
     ask: bool = False
+    suspects: tuple[str, ...] = ()
+
+
+class Serve(Message, frozen=True, tag="serve"):
+    """Become the root of a rack, listening at this address, and connect here anew."""
+
+    address: str
+
+
+class Move(Message, frozen=True, tag="move"):
+    """Send to the root of your rack, at this place. If it cannot be reached, come back."""
+
+    place: str
 
 
 class End(Message, frozen=True, tag="end"):
@@ -100,8 +122,8 @@ class Refused(Message, frozen=True, tag="refused"):
     why: str
 
 
-FromLeaf = Batch | CaughtUp | Looked | Bye
-FromRoot = Resume | Look | End | Seen | Bye | Refused
+FromLeaf = Batch | CaughtUp | Looked | Unable | Bye
+FromRoot = Resume | Look | Serve | Move | End | Seen | Bye | Refused
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +134,12 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     node: str
     version: int = VERSION
+    rack: str = ""
+    """The name of its rack, where it was given one."""
+    place: str = ""
+    """Where it takes the hosts of its rack, whose records it passes on."""
+    unreachable: str = ""
+    """The root of a rack to which it was sent in vain."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

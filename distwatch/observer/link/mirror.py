@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Set
 
 from distwatch.observer.journals.recording import SIZE_LIMIT
 from distwatch.observer.journals.segments import LIMIT, Segment, read_header, read_journal
@@ -49,17 +50,16 @@ class Mirror:
         self._open: OrderedDict[str, Segment] = OrderedDict()
         """The segments written to last, the newest at the end."""
 
-    def cursors(self, host: str) -> dict[str, int]:
-        """The newest record on disk of each stream of that host. Reads files."""
+    def cursors(self, hosts: Set[str]) -> dict[str, int]:
+        """The newest record on disk of each stream of these hosts. Reads files."""
         found: dict[str, int] = {}
         for stem in self._folder.stems(".journal"):
-            # A file's name begins with its host's name, so only that host's files are opened.
-            names = (stem, stem.removeprefix("observer-"))
-            if not any(name.startswith(f"{host}-") for name in names):
+            # A file's name begins with its host's name, so few files of other hosts are opened.
+            if not _hosts_in(stem) & hosts:
                 continue
             path = self._folder.journal(stem)
             header = read_header(path)
-            if header is None or header.host != host:
+            if header is None or header.host not in hosts:
                 continue
             try:
                 contents = read_journal(path)
@@ -105,6 +105,12 @@ class Mirror:
             segment.close()
         self._open.clear()
         self._segments.clear()
+
+
+def _hosts_in(stem: str) -> Set[str]:
+    """Every name that may be the host's in the name of a file: a host's name may have hyphens, too."""
+    name = stem.removeprefix("observer-")
+    return {text[:at] for text in (stem, name) for at, one in enumerate(text) if one == "-"}
 
 
 def _stem(header: FileHeader) -> str:

@@ -7,35 +7,23 @@ import contextlib
 import logging
 import time
 
-import msgspec
-
 from distwatch.observer.background import end_tasks
 from distwatch.observer.daemon import Observer
-from distwatch.observer.journals.refusal import Refusal
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.carrier import HANDSHAKE_WITHIN_S, Listener
 from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused, join
 from distwatch.observer.link.handshake import accept
-from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
+from distwatch.observer.link.leaf_session import LOST_AFTER_S, LeafSession
+from distwatch.observer.link.mirror import Mirror, is_host_name
+from distwatch.observer.link.racks import Grouping
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import name_of
 from distwatch.socket_path import within_limit
 from distwatch.state import events as ev
-from distwatch.state.events import decode_event
-from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
 
-LOST_AFTER_S = 5.0
 REJOIN_WITHIN_S = 60.0
 """How long the root outlives its own ranks, waiting for a lost leaf."""
-SEEN_EVERY_S = 1.0
-TRY_DISK_AGAIN_S = 5.0
-PROCESSES_A_SECOND = 10_000
-"""How many processes' live values the root can take in a second."""
-LIVE_MOST_S = 2.0
-BUSY_SHARE = 4.0
-"""A busy machine makes a turn of the root so many times longer."""
-OPERATIONS_HELD = 16_384
-"""How many newest operations are sent of all pulses together; a few of each are always sent."""
+REGROUP_AFTER_S = 0.5
 log = logging.getLogger("distwatch.observer")
 
 
@@ -46,18 +34,21 @@ class Root:
         place: where it listens, once it does.
     """
 
-    def __init__(self, observer: Observer, token: bytes) -> None:
+    def __init__(self, observer: Observer, token: bytes, *, of_rack: bool = False) -> None:
+        """`of_rack`: the observer passes on what it gets, to the root of the run."""
         self._observer = observer
         self.token = token
+        self._grouping = None if of_rack else Grouping()
         self.place: RootAddress | None = None
         self._host = observer.recording.header.host
         self._mirror = Mirror(observer.folder)
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leaves: dict[str, _Leaf] = {}
+        self._leaves: dict[str, LeafSession] = {}
         self._lost: dict[str, float] = {}
         self._said: set[str] = set()
         self._looks = 0
+        self._regroups: asyncio.TimerHandle | None = None
         self._begin_anew()
 
     async def start(self, address: str, port: int) -> None:
@@ -72,6 +63,8 @@ class Root:
         if self._listener is None:
             return
         self._observer.others = None
+        if self._regroups is not None:
+            self._regroups.cancel()
         await end_tasks(*self._tasks)
         await self._listener.close()
         with contextlib.suppress(OSError):
@@ -90,20 +83,24 @@ class Root:
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]:
         """Asks every leaf for a look; each future is done when the leaf's results have arrived."""
         self._looks += 1
-        look = say.Look(number=self._looks, why=why[:400], ask=ask)
+        look = say.Look(
+            number=self._looks, why=why[:400], ask=ask, suspects=self._observer.judge.suspects()
+        )
         return [leaf.ask(look) for leaf in self._leaves.values()]
 
     def ask_to_end(self, order: ev.RankAborted) -> None:
         """Asks the leaf of that host to end a process of its own."""
-        if (leaf := self._leaves.get(order.host)) is not None:
-            leaf.send(
-                say.End(
-                    process=order.process,
-                    incident=order.incident,
-                    code=order.code,
-                    summary=order.summary,
-                )
-            )
+        end = say.End(
+            process=order.process, incident=order.incident, code=order.code, summary=order.summary
+        )
+        self.pass_on(order.host, end)
+
+    def pass_on(self, host: str, message: say.Message) -> None:
+        """Sends a message to that host, or to the root of its rack; to nobody where neither is here."""
+        leaf = self._leaves.get(host)
+        leaf = leaf or next((one for one in self._leaves.values() if host in one.hosts), None)
+        if leaf is not None:
+            leaf.send(message)
 
     # ---- connections ---------------------------------------------------------------------------
 
@@ -133,7 +130,7 @@ class Root:
                     viewers = await asyncio.open_unix_connection(path)
                 await join(channel, *viewers)
             else:
-                await self._serve_leaf(channel, hello)
+                await self._serve_leaf(channel, hello, address)
         except (LinkRefused, LinkBroken) as error:
             self._refuse(address, str(error))
         except (OSError, EOFError, asyncio.TimeoutError) as error:
@@ -157,13 +154,15 @@ class Root:
             return f"two machines are named {hello.host}: give each its own host name"
         return ""
 
-    async def _serve_leaf(self, channel: Channel, hello: say.Hello) -> None:
+    async def _serve_leaf(self, channel: Channel, hello: say.Hello, address: str) -> None:
         # A broken connection may look intact on this side long after the leaf has reconnected.
         if (before := self._leaves.get(hello.host)) is not None:
             before.replace()
-        leaf = _Leaf(self._observer, self._mirror, channel, hello)
+        leaf = LeafSession(self._observer, self._mirror, channel, hello, address)
         self._leaves[hello.host] = leaf
-        self._lost.pop(hello.host, None)
+        self._note_host(hello.host)
+        leaf.on_host = self._note_host
+        leaf.on_news = self._regroup_soon
         why = "its connection ended"
         try:
             await leaf.resume()
@@ -178,6 +177,8 @@ class Root:
             raise
         finally:
             leaf.leave()
+            if leaf.goes_to:
+                why = f"it went to the root of its rack, {leaf.goes_to}"
             if self._leaves.get(hello.host) is leaf:
                 del self._leaves[hello.host]
                 if leaf.ended:
@@ -190,165 +191,27 @@ class Root:
                 else:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
 
+    def _note_host(self, host: str) -> None:
+        """A host has come, by itself or through the root of its rack: it is nowhere else."""
+        self._lost.pop(host, None)
+        for leaf in self._leaves.values():
+            leaf.hosts.discard(host)
+
+    def _regroup_soon(self) -> None:
+        """Puts hosts into racks, where there are very many of them or racks are named."""
+        if self._grouping is not None and self._regroups is None:
+            loop = asyncio.get_running_loop()
+            self._regroups = loop.call_later(REGROUP_AFTER_S, self._regroup)
+
+    def _regroup(self) -> None:
+        self._regroups = None
+        if self._grouping is not None:
+            for step in self._grouping.next_steps(leaf.member for leaf in self._leaves.values()):
+                self._leaves[step.host].take_step(step)
+
     def _refuse(self, address: str, reason: str) -> None:
         why = f"{address or 'a connection'} was refused: {reason}"
         log.warning("%s", why)
         if why not in self._said and len(self._said) < 64:
             self._said.add(why)
             self._observer.recording.miss("link", why)
-
-
-class _Leaf:
-    """One leaf's connection.
-
-    Attributes:
-        heard: when something last arrived.
-        ended: it has said goodbye.
-    """
-
-    def __init__(
-        self, observer: Observer, mirror: Mirror, channel: Channel, hello: say.Hello
-    ) -> None:
-        self._observer = observer
-        self._mirror = mirror
-        self._channel = channel
-        self._host = hello.host
-        self.node = hello.node
-        self.heard = time.monotonic()
-        self.ended = False
-        self._seen_said = 0.0
-        self._live = 0
-        self._pending: dict[int, asyncio.Future[None]] = {}
-        self._asking: set[asyncio.Task[None]] = set()
-        self._disk_at = 0.0
-        self._refusal = Refusal(f"the journals of {hello.host}")
-        self._behind = False
-        self._resumes = 0
-
-    async def resume(self) -> None:
-        """Tells the leaf what is on disk: it continues from there."""
-        cursors = await asyncio.to_thread(self._mirror.cursors, self._host)
-        self._resumes += 1
-        await self._channel.send(say.encode(say.Resume(number=self._resumes, cursors=cursors)))
-
-    async def serve(self) -> None:
-        """Receives until the leaf says goodbye; raises on any other end."""
-        while True:
-            body = await self._channel.receive_within(LOST_AFTER_S)
-            self.heard = time.monotonic()
-            try:
-                message = say.decode_from_leaf(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise LinkBroken(f"a message that cannot be read: {error}") from error
-            if isinstance(message, say.Batch):
-                await self._take(message)
-            elif isinstance(message, say.CaughtUp):
-                # Only now: before, that host's ranks would be judged by old data.
-                recording = self._observer.recording
-                root = recording.header.host
-                recording.record(ev.LinkChanged(host=root, peer=self._host, linked=True))
-            elif isinstance(message, say.Looked):
-                if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
-                    waiting.set_result(None)
-            else:
-                self.ended = True
-                await self._channel.send(say.encode(say.Bye()))
-                return
-            live = message.live if isinstance(message, say.Batch) else 0
-            self._live = max(self._live, live)
-            if live or self.heard - self._seen_said > SEEN_EVERY_S:
-                self._seen_said = self.heard
-                await asyncio.wait_for(self._channel.send(self._seen()), LOST_AFTER_S)
-
-    def _seen(self) -> bytes:
-        processes = max(1, len(self._observer.state.processes))
-        every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
-        seen = say.Seen(
-            live_every_s=every_s,
-            operations=OPERATIONS_HELD // processes,
-            busy_s=BUSY_SHARE * self._observer.longest_turn_s,
-            live=self._live,
-        )
-        return say.encode(seen)
-
-    def ask(self, look: say.Look) -> asyncio.Future[None]:
-        """Asks for a look; the future is done when it was taken, or when the leaf is gone."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending[look.number] = answer
-        self.send(look)
-        return answer
-
-    def send(self, message: say.Message) -> None:
-        """Sends in the background; a leaf that is gone gets nothing."""
-        task = asyncio.create_task(self._send_quietly(message))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    def replace(self) -> None:
-        """Ends this connection: the same leaf has connected again."""
-        self._channel.abort()
-
-    def leave(self) -> None:
-        for waiting in self._pending.values():
-            if not waiting.done():
-                waiting.set_result(None)
-        for task in self._asking:
-            task.cancel()
-
-    async def _send_quietly(self, message: say.Message) -> None:
-        with contextlib.suppress(OSError):
-            await self._channel.send(say.encode(message))
-
-    async def _take(self, batch: say.Batch) -> None:
-        """Checks the whole batch, writes it, then folds it."""
-        for header in batch.headers:
-            if objection := objection_to(header, self._host):
-                raise LinkBroken(objection)
-        entries: list[tuple[FileHeader, Record, ev.Event | None]] = []
-        kept: dict[int, list[Record]] = {}
-        for frame in batch.frames:
-            entries.append(_checked(batch, frame))
-            if frame.seq:
-                kept.setdefault(frame.stream, []).append(entries[-1][1])
-        await self._keep(
-            batch.after, [(batch.headers[index], records) for index, records in kept.items()]
-        )
-        for header, record, event in entries:
-            if event is not None:
-                self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
-
-    async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
-        """Writes the records; what the disk refuses is requested again later from the leaf's disk."""
-        if self._behind and time.monotonic() > self._disk_at:
-            self._behind = False
-            await self.resume()
-        # Batches sent before the resume would leave a gap.
-        if self._behind or after != self._resumes:
-            return
-        try:
-            for header, records in streams:
-                self._mirror.keep(header, records)
-        except OSError as error:
-            self._behind, self._disk_at = True, time.monotonic() + TRY_DISK_AGAIN_S
-            if self._refusal.note(error, 0):
-                self._observer.recording.miss("disk", self._refusal.standing)
-        else:
-            if streams and self._refusal.stands:
-                # The leaf has sent again what was refused.
-                self._observer.recording.miss("disk", self._refusal.finish())
-
-
-def _checked(batch: say.Batch, frame: say.Frame) -> tuple[FileHeader, Record, ev.Event | None]:
-    """A frame's record, and its event; None where it holds none.
-
-    A rank can write anything into its journal, and the leaf sends that unchanged: refusing it would
-    cut the whole host off from the root for ever.
-    """
-    if not 0 <= frame.stream < len(batch.headers):
-        raise LinkBroken("a frame of a stream that was not named")
-    if not (0 <= frame.seq < 1 << 63 and 0 <= frame.time_ns < 1 << 63):
-        raise LinkBroken("a frame whose numbers are out of range")
-    if len(frame.payload) > MAX_PAYLOAD:
-        raise LinkBroken("a frame that is too long for a journal")
-    record = Record(seq=frame.seq, time_ns=frame.time_ns, payload=frame.payload)
-    return batch.headers[frame.stream], record, decode_event(frame.payload)

@@ -86,7 +86,7 @@ class Link:
 
     def _part(self, why_not: str = "") -> Part:
         part = "root" if self.root else "leaf" if self.leaf else ""
-        place = self.root.place if self.root else self.leaf.place if self.leaf else None
+        place = self.root.place if self.root else self.leaf.home if self.leaf else None
         return Part(part=part, place=str(place) if place else "", why_not=why_not)
 
     async def _be_root(self, place: RootAddress, token: bytes) -> None:
@@ -105,7 +105,7 @@ class Link:
             self.leaf.redirect(place, token)
             return
         await self._be_neither()
-        self.leaf = _leaf(self._observer, place, token)
+        self.leaf = self._new_leaf(place, token)
         self.leaf.start()
 
     async def _be_neither(self) -> None:
@@ -134,7 +134,7 @@ class Link:
             # A name that does not resolve is not ours; the leaf tries again and reports it.
             address = await address_here(place)
         if address is None:
-            self.leaf = _leaf(self._observer, place, token)
+            self.leaf = self._new_leaf(place, token)
             self.leaf.start()
         else:
             self.root = _root(self._observer, token)
@@ -157,6 +157,9 @@ class Link:
                     self._say(why)
             await asyncio.sleep(LISTEN_AGAIN_S)
 
+    def _new_leaf(self, place: RootAddress, token: bytes) -> Leaf:
+        return _leaf(self._observer, place, token, self._environ.get("DISTWATCH_RACK", "").strip())
+
     def _say(self, why: str) -> None:
         log.warning("%s", why)
         self._observer.recording.miss("link", why)
@@ -169,10 +172,10 @@ def _root(observer: Observer, token: bytes) -> Root:
     return Root(observer, token)
 
 
-def _leaf(observer: Observer, place: RootAddress, token: bytes) -> Leaf:
+def _leaf(observer: Observer, place: RootAddress, token: bytes, rack: str) -> Leaf:
     from distwatch.observer.link.leaf import Leaf
 
-    return Leaf(observer, place, token)
+    return Leaf(observer, place, token, rack)
 
 
 def _is_met(wanted: RootAddress, held: RootAddress | None) -> bool:

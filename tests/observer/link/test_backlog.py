@@ -91,7 +91,7 @@ class Home:
         self.on_the_way.clear()
         self.broken = False
         self.resumes += 1
-        self.backlog.resume(self.resumes, self.mirror.cursors(HOST))
+        self.backlog.resume(self.resumes, self.mirror.cursors({HOST}))
 
     def new_root(self) -> None:
         self.mirror.close()

@@ -14,6 +14,7 @@ import pytest_asyncio
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.journals.segments import Segment, read_journal
+from distwatch.observer.link import leaf_session
 from distwatch.observer.link import messages as say
 from distwatch.observer.link import root as module
 from distwatch.observer.link.carrier import dial
@@ -189,7 +190,7 @@ async def test_the_same_leaf_takes_the_place_of_its_cut_connection(
 async def test_a_leaf_that_falls_silent_is_lost(
     observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOST_AFTER_S", 0.01)
+    monkeypatch.setattr(leaf_session, "LOST_AFTER_S", 0.01)
     channel = await join()
     await ended(channel)
     link = observer.state.hosts[observer.recording.header.host].links[FAR]
@@ -200,7 +201,7 @@ async def test_a_leaf_that_falls_silent_is_lost(
 async def test_what_the_disk_refused_is_asked_for_again(
     folder: RunFolder, observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TRY_DISK_AGAIN_S", 0.0)
+    monkeypatch.setattr(leaf_session, "TRY_DISK_AGAIN_S", 0.0)
     append = Segment.append
     refusals = [OSError(28, "No space left on device")]
 
