@@ -11,9 +11,9 @@ from distwatch.runfolder import RunFolder
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
               "VIRTUAL_ENV", "TMPDIR", "XDG_RUNTIME_DIR", "DISTWATCH_DIR", "SYSTEMROOT",
-              "DISTWATCH_OBSERVER", "DISTWATCH_TOKEN", "DISTWATCH_HOST", "DISTWATCH_KEEP",
-              "DISTWATCH_NOTIFY", "DISTWATCH_DRAIN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-              "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+              "DISTWATCH_OBSERVER", "DISTWATCH_RACK", "DISTWATCH_TOKEN", "DISTWATCH_HOST",
+              "DISTWATCH_KEEP", "DISTWATCH_NOTIFY", "DISTWATCH_DRAIN", "HTTP_PROXY", "HTTPS_PROXY",
+              "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
               "MASTER_ADDR")  # fmt: skip
 _CODE = (
     "import sys; sys.path[:0] = sys.argv[2:3]; "

@@ -75,10 +75,10 @@ class Root:
 
     def holds_on(self) -> bool:
         """Whether a leaf is connected, or may soon come back."""
+        # Who has lost the root of its rack comes back to the root of the run.
+        lost = self._lost.values() if self._grouping is not None else ()
         now = time.monotonic()
-        return bool(self._leaves) or any(
-            now - since < REJOIN_WITHIN_S for since in self._lost.values()
-        )
+        return bool(self._leaves) or any(now - since < REJOIN_WITHIN_S for since in lost)
 
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]:
         """Asks every leaf for a look; each future is done when the leaf's results have arrived."""
@@ -108,8 +108,17 @@ class Root:
         """Counts the leaves of an earlier root as lost until they connect again."""
         known = self._observer.state.hosts.get(self._host)
         for peer, link in (dict(known.links) if known else {}).items():
-            if not link.ended and is_host_name(peer):
+            if link.ended or not is_host_name(peer):
+                continue
+            if self._grouping is not None:
                 self._lose(peer, "the root's observer was restarted", 0.0)
+            else:
+                self._let_go(peer, "it sends to another root now")
+
+    def _let_go(self, peer: str, why: str) -> None:
+        self._observer.recording.record(
+            ev.LinkChanged(host=self._host, peer=peer, linked=False, ended=True, why=why)
+        )
 
     def _lose(self, peer: str, why: str, silent_s: float) -> None:
         self._lost[peer] = time.monotonic()
@@ -147,7 +156,8 @@ class Root:
         if not is_host_name(hello.host):
             return f"{hello.host[:80]!r} is not a host name"
         tracking = self._observer.tracking
-        if tracking.processes and not tracking.living() and hello.host not in self._lost:
+        over = tracking.processes and not tracking.living() and hello.host not in self._lost
+        if over and self._grouping is not None:
             return f"run {ours} has ended here"  # a later launch with that name is another run
         there = self._leaves.get(hello.host)
         if hello.host == self._host or (there is not None and there.node != hello.node):
@@ -182,12 +192,7 @@ class Root:
             if self._leaves.get(hello.host) is leaf:
                 del self._leaves[hello.host]
                 if leaf.ended:
-                    self._observer.recording.record(
-                        ev.LinkChanged(
-                            host=self._host, peer=hello.host, linked=False, ended=True,
-                            why="its observer has ended",
-                        )
-                    )  # fmt: skip
+                    self._let_go(hello.host, "its observer has ended")
                 else:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
 

@@ -1,0 +1,100 @@
+"""A tree of roots on five machines: two racks of two, and the root of the run above them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
+from distwatch.state.model import RunState
+from tests.scenarios.test_nodes import STUCK, Nodes, nodes
+from tests.support.leftovers import wait_gone
+from tests.support.links import journals_of, observers_of
+
+QUICK = "init=60,group=60,collective=2"
+RACKS = {1: "a", 2: "a", 3: "b", 4: "b"}
+AWAY = 2
+"""A rank of a rack, on a host that is not the first of it."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def below(state: RunState, host: str) -> set[str]:
+    """The other hosts that this host's observer is the root of."""
+    held = state.hosts.get(host)
+    links = held.links.items() if held else ()
+    return {peer for peer, link in links if link.linked and ":" not in peer}
+
+
+def in_racks(state: RunState) -> bool:
+    """Whether each rack has a root, which the run's root sees, and all hosts are seen."""
+    roots = below(state, "node1")
+    held = [{root, *below(state, root)} for root in roots]
+    racks = [{"node2", "node3"}, {"node4", "node5"}]
+    return host_count(state) == (5, 5) and all(rack in held for rack in racks)
+
+
+def kill_observer(job: Nodes, number: int) -> None:
+    (pid,) = observers_of(job.jobs[number].root)
+    os.kill(pid, signal.SIGKILL)
+    assert wait_gone(pid, 30)
+
+
+def assert_root_has_it_once(job: Nodes) -> None:
+    """What ranks recorded is all there, in order; of what observers saw, a part, and nothing twice."""
+    for host, one in list(zip(job.hosts, job.jobs, strict=True))[1:]:
+        at_home, at_root = (
+            journals_of(one.folder, host.name),
+            journals_of(job.root.folder, host.name),
+        )
+        for stream, records in at_home.items():
+            there = [seq for seq, _, _ in at_root.get(stream, [])]
+            if stream.startswith("observer:"):
+                assert there == sorted(set(there))
+                assert set(there) <= {seq for seq, _, _ in records}
+            else:
+                assert there == [seq for seq, _, _ in records]
+
+
+def test_a_hang_across_racks_whose_roots_die() -> None:
+    with nodes(5) as job:
+        job.launch(
+            "after_the_gate",
+            env={"DISTWATCH_DEADLINES": QUICK},
+            env_of={rank: {"DISTWATCH_RACK": name} for rank, name in RACKS.items()},
+        )
+        job.root.wait_state(in_racks)
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        for rank in {*range(5)} - {AWAY}:
+            job.jobs[rank].open_gate("reduce", rank)
+        finding = job.root.wait_verdict(STUCK, {AWAY}, mentions=("after_the_gate.py",))
+        assert set(finding.waiting_ranks) == {0, 1, 3, 4}
+        # The root of a rack judges its own, and blames nobody whom it does not see.
+        for number in (1, 3):
+            blamed = {r for f in job.jobs[number].judged_blocking() for r in f.culprit_ranks}
+            assert blamed <= {AWAY}
+
+        roots = below(job.root.state(), "node1") & {"node2", "node3"}
+        (first,) = roots
+        kill_observer(job, int(first[-1]) - 1)
+
+        def lost(state: RunState) -> bool:
+            return first in unseen_hosts(state) or below(state, first) == set()
+
+        job.root.wait_state(lost)
+        job.root.wait_state(in_racks)
+        kill_observer(job, 0)
+
+        def came_again(state: RunState) -> bool:
+            return len(state.hosts["node1"].observers) == 2 and in_racks(state)
+
+        job.root.wait_state(came_again)
+        job.root.wait_verdict(STUCK, {AWAY}, mentions=("after_the_gate.py",))
+        job.jobs[AWAY].open_gate("reduce", AWAY)
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_root_has_it_once(job)
