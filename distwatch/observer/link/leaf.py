@@ -151,41 +151,11 @@ class Leaf:
 
     async def _keep_linked(self) -> None:
         pause_s = PAUSE_FIRST_S
-        while True:
-            refused = False
-            try:
-                self._moved.clear()
-                channel = await self._connected("leaf")
-                try:
-                    if self._moved.is_set():
-                        continue  # it was redirected during the handshake
-                    self._channel = channel
-                    await self._serve(channel)
-                finally:
-                    self._channel = None
-                    channel.abort()
-                if self._delivered:
-                    return
-                raise EOFError
-            except asyncio.TimeoutError:
-                why = f"it has been silent for {LOST_AFTER_S + self._wanted.busy_s:.0f} s"
-            except EOFError:
-                why = "it ended the connection"
-            except OSError as error:
-                why = error.strerror or str(error)
-            except (
-                LinkRefused,
-                LinkBroken,
-                LinkMisconfigured,
-                msgspec.DecodeError,
-                UnicodeDecodeError,
-            ) as error:
-                why, refused = str(error), True
-            if refused and self._closing.is_set():
-                return  # the root refuses it, so there is nothing to wait for
-            if self._moved.is_set() or self.linked:
+        while not self._delivered:
+            self._moved.clear()
+            why, refused = await self._link_once()
+            if self._moved.is_set() or self._delivered:
                 pause_s = PAUSE_FIRST_S
-            if self._moved.is_set():
                 continue
             if self.place != self.home:
                 # Another root of its level takes it, or it becomes one: the root of the run decides.
@@ -194,9 +164,37 @@ class Leaf:
                 self._moved.clear()
                 await self._pause(PAUSE_FIRST_S)
                 continue
+            if refused and self._closing.is_set():
+                return  # the root refuses it, so there is nothing to wait for
+            if self.linked:
+                pause_s = PAUSE_FIRST_S
             self._note(False, why)
             await self._pause(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _link_once(self) -> tuple[str, bool]:
+        """Connects and sends for as long as that goes; why it ended, and whether the root refuses it."""
+        try:
+            channel = await self._connected("leaf")
+            try:
+                # It may have been redirected during the handshake.
+                if not self._moved.is_set():
+                    self._channel = channel
+                    await self._serve(channel)
+            finally:
+                self._channel = None
+                channel.abort()
+        except asyncio.TimeoutError:
+            return f"it has been silent for {LOST_AFTER_S + self._wanted.busy_s:.0f} s", False
+        except EOFError:
+            pass
+        except OSError as error:
+            return error.strerror or str(error), False
+        except (LinkRefused, LinkBroken, LinkMisconfigured) as error:
+            return str(error), True
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return str(error), True
+        return "it ended the connection", False
 
     async def _pause(self, pause_s: float) -> None:
         """Waits for a random time: hosts that lost the root together must not all return at once."""
