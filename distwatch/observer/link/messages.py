@@ -139,7 +139,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     place: str = ""
     """Where it takes the hosts of its rack, whose records it passes on."""
     unreachable: str = ""
-    """The root of a rack to which it was sent in vain."""
+    """The root of a rack to which it was sent, and which it could not reach."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
