@@ -26,7 +26,7 @@ WORKS = (
     "checkpoint", "evaluate", "compile", "child", "torch.save", "dcp", "tokenize", "replaced workers",
     "autotune", "long kernel", "garbage", "profiler", "compress", "index", "threads", "processes",
     "busy child", "download", "slow read", "hash", "parse", "unpickle", "copy", "sort", "optimizer",
-    "loader workers", "silent evaluation",
+    "loader workers", "silent evaluation", "lenient parse", "large number",
 )  # fmt: skip
 """What rank 0 does: the ways of tests/scenarios/jobs/works_alone.py, and its units of work."""
 

@@ -92,7 +92,7 @@ class Agent(Recorder):
         self._thread.start()
 
     def _listen_at(self, path: str) -> ControlSocket:
-        return ControlSocket(path, self.dump, self._ask_to_leave, self._ask_to_end)
+        return ControlSocket(path, self._asked_to_dump, self._ask_to_leave, self._ask_to_end)
 
     # ---- the thread ------------------------------------------------------------------------
 
@@ -101,6 +101,11 @@ class Agent(Recorder):
         for source in list(self.dump_sources):
             if (dumped := guard("dump", source, reason)) is not None:
                 self.record(dumped)
+
+    def _asked_to_dump(self, reason: str) -> None:
+        """Others wait for this process, or its observer suspects so: that is worth a closer look at it."""
+        self.dump(reason)
+        guard("own threads", self._own_threads.look_closely)
 
     def beat(self) -> None:
         """Writes one pulse."""

@@ -17,6 +17,7 @@ from distwatch.state import events as ev
 
 ABSENT_LOOKS = 20
 """At two looks a second: who tries again after a pause has no exception meanwhile."""
+CLOSE_LOOKS, CLOSE_PAUSE_S = 16, 0.003
 _POLLS = frozenset(
     "Empty Full StopIteration StopAsyncIteration GeneratorExit BlockingIOError InterruptedError "
     "TimeoutError TimeoutExpired SystemExit KeyboardInterrupt QueueEmpty QueueFull".split()
@@ -46,6 +47,16 @@ class OwnThreads:
         self._chain_hook()
         self._look_at_main()
         self._look_at_exception()
+
+    def look_closely(self) -> None:
+        """Several looks in a row: a loop that tries again without a pause handles its exception for microseconds."""
+        for _ in range(CLOSE_LOOKS):
+            error = _current_exception(self._main.ident)
+            if error is None:
+                self._seen = 0  # the next one is another one, also in the same place of memory
+            elif id(error) != self._seen:
+                self._look_at_exception()
+            time.sleep(CLOSE_PAUSE_S)
 
     def _chain_hook(self) -> None:
         """Python calls one hook for all threads, and a program may set its own at any time."""

@@ -39,7 +39,7 @@ def output_files(ranks: dict[int, int], world: int) -> list[OutputFile]:
     """
     writers: dict[str, set[int]] = {}
     for rank, pid in ranks.items():
-        for path in _files_of(pid):
+        for path in files_of(pid):
             writers.setdefault(path, set()).add(rank)
     found = [
         OutputFile(path=path, rank=next(iter(who)) if len(who) == 1 else None)
@@ -67,7 +67,8 @@ def read_tail(path: str) -> bytes:
     return content if size <= TAIL else content.partition(b"\n")[2]
 
 
-def _files_of(pid: int) -> Iterable[str]:
+def files_of(pid: int) -> Iterable[str]:
+    """The regular files that are its stderr and stdout, as this host reaches them."""
     root = f"/proc/{pid}/root"
     for descriptor in _OUTPUTS:
         with contextlib.suppress(OSError):

@@ -37,6 +37,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """When it was looked at; a crowded machine is looked at late."""
     over_s: Finite = 0.0
     """The seconds in which it read, wrote and used that."""
+    repeats: str = ""
+    """A line of all that it writes, to its log alone and over and over: then what it writes is no movement."""
 
     @property
     def moved_ns(self) -> int:

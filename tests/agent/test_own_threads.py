@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from distwatch.agent import own_threads
 from distwatch.agent.own_threads import ABSENT_LOOKS, OwnThreads
 from distwatch.state import events as ev
 
@@ -59,6 +60,18 @@ def test_an_exception_that_comes_again_and_again(threads: OwnThreads, told: list
     for _ in range(ABSENT_LOOKS + 1):
         threads.look()
     assert isinstance(told[-1], ev.ExceptionPassed)
+
+
+def test_a_retry_without_a_pause_is_seen_by_looks_in_a_row(
+    threads: OwnThreads, told: list[ev.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round's exception may lie where the last one lay: in between there is none."""
+    here = [MemoryError("no room")]
+    seen = iter([None, *here, None, *here, *here, None] * 4)
+    monkeypatch.setattr(own_threads, "_current_exception", lambda thread: next(seen))
+    monkeypatch.setattr(own_threads, "CLOSE_PAUSE_S", 0.0)
+    threads.look_closely()
+    assert [event.times for event in told if isinstance(event, ev.ExceptionHeld)] == [2, 4]
 
 
 def test_how_a_loop_polls_is_no_failure(threads: OwnThreads, told: list[ev.Event]) -> None:

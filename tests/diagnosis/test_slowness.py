@@ -87,6 +87,17 @@ def test_a_loop_that_computes_is_told_from_one_that_waits(places: int, severity:
     assert found.code == ("process.livelock" if severity == "hang" else "collective.straggler")
 
 
+def test_who_writes_the_same_over_and_over_hangs() -> None:
+    """A retry that pauses outside its handler: its exception is over whenever anybody looks."""
+    made = job()
+    made.stack(0, 29, (frame("try_again", "/job/train.py", 7),))
+    flow = Flow(main=Moved(written_bytes=900), over_s=8.0, repeats="cannot allocate 3 GiB")
+    made.sample(0, 30, "S", syscall="clock_nanosleep", flow=flow)
+    found = root(diagnose(made.state))
+    assert (found.code, found.severity, found.culprit_ranks) == ("process.livelock", "hang", (0,))
+    assert "over and over, and its log says each time: cannot allocate 3 GiB" in found.summary
+
+
 COMPUTING = {"settled_since_ns": 2 * SECOND, "settled_cpu_s": 25.0, "looks": 10}
 FILLING = Flow(main=Moved(at_ns=29 * SECOND, touched_bytes=9 << 20), cpu_s=8.0, over_s=8.0)
 BUSY = Flow(cpu_s=8.0, over_s=8.0)

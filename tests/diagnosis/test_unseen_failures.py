@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.state import events as ev
+from distwatch.state.flow import Flow
 from distwatch.state.limits import limit_in
 from tests.diagnosis.recorded import (
     SECOND,
@@ -198,6 +199,19 @@ def test_an_exit_handler_keeps_it() -> None:
     job.tick(31.0)
     finding = only_root(job, "process.exit_stalled", 1)
     assert "an exit handler, at tracker.py:30 in flush" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("frames", "severity"),
+    [((), "warning"), ((frame("flush", "/job/tracker.py", 30),), "hang")],
+    ids=["Python takes its modules down", "an exit handler spins"],
+)
+def test_who_shuts_down_busily_is_slow(frames: tuple[ev.Frame, ...], severity: str) -> None:
+    job = ended_job()
+    job.stack(1, 31.0, frames)
+    job.sample(1, 31.0, "R", flow=Flow(cpu_s=6.0, over_s=8.0))
+    job.tick(31.0)
+    assert {(f.severity, f.culprit_ranks) for f in judged(job)} == {(severity, (1,))}
 
 
 def test_who_ends_slowly_is_not_stuck() -> None:

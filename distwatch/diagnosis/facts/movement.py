@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from distwatch.diagnosis.facts.activity import LIVELOCK_CPU, Activity, activity_of, spins
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.children import Child, children_of
+from distwatch.diagnosis.facts.user_frame import is_of_library, user_frame
 from distwatch.state.flow import Flow, Moved
 from distwatch.state.model import Process
 from distwatch.state.quantities import bytes_text, seconds
@@ -35,7 +36,8 @@ def movement_of(case: Case, rank: int) -> str:
         return ""
     if case.job.is_frozen(process):  # its stack is old, and the kernel's counts are not
         flow = flow_of(process)
-        return _bytes(case, process, flow, flow.main, "it") if flow else ""
+        moved = _bytes(case, process, flow, flow.main, "it") if flow else ""
+        return moved or _shutdown(case, process)
     return next(filter(None, _movements(case, process, children_of(case, process))), "")
 
 
@@ -57,6 +59,7 @@ def _movements(case: Case, process: Process, children: list[Child]) -> Iterator[
             yield _bytes(case, process, flow, flow.others, "another thread of it")
             yield _work_of_threads(case, process, flow)
     yield _computation(process)
+    yield _shutdown(case, process)
     for child in children if awaits in _AWAITS_CHILDREN else ():
         yield from _of_child(case, process, child, flow)
     if awaits == "compile" and (flow := flow_of(process)) is not None:
@@ -145,6 +148,20 @@ def _computation(process: Process) -> str:
     if asks or stack.settled_lines < LINES:
         return ""
     return f"it computes on at least {stack.settled_lines} different lines below that one"
+
+
+def _shutdown(case: Case, process: Process) -> str:
+    """Python takes its modules down, and libraries their threads, in no function of the person's code."""
+    over_ns, flow = process.main_ended_ns or process.ending_ns, flow_of(process)
+    if over_ns is None or flow is None or not is_busy(flow):
+        return ""
+    own = user_frame(process.main_frames)
+    looked_since = (process.outside.stack_ns or 0) > over_ns
+    if looked_since and own is not None and not is_of_library(own):
+        return ""  # an exit handler, which is judged like any other code
+    if case.job.age_s(process, over_ns) > patience_s(case, process):
+        return ""
+    return f"it shuts down, and has been busy for {flow.cpu_s:.1f} s of the last {seconds(flow.over_s)}"
 
 
 def _cpu(flow: Flow, who: str) -> str:

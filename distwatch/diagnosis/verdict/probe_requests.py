@@ -48,16 +48,21 @@ def worth_a_native_look(
     return keys
 
 
-def worth_another_look(findings: Iterable[Finding], jobs: Iterable[Job]) -> set[str]:
-    """Processes that run on the CPU while others wait for them: whether they do one thing over and over."""
+def late_processes(findings: Iterable[Finding], jobs: Iterable[Job]) -> list[Process]:
+    """Processes that are called slow while others wait for them."""
     late = {
         rank
         for finding in findings
         if finding.severity == "warning" and code_of(finding.code).lateness
         for rank in finding.culprit_ranks
     }
-    found = [job.ranks[rank] for job in jobs for rank in sorted(late & job.ranks.keys())]
-    return {p.key for p in found if (flow := flow_of(p)) is not None and is_busy(flow)}
+    return [job.ranks[rank] for job in jobs for rank in sorted(late & job.ranks.keys())]
+
+
+def runs(process: Process) -> bool:
+    """Whether its main thread is on the CPU: more looks show whether it does one thing over and over."""
+    flow = flow_of(process)
+    return flow is not None and is_busy(flow)
 
 
 def lines_of_interest(state: RunState) -> Places:

@@ -11,6 +11,7 @@ import msgspec
 
 from distwatch.probes.flow import Counts, counts_of
 from distwatch.probes.process import awaited_sockets, main_thread_busy_s
+from distwatch.probes.repeated_output import Output, repeated_line
 from distwatch.probes.socket_counters import received_by
 from distwatch.state.flow import Flow, Moved
 
@@ -46,6 +47,9 @@ class _Watched(msgspec.Struct):
     received: int = 0
     sockets: dict[str, int] = {}
     """Connections that the main thread has waited on, with the bytes that each had received."""
+    output: Output | None = None
+    """As it was when the lines were first compared."""
+    repeats: str = ""
 
 
 class Flows:
@@ -78,6 +82,22 @@ class Flows:
                     watched.received += max(0, now - known)
                     watched.sockets[inode] = now
 
+    def note_output(self, key: str, now: Output | None) -> None:
+        """What it has written to its log: the same over and over is no movement."""
+        watched = self._of(key)
+        if now is None or watched.output is None:
+            watched.output, watched.repeats = now, ""
+            return
+        line = repeated_line(watched.output, now)
+        if line is None:
+            return
+        watched.repeats = line
+        if not line:
+            watched.output = now
+        elif watched.newest is not None:
+            still = msgspec.structs.replace(watched.newest.main, at_ns=0)
+            watched.newest = msgspec.structs.replace(watched.newest, main=still, repeats=line)
+
     def look(self, key: str, pid: int) -> Flow | None:
         """What a process has moved since it was looked at first, and lately; None where it cannot be read."""
         counts, cpu_s = counts_of(pid), main_thread_busy_s(pid)
@@ -96,7 +116,9 @@ class Flows:
             looks.popleft()
         first, before = (looks[0], looks[-1]) if looks else (now, now)
         looks.append(now)
-        main = _moved(first.main, before.main, now.main, now.at_ns, known.main)
+        main = _moved(
+            first.main, before.main, now.main, now.at_ns, known.main, writes=not watched.repeats
+        )
         flow = watched.newest = Flow(
             main=_with_received(main, first.received, before.received, now),
             others=_moved(first.others, before.others, now.others, now.at_ns, known.others),
@@ -104,6 +126,7 @@ class Flows:
             system_s=max(0.0, now.main.system_s - first.main.system_s),
             at_ns=now.at_ns,
             over_s=(now.at_ns - first.at_ns) / 1e9,
+            repeats=watched.repeats,
         )
         return flow
 
@@ -116,10 +139,12 @@ class Flows:
         return watched
 
 
-def _moved(first: Counts, before: Counts, now: Counts, at_ns: int, known: Moved) -> Moved:
+def _moved(
+    first: Counts, before: Counts, now: Counts, at_ns: int, known: Moved, *, writes: bool = True
+) -> Moved:
     grown = now.since(first)
     moves = (
-        now.written > before.written
+        (writes and now.written > before.written)
         or (now.read > before.read and grown.read >= READ_AT_LEAST)
         or (now.touched > before.touched and grown.touched >= TOUCHED_AT_LEAST)
     )

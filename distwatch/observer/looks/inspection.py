@@ -10,10 +10,11 @@ from functools import partial
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.probe_requests import (
+    late_processes,
     lines_of_interest,
     locks_of_interest,
+    runs,
     worth_a_native_look,
-    worth_another_look,
 )
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
@@ -32,6 +33,7 @@ QUIET_AFTER_S = 60.0
 AGAIN_S = 3.0
 FRESH_S = 2.0
 _LOCKS = 8
+_LOGS = 16
 _LOOKED_AT = ("rank", "agent", "other")
 
 
@@ -118,17 +120,24 @@ class Inspection:
     ) -> asyncio.Task[None] | None:
         """Takes a few stacks of ranks that run while others wait for them; None: none are due."""
         now = time.monotonic()
-        late = self._again is not None and not self._again.done()
-        if late or self.running or now < self._again_due:
+        looking = self._again is not None and not self._again.done()
+        if looking or self.running or now < self._again_due:
             return None
-        keys = worth_another_look(findings, jobs)
-        if not keys:
+        late = {process.key: process for process in late_processes(findings, jobs)}
+        if not late:
             return None
         self._again_due = now + AGAIN_S
-        living = self._tracking.living()
-        chosen = [tracked for tracked in living if tracked.key in keys]
-        self._again = asyncio.create_task(self._stacks.take_again(chosen, sockets))
+        chosen = [tracked for tracked in self._tracking.living() if tracked.key in late]
+        self._again = asyncio.create_task(
+            self._see_late(chosen, [one for one in chosen if runs(late[one.key])], sockets)
+        )
         return self._again
+
+    async def _see_late(
+        self, late: list[Tracked], running: list[Tracked], sockets: dict[str, str]
+    ) -> None:
+        await self._tracking.see_outputs(late[:_LOGS])
+        await self._stacks.take_again(running, sockets)
 
     def read_files(self) -> asyncio.Task[None] | None:
         """Reads the source files of a verdict's ranks, if any are unread; None: none are."""
@@ -155,6 +164,7 @@ class Inspection:
             *(self._see_connections(tracked) for tracked in wanted),
             self._see_locks(),
             self._tracking.examine(),
+            self._tracking.see_outputs(wanted[:_LOGS]),
         )
         await self._read_sources(wanted)
         await self._read_files()

@@ -17,6 +17,7 @@ from distwatch.probes import discovery, process
 from distwatch.probes.error_files import error_file_of, read_error_file
 from distwatch.probes.exits import ExitWatch
 from distwatch.probes.procfs import children_of
+from distwatch.probes.repeated_output import look_at_output
 from distwatch.runfolder import is_alive
 from distwatch.state import events as ev
 from distwatch.state.bounds import whole_number
@@ -155,6 +156,15 @@ class Tracking:
             if seen is not None and not tracked.ended:
                 flow = self._flows.newest(tracked.key)
                 self._recording.record(msgspec.structs.replace(seen, flow=flow), keep=True)
+
+    async def see_outputs(self, chosen: Iterable[Tracked]) -> None:
+        """Looks at the logs of some processes that others wait for: whether they write the same over and over."""
+        for tracked in chosen:
+            try:
+                seen = await in_background(look_at_output, tracked.pid)
+            except asyncio.TimeoutError:
+                continue  # its file system does not answer, and then nothing is written either
+            self._flows.note_output(tracked.key, seen)
 
     def is_living(self, key: str) -> bool:
         """Whether that process is tracked and has not ended."""

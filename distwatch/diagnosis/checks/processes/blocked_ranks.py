@@ -25,6 +25,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.children import Child, children_of, died
 from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.job import was_cut_off
+from distwatch.diagnosis.facts.movement import flow_of
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.saves import save_phase
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
@@ -143,6 +144,9 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
         text = f"its main thread wanted {cpu_s:.1f} s of CPU in {seconds(busy_s)} and did not leave that function"
         loop = Evidence("stack", text, rank)
         return Blocked("process.livelock", "runs without making progress", [loop], 0.8)
+    if (flow := flow_of(process)) is not None and flow.repeats and kind not in _NOT_A_LOOP:
+        doing = f"does the same over and over, and its log says each time: {flow.repeats}"
+        return Blocked("process.livelock", doing, kernel, 0.8)
     return None
 
 
