@@ -141,6 +141,35 @@ def test_a_computation_that_ends_is_no_livelock(loop: str, severity: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("loop", "severity"),
+    [("for row in rows:", "warning"), ("while not done.is_set():", "hang")],
+)
+def test_work_may_catch_an_exception_of_each_bad_row(loop: str, severity: str) -> None:
+    made = job(rank0=EVALUATE)
+    text = f"def evaluate():\n    {loop}\n        read(row)\n"
+    made.see(28, ev.SourceFileRead(host=HOST, file="/job/train.py", text=text))
+    made.stack(0, 29, EVALUATE, COMPUTING)
+    held = ev.ExceptionHeld(type_name="ValueError", message="no number", times=4)
+    made.say(0, 29, held)
+    made.sample(0, 30, "R", flow=BUSY)
+    found = diagnose(made.state)
+    assert {f.severity for f in found if f.culprit_ranks == (0,)} == {severity}
+    assert (root(found).code == "process.exception_pending") == (severity == "hang")
+
+
+def test_who_computes_in_a_call_that_holds_the_gil_is_slow() -> None:
+    made = job(rank0=EVALUATE, beat=12)
+    text = "def evaluate():\n    for batch in rows:\n        model(batch)\n"
+    made.see(28, ev.SourceFileRead(host=HOST, file="/job/train.py", text=text))
+    made.stack(0, 29, EVALUATE, COMPUTING, owns_gil=True)
+    made.sample(0, 30, "R", flow=BUSY)
+    assert {f.severity for f in diagnose(made.state)} == {"warning"}
+    made.sample(0, 31, "S", flow=Flow(over_s=8.0))
+    made.stack(0, 31, EVALUATE, {"looks": 10}, owns_gil=True)
+    assert root(diagnose(made.state)).code == "process.gil_held"
+
+
+@pytest.mark.parametrize(
     ("seen", "severity"),
     [
         ({"settled_looks": 6}, "warning"),

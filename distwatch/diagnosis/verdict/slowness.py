@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -21,6 +21,7 @@ from distwatch.diagnosis.why.loops import loops_around
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
+from distwatch.state.observer_events import MAIN_THREAD, StackTaken
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 from distwatch.state.steps import COLLECTIVE
@@ -39,14 +40,21 @@ _COMPUTES = frozenset(("data", "checkpoint", "load", "native"))
 def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
     """The findings, as warnings where their culprits move, and without those about idle ranks."""
     found = list(found)
-    if not any(map(_needs_standstill, found)):
+    if not any(_needs_standstill(one) or _catches_again(case, one) for one in found):
         return found  # a healthy job of very many ranks is judged each second
     idle = idle_ranks(case.job, case.groups)
     told: dict[tuple[int, ...], Finding] = {}
     kept: list[Finding] = []
     for finding in found:
         culprits = finding.culprit_ranks
-        if not _needs_standstill(finding):
+        if (
+            _catches_again(case, finding)
+            and not _has_ended_a_wait(case, culprits)
+            and (worked := _all(culprits, case, _computes))
+        ):
+            # Each bad row of a loop over data costs an exception; whoever tries again is in a loop without an end.
+            told.setdefault(culprits, _slow(case, finding, worked))
+        elif not _needs_standstill(finding):
             kept.append(finding)
         elif set(culprits) <= idle.keys():
             continue
@@ -67,6 +75,20 @@ def _needs_standstill(finding: Finding) -> bool:
     return bool(finding.culprit_ranks) and code_of(finding.code).needs_standstill
 
 
+def _catches_again(case: Case, finding: Finding) -> bool:
+    """Whether it is about exceptions that are caught one after the other, which work may do as well."""
+    if finding.code != "process.exception_pending":
+        return False
+    held = [p.held_exception for r in finding.culprit_ranks if (p := case.job.ranks.get(r))]
+    return all(one is not None and one.times > 1 for one in held)
+
+
+def _all(ranks: tuple[int, ...], case: Case, look: Callable[[Case, int], str]) -> dict[int, str]:
+    """What each of them does; empty where one of them does nothing."""
+    found = {rank: look(case, rank) for rank in ranks}
+    return found if all(found.values()) else {}
+
+
 def _has_ended_a_wait(case: Case, ranks: tuple[int, ...]) -> bool:
     """Whether torch's own timeout has already ended a rank that waited for these: it was too slow."""
     waiters = {edge.waiter for rank in ranks for edge in case.graph.awaited_by(rank)}
@@ -85,9 +107,11 @@ def _moved(case: Case, ranks: tuple[int, ...]) -> dict[int, str]:
 def _computes(case: Case, rank: int) -> str:
     """Whether it is in a computation that ends by itself, by its source: for some time that is work."""
     process = case.job.ranks.get(rank)
-    if process is None or process.ended_ns is not None or case.job.is_frozen(process):
+    if process is None or process.ended_ns is not None:
         return ""
     flow, stack = flow_of(process), process.outside.stack
+    if case.job.is_frozen(process) and not _main_holds_gil(stack):
+        return ""
     busy_s = spins(process) or (0.0 if flow is not None and is_busy(flow) else None)
     activity = activity_of(case.state, process)
     waits = activity is not None and activity.kind not in _COMPUTES
@@ -100,6 +124,12 @@ def _computes(case: Case, rank: int) -> str:
         lasted = f" for {seconds(busy_s)}" if busy_s else ""
         return f"it has computed{lasted}, in no loop that waits for anything"
     return ""
+
+
+def _main_holds_gil(stack: StackTaken | None) -> bool:
+    """Whether its agent is late only since the computation itself keeps it from running."""
+    threads = stack.threads if stack is not None else ()
+    return any(thread.owns_gil and thread.name == MAIN_THREAD for thread in threads)
 
 
 def _is_undecided(case: Case, rank: int) -> bool:
