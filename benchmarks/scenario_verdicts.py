@@ -1,7 +1,7 @@
 """What distwatch says about each case of the scenario scripts, and how soon: real ranks, gloo on a CPU.
 
-Prints a line for each case: what was found, after how many seconds, and whether that is right: the
-kind, the ranks, and nobody else blamed at the root. `benchmarks/scenario_cases.py` lists the cases.
+Prints a row for each case: what was found, after how many seconds, whether that is right (the kind, the
+ranks, and nobody else blamed at the root), and the line that is named as the one where the ranks part. `benchmarks/scenario_cases.py` lists the cases.
 """
 
 from __future__ import annotations
@@ -41,6 +41,16 @@ def told(findings: list[Finding]) -> str:
         return "nothing"
     first = findings[0]
     return f"{first.severity} {first.code} {list(first.culprit_ranks)}"
+
+
+def why_of(findings: list[Finding]) -> str:
+    """The line at which the ranks part, and what it says; what is right about it is for a person to see."""
+    way = next((way for way in (findings[0].why if findings else ()) if way.condition), None)
+    if way is None:
+        return "none"
+    return f"`{way.condition}`, line {way.condition_line}" + (
+        f" ({way.about})" if way.about else ""
+    )
 
 
 def watch(case: Case, job: Job) -> tuple[list[Finding], float]:
@@ -83,12 +93,14 @@ def run_case(case: Case) -> bool:
     with os.fdopen(reading), os.fdopen(writing), launched as job:
         findings, after_s = watch(case, job)
         right = is_right(case, findings)
-        words = findings[0].summary[:150] if findings else job.output()[-200:].replace("\n", " ")
+        words = findings[0].summary[:160] if findings else job.output()[-200:]
+        words = " ".join(words.replace("|", "/").split())
     verdict = (
-        "right" if right else f"WRONG, not {'/'.join(case.codes) or 'silent'} {list(case.culprits)}"
+        "yes" if right else f"NO, not {'/'.join(case.codes) or 'silent'} {list(case.culprits)}"
     )
     print(
-        f"{case.name:42} {told(findings):48} {after_s:5.1f} s  {verdict}\n      {words}", flush=True
+        f"| {case.name} | {told(findings)} | {verdict} | {after_s:.1f} | {why_of(findings)} | {words} |",
+        flush=True,
     )
     return right
 
@@ -99,6 +111,10 @@ def main() -> None:
     options.add_argument("cases", nargs="*", help="words of their names; default: all")
     chosen = options.parse_args().cases
     cases = [case for case in CASES if not chosen or any(word in case.name for word in chosen)]
+    print(
+        "| case | found | right | after s | why | in words |\n|---|---|---|---:|---|---|",
+        flush=True,
+    )
     right = sum([run_case(case) for case in cases])
     print(f"{right} of {len(cases)} right")
     sys.exit(0 if right == len(cases) else 1)
