@@ -1,7 +1,8 @@
 """What distwatch says about each case of the scenario scripts, and how soon: real ranks, gloo on a CPU.
 
 Prints a row for each case: what was found, after how many seconds, whether that is right (the kind, the
-ranks, and nobody else blamed at the root), and the line that is named as the one where the ranks part. `benchmarks/scenario_cases.py` lists the cases.
+ranks, and nobody else blamed at the root), and the line that is named as the one where the ranks part.
+`benchmarks/scenario_cases.py` lists the cases.
 """
 
 from __future__ import annotations
