@@ -150,12 +150,14 @@ class Listener:
         poller = zmq.asyncio.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(monitor, zmq.POLLIN)
+        # The same socket without asyncio's futures, which cost more than the messages.
+        arrived: zmq.Socket[bytes] = zmq.Socket.shadow(self._router)
         while True:
             await poller.poll()
             # First what has ended, then what has arrived: a connection's last messages come
             # before its end, and are in the socket by the time that its end is told.
             gone = await self._note_events(monitor)
-            await self._take_messages()
+            await self._take_messages(arrived)
             for descriptor in gone:
                 self._drop(self._names.get(descriptor, b""))
 
@@ -179,10 +181,10 @@ class Listener:
                 self._on_refused(latest, why)
         return gone
 
-    async def _take_messages(self) -> None:
+    async def _take_messages(self, arrived: zmq.Socket[bytes]) -> None:
         for _ in range(_QUEUED_IN * (len(self._channels) + 1)):
             try:
-                name, *frames = await self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                name, *frames = arrived.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             if (key := name.bytes) in self._ended:

@@ -69,6 +69,7 @@ class Leaf:
         self._wanted = say.Seen(operations=OPERATIONS_KEPT)
         self._live_at = 0.0
         self._live_sent = 0
+        self._said_at = 0.0
         self.linked = False
         self._why_unlinked = ""
         self._closing = asyncio.Event()
@@ -266,13 +267,15 @@ class Leaf:
                 self._live_sent += 1
             operations = max(OPERATIONS_KEPT, self._wanted.operations)
             sparing = self._wanted.live_every_s > SPARING_FROM_S
-            for batch in self._backlog.take_live_batch(
+            batches = self._backlog.take_live_batch(
                 live=live, operations=operations, sparing=sparing
-            ):
+            )
+            if live or (not batches and now - self._said_at >= SIGN_EVERY_S):
+                last = batches.pop() if batches else say.Batch(after=0)
+                batches.append(msgspec.structs.replace(last, live=self._live_sent if live else 0))
+            for batch in batches:
                 await channel.send(say.encode(batch))
-            # Sent even if empty, as a sign of life.
-            told = say.Batch(after=0, live=self._live_sent if live else 0)
-            await channel.send(say.encode(told))
+                self._said_at = now
 
     async def _receive(self, channel: Channel) -> None:
         while True:
