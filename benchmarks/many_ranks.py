@@ -1,11 +1,13 @@
 """One run of very many ranks, merged by one root observer: how far behind it is, and what it costs.
 
-    python benchmarks/many_ranks.py [--ranks 1000] [--nodes 128] [--seconds 30] [--keep]
+    python benchmarks/many_ranks.py [--ranks 1000] [--nodes 128] [--racks 0] [--seconds 30] [--keep]
 
 The root is the product's own observer process. The nodes are real leaves over real connections
 (127.0.0.1), all in this process; their ranks exist only as the events of real ones (`scale/ranks.py`).
 Three phases: all nodes join at once; the ranks train; one rank enters no collective any more, all
 others wait in it, and every node sends all its stacks at one moment. A viewer looks on throughout.
+With --racks the nodes send to that many roots of racks, which are in this process, too, and pass on their
+digests; `--ranks 100000 --nodes 12500 --racks 98` is the cluster's root of a tree of 100,000 ranks.
 On a machine of few cores the nodes, the root and the viewer compete for them.
 """
 
@@ -28,6 +30,7 @@ from collections.abc import Callable
 
 import msgspec
 from scale.nodes import TICK_S, spread
+from scale.racks import grouped
 from scale.ranks import Training
 from scale.watched_root import BUCKET_NS, Line
 from scale.watched_viewer import View
@@ -62,6 +65,7 @@ class Job:
             self.place = RootAddress("127.0.0.1", free.getsockname()[1])
         self.training = Training(options.ranks, options.ranks * 3 // 7, options.deadline)
         self.nodes = list(spread(empty.path, options.nodes, options.ranks, self.training))
+        self.racks = list(grouped(self.nodes, options.racks)) if options.racks else []
         self.sent = 0
         self.children: list[subprocess.Popen[bytes]] = []
         self._count_bytes()
@@ -138,7 +142,7 @@ async def measure(job: Job) -> dict[str, str]:
     job.start("watched_root")
     await job.until(lambda line: True, 30)
     began = time.monotonic()
-    for node in job.nodes:
+    for node in job.racks or job.nodes:
         node.link(job.place, job.token.encode())
     await asyncio.gather(*(node.start_ranks() for node in job.nodes))
     ticking = [
@@ -155,7 +159,7 @@ async def measure(job: Job) -> dict[str, str]:
     found |= _viewer(job)
     for task in ticking:
         task.cancel()
-    leaves = [node.leaf for node in job.nodes if node.leaf]
+    leaves = [node.leaf for node in job.racks or job.nodes if node.leaf]
     await asyncio.gather(*(leaf.close() for leaf in leaves))
     return found
 
@@ -292,6 +296,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--ranks", type=int, default=1000)
     options.add_argument("--nodes", type=int, default=128)
+    options.add_argument("--racks", type=int, default=0, help="roots of racks; 0: none")
     options.add_argument("--seconds", type=float, default=30.0, help="of the steady state")
     options.add_argument("--deadline", type=float, default=12.0, help="of a collective")
     options.add_argument("--keep", action="store_true", help="leave the root's run folder")
@@ -301,7 +306,8 @@ def main() -> None:
         found = asyncio.run(measure(job))
     finally:
         job.close()
-    print(f"| {job.options.ranks} ranks on {job.options.nodes} nodes | |")
+    racks = f" in {job.options.racks} racks" if job.options.racks else ""
+    print(f"| {job.options.ranks} ranks on {job.options.nodes} nodes{racks} | |")
     print("|---|---|")
     for name, value in found.items():
         print(f"| {name} | {value} |")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +15,7 @@ from distwatch.state.model import RunState
 from tests.scenarios.test_nodes import STUCK, Nodes, nodes
 from tests.support.leftovers import wait_gone
 from tests.support.links import journals_of, observers_of
+from tests.support.ranks import REPOSITORY, RUN_ID
 
 QUICK = "init=60,group=60,collective=2"
 RACKS = {1: "a", 2: "a", 3: "b", 4: "b"}
@@ -34,6 +38,37 @@ def in_racks(state: RunState) -> bool:
     held = [{root, *below(state, root)} for root in roots]
     racks = [{"node2", "node3"}, {"node4", "node5"}]
     return host_count(state) == (5, 5) and all(rack in held for rack in racks)
+
+
+def distwatch(job: Nodes, number: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command on that machine."""
+    env = {**os.environ, "DISTWATCH_DIR": job.jobs[number].root, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "distwatch.cli", *words]
+    return subprocess.run(
+        job.hosts[number].command(command),
+        env={**env, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_seen_from_everywhere(job: Nodes) -> None:
+    """On a host of a rack through two roots; from disk, as a report, as a trace and in replay."""
+    looked = distwatch(job, 4, "attach", RUN_ID, "--once")
+    assert looked.returncode == 3, looked.stderr
+    assert "rank 2" in looked.stdout
+    for host in job.hosts:
+        assert host.name in looked.stdout
+    told = json.loads(distwatch(job, 0, "report", RUN_ID, "-o", "json").stdout)
+    assert told["findings"][0]["culprit_ranks"] == [AWAY]
+    assert set(told["run"]["hosts"]) == {host.name for host in job.hosts}
+    path = os.path.join(job.root.root, "trace.json")
+    done = distwatch(job, 0, "export", RUN_ID, "-o", "perfetto", "--output", path)
+    assert done.returncode == 0, done.stderr
+    with open(path, encoding="utf-8") as file:
+        assert "after_the_gate.py" in file.read()
 
 
 def kill_observer(job: Nodes, number: int) -> None:
@@ -77,6 +112,7 @@ def test_a_hang_across_racks_whose_roots_die() -> None:
             blamed = {r for f in job.jobs[number].judged_blocking() for r in f.culprit_ranks}
             assert blamed <= {AWAY}
 
+        assert_seen_from_everywhere(job)
         roots = below(job.root.state(), "node1") & {"node2", "node3"}
         (first,) = roots
         kill_observer(job, int(first[-1]) - 1)

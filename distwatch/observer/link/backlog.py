@@ -8,7 +8,12 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from distwatch.observer.journals.reading import Entry, journal_paths, live_key
-from distwatch.observer.journals.recording import KEEP_EVERY_NS, material, shorten
+from distwatch.observer.journals.recording import (
+    KEEP_EVERY_NS,
+    UNCHANGED_EVERY_NS,
+    material,
+    shorten,
+)
 from distwatch.observer.journals.segments import read_journal
 from distwatch.observer.judging import ROUTINE
 from distwatch.observer.link.digest import Digest
@@ -106,7 +111,8 @@ class Backlog:
         if not isinstance(event, ev.ProcessSampled):
             return True
         content, sent_ns = self._sampled.get(key, (None, 0))
-        if content == material(event) and entry.time_ns - sent_ns < KEEP_EVERY_NS:
+        every_ns = UNCHANGED_EVERY_NS if self.digest is not None else KEEP_EVERY_NS
+        if content == material(event) and entry.time_ns - sent_ns < every_ns:
             return False
         self._sampled[key] = (material(event), entry.time_ns)
         return True

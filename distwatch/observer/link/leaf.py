@@ -265,7 +265,9 @@ class Leaf:
             if live:
                 self._live_at = now + self._wanted.live_every_s
                 self._live_sent += 1
-            operations = max(OPERATIONS_KEPT, self._wanted.operations)
+            # Of a rack's ranks the root of the run has enough with the newest, until it has a look taken.
+            fewest = OPERATIONS_KEPT if self._rack is None else 1
+            operations = max(fewest, self._wanted.operations)
             sparing = self._wanted.live_every_s > SPARING_FROM_S
             batches = self._backlog.take_live_batch(
                 live=live, operations=operations, sparing=sparing
