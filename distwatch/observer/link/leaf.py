@@ -31,6 +31,7 @@ from distwatch.observer.link.root_address import LinkMisconfigured, RootAddress,
 from distwatch.state import events as ev
 
 SEND_EVERY_S = 0.25
+SEND_MOST_S = 1.0
 PAUSE_FIRST_S = 0.25
 PAUSE_MOST_S = 5.0
 DELIVER_WITHIN_S = 10.0
@@ -247,7 +248,8 @@ class Leaf:
             if closing:
                 await channel.send(say.encode(say.Bye()))
                 await asyncio.Event().wait()  # its answer ends this connection
-            await wait_for_any(self._closing, within_s=SEND_EVERY_S)
+            every_s = max(SEND_EVERY_S, min(SEND_MOST_S, self._wanted.send_every_s))
+            await wait_for_any(self._closing, within_s=every_s)
 
     async def _send_all(self, channel: Channel) -> None:
         """Sends what the root lacks now, or just a sign of life."""

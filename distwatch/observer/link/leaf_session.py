@@ -25,6 +25,8 @@ TRY_DISK_AGAIN_S = 5.0
 PROCESSES_A_SECOND = 10_000
 """How many processes' live values the root can take in a second."""
 LIVE_MOST_S = 10.0
+LEAVES_A_SECOND = 2_500
+"""How many leaves' messages the root can take in a second, beside what is in them."""
 BUSY_SHARE = 4.0
 """A busy machine makes a turn of the root so many times longer."""
 OPERATIONS_HELD = 16_384
@@ -39,6 +41,7 @@ class LeafSession:
         ended: it has said goodbye.
         hosts: the other hosts whose records it passes on, as the root of a rack.
         goes_to: the root of its rack, to which it was sent; or ''.
+        leaves: how many leaves the root has.
         on_news: called when it is there, or has another part than before.
         on_host: called with each new host whose records it passes on.
     """
@@ -60,6 +63,7 @@ class LeafSession:
         self._unable = self._invited = False
         self.hosts: set[str] = set()
         self.goes_to = ""
+        self.leaves: Callable[[], int] = lambda: 1
         self.on_host: Callable[[str], None] = lambda _: None
         self.on_news: Callable[[], None] = lambda: None
         self.node = hello.node
@@ -124,6 +128,7 @@ class LeafSession:
         every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
         seen = say.Seen(
             live_every_s=every_s,
+            send_every_s=self.leaves() / LEAVES_A_SECOND,
             operations=OPERATIONS_HELD // processes,
             busy_s=BUSY_SHARE * self._observer.longest_turn_s,
             live=self._live,

@@ -110,6 +110,8 @@ class Seen(Message, frozen=True, tag="seen"):
 
     live_every_s: float = 0.0
     """How often to send the newest live values."""
+    send_every_s: float = 0.0
+    """How often to send at most: each message costs the root as much as some ten records."""
     operations: int = 1 << 16
     """How many of a pulse's newest operations to send."""
     busy_s: float = 0.0

@@ -171,6 +171,7 @@ class Root:
         leaf = LeafSession(self._observer, self._mirror, channel, hello, address)
         self._leaves[hello.host] = leaf
         self._note_host(hello.host)
+        leaf.leaves = lambda: len(self._leaves)
         leaf.on_host = self._note_host
         leaf.on_news = self._regroup_soon
         why = "its connection ended"

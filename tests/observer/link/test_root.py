@@ -51,8 +51,10 @@ async def join(observer: Observer) -> AsyncIterator[Join]:
     assert root.place is not None
     place, made = root.place, []
 
-    async def make(run_id: str = "r", host: str = FAR, node: str = "n") -> Channel:
-        hello = say.Hello(kind="leaf", run_id=run_id, host=host, node=node)
+    async def make(
+        run_id: str = "r", host: str = FAR, node: str = "n", rack: str = "", at: str = ""
+    ) -> Channel:
+        hello = say.Hello(kind="leaf", run_id=run_id, host=host, node=node, rack=rack, place=at)
         made.append(await connect(place, TOKEN, hello))
         return made[-1]
 
@@ -287,3 +289,41 @@ async def test_who_has_the_token_and_says_nothing_is_cut_off(
     await channel.send(b"\xc1")
     await ended(channel)
     channel.abort()
+
+
+async def test_the_root_of_a_rack_passes_on_other_hosts_records(
+    folder: RunFolder, observer: Observer, join: Join
+) -> None:
+    of_rack = await join(host="rack-root", at="127.0.0.1:1")
+    resume = await heard(of_rack, say.Resume)
+    await of_rack.send(batch(resume.number, 1, 3))
+    await taken(of_rack)
+    assert seqs_on_disk(folder) == [1, 3]
+    assert FAR in observer.state.hosts
+
+
+async def test_the_root_of_a_rack_cannot_speak_for_the_roots_own_host(
+    observer: Observer, join: Join
+) -> None:
+    own = observer.recording.header.host
+    forged = msgspec.structs.replace(RANK, stream=process_key(own, 11, 7), host=own)
+    of_rack = await join(host="rack-root", at="127.0.0.1:1")
+    resume = await heard(of_rack, say.Resume)
+    await of_rack.send(batch(resume.number, 1, header=forged))
+    refused = await heard(of_rack, say.Refused)
+    assert f"a stream of host '{own}' from a leaf on rack-root" in refused.why
+
+
+async def test_hosts_of_a_rack_are_sent_to_the_first_of_them(
+    monkeypatch: pytest.MonkeyPatch, join: Join
+) -> None:
+    monkeypatch.setattr(module, "REGROUP_AFTER_S", 0.0)
+    first, second = await join(host="a1", rack="a"), await join(host="a2", rack="a")
+    for one in (first, second):
+        await heard(one, say.Resume)
+        await one.send(say.encode(say.CaughtUp()))
+    assert (await heard(first, say.Serve)).address == "127.0.0.1"
+    again = await join(host="a1", rack="a", at="127.0.0.1:1")
+    await heard(again, say.Resume)
+    await again.send(say.encode(say.CaughtUp()))
+    assert (await heard(second, say.Move)).place == "127.0.0.1:1"
