@@ -93,6 +93,26 @@ def assert_root_has_it_once(job: Nodes) -> None:
                 assert there == [seq for seq, _, _ in records]
 
 
+def assert_roots_are_replaced(job: Nodes) -> None:
+    """The root of a rack is killed, then the root of the run."""
+    roots = below(job.root.state(), "node1") & {"node2", "node3"}
+    (first,) = roots
+    kill_observer(job, int(first[-1]) - 1)
+
+    def lost(state: RunState) -> bool:
+        return first in unseen_hosts(state) or below(state, first) == set()
+
+    job.root.wait_state(lost)
+    job.root.wait_state(in_racks)
+    kill_observer(job, 0)
+
+    def came_again(state: RunState) -> bool:
+        return len(state.hosts["node1"].observers) == 2 and in_racks(state)
+
+    job.root.wait_state(came_again)
+    job.root.wait_verdict(STUCK, {AWAY}, mentions=("after_the_gate.py",))
+
+
 def test_a_hang_across_racks_whose_roots_die() -> None:
     with nodes(5) as job:
         job.launch(
@@ -113,22 +133,7 @@ def test_a_hang_across_racks_whose_roots_die() -> None:
             assert blamed <= {AWAY}
 
         assert_seen_from_everywhere(job)
-        roots = below(job.root.state(), "node1") & {"node2", "node3"}
-        (first,) = roots
-        kill_observer(job, int(first[-1]) - 1)
-
-        def lost(state: RunState) -> bool:
-            return first in unseen_hosts(state) or below(state, first) == set()
-
-        job.root.wait_state(lost)
-        job.root.wait_state(in_racks)
-        kill_observer(job, 0)
-
-        def came_again(state: RunState) -> bool:
-            return len(state.hosts["node1"].observers) == 2 and in_racks(state)
-
-        job.root.wait_state(came_again)
-        job.root.wait_verdict(STUCK, {AWAY}, mentions=("after_the_gate.py",))
+        assert_roots_are_replaced(job)
         job.jobs[AWAY].open_gate("reduce", AWAY)
         for one in job.jobs:
             assert one.wait_ended() == [0]
