@@ -2,7 +2,7 @@
 
 An agent writes about its own process (`process_events`, `group_events`); an observer writes what it
 sees from outside (`observer_events`, `endpoint_events`, `hardware_events`, `dump_events`,
-`ray_events`) and what it does because of that (`response_events`). Times are CLOCK_MONOTONIC
+`ray_events`, `storage_events`) and what it does because of that (`response_events`). Times are CLOCK_MONOTONIC
 nanoseconds of the host; they are in the frame, not in the event.
 """
 
@@ -19,3 +19,4 @@ from distwatch.state.process_events import *
 from distwatch.state.ray_events import *
 from distwatch.state.response_events import *
 from distwatch.state.snapshot import *
+from distwatch.state.storage_events import *

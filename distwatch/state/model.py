@@ -91,6 +91,8 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     native: ev.StackTaken | None = None
     """The newest stack with C frames; taken once, where Python frames do not show the reason."""
     arguments: ev.ArgumentsRead | None = None
+    written: ev.FilesWritten | None = None
+    """Looked at where it saves a checkpoint."""
     rendezvous: ev.RendezvousLooked | None = None
     """Of a launcher that has not started a worker yet."""
     connections: ev.ConnectionsSeen | None = None

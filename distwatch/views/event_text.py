@@ -9,7 +9,7 @@ from distwatch.diagnosis.facts.ray_resources import bundles_text
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.state import events as ev
-from distwatch.state.quantities import count_of, seconds
+from distwatch.state.quantities import bytes_text, count_of, seconds
 from distwatch.state.rank_sets import format_ranks
 from distwatch.state.ray_events import (
     RayActorSeen,
@@ -196,6 +196,9 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         f"{count_of(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),
     ev.ArgumentsRead: lambda e: ", ".join(f"{n}={value}" for n, value in e.arguments.items()),
+    ev.FilesWritten: lambda e: ", ".join(
+        f"{bytes_text(f.written_bytes)} of {f.path}" for f in e.files
+    ),
     ev.PortErrorSeen: lambda e: f"{e.port or e.host}: {e.text}",
     ev.ConnectionsSeen: lambda e: (
         f"{count_of(len(e.stuck), 'connection')} without an answer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.verdict.probe_requests import locks_of_interest
+from distwatch.diagnosis.verdict.probe_requests import locks_of_interest, saving
 from distwatch.state import events as ev
 from distwatch.state.flow import Flow, Moved
 from distwatch.state.steps import BUILD_LOCK
@@ -182,3 +182,19 @@ def test_a_build_lock_that_only_the_frames_name() -> None:
     job.sample(2, 30.1, "S", syscall="clock_nanosleep")
     assert "/cache/slow/lock" in only_root(job, "process.lock_wait", 2).summary
     assert locks_of_interest(job.state) == {HOST: {"/cache/slow/lock"}}
+
+
+def test_a_save_says_how_far_it_is_and_on_which_storage() -> None:
+    job = hung_job()
+    job.stack(2, 30.1, SAVING)
+    job.sample(2, 30.1, "S", syscall="write", blocked_on="/ckpt/part-1")
+    assert saving(job.state) == {job.key(2): "/ckpt/part-1"}
+    part = ev.WrittenFile(
+        path="/ckpt/part-1", written_bytes=3 << 30, unchanged_since_ns=16 * SECOND,
+        storage="nfs4", source="filer:/export", mount="/ckpt", free_bytes=0,
+    )  # fmt: skip
+    job.see(30.1, ev.FilesWritten(process=job.key(2), files=(part,)))
+    finding = only_root(job, "checkpoint.save_stalled", 2)
+    (told,) = [one.text for one in finding.evidence if "so far" in one.text]
+    assert told.startswith("rank 2 has written 3.0 GiB of /ckpt/part-1 so far, no more of it for 1")
+    assert told.endswith("(nfs4 filer:/export at /ckpt, 0 B free)")

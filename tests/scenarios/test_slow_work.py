@@ -17,7 +17,7 @@ from tests.support.ranks import launch_ranks
             {1},
             ("127.0.0.1:", "localhost:", "ask_tracker"),
         ),
-        ("saves", "dcp", "checkpoint.save_stalled", {1}, ("writing", "part.distcp")),
+        ("saves", "dcp", "checkpoint.save_stalled", {1}, ("writing", "part.distcp", "so far")),
         (
             "library_aborts",
             "ddp_order",

@@ -9,6 +9,7 @@ import msgspec
 from distwatch.diagnosis.facts.activity import activity_of, awaited_lock_file
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.movement import flow_of, is_busy
+from distwatch.diagnosis.facts.saves import save_phase
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.diagnosis.why.trails import Step, trail_now, trail_of_call
@@ -139,6 +140,16 @@ def locks_of_interest(state: RunState) -> dict[str, set[str]]:
             for outstanding in load.outstanding:
                 if outstanding.waiting == "lock":
                     found.setdefault(process.host, set()).add(outstanding.what)
+    return found
+
+
+def saving(state: RunState) -> dict[str, str]:
+    """The processes that save a checkpoint, with what their main thread's system call is about."""
+    found: dict[str, str] = {}
+    for process in state.processes.values():
+        if process.ended_ns is None and save_phase(process):
+            sample = process.outside.sample
+            found[process.key] = sample.blocked_on if sample is not None else ""
     return found
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from functools import partial
+
+import msgspec
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.stack_calls import STILL_S
@@ -14,6 +17,7 @@ from distwatch.diagnosis.verdict.probe_requests import (
     lines_of_interest,
     locks_of_interest,
     runs,
+    saving,
     worth_a_native_look,
 )
 from distwatch.observer.background import in_background
@@ -24,6 +28,7 @@ from distwatch.observer.looks.tracking import Tracked, Tracking
 from distwatch.probes.connections import examine_connections
 from distwatch.probes.lock_files import look_at_lock
 from distwatch.probes.sources import read_lines
+from distwatch.probes.written_files import with_free_space, written_files
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
@@ -166,6 +171,7 @@ class Inspection:
             self._tracking.examine(),
             self._tracking.see_outputs(wanted[:_LOGS]),
         )
+        await self._see_saves(wanted)
         await self._read_sources(wanted)
         await self._read_files()
         self._looked = time.monotonic()
@@ -211,6 +217,21 @@ class Inspection:
                 )
             self._recording.record(looked)
 
+    async def _see_saves(self, looked_at: list[Tracked]) -> None:
+        """How far the files of a save are, after the stacks that show the save."""
+        awaited = saving(self._state)
+        for tracked in looked_at:
+            if tracked.key not in awaited or tracked.ended:
+                continue
+            files = written_files(tracked.pid, awaited[tracked.key])
+            with contextlib.suppress(asyncio.TimeoutError):
+                # Storage that hangs does not answer that question either.
+                files = await in_background(_with_free_space, tracked.pid, files)
+            seen = self._state.processes[tracked.key].outside.written
+            known = {one.path: one for one in seen.files} if seen is not None else {}
+            told = tuple(_since(known.get(one.path), one) for one in files)
+            self._recording.record(ev.FilesWritten(process=tracked.key, files=told))
+
     async def _read_sources(self, looked_at: list[Tracked]) -> None:
         pids = {tracked.key: tracked.pid for tracked in looked_at if not tracked.ended}
         if not pids:
@@ -249,3 +270,14 @@ class Inspection:
             problem = f"its agent did not answer within {ASK_WITHIN_S:.0f} s"
         if problem:
             self._recording.miss("flight recorder", problem, key)
+
+
+def _with_free_space(pid: int, files: list[ev.WrittenFile]) -> list[ev.WrittenFile]:
+    return [with_free_space(pid, one) for one in files]
+
+
+def _since(before: ev.WrittenFile | None, now: ev.WrittenFile) -> ev.WrittenFile:
+    """With the time since when it has not got further."""
+    same = before is not None and before.written_bytes == now.written_bytes
+    since_ns = before.unchanged_since_ns if before is not None and same else time.monotonic_ns()
+    return msgspec.structs.replace(now, unchanged_since_ns=since_ns)

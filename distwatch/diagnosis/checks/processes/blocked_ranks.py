@@ -27,7 +27,7 @@ from distwatch.diagnosis.facts.device_faults import device_evidence
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.movement import flow_of
 from distwatch.diagnosis.facts.rank_status import short_site
-from distwatch.diagnosis.facts.saves import save_phase
+from distwatch.diagnosis.facts.saves import save_evidence, save_phase
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
 from distwatch.diagnosis.facts.stack_calls import (
     STILL_S,
@@ -127,7 +127,7 @@ def why_blocked(case: Case, rank: int, process: Process) -> Blocked | None:
     if case.job.kernel_state(process) == "D" and kind != "data":
         doing = f"is blocked in the kernel{on_what(process)}"
         return Blocked("process.io_blocked", doing, kernel, 0.9)
-    if (work := _slow_work(process, activity, rank)) is not None:
+    if (work := _slow_work(case, process, activity, rank)) is not None:
         return work
     if activity is not None and kind in ("data", "file"):
         return _data_stall(case, rank, process, activity)
@@ -170,14 +170,17 @@ def _lock_wait(case: Case, rank: int, process: Process, activity: Activity) -> B
     )
 
 
-def _slow_work(process: Process, activity: Activity | None, rank: int) -> Blocked | None:
+def _slow_work(
+    case: Case, process: Process, activity: Activity | None, rank: int
+) -> Blocked | None:
     """A question, a save, a compilation or a request: they may take long while something moves."""
     kind, kernel = activity.kind if activity else "", kernel_evidence(process, rank)
     if activity is not None and kind == "prompt":
         return Blocked("process.stdin_wait", f"waits for {activity.text}", kernel, 0.95)
     if (phase := save_phase(process)) and kind not in ("collective", "store"):
         doing = f"saves a checkpoint ({phase}) and moves nothing{on_what(process)}"
-        return Blocked("checkpoint.save_stalled", doing, kernel, 0.9)
+        files = save_evidence(case, process, rank)
+        return Blocked("checkpoint.save_stalled", doing, [*files, *kernel], 0.9)
     if kind == "compile":
         doing = "compiles, and neither it nor its compiler moves anything"
         return Blocked("process.compiling", doing, kernel, 0.8)

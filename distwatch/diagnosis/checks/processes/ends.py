@@ -9,7 +9,7 @@ from distwatch.diagnosis.facts.activity import kernel_text, native_frames, on_wh
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
 from distwatch.diagnosis.facts.job import FROZEN_AFTER_S
-from distwatch.diagnosis.facts.saves import save_phase
+from distwatch.diagnosis.facts.saves import save_evidence, save_phase
 from distwatch.diagnosis.facts.signals import (
     REQUESTS,
     end_evidence,
@@ -246,7 +246,9 @@ class RankFrozen:
             else f"holds the GIL in native code{native}{at}, so none of its Python threads can run"
         )
         code = "process.io_blocked" if in_kernel else "process.gil_held"
+        saved: Iterable[Evidence] = ()
         if phase := save_phase(process):
+            saved = save_evidence(case, process, rank)
             code = "checkpoint.save_stalled"
             cause = f"saves a checkpoint ({phase}){on_what(process)} and {cause}"
         return Finding(
@@ -261,6 +263,7 @@ class RankFrozen:
                     rank,
                 ),
                 Evidence("stack", owner or "who holds the GIL was not observed", rank),
+                *saved,
                 *_native_evidence(rank, inner),
                 case.place(rank),
             ),
