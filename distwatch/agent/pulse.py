@@ -20,8 +20,10 @@ from distwatch.state.pulse import (
     SLOT,
     SLOT_SIZE,
     SLOTS,
+    SPLITS_OFFSET,
     encode_page,
 )
+from distwatch.state.splits import SPLIT_SLOTS, SPLITS_SIZE, Splits, encode_splits
 
 if TYPE_CHECKING:
     from distwatch.agent._calls import CallRecord
@@ -68,6 +70,7 @@ class OperationsRing:
         self._memory = memory
         self._next_number: Callable[[], int] = itertools.count(1).__next__
         self._compiled: CallRecord | None = None
+        self._split = 0
         self._names: dict[str, int] = {}
         self._table = bytearray()
         self.name("")
@@ -79,7 +82,7 @@ class OperationsRing:
             return number
         entry = text.replace("\n", " ").encode("utf-8", "replace") + b"\n"
         start = NAMES_OFFSET + 4 + len(self._table)
-        if start + len(entry) > FILE_SIZE:
+        if start + len(entry) > SPLITS_OFFSET:
             return 0
         self._memory[start : start + len(entry)] = entry
         self._table += entry
@@ -125,6 +128,12 @@ class OperationsRing:
         offset = PAGE_SIZE + number % SLOTS * SLOT_SIZE
         if _U64.unpack_from(self._memory, offset)[0] == number:
             _U64.pack_into(self._memory, offset + LEFT_OFFSET, now)
+
+    def note_splits(self, number: int, splits: Splits) -> None:
+        """Records what an all_to_all gives and takes, before it is made: the library may end the process in it."""
+        offset = SPLITS_OFFSET + self._split % SPLIT_SLOTS * SPLITS_SIZE
+        self._split += 1
+        self._memory[offset : offset + SPLITS_SIZE] = encode_splits(number, splits)
 
     def share(self, compiled: CallRecord) -> None:
         """Lets compiled code write into the slots too. From now on it gives out the numbers."""

@@ -27,6 +27,7 @@ from distwatch.integrations.registry import CALLS, folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.settings import read_settings
 from distwatch.state.pulse import OTHER_TAG
+from distwatch.state.splits import Splits
 
 if TYPE_CHECKING:
     from distwatch.agent._calls import Observed
@@ -44,6 +45,8 @@ COLLECTIVES = (
 P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
 _ROOTED = frozenset(("broadcast", "reduce", "gather", "scatter"))
 """Their last argument names one member, by its rank in the group."""
+_SPLIT = frozenset(("alltoall", "alltoall_base", "all_to_all_single"))
+"""What they give to each member is theirs to choose, so that no call is like an earlier one."""
 _HOOK = "ProcessGroup methods"
 SITES_KEPT = 4096
 """A program may start a new thread for each call."""
@@ -74,6 +77,32 @@ def apply(
 def _tag(args: tuple[Any, ...]) -> int:
     tag = args[0] if args else 0
     return tag if isinstance(tag, int) and 0 <= tag < OTHER_TAG else OTHER_TAG
+
+
+def _splits_of(args: tuple[Any, ...]) -> Splits:
+    """In elements: of lists of tensors by the tensors, else by the lists of rows."""
+    taken, given = args[:2]
+    if isinstance(taken, (list, tuple)):
+        sizes = [tuple(tensor.numel() for tensor in tensors) for tensors in (given, taken)]
+        return Splits(
+            given=sizes[0], taken=sizes[1], given_total=sum(sizes[0]), taken_total=sum(sizes[1])
+        )
+    total = given.numel(), taken.numel()
+    rows = [args[place] if len(args) > place else () for place in (3, 2)]
+    return Splits(
+        given=_elements(rows[0], total[0], given),
+        taken=_elements(rows[1], total[1], taken),
+        given_total=total[0],
+        taken_total=total[1],
+    )
+
+
+def _elements(rows: Any, total: int, tensor: Any) -> tuple[int, ...]:
+    if not rows:
+        return ()
+    count = tensor.size(0) if tensor.dim() else 1
+    of_row = total // count if count else 0
+    return tuple(int(one) * of_row for one in rows)
 
 
 def _nowhere(*_: int) -> int:
@@ -111,8 +140,9 @@ class Calls:
         p2p = name in P2P
         if self._unrecorded and not p2p:
             original = self._watched(original)
+        is_like_another = not p2p and name not in _SPLIT
         # pybind11's methods: a descriptor of this type around the function itself.
-        if self._compiled and not p2p and type(original).__name__ == "instancemethod":
+        if self._compiled and is_like_another and type(original).__name__ == "instancemethod":
             function, self._observed[name] = self._compiled.observe(
                 name, original.__func__, name in _ROOTED, name != "barrier"
             )
@@ -172,6 +202,8 @@ class Calls:
         counts.collectives[pg_name] = seq
         root = getattr(args[-1], "rootRank", -1) if name in _ROOTED and args else -1
         token = self._enter(name, pg_name, seq, args, root)
+        if name in _SPLIT and token and self._ring is not None and len(args) > 1:
+            self._ring.note_splits(token, _splits_of(args))
         if name in self._observed and self._ring is not None:
             self._observed[name].know_op(self._names[name])
             self._teach_group(group, pg_name)

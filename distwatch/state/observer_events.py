@@ -13,6 +13,7 @@ from distwatch.state.finding import Finding
 from distwatch.state.flow import Flow
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadProgress
+from distwatch.state.splits import Splits
 
 
 class ObserverStarted(Event, frozen=True, kw_only=True):
@@ -122,6 +123,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     tag: int = 0
     p2p_seq: int = -1
     """For a send or recv: its 1-based index among those to or from that peer with that tag."""
+    splits: Splits | None = None
 
 
 class PeerProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -255,10 +257,7 @@ class StackTaken(Event, frozen=True, kw_only=True):
 
 
 class ArgumentsRead(Event, frozen=True, kw_only=True):
-    """The arguments that decide, of the call in which a main thread waits.
-
-    Of torch.distributed ranks, tags, group names; of a wait for the network the host and port; of a build its lock.
-    """
+    """Of the call in which a main thread waits: ranks, tags and groups, the host and port, or a build's lock."""
 
     process: str
     frames: tuple[Frame, ...] = ()

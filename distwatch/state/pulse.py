@@ -5,6 +5,7 @@ The agent writes it in place; readers map it and never disturb the writer:
     0      seqlock u64 (odd: being written) · length u32 · crc32 u32 · msgpack `Pulse`
     8192   the operations ring: SLOTS slots of SLOT_SIZE bytes
     …      the name table of the ring's strings: a u32 length, then `name\\n` …
+    …      the splits ring: what the last calls of all_to_all gave to and took from each member
 
 A slot is valid where its two numbers agree: one is written before the body and one after it.
 """
@@ -17,6 +18,7 @@ import zlib
 import msgspec
 
 from distwatch.state.events import Operation, Pulse
+from distwatch.state.splits import SPLIT_SLOTS, SPLITS_SIZE, decode_splits
 
 PAGE_SIZE = 8192
 PAGE_HEAD = struct.Struct("<QII")
@@ -27,7 +29,8 @@ SLOT_SIZE = 64
 LEFT_OFFSET = 16
 NAMES_OFFSET = PAGE_SIZE + SLOTS * SLOT_SIZE
 NAMES_SIZE = 16 * 1024
-FILE_SIZE = NAMES_OFFSET + NAMES_SIZE
+SPLITS_OFFSET = NAMES_OFFSET + NAMES_SIZE
+FILE_SIZE = SPLITS_OFFSET + SPLIT_SLOTS * SPLITS_SIZE
 
 OTHER_TAG = 0xFFFF
 """Stands for every tag that does not fit into a slot."""
@@ -60,9 +63,10 @@ def decode_page(page: bytes) -> Pulse | None:
 
 def decode_operations(content: bytes) -> tuple[Operation, ...]:
     """The ring's complete operations, the oldest first. Never raises."""
-    if len(content) < FILE_SIZE:
+    if len(content) < SPLITS_OFFSET:
         return ()
     names = _decode_names(content)
+    splits = decode_splits(content[SPLITS_OFFSET:])
     found: list[Operation] = []
     for slot in range(SLOTS):
         fields = SLOT.unpack_from(content, PAGE_SIZE + slot * SLOT_SIZE)
@@ -84,6 +88,7 @@ def decode_operations(content: bytes) -> tuple[Operation, ...]:
                 numel=numel,
                 dtype=names[dtype],
                 peer=peer,
+                splits=splits.get(number),
             )
         )
     return tuple(sorted(found, key=lambda operation: operation.number))

@@ -25,7 +25,13 @@ from tests.support.ranks import launch_ranks
             {0, 1},
             ("C++ called", "received", "bytes"),
         ),
-        ("library_aborts", "splits", "collective.shape_mismatch", {0, 1}, ("all_to_all",)),
+        (
+            "library_aborts",
+            "splits",
+            "collective.shape_mismatch",
+            {0, 1},
+            ("which expects 2", "gives [2, 4]"),
+        ),
     ],
 )
 def test_what_moves_nothing(

@@ -16,6 +16,7 @@ from distwatch.diagnosis.checks.collectives.extra_groups import JointGroups
 from distwatch.diagnosis.checks.collectives.gradients import GradientsSkipped
 from distwatch.diagnosis.checks.collectives.iterations import CountUneven
 from distwatch.diagnosis.checks.collectives.monitored_barriers import MonitoredBarrierMissing
+from distwatch.diagnosis.checks.collectives.splits import SplitsDiffer
 from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
 from distwatch.diagnosis.checks.devices import DeviceFailed, DeviceSlowed
 from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
@@ -106,6 +107,7 @@ CHECKS: tuple[Check, ...] = (
     ConcurrentThreads(),
     CountUneven(),
     OperationsDiffer(),
+    SplitsDiffer(),
     LibraryAborts(),
     PeerMissing(),
     Circles(),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.checks.collectives.entries import calls_differ
+from distwatch.diagnosis.checks.collectives.splits import unfit_splits
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.deaths import ending_signal
 from distwatch.diagnosis.facts.operations import P2P, operation_name
@@ -25,7 +26,7 @@ _OF_LIBRARY = re.compile(r"(?i)gloo|c10d|nccl|EnforceNotMet|enforce fail")
 _ABORTED = 6
 _AT_ONCE_NS = 5_000_000_000
 _UNCOMPARED = ("all_to_all", "all_to_all_single")
-"""Their sizes may differ between ranks, and the lists that must fit are not recorded."""
+"""Their sizes may differ between ranks, and of calls from C++ the lists that must fit are not recorded."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +63,7 @@ class LibraryAborts:
             by_group.setdefault(one.group.pg_name, []).append(one)
         for pg_name, ends in by_group.items():
             view = next((v for v in case.groups if v.pg_name == pg_name), None)
-            if view is None or calls_differ(case, view):
+            if view is None or calls_differ(case, view) or unfit_splits(case, view):
                 continue  # both calls are known: they are compared
             yield self._finding(case, ends)
 
