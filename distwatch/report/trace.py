@@ -1,8 +1,8 @@
 """A run as a trace in Chrome's trace-event format, which Perfetto and chrome://tracing open.
 
-A process of the job is a process of the trace. Its tracks are its threads' steps, its collectives as
-Python called them, and those in torch's flight recorder. Verdicts are instants over all processes.
-Hosts are aligned by their wall clocks, which may differ.
+A process of the job is a process of the trace. Its tracks are its threads' steps, its steps of training (a
+counter, too), its collectives as Python called them, and those in torch's flight recorder. Verdicts are
+instants over all processes. Hosts are aligned by their wall clocks, which may differ.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from distwatch.views.event_text import event_kind, event_text
 
 SCHEMA = "distwatch.trace/1"
 COLLECTIVES = "collectives"
+TRAINING = "training"
+_COUNTER = "training step"
 _VERDICTS = 0
 """The trace's process number for what is about the whole run."""
 _OWN, _RECORDER = 0, 1_000_000
@@ -65,6 +67,8 @@ class Trace:
         self._state = state
         self._steps: dict[tuple[str, int], _Step] = {}
         self._operations: dict[tuple[str, int], ev.Operation] = {}
+        self._training: dict[str, dict[int, ev.TrainingStep]] = {}
+        """By process and number, the steps of training that were seen: a fast one comes between two looks."""
         self._recorded: dict[tuple[str, str, int, str], Collective] = {}
         self._ends: list[RunEvent] = []
         self._verdicts: list[RunEvent] = []
@@ -90,6 +94,8 @@ class Trace:
         elif isinstance(event, ev.PulseRead):
             for operation in event.operations:
                 self._enter(event.process, operation)
+            if (at := event.pulse.training) is not None and at.began_ns:
+                self._training.setdefault(event.process, {})[at.step] = at
         elif isinstance(event, ev.ExitSeen | ev.ExceptionUncaught):
             self._ends.append(happened)
         elif isinstance(event, ev.FindingsJudged) and event.findings:
@@ -113,6 +119,7 @@ class Trace:
         events = [
             *_lay_out_tracks(spans, numbers),
             *self._instants(numbers),
+            *self._counters(numbers),
             *self._judged(list(findings)),
         ]
         origin_ns = min((event["ts"] for event in events if "ts" in event), default=0)
@@ -140,6 +147,9 @@ class Trace:
         for (key, _), operation in self._operations.items():
             if process := self._state.processes.get(key):
                 yield self._operation_span(process, operation)
+        for key, seen in self._training.items():
+            if process := self._state.processes.get(key):
+                yield from self._training_spans(process, seen)
 
     def _span(
         self, process: Process, track: str, name: str, began_ns: int, ended_ns: int | None, args: dict[str, Any]
@@ -170,6 +180,27 @@ class Trace:
         return self._span(
             process, started.thread or "main", started.name, step.began_ns, step.ended_ns, args
         )
+
+    def _training_spans(self, process: Process, seen: dict[int, ev.TrainingStep]) -> Iterator[Span]:
+        """From the beginning of each seen step to that of the next one."""
+        steps = sorted(seen.values(), key=lambda one: one.began_ns)
+        for number, one in enumerate(steps):
+            after = steps[number + 1] if number + 1 < len(steps) else None
+            last = after.step - 1 if after is not None else one.step
+            name = f"step {one.step}" if last <= one.step else f"steps {one.step} to {last}"
+            args: dict[str, Any] = {"usual_s": one.usual_s} if one.usual_s else {}
+            if one.epoch is not None:
+                args["epoch"] = one.epoch
+            ended_ns = after.began_ns if after is not None else None
+            yield self._span(process, TRAINING, name, one.began_ns, ended_ns, args)
+
+    def _counters(self, numbers: dict[str, int]) -> Iterable[dict[str, Any]]:
+        for key, seen in self._training.items():
+            for one in seen.values() if key in numbers else ():
+                at_ns = self._state.wall_ns(self._state.processes[key].host, one.began_ns)
+                yield {
+                    "ph": "C", "pid": numbers[key], "tid": _OWN, "name": _COUNTER, "ts": at_ns, "args": {"step": one.step}
+                }  # fmt: skip
 
     def _operation_span(self, process: Process, operation: ev.Operation) -> Span:
         number = operation.seq if operation.seq >= 0 else operation.p2p_seq

@@ -17,7 +17,7 @@ from distwatch.state import events as ev
 from distwatch.state.recorder_entries import Collective
 from tests.cli.runs import call, distwatch, rings, save
 from tests.cli.test_stacks import is_speedscope
-from tests.diagnosis.recorded import RecordedJob, hung_job, judged
+from tests.diagnosis.recorded import SECOND, RecordedJob, hung_job, judged
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
@@ -45,7 +45,7 @@ def trace(root: Path, run: str = "r") -> list[dict[str, Any]]:
     for event in document["traceEvents"]:
         assert isinstance(event["pid"], int)
         assert isinstance(event["tid"], int)
-        assert event["ph"] in "MXi"
+        assert event["ph"] in "MXiC"
         if event["ph"] == "M":
             assert event["name"] in ("process_name", "thread_name")
             assert event["args"]["name"]
@@ -55,6 +55,8 @@ def trace(root: Path, run: str = "r") -> list[dict[str, Any]]:
             assert event["dur"] >= 0
             track = by_track[event["pid"], event["tid"]]
             track.append((event["ts"], event["ts"] + event["dur"]))
+        elif event["ph"] == "C":
+            assert all(isinstance(value, int) for value in event["args"].values())
         else:
             assert event["s"] in "gpt"
     for spans in by_track.values():
@@ -292,3 +294,24 @@ def test_to_a_file_with_the_real_command(hung: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert distwatch("export", "nothing", root=hung).returncode == 5
     assert distwatch("export", "hung", "-o", "pdf", root=hung).returncode == 2
+
+
+def test_the_steps_of_training_are_slices_and_a_counter(root: Path) -> None:
+    job = RecordedJob(1)
+    job.initialize(0)
+    for at, number in ((10.0, 3), (11.0, 3), (14.0, 7), (16.0, 8)):
+        began_ns = int({3: 10, 7: 14, 8: 16}[number] * SECOND)
+        training = ev.TrainingStep(step=number, began_ns=began_ns, usual_s=1.5, epoch=2.0)
+        pulse = ev.Pulse(beat=int(at), beat_ns=int(at * SECOND), training=training)
+        job.see(at, ev.PulseRead(process=job.key(0), pulse=pulse))
+    job.tick(20.0)
+    save(job, root, "trained")
+    events = [one for one in trace(root, "trained") if one.get("ph") in ("X", "C")]
+    slices = [one for one in events if one.get("cat") == "training"]
+    assert [(one["name"], one["dur"]) for one in slices] == [
+        ("steps 3 to 6", 4e6), ("step 7", 2e6), ("step 8", 4e6),
+    ]  # fmt: skip
+    assert slices[0]["args"] == {"usual_s": 1.5, "epoch": 2.0}
+    counted = [one for one in events if one["ph"] == "C"]
+    assert [one["args"]["step"] for one in counted] == [3, 7, 8]
+    assert counted[1]["ts"] - counted[0]["ts"] == 4e6
