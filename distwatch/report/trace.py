@@ -198,9 +198,14 @@ class Trace:
         for key, seen in self._training.items():
             for one in seen.values() if key in numbers else ():
                 at_ns = self._state.wall_ns(self._state.processes[key].host, one.began_ns)
+                where = {"pid": numbers[key], "tid": _OWN}
                 yield {
-                    "ph": "C", "pid": numbers[key], "tid": _OWN, "name": _COUNTER, "ts": at_ns, "args": {"step": one.step}
-                }  # fmt: skip
+                    "ph": "C",
+                    **where,
+                    "name": _COUNTER,
+                    "ts": at_ns,
+                    "args": {"step": one.step},
+                }
 
     def _operation_span(self, process: Process, operation: ev.Operation) -> Span:
         number = operation.seq if operation.seq >= 0 else operation.p2p_seq
