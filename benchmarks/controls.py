@@ -108,17 +108,24 @@ def main() -> None:
         "--deadlines", type=float, default=2.0, help="how many of them each job passes"
     )
     options.add_argument("--no-stuck", action="store_true", help="only the healthy ones")
+    options.add_argument("--only-stuck", action="store_true", help="only those whose work stops")
+    options.add_argument("--by", default="reading", help="how it stops: reading or polling")
     options.add_argument("--deadline", type=int, default=8, help="seconds")
     arguments = options.parse_args()
     deadline_s = arguments.deadline
-    env = {"DISTWATCH_DEADLINES": f"init=60,group=60,load=60,collective={deadline_s}"}
+    env = {
+        "DISTWATCH_DEADLINES": f"init=60,group=60,load=60,collective={deadline_s}",
+        "STALL_BY": arguments.by,
+    }
     print(
         f"deadline {deadline_s} s\n\n| job | hang or crash | said | waited s | observer CPU s | stuck: found after s |"
     )
     print("|---|---|---|---:|---:|---|", flush=True)
     bad = 0
     for way in arguments.ways or (*IDLE, *WORKS):
-        seen = healthy(way, env, arguments.deadlines * deadline_s)
+        seen = Seen("not run", [], 0.0, 0.0)
+        if not arguments.only_stuck:
+            seen = healthy(way, env, arguments.deadlines * deadline_s)
         bad += bool(seen.wrong)
         found = "not run"
         if not arguments.no_stuck and way not in IDLE:

@@ -1,7 +1,8 @@
 """Rank 0 is at work of its own for longer than any deadline, and the others wait for it.
 
 Usage: works_alone.py WAY, or the name of a unit of work. It goes on until the test opens the gate
-`enough`; where the test opens the gate `stall` first, the same work hangs.
+`enough`; where the test opens the gate `stall` first, the same work hangs: in a read, or (STALL_BY=polling) in a
+loop that asks for a flag that nobody sets.
 """
 
 import distwatch.auto  # noqa: F401, I001
@@ -30,6 +31,10 @@ def is_open(door: BinaryIO) -> bool:
 
 def stand_still() -> None:
     step("nothing moves")
+    if os.environ.get("STALL_BY") == "polling":
+        ready = threading.Event()
+        while not ready.is_set():
+            pass
     with open(silent_pipe("nothing"), "rb") as pipe:
         pipe.read(1)
 
