@@ -20,6 +20,8 @@ from tests.support.folder_watch import FolderWatch
 from tests.support.ranks import Job, launch_ranks, torchrun
 
 WITHIN_S = 28.0
+"""After the world has formed."""
+FORMED_WITHIN_S = 120.0
 SETTLED_S = 4.0
 """A verdict counts once it has held for this long: the evidence of a stack comes a little later."""
 
@@ -54,12 +56,25 @@ def why_of(findings: list[Finding]) -> str:
     )
 
 
+def has_formed(case: Case, job: Job) -> bool:
+    """Whether as many ranks as the case starts hold their world, or have ended, or something was found."""
+    try:
+        processes = job.state().processes.values()
+    except PartialData:
+        return False
+    there = [p for p in processes if p.role == "rank" and (p.groups or p.ended_ns is not None)]
+    return len(there) >= len(case.ranks or range(case.world)) or bool(judged(job))
+
+
 def watch(case: Case, job: Job) -> tuple[list[Finding], float]:
-    """The verdict that holds, and when it first stood."""
+    """The verdict that holds, and when it first stood: seconds since the world has formed."""
+    changes = FolderWatch(job.folder.path)
+    give_up = time.monotonic() + FORMED_WITHIN_S
+    while not has_formed(case, job) and time.monotonic() < give_up:
+        changes.wait(1.0)
     began = time.monotonic()
     since, seen = began, ""
     findings: list[Finding] = []
-    changes = FolderWatch(job.folder.path)
     while time.monotonic() < began + WITHIN_S:
         changes.wait(1.0)
         findings = judged(job)
