@@ -19,6 +19,8 @@ import psutil
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import Job, launch_ranks
 
+START_S = 240.0
+"""For a job to start: the machine may be busy."""
 SLACK_S = 5.0
 """A job that is really stuck is found within its deadline and this."""
 IDLE = ("serve", "serve_by_thread", "serve_by_loop", "schedule", "message queue", "debug")
@@ -57,7 +59,7 @@ def launch(way: str, env: dict[str, str]) -> Iterator[tuple[Job, int]]:
 def healthy(way: str, env: dict[str, str], lasts_s: float) -> Seen:
     """A run in which the work goes on."""
     with launch(way, env) as (job, terminal):
-        job.wait_step("waiting", {1})
+        job.wait_step("waiting", {1}, START_S)
         began, said, wrong = time.monotonic(), list[str](), list[str]()
         while (now := time.monotonic() - began) < lasts_s:
             time.sleep(1.0)
@@ -88,10 +90,10 @@ def _cpu_s(job: Job) -> float:
 def stuck(way: str, env: dict[str, str]) -> tuple[float, str]:
     """Seconds from the stop of the same work until a hang of rank 0 is found, and its code."""
     with launch_ranks("works_alone", 2, env=env, args=(way,)) as job:
-        job.wait_step("waiting", {1})
+        job.wait_step("waiting", {1}, START_S)
         job.open_gate("stall", 0)
         if way != "child":  # there the child is what stops
-            job.wait_step("nothing moves", {0}, 60)
+            job.wait_step("nothing moves", {0}, START_S)
         began = time.monotonic()
         while (waited := time.monotonic() - began) < 60:
             for finding in job.judged_blocking():

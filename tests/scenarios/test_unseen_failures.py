@@ -12,6 +12,12 @@ from tests.support.ranks import launch_ranks
     [
         ("exceptions", "finally", "process.exception_pending", ("batch 17", "compute")),
         ("exceptions", "busy_retry", "process.exception_pending", ("MemoryError", "load_batch")),
+        (
+            "exceptions",
+            "late_retry",
+            "process.livelock",
+            ("says each time: cannot allocate 3 GiB",),
+        ),
         ("exceptions", "thread", "process.thread_died", ("prefetch", "KeyError", "a queue")),
         ("limits", "group_files", "process.limit_reached", ("open files (", "open_files")),
         ("exit_stalls", "thread", "process.exit_stalled", ("thread uploader", "upload_logs")),

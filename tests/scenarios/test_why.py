@@ -49,6 +49,18 @@ def test_a_live_verdict_names_the_line_where_the_ranks_part(
         assert "at step " in finding.summary
 
 
+def test_a_live_verdict_names_what_keeps_a_rank_from_its_send() -> None:
+    with launch_ranks("parts", 2, args=("pipeline",)) as job:
+
+        def explained(state: RunState) -> bool:
+            found = diagnose(state)
+            return bool(found) and is_why(found[0], "unsent", "continue")
+
+        finding = diagnose(job.wait_state(explained))[0]
+        assert finding.code == "p2p.unmatched"
+        assert "before its send to rank 1" in finding.summary
+
+
 def test_a_post_mortem_reads_the_source_that_nobody_read_before() -> None:
     with launch_ranks("parts", 2, args=("save",), env={"DISTWATCH_OBSERVER": "off"}) as job:
         job.wait_step("barrier", {1})
