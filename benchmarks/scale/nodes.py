@@ -120,7 +120,8 @@ class Node:
         while True:
             self.fell_behind = self.fell_behind or not self.hears()
             await self._tick()
-            due += TICK_S
+            # More often than anybody wants them, values would only cost this process time.
+            due += max(TICK_S, self.leaf._wanted.live_every_s / 4 if self.leaf else 0.0)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def look(self, why: str, *, ask: bool) -> None:

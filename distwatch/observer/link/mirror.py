@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 from collections import OrderedDict
 from collections.abc import Set
 
@@ -39,6 +41,23 @@ def objection_to(header: FileHeader, host: str) -> str:
 
 OPEN_AT_ONCE = 256
 """Ten thousand ranks have ten thousand files: more than a process may keep open."""
+_OPEN_MOST = 4096
+_FILES_WANTED = 65_536
+
+
+def raise_file_limit() -> None:
+    """Lets this process open as many files as it may: a thousand links alone reach the usual limit of 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _FILES_WANTED)
+    if 0 <= soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _open_at_once() -> int:
+    """Opening a file again costs more than a record: each host's observer has one that is written to always."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(OPEN_AT_ONCE, min(_OPEN_MOST, soft // 8))
 
 
 class Mirror:
@@ -46,6 +65,7 @@ class Mirror:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
+        self._open_at_once = _open_at_once()
         self._segments: dict[str, Segment] = {}
         self._open: OrderedDict[str, Segment] = OrderedDict()
         """The segments written to last, the newest at the end."""
@@ -92,7 +112,7 @@ class Mirror:
             self._open.pop(key)
             self._segments.pop(key).close()
             raise
-        if len(self._open) > OPEN_AT_ONCE:
+        if len(self._open) > self._open_at_once:
             self._open.popitem(last=False)[1].close()
 
     def flush(self) -> None:

@@ -14,7 +14,7 @@ from distwatch.observer.link.carrier import HANDSHAKE_WITHIN_S, Listener
 from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused, join
 from distwatch.observer.link.handshake import accept
 from distwatch.observer.link.leaf_session import LOST_AFTER_S, LeafSession
-from distwatch.observer.link.mirror import Mirror, is_host_name
+from distwatch.observer.link.mirror import Mirror, is_host_name, raise_file_limit
 from distwatch.observer.link.racks import Grouping
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import name_of
@@ -41,6 +41,7 @@ class Root:
         self._grouping = None if of_rack else Grouping()
         self.place: RootAddress | None = None
         self._host = observer.recording.header.host
+        raise_file_limit()
         self._mirror = Mirror(observer.folder)
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()

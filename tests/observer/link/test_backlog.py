@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,7 @@ def test_the_root_holds_few_files_open_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "OPEN_AT_ONCE", 1)
+    monkeypatch.setattr(mirror, "_OPEN_MOST", 1)
     home = Home(tmp_path)
     home.send()
     for _ in range(3):
@@ -230,3 +232,14 @@ def test_the_root_holds_few_files_open_and_loses_nothing(
     assert len(home.mirror._open) == 1
     assert home.journals(home.root) == home.journals(home.leaf)
     home.close()
+
+
+def test_a_root_may_open_as_many_files_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        mirror.raise_file_limit()
+        raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
