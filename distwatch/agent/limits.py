@@ -16,6 +16,7 @@ _RESOURCES = {
     "processes and threads": resource.RLIMIT_NPROC,
     "file size": resource.RLIMIT_FSIZE,
 }
+SHM = "/dev/shm"
 _PAGE = resource.getpagesize()
 
 
@@ -36,12 +37,25 @@ def limits_of(type_name: str, message: str, error: BaseException) -> Iterator[Li
 
 
 def _limit(what: str) -> int | None:
+    if what == SHM:
+        return _shared_memory()[0]
     chosen = _RESOURCES.get(what)
     limit = resource.getrlimit(chosen)[0] if chosen is not None else resource.RLIM_INFINITY
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def _shared_memory() -> tuple[int | None, int | None]:
+    """Its size and what is free. It lies in memory, so that asking never blocks."""
+    with contextlib.suppress(OSError):
+        size = os.statvfs(SHM)
+        return size.f_blocks * size.f_frsize, size.f_bavail * size.f_frsize
+    return None, None
+
+
 def _used(what: str) -> int | None:
+    if what == SHM:
+        total, free = _shared_memory()
+        return total - free if total is not None and free is not None else None
     if what != "memory":
         return None
     with contextlib.suppress(OSError, ValueError, IndexError):

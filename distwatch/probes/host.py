@@ -9,6 +9,18 @@ import psutil
 from distwatch.probes.cgroups import memory_group
 from distwatch.state.events import HostSampled
 
+SHM = "/dev/shm"
+
+
+def shared_memory(path: str = SHM) -> tuple[int, int] | None:
+    """The size of /dev/shm and what is free of it, in bytes; None where there is none, or no tmpfs."""
+    try:
+        size = os.statvfs(path)
+    except OSError:
+        return None
+    total = size.f_blocks * size.f_frsize
+    return (total, size.f_bavail * size.f_frsize) if total else None
+
 
 def sample_host(host: str, pid: int | None = None) -> HostSampled:
     """Memory and load of this machine, and the memory cgroup of `pid` (default: this process).

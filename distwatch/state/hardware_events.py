@@ -129,3 +129,15 @@ class CommunicatorsSeen(Event, frozen=True, kw_only=True):
     dead: tuple[int, ...] = ()
     """Indices of the processes that RAS no longer reaches."""
     communicators: tuple[Communicator, ...] = ()
+
+
+class SharedMemorySampled(Event, frozen=True, kw_only=True):
+    """A host's /dev/shm, while little of it is free: who writes beyond its end gets SIGBUS."""
+
+    is_routine = True
+
+    host: str
+    total: int
+    free: int
+    least_free: int
+    """Within the last minute: what filled it may be gone with its process."""

@@ -301,6 +301,8 @@ class Host(msgspec.Struct, kw_only=True, gc=False):
     sample: ev.HostSampled | None = None
     devices: ev.DevicesSampled | None = None
     ports: ev.PortsSampled | None = None
+    shared_memory: ev.SharedMemorySampled | None = None
+    """Only while little of it was free."""
     communicators: ev.CommunicatorsSeen | None = None
     """The newest answer of NCCL's RAS service to this host's observer."""
     observers: dict[str, ev.ObserverStarted] = {}

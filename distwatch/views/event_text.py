@@ -196,6 +196,7 @@ _TELLERS: dict[type, Callable[[Any], str]] = {
         f"{count_of(len(e.threads), 'thread')} by {e.source}" if not e.error else e.error
     ),
     ev.ArgumentsRead: lambda e: ", ".join(f"{n}={value}" for n, value in e.arguments.items()),
+    ev.SharedMemorySampled: lambda e: f"{bytes_text(e.free)} of {bytes_text(e.total)} free",
     ev.FilesWritten: lambda e: ", ".join(
         f"{bytes_text(f.written_bytes)} of {f.path}" for f in e.files
     ),

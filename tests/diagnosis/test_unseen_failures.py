@@ -8,6 +8,7 @@ from distwatch.state import events as ev
 from distwatch.state.flow import Flow
 from distwatch.state.limits import limit_in
 from tests.diagnosis.recorded import (
+    HOST,
     SECOND,
     WAITING,
     RecordedJob,
@@ -17,6 +18,7 @@ from tests.diagnosis.recorded import (
     only_root,
     root,
 )
+from tests.diagnosis.test_mechanisms import worker
 
 LIB = "/venv/lib/python3.11"
 RAISED = ev.Site(file="/job/train.py", line=20, function="compute")
@@ -221,3 +223,23 @@ def test_who_ends_slowly_is_not_stuck() -> None:
     job.exit(1, 29.0, code=0)
     job.tick(60.0)
     assert not judged(job)
+
+
+@pytest.mark.parametrize(("left", "code"), [(0, "process.limit_reached"), (900, "")])
+@pytest.mark.parametrize("role", ["rank", "dataloader"])
+def test_a_bus_error_while_shared_memory_was_full(role: str, left: int, code: str) -> None:
+    job = hung_job()
+    shm = ev.SharedMemorySampled(host=HOST, total=1000, free=950, least_free=left)
+    job.see(29.0, shm)
+    if role == "rank":
+        job.exit(2, 28.0, signal=7)
+    else:
+        worker(job, 2, 71, signal=7)
+        job.stack(2, 30.1, QUEUE)
+    finding = root(judged(job))
+    assert finding.culprit_ranks == (2,)
+    usual = "process.killed" if role == "rank" else "process.worker_died"
+    assert finding.code == (code or usual)
+    if code:
+        assert "SIGBUS" in finding.summary
+        assert "0 B of 1000 B of /dev/shm were free" in finding.summary

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks import host_looks
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.targets.runs import load_state
 from distwatch.probes.devices import Devices
@@ -103,3 +104,17 @@ async def test_a_driver_that_fails_in_its_own_way_is_said(
     await watch.look()
     report = build_report(watch.state(), [], "run-1")
     assert report.coverage.not_observed[DRIVER] == "MemoryError: the library's own"
+
+
+def test_shared_memory_is_sampled_only_where_it_is_scarce(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[ev.Event] = []
+    recording = Recording(folder, lambda _h, _s, _t, event: told.append(event))
+    looks = HostLooks(recording, Devices(), Ports())
+    for free in (900, 20, 800):
+        monkeypatch.setattr(host_looks, "shared_memory", lambda path, free=free: (1000, free))
+        looks._look_at_shared_memory()
+    recording.close()
+    seen = [one for one in told if isinstance(one, ev.SharedMemorySampled)]
+    assert [(one.free, one.least_free) for one in seen] == [(20, 20), (800, 20)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.probes.cgroups import MemoryGroup, memory_group
-from distwatch.probes.host import sample_host
+from distwatch.probes.host import sample_host, shared_memory
 from distwatch.probes.kernel_log import KernelLog, killed_for_memory, xids
 from tests.probes.others import other
 
@@ -104,3 +104,11 @@ def test_the_real_log_opens_at_its_end() -> None:
     assert log.why_not is None
     assert len(log.read()) < 256
     log.close()
+
+
+def test_the_size_of_shared_memory(tmp_path: Path) -> None:
+    room = shared_memory(str(tmp_path))
+    assert room is not None
+    total, free = room
+    assert 0 <= free <= total
+    assert shared_memory(str(tmp_path / "absent")) is None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from signal import SIGBUS
 
 from distwatch.diagnosis.checks.processes.blocked_ranks import awaited_roots
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.children import children_of, died
+from distwatch.diagnosis.facts.deaths import ending_signal
 from distwatch.diagnosis.facts.failures import error_line
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.signals import end_evidence, first_line
@@ -15,6 +18,8 @@ from distwatch.state.limits import limit_in
 from distwatch.state.model import Process
 from distwatch.state.quantities import bytes_text
 
+_SHM = "/dev/shm"
+_NOTHING = 0.02
 _ADVICE = {
     "open files": "Close what is opened again and again (groups: destroy_process_group(group); files, sockets), or "
     "raise the limit: `ulimit -n`, LimitNOFILE.",
@@ -41,6 +46,15 @@ class LimitsReached:
                 said, site = _unseen(process)
             if what := limit_in(said):
                 yield self._finding(case, rank, what, said, site, ended=ended)
+            elif (killed := _bus_error(case, process)) and (full := _full(case, process)):
+                yield self._finding(
+                    case,
+                    rank,
+                    _SHM,
+                    f"{killed} got SIGBUS: {full}",
+                    None,
+                    ended=process.ended_ns is not None,
+                )
 
     def _finding(
         self, case: Case, rank: int, what: str, said: str, site: Site | None, *, ended: bool
@@ -60,6 +74,23 @@ class LimitsReached:
             evidence=tuple(_evidence(process, rank, said)),
             confidence=0.95,
         )
+
+
+def _bus_error(case: Case, process: Process) -> str:
+    """Which process SIGBUS ended, the rank's own or a child of it: '' for none."""
+    if ending_signal(process) == SIGBUS:
+        return f"pid {process.pid}"
+    dead = died(process, children_of(case, process))
+    return next((str(one) for one in dead if ending_signal(one.process) == SIGBUS), "")
+
+
+def _full(case: Case, process: Process) -> str:
+    """What was left of the host's /dev/shm, where that was next to nothing."""
+    host = case.state.hosts.get(process.host)
+    seen = host.shared_memory if host is not None else None
+    if seen is None or seen.least_free > _NOTHING * seen.total:
+        return ""
+    return f"{bytes_text(seen.least_free)} of {bytes_text(seen.total)} of {_SHM} were free within the last minute"
 
 
 def _evidence(process: Process, rank: int, said: str) -> Iterable[Evidence]:
@@ -86,7 +117,7 @@ def _figures(process: Process, what: str) -> str:
     seen = process.limits.get(what)
     if seen is None:
         return ""
-    text = bytes_text if what in ("memory", "file size") else str
+    text = bytes_text if what in ("memory", "file size", _SHM) else str
     if seen.used is not None and seen.limit is not None:
         return f" ({text(seen.used)} of {text(seen.limit)})"
     if seen.limit is not None:
