@@ -3,19 +3,26 @@
 Prints a row for each case: what was found, after how many seconds, whether that is right (the kind, the
 ranks, and nobody else blamed at the root), and the line that is named as the one where the ranks part.
 `benchmarks/scenario_cases.py` lists the cases.
+With `--both`, each case runs twice, with the compiled record of calls and by Python alone, and the two verdicts
+are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.scenario_cases import CASES, Case
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
 from distwatch.state.finding import Finding
+from tests.support.call_paths import by_python_alone
 from tests.support.folder_watch import FolderWatch
 from tests.support.ranks import Job, launch_ranks, torchrun
 
@@ -95,10 +102,10 @@ def judged(job: Job) -> list[Finding]:
         return []
 
 
-def run_case(case: Case) -> bool:
-    """Runs one case and prints its line."""
+def run_case(case: Case, env: Mapping[str, str] | None = None) -> tuple[bool, str]:
+    """Runs one case and prints its line; whether it is right, and what was told."""
     arguments = (case.script, case.world)
-    given = {"args": case.args, "env": case.env}
+    given = {"args": case.args, "env": {**case.env, **(env or {})}}
     reading, writing = os.pipe()
     typed = dict.fromkeys(case.culprits, reading) if case.types else None
     launched = (
@@ -118,21 +125,38 @@ def run_case(case: Case) -> bool:
         f"| {case.name} | {told(findings)} | {verdict} | {after_s:.1f} | {why_of(findings)} | {words} |",
         flush=True,
     )
-    return right
+    return right, told(findings)
+
+
+def run_both(case: Case) -> bool:
+    """Runs it on both paths; whether both are right and tell the same."""
+    right, compiled = run_case(case)
+    with tempfile.TemporaryDirectory(prefix="dw-bench-") as folder:
+        also_right, by_python = run_case(case, by_python_alone(Path(folder)))
+        if not Path(folder, "used").exists():
+            raise SystemExit("the second run had the compiled record, too")
+    if compiled != by_python:
+        print(f"| | NOT THE SAME: {compiled}; by Python alone: {by_python} | | | | |")
+    return right and also_right and compiled == by_python
 
 
 def main() -> None:
     """Runs the chosen cases."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("cases", nargs="*", help="words of their names; default: all")
-    chosen = options.parse_args().cases
+    options.add_argument("--both", action="store_true", help="with and without the compiled record")
+    arguments = options.parse_args()
+    chosen = arguments.cases
     cases = [case for case in CASES if not chosen or any(word in case.name for word in chosen)]
+    if arguments.both and importlib.util.find_spec("distwatch.agent._calls") is None:
+        raise SystemExit("there is no compiled record here: pip install -e . with a compiler")
     print(
         "| case | found | right | after s | why | in words |\n|---|---|---|---:|---|---|",
         flush=True,
     )
-    right = sum([run_case(case) for case in cases])
-    print(f"{right} of {len(cases)} right")
+    right = sum([run_both(case) if arguments.both else run_case(case)[0] for case in cases])
+    same = ", and the same on both paths" if arguments.both else ""
+    print(f"{right} of {len(cases)} right{same}")
     sys.exit(0 if right == len(cases) else 1)
 
 

@@ -9,6 +9,7 @@ the ranks diverged.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 
 import msgspec
 
@@ -117,16 +118,13 @@ def unpack_entries(packed: PackedEntries) -> tuple[Collective, ...]:
     kinds = [_one(kind) for kind in packed.kinds]
     if min(packed.kind_of, default=0) < 0 or max(packed.kind_of, default=0) >= len(kinds):
         raise ValueError("an entry without a kind")
+    # Ten thousand ranks have 640,000 entries: what can be done for all of a dump at once is.
+    seqs, times_ns = list(accumulate(packed.seqs)), list(accumulate(packed.times_ns))
+    if not all(_can_be(of(seqs, default=0), of(times_ns, default=0)) for of in (min, max)):
+        raise ValueError("an entry whose numbers are out of range")
     alike = msgspec.structs.replace
-    entries: list[Collective] = []
-    seq = time_ns = 0
-    for kind, later, after_ns in zip(packed.kind_of, packed.seqs, packed.times_ns, strict=True):
-        seq += later
-        time_ns += after_ns
-        if not _can_be(seq, time_ns):
-            raise ValueError("an entry whose numbers are out of range")
-        entries.append(alike(kinds[kind], seq=seq, created_wall_ns=time_ns))
-    return tuple(entries)
+    told = zip(packed.kind_of, seqs, times_ns, strict=True)
+    return tuple([alike(kinds[kind], seq=seq, created_wall_ns=at) for kind, seq, at in told])
 
 
 @lru_cache(maxsize=4096)

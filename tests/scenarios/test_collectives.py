@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
+from tests.support.call_paths import by_python_alone
 from tests.support.ranks import launch_ranks, torchrun
 
 MISSING = "collective.rank_missing"
@@ -75,6 +78,18 @@ def test_ranks_whose_operations_differ(case: str, operations: tuple[str, ...]) -
         job.wait_verdict(
             "collective.op_mismatch", {0, 1}, mentions=("different_operations.py", *operations)
         )
+
+
+def test_the_same_where_no_compiled_code_records_the_calls(tmp_path: Path) -> None:
+    env = by_python_alone(tmp_path)
+    with launch_ranks("different_operations", 2, args=("swapped",), env=env) as job:
+        job.wait_step("initialized", {0, 1})
+        job.wait_verdict(
+            "collective.op_mismatch",
+            {0, 1},
+            mentions=("different_operations.py", "all_reduce", "broadcast"),
+        )
+    assert tmp_path.joinpath("used").exists()
 
 
 def test_one_rank_with_a_batch_more_meets_the_others_barrier() -> None:

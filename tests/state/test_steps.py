@@ -9,8 +9,8 @@ from typing import get_args
 
 import distwatch
 from distwatch.state.codes import FAMILIES
-from distwatch.state.statuses import LETTERS, STATUSES, UNOBSERVED, status_of
-from distwatch.state.steps import DEADLINES, GROUP, INIT, KINDS, LOAD, Tone, base_name, kind_of
+from distwatch.state.statuses import LETTERS, STATUSES, UNOBSERVED, Tone, status_of
+from distwatch.state.steps import DEADLINES, GROUP, INIT, KINDS, LOAD, base_name, kind_of
 
 SOURCE = Path(distwatch.__file__).parent
 
