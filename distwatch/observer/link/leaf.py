@@ -29,6 +29,7 @@ from distwatch.observer.link.racks import RACK_NAME_MOST
 from distwatch.observer.link.root import Root
 from distwatch.observer.link.root_address import LinkMisconfigured, RootAddress, parse_place
 from distwatch.state import events as ev
+from distwatch.state.addresses import plain_address
 
 SEND_EVERY_S = 0.25
 SEND_MOST_S = 1.0
@@ -329,9 +330,10 @@ class Leaf:
             return
         rack = Root(self._observer, self._token, of_rack=True)
         try:
-            await rack.start(address, 0)
-        except OSError as error:
-            why = f"cannot listen at {address}: {error.strerror or error}"
+            await rack.start(_one_of_ours(address), 0)
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", "") or str(error)
+            why = f"cannot listen at {address[:80]!r}: {told}"
             await channel.send(say.encode(say.Unable(why=why)))
             return
         self._rack, self._backlog.digest = rack, Digest()
@@ -354,6 +356,13 @@ class Leaf:
             self._observer.recording.record(
                 ev.LinkChanged(host=self._host, peer=str(self.place), linked=linked, why=why)
             )
+
+
+def _one_of_ours(address: str) -> str:
+    """The address; raises ValueError where it is none, or stands for all of this host's."""
+    if plain_address(address).is_unspecified:
+        raise ValueError("it stands for every address of this host")
+    return address
 
 
 def _node(boot_id: str) -> str:

@@ -18,6 +18,7 @@ from distwatch.observer.link.racks import RACK_NAME_MOST, Member, Step
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
+from distwatch.visible_text import visible_line
 
 LOST_AFTER_S = 5.0
 SEEN_EVERY_S = 1.0
@@ -108,7 +109,9 @@ class LeafSession:
                 self.on_news()
             elif isinstance(message, say.Unable):
                 self._unable, self._invited = True, False
-                self._observer.recording.miss("link", f"{self._host} {message.why[:300]}")
+                self._observer.recording.miss(
+                    "link", f"{self._host} {visible_line(message.why[:300])}"
+                )
                 self.on_news()
             elif isinstance(message, say.Looked):
                 if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
