@@ -134,3 +134,15 @@ def test_calls_from_cpp_are_not_taken_for_the_last_one_from_python() -> None:
     assert "received 932 bytes where it expected 36" in finding.summary
     assert "that C++ called (DDP, FSDP); the last known is #18" in finding.summary
     assert any("up to #17 since" in one.text for one in finding.evidence)
+
+
+@pytest.mark.parametrize("message", [RESET, BROKEN])
+def test_a_lost_store_is_one_also_where_the_type_is_a_plain_one(message: str) -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.exit(0, 6.0, code=5)
+    job.say(1, 6.5, ev.ExceptionUncaught(type_name="RuntimeError", message=message))
+    job.exit(1, 7.0, code=1)
+    job.tick(8.0)
+    assert set(deaths_of(Job(job.state)).victims) == {1}
+    assert only_root(job, "process.exited", 0)

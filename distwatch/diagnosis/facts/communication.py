@@ -27,7 +27,7 @@ _COMMUNICATION_WORDS = re.compile(
 CLOSED_BY_PEER = re.compile(r"(?i)connection (closed|reset) by peer")
 """The other side has ended, or has destroyed the group; a timeout does not say so."""
 _TORCH_DISTRIBUTED = re.compile(
-    r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore|monitoredBarrier", re.I
+    r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore|SocketImpl|monitoredBarrier", re.I
 )
 _TIME_OVER = re.compile(r"(?i)timed out|time-?out")
 _STORE_LOST = re.compile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from functools import partial
@@ -59,6 +58,8 @@ class Inspection:
         self._again: asyncio.Task[None] | None = None
         self._again_due = 0.0
         self._reading: asyncio.Task[None] | None = None
+        self._silent_storage: set[str] = set()
+        """Processes of which nobody could say how much space is left where they write."""
         self._ask = True
         self._suspected = 0.0
         self._embedded = embedded
@@ -224,9 +225,12 @@ class Inspection:
             if tracked.key not in awaited or tracked.ended:
                 continue
             files = written_files(tracked.pid, awaited[tracked.key])
-            with contextlib.suppress(asyncio.TimeoutError):
-                # Storage that hangs does not answer that question either.
-                files = await in_background(_with_free_space, tracked.pid, files)
+            try:
+                if tracked.key not in self._silent_storage:
+                    files = await in_background(_with_free_space, tracked.pid, files)
+            except asyncio.TimeoutError:
+                # Storage that hangs answers no such question: each more would leave a thread behind.
+                self._silent_storage.add(tracked.key)
             seen = self._state.processes[tracked.key].outside.written
             known = {one.path: one for one in seen.files} if seen is not None else {}
             told = tuple(_since(known.get(one.path), one) for one in files)
