@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -34,6 +34,20 @@ OPERATIONS_HELD = 16_384
 """How many newest operations are sent of all pulses together; a few of each are always sent."""
 
 
+class Company(Protocol):
+    """The leaves of a root, all together."""
+
+    leaves: dict[str, LeafSession]
+
+    def note_host(self, host: str) -> None:
+        """A host has come, by itself or through the root of its rack: it is nowhere else."""
+        ...
+
+    def regroup_soon(self) -> None:
+        """Something has changed that may put hosts into racks."""
+        ...
+
+
 class LeafSession:
     """One leaf's connection.
 
@@ -42,9 +56,6 @@ class LeafSession:
         ended: it has said goodbye.
         hosts: the other hosts whose records it passes on, as the root of a rack.
         goes_to: the root of its rack, to which it was sent; or ''.
-        leaves: how many leaves the root has.
-        on_news: called when it is there, or has another part than before.
-        on_host: called with each new host whose records it passes on.
     """
 
     def __init__(
@@ -54,8 +65,11 @@ class LeafSession:
         channel: Channel,
         hello: say.Hello,
         address: str,
+        company: Company,
     ) -> None:
+        """`address`: where it comes from."""
         self._observer = observer
+        self._company = company
         self._mirror = mirror
         self._channel = channel
         self._host = hello.host
@@ -64,9 +78,6 @@ class LeafSession:
         self._unable = self._invited = False
         self.hosts: set[str] = set()
         self.goes_to = ""
-        self.leaves: Callable[[], int] = lambda: 1
-        self.on_host: Callable[[str], None] = lambda _: None
-        self.on_news: Callable[[], None] = lambda: None
         self.node = hello.node
         self.heard = time.monotonic()
         self.ended = False
@@ -106,13 +117,13 @@ class LeafSession:
                 recording = self._observer.recording
                 root = recording.header.host
                 recording.record(ev.LinkChanged(host=root, peer=self._host, linked=True))
-                self.on_news()
+                self._company.regroup_soon()
             elif isinstance(message, say.Unable):
                 self._unable, self._invited = True, False
                 self._observer.recording.miss(
                     "link", f"{self._host} {visible_line(message.why[:300])}"
                 )
-                self.on_news()
+                self._company.regroup_soon()
             elif isinstance(message, say.Looked):
                 if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
                     waiting.set_result(None)
@@ -131,7 +142,7 @@ class LeafSession:
         every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
         seen = say.Seen(
             live_every_s=every_s,
-            send_every_s=self.leaves() / LEAVES_A_SECOND,
+            send_every_s=len(self._company.leaves) / LEAVES_A_SECOND,
             operations=OPERATIONS_HELD // processes,
             busy_s=BUSY_SHARE * self._observer.longest_turn_s,
             live=self._live,
@@ -215,9 +226,9 @@ class LeafSession:
         ):
             return self._host
         if header.host not in self.hosts and is_host_name(header.host):
-            self.on_host(header.host)
+            self._company.note_host(header.host)
             self.hosts.add(header.host)
-            self.on_news()
+            self._company.regroup_soon()
         return header.host
 
     async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:

@@ -32,6 +32,7 @@ class Root:
 
     Attributes:
         place: where it listens, once it does.
+        leaves: those that are connected, by host.
     """
 
     def __init__(self, observer: Observer, token: bytes, *, of_rack: bool = False) -> None:
@@ -45,7 +46,7 @@ class Root:
         self._mirror = Mirror(observer.folder)
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leaves: dict[str, LeafSession] = {}
+        self.leaves: dict[str, LeafSession] = {}
         self._lost: dict[str, float] = {}
         self._said: set[str] = set()
         self._looks = 0
@@ -79,7 +80,7 @@ class Root:
         # Who has lost the root of its rack comes back to the root of the run.
         lost = self._lost.values() if self._grouping is not None else ()
         now = time.monotonic()
-        return bool(self._leaves) or any(now - since < REJOIN_WITHIN_S for since in lost)
+        return bool(self.leaves) or any(now - since < REJOIN_WITHIN_S for since in lost)
 
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]:
         """Asks every leaf for a look; each future is done when the leaf's results have arrived."""
@@ -87,7 +88,7 @@ class Root:
         look = say.Look(
             number=self._looks, why=why[:400], ask=ask, suspects=self._observer.judge.suspects()
         )
-        return [leaf.ask(look) for leaf in self._leaves.values()]
+        return [leaf.ask(look) for leaf in self.leaves.values()]
 
     def ask_to_end(self, order: ev.RankAborted) -> None:
         """Asks the leaf of that host to end a process of its own."""
@@ -98,8 +99,8 @@ class Root:
 
     def pass_on(self, host: str, message: say.Message) -> None:
         """Sends a message to that host, or to the root of its rack; to nobody where neither is here."""
-        leaf = self._leaves.get(host)
-        leaf = leaf or next((one for one in self._leaves.values() if host in one.hosts), None)
+        leaf = self.leaves.get(host)
+        leaf = leaf or next((one for one in self.leaves.values() if host in one.hosts), None)
         if leaf is not None:
             leaf.send(message)
 
@@ -160,21 +161,18 @@ class Root:
         over = tracking.processes and not tracking.living() and hello.host not in self._lost
         if over and self._grouping is not None:
             return f"run {ours} has ended here"  # a later launch with that name is another run
-        there = self._leaves.get(hello.host)
+        there = self.leaves.get(hello.host)
         if hello.host == self._host or (there is not None and there.node != hello.node):
             return f"two machines are named {hello.host}: give each its own host name"
         return ""
 
     async def _serve_leaf(self, channel: Channel, hello: say.Hello, address: str) -> None:
         # A broken connection may look intact on this side long after the leaf has reconnected.
-        if (before := self._leaves.get(hello.host)) is not None:
+        if (before := self.leaves.get(hello.host)) is not None:
             before.replace()
-        leaf = LeafSession(self._observer, self._mirror, channel, hello, address)
-        self._leaves[hello.host] = leaf
-        self._note_host(hello.host)
-        leaf.leaves = lambda: len(self._leaves)
-        leaf.on_host = self._note_host
-        leaf.on_news = self._regroup_soon
+        leaf = LeafSession(self._observer, self._mirror, channel, hello, address, self)
+        self.leaves[hello.host] = leaf
+        self.note_host(hello.host)
         why = "its connection ended"
         try:
             await leaf.resume()
@@ -191,20 +189,20 @@ class Root:
             leaf.leave()
             if leaf.goes_to:
                 why = f"it went to the root of its rack, {leaf.goes_to}"
-            if self._leaves.get(hello.host) is leaf:
-                del self._leaves[hello.host]
+            if self.leaves.get(hello.host) is leaf:
+                del self.leaves[hello.host]
                 if leaf.ended:
                     self._let_go(hello.host, "its observer has ended")
                 else:
                     self._lose(hello.host, why, time.monotonic() - leaf.heard)
 
-    def _note_host(self, host: str) -> None:
+    def note_host(self, host: str) -> None:
         """A host has come, by itself or through the root of its rack: it is nowhere else."""
         self._lost.pop(host, None)
-        for leaf in self._leaves.values():
+        for leaf in self.leaves.values():
             leaf.hosts.discard(host)
 
-    def _regroup_soon(self) -> None:
+    def regroup_soon(self) -> None:
         """Puts hosts into racks, where there are very many of them or racks are named."""
         if self._grouping is not None and self._regroups is None:
             loop = asyncio.get_running_loop()
@@ -213,8 +211,8 @@ class Root:
     def _regroup(self) -> None:
         self._regroups = None
         if self._grouping is not None:
-            for step in self._grouping.next_steps(leaf.member for leaf in self._leaves.values()):
-                self._leaves[step.host].take_step(step)
+            for step in self._grouping.next_steps(leaf.member for leaf in self.leaves.values()):
+                self.leaves[step.host].take_step(step)
 
     def _refuse(self, address: str, reason: str) -> None:
         why = f"{address or 'a connection'} was refused: {reason}"
