@@ -53,6 +53,20 @@ def ended_process() -> Arrived:
     return word
 
 
+def test_who_disagrees_is_not_counted_before_the_others_can_see_that(
+    key_values: KeyValueStore,
+) -> None:
+    """Else a rank that sees that all have come goes on to build what the others will not."""
+    first = arrival(key_values, 0, world=2)
+    first.come()
+    other = arrival(key_values, 1, arrived(sizes={"tp": 2}), world=2)
+    with pytest.raises(InitFailed, match="parallel sizes differ"):
+        other.come()
+    assert key_values.counted() == 1
+    with pytest.raises(InitFailed, match="parallel sizes differ"):
+        first.wait(soon(), 30)
+
+
 def test_everybody_comes(key_values: KeyValueStore) -> None:
     told: list[int] = []
     ranks = [arrival(key_values, rank) for rank in range(3)]

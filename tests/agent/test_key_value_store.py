@@ -65,7 +65,7 @@ def test_ranks_are_counted(key_values: KeyValueStore) -> None:
         return
     assert below.counted() == 0
     for rank in range(3):
-        below.claim(f"rank/{rank}", b"here")
+        below.claim(f"counted/{rank}", b"here")
         below.count()
     below.set("knows/0", b"1")
     assert below.counted() == 3

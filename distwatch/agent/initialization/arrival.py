@@ -79,6 +79,7 @@ class Arrival:
         self._largest = world_size
         self._look_for = look_for
         self._differs = False
+        self._counted = False
         self._pause_s = max(LONGEST_PAUSE_S, world_size / RANKS_A_SECOND)
         self.global_rank = global_rank
         self.seen: dict[int, Arrived] = {global_rank: me}
@@ -95,20 +96,22 @@ class Arrival:
         own = encode(self._me)
         key = f"rank/{self.global_rank}"
         held = self._key_values.claim(key, own)
-        if held == own:
-            self._key_values.count()
-        elif (
+        if held != own and (
             not self._is_over(other := _decoded(read_arrived, held))
             or self._key_values.get(_FORMED) is not None
         ):
             raise self.fail("arrival", _duplicated(self.global_rank, self._me, other))
-        else:
-            # A supervisor has restarted this rank while the others still wait: it is already counted.
+        if held != own:
+            # A supervisor has restarted this rank while the others still wait.
             self._key_values.claim(key, own, instead_of=held)
         terms = self._key_values.claim("terms", terms_of(self._me.plan))
         self._largest = max(self._largest, world_of(terms))
         self._differs = terms != terms_of(self._me.plan) or self._differs_nearby()
         self.agree()
+        # Not before: who sees that all have come goes on, and must not miss that they differ.
+        if self._key_values.claim(f"counted/{self.global_rank}", own) == own:
+            self._key_values.count()
+        self._counted = True
 
     def _differs_nearby(self) -> bool:
         """Whether another rank on this host has claimed the same GPU, or uses another network."""
@@ -238,7 +241,7 @@ class Arrival:
 
     def _read_beyond(self) -> None:
         """A rank that plans a larger world may have a number beyond our world's end."""
-        come = self.count()
+        come = self.count() + (not self._counted)
         for rank in range(self._world_size, self._largest):
             # The claimed size may be huge: stop once every arrived rank has been found.
             if len(self.seen) >= come:

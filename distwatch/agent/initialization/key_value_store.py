@@ -45,7 +45,7 @@ class KeyValueStore:
         raise NotImplementedError
 
     def count(self) -> None:
-        """Counts this rank as arrived, where its message alone does not count."""
+        """Counts this rank as arrived, where its claim of `counted/RANK` alone does not."""
 
     def counted(self) -> int:
         """How many ranks have arrived here."""
@@ -159,7 +159,7 @@ class FileKeyValues(KeyValueStore):
             os.rmdir(self._folder)  # other worlds may have files here
 
     def counted(self) -> int:
-        mine = f"{self._prefix}.rank."
+        mine = f"{self._prefix}.counted."
         return sum(
             name.startswith(mine) and name.removeprefix(mine).isdigit()
             for name in os.listdir(self._folder)
