@@ -38,19 +38,21 @@ def test_shard_that_cannot_be_read() -> None:
 @pytest.mark.parametrize(
     ("where", "phase", "words"),
     [
-        ("tie", "tie", "share memory"),
+        ("own code", "finalize", "by the model's code"),
         ("dispatch", "dispatch", "nvidia-smi"),
-        ("lock", "tie", "holds that lock"),
+        ("lock", "finalize", "holds that lock"),
+        ("model", "model", "constructors"),
     ],
 )
-def test_a_stall_after_the_last_shard_is_not_sent_to_the_file_system(
+def test_a_stall_where_no_file_is_read_is_not_sent_to_the_file_system(
     where: str, phase: str, words: str
 ) -> None:
     with launch_ranks("load_phases", 1, env=SHORT, args=[where]) as job:
         job.wait_step("stalled", {0}, timeout_s=90)
         finding = job.wait_verdict("load.stalled", {0}, mentions=("load_phases.py",))
         assert f"phase {phase}" in finding.summary
-        assert "files were read" in finding.summary
+        assert "it reads no file in this phase" in finding.summary
+        assert ("after all 5 files were read" in finding.summary) == (phase != "model")
         assert words in finding.advice
         assert "file system" not in finding.advice
 

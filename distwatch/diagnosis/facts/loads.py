@@ -155,10 +155,12 @@ def load_status(job: Job, global_rank: int, process: Process, load: ModelLoad) -
 
 
 def _all_read(counted: Step | None) -> int:
-    complete = counted is not None and counted.ended_ns is not None and not counted.error
-    return (
-        counted.total or 0 if counted and complete and counted.done >= (counted.total or 1) else 0
-    )
+    """How many files a phase has read that has come to its good end; 0 where it may have left out some."""
+    if counted is None or counted.ended_ns is None or counted.error:
+        return 0
+    # Threads read files in any order: the newest need not be the last one.
+    whole = 0 < counted.parameters == counted.parameters_total
+    return counted.total or 0 if whole or counted.done >= (counted.total or 1) else 0
 
 
 def _first(totals: Iterable[int | None]) -> int | None:

@@ -1,4 +1,4 @@
-"""A load that stalls after its last shard, where it reads no file: in tie, in dispatch, or for a lock there."""
+"""A load that stalls where it reads no file: in the model's own code, in dispatch, for a lock."""
 
 import distwatch.auto  # noqa: F401, I001
 import os
@@ -34,14 +34,22 @@ def stall() -> None:
 class Stalls(LlamaForCausalLM):
     """The user's own subclass, as modeling files with trust_remote_code have them."""
 
+    built = False
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        if PHASE == "model":
+            stall()
+        self.built = True
+
     def tie_weights(self, *args: object, **kwargs: object) -> None:
         super().tie_weights(*args, **kwargs)
-        if PHASE != "dispatch" and os.environ.get("STALLS"):
+        # A constructor ties weights, too.
+        if self.built and PHASE in ("own code", "lock"):
             stall()
 
 
 LlamaForCausalLM(CONFIG).save_pretrained(CHECKPOINT, max_shard_size="8KB")
-os.environ["STALLS"] = "1"
 if PHASE == "dispatch":
     # The function that transformers' own dispatch calls.
     import transformers.integrations.accelerate as dispatching

@@ -27,11 +27,16 @@ _REREAD = (
 
 
 _WITHOUT_FILES = {
+    "model": "The model is built here, by its own constructors: look at the line above.",
+    "device map": "The map follows from the model's sizes and each device's free memory: look at the line above; a "
+    "device that does not answer (nvidia-smi) holds it.",
+    "allocator warm-up": "Memory of the device is reserved here: a device that does not answer (nvidia-smi) holds it.",
+    "smoke test": "The model's own forward runs here: look at the line above.",
     "tie": "Ties connect parameters that share memory, by the model's own code: look at the line above, and at what "
     "other threads of this rank do.",
     "dispatch": "accelerate moves modules to their devices here: look at the line above; a device that does not "
     "answer (nvidia-smi) or a hook of the model holds it.",
-    "finalize": "Missing parameters are initialized here, by the model's own code: look at the line above.",
+    "finalize": "Parameters are tied and missing ones initialized here, by the model's code: look at the line above.",
 }
 """By the phase: what to do where it does not move."""
 _IN_A_LOCK = "Look at what holds that lock: another thread of this rank, by its stack, or a library's import."
@@ -82,7 +87,7 @@ def _is_about_a_file(process: Process, load: LoadStatus, file: str) -> bool:
 
 
 def _no_file(case: Case, rank: int, process: Process, load: LoadStatus) -> Cause:
-    """Dispatch, ties and what follows the last shard read nothing: the stack says what holds them."""
+    """Constructors, dispatch, ties and what follows the last shard read nothing: the stack says what holds them."""
     activity = activity_of(case.state, process)
     doing = f", {activity.doing}" if activity is not None else ""
     if case.job.was_frozen(process):
