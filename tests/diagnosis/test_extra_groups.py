@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
-from tests.diagnosis.recorded import RecordedJob
+from tests.diagnosis.recorded import READING, RecordedJob
 
 SYNC = "weight_update"
 DEADLINE_S = 300.0
@@ -127,9 +127,35 @@ def test_members_of_two_worlds_that_disagree_about_a_tensor() -> None:
         progress = {SYNC: (3, 2, 10.0), "0": (1, 1, 3.0)}
         job.pulse(process, at=401.0, groups=progress, operations=(called,))
     job.tick(401.0)
-    told = [f for f in diagnose(job.state) if f.code == "collective.shape_mismatch"]
-    (finding,) = told
-    assert finding.culprit_ranks == (0,)
-    assert "ranks 0-1 of another world" not in finding.summary
+    (finding,) = [f for f in diagnose(job.state) if f.code == "collective.shape_mismatch"]
+    assert (finding.role, finding.culprit_ranks) == ("root", (0,))
     assert "disagree about collective #3" in finding.summary
     assert "rank 0 passed" in finding.summary
+
+
+def test_a_circle_of_a_joint_group_and_an_engines_own_world() -> None:
+    """The engine's rank 1 waits for its rank 0 in a barrier of their own, and rank 0 for it in the joint group."""
+    job = two_worlds((3, 2, 10.0), (3, 2, 10.0), (2, 2, 9.0))
+    job.pulse(3, at=401.0, groups={SYNC: (2, 2, 9.0), "0": (2, 1, 9.0)})
+    job.tick(401.0)
+    found = [f for f in diagnose(job.state) if f.blocks]
+    assert [(f.code, f.culprit_ranks) for f in found if f.role == "root"] == [
+        ("collective.cycle", (0, 1))
+    ]
+    assert SYNC in found[0].summary
+
+
+def test_a_send_to_an_engine_that_does_not_receive_it() -> None:
+    """As RLinf hands weights over: member 0 sends to member 2, which is the engine's rank 1."""
+    job = two_worlds((0, 0, 3.0), (0, 0, 3.0), (0, 0, 3.0))
+    sent = ev.Operation(
+        number=1, op="send", pg_name=SYNC, p2p_seq=1, peer=2, numel=4, dtype="float32",
+        entered_ns=10_000_000_000,
+    )  # fmt: skip
+    peers = (ev.PeerProgress(pg_name=SYNC, op="send", peer=2, tag=0, posted=1),)
+    job.pulse(0, at=401.0, groups={"0": (1, 1, 3.0)}, operations=(sent,), peers=peers)
+    job.stack(3, 401.0, READING)
+    job.tick(401.0)
+    found = [f for f in diagnose(job.state) if f.blocks and f.role == "root"]
+    assert [(f.code, f.culprit_ranks) for f in found] == [("p2p.unmatched", (1,))]
+    assert "rank 0 of another world (pid 1000)" in found[0].summary

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from distwatch.diagnosis.facts.communication import is_init_symptom
 from distwatch.diagnosis.facts.deaths import Deaths, deaths_of, ending_signal
 from distwatch.diagnosis.facts.failures import Failure, failures_of, is_own_failure
@@ -16,7 +18,7 @@ from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
-from distwatch.diagnosis.facts.wait_for import WaitGraph, wait_graph
+from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph, wait_graph
 from distwatch.diagnosis.facts.worlds import World
 from distwatch.state.codes import code_of
 from distwatch.state.events import Site
@@ -58,21 +60,34 @@ class Case:
             rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
         }
         self.joint = [Case(state, members) for members in joint_worlds(state, self.job.processes)]
-        self.graph: WaitGraph = wait_graph(self.job, self.groups, self._waiting_abroad())
+        shared, abroad = self._waits_in_joint()
+        self.graph: WaitGraph = wait_graph(self.job, self.groups, shared, abroad)
 
     @classmethod
     def of(cls, state: RunState, other: Case) -> Case:
         """The same world as another case's, in another state that has its processes."""
         return cls(state, tuple(state.processes[process.key] for process in other.job.processes))
 
-    def _waiting_abroad(self) -> set[int]:
+    def _waits_in_joint(self) -> tuple[list[Bundle], set[int]]:
+        """What ranks wait for in joint groups: for ranks of this world, and those that wait for others alone."""
         here = {process.key: rank for rank, process in self.job.ranks.items()}
-        return {
-            here[process.key]
-            for joint in self.joint
-            for member, process in joint.job.ranks.items()
-            if process.key in here and joint.graph.is_waiting(member)
-        }
+        shared: list[Bundle] = []
+        abroad: set[int] = set()
+        for joint in self.joint:
+            keys = {member: process.key for member, process in joint.job.ranks.items()}
+            for bundle in joint.graph.bundles:
+                waiters = {
+                    here[keys[member]]: wait
+                    for member, wait in bundle.waiters.items()
+                    if keys[member] in here
+                }
+                awaited = tuple(here[keys[m]] for m in bundle.awaited if keys.get(m) in here)
+                if awaited:
+                    told = msgspec.structs.replace(bundle, waiters=waiters, awaited=awaited)
+                    shared.append(told)
+                else:
+                    abroad |= waiters.keys()
+        return shared, abroad
 
     def _wait_in_init(self, rank: int) -> Step | None:
         process = self.job.ranks[rank]

@@ -201,7 +201,12 @@ def _chain(came: dict[int, Edge], start: int, last: Edge) -> tuple[Edge, ...]:
     return tuple(edges)
 
 
-def wait_graph(job: Job, groups: Iterable[GroupView], abroad: Iterable[int] = ()) -> WaitGraph:
+def wait_graph(
+    job: Job,
+    groups: Iterable[GroupView],
+    shared: Iterable[Bundle] = (),
+    abroad: Iterable[int] = (),
+) -> WaitGraph:
     """The graph of a job with these groups. A rank that is seen to be elsewhere waits for nobody.
 
     An asynchronous collective or send does not block the rank that posted it while its main
@@ -225,6 +230,7 @@ def wait_graph(job: Job, groups: Iterable[GroupView], abroad: Iterable[int] = ()
             *_peer_bundles(job),
             *_creation_bundles(job),
             *_stack_bundles(job),
+            *shared,
         )
     ]
     return WaitGraph([*waits, *_lock_bundles(job), *_socket_bundles(job)], abroad)

@@ -59,8 +59,14 @@ def _told(case: Case, joint: Case, found: Finding) -> Finding | None:
     owners = ranks_here(case, culprits or _members(joint, found.waiting_ranks)[:1])
     if not owners:
         return None
-    # Who waits for others in its own world is no culprit: what it waits for is found there.
-    free = tuple(rank for rank in owners if culprits and not case.graph.waits(rank))
+    own = len(owners) == len(culprits)
+    if own and found.code.endswith(".cycle"):
+        return None  # the graph of this world has it
+    if own and found.code.startswith("process.") and any(map(case.graph.is_overdue, owners)):
+        return None  # this world's own check finds it
+    # Who waits for others elsewhere is no culprit of an absence: what it waits for is found there.
+    absent = found.code == "collective.rank_missing"
+    free = tuple(r for r in owners if culprits and not (absent and case.graph.is_waiting(r)))
     waiting = ranks_here(case, _members(joint, found.waiting_ranks))
     return msgspec.structs.replace(
         found,
