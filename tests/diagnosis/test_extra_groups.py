@@ -117,6 +117,16 @@ def test_a_member_of_another_world_is_named_in_its_own_and_the_waiting_one_is_no
     assert "rank 0 of another world (pid 1000) has waited in it" in found[0].summary
 
 
+def test_both_sides_are_named_with_their_places_in_their_frameworks() -> None:
+    job = two_worlds((3, 2, 10.0), (3, 3, 10.0), (2, 2, 9.0))
+    for process, framework in ((0, "megatron"), (3, "sglang")):
+        group = ev.HeldGroup(role="TP", axis="tp", pg_name="tp", members=(0, 1))
+        job.say(process, 4.0, ev.LayoutHeld(framework=framework, groups=(group,)))
+    first = diagnose(job.state)[0]
+    assert "rank 0 of another world (pid 1000, tensor rank 0 of 2 in megatron)" in first.summary
+    assert "(tensor rank 1 of 2 in sglang)" in first.summary
+
+
 def test_members_of_two_worlds_that_disagree_about_a_tensor() -> None:
     job = two_worlds((3, 2, 10.0), (3, 2, 10.0), (3, 2, 10.0))
     for member, process in enumerate((0, 2, 3)):

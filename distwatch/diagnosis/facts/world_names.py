@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.framework_places import places_of
 from distwatch.state.model import Process
 from distwatch.state.rank_sets import name_ranks
 
@@ -18,7 +19,7 @@ def ranks_here(case: Case, processes: Iterable[Process]) -> tuple[int, ...]:
 
 
 def named(case: Case, processes: list[Process]) -> str:
-    """`ranks 0-1 and rank 0 of another world (pid 4711, Trainer in update_weights)`."""
+    """`rank 1 and rank 0 of another world (pid 4711, Trainer in fit, tensor rank 0 of 2 in megatron)`."""
     ranks = ranks_here(case, processes)
     here = {process.key for process in case.job.processes}
     others = [process for process in processes if process.key not in here]
@@ -30,5 +31,6 @@ def named(case: Case, processes: list[Process]) -> str:
 
 
 def _abroad(process: Process) -> str:
-    told = ", ".join(filter(None, (f"pid {process.pid}", process.actor)))
+    places = places_of(process) or list(process.layouts)
+    told = ", ".join(filter(None, (f"pid {process.pid}", process.actor, *places)))
     return f"rank {process.global_rank} of another world ({told})"
