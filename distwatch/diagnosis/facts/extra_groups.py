@@ -51,35 +51,41 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
 
 def meeting_of(state: RunState, process: Process, one: ExtraGroupJoined) -> Meeting:
     """The rendezvous that this process is in, with everybody who has joined it."""
-    return _meeting(state, everybody(state), process, one)
-
-
-def meetings_of(state: RunState, processes: list[Process]) -> Iterable[Meeting]:
-    """The rendezvous of these processes among themselves, each once."""
-    seen: set[tuple[str, int]] = set()
-    for process in processes:
-        for one in process.extra_groups.values():
-            if (process.key, one.number) not in seen:
-                found = _meeting(state, processes, process, one)
-                seen |= {(other.key, theirs.number) for other, theirs in found.joined}
-                yield found
-
-
-def _meeting(
-    state: RunState, among: list[Process], process: Process, one: ExtraGroupJoined
-) -> Meeting:
-    joined = [
+    return _meeting(
         (other, theirs)
-        for other in among
+        for other in everybody(state)
         for theirs in other.extra_groups.values()
         if (other is process and theirs is one)
         or (other is not process and _same(state, process, one, other, theirs))
-    ]
+    )
+
+
+def named_meetings(state: RunState, processes: Iterable[Process]) -> list[Meeting]:
+    """The rendezvous of groups with a name that these processes are in, among themselves.
+
+    There may be very many, as where each pair of ranks has a group of its own.
+    """
+    at: dict[tuple[str, int, str], list[list[tuple[Process, ExtraGroupJoined]]]] = {}
+    for process in processes:
+        for one in process.extra_groups.values():
+            if one.name:
+                key = one.name, one.of_name, one.endpoint.rpartition(":")[2]
+                alike = at.setdefault(key, [])
+                found = next((m for m in alike if _same(state, *m[0], process, one)), None)
+                if found is None:
+                    alike.append([(process, one)])
+                else:
+                    found.append((process, one))
+    return [_meeting(joined) for alike in at.values() for joined in alike]
+
+
+def _meeting(joined: Iterable[tuple[Process, ExtraGroupJoined]]) -> Meeting:
+    joined = tuple(joined)
     sizes = [theirs.size for _, theirs in joined if theirs.size]
     # On a tie what rank 0 says, to which the others connect: a member may not have come yet.
     hosts = {theirs.size for _, theirs in joined if theirs.group_rank == 0}
     size = max(sizes, key=lambda one: (sizes.count(one), one in hosts), default=len(joined))
-    return Meeting(joined=tuple(joined), size=size)
+    return Meeting(joined=joined, size=size)
 
 
 def absent_processes(state: RunState, meeting: Meeting) -> tuple[list[Process], str]:
@@ -131,9 +137,14 @@ def _same(
     other: Process,
     theirs: ExtraGroupJoined,
 ) -> bool:
-    places = read_endpoint(one.endpoint, process.host), read_endpoint(theirs.endpoint, other.host)
-    if not same_endpoint(*places, state):
-        return False
+    known = one.endpoint and (process.host, one.endpoint) == (other.host, theirs.endpoint)
+    if not known:
+        here, there = (
+            read_endpoint(joined.endpoint, at.host)
+            for at, joined in ((process, one), (other, theirs))
+        )
+        if not same_endpoint(here, there, state):
+            return False
     if one.name and theirs.name:
         return one.name == theirs.name and one.of_name == theirs.of_name
     return one.at_endpoint == theirs.at_endpoint

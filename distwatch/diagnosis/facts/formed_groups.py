@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from distwatch.diagnosis.facts.extra_groups import Meeting, everybody, meetings_of, open_meetings
+from distwatch.diagnosis.facts.extra_groups import Meeting, everybody, named_meetings, open_meetings
 from distwatch.state import events as ev
 from distwatch.state.model import Group, Process, RunState
 
@@ -53,7 +53,9 @@ def formed_groups(state: RunState) -> list[FormedGroup]:
     """The groups with a name that all members have joined; one that was formed anew counts once."""
     processes = [process for process in everybody(state) if process.extra_groups]
     return [
-        formed for meeting in meetings_of(state, processes) if (formed := _formed(meeting, state))
+        formed
+        for meeting in named_meetings(state, processes)
+        if (formed := _formed(meeting, state))
     ]
 
 
