@@ -117,6 +117,16 @@ def test_a_member_of_another_world_is_named_in_its_own_and_the_waiting_one_is_no
     assert "rank 0 of another world (pid 1000) has waited in it" in found[0].summary
 
 
+def test_what_keeps_a_member_is_told_with_all_who_wait_for_it_in_any_world() -> None:
+    job = two_worlds((3, 2, 10.0), (3, 2, 10.0), (2, 2, 9.0))
+    job.stack(3, 401.0, READING)
+    job.sample(3, 401.0, "S", syscall="read", blocked_on="/mnt/data/shard-2")
+    job.tick(401.0)
+    first = diagnose(job.state)[0]
+    assert (first.code.partition(".")[0], first.culprit_ranks) == ("process", (1,))
+    assert "rank 0 and rank 0 of another world (pid 1000) have waited" in first.summary
+
+
 def test_both_sides_are_named_with_their_places_in_their_frameworks() -> None:
     job = two_worlds((3, 2, 10.0), (3, 3, 10.0), (2, 2, 9.0))
     for process, framework in ((0, "megatron"), (3, "sglang")):

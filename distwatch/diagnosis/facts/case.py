@@ -83,8 +83,11 @@ class Case:
                 }
                 awaited = tuple(here[keys[m]] for m in bundle.awaited if keys.get(m) in here)
                 if awaited:
-                    told = msgspec.structs.replace(bundle, waiters=waiters, awaited=awaited)
-                    shared.append(told)
+                    shared.append(
+                        msgspec.structs.replace(
+                            bundle, waiters=waiters, awaited=awaited, is_joint=True
+                        )
+                    )
                 else:
                     abroad |= waiters.keys()
         return shared, abroad

@@ -67,6 +67,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     awaited: tuple[int, ...]
     pg_name: str = ""
     seq: int = -1
+    is_joint: bool = False
+    """In a group with members of other worlds, which is judged as a world of its own."""
 
     @property
     def overdue(self) -> bool:
@@ -122,8 +124,8 @@ class WaitGraph:
         return rank in self._out or rank in self._abroad
 
     def is_overdue(self, rank: int) -> bool:
-        """Whether another rank has waited for it longer than that may take."""
-        return any(bundle.overdue for bundle in self._in.get(rank, ()))
+        """Whether another rank has waited for it longer than that may take, in a group of this world alone."""
+        return any(bundle.overdue and not bundle.is_joint for bundle in self._in.get(rank, ()))
 
     def longest_s(self, kind: Kind) -> float:
         """The longest wait of that kind; 0 where there is none."""
