@@ -64,7 +64,6 @@ def _register(field: str, state: RunState, stamp: Stamp, event: Any) -> None:
         setattr(owner, field, event)
 
 
-OUTSIDE[ev.ProcessSighted] = partial(_register, "seen")
 OUTSIDE[ev.ConnectionsSeen] = partial(_register, "connections")
 OUTSIDE[ev.RendezvousLooked] = partial(_register, "rendezvous")
 OUTSIDE[ev.ArgumentsRead] = partial(_register, "arguments")
@@ -76,6 +75,13 @@ OUTSIDE[ev.SharedMemorySampled] = partial(_register, "shared_memory")
 OUTSIDE[ev.DevicesSampled] = partial(_register, "devices")
 OUTSIDE[ev.PortsSampled] = partial(_register, "ports")
 OUTSIDE[ev.CommunicatorsSeen] = partial(_register, "communicators")
+
+
+@_folds(ev.ProcessSighted)
+def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) -> None:
+    # A start record alone has no command line: it must not hide that of a look at the process.
+    order = stamp if event.command else (0, *stamp[1:])
+    _register("seen", state, order, event)
 
 
 @_folds(ev.ProcessSampled)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
+from distwatch.diagnosis.facts.process_roles import role_text
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
 from distwatch.state.identity import Identity
-from tests.diagnosis.recorded import HOST, SECOND, RecordedJob
+from tests.diagnosis.recorded import HOST, SECOND, RecordedJob, frame
 
 FRAMES = (
     ev.Frame(file="/job/convert.py", line=8, function="<module>"),
@@ -66,3 +70,37 @@ def test_a_server_that_waits_for_requests_is_idle() -> None:
     job = Program(400.0, blocked_on="socket listening on 0.0.0.0:80")
     job.sample(0, 401.0, "S", syscall="poll", blocked_on="socket listening on 0.0.0.0:80")
     assert told(job) == []
+
+
+RAY = "/venv/lib/python3.11/site-packages/ray"
+
+
+@pytest.mark.parametrize(
+    ("command", "frames", "role"),
+    [
+        (("python", f"{RAY}/_private/workers/default_worker.py"), ("main_loop", "actor_method_executor"), "actor"),
+        (("python", f"{RAY}/_private/workers/default_worker.py"), ("main_loop",), "child process"),
+        (("ray::Trainer.fit",), ("main_loop",), "actor"),
+        (("python", "/job/ray/driver.py"), ("get_objects",), "no rank yet"),
+    ],
+)  # fmt: skip
+def test_what_a_process_of_ray_is_without_an_agent_in_it(
+    command: tuple[str, ...], frames: tuple[str, ...], role: str
+) -> None:
+    job = RecordedJob(1)
+    sighted = ev.ProcessSighted(
+        process=job.key(0), host=HOST, pid=1000, start_ticks=5, ppid=1, role="other",
+        identity=Identity(), command=command,
+    )  # fmt: skip
+    job.see(1.0, sighted)
+    job.stack(0, 2.0, tuple(frame(one, f"{RAY}/worker.py") for one in frames))
+    # What a reader makes of the start record alone comes later, and knows less.
+    job.see(3.0, msgspec.structs.replace(sighted, command=()))
+    (process,) = job.state.processes.values()
+    assert role_text(job.state, process) == role
+    if role == "no rank yet":
+        raylet = msgspec.structs.replace(
+            sighted, process="node1-7.1", pid=7, ppid=1000, command=(f"{RAY}/core/src/ray/raylet/raylet",)
+        )  # fmt: skip
+        job.see(4.0, raylet)
+        assert role_text(job.state, process) == "driver"

@@ -7,6 +7,9 @@ from distwatch.state.model import Process, RunState
 
 _POOLS = ("multiprocessing/pool.py", "concurrent/futures/process.py")
 _SPAWNED = "multiprocessing.spawn import spawn_main"
+_RAY = ("-packages/ray/", "ray::")
+"""In the command line of Ray's own services and workers: the package's path, or the title that it gives a worker."""
+_RAYLET = "-packages/ray/core/src/ray/raylet/"
 
 
 def role_text(state: RunState, process: Process) -> str:
@@ -17,21 +20,43 @@ def role_text(state: RunState, process: Process) -> str:
         return f"rank {process.global_rank}"
     if is_driver(state, process):
         return "driver"
-    if process.actor or (process.command and process.command[0].startswith("ray::")):
+    if process.actor or _runs_actor(process):
         return "actor"
     if process.role == "dataloader":
         return "data worker"
     if _is_in_pool(state, process):
         return "pool worker"
-    if process.role == "child" or any("/ray/" in argument for argument in process.command):
+    if process.role == "child" or _is_rays(process):
         return "child process"  # Ray's own services, too
     return "converter" if "convert" in script_of(process) else "no rank yet"
 
 
 def is_driver(state: RunState, process: Process) -> bool:
-    """Whether it is the driver of a Ray job, by Ray's own table of jobs."""
+    """Whether it is the driver of a Ray job, by Ray's own table of jobs, or since it has started a raylet."""
     jobs = state.hosts[process.host].ray.jobs if process.host in state.hosts else {}
-    return any(job.driver_pid == process.pid and not job.ended for job in jobs.values())
+    if any(job.driver_pid == process.pid and not job.ended for job in jobs.values()):
+        return True
+    return not _is_rays(process) and any(
+        (child.ppid, child.host) == (process.pid, process.host)
+        and any(_RAYLET in argument for argument in child.command[:1])
+        for child in state.processes.values()
+    )
+
+
+def _is_rays(process: Process) -> bool:
+    return any(word in argument for argument in process.command for word in _RAY)
+
+
+def _runs_actor(process: Process) -> bool:
+    """Whether it is a worker of Ray in a method of an actor, by its title or its stack."""
+    if not _is_rays(process):
+        return False
+    stack = process.outside.stack
+    return process.command[0].startswith("ray::") or any(
+        "actor_method_executor" in frame.function
+        for thread in (stack.threads if stack is not None else ())
+        for frame in thread.frames
+    )
 
 
 def script_of(process: Process) -> str:
