@@ -169,6 +169,21 @@ def test_who_computes_in_a_call_that_holds_the_gil_is_slow() -> None:
     assert root(diagnose(made.state)).code == "process.gil_held"
 
 
+def test_a_rank_that_has_not_beaten_since_is_not_in_the_call_that_others_have_left() -> None:
+    """On a crowded host a late heartbeat does not count as frozen; rank 0 may long have left its barrier."""
+    made = RecordedJob(2)
+    made.initialize(0, 1)
+    made.see(2, ev.HostSampled(host=HOST, cpus=2, load=64.0))
+    barrier = made.operation(0, "barrier", 1, at=17)
+    made.pulse(0, at=18, groups={"0": (1, 0, 17.0)}, operations=(barrier,))
+    done = made.operation(1, "barrier", 1, at=17, left=18)
+    inside = made.operation(1, "broadcast", 2, at=18)
+    made.pulse(1, at=30, groups={"0": (2, 1, 18.0)}, operations=(done, inside))
+    made.sample(0, 30, "R")
+    found = root(diagnose(made.state))
+    assert (found.code, found.culprit_ranks) == ("collective.rank_missing", (0,))
+
+
 @pytest.mark.parametrize(
     ("seen", "severity"),
     [

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from distwatch.diagnosis.facts.collective_wait import Wait
 from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.job import GroupKey, Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import GroupProgress
 from distwatch.state.model import Group, Process
+
+OUTDATED = 0.5
+"""Of a wait: whoever has not beaten for longer may have gone on, too."""
 
 
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +113,7 @@ def _view(job: Job, held: list[Group], called: dict[int, dict[str, int]]) -> Gro
         return msgspec.structs.replace(view, members=holders)
     if not waits:
         return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
+    waits = [w for w in waits if not _is_outdated(job, w, waits, progress)] or waits
     seq = min(wait.seq for wait in waits)
     waits = [wait for wait in waits if wait.seq == seq]
     entered = tuple(rank for rank in first.members if _has_entered(progress.get(rank), seq))
@@ -121,6 +128,21 @@ def _view(job: Job, held: list[Group], called: dict[int, dict[str, int]]) -> Gro
         waited_s=max(wait.waited_s for wait in waits),
         overdue=any(wait.overdue for wait in waits),
         timed_out=tuple(sorted(wait.global_rank for wait in waits if wait.timed_out)),
+    )
+
+
+def _is_outdated(
+    job: Job, wait: Wait, waits: Sequence[Wait], progress: dict[int, GroupProgress]
+) -> bool:
+    """Whether its rank has said nothing since others went on from that call: on a crowded host it may be late."""
+    age_s = job.heartbeat_s(job.ranks[wait.global_rank])
+    later = [one for one in waits if one.seq > wait.seq]
+    if age_s is None or not later or age_s < OUTDATED * max(one.waited_s for one in later):
+        return False
+    return any(
+        progress[one.global_rank].completed >= wait.seq
+        for one in later
+        if one.global_rank in progress
     )
 
 
