@@ -31,11 +31,11 @@ def activate() -> None:
     try:
         for complaint in settings.complaints:
             _say(f"{complaint}; using the default")
-        from distwatch.agent.entry import enter_run, is_ray_worker, role_of
+        from distwatch.agent.entry import enter_run, is_ray_service, is_ray_worker, role_of
 
         argv = sys.orig_argv
         role = role_of(argv, os.environ)
-        if role == "launcher":
+        if role == "launcher" or is_ray_service(argv):
             return  # a launcher is observed from outside; its ranks run distwatch
         # A Ray worker learns its run's name a moment later, in its setup hook.
         if not is_ray_worker(argv):

@@ -31,6 +31,8 @@ _LAUNCHER_MODULES = (
     "distwatch torch.distributed.run torch.distributed.launch accelerate.commands.launch "
     "accelerate.commands.accelerate_cli deepspeed.launcher.runner deepspeed.launcher.launch"
 ).split()
+_RAY_SERVICES = ("/ray/_private/", "/ray/dashboard/", "/ray/autoscaler/")
+"""Its agents, dashboard and monitors: they inherit the variables of whoever starts the cluster."""
 _entered: tuple[int, RunFolder, str, str] | None = None
 _entering = _thread.RLock()
 """The standby's thread may enter while the main thread imports torch."""
@@ -47,6 +49,14 @@ def role_of(argv: list[str], environ: Mapping[str, str]) -> str:
 def is_ray_worker(argv: list[str]) -> bool:
     """Whether the command line is a Ray worker's."""
     return os.path.basename(_program(argv)[0]) == "default_worker.py"
+
+
+def is_ray_service(argv: list[str]) -> bool:
+    """Whether the command line is of a program of Ray itself, which outlives every job of its cluster."""
+    script = _program(argv)[0]
+    if is_ray_worker(argv):
+        return False
+    return os.path.basename(script) == "ray" or any(part in script for part in _RAY_SERVICES)
 
 
 def _program(argv: list[str]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distwatch.agent.entry import role_of
+from distwatch.agent.entry import is_ray_service, role_of
 from distwatch.state import events as ev
 from tests.agent.rings import read_events
 from tests.integrations.test_torch import ALONE, environment, home, ring_of, run
@@ -40,6 +40,23 @@ RANK, SLURM = {"RANK": "0"}, {"SLURM_PROCID": "0"}
 )
 def test_a_process_knows_its_role(command: str, environ: dict[str, str], role: str) -> None:
     assert role_of(command.split(), environ) == role
+
+
+@pytest.mark.parametrize(
+    ("script", "service"),
+    [
+        ("/x/site-packages/ray/dashboard/agent.py", True),
+        ("/x/site-packages/ray/_private/runtime_env/agent/main.py", True),
+        ("/x/site-packages/ray/_private/log_monitor.py", True),
+        ("/src/ray/python/ray/autoscaler/_private/monitor.py", True),
+        ("/x/bin/ray start --head --block", True),
+        ("/x/site-packages/ray/_private/workers/default_worker.py", False),
+        ("/home/me/ray/train.py", False),
+        ("-m ray_jobs.train", False),
+    ],
+)
+def test_programs_of_ray_itself_belong_to_no_job(script: str, service: bool) -> None:
+    assert is_ray_service(["python", "-u", *script.split()]) is service
 
 
 BROKEN = """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from distwatch.observer.journals.segments import read_journal
+from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
 from tests.support.leftovers import processes_of
@@ -18,13 +20,27 @@ def links_of(state: RunState) -> dict[str, bool]:
 
 
 def observers_of(root: str) -> list[int]:
-    """Pids of a job's observers, in the test's own process table, by the root of its run folders."""
-    found = []
-    for pid in processes_of(root):
-        with contextlib.suppress(OSError):
-            if b"distwatch.observer.__main__" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    """Pids of a job's observers, in the test's own process table, by the root of its run folders.
+
+    Without those that were started beside one that runs: they end at once.
+    """
+    return [pid for pid in processes_of(root) if _observes(pid)]
+
+
+def _observes(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if any(b"distwatch.observer.__main__" in one for one in arguments):
+            folders = (RunFolder(os.fsdecode(one)) for one in arguments if one.startswith(b"/"))
+            return any(lock_holder(folder) == _own_pid(pid) for folder in folders)
+    return False
+
+
+def _own_pid(pid: int) -> int:
+    """The pid that a process has in its own table, which may be another machine's."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("NSpid:")]
+    return int(line.split()[-1])
 
 
 def journals_of(folder: RunFolder, host: str) -> dict[str, list[tuple[int, int, bytes]]]:

@@ -12,7 +12,10 @@ from ray.cluster_utils import Cluster
 from steps import gate, step
 from trainers import Trainer
 
+from distwatch.agent.standby import stand_down
+
 ROOT = os.environ.pop("DISTWATCH_DIR")
+stand_down()  # the driver is on none of the nodes, and so in none of their folders
 
 
 def node(number: int) -> dict[str, object]:
