@@ -35,6 +35,7 @@ from distwatch.probes.devices import Devices
 from distwatch.probes.infiniband import Ports
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
+from distwatch.state.codes import code_of
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
@@ -350,7 +351,9 @@ class Observer:
     def _looks_closely(self) -> bool:
         """Whether somebody may be waiting, so that what each process moves is worth a look."""
         is_asked = time.monotonic() < self._asked_until
-        pressed = self._is_pressed or is_asked or self.inspection.from_outside
+        # Whoever is called slow may stop, also when nobody waits for it any more.
+        is_late = any(code_of(finding.code).lateness for finding in self.judge.findings)
+        pressed = self._is_pressed or is_asked or is_late or self.inspection.from_outside
         return pressed or bool(self._suspicion(WATCHED_SHARE))
 
     def _suspicion(self, share: float = 1.0) -> str:

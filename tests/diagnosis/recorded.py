@@ -50,6 +50,7 @@ class RecordedJob:
         self.world = world
         self.launcher = launcher
         self.local = world if single_node else None
+        self.deadlines = DEADLINES
         self.status: dict[int, Identity] = {}
         """Processes that are not what their number says: by that number."""
         self.hosts: dict[int, str] = {}
@@ -122,7 +123,7 @@ class RecordedJob:
                 role="rank" if self.identity(rank).global_rank is not None else "other",
                 command=("python", "train.py"),
                 identity=self.identity(rank),
-                deadlines=DEADLINES,
+                deadlines=self.deadlines,
             )
             self.say(rank, at, started)
 

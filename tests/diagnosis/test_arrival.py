@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distwatch.state import events as ev
-from tests.diagnosis.recorded import READING, RecordedJob, frame, judged, only_root
+from distwatch.state.flow import Flow
+from tests.diagnosis.recorded import READING, SECOND, RecordedJob, frame, judged, only_root
 
 TIMED_OUT = (
     "torch.distributed.DistStoreError: Timed out after 6 seconds waiting for clients. 2/3 joined."
@@ -328,3 +329,20 @@ def test_torchrun_ends_a_rank_that_others_waited_for() -> None:
     job.refuse(0, 7.0, TIMED_OUT)
     job.exit(1, 7.5, signal=15)
     only_root(job, "rendezvous.rank_missing", 1)
+
+
+@pytest.mark.parametrize("uncaught", [True, False], ids=["they end", "they go on"])
+def test_who_was_waited_for_until_the_deadline_has_no_more_time(uncaught: bool) -> None:
+    """Whatever little is known of what it moves, also on a busy host: who waited for it has given up."""
+    job = RecordedJob(3)
+    job.deadlines = {**job.deadlines, "collective": 600.0}
+    job.start(2)
+    job.enter(0, 1)
+    for rank in (0, 1):
+        job.refuse(rank, 12.0, LATE, uncaught=uncaught)
+    job.stack(2, 13.0, READING)
+    job.sample(2, 13.0, "S", flow=Flow(over_s=1.0, at_ns=13 * SECOND))
+    job.pulse(2, at=13.0)
+    job.see(13.0, ev.HostSampled(host=job.host(2), cpus=2, load=20.0))
+    job.tick(14.0)
+    only_root(job, "rendezvous.rank_missing", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -138,8 +139,10 @@ def _is_undecided(case: Case, rank: int) -> bool:
     flow = flow_of(process) if process is not None else None
     if process is None or flow is None or process.ended_ns is not None:
         return False
-    if _late_s(case, rank, process) > WITHIN_S * case.job.crowding(process.host):
+    if _late_s(case, rank) > WITHIN_S * case.job.crowding(process.host):
         return False
+    if flow.at_ns and case.job.age_s(process, flow.at_ns) > FRESH_S:
+        return False  # nobody goes on looking at it
     if flow.over_s < WATCHED_S:
         return True
     stack = process.outside.stack
@@ -149,16 +152,18 @@ def _is_undecided(case: Case, rank: int) -> bool:
     return old or (stack is not None and stack.looks < LOOKS)
 
 
-def _late_s(case: Case, rank: int, process: Process) -> float:
-    """For how long some rank has waited for it beyond its deadline."""
-    late = [
-        wait.waited_s - wait.deadline_s
-        for edge in case.graph.awaited_by(rank)
-        for wait in case.job.waits_for(edge.waiter)
-    ]
-    limit_s = case.job.deadline_s(process, COLLECTIVE)
-    late += [edge.waited_s - limit_s for edge in case.graph.awaited_by(rank)]
-    return max(late, default=WITHIN_S + 1)
+def _late_s(case: Case, rank: int) -> float:
+    """For how long some rank has waited for it beyond its deadline; without end where that has given up."""
+    late = []
+    for edge in case.graph.awaited_by(rank):
+        waiter = case.job.ranks[edge.waiter]
+        if waiter.ended_ns is not None:
+            return math.inf
+        late += [wait.waited_s - wait.deadline_s for wait in case.job.waits_for(edge.waiter)]
+        step = case.job.innermost_step(waiter)
+        limit_s = step.deadline_s if step is not None else None
+        late.append(edge.waited_s - (limit_s or case.job.deadline_s(waiter, COLLECTIVE)))
+    return max(late, default=math.inf)
 
 
 def _slow(case: Case, finding: Finding, moved: dict[int, str]) -> Finding:
