@@ -21,7 +21,6 @@ from distwatch.diagnosis.facts.movement import (
 from distwatch.diagnosis.why.loops import loops_around
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Process
 from distwatch.state.observer_events import MAIN_THREAD, StackTaken
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
