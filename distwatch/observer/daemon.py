@@ -35,7 +35,6 @@ from distwatch.probes.devices import Devices
 from distwatch.probes.infiniband import Ports
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
-from distwatch.state.codes import code_of
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
@@ -45,8 +44,6 @@ WATCHED_SHARE = 0.5
 """Of the patience after which a wait is suspicious: what the rank moves must be known by then."""
 TICK_S = 0.5
 SAMPLE_EVERY_S = 1.0
-ASKED_FOR_S = 90.0
-"""For so long after a root's request its trouble is ours; it asks at least once a minute while it lasts."""
 HOST_EVERY_S = 5.0
 LINGER_S = 3.0
 LAST_LOOK_WITHIN_S = 3.0
@@ -104,7 +101,7 @@ class Observer:
         self._due: dict[str, float] = {}
         self._stopping, self._woken = asyncio.Event(), asyncio.Event()
         self._elsewhere: list[asyncio.Future[None]] = []
-        self._rested_at = self._asked_until = 0.0
+        self._rested_at = 0.0
         self._keep_waits = self._is_pressed = self._verdict_due = False
         self.recording.record(
             ev.ObserverStarted(
@@ -167,7 +164,8 @@ class Observer:
             self.cluster.look_soon()
             self.nccl.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
-            self.tracking.sample(closely=self._looks_closely())
+            pressed = self._is_pressed or self.inspection.from_outside or self.judge.names_late
+            self.tracking.sample(closely=pressed or bool(self._suspicion(WATCHED_SHARE)))
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()
@@ -218,10 +216,7 @@ class Observer:
 
     async def look(self, reason: str, *, ask: bool) -> None:
         """Takes a look for the root; when it returns, the results are in the journal."""
-        # Somebody on another host waits, which this host alone may not see: it goes on to watch what
-        # its ranks move, as the root does.
-        self._asked_until = time.monotonic() + ASKED_FOR_S
-        self.tracking.sample(closely=True)
+        self.tracking.watch_closely()
         elsewhere = self.others.ask_looks(reason, ask=ask) if self.others else []
         here = self.inspection.begin(reason, self._intake.sockets(), ask=ask)
         await asyncio.wait([here, *elsewhere])
@@ -347,14 +342,6 @@ class Observer:
         self.judge.keep()
         if self.judge.blocked:
             self._intake.flush()
-
-    def _looks_closely(self) -> bool:
-        """Whether somebody may be waiting, so that what each process moves is worth a look."""
-        is_asked = time.monotonic() < self._asked_until
-        # Whoever is called slow may stop, also when nobody waits for it any more.
-        is_late = any(code_of(finding.code).lateness for finding in self.judge.findings)
-        pressed = self._is_pressed or is_asked or is_late or self.inspection.from_outside
-        return pressed or bool(self._suspicion(WATCHED_SHARE))
 
     def _suspicion(self, share: float = 1.0) -> str:
         largest = next(iter(self.judge.cases), None)

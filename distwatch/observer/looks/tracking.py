@@ -24,6 +24,8 @@ from distwatch.state.bounds import whole_number
 from distwatch.state.frames import FileHeader
 from distwatch.state.identity import Identity
 
+ASKED_FOR_S = 90.0
+"""For so long after a root's request its trouble is ours; it asks at least once a minute while it lasts."""
 CHILDREN_EVERY_S = 5.0
 CHILDREN_KEPT = 2048
 """A rank that starts a process every second must not fill the journal with them."""
@@ -60,6 +62,7 @@ class Tracking:
         self._next_search = 0.0
         self._search_every = SEARCH_FIRST_S
         self._flows = Flows()
+        self._closely_until = 0.0
 
     def add_start(self, start: dict[str, str]) -> None:
         """Tracks the process of a start record."""
@@ -121,12 +124,18 @@ class Tracking:
             for child in children_of(tracked.pid, [tracked.pid]):
                 self._sight_child(child, tracked)
 
+    def watch_closely(self) -> None:
+        """Somebody on another host waits, which this host may not see: looks closely, now and for some time."""
+        self._closely_until = time.monotonic() + ASKED_FOR_S
+        self.sample()
+
     def sample(self, *, closely: bool = False) -> None:
         """The cheap look at every living process; every change of state is journaled.
 
         Args:
             closely: somebody waits: also look at what each of them moves.
         """
+        closely = closely or time.monotonic() < self._closely_until
         if closely:
             self._flows.count_received()
         for tracked in self.living():
