@@ -45,8 +45,8 @@ def load(
 
     Before the load it reports what the arguments will cost on this machine; after it, what is wrong
     with the model: as findings of the run, and on stderr. The observer judges the deadline: it
-    reports a load without progress for that long with its phase, file and reason, and
-    DISTWATCH_ON_HANG=abort ends it.
+    reports a load without progress for that long with its phase, file and reason;
+    DISTWATCH_ON_HANG=raise ends the load with `InitTimeout` then, =abort the rank.
 
     Args:
         checkpoint: a folder, or the id of a model on the hub.

@@ -94,6 +94,9 @@ _.missing_state
 _.statuses
 _.undo_all
 
+# SGLang's own attention reads it.
+_.tp_v_head_num
+
 # What the report's templates read.
 _.pictures
 _.strips_left_out

@@ -16,6 +16,8 @@ from collections import deque
 
 from distwatch.agent.core import Agent
 from distwatch.agent.guard import caller_site
+from distwatch.agent.initialization.supervision import Supervision
+from distwatch.integrations.load_deadlines import supervise_load
 from distwatch.integrations.load_waits import Waits, redacted
 from distwatch.integrations.registry import folders_of, running_agent
 from distwatch.state.events import LoadPlanned, ModelPlaced
@@ -40,6 +42,7 @@ class Load:
         opened: each checkpoint file and its index in order: some are opened several times.
         reading: by thread, the file from which it reads a tensor, and since when.
         file_of: by the identity of a tensor that is not read yet, its file.
+        supervision: what ends it at its deadline, where the hooks have to.
     """
 
     def __init__(self, agent: Agent, step: int, *, adopts: bool = False) -> None:
@@ -48,6 +51,7 @@ class Load:
         self.thread = threading.get_ident()
         self.strangers = frozenset(thread.native_id for thread in threading.enumerate())
         self.adopts = adopts
+        self.supervision: Supervision | None = None
         self.counting: int | None = None
         self.opened: dict[str, int] = {}
         self.files: int | None = None
@@ -224,13 +228,13 @@ def current_load() -> Load | None:
     return next((load for load in reversed(loads) if thread not in load.strangers), None)
 
 
-def loads_under_way() -> list[Load]:
-    """Every load of this process that has not ended, the outermost first."""
-    return list(_loads)
-
-
 def begin_load(
-    name: str, arguments: LoadArguments, *, adopts: bool = False, deadline_s: float | None = None
+    name: str,
+    arguments: LoadArguments,
+    *,
+    adopts: bool = False,
+    deadline_s: float | None = None,
+    ends: bool = True,
 ) -> Load | None:
     """A load begins in this thread; None where it is part of the current load, or nobody observes.
 
@@ -238,6 +242,7 @@ def begin_load(
         name: of the call, one of `LOAD.calls`.
         adopts: whether the next such call in this thread belongs to this load.
         deadline_s: without progress; default: the setting for loads.
+        ends: whether DISTWATCH_ON_HANG=raise ends it at the deadline; not where the caller does so.
     """
     agent = running_agent()
     if agent is None:
@@ -259,11 +264,20 @@ def begin_load(
         _loads.append(load)
         if _progress not in agent.load_sources:
             agent.load_sources.append(_progress)
+    if ends and outer is None and agent.settings.on_hang == "raise":
+        limit_s = deadline_s or agent.settings.deadlines[LOAD.name]
+        call = f"{name}({arguments.checkpoint})"
+        load.supervision = supervise_load(
+            call, limit_s, lambda: load.phase or name, port=None, asked=False
+        )
+        load.supervision.__enter__()
     return load
 
 
 def end_load(load: Load, placement: Placement | None, error: BaseException | None) -> None:
     """The call has returned a model with that placement, or raised."""
+    if load.supervision is not None:
+        load.supervision.release()
     with _lock:
         if load in _loads:
             _loads.remove(load)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from distwatch.hooks.call_hook import CallHook
 from distwatch.hooks.patch import PatchSet
+from distwatch.integrations.load_hooks import Phase
 from distwatch.integrations.loads import Load, begin_load, current_load, end_load
 from distwatch.integrations.registry import NotApplicable
 from distwatch.state.loads import LoadArguments
@@ -26,6 +28,13 @@ PARTS = {
 """By method: the phase. Versions have some of them (0.5.3 to 0.5.23)."""
 
 
+MODEL_PARTS = {
+    ("sglang.srt.model_loader.utils", "get_model_architecture"): "architecture",
+    ("sglang.srt.model_loader.loader", "_initialize_model"): "model",
+}
+"""By module and function that the weights' phase calls: the phase within it."""
+
+
 class Part(NamedTuple):
     """A part of a runner's start."""
 
@@ -35,13 +44,19 @@ class Part(NamedTuple):
     """Whether it is the outermost part, and so a load by itself."""
 
 
-def begin_part(model_path: str, phase: str, deadline_s: float | None = None) -> Part | None:
-    """A load of its own, or a phase of the one that this thread is in; None where nobody observes."""
+def begin_part(
+    model_path: str, phase: str, deadline_s: float | None = None, *, ends: bool = True
+) -> Part | None:
+    """A load of its own, or a phase of the one that this thread is in; None where nobody observes.
+
+    Args:
+        ends: as for `begin_load`.
+    """
     outer = current_load()
     if outer is not None and outer.is_mine:
         return Part(outer, outer.begin_phase(phase), whole=False)
     arguments = LoadArguments(checkpoint=model_path)
-    load = begin_load(RUNNER, arguments, deadline_s=deadline_s)
+    load = begin_load(RUNNER, arguments, deadline_s=deadline_s, ends=ends)
     return Part(load, load.begin_phase(phase), whole=True) if load is not None else None
 
 
@@ -78,4 +93,8 @@ def apply(module: ModuleType, patches: PatchSet) -> str:
     for name, phase in PARTS.items():
         if name in vars(runner):
             patches.observe(f"sglang.ModelRunner.{name}", runner, name, _PartHook(phase))
+    for (place, name), phase in MODEL_PARTS.items():
+        loader = sys.modules.get(place)
+        if loader is not None and name in vars(loader):
+            patches.observe(f"sglang.{name}", loader, name, Phase(phase), rebinds=True)
     return ""

@@ -252,6 +252,7 @@ def add_framework(
     framework: str,
     sizes: Mapping[str, int],
     deadlines: Mapping[str, float] | None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Builds a framework's groups in an existing world; a no-op where it has them.
 
@@ -270,7 +271,7 @@ def add_framework(
     with _lock, _on_record():
         limits = Deadlines(deadlines, read_settings().deadlines)
         asked = plan_world(
-            launched, backend or world.backend, framework, whole, None, None, terms.timeout_s
+            launched, backend or world.backend, framework, whole, None, options, terms.timeout_s
         )
         _already(asked, limits)
 

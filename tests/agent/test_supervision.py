@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from distwatch.agent.guard import guard_end
+from distwatch.agent.initialization.interruption import SIGNAL
 from distwatch.agent.initialization.steps import GROUP, Deadlines
 from distwatch.agent.initialization.supervision import Supervision, cut_connections
 from distwatch.errors import InitFailed, PlanInvalid
@@ -124,3 +131,104 @@ def test_deadlines_by_step_and_as_a_whole() -> None:
 def test_deadlines_that_make_no_sense(asked: dict[str, float], words: str) -> None:
     with pytest.raises(PlanInvalid, match=words):
         Deadlines(asked)
+
+
+def read_pipe(path: str) -> str:
+    """A read that nothing ends."""
+    with open(path) as pipe:
+        return pipe.read()
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> str:
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    return path
+
+
+def interrupting(late: Callable[[], InitFailed | None] = lambda: LATE) -> Supervision:
+    return Supervision(deadline_s=0.05, port=None, late=late, interrupts=True)
+
+
+@pytest.mark.parametrize("wait", ["read", "lock", "child"])
+def test_a_wait_in_python_is_interrupted(wait: str, pipe: str) -> None:
+    held = threading.Lock()
+    held.acquire()
+    calls = {
+        "read": lambda: read_pipe(pipe),
+        "lock": held.acquire,
+        "child": lambda: subprocess.run(["cat", pipe], check=False),
+    }
+    with pytest.raises(InitFailed) as caught, interrupting():
+        calls[wait]()
+    assert caught.value is LATE
+    assert signal.getsignal(SIGNAL) == signal.SIG_DFL
+
+
+def test_a_library_that_swallows_the_exception_gets_it_again(pipe: str) -> None:
+    def stubborn() -> None:
+        with contextlib.suppress(InitFailed):
+            read_pipe(pipe)
+        read_pipe(pipe)
+
+    with pytest.raises(InitFailed), interrupting():
+        stubborn()
+
+
+def test_a_hook_of_ours_under_way_is_not_interrupted(pipe: str) -> None:
+    """It would take the exception for its own failure, and be switched off."""
+    after = threading.Event()
+
+    def hook() -> None:
+        # Until the signal has come: its handler has run by then.
+        before = signal.getsignal(SIGNAL)
+        seen = threading.Event()
+        signal.signal(SIGNAL, lambda *given: (seen.set(), before(*given)))  # type: ignore[operator]
+        assert seen.wait(30)
+        signal.signal(SIGNAL, before)
+        after.set()
+
+    def call() -> None:
+        guard_end("test", hook)
+        assert after.is_set()
+        read_pipe(pipe)
+
+    with pytest.raises(InitFailed), interrupting():
+        call()
+
+
+def test_the_jobs_own_handler_stays_and_another_thread_is_left_alone() -> None:
+    kept = signal.signal(SIGNAL, lambda *_: None)
+    try:
+        with interrupting() as own:
+            assert not own.interrupts
+    finally:
+        signal.signal(SIGNAL, kept)
+    found: list[bool] = []
+
+    def call() -> None:
+        with interrupting() as beside:
+            found.append(beside.interrupts)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_the_deadline_counts_from_the_last_progress_and_who_may_still_move_is_asked_again(
+    pipe: str,
+) -> None:
+    began = time.monotonic()
+    answers = iter([None, LATE])
+    supervision = Supervision(
+        deadline_s=0.05,
+        port=None,
+        late=lambda: next(answers),
+        moved_ns=lambda: int((began + 0.5) * 1e9),
+        interrupts=True,
+    )
+    with pytest.raises(InitFailed), supervision:
+        read_pipe(pipe)
+    assert time.monotonic() - began > 0.5
+    assert next(answers, "asked twice") == "asked twice"

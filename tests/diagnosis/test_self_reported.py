@@ -112,3 +112,16 @@ def test_what_differs_beyond_the_rank_stays_apart() -> None:
             culprit_ranks=(rank,), summary=f"rank {rank} cannot use backend 'nccl': {why}",
         )  # fmt: skip
     assert [f.culprit_ranks for f in judged(job)] == [(0,), (1,)]
+
+
+def test_a_load_that_a_rank_gave_up_is_said_of_a_dead_rank_alone() -> None:
+    for survives in (True, False):
+        job = RecordedJob(1)
+        job.enter(0, 1)
+        job.raise_finding(
+            0, 3.0, "weights", code="load.stalled", severity="hang", culprit_ranks=(0,)
+        )
+        if not survives:
+            job.exit(0, 3.5, code=1)
+        job.tick(4.0)
+        assert any(f.code == "load.stalled" for f in judged(job)) != survives

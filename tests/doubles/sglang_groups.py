@@ -33,10 +33,15 @@ class GroupCoordinator:
 
 
 def build_groups(
-    tp: int, pp: int, ep: int, attn_dp: int, attn_cp: int, moe_dp: int, backend: str
-) -> dict[str, GroupCoordinator]:
-    """By the name of SGLang's global; groups of the same ranks as tensor's are tensor's."""
-    world = dist.get_world_size()
+    module: dict[str, Any], tp: int, pp: int, ep: int, attn_dp: int, attn_cp: int, moe_dp: int, backend: str
+) -> dict[str, GroupCoordinator]:  # fmt: skip
+    """By the name of SGLang's global; groups of the same ranks as tensor's are tensor's.
+
+    Args:
+        module: whose torch and GroupCoordinator are used, as its own code does.
+    """
+    coordinator = module["GroupCoordinator"]
+    world = module["torch"].distributed.get_world_size()
     if world != tp * pp:
         raise RuntimeError(
             f"world_size ({world}) is not equal to tensor_model_parallel_size ({tp}) x "
@@ -56,15 +61,15 @@ def build_groups(
             for offset in range(0, tp, block)
             for place in range(stride)
         ]
-        made[name] = GroupCoordinator(groups, backend, short)
+        made[name] = coordinator(groups, backend, short)
 
-    made["_TP"] = GroupCoordinator([list(range(s, s + tp)) for s in starts], backend, "tp")
+    made["_TP"] = coordinator([list(range(s, s + tp)) for s in starts], backend, "tp")
     attn_tp, moe_tp = tp // attn_cp // attn_dp, tp // ep // moe_dp
     make("_ATTN_CP", attn_cp, attn_tp, "attn_cp")
     make("_ATTN_TP", attn_tp, 1, "attention_tp")
     make("_MOE_EP", ep, moe_tp, "moe_ep")
     make("_MOE_TP", moe_tp, 1, "moe_tp")
-    made["_PP"] = GroupCoordinator([list(range(n, world, tp)) for n in range(tp)], backend, "pp")
+    made["_PP"] = coordinator([list(range(n, world, tp)) for n in range(tp)], backend, "pp")
     return made
 
 

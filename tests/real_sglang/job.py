@@ -83,7 +83,7 @@ def weight_sync() -> None:
 
 def runner_after_the_groups() -> None:
     """As docs/frameworks.md has it, on two ranks; then with other sizes."""
-    folder = gpt2(f"gpt2-{RANK}")  # later, rank 0 alone would write it
+    folder = gpt2("gpt2")  # later, rank 0 alone would write it
     distwatch.initialize("gloo", framework="sglang", tensor=2)
     runner = distwatch.build_sglang_runner(folder, tensor=2, batch_size=2, dtype="float32")
     try:
@@ -93,24 +93,148 @@ def runner_after_the_groups() -> None:
     gate("end").read(1)
 
 
-def gpt2(name: str) -> str:
-    """The folder of a tiny one. Positions are learned: rotary ones need kernels that no package has."""
+SIZES = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128,
+    "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+}  # fmt: skip
+MORE = {
+    "OPTForCausalLM": {"ffn_dim": 128, "word_embed_proj_dim": 64},
+    "LlamaForCausalLM": {"intermediate_size": 128, "num_key_value_heads": 2},
+    "RobertaForMaskedLM": {"intermediate_size": 128},
+    "XLMRobertaModel": {"intermediate_size": 128},
+}
+
+
+def tiny(name: str, architecture: str = "GPT2LMHeadModel") -> tuple[str, Any]:
+    """The folder of a tiny model of this rank's own, and transformers' own model in it."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    import transformers
 
     torch.manual_seed(0)
-    config = GPT2Config(
-        n_embd=64, n_layer=2, n_head=4, vocab_size=128, n_positions=256, bos_token_id=0, eos_token_id=1
-    )  # fmt: skip
-    folder = os.path.join(os.environ["TEST_WORK"], name)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
+    kind = getattr(transformers, architecture)
+    model = kind(kind.config_class(**SIZES, **MORE.get(architecture, {})))
+    folder = os.path.join(os.environ["TEST_WORK"], f"{name}-{RANK}")
+    model.save_pretrained(folder)
+    return folder, model.eval()
+
+
+def gpt2(name: str) -> str:
+    return tiny(name)[0]
+
+
+def logits_of(runner: Any, inputs: list[list[int]]) -> Any:
+    """The next token's, of each sequence."""
+    from sglang.benchmark.one_batch import extend, prepare_synthetic_inputs_for_latency_test
+
+    requests = prepare_synthetic_inputs_for_latency_test(len(inputs), len(inputs[0]), inputs)
+    _, found, _ = extend(requests, runner)
+    runner.req_to_token_pool.clear()
+    runner.token_to_kv_pool_allocator.clear()
+    return found.clone()
+
+
+def architectures() -> None:
+    """Each to a forward at tensor 2, beside transformers' own; those without logits are refused."""
+    import torch
+
+    inputs = torch.randint(3, 100, (4, 8), generator=torch.Generator().manual_seed(1))
+    found: dict[str, Any] = {}
+    for name in ("GPT2LMHeadModel", "OPTForCausalLM", "LlamaForCausalLM"):
+        folder, model = tiny(name, name)
+        runner = distwatch.build_sglang_runner(folder, tensor=2, batch_size=2, dtype="float32")
+        with torch.no_grad():
+            expected = model(inputs).logits[:, -1]
+        found[name] = float((logits_of(runner, inputs.tolist()) - expected).abs().max())
+        assert float(expected.abs().max()) > 0.1
+    for name in ("RobertaForMaskedLM", "XLMRobertaModel"):
+        try:
+            distwatch.build_sglang_runner(tiny(name, name)[0], tensor=2, dtype="float32")
+        except distwatch.PlanInvalid as error:
+            found[name] = str(error)
+    say(**found)
+    gate("end").read(1)
+
+
+def replicas() -> None:
+    """Two replicas of tensor 2: each has its own half of the batch, and all share one number a step."""
+    import torch
+    import torch.distributed as dist
+    from sglang.srt.distributed import parallel_state as state
+
+    runner = distwatch.build_sglang_runner(
+        gpt2("gpt2"), tensor=2, replicas=2, batch_size=2, dtype="float32"
+    )
+    mine = torch.randint(3, 100, (2, 4, 8), generator=torch.Generator().manual_seed(1))[RANK // 2]
+
+    def shift(scale: float) -> None:
+        # A direction of the whole model, of which each rank moves its part.
+        for number, parameter in enumerate(runner.model.parameters()):
+            chosen = torch.Generator().manual_seed(100 * number + RANK % 2)
+            parameter.data.add_(torch.randn(parameter.shape, generator=chosen), alpha=scale)
+
+    def loss() -> float:
+        return float(logits_of(runner, mine.tolist()).logsumexp(-1).mean())
+
+    shift(0.01)
+    plus = loss()
+    shift(-0.02)
+    minus = loss()
+    shift(0.01)
+    slope = torch.tensor([(plus - minus) / 0.02])
+    own = slope.item()
+    dist.all_reduce(slope)
+    shift(-0.001 * slope.item() / dist.get_world_size())
+    names = ("world", "tp", "pp")
+    held = {name: getattr(state, f"get_{name}_group")().ranks for name in names}
+    say(**held, own=own, mean=slope.item() / 4, after=loss())
+    gate("end").read(1)
+
+
+STALLS = {
+    "ServerArgs": ("sglang.srt.server_args", "ServerArgs.__post_init__"),
+    "ModelConfig": ("sglang.srt.configs.model_config", "get_config"),
+    "architecture": ("sglang.srt.models.registry", "import_model_classes"),
+    "model": ("sglang.srt.model_loader.loader", "check_stage_producers"),
+    "weights": ("sglang.srt.model_executor.model_runner", "build_load_config"),
+    "KV cache": ("sglang.srt.model_executor.model_runner", "KVCacheConfigurator"),
+    "memory pool": ("sglang.srt.mem_cache.kv_cache_configurator", "KVCacheConfigurator.configure"),
+    "attention backend": (
+        "sglang.srt.model_executor.model_runner",
+        "configure_aux_hidden_state_capture",
+    ),
+    "CUDA graphs": ("sglang.srt.model_executor.model_runner", "capture_cuda_graphs"),
+}
+"""By phase: what SGLang's own code calls in it, by module and name."""
+
+
+def stalls() -> None:
+    """Each part stalls in turn in a read that never returns, and is ended by its deadline."""
+    import importlib
+
+    def stall(*_: Any, **__: Any) -> None:
+        with open(silent_pipe("weights")) as pipe:
+            pipe.read()
+
+    folder, found = gpt2("gpt2"), {}
+    for phase, (place, name) in STALLS.items():
+        owner: Any = importlib.import_module(place)
+        *kind, attribute = name.split(".")
+        owner = getattr(owner, kind[0]) if kind else owner
+        kept = getattr(owner, attribute)
+        setattr(owner, attribute, stall)
+        try:
+            distwatch.build_sglang_runner(folder, dtype="float32", deadlines={"load": 20})
+        except distwatch.InitTimeout as error:
+            found[phase] = [str(error), error.finding.summary if error.finding else ""]
+        finally:
+            setattr(owner, attribute, kept)
+    say(**found)
+    gate("end").read(1)
 
 
 def mezo() -> None:
     """A ModelRunner outside a server; both sides of a perturbation, and back again."""
     import torch
-    from sglang.benchmark.one_batch import extend, prepare_synthetic_inputs_for_latency_test
 
     from distwatch.integrations.sglang_runner import missing_state
 
@@ -120,10 +244,7 @@ def mezo() -> None:
     inputs = torch.randint(0, 100, (4, 8)).tolist()
 
     def logits() -> Any:
-        _, found, _ = extend(prepare_synthetic_inputs_for_latency_test(4, 8, inputs), runner)
-        runner.req_to_token_pool.clear()
-        runner.token_to_kv_pool_allocator.clear()
-        return found.clone()
+        return logits_of(runner, inputs)
 
     def shift(scale: float) -> None:
         torch.manual_seed(1)
@@ -158,9 +279,13 @@ def runner_stalls() -> None:
 
     if RANK == 1:
         model_runner.build_load_config = stall
-    distwatch.build_sglang_runner(
-        gpt2(f"gpt2-{RANK}"), tensor=2, dtype="float32", deadlines={"runner": 20}
-    )
+    try:
+        distwatch.build_sglang_runner(
+            gpt2("gpt2"), tensor=2, dtype="float32", deadlines={"runner": 30}
+        )
+    except distwatch.InitTimeout as error:
+        say(message=str(error), missing=error.missing, places=error.places)
+    gate("end").read(1)
 
 
 globals()[sys.argv[1]]()

@@ -15,7 +15,7 @@ from tests.support.verdicts import assert_healthy
 if importlib.util.find_spec("sglang") is None:
     pytest.skip("SGLang is not installed here: make test-sglang", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 JOB = "../../real_sglang/job"
 SLOW = {"DISTWATCH_DEADLINES": PATIENT}
 IMPORT_S = 200.0
@@ -96,10 +96,53 @@ def test_a_runner_takes_the_groups_that_initialize_has_built() -> None:
         assert_healthy(diagnose(job.state()))
 
 
-def test_the_part_of_a_runner_that_stalls_is_named() -> None:
+def test_the_part_of_a_runner_that_stalls_is_named_on_both_ranks() -> None:
     with launch_ranks(JOB, 2, env=SLOW, args=["runner_stalls"]) as job:
         job.wait_step("stalled", {1}, IMPORT_S)
         finding = job.wait_verdict("load.stalled", {1}, mentions=("stall",), timeout_s=100)
         assert "made no progress in ModelRunner(" in finding.summary
         assert "phase weights" in finding.summary
-        assert "weights did not finish within 20 s, at job.py:" in job.output()
+        job.wait_step("gate end", {0, 1}, 100)
+        assert "weights did not finish within 30 s, at job.py:" in said(job, 1)["message"]
+        waits = said(job, 0)
+        assert waits["missing"] == [1], "who waits for it is no culprit"
+        assert "rank 1 has made no progress" in waits["message"]
+        assert "stall" in waits["places"]["1"]
+
+
+def test_every_part_that_stalls_is_named_and_ended() -> None:
+    with launch_ranks(JOB, 1, env=SLOW, args=["stalls"]) as job:
+        job.wait_step("gate end", {0}, IMPORT_S + 9 * 60)
+        found = said(job, 0)
+        parts = "ServerArgs, ModelConfig, architecture, model, weights, KV cache, memory pool, attention backend"
+        assert list(found) == [*parts.split(", "), "CUDA graphs"]
+        for phase, (message, summary) in found.items():
+            assert f"{phase} did not finish within 20 s, at job.py:" in message
+            assert f"phase {phase}" in summary
+
+
+def test_architectures_run_forward_on_two_ranks_and_those_without_logits_are_refused() -> None:
+    with launch_ranks(JOB, 2, env=SLOW, args=["architectures"]) as job:
+        job.wait_step("gate end", {0, 1}, 2 * IMPORT_S)
+        for rank in (0, 1):
+            found = said(job, rank)
+            for name in ("GPT2LMHeadModel", "OPTForCausalLM", "LlamaForCausalLM"):
+                assert found[name] < 1e-5, "as transformers computes it"
+            assert "SGLang has no model for RobertaForMaskedLM" in found["RobertaForMaskedLM"]
+            assert "runs XLMRobertaModel as an embedding model" in found["XLMRobertaModel"]
+        assert_healthy(diagnose(job.state()))
+
+
+def test_replicas_take_a_step_of_data_parallel_mezo_together() -> None:
+    with launch_ranks(JOB, 4, env=SLOW, args=["replicas"]) as job:
+        job.wait_step("gate end", range(4), 2 * IMPORT_S)
+        found = [said(job, rank) for rank in range(4)]
+        for rank, one in enumerate(found):
+            first = rank // 2 * 2
+            assert one["world"] == one["tp"] == [first, first + 1]
+            assert one["pp"] == [rank]
+            assert one["mean"] == found[0]["mean"]
+        assert found[0]["own"] != found[2]["own"], "each replica has its own data"
+        assert abs(sum(one["own"] for one in found) / 4 - found[0]["mean"]) < 1e-4
+        assert found[0]["own"] == found[1]["own"], "the ranks of a replica see the same logits"
+        assert_healthy(diagnose(job.state()))

@@ -123,33 +123,25 @@ def test_a_runner_in_sglangs_own_environment_checks_its_sizes_before_it_publishe
         assert job.output().count(refused) == 2, "the same words on every rank"
         steps = [s for p in job.state().processes.values() for s in p.steps.values()]
         loads = sorted(s.deadline_s for s in steps if s.name == "ModelRunner")
-        assert loads == [30.0, 30.0, 40.0, 40.0, 40.0, 40.0, 100.0, 100.0], (
-            "the first call had none"
-        )
+        assert loads == [30.0] * 2 + [40.0] * 6 + [100.0] * 2, "the first call had none"
         assert {s.deadline_s for s in steps if s.name == "framework groups"} == {50.0}
         assert_healthy(job.judged_blocking())
 
 
-PARTS = {
-    "read_weights": "weights",
-    "allocate": "memory pool",
-    "choose_attention": "attention backend",
-}
-
-
-@pytest.mark.parametrize("function", PARTS)
-def test_the_part_of_a_runner_that_stalls_is_named_by_the_observer_and_in_the_process(
-    function: str,
-) -> None:
-    env = double("sglang 0.5.23", DISTWATCH_DEADLINES=PATIENT, TEST_STALL=function)
-    with launch_ranks("parallel_states", 1, env=env, args=["runner_stalls"]) as job:
-        job.wait_step("stalled", {0})
-        finding = job.wait_verdict("load.stalled", {0}, mentions=("stall",))
-        assert f"phase {PARTS[function]}" in finding.summary
-        assert "made no progress in ModelRunner(" in finding.summary
-        assert (
-            f"{PARTS[function]} did not finish within 4 s, at parallel_states.py:" in job.output()
-        )
+def test_replicas_have_groups_of_their_own_in_one_world() -> None:
+    for which in ("sglang 0.5.9", "sglang 0.5.23"):
+        env = double(which, DISTWATCH_DEADLINES=PATIENT)
+        with launch_ranks("parallel_states", 4, env=env, args=["replicas"]) as job:
+            job.wait_step("gate end", range(4))
+            for rank in range(4):
+                found = said(job, "replicas", rank)
+                first = rank // 2 * 2
+                assert found["tp"] == found["world"] == [first, first + 1]
+                assert found["pp"] == [rank]
+                assert found["summed"] == 2.0 * first + 1
+                assert (found["tp_rank"], found["again"]) == (rank % 2, True)
+                assert "pass replicas=2 for 2 instances of 2 ranks each" in found["refused"]
+            assert_healthy(diagnose(job.state()))
 
 
 def test_the_first_trainers_arguments_are_taken_or_answered() -> None:

@@ -13,7 +13,7 @@ from distwatch.state.codes import code_of, family_of
 from distwatch.state.events import FindingRaised
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process
-from distwatch.state.steps import INIT, kind_of
+from distwatch.state.steps import INIT, LOAD, kind_of
 
 _LISTED = 8
 
@@ -32,7 +32,11 @@ def with_raised(case: Case, found: list[Finding]) -> list[Finding]:
 
 
 def _is_over(process: Process, raised: FindingRaised) -> bool:
-    """Whether it is about an initialization that failed first and succeeded later."""
+    """Whether it is about an initialization that succeeded later, or a load that a living process gave up."""
+    if family_of(raised.finding.code).name == LOAD.name and raised.finding.blocks:
+        return process.ended_ns is None and not any(
+            kind_of(step.name) is LOAD for step in process.open_steps()
+        )
     step = newest_init(process)
     made_good = holds_world(process) and (step is None or not step.error)
     return made_good and kind_of(raised.step) is INIT

@@ -17,10 +17,12 @@ import msgspec
 
 from distwatch.errors import PlanInvalid
 from distwatch.integrations.frameworks.framework import Framework, Part, accepted
+from distwatch.integrations.frameworks.sglang_replicas import instances
 from distwatch.preflight.faults import size_invalid
 from distwatch.preflight.plan import Plan
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import sizes_text
+from distwatch.state.rank_sets import agree
 
 _COORDINATORS = {
     # A group along several axes is one object: it is called tp or pp, which come last here.
@@ -56,6 +58,14 @@ _PLANNED = {
 }
 """By the initializer's argument: the field of a plan. All but the pipeline are parts of tensor."""
 _CONTEXT = "sglang.srt.runtime_context"
+REPLICAS = "replicas"
+"""An option of ours: how many instances of tensor × pipeline ranks share the world."""
+
+
+class InstancesPlan(Plan, frozen=True, kw_only=True, omit_defaults=True):
+    """A plan with several instances in one world, for data-parallel MeZO: each has its own groups."""
+
+    replicas: int = 1
 
 
 class SGLang(Framework):
@@ -82,15 +92,26 @@ class SGLang(Framework):
         import torch.distributed as dist
 
         module = self.module()
-        call, backend = module.initialize_model_parallel, str(dist.get_backend())
         place = {
             "world_size": dist.get_world_size(),
             "rank": dist.get_rank(),
             "distributed_init_method": "env://",
             "local_rank": int(os.environ.get("LOCAL_RANK") or dist.get_rank()),
-            "backend": backend,
+            "backend": str(dist.get_backend()),
         }
         sizes, rest = _sizes(plan, options)
+        rest.pop(REPLICAS, None)
+        with instances(module, plan.tensor * plan.pipeline, replicas_of(plan)):
+            self._initialize(module, place, sizes, rest)
+
+    def _initialize(
+        self,
+        module: ModuleType,
+        place: Mapping[str, Any],
+        sizes: Mapping[str, int],
+        rest: Mapping[str, Any],
+    ) -> None:
+        call, backend = module.initialize_model_parallel, place["backend"]
         if takes_sizes(call):
             lacks = [n for n, size in sizes.items() if size > 1 and not accepted(call, {n: 1})]
             if lacks:
@@ -107,7 +128,8 @@ class SGLang(Framework):
             _compare(published, sizes)
         module.init_distributed_environment(**place)
         if not published:
-            _write_sizes(context, sizes, place["rank"])
+            instance = sizes["tensor_model_parallel_size"] * sizes["pipeline_model_parallel_size"]
+            _write_sizes(context, sizes, place["rank"] % instance)
         call(**{"backend": backend, **rest})
 
     def parts(self, module: ModuleType) -> Iterable[Part]:
@@ -140,16 +162,10 @@ class SGLang(Framework):
         return super().asked(written)
 
     def validate(self, plan: Plan, world: int) -> list[Finding]:
-        """Tensor × pipeline is the whole world; attention and experts divide the tensor group further."""
-        whole = plan.tensor * plan.pipeline
-        if whole != world:
-            return [
-                size_invalid(
-                    f"tensor {plan.tensor} × pipeline {plan.pipeline} are {whole} ranks, and the world "
-                    f"has {world}: SGLang has no data axis across instances in one world",
-                    f"Choose sizes whose product is {world}, or start {whole} ranks for each instance.",
-                )
-            ]
+        """Instances of tensor × pipeline are the whole world; attention and experts divide the tensor group."""
+        instance, replicas = plan.tensor * plan.pipeline, replicas_of(plan)
+        if instance * replicas != world:
+            return [_world_invalid(plan, instance, replicas, world)]
         inner = {"context": plan.context, "data": plan.data or 1}
         product = plan.context * (plan.data or 1)
         if plan.tensor % product:
@@ -169,14 +185,41 @@ class SGLang(Framework):
         return []
 
     def sizes(self, plan: Plan, world: int | None = None) -> dict[str, int]:
-        """Data belongs to attention and has no group of its own."""
+        """`dp` are the instances; the plan's data belongs to attention. Neither has a group of its own."""
         asked = {axis: getattr(plan, _PLANNED[name]) for name, axis in self.arguments.items()}
+        asked["dp"] = replicas_of(plan)
         return {axis: size for axis, size in asked.items() if size > 1}
 
     def planned(self, plan: Plan, options: Mapping[str, Any]) -> Plan:
         """The plan with the options' sizes, including attention's data size."""
         said = {field: options[name] for name, field in _PLANNED.items() if options.get(name)}
-        return msgspec.structs.replace(plan, **said)
+        plan = msgspec.structs.replace(plan, **said)
+        replicas = options.get(REPLICAS, 1)
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+            raise PlanInvalid(
+                f"replicas={replicas!r} is not a size", advice="Give a positive whole number."
+            )
+        return InstancesPlan(**msgspec.structs.asdict(plan), replicas=replicas)
+
+
+def replicas_of(plan: Plan) -> int:
+    """How many instances a plan lays over its world."""
+    return plan.replicas if isinstance(plan, InstancesPlan) else 1
+
+
+def _world_invalid(plan: Plan, instance: int, replicas: int, world: int) -> Finding:
+    told = f"tensor {plan.tensor} × pipeline {plan.pipeline}"
+    told += f" × {replicas} replicas" if replicas > 1 else ""
+    fits = (
+        f"pass replicas={world // instance} for {world // instance} instances of {instance} "
+        f"{agree(range(instance), 'rank', 'ranks')} each (data-parallel MeZO)"
+        if instance <= world and world % instance == 0
+        else f"start a multiple of {instance} ranks, and pass replicas="
+    )
+    return size_invalid(
+        f"{told} are {instance * replicas} ranks, and the world has {world}",
+        f"Choose sizes whose product is {world}, or {fits}.",
+    )
 
 
 def takes_sizes(call: Any) -> bool:

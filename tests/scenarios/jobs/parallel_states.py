@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from steps import RANK, gate, silent_pipe, step
+from steps import RANK, gate, step
 
 import distwatch
 
@@ -132,17 +132,37 @@ def runner_in_own_environment() -> None:
     gate("end").read(1)
 
 
-def runner_stalls() -> None:
-    """One part of the runner's start does not return: TEST_STALL names the double's function."""
-    from sglang.srt.model_executor import model_runner
+def replicas() -> None:
+    """Two instances of two ranks: groups of their own, a runner in each, again the same, and without the word."""
+    import torch
 
-    def stall() -> None:
-        step("stalled")
-        with open(silent_pipe("stay")) as pipe:
-            pipe.read()
-
-    setattr(model_runner, os.environ["TEST_STALL"], stall)
-    distwatch.build_sglang_runner(a_model(), device="cpu", deadlines={"runner": 4})
+    kept = {"framework": "sglang", "tensor": 2, "options": {"replicas": 2}}
+    world = distwatch.initialize("gloo", **kept)
+    state = parallel_state()
+    held = {name: getattr(state, f"get_{name}_group")().ranks for name in ("world", "tp", "pp")}
+    summed = float(state.get_tp_group().all_reduce(torch.ones(1) * RANK).item())
+    tp_rank = state.get_tp_group().rank_in_group
+    if hasattr(state, "get_parallel"):
+        built = distwatch.build_sglang_runner(a_model(), tensor=2, replicas=2, device="cpu")
+        tp_rank = built.tp_rank
+        assert built.forward() == 2.0
+    again = distwatch.initialize("gloo", **kept) is world
+    world.release("sglang")
+    try:
+        distwatch.initialize("gloo", framework="sglang", tensor=2)
+    except distwatch.PlanInvalid as error:
+        found = {
+            **held,
+            "summed": summed,
+            "tp_rank": tp_rank,
+            "again": again,
+            "refused": str(error),
+        }
+    with open(
+        os.path.join(os.environ["TEST_WORK"], f"replicas-{RANK}.json"), "w", encoding="utf-8"
+    ) as file:
+        json.dump(found, file)
+    gate("end").read(1)
 
 
 def founding_arguments() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from tests.doubles.sglang_groups import GroupCoordinator, build_groups, destroy_groups
@@ -24,7 +25,9 @@ def init_distributed_environment(
             backend, init_method=distributed_init_method, world_size=world_size, rank=rank
         )
     if _WORLD is None:
-        _WORLD = GroupCoordinator([list(range(dist.get_world_size()))], backend, "world")
+        _WORLD = GroupCoordinator(
+            [list(range(torch.distributed.get_world_size()))], backend, "world"
+        )
 
 
 def initialize_model_parallel(
@@ -39,6 +42,7 @@ def initialize_model_parallel(
     get_world_group()
     globals().update(
         build_groups(
+            globals(),
             tensor_model_parallel_size,
             pipeline_model_parallel_size,
             expert_model_parallel_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from sglang.srt.runtime_context import get_parallel
@@ -25,7 +26,9 @@ def init_distributed_environment(
             backend, init_method=distributed_init_method, world_size=world_size, rank=rank
         )
     if _WORLD is None:
-        _WORLD = GroupCoordinator([list(range(dist.get_world_size()))], backend, "world")
+        _WORLD = GroupCoordinator(
+            [list(range(torch.distributed.get_world_size()))], backend, "world"
+        )
     get_parallel().override_permanently(world_group=_WORLD)
 
 
@@ -41,7 +44,7 @@ def initialize_model_parallel(
         parallel.moe_dp_size,
     ]  # fmt: skip
     assert _TP is None, "tensor model parallel group is already initialized"
-    made = build_groups(*sizes, backend)
+    made = build_groups(globals(), *sizes, backend)
     globals().update(made)
     parallel.override_permanently(**{f"{n.lower().lstrip('_')}_group": g for n, g in made.items()})
 

@@ -11,7 +11,7 @@ from sglang.srt.runtime_context import assert_published, get_parallel
 
 
 def read_weights() -> None:
-    """None are there; a test stalls in it, and in the other two."""
+    """None are there; a test stalls in it, and in the others."""
 
 
 def choose_attention() -> None:
@@ -20,6 +20,14 @@ def choose_attention() -> None:
 
 def allocate() -> None:
     """No keys and values are kept."""
+
+
+def size_cache() -> None:
+    """There is none."""
+
+
+def capture() -> None:
+    """A CPU has no graphs."""
 
 
 class ModelRunner:
@@ -39,11 +47,20 @@ class ModelRunner:
 
     def alloc_memory_pool(self) -> None:
         """After the weights, of what memory is left."""
+        self.init_kv_cache_configurator()
         allocate()
+
+    def init_kv_cache_configurator(self) -> None:
+        """How many tokens fit."""
+        size_cache()
 
     def init_attention_backends(self) -> None:
         """After the pool."""
         choose_attention()
+
+    def init_cuda_graphs(self) -> None:
+        """The last part."""
+        capture()
 
     def forward(self) -> float:
         """How many ranks have a part of a layer."""
