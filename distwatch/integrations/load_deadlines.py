@@ -17,6 +17,9 @@ from distwatch.state.events import FindingRaised
 from distwatch.state.finding import Finding
 from distwatch.visible_text import say
 
+_JUDGED_WITHIN_S = 10.0
+"""How long an observer that answers may take to judge, since it looks at a crowded host more slowly."""
+
 
 def supervise_load(
     call: str, deadline_s: float, phase: Callable[[], str], *, port: int | None, asked: bool
@@ -85,9 +88,9 @@ class _Late:
         """What the observer says about this rank's wait, and whether it has answered at all."""
         if self._agent is None:
             return None, False
-        until, judged = time.monotonic() + ASK_WITHIN_S, False
-        while (left_s := until - time.monotonic()) > 0:
-            verdict = ask_verdict(self._agent.folder, left_s)
+        until, judged = time.monotonic() + _JUDGED_WITHIN_S, False
+        while time.monotonic() < until:
+            verdict = ask_verdict(self._agent.folder, ASK_WITHIN_S)
             judged = judged or verdict is not None
             for finding in verdict.findings if verdict is not None else ():
                 if finding.blocks and self._concerns(finding):

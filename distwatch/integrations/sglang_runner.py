@@ -69,43 +69,52 @@ def build_sglang_runner(
     Raises:
         PlanInvalid: SGLang is not installed, has no such server argument, or cannot run that model.
         AlreadyInitialized: the existing world has SGLang groups of other sizes.
-        InitTimeout: a step did not end in time; it names the step, and where this rank stands.
+        InitTimeout: a step did not end in time; it names the step, and this rank's line.
     """
     if read_settings().enabled is not False:
         import distwatch.auto  # noqa: F401
 
         running_agent()
-    framework_of("sglang")
-    server = _import("sglang.srt.server_args")
     place = device or _device()
     limits, ours = _limits(deadlines)
     with _Step("ServerArgs", model_path, ours.get("load")):
         wanted = mezo_defaults(model_path, batch_size, context_length, place)
         wanted |= {"tp_size": tensor, "pp_size": pipeline}
-        args = server_args(server.ServerArgs, model_path, wanted, arguments)
+        kind = _import("sglang.srt.server_args").ServerArgs
+        args = server_args(kind, model_path, wanted, arguments)
     backend = "gloo" if place == "cpu" else None
     world = held_world() or initialize(backend, deadlines=limits)
     groups = _Groups(args, replicas, backend, limits)
     groups.check(world)
-    outside = importlib.util.find_spec("sglang.srt.distributed.bootstrap") is not None
+    if importlib.util.find_spec("sglang.srt.distributed.bootstrap") is None:
+        return _with_own_groups(model_path, args, groups, world, ours)
     if "sglang" in world.layouts:
         # Groups of other sizes are rejected before anything is published for them.
         groups.build(world)
-        if not outside:
-            if replicas > 1:
-                raise PlanInvalid(
-                    "this version's ModelRunner builds its groups itself, over the whole world",
-                    advice="Use replicas with SGLang 0.5.23 or newer.",
-                )
-            world.release("sglang")
-    if outside:
+    port = _port(world)
+    with _Step("ServerArgs", model_path, ours.get("load"), port):
+        # Here it reads the model's configuration, and decides what the arguments leave open.
         _publish(args, groups.place(world), world)
-        groups.build(world)
+    groups.build(world)
+    with _Step("attention backend", model_path, ours.get("load"), port):
         _initialize_attention(args)
-    runner = _configured(model_path, args, groups.place(world), world, ours)
-    if not outside:
-        # This version's runner has built the groups itself: they are used unchanged.
-        groups.build(world)
+    return _configured(model_path, args, groups.place(world), world, ours)
+
+
+def _with_own_groups(
+    model_path: str, args: Any, groups: _Groups, world: World, limits: Mapping[str, float]
+) -> Any:
+    """Up to 0.5.15 the runner builds the groups itself, and fails where there are some."""
+    if groups.replicas > 1:
+        raise PlanInvalid(
+            "this version's ModelRunner builds its groups itself, over the whole world",
+            advice="Use replicas with SGLang 0.5.23 or newer.",
+        )
+    if "sglang" in world.layouts:
+        groups.build(world)  # rejects other sizes
+        world.release("sglang")
+    runner = _configured(model_path, args, groups.place(world), world, limits)
+    groups.build(world)  # finds the runner's, which are used unchanged
     return runner
 
 
@@ -116,7 +125,7 @@ class _Groups:
         self, args: Any, replicas: int, backend: str | None, deadlines: Mapping[str, float]
     ) -> None:
         self._sizes = sizes_of(args)
-        self._replicas = replicas
+        self.replicas = replicas
         self._backend = backend
         self._deadlines = deadlines
 
@@ -130,7 +139,7 @@ class _Groups:
         Raises:
             PlanInvalid: the sizes of the server arguments do not fit the world.
         """
-        plan = InstancesPlan(framework="sglang", replicas=self._replicas)
+        plan = InstancesPlan(framework="sglang", replicas=self.replicas)
         plan = msgspec.structs.replace(plan, **self._sizes)
         for finding in framework_of("sglang").validate(plan, world.size):
             if finding.blocks:
@@ -138,7 +147,7 @@ class _Groups:
 
     def build(self, world: World) -> None:
         """A no-op where the world has them."""
-        options = {REPLICAS: self._replicas} if self._replicas > 1 else None
+        options = {REPLICAS: self.replicas} if self.replicas > 1 else None
         add_framework(world, self._backend, "sglang", self._sizes, self._deadlines, options)
 
 
@@ -146,14 +155,19 @@ def _configured(
     model_path: str, args: Any, place: int, world: World, limits: Mapping[str, float]
 ) -> Any:
     """The model's configuration, then the runner, each under its deadline."""
-    address = split_endpoint(world.plan.endpoint)
-    port = address[1] if address else None
+    port = _port(world)
     with _Step("ModelConfig", model_path, limits.get("load"), port):
         config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
     with _Step("architecture", model_path, limits.get("load"), port):
         require_logits(config)
     with _Step("runner", model_path, limits.get("runner", limits.get("load")), port):
         return _runner(args, config, place, world)
+
+
+def _port(world: World) -> int | None:
+    """The store's, in which ranks may wait for each other."""
+    address = split_endpoint(world.plan.endpoint)
+    return address[1] if address else None
 
 
 def missing_state() -> list[str]:
@@ -201,7 +215,7 @@ class _Step:
     """A part of the runner's start, under that deadline, else under the one for loads.
 
     A deadline that the caller has given ends it, as in `distwatch.initialize`, and so does the default
-    with DISTWATCH_ON_HANG=raise. The process itself says which phase is late and where it stands.
+    with DISTWATCH_ON_HANG=raise. The process itself says which phase is late, and its line.
     """
 
     # Not a generator: its frames in contextlib would be taken for the user's.

@@ -139,8 +139,10 @@ def architectures() -> None:
 
     inputs = torch.randint(3, 100, (4, 8), generator=torch.Generator().manual_seed(1))
     found: dict[str, Any] = {}
+    # Beside others, rank 0 alone would write them.
+    models = {name: tiny(name, name) for name in ("GPT2LMHeadModel", *MORE)}
     for name in ("GPT2LMHeadModel", "OPTForCausalLM", "LlamaForCausalLM"):
-        folder, model = tiny(name, name)
+        folder, model = models[name]
         runner = distwatch.build_sglang_runner(folder, tensor=2, batch_size=2, dtype="float32")
         with torch.no_grad():
             expected = model(inputs).logits[:, -1]
@@ -148,7 +150,7 @@ def architectures() -> None:
         assert float(expected.abs().max()) > 0.1
     for name in ("RobertaForMaskedLM", "XLMRobertaModel"):
         try:
-            distwatch.build_sglang_runner(tiny(name, name)[0], tensor=2, dtype="float32")
+            distwatch.build_sglang_runner(models[name][0], tensor=2, dtype="float32")
         except distwatch.PlanInvalid as error:
             found[name] = str(error)
     say(**found)
@@ -191,20 +193,17 @@ def replicas() -> None:
 
 
 STALLS = {
-    "ServerArgs": ("sglang.srt.server_args", "ServerArgs.__post_init__"),
-    "ModelConfig": ("sglang.srt.configs.model_config", "get_config"),
-    "architecture": ("sglang.srt.models.registry", "import_model_classes"),
+    "ServerArgs": ("sglang.srt.configs.model_config", "get_config"),
+    "ModelConfig": ("sglang.srt.configs.model_config", "ModelConfig.from_server_args"),
+    "architecture": ("sglang.srt.models.registry", "_ModelRegistry.resolve_model_cls"),
     "model": ("sglang.srt.model_loader.loader", "check_stage_producers"),
     "weights": ("sglang.srt.model_executor.model_runner", "build_load_config"),
     "KV cache": ("sglang.srt.model_executor.model_runner", "KVCacheConfigurator"),
     "memory pool": ("sglang.srt.mem_cache.kv_cache_configurator", "KVCacheConfigurator.configure"),
-    "attention backend": (
-        "sglang.srt.model_executor.model_runner",
-        "configure_aux_hidden_state_capture",
-    ),
+    "attention backend": ("sglang.srt.model_executor.model_runner", "configure_aux_hidden_state_capture"),
     "CUDA graphs": ("sglang.srt.model_executor.model_runner", "capture_cuda_graphs"),
-}
-"""By phase: what SGLang's own code calls in it, by module and name."""
+}  # fmt: skip
+"""By phase: what SGLang's own code calls in it, by module and name. ServerArgs read it when published."""
 
 
 def stalls() -> None:
@@ -216,6 +215,7 @@ def stalls() -> None:
             pipe.read()
 
     folder, found = gpt2("gpt2"), {}
+    distwatch.build_sglang_runner(folder, dtype="float32")  # imports whatever there is to import
     for phase, (place, name) in STALLS.items():
         owner: Any = importlib.import_module(place)
         *kind, attribute = name.split(".")
@@ -223,7 +223,7 @@ def stalls() -> None:
         kept = getattr(owner, attribute)
         setattr(owner, attribute, stall)
         try:
-            distwatch.build_sglang_runner(folder, dtype="float32", deadlines={"load": 20})
+            distwatch.build_sglang_runner(folder, dtype="float32", deadlines={"load": 8})
         except distwatch.InitTimeout as error:
             found[phase] = [str(error), error.finding.summary if error.finding else ""]
         finally:

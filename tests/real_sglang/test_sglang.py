@@ -112,12 +112,12 @@ def test_the_part_of_a_runner_that_stalls_is_named_on_both_ranks() -> None:
 
 def test_every_part_that_stalls_is_named_and_ended() -> None:
     with launch_ranks(JOB, 1, env=SLOW, args=["stalls"]) as job:
-        job.wait_step("gate end", {0}, IMPORT_S + 9 * 60)
+        job.wait_step("gate end", {0}, IMPORT_S + 9 * 30)
         found = said(job, 0)
         parts = "ServerArgs, ModelConfig, architecture, model, weights, KV cache, memory pool, attention backend"
         assert list(found) == [*parts.split(", "), "CUDA graphs"]
         for phase, (message, summary) in found.items():
-            assert f"{phase} did not finish within 20 s, at job.py:" in message
+            assert f"{phase} did not finish within 8 s, at job.py:" in message
             assert f"phase {phase}" in summary
 
 

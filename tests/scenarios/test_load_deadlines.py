@@ -21,6 +21,9 @@ LATE = "ModelRunner({model}): {phase} did not finish within 3 s, at load_deadlin
 
 
 def told(job: Job) -> dict[str, dict[str, Any]]:
+    job.wait_step("gate start", {0})
+    job.wait_ticks(1)  # the observer is there
+    job.open_gate("start", 0)
     job.wait_step("told", {0}, 120)
     read: dict[str, dict[str, Any]] = json.loads((job.work / "told.json").read_text())
     return read

@@ -123,7 +123,7 @@ def test_a_runner_in_sglangs_own_environment_checks_its_sizes_before_it_publishe
         assert job.output().count(refused) == 2, "the same words on every rank"
         steps = [s for p in job.state().processes.values() for s in p.steps.values()]
         loads = sorted(s.deadline_s for s in steps if s.name == "ModelRunner")
-        assert loads == [30.0] * 2 + [40.0] * 6 + [100.0] * 2, "the first call had none"
+        assert loads == [30.0] * 2 + [40.0] * 10 + [100.0] * 2, "the first call had none"
         assert {s.deadline_s for s in steps if s.name == "framework groups"} == {50.0}
         assert_healthy(job.judged_blocking())
 

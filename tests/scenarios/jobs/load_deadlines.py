@@ -83,6 +83,7 @@ os.makedirs(MODEL)
 with open(os.path.join(MODEL, "config.json"), "w") as file:
     json.dump({}, file)
 
+gate("start").read(1)
 if sys.argv[1] == "parts":
     found = {phase: stalled(phase, lambda: build(**NAMED)) for phase in PARTS}
 else:
