@@ -2,9 +2,9 @@
 
     python benchmarks/viewer_cost.py [--ranks 10000] [--nodes 1250] [--folder PLACE]
 
-Each command runs twice in a row: the first one finds what the observer left, the second one also what the
-first one left. The ranks exist only as the records of real ones (`scale/`), and the root's verdict is that of
-the product's own diagnosis. With a folder that holds such a run already, no new one is made.
+Each command runs once where nothing but the journals is there, as after a kill of the observer, and once with
+what an observer leaves at its end. The ranks exist only as the records of real ones (`scale/`), and the root's
+verdict is that of the product's own diagnosis. With a folder that holds such a run already, no new one is made.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ COMMANDS = (
     ("report", NAME, "-o", "html"),
     ("attach", NAME, "--once"),
 )
+LEAVE = """
+import sys
+from distwatch.observer.__main__ import leave_report
+from distwatch.runfolder import RunFolder
+leave_report(RunFolder(sys.argv[1]))
+"""
 OPENED = """
 import asyncio, sys
 from distwatch.observer.targets.resolver import resolve
@@ -109,20 +115,21 @@ def forget(root: str) -> None:
         path.unlink()
 
 
-def measure(root: str) -> None:
+def measure(root: str, *, left_alone: bool) -> None:
     """Prints what each command takes."""
-    bare, _ = cpu_s([sys.executable, "-c", "pass"], root)
-    cpu_s([sys.executable, "-m", "distwatch", "status", NAME], root)
-    print(f"a bare interpreter: {bare:.2f} s; CPU seconds, the first and the second time:")
-    for words in COMMANDS:
-        command = [sys.executable, "-m", "distwatch", *words]
+    commands = {
+        " ".join(words): [sys.executable, "-m", "distwatch", *words] for words in COMMANDS
+    } | {"the TUI, opened": [sys.executable, "-c", OPENED, NAME, root]}
+    bare = dict.fromkeys(commands, "-")
+    for name, command in commands.items() if not left_alone else ():
         forget(root)
-        (first, told), (second, _) = cpu_s(command, root), cpu_s(command, root)
-        print(f"{' '.join(words)}: {first:.2f}, {second:.2f}   {told[:60]}")
-    command = [sys.executable, "-c", OPENED, NAME, root]
+        bare[name] = f"{cpu_s(command, root)[0]:.2f}"
     forget(root)
-    (first, told), (second, _) = cpu_s(command, root), cpu_s(command, root)
-    print(f"the TUI, opened: {first:.2f}, {second:.2f}   {told[:60]}")
+    cost_s, _ = cpu_s([sys.executable, "-c", LEAVE, f"{root}/{NAME}"], root)
+    print(f"the observer leaves the state and the report: {cost_s:.2f} CPU-seconds")
+    for name, command in commands.items():
+        spent_s, told = cpu_s(command, root)
+        print(f"{name}: {bare[name]} with the journals alone, then {spent_s:.2f}   {told[:60]}")
 
 
 def main() -> None:
@@ -130,12 +137,13 @@ def main() -> None:
     options.add_argument("--ranks", type=int, default=10_000)
     options.add_argument("--nodes", type=int, default=1_250)
     options.add_argument("--folder", default="", help="where such a run is kept, or is to be kept")
+    options.add_argument("--left-alone", action="store_true", help="not with the journals alone")
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="dw-bench-") as place:
         root = given.folder or f"{place}/root"
         if not os.path.isdir(f"{root}/{NAME}"):
             record_run(root, given.ranks, given.nodes)
-        measure(root)
+        measure(root, left_alone=given.left_alone)
 
 
 if __name__ == "__main__":

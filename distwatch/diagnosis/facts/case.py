@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -91,6 +92,14 @@ class Case:
                 else:
                     abroad |= waiters.keys()
         return shared, abroad
+
+    @cached_property
+    def started_by(self) -> dict[tuple[str, int], list[Process]]:
+        """All processes of the run, by the host and pid of their parent."""
+        found: dict[tuple[str, int], list[Process]] = {}
+        for process in self.state.processes.values():
+            found.setdefault((process.host, process.ppid), []).append(process)
+        return found
 
     def _wait_in_init(self, rank: int) -> Step | None:
         process = self.job.ranks[rank]

@@ -33,11 +33,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
 def children_of(case: Case, parent: Process) -> list[Child]:
     """The children that were seen, oldest first."""
-    found = [
-        process
-        for process in case.state.processes.values()
-        if process.ppid == parent.pid and process.host == parent.host and process.role in _ROLES
-    ]
+    below = case.started_by.get((parent.host, parent.pid), ())
+    found = [process for process in below if process.role in _ROLES]
     return [Child(process=process) for process in sorted(found, key=lambda p: p.key)]
 
 
