@@ -109,6 +109,8 @@ def _computes(case: Case, rank: int) -> str:
     process = case.job.ranks.get(rank)
     if process is None or process.ended_ns is not None:
         return ""
+    if case.job.kernel_state(process) in ("T", "t"):
+        return ""
     flow, stack = flow_of(process), process.outside.stack
     if case.job.is_frozen(process) and not _main_holds_gil(stack):
         return ""

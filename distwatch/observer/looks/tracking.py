@@ -56,6 +56,7 @@ class Tracking:
         self._recording = recording
         self._over = frozenset(over)
         self.processes: dict[str, Tracked] = {}
+        self._silent_logs: set[str] = set()
         self._looked_for_children = 0.0
         self._children: set[int] = set()
         """Pids that have been examined; a reused pid is rare enough to be ignored."""
@@ -169,10 +170,14 @@ class Tracking:
     async def see_outputs(self, chosen: Iterable[Tracked]) -> None:
         """Looks at the logs of some processes that others wait for: whether they write the same over and over."""
         for tracked in chosen:
+            if tracked.key in self._silent_logs or tracked.ended:
+                continue
             try:
                 seen = await in_background(look_at_output, tracked.pid)
             except asyncio.TimeoutError:
-                continue  # its file system does not answer, and then nothing is written either
+                # A file system that hangs answers no such question: each more would leave a thread behind.
+                self._silent_logs.add(tracked.key)
+                continue
             self._flows.note_output(tracked.key, seen)
 
     def is_living(self, key: str) -> bool:
