@@ -34,6 +34,8 @@ from distwatch.state.finding import Finding
 _CALLED = {"send": ("send", "isend"), "recv": ("recv", "irecv")}
 _RANKS = 64
 _TRIES = 1.0
+_SHARED = 0.4
+"""Less for what the peer's call is under, too: the peer came to its call."""
 _UNTOLD_EXIT, _UNTOLD = 0.75, 0.5
 """Of a guard of which the source does not tell what it depends on: it still is the only way past the call."""
 
@@ -146,7 +148,8 @@ def keeping_from(missing: Missing, sources: Sources) -> Kept | None:
         mine = here[number] if number == level and number < len(here) else None
         for guard in unshared(place, mine) if place is not None else ():
             if place is not None and not (_is_role(guard, peers) or _is_past(guard, mine)):
-                options += _weighed(place, guard, missing)
+                shared = any(guard.is_shared_with(other) for other in peers)
+                options += _weighed(place, guard, missing, _SHARED if shared else 0.0)
     best = max(options, key=lambda option: option.score, default=None)
     if best is None:
         return None
@@ -165,13 +168,13 @@ def _is_past(guard: Guard, mine: Place | None) -> bool:
     return guard.is_exit and not may_leave_by(guard, mine)
 
 
-def _weighed(place: Place, guard: Guard, missing: Missing) -> Iterator[Option]:
-    found = list(scored(place, guard, 1, missing.now, 0.0, None))
+def _weighed(place: Place, guard: Guard, missing: Missing, less: float) -> Iterator[Option]:
+    found = list(scored(place, guard, 1, missing.now, less, None))
     for option in found:
         if guard.kind == "try":
             # It may have left the `try` by an exception, and nothing shows one.
-            option = msgspec.structs.replace(option, score=_TRIES)
+            option = msgspec.structs.replace(option, score=_TRIES - less)
         yield option
     if not found and not missing.now.raised:
-        score = _UNTOLD_EXIT if guard.is_exit else _UNTOLD
+        score = (_UNTOLD_EXIT if guard.is_exit else _UNTOLD) - less
         yield Option(score=score, guard=guard, about="", side=1, place=place)
