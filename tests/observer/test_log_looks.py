@@ -36,11 +36,15 @@ def rank_0(log: Path, world: int) -> Iterator[int]:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
     }  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
+    ours, its = os.pipe()
+    with log.open("ab") as file, os.fdopen(ours, "rb") as ready:
         process = subprocess.Popen(
-            [sys.executable, "-c", "import os; os.read(0, 1)"],
+            [sys.executable, "-c", f"import os; os.write({its}, b'.'); os.read(0, 1)"],
             env={**os.environ, **env}, stdin=subprocess.PIPE, stdout=file, stderr=file,
+            pass_fds=[its],
         )  # fmt: skip
+        os.close(its)
+        assert ready.read(1) == b"."  # right after its start, /proc has no environment of it
     try:
         yield process.pid
     finally:
