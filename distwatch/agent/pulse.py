@@ -23,7 +23,7 @@ from distwatch.state.pulse import (
     SPLITS_OFFSET,
     encode_page,
 )
-from distwatch.state.splits import SPLIT_SLOTS, SPLITS_SIZE, Splits, encode_splits
+from distwatch.state.splits import SPLIT_SLOTS, SPLITS_SIZE, Rows, write_splits
 
 if TYPE_CHECKING:
     from distwatch.agent._calls import CallRecord
@@ -129,11 +129,13 @@ class OperationsRing:
         if _U64.unpack_from(self._memory, offset)[0] == number:
             _U64.pack_into(self._memory, offset + LEFT_OFFSET, now)
 
-    def note_splits(self, number: int, splits: Splits) -> None:
+    def note_splits(
+        self, number: int, lists: tuple[Rows, Rows], totals: tuple[int, int], rows: tuple[int, int]
+    ) -> None:
         """Records what an all_to_all gives and takes, before it is made: the library may end the process in it."""
-        offset = SPLITS_OFFSET + self._split % SPLIT_SLOTS * SPLITS_SIZE
+        place = SPLITS_OFFSET + self._split % SPLIT_SLOTS * SPLITS_SIZE
         self._split += 1
-        self._memory[offset : offset + SPLITS_SIZE] = encode_splits(number, splits)
+        write_splits(self._memory, place, number, lists, totals, rows)
 
     def share(self, compiled: CallRecord) -> None:
         """Lets compiled code write into the slots too. From now on it gives out the numbers."""

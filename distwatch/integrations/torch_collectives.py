@@ -9,7 +9,9 @@ and sizes then come from the recorder, and call sites from stacks.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import struct
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ from distwatch.integrations.registry import CALLS, folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.settings import read_settings
 from distwatch.state.pulse import OTHER_TAG
-from distwatch.state.splits import Splits
+from distwatch.state.splits import Rows
 
 if TYPE_CHECKING:
     from distwatch.agent._calls import Observed
@@ -79,30 +81,21 @@ def _tag(args: tuple[Any, ...]) -> int:
     return tag if isinstance(tag, int) and 0 <= tag < OTHER_TAG else OTHER_TAG
 
 
-def _splits_of(args: tuple[Any, ...]) -> Splits:
-    """In elements: of lists of tensors by the tensors, else by the lists of rows."""
+def _splits_of(
+    args: tuple[Any, ...],
+) -> tuple[tuple[Rows, Rows], tuple[int, int], tuple[int, int]]:
+    """The lists of an all_to_all, given and taken; how many elements that is, and how many a row has.
+
+    Of lists of tensors their sizes, else the lists of rows; no list: equal parts.
+    """
     taken, given = args[:2]
     if isinstance(taken, (list, tuple)):
-        sizes = [tuple(tensor.numel() for tensor in tensors) for tensors in (given, taken)]
-        return Splits(
-            given=sizes[0], taken=sizes[1], given_total=sum(sizes[0]), taken_total=sum(sizes[1])
-        )
-    total = given.numel(), taken.numel()
-    rows = [args[place] if len(args) > place else () for place in (3, 2)]
-    return Splits(
-        given=_elements(rows[0], total[0], given),
-        taken=_elements(rows[1], total[1], taken),
-        given_total=total[0],
-        taken_total=total[1],
-    )
-
-
-def _elements(rows: Any, total: int, tensor: Any) -> tuple[int, ...]:
-    if not rows:
-        return ()
-    count = tensor.size(0) if tensor.dim() else 1
-    of_row = total // count if count else 0
-    return tuple(int(one) * of_row for one in rows)
+        sizes = [tensor.numel() for tensor in given], [tensor.numel() for tensor in taken]
+        return sizes, (sum(sizes[0]), sum(sizes[1])), (1, 1)
+    totals = given.numel(), taken.numel()
+    takes, gives = args[2:4] if len(args) > 3 else ((), ())
+    rows = totals[0] // max(1, sum(gives)), totals[1] // max(1, sum(takes))
+    return (gives, takes), totals, rows
 
 
 def _nowhere(*_: int) -> int:
@@ -203,7 +196,11 @@ class Calls:
         root = getattr(args[-1], "rootRank", -1) if name in _ROOTED and args else -1
         token = self._enter(name, pg_name, seq, args, root)
         if name in _SPLIT and token and self._ring is not None and len(args) > 1:
-            self._ring.note_splits(token, _splits_of(args))
+            # Of lists that torch refuses nothing is noted; torch says so itself.
+            with contextlib.suppress(
+                ArithmeticError, AttributeError, TypeError, ValueError, struct.error
+            ):
+                self._ring.note_splits(token, *_splits_of(args))
         if name in self._observed and self._ring is not None:
             self._observed[name].know_op(self._names[name])
             self._teach_group(group, pg_name)

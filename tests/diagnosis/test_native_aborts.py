@@ -117,6 +117,22 @@ def test_a_traceback_of_an_earlier_start_says_nothing() -> None:
     assert events_of_aborts([(text.encode(), frozenset({1}))], {1: "a"}) == []
 
 
+def test_a_call_that_is_over_did_not_end_its_rank() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    call = ev.Operation(
+        number=1, op="allreduce", pg_name="0", seq=1, numel=8, dtype="float32", entered_ns=5 * SECOND
+    )  # fmt: skip
+    job.pulse(1, at=6.5, groups={"0": (1, 1, 6.0)}, operations=(call,))
+    job.exit(1, 7.0, signal=6)
+    said = terminated("gloo::EnforceNotMet", GLOO).encode()
+    for event in events_of_aborts([(said, frozenset({1}))], {1: job.key(1)}):
+        job.see(7.1, event)
+    job.tick(8.0)
+    finding = only_root(job, "collective.shape_mismatch", 0, 1)
+    assert "that C++ called (DDP, FSDP); the last known is #1" in finding.summary
+
+
 def test_calls_from_cpp_are_not_taken_for_the_last_one_from_python() -> None:
     job = RecordedJob(2)
     job.initialize(0, 1)
@@ -146,3 +162,17 @@ def test_a_lost_store_is_one_also_where_the_type_is_a_plain_one(message: str) ->
     job.tick(8.0)
     assert set(deaths_of(Job(job.state)).victims) == {1}
     assert only_root(job, "process.exited", 0)
+
+
+def test_where_all_lost_a_peer_nobody_is_blamed_and_it_is_not_silent() -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    for rank in (0, 1):
+        job.exit(rank, 6.0 + rank, signal=6)
+        said = terminated("c10::DistNetworkError", RESET).encode()
+        for event in events_of_aborts([(said, frozenset({rank}))], {rank: job.key(rank)}):
+            job.see(6.5 + rank, event)
+    job.tick(8.0)
+    finding = only_root(job, "process.exited")
+    assert (finding.severity, finding.waiting_ranks) == ("crash", (0, 1))
+    assert "who ended first was not seen" in finding.summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks
 
 
@@ -20,13 +21,6 @@ from tests.support.ranks import launch_ranks
         ("saves", "dcp", "checkpoint.save_stalled", {1}, ("writing", "part.distcp", "so far")),
         (
             "library_aborts",
-            "ddp_order",
-            "collective.shape_mismatch",
-            {0, 1},
-            ("C++ called", "received", "bytes"),
-        ),
-        (
-            "library_aborts",
             "splits",
             "collective.shape_mismatch",
             {0, 1},
@@ -39,3 +33,20 @@ def test_what_moves_nothing(
 ) -> None:
     with launch_ranks(script, 2, args=(way, "1")) as job:
         job.wait_verdict(code, culprits, mentions=mentions)
+
+
+def test_an_abort_in_a_call_from_cpp() -> None:
+    def has_trained(state: RunState) -> bool:
+        pulses = [p.outside.pulse for p in state.processes.values() if p.role == "rank"]
+        return len(pulses) == 2 and all(
+            pulse is not None and any(group.completed > 3 for group in pulse.groups)
+            for pulse in pulses
+        )
+
+    with launch_ranks("library_aborts", 2, args=("ddp_order", "1")) as job:
+        job.wait_step("gate order", {0, 1})
+        job.wait_state(has_trained)
+        for rank in (0, 1):
+            job.open_gate("order", rank)
+        told = ("C++ called", "received", "bytes")
+        job.wait_verdict("collective.shape_mismatch", {0, 1}, mentions=told)

@@ -26,6 +26,10 @@ _COMMUNICATION_WORDS = re.compile(
 )
 CLOSED_BY_PEER = re.compile(r"(?i)connection (closed|reset) by peer")
 """The other side has ended, or has destroyed the group; a timeout does not say so."""
+CUT = re.compile(
+    r"(?i)connection (?:closed|reset) by peer|broken pipe|failed to recv, got 0 bytes|remote process exited"
+)
+"""The same, of a peer or of the store."""
 _TORCH_DISTRIBUTED = re.compile(
     r"torch/distributed|c10d|gloo|nccl|ProcessGroup|TCPStore|SocketImpl|monitoredBarrier", re.I
 )

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from steps import RANK, silent_pipe, step
+from steps import RANK, gate, silent_pipe, step
 from torch import nn
 
 WAY, WHO = sys.argv[1], int(sys.argv[2])
@@ -42,6 +42,9 @@ def train_in_another_order() -> None:
     """All calls come from C++: the buckets of two models, in another order on one rank."""
     models = [nn.parallel.DistributedDataParallel(nn.Linear(size, size)) for size in (4, 30)]
     for turn in range(6):
+        if turn == 3:
+            with gate("order") as pipe:
+                pipe.read(1)
         for model in models[:: -1 if ODD and turn > 2 else 1]:
             model(torch.ones(2, model.module.in_features)).sum().backward()
 

@@ -102,7 +102,7 @@ def _ended(case: Case, rank: int) -> Ended | None:
     group = process.groups.get(call.pg_name) if call is not None else None
     if call is None or group is None:
         return None
-    reached = called_natively_since(process, call.pg_name, call.seq) if call.seq >= 0 else 0
+    reached = _reached(process, call) if call.seq >= 0 else 0
     error = process.exception
     said = error.message if error is not None else process.outside.last_output or ""
     by_word = bool(_OF_LIBRARY.search(said) and _SIZES.search(said))
@@ -113,6 +113,16 @@ def _ended(case: Case, rank: int) -> Ended | None:
     return Ended(
         global_rank=rank, process=process, call=call, reached=reached, group=group, said=said, sent=sent
     )  # fmt: skip
+
+
+def _reached(process: Process, call: Operation) -> int:
+    """The last known number, where C++ has called since: by the numbers, or since that call is over."""
+    if newest := called_natively_since(process, call.pg_name, call.seq):
+        return newest
+    pulse = process.outside.pulse
+    seen = pulse.groups if pulse is not None else ()
+    is_over = any(p.pg_name == call.pg_name and p.completed >= call.seq for p in seen)
+    return call.seq if is_over else 0
 
 
 def _is_of_library(process: Process, call: Operation, said: str) -> bool:

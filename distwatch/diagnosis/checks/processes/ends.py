@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.checks.groups.calls import first_skew
 from distwatch.diagnosis.facts.activity import kernel_text, native_frames, on_what
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.communication import CUT
 from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
 from distwatch.diagnosis.facts.job import FROZEN_AFTER_S
 from distwatch.diagnosis.facts.saves import save_evidence, save_phase
@@ -37,7 +38,8 @@ class RankEnded:
             by_kind.setdefault(_kind_of_death(process), []).append(rank)
         for (code, _), ranks in by_kind.items():
             yield self._finding(case, code, ranks)
-        yield from self._left_early(case)
+        left = list(self._left_early(case))
+        yield from left or self._unseen_first(case)
 
     def _is_ours(self, case: Case, rank: int) -> bool:
         process = case.job.ranks[rank]
@@ -91,6 +93,30 @@ class RankEnded:
             evidence=(*_death_evidence(case, gone), *_how_far(case, gone)),
             confidence=0.9,
         )
+
+    def _unseen_first(self, case: Case) -> Iterable[Finding]:
+        """Ranks that ended because a connection was cut, and nobody was seen to end before them."""
+        victims = case.deaths.victims
+        cut = sorted(rank for rank, process in victims.items() if _was_cut(process))
+        if case.deaths.own or case.waiting or not cut or len(cut) < len(victims):
+            return
+        yield Finding(
+            code="process.exited",
+            severity="crash",
+            waiting_ranks=tuple(cut),
+            summary=f"{name_ranks(cut)} ended because {agree(cut, 'it', 'each')} lost its connection to a peer or to "
+            "the store; who ended first was not seen",
+            advice="Look for the rank, the launcher or the host that ended first where distwatch does not look: "
+            "their logs, `dmesg`, the scheduler's account.",
+            evidence=tuple(e for rank in cut[:8] for e in end_evidence(victims[rank], rank)),
+            confidence=0.4,
+        )
+
+
+def _was_cut(process: Process) -> bool:
+    """Whether it had a world, and ended by an error that says that the other side had closed."""
+    error = process.exception
+    return error is not None and process.initialized and bool(CUT.search(error.message))
 
 
 def _how_far(case: Case, gone: list[int]) -> Iterable[Evidence]:
