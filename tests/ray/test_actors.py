@@ -110,7 +110,8 @@ def test_an_actor_that_never_comes_is_blamed_and_not_the_one_that_waits() -> Non
 
 
 def test_an_actor_that_has_loaded_no_torch_and_has_no_rank_is_in_the_run_as_what_it_is() -> None:
-    with actors("read_plainly", given="WORLD_SIZE", DISTWATCH_DEADLINES=PATIENT) as job:
+    # What does not move is looked at, and its stack shows the method.
+    with actors("read_plainly", given="WORLD_SIZE") as job:
         job.wait_step("gate data", {0}, STARTED_S)
 
         def is_seen(state: RunState) -> bool:
@@ -122,7 +123,6 @@ def test_an_actor_that_has_loaded_no_torch_and_has_no_rank_is_in_the_run_as_what
 
         state = job.wait_state(is_seen, STARTED_S)
         assert not any(process.role == "rank" for process in state.processes.values())
-        assert_healthy(job.judged_blocking())
 
 
 def test_rank_0s_actor_that_never_chooses_an_endpoint_is_blamed() -> None:
