@@ -57,6 +57,15 @@ def test_a_stall_where_no_file_is_read_is_not_sent_to_the_file_system(
         assert "file system" not in finding.advice
 
 
+def test_the_setting_raise_ends_a_load_that_waits_in_python() -> None:
+    env = {**SHORT, "DISTWATCH_ON_HANG": "raise"}
+    with launch_ranks("load_phases", 1, env=env, args=["own code"]) as job:
+        job.wait_step("stalled", {0}, timeout_s=90)
+        assert job.wait_ended() == [1]
+        told = f"InitTimeout: from_pretrained({job.work / 'checkpoint'}): finalize did not finish"
+        assert f"{told} within 4 s, at load_phases.py:" in job.output()
+
+
 @pytest.mark.parametrize(("major", "offset"), [(5, 0), (5, 100_000), (4, 100_000)])
 def test_disk_stalls_in_a_shard_with_the_gil_held(
     checkpoint: Path, major: int, offset: int
