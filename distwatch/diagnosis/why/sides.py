@@ -10,7 +10,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.sequences import called_natively_since
 from distwatch.diagnosis.why.trails import Step, Trail, trail_now, trail_of_call
-from distwatch.state.events import Operation
+from distwatch.state.events import Operation, Site
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process
 
@@ -150,14 +150,15 @@ def _parted(
 
 def _trails_of_group_calls(case: Case, blamed: list[int], waiting: list[int]) -> dict[int, Trail]:
     """The lines of the first `new_group` that the sides called from different lines; none where they did not."""
-    calls = {rank: case.job.ranks[rank].group_calls for rank in (*blamed, *waiting)}
+    ranks = {rank: case.job.ranks[rank] for rank in (*blamed, *waiting)}
+    calls = {rank: _sites_of_group_calls(process) for rank, process in ranks.items()}
     first = next((rank for rank in blamed if calls[rank]), None)
     second = next((rank for rank in waiting if calls[rank]), None)
     if first is None or second is None:
         return {}
     for number in sorted(calls[first].keys() & calls[second].keys()):
-        if calls[first][number].site != calls[second][number].site:
-            sites = {rank: made[number].site for rank, made in calls.items() if number in made}
+        if calls[first][number] != calls[second][number]:
+            sites = {rank: made[number] for rank, made in calls.items() if number in made}
             return {
                 rank: Trail(
                     steps=(Step(site.file, site.line, site.function),), called=("new_group",)
@@ -166,6 +167,13 @@ def _trails_of_group_calls(case: Case, blamed: list[int], waiting: list[int]) ->
                 if site is not None
             }
     return {}
+
+
+def _sites_of_group_calls(process: Process) -> dict[int, Site | None]:
+    """By number, where it called `new_group`; of a rank that only calls as members do, those calls."""
+    if process.group_calls:
+        return {number: call.site for number, call in process.group_calls.items()}
+    return {number: call.site for number, call in process.local_group_calls.items()}
 
 
 def _counted(case: Case, finding: Finding, one: Side, other: Side) -> tuple[Side, Side]:
