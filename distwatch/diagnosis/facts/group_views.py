@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -113,7 +114,8 @@ def _view(job: Job, held: list[Group], called: dict[int, dict[str, int]]) -> Gro
         return msgspec.structs.replace(view, members=holders)
     if not waits:
         return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
-    waits = [w for w in waits if not _is_outdated(job, w, waits, progress)] or waits
+    later = _later_waits(waits, progress)
+    waits = [w for w in waits if not _is_outdated(job, w, *later[w.seq])] or waits
     seq = min(wait.seq for wait in waits)
     waits = [wait for wait in waits if wait.seq == seq]
     entered = tuple(rank for rank in first.members if _has_entered(progress.get(rank), seq))
@@ -131,19 +133,36 @@ def _view(job: Job, held: list[Group], called: dict[int, dict[str, int]]) -> Gro
     )
 
 
-def _is_outdated(
-    job: Job, wait: Wait, waits: Sequence[Wait], progress: dict[int, GroupProgress]
-) -> bool:
-    """Whether its rank has said nothing since others went on from that call: on a crowded host it may be late."""
+def _later_waits(
+    waits: Sequence[Wait], progress: dict[int, GroupProgress]
+) -> dict[int, tuple[float | None, int]]:
+    """For each call that ranks wait in, what is seen of those in later calls.
+
+    The longest wait of them, None where there are none; and the newest call that one of them has completed.
+    """
+    found: dict[int, tuple[float | None, int]] = {}
+    longest_s: float | None = None
+    completed = -1
+    latest_first = sorted(waits, key=lambda wait: -wait.seq)
+    for seq, together in groupby(latest_first, key=lambda wait: wait.seq):
+        found[seq] = longest_s, completed
+        for wait in together:
+            longest_s = max(longest_s or 0.0, wait.waited_s)
+            if wait.global_rank in progress:
+                completed = max(completed, progress[wait.global_rank].completed)
+    return found
+
+
+def _is_outdated(job: Job, wait: Wait, longest_s: float | None, completed: int) -> bool:
+    """Whether its rank has said nothing since others went on from that call: on a crowded host it may be late.
+
+    Args:
+        longest_s, completed: of those who wait in later calls.
+    """
     age_s = job.heartbeat_s(job.ranks[wait.global_rank])
-    later = [one for one in waits if one.seq > wait.seq]
-    if age_s is None or not later or age_s < OUTDATED * max(one.waited_s for one in later):
+    if age_s is None or longest_s is None or age_s < OUTDATED * longest_s:
         return False
-    return any(
-        progress[one.global_rank].completed >= wait.seq
-        for one in later
-        if one.global_rank in progress
-    )
+    return completed >= wait.seq
 
 
 def _progress(
