@@ -63,8 +63,8 @@ class _Late:
     def failure(self) -> InitTimeout | None:
         """The error; None where the load may still move."""
         phase, place = self._phase(), self._place()
-        finding, judged = self._verdict()
-        if finding is None and judged and not self._asked:
+        finding, is_observed = self._verdict()
+        if finding is None and is_observed and not self._asked:
             return None
         what = f"{self._call}: {not_done(phase, self._deadline_s)}{place}"
         if finding is not None:
@@ -85,20 +85,21 @@ class _Late:
         )
 
     def _verdict(self) -> tuple[Finding | None, bool]:
-        """What the observer says about this rank's wait, and whether it has answered at all."""
+        """What the observer says about this rank's wait, and whether there is one."""
         if self._agent is None:
             return None, False
-        until, judged = time.monotonic() + _JUDGED_WITHIN_S, False
-        while time.monotonic() < until:
+        until, is_there = time.monotonic() + _JUDGED_WITHIN_S, False
+        while (began := time.monotonic()) < until:
             verdict = ask_verdict(self._agent.folder, ASK_WITHIN_S)
-            judged = judged or verdict is not None
+            # One that is not there refuses at once; on a crowded host it answers late.
+            is_there = verdict is not None or time.monotonic() - began > ASK_WITHIN_S / 2
             for finding in verdict.findings if verdict is not None else ():
                 if finding.blocks and self._concerns(finding):
                     return finding, True
-            if not self._asked or verdict is None:
+            if not self._asked or not is_there:
                 break
             time.sleep(ASK_AGAIN_S / 4)
-        return None, judged
+        return None, is_there
 
     def _concerns(self, finding: Finding) -> bool:
         rank = self._agent.started.identity.global_rank if self._agent is not None else None

@@ -210,7 +210,7 @@ def stalls() -> None:
     """Each part stalls in turn in a read that never returns, and is ended by its deadline."""
     import importlib
 
-    def stall(*_: Any, **__: Any) -> None:
+    def stall() -> None:
         with open(silent_pipe("weights")) as pipe:
             pipe.read()
 
@@ -221,7 +221,14 @@ def stalls() -> None:
         *kind, attribute = name.split(".")
         owner = getattr(owner, kind[0]) if kind else owner
         kept = getattr(owner, attribute)
-        setattr(owner, attribute, stall)
+
+        def replaced(*args: Any, phase: str = phase, kept: Any = kept, **kwargs: Any) -> Any:
+            # ServerArgs ask for the model's configuration, too.
+            if phase == "ModelConfig" and sys._getframe(1).f_code.co_name != "_configured":
+                return kept(*args, **kwargs)
+            return stall()
+
+        setattr(owner, attribute, replaced)
         try:
             distwatch.build_sglang_runner(folder, dtype="float32", deadlines={"load": 8})
         except distwatch.InitTimeout as error:
