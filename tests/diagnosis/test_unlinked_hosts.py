@@ -97,6 +97,20 @@ def test_another_host_that_is_lost_changes_nothing() -> None:
     assert diagnose(job.state)[0].culprit_ranks == (1,)
 
 
+def test_hosts_are_seen_through_any_root_of_their_rack_that_is_seen() -> None:
+    job = stuck_job()
+    upwards = ev.LinkChanged(host="node2", peer="10.0.0.1:29600", linked=True)
+    job.see(1.0, upwards, "node2")
+    job.see(2.0, ev.LinkChanged(host="node2", peer="node3", linked=True), "node2")
+    link(job, "node3", 3.0)  # it went to node2, the root of its rack
+    link(job, "node2", 3.0, linked=True)
+    assert unseen_hosts(job.state) == {}
+    link(job, "node2", AT - 7)
+    assert set(unseen_hosts(job.state)) == {"node2", "node3"}
+    link(job, "node3", AT - 5, linked=True)  # it came back
+    assert set(unseen_hosts(job.state)) == {"node2"}
+
+
 def test_an_end_that_was_seen_stays_one() -> None:
     job = stuck_job()
     key = job.key(1)

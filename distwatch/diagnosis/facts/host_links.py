@@ -34,7 +34,8 @@ def unseen_hosts(state: RunState) -> dict[str, Unseen]:
         before = len(found)
         reached = {peer for host, peer, link in links if link.linked and host.host not in found}
         for host, peer, link in links:
-            through = found.get(host.host)
+            # What an unseen host said of the root, which it reports by address, says nothing now.
+            through = None if ":" in peer else found.get(host.host)
             if peer in reached or peer in found or link.ended or (link.linked and not through):
                 continue
             since_s = max(0.0, (host.now_ns - link.since_ns) / 1e9)
