@@ -292,7 +292,8 @@ def runner_stalls() -> None:
         )
     except distwatch.InitTimeout as error:
         say(message=str(error), missing=error.missing, places=error.places)
-    gate("end").read(1)
+    if RANK == 0:  # which waits in gloo until the other ends
+        gate("end").read(1)
 
 
 globals()[sys.argv[1]]()
