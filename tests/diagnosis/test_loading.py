@@ -19,10 +19,11 @@ from distwatch.state.loads import (
     Outstanding,
     Placement,
 )
-from tests.diagnosis.recorded import SECOND, RecordedJob
+from tests.diagnosis.recorded import SECOND, RecordedJob, frame
 
 GIB = 2**30
 MODEL = "/models/llama"
+BARRIER = frame("monitored_barrier", "/lib/torch/distributed/distributed_c10d.py", 5000)
 URL = "HEAD http://hub:8080/org/model/resolve/main/generation_config.json"
 
 
@@ -320,3 +321,17 @@ def test_a_lock_in_such_a_phase_is_named_and_a_file_is_still_a_file() -> None:
     assert "holds that lock" in finding.advice
     job.sample(0, 1001.0, "D", blocked_on="/mnt/cache/x")
     assert "file system" in only(job, 1002.0).advice
+
+
+def test_who_waits_for_a_stalled_load_in_a_barrier_without_a_number_waits_for_it() -> None:
+    """As SGLang's model runner ends its load: the barrier is in no recorder, and in no pulse's numbers."""
+    job = loading(2)
+    barrier = job.operation(0, "monitored_barrier", -1, at=8.0, number=1)
+    job.pulse(0, at=170, operations=(barrier,))
+    job.stack(0, 170, (frame("load", "/job/runner.py", 7), BARRIER))
+    job.pulse(1, at=170)
+    stalled, missing = verdict(job, 171)
+    assert (stalled.code, stalled.culprit_ranks) == ("load.stalled", (1,))
+    assert (missing.code, missing.role) == ("collective.rank_missing", "symptom")
+    assert stalled.waiting_ranks == (0,)
+    assert "rank 0 waits for it" in stalled.summary

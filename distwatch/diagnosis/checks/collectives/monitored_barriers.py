@@ -7,16 +7,13 @@ from collections.abc import Iterable
 
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.monitored_barriers import unfinished_barrier
 from distwatch.state.events import Operation
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Group, Process
+from distwatch.state.model import Group
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import COLLECTIVE
-
-_OP = "monitored_barrier"
-FAILED = re.compile(r"(?i)failed to pass monitoredBarrier|monitoredBarrier (?:timed out|failed)")
-
 
 _NAMED = re.compile(r"(?i)\bRanks? ([\d, ]{1,2000}) failed to pass monitoredBarrier")
 
@@ -31,7 +28,7 @@ class MonitoredBarrierMissing:
             return
         inside: dict[tuple[str, tuple[int, ...]], dict[int, Operation]] = {}
         for rank, process in case.job.ranks.items():
-            operation = _unfinished(process)
+            operation = unfinished_barrier(process)
             group = process.groups.get(operation.pg_name) if operation else None
             if operation is not None and group is not None:
                 inside.setdefault((group.pg_name, group.members), {})[rank] = operation
@@ -110,16 +107,6 @@ def _named_absent(case: Case) -> dict[int, tuple[int, ...]]:
             if all(one < (case.job.world or 0) for one in absent):
                 found[rank] = absent
     return found
-
-
-def _unfinished(process: Process) -> Operation | None:
-    """The monitored barrier that a process is in, or that was its last call and failed."""
-    operations = process.outside.operations
-    newest = operations[-1] if operations else None
-    if newest is None or newest.op != _OP:
-        return None
-    failed = process.exception is not None and FAILED.search(process.exception.message)
-    return newest if not newest.left_ns or failed else None
 
 
 def _entered(case: Case, rank: int, operation: Operation) -> Evidence:

@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.loads import LoadStatus, load_under_way
+from distwatch.diagnosis.facts.monitored_barriers import in_barriers_with
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -90,7 +91,8 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
     ranks = tuple(stall.rank for stall in stalled)
     cause, load = longest.cause, longest.load
     culprits = tuple(sorted(cause.culprits or ranks))
-    waiting = tuple(sorted({*case.waiting_for(ranks), *ranks} - set(culprits)))
+    behind = {*case.waiting_for(ranks), *in_barriers_with(case.job, ranks)}
+    waiting = tuple(sorted((behind | set(ranks)) - set(culprits)))
     others = tuple(rank for rank in waiting if rank not in ranks)
     still = f"{name_ranks(ranks, 'has', 'have')} made no progress in "
     if not longest.overdue:
