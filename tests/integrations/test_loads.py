@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distwatch.integrations import load_hooks, load_waits, loads, transformers
+from distwatch.settings import read_settings
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments
 
@@ -17,6 +18,7 @@ class Told:
     """An agent that keeps what it is told."""
 
     def __init__(self) -> None:
+        self.settings = read_settings({})
         self.steps: list[str] = []
         self.errors: list[str] = []
         self.progress: list[tuple[int, int, int | None, str]] = []
