@@ -95,6 +95,8 @@ def main(part: str) -> None:
     elif group is not None:
         sync_model_from_actor(group, part)
     print(f"rank {rank} is through with {len(NAMES)} tensors", flush=True)
+    # With all groups: else torch's threads may abort the interpreter at its end.
+    dist.destroy_process_group()
 
 
 parser = argparse.ArgumentParser()

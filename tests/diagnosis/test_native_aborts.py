@@ -176,3 +176,20 @@ def test_where_all_lost_a_peer_nobody_is_blamed_and_it_is_not_silent() -> None:
     finding = only_root(job, "process.exited")
     assert (finding.severity, finding.waiting_ranks) == ("crash", (0, 1))
     assert "who ended first was not seen" in finding.summary
+
+
+def test_who_lost_a_peer_blames_nobody_before_the_end_of_that_peer_is_seen() -> None:
+    """Its own exception is known milliseconds before the peer's end, and names the job's end for nobody."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.say(0, 6.0, ev.ExceptionUncaught(type_name="RuntimeError", message=RESET))
+    job.tick(6.01)
+    assert judged(job) == []
+    job.exit(1, 6.02, signal=9)
+    job.say(0, 6.03, ev.ProcessEnding(reason="exit"))
+    for at in (6.1, 6.5, 9.5):
+        job.tick(at)
+        assert only_root(job, "process.killed", 1).waiting_ranks == (0,)
+    job.exit(0, 9.6, code=1)
+    job.tick(12.0)
+    assert only_root(job, "process.killed", 1).waiting_ranks == (0,)

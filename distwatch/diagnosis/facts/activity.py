@@ -44,6 +44,7 @@ _FILES: tuple[tuple[Kind, str, str], ...] = (
     ("compile", "compilation", "/torch/_dynamo/convert_frame /torch/_dynamo/symbolic_convert"),
     ("compile", "compilation", "/torch/_inductor/graph.py /torch/_inductor/scheduler.py"),
     ("compile", "compilation", "/torch/_inductor/async_compile /triton/compiler/"),
+    ("compile", "compilation", "/torch/_dynamo/__init__.py"),  # forgets what was compiled
     ("compile", "compilation", "/torch/utils/cpp_extension"),
     ("checkpoint", "a checkpoint", "/torch/distributed/checkpoint/ /torch/serialization.py"),
 )

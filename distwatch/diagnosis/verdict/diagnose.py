@@ -77,7 +77,9 @@ def _judge(case: Case) -> tuple[list[Finding], bool]:
     ordered, only_cleared = _ordered(case), False
     for earlier, is_teardown in _before_its_end(case, ordered):
         stood = _ordered(earlier)
-        if stood and stood[0].blocks:
+        # An end by an unknown cause explains no other end: those that were seen since may be its cause.
+        explains = bool(stood) and (stood[0].culprit_ranks or not only_ends(stood))
+        if explains and stood[0].blocks:
             ordered, case, only_cleared = with_end(stood, ordered), earlier, False
             break
         only_cleared = is_teardown and only_ends(ordered)

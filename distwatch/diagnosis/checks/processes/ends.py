@@ -27,6 +27,10 @@ from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import COLLECTIVE, LOAD
 
 
+UNSEEN_AFTER_S = 3.0
+"""An observer sees the end of a process later than its peers do, and the end of a host never."""
+
+
 class RankEnded:
     """process.exited, process.killed, process.oom_killed: the first ranks to end, not their victims."""
 
@@ -100,6 +104,9 @@ class RankEnded:
         cut = sorted(rank for rank, process in victims.items() if _was_cut(process))
         if case.deaths.own or case.waiting or not cut or len(cut) < len(victims):
             return
+        lives = any(process.ended_ns is None for process in case.job.ranks.values())
+        if lives and all(case.job.age_s(p, death_ns(p)) < UNSEEN_AFTER_S for p in victims.values()):
+            return  # the end of whoever was first is about to be seen
         yield Finding(
             code="process.exited",
             severity="crash",
