@@ -39,6 +39,16 @@ def only_ends(findings: list[Finding]) -> bool:
     return all(_is_end(finding) or not finding.blocks for finding in roots)
 
 
+def explains_end(stood: list[Finding]) -> bool:
+    """Whether what stood before the end of a world is why it was ended.
+
+    An end whose cause was not seen is no such reason: those that have been seen since may be its cause.
+    """
+    if not stood or not stood[0].blocks:
+        return False
+    return bool(stood[0].culprit_ranks) or not _is_end(stood[0])
+
+
 def with_end(stood: list[Finding], ends: list[Finding]) -> list[Finding]:
     """What blocked a world until it was ended, followed by the ends, which explain nothing.
 

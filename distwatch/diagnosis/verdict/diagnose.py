@@ -16,7 +16,7 @@ from distwatch.diagnosis.facts.outside_view import with_outside_view
 from distwatch.diagnosis.facts.ray_shares import share_rows
 from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown
 from distwatch.diagnosis.facts.worlds import worlds_of
-from distwatch.diagnosis.verdict.causes import only_ends, order_by_cause, with_end
+from distwatch.diagnosis.verdict.causes import explains_end, only_ends, order_by_cause, with_end
 from distwatch.diagnosis.verdict.ray_causes import with_ray
 from distwatch.diagnosis.verdict.self_reported import with_raised
 from distwatch.diagnosis.verdict.slowness import tell_slow_from_stuck
@@ -77,9 +77,7 @@ def _judge(case: Case) -> tuple[list[Finding], bool]:
     ordered, only_cleared = _ordered(case), False
     for earlier, is_teardown in _before_its_end(case, ordered):
         stood = _ordered(earlier)
-        # An end by an unknown cause explains no other end: those that were seen since may be its cause.
-        explains = bool(stood) and (stood[0].culprit_ranks or not only_ends(stood))
-        if explains and stood[0].blocks:
+        if explains_end(stood):
             ordered, case, only_cleared = with_end(stood, ordered), earlier, False
             break
         only_cleared = is_teardown and only_ends(ordered)
