@@ -26,7 +26,6 @@ from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
 from distwatch.state.steps import COLLECTIVE, LOAD
 
-
 UNSEEN_AFTER_S = 3.0
 """An observer sees the end of a process later than its peers do, and the end of a host never."""
 
