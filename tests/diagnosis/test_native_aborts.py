@@ -52,15 +52,20 @@ def test_it_is_found_in_the_middle_of_a_large_log() -> None:
     assert (one.type_name, one.message) == ("std::runtime_error", "no vocabulary")
 
 
+def abort(job: RecordedJob, rank: int, at: float, said: str) -> None:
+    """SIGABRT ends a rank, and its log, which ends with these words, is read."""
+    job.exit(rank, at, signal=6)
+    for event in events_of_aborts([(said.encode(), frozenset({rank}))], {rank: job.key(rank)}):
+        job.see(at + 0.1, event)
+
+
 def two_ranks(of_rank_1: str, *, first: ev.ExitSeen | None) -> RecordedJob:
     """Rank 0 ended as `first` says, a second before rank 1 was aborted with these words in its log."""
     job = RecordedJob(2)
     job.initialize(0, 1)
     if first is not None:
         job.exit(0, 6.0, code=first.exit_code, signal=first.signal)
-    job.exit(1, 7.0, signal=6)
-    for event in events_of_aborts([(of_rank_1.encode(), frozenset({1}))], {1: job.key(1)}):
-        job.see(7.1, event)
+    abort(job, 1, 7.0, of_rank_1)
     job.tick(8.0)
     return job
 
@@ -124,10 +129,7 @@ def test_a_call_that_is_over_did_not_end_its_rank() -> None:
         number=1, op="allreduce", pg_name="0", seq=1, numel=8, dtype="float32", entered_ns=5 * SECOND
     )  # fmt: skip
     job.pulse(1, at=6.5, groups={"0": (1, 1, 6.0)}, operations=(call,))
-    job.exit(1, 7.0, signal=6)
-    said = terminated("gloo::EnforceNotMet", GLOO).encode()
-    for event in events_of_aborts([(said, frozenset({1}))], {1: job.key(1)}):
-        job.see(7.1, event)
+    abort(job, 1, 7.0, terminated("gloo::EnforceNotMet", GLOO))
     job.tick(8.0)
     finding = only_root(job, "collective.shape_mismatch", 0, 1)
     assert "that C++ called (DDP, FSDP); the last known is #1" in finding.summary
@@ -141,10 +143,7 @@ def test_calls_from_cpp_are_not_taken_for_the_last_one_from_python() -> None:
             number=1, op="allreduce", pg_name="0", seq=1, numel=8, dtype="float32", entered_ns=5 * SECOND
         )  # fmt: skip
         job.pulse(rank, at=6.5, groups={"0": (reached, reached - 1, 6.0)}, operations=(call,))
-    job.exit(1, 7.0, signal=6)
-    said = terminated("gloo::EnforceNotMet", GLOO).encode()
-    for event in events_of_aborts([(said, frozenset({1}))], {1: job.key(1)}):
-        job.see(7.1, event)
+    abort(job, 1, 7.0, terminated("gloo::EnforceNotMet", GLOO))
     job.tick(8.0)
     finding = only_root(job, "collective.shape_mismatch", 0, 1)
     assert "received 932 bytes where it expected 36" in finding.summary
@@ -168,10 +167,7 @@ def test_where_all_lost_a_peer_nobody_is_blamed_and_it_is_not_silent() -> None:
     job = RecordedJob(2)
     job.initialize(0, 1)
     for rank in (0, 1):
-        job.exit(rank, 6.0 + rank, signal=6)
-        said = terminated("c10::DistNetworkError", RESET).encode()
-        for event in events_of_aborts([(said, frozenset({rank}))], {rank: job.key(rank)}):
-            job.see(6.5 + rank, event)
+        abort(job, rank, 6.0 + rank, terminated("c10::DistNetworkError", RESET))
     job.tick(8.0)
     finding = only_root(job, "process.exited")
     assert (finding.severity, finding.waiting_ranks) == ("crash", (0, 1))

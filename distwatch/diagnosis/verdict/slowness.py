@@ -61,7 +61,7 @@ def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
         elif (
             finding.severity == "hang"
             and not _has_ended_a_wait(case, culprits)
-            and (moved := _moved(case, culprits))
+            and (moved := _all(culprits, case, _moves))
         ):
             # One warning for those ranks, whatever else they would be blamed for.
             if culprits not in told or not told[culprits].waiting_ranks:
@@ -95,13 +95,12 @@ def _has_ended_a_wait(case: Case, ranks: tuple[int, ...]) -> bool:
     return any(wait.timed_out for waiter in waiters for wait in case.job.waits_for(waiter))
 
 
-def _moved(case: Case, ranks: tuple[int, ...]) -> dict[int, str]:
-    """What each of them moves; empty where one of them moves nothing."""
-    moved = {rank: movement_of(case, rank) or _computes(case, rank) for rank in ranks}
-    for rank, what in moved.items():
-        if not what and _is_undecided(case, rank):
-            moved[rank] = "it runs, and it is not yet known whether it makes progress"
-    return moved if all(moved.values()) else {}
+def _moves(case: Case, rank: int) -> str:
+    """What it moves, or why that is not known yet; '' where it moves nothing."""
+    if what := movement_of(case, rank) or _computes(case, rank):
+        return what
+    undecided = "it runs, and it is not yet known whether it makes progress"
+    return undecided if _is_undecided(case, rank) else ""
 
 
 def _computes(case: Case, rank: int) -> str:
