@@ -16,7 +16,7 @@ from distwatch.runfolder import RunFolder
 from tests.probes.others import wait_until
 from tests.scenarios.test_nodes import Nodes, nodes
 from tests.scenarios.test_up import UNLINKED, keepers_of, run_up
-from tests.support.leftovers import wait_gone
+from tests.support.leftovers import own_pid, wait_gone
 from tests.support.links import observers_of
 from tests.support.machines import Machine
 from tests.support.ranks import REPOSITORY
@@ -37,15 +37,9 @@ INSTALLED = (
 
 def pid_there(job: Nodes, rank: int) -> int:
     """A rank's pid on its own machine."""
-    status = Path(f"/proc/{job.jobs[rank].launched[0].pid}/task").parent / "status"
-    outer = status.read_text()
-    below = [
-        int(pid)
-        for pid in Path(f"{status.parent}/task/{status.parent.name}/children").read_text().split()
-    ]
-    chosen = outer if not below else Path(f"/proc/{below[0]}/status").read_text()
-    line = next(line for line in chosen.splitlines() if line.startswith("NSpid:"))
-    return int(line.split()[-1])
+    pid = job.jobs[rank].launched[0].pid
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own_pid(int(below[0]) if below else pid)
 
 
 def hide(host: Machine, empty: Path) -> None:

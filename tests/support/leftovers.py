@@ -35,6 +35,13 @@ def _environ(pid: int) -> list[bytes]:
         return []
 
 
+def own_pid(pid: int) -> int:
+    """The pid that a process has in its own table, which may be another machine's."""
+    with open(f"/proc/{pid}/status") as status:
+        (line,) = [line for line in status if line.startswith("NSpid:")]
+    return int(line.split()[-1])
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:

@@ -10,7 +10,7 @@ from distwatch.observer.journals.segments import read_journal
 from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder
 from distwatch.state.model import RunState
-from tests.support.leftovers import processes_of
+from tests.support.leftovers import own_pid, processes_of
 
 
 def links_of(state: RunState) -> dict[str, bool]:
@@ -32,15 +32,8 @@ def _observes(pid: int) -> bool:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if any(b"distwatch.observer.__main__" in one for one in arguments):
             folders = (RunFolder(os.fsdecode(one)) for one in arguments if one.startswith(b"/"))
-            return any(lock_holder(folder) == _own_pid(pid) for folder in folders)
+            return any(lock_holder(folder) == own_pid(pid) for folder in folders)
     return False
-
-
-def _own_pid(pid: int) -> int:
-    """The pid that a process has in its own table, which may be another machine's."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("NSpid:")]
-    return int(line.split()[-1])
 
 
 def journals_of(folder: RunFolder, host: str) -> dict[str, list[tuple[int, int, bytes]]]:
