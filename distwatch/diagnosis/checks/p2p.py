@@ -148,6 +148,8 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
         what = f"wait for each other in different calls: {calls}"
         return Circle("p2p.unmatched", what, 0.7, _ONE_TOO_MANY)
     if kinds == {"collective"}:
+        if len({e.pg_name for e in chain}) == 1 and any(e.seq < 0 for e in chain):
+            return None  # a monitored barrier and another call of one group: its own check knows the sides
         listed = "; ".join(
             f"rank {edge.waiter} is in {edge.what} and waits for rank {edge.awaited}"
             for edge in chain

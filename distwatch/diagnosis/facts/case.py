@@ -19,7 +19,8 @@ from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
-from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph, wait_graph
+from distwatch.diagnosis.facts.wait_edges import wait_graph
+from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph
 from distwatch.diagnosis.facts.worlds import World
 from distwatch.state.codes import code_of
 from distwatch.state.events import Site

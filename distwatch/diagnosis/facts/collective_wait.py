@@ -14,14 +14,21 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     global_rank: int
     pg_name: str
     members: tuple[int, ...]
-    seq: int
-    """The oldest collective of the group that this rank has entered and not completed."""
+    seq: int = -1
+    """The oldest collective of the group that this rank has entered and not completed; -1: one without a number."""
+    op: str = "collective"
+    """What it is, where no number tells."""
     waited_s: float
     deadline_s: float
     killed: bool = False
     """The rank was ended from outside while it waited."""
     timed_out: bool = False
     """torch's own timeout ended the wait, and the rank with it."""
+
+    @property
+    def call(self) -> str:
+        """`collective #5`, `monitored_barrier`."""
+        return self.op if self.seq < 0 else f"{self.op} #{self.seq}"
 
     @property
     def overdue(self) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
+from distwatch.diagnosis.facts.barrier_calls import unfinished_barrier
 from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S, Wait
 from distwatch.diagnosis.facts.communicators import APART_S, with_communicators
 from distwatch.diagnosis.facts.device_queues import DeviceTimeline
@@ -80,8 +81,9 @@ class Job:
         self._by_group: dict[GroupKey, list[Wait]] = {}
         for wait in self.waits:
             self._by_rank.setdefault(wait.global_rank, []).append(wait)
-            key = self.group_key(wait.pg_name, wait.members)
-            self._by_group.setdefault(key, []).append(wait)
+            if wait.seq >= 0:
+                key = self.group_key(wait.pg_name, wait.members)
+                self._by_group.setdefault(key, []).append(wait)
         self.peer_waits = {
             rank: wait
             for rank, wait in peer_waits(self.ranks).items()
@@ -174,7 +176,7 @@ class Job:
         return self._by_rank.get(global_rank, [])
 
     def waits_in(self, pg_name: str, members: tuple[int, ...]) -> list[Wait]:
-        """The waits in one group, by rank."""
+        """The waits in one group's numbered collectives, by rank."""
         return self._by_group.get(self.group_key(pg_name, members), [])
 
     def first_waits_in(self, pg_name: str, members: tuple[int, ...], lasted_s: float) -> list[Wait]:
@@ -273,11 +275,29 @@ class Job:
 
     def _waits_of(self, global_rank: int) -> Iterable[Wait]:
         process = self.ranks[global_rank]
-        if is_timeout(process):
-            if self._newest_is_p2p(process):
-                return ()
-            return self._timed_out_wait(global_rank, process)
-        return self._waits_now(global_rank, process)
+        if (barrier := unfinished_barrier(process)) is not None:
+            yield from self._barrier_wait(global_rank, process, barrier)
+        if not is_timeout(process):
+            yield from self._waits_now(global_rank, process)
+        elif barrier is None and not self._newest_is_p2p(process):
+            yield from self._timed_out_wait(global_rank, process)
+
+    def _barrier_wait(
+        self, global_rank: int, process: Process, barrier: ev.Operation
+    ) -> Iterable[Wait]:
+        group = process.groups.get(barrier.pg_name)
+        if group is not None:
+            until = barrier.left_ns or self.now_ns(process)
+            yield Wait(
+                global_rank=global_rank,
+                pg_name=group.pg_name,
+                members=group.members,
+                op=barrier.op,
+                waited_s=max(0.0, (until - barrier.entered_ns) / 1e9),
+                deadline_s=self._may_wait_s(process, group.timeout_s),
+                killed=was_cut_off(process),
+                timed_out=bool(barrier.left_ns),
+            )
 
     def _newest_is_p2p(self, process: Process) -> bool:
         operations = process.outside.operations

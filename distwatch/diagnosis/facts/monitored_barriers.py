@@ -1,34 +1,40 @@
-"""Who is in a monitored_barrier: gloo gives it no number, so neither a recorder nor a pulse counts it."""
+"""The monitored barriers that ranks are in."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+import msgspec
 
-from distwatch.diagnosis.facts.job import Job
-from distwatch.state.events import Operation
-from distwatch.state.model import Process
-
-_OP = "monitored_barrier"
-_FAILED = re.compile(r"(?i)failed to pass monitoredBarrier|monitoredBarrier (?:timed out|failed)")
+from distwatch.diagnosis.facts.barrier_calls import MONITORED
+from distwatch.diagnosis.facts.collective_wait import Wait
+from distwatch.diagnosis.facts.job import GroupKey, Job
+from distwatch.state.model import Group
 
 
-def unfinished_barrier(process: Process) -> Operation | None:
-    """The monitored barrier that a process is in, or that was its last call and failed."""
-    operations = process.outside.operations
-    newest = operations[-1] if operations else None
-    if newest is None or newest.op != _OP:
-        return None
-    failed = process.exception is not None and _FAILED.search(process.exception.message)
-    return newest if not newest.left_ns or failed else None
+class MonitoredBarrier(msgspec.Struct, frozen=True, kw_only=True):
+    """One group's monitored barrier that some members are in, or that failed for them."""
+
+    group: Group
+    waits: dict[int, Wait]
+    """By global rank, of those who are in it."""
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The members that are not in it."""
+        return tuple(rank for rank in self.group.members if rank not in self.waits)
+
+    @property
+    def call(self) -> str:
+        """`monitored_barrier of default_pg`."""
+        return f"{MONITORED} of {self.group.pg_desc or self.group.pg_name}"
 
 
-def in_barriers_with(job: Job, ranks: Collection[int]) -> set[int]:
-    """The ranks that are in one of a group to which one of these belongs, which is not in it."""
-    found = set()
-    for rank, process in job.ranks.items():
-        barrier = unfinished_barrier(process) if rank not in ranks else None
-        group = process.groups.get(barrier.pg_name) if barrier is not None else None
-        if group is not None and not set(ranks).isdisjoint(group.members):
-            found.add(rank)
-    return found
+def monitored_barriers(job: Job) -> list[MonitoredBarrier]:
+    """All that some rank is in; a group has one at a time, as nobody leaves it before all have come."""
+    found: dict[GroupKey, MonitoredBarrier] = {}
+    for wait in job.waits:
+        if wait.op == MONITORED:
+            group = job.ranks[wait.global_rank].groups[wait.pg_name]
+            key = job.group_key(wait.pg_name, wait.members)
+            barrier = found.setdefault(key, MonitoredBarrier(group=group, waits={}))
+            barrier.waits[wait.global_rank] = wait
+    return list(found.values())

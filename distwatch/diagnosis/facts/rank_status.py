@@ -7,6 +7,7 @@ from itertools import islice
 import msgspec
 
 from distwatch.diagnosis.facts.activity import activity_of
+from distwatch.diagnosis.facts.collective_wait import Wait
 from distwatch.diagnosis.facts.deaths import ended_by_ray
 from distwatch.diagnosis.facts.group_views import groups_of
 from distwatch.diagnosis.facts.idleness import awaits_requests, idle_ranks
@@ -193,7 +194,7 @@ def _wait(job: Job, process: Process) -> tuple[str, int] | None:
     longest = max(job.waits_for(global_rank), key=lambda wait: wait.waited_s, default=None)
     if longest is not None and longest.waited_s >= _WAITS_FROM_S:
         since_ns = job.now_ns(process) - int(longest.waited_s * 1e9)
-        return _wait_text(job, process, longest.pg_name, longest.seq), since_ns
+        return _wait_text(job, process, longest), since_ns
     peer = job.peer_waits.get(global_rank)
     if peer is not None and job.peer_waited_s(peer) >= _WAITS_FROM_S:
         return str(peer), peer.entered_ns
@@ -221,7 +222,7 @@ def _absence(job: Job, process: Process) -> str:
         return ""
     wait = min(missed, key=lambda wait: (wait.seq, wait.global_rank))
     other = job.ranks[wait.global_rank]
-    return f"is not in {_wait_text(job, other, wait.pg_name, wait.seq)}"
+    return f"is not in {_wait_text(job, other, wait)}"
 
 
 def _last_collective(process: Process) -> str:
@@ -242,13 +243,14 @@ def _last_peer_call(process: Process) -> str:
     return f"after {operation_name(newest.op)} #{newest.p2p_seq}"
 
 
-def _wait_text(job: Job, process: Process, pg_name: str, seq: int) -> str:
-    global_rank = process.global_rank or 0
-    operation = job.operation(global_rank, pg_name, seq) or job.recorded(global_rank, pg_name, seq)
+def _wait_text(job: Job, process: Process, wait: Wait) -> str:
+    rank, pg_name, seq = process.global_rank or 0, wait.pg_name, wait.seq
+    called = seq >= 0 and (job.operation(rank, pg_name, seq) or job.recorded(rank, pg_name, seq))
+    call = f"{operation_name(called.op)} #{seq}" if called else wait.call
     group = process.groups.get(pg_name)
     named = bool(group and group.pg_desc and group.pg_desc != "undefined")
     title = group.pg_desc if group and named else f"group {pg_name}"
-    return f"{operation_name(operation.op) if operation else 'collective'} #{seq} in {title}"
+    return f"{call} in {title}"
 
 
 def _last_status(job: Job, process: Process) -> str:

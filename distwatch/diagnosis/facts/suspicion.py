@@ -44,9 +44,7 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
             wait.waited_s > share * _patience_s(wait.deadline_s)
             and job.ranks[wait.global_rank].ended_ns is None
         ):
-            return (
-                f"rank {wait.global_rank} waits in collective #{wait.seq} of group {wait.pg_name}"
-            )
+            return f"rank {wait.global_rank} waits in {wait.call} of group {wait.pg_name}"
     for rank, peer in job.peer_waits.items():
         deadline_s = job.deadline_s(job.ranks[rank], COLLECTIVE)
         if (

@@ -1,4 +1,4 @@
-"""collective.rank_missing for monitored_barrier, which no recorder counts."""
+"""collective.rank_missing and op_mismatch for monitored_barrier, which no recorder counts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterable
 
 from distwatch.diagnosis.checks.processes.debugging import debugged_by_intent
+from distwatch.diagnosis.facts.barrier_calls import unfinished_barrier
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.monitored_barriers import unfinished_barrier
-from distwatch.state.events import Operation
+from distwatch.diagnosis.facts.collective_wait import Wait
+from distwatch.diagnosis.facts.monitored_barriers import MonitoredBarrier, monitored_barriers
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Group
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
-from distwatch.state.steps import COLLECTIVE
 
 _NAMED = re.compile(r"(?i)\bRanks? ([\d, ]{1,2000}) failed to pass monitoredBarrier")
 
@@ -26,19 +25,13 @@ class MonitoredBarrierMissing:
         yield from (self._named(case, rank, absent) for rank, absent in named.items())
         if named:
             return
-        inside: dict[tuple[str, tuple[int, ...]], dict[int, Operation]] = {}
-        for rank, process in case.job.ranks.items():
-            operation = unfinished_barrier(process)
-            group = process.groups.get(operation.pg_name) if operation else None
-            if operation is not None and group is not None:
-                inside.setdefault((group.pg_name, group.members), {})[rank] = operation
-        for (pg_name, members), operations in inside.items():
-            missing = [rank for rank in members if rank not in operations]
-            group = case.job.ranks[min(operations)].groups[pg_name]
-            if not missing or not self._is_over(case, operations, group):
+        for barrier in monitored_barriers(case.job):
+            if not barrier.missing or not any(wait.overdue for wait in barrier.waits.values()):
                 continue
-            if not all(debugged_by_intent(case, rank) for rank in missing):
-                yield self._finding(case, group, operations, missing)
+            elif called := _other_calls(case, barrier):
+                yield _mismatch(case, barrier, called)
+            elif not all(debugged_by_intent(case, rank) for rank in barrier.missing):
+                yield self._finding(case, barrier)
 
     def _named(self, case: Case, rank: int, absent: tuple[int, ...]) -> Finding:
         """Rank 0 waits for each rank in turn, and its error names who did not come."""
@@ -59,40 +52,59 @@ class MonitoredBarrierMissing:
             confidence=0.9,
         )
 
-    def _is_over(self, case: Case, operations: dict[int, Operation], group: Group) -> bool:
-        for rank, operation in operations.items():
-            process = case.job.ranks[rank]
-            limit_s = case.job.deadline_s(process, COLLECTIVE, group.timeout_s)
-            if operation.left_ns or case.job.age_s(process, operation.entered_ns) > limit_s:
-                return True
-        return False
-
-    def _finding(
-        self, case: Case, group: Group, operations: dict[int, Operation], missing: list[int]
-    ) -> Finding:
+    def _finding(self, case: Case, barrier: MonitoredBarrier) -> Finding:
+        missing, inside = barrier.missing, tuple(barrier.waits)
         culprits = tuple(rank for rank in missing if not case.graph.is_waiting(rank))
-        waited_s = max(
-            case.job.age_s(case.job.ranks[rank], operation.entered_ns)
-            for rank, operation in operations.items()
-        )
         where = case.where(missing[0]) if len(missing) == 1 else ""
         place = f"; rank {missing[0]} is at {where}" if where else ""
         return Finding(
             code="collective.rank_missing",
             role="root" if culprits else "symptom",
             culprit_ranks=culprits,
-            waiting_ranks=tuple(operations),
-            pg_name=group.pg_name,
-            pg_desc=group.pg_desc or None,
-            summary=f"{name_ranks(culprits or missing)} never entered the monitored_barrier of "
-            f"{group.pg_desc or group.pg_name}{place}; "
-            f"{name_ranks(operations)} entered it {seconds(waited_s)} ago",
+            waiting_ranks=inside,
+            pg_name=barrier.group.pg_name,
+            pg_desc=barrier.group.pg_desc or None,
+            summary=f"{name_ranks(culprits or missing)} never entered the {barrier.call}{place}; "
+            f"{name_ranks(inside)} entered it {seconds(_longest_s(barrier))} ago",
             evidence=(
                 *(case.place(rank) for rank in missing[:8]),
-                *(_entered(case, rank, operations[rank]) for rank in list(operations)[:4]),
+                *(_entered(case, rank) for rank in inside[:4]),
             ),
             confidence=0.95 if culprits else 0.6,
         )
+
+
+def _longest_s(barrier: MonitoredBarrier) -> float:
+    return max(wait.waited_s for wait in barrier.waits.values())
+
+
+def _other_calls(case: Case, barrier: MonitoredBarrier) -> dict[int, Wait]:
+    """The members that wait in another collective of that group, where none is anywhere else."""
+    group = barrier.group
+    waits = case.job.waits_in(group.pg_name, group.members)
+    elsewhere = {w.global_rank: w for w in waits if w.global_rank not in barrier.waits}
+    return elsewhere if len(elsewhere) == len(barrier.missing) else {}
+
+
+def _mismatch(case: Case, barrier: MonitoredBarrier, called: dict[int, Wait]) -> Finding:
+    """Each side waits for the other, and the fewer ranks are the odd ones."""
+    sides = sorted((tuple(called), tuple(barrier.waits)), key=len)
+    is_decided = len(sides[0]) < len(sides[1])
+    view = case.view(barrier.group.pg_name, barrier.group.members)
+    return Finding(
+        code="collective.op_mismatch",
+        culprit_ranks=sides[0] if is_decided else tuple(sorted((*sides[0], *sides[1]))),
+        waiting_ranks=sides[1] if is_decided else (),
+        pg_name=view.pg_name,
+        pg_desc=view.pg_desc or None,
+        summary=f"{name_ranks(barrier.waits, 'is', 'are')} in a {barrier.call}, "
+        f"and {name_ranks(called, 'is', 'are')} in {view.call}; for {seconds(_longest_s(barrier))}",
+        evidence=(
+            *(_entered(case, rank) for rank in list(barrier.waits)[:4]),
+            *(case.place(rank) for rank in list(called)[:8]),
+        ),
+        confidence=0.9 if is_decided else 0.6,
+    )
 
 
 def _named_absent(case: Case) -> dict[int, tuple[int, ...]]:
@@ -109,7 +121,8 @@ def _named_absent(case: Case) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def _entered(case: Case, rank: int, operation: Operation) -> Evidence:
-    site = case.job.site_of(rank, operation)
+def _entered(case: Case, rank: int) -> Evidence:
+    operation = unfinished_barrier(case.job.ranks[rank])
+    site = case.job.site_of(rank, operation) if operation else None
     text = f"rank {rank}: monitored_barrier{case.at(site)}"
     return Evidence("operations", text, rank)

@@ -12,7 +12,6 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.loads import LoadStatus, load_under_way
-from distwatch.diagnosis.facts.monitored_barriers import in_barriers_with
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -62,7 +61,7 @@ def _stall_of(case: Case, rank: int) -> Stall | None:
     if kind_of(innermost.name) is INIT or case.job.waits_for(rank) or case.graph.is_waiting(rank):
         return None  # it waits for its peers
     if case.job.in_collective_by_stack(process):
-        return None  # in a call that leaves no record, as monitored_barrier at the end of SGLang's load
+        return None  # in a call that left no record
     cause = cause_of(case, rank, process, load)
     overdue = load.still_s > _limit_s(case, rank, process, load)
     if not overdue and not (cause.is_never_healthy and cause.since_s > PATIENCE_S):
@@ -91,8 +90,7 @@ def _finding(case: Case, stalled: list[Stall]) -> Finding:
     ranks = tuple(stall.rank for stall in stalled)
     cause, load = longest.cause, longest.load
     culprits = tuple(sorted(cause.culprits or ranks))
-    behind = {*case.waiting_for(ranks), *in_barriers_with(case.job, ranks)}
-    waiting = tuple(sorted((behind | set(ranks)) - set(culprits)))
+    waiting = tuple(sorted({*case.waiting_for(ranks), *ranks} - set(culprits)))
     others = tuple(rank for rank in waiting if rank not in ranks)
     still = f"{name_ranks(ranks, 'has', 'have')} made no progress in "
     if not longest.overdue:
