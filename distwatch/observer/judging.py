@@ -13,7 +13,6 @@ from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
-from distwatch.state.codes import code_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
@@ -121,11 +120,6 @@ class Judge:
     def blocked(self) -> bool:
         """Whether the verdict is a hang or a crash."""
         return bool(self._roots)
-
-    @property
-    def names_late(self) -> bool:
-        """Whether it calls some rank slow, which may stop also when nobody waits for it any more."""
-        return any(code_of(finding.code).lateness for finding in self.findings)
 
     @property
     def incident(self) -> int | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.verdict.probe_requests import locks_of_interest, saving
+from distwatch.diagnosis.verdict.probe_requests import late_ranks, locks_of_interest, saving
 from distwatch.state import events as ev
+from distwatch.state.finding import Finding
 from distwatch.state.flow import Flow, Moved
 from distwatch.state.steps import BUILD_LOCK
 from tests.diagnosis.recorded import (
@@ -198,3 +199,18 @@ def test_a_save_says_how_far_it_is_and_on_which_storage() -> None:
     (told,) = [one.text for one in finding.evidence if "so far" in one.text]
     assert told.startswith("rank 2 has written 3.0 GiB of /ckpt/part-1 so far, no more of it for 1")
     assert told.endswith("(nfs4 filer:/export at /ckpt, 0 B free)")
+
+
+def test_late_are_those_that_a_warning_calls_slow_and_no_others() -> None:
+    """One question for who is watched more closely and whose stacks are taken again."""
+
+    def said(code: str, severity: str, *ranks: int) -> Finding:
+        return Finding(code=code, severity=severity, culprit_ranks=ranks, summary="s", advice="a")  # type: ignore[arg-type]
+
+    findings = [
+        said("collective.straggler", "warning", 1, 2),
+        said("process.compiling", "warning", 2, 3),
+        said("process.compiling", "hang", 4),
+        said("load.stalled", "warning", 5),
+    ]
+    assert late_ranks(findings) == {1, 2, 3}

@@ -49,14 +49,19 @@ def worth_a_native_look(
     return keys
 
 
-def late_processes(findings: Iterable[Finding], jobs: Iterable[Job]) -> list[Process]:
-    """Processes that are called slow while others wait for them."""
-    late = {
+def late_ranks(findings: Iterable[Finding]) -> set[int]:
+    """Ranks that are called slow, which may stop also when nobody waits for them any more."""
+    return {
         rank
         for finding in findings
         if finding.severity == "warning" and code_of(finding.code).lateness
         for rank in finding.culprit_ranks
     }
+
+
+def late_processes(findings: Iterable[Finding], jobs: Iterable[Job]) -> list[Process]:
+    """The processes of the ranks that are called slow."""
+    late = late_ranks(findings)
     return [job.ranks[rank] for job in jobs for rank in sorted(late & job.ranks.keys())]
 
 
