@@ -11,13 +11,13 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from distwatch.observer.journals.leftovers import sweep
 from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder
 from tests.support.leftovers import processes_of, wait_gone
+from tests.support.waiting import wait_until
 
 SHM = "/dev/shm"
 _RANK = """
@@ -86,12 +86,6 @@ def after(root: str) -> dict[str, object]:
         end(rank)
     wait_for_observers(root)
     return {"states": states}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """The caller's deadline ends it."""
-    while not condition():
-        select.select([], [], [], 0.02)
 
 
 def wait_for_observers(root: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from distwatch.runfolder import RunFolder, start_ticks
 from tests.cli.runs import rings
 from tests.diagnosis.recorded import RecordedJob, hung_job, judged
 from tests.support.ranks import free_port
+from tests.support.waiting import wait_until
 
 CONTRIB = Path(__file__).resolve().parents[2] / "contrib"
 pytestmark = pytest.mark.skipif(
@@ -84,15 +85,15 @@ def api(port: int, path: str, **asked: str) -> Any:
 
 def wait_for(port: int, path: str, key: str, most_s: float = 60.0, **asked: str) -> list[Any]:
     """Asks until there is something; a Prometheus that starts refuses connections first."""
-    until = time.monotonic() + most_s
-    while time.monotonic() < until:
-        try:
-            if found := api(port, path, **asked)[key]:
-                return list(found)
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{path} {asked} has no {key} after {most_s:.0f} s")
+    found: list[Any] = []
+
+    def is_there() -> bool:
+        with contextlib.suppress(OSError):
+            found.extend(api(port, path, **asked)[key])
+        return bool(found)
+
+    wait_until(is_there, f"{path} {asked} has a {key}", within_s=most_s)
+    return found
 
 
 def test_a_real_prometheus_scrapes_the_metrics(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from tests.support.machines import INTERFACE
 from tests.support.ranks import JOBS, REPOSITORY, Job, empty_job
 from tests.support.slurm import SlurmCluster, settle, slurm_cluster
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
 CONTRIB = REPOSITORY / "contrib" / "slurm"
@@ -67,14 +68,6 @@ def judged(cluster: SlurmCluster, word: str) -> str:
         if code == 3:
             return screen
         assert time.monotonic() < until, screen
-
-
-def wait_until(holds: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
-    """Asks again and again: nothing announces what Slurm or an epilog has done."""
-    until = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < until, f"{what}: not within {within_s:.0f} s"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

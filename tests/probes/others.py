@@ -93,12 +93,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Until the kernel shows something that it does not announce; the test's deadline ends it."""
-    while not condition():
-        os.sched_yield()
-
-
 def stop(pid: int) -> None:
     """SIGSTOP to a child of ours, until it has stopped."""
     os.kill(pid, signal.SIGSTOP)

@@ -20,7 +20,8 @@ from distwatch.runfolder import start_ticks
 from distwatch.state.events import ProcessSighted
 from distwatch.state.frames import process_key
 from distwatch.state.identity import identify
-from tests.probes.others import NOBODY, Other, as_nobody, other, wait_until
+from tests.probes.others import NOBODY, Other, as_nobody, other
+from tests.support.waiting import wait_until
 from tests.support.without_torch import needs_torch
 
 # One write, since several processes may share the pipe.

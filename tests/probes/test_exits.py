@@ -18,7 +18,8 @@ from distwatch.probes.kernel_log import pids_are_global
 from distwatch.probes.procfs import state_of
 from distwatch.runfolder import start_ticks
 from distwatch.state.events import ExitSeen
-from tests.probes.others import Other, as_nobody, other, wait_until
+from tests.probes.others import Other, as_nobody, other
+from tests.support.waiting import wait_until
 
 # Forks a child, prints its pid, and does with it what it is told line by line.
 PARENT = """

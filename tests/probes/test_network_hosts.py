@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from distwatch.probes.call_arguments import awaited_peer, host_by_file, parse_arguments
+from tests.support.waiting import wait_until
 
 PEER = "10.0.0.5:8080"
 
@@ -87,10 +88,8 @@ def test_a_hosts_file_names_the_address_of_a_process(tmp_path: Path) -> None:
         try:
             assert child.stdout is not None
             child.stdout.readline()
-            peer = ""
-            while not peer and child.poll() is None:
-                peer = awaited_peer(child.pid)
-            assert peer == f"127.0.0.1:{port}"
+            peer = f"127.0.0.1:{port}"
+            wait_until(lambda: awaited_peer(child.pid) == peer)
             assert host_by_file(child.pid, peer, str(hosts)) == f"tracker.test:{port}"
             assert host_by_file(child.pid, "10.9.9.9:1", str(hosts)) == ""
             assert host_by_file(child.pid, peer, str(tmp_path / "absent")) == ""

@@ -13,7 +13,8 @@ import pytest
 from distwatch.probes.process import examine, is_dying, sample
 from distwatch.probes.procfs import stat_fields
 from distwatch.state.events import ProcessSampled
-from tests.probes.others import BLOCK_IN_KERNEL, NOBODY, as_nobody, other, stop, wait_until
+from tests.probes.others import BLOCK_IN_KERNEL, NOBODY, as_nobody, other, stop
+from tests.support.waiting import wait_until
 
 READ_STDIN = "import os; print(1, flush=True); os.read(0, 1)"
 

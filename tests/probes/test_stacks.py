@@ -17,7 +17,8 @@ from distwatch.probes.process import examine, sample
 from distwatch.probes.procfs import state_of
 from distwatch.probes.stacks import StackUnreadable, find_py_spy, parse_py_spy, take_stack
 from distwatch.state.events import StackTaken, ThreadStack
-from tests.probes.others import BLOCK_IN_KERNEL, Other, as_nobody, other, stop, wait_until
+from tests.probes.others import BLOCK_IN_KERNEL, Other, as_nobody, other, stop
+from tests.support.waiting import wait_until
 
 PARKED = """
 import os, threading

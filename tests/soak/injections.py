@@ -20,9 +20,9 @@ from distwatch.observer.targets.injecting import take_out
 from distwatch.probes.procfs import state_of
 from distwatch.probes.syscalls import call_of
 from distwatch.runfolder import RunFolder, host_name
-from tests.probes.others import wait_until
 from tests.soak.command import main
 from tests.support.ranks import Job, launch_ranks
+from tests.support.waiting import wait_until
 
 WAITS = (
     "gate sleep event lock queue flock child asyncio recv select poll epoll spin churn compute write "

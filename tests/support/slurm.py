@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from tests.support.environment import inherited_environment
 from tests.support.leftovers import end_processes
 from tests.support.machines import Machine, machines
+from tests.support.waiting import wait_until
 
 _CONFIGURATION = """
 ClusterName=dw
@@ -184,13 +184,16 @@ def settle(cluster: SlurmCluster) -> None:
 
 
 def _wait_idle(cluster: SlurmCluster) -> None:
-    until = time.monotonic() + UP_WITHIN_S
     states = ""
-    while time.monotonic() < until:
+
+    def are_idle() -> bool:
+        nonlocal states
         done = cluster.call("sinfo", "--noheader", "--Node", "--format=%T")
         states = done.stdout
-        if done.returncode == 0 and states.split() == ["idle"] * len(cluster.hosts):
-            return
-        time.sleep(0.2)  # nothing announces it
-    logs = "\n".join(path.read_text()[-2000:] for path in sorted(cluster.folder.glob("*.log")))
-    raise AssertionError(f"the nodes did not come up: {states}\n{logs}")
+        return done.returncode == 0 and states.split() == ["idle"] * len(cluster.hosts)
+
+    try:
+        wait_until(are_idle, "the nodes are up", within_s=UP_WITHIN_S)
+    except AssertionError as error:
+        logs = "\n".join(path.read_text()[-2000:] for path in sorted(cluster.folder.glob("*.log")))
+        raise AssertionError(f"{error}: {states}\n{logs}") from None
