@@ -87,6 +87,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Whether the job cannot continue; the exit code is then 3."""
         return self.severity in ("hang", "crash", "error")
 
+    def with_remark(self, remark: str) -> Finding:
+        """The same finding, whose summary ends with a remark; a rank may have raised it from a verdict that did."""
+        if f"({remark})" in self.summary:
+            return self
+        return msgspec.structs.replace(self, summary=f"{self.summary} ({remark})")
+
     def before_launch(self) -> Finding:
         """The same finding as a prediction: a crash becomes an `error`."""
         return msgspec.structs.replace(self, severity="error") if self.severity == "crash" else self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.state import events as ev
+from distwatch.state.finding import Evidence
 from distwatch.state.layouts import Layout
 from tests.diagnosis.recorded import RecordedJob, judged, only_root
 
@@ -231,3 +232,21 @@ def test_sizes_that_a_framework_cannot_divide() -> None:
         job.exit(rank, 2.3, code=1)
     verdict = only_root(job, "group.size_invalid", 0, 1, 2, 3)
     assert "1, 2, 4" in verdict.advice
+
+
+# ---- what a rank raises ----------------------------------------------------------------------------
+
+
+def test_a_verdict_that_a_rank_raised_again_names_the_place_once() -> None:
+    """A rank whose deadline passes raises what its observer says, in which the place stands already."""
+    job = holding(MEGATRON)
+    place = "pipeline stage 2 of 2, tensor rank 1 of 2 in megatron"
+    said = Evidence("journal", f"rank 3 is {place}", 3)
+    for rank in (0, 1):
+        job.raise_finding(
+            rank, 4.0, "new_group", code="process.io_blocked", culprit_ranks=(3,),
+            summary=f"rank 3 is blocked in the kernel ({place})", evidence=(said,),
+        )  # fmt: skip
+    (finding,) = judged(later(job))
+    assert finding.summary == f"rank 3 is blocked in the kernel ({place})"
+    assert finding.evidence.count(said) == 1

@@ -71,7 +71,7 @@ def _placed(job: Job, finding: Finding) -> Finding:
         more.append(Evidence("journal", text))
     if not more:
         return finding
-    first = f" ({more[0].text.partition(' is ')[2]})" if len(finding.culprit_ranks) == 1 else ""
-    return msgspec.structs.replace(
-        finding, summary=finding.summary + first, evidence=(*finding.evidence, *more)
-    )
+    if len(finding.culprit_ranks) == 1:
+        finding = finding.with_remark(more[0].text.partition(" is ")[2])
+    new = [one for one in more if one not in finding.evidence]
+    return msgspec.structs.replace(finding, evidence=(*finding.evidence, *new))

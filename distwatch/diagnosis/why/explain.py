@@ -58,7 +58,7 @@ def with_place_in_training(case: Case, found: list[Finding]) -> list[Finding]:
         told = next((f"rank {rank} at {place}" for rank, place in places if place), "")
     if not told:
         return found
-    return [msgspec.structs.replace(first, summary=f"{first.summary} ({told})"), *found[1:]]
+    return [first.with_remark(told), *found[1:]]
 
 
 def _parts_of_weight_sync(case: Case, finding: Finding, processes: list[Process]) -> str:
