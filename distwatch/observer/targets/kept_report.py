@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 import msgspec
 
@@ -96,10 +97,15 @@ def _told(entry: os.DirEntry[str]) -> str:
     return f"{entry.name} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
-def _rules() -> Iterator[str]:
-    """The files of code, so that a change in a checkout counts, too; in an archive, the version alone."""
-    package = os.path.dirname(distwatch.__file__)
+@cache
+def _rules() -> tuple[str, ...]:
+    """The files of code, so that a change in a checkout counts, too; in an archive, the version alone.
+
+    Once in a process: it judges by the code that it has loaded, whatever becomes of the files.
+    """
+    package, told = os.path.dirname(distwatch.__file__), list[str]()
     for part in _RULES:
         for place, _, _ in os.walk(f"{package}/{part}"):
             with os.scandir(place) as entries:
-                yield from sorted(_told(one) for one in entries if one.name.endswith(".py"))
+                told += sorted(_told(one) for one in entries if one.name.endswith(".py"))
+    return tuple(told)
