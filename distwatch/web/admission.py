@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 
-from distwatch.observer.strangers import Strangers
+from distwatch.web.strangers import Strangers
 
 CLIENTS = 32
 """The most known connections at once; further ones are closed without an answer."""

@@ -116,7 +116,7 @@ def test_one_that_does_not_fit_does_not_count(
 
 def test_one_of_other_rules_does_not_count(run: RunHere, monkeypatch: pytest.MonkeyPatch) -> None:
     run.report()
-    monkeypatch.setattr(kept_report, "_rules", lambda: iter(["diagnosis.py 1 2 3"]))
+    monkeypatch.setattr(kept_report, "_rules", lambda: ("diagnosis.py 1 2 3",))
     assert read_kept(run.folder()) is None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distwatch.observer.strangers import Strangers
+from distwatch.web.strangers import Strangers
 
 
 def test_the_oldest_goes_for_the_newest() -> None:
