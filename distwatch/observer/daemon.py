@@ -333,6 +333,7 @@ class Observer:
         late = self.inspection.look_at_late(self.judge.findings, jobs, sockets)
         if late is not None:
             late.add_done_callback(lambda _: self._woken.set())
+        self.inspection.look_beside(jobs, self._intake.sockets)
         # C frames pause a rank for tenths of a second: nobody who only attaches has agreed to that.
         may_pause = not self.inspection.from_outside
         if may_pause and self.judge.blocked and not self.inspection.running:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.verdict.probe_requests import late_ranks, locks_of_interest, saving
+from distwatch.diagnosis.verdict.diagnose import cases_of
+from distwatch.diagnosis.verdict.probe_requests import (
+    late_ranks,
+    locks_of_interest,
+    saving,
+    waiting_beside,
+)
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.flow import Flow, Moved
+from distwatch.state.identity import Identity
 from distwatch.state.steps import BUILD_LOCK
 from tests.diagnosis.recorded import (
     HOST,
@@ -214,3 +221,52 @@ def test_late_are_those_that_a_warning_calls_slow_and_no_others() -> None:
         said("load.stalled", "warning", 5),
     ]
     assert late_ranks(findings) == {1, 2, 3}
+
+
+def beside_a_world() -> RecordedJob:
+    """Two ranks, and an actor with distwatch that is none."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.status[7] = Identity(launcher="ray")
+    job.start(7, at=1.0)
+    for process in (0, 1, 7):
+        job.pulse(process, at=100)
+        job.sample(process, 100, "S")
+    job.tick(100)
+    return job
+
+
+def beside(job: RecordedJob) -> list[str]:
+    worlds = [case.job for case in cases_of(job.state)]
+    return [process.key for process in waiting_beside(job.state, worlds, HOST)]
+
+
+def test_who_waits_in_no_world_is_to_be_looked_at_and_a_rank_is_not() -> None:
+    job = beside_a_world()
+    assert beside(job) == [job.key(7)]
+    job.stack(7, 101, SLEEPING)
+    assert beside(job) == []
+    job.tick(170)
+    assert beside(job) == [job.key(7)]
+
+
+def test_who_runs_or_may_not_be_looked_at_or_has_ended_is_let_alone() -> None:
+    for then in ("runs", "denied", "ended"):
+        job = beside_a_world()
+        if then == "runs":
+            job.sample(7, 101, "R")
+        elif then == "denied":
+            job.see(101, ev.StackTaken(process=job.key(7), threads=(), error="not permitted"))
+        else:
+            job.see(101, ev.ExitSeen(process=job.key(7), how="pidfd", exit_code=0))
+        assert beside(job) == []
+
+
+def test_where_no_process_is_a_rank_the_actors_are_looked_at() -> None:
+    job = RecordedJob(1)
+    for process in (7, 8):
+        job.status[process] = Identity(launcher="ray")
+        job.start(process, at=1.0)
+        job.sample(process, 100, "S")
+    job.tick(100)
+    assert beside(job) == [job.key(7), job.key(8)]

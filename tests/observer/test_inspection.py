@@ -12,7 +12,7 @@ import pytest
 from distwatch.observer.background import in_background
 from distwatch.observer.daemon import Observer
 from distwatch.observer.looks import inspection as module
-from distwatch.observer.looks import stack_looks
+from distwatch.observer.looks import rounds, stack_looks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
@@ -38,6 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(module, "time", made)
+    monkeypatch.setattr(rounds, "time", made)
     return made
 
 
@@ -180,3 +181,25 @@ async def test_a_call_that_hangs_is_left_behind() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         await in_background(int, "x")
     hanging.set()
+
+
+async def test_a_process_that_is_no_rank_is_looked_at_though_nothing_is_suspicious(
+    folder: RunFolder, start_rank: Start, clock: Clock, taken: list[int]
+) -> None:
+    """As a quiet actor: in no group, so that nobody waits for it."""
+    rank = start_rank()
+    observer = Observer(folder, writable=False)
+    observer.tick()
+    tracked = observer.tracking.processes[rank.key]
+    sampled = ev.ProcessSampled(process=rank.key, state="S")
+    observer.recording.record(sampled)
+    jobs = [case.job for case in observer.judge.cases]
+    assert observer.inspection.look_beside(jobs, dict) is None, "it is a rank of a world"
+    clock.now += module.BESIDE_EVERY_S
+    look = observer.inspection.look_beside([], dict)
+    assert look is not None
+    await look
+    assert taken == [tracked.pid]
+    clock.now += module.BESIDE_EVERY_S
+    assert observer.inspection.look_beside([], dict) is None, "it has just been looked at"
+    await observer.finish("over")

@@ -29,12 +29,12 @@ class Watch:
         self.events: list[ev.Event] = []
         self.recording = Recording(folder, lambda _h, _s, _t, event: self.events.append(event))
         self.recording.record(ev.ObserverStarted(host=host_name(), pid=os.getpid()))
-        self.looks = RasLooks(self.recording)
         listener = RasListener(
             address="127.0.0.1", port=self.server.port, pid=os.getpid(), shared=shared
         )
         monkeypatch.setattr(ras_looks, "find_listeners", lambda _: [listener])
         monkeypatch.setattr(ras_looks, "PAUSES_S", (0.0,))
+        self.looks = RasLooks(self.recording)
 
     async def look(self, *pids: int) -> None:
         self.looks.consider("a rank waits", pids, on_nccl=True)

@@ -20,6 +20,8 @@ from distwatch.state.model import SOURCE_FILES_KEPT, Process, RunState
 _RANKS = 64
 _OPERATIONS = 4
 _FILES = 8
+SEEN_LATELY_S = 60.0
+"""For so long the stack of a process for which no rank waits is good enough."""
 
 Places = dict[str, list[tuple[str, int]]]
 
@@ -63,6 +65,43 @@ def late_processes(findings: Iterable[Finding], jobs: Iterable[Job]) -> list[Pro
     """The processes of the ranks that are called slow."""
     late = late_ranks(findings)
     return [job.ranks[rank] for job in jobs for rank in sorted(late & job.ranks.keys())]
+
+
+def waiting_beside(state: RunState, jobs: Iterable[Job], host: str) -> list[Process]:
+    """Processes of a host with distwatch on that are no rank of a world and wait, those longest not looked at first.
+
+    As an actor of Ray without a rank: nobody in a group waits for it, so no suspicion leads to a look at it.
+    """
+    here = state.hosts.get(host)
+    before_ns = (here.now_ns if here else 0) - int(SEEN_LATELY_S * 1e9)
+    within = {one.key for job in jobs for one in job.processes if one.role == "rank"}
+    found = [
+        process
+        for process in state.processes.values()
+        if process.host == host
+        and process.key not in within
+        and process.role in ("rank", "other")
+        and _has_distwatch(process)
+        and _waits(process)
+        and not _was_looked_at(process, before_ns)
+    ]
+    return sorted(found, key=lambda process: process.outside.stack_ns or 0)
+
+
+def _has_distwatch(process: Process) -> bool:
+    seen = process.outside.seen
+    return process.instrumented or (seen is not None and seen.instrumented)
+
+
+def _was_looked_at(process: Process, since_ns: int) -> bool:
+    """Or nobody may look at it."""
+    seen_ns = process.outside.stack_ns
+    return "stack" in process.outside.not_observed if seen_ns is None else seen_ns > since_ns
+
+
+def _waits(process: Process) -> bool:
+    sample = process.outside.sample
+    return process.ended_ns is None and sample is not None and sample.state in ("S", "D")
 
 
 def runs(process: Process) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -17,10 +18,12 @@ from distwatch.diagnosis.verdict.probe_requests import (
     locks_of_interest,
     runs,
     saving,
+    waiting_beside,
     worth_a_native_look,
 )
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks.rounds import Rounds
 from distwatch.observer.looks.source_files import read_wanted, wanted_files
 from distwatch.observer.looks.stack_looks import ASK_WITHIN_S, StackLooks, ask
 from distwatch.observer.looks.tracking import Tracked, Tracking
@@ -33,9 +36,10 @@ from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
-QUIET_AFTER_S = 60.0
 AGAIN_S = 3.0
 FRESH_S = 2.0
+BESIDE_EVERY_S, BESIDE_OF_ALL = 10.0, 2
+"""A host may have a hundred actors that wait for work: looks at them must not cost much."""
 _LOCKS = 8
 _LOGS = 16
 _LOOKED_AT = ("rank", "agent", "other")
@@ -51,17 +55,17 @@ class Inspection:
         self._tracking = tracking
         self._state = state
         self._stacks = StackLooks(recording)
-        self._rounds = 0
-        self._next = 0.0
+        self._rounds = Rounds(PAUSES_S)
         self._task: asyncio.Task[None] | None = None
         self._native: asyncio.Task[None] | None = None
         self._again: asyncio.Task[None] | None = None
         self._again_due = 0.0
+        self._beside: asyncio.Task[None] | None = None
+        self._beside_due = 0.0
         self._reading: asyncio.Task[None] | None = None
         self._silent_storage: set[str] = set()
         """Processes of which nobody could say how much space is left where they write."""
         self._ask = True
-        self._suspected = 0.0
         self._embedded = embedded
         self._looked = 0.0
 
@@ -86,25 +90,15 @@ class Inspection:
         Args:
             sockets: the agents' control sockets, by process key.
         """
-        now = time.monotonic()
-        if not why:
-            # A step that is slow again and again is not a new suspicion each time.
-            if now - self._suspected > QUIET_AFTER_S:
-                self._rounds, self._next = 0, 0.0
-                self._ask = True
-            return None
-        self._suspected = now
-        if self.running or now < self._next:
-            return None
-        return self.begin(why, sockets)
+        are_due = self._rounds.are_due(why)
+        self._ask = self._ask or self._rounds.are_over
+        return self.begin(why, sockets) if are_due and not self.running else None
 
     def begin(self, why: str, sockets: dict[str, str], *, ask: bool = False) -> asyncio.Task[None]:
         """Starts a round now, or returns the one under way. `ask`: also ask the agents for dumps."""
         self._ask = self._ask or ask
         if self._task is None or self._task.done():
-            pause = PAUSES_S[min(self._rounds, len(PAUSES_S) - 1)]
-            self._rounds += 1
-            self._next = time.monotonic() + pause
+            self._rounds.begin()
             self._task = asyncio.create_task(self._look(why, sockets))
         return self._task
 
@@ -139,6 +133,28 @@ class Inspection:
         )
         return self._again
 
+    def look_beside(
+        self, jobs: list[Job], sockets: Callable[[], dict[str, str]]
+    ) -> asyncio.Task[None] | None:
+        """Takes a stack of a few processes that are in no world, for which no round begins; None: none are due."""
+        now = time.monotonic()
+        looking = self._beside is not None and not self._beside.done()
+        if looking or self.running or self.from_outside or now < self._beside_due:
+            return None
+        self._beside_due = now + BESIDE_EVERY_S
+        host = self._recording.header.host
+        wanted = [process.key for process in waiting_beside(self._state, jobs, host)]
+        living = {tracked.key: tracked for tracked in self._tracking.living()}
+        chosen = [living[key] for key in wanted if key in living][:BESIDE_OF_ALL]
+        if not chosen:
+            return None
+        self._beside = asyncio.create_task(self._see_beside(chosen, sockets()))
+        return self._beside
+
+    async def _see_beside(self, chosen: list[Tracked], sockets: dict[str, str]) -> None:
+        for tracked in chosen:
+            await self._stacks.take(tracked, sockets.get(tracked.key, ""))
+
     async def _see_late(
         self, late: list[Tracked], running: list[Tracked], sockets: dict[str, str]
     ) -> None:
@@ -156,7 +172,7 @@ class Inspection:
 
     def again_soon(self) -> None:
         """The verdict has changed: the next round need not wait."""
-        self._rounds, self._next = min(self._rounds, 1), 0.0
+        self._rounds.again_soon()
         self._ask = True
 
     async def _look(self, why: str, sockets: dict[str, str]) -> None:
@@ -178,7 +194,7 @@ class Inspection:
         self._looked = time.monotonic()
         if self.from_outside:
             # The second look at ranks that report nothing themselves decides: it is not to be late.
-            self._next = self._looked + STILL_S
+            self._rounds.again_in(STILL_S)
 
     async def _take_stacks(
         self, wanted: list[Tracked], living: list[Tracked], sockets: dict[str, str]

@@ -15,13 +15,13 @@ import msgspec
 from distwatch.dumps.communicators import NotRas, bounded, read_communicators
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
+from distwatch.observer.looks.rounds import Rounds
 from distwatch.probes.ras import NoAnswer, ask_status, find_listeners
 from distwatch.state.events import Communicator, CommunicatorsSeen
 from distwatch.state.hardware_events import RAS
 
 PAUSES_S = (5.0, 15.0, 30.0, 60.0)
 """Between the first two answers; and so on."""
-QUIET_AFTER_S = 60.0
 _TRIES = 4
 """Connections: each may come to another process that shares the port, or to one that is stopped."""
 _MOST_STILL = 65_536
@@ -36,9 +36,7 @@ class RasLooks:
         self._on_news = on_news
         self._host = recording.header.host
         self._looking: asyncio.Task[None] | None = None
-        self._rounds = 0
-        self._due = 0.0
-        self._suspected = 0.0
+        self._rounds = Rounds(PAUSES_S)
         self._still: dict[str, tuple[object, int]] = {}
         """By communicator, its counts and since when they have been these."""
 
@@ -49,16 +47,10 @@ class RasLooks:
             pids: the run's living ranks on this host.
             on_nccl: the job is known to use NCCL: that nobody answers is then told.
         """
-        now = time.monotonic()
-        if not why:
-            if now - self._suspected > QUIET_AFTER_S:
-                self._rounds, self._due = 0, 0.0
+        is_looking = self._looking is not None and not self._looking.done()
+        if not self._rounds.are_due(why) or is_looking:
             return
-        self._suspected = now
-        if now < self._due or (self._looking is not None and not self._looking.done()):
-            return
-        self._due = now + PAUSES_S[min(self._rounds, len(PAUSES_S) - 1)]
-        self._rounds += 1
+        self._rounds.begin()
         self._looking = asyncio.create_task(self._look(tuple(pids), on_nccl))
 
     def close(self) -> None:
