@@ -1,4 +1,4 @@
-"""Viewers get everything that happened and happens; whoever misbehaves loses only its own line."""
+"""Viewers get the state and what changes it; whoever misbehaves loses only its own line."""
 
 from __future__ import annotations
 
@@ -18,23 +18,17 @@ import pytest_asyncio
 
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
-from distwatch.observer.journals.reading import Entry
-from distwatch.observer.serving import (
-    FRAME_LIMIT,
-    Request,
-    ViewerServer,
-    from_wire,
-    read_frame,
-    to_wire,
-    unpack,
-)
+from distwatch.observer.journals.checkpoint import state_form
+from distwatch.observer.link.messages import Batch, CaughtUp
+from distwatch.observer.serving import FRAME_LIMIT, ViewerServer, read_frame
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.run_source import SourceLost
+from distwatch.observer.viewers import differences, pictures
+from distwatch.observer.viewers.messages import Answer, PicturePart, Request, unpack
 from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
-from distwatch.state.events import encode_event
-from distwatch.state.frames import FileHeader
+from distwatch.state.model import RunState
 from tests.observer.rank_process import RankProcess
 
 Start = Callable[..., RankProcess]
@@ -48,8 +42,8 @@ async def viewer(observer: Observer) -> AsyncIterator[LiveRun]:
     await run.close()
 
 
-def request(want: str) -> bytes:
-    body = msgspec.msgpack.encode(Request(want=want))
+def request(want: str, form: str = "") -> bytes:
+    body = msgspec.msgpack.encode(Request(want=want, form=form))
     return len(body).to_bytes(4, "little") + body
 
 
@@ -132,7 +126,7 @@ async def test_who_only_connects_is_no_viewer(
 async def test_a_viewer_that_does_not_read_is_let_go(
     observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "QUEUE_LIMIT", 50_000)
+    monkeypatch.setattr(serving, "DIFFERENCES_MOST", 50_000)
     raw = socket.socket(socket.AF_UNIX)
     raw.setblocking(False)
     raw.connect(observer.folder.socket)
@@ -231,45 +225,131 @@ def test_the_socket_is_for_its_owner_alone(folder: RunFolder) -> None:
 
 async def test_frames_are_read_as_they_were_packed() -> None:
     reader = asyncio.StreamReader()
-    reader.feed_data(framed([serving.Wire(None, 0, 0, b"", "done")]))
-    wires = unpack(await read_frame(reader))
-    assert [wire.answer for wire in wires] == ["done"]
+    reader.feed_data(framed(Answer(text="done")))
+    assert unpack(await read_frame(reader)) == Answer(text="done")
 
 
-async def test_a_viewer_that_was_behind_has_all_from_the_journals(
+async def follow(viewer: LiveRun, observer: Observer) -> None:
+    """Until the viewer has the newest record of each stream."""
+    while viewer.state.streams != observer.state.streams:
+        await viewer.wait(5)
+        await viewer.poll()
+
+
+async def test_a_viewer_has_the_observers_state(observer: Observer, start_rank: Start) -> None:
+    first = start_rank(0)
+    first.do("steps 3")
+    observer.tick()
+    viewer = LiveRun(observer.folder)
+    await viewer.open()
+    assert viewer.state == observer.state, "the picture"
+    second = start_rank(1)
+    second.do("begin load 5")
+    for rank, beat in ((first, 2), (second, 3), (first, 4)):
+        rank.do("steps 2")
+        rank.do(f"beat {beat} 1")
+        observer.tick()
+    observer.recording.record(
+        ev.NotObserved(host=observer.recording.header.host, what="w", why="y")
+    )
+    await follow(viewer, observer)
+    assert viewer.state == observer.state, "what has changed since"
+    await viewer.close()
+
+
+async def test_one_picture_is_for_all_who_come_within_a_while(
     observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "QUEUE_LIMIT", 4000)
+    taken: list[RunState] = []
+    encode = pictures.encode_state
+
+    def counted(state: RunState) -> bytes:
+        taken.append(state)
+        return encode(state)
+
+    monkeypatch.setattr(pictures, "encode_state", counted)
+    rank = start_rank()
+    rank.do("steps 3")
+    observer.tick()
+    viewers = [LiveRun(observer.folder) for _ in range(3)]
+    for viewer in viewers:
+        await viewer.open()
+        rank.do("steps 1")
+        observer.tick()
+    for viewer in viewers:
+        await follow(viewer, observer)
+        assert viewer.state == observer.state
+        await viewer.close()
+    assert len(taken) == 1
+
+
+async def test_a_viewer_that_was_behind_gets_another_picture(
+    observer: Observer, start_rank: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differences, "DIFFERENCES_MOST", 4000)
     rank = start_rank()
     observer.tick()
-    reader, writer = await asyncio.open_unix_connection(observer.folder.socket)
-    writer.write(request("events"))
-    seen: dict[int, int] = {}
-
-    async def read_until(seq: int) -> None:
-        while seq not in seen:
-            for wire in unpack(await read_frame(reader)):
-                if wire.header is not None and wire.header.stream == rank.key and wire.seq:
-                    seen[wire.seq] = seen.get(wire.seq, 0) + 1
-
-    await read_until(1)
+    viewer = LiveRun(observer.folder)
+    await viewer.open()
+    picture = viewer.state
     # At one go, before the sender has its turn: far more than may wait.
     rank.do("steps 30 " + "x" * 500)
     observer.tick()
-    newest = observer.state.streams[rank.key]
-    await read_until(newest)
-    assert seen == dict.fromkeys(range(1, newest + 1), 1)
+    await follow(viewer, observer)
+    assert viewer.state == observer.state
+    assert viewer.state is not picture
     assert observer.viewers == 1
+    await viewer.close()
+
+
+async def told(observer: Observer, form: str) -> list[object]:
+    """What a viewer of that form is told until it knows all of the past."""
+    reader, writer = await asyncio.open_unix_connection(observer.folder.socket)
+    writer.write(request("events", form))
+    messages: list[object] = []
+    while not messages or not isinstance(messages[-1], CaughtUp):
+        messages.append(unpack(await read_frame(reader)))
     writer.close()
+    return messages
 
 
-def test_what_came_as_bytes_goes_on_as_those_bytes() -> None:
-    header = FileHeader(
-        stream="h-1.1", host="h", pid=1, start_ticks=1, boot_id="b", wall_offset_ns=0, salt=1
-    )
-    event = ev.StepEnded(step=3)
-    came = encode_event(event)
-    passed = to_wire(Entry(header, 5, 9, event, came))
-    assert passed.payload is came
-    own = to_wire(Entry(header, 5, 9, event))
-    assert from_wire(own) == from_wire(passed) == Entry(header, 5, 9, event)
+async def test_a_viewer_of_another_version_gets_the_records(
+    observer: Observer, start_rank: Start
+) -> None:
+    rank = start_rank()
+    rank.do("steps 3")
+    observer.tick()
+    *batches, _ = await told(observer, "distwatch state 0")
+    entries = [
+        entry
+        for batch in batches
+        if isinstance(batch, Batch)
+        for entry in differences.entries_of(batch)
+    ]
+    newest = observer.state.streams[rank.key]
+    seqs = [entry.seq for entry in entries if entry.header.stream == rank.key and entry.seq]
+    assert seqs == list(range(1, newest + 1))
+    assert {type(one) for one in await told(observer, state_form())} == {PicturePart, CaughtUp}
+
+
+async def test_a_state_that_cannot_be_encoded_is_told_by_its_records(
+    observer: Observer, start_rank: Start
+) -> None:
+    rank = start_rank()
+    rank.do("steps 3")
+    observer.tick()
+    host = observer.recording.header.host
+    observer.state.hosts[host].not_observed["\udcff"] = "its name is not UTF-8"
+    viewer = LiveRun(observer.folder)
+    await viewer.open()
+    assert len(viewer.state.processes[rank.key].steps) == 3
+    await viewer.close()
+
+
+async def test_what_is_no_picture_is_not_shown(folder: RunFolder) -> None:
+    viewer = LiveRun(folder)
+    before = viewer.state
+    viewer._take(msgspec.msgpack.encode(PicturePart(content=b"distwatch state", last=True)))
+    with pytest.raises(SourceLost, match="is no state"):
+        await viewer.poll()
+    assert viewer.state is before

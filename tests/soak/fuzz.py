@@ -29,7 +29,7 @@ from distwatch.dumps.recorder import read_recorder_dump
 from distwatch.errors import DistwatchError
 from distwatch.observer.link.messages import decode_from_leaf, decode_from_root
 from distwatch.observer.link.root_address import parse_place
-from distwatch.observer.serving import unpack
+from distwatch.observer.viewers.messages import unpack
 from distwatch.preflight.plan_file import read_plans
 from distwatch.probes.stacks import parse_py_spy
 from distwatch.redaction import redact_text

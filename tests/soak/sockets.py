@@ -25,8 +25,9 @@ from distwatch.observer.link import messages as say
 from distwatch.observer.link.handshake import connect
 from distwatch.observer.link.root import Root
 from distwatch.observer.link.root_address import RootAddress
-from distwatch.observer.serving import Request, ViewerServer
+from distwatch.observer.serving import ViewerServer
 from distwatch.observer.targets.live import LiveRun
+from distwatch.observer.viewers.messages import Request
 from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
 from distwatch.web.pages import Pages

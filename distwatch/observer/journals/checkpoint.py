@@ -7,6 +7,7 @@ does one that another version wrote, or that is damaged. All of that only costs 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,14 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from distwatch.observer.journals.sealed import UNREADABLE, read_sealed, write_sealed
+from distwatch.observer.journals.sealed import (
+    UNREADABLE,
+    form_of,
+    read_sealed,
+    seal,
+    unseal,
+    write_sealed,
+)
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.bounds import MOST_LISTED
@@ -93,6 +101,43 @@ def read_checkpoint(folder: RunFolder) -> Checkpoint | None:
         return None if content is None else _decode(content)
     except UNREADABLE:
         return None
+
+
+def state_form() -> str:
+    """The form of a sealed state, for who may be of another version."""
+    return form_of(_MAGIC, _Written)
+
+
+def encode_state(state: RunState) -> bytes:
+    """A state without the journals that it was read from; nothing may change it meanwhile."""
+    return _encode(Checkpoint(state=state))
+
+
+def seal_state(content: bytes) -> bytes | None:
+    """An encoded state as a file or a message of its own; None where it would be too large."""
+    return seal(_MAGIC, _Written, content)
+
+
+def unseal_state(whole: bytes) -> RunState | None:
+    """Reverses `encode_state` and `seal_state`; None where this version did not make it, or it is not whole."""
+    content = unseal(_MAGIC, _Written, whole)
+    try:
+        with without_collections():
+            return None if content is None else _decode(content).state
+    except UNREADABLE:
+        return None
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Millions of new objects and no cycle among them: looking for one takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _groups_of(state: RunState) -> list[Group]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 
@@ -13,6 +10,7 @@ from distwatch.observer.journals.checkpoint import (
     Checkpoint,
     read_checkpoint,
     still_holds,
+    without_collections,
     write_checkpoint,
 )
 from distwatch.observer.journals.reading import Ends, Entry, Reading, is_of_run, nothing_in
@@ -48,7 +46,7 @@ def load_run(folder: RunFolder) -> RecordedState:
     Raises:
         PartialData: no record could be read.
     """
-    with _without_collections():
+    with without_collections():
         return _load(folder)
 
 
@@ -95,15 +93,3 @@ def _checkpoint(state: RunState, reading: Reading, ends: Ends) -> Checkpoint:
         known=frozenset(ends.known),
         ended=frozenset(ends.ended),
     )
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Millions of new objects and no cycle among them: looking for one takes a third of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -23,16 +23,12 @@ UNREADABLE = (
 
 
 def write_sealed(path: str, magic: bytes, kind: type, content: bytes) -> bool:
-    """Writes content of that kind; False where the folder cannot be written, or it would be too large.
-
-    Args:
-        magic: the file's first bytes, which also hold a number that changes with the content's meaning.
-    """
-    body = zlib.compress(content, 1)
-    if len(body) > LONGEST:
+    """Writes content of that kind; False where the folder cannot be written, or it would be too large."""
+    whole = seal(magic, kind, content)
+    if whole is None:
         return False
     try:
-        write_whole(path, _head(magic, kind, body) + body)
+        write_whole(path, whole)
     except OSError:
         return False
     return True
@@ -41,9 +37,23 @@ def write_sealed(path: str, magic: bytes, kind: type, content: bytes) -> bool:
 def read_sealed(path: str, magic: bytes, kind: type) -> bytes | None:
     """The content; None where there is none that this version wrote whole."""
     try:
-        whole = read_ours(path, LONGEST)
+        return unseal(magic, kind, read_ours(path, LONGEST))
     except OSError:
         return None
+
+
+def seal(magic: bytes, kind: type, content: bytes) -> bytes | None:
+    """Content of that kind as bytes that can be told from any other; None where they would be too many.
+
+    Args:
+        magic: the first bytes, which also hold a number that changes with the content's meaning.
+    """
+    body = zlib.compress(content, 1)
+    return None if len(body) > LONGEST else _head(magic, kind, body) + body
+
+
+def unseal(magic: bytes, kind: type, whole: bytes) -> bytes | None:
+    """Reverses `seal`; None where this version did not make it, or it is not whole."""
     size = len(_head(magic, kind, b""))
     body = whole[size:]
     if whole[:size] != _head(magic, kind, body):
@@ -54,6 +64,11 @@ def read_sealed(path: str, magic: bytes, kind: type) -> bytes | None:
     except zlib.error:
         return None
     return content if inflater.eof and not inflater.unconsumed_tail else None
+
+
+def form_of(magic: bytes, kind: type) -> str:
+    """A name for how such content is written: only who has the same can read it."""
+    return f"{magic.decode().strip()} {_shape(kind):08x}"
 
 
 def _head(magic: bytes, kind: type, body: bytes) -> bytes:

@@ -1,16 +1,27 @@
-"""A run seen through its observer's socket: all events so far, then each new one."""
+"""A run seen through its observer's socket: a picture of its state, then what changes."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import msgspec
 
 from distwatch.observer.background import close_writer, end_tasks, wait_for_any
+from distwatch.observer.journals.checkpoint import state_form, unseal_state
+from distwatch.observer.link.messages import Batch
 from distwatch.observer.lock import lock_holder
-from distwatch.observer.serving import Request, Wire, from_wire, read_frame, unpack
+from distwatch.observer.serving import read_frame
 from distwatch.observer.targets.run_source import RunSource, SourceLost
+from distwatch.observer.viewers.differences import entries_of
+from distwatch.observer.viewers.messages import (
+    PICTURE_LIMIT,
+    Answer,
+    PicturePart,
+    Request,
+    unpack,
+)
 from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
 from distwatch.socket_path import within_limit
@@ -20,6 +31,8 @@ CONNECT_WITHIN_S = 2.0
 HISTORY_WITHIN_S = 10.0
 WHOLE_WITHIN_S = 120.0
 ANSWER_WITHIN_S = 30.0
+WAITING_MOST = 64
+"""Frames that were received and not folded: the observer keeps the rest back, and makes it shorter."""
 
 
 class LiveRun(RunSource):
@@ -29,9 +42,11 @@ class LiveRun(RunSource):
         super().__init__(folder, note or f"observer pid {lock_holder(folder) or '?'}")
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._waiting: list[Wire] = []
+        self._parts = bytearray()
+        self._picture = b""
+        self._waiting: list[Batch] = []
         self._answers: asyncio.Queue[str] = asyncio.Queue()
-        self._arrived = asyncio.Event()
+        self._arrived, self._taken = asyncio.Event(), asyncio.Event()
         self._told_all = asyncio.Event()
         self._is_whole = False
         self._task: asyncio.Task[None] | None = None
@@ -61,7 +76,7 @@ class LiveRun(RunSource):
 
     async def _begin(self) -> None:
         self._reader, self._writer = await self._connect()
-        self._writer.write(framed(Request(want="events")))
+        self._writer.write(framed(Request(want="events", form=state_form())))
         await self._writer.drain()
         self._task = asyncio.create_task(self._receive(self._reader))
 
@@ -82,18 +97,29 @@ class LiveRun(RunSource):
 
     async def poll(self) -> bool:
         """Folds what has arrived; raises SourceLost once when the observer has left."""
-        wires, self._waiting = self._waiting, []
+        picture, self._picture = self._picture, b""
+        batches, self._waiting = self._waiting, []
         self._arrived.clear()
-        for wire in wires:
-            entry = from_wire(wire)
-            if entry is not None:
+        self._taken.set()
+        if picture:
+            self._show(picture)
+        for batch in batches:
+            for entry in entries_of(batch):
                 reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
-        if not wires and self._lost:
+        if not picture and not batches and self._lost:
             lost, self._lost = self._lost, ""
             self.live = False
             self.note = "the observer has left: this is its last state"
             raise SourceLost(lost)
-        return bool(wires)
+        return bool(picture or batches)
+
+    def _show(self, picture: bytes) -> None:
+        state = unseal_state(picture)
+        if state is None:
+            raise SourceLost("what the observer sent is no state", advice="Attach again.")
+        state.run_id = self.run_id
+        self.state = state
+        gc.freeze()  # as of a recording
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when something has arrived or the observer has left, or after `timeout_s`."""
@@ -118,16 +144,31 @@ class LiveRun(RunSource):
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                for wire in unpack(await read_frame(reader)):
-                    if wire.header is not None:
-                        self._waiting.append(wire)
-                    elif wire.answer:
-                        self._answers.put_nowait(wire.answer)
-                    else:
-                        self._is_whole = True
-                        self._told_all.set()
+                self._take(await read_frame(reader))
                 self._arrived.set()
+                # Until all was told, nobody may take anything.
+                while self._told_all.is_set() and len(self._waiting) >= WAITING_MOST:
+                    self._taken.clear()
+                    await self._taken.wait()
         except (OSError, ValueError, msgspec.DecodeError, EOFError):
             self._lost = "the observer has ended"
             self._arrived.set()
+            self._told_all.set()
+
+    def _take(self, body: bytes) -> None:
+        """Takes one message; raises ValueError where a picture would be too large."""
+        message = unpack(body)
+        if isinstance(message, Batch):
+            self._waiting.append(message)
+        elif isinstance(message, PicturePart):
+            self._parts += message.content
+            if len(self._parts) > PICTURE_LIMIT:
+                raise ValueError("a picture that is too large")
+            if message.last:
+                # All that came before is in it.
+                self._picture, self._parts, self._waiting = bytes(self._parts), bytearray(), []
+        elif isinstance(message, Answer):
+            self._answers.put_nowait(message.text)
+        else:
+            self._is_whole = True
             self._told_all.set()

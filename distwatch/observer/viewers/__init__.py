@@ -1,0 +1,1 @@
+"""What a viewer is told of a run: a picture of its state, then what changes."""
