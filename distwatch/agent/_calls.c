@@ -6,6 +6,12 @@
    which writes the call and teaches (`know_...`) what the next one needs. So whatever is lost from the
    tables only costs time.
 
+   A collective's number is torch's own, which costs more to ask for than all else here and gives the GIL
+   away. So a group that has long been called from Python alone is counted, not asked: `grant`. The agent's
+   thread compares the count with the flight recorder's at each beat (`agree`), which grants the next calls,
+   or finds that C++ calls the group too: then what was counted since is forgotten, and the group is asked
+   before each call for good.
+
    Limited API of Python 3.10: one binary for every later version. All tables are read and written under
    the GIL; builds without one lack this API, and use the Python path. The tables hold references to what
    they compare by address, so an address is never another object's; groups are held weakly, since a
@@ -28,6 +34,8 @@ PyAPI_FUNC(int) PyObject_AsWriteBuffer(PyObject *, void **, Py_ssize_t *);
 /* Not in the stable ABI: NULL where a Python does not have them, and then the attributes are read. */
 extern PyObject *PyFrame_GetBack(PyObject *) __attribute__((weak));
 extern int PyFrame_GetLasti(PyObject *) __attribute__((weak)); /* since 3.11 */
+extern PyObject *PyObject_Vectorcall(PyObject *, PyObject *const *, size_t, PyObject *)
+    __attribute__((weak));
 
 /* distwatch/state/pulse.py, SLOT. */
 typedef struct {
@@ -44,13 +52,22 @@ typedef struct {
     PyObject *group; /* borrowed: `dropped` empties the entry when the group is gone */
     PyObject *ref, *name, *sequence;
     int64_t taken, last;
+    uint64_t proven;                       /* the record's number when `last` was last known to be right */
+    int32_t alone, grant, counted, failed; /* calls: one after the other; to be counted; counted and failed since */
     uint16_t number;
+    uint8_t mixed; /* C++ calls it, too */
 } Group;
 
 typedef struct {
     PyObject *dtype;
     uint16_t number;
 } Type;
+
+/* A class whose `dtype` and `numel` are C's, so that they need not be looked up in each tensor. */
+typedef struct {
+    PyObject *type, *dtype, *numel;
+    descrgetfunc get_dtype;
+} Kind;
 
 typedef struct {
     PyObject *code;
@@ -64,7 +81,10 @@ typedef struct {
     uint32_t number;
 } Site;
 
-enum { GROUPS = 64, TYPES = 32, CODES = 1024, SITES = 1024, PROBES = 8 };
+enum { INTERFACE = 2 }; /* what Python expects of this file; another number where a binary is older than it */
+enum { GROUPS = 64, TYPES = 32, CODES = 1024, SITES = 1024, KINDS = 4, PROBES = 8 };
+enum { COUNTED = 1 };  /* a collective's tag, which it has no other use for */
+enum { ALONE = 64, GRANT = 4096 };
 
 typedef struct {
     PyObject_HEAD
@@ -72,11 +92,12 @@ typedef struct {
     PyObject *dropped;            /* the weak references' callback */
     PyObject *memory;             /* a memoryview: while it is held, the map stays */
     Slot *slots;                  /* NULL: detached */
-    uint64_t count, number;
+    uint64_t count, number; /* the count is a power of two */
     unsigned long main_thread;
     int off;
     Group groups[GROUPS];
     Type types[TYPES];
+    Kind kinds[KINDS]; /* the first ones that are seen */
     Code codes[CODES];
     Site sites[SITES];
 } Record;
@@ -99,6 +120,12 @@ now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static Slot *
+slot_of(Record *r, uint64_t number)
+{
+    return &r->slots[number & (r->count - 1)];
 }
 
 static size_t
@@ -187,8 +214,19 @@ empty_site(Site *s)
 }
 
 static void
+empty_kind(Kind *k)
+{
+    PyObject *type = k->type, *dtype = k->dtype, *numel = k->numel;
+    memset(k, 0, sizeof *k);
+    Py_XDECREF(type);
+    Py_XDECREF(dtype);
+    Py_XDECREF(numel);
+}
+
+static void
 empty_tables(Record *r)
 {
+    for (int i = 0; i < KINDS; i++) empty_kind(&r->kinds[i]);
     for (int i = 0; i < GROUPS; i++) empty_group(&r->groups[i]);
     for (int i = 0; i < TYPES; i++) Py_CLEAR(r->types[i].dtype);
     for (int i = 0; i < CODES; i++) Py_CLEAR(r->codes[i].code);
@@ -268,7 +306,7 @@ find_site(Record *r, uint32_t *number)
         frame = back;
     }
     Py_XDECREF(frame);
-    if (!known || PyErr_Occurred()) return unknown();
+    if (!known || (!PyFrame_GetBack && PyErr_Occurred())) return unknown();
     *number = 0;
     if (!key.code) return 1;
     unsigned long thread = PyThread_get_thread_ident();
@@ -279,22 +317,56 @@ find_site(Record *r, uint32_t *number)
     return 1;
 }
 
+static Kind *
+kind_of(Record *r, PyObject *tensor)
+{
+    PyObject *type = (PyObject *)Py_TYPE(tensor);
+    for (int i = 0; i < KINDS; i++)
+        if (r->kinds[i].type == type) return &r->kinds[i];
+    return NULL;
+}
+
+static PyObject *
+dtype_of(Kind *kind, PyObject *tensor)
+{
+    if (!kind) return PyObject_GetAttr(tensor, s_dtype);
+    PyObject *dtype = kind->dtype; /* a subclass may run code of its own, and the table be emptied by it */
+    Py_INCREF(dtype);
+    PyObject *found = kind->get_dtype(dtype, tensor, (PyObject *)Py_TYPE(tensor));
+    Py_DECREF(dtype);
+    return found;
+}
+
+static PyObject *
+numel_of(Kind *kind, PyObject *tensor)
+{
+    PyObject *numel = kind ? kind->numel : NULL;
+    if (!numel) return PyObject_CallMethodObjArgs(tensor, s_numel, NULL);
+    Py_INCREF(numel);
+    PyObject *found = PyObject_Vectorcall ? PyObject_Vectorcall(numel, &tensor, 1, NULL)
+                                          : PyObject_CallFunctionObjArgs(numel, tensor, NULL);
+    Py_DECREF(numel);
+    return found;
+}
+
 /* The first tensor's number of elements and type. */
 static int
 find_size(Record *r, PyObject *args, int64_t *numel, uint16_t *dtype)
 {
     PyObject *tensor = PyTuple_Size(args) > 1 ? PyTuple_GetItem(args, 1) : NULL;
-    while (tensor && (PyList_Check(tensor) || PyTuple_Check(tensor))) {
-        if (!PySequence_Size(tensor)) return 0;
-        tensor = PyList_Check(tensor) ? PyList_GetItem(tensor, 0) : PyTuple_GetItem(tensor, 0);
+    Kind *kind = NULL;
+    while (tensor && !(kind = kind_of(r, tensor)) && (PyList_Check(tensor) || PyTuple_Check(tensor))) {
+        int is_list = PyList_Check(tensor);
+        if (!(is_list ? PyList_Size(tensor) : PyTuple_Size(tensor))) return 0;
+        tensor = is_list ? PyList_GetItem(tensor, 0) : PyTuple_GetItem(tensor, 0);
     }
     if (!tensor) return 0;
     Py_INCREF(tensor); /* another thread may change the list while numel() runs */
-    PyObject *kind = PyObject_GetAttr(tensor, s_dtype);
-    Type *known = kind ? type_at(r, kind, 0) : NULL;
-    Py_XDECREF(kind);
+    PyObject *type = dtype_of(kind, tensor);
+    Type *known = type ? type_at(r, type, 0) : NULL;
+    Py_XDECREF(type);
     if (known) *dtype = known->number;
-    PyObject *count = known ? PyObject_CallMethodObjArgs(tensor, s_numel, NULL) : NULL;
+    PyObject *count = known ? numel_of(kind, tensor) : NULL;
     Py_DECREF(tensor);
     if (!count) return unknown();
     *numel = PyLong_AsLongLong(count);
@@ -302,26 +374,68 @@ find_size(Record *r, PyObject *args, int64_t *numel, uint16_t *dtype)
     return *numel == -1 && PyErr_Occurred() ? unknown() : 1;
 }
 
-/* The collective's number, without those that p2p took. The call drops the GIL: `taken` is read after it. */
+/* Of the group's calls since `proven`, the counted ones have no number. */
+static void
+forget_numbers(Record *r, Group *g)
+{
+    for (uint64_t i = 0; r->slots && i < r->count; i++) {
+        Slot *slot = &r->slots[i];
+        if (slot->number > g->proven && slot->group == g->number && slot->tag == COUNTED) slot->seq = -1;
+    }
+    g->mixed = 1;
+}
+
+/* Takes torch's own number of the newest call: either it is the counted one, or something else calls the group. */
+static void
+settle(Record *r, Group *g, int64_t last)
+{
+    if (last < g->last + 1 - g->failed || last > g->last + 1) {
+        if (g->counted) forget_numbers(r, g);
+        g->alone = g->grant = 0;
+    } else if (g->alone < ALONE) g->alone++;
+    g->counted = g->failed = 0;
+    g->proven = r->number;
+    g->last = last;
+}
+
+/* The collective's number, without those that p2p took. To ask drops the GIL: `taken` is read after it. */
 static int
-find_seq(Record *r, PyObject *group, int64_t *seq, uint16_t *number)
+find_seq(Record *r, PyObject *group, Slot *slot)
 {
     Group *known = group_at(r, group, 0);
     if (!known) return 0;
+    slot->group = known->number;
+    if (known->grant > 0) {
+        known->grant--;
+        known->counted++;
+        slot->tag = COUNTED;
+        slot->seq = ++known->last;
+        return 1;
+    }
     PyObject *sequence = known->sequence;
     Py_INCREF(sequence);
     PyObject *before = PyObject_CallFunctionObjArgs(sequence, group, NULL);
     Py_DECREF(sequence);
     if (!before) return unknown();
-    *seq = PyLong_AsLongLong(before) + 1;
+    int64_t seq = PyLong_AsLongLong(before) + 1;
     Py_DECREF(before);
     if (PyErr_Occurred()) return unknown();
     known = group_at(r, group, 0);
     if (!known) return 0;
-    *seq -= known->taken;
-    *number = known->number;
-    known->last = *seq;
+    slot->group = known->number;
+    slot->seq = seq - known->taken;
+    settle(r, known, slot->seq);
     return 1;
+}
+
+/* Whether the newest call has been counted by torch is not known when it raised: the next one asks. */
+static void
+note_failure(Record *r, PyObject *group)
+{
+    Group *known = group_at(r, group, 0);
+    if (!known) return;
+    known->grant = 0;
+    known->failed++;
 }
 
 /* Writes a call of which all is known; its number, 0 where the Python path must, -1: an exception. */
@@ -332,6 +446,7 @@ enter(Observed *o, PyObject *args)
     Slot slot = {.peer = -1, .numel = -1, .op = o->op};
     int known = 1;
     if (!r->slots || !o->op) return 0;
+    __builtin_prefetch(slot_of(r, r->number + 1), 1); /* an observer may have read it */
     if (o->sized) known = find_size(r, args, &slot.numel, &slot.dtype);
     if (known == 1) known = find_site(r, &slot.site);
     if (known == 1 && o->rooted) {
@@ -341,24 +456,33 @@ enter(Observed *o, PyObject *args)
         slot.peer = (int32_t)root;
         if (!known) known = unknown();
     }
-    if (known == 1) known = find_seq(r, PyTuple_GetItem(args, 0), &slot.seq, &slot.group);
+    if (known == 1) known = find_seq(r, PyTuple_GetItem(args, 0), &slot);
     if (known != 1) return known;
     if (!r->slots) return 0;
-    slot.number = slot.again = ++r->number;
-    slot.entered = now_ns();
-    Slot *target = &r->slots[slot.number % r->count];
+    uint64_t number = ++r->number;
+    Slot *target = slot_of(r, number);
     /* A slot is valid where both numbers agree, so the first one is written first and the other last. */
-    __atomic_store_n(&target->number, slot.number, __ATOMIC_SEQ_CST);
-    memcpy((char *)target + 8, (char *)&slot + 8, sizeof slot - 16);
-    __atomic_store_n(&target->again, slot.again, __ATOMIC_SEQ_CST);
-    return (int64_t)slot.number;
+    __atomic_store_n(&target->number, number, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    target->entered = now_ns();
+    target->left = 0;
+    target->seq = slot.seq;
+    target->numel = slot.numel;
+    target->site = slot.site;
+    target->op = slot.op;
+    target->group = slot.group;
+    target->dtype = slot.dtype;
+    target->tag = slot.tag;
+    target->peer = slot.peer;
+    __atomic_store_n(&target->again, number, __ATOMIC_RELEASE);
+    return (int64_t)number;
 }
 
 static void
 leave(Record *r, uint64_t number)
 {
     if (!r->slots) return;
-    Slot *slot = &r->slots[number % r->count];
+    Slot *slot = slot_of(r, number);
     if (slot->number == number) slot->left = now_ns();
 }
 
@@ -420,11 +544,13 @@ observed_call(PyObject *self, PyObject *args, PyObject *kwargs)
     int64_t number = 0;
     if (!o->record->off && PyTuple_Size(args) > 0) {
         number = enter(o, args);
+        if (number < 0) return NULL;
         if (!number) token = begin_in_python(o, args);
-        if (PyErr_Occurred()) return NULL;
+        if (!number && PyErr_Occurred()) return NULL;
     }
     PyObject *result = PyObject_Call(o->original, args, kwargs);
     if (number) leave(o->record, (uint64_t)number);
+    if (!result && (number || token)) note_failure(o->record, PyTuple_GetItem(args, 0));
     if (token && token != Py_None && !end_in_python(o, token, args)) Py_CLEAR(result);
     Py_XDECREF(token);
     return result;
@@ -515,13 +641,20 @@ record_know_group(PyObject *self, PyObject *args)
     unsigned short number;
     long long taken, last;
     if (!PyArg_ParseTuple(args, "OUHOLL", &group, &name, &number, &sequence, &taken, &last)) return NULL;
+    Group *place = group_at(r, group, 1);
+    if (place->group == group && place->number == number) {
+        place->taken = taken;
+        if (last != place->last) settle(r, place, last);
+        Py_RETURN_NONE;
+    }
     PyObject *ref = PyWeakref_NewRef(group, r->dropped);
     if (!ref) return NULL;
-    Group *place = group_at(r, group, 1);
+    place = group_at(r, group, 1); /* to make a reference may collect garbage */
     empty_group(place);
     Py_INCREF(name);
     Py_INCREF(sequence);
-    *place = (Group){group, ref, name, sequence, taken, last, number};
+    *place = (Group){.group = group, .ref = ref, .name = name, .sequence = sequence, .taken = taken,
+                     .last = last, .proven = r->number, .number = number};
     Py_RETURN_NONE;
 }
 
@@ -536,6 +669,24 @@ record_know_dtype(PyObject *self, PyObject *args)
     Py_INCREF(dtype);
     *place = (Type){dtype, number};
     Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+record_know_tensors(PyObject *self, PyObject *args)
+{
+    Record *r = (Record *)self;
+    PyObject *type, *dtype, *numel;
+    if (!PyArg_ParseTuple(args, "O!OO", &PyType_Type, &type, &dtype, &numel)) return NULL;
+    descrgetfunc get = (descrgetfunc)PyType_GetSlot(Py_TYPE(dtype), Py_tp_descr_get);
+    for (int i = 0; get && i < KINDS && r->kinds[i].type != type; i++) {
+        if (r->kinds[i].type) continue;
+        Py_INCREF(type);
+        Py_INCREF(dtype);
+        Py_INCREF(numel);
+        r->kinds[i] = (Kind){type, dtype, numel, get};
+        break;
+    }
     Py_RETURN_NONE;
 }
 
@@ -587,6 +738,40 @@ record_drop(PyObject *self, PyObject *ref)
     Py_RETURN_NONE;
 }
 
+/* Whether one of the group's calls has not returned. */
+static int
+is_called(Record *r, Group *g)
+{
+    for (uint64_t i = 0; r->slots && i < r->count; i++)
+        if (r->slots[i].number && r->slots[i].group == g->number && !r->slots[i].left) return 1;
+    return 0;
+}
+
+static PyObject *
+record_agree(PyObject *self, PyObject *args)
+{
+    Record *r = (Record *)self;
+    PyObject *name;
+    long long before, enqueued;
+    if (!PyArg_ParseTuple(args, "ULL", &name, &before, &enqueued)) return NULL;
+    for (int i = 0; i < GROUPS; i++) {
+        Group *g = &r->groups[i];
+        if (!g->group || g->last != before || PyUnicode_Compare(g->name, name)) continue;
+        if (g->last == enqueued) {
+            g->counted = g->failed = 0;
+            g->proven = r->number;
+            g->grant = g->alone >= ALONE && !g->mixed ? GRANT : 0;
+            continue;
+        }
+        if (g->last == enqueued + 1 && is_called(r, g)) continue; /* torch has yet to count that call */
+        g->grant = 0;
+        if (!g->counted || g->failed) continue; /* the next call asks, and settles it */
+        forget_numbers(r, g);
+        g->counted = 0;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 record_numbers(PyObject *self, PyObject *Py_UNUSED(none))
 {
@@ -616,7 +801,7 @@ record_attach(PyObject *self, PyObject *args)
         Py_DECREF(view);
         return NULL;
     }
-    if (count <= 0 || offset < 0 || (uintptr_t)((char *)start + offset) % sizeof(uint64_t) ||
+    if (count <= 0 || count & (count - 1) || offset < 0 || (uintptr_t)((char *)start + offset) % sizeof(uint64_t) ||
         offset > size || count > (size - offset) / (Py_ssize_t)sizeof(Slot)) {
         Py_DECREF(view);
         PyErr_SetString(PyExc_ValueError, "the ring's slots do not fit into that memory");
@@ -723,9 +908,11 @@ static PyMethodDef record_methods[] = {
     {"next_number", record_next_number, METH_NOARGS, NULL},
     {"know_group", record_know_group, METH_VARARGS, NULL},
     {"know_dtype", record_know_dtype, METH_VARARGS, NULL},
+    {"know_tensors", record_know_tensors, METH_VARARGS, NULL},
     {"know_code", record_know_code, METH_VARARGS, NULL},
     {"know_site", record_know_site, METH_VARARGS, NULL},
     {"forget_groups", record_forget_groups, METH_NOARGS, NULL},
+    {"agree", record_agree, METH_VARARGS, NULL},
     {"numbers", record_numbers, METH_NOARGS, NULL},
     {"_drop", record_drop, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
@@ -750,6 +937,7 @@ PyInit__calls(void)
         !(observed_type = PyType_FromSpec(&observed_spec))) return NULL;
     PyObject *record_type = PyType_FromSpec(&record_spec);
     PyObject *module = record_type ? PyModule_Create(&definition) : NULL;
-    if (module && PyModule_AddObject(module, "CallRecord", record_type) < 0) Py_CLEAR(module);
+    if (module && (PyModule_AddObject(module, "CallRecord", record_type) < 0 ||
+                   PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0)) Py_CLEAR(module);
     return module;
 }

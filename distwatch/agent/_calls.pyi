@@ -4,6 +4,9 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+INTERFACE: int
+"""Another number where the binary is older than the Python that would use it."""
+
 class Observed:
     """One observed function."""
 
@@ -67,6 +70,9 @@ class CallRecord:
             last: the number of its last collective.
         """
 
+    def know_tensors(self, of: type, dtype: Any, numel: Callable[[Any], int], /) -> None:
+        """A class of tensors; `dtype` is its descriptor, and like `numel` C's."""
+
     def know_dtype(self, dtype: Any, number: int, /) -> None: ...
     def know_code(self, code: CodeType, library: bool, /) -> None: ...
     def know_site(
@@ -80,5 +86,12 @@ class CallRecord:
         /,
     ) -> None: ...
     def forget_groups(self) -> None: ...
+    def agree(self, name: str, before: int, enqueued: int, /) -> None:
+        """Takes how many collectives a group has made by its flight recorder: by that its next calls are counted.
+
+        Args:
+            before: the group's number of `numbers`, taken before the recorder was asked.
+        """
+
     def numbers(self) -> dict[str, int]:
         """For each known group's name, the number of its last collective."""

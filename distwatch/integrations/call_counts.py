@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from distwatch.state.events import PeerProgress
+from distwatch.state.events import GroupProgress, PeerProgress
 
 if TYPE_CHECKING:
     from distwatch.agent._calls import CallRecord
@@ -38,11 +38,21 @@ class Counts:
         self.compiled: CallRecord | None = None
         """What counts the collectives that compiled code records."""
 
+    def counted(self) -> dict[str, int]:
+        """For each group, the number up to which compiled code has counted."""
+        return self.compiled.numbers() if self.compiled is not None else {}
+
+    def agree(self, counted: dict[str, int], progress: GroupProgress) -> None:
+        """Compares what was counted with what torch's recorder said after that."""
+        if self.compiled is not None and progress.pg_name in counted:
+            name = progress.pg_name
+            self.compiled.agree(name, counted[name], progress.enqueued)
+
     def last_collectives(self) -> dict[str, int]:
         """For each group, the sequence number of the last collective called from Python."""
-        counted = self.compiled.numbers() if self.compiled is not None else {}
         newest = {
-            name: max(number, self.collectives.get(name, 0)) for name, number in counted.items()
+            name: max(number, self.collectives.get(name, 0))
+            for name, number in self.counted().items()
         }
         return {**self.collectives, **newest}
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, FrameType, GetSetDescriptorType, MethodDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from distwatch.agent import core
@@ -34,8 +34,11 @@ from distwatch.state.splits import Rows
 if TYPE_CHECKING:
     from distwatch.agent._calls import Observed
 try:
-    from distwatch.agent._calls import CallRecord
-except ImportError:  # no compiler where it was installed, or a Python without the stable ABI
+    from distwatch.agent._calls import INTERFACE, CallRecord
+
+    if INTERFACE != 2:
+        raise ImportError("compiled from an older source")
+except ImportError:  # also where there was no compiler, or a Python without the stable ABI
     CallRecord = None  # type: ignore[assignment,misc]
 
 COLLECTIVES = (
@@ -48,7 +51,8 @@ P2P = ("send", "recv", "recv_anysource", "monitored_barrier")
 _ROOTED = frozenset(("broadcast", "reduce", "gather", "scatter"))
 """Their last argument names one member, by its rank in the group."""
 _SPLIT = frozenset(("alltoall", "alltoall_base", "all_to_all_single"))
-"""What they give to each member is theirs to choose, so that no call is like an earlier one."""
+"""What they give to each member is theirs to choose, so that no call is like an earlier one, and each goes
+through Python."""
 _HOOK = "ProcessGroup methods"
 SITES_KEPT = 4096
 """A program may start a new thread for each call."""
@@ -133,12 +137,13 @@ class Calls:
         p2p = name in P2P
         if self._unrecorded and not p2p:
             original = self._watched(original)
-        is_like_another = not p2p and name not in _SPLIT
         # pybind11's methods: a descriptor of this type around the function itself.
-        if self._compiled and is_like_another and type(original).__name__ == "instancemethod":
-            function, self._observed[name] = self._compiled.observe(
+        if self._compiled and not p2p and type(original).__name__ == "instancemethod":
+            function, observed_function = self._compiled.observe(
                 name, original.__func__, name in _ROOTED, name != "barrier"
             )
+            if name not in _SPLIT:
+                self._observed[name] = observed_function
             return type(original)(function)
         begin, end = (
             (self._begin_p2p, self._end_p2p) if p2p else (self._begin_collective, self._end)
@@ -201,8 +206,9 @@ class Calls:
                 ArithmeticError, AttributeError, TypeError, ValueError, struct.error
             ):
                 self._ring.note_splits(token, *_splits_of(args))
-        if name in self._observed and self._ring is not None:
-            self._observed[name].know_op(self._names[name])
+        if self._ring is not None:
+            if name in self._observed:
+                self._observed[name].know_op(self._names[name])
             self._teach_group(group, pg_name)
         return token
 
@@ -214,6 +220,15 @@ class Calls:
             sequence = type(group)._get_sequence_number_for_group
             taken, last = counts.taken_by_p2p(pg_name), counts.last_collectives()[pg_name]
             self._compiled.know_group(group, pg_name, number, sequence, taken, last)
+
+    def _teach_tensor(self, compiled: CallRecord, of: Any) -> None:
+        attribute, numel = getattr(of, "dtype", None), getattr(of, "numel", None)
+        if (
+            of.__getattribute__ is object.__getattribute__
+            and isinstance(attribute, GetSetDescriptorType)
+            and isinstance(numel, MethodDescriptorType)
+        ):
+            compiled.know_tensors(of, attribute, numel)
 
     def _first_use(self, pg_name: str, group: Any) -> None:
         try:
@@ -274,6 +289,7 @@ class Calls:
                     dtype = self._dtypes[kind] = self._name(str(kind).removeprefix("torch."))
                 if self._compiled is not None:
                     self._compiled.know_dtype(kind, dtype)
+                    self._teach_tensor(self._compiled, type(tensor))
         names = self._names
         op, number = names.get(name) or self._name(name), names.get(pg_name) or self._name(pg_name)
         return self._ring_enter(

@@ -55,6 +55,7 @@ class FlightRecorder:
     def progress(self) -> list[GroupProgress]:
         """The current numbers of every group that has any."""
         found: dict[str, GroupProgress] = {}
+        counted = self._counts.counted()
         for backend in list(self._dumps):
             status = self._status(backend)
             if self._is_shifted(backend, status):
@@ -63,6 +64,8 @@ class FlightRecorder:
             for pg_id in sorted(status, key=_number):
                 if name := self._name(backend, pg_id):
                     found[name] = self._collectives_only(name, status[pg_id])
+        for progress in found.values():
+            self._counts.agree(counted, progress)
         for name, seq in self._counts.last_collectives().items():
             # No recorder of this backend: only calls from Python are known.
             if name not in found:

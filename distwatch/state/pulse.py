@@ -81,7 +81,7 @@ def decode_operations(content: bytes) -> tuple[Operation, ...]:
                 pg_name=names[group],
                 seq=-1 if p2p else seq,
                 p2p_seq=seq if p2p else -1,
-                tag=tag,
+                tag=tag if p2p else 0,  # a collective's says how its number was found
                 site=site,
                 entered_ns=entered,
                 left_ns=left,

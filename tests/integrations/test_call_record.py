@@ -2,129 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import importlib.util
 import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from distwatch.agent import core, guard
-from distwatch.agent.pulse import PulsePage
-from distwatch.hooks.patch import PatchSet
 from distwatch.integrations import torch_collectives
-from distwatch.state.events import Operation
-from distwatch.state.pulse import SLOTS, decode_operations
-
-SOURCE = Path(torch_collectives.__file__).parents[1] / "agent" / "_calls.c"
-
-
-def instance_method(function: Callable[..., Any]) -> Any:
-    """The descriptor that pybind11 puts around its methods."""
-    new = ctypes.pythonapi.PyInstanceMethod_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.py_object]
-    return new(function)
-
-
-class Tensor:
-    def __init__(self, numel: int, dtype: object = "torch.float32") -> None:
-        self.dtype = dtype
-        self._numel = numel
-
-    def numel(self) -> int:
-        return self._numel
-
-
-class Options:
-    rootRank = 3
-
-
-class Group:
-    """What the hooks use of torch's ProcessGroup."""
-
-    def __init__(self, name: str = "0") -> None:
-        self.group_name = name
-        self.number = 0
-        self.calls: list[tuple[Any, ...]] = []
-
-    def _count(self) -> int:
-        return self.number
-
-    def _collective(self, *args: Any, **kwargs: Any) -> object:
-        self.number += 1
-        self.calls.append((args, kwargs))
-        if args and args[0] == "fails":
-            raise ValueError("no such tensor")
-        return ("result", self.number)
-
-    _get_sequence_number_for_group = instance_method(_count)
-    allreduce = instance_method(_collective)
-    broadcast = instance_method(_collective)
-    barrier = instance_method(_collective)
-    send = instance_method(_collective)
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The compiled module, built here where it was not installed."""
-    compiler = shutil.which("cc")
-    if compiler is None or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        pytest.skip("no compiler")
-    binary = tmp_path_factory.mktemp("calls") / "_calls.abi3.so"
-    include = sysconfig.get_paths()["include"]
-    command = [compiler, "-O2", "-w", "-fPIC", "-shared", f"-I{include}", SOURCE, "-o", binary]
-    subprocess.run(command, check=True, timeout=60)
-    spec = importlib.util.spec_from_file_location("_calls", binary)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class Job:
-    """A rank with one patched class, whose ring is read as an observer reads it."""
-
-    def __init__(self, page: PulsePage) -> None:
-        self.page = page
-        self.sites: dict[tuple[str, int, int], int] = {}
-        self.agent = SimpleNamespace(operations=page.operations, site_number=self._site)
-        self.patches = PatchSet()
-        self.group_type: type[Group] = type("ProcessGroup", (Group,), dict(vars(Group)))
-        module = ModuleType("fake_c10d")
-        module.ProcessGroup = self.group_type  # type: ignore[attr-defined]
-        known: Any = SimpleNamespace(read=lambda agent: None)
-        self.counts = torch_collectives.apply(module, self.patches, known)
-
-    def _site(self, code: Any, line: int, who: str, called_from: int) -> int:
-        return self.sites.setdefault((code.co_name, line, called_from), len(self.sites) + 1)
-
-    def operations(self) -> tuple[Operation, ...]:
-        return decode_operations(Path(self.page.path).read_bytes())
-
-    def function_of(self, operation: Operation) -> str:
-        return next(key[0] for key, number in self.sites.items() if number == operation.site)
-
-
-@pytest.fixture(params=["python", "compiled"])
-def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
-    compiled = request.getfixturevalue("built") if request.param == "compiled" else None
-    monkeypatch.setattr(torch_collectives, "CallRecord", getattr(compiled, "CallRecord", None))
-    page = PulsePage(f"/dev/shm/distwatch-test-calls-{os.getpid()}")
-    job = Job(page)
-    monkeypatch.setattr(core, "_current", job.agent)
-    yield job
-    job.patches.undo()
-    os.unlink(page.path)
+from distwatch.state.pulse import SLOTS
+from tests.integrations.observed_group import Job, Options, Tensor
 
 
 def test_each_call_is_recorded_with_its_numbers_and_its_site(job: Job) -> None:
@@ -332,6 +221,7 @@ def test_memory_that_is_too_small_is_refused(built: Any) -> None:
         (bytearray(100), 0, 2),
         (bytearray(64), 64, 1),
         (bytearray(64), 0, -1),
+        (bytearray(192), 0, 3),
     ):
         with pytest.raises(ValueError, match="do not fit"):
             record.attach(memory, offset, slots, 0)

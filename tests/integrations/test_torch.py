@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distwatch.state import events as ev
-from distwatch.state.pulse import PAGE_SIZE, decode_operations, decode_page
+from distwatch.state.pulse import PAGE_SIZE, SLOT, SLOT_SIZE, SLOTS, decode_operations, decode_page
 from tests.agent.rings import read_events
 from tests.support.ranks import free_port
 
@@ -52,6 +52,7 @@ def ring_of(home: Path) -> Path:
     return ring
 
 
+TAG = 9  # among a slot's fields
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 JOB = """
@@ -162,6 +163,43 @@ def test_calls_from_python_have_the_recorders_numbers(home: Path, compiled: bool
     assert len(called) == 12 < len(sizes)
     assert all(o.left_ns and o.numel == 8 for o in called.values())
     assert len({o.site for o in called.values()}) == 1
+
+
+COUNTED = """
+import os, torch, torch.distributed as dist
+from distwatch.agent import core
+dist.init_process_group("gloo")
+t = torch.ones(8)
+def reduce(times):
+    for _ in range(times):
+        dist.all_reduce(t)
+reduce(90)
+core.current().beat()
+reduce(20)
+torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+reduce(5)
+core.current().beat()
+reduce(5)
+core.current().dump("test")
+os._exit(0)
+"""
+
+
+def test_a_counted_number_is_the_recorders_or_none(home: Path) -> None:
+    """C++ calls a group that Python alone has called for long: nothing wrong stays."""
+    if find_spec("distwatch.agent._calls") is None:
+        pytest.skip("the compiled module was not built here")
+    assert run(home, COUNTED, **ALONE).returncode == 0
+    content = ring_of(home).with_suffix(".pulse").read_bytes()
+    slots = [SLOT.unpack_from(content, PAGE_SIZE + n * SLOT_SIZE) for n in range(SLOTS)]
+    assert sum(slot[TAG] for slot in slots) >= 19, "all but the first call from a new line"
+    (dumped,) = [e for e in read_events(ring_of(home)) if isinstance(e, ev.CollectivesDumped)]
+    truth = [c.seq for c in dumped.entries if c.input_sizes == ((8,),)]
+    seqs = [o.seq for o in decode_operations(content)]
+    assert len(seqs) == 120
+    assert all(seq in {real, -1} for seq, real in zip(seqs[-len(truth) :], truth, strict=True))
+    assert seqs[:90] == list(range(1, 91))
+    assert seqs[-5:] == truth[-5:] != list(range(116, 121))
 
 
 P2P = """
