@@ -28,7 +28,7 @@ from distwatch.state import events as ev
 from distwatch.state.bounds import MOST_LISTED
 from distwatch.state.codec import decode_part, encode_event
 from distwatch.state.frames import FileHeader
-from distwatch.state.model import Group, RunState, TimelineEntry
+from distwatch.state.model import Group, RunState, Step, TimelineEntry
 from distwatch.state.rank_spans import Spans, begin_event, pack_ranks, unpack_ranks
 
 _Long = TypeVar("_Long")
@@ -69,8 +69,11 @@ class Checkpoint(msgspec.Struct, kw_only=True, gc=False):
     ended: frozenset[str] = frozenset()
 
 
+_Integrations = tuple[tuple[str, ev.IntegrationChanged], ...]
+
+
 class _Written(Checkpoint, kw_only=True, gc=False):
-    """Its written form. Lists of ranks that thousands of processes share are written as spans, once."""
+    """Its written form. What thousands of processes share is written once; lists of ranks as spans."""
 
     # The state in it is shortened, too: see `_shortened`.
 
@@ -81,6 +84,12 @@ class _Written(Checkpoint, kw_only=True, gc=False):
     """Equal stacks of all ranks once: diagnosis looks at each object once, see `cache_by_identity`."""
     stacks: tuple[int, ...] = ()
     """For each thread of each stack, the place of its frames in `frames`."""
+    integrations: tuple[_Integrations, ...] = ()
+    integrated: tuple[int, ...] = ()
+    """For each process, the place of its integrations in `integrations`."""
+    sites: tuple[ev.Site | None, ...] = ()
+    located: tuple[int, ...] = ()
+    """For each step and group of each process, the place of its call site in `sites`."""
     timeline: tuple[tuple[int, str, int, str, str, msgspec.Raw], ...] = ()
 
 
@@ -144,6 +153,14 @@ def _groups_of(state: RunState) -> list[Group]:
     return [group for process in state.processes.values() for group in process.groups.values()]
 
 
+def _steps_and_groups_of(state: RunState) -> list[Step | Group]:
+    found: list[Step | Group] = []
+    for process in state.processes.values():
+        found += process.steps.values()
+        found += process.groups.values()
+    return found
+
+
 def _threads_of(state: RunState) -> list[ev.ThreadStack]:
     return [
         thread
@@ -192,6 +209,8 @@ def _shortened(state: RunState) -> Iterator[None]:
         _swap(processes, "meshes", lambda meshes: [mesh.to_wire() for mesh in meshes]),
         _swap(_groups_of(state), "members", lambda _: ()),
         _swap(_threads_of(state), "frames", lambda _: ()),
+        _swap(processes, "integrations", lambda _: {}),
+        _swap(_steps_and_groups_of(state), "site", lambda _: None),
         _swap([state], "timeline", lambda _: []),
     ]
     try:
@@ -205,17 +224,27 @@ def _encode(checkpoint: Checkpoint) -> bytes:
     state = checkpoint.state
     lists: _Places[tuple[int, ...]] = _Places()
     frames: _Places[tuple[ev.Frame, ...]] = _Places()
+    integrations: _Places[_Integrations] = _Places()
+    sites: _Places[ev.Site | None] = _Places()
     given = {name: getattr(checkpoint, name) for name in Checkpoint.__struct_fields__}
     written = _Written(
         **given,
         groups=tuple(lists.of(group.members) for group in _groups_of(state)),
         stacks=tuple(frames.of(thread.frames) for thread in _threads_of(state)),
+        integrated=tuple(
+            integrations.values.setdefault(one, len(integrations.values))
+            for process in state.processes.values()
+            for one in [tuple(process.integrations.items())]
+        ),
+        located=tuple(sites.of(one.site) for one in _steps_and_groups_of(state)),
         timeline=tuple(
             (e.time_ns, e.stream, e.seq, e.host, e.process, msgspec.Raw(encode_event(e.event)))
             for e in state.timeline
         ),
     )
     written.frames = tuple(frames.values)
+    written.integrations = tuple(integrations.values)
+    written.sites = tuple(sites.values)
     written.lists = tuple(
         (spans, () if spans else one) for one in lists.values for spans in [pack_ranks(one)]
     )
@@ -231,6 +260,11 @@ def _decode(content: bytes) -> Checkpoint:
         group.members = lists[place]
     for thread, place in zip(_threads_of(written.state), written.stacks, strict=True):
         msgspec.structs.force_setattr(thread, "frames", written.frames[place])
+    processes = written.state.processes.values()
+    for held, place in zip(processes, written.integrated, strict=True):
+        held.integrations = dict(written.integrations[place])
+    for one, place in zip(_steps_and_groups_of(written.state), written.located, strict=True):
+        one.site = written.sites[place]
     for time_ns, stream, seq, host, process, raw in written.timeline:
         begin_event()
         event = decode_part(raw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from typing import TypeVar
 from functools import cache
 
 import msgspec
@@ -18,6 +19,7 @@ from distwatch.observer.journals.reading import any_alive
 from distwatch.observer.journals.sealed import UNREADABLE, read_sealed, write_sealed
 from distwatch.report.document import Report
 from distwatch.runfolder import RunFolder, host_name
+from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
 _MAGIC = b"distwatch report\n"
@@ -34,6 +36,20 @@ class KeptReport(msgspec.Struct, frozen=True, gc=False):
     report: Report
 
 
+class _Verdict(msgspec.Struct, frozen=True, gc=False):
+    findings: list[Finding]
+
+
+class _KeptVerdict(msgspec.Struct, frozen=True, gc=False):
+    """Of a kept report, what is not derived from the state anyway: a report tells of each rank."""
+
+    source: str
+    report: _Verdict
+
+
+_Kept = TypeVar("_Kept", KeptReport, _KeptVerdict)
+
+
 def path_of(folder: RunFolder) -> str:
     """Where the report of a run is kept."""
     return f"{folder.path}/report.checkpoint"
@@ -41,14 +57,25 @@ def path_of(folder: RunFolder) -> str:
 
 def read_kept(folder: RunFolder) -> Report | None:
     """The report on exactly these files by these rules; None where none is kept."""
+    kept = _read(folder, KeptReport)
+    return kept.report if kept is not None else None
+
+
+def read_kept_findings(folder: RunFolder) -> list[Finding] | None:
+    """As `read_kept`, but only its findings."""
+    kept = _read(folder, _KeptVerdict)
+    return kept.report.findings if kept is not None else None
+
+
+def _read(folder: RunFolder, kind: type[_Kept]) -> _Kept | None:
     content = read_sealed(path_of(folder), _MAGIC, KeptReport)
     if content is None:
         return None
     try:
-        kept = msgspec.msgpack.decode(content, type=KeptReport)
+        kept = msgspec.msgpack.decode(content, type=kind)
     except UNREADABLE:
         return None
-    return kept.report if kept.source == source_of(folder) else None
+    return kept if kept.source == source_of(folder) else None
 
 
 def keep(folder: RunFolder, source: str, report: Report) -> bool:

@@ -17,7 +17,7 @@ from distwatch.observer.journals.reading import (
 from distwatch.observer.journals.run_state import load_run
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import dump_text
-from distwatch.observer.targets.kept_report import read_kept
+from distwatch.observer.targets.kept_report import read_kept_findings
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.observer_process import start_observer
@@ -40,12 +40,10 @@ class RecordedRun(RunSource):
 
     async def open(self) -> None:
         """Reads its end; raises PartialData where there are no records."""
-        kept = read_kept(self.folder)
+        self.findings = read_kept_findings(self.folder)
         run = load_run(self.folder)
         self.state, self.span = run.state, (run.first_ns, run.last_ns)
         self.cursor_ns = run.last_ns
-        if kept is not None:
-            self.findings = kept.findings
         gc.freeze()  # all of it stays: looking for cycles in it takes a tenth of the time until it is shown
 
     async def poll(self) -> bool:
