@@ -1,4 +1,8 @@
-"""The cases of `scenario_verdicts.py`: scripts of `tests/scenarios/jobs`, and what is right about them."""
+"""The cases of `scenario_verdicts.py`: scripts of `tests/scenarios/jobs`, and what is right about them.
+
+Where the person's code parts in a case, the script marks the line that decides it, `# < WAY: TOPIC`. Without a mark
+nothing is expected: all ranks pass the same lines, and one of them is held up there or has come to its end.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,11 @@ def _of(script: str, way: str, code: str, *culprits: int, world: int = 2, who: i
     return Case(f"{script} {way}", script, (way, str(who)), tuple(code.split()), culprits, world)
 
 
+def _parting(way: str, codes: str, *culprits: int, world: int = 2) -> Case:
+    return _of("partings", way, codes, *(culprits or (0, 1)), world=world)
+
+
+_UNEVEN = "collective.count_uneven collective.op_mismatch"
 CASES = (
     *(
         _of("exit_stalls", way, "process.exit_stalled", 1)
@@ -73,3 +82,15 @@ CASES = (
     _of("library_aborts", "p2p", "p2p.unmatched collective.shape_mismatch", 0, 1),
     *(_of("saves", way, "checkpoint.save_stalled", 1) for way in "torch dcp dcp_async".split()),
 )
+PARTINGS = (
+    _parting("helper_return", "collective.shape_mismatch"),
+    *(
+        _parting(way, _UNEVEN)
+        for way in "data_continue comprehension short_circuit time_loop no_sync no_sync_branch generator "
+        "callback early_stop".split()
+    ),
+    _parting("swallowed", "collective.count_uneven", 2, world=3),
+    *(_parting(way, "collective.op_mismatch") for way in "decorated file_branch retry".split()),
+    _parting("hook", "collective.shape_mismatch"),
+)
+"""Shapes of code in which ranks part: written as a trial of `why` before it was looked at what it says of them."""

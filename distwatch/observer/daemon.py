@@ -302,7 +302,7 @@ class Observer:
         if changed:
             self.inspection.again_soon()
             self._verdict_due = True
-            if self.judge.blocked and (reading := self.inspection.read_files()):
+            if self.judge.needs_source and (reading := self.inspection.read_files()):
                 reading.add_done_callback(lambda _: self._judge_soon())
         largest = next(iter(self.judge.cases), None)
         self.nccl.consider(why, largest, leaf=self.judge.of_one_host)

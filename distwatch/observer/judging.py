@@ -13,6 +13,7 @@ from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
+from distwatch.state.codes import code_of
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
 
@@ -120,6 +121,11 @@ class Judge:
     def blocked(self) -> bool:
         """Whether the verdict is a hang or a crash."""
         return bool(self._roots)
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether the ranks' source may show why."""
+        return self.blocked or any(code_of(one.code).lies_in_code for one in self.findings)
 
     @property
     def incident(self) -> int | None:

@@ -26,7 +26,7 @@ def judged_root(job: ActedJob, **seen: bool) -> Finding:
 
 def complaint_about(program: Program, job: ActedJob, finding: Finding) -> str:
     """What is wrong with the answer; '' where it is right."""
-    told = [(w.kind, w.condition_line, w.about) for w in finding.why if w.condition]
+    told = [(w.kind, w.condition_line, w.about or "unknown") for w in finding.why if w.condition]
     line = marked_line(job)
     if any(k in program.kinds and at == line and a in program.about for k, at, a in told):
         return ""

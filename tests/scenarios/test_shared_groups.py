@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.marked_lines import marked_places
 from tests.support.ranks import launch_ranks
 
 
@@ -20,4 +21,5 @@ def test_a_group_that_is_not_used_alike(
     way: str, code: str, culprits: set[int], mentions: tuple[str, ...]
 ) -> None:
     with launch_ranks("shared_groups", 2, args=(way, "1")) as job:
-        job.wait_verdict(code, culprits, mentions=mentions)
+        places = marked_places("shared_groups", way)
+        job.wait_verdict(code, culprits, mentions=(*mentions, *places))

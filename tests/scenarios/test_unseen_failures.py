@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.marked_lines import marked_places
 from tests.support.ranks import launch_ranks
 
 
@@ -27,4 +28,4 @@ def test_what_no_traceback_shows(
     script: str, way: str, code: str, mentions: tuple[str, ...]
 ) -> None:
     with launch_ranks(script, 2, args=(way, "1")) as job:
-        job.wait_verdict(code, {1}, mentions=mentions)
+        job.wait_verdict(code, {1}, mentions=(*mentions, *marked_places(script, way)))

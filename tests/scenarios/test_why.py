@@ -9,6 +9,7 @@ from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.observer.targets.target import RunHere
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
+from tests.support.marked_lines import marked_places
 from tests.support.ranks import JOBS, launch_ranks
 
 SCRIPT = JOBS / "parts.py"
@@ -47,6 +48,23 @@ def test_a_live_verdict_names_the_line_where_the_ranks_part(
         finding = diagnose(state)[0]
         assert f"parts.py:{line_of(marked)}" in finding.summary
         assert "at step " in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "culprits", "world"),
+    [
+        ("swallowed", "collective.count_uneven", {2}, 3),
+        ("callback", "collective.count_uneven", {0, 1}, 2),
+        ("hook", "collective.shape_mismatch", {0, 1}, 2),
+        ("retry", "collective.op_mismatch", {0, 1}, 2),
+        ("no_sync", "collective.count_uneven", {0, 1}, 2),
+    ],
+)
+def test_shapes_of_code_in_which_ranks_part(
+    way: str, code: str, culprits: set[int], world: int
+) -> None:
+    with launch_ranks("partings", world, args=(way,)) as job:
+        job.wait_verdict(code, culprits, mentions=(marked_places("partings", way)[0],))
 
 
 def test_a_live_verdict_names_what_keeps_a_rank_from_its_send() -> None:

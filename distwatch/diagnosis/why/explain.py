@@ -11,34 +11,30 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.training import place_in_training
 from distwatch.diagnosis.facts.weight_sync import weight_sync_of
 from distwatch.diagnosis.facts.world_names import named
-from distwatch.diagnosis.why.guards import Guard
-from distwatch.diagnosis.why.parting import Parting, dispatching, part
-from distwatch.diagnosis.why.sides import Side, sides_of
-from distwatch.diagnosis.why.source import Source, read_source
+from distwatch.diagnosis.why.guard import Guard
+from distwatch.diagnosis.why.parting import Parting, dispatching, level_of, part
+from distwatch.diagnosis.why.same_line import told_by_line
+from distwatch.diagnosis.why.sides import Side, is_on_values, sides_of
+from distwatch.diagnosis.why.source import Source, excerpt, read_source
 from distwatch.diagnosis.why.trails import Step, Trail
 from distwatch.diagnosis.why.unmatched import Kept, keeping_from, missing_calls
-from distwatch.diagnosis.why.values import origin_of
 from distwatch.diagnosis.why.words import advice_of, advice_on_missing, clause_of, kept_clause
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding, Way
 from distwatch.state.model import Process
-from distwatch.state.rank_sets import name_ranks
 
 _FINDINGS = 4
 _RANKS = 8
-_AROUND = 1
-_LINES = 9
 _FAMILIES = ("collective", "p2p", "load", "process", "checkpoint")
 _GROUPS = frozenset(
     f"group.{name}" for name in ("call_missing", "members_disagree", "counter_skew", "destroyed")
 )
 _FROM_OUTSIDE = frozenset(
-    f"process.{name}" for name in ("killed", "oom_killed", "stopped", "debugger", "limit_reached")
+    f"process.{name}" for name in ("killed", "oom_killed", "stopped", "debugger")
 )
 """What came upon a rank, wherever it was in its code."""
 _OF_CODE = ("collective.", "p2p.", "group.")
 """Of these the code itself is the cause; of others it only shows who is concerned."""
-_OF_VALUES = ("shape_mismatch", "dtype_mismatch", "root_disagrees", "members_disagree", "unmatched")
 _COLLECTIVE = (
     "all_reduce all_gather gather broadcast reduce scatter barrier all_to_all send recv backward wait "
     "new_group synchronize"
@@ -96,28 +92,39 @@ def _may_part(finding: Finding) -> bool:
 def _explained(case: Case, finding: Finding) -> Finding:
     if finding.code == "p2p.unmatched" and (told := _by_missing_call(case, finding)):
         return told
-    sides = sides_of(case, finding)
-    if sides is None:
-        return finding
-    if sides[0].trail.steps == sides[1].trail.steps:
-        trail = sides[0].trail
-        differs = finding.code.endswith(_OF_VALUES) and bool(trail.steps)
+    for sides in sides_of(case, finding):
+        if sides[0].trail.steps == sides[1].trail.steps or _share_code(sides):
+            return _by_sides(case, finding, sides)
+    return finding
+
+
+def _share_code(sides: tuple[Side, Side]) -> bool:
+    """Whether one function of the person's code is in both trails: two threads' calls have none."""
+    return level_of(sides[0].trail, sides[1].trail) is not None
+
+
+def _by_sides(case: Case, finding: Finding, sides: tuple[Side, Side]) -> Finding:
+    trails = (sides[0].trail, sides[1].trail)
+    if trails[0].steps == trails[1].steps:
+        differs = is_on_values(finding) and bool(trails[0].steps)
         return (
-            _by_value(case, finding, sides, trail.steps[-1], trail.called) if differs else finding
+            _on_one_line(case, finding, sides, trails[0].steps[-1], trails[0].called)
+            if differs
+            else finding
         )
     counts = (sides[0].times, sides[1].times) if min(s.times for s in sides) >= 0 else None
-    trails = (sides[0].trail, sides[1].trail)
-    texts = tuple(_texts(case, trails))
-    parting = _part(trails, counts, texts)
+    alone = (sides[0].is_alone, sides[1].is_alone)
+    parting = _part(trails, counts, alone, tuple(_texts(case, trails)))
     if parting is None:
         step = dispatching(*trails)
-        found = _by_value(case, finding, sides, step, ()) if step else finding
+        found = _on_one_line(case, finding, sides, step, ()) if step else finding
         return found if found.why else _with_unread(case, finding, trails)
     ranks = (sides[0].ranks, sides[1].ranks)
     finding = _blaming_who_left(finding, parting, ranks)
     clause = clause_of(parting, ranks, counts)
     advice = finding.advice
-    if finding.code.startswith(_OF_CODE) and not finding.has_own_advice:
+    of_code = finding.code.startswith(_OF_CODE) and not parting.is_of_a_pair
+    if of_code and not finding.has_own_advice:
         advice = advice_of(parting, _is_collective(parting)) or advice
     order = (parting.taker, 1 - parting.taker)
     return msgspec.structs.replace(
@@ -126,6 +133,12 @@ def _explained(case: Case, finding: Finding) -> Finding:
         advice=advice,
         why=tuple(w for side in order if (w := _way(case, parting, sides, side))),
     )
+
+
+def _on_one_line(
+    case: Case, finding: Finding, sides: tuple[Side, Side], step: Step, called: tuple[str, ...]
+) -> Finding:
+    return told_by_line(finding, sides, step, called, lambda file: _source(case, file))
 
 
 def _by_missing_call(case: Case, finding: Finding) -> Finding | None:
@@ -161,7 +174,7 @@ def _plain_way(case: Case, ranks: tuple[int, ...], step: Step, condition: str, k
         global_ranks=ranks, file=step.file, line=step.line, function=step.function,
         source=source.line(step.line) if source else "", condition=condition, condition_line=line,
         kind=kept.guard.kind, about=kept.about,
-        lines=_excerpt(source, line, step.line) if source else (),
+        lines=excerpt(source, line, step.line) if source else (),
     )  # fmt: skip
 
 
@@ -181,12 +194,15 @@ def _blaming_who_left(
 def _part(
     trails: tuple[Trail, Trail],
     counts: tuple[int, int] | None,
+    alone: tuple[bool, bool],
     texts: tuple[tuple[str, str], ...],
 ) -> Parting | None:
     """Verdicts are derived again and again from the same stacks, and from the same sources."""
     by_file = dict(texts)
     try:
-        return part(trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts)
+        return part(
+            trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts, alone
+        )
     except RecursionError:
         return None  # a source of hundreds of nested branches must not cost the verdict itself
 
@@ -206,42 +222,13 @@ def _with_unread(case: Case, finding: Finding, trails: tuple[Trail, Trail]) -> F
     return msgspec.structs.replace(finding, evidence=(*finding.evidence, *more))
 
 
-def _by_value(
-    case: Case, finding: Finding, sides: tuple[Side, Side], step: Step, called: tuple[str, ...]
-) -> Finding:
-    """Ranks on one line: where what they pass comes from, or, with nothing `called`, what they call."""
-    source = _source(case, step.file)
-    found = origin_of(source, step, called) if source else None
-    if source is None or found is None:
-        return finding
-    guard, about = found
-    ways = tuple(
-        Way(
-            global_ranks=side.ranks, file=step.file, line=step.line, function=step.function,
-            source=source.line(step.line), condition=guard.text, condition_line=guard.line,
-            kind="value", about=about if about != "constant" else "",
-            lines=_excerpt(source, guard.line, step.line),
-        )
-        for side in sides
-    )  # fmt: skip
-    who = name_ranks((*sides[0].ranks, *sides[1].ranks))
-    verb = "pass" if called else "call"
-    place = f"{step.file.rpartition('/')[2]}:{guard.line}"
-    return msgspec.structs.replace(
-        finding,
-        summary=f"{finding.summary}; what {who} {verb} comes from `{guard.text}`, {place}",
-        why=ways,
-    )
-
-
 def _way(case: Case, parting: Parting, sides: tuple[Side, Side], side: int) -> Way | None:
     guard = parting.guard
     step = parting.steps[side]
     takes = side == parting.taker
     if takes and guard.is_exit:
         line = getattr(guard.node, "lineno", guard.line)
-        function = next((s.function for s in parting.steps if s is not None), "")
-        step = Step(parting.file, line, function)
+        step = Step(parting.file, line, parting.function)
     if step is None:
         return None
     source = _source(case, step.file)
@@ -250,7 +237,7 @@ def _way(case: Case, parting: Parting, sides: tuple[Side, Side], side: int) -> W
         global_ranks=sides[side].ranks, file=step.file, line=step.line, function=step.function,
         source=source.line(step.line) if source else "",
         condition=condition, condition_line=line, kind=guard.kind, about=parting.about,
-        lines=_excerpt(source, line, step.line) if source else (),
+        lines=excerpt(source, line, step.line) if source else (),
     )  # fmt: skip
 
 
@@ -261,15 +248,6 @@ def _condition(parting: Parting, guard: Guard, takes: bool) -> tuple[str, int]:
     if theirs.arm == "else" and theirs.kind != "loop":
         return f"else of `{theirs.text}`", theirs.line
     return theirs.text, theirs.line
-
-
-def _excerpt(source: Source, condition: int, line: int) -> tuple[tuple[int, str], ...]:
-    """The condition, the line, and what is around them; not what is far between."""
-    wanted = {n for at in (condition, line) if at for n in range(at - _AROUND, at + _AROUND + 1)}
-    numbers = sorted(n for n in wanted if 0 < n <= len(source.lines))[:_LINES]
-    texts = [(n, source.lines[n - 1].rstrip()) for n in numbers]
-    margin = min((len(t) - len(t.lstrip()) for _, t in texts if t), default=0)
-    return tuple((n, text[margin : margin + 120]) for n, text in texts)
 
 
 def _is_collective(parting: Parting) -> bool:

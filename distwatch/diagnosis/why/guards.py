@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
-import msgspec
-
+from distwatch.diagnosis.why.exits import again_of, exits_of
+from distwatch.diagnosis.why.guard import LOOPS, TRIES, Guard, Kind, handler_text, header_of
 from distwatch.diagnosis.why.source import (
     FUNCTIONS,
     Scope,
@@ -18,43 +17,10 @@ from distwatch.diagnosis.why.source import (
     within,
 )
 
-Kind = Literal[
-    "branch", "conditional", "short_circuit", "comprehension", "match", "loop", "no_sync",
-    "try", "except", "finally", "return", "continue", "break", "raise", "exit",
-]  # fmt: skip
-EXITS = frozenset(("return", "continue", "break", "raise", "exit"))
-_TRIES = tuple(filter(None, (ast.Try, getattr(ast, "TryStar", None))))
-_LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_ENDS = frozenset(("exit", "_exit", "quit", "abort"))
-
-
-class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """One construct that lets a rank come to a line, or keeps it from it.
-
-    Attributes:
-        node: the construct; two lines in it, in the same `arm`, are not separated by it.
-        arm: which part of it leads to the line: body, else, except 0, case 2, …
-        tests: the expressions that decide.
-        text: its condition as it is written.
-        loop: for an exit, the innermost loop around it.
-    """
-
-    kind: Kind
-    node: ast.AST
-    arm: str
-    line: int
-    text: str
-    tests: tuple[ast.expr, ...] = ()
-    loop: ast.AST | None = None
-
-    @property
-    def is_exit(self) -> bool:
-        """Whether it keeps a rank from the line, instead of leading to it."""
-        return self.kind in EXITS
-
-    def is_shared_with(self, other: Guard) -> bool:
-        return self.node is other.node and self.arm == other.arm
+_CHOICES = frozenset(("branch", "conditional", "short_circuit", "match", "return"))
+_PASSED_ON = 3
+"""Of a function that is passed on in more places, none is named."""
 
 
 def guards_of(source: Source, scope: Scope, line: int, called: Sequence[str] = ()) -> list[Guard]:
@@ -63,12 +29,30 @@ def guards_of(source: Source, scope: Scope, line: int, called: Sequence[str] = (
     Args:
         called: names of what is called there, the best first: they tell apart calls on one line.
     """
-    return list(_Walk(source, line, called).block(body_of(scope), None))
+    return list(_Walk(source, scope, line, called).block(body_of(scope), None))
+
+
+def registrations_of(source: Source, function: str) -> tuple[Guard, ...]:
+    """What guards the lines that pass a function on, as to `add_callback(save)`; none where one is unguarded."""
+    called = {id(node.func) for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
+    lines = {
+        node.lineno
+        for node in ast.walk(source.tree)
+        if isinstance(node, (ast.Name, ast.Attribute))
+        and (node.id if isinstance(node, ast.Name) else node.attr) == function
+        and id(node) not in called
+    }
+    guards = [guards_of(source, source.scope_at(line), line) for line in sorted(lines)]
+    branches = [[one for one in found if one.kind in _CHOICES] for found in guards]
+    if not branches or len(branches) > _PASSED_ON or not all(branches):
+        return ()
+    return tuple(guard for found in branches for guard in found)
 
 
 class _Walk:
-    def __init__(self, source: Source, line: int, called: Sequence[str]) -> None:
+    def __init__(self, source: Source, scope: Scope, line: int, called: Sequence[str]) -> None:
         self._source = source
+        self._scope = scope
         self._line = line
         self._called = called
 
@@ -84,9 +68,9 @@ class _Walk:
     def _inside(self, statement: ast.stmt, loop: ast.AST | None) -> Iterator[Guard]:
         if isinstance(statement, ast.If):
             yield from self._branch(statement, loop)
-        elif isinstance(statement, _LOOPS):
+        elif isinstance(statement, LOOPS):
             yield from self._loop(statement, loop)
-        elif isinstance(statement, _TRIES):
+        elif isinstance(statement, TRIES):
             yield from self._attempt(statement, loop)
         elif isinstance(statement, (ast.With, ast.AsyncWith)):
             yield from self._with(statement, loop)
@@ -109,21 +93,28 @@ class _Walk:
             yield from self._expression(node.test)
         elif in_body or in_else:
             arm = "body" if in_body else "else"
-            yield self._guard("branch", node, arm, _header(self._source, node), node.test)
+            yield self._guard("branch", node, arm, header_of(self._source, node), node.test)
             yield from self.block(node.body if in_body else node.orelse, loop)
 
     def _loop(
         self, node: ast.For | ast.AsyncFor | ast.While, loop: ast.AST | None
     ) -> Iterator[Guard]:
         if self._holds(node.orelse):
-            yield self._guard("loop", node, "else", _header(self._source, node), _test_of(node))
+            # Only a break keeps a rank from the else of a loop, however many rounds it has.
+            breaks = [one for one in exits_of(self._source, node.body, node) if one.kind == "break"]
+            yield from breaks
+            if not breaks:
+                yield self._guard(
+                    "loop", node, "else", header_of(self._source, node), _test_of(node)
+                )
             yield from self.block(node.orelse, loop)
             return
         # Its header is run once a round: who is there is in the loop.
-        yield self._guard("loop", node, "body", _header(self._source, node), _test_of(node))
+        yield self._guard("loop", node, "body", header_of(self._source, node), _test_of(node))
         for left in exits_of(self._source, node.body, node):
             if left.kind != "continue":
                 yield left
+        yield from again_of(self._source, node)
         if self._holds(node.body):
             yield from self.block(node.body, node)
         else:
@@ -131,7 +122,7 @@ class _Walk:
 
     def _attempt(self, node: ast.Try, loop: ast.AST | None) -> Iterator[Guard]:
         first = node.handlers[0] if node.handlers else None
-        text = self._source.line(first.lineno) if first else "try:"
+        text = handler_text(self._source, first) if first else "try:"
         tests = (first.type,) if first and first.type else ()
         line = first.lineno if first else node.lineno
         if self._holds(node.body):
@@ -144,7 +135,7 @@ class _Walk:
             if covers(handler, self._line):
                 yield Guard(
                     kind="except", node=node, arm=f"except {number}", line=handler.lineno,
-                    text=self._source.line(handler.lineno),
+                    text=handler_text(self._source, handler),
                     tests=(handler.type,) if handler.type else (),
                 )  # fmt: skip
                 yield from self.block(handler.body, loop)
@@ -163,9 +154,13 @@ class _Walk:
         return Guard(kind="finally", node=node, arm=arm, line=line, text="finally:")
 
     def _with(self, node: ast.With | ast.AsyncWith, loop: ast.AST | None) -> Iterator[Guard]:
-        if "no_sync" in (text := _header(self._source, node)):
+        if "no_sync" in (text := header_of(self._source, node)):
             tests = [item.context_expr for item in node.items]
             yield self._guard("no_sync", node, "body", text, *tests)
+        else:
+            for item in node.items:
+                if isinstance(item.context_expr, ast.Name):
+                    yield from chosen_no_sync(self._source, self._scope, item.context_expr.id)
         if self._holds(node.body):
             yield from self.block(node.body, loop)
         else:
@@ -235,83 +230,28 @@ class _Walk:
         return Guard(kind=kind, node=node, arm=arm, line=line, text=text, tests=tests)
 
 
-def exits_of(
-    source: Source, statements: Iterable[ast.stmt], loop: ast.AST | None
-) -> Iterator[Guard]:
-    """The conditional exits in some statements; `continue` and `break` only of the given loop."""
-    waiting: list[tuple[ast.AST, Guard | None, ast.AST | None]] = [
-        (statement, None, loop) for statement in statements
-    ]
-    while waiting:
-        node, condition, inner = waiting.pop(0)
-        kind = _exit_kind(node)
-        if kind in ("continue", "break") and inner is not loop:
+def chosen_no_sync(source: Source, scope: Scope, name: str) -> Iterator[Guard]:
+    """What decides whether a context is `no_sync`: `context = model.no_sync() if more else nullcontext()`."""
+    for node in within(scope):
+        if not isinstance(node, (ast.If, ast.Assign)) or "no_sync" not in source.segment(node):
             continue
-        if isinstance(node, ast.Assert):
-            text = f"assert {source.segment(node.test)}"
-            condition = Guard(
-                kind="branch", node=node, arm="", line=node.lineno, text=text, tests=(node.test,)
-            )
-        if kind is not None:
-            if condition is not None:
-                yield Guard(
-                    kind=kind, node=node, arm="exit", line=condition.line, text=condition.text,
-                    tests=condition.tests, loop=inner,
-                )  # fmt: skip
+        assigned = node.body if isinstance(node, ast.If) else [node]
+        if not any(isinstance(one, ast.Assign) and _assigns(one, name) for one in assigned):
             continue
-        waiting[:0] = [
-            (child, own or condition, around) for child, own, around in _parts(source, node, inner)
-        ]
+        if isinstance(node, ast.If):
+            text, tests = header_of(source, node), (node.test,)
+        elif isinstance(node.value, ast.IfExp):
+            text, tests = source.code(node.lineno), (node.value.test,)
+        else:
+            continue
+        yield Guard(
+            kind="no_sync", node=node, arm="chosen", line=node.lineno, text=text, tests=tests
+        )
+        return
 
 
-def _parts(
-    source: Source, node: ast.AST, loop: ast.AST | None
-) -> Iterator[tuple[ast.AST, Guard | None, ast.AST | None]]:
-    """The statements inside one, each with the condition under which it runs and its loop."""
-    if isinstance(node, ast.If):
-        header = _header(source, node)
-        for arm, body in (("body", node.body), ("else", node.orelse)):
-            text = header if arm == "body" else f"else of `{header}`"
-            guard = Guard(
-                kind="branch", node=node, arm=arm, line=node.lineno, text=text, tests=(node.test,)
-            )
-            yield from ((child, guard, loop) for child in body)
-    elif isinstance(node, _LOOPS):
-        yield from ((child, None, node) for child in node.body)
-        yield from ((child, None, loop) for child in node.orelse)
-    elif isinstance(node, _TRIES):
-        yield from ((child, None, loop) for child in (*node.body, *node.orelse, *node.finalbody))
-        for handler in node.handlers:
-            text = source.line(handler.lineno)
-            guard = Guard(
-                kind="except", node=node, arm="", line=handler.lineno, text=text,
-                tests=(handler.type,) if handler.type else (),
-            )  # fmt: skip
-            yield from ((child, guard, loop) for child in handler.body)
-    elif isinstance(node, ast.Match):
-        for case in node.cases:
-            line = case.pattern.lineno
-            guard = Guard(
-                kind="match", node=node, arm="", line=line, text=source.line(line),
-                tests=(node.subject,),
-            )  # fmt: skip
-            yield from ((child, guard, loop) for child in case.body)
-    elif isinstance(node, (ast.With, ast.AsyncWith)):
-        yield from ((child, None, loop) for child in node.body)
-
-
-def _exit_kind(node: ast.AST) -> Kind | None:
-    if isinstance(node, ast.Return):
-        return "return"
-    if isinstance(node, ast.Continue):
-        return "continue"
-    if isinstance(node, ast.Break):
-        return "break"
-    if isinstance(node, (ast.Raise, ast.Assert)):
-        return "raise"
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return "exit" if called_name(node.value) in _ENDS else None
-    return None
+def _assigns(node: ast.Assign, name: str) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
 
 
 def _is_called(call: ast.Call, name: str) -> bool:
@@ -320,20 +260,3 @@ def _is_called(call: ast.Call, name: str) -> bool:
 
 def _test_of(node: ast.For | ast.AsyncFor | ast.While) -> ast.expr:
     return node.test if isinstance(node, ast.While) else node.iter
-
-
-def _header(source: Source, node: ast.AST) -> str:
-    """The first line of a compound statement, to its colon: `if rank == 0:`."""
-    body: list[ast.stmt] = getattr(node, "body", [])
-    begin = getattr(node, "lineno", 0)
-    if not body:
-        return source.line(begin)
-    if body[0].lineno == begin:
-        line = source.lines[begin - 1]
-        # ast counts bytes, not characters.
-        head = line.encode()[: body[0].col_offset].decode("utf-8", "replace").strip()
-    else:
-        lines = source.lines[begin - 1 : body[0].lineno - 1]
-        head = " ".join(" ".join(line.split("#")[0].split()) for line in lines).strip()
-        head = head[: head.rfind(":") + 1] or source.line(begin)
-    return head[:160]

@@ -11,20 +11,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from distwatch.diagnosis.why.guards import Guard, guards_of
+from distwatch.diagnosis.why.guard import Guard
+from distwatch.diagnosis.why.guards import guards_of, registrations_of
 from distwatch.diagnosis.why.source import FUNCTIONS, Source, called_name, covers, name_of, within
-from distwatch.diagnosis.why.topics import Topic, View, bind, topic_of
+from distwatch.diagnosis.why.topics import Topic, View, bind, is_about_rank, topic_of
 from distwatch.diagnosis.why.trails import Step, Trail
 
 Sources = Callable[[str], Source | None]
 """The file of a path; None where it was not read."""
-_WEIGHT: Mapping[Topic, float] = {
+WEIGHT: Mapping[Topic, float] = {
     "rank": 8, "exception": 5, "randomness": 5, "time": 5, "files": 5, "environment": 5, "data": 4, "": 2,
 }  # fmt: skip
 _OF_A_FAILURE = frozenset(("rank", "environment", "files", "randomness", "time"))
+_OF_A_TRY = ("try", "except", "finally")
 _SPLIT = 6.0
 _UNEVEN = 4.0
 """More for what keeps one side from a call that the other side makes more often."""
+_DEEPER = 0.6
 _BESIDE = 4.0
 """Less for what guards the side that is behind, or does not stand in the way of the other."""
 
@@ -36,6 +39,7 @@ class Parting(msgspec.Struct, frozen=True, kw_only=True):
         guard: leads its `taker` (0 or 1) to that side's line, or takes it away before the other's.
         is_split: the other side is in another arm of the same construct.
         steps: each side's line; None for a side that has ended.
+        function: the one in which the guard is.
     """
 
     guard: Guard
@@ -43,14 +47,22 @@ class Parting(msgspec.Struct, frozen=True, kw_only=True):
     taker: int
     is_split: bool
     file: str
+    function: str
     steps: tuple[Step | None, Step | None]
     calls: tuple[str, str]
     other: Guard | None = None
     """Of a split, the other side's arm."""
     around: Guard | None = None
     """A loop around the one that is named, whose rounds may be what differs instead."""
+    registers: str = ""
+    """The guard does not lead to a call of this function, but to the line that passes it on."""
     has_left: bool = False
     """The taker is in the handler or the `finally` of a `try` in which the other side still is."""
+
+    @property
+    def is_of_a_pair(self) -> bool:
+        """Whether one side sends what the other one receives: they part by right."""
+        return self.is_split and {call.lstrip("i") for call in self.calls} == {"send", "recv"}
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +72,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     view: View
     guards: tuple[Guard, ...]
     called: str
+    registered: tuple[Guard, ...] = ()
+    """Of a function that is called by another name: what guards the lines that pass it on by its own."""
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,31 +85,46 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     side: int
     place: Place
     other: Guard | None = None
+    depth: int = 0
+    """Functions between the one that both sides are in and its own."""
+
+    @property
+    def order(self) -> float:
+        """Of guards that tell as much, the outer one: who does not come in is not parted by what is inside."""
+        return self.score - _DEEPER * self.depth
 
 
 def part(
-    sides: tuple[Trail, Trail], sources: Sources, counts: tuple[int, int] | None = None
+    sides: tuple[Trail, Trail],
+    sources: Sources,
+    counts: tuple[int, int] | None = None,
+    alone: tuple[bool, bool] = (False, False),
 ) -> Parting | None:
     """What separates two trails; None where the source does not show it.
 
     Args:
         counts: how many times each side made the call that one of them is in, where that is known.
+        alone: of each side, whether the other one never made the call that it is in.
     """
     level = level_of(*sides)
     if level is None:
         return None
     places = [places_of(trail, sources) for trail in sides]
-    options = list(_options(sides, places, level, counts))
-    best = max(options, key=lambda option: option.score, default=None)
-    if best is None or best.score <= 0:
+    options = list(_options(sides, places, level, counts, alone))
+    options = [option for option in options if option.score > 0]
+    best = max(options, key=lambda option: option.order, default=None)
+    if best is None:
         return None
     outer = best
     if best.guard.kind == "loop":
         # Of loops of which nothing tells which one differs, the side is in a round of the innermost.
+        score = best.score
         nested = [one for one in options if one.guard.kind == "loop" and one.side == best.side]
-        best = [one for one in nested if one.score == best.score][-1]
+        best = [one for one in nested if one.score == score][-1]
     parting = _parting(best, places, level)
     around = outer.guard if outer is not best else None
+    if best.guard.kind == "try" and counts is not None:
+        around = _loop_around(best.place, best.guard)
     return msgspec.structs.replace(parting, around=around)
 
 
@@ -142,7 +171,13 @@ def places_of(trail: Trail, sources: Sources) -> list[Place | None]:
         view = View(source, scope, _bindings(caller, scope) if caller else None)
         guards = guards_of(source, scope, step.line, called)
         shown = _shown_call(source, step, called)
-        places.append(Place(step=step, view=view, guards=tuple(guards), called=shown))
+        is_passed_on = caller is not None and not any(
+            called_name(one) == step.function for one in _calls_on(*caller)
+        )
+        registered = registrations_of(source, step.function) if is_passed_on else ()
+        places.append(
+            Place(step=step, view=view, guards=tuple(guards), called=shown, registered=registered)
+        )
         caller = view, step
     return places
 
@@ -151,14 +186,16 @@ def _bindings(caller: tuple[View, Step], scope: ast.AST) -> dict[str, tuple[ast.
     view, step = caller
     if not isinstance(scope, FUNCTIONS):
         return {}
-    for node in within(view.scope):
-        if (
-            isinstance(node, ast.Call)
-            and called_name(node) == scope.name
-            and covers(node, step.line)
-        ):
-            return bind(node, scope, view)
-    return {}
+    on_line = _calls_on(view, step)
+    named = [node for node in on_line if called_name(node) == scope.name]
+    # `callback(number)` calls it by another name: where nothing else is called there, it is that call.
+    calls = named or (on_line if len(on_line) == 1 else [])
+    return bind(calls[0], scope, view) if calls else {}
+
+
+def _calls_on(view: View, step: Step) -> list[ast.Call]:
+    nodes = (node for node in within(view.scope) if isinstance(node, ast.Call))
+    return [node for node in nodes if covers(node, step.line)]
 
 
 def _shown_call(source: Source, step: Step, called: Sequence[str]) -> str:
@@ -180,6 +217,7 @@ def _options(
     places: list[list[Place | None]],
     level: int,
     counts: tuple[int, int] | None,
+    alone: tuple[bool, bool],
 ) -> Iterator[Option]:
     here = [own[level] if level < len(own) else None for own in places]
     ahead = _ahead(here)
@@ -193,12 +231,27 @@ def _options(
                 if not guard.is_exit or (ahead != side and may_leave_by(guard, yours)):
                     yield from scored(mine, guard, side, gone, beside, counts)
         # What a culprit does deep inside a function may be what the others did there before.
-        # Unless they did it there less often.
+        # Unless they did it there less often, or never.
         more = counts is not None and counts[side] > counts[1 - side]
-        beside = _BESIDE if not more and (side == 0 or ahead == side) else 0.0
-        for place in filter(None, places[side][level + 1 :]):
-            for guard in place.guards:
-                yield from scored(place, guard, side, gone, beside, counts)
+        apart = (side == 0 and not alone[0]) or ahead == side
+        beside = _BESIDE if not more and apart else 0.0
+        for depth, place in enumerate(places[side][level + 1 :], 1):
+            for option in _of_place(place, side, gone, beside, counts) if place else ():
+                yield msgspec.structs.replace(option, depth=depth)
+
+
+def _of_place(
+    place: Place, side: int, gone: Trail, beside: float, counts: tuple[int, int] | None
+) -> Iterator[Option]:
+    """Of a function that only one side is in: what guards its line, and what guards that it is called at all."""
+    for guard in place.guards:
+        yield from scored(place, guard, side, gone, beside, counts)
+    source = place.view.source
+    for guard in place.registered:
+        there = msgspec.structs.replace(place, view=View(source, source.scope_at(guard.line)))
+        for option in scored(there, guard, side, gone, 0.0, counts):
+            if option.about in _OF_A_FAILURE:
+                yield msgspec.structs.replace(option, place=place)
 
 
 def _ahead(here: Sequence[Place | None]) -> int | None:
@@ -271,16 +324,20 @@ def scored(
 ) -> Iterator[Option]:
     """That guard, if it may separate the sides."""
     about, behind = _about(place.view, guard)
-    weight = _WEIGHT.get(about, 0.0)
+    weight = WEIGHT.get(about, 0.0)
     if guard.kind != "loop":
         # A loop over a rank's own data says less than a condition that skips the call.
-        weight = max(weight, _WEIGHT.get(behind, 0.0))
+        weight = max(weight, WEIGHT.get(behind, 0.0))
     if other is not None and not weight:
         weight = 1.0  # they did take two arms, whatever it depends on
     uneven = counts is not None and counts[side] > counts[1 - side]
     if guard.kind == "loop" and weight:
-        weight -= 1.0
-    if uneven and weight and guard.kind not in ("try", "except", "finally"):
+        # A rank that left it earlier may have left it by an exit: whose data it runs over says less than that.
+        is_whose = uneven and not is_about_rank(guard.tests)
+        weight = (min(weight, WEIGHT["data"]) if is_whose else weight) - 1.0
+    # Whoever handles an exception of a `try` inside a loop goes on to the next round.
+    skips = guard.kind == "try" and _loop_around(place, guard) is not None
+    if uneven and weight and (skips or guard.kind not in _OF_A_TRY):
         weight += _UNEVEN
     weight += {"no_sync": 3.0, "raise": -2.0, "return": -0.5, "break": -0.5, "continue": -0.5}.get(
         guard.kind, 0.0
@@ -293,8 +350,14 @@ def scored(
         )
 
 
+def _loop_around(place: Place, guard: Guard) -> Guard | None:
+    """The innermost loop around a guard in its function."""
+    before = place.guards[: place.guards.index(guard)]
+    return next((one for one in reversed(before) if one.kind == "loop"), None)
+
+
 def _about(view: View, guard: Guard) -> tuple[Topic, Topic]:
-    if guard.kind in ("try", "except", "finally") or guard.text.startswith("except"):
+    if guard.kind in _OF_A_TRY or guard.text.startswith("except"):
         return "exception", "exception"
     return topic_of(view, guard.tests)
 
@@ -312,9 +375,11 @@ def _parting(best: Option, places: list[list[Place | None]], level: int) -> Part
         taker=1 - best.side if best.guard.is_exit else best.side,
         is_split=best.other is not None,
         file=best.place.step.file,
+        function=best.place.step.function,
         steps=(shown[0].step if shown[0] else None, shown[1].step if shown[1] else None),
         calls=(_innermost_call(places[0]), _innermost_call(places[1])),
         other=best.other,
+        registers=best.place.step.function if best.guard in best.place.registered else "",
         has_left=_has_left(best, shown[1 - best.side]),
     )
 

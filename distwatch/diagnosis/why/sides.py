@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -16,28 +16,56 @@ from distwatch.state.model import Process
 
 _RANKS = 64
 """Ranks of one side that are looked at."""
+_OF_LINES = "collective.site_differs"
 _OF_GROUP_CALLS = ("group.counter_skew", "group.members_disagree")
+_OF_VALUES = (
+    "shape_mismatch", "dtype_mismatch", "root_disagrees", "members_disagree", "unmatched", "cycle",
+)  # fmt: skip
 Calls = Mapping[int, Operation]
 """By number, what one rank called in one group."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """Ranks with one trail. `times`: how often they made the call that it leads to; -1: not known."""
+    """Ranks with one trail.
+
+    Attributes:
+        times: how often they made the call that it leads to; -1: not known.
+        is_alone: the other side has never made that call.
+    """
 
     ranks: tuple[int, ...]
     trail: Trail
     times: int = -1
+    is_alone: bool = False
 
 
-def sides_of(case: Case, finding: Finding) -> tuple[Side, Side] | None:
-    """The culprits, and those who went another way; None where one of them is not known."""
+def is_on_values(finding: Finding) -> bool:
+    """Whether ranks that call from one line may part in what they pass there."""
+    return finding.code.endswith(_OF_VALUES)
+
+
+def sides_of(case: Case, finding: Finding) -> Iterator[tuple[Side, Side]]:
+    """The culprits, and those who went another way: by their calls, then by where they are now."""
     blamed = [r for r in finding.culprit_ranks[:_RANKS] if r in case.job.ranks]
     waiting = [r for r in finding.waiting_ranks[:_RANKS] if r in case.job.ranks]
+    if finding.code == _OF_LINES:
+        waiting = waiting or _members_beside(case, finding, blamed)
     if not blamed:
-        return None
-    trails = _trails(case, finding, blamed, waiting)
+        return
+    now = {rank: trail_now(case.job.ranks[rank]) for rank in (*blamed, *waiting)}
+    by_calls = _trails(case, finding, blamed, waiting, now)
     if finding.code in _OF_GROUP_CALLS:
-        trails |= _trails_of_group_calls(case, blamed, waiting)
+        by_calls |= _trails_of_group_calls(case, blamed, waiting)
+    for trails in (by_calls, now):
+        known = {rank: trail for rank, trail in trails.items() if trail.is_known}
+        if sides := _parted_sides(known, blamed, waiting):
+            yield _counted(case, finding, *sides)
+
+
+def _parted_sides(
+    trails: Mapping[int, Trail], blamed: list[int], waiting: list[int]
+) -> tuple[Side, Side] | None:
+    """None where one of the sides is not known."""
     culprits, others = _groups(trails, blamed), _groups(trails, waiting)
     if not others:
         # Nobody is more wrong than the others: the largest part of them is the other side.
@@ -45,11 +73,17 @@ def sides_of(case: Case, finding: Finding) -> tuple[Side, Side] | None:
     if not culprits or not others:
         return None
     (mine, ranks), (yours, rest_of) = culprits[0], others[0]
-    one = Side(ranks=ranks, trail=mine)
     # Whatever ended a rank that only waited says nothing about its way.
     rest_of = tuple(rank for rank in rest_of if rank not in ranks)
     rest = Side(ranks=rest_of, trail=msgspec.structs.replace(yours, raised=False))
-    return _counted(case, finding, one, rest)
+    return Side(ranks=ranks, trail=mine), rest
+
+
+def _members_beside(case: Case, finding: Finding, blamed: list[int]) -> list[int]:
+    """The other members of the group: nobody waits for anybody yet, but their calls differ."""
+    groups = (case.job.ranks[rank].groups.get(finding.pg_name or "") for rank in blamed)
+    members = next((group.members for group in groups if group is not None), ())
+    return [rank for rank in members if rank in case.job.ranks and rank not in blamed][:_RANKS]
 
 
 def _halves(same: list[tuple[Trail, tuple[int, ...]]]) -> list[tuple[Trail, tuple[int, ...]]]:
@@ -70,25 +104,58 @@ def _groups(
 
 
 def _trails(
-    case: Case, finding: Finding, blamed: list[int], waiting: list[int]
+    case: Case,
+    finding: Finding,
+    blamed: list[int],
+    waiting: list[int],
+    sighted: Mapping[int, Trail],
 ) -> dict[int, Trail]:
-    now = {rank: trail_now(case.job.ranks[rank]) for rank in (*blamed, *waiting)}
+    now = dict(sighted)
     made = {
         rank: calls
         for rank in now
         if (calls := _calls(case.job.ranks[rank], _group(case, finding)))
     }
-    number = _parted(case, made, blamed, waiting)
+    pair = _pair_of(case, now) if finding.code.endswith("shape_mismatch") else {}
+    number = (
+        _first_apart(case, made, blamed, waiting)
+        if finding.code == _OF_LINES
+        else _parted(case, made, blamed, waiting, is_on_values(finding))
+    )
     for rank, process in ((rank, case.job.ranks[rank]) for rank in now):
         calls = made.get(rank, {})
-        call = _call_at(calls, number) or _open_p2p(process)
+        call = pair.get(rank) or _call_at(calls, number) or _open_p2p(process)
         if call is None and calls and not now[rank].is_known:
             # Nobody looked at it: its last call is the last thing known, unless C++ has called since.
             last = calls[max(calls)]
             call = None if called_natively_since(process, last.pg_name, last.seq) else last
         if call is not None and (trail := trail_of_call(process, call)).steps:
             now[rank] = _fuller(trail, now[rank])
-    return {rank: trail for rank, trail in now.items() if trail.is_known}
+    return now
+
+
+def _pair_of(case: Case, ranks: Iterable[int]) -> dict[int, Operation]:
+    """The send and the recv of two of these ranks, one of which was in it to its end; empty where there is none."""
+    for rank in ranks:
+        process = case.job.ranks[rank]
+        call = process.outside.operations[-1] if process.outside.operations else None
+        group = process.groups.get(call.pg_name) if call is not None else None
+        if call is None or group is None or operation_name(call.op) not in P2P:
+            continue
+        if call.left_ns and process.ended_ns is None:
+            continue  # it came to its end, and the rank goes on
+        peer = group.members[call.peer] if 0 <= call.peer < len(group.members) else -1
+        for one in case.job.ranks[peer].outside.operations if peer in ranks else ():
+            of_me = 0 <= one.peer < len(group.members) and group.members[one.peer] == rank
+            is_other_end = operation_name(one.op) in P2P and one.op != call.op
+            if of_me and is_other_end and _of_pair(one) == _of_pair(call):
+                return {rank: call, peer: one}
+    return {}
+
+
+def _of_pair(call: Operation) -> tuple[str, int, int]:
+    """What a send has in common with the recv that takes it."""
+    return call.pg_name, call.tag, call.p2p_seq
 
 
 def _group(case: Case, finding: Finding) -> str | None:
@@ -122,11 +189,18 @@ def _open_p2p(process: Process) -> Operation | None:
 
 
 def _parted(
-    case: Case, made: Mapping[int, Calls], blamed: list[int], waiting: list[int]
+    case: Case,
+    made: Mapping[int, Calls],
+    blamed: list[int],
+    waiting: list[int],
+    on_values: bool,
 ) -> int | None:
     """The number of the first call from which on the sides call from different lines.
 
     Calls from different lines may well match: only those count after which no more come from one line.
+
+    Args:
+        on_values: their newest common call is what does not fit, even where it comes from one line.
     """
     first = next((rank for rank in blamed if rank in made), None)
     others = waiting or [rank for rank in blamed if rank != first]
@@ -135,7 +209,7 @@ def _parted(
         newest = [max(calls) for rank, calls in made.items() if rank in others]
         return max(newest, default=None)
     mine, yours = made[first], made[second]
-    number = min(max(mine), max(yours))
+    number = newest_common = min(max(mine), max(yours))
     parted = number + 1
     while number in mine and number in yours:
         trails = (
@@ -143,9 +217,27 @@ def _parted(
             trail_of_call(case.job.ranks[second], yours[number]),
         )
         if trails[0].steps == trails[1].steps:
-            break
+            return number if on_values and number == newest_common else parted
         parted, number = number, number - 1
     return parted
+
+
+def _first_apart(
+    case: Case, made: Mapping[int, Calls], blamed: list[int], waiting: list[int]
+) -> int | None:
+    """The oldest number that one of either side called from another line, whatever came later."""
+    first = next((rank for rank in blamed if rank in made), None)
+    second = next((rank for rank in waiting if rank in made), None)
+    if first is None or second is None:
+        return None
+    for number in sorted(made[first].keys() & made[second].keys()):
+        lines = {
+            trail_of_call(case.job.ranks[rank], made[rank][number]).steps[-1:]
+            for rank in (first, second)
+        }
+        if len(lines) > 1:
+            return number
+    return None
 
 
 def _trails_of_group_calls(case: Case, blamed: list[int], waiting: list[int]) -> dict[int, Trail]:
@@ -178,20 +270,30 @@ def _sites_of_group_calls(process: Process) -> dict[int, Site | None]:
 
 def _counted(case: Case, finding: Finding, one: Side, other: Side) -> tuple[Side, Side]:
     """With how often each side made the call that one of them is in, and the other one is not."""
-    for side in (one, other):
+    sides = [one, other]
+    for number, side in enumerate(sides):
         if not side.trail.steps:
             continue
-        line = side.trail.steps[-1]
-        times = [
-            sum(
-                trail_of_call(process, call).steps[-1:] == (line,)
-                for call in _calls(process, _group(case, finding)).values()
-            )
-            for process in (case.job.ranks[s.ranks[0]] for s in (one, other))
-        ]
-        if min(times) > 0 and times[0] != times[1]:
+        mine, theirs = (_times(case, finding, side, whose) for whose in (side, sides[1 - number]))
+        if min(mine, theirs) > 0 and mine != theirs:
+            times = (mine, theirs) if number == 0 else (theirs, mine)
             return (
-                msgspec.structs.replace(one, times=times[0]),
-                msgspec.structs.replace(other, times=times[1]),
+                msgspec.structs.replace(sides[0], times=times[0]),
+                msgspec.structs.replace(sides[1], times=times[1]),
             )
-    return one, other
+        is_alone = mine > 0 and theirs == 0 and _is_whole(case, finding, sides[1 - number])
+        sides[number] = msgspec.structs.replace(side, is_alone=is_alone)
+    return sides[0], sides[1]
+
+
+def _times(case: Case, finding: Finding, side: Side, whose: Side) -> int:
+    process = case.job.ranks[whose.ranks[0]]
+    calls = _calls(process, _group(case, finding)).values()
+    return sum(trail_of_call(process, call).steps[-1:] == side.trail.steps[-1:] for call in calls)
+
+
+def _is_whole(case: Case, finding: Finding, side: Side) -> bool:
+    """Whether all its calls in the group are remembered: the oldest ones are forgotten first."""
+    group = _group(case, finding)
+    called = case.job.ranks[side.ranks[0]].outside.operations
+    return any(one.pg_name == group and 0 <= one.seq <= 1 for one in called)

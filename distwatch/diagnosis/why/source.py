@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -11,6 +12,8 @@ Scope = ast.Module | Function
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LONGEST = 160
 """Characters of a line or condition that are shown."""
+_AROUND = 1
+_LINES = 9
 
 
 class Source:
@@ -19,6 +22,7 @@ class Source:
     Attributes:
         lines: its text.
         tree: its module.
+        modules: names of the modules that it imports.
         assigned: what scopes assign to names, once it has been looked up: by the scope's id and the name.
     """
 
@@ -26,6 +30,12 @@ class Source:
         self._text = text
         self.lines = text.splitlines()
         self.tree = ast.parse(text)
+        self.modules = frozenset(
+            alias.asname or alias.name.partition(".")[0]
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        )
         self._scopes: list[Function] = [
             node for node in ast.walk(self.tree) if isinstance(node, (*FUNCTIONS, ast.Lambda))
         ]
@@ -40,11 +50,22 @@ class Source:
         """The text of a line without its indentation; '' beyond the file."""
         return self.lines[number - 1].strip()[:LONGEST] if 0 < number <= len(self.lines) else ""
 
+    def code(self, number: int) -> str:
+        """The text of a line without a comment behind it."""
+        return re.sub(r"\s+#[^'\"]*$", "", self.line(number))
+
     def scope_at(self, line: int, function: str = "") -> Scope:
         """The innermost function around a line; of several on one line, the one of that name."""
         around = [node for node in self._scopes if covers(node, line)]
         named = [node for node in around if function and name_of(node) == function]
         return min(named or around, key=_length) if around else self.tree
+
+    def scopes_around(self, scope: Scope) -> list[Scope]:
+        """The functions that a function is defined in, the innermost first, then the module."""
+        around = [
+            one for one in self._scopes if one is not scope and covers(one, scope_line(scope))
+        ]
+        return [*sorted(around, key=_length), self.tree]
 
     def functions(self, name: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
         """All functions and methods of that name."""
@@ -84,6 +105,15 @@ def read_source(text: str) -> Source | None:
         return Source(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def excerpt(source: Source, condition: int, line: int) -> tuple[tuple[int, str], ...]:
+    """The condition, the line, and what is around them; not what is far between."""
+    wanted = {n for at in (condition, line) if at for n in range(at - _AROUND, at + _AROUND + 1)}
+    numbers = sorted(n for n in wanted if 0 < n <= len(source.lines))[:_LINES]
+    texts = [(n, source.lines[n - 1].rstrip()) for n in numbers]
+    margin = min((len(t) - len(t.lstrip()) for _, t in texts if t), default=0)
+    return tuple((n, text[margin : margin + 120]) for n, text in texts)
 
 
 def name_of(scope: Scope) -> str:
@@ -128,6 +158,11 @@ def called_name(call: ast.Call) -> str:
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
+
+
+def scope_line(scope: Scope) -> int:
+    """The line of its `def`; 0 for a module."""
+    return 0 if isinstance(scope, ast.Module) else scope.lineno
 
 
 def _length(scope: Function) -> int:

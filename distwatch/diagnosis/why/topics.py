@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, called_name, within
+from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, body_of, called_name, within
 
 Topic = Literal[
     "rank", "exception", "randomness", "time", "files", "environment", "data", "", "constant"
@@ -42,6 +42,7 @@ _PASSED_ON = frozenset(
     "tensor ones zeros full empty randn rand arange get item to any all".split()
 )
 """Calls whose result is about what its arguments are about."""
+_ADDS = frozenset(("append", "add", "extend", "insert", "put", "appendleft"))
 _COUNTERS = frozenset(("range", "enumerate", "count"))
 _DEEPEST = 5
 _MOST = 200
@@ -70,9 +71,11 @@ class View:
         elif name in _parameters(self.scope):
             yield from self._passed(name)
         elif not isinstance(self.scope, ast.Module):
-            outside = View(self.source, self.source.tree)
-            for value in _assigned(self.source, self.source.tree, name):
-                yield value, outside
+            for scope in self.source.scopes_around(self.scope):
+                values = _assigned(self.source, scope, name)
+                yield from ((value, View(self.source, scope)) for value in values)
+                if values:
+                    break
 
     def _passed(self, name: str) -> Iterator[tuple[ast.AST, View]]:
         """What callers in the same file pass as a parameter."""
@@ -117,12 +120,18 @@ class _Search:
         return topic
 
 
+def is_about_rank(tests: Iterable[ast.AST]) -> bool:
+    """Whether the rank stands in some conditions themselves, and not only behind their names."""
+    return any(word_topic(word) == "rank" for test in tests for word in _words(test))
+
+
 def _strongest(topics: set[Topic]) -> Topic:
     return next((topic for topic in _ORDER if topic in topics), "constant")
 
 
 def _words(node: ast.AST) -> Iterator[str]:
     named = {id(one) for part in within(node) for one in _variable_names(part)}
+    named |= {id(one) for part in within(node) if _is_alike(part) for one in ast.walk(part)}
     for part in within(node):
         if id(part) in named:
             continue
@@ -136,6 +145,10 @@ def _words(node: ast.AST) -> Iterator[str]:
 
 def _variable_names(node: ast.AST) -> Iterator[ast.Constant]:
     """Names of environment variables, as in `os.environ.get("CACHE_PATH")`; not those that name a rank."""
+    yield from (key for key in _keys_of_environment(node) if word_topic(key.value) != "rank")
+
+
+def _keys_of_environment(node: ast.AST) -> Iterator[ast.Constant]:
     if isinstance(node, ast.Call):
         of = node.func.value if isinstance(node.func, ast.Attribute) else node.func
         keys = node.args
@@ -145,11 +158,13 @@ def _variable_names(node: ast.AST) -> Iterator[ast.Constant]:
         of, keys = node.value, [node.slice]
     else:
         return
-    if (of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")) != "environ":
-        return
-    for key in keys:
-        if isinstance(key, ast.Constant) and word_topic(key.value) != "rank":
-            yield key
+    if (of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")) == "environ":
+        yield from (key for key in keys if isinstance(key, ast.Constant))
+
+
+def _is_alike(node: ast.AST) -> bool:
+    """Whether it reads a variable that launchers set alike for every rank: `os.environ["WORLD_SIZE"]`."""
+    return any(word_topic(key.value) == "constant" for key in _keys_of_environment(node))
 
 
 def _topics(view: View, node: ast.AST, depth: int, search: _Search) -> set[Topic]:
@@ -164,6 +179,8 @@ def _topics(view: View, node: ast.AST, depth: int, search: _Search) -> set[Topic
         return _of_name(view, node.id, depth, search)
     if isinstance(node, ast.Attribute):
         return _of_attribute(view, node, depth, search)
+    if _is_alike(node):
+        return set()
     if isinstance(node, ast.Call):
         return _of_call(view, node, depth, search)
     if isinstance(node, (*FUNCTIONS, ast.Lambda, ast.ClassDef)):
@@ -182,18 +199,21 @@ def _of_name(view: View, name: str, depth: int, search: _Search) -> set[Topic]:
     if (said := word_topic(name)) and said != "data":
         return {search.note(said, depth)}
     resolved: set[Topic] = set()
-    known = False
+    known, varies = False, False
     for value, where in view.meanings(name):
-        known = True
+        known, varies = True, varies or not isinstance(value, ast.Constant)
         if not (isinstance(value, ast.Name) and value.id == name and where is view):
             resolved |= _topics(where, value, depth + 1, search)
+    if known and not varies:
+        return set()  # `for batch in range(4)`: it only counts, whatever its name
     if said == "data":
         # A loader is about data, whatever sampler it has; `sizes[rank]` is about the rank.
         near = {topic for topic in resolved if topic == "rank" and depth < 2}
         return {search.note(said, depth), *near}
     if known:
         return resolved
-    return set() if name.isupper() or name in ("True", "False", "self", "math", "np") else {""}
+    alike = name.isupper() or name in ("True", "False", "self") or name in view.source.modules
+    return set() if alike else {""}
 
 
 def _of_attribute(view: View, node: ast.Attribute, depth: int, search: _Search) -> set[Topic]:
@@ -234,13 +254,19 @@ def _of_call(view: View, node: ast.Call, depth: int, search: _Search) -> set[Top
             if isinstance(returned, ast.Return) and returned.value is not None:
                 found |= _topics(inside, returned.value, depth + 1, search)
                 found |= _decided_by(inside, function, depth, search)
+    if not defined and isinstance(node.func, ast.Name):
+        lambdas = [one for one in view.meanings(name) if isinstance(one[0], ast.Lambda)]
+        for value, where in lambdas[:2]:
+            inside = View(where.source, value) if isinstance(value, ast.Lambda) else where
+            found |= _topics(inside, body_of(inside.scope)[0], depth + 1, search)
     if not defined and (name in _PASSED_ON or depth == 0 or isinstance(node.func, ast.Attribute)):
         variables = list(_variable_names(node))
         for argument in arguments:
             if argument not in variables:
                 found |= _topics(view, argument, depth, search)
-    if not found and not arguments and not defined and not isinstance(node.func, ast.Attribute):
-        return {""}
+    is_plain = isinstance(node.func, ast.Name) and name not in _PASSED_ON | _COUNTERS
+    if not found and not defined and is_plain:
+        return {""}  # of another file, maybe: nothing shows that it returns the same everywhere
     return found
 
 
@@ -325,7 +351,17 @@ def _values(node: ast.AST, name: str) -> Sequence[ast.AST]:
             for item in node.items
             if item.optional_vars is not None and _names(item.optional_vars, name)
         ]
-    return [node] if isinstance(node, ast.ExceptHandler) and node.name == name else []
+    if isinstance(node, ast.ExceptHandler):
+        return [node] if node.name == name else []
+    return _added(node, lambda one: isinstance(one, ast.Name) and one.id == name)
+
+
+def _added(node: ast.AST, is_it: Callable[[ast.AST], bool]) -> list[ast.expr]:
+    """What is put into a list or set: `callbacks.append(x)`."""
+    of = node.func if isinstance(node, ast.Call) else None
+    if isinstance(node, ast.Call) and isinstance(of, ast.Attribute) and of.attr in _ADDS:
+        return node.args[-1:] if is_it(of.value) else []
+    return []
 
 
 def _names(target: ast.AST, name: str) -> bool:
@@ -344,7 +380,13 @@ def is_counter(iterated: ast.expr, target: ast.expr, name: str) -> bool:
 def _attribute_values(source: Source, attribute: str) -> Iterator[tuple[ast.AST, View]]:
     """What is assigned to `self.attribute` anywhere in the file."""
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Attribute) and t.attr == attribute for t in node.targets
-        ):
-            yield node.value, View(source, source.scope_at(node.lineno))
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(_is_attribute(target, attribute) for target in targets):
+                yield node.value, View(source, source.scope_at(node.lineno))
+        for value in _added(node, lambda one: _is_attribute(one, attribute)):
+            yield value, View(source, source.scope_at(value.lineno))
+
+
+def _is_attribute(node: ast.AST, attribute: str) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == attribute

@@ -15,7 +15,7 @@ import msgspec
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
-from distwatch.diagnosis.why.guards import Guard
+from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.parting import (
     Option,
     Place,

@@ -3,35 +3,64 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
-from distwatch.diagnosis.why.guards import Guard
+from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.source import Source, called_name, covers, within
 from distwatch.diagnosis.why.topics import Topic, View, topic_of
 from distwatch.diagnosis.why.trails import Step
 
 _DEEPEST = 4
 _PER_RANK = ("rank", "randomness", "environment")
+Aspect = Literal["root", "group", "tensor", ""]
+"""Which argument of a call differs; '': not known."""
+_KEYWORDS: Mapping[Aspect, frozenset[str]] = {
+    "root": frozenset(("src", "dst", "group_src", "group_dst")),
+    "group": frozenset(("group", "pg", "process_group")),
+}
+_ROOT_AT = {"broadcast": 1, "reduce": 1, "gather": 2, "scatter": 2}
+_GROUP_AT = {"all_reduce": 2, "broadcast": 2, "reduce": 3, "all_gather": 2, "barrier": 0}
+"""The place of these arguments in torch's signatures, where they are passed without a name."""
 
 
-def origin_of(source: Source, step: Step, called: tuple[str, ...]) -> tuple[Guard, Topic] | None:
+def origin_of(
+    source: Source, step: Step, called: tuple[str, ...], aspect: Aspect = ""
+) -> tuple[Guard, Topic] | None:
     """The expression that makes the arguments of a call differ, and what it is about.
 
     Args:
         called: names of the call; none: any call on the line, and what differs is what it calls.
+        aspect: which of its arguments differs.
     """
     try:
-        return _find_origin(source, step, called)
+        return _find_origin(source, step, called, aspect)
     except RecursionError:
         return None
 
 
-def _find_origin(source: Source, step: Step, called: tuple[str, ...]) -> tuple[Guard, Topic] | None:
+def differing_arguments(call: ast.Call, aspect: Aspect) -> list[ast.expr]:
+    """Those that are of that aspect; all where none can be told to be."""
+    name = called_name(call).removesuffix("_object_list").removesuffix("_object")
+    places: Mapping[Aspect, Mapping[str, int]] = {"root": _ROOT_AT, "group": _GROUP_AT}
+    found: dict[Aspect, list[ast.expr]] = {"root": [], "group": [], "tensor": []}
+    for number, value in enumerate(call.args):
+        is_of = (of for of, at in places.items() if at.get(name) == number)
+        found[next(is_of, "tensor")].append(value)
+    for keyword in call.keywords:
+        named = (of for of, names in _KEYWORDS.items() if keyword.arg in names)
+        found[next(named, "tensor")].append(keyword.value)
+    everything = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return found.get(aspect) or everything
+
+
+def _find_origin(
+    source: Source, step: Step, called: tuple[str, ...], aspect: Aspect
+) -> tuple[Guard, Topic] | None:
     view = View(source, source.scope_at(step.line, step.function))
-    for call in _calls(view, step.line, called):
-        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-        differing = arguments if called else [call.func]
-        meant = [one for part in differing for one in _meanings(view, part, 0)]
+    for call in calls_on(view, step.line, called):
+        differing = differing_arguments(call, aspect) if called else [call.func]
+        meant = [one for part in differing for one in meanings(view, part, 0)]
         # What chooses between two values tells more than what is computed from them.
         for deciding in (_choice, _computed):
             for node, where in meant:
@@ -40,7 +69,8 @@ def _find_origin(source: Source, step: Step, called: tuple[str, ...]) -> tuple[G
     return None
 
 
-def _calls(view: View, line: int, called: tuple[str, ...]) -> Iterator[ast.Call]:
+def calls_on(view: View, line: int, called: tuple[str, ...]) -> Iterator[ast.Call]:
+    """The calls on a line that are of one of these names; of all names where there is none."""
     for node in within(view.scope):
         if isinstance(node, ast.Call) and covers(node, line):
             # `all_gather_object` calls all_gather.
@@ -49,20 +79,22 @@ def _calls(view: View, line: int, called: tuple[str, ...]) -> Iterator[ast.Call]
                 yield node
 
 
-def _meanings(view: View, node: ast.AST, depth: int) -> Iterator[tuple[ast.AST, View]]:
+def meanings(view: View, node: ast.AST, depth: int) -> Iterator[tuple[ast.AST, View]]:
     """An expression, and whatever its names stand for."""
     yield node, view
     for name in within(node) if depth < _DEEPEST else ():
         if isinstance(name, ast.Name):
             for value, where in view.meanings(name.id):
                 if value is not node:
-                    yield from _meanings(where, value, depth + 1)
+                    yield from meanings(where, value, depth + 1)
 
 
 def _choice(view: View, node: ast.AST) -> tuple[Guard, Topic] | None:
     for part in within(node):
         if isinstance(part, ast.IfExp):
-            return _guard(view, part, part.test)
+            found = _guard(view, part, part.test)
+            if found[1] != "constant":  # a choice that every rank makes alike explains nothing
+                return found
     return None
 
 
@@ -76,6 +108,6 @@ def _computed(view: View, node: ast.AST) -> tuple[Guard, Topic] | None:
 def _guard(view: View, node: ast.expr, test: ast.expr) -> tuple[Guard, Topic]:
     guard = Guard(
         kind="conditional", node=node, arm="", line=node.lineno,
-        text=view.source.line(node.lineno), tests=(test,),
+        text=view.source.code(node.lineno), tests=(test,),
     )  # fmt: skip
     return guard, topic_of(view, [test])[0]

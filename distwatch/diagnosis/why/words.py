@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distwatch.diagnosis.why.guards import Guard
+from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.parting import Parting
+from distwatch.diagnosis.why.topics import Topic
 from distwatch.diagnosis.why.unmatched import Kept, Missing
 from distwatch.state.rank_sets import agree, name_ranks
 
@@ -33,6 +34,10 @@ _LOOP = (
     "Give every rank the same number of rounds: drop_last=True, a DistributedSampler that pads, an all_reduce "
     "(MIN) of the length before the loop, or the Join context manager."
 )
+_HELD_UP = (
+    "What only some ranks do there holds up the others: let every rank do it, make it shorter, or let "
+    "the others not wait for it in a collective."
+)
 _VERBS = {
     "return": ("returns", "return"), "continue": ("goes on to the next round", "go on to the next round"),
     "break": ("leaves the loop", "leave the loop"), "raise": ("raises", "raise"),
@@ -46,7 +51,10 @@ def clause_of(parting: Parting, ranks: Ranks, counts: tuple[int, int] | None) ->
     takers, others = ranks[taker], ranks[1 - taker]
     at = f"`{guard.text}`, {parting.file.rpartition('/')[2]}:{guard.line}"
     about = f", {_ABOUT[parting.about]}" if parting.about in _ABOUT else ""
-    if guard.kind == "loop":
+    if guard.kind == "loop" or (
+        guard.kind == "try" and counts is not None and not parting.is_split
+    ):
+        at = at if guard.kind == "loop" else f"the try before {at}"
         return _loop_clause(parting, ranks, counts, at, about)
     who = f"only {name_ranks(takers)}" if len(takers) <= max(len(others), 1) else name_ranks(takers)
     if guard.is_exit:
@@ -54,6 +62,16 @@ def clause_of(parting: Parting, ranks: Ranks, counts: tuple[int, int] | None) ->
         take = agree(takers, "takes", "take")
         before = f" before {parting.calls[1 - taker]}" if parting.calls[1 - taker] else ""
         return f"{who} {take} {at}{about}, and {verb}{before}"
+    if guard.arm == "chosen":
+        call = parting.calls[taker] or "backward"
+        in_it = f"{name_ranks(takers)} {agree(takers, 'is', 'are')} still there"
+        return f"{at}{about}, decides whether {call} waits for the other ranks, and only {in_it}"
+    if parting.registers:
+        does = (
+            f"passes {parting.registers} on" if len(takers) == 1 else f"pass {parting.registers} on"
+        )
+        call = f", which calls {parting.calls[taker]}" if parting.calls[taker] else ""
+        return f"{who} {_enters(guard, takers)} {at}{about}, and {does} there{call}"
     does = _does(parting, taker, takers)
     if parting.is_split:
         theirs = _does(parting, 1 - taker, others).removeprefix(" and ")
@@ -120,6 +138,8 @@ def _enters(guard: Guard, ranks: Sequence[int]) -> str:
         return f"{agree(ranks, verb + 's', verb)} the else of"
     if guard.kind in ("try", "no_sync"):
         return agree(ranks, "is in", "are in") + (" the try before" if guard.kind == "try" else "")
+    if guard.arm == "again":
+        return agree(ranks, "goes", "go") + " on to the next round by"
     if guard.kind in ("except", "finally", "comprehension"):
         return agree(ranks, "is in", "are in")
     return agree(ranks, verb + "s", verb)
@@ -136,13 +156,22 @@ def advice_on_missing(kept: Kept) -> str:
     return "Let both ranks decide alike: send the decision first, or send something empty instead of nothing."
 
 
+def advice_on_rounds(about: Topic) -> str:
+    """What to do where some ranks skip a call in some rounds of a loop."""
+    return _DECIDE.get(
+        about, "Let every rank make the call in every round, or skip it on all ranks alike."
+    )
+
+
 def advice_of(parting: Parting, calls_collective: bool) -> str:
     """What to do about it; '' where nothing better is known than the finding's own advice."""
     guard = parting.guard
     if guard.kind == "no_sync":
         return "Enter no_sync for the same micro-batches on every rank."
-    if guard.kind in ("try", "except", "finally") or parting.about == "exception":
+    if guard.kind in ("try", "except", "finally", "raise") or parting.about == "exception":
         return _EXCEPTION
+    if guard.kind == "loop" and parting.about == "rank" and not calls_collective:
+        return _HELD_UP
     if guard.kind in ("loop", "comprehension") and parting.about not in (
         "randomness",
         "time",
@@ -154,10 +183,7 @@ def advice_of(parting: Parting, calls_collective: bool) -> str:
     if parting.about == "rank" and calls_collective:
         return _alone(parting)
     if parting.about == "rank":
-        return (
-            "What only some ranks do there holds up the others: let every rank do it, make it shorter, or let "
-            "the others not wait for it in a collective."
-        )
+        return _HELD_UP
     return _DECIDE.get(parting.about, "")
 
 

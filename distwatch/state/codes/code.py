@@ -70,6 +70,8 @@ class Code(msgspec.Struct, frozen=True, gc=False):
     """As a warning it says how the job was set up: no rank's hang or death has caused it."""
     lateness: bool = False
     """As a warning it says that the run is slow, not stuck."""
+    lies_in_code: bool = False
+    """As a warning it says that the ranks take two ways through their code: the source shows why."""
     needs_standstill: bool = False
     """Of a rank that still moves something it is a warning: the rank is slow, not stuck."""
     native_stack: bool = False

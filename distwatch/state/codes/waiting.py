@@ -94,6 +94,7 @@ WAITING = (
         "collective.site_differs",
         "The ranks make the same call from different lines: they may reduce the wrong data.",
         "Compare the two call sites: often a branch made the ranks take different paths.",
+        lies_in_code=True,
     ),
     Code(
         "collective.gradient_skipped",

@@ -16,7 +16,7 @@ WAY, WHO = sys.argv[1], int(sys.argv[2])
 
 
 def compute() -> None:
-    if RANK == WHO:
+    if RANK == WHO:  # < context exit: rank
         raise ValueError("loss is not finite at batch 17")
     dist.all_reduce(torch.ones(8))
 
@@ -25,7 +25,7 @@ def clean_up_in_finally() -> None:
     try:
         for _ in range(3):
             compute()
-    finally:
+    finally:  # < finally: exception
         dist.barrier()
 
 
@@ -61,7 +61,7 @@ def report_in_handler() -> None:
     try:
         for _ in range(3):
             compute()
-    except ValueError:
+    except ValueError:  # < handler: exception
         dist.all_gather_object([None, None], "failed")
         raise
 
@@ -71,7 +71,7 @@ def load_batch() -> None:
 
 
 def try_again() -> None:
-    while RANK == WHO:
+    while RANK == WHO:  # < retry: rank
         try:
             load_batch()
             return
@@ -81,7 +81,7 @@ def try_again() -> None:
 
 
 def try_again_busily() -> None:
-    while RANK == WHO:
+    while RANK == WHO:  # < busy_retry: rank
         with contextlib.suppress(MemoryError):
             load_batch()
     dist.all_reduce(torch.ones(8))
@@ -89,7 +89,7 @@ def try_again_busily() -> None:
 
 def try_again_later() -> None:
     """The pause is outside of the handler."""
-    while RANK == WHO:
+    while RANK == WHO:  # < late_retry: rank
         try:
             load_batch()
         except MemoryError as error:
@@ -105,7 +105,7 @@ def prefetch(batches: "queue.Queue[int]") -> None:
 
 
 def wait_for_prefetch() -> None:
-    if RANK == WHO:
+    if RANK == WHO:  # < thread: rank
         batches: queue.Queue[int] = queue.Queue()
         threading.Thread(target=prefetch, args=(batches,), name="prefetch", daemon=True).start()
         batches.get()
@@ -114,7 +114,7 @@ def wait_for_prefetch() -> None:
 
 
 def poll_for_thread() -> None:
-    if RANK == WHO:
+    if RANK == WHO:  # < polled_thread: rank
         ready: list[int] = []
         threading.Thread(target=load_batch, name="loader", daemon=True).start()
         while not ready:
@@ -123,7 +123,7 @@ def poll_for_thread() -> None:
 
 
 def wait_for_flag() -> None:
-    if RANK == WHO:
+    if RANK == WHO:  # < exited_thread: rank
         ready = threading.Event()
         threading.Thread(target=sys.exit, name="loader").start()
         ready.wait()

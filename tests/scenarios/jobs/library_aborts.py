@@ -16,15 +16,15 @@ ODD = RANK == WHO
 def skip_bad_batch() -> None:
     """A rank alone leaves out a step: later its calls are of other sizes."""
     for number in range(4):
-        if not (ODD and number == 1):
+        if not (ODD and number == 1):  # < skipped: rank
             dist.all_reduce(torch.ones(4 + number))
 
 
 def split_unevenly() -> None:
     """Rank 0 gives three elements to rank 1, which takes two."""
     sent = torch.ones(6)
-    given = [2, 4] if ODD else [3, 3]
-    taken = [2, 4] if ODD else [3, 2]
+    given = [2, 4] if ODD else [3, 3]  # < splits: rank
+    taken = [2, 4] if ODD else [3, 2]  # < splits: rank
     dist.all_to_all_single(torch.empty(sum(taken)), sent, taken, given)
 
 
@@ -32,7 +32,7 @@ def train_other_model() -> None:
     """DDP and FSDP call from C++: a layer more on one rank."""
     model = nn.parallel.DistributedDataParallel(nn.Linear(8, 4))
     model(torch.ones(2, 8)).sum().backward()
-    if ODD:
+    if ODD:  # < ddp: rank
         dist.all_reduce(torch.ones(3))
     model(torch.ones(2, 8)).sum().backward()
     dist.all_reduce(torch.ones(3))
@@ -50,14 +50,14 @@ def train_in_another_order() -> None:
 
 
 def pass_monitored_barrier() -> None:
-    if RANK in (1, 2):
+    if RANK in (1, 2):  # < monitored: rank
         with open(silent_pipe("work"), "rb") as pipe:
             pipe.read(1)
     dist.monitored_barrier(timeout=timedelta(seconds=6), wait_all_ranks=True)
 
 
 def send_too_much() -> None:
-    if RANK == 0:
+    if RANK == 0:  # < p2p: rank
         dist.send(torch.ones(200), 1)
     else:
         dist.recv(torch.ones(100), 0)

@@ -23,7 +23,7 @@ def open_files() -> None:
 
 
 def leak_files() -> None:
-    if ODD:
+    if ODD:  # < files: rank
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
         for _ in range(400):
             os.dup(0)
@@ -32,14 +32,14 @@ def leak_files() -> None:
 
 def fill_disk() -> None:
     """/dev/full answers as a full disk does."""
-    if ODD:
+    if ODD:  # < disk: rank
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x" * 4096)
     dist.barrier()
 
 
 def use_memory() -> None:
-    if ODD:
+    if ODD:  # < memory: rank
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * 4096
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))

@@ -83,7 +83,7 @@ WAYS = {
 
 dist.init_process_group("gloo")
 dist.all_reduce(torch.ones(8))
-if RANK == WHO:
+if RANK == WHO:  # < http socket input readline compile baton: rank
     step("held up")
     WAYS[WAY]()
 else:

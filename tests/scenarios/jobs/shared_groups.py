@@ -29,7 +29,7 @@ def save_in_thread() -> None:
         dist.all_gather_object([None] * WORLD, "shard")
 
     saver = threading.Thread(target=gather, name="saver")
-    if ODD:
+    if ODD:  # < threads: rank
         saver.start()
         entered.wait()
         threading.Event().wait(0.5)
@@ -47,7 +47,7 @@ class Metric:
 
 def drop_metric() -> None:
     metric = Metric()
-    if ODD:
+    if ODD:  # < finalizer: rank
         del metric
         gc.collect()
     dist.all_reduce(torch.ones(8))
@@ -55,22 +55,22 @@ def drop_metric() -> None:
 
 
 def broadcast_from_me() -> None:
-    dist.broadcast(torch.ones(8), 1 - RANK if WORLD == 2 else (1 if ODD else 0))
+    dist.broadcast(torch.ones(8), 1 - RANK if WORLD == 2 else int(ODD))  # < broadcast: rank
 
 
 def reduce_to_other() -> None:
-    dist.reduce(torch.ones(8), 1 if ODD else 0)
+    dist.reduce(torch.ones(8), 1 if ODD else 0)  # < reduce: rank
     dist.barrier()
 
 
 def gather_to_other() -> None:
-    target = 1 if ODD else 0
+    target = 1 if ODD else 0  # < gather: rank
     into = [torch.ones(8) for _ in range(WORLD)] if target == RANK else None
     dist.gather(torch.ones(8), into, dst=target)
 
 
 def scatter_from_other() -> None:
-    source = 1 if RANK == 0 else 0
+    source = 1 if RANK == 0 else 0  # < scatter: rank
     dist.scatter(torch.ones(8), None, src=source)
 
 
@@ -78,7 +78,7 @@ def broadcast_in_subgroup() -> None:
     """Group-local and global numbers mixed up."""
     group = dist.new_group([1, 2])
     if RANK in (1, 2):
-        if RANK == 1:
+        if RANK == 1:  # < subgroup: rank
             dist.broadcast(torch.ones(8), 2, group=group)
         else:
             dist.broadcast(torch.ones(8), 1, group=group)
@@ -87,14 +87,14 @@ def broadcast_in_subgroup() -> None:
 
 def cross_groups() -> None:
     groups = [dist.new_group(list(range(WORLD)), group_desc=name) for name in ("tp", "dp")]
-    for group in groups if ODD else reversed(groups):
+    for group in groups if ODD else reversed(groups):  # < crossed: rank
         dist.all_reduce(torch.ones(8), group=group)
 
 
 def circle_of_pairs() -> None:
     """Three ranks, three pairs; each rank begins with another pair."""
     pairs = [dist.new_group([n, (n + 1) % WORLD]) for n in range(WORLD)]
-    dist.all_reduce(torch.ones(8), group=pairs[RANK])
+    dist.all_reduce(torch.ones(8), group=pairs[RANK])  # < circle: rank
     dist.all_reduce(torch.ones(8), group=pairs[RANK - 1])
 
 
@@ -108,13 +108,13 @@ def reduce_penalty() -> None:
 
 def reduce_from_other_lines() -> None:
     for number in range(3):
-        reduce_penalty() if ODD and number == 1 else reduce_loss()
+        reduce_penalty() if ODD and number == 1 else reduce_loss()  # < sites: rank
     stay()
 
 
 def destroy_early() -> None:
     dist.all_reduce(torch.ones(8))
-    if ODD:
+    if ODD:  # < destroyed: rank
         dist.destroy_process_group()
         stay()
     dist.all_reduce(torch.ones(8))
@@ -123,14 +123,14 @@ def destroy_early() -> None:
 def destroy_subgroup() -> None:
     group = dist.new_group(list(range(WORLD)), group_desc="ema")
     dist.all_reduce(torch.ones(8), group=group)
-    if ODD:
+    if ODD:  # < destroyed_subgroup: rank
         dist.destroy_process_group(group)
         stay()
     dist.all_reduce(torch.ones(8), group=group)
 
 
 def skew_counters() -> None:
-    if ODD:
+    if ODD:  # < skew: rank
         dist.new_group([RANK], use_local_synchronization=True)
     dist.new_group(list(range(WORLD)), use_local_synchronization=True)
 
