@@ -10,7 +10,7 @@ import msgspec
 
 from distwatch.cli.options import output_option, put_out, root_option
 from distwatch.cli.terminal import echo, echo_json
-from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.errors import AttachDenied, NoSuchTarget
 from distwatch.observer.journals.reading import lives
 from distwatch.observer.targets.foreign_job import ForeignJob
@@ -110,7 +110,7 @@ def speedscope_file(collected: Collected, *, all_threads: bool) -> bytes:
 
 def _of_run(target: Target, native: bool) -> Collected:
     state = target.state()
-    ranks = Job(state).ranks
+    ranks = largest_job(state).ranks
     recorded = {
         rank: threads
         for rank, process in ranks.items()

@@ -12,8 +12,7 @@ from typing import Protocol
 import msgspec
 
 from distwatch import __version__
-from distwatch.diagnosis.facts.job import Job
-from distwatch.diagnosis.facts.outside_view import with_outside_view
+from distwatch.diagnosis.facts.outside_view import largest_job, with_outside_view
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.facts.suspicion import suspicion_of
 from distwatch.diagnosis.verdict.probe_requests import late_ranks
@@ -196,7 +195,7 @@ class Observer:
     def _search(self) -> None:
         """Looks for ranks without an agent while ranks are missing."""
         if self.tracking.is_search_due():
-            job = self.judge.cases[0].job if self.judge.cases else Job(self.state)
+            job = self.judge.cases[0].job if self.judge.cases else largest_job(self.state)
             complete = job.world is not None and len(job.ranks) >= job.world
             identity = next((p.identity for p in job.ranks.values() if p.identity.endpoint), None)
             self.tracking.search(identity, complete)

@@ -8,6 +8,7 @@ import msgspec
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.facts.training import training_of
 from distwatch.redaction import redact_text
 from distwatch.report.document import versions_of
@@ -80,7 +81,7 @@ def compare(run: RunState, healthy: RunState, calls: tuple[Calls, Calls]) -> Com
     Args:
         calls: of both runs, from `calls_of`.
     """
-    jobs = (Job(run), Job(healthy))
+    jobs = (largest_job(run), largest_job(healthy))
     differences = [
         *_of_tables("version", *(versions_of(list(job.ranks.values())) for job in jobs)),
         *_of_tables("environment", *(_environment(job) for job in jobs)),

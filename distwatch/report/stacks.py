@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.state.model import Process, RunState
 from distwatch.views.stack_tree import StackNode, merge_stacks
 
@@ -41,7 +41,7 @@ def stacks_document(
 
 def recorded_stacks_document(state: RunState) -> dict[str, Any]:
     """The same of what is recorded: no rank is looked at."""
-    job = Job(state)
+    job = largest_job(state)
     known = {rank for rank, process in job.ranks.items() if process.main_frames}
     return stacks_document(
         state.run_id,

@@ -11,6 +11,7 @@ from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import loads_of
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
@@ -138,7 +139,7 @@ def take_picture(state: RunState, run_id: str, findings: list[Finding] | None = 
 def freeze(picture: Picture) -> Picture:
     """The same picture on a state that later events do not change."""
     state = _copied(picture.state)
-    return msgspec.structs.replace(picture, state=state, job=Job(state))
+    return msgspec.structs.replace(picture, state=state, job=largest_job(state))
 
 
 def _copied(value: Any) -> Any:

@@ -9,6 +9,7 @@ import msgspec
 
 from distwatch.diagnosis.checks.groups.layouts import shape_of
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.state.layouts import Layout, is_part_of, layout_of, layout_of_mesh, long_axes
 from distwatch.state.model import RunState
 
@@ -43,7 +44,7 @@ class LayoutGrid(msgspec.Struct, frozen=True, kw_only=True):
 
 def layout_grids(state: RunState, job: Job | None = None) -> list[LayoutGrid]:
     """The layouts of the newest restart: frameworks first, then meshes of other groups."""
-    job = job or Job(state)
+    job = job or largest_job(state)
     held: dict[str, Layout] = {}
     names: dict[tuple[str, str, tuple[int, ...]], str] = {}
     for framework in dict.fromkeys(name for p in job.ranks.values() for name in p.layouts):

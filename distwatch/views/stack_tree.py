@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.facts.user_frame import work_frames
 from distwatch.state.events import Frame
 from distwatch.state.model import RunState
@@ -34,7 +35,9 @@ class StackNode(msgspec.Struct, kw_only=True):
 
 def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
     """The outermost frames, each with the frames inside; ranks without a stack are in none."""
-    stacks = {rank: work_frames(process) for rank, process in (job or Job(state)).ranks.items()}
+    stacks = {
+        rank: work_frames(process) for rank, process in (job or largest_job(state)).ranks.items()
+    }
     return merge({rank: frames for rank, frames in stacks.items() if frames})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.state import events as ev
 from distwatch.state.identity import Identity
 from tests.diagnosis.recorded import HOST, SECOND, RecordedJob, judged, only_root, root
@@ -194,7 +194,7 @@ def test_processes_that_share_a_pid_on_two_hosts_are_told_apart() -> None:
     )  # fmt: skip
     job.see(10.0, answer)
     job.see(10.0, ev.Ticked(host=HOST))
-    ranks = Job(job.state).ranks
+    ranks = largest_job(job.state).ranks
     assert {rank: p.pid for rank, p in ranks.items()} == {0: 1000, 1: 1001, 2: 1000, 3: 5}
     assert only_root(job, "collective.rank_missing", 2).culprit_ranks == (2,)
 
@@ -204,7 +204,7 @@ def test_the_state_itself_stays_as_it_was() -> None:
     job.sight(*ALL)
     job.answer(10.0, ("0xaa", ALL, [9, 9, 8, 9]), since=4.0)
     before = msgspec.json.encode(job.state.processes[job.key(0)])
-    Job(job.state)
+    largest_job(job.state)
     assert msgspec.json.encode(job.state.processes[job.key(0)]) == before
 
 

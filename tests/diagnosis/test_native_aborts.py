@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis.facts.deaths import deaths_of
-from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.dumps.log.facts import Raised, Who
 from distwatch.dumps.log.job_log import HEAD, TAIL, LogFile, read_log
 from distwatch.dumps.watchdog_lines import events_of_aborts
@@ -83,7 +83,7 @@ def two_ranks(of_rank_1: str, *, first: ev.ExitSeen | None) -> RecordedJob:
 @pytest.mark.parametrize("code", [0, 5])
 def test_a_rank_that_lost_a_peer_is_a_victim(type_name: str, message: str, code: int) -> None:
     job = two_ranks(terminated(type_name, message), first=ev.ExitSeen(process="", exit_code=code))
-    assert set(deaths_of(Job(job.state)).victims) == {1}
+    assert set(deaths_of(largest_job(job.state)).victims) == {1}
     finding = only_root(job, "process.exited", 0)
     assert 1 in finding.waiting_ranks or any(
         "rank 1 is a victim" in e.text for e in finding.evidence
@@ -159,7 +159,7 @@ def test_a_lost_store_is_one_also_where_the_type_is_a_plain_one(message: str) ->
     job.say(1, 6.5, ev.ExceptionUncaught(type_name="RuntimeError", message=message))
     job.exit(1, 7.0, code=1)
     job.tick(8.0)
-    assert set(deaths_of(Job(job.state)).victims) == {1}
+    assert set(deaths_of(largest_job(job.state)).victims) == {1}
     assert only_root(job, "process.exited", 0)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
@@ -132,15 +133,15 @@ async def with_groups(job: RealJob) -> tuple[Finding, Job]:
     await source.open()
     try:
         await asyncio.wait_for(until_groups_are_known(source), KNOWN_WITHIN_S)
-        return diagnose(source.state)[0], Job(source.state)
+        return diagnose(source.state)[0], largest_job(source.state)
     finally:
         await source.close()
 
 
 async def until_groups_are_known(source: RunSource) -> None:
     """Those of all ranks, with a verdict: files and answers come one after the other."""
-    while not all(process.groups for process in Job(source.state).ranks.values()) or not any(
-        finding.blocks for finding in diagnose(source.state)
-    ):
+    while not all(
+        process.groups for process in largest_job(source.state).ranks.values()
+    ) or not any(finding.blocks for finding in diagnose(source.state)):
         await source.wait(0.25)
         await source.poll()

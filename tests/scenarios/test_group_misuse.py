@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distwatch.diagnosis.facts.group_views import groups_of
-from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import DEADLINES, free_port, launch_ranks
@@ -84,6 +84,8 @@ def test_the_axes_of_a_mesh_are_shown_on_its_groups(how: str) -> None:
     each = choices([2, 2], [2, 2], [2, 2], [2, 2]) if how == "torch" else {}
     with launch_ranks("forms", 4, env=env, env_of=each, args=[script]) as job:
         job.wait_step("gate end", {0, 1, 2, 3})
-        axes = {(view.axis, view.members) for view in groups_of(Job(job.state())) if view.axis}
+        axes = {
+            (view.axis, view.members) for view in groups_of(largest_job(job.state())) if view.axis
+        }
         assert axes == {("dp", (0, 2)), ("dp", (1, 3)), ("tp", (0, 1)), ("tp", (2, 3))}
         assert_healthy(diagnose(job.state()))

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from distwatch.diagnosis.facts import job as jobs
 from distwatch.diagnosis.facts.group_views import groups_of
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from tests.support.ranks import DEADLINES, JOBS, REPOSITORY, Job, free_port, launch_ranks, torchrun
 from tests.support.verdicts import assert_healthy
@@ -55,7 +55,7 @@ def test_a_world_of_its_own_is_shown_as_one(how: str) -> None:
         assert len({w.endpoint for w in worlds}) == 1
         assert all(w.site and w.site.file.endswith(("weight_sync.py", "common.py")) for w in worlds)
         if how == "sglang":
-            views = [view for view in groups_of(jobs.Job(state)) if view.world]
+            views = [view for view in groups_of(largest_job(state)) if view.world]
             assert [(view.pg_name, view.members) for view in views] == [
                 ("weight_update", (0, 1, 2))
             ]

@@ -27,7 +27,7 @@ def drawing(world: int, *bundles: Bundle, culprits: frozenset[int] = frozenset()
         RankStatus(global_rank=rank, word="waiting", where=f"train.py:{rank}")
         for rank in range(world)
     ]
-    return draw_waits(Job(RunState()), WaitGraph(bundles), statuses, culprits)
+    return draw_waits(Job(RunState(), ()), WaitGraph(bundles), statuses, culprits)
 
 
 def texts(drawn: WaitDrawing, width: int = 80) -> list[str]:

@@ -21,7 +21,7 @@ from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.wait_edges import wait_graph
 from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph
-from distwatch.diagnosis.facts.worlds import World
+from distwatch.diagnosis.facts.worlds import World, worlds_of
 from distwatch.state.codes import code_of
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
@@ -45,7 +45,7 @@ class Case:
     def __init__(self, state: RunState, world: World | None = None) -> None:
         """The default is the run's largest world."""
         self.state = state
-        self.job = Job(state, world)
+        self.job = Job(state, next(iter(worlds_of(state)), ()) if world is None else world)
         self.job.peer_waits.update(peer_waits_by_stack(self.job))
         self.ray = self.job.ray
         self.actors: tuple[RayActorSeen, ...] = tuple(self.ray.actors.values())

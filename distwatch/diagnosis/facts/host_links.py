@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.state.model import RunState
 from distwatch.state.quantities import seconds
 
@@ -62,7 +63,7 @@ def root_above(state: RunState) -> str:
 
 def host_count(state: RunState, job: Job | None = None) -> tuple[int, int]:
     """How many hosts with ranks are seen, and how many there should be."""
-    job = job or Job(state)
+    job = job or largest_job(state)
     lost = unseen_hosts(state)
     names = {process.host for process in job.ranks.values()}
     on_each = max((p.identity.local_world_size or 0 for p in job.ranks.values()), default=0)

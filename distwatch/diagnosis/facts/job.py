@@ -24,7 +24,7 @@ from distwatch.diagnosis.facts.torch_frames import (
     is_in_init_by_stack,
     torch_frame,
 )
-from distwatch.diagnosis.facts.worlds import World, claims_of, ranks_of, size_of, worlds_of
+from distwatch.diagnosis.facts.worlds import World, claims_of, ranks_of, size_of
 from distwatch.state import events as ev
 from distwatch.state.model import Process, RunState, Step
 from distwatch.state.recorder_entries import Collective
@@ -58,11 +58,8 @@ class Job:
         met_peers: sends and recvs at which the devices of both sides stand.
     """
 
-    def __init__(self, state: RunState, world: World | None = None) -> None:
-        """The default is the run's largest world."""
+    def __init__(self, state: RunState, world: World) -> None:
         self.state = state
-        if world is None:
-            world = next(iter(worlds_of(state)), ())
         self.processes = world
         known = with_recorder_files(ranks_of(world), state)
         self.claims = claims_of(world)

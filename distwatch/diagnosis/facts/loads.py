@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from distwatch.diagnosis.facts.job import Job
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.state.loads import LoadArguments, Outstanding, Placement
 from distwatch.state.model import ModelLoad, Process, RunState, Step
 
@@ -89,7 +90,7 @@ class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def loads_of(state: RunState, job: Job | None = None) -> list[LoadStatus]:
     """Every load of every rank, by rank and in the order in which they began."""
-    job = job or Job(state)
+    job = job or largest_job(state)
     return [
         load_status(job, rank, process, load)
         for rank, process in sorted(job.ranks.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from distwatch.diagnosis.facts.initializations import stuck_creation
+from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.stack_calls import (
     CREATIONS,
     STILL_S,
@@ -12,6 +13,7 @@ from distwatch.diagnosis.facts.stack_calls import (
     waited_s,
 )
 from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack, torch_frame
+from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments
 from distwatch.state.model import ModelLoad, Process, RunState, Step
@@ -49,6 +51,12 @@ def with_outside_view(state: RunState) -> RunState:
     view = copy.copy(state)
     view.processes = {**state.processes, **seen}
     return view
+
+
+def largest_job(state: RunState) -> Job:
+    """The job of the run's largest world, as the verdict sees it."""
+    state = with_outside_view(state)
+    return Job(state, next(iter(worlds_of(state)), ()))
 
 
 def _told(process: Process) -> Process | None:

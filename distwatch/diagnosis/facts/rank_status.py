@@ -14,6 +14,7 @@ from distwatch.diagnosis.facts.idleness import awaits_requests, idle_ranks
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import load_under_way
 from distwatch.diagnosis.facts.operations import operation_name
+from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.facts.signals import exit_text
 from distwatch.diagnosis.facts.training import phase_of, place_in_training, training_of
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
@@ -50,7 +51,7 @@ class RankStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def rank_statuses(state: RunState, job: Job | None = None) -> list[RankStatus]:
     """One for each expected rank, ordered by global rank; unobserved ones up to MOST_UNSEEN."""
-    job = job or Job(state)
+    job = job or largest_job(state)
     unseen = (rank for rank in range(job.world or 0) if rank not in job.ranks)
     expected = sorted([*job.ranks, *islice(unseen, MOST_UNSEEN)])
     found = [rank_status(job, global_rank) for global_rank in expected]

@@ -102,9 +102,7 @@ class Inspection:
             self._task = asyncio.create_task(self._look(why, sockets))
         return self._task
 
-    def look_natively(
-        self, findings: list[Finding], jobs: list[Job] | None = None
-    ) -> asyncio.Task[None] | None:
+    def look_natively(self, findings: list[Finding], jobs: list[Job]) -> asyncio.Task[None] | None:
         """Takes C frames of culprits whose Python frames do not explain the hang; None: none are due."""
         if self._native is not None and not self._native.done():
             return None
