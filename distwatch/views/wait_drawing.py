@@ -10,7 +10,8 @@ import msgspec
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
-from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph
+from distwatch.diagnosis.facts.wait_for import WaitGraph
+from distwatch.diagnosis.facts.waits import Bundle
 
 MOST_BOXES = 40
 """Beyond these, the rest is a number."""

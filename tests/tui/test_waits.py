@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import RankStatus
-from distwatch.diagnosis.facts.wait_for import Bundle, Wait, WaitGraph
+from distwatch.diagnosis.facts.wait_for import WaitGraph
+from distwatch.diagnosis.facts.waits import Bundle, Wait
 from distwatch.state.model import RunState
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.views import waits

@@ -11,7 +11,7 @@ from distwatch.diagnosis.facts.call_order import odd_rank
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.initializations import holds_world
 from distwatch.diagnosis.facts.peer_waits import PeerWait, describe_tags
-from distwatch.diagnosis.facts.wait_for import Edge
+from distwatch.diagnosis.facts.waits import Edge
 from distwatch.state.advice import SAME_ORDER
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds

@@ -51,22 +51,21 @@ def absence_of(case: Case) -> Absence:
     )
 
 
-def gave_up_at(case: Case, before: Process) -> int | None:
-    """When the first rank gave up in the initialization that `before` came to (wall ns)."""
-    ends = [
-        case.job.wall_ns(case.job.ranks[rank], step.ended_ns)
-        for rank, step in case.waiting.items()
-        if step.ended_ns is not None
-        and has_timed_out(step.error or "")
-        and number_of(case.job.ranks[rank]) == number_of(before)
-    ]
-    return min(ends, default=None)
+def first_to_give_up(case: Case) -> dict[int, int]:
+    """By number of the initialization, when the first rank gave up in it (wall ns)."""
+    ends: dict[int, int] = {}
+    for rank, step in case.waiting.items():
+        if step.ended_ns is not None and has_timed_out(step.error or ""):
+            process = case.job.ranks[rank]
+            number, at_ns = number_of(process), case.job.wall_ns(process, step.ended_ns)
+            ends[number] = min(at_ns, ends.get(number, at_ns))
+    return ends
 
 
 def _late(case: Case) -> list[int]:
-    late = []
+    late, over = [], first_to_give_up(case)
     for rank, process in case.job.ranks.items():
-        step, over_ns = newest_init(process), gave_up_at(case, process)
+        step, over_ns = newest_init(process), over.get(number_of(process))
         if step is None or over_ns is None or process.planned is None:
             continue
         if case.job.wall_ns(process, step.started_ns) > over_ns:

@@ -20,7 +20,8 @@ from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.wait_edges import wait_graph
-from distwatch.diagnosis.facts.wait_for import Bundle, WaitGraph
+from distwatch.diagnosis.facts.wait_for import WaitGraph
+from distwatch.diagnosis.facts.waits import Bundle
 from distwatch.diagnosis.facts.worlds import World, worlds_of
 from distwatch.state.codes import code_of
 from distwatch.state.events import Site

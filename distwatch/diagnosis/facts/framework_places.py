@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -41,22 +41,25 @@ def places_of(process: Process) -> list[str]:
     return [f"{place} in {name}" for name, place in places.items() if place]
 
 
-def role_of(job: Job, pg_name: str) -> str:
-    """The framework's name for a group; '' where no framework holds it."""
-    for process in job.ranks.values():
+def _roles_of(job: Job, pg_names: Collection[str]) -> dict[str, str]:
+    """The frameworks' names for these groups, by name; only of those that some framework holds."""
+    found: dict[str, str] = {}
+    for process in job.ranks.values() if pg_names else ():
         for held in process.layouts.values():
             for group in held.groups:
-                if group.pg_name == pg_name:
-                    return f"{held.framework}'s {group.role}"
-    return ""
+                if group.pg_name in pg_names:
+                    found.setdefault(group.pg_name, f"{held.framework}'s {group.role}")
+    return found
 
 
 def with_places(job: Job, found: Iterable[Finding]) -> list[Finding]:
     """The findings; each that blames few ranks also names their places in the frameworks' layouts."""
-    return [_placed(job, finding) for finding in found]
+    found = list(found)
+    roles = _roles_of(job, {finding.pg_name for finding in found if finding.pg_name})
+    return [_placed(job, finding, roles) for finding in found]
 
 
-def _placed(job: Job, finding: Finding) -> Finding:
+def _placed(job: Job, finding: Finding, roles: Mapping[str, str]) -> Finding:
     if not family_of(finding.code).has_place:
         return finding
     culprits = {r: job.ranks[r] for r in finding.culprit_ranks[:_TOLD] if r in job.ranks}
@@ -65,8 +68,7 @@ def _placed(job: Job, finding: Finding) -> Finding:
         for rank, process in culprits.items()
         for place in places_of(process)
     ]
-    role = role_of(job, finding.pg_name) if finding.pg_name else ""
-    if role:
+    if role := roles.get(finding.pg_name or ""):
         text = f"group {finding.pg_name} is {role}"
         more.append(Evidence("journal", text))
     if not more:

@@ -27,7 +27,8 @@ from distwatch.diagnosis.facts.stack_calls import (
     waited_s,
 )
 from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
-from distwatch.diagnosis.facts.wait_for import Bundle, Kind, Wait, WaitGraph
+from distwatch.diagnosis.facts.wait_for import WaitGraph
+from distwatch.diagnosis.facts.waits import Bundle, Kind, Wait
 from distwatch.state.model import Process
 from distwatch.state.steps import COLLECTIVE, INIT, LOAD
 

@@ -3,63 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from typing import Literal
 
-import msgspec
-
-Kind = Literal["collective", "p2p", "group", "init", "lock", "socket"]
-
-
-class Edge(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank waits for another, in one call."""
-
-    waiter: int
-    awaited: int
-    kind: Kind
-    what: str
-    """`all_reduce #5 of default_pg`, `recv #3 from rank 2`."""
-    waited_s: float = 0.0
-    overdue: bool = False
-    pg_name: str = ""
-    seq: int = -1
-
-
-class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a rank has been in a wait."""
-
-    waited_s: float
-    overdue: bool = False
-
-
-class Bundle(msgspec.Struct, frozen=True, kw_only=True):
-    """Many edges at once: each of the waiters waits for each of the awaited ranks, in one call."""
-
-    kind: Kind
-    what: str
-    waiters: dict[int, Wait]
-    awaited: tuple[int, ...]
-    pg_name: str = ""
-    seq: int = -1
-    is_joint: bool = False
-    """In a group with members of other worlds, which is judged as a world of its own."""
-
-    @property
-    def overdue(self) -> bool:
-        return any(wait.overdue for wait in self.waiters.values())
-
-    def edge(self, waiter: int, awaited: int) -> Edge:
-        """One of them."""
-        wait = self.waiters[waiter]
-        return Edge(
-            waiter=waiter,
-            awaited=awaited,
-            kind=self.kind,
-            what=self.what,
-            waited_s=wait.waited_s,
-            overdue=wait.overdue,
-            pg_name=self.pg_name,
-            seq=self.seq,
-        )
+from distwatch.diagnosis.facts.wait_circles import ClosedChains
+from distwatch.diagnosis.facts.waits import Bundle, Edge, Kind
 
 
 class WaitGraph:
@@ -75,6 +21,7 @@ class WaitGraph:
     def __init__(self, bundles: Iterable[Bundle], abroad: Iterable[int] = ()) -> None:
         self._abroad = frozenset(abroad)
         self._bundles = [bundle for bundle in bundles if bundle.waiters and bundle.awaited]
+        self._overdue = {id(b) for b in self._bundles if b.overdue and not b.is_joint}
         self._out: dict[int, list[Bundle]] = {}
         self._in: dict[int, list[Bundle]] = {}
         for bundle in self._bundles:
@@ -98,7 +45,7 @@ class WaitGraph:
 
     def is_overdue(self, rank: int) -> bool:
         """Whether another rank has waited for it longer than that may take, in a group of this world alone."""
-        return any(bundle.overdue and not bundle.is_joint for bundle in self._in.get(rank, ()))
+        return any(id(bundle) in self._overdue for bundle in self._in.get(rank, ()))
 
     def longest_s(self, kind: Kind) -> float:
         """The longest wait of that kind; 0 where there is none."""
@@ -139,38 +86,18 @@ class WaitGraph:
         found: dict[frozenset[int], tuple[Edge, ...]] = {}
         free = self.roots() if seen is None else self.roots() & seen
         stuck = self._out.keys() - self.behind(free | self._abroad) - self._abroad
-        for start in sorted(stuck):
-            chain = self._shortest_chain(start, stuck)
+        closed = ClosedChains(self._out, self._in, stuck)
+        for start in closed.starts():
+            chain = closed.shortest_chain(start)
             if chain:
                 found.setdefault(frozenset(edge.waiter for edge in chain), chain)
         chains = sorted(found.values(), key=lambda chain: (len(chain), chain[0].waiter))
         # A cycle through the ranks of a shorter cycle says nothing new.
         kept: list[tuple[Edge, ...]] = []
+        told: set[int] = set()
         for chain in chains:
             members = {edge.waiter for edge in chain}
-            if not any(members & {edge.waiter for edge in shorter} for shorter in kept):
+            if told.isdisjoint(members):
                 kept.append(chain)
+                told |= members
         return kept
-
-    def _shortest_chain(self, start: int, within: set[int]) -> tuple[Edge, ...]:
-        """From `start` back to it, breadth first; () where no chain returns."""
-        came: dict[int, Edge] = {}
-        todo = [start]
-        while todo:
-            following: list[int] = []
-            for rank in todo:
-                for edge in sorted(self.waits(rank), key=lambda e: (-e.waited_s, e.awaited)):
-                    if edge.awaited == start:
-                        return _chain(came, start, edge)
-                    if edge.awaited in within and edge.awaited not in came:
-                        came[edge.awaited] = edge
-                        following.append(edge.awaited)
-            todo = following
-        return ()
-
-
-def _chain(came: dict[int, Edge], start: int, last: Edge) -> tuple[Edge, ...]:
-    edges = [last]
-    while edges[0].waiter != start:
-        edges.insert(0, came[edges[0].waiter])
-    return tuple(edges)

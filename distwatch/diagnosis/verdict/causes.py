@@ -23,14 +23,41 @@ def order_by_cause(
             only a failed call ended them, or they were cleared away.
     """
     ranked = sorted(_excuse(findings, excuses or {}), key=_precedence)
-    roots: list[Finding] = []
+    roots = _Roots()
     symptoms: list[Finding] = []
     for finding in _mismatch_before_its_aborts(ranked):
-        if finding.role == "symptom" or _is_explained(roots, finding):
+        if finding.role == "symptom" or roots.explain(finding):
             symptoms.append(_as_symptom(finding, roots))
         else:
-            roots.append(finding)
-    return roots + symptoms
+            roots.add(finding)
+    return roots.findings + symptoms
+
+
+class _Roots:
+    """The findings that no other explains, so far: in a large job as many as it has groups."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.blamed: set[int] = set()
+        self.waiting: set[int] = set()
+        self._blocked: set[int] = set()
+        """The ranks that are at fault in one that blocks, or wait for it."""
+        self._blocks = False
+
+    def add(self, root: Finding) -> None:
+        """Adds the next one."""
+        self.findings.append(root)
+        self.blamed.update(root.culprit_ranks)
+        self.waiting.update(root.waiting_ranks)
+        if root.blocks:
+            self._blocks = True
+            self._blocked.update(root.culprit_ranks, root.waiting_ranks)
+
+    def explain(self, finding: Finding) -> bool:
+        """Whether each rank that it blames is at fault, or waits, for a reason of its own."""
+        if code_of(finding.code).is_setup and not finding.blocks:
+            return False
+        return self._blocks and self._blocked.issuperset(finding.culprit_ranks)
 
 
 def only_ends(findings: list[Finding]) -> bool:
@@ -98,14 +125,12 @@ def _mismatch_before_its_aborts(ranked: list[Finding]) -> list[Finding]:
     return [f for f in ranked if f not in aborts] + [_as_aftermath(end) for end in aborts]
 
 
-def _as_symptom(finding: Finding, roots: list[Finding]) -> Finding:
+def _as_symptom(finding: Finding, roots: _Roots) -> Finding:
     """A symptom does not blame a rank that, according to its root, only waits."""
-    blamed = {rank for root in roots for rank in root.culprit_ranks}
-    waiting = {rank for root in roots for rank in root.waiting_ranks}
     culprits = set(finding.culprit_ranks)
-    if not roots or not culprits <= blamed | waiting:
+    only_wait = culprits & roots.waiting - roots.blamed
+    if not roots.findings or not culprits - only_wait <= roots.blamed:
         return msgspec.structs.replace(finding, role="symptom")
-    only_wait = culprits & waiting - blamed
     return msgspec.structs.replace(
         finding,
         role="symptom",
@@ -123,32 +148,6 @@ def _as_aftermath(end: Finding) -> Finding:
 def _aborts(mismatch: Finding, end: Finding) -> bool:
     involved = set(mismatch.culprit_ranks) | set(mismatch.waiting_ranks)
     return code_of(end.code).by_signal or set(end.culprit_ranks) <= involved
-
-
-def _is_explained(roots: list[Finding], finding: Finding) -> bool:
-    if code_of(finding.code).is_setup and not finding.blocks:
-        return False
-    return any(_explains(root, finding) for root in roots) or _explain_together(roots, finding)
-
-
-def _explains(root: Finding, finding: Finding) -> bool:
-    if not root.blocks:
-        return False
-    if not finding.culprit_ranks:
-        return True
-    culprits, blamed, waiting = map(
-        set, (finding.culprit_ranks, root.culprit_ranks, root.waiting_ranks)
-    )
-    if code_of(finding.code).mismatch and blamed and culprits <= blamed | waiting:
-        return True  # a mismatch names both sides where neither is the larger one
-    return culprits <= blamed or culprits <= waiting
-
-
-def _explain_together(roots: list[Finding], finding: Finding) -> bool:
-    """Whether each rank that it blames is at fault, or waits, for a reason of its own."""
-    told = [root for root in roots if root.blocks]
-    involved = {rank for root in told for rank in (*root.culprit_ranks, *root.waiting_ranks)}
-    return bool(finding.culprit_ranks) and set(finding.culprit_ranks) <= involved
 
 
 def _precedence(finding: Finding) -> tuple[int, bool, int, tuple[int, ...], str]:

@@ -36,7 +36,7 @@ from distwatch.diagnosis.facts.stack_calls import (
     still_s,
 )
 from distwatch.diagnosis.facts.user_frame import user_frame
-from distwatch.diagnosis.facts.wait_for import Edge
+from distwatch.diagnosis.facts.waits import Edge
 from distwatch.state.events import ThreadStack
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.model import Process

@@ -9,8 +9,8 @@ from distwatch.diagnosis.checks.rendezvous.unreachable import unreachable_ranks
 from distwatch.diagnosis.facts.absence import (
     Absence,
     absence_of,
+    first_to_give_up,
     gave_up,
-    gave_up_at,
     since_loss_s,
     since_s,
 )
@@ -25,7 +25,7 @@ from distwatch.diagnosis.facts.init_waits import (
     still_waiting,
     wait_clause,
 )
-from distwatch.diagnosis.facts.initializations import newest_init
+from distwatch.diagnosis.facts.initializations import newest_init, number_of
 from distwatch.diagnosis.facts.signals import end_evidence, exit_text, first_line
 from distwatch.state.addresses import is_loopback
 from distwatch.state.finding import Evidence, Finding
@@ -129,7 +129,7 @@ class RanksNotArrived:
     def _late(self, case: Case, late: tuple[int, ...]) -> Finding:
         given_up = tuple(rank for rank, step in case.waiting.items() if step.error)
         process = case.job.ranks[late[0]]
-        step, over_ns = newest_init(process), gave_up_at(case, process)
+        step, over_ns = newest_init(process), first_to_give_up(case).get(number_of(process))
         begun = case.job.wall_ns(process, step.started_ns) if step else 0
         after = seconds(max(0.0, (begun - (over_ns or begun)) / 1e9))
         return Finding(
