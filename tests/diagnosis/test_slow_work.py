@@ -244,10 +244,6 @@ def beside(job: RecordedJob) -> list[str]:
 def test_who_waits_in_no_world_is_to_be_looked_at_and_a_rank_is_not() -> None:
     job = beside_a_world()
     assert beside(job) == [job.key(7)]
-    job.stack(7, 101, SLEEPING)
-    assert beside(job) == []
-    job.tick(170)
-    assert beside(job) == [job.key(7)]
 
 
 def test_who_runs_or_may_not_be_looked_at_or_has_ended_is_let_alone() -> None:
@@ -270,3 +266,5 @@ def test_where_no_process_is_a_rank_the_actors_are_looked_at() -> None:
         job.sample(process, 100, "S")
     job.tick(100)
     assert beside(job) == [job.key(7), job.key(8)]
+    job.stack(7, 101, SLEEPING)
+    assert beside(job) == [job.key(8), job.key(7)], "the one that nobody has looked at comes first"

@@ -195,11 +195,12 @@ async def test_a_process_that_is_no_rank_is_looked_at_though_nothing_is_suspicio
     observer.recording.record(sampled)
     jobs = [case.job for case in observer.judge.cases]
     assert observer.inspection.look_beside(jobs, dict) is None, "it is a rank of a world"
-    clock.now += module.BESIDE_EVERY_S
-    look = observer.inspection.look_beside([], dict)
-    assert look is not None
-    await look
-    assert taken == [tracked.pid]
-    clock.now += module.BESIDE_EVERY_S
-    assert observer.inspection.look_beside([], dict) is None, "it has just been looked at"
+    at: list[float] = []
+    for _ in range(300):
+        clock.now += 0.5
+        if look := observer.inspection.look_beside([], dict):
+            await look
+            at.append(clock.now - 1000)
+    assert at == [5.0, 10.0, 30.0, 90.0, 150.0]
+    assert taken == [tracked.pid] * 5
     await observer.finish("over")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.diagnosis.facts.process_roles import role_text
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget
 from distwatch.observer.targets.live import LiveRun
@@ -106,6 +107,23 @@ def test_an_actor_that_never_comes_is_blamed_and_not_the_one_that_waits() -> Non
         job.wait_step("gate data", {1}, STARTED_S)
         finding = job.wait_verdict("rendezvous.rank_missing", {1}, mentions=("read_data",))
         assert 0 in finding.waiting_ranks
+
+
+def test_an_actor_that_has_loaded_no_torch_and_has_no_rank_is_looked_at_though_nobody_waits_for_it() -> (
+    None
+):
+    with actors("read_plainly", given="WORLD_SIZE") as job:
+        job.wait_step("gate data", {0}, STARTED_S)
+
+        def is_seen(state: RunState) -> bool:
+            return any(
+                role_text(state, process) == "actor"
+                and any(frame.function.endswith("read_plainly") for frame in process.main_frames)
+                for process in state.processes.values()
+            )
+
+        state = job.wait_state(is_seen, STARTED_S)
+        assert not any(process.role == "rank" for process in state.processes.values())
 
 
 def test_rank_0s_actor_that_never_chooses_an_endpoint_is_blamed() -> None:

@@ -20,8 +20,6 @@ from distwatch.state.model import SOURCE_FILES_KEPT, Process, RunState
 _RANKS = 64
 _OPERATIONS = 4
 _FILES = 8
-SEEN_LATELY_S = 60.0
-"""For so long the stack of a process for which no rank waits is good enough."""
 
 Places = dict[str, list[tuple[str, int]]]
 
@@ -70,8 +68,6 @@ def waiting_beside(state: RunState, jobs: Iterable[Job], host: str) -> list[Proc
 
     As an actor of Ray without a rank: nobody in a group waits for it, so no suspicion leads to a look at it.
     """
-    here = state.hosts.get(host)
-    before_ns = (here.now_ns if here else 0) - int(SEEN_LATELY_S * 1e9)
     within = {one.key for job in jobs for one in job.processes if one.role == "rank"}
     found = [
         process
@@ -81,7 +77,7 @@ def waiting_beside(state: RunState, jobs: Iterable[Job], host: str) -> list[Proc
         and process.role in ("rank", "other")
         and _has_distwatch(process)
         and _waits(process)
-        and not _was_looked_at(process, before_ns)
+        and not _may_not_be_looked_at(process)
     ]
     return sorted(found, key=lambda process: process.outside.stack_ns or 0)
 
@@ -91,10 +87,8 @@ def _has_distwatch(process: Process) -> bool:
     return process.instrumented or (seen is not None and seen.instrumented)
 
 
-def _was_looked_at(process: Process, since_ns: int) -> bool:
-    """Or nobody may look at it."""
-    seen_ns = process.outside.stack_ns
-    return "stack" in process.outside.not_observed if seen_ns is None else seen_ns > since_ns
+def _may_not_be_looked_at(process: Process) -> bool:
+    return process.outside.stack is None and "stack" in process.outside.not_observed
 
 
 def _waits(process: Process) -> bool:

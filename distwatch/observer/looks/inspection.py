@@ -38,7 +38,8 @@ from distwatch.state.model import RunState
 PAUSES_S = (3.0, 10.0, 30.0, 60.0)
 AGAIN_S = 3.0
 FRESH_S = 2.0
-BESIDE_EVERY_S, BESIDE_OF_ALL = 10.0, 2
+BESIDE_EVERY_S, BESIDE_OF_ALL = 5.0, 2
+BESIDE_PAUSES_S = (5.0, 20.0, 60.0)
 """A host may have a hundred actors that wait for work: looks at them must not cost much."""
 _LOCKS = 8
 _LOGS = 16
@@ -62,6 +63,7 @@ class Inspection:
         self._again_due = 0.0
         self._beside: asyncio.Task[None] | None = None
         self._beside_due = 0.0
+        self._beside_rounds: dict[str, Rounds] = {}
         self._reading: asyncio.Task[None] | None = None
         self._silent_storage: set[str] = set()
         """Processes of which nobody could say how much space is left where they write."""
@@ -141,9 +143,14 @@ class Inspection:
             return None
         self._beside_due = now + BESIDE_EVERY_S
         host = self._recording.header.host
-        wanted = [process.key for process in waiting_beside(self._state, jobs, host)]
         living = {tracked.key: tracked for tracked in self._tracking.living()}
-        chosen = [living[key] for key in wanted if key in living][:BESIDE_OF_ALL]
+        chosen: list[Tracked] = []
+        for process in waiting_beside(self._state, jobs, host):
+            rounds = self._beside_rounds.setdefault(process.key, Rounds(BESIDE_PAUSES_S))
+            due = process.key in living and rounds.are_due("nobody waits for it")
+            if due and len(chosen) < BESIDE_OF_ALL:
+                rounds.begin()
+                chosen.append(living[process.key])
         if not chosen:
             return None
         self._beside = asyncio.create_task(self._see_beside(chosen, sockets()))

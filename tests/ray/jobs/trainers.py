@@ -75,6 +75,13 @@ class Trainer:
 
         gate("data").read(1)
 
+    def read_plainly(self) -> None:
+        """Nothing here has loaded torch."""
+        from steps import gate
+
+        assert "torch" not in sys.modules
+        gate("data").read(1)
+
 
 class Broken:
     """Its constructor fails, so it never runs a method."""
