@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from distwatch.diagnosis.facts.loads import loads_of
-from distwatch.diagnosis.facts.rank_status import rank_statuses
-from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
+from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state import events as ev
 from distwatch.state.identity import Identity
-from distwatch.tui.picture import freeze, take_picture
 from tests.diagnosis.recorded import READING, SECOND, WAITING, RecordedJob, frame, root
 
 C10D = WAITING[1].file
@@ -274,20 +271,6 @@ def test_a_load_that_stands_still_is_judged_as_a_load() -> None:
     assert "phase load_state_dict, waiting on /models/shard-3" in verdict.summary
     assert all(finding.culprit_ranks == (1,) for finding in diagnose(job.state))
     assert diagnose(job_at(inside("barrier"), loading, ran_at=6.5).state) == []
-
-
-def test_what_has_no_verdict_at_hand_sees_the_job_as_the_verdict_does() -> None:
-    """A view of a state alone, or of a frozen one, must not lose what the stacks tell."""
-    job = job_at(
-        inside("barrier"),
-        (frame("main", "/job/train.py"), frame("PreTrainedModel.from_pretrained", LIBRARY)),
-    )
-    (case,) = cases_of(job.state)
-    assert rank_statuses(job.state) == rank_statuses(job.state, case.job)
-    assert rank_statuses(job.state)[1].word == "loading"
-    assert len(loads_of(job.state)) == len(loads_of(job.state, case.job)) == 1
-    still = freeze(take_picture(job.state, "r"))
-    assert still.job.ranks[1].loads.keys() == case.job.ranks[1].loads.keys() != set()
 
 
 def test_a_file_lock_leads_to_the_rank_that_holds_it() -> None:

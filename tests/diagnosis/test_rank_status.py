@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.diagnosis.facts.loads import loads_of
 from distwatch.diagnosis.facts.rank_status import rank_statuses
+from distwatch.diagnosis.verdict.diagnose import cases_of
 from distwatch.state import events as ev
+from distwatch.tui.picture import freeze, take_picture
 from tests.diagnosis.recorded import READING, RecordedJob, frame
+from tests.diagnosis.test_from_outside import LIBRARY, inside, job_at
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,17 @@ def test_a_rank_of_ray_train_is_where_its_training_thread_is() -> None:
     assert rank_statuses(job.state)[0].where == "worker.py:1069 in Worker.main_loop"
     job.see(2.0, ev.StackTaken(process=job.key(0), threads=threads), job.host(0))
     assert rank_statuses(job.state)[0].where == "data.py:42 in read_shard"
+
+
+def test_what_has_no_verdict_at_hand_sees_the_job_as_the_verdict_does() -> None:
+    """A view of a state alone, or of a frozen one, must not lose what the stacks tell."""
+    job = job_at(
+        inside("barrier"),
+        (frame("main", "/job/train.py"), frame("PreTrainedModel.from_pretrained", LIBRARY)),
+    )
+    (case,) = cases_of(job.state)
+    assert rank_statuses(job.state) == rank_statuses(job.state, case.job)
+    assert rank_statuses(job.state)[1].word == "loading"
+    assert len(loads_of(job.state)) == len(loads_of(job.state, case.job)) == 1
+    still = freeze(take_picture(job.state, "r"))
+    assert still.job.ranks[1].loads.keys() == case.job.ranks[1].loads.keys() != set()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from typing import TypeVar
 from functools import cache
+from typing import TypeVar
 
 import msgspec
 
