@@ -19,8 +19,9 @@ from distwatch.diagnosis.verdict.probe_requests import late_ranks
 from distwatch.observer.background import wait_for_any
 from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
 from distwatch.observer.journals.journal_intake import Intake
-from distwatch.observer.journals.reading import Entry, attached_keys, fold_run
+from distwatch.observer.journals.reading import Entry, attached_keys
 from distwatch.observer.journals.recording import Recording, RecordSink
+from distwatch.observer.journals.run_state import resume_state
 from distwatch.observer.judging import Judge
 from distwatch.observer.looks.cluster_looks import ClusterLooks
 from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
@@ -36,7 +37,6 @@ from distwatch.probes.infiniband import Ports
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.state import events as ev
 from distwatch.state.frames import FileHeader, Record
-from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 from distwatch.state.verdict import ReportedStatus, Verdict
 
@@ -71,13 +71,12 @@ class Observer:
     def __init__(self, folder: RunFolder, *, embedded: bool = False, writable: bool = True) -> None:
         self.folder = folder
         self.embedded = embedded
-        self.state = RunState(run_id=folder.run_id)
+        self.state = resume_state(folder)
         self.sinks: list[Sink] = []
         self.record_sinks: list[RecordSink] = []
 
         self.others: Others | None = None
         self.viewers, self.longest_turn_s = 0, 0.0
-        fold_run(folder, self.state)
         self.recording = Recording(folder, self.fold, self.hand_on, writable=writable)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]

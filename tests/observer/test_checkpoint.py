@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distwatch.errors import PartialData
 from distwatch.observer.journals import run_state, sealed
 from distwatch.observer.journals.checkpoint import path_of, read_checkpoint
-from distwatch.observer.journals.run_state import load_run, load_state
+from distwatch.observer.journals.run_state import load_run, load_state, resume_state
 from distwatch.observer.journals.segments import Segment
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
@@ -23,6 +23,7 @@ from distwatch.state.events import encode_event
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.process_reducer import INSIDE
+from tests.observer.rank_process import RankProcess
 from tests.state.test_folding import inside, outside
 
 MEMBERS = tuple(range(100))
@@ -198,6 +199,39 @@ def test_journals_that_are_not_what_was_read_are_read_again(folder: RunFolder, w
     assert (what in ("cut", "rewritten", "gone")) == (
         "a-1.1" not in state.processes or state.processes["a-1.1"].ending is None
     )
+
+
+def test_what_is_in_a_ring_is_in_no_checkpoint(
+    folder: RunFolder, start_rank: Callable[..., RankProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(folder)
+    rank = start_rank()
+    rank.do("steps 3")
+    first = load_state(folder)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint is not None
+    assert {file.header.stream for file in checkpoint.files} == {"a-1.1", "observer:a-9.1#00000007"}
+    assert set(checkpoint.state.processes) == {"a-1.1"}
+    folded = counting(monkeypatch)
+    rank.do("steps 1")
+    second = load_state(folder)
+    assert len(second.processes[rank.key].steps) == 4
+    assert len(folded) == second.streams[rank.key], "those of the ring"
+    assert second.processes["a-1.1"] == first.processes["a-1.1"]
+
+
+def test_an_observer_that_starts_again_continues_from_it(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank, _ = job(folder)
+    without = resume_state(folder)
+    assert read_checkpoint(folder) is not None
+    rank.append(ev.HookFailed(hook="h", error="e"))
+    folded = counting(monkeypatch)
+    resumed = resume_state(folder)
+    assert folded == [ev.HookFailed(hook="h", error="e")]
+    Path(path_of(folder)).unlink()
+    assert resumed == resume_state(folder) != without
 
 
 def test_a_folder_without_records_leaves_none(folder: RunFolder) -> None:

@@ -120,12 +120,9 @@ class Watch:
 
 
 def load_state_or_new(folder: RunFolder) -> Any:
-    from distwatch.observer.journals.reading import fold_run
-    from distwatch.state.model import RunState
+    from distwatch.observer.journals.run_state import resume_state
 
-    state = RunState(run_id=folder.run_id)
-    fold_run(folder, state)
-    return state
+    return resume_state(folder)
 
 
 @pytest_asyncio.fixture

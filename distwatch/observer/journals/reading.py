@@ -20,9 +20,7 @@ from distwatch.state.bounds import whole_number
 from distwatch.state.events import decode_event
 from distwatch.state.frames import FileHeader, Record, process_key
 from distwatch.state.identity import identify
-from distwatch.state.model import RunState
 from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decode_page
-from distwatch.state.reducer import reduce
 
 _ATTACHED_LONGEST = 1 << 20
 
@@ -64,12 +62,6 @@ def nothing_in(folder: RunFolder) -> PartialData:
         f"{folder.path} holds no readable record",
         advice="Is it a run folder? `distwatch ps` lists them.",
     )
-
-
-def fold_run(folder: RunFolder, state: RunState) -> None:
-    """Folds everything on disk, stream by stream."""
-    for entry in _entries(folder):
-        reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
 
 
 def read_entries(folder: RunFolder, *, ends: bool = False) -> list[Entry]:
@@ -120,9 +112,11 @@ class Reading:
     """One reading of a run folder. Several files may hold one stream; each record counts once.
 
     Attributes:
-        files: the journals that were read, and those that need not be, as a checkpoint notes them.
+        files: the journals that were read while it was settled, and those that need not be, as a
+            checkpoint notes them.
         first_ns, newest_ns: the times of the first and the last record.
-        is_settled: every record was in a segment on disk, and each of these could be read. A ring changes.
+        is_settled: all records so far were in segments on disk, and each of these could be read. A ring
+            changes, so what is in one is read last.
     """
 
     def __init__(self, folder: RunFolder, checkpoint: Checkpoint | None = None) -> None:
@@ -150,7 +144,7 @@ class Reading:
             # A file without a header is opened once more, to find out what is wrong with it.
             if header is None or is_wanted(header):
                 paths.setdefault(header.stream if header else path, []).append(path)
-        for together in paths.values():
+        for together in sorted(paths.values(), key=_has_ring):
             records: dict[int, Record] = {}
             found: FileHeader | None = None
             for path in together:
@@ -182,7 +176,8 @@ class Reading:
         return sorted(entries, key=_by_time)
 
     def _note(self, read: ReadFile) -> None:
-        self.files.append(read)
+        if self.is_settled:
+            self.files.append(read)
         self._headers[read.header.stream] = read.header
         if read.damaged:
             self._trouble.append((read.name, f"{read.damaged} damaged bytes were skipped"))
@@ -211,6 +206,10 @@ class Reading:
                 )
             )  # fmt: skip
         return contents
+
+
+def _has_ring(paths: list[str]) -> bool:
+    return any(path.endswith(".ring") for path in paths)
 
 
 class Ends:

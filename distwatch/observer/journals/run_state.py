@@ -50,36 +50,72 @@ def load_run(folder: RunFolder) -> RecordedState:
         return _load(folder)
 
 
+def resume_state(folder: RunFolder) -> RunState:
+    """What was recorded, for an observer that goes on with it: it looks itself which processes are gone."""
+    with without_collections():
+        folded = _Folded(folder)
+        folded.fold_records()
+        folded.fold_rest()
+    return folded.state
+
+
 def _load(folder: RunFolder) -> RecordedState:
-    began = time.monotonic()
-    base = read_checkpoint(folder)
-    if base is not None and not still_holds(base, folder):
-        base = None
-    state = base.state if base else RunState(run_id=folder.run_id)
-    found, fresh = bool(state.streams), 0
-    reading, ends = Reading(folder, base), Ends(base)
-    read_s = time.monotonic() - began
-    for header, records in reading.streams():
-        fresh += len(records)
-        for record in records:
-            if (event := decode_event(record.payload)) is not None:
-                ends.note(Entry(header, record.seq, record.time_ns, event))
-                reduce(state, header, record.seq, record.time_ns, event)
-                found = found or is_of_run(event)
-    folded_s = time.monotonic() - began - read_s
-    if fresh and folded_s > WORTH_S and reading.is_settled:
-        write_checkpoint(folder, _checkpoint(state, reading, ends))
-    last_ns = reading.newest_ns
-    for entry in reading.rest():
-        ends.note(entry)
-        reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
-        found = found or is_of_run(entry.event)
-        last_ns = max(last_ns, entry.time_ns)
-    for entry in ends.unseen():
-        reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
-    if not found:
+    folded = _Folded(folder)
+    folded.fold_records()
+    last_ns = folded.fold_rest()
+    for entry in folded.ends.unseen():
+        reduce(folded.state, entry.header, entry.seq, entry.time_ns, entry.event)
+    if not folded.found:
         raise nothing_in(folder)
-    return RecordedState(state, reading.first_ns or last_ns, last_ns)
+    return RecordedState(folded.state, folded.reading.first_ns or last_ns, last_ns)
+
+
+class _Folded:
+    """One folding of a run's journals.
+
+    Attributes:
+        found: there was a record of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        base = read_checkpoint(folder)
+        if base is not None and not still_holds(base, folder):
+            base = None
+        self.state = base.state if base else RunState(run_id=folder.run_id)
+        self.found = bool(self.state.streams)
+        self.reading, self.ends = Reading(folder, base), Ends(base)
+
+    def fold_records(self) -> None:
+        """Folds what is in no checkpoint; leaves one where that took long."""
+        began, fresh, is_left = time.monotonic(), 0, False
+        for header, records in self.reading.streams():
+            if not self.reading.is_settled and not is_left:
+                self._leave(fresh, began)
+                is_left = True
+            fresh += len(records)
+            for record in records:
+                if (event := decode_event(record.payload)) is not None:
+                    self._fold(Entry(header, record.seq, record.time_ns, event))
+        if not is_left:
+            self._leave(fresh, began)
+
+    def _leave(self, fresh: int, began: float) -> None:
+        if fresh and time.monotonic() - began > WORTH_S:
+            write_checkpoint(self._folder, _checkpoint(self.state, self.reading, self.ends))
+
+    def fold_rest(self) -> int:
+        """Folds what is in no journal; the newest time of all."""
+        last_ns = self.reading.newest_ns
+        for entry in self.reading.rest():
+            self._fold(entry)
+            last_ns = max(last_ns, entry.time_ns)
+        return last_ns
+
+    def _fold(self, entry: Entry) -> None:
+        self.ends.note(entry)
+        reduce(self.state, entry.header, entry.seq, entry.time_ns, entry.event)
+        self.found = self.found or is_of_run(entry.event)
 
 
 def _checkpoint(state: RunState, reading: Reading, ends: Ends) -> Checkpoint:
