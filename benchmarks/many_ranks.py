@@ -272,6 +272,7 @@ def _viewer(job: Job) -> dict[str, str]:
     return {
         "viewer: first picture": f"{views[0].opened_s:.1f} s, {views[0].ranks} ranks",
         "viewer: memory, peak": _mib(views[-1].peak),
+        "viewer: CPU, first picture / in all": f"{views[0].cpu_s:.1f} s / {views[-1].cpu_s:.1f} s",
         "viewer: lost": next((view.lost for view in views if view.lost), "never"),
     }
 

@@ -30,6 +30,7 @@ class View(msgspec.Struct, kw_only=True):
     poll_s: float
     culprits: tuple[int, ...]
     peak: int
+    cpu_s: float = 0.0
     lost: str = ""
 
 
@@ -58,6 +59,7 @@ async def watch(path: str, target: str) -> None:
                 poll_s=time.monotonic() - polled,
                 culprits=found[0].culprit_ranks if found else (),
                 peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                cpu_s=time.process_time(),
                 lost=lost,
             )
             file.write(msgspec.json.encode(view) + b"\n")

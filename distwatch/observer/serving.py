@@ -25,7 +25,7 @@ from distwatch.observer.viewers.differences import (
     Item,
     batches_of,
 )
-from distwatch.observer.viewers.messages import PART_SIZE, Answer, PicturePart, Request
+from distwatch.observer.viewers.messages import PART_SIZE, Answer, PicturePart, Request, pack
 from distwatch.observer.viewers.pictures import Pictures
 from distwatch.observer_socket import LENGTH, framed, peer_uid
 from distwatch.socket_path import within_limit
@@ -208,8 +208,7 @@ class _Viewer:
             if self._new.too_many:
                 await self._send_all(form)
             new, self._new = self._new, Differences()
-            for batch in batches_of(new.items()):
-                await self._write(batch)
+            await self._write_items(new.items())
             every_s = max(EVERY_S, len(self._observer.state.processes) / PROCESSES_A_SECOND)
             await wait_for_any(self._judged, within_s=every_s)
 
@@ -236,7 +235,7 @@ class _Viewer:
 
     async def _write_items(self, items: Iterable[Item]) -> None:
         for batch in batches_of(items):
-            await self._write(batch)
+            await self._write(pack(batch))
 
     async def _write(self, message: Message) -> None:
         async with self._writing:

@@ -19,15 +19,23 @@ import pytest_asyncio
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.checkpoint import state_form
-from distwatch.observer.link.messages import Batch, CaughtUp
+from distwatch.observer.link.messages import Batch, CaughtUp, Frame
 from distwatch.observer.serving import FRAME_LIMIT, ViewerServer, read_frame
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.run_source import SourceLost
 from distwatch.observer.viewers import differences, pictures
-from distwatch.observer.viewers.messages import Answer, PicturePart, Request, unpack
+from distwatch.observer.viewers.messages import (
+    Answer,
+    PackedBatch,
+    PicturePart,
+    Request,
+    pack,
+    unpack,
+)
 from distwatch.observer_socket import framed
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
+from distwatch.state.frames import FileHeader
 from distwatch.state.model import RunState
 from tests.observer.rank_process import RankProcess
 
@@ -227,6 +235,19 @@ async def test_frames_are_read_as_they_were_packed() -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(framed(Answer(text="done")))
     assert unpack(await read_frame(reader)) == Answer(text="done")
+
+
+def test_a_batch_is_no_longer_than_any_message() -> None:
+    header = FileHeader(
+        stream="h-1.1", host="h", pid=1, start_ticks=1, boot_id="b", wall_offset_ns=0, salt=1
+    )
+    fits = Batch(after=0, headers=(header,), frames=(Frame(0, 1, 1, bytes(FRAME_LIMIT // 2)),))
+    assert unpack(msgspec.msgpack.encode(pack(fits))) == fits
+    longer = Batch(after=0, headers=(header,), frames=(Frame(0, 1, 1, bytes(FRAME_LIMIT)),))
+    with pytest.raises(ValueError, match="more than"):
+        unpack(msgspec.msgpack.encode(pack(longer)))
+    with pytest.raises(ValueError, match="inflated"):
+        unpack(msgspec.msgpack.encode(PackedBatch(content=b"noise")))
 
 
 async def follow(viewer: LiveRun, observer: Observer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 
-from distwatch.observer.link.messages import Batch, CaughtUp, Message
+from distwatch.observer.link.messages import FRAME_LIMIT, Batch, CaughtUp, Message, encode
 from distwatch.observer.link.orders import Order
 
 PART_SIZE = 256 * 1024
@@ -37,5 +39,36 @@ class Answer(Message, frozen=True, tag="answer"):
     text: str
 
 
-unpack = msgspec.msgpack.Decoder(Batch | CaughtUp | PicturePart | Answer).decode
-"""The message of a frame; raises msgspec.DecodeError on anything else."""
+class PackedBatch(Message, frozen=True, tag="packed_batch"):
+    """A batch, compressed: ranks of one job tell much the same, and a busy observer sends few bytes in a turn."""
+
+    content: bytes
+
+
+_Told = Batch | CaughtUp | PicturePart | PackedBatch | Answer
+_decode = msgspec.msgpack.Decoder(_Told).decode
+_decode_batch = msgspec.msgpack.Decoder(Batch).decode
+
+
+def pack(batch: Batch) -> PackedBatch:
+    return PackedBatch(content=zlib.compress(encode(batch), 1))
+
+
+def unpack(body: bytes) -> Batch | CaughtUp | PicturePart | Answer:
+    """The message of a frame.
+
+    Raises:
+        msgspec.DecodeError: it is anything else.
+        ValueError: it is longer than a message may be.
+    """
+    message = _decode(body)
+    if not isinstance(message, PackedBatch):
+        return message
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(message.content, FRAME_LIMIT)
+    except zlib.error as error:
+        raise ValueError(f"a batch that cannot be inflated: {error}") from error
+    if inflater.unconsumed_tail:
+        raise ValueError(f"a batch of more than {FRAME_LIMIT} bytes")
+    return _decode_batch(inflated)
