@@ -91,7 +91,8 @@ def _initialized(
 
 def _confirm(agent: Any, module: ModuleType) -> None:
     rank, size = module.get_rank(), module.get_world_size()
-    agent.record(IdentityConfirmed(global_rank=rank, world_size=size))
+    unrecorded = () if records_gloo() else ("gloo",)
+    agent.record(IdentityConfirmed(global_rank=rank, world_size=size, unrecorded=unrecorded))
 
 
 def _share_of(timeout: object) -> float | None:

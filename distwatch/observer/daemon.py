@@ -15,7 +15,6 @@ from distwatch import __version__
 from distwatch.diagnosis.facts.outside_view import largest_job, with_outside_view
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.facts.suspicion import suspicion_of
-from distwatch.diagnosis.verdict.probe_requests import late_ranks
 from distwatch.observer.background import wait_for_any
 from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
 from distwatch.observer.journals.journal_intake import Intake
@@ -163,10 +162,8 @@ class Observer:
             self.cluster.look_soon()
             self.nccl.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
-            pressed = (
-                self._is_pressed or self.inspection.from_outside or late_ranks(self.judge.findings)
-            )
-            self.tracking.sample(closely=bool(pressed or self._suspicion(WATCHED_SHARE)))
+            pressed = self._is_pressed or self.inspection.from_outside or self.judge.needs_flows
+            self.tracking.sample(closely=pressed or bool(self._suspicion(WATCHED_SHARE)))
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()

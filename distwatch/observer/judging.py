@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from distwatch.diagnosis.facts.calm import CalmRun, calm_run
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose, rechecks
+from distwatch.diagnosis.verdict.probe_requests import late_ranks
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder
@@ -126,6 +128,16 @@ class Judge:
     def needs_source(self) -> bool:
         """Whether the ranks' source may show why."""
         return self.blocked or any(code_of(one.code).lies_in_code for one in self.findings)
+
+    @property
+    def needs_flows(self) -> bool:
+        """Whether what ranks move matters even where nobody is known to wait.
+
+        A rank that is called slow may stop then, and a call that nothing counts shows only as a rank that sleeps.
+        """
+        return bool(late_ranks(self.findings)) or any(
+            has_unrecorded_groups(case.job) for case in self.cases
+        )
 
     @property
     def incident(self) -> int | None:

@@ -65,6 +65,8 @@ class IdentityConfirmed(Bounded, Event, frozen=True, kw_only=True):
     global_rank: int
     world_size: int
     local_rank: int | None = None
+    unrecorded: tuple[str, ...] = ()
+    """Backends whose calls this torch's flight recorder does not see."""
 
 
 class WorkerPlaced(Event, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from distwatch.diagnosis.checks.collectives.iterations import CountUneven
 from distwatch.diagnosis.checks.collectives.monitored_barriers import MonitoredBarrierMissing
 from distwatch.diagnosis.checks.collectives.splits import SplitsDiffer
 from distwatch.diagnosis.checks.collectives.timeouts import TimeoutsDisagree
+from distwatch.diagnosis.checks.collectives.unnumbered_calls import UnnumberedCalls
 from distwatch.diagnosis.checks.devices import DeviceFailed, DeviceSlowed
 from distwatch.diagnosis.checks.groups.calls import GroupCallsDiffer
 from distwatch.diagnosis.checks.groups.creation import GroupCallMissing
@@ -113,6 +114,7 @@ CHECKS: tuple[Check, ...] = (
     Circles(),
     DeviceQueues(),
     CollectiveRankMissing(),
+    UnnumberedCalls(),
     JointGroups(),
     MonitoredBarrierMissing(),
     Straggler(),

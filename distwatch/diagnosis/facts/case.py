@@ -18,6 +18,7 @@ from distwatch.diagnosis.facts.rank_status import rank_status, where
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import TEARDOWN
 from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
+from distwatch.diagnosis.facts.unnumbered_calls import unnumbered_calls, unnumbered_waits
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.wait_edges import wait_graph
 from distwatch.diagnosis.facts.wait_for import WaitGraph
@@ -40,6 +41,7 @@ class Case:
         actors, placement_groups: Ray's rows of this world, where the run is a Ray job; the largest
             world gets the rows that no other world can claim.
         rank_of_actor: by actor id, the rank whose process it lives in.
+        unnumbered: by global rank, the calls that main threads sleep in and that nothing counts.
         joint: the groups that its ranks share with processes of other worlds, each as a world of its own.
     """
 
@@ -64,6 +66,10 @@ class Case:
         }
         self.joint = [Case(state, members) for members in joint_worlds(state, self.job.processes)]
         shared, abroad = self._waits_in_joint()
+        self.unnumbered = unnumbered_calls(self.job)
+        shared += unnumbered_waits(self.job, self.unnumbered)
+        # Whoever is in such a call may wait for a rank that is in one, too.
+        abroad |= self.unnumbered.keys()
         self.graph: WaitGraph = wait_graph(self.job, self.groups, shared, abroad)
 
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.training import overlong_step
+from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups, slept_s
 from distwatch.diagnosis.facts.worlds import is_lone_program
 from distwatch.state.steps import COLLECTIVE
 
@@ -23,6 +24,7 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
         groups: of that world.
         share: of the usual patience.
     """
+    is_uncounted = has_unrecorded_groups(job)
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
             continue
@@ -34,6 +36,8 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
         deadline_s = job.deadline_s(process, COLLECTIVE)
         if over_ns is not None and job.age_s(process, over_ns) > share * _patience_s(deadline_s):
             return f"rank {global_rank} has come to its end and has not ended"
+        if is_uncounted and slept_s(process) > share * _patience_s(deadline_s):
+            return f"rank {global_rank} sleeps, maybe in a call that nothing counts"
         step = job.innermost_step(process)
         if step is not None and job.age_s(process, step.moved_ns) > share * _patience_s(
             step.deadline_s

@@ -15,7 +15,7 @@ class WaitGraph:
     bundle: nothing here enumerates their pairs.
 
     Args:
-        abroad: ranks that wait for processes of other worlds.
+        abroad: ranks that wait for processes of other worlds, or for ranks that nothing names.
     """
 
     def __init__(self, bundles: Iterable[Bundle], abroad: Iterable[int] = ()) -> None:

@@ -238,7 +238,11 @@ class StackLooks:
         """
         for tracked in chosen:
             self._native[tracked.key] = self._stand(tracked)
-            taken = await take_stack(tracked.key, tracked.pid, native=True)
+            tracked.paused = True
+            try:
+                taken = await take_stack(tracked.key, tracked.pid, native=True)
+            finally:
+                tracked.paused = False
             if taken.threads:
                 self._recording.record(msgspec.structs.replace(taken, native=True), keep=True)
             else:

@@ -46,6 +46,8 @@ class Tracked(msgspec.Struct, kw_only=True):
     error_file: str = ""
     watch: ExitWatch | None = None
     ended: bool = False
+    paused: bool = False
+    """Whether the observer itself pauses it: then its state is not its own."""
 
 
 class Tracking:
@@ -139,7 +141,7 @@ class Tracking:
         closely = closely or time.monotonic() < self._closely_until
         if closely:
             self._flows.count_received()
-        for tracked in self.living():
+        for tracked in self._unpaused():
             seen = process.sample(tracked.key, tracked.pid)
             if seen is None:
                 continue
@@ -154,7 +156,7 @@ class Tracking:
 
     async def examine(self) -> None:
         """The thorough look at every living process; records which one cannot be read in time."""
-        for tracked in self.living():
+        for tracked in self._unpaused():
             try:
                 # Reading the memory of a process that is stuck in the kernel may block.
                 seen, awaited = await in_background(_examine, tracked.key, tracked.pid)
@@ -187,6 +189,9 @@ class Tracking:
 
     def living(self) -> list[Tracked]:
         return [tracked for tracked in self.processes.values() if not tracked.ended]
+
+    def _unpaused(self) -> list[Tracked]:
+        return [tracked for tracked in self.living() if not tracked.paused]
 
     def collect_ends(self) -> list[Tracked]:
         """Records the ends of processes since the last call, and returns those processes."""
