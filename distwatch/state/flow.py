@@ -35,6 +35,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """CPU of its main thread inside system calls: who polls makes them, who computes does not."""
     at_ns: int = 0
     """When it was looked at; a crowded machine is looked at late."""
+    asleep_since_ns: int = 0
+    """Since when its main thread has not run at all, at one look after the other; 0: it has run since the last one."""
     over_s: Finite = 0.0
     """The seconds in which it read, wrote and used that."""
     repeats: str = ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
+from distwatch.diagnosis.facts.calm import calm_run
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.suspicion import suspicion_of
-from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.state import events as ev
 from distwatch.state.flow import Flow, Moved
 from tests.diagnosis.recorded import READING, SECOND, RecordedJob, frame, root
@@ -29,41 +29,31 @@ BARRIER = (
 )
 SINCE = 10.0
 DUE = 21.0
-"""A second after the deadline of the stacks that have been the same since then."""
-ASLEEP = Flow(over_s=10.0, at_ns=int(DUE * SECOND))
+"""A second after the deadline of who has slept since then."""
 
 
 def uncounting(*stacks: tuple[ev.Frame, ...], unrecorded: tuple[str, ...] = ("gloo",)) -> RecordedJob:  # fmt: skip
     """Ranks whose main threads have slept in these stacks for eleven seconds."""
     job = RecordedJob(len(stacks))
-    ranks = range(len(stacks))
-    job.initialize(*ranks)
+    job.initialize(*range(len(stacks)))
     for rank, frames in enumerate(stacks):
-        job.say(
-            rank,
-            2.0,
-            ev.IdentityConfirmed(
-                global_rank=rank, world_size=len(stacks), unrecorded=unrecorded
-            ),
-        )  # fmt: skip
-        look(job, rank, frames)
+        confirm(job, rank, len(stacks), unrecorded)
+        job.stack(rank, DUE - 0.5, frames)
         job.pulse(rank, at=DUE)
-        job.sample(rank, DUE, "S", syscall="futex", flow=ASLEEP)
+        sleep(job, rank)
     job.tick(DUE)
     return job
 
 
-def look(
-    job: RecordedJob, rank: int, frames: tuple[ev.Frame, ...], *, since: float = SINCE, asleep: float = SINCE,
-    cpu_s: float = 0.0,
-) -> None:  # fmt: skip
-    looked: dict[str, object] = {
-        "unchanged_since_ns": int(since * SECOND),
-        "settled_since_ns": int(since * SECOND),
-        "settled_cpu_s": cpu_s,
-        "asleep_since_ns": int(asleep * SECOND),
-    }
-    job.stack(rank, DUE - 0.5, frames, looked)
+def confirm(job: RecordedJob, rank: int, world: int, unrecorded: tuple[str, ...]) -> None:
+    told = ev.IdentityConfirmed(global_rank=rank, world_size=world, unrecorded=unrecorded)
+    job.say(rank, 2.0 + world / 10, told)
+
+
+def sleep(job: RecordedJob, rank: int, *, since: float = SINCE, **flow: object) -> None:
+    """What the kernel counts of a rank; since 0: it runs."""
+    told = {"over_s": 10.0, "at_ns": int(DUE * SECOND), "asleep_since_ns": int(since * SECOND)}
+    job.sample(rank, DUE, "S", syscall="futex", flow=Flow(**{**told, **flow}))  # type: ignore[arg-type]
 
 
 def wait_in_barrier(job: RecordedJob, rank: int) -> None:
@@ -89,32 +79,29 @@ def test_nothing_of_it_holds_where_the_recorder_counts_the_calls() -> None:
 
 def test_a_wait_that_the_deadline_allows_is_no_hang() -> None:
     job = uncounting(GATHERING, GATHERING, READING)
-    look(job, 0, GATHERING, since=DUE - 6)
+    sleep(job, 0, since=DUE - 6)
     assert diagnose(job.state) == []
 
 
-def test_who_was_woken_in_between_does_not_wait() -> None:
+def test_a_stack_from_before_it_slept_says_nothing() -> None:
     job = uncounting(GATHERING, GATHERING, READING)
-    look(job, 1, GATHERING, asleep=DUE - 3)
-    assert diagnose(job.state) == []
+    sleep(job, 1, since=DUE - 0.4)
+    assert set(Case(job.state).unnumbered) == {0}
 
 
-@pytest.mark.parametrize(
-    "works", [Flow(over_s=10.0, cpu_s=8.0), Flow(over_s=10.0, others=Moved(busy_s=8.0))]
-)
-def test_who_computes_does_not_wait(works: Flow) -> None:
+@pytest.mark.parametrize("works", [{"since": 0.0, "cpu_s": 8.0}, {"others": Moved(busy_s=8.0)}])
+def test_who_computes_does_not_wait(works: dict[str, object]) -> None:
     """The main thread itself, or threads that work for it."""
     job = uncounting(BACKWARD, BACKWARD, READING)
     for rank in (0, 1):
-        job.sample(rank, DUE, "S", syscall="futex", flow=works)
+        sleep(job, rank, **works)  # type: ignore[arg-type]
     assert diagnose(job.state) == []
 
 
 def test_a_rank_that_moves_while_the_others_wait_is_slow() -> None:
     job = uncounting(GATHERING, GATHERING, READING)
     moving = Moved(at_ns=int(DUE * SECOND), read_bytes=1 << 30)
-    flow = msgspec.structs.replace(ASLEEP, main=moving)
-    job.sample(2, DUE, "D", syscall="read", blocked_on="/data/shard-3", flow=flow)
+    sleep(job, 2, since=0.0, main=moving)
     assert [finding.severity for finding in diagnose(job.state)] == ["warning"]
 
 
@@ -143,12 +130,14 @@ def test_all_in_the_same_call_are_a_hang_of_nobody() -> None:
 def test_nobody_is_named_while_a_rank_is_unseen() -> None:
     job = uncounting(GATHERING, GATHERING)
     for rank in (0, 1):
-        job.say(
-            rank,
-            2.5,
-            ev.IdentityConfirmed(global_rank=rank, world_size=3, unrecorded=("gloo",)),
-        )
+        confirm(job, rank, 3, ("gloo",))
     assert Case(job.state).job.world == 3
+    assert diagnose(job.state) == []
+
+
+def test_a_rank_that_runs_in_a_call_is_not_stuck_in_it() -> None:
+    job = uncounting(GATHERING, GATHERING, GATHERING)
+    sleep(job, 2, since=0.0, cpu_s=3.0)
     assert diagnose(job.state) == []
 
 
@@ -168,3 +157,14 @@ def test_a_rank_that_sleeps_is_worth_a_look() -> None:
 
     assert "rank 0 sleeps" in suspicion(uncounting(GATHERING, READING))
     assert suspicion(uncounting(GATHERING, READING, unrecorded=())) == ""
+
+
+def test_a_run_in_which_a_rank_sleeps_is_not_calm() -> None:
+    job = uncounting(READING, READING)
+    for rank in (0, 1):
+        sleep(job, rank, since=DUE - 0.5)
+    run = calm_run(cases := cases_of(job.state), diagnose(cases))
+    assert run is not None
+    assert run.goes_on()
+    sleep(job, 1, since=DUE - 1.5)
+    assert not run.goes_on()

@@ -10,6 +10,7 @@ from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.call_paths import by_python_alone
 from tests.support.ranks import launch_ranks, torchrun
+from tests.support.without_torch import torch_before
 
 MISSING = "collective.rank_missing"
 WAYS = [
@@ -95,8 +96,11 @@ def test_the_same_where_no_compiled_code_records_the_calls(tmp_path: Path) -> No
 def test_one_rank_with_a_batch_more_meets_the_others_barrier() -> None:
     with launch_ranks("uneven_batches", 3) as job:
         job.wait_step("barrier", {0, 2})
-        job.wait_verdict(
-            "collective.count_uneven",
-            {1},
-            mentions=("barrier", "all_reduce", "4 times", "only 3 times"),
-        )
+        if torch_before(2, 8):  # its recorder leaves gloo's calls from C++ out: nothing counts them
+            job.wait_verdict("collective.op_mismatch", {1}, mentions=("barrier", "backward"))
+        else:
+            job.wait_verdict(
+                "collective.count_uneven",
+                {1},
+                mentions=("barrier", "all_reduce", "4 times", "only 3 times"),
+            )

@@ -8,8 +8,14 @@ from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.state.model import RunState
 from tests.support.ranks import launch_ranks
 from tests.support.verdicts import assert_healthy
+from tests.support.without_torch import torch_before
 
 MISSING, UNEVEN = "collective.rank_missing", "collective.count_uneven"
+BY_STACKS = {
+    "ddp": ("collective.op_mismatch", ("backward", "barrier")),
+    "dtensor": (MISSING, ("an asynchronous call", "wait_for_evaluation")),
+}
+"""Where C++ makes the calls and torch's recorder leaves gloo out, as before 2.8, nothing can be counted."""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,10 @@ MISSING, UNEVEN = "collective.rank_missing", "collective.count_uneven"
 def test_calls_that_do_not_fit(
     case: str, world: int, who: int, code: str, culprits: set[int], mentions: tuple[str, ...]
 ) -> None:
+    if case.startswith("fsdp") and torch_before(2, 6):
+        pytest.skip("FSDP2 of this torch needs a GPU: it raises `FSDP requires CUDA for streams`")
+    if torch_before(2, 8):
+        code, mentions = BY_STACKS.get(case, (code, mentions))
     with launch_ranks("sequences", world, args=(case, str(who))) as job:
         job.wait_step("go", set(range(world)))
         job.wait_verdict(code, culprits, mentions=mentions)

@@ -40,6 +40,8 @@ DEADLINES = "init=4,group=4,load=4,collective=4"
 PATIENT = "init=100,group=100,load=100,collective=100"
 """For jobs whose slowness is legitimate: nothing may be said before that."""
 RUN_ID = "scenario"
+START_S = 120.0
+"""For a job to start: to import a torch that was built for CUDA takes a minute on a crowded machine."""
 
 
 class Job:
@@ -108,7 +110,7 @@ class Job:
             AssertionError: the time is over, or no process of the job is left that could.
         """
         wanted = {(name, rank) for rank in ranks}
-        limit = time.monotonic() + timeout_s
+        limit = time.monotonic() + (timeout_s if self.seen_steps else max(timeout_s, START_S))
         while missing := wanted - self.seen_steps:
             pidfds = [os.pidfd_open(p.pid) for p in self.launched if p.poll() is None]
             try:

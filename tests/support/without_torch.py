@@ -5,6 +5,7 @@ So other Pythons can be tried within minutes: `make test-python`. Where torch is
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,14 @@ def skip_without_torch(job: Path) -> None:
     """Skips the test that is about to start this job, where the job could not import torch."""
     if _ABSENT and job.stem not in _JOBS_WITHOUT:
         pytest.skip("torch is not installed")
+
+
+def torch_before(*version: int) -> bool:
+    """Whether an older torch is installed: 2.5.1 is before (2, 6)."""
+    if _ABSENT:
+        return False
+    installed = importlib.metadata.version("torch").split(".")
+    return tuple(map(int, installed[:2])) < version
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.suspicion import DEADLINE_SHARE, UNLIKE_AFTER_S
 from distwatch.diagnosis.facts.training import OVERLONG
+from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups, slept_s
 from distwatch.state.finding import Finding
 from distwatch.state.model import Process
 
@@ -23,6 +24,7 @@ class CalmRun:
     def __init__(self, case: Case) -> None:
         self._hosts = case.state.hosts
         self._ranks = list(case.job.ranks.values())
+        self._may_wait_unseen = has_unrecorded_groups(case.job)
         deadlines = [
             least for p in self._ranks if p.started and (least := min(p.started.deadlines.values(), default=0))
         ]  # fmt: skip
@@ -44,6 +46,8 @@ class CalmRun:
         if host.now_ns - beat_ns > BEATS_WITHIN_S * 1e9:
             return False
         if sample is not None and sample.state not in _MOVING:
+            return False
+        if self._may_wait_unseen and slept_s(process) * 1e9 > wait_ns:
             return False
         for group in pulse.groups:
             if group.in_flight and beat_ns - group.changed_ns > wait_ns:

@@ -15,6 +15,8 @@ from distwatch.state.model import Process
 
 STILL_S = 4.0
 """A stack that is the same in two looks so far apart hangs: whoever attaches to such a job knows that it hangs."""
+ASLEEP_S = 2.0
+"""Who waits in backward for less may wait for threads that compute."""
 CREATIONS = ("new_group", "split_group", "init_device_mesh")
 CALLS = COLLECTIVE_FRAMES.union(CREATIONS)
 WORK = "the wait for an asynchronous call"
@@ -195,6 +197,9 @@ def _idles_in_backward(process: Process) -> bool:
     flow = sample.flow if sample is not None else None
     if flow is None or not flow.over_s:
         return sample is not None and sample.syscall == "futex"
+    # What it ran before it came to wait counts no more once it sleeps.
+    if flow.asleep_since_ns and flow.at_ns - flow.asleep_since_ns >= ASLEEP_S * 1e9:
+        return True
     return flow.cpu_s < _IDLE_SHARE * flow.over_s
 
 

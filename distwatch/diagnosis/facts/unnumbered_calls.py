@@ -6,15 +6,14 @@ That a rank waits in one, its stack alone shows.
 from __future__ import annotations
 
 from distwatch.diagnosis.facts.job import Job
-from distwatch.diagnosis.facts.stack_calls import STILL_S, StackCall, call_by_stack, waited_s
+from distwatch.diagnosis.facts.stack_calls import ASLEEP_S, StackCall, call_by_stack
 from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
 from distwatch.diagnosis.facts.wait_for import Bundle, Wait
 from distwatch.state.model import Process
 from distwatch.state.steps import COLLECTIVE
 
-_IDLE_SHARE = 0.1
-"""Of the last seconds: for so long a main thread that waits may have run."""
-SETTLED_S = 2.0
+_BUSY_SHARE = 0.1
+"""Of the last seconds: threads that run for longer may do what a main thread waits for."""
 _COUNTED = ("creation", "p2p")
 """Python makes these calls itself, so that their hooks tell of them."""
 
@@ -38,12 +37,18 @@ def unnumbered_waits(job: Job, calls: dict[int, StackCall]) -> list[Bundle]:
     found: list[Bundle] = []
     for rank, call in calls.items():
         process = job.ranks[rank]
-        overdue = waited_s(process) >= limit_s(job, process)
-        wait = Wait(waited_s=lasted_s(process), overdue=overdue)
+        lasted_s = slept_s(process)
+        wait = Wait(waited_s=lasted_s, overdue=lasted_s >= limit_s(job, process))
         found.append(
             Bundle(kind="collective", what=str(call), waiters={rank: wait}, awaited=outside)
         )
     return found
+
+
+def all_wait(job: Job, calls: dict[int, StackCall]) -> bool:
+    """Whether each rank of the world is seen to wait, in such a call or in a counted one."""
+    waiting = {rank for rank in job.ranks if rank in calls or _is_in_counted_call(job, rank)}
+    return len(waiting) == (job.world or 0)
 
 
 def ranks_in_no_call(job: Job) -> list[int]:
@@ -66,15 +71,13 @@ def limit_s(job: Job, process: Process) -> float:
 
 
 def slept_s(process: Process) -> float:
-    """For how many of the last seconds it is known to have slept; 0 where it ran, or nobody looked."""
+    """For how long its main thread has not run at all; 0 where it ran, where other threads work, or nobody looked."""
     sample = process.outside.sample
-    flow = sample.flow if sample is not None else None
-    return flow.over_s if flow is not None and _is_idle(process) else 0.0
-
-
-def lasted_s(process: Process) -> float:
-    """For how long it is known to have waited where it is."""
-    return max(waited_s(process), slept_s(process))
+    flow = sample.flow if sample is not None and process.ended_ns is None else None
+    if sample is None or flow is None or not flow.asleep_since_ns or sample.state not in "SD":
+        return 0.0
+    works = flow.others.busy_s >= _BUSY_SHARE * flow.over_s
+    return 0.0 if works else (flow.at_ns - flow.asleep_since_ns) / 1e9
 
 
 def _is_unrecorded(process: Process) -> bool:
@@ -86,11 +89,9 @@ def _is_unrecorded(process: Process) -> bool:
 
 
 def _unnumbered_call(job: Job, rank: int, process: Process) -> StackCall | None:
-    if process.ended_ns is not None or not _is_unrecorded(process) or not _is_idle(process):
+    if not _is_unrecorded(process) or not _has_slept_since_look(process):
         return None
-    if _is_in_counted_call(job, rank) or not _has_slept_since_look(process):
-        return None
-    call = call_by_stack(job, process)
+    call = None if _is_in_counted_call(job, rank) else call_by_stack(job, process)
     return call if call is not None and call.kind not in _COUNTED else None
 
 
@@ -102,22 +103,9 @@ def _is_in_counted_call(job: Job, rank: int) -> bool:
     return bool(operations) and not operations[-1].left_ns
 
 
-def _is_idle(process: Process) -> bool:
-    """Whether neither its main thread nor one that it may have handed its work to has run lately."""
-    sample = process.outside.sample
-    flow = sample.flow if sample is not None else None
-    if sample is None or flow is None or flow.over_s <= 0 or sample.state not in "SD":
-        return False
-    return max(flow.cpu_s, flow.others.busy_s) < _IDLE_SHARE * flow.over_s
-
-
 def _has_slept_since_look(process: Process) -> bool:
-    """Whether its stack is the one that it has now: two looks say so, or it has slept from before the last one on."""
-    if waited_s(process) >= STILL_S:
-        return True
-    sample = process.outside.sample
+    """Whether its stack, which was taken while it slept, is the one that it has now."""
+    sample, stack_ns = process.outside.sample, process.outside.stack_ns
     flow = sample.flow if sample is not None else None
-    if flow is None or process.outside.stack_ns is None:
-        return False
-    slept_since_ns = flow.at_ns - int(flow.over_s * 1e9)
-    return flow.over_s >= SETTLED_S and slept_since_ns <= process.outside.stack_ns <= flow.at_ns
+    slept = flow is not None and stack_ns is not None and stack_ns >= flow.asleep_since_ns
+    return slept and slept_s(process) >= ASLEEP_S

@@ -50,6 +50,7 @@ class _Watched(msgspec.Struct):
     output: Output | None = None
     """As it was when the lines were first compared."""
     repeats: str = ""
+    asleep_since_ns: int = 0
 
 
 class Flows:
@@ -98,8 +99,12 @@ class Flows:
             still = msgspec.structs.replace(watched.newest.main, at_ns=0)
             watched.newest = msgspec.structs.replace(watched.newest, main=still, repeats=line)
 
-    def look(self, key: str, pid: int) -> Flow | None:
-        """What a process has moved since it was looked at first, and lately; None where it cannot be read."""
+    def look(self, key: str, pid: int, *, woken: bool = False) -> Flow | None:
+        """What a process has moved since it was looked at first, and lately; None where it cannot be read.
+
+        Args:
+            woken: the observer itself has let its main thread run since, where it slept.
+        """
         counts, cpu_s = counts_of(pid), main_thread_busy_s(pid)
         if counts is None or cpu_s is None:
             return None
@@ -115,6 +120,10 @@ class Flows:
         while len(looks) > 1 and now.at_ns - looks[0].at_ns > OVER_S * 1e9:
             looks.popleft()
         first, before = (looks[0], looks[-1]) if looks else (now, now)
+        if now.cpu_s != before.cpu_s and not (woken and watched.asleep_since_ns):
+            watched.asleep_since_ns = 0
+        elif looks:
+            watched.asleep_since_ns = watched.asleep_since_ns or before.at_ns
         looks.append(now)
         main = _moved(
             first.main, before.main, now.main, now.at_ns, known.main, writes=not watched.repeats
@@ -127,6 +136,7 @@ class Flows:
             at_ns=now.at_ns,
             over_s=(now.at_ns - first.at_ns) / 1e9,
             repeats=watched.repeats,
+            asleep_since_ns=watched.asleep_since_ns,
         )
         return flow
 

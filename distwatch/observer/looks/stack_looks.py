@@ -242,7 +242,7 @@ class StackLooks:
             try:
                 taken = await take_stack(tracked.key, tracked.pid, native=True)
             finally:
-                tracked.paused = False
+                tracked.paused, tracked.woken = False, True
             if taken.threads:
                 self._recording.record(msgspec.structs.replace(taken, native=True), keep=True)
             else:

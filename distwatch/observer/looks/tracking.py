@@ -48,6 +48,8 @@ class Tracked(msgspec.Struct, kw_only=True):
     ended: bool = False
     paused: bool = False
     """Whether the observer itself pauses it: then its state is not its own."""
+    woken: bool = False
+    """Whether it has done so since what the process moves was looked at."""
 
 
 class Tracking:
@@ -146,7 +148,8 @@ class Tracking:
             if seen is None:
                 continue
             if closely:
-                flow = self._flows.look(tracked.key, tracked.pid)
+                flow = self._flows.look(tracked.key, tracked.pid, woken=tracked.woken)
+                tracked.woken = False
                 seen = msgspec.structs.replace(seen, flow=flow)
             self._recording.record(seen)
             # A worker that ends soon must be known before its end.

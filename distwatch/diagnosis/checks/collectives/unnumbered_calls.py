@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.stack_calls import WORK, StackCall, call_by_stack, waited_s
-from distwatch.diagnosis.facts.unnumbered_calls import lasted_s, limit_s, ranks_in_no_call
+from distwatch.diagnosis.facts.stack_calls import WORK, StackCall, call_by_stack
+from distwatch.diagnosis.facts.unnumbered_calls import all_wait, limit_s, ranks_in_no_call, slept_s
 from distwatch.state.finding import Evidence, Finding
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_by, name_ranks, ranks_by
@@ -31,19 +31,18 @@ class UnnumberedCalls:
             return
         if not (self._is_due(case, waiting) or _others_are_overdue(case, waiting)):
             return
-        slept_s = min(lasted_s(ranks[rank]) for rank in waiting)
+        lasted_s = min(slept_s(ranks[rank]) for rank in waiting)
         outside = [r for r in ranks_in_no_call(case.job) if not case.graph.is_waiting(r)]
         if outside:
-            yield self._missing(case, outside, slept_s)
-        elif len(ranks) == (case.job.world or 0) and not case.job.device.queues:
-            # Else the one that has not come may be one that nobody sees.
-            yield self._all_inside(case, slept_s)
+            yield self._missing(case, outside, lasted_s)
+        elif all_wait(case.job, waiting) and not case.job.device.queues:
+            yield self._all_inside(case, lasted_s)
 
     def _is_due(self, case: Case, waiting: dict[int, StackCall]) -> bool:
         ranks = [case.job.ranks[rank] for rank in waiting]
-        return all(waited_s(process) >= limit_s(case.job, process) for process in ranks)
+        return all(slept_s(process) >= limit_s(case.job, process) for process in ranks)
 
-    def _missing(self, case: Case, outside: list[int], slept_s: float) -> Finding:
+    def _missing(self, case: Case, outside: list[int], lasted_s: float) -> Finding:
         waiting = sorted({*case.unnumbered, *case.graph.behind(outside)} - set(outside))
         calls = ", ".join(sorted({str(call) for call in case.unnumbered.values()}))
         where = case.where(outside[0]) if len(outside) == 1 else ""
@@ -53,18 +52,18 @@ class UnnumberedCalls:
             waiting_ranks=tuple(waiting),
             summary=f"{name_ranks(outside, 'is', 'are')} elsewhere{f', at {where}' if where else ''}, while "
             f"{name_ranks(case.unnumbered, 'is', 'are')} in {calls}, where nothing has moved for "
-            f"{seconds(slept_s)}",
+            f"{seconds(lasted_s)}",
             advice=_ADVICE,
             evidence=(_UNCOUNTED, *_places(case, [*outside, *waiting])),
             confidence=0.6,
         )
 
-    def _all_inside(self, case: Case, slept_s: float) -> Finding:
+    def _all_inside(self, case: Case, lasted_s: float) -> Finding:
         calls = {r: c for r, p in case.job.ranks.items() if (c := call_by_stack(case.job, p))}
         told = {rank: str(call) for rank, call in calls.items()}
         sides = sorted(ranks_by(told).values(), key=len)
         if len(sides) < 2:
-            return self._alike(case, told, slept_s)
+            return self._alike(case, told, lasted_s)
         # What an asynchronous call waits for is not known: who waits in it need not be the odd one.
         decided = len(sides[0]) < len(sides[-1]) and WORK not in told.values()
         odd = sorted(sides[0] if decided else told)
@@ -73,18 +72,18 @@ class UnnumberedCalls:
             culprit_ranks=tuple(odd),
             waiting_ranks=tuple(rank for rank in told if rank not in odd),
             summary="the ranks wait for each other in calls that do not fit: "
-            f"{'; '.join(name_by(told, ' is in ', ' are in '))}; nothing has moved for {seconds(slept_s)}",
+            f"{'; '.join(name_by(told, ' is in ', ' are in '))}; nothing has moved for {seconds(lasted_s)}",
             advice=_ADVICE,
             evidence=(_UNCOUNTED, *_places(case, told)),
             confidence=0.6 if decided else 0.5,
         )
 
-    def _alike(self, case: Case, told: dict[int, str], slept_s: float) -> Finding:
+    def _alike(self, case: Case, told: dict[int, str], lasted_s: float) -> Finding:
         return Finding(
             code="collective.device_behind",
             waiting_ranks=tuple(told),
             summary=f"all of {name_ranks(told)} are in {next(iter(told.values()))}, where nothing has moved for "
-            f"{seconds(slept_s)}; whether their calls differ cannot be seen, and no rank can be named",
+            f"{seconds(lasted_s)}; whether their calls differ cannot be seen, and no rank can be named",
             advice="Compare what each rank passes to this call, and in which order it calls its groups; then look at "
             f"the network between the ranks' hosts. {_ADVICE}",
             evidence=(_UNCOUNTED, *_places(case, told)),
