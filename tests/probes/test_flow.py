@@ -5,11 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import subprocess
+import time
+from collections.abc import Callable
 
 from distwatch.observer.looks.flows import TOUCHED_AT_LEAST, Flows
 from distwatch.probes.flow import counts_of
 from distwatch.probes.process import awaited_sockets
 from distwatch.probes.socket_counters import received_by
+from distwatch.state.flow import Flow
 
 ME = os.getpid()
 
@@ -75,3 +79,34 @@ def test_what_the_awaited_connection_receives_moves_its_rank() -> None:
 
 def test_who_waits_on_no_socket_awaits_none() -> None:
     assert awaited_sockets(ME, thorough=False) == set()
+
+
+def look_until(flows: Flows, pid: int, condition: Callable[[Flow], bool], *, woken: bool = False) -> Flow:  # fmt: skip
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        flow = flows.look("k", pid, woken=woken)
+        if flow is not None and condition(flow):
+            return flow
+    raise AssertionError("it never came to that")
+
+
+def test_a_main_thread_is_asleep_for_as_long_as_it_does_not_run() -> None:
+    flows = Flows()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        asleep = look_until(flows, cat.pid, lambda flow: flow.at_ns > flow.asleep_since_ns > 0)
+        still = flows.look("k", cat.pid)
+        assert still is not None
+        assert still.asleep_since_ns == asleep.asleep_since_ns
+
+        os.write(cat.stdin.fileno(), b"x")
+        os.read(cat.stdout.fileno(), 1)
+        woke = look_until(flows, cat.pid, lambda flow: flow.asleep_since_ns != asleep.asleep_since_ns)  # fmt: skip
+        assert woke.asleep_since_ns == 0
+
+        again = look_until(flows, cat.pid, lambda flow: flow.asleep_since_ns > 0)
+        os.write(cat.stdin.fileno(), b"x")
+        os.read(cat.stdout.fileno(), 1)
+        ours = look_until(flows, cat.pid, lambda flow: flow.cpu_s > again.cpu_s, woken=True)
+        assert ours.asleep_since_ns == again.asleep_since_ns, "the observer itself woke it"

@@ -40,8 +40,6 @@ DEADLINES = "init=4,group=4,load=4,collective=4"
 PATIENT = "init=100,group=100,load=100,collective=100"
 """For jobs whose slowness is legitimate: nothing may be said before that."""
 RUN_ID = "scenario"
-START_S = 120.0
-"""For a job to start: to import a torch that was built for CUDA takes a minute on a crowded machine."""
 
 
 class Job:
@@ -104,13 +102,10 @@ class Job:
     # ---- steps ---------------------------------------------------------------------------
 
     def wait_step(self, name: str, ranks: Iterable[int], timeout_s: float = 60.0) -> None:
-        """Blocks until each of `ranks` has reported the step.
-
-        Raises:
-            AssertionError: the time is over, or no process of the job is left that could.
-        """
+        """Blocks until each of `ranks` has reported the step; fails where time or the job is over."""
         wanted = {(name, rank) for rank in ranks}
-        limit = time.monotonic() + (timeout_s if self.seen_steps else max(timeout_s, START_S))
+        # A crowded machine takes a minute to import a torch for CUDA.
+        limit = time.monotonic() + (timeout_s if self.seen_steps else max(timeout_s, 120))
         while missing := wanted - self.seen_steps:
             pidfds = [os.pidfd_open(p.pid) for p in self.launched if p.poll() is None]
             try:
