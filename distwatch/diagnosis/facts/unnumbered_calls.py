@@ -8,7 +8,7 @@ from __future__ import annotations
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.stack_calls import ASLEEP_S, StackCall, call_by_stack
 from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack
-from distwatch.diagnosis.facts.wait_for import Bundle, Wait
+from distwatch.diagnosis.facts.waits import Bundle, Wait
 from distwatch.state.model import Process
 from distwatch.state.steps import COLLECTIVE
 
