@@ -106,6 +106,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/host_budgets.py
 	$(BIN)/python benchmarks/worst_inputs.py
 	$(BIN)/python benchmarks/collective_cost.py
+	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/load_cost.py
 	$(BIN)/python benchmarks/init_cost.py
 	$(BIN)/python benchmarks/init_verdicts.py

@@ -1,50 +1,49 @@
-"""What the hooks cost per gloo all_reduce, in one run: the same ranks with and without them.
+"""What the hooks cost one gloo all_reduce of two ranks: call by call, with and without them.
 
-Blocks with the hooks applied and undone alternate, their order changing from pair to pair, and
-the median of the paired differences is told beside the one of an A/A control, which is how much
-this machine differs from itself. The agent's thread beats in all blocks.
+Three groups of the same ranks take turns in an order that all ranks draw alike: one is called through the hooked
+method, two through the original one, and the difference of those two is how much this machine differs from itself.
+So each call comes after others, with its code out of the caches, as in a job; blocks of hundreds of calls, one after
+the other, cost less and differ by more on a machine that is busy. The calls go the way of `dist.all_reduce`.
+Each group is the hooked one in one of three runs, as a group whose threads the scheduler has placed badly is slow.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import random
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
+from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from paired_blocks import launch, stay_on_one_core
 
-
-def launch(arguments: argparse.Namespace) -> int:
-    """Starts this file under torchrun, with run folders of its own."""
-    with tempfile.TemporaryDirectory(prefix="dw-bench-") as root:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={arguments.ranks}", __file__, "--inside"]
-        command += ["--pairs", str(arguments.pairs), "--calls", str(arguments.calls)]
-        command += ["--numel", str(arguments.numel)]
-        env = {
-            **os.environ,
-            "DISTWATCH": "1",
-            "DISTWATCH_DIR": root,
-            "DISTWATCH_OBSERVER": arguments.observer,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(REPOSITORY),
-        }
-        return subprocess.run(command, env=env, check=False).returncode
+GROUPS = 3
+WARM = 1500
+"""Rounds that are not timed: the agent's thread beats in them, and the hooked group is counted from then on."""
 
 
-def one_pair(block: Callable[[bool], float], pair: int) -> tuple[float, float, float]:
-    """A block without the hooks, one with them, and another without as the control."""
-    order = (False, True, False) if pair % 2 else (True, False, False)
-    times = {True: [0.0], False: [0.0]}
-    for hooked in order:
-        times[hooked].append(block(hooked))
-    return times[False][1], times[True][1], times[False][2]
+def inner(method: Any, group: Any, tensor: Any, options: Any) -> Any:
+    return method(group, [tensor], options)
+
+
+def outer(method: Any, group: Any, tensor: Any, options: Any) -> Any:
+    return inner(method, group, tensor, options)
+
+
+def methods() -> tuple[Any, Any]:
+    """ProcessGroup's method without the hook, and with it."""
+    from torch.distributed import ProcessGroup
+
+    from distwatch.integrations import registry
+    from distwatch.settings import read_settings
+
+    registry.undo_all()
+    original = vars(ProcessGroup)["allreduce"].__func__
+    registry.arm(read_settings())
+    hooked = vars(ProcessGroup)["allreduce"].__func__
+    assert hooked is not original
+    return original, hooked
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -52,57 +51,57 @@ def measure(arguments: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from distwatch.agent import core
-    from distwatch.integrations import registry
-    from distwatch.settings import read_settings
-
     dist.init_process_group("gloo")
-    # A rank that the scheduler moves about differs from itself by more than any hook costs.
-    cpus = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cpus[dist.get_rank() % len(cpus)]})
-    registry.undo_all()
-    tensor = torch.ones(arguments.numel)
-
-    def block(hooked: bool) -> float:
-        if hooked:
-            registry.arm(read_settings())
-        for _ in range(20):
-            dist.all_reduce(tensor)
-        times = []
-        for _ in range(arguments.calls):
-            begin = time.perf_counter()
-            dist.all_reduce(tensor)
-            times.append(time.perf_counter() - begin)
-        if hooked:
-            registry.undo_all()
-        return median(times) * 1e6
-
-    samples = [one_pair(block, pair) for pair in range(arguments.pairs)]
+    if arguments.pin:
+        stay_on_one_core(dist.get_rank())
+    original, hooked = methods()
+    at = arguments.place
+    ways = [(hooked if place == at else original, place) for place in range(GROUPS)]
+    groups = [dist.new_group() for _ in ways]
+    options = dist.AllreduceOptions()
+    options.asyncOp = False
+    tensor, drawn, now = torch.ones(arguments.numel), random.Random(0), time.perf_counter_ns
+    begun: list[list[int]] = [[] for _ in ways]
+    ended: list[list[int]] = [[] for _ in ways]
+    for number in range(WARM + arguments.rounds):
+        drawn.shuffle(ways)
+        for method, place in ways:
+            began = now()
+            work = outer(method, groups[place], tensor, options)
+            returned = now()
+            work.wait()
+            if number >= WARM:
+                ended[place].append(now() - began)
+                begun[place].append(returned - began)
     if dist.get_rank() == 0:
-        agent = core.current()
-        print(f"agent: {'runs' if agent else 'does not run'}; {dict(registry.statuses())}")
-        report(*map(list, zip(*samples, strict=True)))
+        report("until the call returns", begun, at)
+        report("until the result is there", ended, at)
     dist.destroy_process_group()
 
 
-def report(bare: list[float], hooked: list[float], control: list[float]) -> None:
-    """Prints medians in microseconds a call."""
-    base = median(bare)
-    added = median(h - b for h, b in zip(hooked, bare, strict=True))
-    noise = median(abs(c - b) for c, b in zip(control, bare, strict=True))
-    print(f"all_reduce without hooks: {base:.1f} us")
-    print(f"with hooks: {added:+.2f} us ({added / base:+.2%}), median of paired differences")
-    print(f"two blocks without hooks differ by {noise:.2f} us ({noise / base:.2%}), median")
+def report(what: str, times: list[list[int]], at: int) -> None:
+    """Prints medians in microseconds."""
+    medians = [median(each) / 1000 for each in times]
+    hooked = medians.pop(at)
+    bare, control = medians
+    base = (bare + control) / 2
+    print(
+        f"{what}: {base:.2f} us without hooks, with them {hooked - base:+.2f} us"
+        f" ({(hooked - base) / base:+.2%}); the two without differ by {abs(control - bare):.2f} us"
+        f" ({abs(control - bare) / base:.2%})",
+        flush=True,
+    )
 
 
 def main() -> None:
     """Launches itself, or measures where it has been launched."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--ranks", type=int, default=2)
-    options.add_argument("--pairs", type=int, default=150)
-    options.add_argument("--calls", type=int, default=150)
+    options.add_argument("--rounds", type=int, default=8000)
     options.add_argument("--numel", type=int, default=1)
+    options.add_argument("--pin", action="store_true", help="each rank on one core")
     options.add_argument("--observer", default="auto", choices=("auto", "off"))
+    options.add_argument("--place", type=int, default=0, help=argparse.SUPPRESS)
     options.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.inside:
@@ -110,7 +109,10 @@ def main() -> None:
 
         measure(arguments)
     else:
-        sys.exit(launch(arguments))
+        for place in range(GROUPS):
+            given = [*sys.argv[1:], "--place", str(place)]
+            if code := launch(__file__, arguments.ranks, given, arguments.observer):
+                sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""What the hooks cost a load: a 135 MB Llama in 7 shards, with and without distwatch.
+"""What the hooks cost `from_pretrained`: a 140 MB Llama in 8 shards that the page cache serves.
 
-Each load runs in a process of its own and is timed inside it; pairs alternate. Goal: under 1 %.
+Loads in one process, one a block, with and without the hooks. Goal: under 1 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
-from typing import NamedTuple
+
+from paired_blocks import hooked_or_not, launch, median_of, pair_of, report, stay_on_one_core
 
 MAKE = """
 import sys
@@ -20,74 +21,46 @@ config = LlamaConfig(vocab_size=8000, hidden_size=512, intermediate_size=1536, n
                      num_attention_heads=8, num_key_value_heads=8)
 LlamaForCausalLM(config).save_pretrained(sys.argv[1], max_shard_size="20MB")
 """
-LOAD = """
-import os, resource, sys, time
-if os.environ["DISTWATCH"] == "1":
-    import distwatch.auto
-import torch
-from transformers import LlamaForCausalLM
-def load():
-    # Tensors are mapped, not read, where the dtype stays: another one makes the load read all.
-    return LlamaForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
-times = []
-for _ in range(1 + int(sys.argv[2])):
-    began = time.perf_counter()
+
+
+def measure(folder: str, pairs: int) -> None:
+    """Runs in a rank of its own, whose agent started with torch."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from distwatch.agent import core
+    from distwatch.integrations import registry
+
+    stay_on_one_core(0)
+    torch.set_num_threads(1)
+
+    def load() -> None:
+        # Tensors are mapped, not read, where the dtype stays: another one makes the load read all.
+        LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
     load()
-    times.append(time.perf_counter() - began)
-print(times[0], min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-class Timed(NamedTuple):
-    """Seconds of a process's first load and of its quickest, and its peak memory in KiB."""
-
-    first: float
-    quickest: float
-    memory: int
-
-
-def time_load(folder: str, on: bool, loads: int, root: str) -> Timed:
-    """One process that loads several times."""
-    environ = {
-        **os.environ,
-        "DISTWATCH": "1" if on else "0",
-        "DISTWATCH_DIR": root,
-        # A rank's agent starts with torch; elsewhere it starts in the first load, once.
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29999",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    command = [sys.executable, "-W", "ignore", "-c", LOAD, folder, str(loads)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-    first, quickest, memory = done.stdout.split()
-    return Timed(float(first), float(quickest), int(memory))
+    assert core.current() is not None
+    print({name: one.status for name, one in registry.statuses().items()})
+    block = hooked_or_not(lambda: median_of(load, 1), lambda: None)
+    report("from_pretrained", [pair_of(block, number) for number in range(pairs)])
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 
 
 def main() -> None:
-    """Prints medians of both and their difference."""
+    """Makes the model and launches itself, or measures where it has been launched."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--loads", type=int, default=8, help="in each process, after its first")
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--inside", metavar="FOLDER", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as root:
+    if asked.inside:
+        import distwatch.auto  # noqa: F401
+
+        measure(asked.inside, asked.pairs)
+        return
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE, folder], check=True)
-        size = sum(entry.stat().st_size for entry in os.scandir(folder)) / 1e6
-        runs: dict[bool, list[Timed]] = {False: [], True: []}
-        for _ in range(asked.pairs):
-            for on in (False, True):
-                runs[on].append(time_load(folder, on, asked.loads, root))
-    print(f"{size:.0f} MB, median of {asked.pairs} processes each")
-    for name in ("first", "quickest"):
-        without, with_ = (
-            statistics.median(getattr(run, name) for run in runs[on]) * 1000 for on in (False, True)
-        )
-        change = (with_ / without - 1) * 100
-        print(f"{name:9} without {without:7.1f} ms   with {with_:7.1f} ms   {change:+.2f} %")
-    memory = [statistics.median(run.memory for run in runs[on]) / 1024 for on in (False, True)]
-    print(f"peak      without {memory[0]:7.1f} MiB  with {memory[1]:7.1f} MiB")
+        sys.exit(launch(__file__, 1, [folder, "--pairs", str(asked.pairs)]))
 
 
 if __name__ == "__main__":
