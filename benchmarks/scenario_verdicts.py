@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from benchmarks.scenario_cases import CASES, PARTINGS, Case
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
+from distwatch.observer.targets.target import with_sources
 from distwatch.state.finding import Finding, Way
 from tests.support.call_paths import by_python_alone
 from tests.support.folder_watch import FolderWatch
@@ -130,7 +131,7 @@ def watch(case: Case, job: Job) -> tuple[list[Finding], float]:
 def judged(job: Job) -> list[Finding]:
     """The verdict that any viewer shows now; none where nothing was written yet."""
     try:
-        return diagnose(job.state())
+        return diagnose(with_sources(job.state()))
     except PartialData:
         return []
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from tests.diagnosis.acted_job import ActedJob
 from tests.diagnosis.parted_programs import Program, read_programs
@@ -61,6 +62,16 @@ def test_stacks_alone_are_enough_and_so_are_calls_alone(
     program = next(p for p in read_programs() if p.name == name)
     job = ActedJob(tmp_path / "train.py", program.text, program.world).act()
     assert not complaint_about(program, job, judged_root(job, **seen))
+
+
+def test_a_stack_from_before_the_last_call_says_nothing(tmp_path: Path) -> None:
+    text = "if rank == 0:\n    warm = [1]\ndist.all_reduce([1])\nif rank == 0:\n    stuck()\ndist.barrier()"
+    recorded = (job := ActedJob(tmp_path / "train.py", text).act()).recorded(stacks=False)
+    recorded.stack(0, 1.0, (ev.Frame(file=str(job.path), line=2, function="<module>"),))
+    finding = diagnose(recorded.state)[0]
+    assert (finding.code, finding.culprit_ranks, finding.why) == (
+        "collective.rank_missing", (0,), (),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

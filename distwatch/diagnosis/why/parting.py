@@ -233,19 +233,28 @@ def _options(
         # What a culprit does deep inside a function may be what the others did there before.
         # Unless they did it there less often, or never.
         more = counts is not None and counts[side] > counts[1 - side]
-        apart = (side == 0 and not alone[0]) or ahead == side
-        beside = _BESIDE if not more and apart else 0.0
+        usual = _BESIDE if not more and (side == 0 or ahead == side) else 0.0
+        never = 0.0 if alone[side] and ahead != side else usual
         for depth, place in enumerate(places[side][level + 1 :], 1):
-            for option in _of_place(place, side, gone, beside, counts) if place else ():
+            for option in _of_place(place, side, gone, (usual, never), counts) if place else ():
                 yield msgspec.structs.replace(option, depth=depth)
 
 
 def _of_place(
-    place: Place, side: int, gone: Trail, beside: float, counts: tuple[int, int] | None
+    place: Place,
+    side: int,
+    gone: Trail,
+    beside: tuple[float, float],
+    counts: tuple[int, int] | None,
 ) -> Iterator[Option]:
-    """Of a function that only one side is in: what guards its line, and what guards that it is called at all."""
+    """Of a function that only one side is in: what guards its line, and what guards that it is called at all.
+
+    Args:
+        beside: less for a cleanup, which says less than what it follows, and for any other guard.
+    """
     for guard in place.guards:
-        yield from scored(place, guard, side, gone, beside, counts)
+        less = beside[0] if guard.kind in _OF_A_TRY else beside[1]
+        yield from scored(place, guard, side, gone, less, counts)
     source = place.view.source
     for guard in place.registered:
         there = msgspec.structs.replace(place, view=View(source, source.scope_at(guard.line)))

@@ -125,13 +125,21 @@ def _trails(
     for rank, process in ((rank, case.job.ranks[rank]) for rank in now):
         calls = made.get(rank, {})
         call = pair.get(rank) or _call_at(calls, number) or _open_p2p(process)
-        if call is None and calls and not now[rank].is_known:
-            # Nobody looked at it: its last call is the last thing known, unless C++ has called since.
+        if call is None and calls and _is_outdated(process, now[rank], calls[max(calls)]):
+            # Its last call is the last thing known, unless C++ has called since.
             last = calls[max(calls)]
             call = None if called_natively_since(process, last.pg_name, last.seq) else last
         if call is not None and (trail := trail_of_call(process, call)).steps:
             now[rank] = _fuller(trail, now[rank])
     return now
+
+
+def _is_outdated(process: Process, now: Trail, last: Operation) -> bool:
+    """Whether nobody has looked at it since that call, so that its stack shows where it was before."""
+    if not now.is_known or now.raised or now.ended:
+        return not now.is_known
+    seen_ns = process.outside.stack_ns
+    return seen_ns is not None and seen_ns < last.entered_ns
 
 
 def _pair_of(case: Case, ranks: Iterable[int]) -> dict[int, Operation]:
