@@ -9,7 +9,8 @@ import msgspec
 
 from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.guards import guards_of
-from distwatch.diagnosis.why.parting import WEIGHT, Sources
+from distwatch.diagnosis.why.parting import WEIGHT
+from distwatch.diagnosis.why.places import Sources
 from distwatch.diagnosis.why.sides import Side
 from distwatch.diagnosis.why.source import Source, excerpt, within
 from distwatch.diagnosis.why.topics import Topic, View, is_counter, topic_of

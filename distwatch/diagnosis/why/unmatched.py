@@ -18,14 +18,12 @@ from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.parting import (
     Option,
-    Place,
-    Sources,
     level_of,
     may_leave_by,
-    places_of,
     scored,
     unshared,
 )
+from distwatch.diagnosis.why.places import Place, Sources, places_of
 from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, called_name, within
 from distwatch.diagnosis.why.topics import Topic
 from distwatch.diagnosis.why.trails import Step, Trail, trail_now, trail_of_call
