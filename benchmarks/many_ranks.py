@@ -1,6 +1,6 @@
 """One run of very many ranks, merged by one root observer: how far behind it is, and what it costs.
 
-    python benchmarks/many_ranks.py [--ranks 1000] [--nodes 128] [--racks 0] [--seconds 30] [--keep]
+    python benchmarks/many_ranks.py [--ranks 1000] [--nodes 128] [--racks 10] [--seconds 30] [--keep]
 
 The root is the product's own observer process. The nodes are real leaves over real connections
 (127.0.0.1), all in this process; their ranks exist only as the events of real ones (`scale/ranks.py`).
@@ -29,6 +29,8 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
+import zmq
+import zmq.asyncio
 from scale.nodes import TICK_S, spread
 from scale.racks import grouped
 from scale.ranks import Training
@@ -36,6 +38,8 @@ from scale.watched_root import BUCKET_NS, Line
 from scale.watched_viewer import View
 
 from distwatch.observer.link.channel import Channel
+from distwatch.observer.link.mirror import raise_file_limit
+from distwatch.observer.link.racks import RACK_HOSTS, TREE_FROM
 from distwatch.observer.link.root_address import RootAddress
 from distwatch.runfolder import RunFolder
 
@@ -45,6 +49,8 @@ JUDGED_WITHIN_S = 120.0
 SEEN_WITHIN_S = 40.0
 AFTER_S = 5.0
 SETTLE_S = 5.0
+SOCKETS_OF_A_LINK = 3
+"""ZeroMQ's, on the leaf's side: the connection's own, and both ends of its monitor."""
 """After joining, before the steady state is measured."""
 
 
@@ -65,6 +71,8 @@ class Job:
             self.place = RootAddress("127.0.0.1", free.getsockname()[1])
         self.training = Training(options.ranks, options.ranks * 3 // 7, options.deadline)
         self.nodes = list(spread(empty.path, options.nodes, options.ranks, self.training))
+        if options.racks is None:
+            options.racks = -(-options.nodes // RACK_HOSTS) if options.nodes >= TREE_FROM else 0
         self.racks = list(grouped(self.nodes, options.racks)) if options.racks else []
         self.sent = 0
         self.children: list[subprocess.Popen[bytes]] = []
@@ -135,6 +143,13 @@ def _read(path: str, kind: type) -> list:
             with contextlib.suppress(msgspec.DecodeError):
                 found.append(msgspec.json.decode(row, type=kind))
     return found
+
+
+def make_room(nodes: int) -> None:
+    """A leaf is a process of its own; so many in one pass the limits that are meant for one."""
+    raise_file_limit()
+    links = zmq.asyncio.Context.instance()
+    links.set(zmq.MAX_SOCKETS, max(1024, 2 * SOCKETS_OF_A_LINK * nodes))
 
 
 async def measure(job: Job) -> dict[str, str]:
@@ -297,11 +312,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--ranks", type=int, default=1000)
     options.add_argument("--nodes", type=int, default=128)
-    options.add_argument("--racks", type=int, default=0, help="roots of racks; 0: none")
+    options.add_argument(
+        "--racks", type=int, help="roots of racks; 0: none; default: as many as the product makes"
+    )
     options.add_argument("--seconds", type=float, default=30.0, help="of the steady state")
     options.add_argument("--deadline", type=float, default=12.0, help="of a collective")
     options.add_argument("--keep", action="store_true", help="leave the root's run folder")
     job = Job(options.parse_args())
+    make_room(job.options.nodes)
     logging.getLogger("distwatch.observer").setLevel(logging.ERROR)
     try:
         found = asyncio.run(measure(job))

@@ -102,7 +102,7 @@ class Node:
     async def start_ranks(self) -> None:
         """All that a node tells until its ranks train, once the root hears it."""
         while not self.hears():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
         self.recording.record(ev.ObserverStarted(host=self.host, pid=OBSERVER_PID))
         self._sight(LAUNCHER_PID, "launcher", None)
         for n, rank in enumerate(self.ranks):

@@ -16,7 +16,7 @@ from distwatch.diagnosis.facts.outside_view import largest_job, with_outside_vie
 from distwatch.diagnosis.facts.rank_status import rank_statuses
 from distwatch.diagnosis.facts.suspicion import suspicion_of
 from distwatch.observer.background import wait_for_any
-from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
+from distwatch.observer.duty_cycle import DutyCycle
 from distwatch.observer.journals.journal_intake import Intake
 from distwatch.observer.journals.reading import Entry, attached_keys
 from distwatch.observer.journals.recording import Recording, RecordSink
@@ -27,6 +27,7 @@ from distwatch.observer.looks.endpoint_monitor import EndpointMonitor
 from distwatch.observer.looks.host_looks import HostLooks
 from distwatch.observer.looks.inspection import Inspection
 from distwatch.observer.looks.log_looks import LogLooks
+from distwatch.observer.looks.looks_elsewhere import LooksElsewhere
 from distwatch.observer.looks.nccl_looks import NcclLooks
 from distwatch.observer.looks.rendezvous_looks import RendezvousLooks
 from distwatch.observer.looks.tracking import Tracking
@@ -73,9 +74,8 @@ class Observer:
         self.state = resume_state(folder)
         self.sinks: list[Sink] = []
         self.record_sinks: list[RecordSink] = []
-
         self.others: Others | None = None
-        self.viewers, self.longest_turn_s = 0, 0.0
+        self.viewers, self._finished = 0, False
         self.recording = Recording(folder, self.fold, self.hand_on, writable=writable)
         self.judge = Judge(folder, self.state, self.recording, writable=writable)
         over = [p.key for p in self.state.processes.values() if p.ended_ns is not None]
@@ -93,13 +93,12 @@ class Observer:
             writable=writable,
         )  # fmt: skip
         self.act_on_incidents(None)
-        self._finished = False
         self._host = host_name()
         self._began = self._last_alive = time.monotonic()
         self._due: dict[str, float] = {}
         self._stopping, self._woken = asyncio.Event(), asyncio.Event()
-        self._elsewhere: list[asyncio.Future[None]] = []
-        self._rested_at = 0.0
+        self._elsewhere = LooksElsewhere(self._looked_elsewhere)
+        self.duty = DutyCycle()
         self._keep_waits = self._is_pressed = self._verdict_due = False
         self.recording.record(
             ev.ObserverStarted(
@@ -119,7 +118,7 @@ class Observer:
         reason = ""
         while not reason:
             try:
-                self.tick(judging=time.monotonic() >= self._rested_at)
+                self.tick(judging=self.duty.is_rested())
             except Exception as error:
                 self._failed(error)
             reason = self._reason_to_end()
@@ -163,7 +162,11 @@ class Observer:
             self.nccl.look_soon()
         if self._is_due("sample", SAMPLE_EVERY_S):
             pressed = self._is_pressed or self.inspection.from_outside or self.judge.needs_flows
-            self.tracking.sample(closely=pressed or bool(self._suspicion(WATCHED_SHARE)))
+            # Asking very many ranks that all go on costs more than a sample.
+            asked = not (pressed or self.judge.is_calm)
+            self.tracking.sample(
+                closely=pressed or (asked and bool(self._suspicion(WATCHED_SHARE)))
+            )
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()
@@ -184,9 +187,9 @@ class Observer:
                 self._search()
                 self._judge()
             self.responses.consider(self.judge, self.others)
-            done = time.monotonic()
-            self._rested_at = rested_at(began, done, PRESSED if self._is_pressed else CALM)
-            self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
+            # While looks at very many ranks come in, there is more to fold than to judge.
+            pressed = self._keep_waits or (self._is_pressed and not self._elsewhere.pending)
+            self.duty.rest(began, pressed=pressed, changes_at=self.judge.changes_at)
 
     def _search(self) -> None:
         """Looks for ranks without an agent while ranks are missing."""
@@ -304,13 +307,11 @@ class Observer:
         sockets = self._intake.sockets() if why else {}
         look = None
         # The results of the last look at very many ranks are taken in first.
-        if not any(not elsewhere.done() for elsewhere in self._elsewhere):
+        if not self._elsewhere.pending:
             look = self.inspection.consider(why, sockets=sockets)
         if look is not None:
             look.add_done_callback(lambda _: self._woken.set())
-            self._elsewhere = self.others.ask_looks(why) if self.others else []
-            for elsewhere in self._elsewhere:
-                elsewhere.add_done_callback(lambda _: self._judge_soon())
+            self._elsewhere.expect(self.others.ask_looks(why) if self.others else ())
             self._verdict_due = self._verdict_due or self.judge.blocked
         self._look_at_culprits(sockets)
         # A dead rank cannot be probed any more: a crash is reported at once, a hang with its stacks.
@@ -346,6 +347,12 @@ class Observer:
         largest = next(iter(self.judge.cases), None)
         return suspicion_of(largest.job, largest.groups, share) if largest else ""
 
+    def _looked_elsewhere(self, is_last: bool) -> None:
+        self._verdict_due = self._verdict_due or self.judge.blocked
+        if is_last:
+            self.duty.end_rest()
+            self._woken.set()
+
     def _judge_soon(self) -> None:
         """A look has found something: it belongs in the current verdict, or leads to one."""
         self._verdict_due = self._verdict_due or self.judge.blocked
@@ -376,12 +383,7 @@ class Observer:
             sink(header, record)
 
     def fold(
-        self,
-        header: FileHeader,
-        seq: int,
-        time_ns: int,
-        event: ev.Event,
-        payload: bytes = b"",
+        self, header: FileHeader, seq: int, time_ns: int, event: ev.Event, payload: bytes = b""
     ) -> None:
         """Folds an event of any host into the state, and passes it on to the viewers.
 

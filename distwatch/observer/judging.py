@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
 
 from distwatch.diagnosis.facts.calm import CalmRun, calm_run
 from distwatch.diagnosis.facts.case import Case
+from distwatch.diagnosis.facts.suspicion import changes_in_s
 from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose, rechecks
 from distwatch.diagnosis.verdict.probe_requests import late_ranks
@@ -40,6 +42,7 @@ class Judge:
     Attributes:
         of_one_host: another observer judges the whole run.
         cases: what the findings were derived from; the state has moved on since.
+        changes_at: when the passing of time alone may change the findings (of `time.monotonic`).
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Judge:
         self._rechecks: Iterator[bool] = iter(())
         self._has_news = True
         self._whole_at = 0.0
+        self.changes_at = math.inf
         # An observer that replaces another one continues that one's incident.
         own = state.judged is not None and state.judged.host == recording.header.host
         if own and state.judged is not None and state.judged.incident is not None:
@@ -76,6 +80,7 @@ class Judge:
         self.cases = cases_of(self._state)
         self.findings = diagnose(self.cases)
         done = time.monotonic()
+        self.changes_at = began + min(changes_in_s(case.job) for case in self.cases)
         self._whole_at = done + WHOLE_EVERY_S
         self._calm = calm_run(self.cases, self.findings) if done - began > LONG_S else None
         self._rechecks = rechecks(self.cases[0])
@@ -110,6 +115,11 @@ class Judge:
         # Whatever ends the rest ends it until the whole was judged.
         self._has_news = not self._calm.goes_on() or self._recheck_finds()
         return not self._has_news
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the newest judgement found that very many ranks go on, and nothing has ended that."""
+        return self._calm is not None and not self._has_news
 
     def _recheck_finds(self) -> bool:
         until = time.monotonic() + RECHECK_S

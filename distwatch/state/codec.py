@@ -11,6 +11,7 @@ from distwatch.state.event import Event, UnknownEvent
 from distwatch.state.rank_spans import begin_event
 
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=Event)
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -77,7 +78,19 @@ def _unknown(payload: bytes | msgspec.Raw) -> UnknownEvent | None:
 _first = lru_cache(maxsize=8192)(lambda value: value)
 
 
+_first_map = lru_cache(maxsize=8192)(lambda items: dict(items))
+
+
 def share(value: _T) -> _T:
     """The first of all equal values, to save memory: ranks of one job send many equal ones."""
     first: _T = _first(value)
     return first
+
+
+def share_parts(event: _E, *names: str) -> _E:
+    """The same event, with the first of all equal values in these of its fields. Nobody changes them."""
+    for name in names:
+        if value := getattr(event, name):
+            one = _first_map(tuple(value.items())) if isinstance(value, dict) else _first(value)
+            msgspec.structs.force_setattr(event, name, one)
+    return event

@@ -24,5 +24,7 @@ def limit_in(text: str) -> str:
 
     A device's memory is none of them: its size is the device's.
     """
+    if not text:
+        return ""
     text = text[:_READ]
     return next((what for what, pattern in _PATTERNS if pattern.search(text)), "")

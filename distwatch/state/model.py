@@ -13,9 +13,9 @@ import msgspec
 
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
+from distwatch.state.host import Host, Stamp
 from distwatch.state.identity import Identity
 from distwatch.state.loads import LoadArguments, LoadProgress, Placement
-from distwatch.state.ray_tables import RayTables
 from distwatch.state.steps import StepKind, base_name
 
 CLOSED_STEPS_KEPT = 64
@@ -24,9 +24,6 @@ SOURCE_FILES_KEPT = 32
 PORT_ERRORS_KEPT = 1024
 INCIDENTS_KEPT = 1024
 TIMELINE_KEPT = 2000
-
-Stamp = tuple[int, str, int]
-"""(time_ns, stream, seq): a total order of sightings."""
 
 
 class Step(msgspec.Struct, kw_only=True, gc=False):
@@ -173,6 +170,12 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     gaps: int = 0
     """Number of records that are known to be lost."""
     outside: Sighting = msgspec.field(default_factory=Sighting)
+    host: str = ""
+    """As its key names it."""
+
+    def __post_init__(self) -> None:
+        # Asked for many times a judgement, of ten thousand processes.
+        self.host = self.key.rpartition("-")[0]
 
     @property
     def identity(self) -> Identity:
@@ -206,10 +209,6 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     @property
     def _described(self) -> ev.ProcessStarted | ev.ProcessSighted | None:
         return self.started or self.outside.seen
-
-    @property
-    def host(self) -> str:
-        return self._described.host if self._described else self.key.rpartition("-")[0]
 
     @property
     def pid(self) -> int:
@@ -279,51 +278,6 @@ class Process(msgspec.Struct, kw_only=True, gc=False):
     def open_call_of(self, kind: StepKind) -> Step | None:
         """The outermost call of that kind that has not ended."""
         return next((s for s in self.open_steps() if base_name(s.name) in kind.calls), None)
-
-
-class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One observer's connection to another host's observer, as it reports it."""
-
-    linked: bool
-    since_ns: int
-    """By the clock of the reporting host."""
-    why: str = ""
-    ended: bool = False
-
-
-class Host(msgspec.Struct, kw_only=True, gc=False):
-    """One machine of the run."""
-
-    host: str
-    now_ns: int = 0
-    """The newest time of any event of this host: the clock of diagnosis."""
-    wall_offset_ns: int = 0
-    sample: ev.HostSampled | None = None
-    devices: ev.DevicesSampled | None = None
-    ports: ev.PortsSampled | None = None
-    shared_memory: ev.SharedMemorySampled | None = None
-    """Only while little of it was free."""
-    communicators: ev.CommunicatorsSeen | None = None
-    """The newest answer of NCCL's RAS service to this host's observer."""
-    observers: dict[str, ev.ObserverStarted] = {}
-    links: dict[str, Link] = {}
-    """Its observer's links, by the other host's name."""
-    endpoints: dict[str, ev.EndpointProbed] = {}
-    """The newest look at each endpoint of the run's jobs, by `host:port`."""
-    locks: dict[str, ev.LockLooked] = {}
-    """The newest look at each lock file that a process waits for, by path."""
-    port_errors: dict[tuple[str, str, bool], tuple[Stamp, ev.PortErrorSeen]] = {}
-    """The first error of each network port, by port and by who says it; a bounded number."""
-    answered_ns: dict[str, int] = {}
-    """When a store last answered, by endpoint."""
-    ray: RayTables = msgspec.field(default_factory=RayTables)
-    """The tables of the run's Ray cluster, as its observer read them."""
-    marked: ev.NodeMarked | None = None
-    """Somebody should look at this host before a job gets it."""
-    notified: dict[tuple[str, int], ev.IncidentNotified] = {}
-    """What its observer has told people, by phase and incident; a bounded number."""
-    not_observed: dict[str, str] = {}
-    stamps: dict[str, Stamp] = {}
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -11,16 +11,14 @@ from typing import Any, TypeVar
 
 from distwatch.state import events as ev
 from distwatch.state.event import register
+from distwatch.state.host import Host, Link, Stamp
 from distwatch.state.model import (
     INCIDENTS_KEPT,
     PORT_ERRORS_KEPT,
     SOURCE_FILES_KEPT,
     SOURCES_KEPT,
-    Host,
-    Link,
     Process,
     RunState,
-    Stamp,
 )
 from distwatch.state.ray_events import RAY, RayLooked
 from distwatch.state.ray_tables import RAY_EVENTS, RayEvent, fold_ray

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from distwatch.state.bounds import Bounded, Finite
-from distwatch.state.codec import share
+from distwatch.state.codec import share, share_parts
 from distwatch.state.event import Event
 from distwatch.state.finding import Finding
 from distwatch.state.identity import Identity
@@ -55,6 +55,9 @@ class ProcessStarted(Event, frozen=True, kw_only=True):
     """DISTWATCH_ON_HANG as this process has read it: nobody acts on a process that did not ask for it."""
     attached: bool = False
     """The agent was brought in by somebody who is still attached: what was under way it does not know."""
+
+    def from_wire(self) -> Event:
+        return share_parts(self, "host", "command", "python", "cwd", "deadlines")
 
 
 class IdentityConfirmed(Bounded, Event, frozen=True, kw_only=True):
@@ -123,6 +126,12 @@ class InitPlanned(Bounded, Event, frozen=True, kw_only=True):
     """torch, distwatch."""
     site: Site | None = None
 
+    def from_wire(self) -> Event:
+        return share_parts(
+            self, "endpoint", "backend", "sizes", "order", "options", "variables", "interfaces",
+            "versions", "site",
+        )  # fmt: skip
+
 
 class FindingRaised(Event, frozen=True, kw_only=True):
     """This process's own diagnosis, which it raised to its caller or printed."""
@@ -163,6 +172,9 @@ class StepStarted(Event, frozen=True, kw_only=True):
     total: int | None = None
     site: Site | None = None
     thread: str = ""
+
+    def from_wire(self) -> Event:
+        return share_parts(self, "name", "label", "site", "thread")
 
 
 class StepProgressed(Event, frozen=True, kw_only=True):
@@ -213,6 +225,9 @@ class SiteSeen(Event, frozen=True, kw_only=True):
     site: Site
     called_from: int = 0
     """The number of the line that called this function; 0 where it is not known."""
+
+    def from_wire(self) -> Event:
+        return share_parts(self, "site")
 
 
 class CollectivesDumped(Event, frozen=True, kw_only=True):

@@ -16,7 +16,8 @@ from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
 from distwatch.state.finding import Finding, blamed_ranks
-from distwatch.state.model import Process, RunState, Stamp, TimelineEntry
+from distwatch.state.host import Stamp
+from distwatch.state.model import Process, RunState, TimelineEntry
 from distwatch.state.rank_sets import name_ranks
 from distwatch.views.layout_grid import LayoutGrid, layout_grids
 from distwatch.views.load_groups import LoadGroup, group_loads

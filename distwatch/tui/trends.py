@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from distwatch.state.model import Host, Process, RunState
+from distwatch.state.host import Host
+from distwatch.state.model import Process, RunState
 
 KEPT = 24
 MOST_PROCESSES = 2048

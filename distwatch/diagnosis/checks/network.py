@@ -12,7 +12,7 @@ from distwatch.diagnosis.facts.device_faults import title_of
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state.events import Connection, PortErrorSeen
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.model import Host, Stamp
+from distwatch.state.host import Host, Stamp
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 

@@ -13,6 +13,8 @@ from distwatch.state.model import Process
 
 BEATS_WITHIN_S = 2.5
 """Half of what a rank without a heartbeat is called frozen after."""
+RANKS_A_ROUND = 4096
+"""How many ranks are asked in one round: a hang stops the first of them as it stops the last."""
 LOOKED_AT = 8
 """A thread that waits has made its newest call last; a waiting thread beside others may be missed."""
 _MOVING = frozenset(("", "R", "S", "I"))
@@ -31,10 +33,15 @@ class CalmRun:
         # A short deadline must not pass unnoticed.
         shortest_s = min(deadlines, default=UNLIKE_AFTER_S)
         self._wait_ns = int(1e9 * min(UNLIKE_AFTER_S, DEADLINE_SHARE * shortest_s / 2))
+        self._next = 0
 
     def goes_on(self) -> bool:
-        """Whether that still holds, where only pulses and samples have come since."""
-        return all(map(self._moves, self._ranks))
+        """Whether that still holds of the next so many ranks, where only pulses and samples have come since."""
+        first = self._next
+        self._next = first + RANKS_A_ROUND
+        if self._next >= len(self._ranks):
+            self._next = 0
+        return all(map(self._moves, self._ranks[first : first + RANKS_A_ROUND]))
 
     def _moves(self, process: Process) -> bool:
         outside = process.outside
@@ -43,7 +50,7 @@ class CalmRun:
             return False
         # How long something had lasted when the pulse was written: it cannot say more.
         beat_ns, wait_ns = pulse.beat_ns, self._wait_ns
-        if host.now_ns - beat_ns > BEATS_WITHIN_S * 1e9:
+        if host.values_ns - beat_ns > BEATS_WITHIN_S * 1e9:
             return False
         if sample is not None and sample.state not in _MOVING:
             return False

@@ -9,13 +9,11 @@ import msgspec
 
 from distwatch.diagnosis.facts.collective_wait import Wait
 from distwatch.diagnosis.facts.device_work import runs_on_device
+from distwatch.diagnosis.facts.hearings import OUTDATED
 from distwatch.diagnosis.facts.job import GroupKey, Job
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.state.events import GroupProgress
 from distwatch.state.model import Group, Process
-
-OUTDATED = 0.5
-"""Of a wait: whoever has not beaten for longer may have gone on, too."""
 
 
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,18 +114,28 @@ def _view(job: Job, held: list[Group], called: dict[int, dict[str, int]]) -> Gro
         return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
     later = _later_waits(waits, progress)
     waits = [w for w in waits if not _is_outdated(job, w, *later[w.seq])] or waits
+    return _in_flight(job, view, waits)
+
+
+def _in_flight(job: Job, view: GroupView, waits: Sequence[Wait]) -> GroupView:
+    """The view with the oldest of the calls in which those ranks wait."""
     seq = min(wait.seq for wait in waits)
     waits = [wait for wait in waits if wait.seq == seq]
-    entered = tuple(rank for rank in first.members if _has_entered(progress.get(rank), seq))
+    entered = tuple(rank for rank in view.members if _has_entered(view.progress.get(rank), seq))
     inside = set(entered)
+    missing = tuple(rank for rank in view.members if rank not in inside)
+    waited_s = max(wait.waited_s for wait in waits)
+    # They would be blamed because what they tell is late.
+    if any(job.hearings.may_have_gone_on(job.ranks.get(rank), waited_s) for rank in missing):
+        return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
     return msgspec.structs.replace(
         view,
         seq=seq,
         op=_operation(job, view, seq),
         in_flight=True,
         entered=entered,
-        missing=tuple(rank for rank in first.members if rank not in inside),
-        waited_s=max(wait.waited_s for wait in waits),
+        missing=missing,
+        waited_s=waited_s,
         overdue=any(wait.overdue for wait in waits),
         timed_out=tuple(sorted(wait.global_rank for wait in waits if wait.timed_out)),
     )
@@ -159,7 +167,7 @@ def _is_outdated(job: Job, wait: Wait, longest_s: float | None, completed: int) 
     Args:
         longest_s, completed: of those who wait in later calls.
     """
-    age_s = job.heartbeat_s(job.ranks[wait.global_rank])
+    age_s = job.silence_s(job.ranks[wait.global_rank])
     if age_s is None or longest_s is None or age_s < OUTDATED * longest_s:
         return False
     return completed >= wait.seq

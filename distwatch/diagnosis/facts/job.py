@@ -12,6 +12,7 @@ from distwatch.diagnosis.facts.communicators import APART_S, with_communicators
 from distwatch.diagnosis.facts.device_queues import DeviceTimeline
 from distwatch.diagnosis.facts.device_work import runs_on_device
 from distwatch.diagnosis.facts.formed_groups import with_formed_groups
+from distwatch.diagnosis.facts.hearings import Hearings
 from distwatch.diagnosis.facts.initializations import number_of
 from distwatch.diagnosis.facts.operations import P2P, operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait, device_peer_waits, peer_waits
@@ -35,7 +36,6 @@ _TIMED_OUT = re.compile(
 )
 FROZEN_AFTER_S = 5.0
 """Heartbeats come twice a second; a machine with a core for each thread does not delay them by this much."""
-MOST_CROWDED = 4.0
 BEAT_NS = 1_000_000_000
 """A change gets its time when the agent's thread sees it, at most this much later."""
 TIMEOUT_SHARE = 0.8
@@ -100,6 +100,11 @@ class Job:
         return RayView(self.state)
 
     @cached_property
+    def hearings(self) -> Hearings:
+        """How old what is known of each rank is."""
+        return Hearings(self.state)
+
+    @cached_property
     def links(self) -> RankLinks:
         """The TCP connections between the ranks."""
         return RankLinks(self.ranks)
@@ -121,7 +126,16 @@ class Job:
     def heartbeat_s(self, process: Process) -> float | None:
         """Age of the last pulse; None where there was none, or the agent has left the process."""
         pulse = process.outside.pulse if process.left_ns is None else None
-        return self.age_s(process, pulse.beat_ns) if pulse and pulse.beat else None
+        if pulse is None or not pulse.beat:
+            return None
+        host = self.state.hosts.get(process.host)
+        until_ns = min(self.now_ns(process), host.values_ns) if host else self.now_ns(process)
+        return max(0.0, (until_ns - pulse.beat_ns) / 1e9)
+
+    def silence_s(self, process: Process) -> float | None:
+        """How long ago it was that its last pulse told of it, also where the next one is still under way."""
+        age_s = self.heartbeat_s(process)
+        return None if age_s is None else age_s + self.hearings.behind_s(process)
 
     def deadline_s(
         self, process: Process, kind: StepKind, torch_timeout_s: float | None = None
@@ -143,15 +157,8 @@ class Job:
     def was_frozen(self, process: Process) -> bool:
         """The same as `is_frozen`; for a process that has ended: at its end."""
         age = self.heartbeat_s(process)
-        return age is not None and age > FROZEN_AFTER_S * self.crowding(process.host)
-
-    def crowding(self, name: str) -> float:
-        """How many threads share a core of a host: there each one gets its turn as much later."""
-        host = self.state.hosts.get(name)
-        sample = host.sample if host is not None else None
-        if sample is None or not sample.cpus or sample.load is None:
-            return 1.0
-        return min(max(1.0, sample.load / sample.cpus), MOST_CROWDED)
+        host = self.state.hosts.get(process.host)
+        return age is not None and age > FROZEN_AFTER_S * (host.crowding if host else 1.0)
 
     def kernel_state(self, process: Process) -> str:
         sample = process.outside.sample

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distwatch.state.model import Host, Process, RunState
+from distwatch.state.host import Host
+from distwatch.state.model import Process, RunState
 from distwatch.state.ray_events import RayActorSeen, RayGroupSeen, RayNodeSeen
 from distwatch.state.ray_tables import RayTables
 

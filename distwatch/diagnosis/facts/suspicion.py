@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from distwatch.diagnosis.facts.group_views import GroupView
@@ -59,6 +60,16 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
     if overlong := overlong_step(job):
         return str(overlong)
     return _unlike_calls(job, groups)
+
+
+def changes_in_s(job: Job) -> float:
+    """Seconds until the first wait becomes suspicious or overdue; infinite where none is going to."""
+    limits = (
+        limit_s - wait.waited_s
+        for wait in job.waits
+        for limit_s in (_patience_s(wait.deadline_s), wait.deadline_s)
+    )
+    return min((left_s for left_s in limits if left_s > 0), default=math.inf)
 
 
 def _unlike_calls(job: Job, groups: Iterable[GroupView]) -> str:

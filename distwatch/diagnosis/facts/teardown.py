@@ -15,7 +15,8 @@ from distwatch.diagnosis.facts.deaths import AT_ONCE_S, death_ns, ending_signal,
 from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.signals import REQUESTS, SIGKILL
-from distwatch.state.model import Host, Process, RunState, Step
+from distwatch.state.host import Host
+from distwatch.state.model import Process, RunState, Step
 
 _GRACE_S = 120.0
 """Launchers and schedulers send SIGKILL to processes that are still alive this long after the request."""

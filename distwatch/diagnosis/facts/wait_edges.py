@@ -57,7 +57,9 @@ def wait_graph(
     # A stack in a lock is not work of the rank's own, where another rank holds that lock.
     waits = [
         msgspec.structs.replace(
-            bundle, waiters={r: w for r, w in bundle.waiters.items() if is_held_up(r)}
+            bundle,
+            waiters={r: w for r, w in bundle.waiters.items() if is_held_up(r)},
+            awaited=_seen_since(job, bundle),
         )
         for bundle in (
             *_collective_bundles(job, groups),
@@ -70,6 +72,13 @@ def wait_graph(
         )
     ]
     return WaitGraph([*waits, *_lock_bundles(job), *_socket_bundles(job)], abroad)
+
+
+def _seen_since(job: Job, bundle: Bundle) -> tuple[int, ...]:
+    """Those whom the others wait for, as far as what is known of them is not from before most of that wait."""
+    longest_s = max((wait.waited_s for wait in bundle.waiters.values()), default=0.0)
+    late = {r for r in bundle.awaited if job.hearings.may_have_gone_on(job.ranks.get(r), longest_s)}
+    return tuple(r for r in bundle.awaited if r not in late) if late else bundle.awaited
 
 
 def _is_elsewhere(job: Job, rank: int) -> bool:

@@ -139,7 +139,8 @@ def _is_undecided(case: Case, rank: int) -> bool:
     flow = flow_of(process) if process is not None else None
     if process is None or flow is None or process.ended_ns is not None:
         return False
-    if _late_s(case, rank) > WITHIN_S * case.job.crowding(process.host):
+    host = case.state.hosts.get(process.host)
+    if _late_s(case, rank) > WITHIN_S * (host.crowding if host else 1.0):
         return False
     if flow.at_ns and case.job.age_s(process, flow.at_ns) > FRESH_S:
         return False  # nobody goes on looking at it

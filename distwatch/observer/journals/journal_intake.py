@@ -8,6 +8,7 @@ import time
 from typing import Protocol
 
 from distwatch.foreign_files import open_ours
+from distwatch.observer.journals.new_names import NewNames
 from distwatch.observer.journals.reading import parse_pulse
 from distwatch.observer.journals.recording import Recording, RecordSink
 from distwatch.observer.journals.refusal import Refusal
@@ -205,6 +206,7 @@ class Intake:
         self._volatile = folder.volatile
         self._followed: dict[str, Followed] = {}
         self._seen_starts: set[str] = set()
+        self._names = NewNames(folder.path)
 
     def take(self) -> None:
         """Takes in everything new."""
@@ -257,6 +259,9 @@ class Intake:
             remove_if_empty(self._volatile)
 
     def _find_starts(self) -> None:
+        # The folder of a root has a file for each of ten thousand ranks.
+        if not self._names.may_be_there():
+            return
         for stem in self._folder.stems(".start"):
             if stem in self._seen_starts:
                 continue
@@ -265,6 +270,8 @@ class Intake:
             if "role" in start:
                 self._seen_starts.add(stem)
                 self._processes.add_start(start)
+            else:
+                self._names.forget()
 
     def _find_rings(self) -> None:
         for stem in self._folder.stems(".ring", self._volatile) if self._volatile else ():

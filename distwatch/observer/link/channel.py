@@ -55,6 +55,12 @@ class Channel:
             await asyncio.sleep(_FULL_PAUSE_S)
         raise ConnectionResetError("the connection has ended")
 
+    async def send_at_once(self, body: bytes) -> bool:
+        """Sends one message if the connection can take it now; else returns False. Raises as `send` does."""
+        if self._over is not None:
+            raise ConnectionResetError("the connection has ended")
+        return await self._post(body)
+
     async def receive_within(self, silent_s: float) -> bytes:
         """As `receive`, from a side that may be silent for so long.
 

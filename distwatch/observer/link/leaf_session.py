@@ -15,17 +15,22 @@ from distwatch.observer.link import messages as say
 from distwatch.observer.link.channel import Channel, LinkBroken
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
 from distwatch.observer.link.racks import RACK_NAME_MOST, Member, Step
+from distwatch.observer.link.turns import Turns
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
+from distwatch.state.host import Hearing
 from distwatch.visible_text import visible_line
 
 LOST_AFTER_S = 5.0
 SEEN_EVERY_S = 1.0
+REASSURED_AFTER_S = 2.0
 TRY_DISK_AGAIN_S = 5.0
 PROCESSES_A_SECOND = 10_000
 """How many processes' live values the root can take in a second."""
 LIVE_MOST_S = 10.0
+LATE_FROM_S = 1.0
+"""Values that come later than this were held up on their way."""
 LEAVES_A_SECOND = 2_500
 """How many leaves' messages the root can take in a second, beside what is in them."""
 BUSY_SHARE = 4.0
@@ -38,6 +43,7 @@ class Company(Protocol):
     """The leaves of a root, all together."""
 
     leaves: dict[str, LeafSession]
+    turns: Turns
 
     def note_host(self, host: str) -> None:
         """A host has come, by itself or through the root of its rack: it is nowhere else."""
@@ -81,7 +87,7 @@ class LeafSession:
         self.node = hello.node
         self.heard = time.monotonic()
         self.ended = False
-        self._seen_said = 0.0
+        self._seen_said = self._answered = self.heard
         self._live = 0
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._asking: set[asyncio.Task[None]] = set()
@@ -111,6 +117,7 @@ class LeafSession:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise LinkBroken(f"a message that cannot be read: {error}") from error
             if isinstance(message, say.Batch):
+                await self._company.turns.begin()
                 await self._take(message)
             elif isinstance(message, say.CaughtUp):
                 # Only now: before, that host's ranks would be judged by old data.
@@ -132,22 +139,45 @@ class LeafSession:
                 await self._channel.send(say.encode(say.Bye()))
                 return
             live = message.live if isinstance(message, say.Batch) else 0
-            self._live = max(self._live, live)
+            if live:
+                self._note_values(live)
             if live or self.heard - self._seen_said > SEEN_EVERY_S:
-                self._seen_said = self.heard
-                await asyncio.wait_for(self._channel.send(self._seen()), LOST_AFTER_S)
+                self._seen_said = time.monotonic()
+                body = say.encode(self._seen())
+                if not await self._channel.send_at_once(body):
+                    await asyncio.wait_for(self._channel.send(body), LOST_AFTER_S)
 
-    def _seen(self) -> bytes:
+    def _note_values(self, live: int) -> None:
+        """Its newest values were taken. Who sent them had got the answer to the ones before: no clock but this one
+        is needed to know how old they are at most."""
+        now = time.monotonic()
+        late_s = now - self._answered - self._every_s() - LATE_FROM_S if self._live else 0.0
+        self._live, self._answered = max(self._live, live), now
+        known_ns = int((now - max(0.0, late_s)) * 1e9)
+        for name in (self._host, *self.hosts):
+            if host := self._observer.state.hosts.get(name):
+                host.hearing = Hearing(known_ns=known_ns, upto_ns=host.now_ns)
+
+    def reassure(self) -> None:
+        """Says that this side is alive, where that was not said for a while: what the leaf has sent may
+        have to wait for its turn."""
+        now = time.monotonic()
+        if now - self._seen_said > REASSURED_AFTER_S:
+            self._seen_said = now
+            self.send(self._seen())
+
+    def _seen(self) -> say.Seen:
         processes = max(1, len(self._observer.state.processes))
-        every_s = min(LIVE_MOST_S, processes / PROCESSES_A_SECOND)
-        seen = say.Seen(
-            live_every_s=every_s,
+        return say.Seen(
+            live_every_s=self._every_s(),
             send_every_s=len(self._company.leaves) / LEAVES_A_SECOND,
             operations=OPERATIONS_HELD // processes,
-            busy_s=BUSY_SHARE * self._observer.longest_turn_s,
+            busy_s=BUSY_SHARE * self._observer.duty.longest_turn_s,
             live=self._live,
         )
-        return say.encode(seen)
+
+    def _every_s(self) -> float:
+        return min(LIVE_MOST_S, len(self._observer.state.processes) / PROCESSES_A_SECOND)
 
     def ask(self, look: say.Look) -> asyncio.Future[None]:
         """Asks for a look; the future is done when it was taken, or when the leaf is gone."""
@@ -190,6 +220,9 @@ class LeafSession:
         self._channel.abort()
 
     def leave(self) -> None:
+        for name in (self._host, *self.hosts):
+            if host := self._observer.state.hosts.get(name):
+                host.hearing = None
         for waiting in self._pending.values():
             if not waiting.done():
                 waiting.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
+import threading
 from collections import OrderedDict
 from collections.abc import Set
 
@@ -69,26 +70,44 @@ class Mirror:
         self._segments: dict[str, Segment] = {}
         self._open: OrderedDict[str, Segment] = OrderedDict()
         """The segments written to last, the newest at the end."""
+        self._newest: dict[str, dict[str, int]] = {}
+        """By host, the newest record on disk of each of its streams, as far as that is known."""
+        self._unread: dict[str, list[str]] | None = None
+        """The files of an earlier root that were not read yet, by the hosts whose they may be."""
+        self._reading = threading.Lock()
 
     def cursors(self, hosts: Set[str]) -> dict[str, int]:
-        """The newest record on disk of each stream of these hosts. Reads files."""
+        """The newest record on disk of each stream of these hosts. May read files, each once: call it
+        in a thread."""
+        with self._reading:
+            if self._unread is None:
+                self._unread = self._files()
+            for path in {path for host in hosts for path in self._unread.pop(host, ())}:
+                self._read(path, hosts)
         found: dict[str, int] = {}
-        for stem in self._folder.stems(".journal"):
-            # A file's name begins with its host's name, so few files of other hosts are opened.
-            if not _hosts_in(stem) & hosts:
-                continue
-            path = self._folder.journal(stem)
-            header = read_header(path)
-            if header is None or header.host not in hosts:
-                continue
-            try:
-                contents = read_journal(path)
-            except OSError:
-                continue
-            newest = contents.last_seq if contents else 0
-            key = cursor_key(header)
-            found[key] = max(found.get(key, 0), newest)
+        for host in hosts:
+            found.update(self._newest.get(host, {}))
         return found
+
+    def _files(self) -> dict[str, list[str]]:
+        # A listing for each host would be a million names where a thousand hosts connect at once.
+        found: dict[str, list[str]] = {}
+        for stem in self._folder.stems(".journal"):
+            for host in _hosts_in(stem):
+                found.setdefault(host, []).append(self._folder.journal(stem))
+        return found
+
+    def _read(self, path: str, hosts: Set[str]) -> None:
+        header = read_header(path)
+        if header is None or header.host not in hosts:
+            return
+        with contextlib.suppress(OSError):
+            if contents := read_journal(path):
+                self._note(header, contents.last_seq)
+
+    def _note(self, header: FileHeader, seq: int) -> None:
+        known, key = self._newest.setdefault(header.host, {}), cursor_key(header)
+        known[key] = max(known.get(key, 0), seq)
 
     def keep(self, header: FileHeader, records: list[Record]) -> None:
         """Writes the records that are new.
@@ -112,6 +131,7 @@ class Mirror:
             self._open.pop(key)
             self._segments.pop(key).close()
             raise
+        self._note(header, segment.last_seq)
         if len(self._open) > self._open_at_once:
             self._open.popitem(last=False)[1].close()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-TREE_FROM = 2048
+TREE_FROM = 1024
 """From so many hosts on they are put into racks without being told."""
 RACK_HOSTS = 128
 HOSTS_MOST = 1 << 20

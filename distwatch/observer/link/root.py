@@ -17,6 +17,7 @@ from distwatch.observer.link.leaf_session import LOST_AFTER_S, LeafSession
 from distwatch.observer.link.mirror import Mirror, is_host_name, raise_file_limit
 from distwatch.observer.link.racks import Grouping
 from distwatch.observer.link.root_address import RootAddress
+from distwatch.observer.link.turns import Turns
 from distwatch.runfolder import name_of
 from distwatch.socket_path import within_limit
 from distwatch.state import events as ev
@@ -24,6 +25,7 @@ from distwatch.state import events as ev
 REJOIN_WITHIN_S = 60.0
 """How long the root outlives its own ranks, waiting for a lost leaf."""
 REGROUP_AFTER_S = 0.5
+REASSURE_EVERY_S = 1.0
 log = logging.getLogger("distwatch.observer")
 
 
@@ -33,6 +35,7 @@ class Root:
     Attributes:
         place: where it listens, once it does.
         leaves: those that are connected, by host.
+        turns: in which their messages are taken.
     """
 
     def __init__(self, observer: Observer, token: bytes, *, of_rack: bool = False) -> None:
@@ -47,6 +50,7 @@ class Root:
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.leaves: dict[str, LeafSession] = {}
+        self.turns = Turns()
         self._lost: dict[str, float] = {}
         self._said: set[str] = set()
         self._looks = 0
@@ -59,6 +63,8 @@ class Root:
         self.place = listener.start(address, port)
         self._listener = listener
         self._observer.others = self
+        reassuring = asyncio.create_task(self._reassure())
+        self._tasks.add(reassuring)
 
     async def close(self) -> None:
         """Disconnects everybody; everything received is on disk."""
@@ -103,6 +109,12 @@ class Root:
         leaf = leaf or next((one for one in self.leaves.values() if host in one.hosts), None)
         if leaf is not None:
             leaf.send(message)
+
+    async def _reassure(self) -> None:
+        while True:
+            await asyncio.sleep(REASSURE_EVERY_S)
+            for leaf in self.leaves.values():
+                leaf.reassure()
 
     # ---- connections ---------------------------------------------------------------------------
 

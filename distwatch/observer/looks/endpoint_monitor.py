@@ -104,8 +104,11 @@ class EndpointMonitor:
     def _waiting(self, state: RunState, now_ns: int) -> dict[str, list[Process]]:
         found: dict[str, list[Process]] = {}
         for process in state.processes.values():
+            # First what costs nothing: very many processes are on other hosts.
+            if not process.key.startswith(self._host) or process.ended_ns is not None:
+                continue
             endpoint = self._place_of(process)
-            if endpoint and process.ended_ns is None and is_on_its_way(process, now_ns):
+            if endpoint and is_on_its_way(process, now_ns):
                 found.setdefault(endpoint, []).append(process)
         return found
 

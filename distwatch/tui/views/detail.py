@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.state import events as ev
-from distwatch.state.model import Host
+from distwatch.state.host import Host
 from distwatch.state.quantities import count_of
 from distwatch.state.rank_sets import format_ranks, name_by
 from distwatch.tui.cells import format_clock

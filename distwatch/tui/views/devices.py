@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from distwatch.state.events import Device
-from distwatch.state.model import Host, Process
+from distwatch.state.host import Host
+from distwatch.state.model import Process
 from distwatch.tui.cells import fit, format_bytes, share_cell
 from distwatch.tui.picture import Picture
 from distwatch.tui.styles import FAINT, MUTED, RED, STRONG, UNKNOWN, YELLOW

@@ -32,6 +32,9 @@ RANK = FileHeader(
     stream=process_key(FAR, 11, 7), host=FAR, pid=11, start_ticks=7, boot_id="x",
     wall_offset_ns=1, salt=3,
 )  # fmt: skip
+OBSERVER_THERE = msgspec.structs.replace(
+    RANK, stream=f"observer:{process_key(FAR, 9, 7)}#00000003", pid=9
+)
 T = TypeVar("T")
 Join = Callable[..., Awaitable[Channel]]
 
@@ -327,3 +330,36 @@ async def test_hosts_of_a_rack_are_sent_to_the_first_of_them(
     await heard(again, say.Resume)
     await again.send(say.encode(say.CaughtUp()))
     assert (await heard(second, say.Move)).place == "127.0.0.1:1"
+
+
+async def test_how_old_values_are_at_most_is_known_without_their_hosts_clock(
+    observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends new ones has got the answer to the last ones: what comes long after that was held up."""
+    ahead = 0.0
+    real = leaf_session.time.monotonic
+    monkeypatch.setattr(leaf_session.time, "monotonic", lambda: real() + ahead)
+    leaf = await join()
+    number = (await heard(leaf, say.Resume)).number
+
+    async def send_values(index: int) -> int:
+        """By how many seconds they are taken to be late."""
+        frame = say.Frame(0, 0, index, encode_event(ev.Ticked(host=FAR)))
+        body = say.Batch(after=number, live=index, headers=(OBSERVER_THERE,), frames=(frame,))
+        await leaf.send(say.encode(body))
+        while (await heard(leaf, say.Seen)).live < index:
+            pass
+        hearing = observer.state.hosts[FAR].hearing
+        assert hearing is not None
+        assert hearing.upto_ns == index
+        return round(real() + ahead - hearing.known_ns / 1e9)
+
+    assert await send_values(1) == 0
+    assert await send_values(2) == 0
+    ahead = 31.0
+    assert await send_values(3) == 30
+    await taken(leaf)
+    await ended(leaf)
+    assert observer.state.hosts[FAR].hearing is None, (
+        "what is known counts when nobody tells any more"
+    )

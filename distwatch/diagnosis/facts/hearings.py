@@ -1,0 +1,30 @@
+"""How old what is known of a rank is, where that comes from its host's observer over a link."""
+
+from __future__ import annotations
+
+from distwatch.state.model import Process, RunState
+
+OUTDATED = 0.5
+"""Of a wait: of whoever nothing is known for longer, that may have gone on, too."""
+
+
+class Hearings:
+    """How far the observers of all hosts have told, compared with each other.
+
+    A root that is busy, or a slow network, delivers one host's values later than another's. Whoever is
+    late in that way would be blamed for not being where others are.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        heard = {name: host.hearing for name, host in state.hosts.items()}
+        known = {name: hearing.known_ns for name, hearing in heard.items() if hearing is not None}
+        newest_ns = max(known.values(), default=0)
+        self._behind_s = {name: (newest_ns - at_ns) / 1e9 for name, at_ns in known.items()}
+
+    def behind_s(self, process: Process) -> float:
+        """By how much what is known of it is older than what is known of others."""
+        return self._behind_s.get(process.host, 0.0)
+
+    def may_have_gone_on(self, process: Process | None, waited_s: float) -> bool:
+        """Whether what is known of a rank is from before most of the time for which others have waited."""
+        return process is not None and self.behind_s(process) > OUTDATED * waited_s
