@@ -167,8 +167,12 @@ def _is_outdated(job: Job, wait: Wait, longest_s: float | None, completed: int) 
     Args:
         longest_s, completed: of those who wait in later calls.
     """
-    age_s = job.silence_s(job.ranks[wait.global_rank])
-    if age_s is None or longest_s is None or age_s < OUTDATED * longest_s:
+    process = job.ranks[wait.global_rank]
+    age_s = job.heartbeat_s(process)
+    if age_s is None or longest_s is None:
+        return False
+    # Its next pulse may still be under way.
+    if age_s + job.hearings.behind_s(process) < OUTDATED * longest_s:
         return False
     return completed >= wait.seq
 

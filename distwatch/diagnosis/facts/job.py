@@ -132,11 +132,6 @@ class Job:
         until_ns = min(self.now_ns(process), host.values_ns) if host else self.now_ns(process)
         return max(0.0, (until_ns - pulse.beat_ns) / 1e9)
 
-    def silence_s(self, process: Process) -> float | None:
-        """How long ago it was that its last pulse told of it, also where the next one is still under way."""
-        age_s = self.heartbeat_s(process)
-        return None if age_s is None else age_s + self.hearings.behind_s(process)
-
     def deadline_s(
         self, process: Process, kind: StepKind, torch_timeout_s: float | None = None
     ) -> float:
