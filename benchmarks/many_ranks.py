@@ -269,6 +269,8 @@ def _verdict(job: Job, blamed: tuple[int, ...], deadline_ns: int) -> dict[str, s
         "burst: look asked for, after the hang": f"{(asked_ns - job.training.hung_ns) / 1e9:.1f} s",
         "burst: all stacks merged, after the look": f"{(full.stacks_ns - asked_ns) / 1e9:.1f} s"
         if full
+        else f"{lines[-1].stacks}: of like ones a rack passes on few"
+        if job.racks
         else f"NOT ALL: {lines[-1].stacks}",
         "burst: finding": told,
         "burst: verdict and report kept, after the deadline": f"{(kept[0] - deadline_ns) / 1e9:.1f} s"

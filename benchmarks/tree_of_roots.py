@@ -27,6 +27,7 @@ from distwatch.observer.link.channel import Channel
 from distwatch.observer.link.digest import Digest
 from distwatch.observer.link.leaf_session import LIVE_MOST_S, PROCESSES_A_SECOND, LeafSession
 from distwatch.observer.link.mirror import Mirror
+from distwatch.observer.link.turns import Turns
 from distwatch.runfolder import RunFolder
 
 AIM = 100_000
@@ -39,6 +40,7 @@ class Company:
 
     def __init__(self) -> None:
         self.leaves: dict[str, LeafSession] = {}
+        self.turns = Turns()
 
     def note_host(self, host: str) -> None:
         """It comes once."""
