@@ -166,6 +166,61 @@ def test_a_network_that_swallows_large_packets_loses_no_record() -> None:
         assert_ends_whole(job)
 
 
+@contextlib.contextmanager
+def small_disk(place: str) -> Iterator[Callable[[], None]]:
+    """Mounts a disk of 16 MiB there; what it yields fills it."""
+    image, filler = f"{place}.img", os.path.join(place, "filler")
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True, timeout=60)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True, timeout=60)
+    os.chmod(place, 0o700)
+
+    def fill() -> None:
+        descriptor = os.open(filler, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while os.write(descriptor, bytes(size)):
+                    pass
+        os.close(descriptor)
+
+    try:
+        yield fill
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True, timeout=60)
+        os.unlink(image)
+
+
+def test_what_a_full_disk_of_the_root_refused_it_gets_once_there_is_room() -> None:
+    # Mounted before the machines are there: what comes after is not seen on them.
+    with (
+        empty_job() as first,
+        small_disk(first.folder.path) as fill,
+        machines(2) as hosts,
+        empty_job() as second,
+    ):
+        job = Nodes(hosts, [first, second])
+        job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": PATIENT})
+        job.wait_linked({"node2"})
+        for rank, one in enumerate(job.jobs):
+            one.wait_step("gate reduce", {rank})
+        fill()
+        # Rank 1 goes on, which its own host writes down and tells.
+        job.jobs[1].open_gate("reduce", 1)
+
+        def refused(state: RunState) -> bool:
+            missed = state.hosts["node1"].not_observed.get("disk", "")
+            return "node2" in missed and "No space left" in missed
+
+        job.root.wait_state(refused)
+        os.unlink(os.path.join(job.root.folder.path, "filler"))
+        job.jobs[0].open_gate("reduce", 0)
+        for one in job.jobs:
+            assert one.wait_ended() == [0]
+        job.wait_observers_ended()
+        assert_same_journals(job)
+
+
 def test_a_host_whose_clock_is_a_day_ahead_is_judged_as_the_others() -> None:
     with nodes(2, ahead_s={2: 86_400}) as job:
         job.launch("after_the_gate", env={"DISTWATCH_DEADLINES": "init=60,group=60,collective=2"})

@@ -38,6 +38,7 @@ class Backlog:
         behind: the disk has records that are not queued here.
         handed: by stream, the newest record that the observer has handed on: everything before it is
             whole in a file.
+        after: the number of the root's `Resume` that is followed.
         digest: the observer is the root of a rack: what is sent of all its hosts, and not only of this one.
     """
 
@@ -48,7 +49,7 @@ class Backlog:
         self.behind = True
         self.handed: dict[str, int] = {}
         self._sent: dict[str, int] = {}
-        self._after = 0
+        self.after = 0
         self._records: deque[tuple[FileHeader, Record]] = deque()
         self._size = 0
         self._live: dict[object, Entry] = {}
@@ -56,7 +57,7 @@ class Backlog:
 
     def resume(self, number: int, cursors: dict[str, int]) -> None:
         """Starts again from what the root has, by its cursors."""
-        self._after = number
+        self.after = number
         self._sent = dict(cursors)
         self._fall_behind()
 
@@ -196,7 +197,7 @@ class Backlog:
             frames.append(Frame(indexes[key], seq, time_ns, payload))
             size += len(payload) + _OVERHEAD
             if size >= BATCH_SIZE:
-                yield Batch(after=self._after, headers=tuple(headers), frames=tuple(frames))
+                yield Batch(after=self.after, headers=tuple(headers), frames=tuple(frames))
                 indexes, headers, frames, size = {}, [], [], 0
         if frames:
-            yield Batch(after=self._after, headers=tuple(headers), frames=tuple(frames))
+            yield Batch(after=self.after, headers=tuple(headers), frames=tuple(frames))

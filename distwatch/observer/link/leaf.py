@@ -75,7 +75,7 @@ class Leaf:
         self.linked = False
         self._why_unlinked = ""
         self._closing = asyncio.Event()
-        self._moved = asyncio.Event()
+        self._moved, self._asked_again = asyncio.Event(), asyncio.Event()
         self._delivered = False
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
@@ -242,13 +242,16 @@ class Leaf:
         is_behind = True
         while True:
             closing = self._closing.is_set()
+            self._asked_again.clear()
             await self._send_all(channel)
             if is_behind:
                 is_behind = False
                 await channel.send(say.encode(say.CaughtUp()))
             if closing:
-                await channel.send(say.encode(say.Bye()))
-                await asyncio.Event().wait()  # its answer ends this connection
+                await channel.send(say.encode(say.Bye(after=self._backlog.after)))
+                # The answer ends this connection, or asks again for what the root's disk has refused.
+                await self._asked_again.wait()
+                continue
             every_s = max(SEND_EVERY_S, min(SEND_MOST_S, self._wanted.send_every_s))
             await wait_for_any(self._closing, within_s=every_s)
 
@@ -290,6 +293,7 @@ class Leaf:
             if isinstance(message, say.Resume):
                 async with self._in_order:
                     self._backlog.resume(message.number, message.cursors)
+                self._asked_again.set()
             elif isinstance(message, say.Seen):
                 self._wanted = message
             elif isinstance(message, say.Look):

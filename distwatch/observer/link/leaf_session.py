@@ -134,7 +134,12 @@ class LeafSession:
             elif isinstance(message, say.Looked):
                 if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
                     waiting.set_result(None)
-            else:
+            elif self._behind:
+                # Not all of it is on disk: it may go once that is so, or when it can wait no longer.
+                await asyncio.sleep(max(0.0, self._disk_at - time.monotonic()))
+                self._behind = False
+                await self.resume()
+            elif message.after == self._resumes:
                 self.ended = True
                 await self._channel.send(say.encode(say.Bye()))
                 return

@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader
 
-VERSION = 3
+VERSION = 4
 FRAME_LIMIT = 1024 * 1024
 BATCH_SIZE = FRAME_LIMIT // 4
 """A batch is sent at this size; one more record still fits the limit."""
@@ -58,7 +58,13 @@ class Unable(Message, frozen=True, tag="unable"):
 
 
 class Bye(Message, frozen=True, tag="bye"):
-    """Everything was sent; as the answer: everything was received."""
+    """Everything was sent; as the answer: everything was received.
+
+    `after`: the number of the newest `Resume` that the sender has followed. A root that has sent a newer one
+    does not answer: it lacks something.
+    """
+
+    after: int = 0
 
 
 class Resume(Message, frozen=True, tag="resume"):

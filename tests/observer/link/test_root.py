@@ -93,9 +93,9 @@ async def ended(channel: Channel) -> None:
             await channel.receive()
 
 
-async def taken(channel: Channel) -> None:
+async def taken(channel: Channel, after: int = 1) -> None:
     """Takes leave: all that was said before has been taken then."""
-    await channel.send(say.encode(say.Bye()))
+    await channel.send(say.encode(say.Bye(after=after)))
     await heard(channel, say.Bye)
 
 
@@ -226,7 +226,7 @@ async def test_what_the_disk_refused_is_asked_for_again(
     assert second.cursors.get(say.cursor_key(RANK), 0) == 0
     await channel.send(batch(first.number, 4))
     await channel.send(batch(second.number, 1, 2, 3, 4))
-    await taken(channel)
+    await taken(channel, second.number)
     assert seqs_on_disk(folder) == [1, 2, 3, 4]
     host = observer.recording.header.host
     told = observer.state.hosts[host].not_observed["disk"]
@@ -330,6 +330,32 @@ async def test_hosts_of_a_rack_are_sent_to_the_first_of_them(
     await heard(again, say.Resume)
     await again.send(say.encode(say.CaughtUp()))
     assert (await heard(second, say.Move)).place == "127.0.0.1:1"
+
+
+async def test_nobody_is_let_go_whose_records_the_disk_has_refused(
+    folder: RunFolder, observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job may end within seconds of the disk's recovery: its last records would be lost."""
+    append = Segment.append
+    refusals = [OSError(28, "No space left on device")]
+
+    def full(segment: Segment, records: list[object]) -> None:
+        if segment.header.host == FAR and refusals:
+            raise refusals.pop()
+        append(segment, records)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segment, "append", full)
+    monkeypatch.setattr(leaf_session, "TRY_DISK_AGAIN_S", 0.01)
+    channel = await join()
+    first = await heard(channel, say.Resume)
+    await channel.send(batch(first.number, 1, 2))
+    await channel.send(say.encode(say.Bye(after=first.number)))
+    second = await heard(channel, say.Resume)
+    # What was said before that was known is no goodbye.
+    await channel.send(say.encode(say.Bye(after=first.number)))
+    await channel.send(batch(second.number, 1, 2))
+    await taken(channel, second.number)
+    assert seqs_on_disk(folder) == [1, 2]
 
 
 async def test_how_old_values_are_at_most_is_known_without_their_hosts_clock(
