@@ -134,14 +134,7 @@ class LeafSession:
             elif isinstance(message, say.Looked):
                 if (waiting := self._pending.pop(message.number, None)) and not waiting.done():
                     waiting.set_result(None)
-            elif self._behind:
-                # Not all of it is on disk: it may go once that is so, or when it can wait no longer.
-                await asyncio.sleep(max(0.0, self._disk_at - time.monotonic()))
-                self._behind = False
-                await self.resume()
-            elif message.after == self._resumes:
-                self.ended = True
-                await self._channel.send(say.encode(say.Bye()))
+            elif await self._let_go(message):
                 return
             live = message.live if isinstance(message, say.Batch) else 0
             if live:
@@ -151,6 +144,17 @@ class LeafSession:
                 body = say.encode(self._seen())
                 if not await self._channel.send_at_once(body):
                     await asyncio.wait_for(self._channel.send(body), LOST_AFTER_S)
+
+    async def _let_go(self, bye: say.Bye) -> bool:
+        """Answers a goodbye, unless not all of its records are on disk: then it is asked for them again."""
+        if self._behind:
+            await asyncio.sleep(max(0.0, self._disk_at - time.monotonic()))
+            self._behind = False
+            await self.resume()
+        elif bye.after == self._resumes:
+            self.ended = True
+            await self._channel.send(say.encode(say.Bye()))
+        return self.ended
 
     def _note_values(self, live: int) -> None:
         """Its newest values were taken. Who sent them had got the answer to the ones before: no clock but this one
