@@ -133,9 +133,7 @@ def kib_of_rank(pulse: str) -> int:
 def main() -> None:
     """Launches itself, or measures where it has been launched."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "kinds", nargs="*", default=list(STEPS), choices=[*STEPS, []], metavar="KIND"
-    )
+    options.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(STEPS)}")
     options.add_argument("--pairs", type=int, default=20)
     options.add_argument("--steps", type=int, default=15, help="in each block")
     options.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -146,7 +144,7 @@ def main() -> None:
         measure(arguments.kinds[0], arguments)
         return
     counts = ["--pairs", str(arguments.pairs), "--steps", str(arguments.steps)]
-    sys.exit(max(launch(__file__, 2, [*counts, kind]) for kind in arguments.kinds))
+    sys.exit(max(launch(__file__, 2, [*counts, kind]) for kind in arguments.kinds or STEPS))
 
 
 if __name__ == "__main__":
