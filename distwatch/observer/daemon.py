@@ -188,8 +188,10 @@ class Observer:
                 self._judge()
             self.responses.consider(self.judge, self.others)
             # While looks at very many ranks come in, there is more to fold than to judge.
-            pressed = self._keep_waits or (self._is_pressed and not self._elsewhere.pending)
-            self.duty.rest(began, pressed=pressed, changes_at=self.judge.changes_at)
+            pressed, at = self._is_pressed and not self._elsewhere.pending, self.judge.changes_at
+            self.duty.rest(began, pressed=pressed, changes_at=at)
+            if self._keep_waits:
+                self.duty.end_rest()
 
     def _search(self) -> None:
         """Looks for ranks without an agent while ranks are missing."""
@@ -320,8 +322,7 @@ class Observer:
             self._verdict_due = self.inspection.running
             # With very many ranks, links are served between the verdict and its report.
             self._keep_waits = time.monotonic() - began > APART_S
-            if not self._keep_waits:
-                self._keep()
+            (self.judge.tell if self._keep_waits else self._keep)()
 
     def _look_at_culprits(self, sockets: dict[str, str]) -> None:
         """What is not looked at in each round: stacks of late ranks that run, and C frames of those that block."""

@@ -164,16 +164,23 @@ class Judge:
         self._recording.write_pending()
         if self.blocked and self._writable:
             self._write()
+        self._record(self._number if self.blocked else None)
+        self._recording.flush()
+        return self.path if self.blocked else ""
+
+    def tell(self) -> None:
+        """Records the verdict before its incident: of very many ranks, that takes seconds to write."""
+        self._record(self.incident)
+
+    def _record(self, incident: int | None) -> None:
         self._recording.record(
             ev.FindingsJudged(
                 host=self._recording.header.host,
                 findings=tuple(self.findings),
-                incident=self._number if self.blocked else None,
+                incident=incident,
                 of_one_host=self.of_one_host,
             )
         )
-        self._recording.flush()
-        return self.path if self.blocked else ""
 
     def keep_on_demand(self) -> str:
         """Writes an incident even if nothing blocks: somebody asked for one."""

@@ -16,8 +16,9 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from tests.probes.others import as_nobody, wait_until
+from tests.probes.others import as_nobody
 from tests.support.stalling_disk import stalling_disk, stalling_disk_missing
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     stalling_disk_missing() is not None, reason=str(stalling_disk_missing())

@@ -14,7 +14,8 @@ import pytest
 from distwatch.injection.request import bring_in
 from distwatch.probes.syscalls import call_of
 from distwatch.runfolder import RunFolder
-from tests.probes.others import end, wait_until
+from tests.probes.others import end
+from tests.support.waiting import wait_until
 
 PROGRAM = """
 import atexit, os, signal, sys, threading

@@ -15,7 +15,8 @@ from distwatch.injection.request import bring_in
 from distwatch.injection.thread_start import run_python
 from distwatch.runfolder import RunFolder
 from distwatch.state.events import Frame, ThreadStack
-from tests.probes.others import BLOCK_IN_KERNEL, NOBODY, Other, other, stop, wait_until
+from tests.probes.others import BLOCK_IN_KERNEL, NOBODY, Other, other, stop
+from tests.support.waiting import wait_until
 
 WAITS = "import sys; print('up', flush=True); sys.stdin.readline(); print('over', flush=True)"
 GIL = """

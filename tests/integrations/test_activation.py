@@ -81,6 +81,8 @@ try:
     dist.new_group([7])
 except ValueError as error:
     print(t.tolist(), group.size(), error)
+# Without it torch itself aborts now and then at exit, with or without distwatch.
+dist.destroy_process_group()
 """
     )
     done = run(home, source, **ALONE)

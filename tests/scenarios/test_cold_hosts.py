@@ -13,7 +13,6 @@ import pytest
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.observer.journals.run_state import load_state
 from distwatch.runfolder import RunFolder
-from tests.probes.others import wait_until
 from tests.scenarios.test_nodes import Nodes, nodes
 from tests.scenarios.test_up import UNLINKED, keepers_of, run_up
 from tests.support.leftovers import own_pid, wait_gone
@@ -21,6 +20,7 @@ from tests.support.links import observers_of
 from tests.support.machines import Machine
 from tests.support.ranks import REPOSITORY
 from tests.support.ssh import ssh_servers
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
 BARE = {**UNLINKED, "DISTWATCH": "0"}

@@ -13,9 +13,9 @@ from distwatch.observer.journals.run_state import load_state
 from distwatch.observer.lock import lock_holder
 from distwatch.runfolder import RunFolder, host_name
 from distwatch.settings import read_settings
-from tests.probes.others import wait_until
 from tests.support.leftovers import wait_gone
 from tests.support.ranks import DEADLINES, Job, launch_ranks
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 OWN_S = read_settings({"DISTWATCH_DEADLINES": DEADLINES}).deadlines["collective"]
