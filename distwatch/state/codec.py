@@ -11,7 +11,7 @@ from distwatch.state.event import Event, UnknownEvent
 from distwatch.state.rank_spans import begin_event
 
 _T = TypeVar("_T")
-_E = TypeVar("_E", bound=Event)
+_E = TypeVar("_E", bound=msgspec.Struct)
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -88,7 +88,7 @@ def share(value: _T) -> _T:
 
 
 def share_parts(event: _E, *names: str) -> _E:
-    """The same event, with the first of all equal values in these of its fields. Nobody changes them."""
+    """The same event or part, with the first of all equal values in these of its fields. Nobody changes them."""
     for name in names:
         if value := getattr(event, name):
             one = _first_map(tuple(value.items())) if isinstance(value, dict) else _first(value)

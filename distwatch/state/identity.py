@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from distwatch.launch import launch_id
 from distwatch.state.bounds import Bounded, first_number
 
+IDENTITY_PARTS = ("launcher", "launch_id", "master_addr")
+"""What all processes of a job have in common."""
+
 
 class Identity(Bounded, frozen=True, kw_only=True):
     """A process's place in the job. `None`: the launcher does not say."""

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from distwatch.state import events as ev
+from distwatch.state.codec import share_parts
 from distwatch.state.event import register
 from distwatch.state.host import Host, Link, Stamp
+from distwatch.state.identity import IDENTITY_PARTS
 from distwatch.state.model import (
     INCIDENTS_KEPT,
     PORT_ERRORS_KEPT,
@@ -79,7 +81,8 @@ OUTSIDE[ev.CommunicatorsSeen] = partial(_register, "communicators")
 def _process_sighted(state: RunState, stamp: Stamp, event: ev.ProcessSighted) -> None:
     # A start record alone has no command line: it must not hide that of a look at the process.
     order = stamp if event.command else (0, *stamp[1:])
-    _register("seen", state, order, event)
+    share_parts(event.identity, *IDENTITY_PARTS)
+    _register("seen", state, order, share_parts(event, "host", "role", "command"))
 
 
 @_folds(ev.ProcessSampled)
@@ -99,6 +102,8 @@ def _pulse_read(state: RunState, stamp: Stamp, event: ev.PulseRead) -> None:
     newest_ns = max([op.left_ns or op.entered_ns for op in event.operations], default=0)
     order = (event.pulse.beat_ns, f"{newest_ns:020}{stamp[1]}", stamp[2])
     if _newest(outside.stamps, "pulse", order):
+        for operation in event.operations:
+            share_parts(operation, "op", "pg_name", "dtype")
         outside.pulse, outside.operations = event.pulse, event.operations
 
 

@@ -11,7 +11,7 @@ from distwatch.state.bounds import Bounded, Finite
 from distwatch.state.codec import share, share_parts
 from distwatch.state.event import Event
 from distwatch.state.finding import Finding
-from distwatch.state.identity import Identity
+from distwatch.state.identity import IDENTITY_PARTS, Identity
 from distwatch.state.loads import LoadArguments, Placement
 from distwatch.state.recorder_entries import (
     Collective,
@@ -57,6 +57,7 @@ class ProcessStarted(Event, frozen=True, kw_only=True):
     """The agent was brought in by somebody who is still attached: what was under way it does not know."""
 
     def from_wire(self) -> Event:
+        share_parts(self.identity, *IDENTITY_PARTS)
         return share_parts(self, "host", "command", "python", "cwd", "deadlines")
 
 
