@@ -83,7 +83,7 @@ typedef struct {
 
 enum { INTERFACE = 2 }; /* what Python expects of this file; another number where a binary is older than it */
 enum { GROUPS = 64, TYPES = 32, CODES = 1024, SITES = 1024, KINDS = 4, PROBES = 8 };
-enum { COUNTED = 1 };  /* a collective's tag, which it has no other use for */
+enum { COUNTED = 0xFFFE }; /* a collective's tag, which it has no other use for, and no send or recv has */
 enum { ALONE = 64, GRANT = 4096 };
 
 typedef struct {
@@ -765,7 +765,8 @@ record_agree(PyObject *self, PyObject *args)
         }
         if (g->last == enqueued + 1 && is_called(r, g)) continue; /* torch has yet to count that call */
         g->grant = 0;
-        if (!g->counted || g->failed) continue; /* the next call asks, and settles it */
+        /* A call that failed explains that torch has counted fewer; the next call asks, and settles it. */
+        if (!g->counted || (g->failed && enqueued <= g->last)) continue;
         forget_numbers(r, g);
         g->counted = 0;
     }

@@ -28,7 +28,7 @@ from distwatch.integrations.calling_threads import caller_of
 from distwatch.integrations.registry import CALLS, folders_of, running_agent
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.settings import read_settings
-from distwatch.state.pulse import OTHER_TAG
+from distwatch.state.pulse import COUNTED_TAG, OTHER_TAG
 from distwatch.state.splits import Rows
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def apply(
 
 def _tag(args: tuple[Any, ...]) -> int:
     tag = args[0] if args else 0
-    return tag if isinstance(tag, int) and 0 <= tag < OTHER_TAG else OTHER_TAG
+    return tag if isinstance(tag, int) and 0 <= tag < COUNTED_TAG else OTHER_TAG
 
 
 def _splits_of(

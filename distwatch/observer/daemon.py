@@ -61,6 +61,7 @@ class Others(Protocol):
     """The observers of other hosts, where this one is the root."""
 
     def holds_on(self) -> bool: ...
+    def note_here(self) -> None: ...
     def ask_looks(self, why: str, *, ask: bool = False) -> list[asyncio.Future[None]]: ...
     def ask_to_end(self, order: ev.RankAborted) -> None: ...
 
@@ -290,10 +291,10 @@ class Observer:
         except Exception as error:
             self._failed(error)
 
-    # ---- parts of a tick -------------------------------------------------------------------
-
     def _judge(self) -> None:
         began = time.monotonic()
+        if self.others is not None:
+            self.others.note_here()
         changed = self.judge.judge()
         why = self._suspicion() or ("there is a verdict" if self.judge.blocked else "")
         self._is_pressed = bool(why)

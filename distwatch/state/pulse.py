@@ -32,6 +32,8 @@ NAMES_SIZE = 16 * 1024
 SPLITS_OFFSET = NAMES_OFFSET + NAMES_SIZE
 FILE_SIZE = SPLITS_OFFSET + SPLIT_SLOTS * SPLITS_SIZE
 
+COUNTED_TAG = 0xFFFE
+"""Of collectives alone: the native record has counted their number, and not asked for it."""
 OTHER_TAG = 0xFFFF
 """Stands for every tag that does not fit into a slot."""
 _P2P = frozenset({"send", "recv", "recv_anysource"})

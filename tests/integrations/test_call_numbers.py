@@ -71,6 +71,19 @@ def test_p2p_in_between_does_not_shift_what_is_counted(job: Job) -> None:
     assert [o.seq for o in job.operations() if o.op == "allreduce"] == list(range(1, 81))
 
 
+@pytest.mark.parametrize("tag", [0, 1])
+def test_a_send_keeps_its_number_where_counted_calls_lose_theirs(job: Job, tag: int) -> None:
+    group = job.group_type()
+    call(group, 70)
+    job.beat(group, group.number)
+    call(group, 2)
+    group.send([Tensor(1)], 1, tag)
+    group.number += 1  # by somebody else, from C++
+    job.beat(group, group.number)
+    (sent,) = [o for o in job.operations() if o.op == "send"]
+    assert (sent.tag, sent.p2p_seq) == (tag, 1)
+
+
 def test_a_refused_call_does_not_shift_what_is_counted(job: Job) -> None:
     group = job.group_type()
     call(group, 70)

@@ -158,7 +158,7 @@ async def test_a_start_record_that_is_not_filled_yet_is_read_later(
     observer = observe()
     observer.tick()
     host = os.uname().nodename
-    path.write_text(f"pid=1\nticks=5\nppid=1\nhost={host}\nrole=rank\nRANK=1\n")
+    path.write_text(f"pid=1\nticks=1099511627776\nppid=1\nhost={host}\nrole=rank\nRANK=1\n")
     observer.tick()
     assert [process.global_rank for process in observer.state.processes.values()] == [1]
 

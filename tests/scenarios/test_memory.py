@@ -162,7 +162,9 @@ def test_an_observer_removes_runs_that_are_older_than_the_setting_says(job: Job)
     old = RunFolder(os.path.join(job.root, "old"))
     make_private(old.path)
     record = Path(old.path, "h-1.start")
-    record.write_text(f"pid=1\nticks=5\nppid=0\nhost={os.uname().nodename}\nrole=rank\nRANK=0\n")
+    record.write_text(
+        f"pid=1\nticks=1099511627776\nppid=0\nhost={os.uname().nodename}\nrole=rank\nRANK=0\n"
+    )
     two_hours_ago = time.time() - 7200
     os.utime(record, (two_hours_ago, two_hours_ago))
 

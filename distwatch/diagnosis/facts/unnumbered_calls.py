@@ -74,7 +74,7 @@ def slept_s(process: Process) -> float:
     """For how long its main thread has not run at all; 0 where it ran, where other threads work, or nobody looked."""
     sample = process.outside.sample
     flow = sample.flow if sample is not None and process.ended_ns is None else None
-    if sample is None or flow is None or not flow.asleep_since_ns or sample.state not in "SD":
+    if sample is None or flow is None or not flow.asleep_since_ns or sample.state not in ("S", "D"):
         return 0.0
     works = flow.others.busy_s >= _BUSY_SHARE * flow.over_s
     return 0.0 if works else (flow.at_ns - flow.asleep_since_ns) / 1e9

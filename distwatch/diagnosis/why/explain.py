@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.training import place_in_training
+from distwatch.diagnosis.facts.training import place_in_training, training_of
 from distwatch.diagnosis.facts.weight_sync import weight_sync_of
 from distwatch.diagnosis.facts.world_names import named
 from distwatch.diagnosis.why.guard import Guard
@@ -114,7 +114,8 @@ def _by_sides(case: Case, finding: Finding, sides: tuple[Side, Side]) -> Finding
         )
     counts = (sides[0].times, sides[1].times) if min(s.times for s in sides) >= 0 else None
     alone = (sides[0].is_alone, sides[1].is_alone)
-    parting = _part(trails, counts, alone, tuple(_texts(case, trails)))
+    alike = _are_at_one_step(case, sides)
+    parting = _part(trails, counts, alone, alike, tuple(_texts(case, trails)))
     if parting is None:
         step = dispatching(*trails)
         found = _on_one_line(case, finding, sides, step, ()) if step else finding
@@ -133,6 +134,13 @@ def _by_sides(case: Case, finding: Finding, sides: tuple[Side, Side]) -> Finding
         advice=advice,
         why=tuple(w for side in order if (w := _way(case, parting, sides, side))),
     )
+
+
+def _are_at_one_step(case: Case, sides: tuple[Side, Side]) -> bool:
+    """Whether all of them say that they are at the same step of their training."""
+    told = [training_of(case.job.ranks[rank]) for side in sides for rank in side.ranks]
+    steps = {at.step if at is not None else None for at in told}
+    return len(steps) == 1 and None not in steps
 
 
 def _on_one_line(
@@ -195,14 +203,16 @@ def _part(
     trails: tuple[Trail, Trail],
     counts: tuple[int, int] | None,
     alone: tuple[bool, bool],
+    alike: bool,
     texts: tuple[tuple[str, str], ...],
 ) -> Parting | None:
     """Verdicts are derived again and again from the same stacks, and from the same sources."""
     by_file = dict(texts)
     try:
         return part(
-            trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts, alone
-        )
+            trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts, alone,
+            alike_rounds=alike,
+        )  # fmt: skip
     except RecursionError:
         return None  # a source of hundreds of nested branches must not cost the verdict itself
 

@@ -84,12 +84,15 @@ def part(
     sources: Sources,
     counts: tuple[int, int] | None = None,
     alone: tuple[bool, bool] = (False, False),
+    *,
+    alike_rounds: bool = False,
 ) -> Parting | None:
     """What separates two trails; None where the source does not show it.
 
     Args:
         counts: how many times each side made the call that one of them is in, where that is known.
         alone: of each side, whether the other one never made the call that it is in.
+        alike_rounds: both have begun the same step of their training: a loop that ended early does not part them.
     """
     level = level_of(*sides)
     if level is None:
@@ -97,6 +100,8 @@ def part(
     places = [places_of(trail, sources) for trail in sides]
     options = list(_options(sides, places, level, counts, alone))
     options = [option for option in options if option.score > 0]
+    if alike_rounds:
+        options = [one for one in options if one.guard.kind != "loop"] or options
     best = max(options, key=lambda option: option.order, default=None)
     if best is None:
         return None

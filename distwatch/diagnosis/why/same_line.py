@@ -61,6 +61,15 @@ def skipping_of(
 
     What they pass depends on nothing but the number of the round, and it differs: so their rounds differ.
     """
+    try:
+        return _find_skipping(source, step, called)
+    except RecursionError:
+        return None  # as for `part`
+
+
+def _find_skipping(
+    source: Source, step: Step, called: tuple[str, ...]
+) -> tuple[Guard, Guard, Topic] | None:
     view = View(source, source.scope_at(step.line, step.function))
     guards = guards_of(source, view.scope, step.line, called)
     for call in calls_on(view, step.line, called):

@@ -80,13 +80,23 @@ def calls_on(view: View, line: int, called: tuple[str, ...]) -> Iterator[ast.Cal
 
 
 def meanings(view: View, node: ast.AST, depth: int) -> Iterator[tuple[ast.AST, View]]:
-    """An expression, and whatever its names stand for."""
+    """An expression, and whatever its names stand for, each once."""
+    return _meanings(view, node, depth, set())
+
+
+def _meanings(
+    view: View, node: ast.AST, depth: int, told: set[tuple[ast.AST, ast.AST]]
+) -> Iterator[tuple[ast.AST, View]]:
+    # A name that is assigned thirty times from itself would be told a million times.
+    if (node, view.scope) in told:
+        return
+    told.add((node, view.scope))
     yield node, view
     for name in within(node) if depth < _DEEPEST else ():
         if isinstance(name, ast.Name):
             for value, where in view.meanings(name.id):
                 if value is not node:
-                    yield from meanings(where, value, depth + 1)
+                    yield from _meanings(where, value, depth + 1, told)
 
 
 def _choice(view: View, node: ast.AST) -> tuple[Guard, Topic] | None:

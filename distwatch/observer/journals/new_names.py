@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-CLOCK_TICK_NS = 50_000_000
-"""Changes within one tick of a file system's clock have the same time: more than any of them."""
+CLOCK_TICK_NS = 2_500_000_000
+"""Changes within one tick of a file system's clock have the same time; the longest ticks last two seconds."""
 
 
 class NewNames:

@@ -247,7 +247,7 @@ class Leaf:
             if is_behind:
                 is_behind = False
                 await channel.send(say.encode(say.CaughtUp()))
-            if closing:
+            if closing and not self._backlog.behind:
                 await channel.send(say.encode(say.Bye(after=self._backlog.after)))
                 # The answer ends this connection, or asks again for what the root's disk has refused.
                 await self._asked_again.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -173,7 +174,7 @@ class LeafSession:
         now = time.monotonic()
         if now - self._seen_said > REASSURED_AFTER_S:
             self._seen_said = now
-            self.send(self._seen())
+            self._send_in_background(self._seen)
 
     def _seen(self) -> say.Seen:
         processes = max(1, len(self._observer.state.processes))
@@ -197,6 +198,9 @@ class LeafSession:
 
     def send(self, message: say.Message) -> None:
         """Sends in the background; a leaf that is gone gets nothing."""
+        self._send_in_background(lambda: message)
+
+    def _send_in_background(self, message: Callable[[], say.Message]) -> None:
         task = asyncio.create_task(self._send_quietly(message))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
@@ -238,9 +242,10 @@ class LeafSession:
         for task in self._asking:
             task.cancel()
 
-    async def _send_quietly(self, message: say.Message) -> None:
+    async def _send_quietly(self, message: Callable[[], say.Message]) -> None:
+        # Made only now: what this side says of itself must not overtake what it has said since.
         with contextlib.suppress(OSError):
-            await self._channel.send(say.encode(message))
+            await self._channel.send(say.encode(message()))
 
     async def _take(self, batch: say.Batch) -> None:
         """Checks the whole batch, writes it, then folds it."""

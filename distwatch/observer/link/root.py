@@ -21,6 +21,7 @@ from distwatch.observer.link.turns import Turns
 from distwatch.runfolder import name_of
 from distwatch.socket_path import within_limit
 from distwatch.state import events as ev
+from distwatch.state.host import Hearing
 
 REJOIN_WITHIN_S = 60.0
 """How long the root outlives its own ranks, waiting for a lost leaf."""
@@ -71,6 +72,8 @@ class Root:
         if self._listener is None:
             return
         self._observer.others = None
+        if host := self._observer.state.hosts.get(self._host):
+            host.hearing = None
         if self._regroups is not None:
             self._regroups.cancel()
         await end_tasks(*self._tasks)
@@ -115,6 +118,11 @@ class Root:
             await asyncio.sleep(REASSURE_EVERY_S)
             for leaf in self.leaves.values():
                 leaf.reassure()
+
+    def note_here(self) -> None:
+        """What processes of this host do is known until now: of other hosts, that may be older."""
+        if host := self._observer.state.hosts.get(self._host):
+            host.hearing = Hearing(known_ns=time.monotonic_ns(), upto_ns=host.now_ns)
 
     # ---- connections ---------------------------------------------------------------------------
 

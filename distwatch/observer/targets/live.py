@@ -46,6 +46,7 @@ class LiveRun(RunSource):
         self._picture = b""
         self._waiting: list[Batch] = []
         self._answers: asyncio.Queue[str] = asyncio.Queue()
+        self._awaits_answer = False
         self._arrived, self._taken = asyncio.Event(), asyncio.Event()
         self._told_all = asyncio.Event()
         self._is_whole = False
@@ -116,6 +117,7 @@ class LiveRun(RunSource):
     def _show(self, picture: bytes) -> None:
         state = unseal_state(picture)
         if state is None:
+            self.live = False
             raise SourceLost("what the observer sent is no state", advice="Attach again.")
         state.run_id = self.run_id
         self.state = state
@@ -130,10 +132,15 @@ class LiveRun(RunSource):
             return "the observer has left and cannot be asked for a dump"
         self._writer.write(framed(Request(want="dump", reason="a person asked")))
         await self._writer.drain()
+        # The answer comes after all that was told before it, and the caller may not poll meanwhile.
+        self._awaits_answer = True
+        self._taken.set()
         try:
             return await asyncio.wait_for(self._answers.get(), ANSWER_WITHIN_S)
         except asyncio.TimeoutError:
             return f"the observer did not answer within {ANSWER_WITHIN_S:.0f} s"
+        finally:
+            self._awaits_answer = False
 
     async def close(self) -> None:
         if self._task is not None:
@@ -147,13 +154,17 @@ class LiveRun(RunSource):
                 self._take(await read_frame(reader))
                 self._arrived.set()
                 # Until all was told, nobody may take anything.
-                while self._told_all.is_set() and len(self._waiting) >= WAITING_MOST:
+                while self._holds_back():
                     self._taken.clear()
                     await self._taken.wait()
         except (OSError, ValueError, msgspec.DecodeError, EOFError):
             self._lost = "the observer has ended"
             self._arrived.set()
             self._told_all.set()
+
+    def _holds_back(self) -> bool:
+        full = len(self._waiting) >= WAITING_MOST
+        return full and self._told_all.is_set() and not self._awaits_answer
 
     def _take(self, body: bytes) -> None:
         """Takes one message; raises ValueError where a picture would be too large."""

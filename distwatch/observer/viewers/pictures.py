@@ -44,7 +44,11 @@ class Pictures:
             return
         self._since = Differences()
         self._observer.sinks.append(self._note)
-        sealed = await asyncio.to_thread(seal_state, content)
+        try:
+            sealed = await asyncio.to_thread(seal_state, content)
+        except BaseException:  # the viewer has left meanwhile
+            self.forget()
+            raise
         if sealed is None or len(sealed) > PICTURE_LIMIT:
             self.forget()
             return

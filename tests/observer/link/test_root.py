@@ -382,6 +382,12 @@ async def test_how_old_values_are_at_most_is_known_without_their_hosts_clock(
 
     assert await send_values(1) == 0
     assert await send_values(2) == 0
+    observer.tick()
+    here = observer.state.hosts[observer.recording.header.host].hearing
+    assert here is not None, "what happens here is known sooner than what comes from there"
+    there = observer.state.hosts[FAR].hearing
+    assert there is not None
+    assert here.known_ns > there.known_ns
     ahead = 31.0
     assert await send_values(3) == 30
     await taken(leaf)
