@@ -8,6 +8,9 @@ import msgspec
 import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.diagnosis.why.parting import part
+from distwatch.diagnosis.why.source import read_source
+from distwatch.diagnosis.why.trails import Step, Trail
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from tests.diagnosis.acted_job import ActedJob
@@ -130,3 +133,28 @@ def test_who_has_left_a_try_that_others_are_still_in_is_to_blame(
     finding = judged_root(job)
     assert (finding.code, finding.culprit_ranks) == ("collective.op_mismatch", blamed)
     assert set(finding.waiting_ranks) == {0, 1} - set(blamed)
+
+
+@pytest.mark.parametrize(("alike", "separates"), [(False, "loop"), (True, "return")])
+def test_a_loop_does_not_part_ranks_that_are_at_one_step_of_their_training(
+    alike: bool, separates: str
+) -> None:
+    """Of one rank a call is missing: its loop was shorter, or it left the function once before the call."""
+    text = """
+def step(batch):
+    if not finite(batch):
+        return
+    all_reduce(batch)
+
+def main(batches):
+    for batch in batches:
+        step(batch)
+    barrier()
+"""
+    in_step = Trail(
+        steps=(Step("train.py", 9, "main"), Step("train.py", 5, "step")), called=("all_reduce",)
+    )
+    after = Trail(steps=(Step("train.py", 10, "main"),), called=("barrier",))
+    parting = part((in_step, after), lambda _: read_source(text), (6, 5), alike_rounds=alike)
+    assert parting is not None
+    assert parting.guard.kind == separates
