@@ -150,8 +150,7 @@ class LeafSession:
         """Answers a goodbye, unless not all of its records are on disk: then it is asked for them again."""
         if self._behind:
             await asyncio.sleep(max(0.0, self._disk_at - time.monotonic()))
-            self._behind = False
-            await self.resume()
+            await self._ask_again()
         elif bye.after == self._resumes:
             self.ended = True
             await self._channel.send(say.encode(say.Bye()))
@@ -278,11 +277,14 @@ class LeafSession:
             self._company.regroup_soon()
         return header.host
 
+    async def _ask_again(self) -> None:
+        self._behind = False
+        await self.resume()
+
     async def _keep(self, after: int, streams: list[tuple[FileHeader, list[Record]]]) -> None:
         """Writes the records; what the disk refuses is requested again later from the leaf's disk."""
         if self._behind and time.monotonic() > self._disk_at:
-            self._behind = False
-            await self.resume()
+            await self._ask_again()
         # Batches sent before the resume would leave a gap.
         if self._behind or after != self._resumes:
             return

@@ -86,6 +86,19 @@ def seqs_on_disk(folder: RunFolder) -> list[int]:
     return [record.seq for record in contents.records] if contents else []
 
 
+def refuse_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the first of the far host's records come, and no more after that."""
+    append = Segment.append
+    refusals = [OSError(28, "No space left on device")]
+
+    def full(segment: Segment, records: list[object]) -> None:
+        if segment.header.host == FAR and refusals:
+            raise refusals.pop()
+        append(segment, records)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segment, "append", full)
+
+
 async def ended(channel: Channel) -> None:
     """Returns once the root has let go of the connection."""
     with contextlib.suppress(EOFError, OSError):
@@ -207,15 +220,7 @@ async def test_what_the_disk_refused_is_asked_for_again(
     folder: RunFolder, observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leaf_session, "TRY_DISK_AGAIN_S", 0.0)
-    append = Segment.append
-    refusals = [OSError(28, "No space left on device")]
-
-    def full(segment: Segment, records: list[object]) -> None:
-        if segment.header.host == FAR and refusals:
-            raise refusals.pop()
-        append(segment, records)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Segment, "append", full)
+    refuse_once(monkeypatch)
     channel = await join()
     first = await heard(channel, say.Resume)
     await channel.send(batch(first.number, 1, 2))
@@ -336,15 +341,7 @@ async def test_nobody_is_let_go_whose_records_the_disk_has_refused(
     folder: RunFolder, observer: Observer, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job may end within seconds of the disk's recovery: its last records would be lost."""
-    append = Segment.append
-    refusals = [OSError(28, "No space left on device")]
-
-    def full(segment: Segment, records: list[object]) -> None:
-        if segment.header.host == FAR and refusals:
-            raise refusals.pop()
-        append(segment, records)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Segment, "append", full)
+    refuse_once(monkeypatch)
     monkeypatch.setattr(leaf_session, "TRY_DISK_AGAIN_S", 0.01)
     channel = await join()
     first = await heard(channel, say.Resume)
