@@ -46,7 +46,7 @@ TICK_S = 0.5
 SAMPLE_EVERY_S = 1.0
 HOST_EVERY_S = 5.0
 LINGER_S = 3.0
-LAST_LOOK_WITHIN_S = 3.0
+LAST_LOOK_WITHIN_S = 3.0  # a SIGTERM is usually followed by a SIGKILL soon
 ANSWER_WITHIN_S = 1.5
 OTHERS_WITHIN_S = 5.0
 NOBODY_CAME_S = 60.0
@@ -154,7 +154,7 @@ class Observer:
 
     def tick(self, *, judging: bool = True) -> None:
         """One round of following, sampling and, if `judging`, judging."""
-        self._intake.take()
+        self._take()
         ended = self.tracking.collect_ends()
         if ended:
             self._intake.take_last_words({tracked.key for tracked in ended})
@@ -165,9 +165,8 @@ class Observer:
             pressed = self._is_pressed or self.inspection.from_outside or self.judge.needs_flows
             # Asking very many ranks that all go on costs more than a sample.
             asked = not (pressed or self.judge.is_calm)
-            self.tracking.sample(
-                closely=pressed or (asked and bool(self._suspicion(WATCHED_SHARE)))
-            )
+            closely = pressed or (asked and bool(self._suspicion(WATCHED_SHARE)))
+            self.tracking.sample(closely=closely)
             self._intake.keep_pulses()
         if self._is_due("host", HOST_EVERY_S):
             self._host_looks.look()
@@ -194,6 +193,11 @@ class Observer:
             if self._keep_waits:
                 self.duty.end_rest()
 
+    def _take(self) -> None:
+        self._intake.take()
+        if self.others is not None:
+            self.others.note_here()
+
     def _search(self) -> None:
         """Looks for ranks without an agent while ranks are missing."""
         if self.tracking.is_search_due():
@@ -214,7 +218,7 @@ class Observer:
         await self.inspection.begin(reason, self._intake.sockets(), ask=True)
         if elsewhere:
             await asyncio.wait(elsewhere, timeout=OTHERS_WITHIN_S)
-        self._intake.take()
+        self._take()
         self.recording.record(ev.Ticked(host=self._host))
         return self.judge.keep_on_demand()
 
@@ -256,7 +260,6 @@ class Observer:
         stale = self.judge.blocked and self.tracking.living() and not self.inspection.is_fresh
         if self.inspection.running or stale:
             look = self.inspection.begin("the observer ends", self._intake.sockets())
-            # A SIGTERM is usually followed by a SIGKILL soon.
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         await self.nccl.look_last(LAST_LOOK_WITHIN_S)
         self.endpoints.close()
@@ -285,7 +288,7 @@ class Observer:
     def _refresh(self) -> None:
         """Brings the verdict up to date, as far as possible."""
         try:
-            self._intake.take()
+            self._take()
             self.recording.record(ev.Ticked(host=self._host))
             self._judge()
         except Exception as error:
@@ -293,8 +296,6 @@ class Observer:
 
     def _judge(self) -> None:
         began = time.monotonic()
-        if self.others is not None:
-            self.others.note_here()
         changed = self.judge.judge()
         why = self._suspicion() or ("there is a verdict" if self.judge.blocked else "")
         self._is_pressed = bool(why)

@@ -30,8 +30,11 @@ RECHECK_S = 0.03
 WHOLE_EVERY_S = 60.0
 SUSPECTS_MOST = 64
 ROUTINE = frozenset(
-    (ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled)
-)
+    (
+        ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled,
+        ev.HostHeard,
+    )
+)  # fmt: skip
 """What comes all the time from a job in which nothing happens."""
 log = logging.getLogger("distwatch.observer")
 

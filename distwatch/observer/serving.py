@@ -202,15 +202,16 @@ class _Viewer:
         self._writer.transport.set_write_buffer_limits(high=AT_ONCE)
         await self._send_all(form)
         while True:
-            await self._more.wait()
             self._more.clear()
             self._judged.clear()
             if self._new.too_many:
                 await self._send_all(form)
             new, self._new = self._new, Differences()
             await self._write_items(new.items())
+            await self._write(CaughtUp())
             every_s = max(EVERY_S, len(self._observer.state.processes) / PROCESSES_A_SECOND)
             await wait_for_any(self._judged, within_s=every_s)
+            await self._more.wait()
 
     async def _send_all(self, form: str) -> None:
         """Sends the state, or the records to one that reads it in another form."""
@@ -223,7 +224,6 @@ class _Viewer:
             for at in range(0, len(sealed), PART_SIZE):
                 after = at + PART_SIZE
                 await self._write(PicturePart(content=sealed[at:after], last=after >= len(sealed)))
-        await self._write(CaughtUp())
 
     async def _send_history(self) -> None:
         reading = Reading(self._observer.folder)

@@ -2,8 +2,8 @@
 
 An agent writes about its own process (`process_events`, `group_events`); an observer writes what it
 sees from outside (`observer_events`, `endpoint_events`, `hardware_events`, `dump_events`,
-`ray_events`, `storage_events`) and what it does because of that (`response_events`). Times are CLOCK_MONOTONIC
-nanoseconds of the host; they are in the frame, not in the event.
+`ray_events`, `storage_events`), of other observers (`link_events`), and what it does because of that
+(`response_events`). Times are CLOCK_MONOTONIC nanoseconds of the host; they are in the frame, not in the event.
 """
 
 # ruff: noqa: F403  # every event, and every part of one, is available here
@@ -13,6 +13,7 @@ from distwatch.state.endpoint_events import *
 from distwatch.state.event import *
 from distwatch.state.group_events import *
 from distwatch.state.hardware_events import *
+from distwatch.state.link_events import *
 from distwatch.state.observer_events import *
 from distwatch.state.old_snapshot import *
 from distwatch.state.process_events import *

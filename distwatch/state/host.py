@@ -22,25 +22,13 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ended: bool = False
 
 
-class Hearing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How far a host's observer has told of its processes, where that comes over a link.
-
-    No event says it: it is of the observer that listens, and of no interest afterwards.
-    """
-
-    known_ns: int
-    """Until when, by the clock of the observer that listens; what it was told may have been under way for long."""
-    upto_ns: int
-    """Until when, by the host's own clock."""
-
-
 class Host(msgspec.Struct, kw_only=True, gc=False):
     """One machine of the run."""
 
     host: str
     now_ns: int = 0
     """The newest time of any event of this host: the clock of diagnosis."""
-    hearing: Hearing | None = None
+    hearing: ev.Hearing | None = None
     """None: its processes are looked at by this observer, or its observer was lost, or this is a recording."""
     wall_offset_ns: int = 0
     sample: ev.HostSampled | None = None

@@ -28,21 +28,6 @@ class ObserverEnded(Event, frozen=True, kw_only=True):
     reason: str
 
 
-class LinkChanged(Event, frozen=True, kw_only=True):
-    """An observer has reached another host's observer, or has lost the connection."""
-
-    host: str
-    """The host of the reporting observer."""
-    peer: str
-    """The other host's name; for the root, the address where it is reached."""
-    linked: bool
-    why: str = ""
-    silent_s: Finite = 0.0
-    """Seconds since the last message from it."""
-    ended: bool = False
-    """It ended in an orderly way and sends nothing more."""
-
-
 class Ticked(Event, frozen=True, kw_only=True):
     """Time has passed on the host: deadlines are judged against the newest time seen."""
 

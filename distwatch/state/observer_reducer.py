@@ -206,6 +206,13 @@ def _link_changed(state: RunState, stamp: Stamp, event: ev.LinkChanged) -> None:
         )
 
 
+@_folds(ev.HostHeard)
+def _host_heard(state: RunState, stamp: Stamp, event: ev.HostHeard) -> None:
+    # Only its observer says it, live: in a journal it could come from anyone, and would never be renewed.
+    if not stamp[2]:
+        host_of(state, event.host).hearing = event.hearing
+
+
 @_folds(ev.Ticked)
 def _ticked(state: RunState, _: Stamp, event: ev.Ticked) -> None:
     host_of(state, event.host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.state.host import Hearing
+from distwatch.state.events import Hearing
 from tests.diagnosis.recorded import SECOND, RecordedJob, only_root
 
 

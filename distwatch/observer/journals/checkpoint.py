@@ -132,12 +132,9 @@ def unseal_state(whole: bytes) -> RunState | None:
     content = unseal(_MAGIC, _Written, whole)
     try:
         with without_collections():
-            state = None if content is None else _decode(content).state
+            return None if content is None else _decode(content).state
     except UNREADABLE:
         return None
-    for host in state.hosts.values() if state else ():
-        host.hearing = None  # of the observer that wrote it, and nobody here keeps it up to date
-    return state
 
 
 @contextmanager

@@ -77,6 +77,9 @@ class Backlog:
         """Queues an event that is not journaled: only the newest of a kind is kept."""
         if entry.seq and (self.digest is None or type(entry.event) not in ROUTINE):
             return
+        # The root above hears of the rack's hosts by its own clock.
+        if isinstance(entry.event, ev.HostHeard):
+            return
         self._live[live_key(entry)] = entry
 
     def take_live_batch(

@@ -14,13 +14,13 @@ from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.refusal import Refusal
 from distwatch.observer.link import messages as say
 from distwatch.observer.link.channel import Channel, LinkBroken
+from distwatch.observer.link.hearings import note_heard
 from distwatch.observer.link.mirror import Mirror, is_host_name, objection_to
 from distwatch.observer.link.racks import RACK_NAME_MOST, Member, Step
 from distwatch.observer.link.turns import Turns
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader, Record
-from distwatch.state.host import Hearing
 from distwatch.visible_text import visible_line
 
 LOST_AFTER_S = 5.0
@@ -164,8 +164,7 @@ class LeafSession:
         self._live, self._answered = max(self._live, live), now
         known_ns = int((now - max(0.0, late_s)) * 1e9)
         for name in (self._host, *self.hosts):
-            if host := self._observer.state.hosts.get(name):
-                host.hearing = Hearing(known_ns=known_ns, upto_ns=host.now_ns)
+            note_heard(self._observer, name, known_ns)
 
     def reassure(self) -> None:
         """Says that this side is alive, where that was not said for a while: what the leaf has sent may
@@ -233,8 +232,7 @@ class LeafSession:
 
     def leave(self) -> None:
         for name in (self._host, *self.hosts):
-            if host := self._observer.state.hosts.get(name):
-                host.hearing = None
+            note_heard(self._observer, name, None)
         for waiting in self._pending.values():
             if not waiting.done():
                 waiting.set_result(None)

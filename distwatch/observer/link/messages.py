@@ -42,7 +42,10 @@ class Batch(Message, frozen=True, tag="batch"):
 
 
 class CaughtUp(Message, frozen=True, tag="caught_up"):
-    """The root now has everything from before this connection: from here on it is live."""
+    """The root now has everything from before this connection: from here on it is live.
+
+    To a viewer, at the end of each turn: it now has the observer's state of one moment.
+    """
 
 
 class Looked(Message, frozen=True, tag="looked"):

@@ -13,6 +13,7 @@ from distwatch.observer.link import messages as say
 from distwatch.observer.link.carrier import HANDSHAKE_WITHIN_S, Listener
 from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused, join
 from distwatch.observer.link.handshake import accept
+from distwatch.observer.link.hearings import note_heard
 from distwatch.observer.link.leaf_session import LOST_AFTER_S, LeafSession
 from distwatch.observer.link.mirror import Mirror, is_host_name, raise_file_limit
 from distwatch.observer.link.racks import Grouping
@@ -21,7 +22,6 @@ from distwatch.observer.link.turns import Turns
 from distwatch.runfolder import name_of
 from distwatch.socket_path import within_limit
 from distwatch.state import events as ev
-from distwatch.state.host import Hearing
 
 REJOIN_WITHIN_S = 60.0
 """How long the root outlives its own ranks, waiting for a lost leaf."""
@@ -72,8 +72,7 @@ class Root:
         if self._listener is None:
             return
         self._observer.others = None
-        if host := self._observer.state.hosts.get(self._host):
-            host.hearing = None
+        note_heard(self._observer, self._host, None)
         if self._regroups is not None:
             self._regroups.cancel()
         await end_tasks(*self._tasks)
@@ -121,8 +120,7 @@ class Root:
 
     def note_here(self) -> None:
         """What processes of this host do is known until now: of other hosts, that may be older."""
-        if host := self._observer.state.hosts.get(self._host):
-            host.hearing = Hearing(known_ns=time.monotonic_ns(), upto_ns=host.now_ns)
+        note_heard(self._observer, self._host, time.monotonic_ns())
 
     # ---- connections ---------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ class LiveRun(RunSource):
         self._writer: asyncio.StreamWriter | None = None
         self._parts = bytearray()
         self._picture = b""
+        self._coming: list[Batch] = []
+        """Of a turn of the observer's that is not over."""
         self._waiting: list[Batch] = []
         self._answers: asyncio.Queue[str] = asyncio.Queue()
         self._awaits_answer = False
@@ -170,16 +172,20 @@ class LiveRun(RunSource):
         """Takes one message; raises ValueError where a picture would be too large."""
         message = unpack(body)
         if isinstance(message, Batch):
-            self._waiting.append(message)
+            self._coming.append(message)
         elif isinstance(message, PicturePart):
             self._parts += message.content
             if len(self._parts) > PICTURE_LIMIT:
                 raise ValueError("a picture that is too large")
             if message.last:
                 # All that came before is in it.
-                self._picture, self._parts, self._waiting = bytes(self._parts), bytearray(), []
+                self._picture, self._parts = bytes(self._parts), bytearray()
+                self._coming, self._waiting = [], []
         elif isinstance(message, Answer):
             self._answers.put_nowait(message.text)
         else:
+            # Only now: in the middle, some hosts' values would be newer than others', as never at the observer.
+            self._waiting += self._coming
+            self._coming = []
             self._is_whole = True
             self._told_all.set()
