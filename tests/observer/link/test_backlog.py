@@ -19,10 +19,11 @@ from distwatch.observer.link import backlog as module
 from distwatch.observer.link import messages as say
 from distwatch.observer.link import mirror
 from distwatch.observer.link.backlog import Backlog
+from distwatch.observer.link.digest import Digest
 from distwatch.observer.link.mirror import Mirror, objection_to
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
-from distwatch.state.events import decode_event
+from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader, Record, process_key
 
 HOST = "b"
@@ -243,3 +244,13 @@ def test_a_root_may_open_as_many_files_as_the_system_allows() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert raised == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
+
+
+def test_a_rack_does_not_pass_on_what_it_has_heard_by_its_own_clock(tmp_path: Path) -> None:
+    backlog = Backlog(RunFolder(str(tmp_path)), HOST)
+    backlog.digest = Digest()
+    heard = ev.HostHeard(host="b", hearing=ev.Hearing(known_ns=9, upto_ns=5))
+    for event in (heard, ev.Ticked(host=HOST)):
+        backlog.add_live(Entry(STREAMS[0], 0, 7, event))
+    told = [frame.payload for batch in backlog.take_live_batch() for frame in batch.frames]
+    assert told == [encode_event(ev.Ticked(host=HOST))]
