@@ -84,12 +84,20 @@ def test_a_stack_from_before_the_last_call_says_nothing(tmp_path: Path) -> None:
         "dist.all_reduce([1 / (1 - rank)])",
         "dist.all_reduce([1])\ndef read():\n    for shard in range(9):\n        if shard == 2: stuck_on_one()\n"
         "dist.barrier()\nstuck_on_one()\ndist.barrier()",
+        "for n in range(4):\n    stuck_on_one()\n    if n == 2 and rank == 0:\n        dist.barrier()\n"
+        "    else:\n        dist.all_reduce([n])",
     ],
 )
 def test_where_the_code_does_not_part_nothing_is_said(text: str, tmp_path: Path) -> None:
     job = ActedJob(tmp_path / "train.py", text)
     job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
     assert not judged_root(job.act()).why
+
+
+def test_who_passes_by_an_else_is_said_not_to_take_the_else(tmp_path: Path) -> None:
+    program = next(p for p in read_programs() if p.name == "not_in_the_else")
+    finding = judged_root(ActedJob(tmp_path / "train.py", program.text, program.world).act())
+    assert "rank 2 does not take the else of `if rank == 2:`, train.py:3, where" in finding.summary
 
 
 def test_a_source_of_endless_branches_costs_only_the_why(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from distwatch.diagnosis.facts.stack_calls import BACKWARD, CALLS
 from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.places import Place, Sources, places_of
 from distwatch.diagnosis.why.topics import Topic, View, is_about_rank, topic_of
@@ -19,6 +20,7 @@ WEIGHT: Mapping[Topic, float] = {
     "rank": 8, "exception": 5, "randomness": 5, "time": 5, "files": 5, "environment": 5, "data": 4, "": 2,
 }  # fmt: skip
 _OF_A_FAILURE = frozenset(("rank", "environment", "files", "randomness", "time"))
+_COMMUNICATES = CALLS | {BACKWARD}
 _OF_A_TRY = ("try", "except", "finally")
 _SPLIT = 6.0
 _UNEVEN = 4.0
@@ -157,6 +159,8 @@ def _options(
         if mine is not None:
             beside = _BESIDE if ahead == side else 0.0
             for guard in unshared(mine, yours):
+                if _has_yet_to_come(gone, yours, guard):
+                    continue
                 if not guard.is_exit or (ahead != side and may_leave_by(guard, yours)):
                     yield from scored(mine, guard, side, gone, beside, counts)
         # What a culprit does deep inside a function may be what the others did there before.
@@ -203,6 +207,13 @@ def _ahead(here: Sequence[Place | None]) -> int | None:
     ):
         return None
     return 0 if one.step.line > other.step.line else 1
+
+
+def _has_yet_to_come(gone: Trail, yours: Place | None, guard: Guard) -> bool:
+    """Whether the other side is held up before it: who is in a call there may have passed by it a round ago."""
+    if yours is None or guard.is_exit or guard.line <= yours.step.line:
+        return False
+    return not _COMMUNICATES.intersection(gone.called)
 
 
 def unshared(mine: Place, yours: Place | None) -> list[Guard]:

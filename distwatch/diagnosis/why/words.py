@@ -78,7 +78,7 @@ def clause_of(parting: Parting, ranks: Ranks, counts: tuple[int, int] | None) ->
         rest = f"; {name_ranks(others)} {theirs}" if theirs else ""
         return f"{who} {_enters(guard, takers)} {at}{about},{does or ' and others do not'}{rest}"
     if len(takers) > len(others):
-        not_ = f"{name_ranks(others)} {agree(others, 'does', 'do')} not {_enter(guard)} {at}{about}"
+        not_ = f"{name_ranks(others)} {agree(others, 'does', 'do')} not {_enter_arm(guard)} {at}{about}"
         call = parting.calls[taker]
         return f"{not_}{f', where the others call {call}' if call else ''}"
     return f"{who} {_enters(guard, takers)} {at}{about}{',' + does if does else ''}"
@@ -99,8 +99,7 @@ def kept_clause(kept: Kept, missing: Missing) -> str:
         return f"{who} has left {at}, after {made} {whom}"
     if guard.kind in ("try", "except", "finally"):
         return f"{who} has not come to its {missing.op} {whom} in the {guard.kind} at {at}"
-    arm = "the else of " if guard.arm == "else" else ""
-    return f"{who} does not {_enter(guard)} {arm}{at}, where it would call {missing.op}"
+    return f"{who} does not {_enter_arm(guard)} {at}, where it would call {missing.op}"
 
 
 def _loop_clause(
@@ -130,6 +129,10 @@ def _enter(guard: Guard) -> str:
     return (
         "take" if guard.kind in ("branch", "conditional", "match", "short_circuit") else "come to"
     )
+
+
+def _enter_arm(guard: Guard) -> str:
+    return f"{_enter(guard)} the else of" if guard.arm == "else" else _enter(guard)
 
 
 def _enters(guard: Guard, ranks: Sequence[int]) -> str:
