@@ -25,7 +25,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from distwatch.observer.background import end_tasks, in_background
+from distwatch.observer.background import end_tasks
 from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused
 from distwatch.observer.link.messages import FRAME_LIMIT
 from distwatch.observer.link.root_address import RootAddress
@@ -140,9 +140,7 @@ class Listener:
             await asyncio.gather(*self._leaving)
             await end_tasks(self._task)
             self._shut()
-            # Now and then ZeroMQ waits for ever here, for a handshake that nobody answers any more.
-            with contextlib.suppress(asyncio.TimeoutError):
-                await in_background(self._context.term)
+            await asyncio.to_thread(self._context.term)
 
     def _shut(self) -> None:
         _hang_up(self._router, linger_ms=_LAST_WORDS_MS)
@@ -319,6 +317,9 @@ def _identify(one: zmq.asyncio.Socket, keys: _Keys) -> None:
 
 
 def _set_bounds(one: zmq.asyncio.Socket) -> None:
+    # Already now: what listens keeps the value of its start, and one without end waits for ever for what
+    # was still to be sent on a connection that dies as the socket is closed.
+    one.setsockopt(zmq.LINGER, _LAST_WORDS_MS)
     one.setsockopt(zmq.IPV6, 1)
     one.setsockopt(zmq.MAXMSGSIZE, FRAME_LIMIT + _CURVE_ADDS)
     one.setsockopt(zmq.RCVHWM, _QUEUED_IN)

@@ -226,6 +226,12 @@ async def test_a_root_that_ends_is_seen_at_once(root: RootSide, pair: Make) -> N
         await leaf.receive()
 
 
+async def test_what_is_still_to_be_sent_is_bounded_from_the_start(root: RootSide) -> None:
+    """ZeroMQ's listener keeps the linger that its socket had at `bind`. Without a bound, a connection that
+    dies while the root closes keeps it waiting for ever: in 1 of 10 ends with 30 leaves."""
+    assert 0 <= root.listener._router.get(zmq.LINGER) <= 1000
+
+
 async def test_who_does_not_read_holds_up_its_sender_and_nobody_else(
     root: RootSide, pair: Make
 ) -> None:
