@@ -88,8 +88,8 @@ class MeasuredRoot:
         return time.process_time() - began
 
     def _session(self, host: str, place: str) -> LeafSession:
-        async def post(_: bytes) -> bool:
-            return True
+        async def post(*_: bytes) -> None:
+            pass
 
         hello = say.Hello(kind="leaf", run_id="tree", host=host, node="n", place=place)
         channel = Channel(post, lambda: None)

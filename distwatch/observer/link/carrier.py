@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from distwatch.observer.background import end_tasks
-from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused
+from distwatch.observer.link.channel import END, WINDOW, Channel, LinkBroken, LinkRefused
 from distwatch.observer.link.messages import FRAME_LIMIT
 from distwatch.observer.link.root_address import RootAddress
 
@@ -34,7 +34,8 @@ HANDSHAKE_WITHIN_S = 5.0
 _DOMAIN = "distwatch"
 _QUEUED_IN = 8
 """Messages of one connection that wait to be read; more wait at their sender."""
-_QUEUED_OUT = 64
+_QUEUED_OUT = 4 * WINDOW
+"""More than a side has under way when it keeps to the window: it never has to wait here."""
 _CURVE_ADDS = 64
 """At least what encryption adds to a message's size."""
 _LAST_WORDS_MS = 500
@@ -54,7 +55,7 @@ class _Keys(msgspec.Struct, frozen=True):
     secret: bytes
 
 
-@functools.lru_cache(maxsize=16)
+@lru_cache(maxsize=16)
 def _keys(token: bytes, side: str) -> _Keys:
     """The key pair of the `root` or the `leaf` (also a viewer's) under a token."""
     # Slow on purpose: who listens in on a handshake must not try short tokens by the million.
@@ -157,7 +158,7 @@ class Listener:
             # First what has ended, then what has arrived: a connection's last messages come
             # before its end, and are in the socket by the time that its end is told.
             gone = await self._note_events(monitor)
-            await self._take_messages(arrived)
+            self._take_messages(arrived)
             for descriptor in gone:
                 self._drop(self._names.get(descriptor, b""))
 
@@ -181,7 +182,7 @@ class Listener:
                 self._on_refused(latest, why)
         return gone
 
-    async def _take_messages(self, arrived: zmq.Socket[bytes]) -> None:
+    def _take_messages(self, arrived: zmq.Socket[bytes]) -> None:
         for _ in range(_QUEUED_IN * (len(self._channels) + 1)):
             try:
                 name, *frames = arrived.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -190,10 +191,7 @@ class Listener:
             if (key := name.bytes) in self._ended:
                 continue
             channel = self._channels.get(key) or self._welcome(key, name)
-            if len(frames) == 1:
-                await channel.arrive(frames[0].bytes)
-            else:
-                channel.end(LinkBroken("it does not use the link's protocol"))
+            channel.arrive(*(frame.bytes for frame in frames))
 
     def _welcome(self, key: bytes, name: zmq.Frame) -> Channel:
         descriptor = int(name.get(zmq.SRCFD))
@@ -203,13 +201,13 @@ class Listener:
             self._drop(before)
             self._overtaken.add(descriptor)
         self._names[descriptor] = key
-        channel = Channel(lambda body: self._post(key, body), lambda: self._end(key))
+        channel = Channel(partial(self._post, key), lambda: self._end(key))
         self._channels[key] = channel
         self._on_channel(channel, str(name.get("Peer-Address")).removeprefix("::ffff:"))
         return channel
 
-    async def _post(self, name: bytes, body: bytes) -> bool:
-        return await _hand_over(self._router, name, body)
+    async def _post(self, name: bytes, *parts: bytes) -> None:
+        await _hand_over(self._router, name, *parts)
 
     def _end(self, name: bytes) -> None:
         """Tells the other side that this connection is over: ZeroMQ cannot end one of many."""
@@ -221,7 +219,7 @@ class Listener:
 
     async def _take_leave(self, name: bytes) -> None:
         with contextlib.suppress(OSError):
-            await self._post(name, b"")
+            await self._post(name, *END)
 
     def _drop(self, name: bytes) -> None:
         if (channel := self._channels.pop(name, None)) is None:
@@ -288,27 +286,25 @@ class _Dialled:
                 gone = gone or event["event"] == zmq.Event.DISCONNECTED
             with contextlib.suppress(zmq.Again):
                 while True:
-                    await self.channel.arrive(await self._dealer.recv(zmq.NOBLOCK))
+                    self.channel.arrive(*await self._dealer.recv_multipart(zmq.NOBLOCK))
         self.channel.end(EOFError())
         _hang_up(self._dealer, linger_ms=0)
 
-    async def _post(self, body: bytes) -> bool:
-        return await _hand_over(self._dealer, body)
+    async def _post(self, *parts: bytes) -> None:
+        await _hand_over(self._dealer, *parts)
 
     def _end(self) -> None:
         self._task.cancel()
         _hang_up(self._dealer, linger_ms=_LAST_WORDS_MS)
 
 
-async def _hand_over(one: zmq.asyncio.Socket, *parts: bytes) -> bool:
-    """Gives a message to ZeroMQ; False while it can take no more. Raises OSError where nobody is there."""
+async def _hand_over(one: zmq.asyncio.Socket, *parts: bytes) -> None:
+    """Gives a message to ZeroMQ. Raises OSError where nobody is there, or where that side has left a
+    queue unread that no window fills."""
     try:
         await one.send_multipart(parts, zmq.NOBLOCK)
-    except zmq.Again:
-        return False
     except zmq.ZMQError as error:
         raise ConnectionResetError("the connection is gone") from error
-    return True
 
 
 def _identify(one: zmq.asyncio.Socket, keys: _Keys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -10,9 +11,11 @@ from distwatch.observer.background import close_writer, end_tasks
 from distwatch.observer.link.messages import FRAME_LIMIT
 
 _CHUNK = 64 * 1024
-_WAITING_MOST = 8
-"""Messages that have arrived and are not taken; the carrier keeps more of them back."""
-_FULL_PAUSE_S = 0.01
+WINDOW = 16
+"""How many messages one side may send before the other has taken any of them."""
+END = (b"",)
+ROOM = (b"", b"")
+"""What is no message: the connection's end, and that half a window of messages was taken."""
 _SLICE_S = 0.5
 
 
@@ -28,18 +31,24 @@ LINK_ERRORS = (OSError, EOFError, asyncio.TimeoutError, LinkRefused, LinkBroken)
 
 
 class Channel:
-    """The messages of an authenticated connection. An empty message is its end."""
+    """The messages of an authenticated connection.
 
-    def __init__(self, post: Callable[[bytes], Awaitable[bool]], leave: Callable[[], None]) -> None:
-        """`post` hands a message to the carrier, or returns False while that can take no more (and
-        raises OSError when the connection is gone); `leave` ends the connection."""
+    The carrier reads all connections in one loop, and so may wait for none of them. Who does not read
+    holds up its sender alone: that one sends no more than a window of messages ahead.
+    """
+
+    def __init__(self, post: Callable[..., Awaitable[None]], leave: Callable[[], None]) -> None:
+        """`post` hands a message, in parts, to the carrier, and raises OSError when the connection is
+        gone; `leave` ends the connection."""
         self._post = post
         self._leave = leave
         self._arrived: deque[bytes] = deque()
+        self._may_send = WINDOW
+        self._taken = 0
         self._over: Exception | None = None
         self._news = asyncio.Event()
         self._waiter: asyncio.Future[None] | None = None
-        self._taken = asyncio.Event()
+        self._room = asyncio.Event()
 
     async def send(self, body: bytes) -> None:
         """Sends one message; returns when the connection can take more.
@@ -49,17 +58,20 @@ class Channel:
         """
         if not 0 < len(body) <= FRAME_LIMIT:
             raise ValueError(f"a message of {len(body)} bytes; the limit is {FRAME_LIMIT}")
-        while self._over is None:
-            if await self._post(body):
-                return
-            await asyncio.sleep(_FULL_PAUSE_S)
-        raise ConnectionResetError("the connection has ended")
-
-    async def send_at_once(self, body: bytes) -> bool:
-        """Sends one message if the connection can take it now; else returns False. Raises as `send` does."""
+        while not self._may_send and self._over is None:
+            self._room.clear()
+            await self._room.wait()
         if self._over is not None:
             raise ConnectionResetError("the connection has ended")
-        return await self._post(body)
+        self._may_send -= 1
+        await self._post(body)
+
+    async def send_at_once(self, body: bytes) -> bool:
+        """Sends one message if the other side can take it now; else returns False. Raises as `send` does."""
+        if not self._may_send and self._over is None:
+            return False
+        await self.send(body)
+        return True
 
     async def receive_within(self, silent_s: float) -> bytes:
         """As `receive`, from a side that may be silent for so long.
@@ -107,7 +119,10 @@ class Channel:
                 raise self._over
             self._news.clear()
             await self._news.wait()
-        self._taken.set()
+        self._taken += 1
+        if self._taken % (WINDOW // 2) == 0 and self._over is None:
+            with contextlib.suppress(OSError):
+                await self._post(*ROOM)
         return self._arrived.popleft()
 
     def abort(self) -> None:
@@ -117,23 +132,28 @@ class Channel:
 
     # ---- what the carrier calls ----------------------------------------------------------------
 
-    async def arrive(self, body: bytes) -> None:
-        """Takes a message from the carrier; returns when there is room for another one."""
-        if not body:
-            self.end(EOFError())
+    def arrive(self, *parts: bytes) -> None:
+        """Takes what has come from the other side, in its parts."""
+        if self._over is not None:
             return
-        if self._over is None:
-            self._arrived.append(body)
+        if parts == END:
+            self.end(EOFError())
+        elif parts == ROOM:
+            self._may_send = min(WINDOW, self._may_send + WINDOW // 2)
+            self._room.set()
+        elif len(parts) != 1:
+            self.end(LinkBroken("it does not use the link's protocol"))
+        elif len(self._arrived) >= WINDOW:
+            self.end(LinkBroken(f"it sends more than {WINDOW} messages ahead"))
+        else:
+            self._arrived.append(parts[0])
             self._wake()
-        while len(self._arrived) >= _WAITING_MOST and self._over is None:
-            self._taken.clear()
-            await self._taken.wait()
 
     def end(self, why: Exception) -> None:
         """The connection has ended: what has arrived can still be received, and then `why` is raised."""
         self._over = self._over or why
         self._wake()
-        self._taken.set()
+        self._room.set()
 
 
 async def join(

@@ -8,7 +8,7 @@ import msgspec
 
 from distwatch.state.frames import MAX_PAYLOAD, FileHeader
 
-VERSION = 4
+VERSION = 5
 FRAME_LIMIT = 1024 * 1024
 BATCH_SIZE = FRAME_LIMIT // 4
 """A batch is sent at this size; one more record still fits the limit."""

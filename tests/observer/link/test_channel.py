@@ -14,7 +14,7 @@ import zmq.asyncio
 
 from distwatch.observer.link import carrier
 from distwatch.observer.link.carrier import Listener, dial
-from distwatch.observer.link.channel import Channel, LinkBroken, LinkRefused
+from distwatch.observer.link.channel import WINDOW, Channel, LinkBroken, LinkRefused
 from distwatch.observer.link.handshake import accept, connect
 from distwatch.observer.link.messages import FRAME_LIMIT, Hello
 from distwatch.observer.link.root_address import RootAddress
@@ -68,11 +68,15 @@ Make = Callable[[], Awaitable[Pair]]
 
 async def test_messages_go_both_ways_in_order(pair: Make) -> None:
     there, leaf = await pair()
-    for number in range(100):
-        await leaf.send(b"%d" % number)
-        await there.send(b"back %d" % number)
-    assert [await there.receive() for _ in range(100)] == [b"%d" % n for n in range(100)]
-    assert [await leaf.receive() for _ in range(100)] == [b"back %d" % n for n in range(100)]
+
+    async def send_numbers(channel: Channel) -> None:
+        for number in range(100):
+            await channel.send(b"%d" % number)
+
+    sending = [asyncio.create_task(send_numbers(one)) for one in (there, leaf)]
+    for one in (there, leaf):
+        assert [await one.receive() for _ in range(100)] == [b"%d" % n for n in range(100)]
+    await asyncio.gather(*sending)
 
 
 async def test_nothing_of_it_can_be_read_on_the_way(root: RootSide) -> None:
@@ -242,6 +246,35 @@ async def test_who_does_not_read_holds_up_its_sender_and_nobody_else(
         assert await fast[1].receive() == b"%d" % number
     assert not sending.done()
     sending.cancel()
+
+
+async def test_who_is_not_read_holds_up_nobody_else_and_loses_nothing(
+    root: RootSide, pair: Make
+) -> None:
+    """A root's session may wait for its disk, or for a leaf that does not read."""
+    slow, fast = await pair(), await pair()
+    sending = asyncio.create_task(_send_many(slow[1], bytes(FRAME_LIMIT), 3 * WINDOW))
+    for number in range(50):
+        await fast[1].send(b"%d" % number)
+        assert await fast[0].receive() == b"%d" % number
+    assert not sending.done()
+    for _ in range(3 * WINDOW):
+        assert len(await slow[0].receive()) == FRAME_LIMIT
+    await sending
+
+
+async def test_who_sends_more_than_was_asked_for_is_cut_off(root: RootSide, pair: Make) -> None:
+    bold, other = await pair(), await pair()
+    for _ in range(WINDOW + 1):
+        await bold[1]._post(b"x")  # from one that does not keep to it
+    with pytest.raises(OSError, match="has ended"):
+        await _send_many(bold[0], b"y", WINDOW + 1)  # waits until the root's side has them all
+    for _ in range(WINDOW):
+        assert await bold[0].receive() == b"x"
+    with pytest.raises(LinkBroken, match=f"sends more than {WINDOW} messages ahead"):
+        await bold[0].receive()
+    await other[1].send(b"still here")
+    assert await other[0].receive() == b"still here"
 
 
 async def _send_many(channel: Channel, body: bytes, many: int) -> None:
