@@ -27,6 +27,7 @@ REJOIN_WITHIN_S = 60.0
 """How long the root outlives its own ranks, waiting for a lost leaf."""
 REGROUP_AFTER_S = 0.5
 REASSURE_EVERY_S = 1.0
+REFUSED_KEPT = 64
 log = logging.getLogger("distwatch.observer")
 
 
@@ -53,7 +54,8 @@ class Root:
         self.leaves: dict[str, LeafSession] = {}
         self.turns = Turns()
         self._lost: dict[str, float] = {}
-        self._said: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
+        """Addresses and the reasons why they were refused, as far as they were said."""
         self._looks = 0
         self._regroups: asyncio.TimerHandle | None = None
         self._begin_anew()
@@ -235,6 +237,8 @@ class Root:
     def _refuse(self, address: str, reason: str) -> None:
         why = f"{address or 'a connection'} was refused: {reason}"
         log.warning("%s", why)
-        if why not in self._said and len(self._said) < 64:
-            self._said.add(why)
+        known = {at for at, reason_then in self._refused if reason_then == reason}
+        # One without an address is no news once somebody was named: it may be the same again.
+        if address not in known and (address or not known) and len(self._refused) < REFUSED_KEPT:
+            self._refused.add((address, reason))
             self._observer.recording.miss("link", why)
