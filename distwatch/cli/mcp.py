@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import click
 
 from distwatch.cli.options import root_option
+from distwatch.cli.terminal import echo, is_terminal
 from distwatch.errors import UsageError
 
 
@@ -24,5 +28,9 @@ def command(root: str) -> int:
         raise UsageError(
             "the mcp package is not installed", advice="pip install 'distwatch[mcp]'"
         ) from None
+    # A thread waits for the next line of stdin, and nothing else could end that wait.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if is_terminal():
+        echo("distwatch: waiting for an agent's questions on stdin; Ctrl-C ends it", err=True)
     serve(root)
     return 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.command import Provider
@@ -40,6 +41,7 @@ REFRESH_S = 0.5
 
 _CPU_SHARE = 0.05
 """Of one core, for pictures of a large run; a small one's take less anyway."""
+_INTERRUPTED = 130
 _ZOOMS = 6
 _OF_RANKS = ("ranks", "map", "timeline")
 """Views with a place for each rank."""
@@ -80,6 +82,8 @@ class DistwatchApp(ThemedApp):
         await self.run_async()
         if self._exception is not None:
             raise getattr(self._exception, "error", self._exception)
+        if self.return_code == _INTERRUPTED:
+            raise KeyboardInterrupt
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's choice, made to outlive its terminal."""
@@ -119,8 +123,7 @@ class DistwatchApp(ThemedApp):
             if not self.is_headless and terminal_is_gone():
                 self.exit()
                 return
-            pause_s = self._refresh_s
-            await asyncio.sleep(max(pause_s, RETRY_S) if self.session.fails else pause_s)
+            await asyncio.sleep(max(self._refresh_s, RETRY_S if self.session.fails else 0.0))
 
     async def on_unmount(self) -> None:
         await self.session.close()
@@ -317,25 +320,14 @@ class DistwatchApp(ThemedApp):
         self._prompt.open("rank", "", "rank number")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        if self._prompt.purpose != "filter":
-            self._prompt.say("")
-            return
-        try:
-            self._work.wanted = parse_filter(event.value)
-        except FilterInvalid as error:
-            self._prompt.say(str(error))
-            return
         self._prompt.say("")
-        self.draw()
+        if self._prompt.purpose == "filter" and self._filter_by(event.value):
+            self.draw()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if self._prompt.purpose == "filter":
-            try:
-                self._work.wanted = parse_filter(event.value)
-            except FilterInvalid as error:
-                self._prompt.say(f"{error}; Esc clears the filter")
-                return
-            self._close_prompt()
+            if self._filter_by(event.value, "; Esc clears the filter"):
+                self._close_prompt()
         elif self._prompt.purpose == "rank":
             rank = whole_number(event.value)
             if rank is None:
@@ -344,6 +336,15 @@ class DistwatchApp(ThemedApp):
                 return
             self._close_prompt()
             self._go_to_rank(rank)
+
+    def _filter_by(self, text: str, way_out: str = "") -> bool:
+        """Whether that is a filter; if not, the prompt says why."""
+        try:
+            self._work.wanted = parse_filter(text)
+        except FilterInvalid as error:
+            self._prompt.say(f"{error}{way_out}")
+            return False
+        return True
 
     def _close_prompt(self) -> None:
         self._prompt.close()
@@ -359,9 +360,7 @@ class DistwatchApp(ThemedApp):
     def action_copy(self) -> None:
         """Copies the verdict as Markdown, through the terminal's own clipboard (OSC 52)."""
         self.copy_to_clipboard(visible(verdict_markdown(self.session.picture)))
-        self.notify(
-            "verdict copied as Markdown (with OSC 52; if your terminal forbids that, press e)"
-        )
+        self.notify("verdict copied as Markdown (OSC 52; if your terminal forbids that, press e)")
 
     def action_export(self) -> None:
         """Writes a report of the current picture."""
@@ -393,3 +392,9 @@ class DistwatchApp(ThemedApp):
     def action_help(self) -> None:
         """Shows the help page."""
         self.push_screen(HelpScreen())
+
+    def action_interrupt(self) -> None:
+        """Ends it as Ctrl-C ends any command; of selected text, Ctrl-C is Textual's own copy."""
+        if self.screen.get_selected_text():
+            raise SkipAction
+        self.exit(return_code=_INTERRUPTED)

@@ -17,6 +17,8 @@ class Key(NamedTuple):
     help: str
     section: str
     in_footer: bool = False
+    always: bool = False
+    """Also while a page or the prompt is open."""
 
 
 class View(NamedTuple):
@@ -97,16 +99,20 @@ KEYS: tuple[Key, ...] = (
     Key("ctrl+p", "Ctrl+P", "command_palette", "Palette", "all commands by name", "Program"),
     Key("ctrl+z", "Ctrl+Z", "suspend_process", "Suspend", "back to the shell for a while; `fg` returns", "Program"),
     Key("q", "q", "quit", "Quit", "quit; the job is not touched", "Program", True),
+    Key("ctrl+c", "Ctrl+C", "interrupt", "Interrupt", "quit with exit code 130", "Program", always=True),
 )  # fmt: skip
 
 
 def bindings() -> list[Binding]:
     """The table as Textual needs it. Textual itself binds the palette's own key."""
     return [
-        Binding(key.keys, key.action, key.label, key_display=key.shown, show=key.in_footer)
+        Binding(
+            key.keys, key.action, key.label, key_display=key.shown, show=key.in_footer,
+            priority=key.always,
+        )
         for key in KEYS
         if key.action != "command_palette"
-    ]
+    ]  # fmt: skip
 
 
 def sections() -> dict[str, list[Key]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from mcp import ClientSession, StdioServerParameters, stdio_client
 from distwatch.state import events as ev
 from tests.cli.runs import save
 from tests.diagnosis.recorded import HOST, RecordedJob, hung_job
+from tests.support.terminals import in_terminal, interrupt
 
 TOOLS = {"runs", "verdict", "ranks", "stacks", "source", "report"}
 TRAIN = "import os\n\n\ndef main():\n    token = 'hf_abcdefghijklmnopqrstuvwx'\n    read_shard()\n"
@@ -94,3 +96,31 @@ async def test_only_source_that_the_stacks_name(root: Path, train: Path, tmp_pat
             assert "no stack of that run names this Python file" in why
         os.utime(train)  # it is not what the job loaded any more
         assert "changed since" in await refusal(session, "source", file=str(train), line=6)
+
+
+def test_ctrl_c_ends_it_while_it_waits_for_the_next_question(tmp_path: Path) -> None:
+    question = {
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18", "capabilities": {},
+            "clientInfo": {"name": "a person", "version": "1"},
+        },
+    }  # fmt: skip
+
+    def interrupt_after_an_answer(pid: int, terminal: int) -> None:
+        quiet = termios.tcgetattr(terminal)
+        quiet[3] &= ~termios.ECHO
+        termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+        os.write(terminal, json.dumps(question).encode() + b"\n")
+        said = b""
+        while b"serverInfo" not in said:
+            said += os.read(terminal, 65536)
+        interrupt(pid, terminal)
+
+    code, said = in_terminal(
+        [sys.executable, "-m", "distwatch", "mcp", "--dir", str(tmp_path)],
+        until=b"on stdin; Ctrl-C ends it",
+        then=interrupt_after_an_answer,
+    )
+    assert code == 130
+    assert b"Traceback" not in said

@@ -53,6 +53,20 @@ def test_a_crash_is_code_1_and_one_line(where: str, until: bytes, tmp_path: Path
     assert "distwatch: unexpected KeyError: 'no [/such] thing'. DISTWATCH_DEBUG=1" in last[0]
 
 
+@pytest.mark.parametrize("before", [b"", b"/", b"?"], ids=["a view", "the prompt", "the help"])
+def test_ctrl_c_ends_it_with_130_and_gives_the_screen_back(before: bytes, tmp_path: Path) -> None:
+    save(hung_job(), tmp_path, "hung")
+    code, said = in_terminal(
+        [sys.executable, "-m", "distwatch.cli", "replay", "hung", "--dir", str(tmp_path)],
+        until=b"Quit",
+        then=lambda _, terminal: os.write(terminal, before + b"\x03"),
+    )
+    assert code == 130
+    after = said.rpartition(SCREEN_BACK)[2]
+    assert b"distwatch" not in after, said
+    assert b"Traceback" not in after
+
+
 def press_enter(_pid: int, terminal: int) -> None:
     os.write(terminal, b"\r")
 
