@@ -6,7 +6,9 @@ before one about data, a branch before a loop, and nothing that is the same on e
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 import msgspec
 
@@ -185,7 +187,7 @@ def _of_place(
     Args:
         beside: less for a cleanup, which says less than what it follows, and for any other guard.
     """
-    for guard in place.guards:
+    for guard in unshared(place, None):
         less = beside[0] if guard.kind in _OF_A_TRY else beside[1]
         yield from scored(place, guard, side, gone, less, counts)
     source = place.view.source
@@ -217,9 +219,17 @@ def _has_yet_to_come(gone: Trail, yours: Place | None, guard: Guard) -> bool:
 
 
 def unshared(mine: Place, yours: Place | None) -> list[Guard]:
-    """The guards of one line that the other line is not under."""
+    """The guards of one line that the other line is not under; of an `elif`, not the `else` that it is."""
     others = yours.guards if yours is not None else ()
-    return [g for g in mine.guards if not any(_is_met_by(g, other) for other in others)]
+    found = [g for g in mine.guards if not any(_is_met_by(g, other) for other in others)]
+    return [g for g, inner in zip_longest(found, found[1:]) if not _is_all_of_else(inner, g)]
+
+
+def _is_all_of_else(inner: Guard | None, outer: Guard) -> bool:
+    """Whether an `if` is all that there is in the `else` of another one: the inner one says more."""
+    if inner is None or not isinstance(outer.node, ast.If) or outer.is_exit:
+        return False
+    return outer.arm == "else" and outer.node.orelse == [inner.node]
 
 
 def _is_met_by(guard: Guard, other: Guard) -> bool:
