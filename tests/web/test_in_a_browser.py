@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distwatch.state import events as ev
 from tests.cli.runs import save
 from tests.diagnosis.recorded import hung_job
 from tests.support.browser import Seen, browsing
@@ -33,6 +34,23 @@ def test_a_report_works_under_the_servers_policy(serve: Serve, hung: Path) -> No
         page.goto(f"{url}runs/hung/report.html")
         page.locator("#ranks").fill("2")
         assert page.locator(".map a:not(.off)").count() == 1
+        assert_quiet(seen, url)
+
+
+def test_on_a_telephone_nothing_lies_beyond_the_edge(serve: Serve, root: Path) -> None:
+    job = hung_job()
+    library = "/home/a/long/way/down/.venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
+    job.stack(0, 41.0, (ev.Frame(file=library, line=3252, function="all_reduce"),))
+    save(job, root, "86daec5a-a711-4a13-8163-f2c5fc383e39")
+    url = serve().url
+    with browsing() as (page, seen):
+        page.set_viewport_size({"width": 390, "height": 844})
+        for path in ("", "runs"):
+            page.goto(f"{url}{path}")
+            assert page.evaluate("document.documentElement.scrollWidth") == 390
+        sentence = page.locator(".runs td", has_text="rank 2").bounding_box()
+        assert sentence is not None
+        assert sentence["x"] + sentence["width"] <= 390
         assert_quiet(seen, url)
 
 
