@@ -181,6 +181,16 @@ def test_the_pulse_of_a_frozen_process_says_nothing_of_now() -> None:
         assert "model-4.safetensors), with the GIL held" in finding.summary
 
 
+def test_a_frozen_process_that_waits_in_the_kernel_says_on_what() -> None:
+    job = loading(2, 1)
+    job.pulse(0, at=20, groups={"0": (1, -1, 5.0)})
+    wait(job, 1, 6, 5.9, "/models/llama/model-4.safetensors", "file")
+    job.sample(1, 39.0, "S", syscall="openat", blocked_on="/models/llama/model-4.safetensors")
+    job.tick(40)
+    summary = diagnose(job.state)[0].summary
+    assert "with the GIL held while it waits on /models/llama/model-4.safetensors" in summary
+
+
 def test_peers_say_whom_they_wait_for() -> None:
     job = loading(2, 1, at=5.0)
     job.say(1, 15.0, ev.StepProgressed(step=6, done=3, total=7, label="model-3.safetensors"))

@@ -93,6 +93,8 @@ def with_end(stood: list[Finding], ends: list[Finding]) -> list[Finding]:
 
 
 def _put_in_the_past(root: Finding) -> Finding:
+    if _is_end(root):
+        return root
     return msgspec.structs.replace(root, summary=f"just before the job was ended: {root.summary}")
 
 

@@ -109,7 +109,8 @@ def _reason(case: Case, process: Process, load: LoadStatus, file: str) -> str:
     if case.job.kernel_state(process) == "D":
         return f", blocked in the kernel{blocked_on or _on_file(load)}"
     if case.job.was_frozen(process):
-        return f", with the GIL held{blocked_on or _on_file(load)}"
+        held = f" while it waits{blocked_on}" if blocked_on else _on_file(load)
+        return f", with the GIL held{held}"
     return f", waiting{blocked_on}" if blocked_on else ""
 
 
