@@ -43,6 +43,7 @@ _.action_filter
 _.action_go_to_rank
 _.action_group
 _.action_help
+_.action_interrupt
 _.action_leave
 _.action_move
 _.action_page
