@@ -60,7 +60,7 @@ CASES = (
     _of("outside_waits", "baton", "load.lock_stale process.lock_wait", 1),
     *(
         _of("limits", way, "process.limit_reached", 1)
-        for way in "group_files files disk memory".split()
+        for way in "group_files files disk save wrapped memory".split()
     ),
     _of("shared_groups", "threads", "collective.concurrent_threads", 0, 1),
     _of("shared_groups", "finalizer", "collective.concurrent_threads", 1),
@@ -81,6 +81,7 @@ CASES = (
     _of("library_aborts", "monitored", "collective.rank_missing", 1, 2, world=4),
     _of("library_aborts", "p2p", "p2p.unmatched collective.shape_mismatch", 0, 1),
     *(_of("saves", way, "checkpoint.save_stalled", 1) for way in "torch dcp dcp_async".split()),
+    _of("saves", "dcp_fails", "process.exited", 1),
 )
 PARTINGS = (
     _parting("helper_return", "collective.shape_mismatch"),

@@ -134,7 +134,8 @@ def _chain_excepthook() -> None:
                 if agent is not None:
                     told = describe_uncaught(error, traceback)
                     agent.record(told)
-                    for limit in limits_of(told.type_name, told.message, error):
+                    said = f"{told.type_name}: {told.message}"
+                    for limit in limits_of(error, said, told.cause):
                         agent.record(limit)
         except Exception as failure:
             _say(f"the exception was not journaled: {failure}")

@@ -57,7 +57,15 @@ def describe_uncaught(error: BaseException, traceback: TracebackType | None) -> 
         message=messages[0][:MESSAGE_KEPT],
         traceback=tuple(redact_text(line, _LINE_KEPT) for line in lines[-LINES_KEPT:]),
         site=_user_site(chain[0][1]),
+        cause=_first_told(chain, messages),
     )
+
+
+def _first_told(chain: Sequence[tuple[BaseException, object, object]], messages: list[str]) -> str:
+    """The innermost exception of the chain; empty where that is the whole chain."""
+    innermost = chain[-1][0]
+    text = f"{_qualified(type(innermost))}: {messages[len(chain) - 1]}"
+    return text[:MESSAGE_KEPT] if len(chain) > 1 else ""
 
 
 def describe_held(error: BaseException) -> ExceptionHeld:

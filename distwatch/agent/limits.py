@@ -7,8 +7,9 @@ import os
 import resource
 from collections.abc import Iterator
 
+from distwatch.agent.short_writes import limit_of_file, saved_path
 from distwatch.state.events import LimitReached
-from distwatch.state.limits import limit_in
+from distwatch.state.limits import is_short_write, limit_in
 
 _RESOURCES = {
     "open files": resource.RLIMIT_NOFILE,
@@ -20,10 +21,16 @@ SHM = "/dev/shm"
 _PAGE = resource.getpagesize()
 
 
-def limits_of(type_name: str, message: str, error: BaseException) -> Iterator[LimitReached]:
-    """The limit that the exception is about, if it is about one."""
-    what = limit_in(f"{type_name.rpartition('.')[2]}: {message}")
+def limits_of(error: BaseException, *said: str) -> Iterator[LimitReached]:
+    """The limit that the exception is about, if it is about one.
+
+    Args:
+        said: it, and what it began with, each as `TypeName: message`.
+    """
+    what = next((found for one in said if (found := limit_in(one))), "")
     if not what:
+        if any(map(is_short_write, said)) and (reached := limit_of_file(saved_path(error))):
+            yield reached
         return
     limit = _limit(what)
     filename = vars(OSError)["filename"].__get__(error) if isinstance(error, OSError) else None

@@ -93,7 +93,7 @@ class OwnThreads:
                 site=told.site,
             )
         )
-        for limit in limits_of(told.type_name, told.message, error):
+        for limit in limits_of(error, f"{told.type_name}: {told.message}", told.cause):
             self._record(limit)
 
     def _look_at_main(self) -> None:
@@ -127,7 +127,7 @@ class OwnThreads:
         if known and self._told != held:
             self._told = held
             self._record(held)
-            for limit in limits_of(held.type_name, held.message, error):
+            for limit in limits_of(error, f"{held.type_name}: {held.message}"):
                 self._record(limit)
 
     def _see_nothing(self) -> None:

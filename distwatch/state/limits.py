@@ -16,6 +16,10 @@ _LIMITS = (
     ("memory", r"Unable to allocate .{0,200} for an array|unable to mmap \d+ bytes"),
 )  # fmt: skip
 _PATTERNS = tuple((what, re.compile(pattern, re.IGNORECASE)) for what, pattern in _LIMITS)
+_SHORT_WRITE = re.compile(
+    r"PytorchStreamWriter failed writing|inline_container\.cc:\d+\] ?\. (?:unexpected pos|.{0,200}file write failed)"
+    r"|basic_ios::clear: iostream error"
+)
 _READ = 4000
 
 
@@ -28,3 +32,8 @@ def limit_in(text: str) -> str:
         return ""
     text = text[:_READ]
     return next((what for what, pattern in _PATTERNS if pattern.search(text)), "")
+
+
+def is_short_write(text: str) -> bool:
+    """Whether torch's writer of files says that not all was written; it never says why."""
+    return bool(_SHORT_WRITE.search(text))

@@ -264,6 +264,7 @@ class ExceptionUncaught(Event, frozen=True, kw_only=True):
     traceback: tuple[str, ...] = ()
     site: Site | None = None
     cause: str = ""
+    """`TypeName: message` of the first exception of its chain; empty where it is the only one."""
 
 
 class ExceptionHeld(Event, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ def test_it_says_what_python_would_say() -> None:
     assert '    raise RuntimeError("bad batch\\nin step 3") from cause' in text
     assert event.site is not None
     assert event.site.function == "test_it_says_what_python_would_say"
+    assert event.cause == "KeyError: 'step'"
 
 
 def test_what_cannot_say_its_text_is_still_told() -> None:

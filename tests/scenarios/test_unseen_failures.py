@@ -21,6 +21,8 @@ from tests.support.ranks import launch_ranks
         ),
         ("exceptions", "thread", "process.thread_died", ("prefetch", "KeyError", "a queue")),
         ("limits", "group_files", "process.limit_reached", ("open files (", "open_files")),
+        ("limits", "save", "process.limit_reached", ("file size (limit 8.0 MiB", "model.pt")),
+        ("saves", "dcp_fails", "process.exited", ("it began with RuntimeError",)),
         ("exit_stalls", "thread", "process.exit_stalled", ("thread uploader", "upload_logs")),
     ],
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from distwatch.state.events import ExceptionUncaught
+from distwatch.state.limits import limit_in
+
 _COMMUNICATION_TYPES = (
     "DistBackendError",
     "DistNetworkError",
@@ -45,6 +48,15 @@ def is_communication_error(type_name: str, message: str) -> bool:
     if type_name.rpartition(".")[2] in _COMMUNICATION_TYPES:
         return True
     return bool(_COMMUNICATION_WORDS.search(message) and _TORCH_DISTRIBUTED.search(message))
+
+
+def tells_of_lost_peer(error: ExceptionUncaught) -> bool:
+    """Whether an uncaught exception, or the first one of its chain, only shows that a peer or the store was gone."""
+    if limit_in(f"{error.type_name}: {error.message}") or limit_in(error.cause):
+        return False  # gloo says where in its transport it came to the limit
+    first_type, _, first_message = error.cause.partition(": ")
+    told = ((error.type_name, error.message), (first_type, first_message))
+    return any(is_communication_error(type_name, message) for type_name, message in told)
 
 
 def is_init_symptom(step_error: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from distwatch.diagnosis.facts.communication import is_communication_error, is_init_symptom
+from distwatch.diagnosis.facts.communication import is_init_symptom, tells_of_lost_peer
+from distwatch.diagnosis.facts.exception_origins import told_by_others
 from distwatch.diagnosis.facts.failures import error_line, is_own_failure
 from distwatch.diagnosis.facts.initializations import newest_init
 from distwatch.diagnosis.facts.job import Job
@@ -50,7 +51,8 @@ def deaths_of(job: Job) -> Deaths:
     }
     clean = {r: p for r, p in failed.items() if _ended_well(p, job.ray)}
     ended = {r: p for r, p in failed.items() if r not in clean}
-    peers_lost = {r: p for r, p in ended.items() if _lost_a_peer(job, r, p)}
+    told = told_by_others(ended, job.world)
+    peers_lost = {r: p for r, p in ended.items() if r in told or _lost_a_peer(job, r, p)}
     signalled = {
         r: p
         for r, p in ended.items()
@@ -83,8 +85,7 @@ def _lost_a_peer(job: Job, global_rank: int, process: Process) -> bool:
     if _gave_up(process):
         return True
     if process.exception is not None:
-        error = process.exception
-        return is_communication_error(error.type_name, error.message) or _gave_up_waiting(process)
+        return tells_of_lost_peer(process.exception) or _gave_up_waiting(process)
     # NCCL's watchdog aborts its process when a collective times out.
     aborted = ending_signal(process) == 6
     return aborted and any(wait.overdue for wait in job.waits_for(global_rank))

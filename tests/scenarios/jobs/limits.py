@@ -7,7 +7,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from steps import RANK, step
+from steps import RANK, WORK, step
 
 WAY, WHO = sys.argv[1], int(sys.argv[2])
 ODD = RANK == WHO
@@ -38,6 +38,25 @@ def fill_disk() -> None:
     dist.barrier()
 
 
+def save_more_than_fits() -> None:
+    """torch's writer does not say why it stops."""
+    if ODD:  # < save: rank
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+        torch.save({"weight": torch.ones(4 << 20)}, os.path.join(WORK, "model.pt"))
+    dist.barrier()
+
+
+def wrap_the_error() -> None:
+    """As trainers do."""
+    if ODD:  # < wrapped: rank
+        try:
+            with open("/dev/full", "wb", buffering=0) as file:
+                file.write(b"x" * 4096)
+        except OSError as error:
+            raise RuntimeError("cannot save the checkpoint") from error
+    dist.barrier()
+
+
 def use_memory() -> None:
     if ODD:  # < memory: rank
         with open("/proc/self/statm") as file:
@@ -51,6 +70,8 @@ WAYS = {
     "group_files": open_files,
     "files": leak_files,
     "disk": fill_disk,
+    "save": save_more_than_fits,
+    "wrapped": wrap_the_error,
     "memory": use_memory,
 }
 

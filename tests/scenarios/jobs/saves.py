@@ -50,10 +50,23 @@ def save_with_dcp_later() -> None:
     dcp.async_save(STATE, checkpoint_id=os.path.join(WORK, "step-100")).result()
 
 
+def save_too_much_with_dcp() -> None:
+    """One rank cannot write its part: DCP raises that on all ranks."""
+    import resource
+
+    import torch.distributed.checkpoint as dcp
+
+    if ODD:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+    part = {f"part {RANK}": torch.ones((4 << 20) if ODD else 8)}
+    dcp.save(part, checkpoint_id=os.path.join(WORK, "step-100"))
+
+
 WAYS = {
     "torch": save_with_torch,
     "dcp": save_with_dcp,
     "dcp_async": save_with_dcp_later,
+    "dcp_fails": save_too_much_with_dcp,
 }
 
 dist.init_process_group("cpu:gloo" if WAY == "dcp_async" else "gloo")

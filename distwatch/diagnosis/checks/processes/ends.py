@@ -9,6 +9,7 @@ from distwatch.diagnosis.facts.activity import kernel_text, native_frames, on_wh
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.communication import CUT
 from distwatch.diagnosis.facts.deaths import death_ns, ended_before, ending_signal
+from distwatch.diagnosis.facts.exception_origins import began_with
 from distwatch.diagnosis.facts.job import FROZEN_AFTER_S
 from distwatch.diagnosis.facts.saves import save_evidence, save_phase
 from distwatch.diagnosis.facts.signals import (
@@ -21,6 +22,7 @@ from distwatch.diagnosis.facts.signals import (
 from distwatch.diagnosis.facts.stack_calls import sleeps_with_gil, still_s
 from distwatch.state.events import Frame
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.limits import is_short_write
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import agree, name_ranks
@@ -122,7 +124,9 @@ class RankEnded:
 def _was_cut(process: Process) -> bool:
     """Whether it had a world, and ended by an error that says that the other side had closed."""
     error = process.exception
-    return error is not None and process.initialized and bool(CUT.search(error.message))
+    if error is None or not process.initialized:
+        return False
+    return bool(CUT.search(error.message) or CUT.search(error.cause))
 
 
 def _how_far(case: Case, gone: list[int]) -> Iterable[Evidence]:
@@ -161,7 +165,8 @@ def _death_summary(case: Case, ranks: list[int], process: Process) -> str:
     if process.exception is not None:
         error = process.exception
         place = f" at {case.where(process.global_rank or 0)}" if error.site else ""
-        return f"{name_ranks(ranks)} ended with an uncaught {error.type_name}{place}: {first_line(error.message)}"
+        said = f"{first_line(error.message)}{began_with(error)}"
+        return f"{name_ranks(ranks)} ended with an uncaught {error.type_name}{place}: {said}"
     if case.deaths.stopped_from_outside:
         names = signal_name(ending_signal(process) or 0)
         return f"somebody ended the whole job: {name_ranks(ranks)} got {names} at once"
@@ -184,11 +189,21 @@ def _death_advice(process: Process, requested: bool) -> str:
         return (
             "Nothing, if that was intended: a scheduler's limit, scancel or Ctrl-C looks like this."
         )
+    if is_short_write(_all_said(process)):
+        return (
+            "What it saved could not be written whole: look at that storage (a full disk, a quota, a limit "
+            "of files' size, a lost mount)."
+        )
     if process.exception is not None:
         return "Fix that exception; the other ranks only lost their peer."
     if ending_signal(process) in (11, 6, 7, 4, 8):
         return "This is a crash in native code: run that rank with `python -X faulthandler` and read its last frames."
     return ""
+
+
+def _all_said(process: Process) -> str:
+    error = process.exception
+    return "\n".join((error.message, error.cause, *error.traceback)) if error else ""
 
 
 def _death_evidence(case: Case, ranks: list[int]) -> Iterable[Evidence]:

@@ -9,16 +9,18 @@ from distwatch.diagnosis.checks.processes.blocked_ranks import awaited_roots
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.children import children_of, died
 from distwatch.diagnosis.facts.deaths import ending_signal
+from distwatch.diagnosis.facts.exception_origins import began_with
 from distwatch.diagnosis.facts.failures import error_line
 from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.signals import end_evidence, first_line
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.limits import limit_in
+from distwatch.state.limits import is_short_write, limit_in
 from distwatch.state.model import Process
 from distwatch.state.quantities import bytes_text
 
 _SHM = "/dev/shm"
+_OF_FILES = ("disk", "file size")
 _NOTHING = 0.02
 _ADVICE = {
     "open files": "Close what is opened again and again (groups: destroy_process_group(group); files, sockets), or "
@@ -40,11 +42,15 @@ class LimitsReached:
     def find(self, case: Case) -> Iterable[Finding]:
         roots = awaited_roots(case)
         for rank, process in sorted(case.job.ranks.items()):
+            if rank in case.deaths.victims:
+                continue  # a library may have raised another rank's error there
             said, site = error_line(process), process.exception.site if process.exception else None
-            ended = bool(limit_in(said))
+            what = _ending_limit(process)
+            ended = bool(what)
             if not ended and rank in roots:
                 said, site = _unseen(process)
-            if what := limit_in(said):
+                what = limit_in(said)
+            if what:
                 yield self._finding(case, rank, what, said, site, ended=ended)
             elif (killed := _bus_error(case, process)) and (full := _full(case, process)):
                 yield self._finding(
@@ -63,17 +69,31 @@ class LimitsReached:
         victims = (set(case.deaths.victims) if ended else set()) | set(case.waiting_for([rank]))
         at = f", at {short_site(site.file, site.line, site.function)}" if site else ""
         more = "which ended it: " if ended else ""
+        began = began_with(process.exception) if ended and process.exception else ""
         return Finding(
             code="process.limit_reached",
             severity="crash" if ended else "hang",
             culprit_ranks=(rank,),
             waiting_ranks=tuple(sorted(victims - {rank})),
             summary=f"rank {rank} has reached the limit of {what}{_figures(process, what)}, {more}"
-            f"{first_line(said)}{at}",
+            f"{first_line(said)}{at}{began}",
             advice=_ADVICE.get(what, ""),
             evidence=tuple(_evidence(process, rank, said)),
             confidence=0.95,
         )
+
+
+def _ending_limit(process: Process) -> str:
+    """The limit that its uncaught exception, or what that began with, is about; '' for none."""
+    error = process.exception
+    if error is None:
+        return ""
+    said = (error_line(process), error.cause)
+    if what := next((found for one in said if (found := limit_in(one))), ""):
+        return what
+    # torch's writer does not say why: the process has looked.
+    short = any(map(is_short_write, said))
+    return next((what for what in _OF_FILES if what in process.limits), "") if short else ""
 
 
 def _bus_error(case: Case, process: Process) -> str:
@@ -117,11 +137,12 @@ def _figures(process: Process, what: str) -> str:
     seen = process.limits.get(what)
     if seen is None:
         return ""
-    text = bytes_text if what in ("memory", "file size", _SHM) else str
+    text = bytes_text if what in ("memory", *_OF_FILES, _SHM) else str
+    place = f", {seen.path}" if seen.path else ""
     if seen.used is not None and seen.limit is not None:
-        return f" ({text(seen.used)} of {text(seen.limit)})"
+        return f" ({text(seen.used)} of {text(seen.limit)}{place})"
     if seen.limit is not None:
-        return f" (limit {text(seen.limit)})"
+        return f" (limit {text(seen.limit)}{place})"
     if seen.used is not None:
         return f" ({text(seen.used)} used)"
     return f" ({seen.path})" if seen.path else ""
