@@ -8,7 +8,7 @@ import time
 
 import click
 
-from distwatch.cli.options import color_option, exit_code, root_option, shell_option
+from distwatch.cli.options import WholeNumber, color_option, exit_code, root_option, shell_option
 from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
 from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
@@ -151,7 +151,7 @@ def choose(root: str) -> str | None:
         )
     for number, job in enumerate(jobs.values(), 1):
         echo(f"{number}  {job}", err=True)
-    picked: int = click.prompt("which", type=click.IntRange(1, len(jobs)), err=True)
+    picked: int = click.prompt("which", type=WholeNumber(1, len(jobs)), err=True)
     return list(jobs)[picked - 1]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from distwatch.cli.options import color_option, exit_code, output_option, root_option
+from distwatch.cli.options import WholeNumber, color_option, exit_code, output_option, root_option
 from distwatch.cli.terminal import echo, echo_json, styled, verdict_style
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.errors import NoSuchTarget, UsageError
@@ -46,7 +46,7 @@ def _sizes(function: Any) -> Any:
     """Adds an option for each size of a plan, named after its field."""
     for name, text in reversed(_HELPS.items()):
         option = f"--{name.replace('_', '-')}"
-        sizes = click.IntRange(1, SIZE_LIMIT)
+        sizes = WholeNumber(1, SIZE_LIMIT)
         function = click.option(option, name, type=sizes, metavar="N", help=text)(function)
     return function
 

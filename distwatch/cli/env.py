@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import click
 import msgspec
 
-from distwatch.cli.options import color_option, exit_code, output_option
+from distwatch.cli.options import WholeNumber, color_option, exit_code, output_option
 from distwatch.cli.tables import lay_out, terminal_width
 from distwatch.cli.terminal import echo, echo_json, styled, verdict_style
 from distwatch.errors import AttachDenied, NoSuchTarget
@@ -24,7 +24,7 @@ SCHEMA = "distwatch.env/1"
 
 
 @click.command()
-@click.argument("pid", required=False, metavar="[PID]", type=click.IntRange(1))
+@click.argument("pid", required=False, metavar="[PID]", type=WholeNumber(1))
 @output_option("table", "json", "sh")
 @color_option
 def command(pid: int | None, output: str) -> int:

@@ -27,6 +27,12 @@ PARTIAL = 6
 _OTHER_ROOT = "Run as the job's user, or set DISTWATCH_DIR to a folder of your own."
 
 
+class WholeNumber(click.IntRange):
+    """As click's own, which calls itself an `integer range` where it takes no other text."""
+
+    name = "whole number"
+
+
 def root_option(function: F) -> F:
     """`--dir`: where the run folders are."""
     return click.option(

@@ -32,6 +32,7 @@ from distwatch.settings import ON_HANG, read_settings, run_root
 if TYPE_CHECKING:
     from distwatch.cli.lone_programs import LonePrograms
 
+_BY_A_SIGNAL = 128
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
 
 
@@ -174,9 +175,13 @@ def _name_for_viewers(environ: Mapping[str, str]) -> str:
 
 def _say_what_is_left(code: int, environ: Mapping[str, str], named: str) -> None:
     if not os.path.isdir(os.path.join(environ["DISTWATCH_DIR"], environ["DISTWATCH_RUN_ID"])):
+        why = (
+            ": none of its Python processes used torch.distributed, or its Python has no distwatch installed"
+            if code < _BY_A_SIGNAL
+            else ""
+        )
         echo(
-            f"distwatch: the command ended with {code}, and nothing was recorded here: none of its "
-            "Python processes used torch.distributed, or its Python has no distwatch installed",
+            f"distwatch: the command ended with {code}, and nothing was recorded here{why}",
             err=True,
         )
     elif code:

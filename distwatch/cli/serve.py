@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import click
 
-from distwatch.cli.options import root_option
+from distwatch.cli.options import WholeNumber, root_option
 from distwatch.cli.terminal import echo
 from distwatch.errors import DistwatchError, UsageError
 from distwatch.observer.link.root_address import token_in
@@ -22,7 +22,8 @@ _NEEDED = ("starlette", "uvicorn")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    type=WholeNumber(0, 65535),
     default=29601,
     show_default=True,
     help="0: any free port.",

@@ -124,7 +124,8 @@ def open_files() -> Checked:
 
 def judge_open_files(soft: int, hard: int) -> Checked:
     """The rule behind `open_files`."""
-    detail = f"{_limit(soft)} (may be raised to {_limit(hard)})"
+    more = f" (may be raised to {_limit(hard)})" if hard != soft else ""
+    detail = f"{_limit(soft)}{more}"
     if soft == resource.RLIM_INFINITY or soft >= _FEW_FILES:
         return passed("open files", detail)
     fix = f"ulimit -n {_FEW_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)}"

@@ -82,17 +82,22 @@ def compare(run: RunState, healthy: RunState, calls: tuple[Calls, Calls]) -> Com
         calls: of both runs, from `calls_of`.
     """
     jobs = (largest_job(run), largest_job(healthy))
+    versions = tuple(versions_of(list(job.ranks.values())) for job in jobs)
+    groups = tuple(_groups(job) for job in jobs)
     differences = [
-        *_of_tables("version", *(versions_of(list(job.ranks.values())) for job in jobs)),
+        *(_of_tables("version", *versions) if all(versions) else ()),
         *_of_tables("environment", *(_environment(job) for job in jobs)),
-        *_of_tables("layout", *(_layout(job) for job in jobs)),
+        *_of_tables("layout", *(_extent(job) for job in jobs)),
+        *(_of_tables("layout", *groups) if all(groups) else ()),
         *_of_steps(*jobs),
         *_of_calls(*calls),
     ]
+    tables = (("versions", versions), ("groups", groups), ("calls", calls))
     absent = [
-        f"{state.run_id}: no calls are on disk"
-        for state, made in zip((run, healthy), calls, strict=True)
-        if not made
+        f"{state.run_id}: no {what} are on disk"
+        for what, known in tables
+        for state, table in zip((run, healthy), known, strict=True)
+        if not table
     ]
     return Comparison(
         run=run.run_id,
@@ -129,11 +134,12 @@ _OF_A_LAUNCH = frozenset(
 )
 
 
-def _layout(job: Job) -> dict[str, str]:
-    found = {
-        "world size": str(job.world or "unknown"),
-        "hosts": str(len({process.host for process in job.ranks.values()})),
-    }
+def _extent(job: Job) -> dict[str, str]:
+    hosts = {process.host for process in job.ranks.values()}
+    return {"world size": str(job.world or "unknown"), "hosts": str(len(hosts))}
+
+
+def _groups(job: Job) -> dict[str, str]:
     groups: dict[str, dict[int, str]] = {}
     for rank, process in job.ranks.items():
         for group in process.groups.values():
@@ -142,7 +148,7 @@ def _layout(job: Job) -> dict[str, str]:
         for held in process.layouts.values():
             sizes = ", ".join(f"{axis} {size}" for axis, size in sorted(held.sizes.items()))
             groups.setdefault(f"layout of {held.framework}", {})[rank] = sizes
-    return found | {name: _said(by_rank) for name, by_rank in groups.items()}
+    return {name: _said(by_rank) for name, by_rank in groups.items()}
 
 
 def _of_steps(here: Job, healthy: Job) -> Iterator[Difference]:

@@ -10,7 +10,7 @@ from distwatch.diagnosis.facts.sequences import Entry, history_of
 from distwatch.errors import DistwatchError
 from distwatch.redaction import redact_text
 from distwatch.state.finding import Finding
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import name_ranks
 
 _CODES = frozenset(
     f"collective.{name}"
@@ -75,9 +75,14 @@ def reproduce(case: Case, finding: Finding, run_id: str) -> str:
             advice="Only such verdicts can be shown by a script of calls; attach the report instead.",
         )
     view = next((v for v in case.groups if _is_of(v, finding)), None)
-    if view is None or len(view.members) > _MOST_RANKS:
+    if view is None:
         raise NotReproducible(
-            f"the group of {finding.code} is not known, or has more than {_MOST_RANKS} ranks",
+            f"no call of the group of {finding.code} was recorded",
+            advice="Run the job with `distwatch run -- …`: then its ranks' calls are.",
+        )
+    if len(view.members) > _MOST_RANKS:
+        raise NotReproducible(
+            f"the group of {finding.code} has more than {_MOST_RANKS} ranks",
             advice="Make the same verdict happen with fewer ranks.",
         )
     histories = _aligned(case, view)
@@ -89,9 +94,7 @@ def reproduce(case: Case, finding: Finding, run_id: str) -> str:
     missing = finding.culprit_ranks if finding.code == "collective.rank_missing" else ()
     elsewhere = [number for number, rank in enumerate(view.members) if rank in missing]
     return _TEMPLATE.format(
-        title=_plain(
-            f"{finding.code}: ranks {format_ranks(finding.culprit_ranks)} of {view.title}"
-        ),
+        title=_plain(f"{finding.code}: {name_ranks(finding.culprit_ranks)} of {view.title}"),
         run=_plain(run_id),
         world=len(view.members),
         functions="\n\n\n".join(_function(key, name) for key, name in names.items()),

@@ -61,6 +61,7 @@ def test_a_command_that_recorded_nothing_is_not_sent_to_the_report(root: Path) -
     done = distwatch("run", "--", "false", root=root)
     assert done.returncode == 1
     assert "nothing was recorded" in done.stderr
+    assert "has no distwatch installed" in done.stderr
     assert "distwatch report" not in done.stderr
 
 
@@ -131,6 +132,8 @@ def test_an_interrupted_python_ends_by_the_signal_as_without_us(root: Path) -> N
     code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
     done = distwatch("run", "--", sys.executable, "-c", code, root=root)
     assert done.returncode == 128 + signal.SIGINT, done.stderr
+    assert "nothing was recorded" in done.stderr
+    assert "installed" not in done.stderr  # it had no time to record anything
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")

@@ -202,6 +202,7 @@ def test_open_files(soft: int, hard: int, status: str, fix: str) -> None:
     found = room.judge_open_files(soft, hard)
     assert found.status == status
     assert fix in found.fix
+    assert ("may be raised" in found.detail) == (hard != soft)
 
 
 # ---- the network -----------------------------------------------------------------------------

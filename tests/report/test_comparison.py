@@ -70,6 +70,20 @@ def test_a_run_is_no_different_from_itself() -> None:
     assert not same.not_compared
 
 
+def test_of_a_run_that_is_known_only_from_outside_nothing_is_called_not_set() -> None:
+    inside = run_of("inside", {0: ["allreduce"] * 3, 1: ["allreduce"] * 3})
+    outside = RecordedJob(2)
+    outside.state.run_id = "outside"
+    for rank in (0, 1):
+        outside.sight(rank, 1.0)
+    for pair in ((inside, outside), (outside, inside)):
+        found = compared(*pair)
+        assert not [one for one in found.differences if one.kind in ("version", "layout")]
+        assert found.not_compared == tuple(
+            f"outside: no {what} are on disk" for what in ("versions", "groups", "calls")
+        )
+
+
 def test_without_calls_on_disk_that_is_said() -> None:
     none: dict[int, list[str]] = {0: [], 1: []}
     assert compared(run_of("a", none), run_of("a", none)).not_compared == (

@@ -95,7 +95,7 @@ async def start_keepers(
     if job is None and lock_holder(folder) is None:
         raise NoSuchTarget(
             f"{folder.run_id} has no observer on this host",
-            advice="Run this on a host where the run lives; `distwatch ps` lists the runs.",
+            advice="It has ended, or it lives on other hosts: run this there; `distwatch ps` lists the runs.",
         )
     task = Task(
         run=name_of(folder.run_id),
