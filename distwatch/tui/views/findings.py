@@ -14,6 +14,7 @@ from distwatch.tui.visible_text import Text
 from distwatch.views.side_by_side import side_by_side
 
 _COLUMN = 44
+_INDENT = "    "
 
 
 def lines(picture: Picture) -> list[Line]:
@@ -21,9 +22,20 @@ def lines(picture: Picture) -> list[Line]:
     found: list[Line] = []
     for number, finding in enumerate(picture.shown_findings):
         ranks = tuple(sorted({*finding.culprit_ranks, *finding.waiting_ranks})) or None
-        draws = [partial(fit, text) for text in finding_texts(picture, finding)]
+        rows = range(len(side_by_side(finding.why)))
+        draws = [
+            *(partial(fit, text) for text in _head_texts(picture, finding)),
+            *(partial(_way_row, finding, row) for row in rows),
+            *(partial(fit, text) for text in _evidence_texts(finding)),
+        ]
         found += lines_about(f"finding:{number}", draws, ranks)
     return found
+
+
+def _way_row(finding: Finding, row: int, width: int) -> Text:
+    """One row of the ways that the ranks took, each in a column of the same width."""
+    column = min(_COLUMN, (width - len(_INDENT) - len(" │ ")) // max(1, len(finding.why)))
+    return fit(Text(f"{_INDENT}{side_by_side(finding.why, column)[row]}", FAINT), width)
 
 
 def empty(picture: Picture) -> str:
@@ -32,7 +44,16 @@ def empty(picture: Picture) -> str:
 
 
 def finding_texts(picture: Picture, finding: Finding) -> list[Text]:
-    """The finding as lines: summary, ranks, confidence, advice, evidence."""
+    """The finding as lines: summary, ranks, confidence, advice, the ways one below the other, evidence."""
+    ways = [line for way in finding.why for line in side_by_side([way])]
+    return [
+        *_head_texts(picture, finding),
+        *(Text(f"{_INDENT}{line}", FAINT) for line in ways),
+        *_evidence_texts(finding),
+    ]
+
+
+def _head_texts(picture: Picture, finding: Finding) -> list[Text]:
     suspected = finding is picture.verdict.suspicion
     glyph, style = SEVERITIES["suspected" if suspected else finding.severity]
     symptom = finding.role == "symptom"
@@ -52,7 +73,11 @@ def finding_texts(picture: Picture, finding: Finding) -> list[Text]:
         texts.append(Text.assemble(("    → ", GREEN), finding.advice))
     if finding.why:
         texts.append(Text("    where the ranks part:", MUTED))
-        texts += [Text(f"    {line}", FAINT) for line in side_by_side(finding.why, _COLUMN)]
+    return texts
+
+
+def _evidence_texts(finding: Finding) -> list[Text]:
+    texts: list[Text] = []
     for evidence in finding.evidence:
         first, *rest = evidence.text.splitlines() or [""]
         texts.append(Text.assemble((f"    {evidence.source:<16} ", BLUE), first))
