@@ -14,7 +14,7 @@ from distwatch.report.picture_text import strips_text, waits_text
 from distwatch.report.timeline import folded
 from distwatch.state.finding import Finding
 from distwatch.state.layouts import words_of
-from distwatch.state.rank_sets import format_ranks
+from distwatch.state.rank_sets import format_ranks, name_ranks
 from distwatch.state.statuses import status_of
 from distwatch.views.layout_grid import LayoutGrid
 from distwatch.views.load_groups import group_loads
@@ -144,9 +144,7 @@ def _pictures(report: Report) -> Iterable[str]:
 
 
 def _finding(finding: Finding, role: str, headline: str, most: int) -> Iterable[str]:
-    culprits = (
-        f", culprit rank {format_ranks(finding.culprit_ranks)}" if finding.culprit_ranks else ""
-    )
+    culprits = f", culprit {name_ranks(finding.culprit_ranks)}" if finding.culprit_ranks else ""
     waiting = f", waiting: {format_ranks(finding.waiting_ranks)}" if finding.waiting_ranks else ""
     yield f"### {code(finding.code)} ({role}{culprits}{waiting}, confidence {finding.confidence:.0%})"
     yield ""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from distwatch.diagnosis.facts.job import Job
 from distwatch.state import events as ev
+from distwatch.state.finding import Way
 from distwatch.tui.picture import Picture, take_picture
 from distwatch.tui.verdict import coverage_line
 from distwatch.tui.views import devices, events, findings, groups, ranks, stacks
@@ -155,6 +157,20 @@ def test_findings_show_evidence_and_confidence(hung: Picture) -> None:
     assert shown[0] == "■ root hang process.data_stall  confidence 95%"
     assert "    culprit ranks: 2 · waiting ranks: 0-1,3" in shown
     assert any(line.startswith("    flight_recorder") for line in shown)
+
+
+def test_both_ways_of_ranks_are_seen_in_a_narrow_terminal(hung: Picture) -> None:
+    ways = tuple(
+        Way(global_ranks=(rank,), file="/job/train.py", line=rank, function="main", lines=((rank, call),))
+        for rank, call in ((1, "dist.broadcast(batch)"), (2, "dist.all_reduce(batch)"))
+    )  # fmt: skip
+    parted = msgspec.structs.replace(hung.findings[0], why=ways)
+    picture = msgspec.structs.replace(hung, findings=(parted, *hung.findings[1:]))
+    row = next(line for line in texts(findings.lines(picture), 60) if "→    1" in line)
+    assert "  dist.broadcast(b" in row
+    assert "  dist.all_reduce(b" in row
+    told = detail(picture, "finding:0").plain.splitlines()
+    assert [line[-6:] for line in told if "→    " in line] == ["(batch)"[-6:]] * 2
 
 
 def test_the_detail_of_a_rank_tells_all_that_is_known(hung: Picture) -> None:
