@@ -20,6 +20,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """By the clock of the reporting host."""
     why: str = ""
     ended: bool = False
+    goes_to: str = ""
 
 
 class Host(msgspec.Struct, kw_only=True, gc=False):

@@ -21,6 +21,8 @@ class LinkChanged(Event, frozen=True, kw_only=True):
     """Seconds since the last message from it."""
     ended: bool = False
     """It ended in an orderly way and sends nothing more."""
+    goes_to: str = ""
+    """Where it was sent, to the root of its rack: that one says from now on whether it is seen."""
 
 
 class Hearing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

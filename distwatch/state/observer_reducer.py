@@ -202,7 +202,11 @@ def _link_changed(state: RunState, stamp: Stamp, event: ev.LinkChanged) -> None:
     if _newest(host.stamps, f"link:{event.peer}", stamp):
         since_ns = stamp[0] - int(event.silent_s * 1e9)
         host.links[event.peer] = Link(
-            linked=event.linked, since_ns=since_ns, why=event.why, ended=event.ended
+            linked=event.linked,
+            since_ns=since_ns,
+            why=event.why,
+            ended=event.ended,
+            goes_to=event.goes_to,
         )
 
 

@@ -111,6 +111,22 @@ def test_hosts_are_seen_through_any_root_of_their_rack_that_is_seen() -> None:
     assert set(unseen_hosts(job.state)) == {"node2"}
 
 
+def test_who_has_ended_at_the_root_of_its_rack_is_not_missed() -> None:
+    job = stuck_job()
+    link(job, "node2", 3.0, linked=True)
+    sent = ev.LinkChanged(host=HOST, peer="node3", linked=False, goes_to="10.0.0.2:29600")
+    job.see(3.0, sent)
+    assert set(unseen_hosts(job.state)) == {"node3"}, "it is under way"
+    job.see(4.0, ev.LinkChanged(host="node2", peer="node3", linked=True), "node2")
+    assert unseen_hosts(job.state) == {}
+    ended = ev.LinkChanged(host="node2", peer="node3", linked=False, ended=True)
+    job.see(5.0, ended, "node2")
+    assert unseen_hosts(job.state) == {}
+    assert host_count(job.state) == (3, 3)
+    link(job, "node3", AT - 7)  # it had come back before, and was lost
+    assert set(unseen_hosts(job.state)) == {"node3"}
+
+
 def test_an_end_that_was_seen_stays_one() -> None:
     job = stuck_job()
     key = job.key(1)

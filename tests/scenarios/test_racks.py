@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,28 @@ from tests.scenarios.test_nodes import STUCK, Nodes, nodes
 from tests.support.leftovers import wait_gone
 from tests.support.links import journals_of, observers_of
 from tests.support.ranks import REPOSITORY, RUN_ID
+from tests.support.terminals import in_terminal
 
 QUICK = "init=60,group=60,collective=2"
 RACKS = {1: "a", 2: "a", 3: "b", 4: "b"}
 AWAY = 2
 """A rank of a rack, on a host that is not the first of it."""
+SERVED = """
+import http.client, json, subprocess, sys
+command = [sys.executable, "-m", "distwatch.cli", "serve", "--port", "0"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serve:
+    try:
+        port = int(serve.stdout.readline().strip(" /\\n").rpartition(":")[2])
+        server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        told = []
+        for path in ("/", "/metrics"):
+            server.request("GET", path)
+            told.append(server.getresponse().read().decode())
+    finally:
+        serve.terminate()
+print(json.dumps(told))
+"""
+"""Serves on a machine, and prints the live page and the metrics."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -42,10 +60,13 @@ def in_racks(state: RunState) -> bool:
 
 def distwatch(job: Nodes, number: int, *words: str) -> subprocess.CompletedProcess[str]:
     """A command on that machine."""
+    return python(job, number, "-m", "distwatch.cli", *words)
+
+
+def python(job: Nodes, number: int, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "DISTWATCH_DIR": job.jobs[number].root, "COLUMNS": "200"}
-    command = [sys.executable, "-m", "distwatch.cli", *words]
     return subprocess.run(
-        job.hosts[number].command(command),
+        job.hosts[number].command([sys.executable, *words]),
         env={**env, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
@@ -69,6 +90,33 @@ def assert_seen_from_everywhere(job: Nodes) -> None:
     assert done.returncode == 3, done.stderr
     with open(path, encoding="utf-8") as file:
         assert told["findings"][0]["code"] in file.read()
+
+
+def assert_served(job: Nodes) -> None:
+    """The live page has the whole run, also through two roots; metrics are of what that host recorded."""
+    for number, seen in ((0, 5), (4, 1)):
+        done = python(job, number, "-c", SERVED)
+        assert done.returncode == 0, done.stderr
+        page, metrics = json.loads(done.stdout)
+        assert f"rank {AWAY} waits for data" in page
+        assert all(host.name in page for host in job.hosts)
+        assert f'distwatch_hosts_seen{{run="{RUN_ID}"}} {seen}.0' in metrics
+        assert f'distwatch_hosts_expected{{run="{RUN_ID}"}} 5.0' in metrics
+        assert f'distwatch_run_blocked{{run="{RUN_ID}"}} 1.0' in metrics
+
+
+def assert_replayed(job: Nodes) -> None:
+    replay = [sys.executable, "-m", "distwatch.cli", "replay", RUN_ID, "--dir", job.root.root]
+    code, said = in_terminal(
+        job.hosts[0].command(["env", f"PYTHONPATH={REPOSITORY}", *replay]),
+        columns=200,
+        until=b"5/5 ranks observed",
+        then=lambda _, terminal: os.write(terminal, b"q"),
+    )
+    assert code == 0
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", said.decode())
+    assert f"rank {AWAY} waits for data" in shown
+    assert "5 hosts · recorded" in shown
 
 
 def kill_observer(job: Nodes, number: int) -> None:
@@ -133,9 +181,13 @@ def test_a_hang_across_racks_whose_roots_die() -> None:
             assert blamed <= {AWAY}
 
         assert_seen_from_everywhere(job)
+        assert_served(job)
+        assert_replayed(job)
         assert_roots_are_replaced(job)
         job.jobs[AWAY].open_gate("reduce", AWAY)
         for one in job.jobs:
             assert one.wait_ended() == [0]
         job.wait_observers_ended()
         assert_root_has_it_once(job)
+        assert unseen_hosts(job.root.state()) == {}
+        assert host_count(job.root.state()) == (5, 5)

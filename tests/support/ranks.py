@@ -212,12 +212,11 @@ class Job:
         """
         codes, blamed = {code} if isinstance(code, str) else set(code), set(culprits)
 
-        def is_it(finding: Finding) -> bool:
-            right = finding.code in codes and set(finding.culprit_ranks) == blamed
-            return right and all(words in text_of(finding) for words in mentions)
-
         def observer_judged(state: RunState) -> bool:
-            return any(is_it(finding) for finding in state.recorded_findings)
+            found = [f for f in state.recorded_findings if f.code in codes]
+            right = [f for f in found if set(f.culprit_ranks) == blamed]
+            # A symptom may name what the evidence of its cause does not hold yet.
+            return bool(right) and all(words in text_of(right[0]) for words in mentions)
 
         state = self.wait_state(observer_judged, timeout_s)
         return assert_verdict(

@@ -30,6 +30,7 @@ def unseen_hosts(state: RunState) -> dict[str, Unseen]:
     links = [
         (host, peer, link) for host in state.hosts.values() for peer, link in host.links.items()
     ]
+    over = {peer for _, peer, link in links if link.ended}
     found: dict[str, Unseen] = {}
     while True:
         before = len(found)
@@ -39,6 +40,8 @@ def unseen_hosts(state: RunState) -> dict[str, Unseen]:
             through = None if ":" in peer else found.get(host.host)
             if peer in reached or peer in found or link.ended or (link.linked and not through):
                 continue
+            if link.goes_to and peer in over:
+                continue  # it has ended well where it was sent
             since_s = max(0.0, (host.now_ns - link.since_ns) / 1e9)
             if link.linked and through:
                 found[peer] = Unseen(host=peer, since_s=through.since_s, why=through.why)

@@ -133,7 +133,7 @@ class Root:
             if link.ended or not is_host_name(peer):
                 continue
             if self._grouping is not None:
-                self._lose(peer, "the root's observer was restarted", 0.0)
+                self._lose(peer, "the root's observer was restarted", 0.0, link.goes_to)
             else:
                 self._let_go(peer, "it sends to another root now")
 
@@ -142,10 +142,17 @@ class Root:
             ev.LinkChanged(host=self._host, peer=peer, linked=False, ended=True, why=why)
         )
 
-    def _lose(self, peer: str, why: str, silent_s: float) -> None:
+    def _lose(self, peer: str, why: str, silent_s: float, goes_to: str = "") -> None:
         self._lost[peer] = time.monotonic()
         self._observer.recording.record(
-            ev.LinkChanged(host=self._host, peer=peer, linked=False, why=why, silent_s=silent_s)
+            ev.LinkChanged(
+                host=self._host,
+                peer=peer,
+                linked=False,
+                why=why,
+                silent_s=silent_s,
+                goes_to=goes_to,
+            )
         )
 
     def _welcome(self, channel: Channel, address: str) -> None:
@@ -214,7 +221,8 @@ class Root:
                 if leaf.ended:
                     self._let_go(hello.host, "its observer has ended")
                 else:
-                    self._lose(hello.host, why, time.monotonic() - leaf.heard)
+                    silent_s = time.monotonic() - leaf.heard
+                    self._lose(hello.host, why, silent_s, leaf.goes_to)
 
     def note_host(self, host: str) -> None:
         """A host has come, by itself or through the root of its rack: it is nowhere else."""
