@@ -7,13 +7,13 @@ import contextlib
 import importlib.util
 import os
 import secrets
-import signal
 import subprocess
 import tempfile
 import time
 from typing import TYPE_CHECKING
 
 import click
+import psutil
 
 from distwatch.cli.options import root_option
 from distwatch.cli.run import environment_for
@@ -111,9 +111,13 @@ class _Job:
         return self._print(verdict)
 
     def end(self) -> None:
-        """Ends the job and everything it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Ends the launcher and its ranks; their observer ends by itself, once it has recorded their end."""
+        launcher = psutil.Process(self._process.pid)
+        launcher.suspend()  # it starts no rank any more
+        # A rank has a session of its own, and is tied to the launcher only once it has imported torch.
+        for process in (launcher, *launcher.children()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
 
     async def _source(self) -> RunSource:

@@ -72,14 +72,21 @@ def test_the_default_demo_tells_what_the_readme_shows(root: str) -> None:
     assert_shown(excerpt.text, re.sub(r"\\([_#])|\*\*", r"\1", told))
 
 
-def test_the_job_ends_with_the_demo_that_started_it(root: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
+)
+def test_the_job_ends_with_the_demo_that_started_it(
+    number: signal.Signals, code: int, root: str
+) -> None:
     watch = FolderWatch(root)
     demo = distwatch(root, "demo")
     while len(ranks := job_processes(root)) < 1 + 4:
         assert demo.poll() is None, demo.communicate()
         watch.wait(0.5)
     watch.close()
-    demo.send_signal(signal.SIGKILL)
-    demo.communicate()
+    demo.send_signal(number)
+    _, said = demo.communicate()
+    assert demo.returncode == code
+    assert "Traceback" not in said
     for pid in ranks:
         assert wait_gone(pid, 60), command(pid)
