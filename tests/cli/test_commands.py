@@ -290,6 +290,23 @@ def test_status_watch_shows_it_until_ctrl_c(hung: Path) -> None:
     assert b"never entered" in said
 
 
+def test_ctrl_c_while_it_is_being_loaded_is_no_traceback() -> None:
+    program = """
+import sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+from distwatch.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("arguments", [("-V",), ("--version",), ("version",)])
 def test_the_version(arguments: tuple[str, ...]) -> None:
     done = distwatch(*arguments)
