@@ -190,7 +190,7 @@ def dump_of(training: Training, rank: int, why: str) -> ev.CollectivesDumped:
         )
         for seq in range(max(1, newest - DUMPED + 1), newest + 1)
     )  # fmt: skip
-    return ev.CollectivesDumped(reason=why, entries=entries)
+    return ev.CollectivesDumped.of(why, entries)
 
 
 def _step(number: int, name: str, parent: int | None, label: str) -> ev.StepStarted:

@@ -250,7 +250,7 @@ class _Assembly:
             return  # its own pulse follows, which would say that it has made no collective
         stream.events += [(began_ns, event) for event in groups.created(rank)]
         if entries := groups.entries(rank):
-            dumped = ev.CollectivesDumped(reason="imported", entries=entries)
+            dumped = ev.CollectivesDumped.of("imported", entries)
             stream.events.append((self._now_ns, dumped))
         if progress := groups.progress(rank):
             pulse = ev.Pulse(beat=1, beat_ns=self._now_ns, groups=progress, recorder="imported log")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import time
@@ -22,6 +21,7 @@ from distwatch.dumps.ras import is_ras_text, read_ras_json, read_ras_text
 from distwatch.dumps.recorder import NotARecorderDump, RecorderDump, read_recorder_dump
 from distwatch.dumps.stack_texts import ProcessStacks, is_stack_text, read_stacks
 from distwatch.errors import DistwatchError
+from distwatch.garbage import without_collections
 from distwatch.probes.error_files import parse_error_file
 from distwatch.probes.stacks import parse_py_spy
 from distwatch.state.bounds import MOST_RANKS
@@ -53,16 +53,9 @@ def read_evidence(paths: Iterable[str]) -> Evidence:
         NoSuchTarget: a path does not exist.
     """
     evidence = Evidence()
-    # Millions of objects, all of which stay: looking for cycles among them again and again would
-    # take most of the reading time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collections():
         for file in found_files(paths):
             _add(evidence, file)
-    finally:
-        if collecting:
-            gc.enable()
     return evidence
 
 

@@ -225,9 +225,8 @@ def _tell_recorder(
     ]
     timed = job.is_timed
     kept.sort(key=lambda one: one[0].record_id)
-    dumped = ev.CollectivesDumped(
-        reason="imported",
-        entries=tuple(_collective(entry, over, timed and not over) for entry, over in kept),
+    dumped = ev.CollectivesDumped.of(
+        "imported", tuple(_collective(entry, over, timed and not over) for entry, over in kept)
     )
     by_group = {group: calls.entries for group, calls in known.items()}
     sites: dict[ev.Site, int] = {}

@@ -56,7 +56,7 @@ def events_of_watchdog(
                 path=paths.get(rank, ""),
                 taken_ns=taken_ns - wall_offset,
                 groups=tuple(groups.created(rank)),
-                dumped=ev.CollectivesDumped(reason="watchdog", entries=groups.entries(rank)),
+                dumped=ev.CollectivesDumped.of("watchdog", groups.entries(rank)),
                 pulse=ev.Pulse(groups=progress, recorder="torch's watchdog"),
             )
         )

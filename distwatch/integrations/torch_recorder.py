@@ -160,7 +160,7 @@ class FlightRecorder:
                 _settle(entries_of, newest.get(str(pg_id), -1), status)
         share = min(DUMPED_PER_GROUP, max(DUMPED_AT_MOST // max(len(by_group), 1), 1))
         entries = [entry for group in by_group.values() for entry in group[-share:]]
-        return CollectivesDumped(reason=reason, entries=tuple(entries[:DUMPED_AT_MOST]))
+        return CollectivesDumped.of(reason, tuple(entries[:DUMPED_AT_MOST]))
 
 
 def _settle(entries: list[Collective], newest: int, status: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ original size is kept as text.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
 import msgspec
@@ -32,8 +33,8 @@ class Bounded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """The sizes that were cut, in their original form: `WORLD_SIZE=900000000`."""
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
-            said = getattr(self, name, None)
+        for name in _sizes_of(type(self)):
+            said = getattr(self, name)
             if said is not None and not 0 <= said <= MOST_RANKS:
                 self._cut(name, said)
 
@@ -41,6 +42,11 @@ class Bounded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         beyond = (*self.beyond, f"{name.upper()}={said}")
         msgspec.structs.force_setattr(self, name, min(max(said, 0), MOST_RANKS))
         msgspec.structs.force_setattr(self, "beyond", beyond)
+
+
+@cache
+def _sizes_of(kind: type[Bounded]) -> tuple[str, ...]:
+    return tuple(name for name in _SIZES if name in kind.__struct_fields__)
 
 
 def whole_number(said: object) -> int | None:

@@ -23,7 +23,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     goes_to: str = ""
 
 
-class Host(msgspec.Struct, kw_only=True, gc=False):
+class Host(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One machine of the run."""
 
     host: str

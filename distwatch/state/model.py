@@ -26,7 +26,7 @@ INCIDENTS_KEPT = 1024
 TIMELINE_KEPT = 2000
 
 
-class Step(msgspec.Struct, kw_only=True, gc=False):
+class Step(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A supervised call of one process. Times are CLOCK_MONOTONIC ns of its host."""
 
     step: int
@@ -49,7 +49,7 @@ class Step(msgspec.Struct, kw_only=True, gc=False):
     error: str | None = None
 
 
-class ModelLoad(msgspec.Struct, kw_only=True, gc=False):
+class ModelLoad(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One model load of a process; its phases are the steps below `step`."""
 
     step: int
@@ -59,7 +59,7 @@ class ModelLoad(msgspec.Struct, kw_only=True, gc=False):
     """Where the model is; None until the load has succeeded."""
 
 
-class Group(msgspec.Struct, kw_only=True, gc=False):
+class Group(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A process group as one member holds it."""
 
     pg_name: str
@@ -74,7 +74,7 @@ class Group(msgspec.Struct, kw_only=True, gc=False):
     destroyed_ns: int | None = None
 
 
-class Sighting(msgspec.Struct, kw_only=True, gc=False):
+class Sighting(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What observers saw of a process from outside; each field holds the newest sighting."""
 
     seen: ev.ProcessSighted | None = None
@@ -104,7 +104,7 @@ class Sighting(msgspec.Struct, kw_only=True, gc=False):
     stamps: dict[str, Stamp] = {}
 
 
-class Process(msgspec.Struct, kw_only=True, gc=False):
+class Process(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One process of the run, with distwatch inside or only seen from outside."""
 
     key: str

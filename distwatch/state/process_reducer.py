@@ -15,7 +15,6 @@ from distwatch.state.bounds import LONG_LIST, MOST_LISTED
 from distwatch.state.event import register
 from distwatch.state.loads import LoadArguments
 from distwatch.state.model import CLOSED_STEPS_KEPT, Group, ModelLoad, Process, Step
-from distwatch.state.recorder_entries import completed_in
 from distwatch.state.steps import LOAD
 
 E = TypeVar("E", bound=ev.Event)
@@ -269,7 +268,7 @@ def _site_seen(process: Process, _: int, event: ev.SiteSeen) -> None:
 @_folds(ev.CollectivesDumped)
 def _collectives_dumped(process: Process, _: int, event: ev.CollectivesDumped) -> None:
     process.collectives = event
-    process.retired = completed_in(event.entries)
+    process.retired = event.completed()
 
 
 @_folds(ev.ExceptionUncaught)

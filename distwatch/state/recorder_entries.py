@@ -8,6 +8,7 @@ the ranks diverged.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate
 
@@ -62,15 +63,19 @@ class Collective(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 def completed_in(entries: tuple[Collective, ...]) -> dict[str, int]:
     """By group, the number up to which its collectives are over."""
+    return _completed((entry, entry.seq) for entry in entries)
+
+
+def _completed(told: Iterable[tuple[Collective, int]]) -> dict[str, int]:
     newest: dict[str, int] = {}
     first_open: dict[str, int] = {}
-    for entry in entries:
-        if entry.is_p2p:
+    for kind, seq in told:
+        if kind.is_p2p:
             continue
-        name, seq = entry.pg_name, entry.seq
+        name = kind.pg_name
         if seq > newest.get(name, -1):
             newest[name] = seq
-        if not entry.over:
+        if not kind.over:
             first_open[name] = min(first_open.get(name, seq), seq)
     return newest | {name: seq - 1 for name, seq in first_open.items()}
 
@@ -109,21 +114,34 @@ def _can_be(seq: int, time_ns: int) -> bool:
     return -LARGEST < seq < LARGEST and -LARGEST < time_ns < LARGEST
 
 
-def unpack_entries(packed: PackedEntries) -> tuple[Collective, ...]:
-    """Reverses `pack_entries`; equal kinds share their strings across all dumps.
-
-    Raises:
-        ValueError: it was not packed by `pack_entries`.
-    """
-    kinds = [_one(kind) for kind in packed.kinds]
-    if min(packed.kind_of, default=0) < 0 or max(packed.kind_of, default=0) >= len(kinds):
+def check_packed(packed: PackedEntries) -> None:
+    """Raises ValueError where it was not packed by `pack_entries`."""
+    kind_of = packed.kind_of
+    if not len(kind_of) == len(packed.seqs) == len(packed.times_ns):
+        raise ValueError("an entry that is not whole")
+    if not set(kind_of).issubset(range(len(packed.kinds))):
         raise ValueError("an entry without a kind")
-    # Ten thousand ranks have 640,000 entries: what can be done for all of a dump at once is.
-    seqs, times_ns = list(accumulate(packed.seqs)), list(accumulate(packed.times_ns))
-    if not all(_can_be(of(seqs, default=0), of(times_ns, default=0)) for of in (min, max)):
-        raise ValueError("an entry whose numbers are out of range")
+    for column in (packed.seqs, packed.times_ns):
+        # No sum is beyond that of all sizes: of most columns, no more needs to be asked.
+        if sum(map(abs, column)) >= LARGEST and not all(
+            -LARGEST < n < LARGEST for n in accumulate(column)
+        ):
+            raise ValueError("an entry whose numbers are out of range")
+
+
+def completed_of(packed: PackedEntries) -> dict[str, int]:
+    """As `completed_in`, of the same entries."""
+    kinds = packed.kinds
+    return _completed(
+        zip((kinds[kind] for kind in packed.kind_of), accumulate(packed.seqs), strict=True)
+    )
+
+
+def unpack_entries(packed: PackedEntries) -> tuple[Collective, ...]:
+    """Reverses `pack_entries`; equal kinds share their strings across all dumps."""
+    kinds = [_one(kind) for kind in packed.kinds]
     alike = msgspec.structs.replace
-    told = zip(packed.kind_of, seqs, times_ns, strict=True)
+    told = zip(packed.kind_of, accumulate(packed.seqs), accumulate(packed.times_ns), strict=True)
     return tuple([alike(kinds[kind], seq=seq, created_wall_ns=at) for kind, seq, at in told])
 
 

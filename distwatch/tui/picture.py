@@ -15,6 +15,7 @@ from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
+from distwatch.garbage import without_collections
 from distwatch.state.finding import Finding, blamed_ranks
 from distwatch.state.host import Stamp
 from distwatch.state.model import Process, RunState, TimelineEntry
@@ -75,7 +76,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """How many of the expected ranks were seen at all."""
         return sum(status.process is not None for status in self.rank_statuses)
 
-    @property
+    @cached_property
     def launcher(self) -> str:
         """What started the job; '' where no process says."""
         names = [process.identity.launcher for process in self.state.processes.values()]
@@ -108,6 +109,11 @@ def take_picture(state: RunState, run_id: str, findings: list[Finding] | None = 
     Args:
         findings: the verdict on that state, where the caller has it.
     """
+    with without_collections():
+        return _take(state, run_id, findings)
+
+
+def _take(state: RunState, run_id: str, findings: list[Finding] | None) -> Picture:
     # The job of ten thousand ranks takes a third of a second to derive: once for everything shown.
     cases = cases_of(state)
     job = cases[0].job

@@ -227,7 +227,7 @@ def test_ends_recorders_and_earlier_verdicts_are_instants(root: Path) -> None:
     found = judged(job)
     job.see(31.0, ev.FindingsJudged(host="node1", findings=tuple(found)))
     entry = Collective(pg_name="0", seq=5, op="gloo:all_reduce", created_wall_ns=9 * 10**9)
-    job.say(0, 32.0, ev.CollectivesDumped(reason="test", entries=(entry,)))
+    job.say(0, 32.0, ev.CollectivesDumped.of("test", (entry,)))
     save(job, root, "r")
     events = trace(root)
     (recorded,) = [event for event in of_process(events, "rank 0") if event["ph"] == "i"]

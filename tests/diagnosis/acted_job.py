@@ -195,7 +195,7 @@ class ActedJob:
             )
             for seq, (op, numel, _) in enumerate(made, 1)
         )  # fmt: skip
-        job.say(rank, 20.0, ev.CollectivesDumped(reason="suspicion", entries=entries))
+        job.say(rank, 20.0, ev.CollectivesDumped.of("suspicion", entries))
         groups = {"0": (last or -1, done or -1, 10.0)}
         job.pulse(
             rank,

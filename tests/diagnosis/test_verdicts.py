@@ -372,7 +372,7 @@ def test_calls_that_only_the_recorder_saw_are_compared_too() -> None:
     job.pulse(1, at=12, groups={"0": (9, 8, 10.0)})
     for rank, op in enumerate(("gloo:barrier", "gloo:all_reduce")):
         entry = Collective(pg_name="0", seq=9, op=op, input_sizes=((20,),), input_dtypes=("Float",))
-        job.say(rank, 12, ev.CollectivesDumped(reason="test", entries=(entry,)))
+        job.say(rank, 12, ev.CollectivesDumped.of("test", (entry,)))
         job.stack(rank, 12, WAITING)
     job.tick(12)
     verdict = root(diagnose(job.state))

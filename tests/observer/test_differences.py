@@ -51,7 +51,7 @@ def rank_tells(rank: int, host: str) -> list[ev.Event]:
             pg_name="0", pg_desc="default_pg", backend="gloo", members=tuple(range(RANKS)),
             timeout_s=1800.0, site=site,
         ),
-        ev.CollectivesDumped(reason="suspected", entries=calls),
+        ev.CollectivesDumped.of("suspected", calls),
     ]  # fmt: skip
 
 

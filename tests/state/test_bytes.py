@@ -96,9 +96,9 @@ examples = st.sampled_from(
         ev.StepStarted(step=1, name="n", site=ev.Site(file="f", line=1)),
         ev.GroupCreated(pg_name="0", members=(0, 1)),
         ev.ExceptionUncaught(type_name="E", message="m", traceback=("a", "b")),
-        ev.CollectivesDumped(
-            reason="r",
-            entries=tuple(
+        ev.CollectivesDumped.of(
+            "r",
+            tuple(
                 Collective(pg_name="0", seq=n, op="gloo:all_reduce", created_wall_ns=n << 40)
                 for n in range(1, 5)
             ),

@@ -174,7 +174,7 @@ def _work(job: RecordedJob, rank: int, random: Random) -> None:
         )
         for n in range(1, seq + 1)
     )
-    job.say(rank, 7.0, ev.CollectivesDumped(reason="asked", entries=entries))
+    job.say(rank, 7.0, ev.CollectivesDumped.of("asked", entries))
     called = tuple(
         job.operation(rank, random.choice(("allreduce", "broadcast")), n, at=7.0 + n, site=1)
         for n in range(1, seq + 1)

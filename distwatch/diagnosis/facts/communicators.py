@@ -215,9 +215,8 @@ class _Completion:
         process.outside.pulse = msgspec.structs.replace(pulse, groups=(*pulse.groups, progress))
         process.groups[group.pg_name] = group
         if enqueued > completed and communicator.op and process.collectives is None:
-            process.collectives = ev.CollectivesDumped(
-                reason=RAS, entries=(self._entry(process, communicator, group, completed + 1),)
-            )
+            entry = self._entry(process, communicator, group, completed + 1)
+            process.collectives = ev.CollectivesDumped.of(RAS, (entry,))
 
     def _entry(
         self, process: Process, communicator: ev.Communicator, group: Group, seq: int

@@ -137,7 +137,10 @@ def _times_p2p(processes: Iterable[Process]) -> bool:
     some = False
     for process in processes:
         waiting: set[str] = set()
-        for entry in process.collectives.entries if process.collectives else ():
+        dumped = process.collectives
+        if dumped is None or not any(kind.is_p2p for kind in dumped.kinds):
+            continue
+        for entry in dumped.entries:
             if not entry.is_p2p:
                 continue
             if entry.state == "scheduled":

@@ -263,10 +263,7 @@ class Job:
         """The flight recorder's entry of it, where a dump has one."""
         process = self.ranks.get(global_rank)
         dumped = process.collectives if process else None
-        for entry in reversed(dumped.entries if dumped else ()):
-            if entry.pg_name == pg_name and entry.seq == seq and not entry.is_p2p:
-                return entry
-        return None
+        return dumped.find(pg_name, seq) if dumped else None
 
     def site_of(self, global_rank: int, operation: ev.Operation) -> ev.Site | None:
         process = self.ranks.get(global_rank)

@@ -8,7 +8,6 @@ import msgspec
 
 from distwatch.state import events as ev
 from distwatch.state.model import Group, Process, RunState
-from distwatch.state.recorder_entries import completed_in
 
 FRESH_S = 180.0
 """An older dump says nothing of a rank that lives, unless a call had run into its timeout by then."""
@@ -36,7 +35,7 @@ def _completed(process: Process, state: RunState) -> Process:
         return process
     told = copy.copy(process)
     told.collectives = file.dumped
-    told.retired = {**process.retired, **completed_in(file.dumped.entries)}
+    told.retired = {**process.retired, **file.dumped.completed()}
     if not process.instrumented:
         _say_all(told, file, late_ns)
     return told
@@ -54,7 +53,7 @@ def _say_all(told: Process, file: ev.RecorderFileRead, late_ns: int) -> None:
         later(entry, created_wall_ns=entry.created_wall_ns + late_ns)
         for entry in file.dumped.entries
     )
-    told.collectives = later(file.dumped, entries=entries)
+    told.collectives = ev.CollectivesDumped.of(file.dumped.reason, entries)
     told.outside = copy.copy(told.outside)
     if told.outside.pulse is None:
         groups = tuple(later(one, changed_ns=one.changed_ns + late_ns) for one in file.pulse.groups)

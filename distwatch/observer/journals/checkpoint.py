@@ -7,7 +7,6 @@ does one that another version wrote, or that is damaged. All of that only costs 
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from distwatch.garbage import without_collections
 from distwatch.observer.journals.sealed import (
     UNREADABLE,
     form_of,
@@ -137,18 +137,6 @@ def unseal_state(whole: bytes) -> RunState | None:
         return None
 
 
-@contextmanager
-def without_collections() -> Iterator[None]:
-    """Millions of new objects and no cycle among them: looking for one takes a third of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _groups_of(state: RunState) -> list[Group]:
     return [group for process in state.processes.values() for group in process.groups.values()]
 
@@ -204,7 +192,6 @@ def _swap(owners: Sequence[Any], name: str, short: Callable[[Any], Any]) -> Call
 def _shortened(state: RunState) -> Iterator[None]:
     processes = list(state.processes.values())
     backs = [
-        _swap(processes, "collectives", lambda dumped: dumped.to_wire()),
         _swap(processes, "group_calls", lambda calls: {n: c.to_wire() for n, c in calls.items()}),
         _swap(processes, "meshes", lambda meshes: [mesh.to_wire() for mesh in meshes]),
         _swap(_groups_of(state), "members", lambda _: ()),

@@ -6,11 +6,11 @@ import time
 
 import msgspec
 
+from distwatch.garbage import without_collections
 from distwatch.observer.journals.checkpoint import (
     Checkpoint,
     read_checkpoint,
     still_holds,
-    without_collections,
     write_checkpoint,
 )
 from distwatch.observer.journals.reading import Ends, Entry, Reading, is_of_run, nothing_in

@@ -8,6 +8,7 @@ import time
 
 import msgspec
 
+from distwatch.garbage import without_collections
 from distwatch.observer.background import close_writer, end_tasks, wait_for_any
 from distwatch.observer.journals.checkpoint import state_form, unseal_state
 from distwatch.observer.link.messages import Batch
@@ -117,13 +118,14 @@ class LiveRun(RunSource):
         return bool(picture or batches)
 
     def _show(self, picture: bytes) -> None:
-        state = unseal_state(picture)
+        with without_collections():
+            state = unseal_state(picture)
+            gc.freeze()  # as of a recording
         if state is None:
             self.live = False
             raise SourceLost("what the observer sent is no state", advice="Attach again.")
         state.run_id = self.run_id
         self.state = state
-        gc.freeze()  # as of a recording
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when something has arrived or the observer has left, or after `timeout_s`."""

@@ -8,6 +8,7 @@ import os
 from typing import Literal
 
 from distwatch.errors import AttachDenied
+from distwatch.garbage import without_collections
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.reading import (
     Entry,
@@ -40,11 +41,12 @@ class RecordedRun(RunSource):
 
     async def open(self) -> None:
         """Reads its end; raises PartialData where there are no records."""
-        self.findings = read_kept_findings(self.folder)
-        run = load_run(self.folder)
+        with without_collections():
+            self.findings = read_kept_findings(self.folder)
+            run = load_run(self.folder)
+            gc.freeze()  # all of it stays
         self.state, self.span = run.state, (run.first_ns, run.last_ns)
         self.cursor_ns = run.last_ns
-        gc.freeze()  # all of it stays: looking for cycles in it takes a tenth of the time until it is shown
 
     async def poll(self) -> bool:
         changed, self._changed = self._changed, False

@@ -40,7 +40,7 @@ def stack(rank: int, line: int) -> ev.StackTaken:
 
 def dump(seq: int) -> ev.CollectivesDumped:
     entry = Collective(pg_name="0", seq=seq, op="all_reduce", created_wall_ns=seq)
-    return ev.CollectivesDumped(reason="r", entries=(entry,))
+    return ev.CollectivesDumped.of("r", (entry,))
 
 
 def passed(digest: Digest, event: ev.Event, stream: str = "s") -> ev.Event | None:
