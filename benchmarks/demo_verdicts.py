@@ -20,7 +20,7 @@ import tempfile
 import time
 
 from distwatch.demo import CASES
-from distwatch.observer.targets.sources import RecordedRun
+from distwatch.observer.targets.recorded_run import RecordedRun
 from distwatch.runfolder import RunFolder
 from distwatch.tui.picture import take_picture
 

@@ -27,8 +27,8 @@ from playwright.sync_api import sync_playwright
 
 from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive
+from distwatch.observer.targets.recorded_run import RecordedRun
 from distwatch.observer.targets.run_source import RunSource
-from distwatch.observer.targets.sources import RecordedRun
 from distwatch.observer.targets.target import report_on
 from distwatch.report.formats import render
 from distwatch.runfolder import RunFolder

@@ -13,16 +13,12 @@ from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
 from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import UsageError
-from distwatch.observer.cluster.hosts import named_hosts
 from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive, require_records
-from distwatch.observer.targets.foreign_job import ForeignJob
-from distwatch.observer.targets.hosts_run import HostsRun
+from distwatch.observer.targets.recorded_run import RecordedRun
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.run_source import RunSource
-from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
 from distwatch.observer.targets.target import Target
-from distwatch.observer.targets.unwatched import choice_text, moving_ranks, unwatched_jobs
 from distwatch.state.model import RunState
 
 SETTLE_S = 1.5
@@ -95,7 +91,7 @@ def command(
         raise UsageError(
             "--inject is for the ranks of this host", advice="Give it without --hosts on each host."
         )
-    source = _on_hosts(meant, named_hosts(hosts), shell, address) if hosts else meant.source()
+    source = _on_hosts(meant, hosts, shell, address) if hosts else meant.source()
     if injects:
         _prepare(source, dump_only=dump_only)
     if once:
@@ -105,7 +101,13 @@ def command(
     return 0
 
 
-def _on_hosts(meant: Target, hosts: list[str], shell: str, address: str) -> RunSource:
+def _on_hosts(meant: Target, named: str, shell: str, address: str) -> RunSource:
+    # These place observers on hosts, which nobody needs who looks at a run.
+    from distwatch.observer.cluster.hosts import named_hosts
+    from distwatch.observer.targets.foreign_job import ForeignJob
+    from distwatch.observer.targets.hosts_run import HostsRun
+
+    hosts = named_hosts(named)
     if isinstance(meant, ForeignJob):
         return HostsRun(meant.folder_of_hosts(), hosts, shell, address, meant.identity())
     return HostsRun(meant.folder(), hosts, shell, address, None)
@@ -117,7 +119,7 @@ def _prepare(source: RunSource, *, dump_only: bool) -> None:
     Raises:
         UsageError: that job has distwatch already, or is not here.
     """
-    if not isinstance(source, EmbeddedRun):
+    if not source.can_inject:
         raise UsageError(
             f"{source.run_id} is not a job that runs here without distwatch",
             advice="--inject is only for such a job: attach without it.",
@@ -137,6 +139,9 @@ def choose(root: str) -> str | None:
     Raises:
         UsageError: several run, and there is no terminal to pick one at.
     """
+    # It reads the whole process table, which whoever names a run does not need.
+    from distwatch.observer.targets.unwatched import choice_text, moving_ranks, unwatched_jobs
+
     jobs = {one.run_id: f"run {one.run_id}" for one in run_folders(root) if any_alive(one)}
     unwatched = unwatched_jobs(root)
     jobs |= {str(job.pids[0]): job.text for job in unwatched}
@@ -169,7 +174,7 @@ async def _settle(source: RunSource) -> None:
     began = time.monotonic()
     await asyncio.sleep(SETTLE_S)
     await source.poll()
-    injected = isinstance(source, EmbeddedRun) and bool(source.injects)
+    injected = bool(source.injects)
     if any(process.instrumented for process in source.state.processes.values()) and not injected:
         return
     how = "watching the ranks" if injected else "no rank runs distwatch; watching from outside"
@@ -217,12 +222,10 @@ async def print_once(source: RunSource, color: bool) -> int:
 
     try:
         await source.open()
-        if isinstance(source, EmbeddedRun):
-            for why in source.not_injected:
-                echo(f"distwatch: not brought in: {why}", err=True)
-        if isinstance(source, HostsRun):
-            for why in source.left_out:
-                echo(f"distwatch: {why}", err=True)
+        for why in source.not_injected:
+            echo(f"distwatch: not brought in: {why}", err=True)
+        for why in source.left_out:
+            echo(f"distwatch: {why}", err=True)
         if source.live:
             await _settle(source)
         await source.poll()
@@ -237,5 +240,4 @@ async def print_once(source: RunSource, color: bool) -> int:
         await source.close()
     # Each part was made visible before Rich coloured it.
     echo(Styled(text), nl=False)
-    left_out = isinstance(source, HostsRun) and source.left_out
-    return exit_code(findings) or (PARTIAL if left_out else 0)
+    return exit_code(findings) or (PARTIAL if source.left_out else 0)

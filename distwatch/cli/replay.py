@@ -7,8 +7,8 @@ import click
 from distwatch.cli.attach import show
 from distwatch.cli.options import root_option
 from distwatch.cli.terminal import require_terminal
+from distwatch.observer.targets.recorded_run import RecordedRun
 from distwatch.observer.targets.resolver import resolve
-from distwatch.observer.targets.sources import RecordedRun
 
 
 @click.command()

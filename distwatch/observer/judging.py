@@ -14,6 +14,7 @@ from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose, rechecks
 from distwatch.diagnosis.verdict.probe_requests import late_ranks
 from distwatch.observer.incidents import next_incident, write_incident
+from distwatch.observer.journals.reading import ROUTINE
 from distwatch.observer.journals.recording import Recording
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
@@ -29,13 +30,6 @@ RECHECK_S = 0.03
 """How long checks are run again in one round: all of 10,000 ranks' take some ten rounds."""
 WHOLE_EVERY_S = 60.0
 SUSPECTS_MOST = 64
-ROUTINE = frozenset(
-    (
-        ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled,
-        ev.HostHeard,
-    )
-)  # fmt: skip
-"""What comes all the time from a job in which nothing happens."""
 log = logging.getLogger("distwatch.observer")
 
 

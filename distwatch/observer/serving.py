@@ -25,7 +25,14 @@ from distwatch.observer.viewers.differences import (
     Item,
     batches_of,
 )
-from distwatch.observer.viewers.messages import PART_SIZE, Answer, PicturePart, Request, pack
+from distwatch.observer.viewers.messages import (
+    PART_SIZE,
+    Answer,
+    PicturePart,
+    Request,
+    pack,
+    read_frame,
+)
 from distwatch.observer.viewers.pictures import Pictures
 from distwatch.observer_socket import LENGTH, framed, peer_uid
 from distwatch.socket_path import within_limit
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
     # At run time, viewers must not load the link.
     from distwatch.observer.link.start import Link
 
-FRAME_LIMIT = 1024 * 1024
 MISSED_AT_MOST = 8
 """How many times DIFFERENCES_MOST a viewer may miss without reading anything."""
 AT_ONCE = 1024 * 1024
@@ -47,19 +53,6 @@ EVERY_S = 0.1
 PROCESSES_A_SECOND = 10_000
 """How many processes' values a viewer can take in a second."""
 FIRST_WITHIN_S = 10.0
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """The body of one frame.
-
-    Raises:
-        ValueError: it is longer than FRAME_LIMIT.
-        asyncio.IncompleteReadError: the other side is gone.
-    """
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    if length > FRAME_LIMIT:
-        raise ValueError(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
-    return await reader.readexactly(length)
 
 
 def dump_text(path: str) -> str:

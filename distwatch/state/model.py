@@ -212,7 +212,8 @@ class Process(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def pid(self) -> int:
-        return self._described.pid if self._described else 0
+        described = self.started or self.outside.seen
+        return described.pid if described else 0
 
     @property
     def address(self) -> str:

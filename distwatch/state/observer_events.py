@@ -222,8 +222,10 @@ class StackTaken(Event, frozen=True, kw_only=True):
 
     def main_thread(self, pid: int) -> ThreadStack | None:
         """The thread of that name, else the one whose number is the pid; None without threads."""
-        main = (t for t in self.threads if t.name == MAIN_THREAD or t.os_thread_id == pid)
-        return next(main, self.threads[0] if self.threads else None)
+        for thread in self.threads:
+            if thread.name == MAIN_THREAD or thread.os_thread_id == pid:
+                return thread
+        return self.threads[0] if self.threads else None
 
     def main_first(self, pid: int) -> tuple[ThreadStack, ...]:
         """All threads, the main thread before the others."""

@@ -166,7 +166,7 @@ def test_someone_elses_process() -> None:
     os.chown(mine, 65534, 65534)
     # Everything is imported as root: that user may not be able to read this Python.
     code = (
-        "import os, sys, distwatch.cli.attach, distwatch.observer.targets.sources, distwatch.tui.once\n"
+        "import os, sys, distwatch.cli.attach, distwatch.observer.targets.embedded_run, distwatch.tui.once\n"
         "import distwatch.observer.targets.remote_runs\n"
         "from distwatch.cli.__main__ import main\n"
         f"os.setuid(65534); main(['attach', '{theirs.pid}', '--once'])"

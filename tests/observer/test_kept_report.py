@@ -13,7 +13,7 @@ from distwatch.observer import __main__ as daemon
 from distwatch.observer.journals import sealed
 from distwatch.observer.targets import kept_report, target
 from distwatch.observer.targets.kept_report import KeptReport, path_of, read_kept
-from distwatch.observer.targets.sources import RecordedRun
+from distwatch.observer.targets.recorded_run import RecordedRun
 from distwatch.observer.targets.target import RunHere, report_on
 from distwatch.report.document import Report, to_json
 from distwatch.report.html import render_html

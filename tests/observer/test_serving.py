@@ -19,8 +19,8 @@ import pytest_asyncio
 from distwatch.observer import serving
 from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.checkpoint import state_form
-from distwatch.observer.link.messages import Batch, CaughtUp, Frame
-from distwatch.observer.serving import FRAME_LIMIT, ViewerServer, read_frame
+from distwatch.observer.link.messages import FRAME_LIMIT, Batch, CaughtUp, Frame
+from distwatch.observer.serving import ViewerServer
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.run_source import SourceLost
 from distwatch.observer.viewers import differences, pictures
@@ -30,6 +30,7 @@ from distwatch.observer.viewers.messages import (
     PicturePart,
     Request,
     pack,
+    read_frame,
     unpack,
 )
 from distwatch.observer_socket import framed

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distwatch.observer.daemon import Observer
+from distwatch.observer.targets.embedded_run import EmbeddedRun
+from distwatch.observer.targets.recorded_run import RecordedRun
 from distwatch.observer.targets.resolver import resolve
 from distwatch.observer.targets.runs import list_runs
-from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
 from distwatch.runfolder import RunFolder
 from distwatch.state.frames import HEADER_SIZE
 from tests.observer.rank_process import RankProcess

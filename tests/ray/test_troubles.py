@@ -11,9 +11,9 @@ import pytest
 
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import NoSuchTarget
+from distwatch.observer.targets.embedded_run import EmbeddedRun
 from distwatch.observer.targets.live import LiveRun
 from distwatch.observer.targets.resolver import resolve
-from distwatch.observer.targets.sources import EmbeddedRun
 from distwatch.probes.discovery import job_of
 from distwatch.probes.ray_cluster import ClusterUnreadable, read_tables
 from distwatch.probes.raylets import raylet_of

@@ -7,7 +7,7 @@ import msgspec
 from distwatch.diagnosis.facts.identity_cache import cache_by_identity
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.user_frame import work_frames
-from distwatch.diagnosis.facts.weight_sync import weight_sync_of
+from distwatch.diagnosis.facts.weight_sync import weight_sync_in, weight_sync_of
 from distwatch.state.events import Frame, TrainingStep
 from distwatch.state.model import Process
 from distwatch.state.quantities import seconds
@@ -53,16 +53,17 @@ def training_of(process: Process) -> TrainingStep | None:
 
 def phase_of(process: Process) -> str:
     """forward, backward, optimizer, evaluation, save or a part of a weight sync, by its stack; '' for none of these."""
-    sync = weight_sync_of(process)
-    return f"weight sync, {sync}" if sync else _phase(work_frames(process))
+    frames = work_frames(process)
+    sync = weight_sync_in(frames)
+    return f"weight sync, {sync}" if sync else _phase(frames)
 
 
 def place_in_training(process: Process) -> str:
     """`step 1,204, in backward`; '' where neither the step nor a weight sync is known."""
     at = training_of(process)
-    phase = phase_of(process)
     if at is None:
-        return phase if weight_sync_of(process) else ""
+        return phase_of(process) if weight_sync_of(process) else ""
+    phase = phase_of(process)
     epoch = f" of epoch {at.epoch:.2f}" if at.epoch is not None else ""
     return f"step {at.step:,}{epoch}{f', in {phase}' if phase else ''}"
 

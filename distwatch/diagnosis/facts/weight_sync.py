@@ -42,11 +42,12 @@ class WeightSync(msgspec.Struct, frozen=True):
 
 def weight_sync_of(process: Process) -> WeightSync | None:
     """None where its stack shows no function of a weight sync, or none of its parts."""
-    return _weight_sync(work_frames(process))
+    return weight_sync_in(work_frames(process))
 
 
 @cache_by_identity
-def _weight_sync(frames: tuple[Frame, ...]) -> WeightSync | None:
+def weight_sync_in(frames: tuple[Frame, ...]) -> WeightSync | None:
+    """As `weight_sync_of`, by a stack."""
     sides = [(number, side) for number, f in enumerate(frames) if (side := _side(f)) is not None]
     if not sides:
         return None

@@ -23,6 +23,13 @@ from distwatch.state.identity import identify
 from distwatch.state.pulse import FILE_SIZE, PAGE_SIZE, decode_operations, decode_page
 
 _ATTACHED_LONGEST = 1 << 20
+ROUTINE = frozenset(
+    (
+        ev.PulseRead, ev.ProcessSampled, ev.Ticked, ev.HostSampled, ev.DevicesSampled, ev.PortsSampled,
+        ev.HostHeard,
+    )
+)  # fmt: skip
+"""What comes all the time from a job in which nothing happens."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from distwatch.observer.journals.reading import Entry, journal_paths, live_key
+from distwatch.observer.journals.reading import ROUTINE, Entry, journal_paths, live_key
 from distwatch.observer.journals.recording import (
     KEEP_EVERY_NS,
     UNCHANGED_EVERY_NS,
@@ -15,7 +15,6 @@ from distwatch.observer.journals.recording import (
     shorten,
 )
 from distwatch.observer.journals.segments import read_journal
-from distwatch.observer.judging import ROUTINE
 from distwatch.observer.link.digest import Digest
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame, cursor_key
 from distwatch.observer.link.mirror import objection_to

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from distwatch.observer.judging import ROUTINE
+from distwatch.observer.journals.reading import ROUTINE
 from distwatch.state import events as ev
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import Record

@@ -100,7 +100,7 @@ class ForeignJob(Target):
                 advice="Give the pid of a rank, its launcher or a dataloader worker; `distwatch ps` lists runs.",
             )
         # This imports the whole daemon, which `distwatch stacks` does not need.
-        from distwatch.observer.targets.sources import EmbeddedRun
+        from distwatch.observer.targets.embedded_run import EmbeddedRun
 
         # What was found before must not count again: the job may have moved since.
         folder = next_generation(self._root, f"attached-{self._pid}")

@@ -13,11 +13,7 @@ from distwatch.state.identity import Identity
 
 
 class HostsRun(LiveRun):
-    """The view of this host's observer, which is the root while this run is open.
-
-    Attributes:
-        left_out: why a host was not joined, a sentence for each.
-    """
+    """The view of this host's observer, which is the root while this run is open."""
 
     def __init__(
         self, folder: RunFolder, hosts: list[str], shell: str, address: str, job: Identity | None
@@ -28,7 +24,6 @@ class HostsRun(LiveRun):
         self._address = address
         self._job = job
         self._keepers: list[Keeper] = []
-        self.left_out: list[str] = []
 
     async def open(self) -> None:
         """Starts the observers and joins them; raises SourceLost where this host has none.

@@ -13,7 +13,6 @@ from distwatch.observer.background import close_writer, end_tasks, wait_for_any
 from distwatch.observer.journals.checkpoint import state_form, unseal_state
 from distwatch.observer.link.messages import Batch
 from distwatch.observer.lock import lock_holder
-from distwatch.observer.serving import read_frame
 from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.observer.viewers.differences import entries_of
 from distwatch.observer.viewers.messages import (
@@ -21,6 +20,7 @@ from distwatch.observer.viewers.messages import (
     Answer,
     PicturePart,
     Request,
+    read_frame,
     unpack,
 )
 from distwatch.observer_socket import framed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 from distwatch.errors import DistwatchError
 from distwatch.runfolder import RunFolder
@@ -22,9 +23,13 @@ class RunSource:
         span: the first and last time (ns) of a recording; None for a live run.
         cursor_ns: the time in the recording that `state` shows.
         findings: the verdict on `state`, where somebody has judged exactly that; else None.
+        injects: whether the agent is brought into its ranks at `open`, because a person asked for it.
+        not_injected: why that failed in a rank, a sentence for each.
+        left_out: why a host was not joined, a sentence for each.
     """
 
     live = True
+    can_inject = False
 
     def __init__(self, folder: RunFolder, note: str) -> None:
         self.folder = folder
@@ -34,6 +39,9 @@ class RunSource:
         self.span: tuple[int, int] | None = None
         self.cursor_ns = 0
         self.findings: list[Finding] | None = None
+        self.injects: Literal["", "for good", "dump only"] = ""
+        self.not_injected: list[str] = []
+        self.left_out: list[str] = []
 
     async def open(self) -> None:
         """Starts watching; raises DistwatchError where that fails."""

@@ -106,12 +106,15 @@ class RunHere(Target):
 
     def source(self) -> RunSource:
         """Its observer; else, while it lives, an observer in the viewer; else the recording."""
-        # These import the whole daemon, which a report does not need.
-        from distwatch.observer.targets.live import LiveRun
-        from distwatch.observer.targets.sources import EmbeddedRun, RecordedRun
-
+        # Each when it is needed: an observer in the viewer loads the whole daemon.
         if lock_holder(self._folder) is not None:
+            from distwatch.observer.targets.live import LiveRun
+
             return LiveRun(self._folder)
         if any_alive(self._folder):
+            from distwatch.observer.targets.embedded_run import EmbeddedRun
+
             return EmbeddedRun(self._folder, "embedded: this run has no observer")
+        from distwatch.observer.targets.recorded_run import RecordedRun
+
         return RecordedRun(self._folder)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from distwatch.observer.journals.reading import Entry, live_key
-from distwatch.observer.judging import ROUTINE
+from distwatch.observer.journals.reading import ROUTINE, Entry, live_key
 from distwatch.observer.link.messages import BATCH_SIZE, Batch, Frame
 from distwatch.state.events import decode_event, encode_event
 from distwatch.state.frames import FileHeader

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 
 import msgspec
 
 from distwatch.observer.link.messages import FRAME_LIMIT, Batch, CaughtUp, Message, encode
 from distwatch.observer.link.orders import Order
+from distwatch.observer_socket import LENGTH
 
 PART_SIZE = 256 * 1024
 PICTURE_LIMIT = 64 * 1024 * 1024
@@ -72,3 +74,16 @@ def unpack(body: bytes) -> Batch | CaughtUp | PicturePart | Answer:
     if inflater.unconsumed_tail:
         raise ValueError(f"a batch of more than {FRAME_LIMIT} bytes")
     return _decode_batch(inflated)
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """The body of one frame.
+
+    Raises:
+        ValueError: it is longer than FRAME_LIMIT.
+        asyncio.IncompleteReadError: the other side is gone.
+    """
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    if length > FRAME_LIMIT:
+        raise ValueError(f"a frame of {length} bytes is over the limit of {FRAME_LIMIT}")
+    return await reader.readexactly(length)

@@ -1,77 +1,26 @@
-"""A run that the viewer reads from disk, or observes itself."""
+"""A run that the viewer observes itself."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-from typing import Literal
 
 from distwatch.errors import AttachDenied
-from distwatch.garbage import without_collections
 from distwatch.observer.daemon import Observer
-from distwatch.observer.journals.reading import (
-    Entry,
-    read_entries,
-    write_attached,
-)
-from distwatch.observer.journals.run_state import load_run
+from distwatch.observer.journals.reading import Entry, write_attached
 from distwatch.observer.lock import free_lock, take_lock
 from distwatch.observer.serving import dump_text
-from distwatch.observer.targets.kept_report import read_kept_findings
 from distwatch.observer.targets.ray_jobs import RayJob
 from distwatch.observer.targets.run_source import RunSource, SourceLost
 from distwatch.observer_process import start_observer
 from distwatch.runfolder import RunFolder, make_private
 from distwatch.state.events import ProcessSighted
-from distwatch.state.model import RunState
-from distwatch.state.reducer import reduce
-
-
-class RecordedRun(RunSource):
-    """A run from disk, first at its end; `seek` goes to any other moment."""
-
-    live = False
-
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__(folder, "recorded")
-        self._entries: list[Entry] = []
-        """Read at the first `seek` to another moment: the end needs only the state."""
-        self._changed = True
-
-    async def open(self) -> None:
-        """Reads its end; raises PartialData where there are no records."""
-        with without_collections():
-            self.findings = read_kept_findings(self.folder)
-            run = load_run(self.folder)
-            gc.freeze()  # all of it stays
-        self.state, self.span = run.state, (run.first_ns, run.last_ns)
-        self.cursor_ns = run.last_ns
-
-    async def poll(self) -> bool:
-        changed, self._changed = self._changed, False
-        return changed
-
-    async def dump(self) -> str:
-        return "a recorded run cannot be dumped: `distwatch report` writes what is on disk"
-
-    def seek(self, time_ns: int) -> None:
-        """Folds the recording up to that time."""
-        self._entries = self._entries or read_entries(self.folder, ends=True)
-        first, last = self.span or (0, 0)
-        self.cursor_ns = max(first, min(time_ns, last))
-        state = RunState(run_id=self.run_id)
-        for entry in self._entries:
-            if entry.time_ns > self.cursor_ns:
-                break
-            reduce(state, entry.header, entry.seq, entry.time_ns, entry.event)
-        self.state = state
-        self.findings = None
-        self._changed = True
 
 
 class EmbeddedRun(RunSource):
     """An observer inside the viewer, for a run that has none."""
+
+    can_inject = True
 
     def __init__(
         self,
@@ -81,9 +30,6 @@ class EmbeddedRun(RunSource):
         ray_job: RayJob | None = None,
     ) -> None:
         super().__init__(folder, note)
-        self.injects: Literal["", "for good", "dump only"] = ""
-        """Whether the agent is brought into its ranks, because a person asked for it."""
-        self.not_injected: list[str] = []
         self._sighted = sighted or []
         self._ray_job = ray_job
         self._observer: Observer | None = None
