@@ -274,7 +274,7 @@ class Process(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def open_steps(self) -> list[Step]:
         """Steps that have not ended, outermost first."""
         steps = [step for step in self.steps.values() if step.ended_ns is None]
-        return sorted(steps, key=lambda step: step.step)
+        return sorted(steps, key=lambda step: step.step) if len(steps) > 1 else steps
 
     def open_call_of(self, kind: StepKind) -> Step | None:
         """The outermost call of that kind that has not ended."""

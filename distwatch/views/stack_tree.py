@@ -44,9 +44,14 @@ def merge_stacks(state: RunState, job: Job | None = None) -> list[StackNode]:
 def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
     """Merges stacks by rank (outermost frame first) into a prefix tree."""
     # Whole stacks first: in a hang, thousands of ranks share a handful of stacks.
+    # Most equal ones are one object already, which needs no comparison.
     classes: dict[tuple[Frame, ...], list[int]] = {}
+    by_identity: dict[int, list[int]] = {}
     for rank, frames in stacks.items():
-        classes.setdefault(frames, []).append(rank)
+        alike = by_identity.get(id(frames))
+        if alike is None:
+            alike = by_identity[id(frames)] = classes.setdefault(frames, [])
+        alike.append(rank)
     roots: list[StackNode] = []
     places: dict[int, list[int]] = {}
     index: dict[tuple[int, str, str, int], StackNode] = {}

@@ -178,6 +178,8 @@ def _while_handling_a_lost_peer(process: Process) -> bool:
 
 def _failed_step(process: Process) -> Step | None:
     """The newest failed call: an initialization that did not succeed later, or a group's creation."""
+    if not any(step.error for step in process.steps.values()):
+        return None
     init = newest_init(process)
     if init is not None and init.error and (TWICE.search(init.error) or not process.initialized):
         return init

@@ -102,7 +102,7 @@ def loads_of(state: RunState, job: Job | None = None) -> list[LoadStatus]:
 def load_under_way(job: Job, global_rank: int) -> LoadStatus | None:
     """The load that a rank is in now; the innermost of several."""
     process = job.ranks.get(global_rank)
-    if process is None:
+    if process is None or not process.loads:
         return None
     under_way = [
         load

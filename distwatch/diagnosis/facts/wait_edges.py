@@ -206,6 +206,8 @@ def _stack_bundles(job: Job) -> Iterable[Bundle]:
 
 def _lock_bundles(job: Job) -> Iterable[Bundle]:
     """A rank that waits for a lock file waits for the rank that holds the lock."""
+    if not any(host.locks for host in job.state.hosts.values()):
+        return
     pids = {(p.host, p.pid): rank for rank, p in job.ranks.items() if p.ended_ns is None}
     for rank, process in job.ranks.items():
         host = job.state.hosts.get(process.host)
