@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -53,9 +54,9 @@ def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
             alike = by_identity[id(frames)] = classes.setdefault(frames, [])
         alike.append(rank)
     roots: list[StackNode] = []
-    places: dict[int, list[int]] = {}
+    within: dict[int, list[int]] = {}
     index: dict[tuple[int, str, str, int], StackNode] = {}
-    for frames, ranks in classes.items():
+    for number, frames in enumerate(classes):
         siblings, parent = roots, 0
         for frame in frames:
             function = _function(frame)
@@ -70,12 +71,24 @@ def merge(stacks: dict[int, tuple[Frame, ...]]) -> list[StackNode]:
                     children=[],
                 )
                 siblings.append(node)
-            places.setdefault(id(node), []).extend(ranks)
+            within.setdefault(id(node), []).append(number)
             siblings, parent = node.children, id(node)
+    _place_ranks(index.values(), list(classes.values()), within)
     for node in index.values():
-        node.global_ranks = tuple(sorted(places[id(node)]))
-        node.children.sort(key=lambda child: (-len(places[id(child)]), child.line))
+        node.children.sort(key=lambda child: (-len(child.global_ranks), child.line))
     return sorted(roots, key=lambda root: (-len(root.global_ranks), root.global_ranks))
+
+
+def _place_ranks(
+    nodes: Iterable[StackNode], classes: list[list[int]], within: dict[int, list[int]]
+) -> None:
+    """Gives each node the ranks of its classes. Most nodes of a chain have the same: once for all of them."""
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for node in nodes:
+        numbers = tuple(within[id(node)])
+        if numbers not in known:
+            known[numbers] = tuple(sorted(rank for number in numbers for rank in classes[number]))
+        node.global_ranks = known[numbers]
 
 
 def _function(frame: Frame) -> str:
