@@ -35,6 +35,11 @@ def _parting(way: str, codes: str, *culprits: int, world: int = 2) -> Case:
     return _of("partings", way, codes, *(culprits or (0, 1)), world=world)
 
 
+def _divergence(way: str, codes: str, *culprits: int, world: int = 3) -> Case:
+    case = _of("divergences", way, codes, *(culprits or (0, 1)), world=world)
+    return msgspec.structs.replace(case, torchrun=True)
+
+
 _UNEVEN = "collective.count_uneven collective.op_mismatch"
 CASES = (
     *(
@@ -95,3 +100,31 @@ PARTINGS = (
     _parting("hook", "collective.shape_mismatch"),
 )
 """Shapes of code in which ranks part: written as a trial of `why` before it was looked at what it says of them."""
+DIVERGENCES = (
+    *(
+        _divergence(way, _UNEVEN, world=2)
+        for way in "clock_epoch max_steps accumulate_tail recursion resume_ckpt iterator_ends "
+        "async_steps".split()
+    ),
+    *(
+        _divergence(way, "collective.op_mismatch", world=2)
+        for way in "dict_dispatch ternary_reduce partial_reduce".split()
+    ),
+    *(
+        _divergence(way, "collective.shape_mismatch", world=2)
+        for way in "set_order last_batch".split()
+    ),
+    *(
+        _divergence(way, _UNEVEN, 0)
+        for way in "metric_compute hook_list rank_zero_logger argparse_default".split()
+    ),
+    *(
+        _divergence(way, _UNEVEN, 1)
+        for way in "oom_skip decorated_method walrus_budget lru_cached all_finite env_switch".split()
+    ),
+    *(
+        _divergence(way, _UNEVEN, 2)
+        for way in "loss_stop uneven_shards suppressing_with coin_flip match_phase".split()
+    ),
+)
+"""Parts of a program in several functions, classes and files, each under torchrun: judged at first try."""

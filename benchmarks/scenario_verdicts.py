@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from benchmarks.scenario_cases import CASES, PARTINGS, Case
+from benchmarks.scenario_cases import CASES, DIVERGENCES, PARTINGS, Case
 from distwatch.diagnosis.verdict.diagnose import diagnose
 from distwatch.errors import PartialData
 from distwatch.observer.targets.target import with_sources
@@ -38,6 +38,7 @@ WITHIN_S = 45.0
 FORMED_WITHIN_S = 120.0
 SETTLED_S = 4.0
 """A verdict counts once it has held for this long: the evidence of a stack comes a little later."""
+SETS = {"faults": CASES, "partings": PARTINGS, "divergences": DIVERGENCES}
 
 
 class Outcome(NamedTuple):
@@ -182,10 +183,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("cases", nargs="*", help="words of their names; default: all")
     options.add_argument("--both", action="store_true", help="with and without the compiled record")
-    options.add_argument("--partings", action="store_true", help="the shapes of code that part")
+    options.add_argument("--set", choices=SETS, default="faults", help="which cases")
     arguments = options.parse_args()
     chosen = arguments.cases
-    listed = PARTINGS if arguments.partings else CASES
+    listed = SETS[arguments.set]
     cases = [case for case in listed if not chosen or any(word in case.name for word in chosen)]
     if arguments.both and importlib.util.find_spec("distwatch.agent._calls") is None:
         raise SystemExit("there is no compiled record here: pip install -e . with a compiler")
