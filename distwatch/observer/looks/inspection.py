@@ -24,7 +24,7 @@ from distwatch.diagnosis.verdict.probe_requests import (
 from distwatch.observer.background import in_background
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.looks.rounds import Rounds
-from distwatch.observer.looks.source_files import read_wanted, wanted_files
+from distwatch.observer.looks.source_files import SourceReader, wanted_files
 from distwatch.observer.looks.stack_looks import ASK_WITHIN_S, StackLooks, ask
 from distwatch.observer.looks.tracking import Tracked, Tracking
 from distwatch.probes.connections import examine_connections
@@ -64,6 +64,7 @@ class Inspection:
         self._beside: asyncio.Task[None] | None = None
         self._beside_due = 0.0
         self._beside_rounds: dict[str, Rounds] = {}
+        self._sources = SourceReader(recording.record)
         self._reading: asyncio.Task[None] | None = None
         self._silent_storage: set[str] = set()
         """Processes of which nobody could say how much space is left where they write."""
@@ -274,13 +275,7 @@ class Inspection:
 
     async def _read_files(self) -> None:
         host = self._recording.header.host
-        for wanted in wanted_files(self._state, host):
-            try:
-                read = await in_background(read_wanted, host, wanted)
-            except asyncio.TimeoutError:
-                why = "its file system does not answer"
-                read = ev.SourceFileRead(host=host, file=wanted.file, not_read=why)
-            self._recording.record(read)
+        await self._sources.read(host, wanted_files(self._state, host))
 
     async def _ask_for_dump(self, key: str, path: str, why: str) -> None:
         """Asks an agent for its flight recorder's entries; records why where it does not answer."""
