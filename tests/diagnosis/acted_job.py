@@ -49,6 +49,9 @@ _MODEL = """
 class DistributedDataParallel:
     def __call__(self, batch): return Loss(batch)
     def no_sync(self): return _fabric.without_sync()
+    def __setattr__(self, name, value):
+        if name == "require_backward_grad_sync":
+            _fabric.local.syncs = value
 """
 _LOADS = """
 class AutoModel:

@@ -100,6 +100,24 @@ def test_who_passes_by_an_else_is_said_not_to_take_the_else(tmp_path: Path) -> N
     assert "rank 2 does not take the else of `if rank == 2:`, train.py:3, where" in finding.summary
 
 
+def test_a_branch_says_nothing_where_something_else_decides_who_is_called(tmp_path: Path) -> None:
+    """Every rank comes to `logger.info`; its level, which this rule does not read, is what differs."""
+    text = """
+import logging
+class Gathering(logging.Handler):
+    def emit(self, record):
+        dist.all_gather([1])
+logger = logging.Logger("train", [logging.WARNING, logging.INFO][rank == 0])
+logger.addHandler(Gathering())
+for number in range(3):
+    dist.all_reduce([1, 2])
+    if number == 1:
+        logger.info("step")
+"""
+    finding = judged_root(ActedJob(tmp_path / "train.py", text, 3).act())
+    assert (finding.culprit_ranks, finding.why) == ((0,), ())
+
+
 def test_a_source_of_endless_branches_costs_only_the_why(tmp_path: Path) -> None:
     branches = "".join(f"elif rank == {n}:\n    dist.barrier()\n" for n in range(3, 1500))
     text = (

@@ -51,20 +51,22 @@ def test_a_live_verdict_names_the_line_where_the_ranks_part(
 
 
 @pytest.mark.parametrize(
-    ("way", "code", "culprits", "world"),
+    ("script", "way", "code", "culprits", "world"),
     [
-        ("swallowed", "collective.count_uneven", {2}, 3),
-        ("callback", "collective.count_uneven", {0, 1}, 2),
-        ("hook", "collective.shape_mismatch", {0, 1}, 2),
-        ("retry", "collective.op_mismatch", {0, 1}, 2),
-        ("no_sync", "collective.count_uneven", {0, 1}, 2),
+        ("partings", "swallowed", "collective.count_uneven", {2}, 3),
+        ("partings", "callback", "collective.count_uneven", {0, 1}, 2),
+        ("partings", "hook", "collective.shape_mismatch", {0, 1}, 2),
+        ("partings", "retry", "collective.op_mismatch", {0, 1}, 2),
+        ("partings", "no_sync", "collective.count_uneven", {0, 1}, 2),
+        ("divergences", "accumulate_tail", "collective.count_uneven", {0, 1}, 2),
+        ("divergences", "set_order", "collective.shape_mismatch", {0, 1}, 2),
     ],
 )
 def test_shapes_of_code_in_which_ranks_part(
-    way: str, code: str, culprits: set[int], world: int
+    script: str, way: str, code: str, culprits: set[int], world: int
 ) -> None:
-    with launch_ranks("partings", world, args=(way,)) as job:
-        job.wait_verdict(code, culprits, mentions=(marked_places("partings", way)[0],))
+    with launch_ranks(script, world, args=(way,)) as job:
+        job.wait_verdict(code, culprits, mentions=(marked_places(script, way)[0],))
 
 
 def test_a_live_verdict_names_what_keeps_a_rank_from_its_send() -> None:

@@ -106,16 +106,16 @@ def _share_code(sides: tuple[Side, Side]) -> bool:
 def _by_sides(case: Case, finding: Finding, sides: tuple[Side, Side]) -> Finding:
     trails = (sides[0].trail, sides[1].trail)
     if trails[0].steps == trails[1].steps:
-        differs = is_on_values(finding) and bool(trails[0].steps)
-        return (
-            _on_one_line(case, finding, sides, trails[0].steps[-1], trails[0].called)
-            if differs
-            else finding
-        )
+        other_calls = finding.code == "collective.op_mismatch"
+        if not trails[0].steps or not (is_on_values(finding) or other_calls):
+            return finding
+        called = () if other_calls else trails[0].called
+        return _on_one_line(case, finding, sides, trails[0].steps[-1], called)
     counts = (sides[0].times, sides[1].times) if min(s.times for s in sides) >= 0 else None
     alone = (sides[0].is_alone, sides[1].is_alone)
+    common = (sides[0].is_common, sides[1].is_common)
     alike = _are_at_one_step(case, sides)
-    parting = _part(trails, counts, alone, alike, tuple(_texts(case, trails)))
+    parting = _part(trails, counts, alone, common, alike, tuple(_texts(case, trails)))
     if parting is None:
         step = dispatching(*trails)
         found = _on_one_line(case, finding, sides, step, ()) if step else finding
@@ -203,6 +203,7 @@ def _part(
     trails: tuple[Trail, Trail],
     counts: tuple[int, int] | None,
     alone: tuple[bool, bool],
+    common: tuple[bool, bool],
     alike: bool,
     texts: tuple[tuple[str, str], ...],
 ) -> Parting | None:
@@ -211,7 +212,7 @@ def _part(
     try:
         return part(
             trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts, alone,
-            alike_rounds=alike,
+            common=common, alike_rounds=alike,
         )  # fmt: skip
     except RecursionError:
         return None  # a source of hundreds of nested branches must not cost the verdict itself

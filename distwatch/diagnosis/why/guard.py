@@ -12,6 +12,7 @@ from distwatch.diagnosis.why.source import Source
 Kind = Literal[
     "branch", "conditional", "short_circuit", "comprehension", "match", "loop", "no_sync",
     "try", "except", "finally", "return", "continue", "break", "raise", "exit", "value",
+    "cached",
 ]  # fmt: skip
 EXITS = frozenset(("return", "continue", "break", "raise", "exit"))
 TRIES = tuple(filter(None, (ast.Try, getattr(ast, "TryStar", None))))
@@ -42,8 +43,27 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it keeps a rank from the line, instead of leading to it."""
         return self.kind in EXITS
 
+    @property
+    def is_over_literal(self) -> bool:
+        """Whether it is a loop with as many rounds on each rank as are written down: an exit has to part them."""
+        node = self.node
+        return (
+            self.kind == "loop"
+            and isinstance(node, (ast.For, ast.AsyncFor))
+            and isinstance(node.iter, (ast.List, ast.Tuple))
+            and not any(isinstance(one, ast.Starred) for one in node.iter.elts)
+        )
+
     def is_shared_with(self, other: Guard) -> bool:
         return self.node is other.node and self.arm == other.arm
+
+
+def choice_guard(source: Source, node: ast.IfExp) -> Guard:
+    """What chooses between two values, shown by its line."""
+    return Guard(
+        kind="conditional", node=node, arm="", line=node.lineno, text=source.code(node.lineno),
+        tests=(node.test,),
+    )  # fmt: skip
 
 
 def handler_text(source: Source, handler: ast.ExceptHandler) -> str:

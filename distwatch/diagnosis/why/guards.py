@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
+from distwatch.diagnosis.why.contexts import chosen_no_sync, swallows, switched_sync
 from distwatch.diagnosis.why.exits import again_of, exits_of
 from distwatch.diagnosis.why.guard import LOOPS, TRIES, Guard, Kind, handler_text, header_of
 from distwatch.diagnosis.why.source import (
@@ -17,10 +18,8 @@ from distwatch.diagnosis.why.source import (
     within,
 )
 
+_CALLS_FOR_EACH = frozenset(("map", "filter", "starmap", "reduce", "takewhile", "dropwhile"))
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_CHOICES = frozenset(("branch", "conditional", "short_circuit", "match", "return"))
-_PASSED_ON = 3
-"""Of a function that is passed on in more places, none is named."""
 
 
 def guards_of(source: Source, scope: Scope, line: int, called: Sequence[str] = ()) -> list[Guard]:
@@ -29,32 +28,33 @@ def guards_of(source: Source, scope: Scope, line: int, called: Sequence[str] = (
     Args:
         called: names of what is called there, the best first: they tell apart calls on one line.
     """
-    return list(_Walk(source, scope, line, called).block(body_of(scope), None))
+    found = list(_Walk(source, scope, line, called).block(body_of(scope), None))
+    return [*found, *switched_sync(source, scope, line)] if "backward" in called else found
 
 
-def registrations_of(source: Source, function: str) -> tuple[Guard, ...]:
-    """What guards the lines that pass a function on, as to `add_callback(save)`; none where one is unguarded."""
-    called = {id(node.func) for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
-    lines = {
-        node.lineno
-        for node in ast.walk(source.tree)
-        if isinstance(node, (ast.Name, ast.Attribute))
-        and (node.id if isinstance(node, ast.Name) else node.attr) == function
-        and id(node) not in called
-    }
-    guards = [guards_of(source, source.scope_at(line), line) for line in sorted(lines)]
-    branches = [[one for one in found if one.kind in _CHOICES] for found in guards]
-    if not branches or len(branches) > _PASSED_ON or not all(branches):
-        return ()
-    return tuple(guard for found in branches for guard in found)
+def guards_to(source: Source, node: ast.AST) -> list[Guard]:
+    """All guards of one expression within its function, on its line, too."""
+    line = getattr(node, "lineno", 0)
+    scope = source.scope_at(line)
+    if scope is node:
+        scope = source.scopes_around(scope)[0]
+    return list(_Walk(source, scope, line, (), node).block(body_of(scope), None))
 
 
 class _Walk:
-    def __init__(self, source: Source, scope: Scope, line: int, called: Sequence[str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        scope: Scope,
+        line: int,
+        called: Sequence[str],
+        target: ast.AST | None = None,
+    ) -> None:
         self._source = source
         self._scope = scope
         self._line = line
         self._called = called
+        self._target = target
 
     def block(self, body: Sequence[ast.stmt], loop: ast.AST | None) -> Iterator[Guard]:
         """Down to the statement of the line, with the exits that lie before it."""
@@ -162,6 +162,8 @@ class _Walk:
                 if isinstance(item.context_expr, ast.Name):
                     yield from chosen_no_sync(self._source, self._scope, item.context_expr.id)
         if self._holds(node.body):
+            if any(swallows(self._source, self._scope, item.context_expr) for item in node.items):
+                yield self._guard("try", node, "body", text)
             yield from self.block(node.body, loop)
         else:
             for item in node.items:
@@ -182,12 +184,27 @@ class _Walk:
     # ---- expressions ---------------------------------------------------------------------
 
     def _expression(self, root: ast.AST) -> Iterator[Guard]:
-        """The guards inside one statement, on the way to what is called on the line."""
+        """The guards inside one statement, on the way to what is called on the line, or to the given node."""
+        if self._target is not None:
+            yield from self._path(root, self._target)
+            return
         for name in self._called or ("",):
             calls = [call for call in self._calls_on_line(root) if _is_called(call, name)]
             if calls:
                 yield from self._path(root, calls[-1])
                 return
+        for call in self._calls_on_line(root):
+            if called_name(call) in _CALLS_FOR_EACH and self._is_given(call):
+                yield from self._path(root, call)
+                text = self._source.segment(root)
+                yield self._guard("comprehension", call, "element", text, *call.args[1:])
+                return
+
+    def _is_given(self, call: ast.Call) -> bool:
+        """Whether what is called on the line is passed to that call, as to `map(check, layers)`."""
+        first = call.args[0] if call.args else None
+        name = first.id if isinstance(first, ast.Name) else getattr(first, "attr", "")
+        return name in self._called
 
     def _calls_on_line(self, root: ast.AST) -> list[ast.Call]:
         return [n for n in within(root) if isinstance(n, ast.Call) and covers(n, self._line)]
@@ -200,10 +217,10 @@ class _Walk:
             for name in self._called
         )
 
-    def _path(self, root: ast.AST, call: ast.Call) -> Iterator[Guard]:
+    def _path(self, root: ast.AST, target: ast.AST) -> Iterator[Guard]:
         current = root
-        while current is not call:
-            below = next((n for n in ast.iter_child_nodes(current) if call in within(n)), None)
+        while current is not target:
+            below = next((n for n in ast.iter_child_nodes(current) if target in within(n)), None)
             if below is None:
                 return
             yield from self._around(current, below)
@@ -228,30 +245,6 @@ class _Walk:
     def _guard(self, kind: Kind, node: ast.AST, arm: str, text: str, *tests: ast.expr) -> Guard:
         line = getattr(node, "lineno", self._line)
         return Guard(kind=kind, node=node, arm=arm, line=line, text=text, tests=tests)
-
-
-def chosen_no_sync(source: Source, scope: Scope, name: str) -> Iterator[Guard]:
-    """What decides whether a context is `no_sync`: `context = model.no_sync() if more else nullcontext()`."""
-    for node in within(scope):
-        if not isinstance(node, (ast.If, ast.Assign)) or "no_sync" not in source.segment(node):
-            continue
-        assigned = node.body if isinstance(node, ast.If) else [node]
-        if not any(isinstance(one, ast.Assign) and _assigns(one, name) for one in assigned):
-            continue
-        if isinstance(node, ast.If):
-            text, tests = header_of(source, node), (node.test,)
-        elif isinstance(node.value, ast.IfExp):
-            text, tests = source.code(node.lineno), (node.value.test,)
-        else:
-            continue
-        yield Guard(
-            kind="no_sync", node=node, arm="chosen", line=node.lineno, text=text, tests=tests
-        )
-        return
-
-
-def _assigns(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
 
 
 def _is_called(call: ast.Call, name: str) -> bool:

@@ -7,27 +7,21 @@ before one about data, a branch before a loop, and nothing that is the same on e
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 import msgspec
 
 from distwatch.diagnosis.facts.stack_calls import BACKWARD, CALLS
 from distwatch.diagnosis.why.guard import Guard
+from distwatch.diagnosis.why.options import OF_A_FAILURE, OF_A_TRY, Option, loop_around, scored
 from distwatch.diagnosis.why.places import Place, Sources, places_of
-from distwatch.diagnosis.why.topics import Topic, View, is_about_rank, topic_of
+from distwatch.diagnosis.why.topics import Topic, is_about_rank
 from distwatch.diagnosis.why.trails import Step, Trail
 
-WEIGHT: Mapping[Topic, float] = {
-    "rank": 8, "exception": 5, "randomness": 5, "time": 5, "files": 5, "environment": 5, "data": 4, "": 2,
-}  # fmt: skip
-_OF_A_FAILURE = frozenset(("rank", "environment", "files", "randomness", "time"))
+_BRANCHES = frozenset(("branch", "conditional", "short_circuit", "match"))
 _COMMUNICATES = CALLS | {BACKWARD}
-_OF_A_TRY = ("try", "except", "finally")
 _SPLIT = 6.0
-_UNEVEN = 4.0
-"""More for what keeps one side from a call that the other side makes more often."""
-_DEEPER = 0.6
 _BESIDE = 4.0
 """Less for what guards the side that is behind, or does not stand in the way of the other."""
 
@@ -65,30 +59,13 @@ class Parting(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_split and {call.lstrip("i") for call in self.calls} == {"send", "recv"}
 
 
-class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """A guard that may be what separates two sides, and how telling it is."""
-
-    score: float
-    guard: Guard
-    about: Topic
-    side: int
-    place: Place
-    other: Guard | None = None
-    depth: int = 0
-    """Functions between the one that both sides are in and its own."""
-
-    @property
-    def order(self) -> float:
-        """Of guards that tell as much, the outer one: who does not come in is not parted by what is inside."""
-        return self.score - _DEEPER * self.depth
-
-
 def part(
     sides: tuple[Trail, Trail],
     sources: Sources,
     counts: tuple[int, int] | None = None,
     alone: tuple[bool, bool] = (False, False),
     *,
+    common: tuple[bool, bool] = (False, False),
     alike_rounds: bool = False,
 ) -> Parting | None:
     """What separates two trails; None where the source does not show it.
@@ -96,6 +73,7 @@ def part(
     Args:
         counts: how many times each side made the call that one of them is in, where that is known.
         alone: of each side, whether the other one never made the call that it is in.
+        common: of each side, whether the other one made the call that it is in.
         alike_rounds: both have begun the same step of their training: a loop that ended early does not part them.
     """
     level = level_of(*sides)
@@ -103,9 +81,17 @@ def part(
         return None
     places = [places_of(trail, sources) for trail in sides]
     options = list(_options(sides, places, level, counts, alone))
+    for side in (0, 1):
+        if not common[side]:
+            options += _of_passed_on(places, side, level, sides[1 - side], counts)
     options = [option for option in options if option.score > 0]
     if alike_rounds:
         options = [one for one in options if one.guard.kind != "loop"] or options
+    if not options:
+        options = [
+            one for side in (0, 1) if _has_passed(alone, counts, side)
+            for one in _only_way(places, level, side)
+        ]  # fmt: skip
     best = max(options, key=lambda option: option.order, default=None)
     if best is None:
         return None
@@ -118,7 +104,7 @@ def part(
     parting = _parting(best, places, level)
     around = outer.guard if outer is not best else None
     if best.guard.kind == "try" and counts is not None:
-        around = _loop_around(best.place, best.guard)
+        around = loop_around(best.place, best.guard)
     return msgspec.structs.replace(parting, around=around)
 
 
@@ -159,7 +145,7 @@ def _options(
     for side in (0, 1):
         mine, yours, gone = here[side], here[1 - side], sides[1 - side]
         if mine is not None:
-            beside = _BESIDE if ahead == side else 0.0
+            beside = _BESIDE if ahead == side and not _has_passed(alone, counts, side) else 0.0
             for guard in unshared(mine, yours):
                 if _has_yet_to_come(gone, yours, guard):
                     continue
@@ -171,8 +157,17 @@ def _options(
         usual = _BESIDE if not more and (side == 0 or ahead == side) else 0.0
         never = 0.0 if alone[side] and ahead != side else usual
         for depth, place in enumerate(places[side][level + 1 :], 1):
+            recurses = _recurses(sides[side], level + depth)
             for option in _of_place(place, side, gone, (usual, never), counts) if place else ():
-                yield msgspec.structs.replace(option, depth=depth)
+                branches = option.guard.kind in _BRANCHES and not is_about_rank(option.guard.tests)
+                if not (recurses and branches):
+                    yield msgspec.structs.replace(option, depth=depth)
+
+
+def _recurses(trail: Trail, number: int) -> bool:
+    """Whether a function is in itself there: which way it takes parts no ranks that go all ways elsewhere."""
+    beside = (*trail.steps[number - 1 : number], *trail.steps[number + 1 : number + 2])
+    return any(trail.steps[number].is_in(one) for one in beside)
 
 
 def _of_place(
@@ -182,20 +177,57 @@ def _of_place(
     beside: tuple[float, float],
     counts: tuple[int, int] | None,
 ) -> Iterator[Option]:
-    """Of a function that only one side is in: what guards its line, and what guards that it is called at all.
+    """Of a function that only one side is in: what guards its line.
 
     Args:
         beside: less for a cleanup, which says less than what it follows, and for any other guard.
     """
     for guard in unshared(place, None):
-        less = beside[0] if guard.kind in _OF_A_TRY else beside[1]
+        less = beside[0] if guard.kind in OF_A_TRY else beside[1]
         yield from scored(place, guard, side, gone, less, counts)
-    source = place.view.source
-    for guard in place.registered:
-        there = msgspec.structs.replace(place, view=View(source, source.scope_at(guard.line)))
-        for option in scored(there, guard, side, gone, 0.0, counts):
-            if option.about in _OF_A_FAILURE:
-                yield msgspec.structs.replace(option, place=place)
+
+
+def _only_way(places: list[list[Place | None]], level: int, side: int) -> Iterator[Option]:
+    """The one branch that leads to a call which the other side went past: it parts them, whatever it is about."""
+    here = places[1 - side][level] if level < len(places[1 - side]) else None
+    way = places[side][level:]
+    if not all(place is not None and place.is_direct for place in way):
+        return
+    found = [
+        (place, guard, depth)
+        for depth, place in enumerate(way)
+        if place is not None
+        for guard in unshared(place, None if depth else here)
+    ]
+    if len(found) == 1 and found[0][1].kind in _BRANCHES:
+        place, guard, depth = found[0]
+        yield Option(score=1.0, guard=guard, about="", side=side, place=place, depth=depth)
+
+
+def _has_passed(alone: tuple[bool, bool], counts: tuple[int, int] | None, side: int) -> bool:
+    """Whether the other side has gone on without this side's call, which it never made."""
+    return alone[side] and counts is not None and counts[1 - side] > counts[side]
+
+
+def _of_passed_on(
+    places: list[list[Place | None]],
+    side: int,
+    level: int,
+    gone: Trail,
+    counts: tuple[int, int] | None,
+) -> Iterator[Option]:
+    """What decides that a side comes to functions that are called by another name than their own."""
+    theirs = [guard for place in places[1 - side] if place is not None for guard in place.guards]
+    for depth, place in enumerate(places[side][level:]):
+        if place is None:
+            continue
+        for guard, view in (*(place.registered if depth else ()), *place.chosen):
+            if any(_is_met_by(guard, other) for other in theirs):
+                continue
+            there = msgspec.structs.replace(place, view=view)
+            for option in scored(there, guard, side, gone, 0.0, counts):
+                if option.about in OF_A_FAILURE:
+                    yield msgspec.structs.replace(option, place=place, depth=depth)
 
 
 def _ahead(here: Sequence[Place | None]) -> int | None:
@@ -272,55 +304,6 @@ def _leads(guard: Guard) -> int:
     )
 
 
-def scored(
-    place: Place,
-    guard: Guard,
-    side: int,
-    gone: Trail,
-    beside: float,
-    counts: tuple[int, int] | None,
-    other: Guard | None = None,
-) -> Iterator[Option]:
-    """That guard, if it may separate the sides."""
-    about, behind = _about(place.view, guard)
-    weight = WEIGHT.get(about, 0.0)
-    if guard.kind != "loop":
-        # A loop over a rank's own data says less than a condition that skips the call.
-        weight = max(weight, WEIGHT.get(behind, 0.0))
-    if other is not None and not weight:
-        weight = 1.0  # they did take two arms, whatever it depends on
-    uneven = counts is not None and counts[side] > counts[1 - side]
-    if guard.kind == "loop" and weight:
-        # A rank that left it earlier may have left it by an exit: whose data it runs over says less than that.
-        is_whose = uneven and not is_about_rank(guard.tests)
-        weight = (min(weight, WEIGHT["data"]) if is_whose else weight) - 1.0
-    # Whoever handles an exception of a `try` inside a loop goes on to the next round.
-    skips = guard.kind == "try" and _loop_around(place, guard) is not None
-    if uneven and weight and (skips or guard.kind not in _OF_A_TRY):
-        weight += _UNEVEN
-    weight += {"no_sync": 3.0, "raise": -2.0, "return": -0.5, "break": -0.5, "continue": -0.5}.get(
-        guard.kind, 0.0
-    )
-    if gone.raised and not {about, behind} & _OF_A_FAILURE:
-        return
-    if weight > 0:
-        yield Option(
-            score=weight - beside, guard=guard, about=about, side=side, place=place, other=other
-        )
-
-
-def _loop_around(place: Place, guard: Guard) -> Guard | None:
-    """The innermost loop around a guard in its function."""
-    before = place.guards[: place.guards.index(guard)]
-    return next((one for one in reversed(before) if one.kind == "loop"), None)
-
-
-def _about(view: View, guard: Guard) -> tuple[Topic, Topic]:
-    if guard.kind in _OF_A_TRY or guard.text.startswith("except"):
-        return "exception", "exception"
-    return topic_of(view, guard.tests)
-
-
 def _parting(best: Option, places: list[list[Place | None]], level: int) -> Parting:
     number = next(n for n, place in enumerate(places[best.side]) if place is best.place)
     shown: list[Place | None] = [None, None]
@@ -338,9 +321,13 @@ def _parting(best: Option, places: list[list[Place | None]], level: int) -> Part
         steps=(shown[0].step if shown[0] else None, shown[1].step if shown[1] else None),
         calls=(_innermost_call(places[0]), _innermost_call(places[1])),
         other=best.other,
-        registers=best.place.step.function if best.guard in best.place.registered else "",
+        registers=best.place.step.function if _is_registered(best) else "",
         has_left=_has_left(best, shown[1 - best.side]),
     )
+
+
+def _is_registered(best: Option) -> bool:
+    return any(guard is best.guard for guard, _ in best.place.registered)
 
 
 def _has_left(best: Option, theirs: Place | None) -> bool:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from distwatch.diagnosis.why.guard import Guard
-from distwatch.diagnosis.why.guards import guards_of, registrations_of
-from distwatch.diagnosis.why.source import FUNCTIONS, Source, called_name, covers, name_of, within
-from distwatch.diagnosis.why.topics import View, bind
+from distwatch.diagnosis.why.guards import guards_of
+from distwatch.diagnosis.why.names import View, bind
+from distwatch.diagnosis.why.passed_on import Chosen, choices_of, keys_of, registrations_of
+from distwatch.diagnosis.why.source import (
+    FUNCTIONS,
+    Scope,
+    Source,
+    called_name,
+    covers,
+    name_of,
+    within,
+)
 from distwatch.diagnosis.why.trails import Step, Trail
 
+_CACHES = frozenset(("lru_cache", "cache", "memoize", "cached"))
 Sources = Callable[[str], Source | None]
 """The file of a path; None where it was not read."""
 
@@ -24,8 +34,12 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     view: View
     guards: tuple[Guard, ...]
     called: str
-    registered: tuple[Guard, ...] = ()
+    is_direct: bool
+    """Whether the line calls the next function by its own name: nothing between them decides."""
+    registered: Chosen = ()
     """Of a function that is called by another name: what guards the lines that pass it on by its own."""
+    chosen: Chosen = ()
+    """Of the last line, where it calls a variable: what decides that this stands for what is called."""
 
 
 def places_of(trail: Trail, sources: Sources) -> list[Place | None]:
@@ -47,16 +61,51 @@ def places_of(trail: Trail, sources: Sources) -> list[Place | None]:
         called = tuple(s.function for s in following) or trail.called
         view = View(source, scope, _bindings(caller, scope) if caller else None)
         guards = guards_of(source, scope, step.line, called)
-        shown = _shown_call(source, step, called)
-        is_passed_on = caller is not None and not any(
-            called_name(one) == step.function for one in _calls_on(*caller)
-        )
-        registered = registrations_of(source, step.function) if is_passed_on else ()
+        name, chosen = ("", ()) if following else _chosen(view, step, called)
         places.append(
-            Place(step=step, view=view, guards=tuple(guards), called=shown, registered=registered)
+            Place(
+                step=step,
+                view=view,
+                guards=(*_kept_results(source, scope), *guards),
+                called=name or _shown_call(source, step, called),
+                is_direct=any(called_name(one) in called for one in _calls_on(view, step)),
+                registered=_registered(caller, source, scope, step.function) if caller else (),
+                chosen=chosen,
+            )
         )
         caller = view, step
     return places
+
+
+def _registered(caller: tuple[View, Step], source: Source, scope: Scope, name: str) -> Chosen:
+    calls = _calls_on(*caller)
+    by_name = [one for one in calls if called_name(one) == name]
+    found = registrations_of(source, scope, by_own_name=bool(by_name))
+    if by_name or found:
+        return found
+    return next((keys for one in calls if (keys := keys_of(caller[0], one))), ())
+
+
+def _chosen(view: View, step: Step, called: Sequence[str]) -> tuple[str, Chosen]:
+    calls = _calls_on(view, step)
+    if any(called_name(one) in called for one in calls):
+        return "", ()
+    options = (choices_of(view, one, called) for one in calls)
+    return next((option for option in options if option[1]), ("", ()))
+
+
+def _kept_results(source: Source, scope: Scope) -> Iterator[Guard]:
+    """Of a function whose results are kept by its arguments: it only runs for what it has not been asked."""
+    if not isinstance(scope, FUNCTIONS):
+        return
+    for one in scope.decorator_list:
+        named = called_name(one) if isinstance(one, ast.Call) else getattr(one, "attr", "")
+        if (named or getattr(one, "id", "")) in _CACHES:
+            arguments = [ast.Name(id=argument.arg) for argument in scope.args.args]
+            yield Guard(
+                kind="cached", node=one, arm="body", line=one.lineno,
+                text=source.code(one.lineno), tests=tuple(arguments),
+            )  # fmt: skip
 
 
 def _bindings(caller: tuple[View, Step], scope: ast.AST) -> dict[str, tuple[ast.expr, View]]:

@@ -9,11 +9,13 @@ import msgspec
 
 from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.guards import guards_of
-from distwatch.diagnosis.why.parting import WEIGHT
+from distwatch.diagnosis.why.names import View, is_counter
+from distwatch.diagnosis.why.options import WEIGHT
+from distwatch.diagnosis.why.orders import loop_in_own_order
 from distwatch.diagnosis.why.places import Sources
 from distwatch.diagnosis.why.sides import Side
 from distwatch.diagnosis.why.source import Source, excerpt, within
-from distwatch.diagnosis.why.topics import Topic, View, is_counter, topic_of
+from distwatch.diagnosis.why.topics import Topic, topic_of
 from distwatch.diagnosis.why.trails import Step
 from distwatch.diagnosis.why.values import (
     Aspect,
@@ -51,7 +53,22 @@ def told_by_line(
         return _with_origin(finding, sides, step, source, origin, bool(called))
     if aspect == "tensor" and (skipping := skipping_of(source, step, called)):
         return _with_rounds(finding, sides, step, source, skipping)
+    if aspect == "tensor" and (order := _own_order_of(source, step, called)):
+        return _with_order(finding, sides, step, source, order)
     return finding
+
+
+def _own_order_of(
+    source: Source, step: Step, called: tuple[str, ...]
+) -> tuple[Guard, Topic] | None:
+    view = View(source, source.scope_at(step.line, step.function))
+    guards = guards_of(source, view.scope, step.line, called)
+    for call in calls_on(view, step.line, called):
+        passed = differing_arguments(call, "tensor")
+        names = frozenset(name for one in passed for name in _names_behind(view, one))
+        if found := loop_in_own_order(view, guards, names):
+            return found
+    return None
 
 
 def skipping_of(
@@ -121,6 +138,21 @@ def _with_origin(
         finding,
         summary=f"{finding.summary}; what {who} {verb} comes from `{guard.text}`, {place}",
         why=_ways(sides, step, source, msgspec.structs.replace(guard, kind="value"), about),
+    )
+
+
+def _with_order(
+    finding: Finding, sides: tuple[Side, Side], step: Step, source: Source,
+    order: tuple[Guard, Topic],
+) -> Finding:  # fmt: skip
+    found = _with_origin(finding, sides, step, source, order, is_value=True)
+    of = "files in a folder" if order[1] == "files" else "the elements of a set"
+    return msgspec.structs.replace(
+        found,
+        summary=f"{found.summary}: each process may have {of} in an order of its own",
+        advice=found.advice
+        if finding.has_own_advice
+        else "Go through them in one order on every rank: sorted(…).",
     )
 
 

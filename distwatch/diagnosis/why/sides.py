@@ -31,12 +31,14 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         times: how often they made the call that it leads to; -1: not known.
         is_alone: the other side has never made that call.
+        is_common: it has.
     """
 
     ranks: tuple[int, ...]
     trail: Trail
     times: int = -1
     is_alone: bool = False
+    is_common: bool = False
 
 
 def is_on_values(finding: Finding) -> bool:
@@ -279,19 +281,19 @@ def _sites_of_group_calls(process: Process) -> dict[int, Site | None]:
 def _counted(case: Case, finding: Finding, one: Side, other: Side) -> tuple[Side, Side]:
     """With how often each side made the call that one of them is in, and the other one is not."""
     sides = [one, other]
-    for number, side in enumerate(sides):
+    times = (-1, -1)
+    for number, side in enumerate((one, other)):
         if not side.trail.steps:
             continue
         mine, theirs = (_times(case, finding, side, whose) for whose in (side, sides[1 - number]))
-        if min(mine, theirs) > 0 and mine != theirs:
+        if min(mine, theirs) > 0 and mine != theirs and times == (-1, -1):
             times = (mine, theirs) if number == 0 else (theirs, mine)
-            return (
-                msgspec.structs.replace(sides[0], times=times[0]),
-                msgspec.structs.replace(sides[1], times=times[1]),
-            )
-        is_alone = mine > 0 and theirs == 0 and _is_whole(case, finding, sides[1 - number])
-        sides[number] = msgspec.structs.replace(side, is_alone=is_alone)
-    return sides[0], sides[1]
+        never = mine > 0 and theirs == 0 and _is_whole(case, finding, sides[1 - number])
+        sides[number] = msgspec.structs.replace(side, is_alone=never, is_common=theirs > 0)
+    return (
+        msgspec.structs.replace(sides[0], times=times[0]),
+        msgspec.structs.replace(sides[1], times=times[1]),
+    )
 
 
 def _times(case: Case, finding: Finding, side: Side, whose: Side) -> int:

@@ -85,12 +85,16 @@ class Source:
                 ),
                 name,
             )
+        return [(call, self.scope_at(call.lineno)) for call in self.calls_named(name)]
+
+    def calls_named(self, name: str) -> list[ast.Call]:
+        """All calls of anything by that name."""
         if self._calls is None:
             self._calls = {}
             for node in ast.walk(self.tree):
                 if isinstance(node, ast.Call) and (said := called_name(node)):
                     self._calls.setdefault(said, []).append(node)
-        return [(call, self.scope_at(call.lineno)) for call in self._calls.get(name, ())]
+        return self._calls.get(name, [])
 
     def segment(self, node: ast.AST) -> str:
         """The text of an expression in one line, shortened."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Literal
 
-from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, body_of, called_name, within
+from distwatch.diagnosis.why.names import COUNTERS, View, attribute_values, bind, defaults_of_option
+from distwatch.diagnosis.why.source import FUNCTIONS, body_of, called_name, within
 
 Topic = Literal[
     "rank", "exception", "randomness", "time", "files", "environment", "data", "", "constant"
@@ -31,7 +32,8 @@ _WORDS: tuple[tuple[Topic, str], ...] = (
     ("data", "loader dataloader dataset batch batches loss losses isnan isinf isfinite nan item numel shape size "
      "any all tensor tensors grad grads gradient logits labels sample samples next iter mask tokens data queue "
      "input inputs output outputs x y length lengths empty sum mean max min count_nonzero overflow found_inf "
-     "shard shards chunk chunks buffer targets text score accuracy metric metrics norm"),
+     "shard shards chunk chunks buffer targets text score accuracy metric metrics norm layers rows records "
+     "examples images documents sequences"),
 )  # fmt: skip
 _TOPIC_OF: dict[str, Topic] = {word: topic for topic, words in _WORDS for word in words.split()}
 _ORDER: tuple[Topic, ...] = (*(topic for topic, _ in _WORDS), "", "constant")
@@ -42,49 +44,8 @@ _PASSED_ON = frozenset(
     "tensor ones zeros full empty randn rand arange get item to any all".split()
 )
 """Calls whose result is about what its arguments are about."""
-_ADDS = frozenset(("append", "add", "extend", "insert", "put", "appendleft"))
-_COUNTERS = frozenset(("range", "enumerate", "count"))
 _DEEPEST = 5
 _MOST = 200
-_CALLERS = 3
-Bindings = Mapping[str, tuple[ast.expr, "View"]]
-
-
-class View:
-    """One function as names in it are looked up, with what its caller passed."""
-
-    def __init__(self, source: Source, scope: Scope, bindings: Bindings | None = None) -> None:
-        self.source = source
-        self.scope = scope
-        self.bindings = bindings or {}
-
-    def meanings(self, name: str) -> Iterator[tuple[ast.AST, View]]:
-        """The expressions that a name may stand for: what is assigned to it, or what was passed."""
-        found = False
-        for value in _assigned(self.source, self.scope, name):
-            found = True
-            yield value, self
-        if found:
-            return
-        if name in self.bindings:
-            yield self.bindings[name]
-        elif name in _parameters(self.scope):
-            yield from self._passed(name)
-        elif not isinstance(self.scope, ast.Module):
-            for scope in self.source.scopes_around(self.scope):
-                values = _assigned(self.source, scope, name)
-                yield from ((value, View(self.source, scope)) for value in values)
-                if values:
-                    break
-
-    def _passed(self, name: str) -> Iterator[tuple[ast.AST, View]]:
-        """What callers in the same file pass as a parameter."""
-        if not isinstance(self.scope, FUNCTIONS):
-            return
-        for call, scope in self.source.calls_of(self.scope)[:_CALLERS]:
-            bound = bind(call, self.scope, View(self.source, scope))
-            if name in bound:
-                yield bound[name]
 
 
 def topic_of(view: View, tests: Iterable[ast.AST]) -> tuple[Topic, Topic]:
@@ -223,11 +184,11 @@ def _of_attribute(view: View, node: ast.Attribute, depth: int, search: _Search) 
     base = node.value.id if isinstance(node.value, ast.Name) else ""
     base = node.value.attr if isinstance(node.value, ast.Attribute) else base
     if base in _CONFIG:
-        return set()
+        return _of_setting(view, node.attr, depth, search)
     if base == "self":
         found = [
             topic
-            for value, where in _attribute_values(view.source, node.attr)
+            for value, where in attribute_values(view.source, node.attr)
             for topic in _topics(where, value, depth + 1, search)
         ]
         if found:
@@ -237,13 +198,20 @@ def _of_attribute(view: View, node: ast.Attribute, depth: int, search: _Search) 
     return _topics(view, node.value, depth, search) if base != "self" else {""}
 
 
+def _of_setting(view: View, name: str, depth: int, search: _Search) -> set[Topic]:
+    """Of a configuration that ranks share, unless this file shows that it is made from the rank."""
+    values = (*attribute_values(view.source, name), *defaults_of_option(view.source, name))
+    found = {topic for value, where in values for topic in _topics(where, value, depth + 1, search)}
+    return found & {"rank"}
+
+
 def _of_call(view: View, node: ast.Call, depth: int, search: _Search) -> set[Topic]:
     name = called_name(node)
     found: set[Topic] = set()
     said = word_topic(name)
     if said:
         found.add(search.note(said, depth))
-    if isinstance(node.func, ast.Attribute) and name not in _COUNTERS:
+    if isinstance(node.func, ast.Attribute) and name not in COUNTERS:
         base = _topics(view, node.func.value, depth, search)
         found |= base if said != "data" or "rank" in base else set()
     arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
@@ -254,6 +222,7 @@ def _of_call(view: View, node: ast.Call, depth: int, search: _Search) -> set[Top
             if isinstance(returned, ast.Return) and returned.value is not None:
                 found |= _topics(inside, returned.value, depth + 1, search)
                 found |= _decided_by(inside, function, depth, search)
+        found |= _yielded_by(inside, function, depth, search)
     if not defined and isinstance(node.func, ast.Name):
         lambdas = [one for one in view.meanings(name) if isinstance(one[0], ast.Lambda)]
         for value, where in lambdas[:2]:
@@ -264,7 +233,7 @@ def _of_call(view: View, node: ast.Call, depth: int, search: _Search) -> set[Top
         for argument in arguments:
             if argument not in variables:
                 found |= _topics(view, argument, depth, search)
-    is_plain = isinstance(node.func, ast.Name) and name not in _PASSED_ON | _COUNTERS
+    is_plain = isinstance(node.func, ast.Name) and name not in _PASSED_ON | COUNTERS
     if not found and not defined and is_plain:
         return {""}  # of another file, maybe: nothing shows that it returns the same everywhere
     return found
@@ -281,6 +250,22 @@ def _decided_by(
     return found
 
 
+def _yielded_by(
+    view: View, function: ast.FunctionDef | ast.AsyncFunctionDef, depth: int, search: _Search
+) -> set[Topic]:
+    """Of a generator: what decides how often it yields."""
+    found: set[Topic] = set()
+    for node in within(function):
+        yields = any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in within(node))
+        if isinstance(node, (ast.For, ast.AsyncFor)) and yields:
+            found |= _topics(view, node.iter, depth + 1, search)
+        elif isinstance(node, ast.While) and yields:
+            found |= _topics(view, node.test, depth + 1, search)
+        elif isinstance(node, ast.YieldFrom):
+            found |= _topics(view, node.value, depth + 1, search)
+    return found
+
+
 def word_topic(word: object) -> Topic:
     """What a name tells by its words: `is_main_process` is about the rank."""
     if not isinstance(word, str) or len(word) > 80:
@@ -292,101 +277,3 @@ def word_topic(word: object) -> Topic:
     options = {name, *parts, *("_".join(pair) for pair in pairwise(parts))}
     told = {topic for option in options if (topic := _TOPIC_OF.get(option))}
     return next((topic for topic in _ORDER if topic in told), "")
-
-
-def bind(
-    call: ast.Call, function: ast.FunctionDef | ast.AsyncFunctionDef, caller: View
-) -> dict[str, tuple[ast.expr, View]]:
-    """What a call passes, by the name of the parameter."""
-    names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
-    if names[:1] == ["self"]:
-        names = names[1:]
-    bound = dict(zip(names, call.args, strict=False))
-    bound |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
-    return {
-        name: (value, caller) for name, value in bound.items() if not isinstance(value, ast.Starred)
-    }
-
-
-def _parameters(scope: Scope) -> set[str]:
-    if isinstance(scope, ast.Module):
-        return set()
-    arguments = scope.args
-    return {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-
-
-def _assigned(source: Source, scope: Scope, name: str) -> list[ast.AST]:
-    """Everything that a scope assigns to a name; a condition decides, too, which of several it is."""
-    known = source.assigned.get((id(scope), name))
-    if known is None:
-        known = source.assigned[id(scope), name] = _find_assigned(scope, name)
-    return known
-
-
-def _find_assigned(scope: Scope, name: str) -> list[ast.AST]:
-    values: list[ast.AST] = []
-    for node in within(scope):
-        values += _values(node, name)
-    if len(values) < 2:
-        return values
-    deciding = [
-        node.test
-        for node in within(scope)
-        if isinstance(node, ast.If) and any(_values(n, name) for n in within(node))
-    ]
-    return [*values, *deciding]
-
-
-def _values(node: ast.AST, name: str) -> Sequence[ast.AST]:
-    if isinstance(node, ast.Assign):
-        return [node.value] if any(_names(target, name) for target in node.targets) else []
-    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)):
-        return [node.value] if node.value is not None and _names(node.target, name) else []
-    if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)) and _names(node.target, name):
-        counts = is_counter(node.iter, node.target, name)
-        return [ast.Constant(value=0) if counts else node.iter]
-    if isinstance(node, (ast.With, ast.AsyncWith)):
-        return [
-            item.context_expr
-            for item in node.items
-            if item.optional_vars is not None and _names(item.optional_vars, name)
-        ]
-    if isinstance(node, ast.ExceptHandler):
-        return [node] if node.name == name else []
-    return _added(node, lambda one: isinstance(one, ast.Name) and one.id == name)
-
-
-def _added(node: ast.AST, is_it: Callable[[ast.AST], bool]) -> list[ast.expr]:
-    """What is put into a list or set: `callbacks.append(x)`."""
-    of = node.func if isinstance(node, ast.Call) else None
-    if isinstance(node, ast.Call) and isinstance(of, ast.Attribute) and of.attr in _ADDS:
-        return node.args[-1:] if is_it(of.value) else []
-    return []
-
-
-def _names(target: ast.AST, name: str) -> bool:
-    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(target))
-
-
-def is_counter(iterated: ast.expr, target: ast.expr, name: str) -> bool:
-    """Whether a loop's variable only counts rounds, as it does on every rank."""
-    if not isinstance(iterated, ast.Call) or called_name(iterated) not in _COUNTERS:
-        return False
-    if isinstance(target, ast.Tuple):
-        return isinstance(target.elts[0], ast.Name) and target.elts[0].id == name
-    return called_name(iterated) != "enumerate"
-
-
-def _attribute_values(source: Source, attribute: str) -> Iterator[tuple[ast.AST, View]]:
-    """What is assigned to `self.attribute` anywhere in the file."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(_is_attribute(target, attribute) for target in targets):
-                yield node.value, View(source, source.scope_at(node.lineno))
-        for value in _added(node, lambda one: _is_attribute(one, attribute)):
-            yield value, View(source, source.scope_at(value.lineno))
-
-
-def _is_attribute(node: ast.AST, attribute: str) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == attribute

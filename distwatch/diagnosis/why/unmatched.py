@@ -16,13 +16,8 @@ from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.operations import operation_name
 from distwatch.diagnosis.facts.peer_waits import PeerWait
 from distwatch.diagnosis.why.guard import Guard
-from distwatch.diagnosis.why.parting import (
-    Option,
-    level_of,
-    may_leave_by,
-    scored,
-    unshared,
-)
+from distwatch.diagnosis.why.options import Option, scored
+from distwatch.diagnosis.why.parting import level_of, may_leave_by, unshared
 from distwatch.diagnosis.why.places import Place, Sources, places_of
 from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, called_name, within
 from distwatch.diagnosis.why.topics import Topic

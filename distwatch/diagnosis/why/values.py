@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from itertools import combinations, product
 from typing import Literal
 
 from distwatch.diagnosis.why.guard import Guard
+from distwatch.diagnosis.why.guards import guards_to
+from distwatch.diagnosis.why.names import View
+from distwatch.diagnosis.why.passed_on import meanings_of_callee
 from distwatch.diagnosis.why.source import Source, called_name, covers, within
-from distwatch.diagnosis.why.topics import Topic, View, topic_of
+from distwatch.diagnosis.why.topics import Topic, topic_of
 from distwatch.diagnosis.why.trails import Step
 
 _DEEPEST = 4
@@ -66,6 +70,8 @@ def _find_origin(
             for node, where in meant:
                 if found := deciding(where, node):
                     return found
+        if not called and (found := _arms_of_callee(view, call)):
+            return found
     return None
 
 
@@ -113,6 +119,21 @@ def _computed(view: View, node: ast.AST) -> tuple[Guard, Topic] | None:
         return None
     own = topic_of(view, [node])[0]
     return _guard(view, node, node) if own in _PER_RANK else None
+
+
+def _arms_of_callee(view: View, call: ast.Call) -> tuple[Guard, Topic] | None:
+    """The construct in whose arms a variable is given one function or another."""
+    meant = [
+        (where, guards_to(where.source, node)) for node, where in meanings_of_callee(view, call)
+    ]
+    for (where, mine), (_, others) in combinations(meant, 2):
+        for one, other in product(mine, others):
+            if one.node is other.node and one.arm != other.arm and not one.is_exit:
+                guard = one if one.arm != "else" else other
+                about = topic_of(where, guard.tests)[0]
+                if about != "constant":
+                    return guard, about
+    return None
 
 
 def _guard(view: View, node: ast.expr, test: ast.expr) -> tuple[Guard, Topic]:

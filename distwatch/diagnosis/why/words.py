@@ -34,6 +34,10 @@ _LOOP = (
     "Give every rank the same number of rounds: drop_last=True, a DistributedSampler that pads, an all_reduce "
     "(MIN) of the length before the loop, or the Join context manager."
 )
+_CACHED = (
+    "Call the collective outside of the function whose results are kept, or ask it on every rank with the same "
+    "arguments."
+)
 _HELD_UP = (
     "What only some ranks do there holds up the others: let every rank do it, make it shorter, or let "
     "the others not wait for it in a collective."
@@ -54,7 +58,7 @@ def clause_of(parting: Parting, ranks: Ranks, counts: tuple[int, int] | None) ->
     if guard.kind == "loop" or (
         guard.kind == "try" and counts is not None and not parting.is_split
     ):
-        at = at if guard.kind == "loop" else f"the try before {at}"
+        at = f"the try before {at}" if guard.text.startswith("except") else at
         return _loop_clause(parting, ranks, counts, at, about)
     who = f"only {name_ranks(takers)}" if len(takers) <= max(len(others), 1) else name_ranks(takers)
     if guard.is_exit:
@@ -66,10 +70,12 @@ def clause_of(parting: Parting, ranks: Ranks, counts: tuple[int, int] | None) ->
         call = parting.calls[taker] or "backward"
         in_it = f"{name_ranks(takers)} {agree(takers, 'is', 'are')} still there"
         return f"{at}{about}, decides whether {call} waits for the other ranks, and only {in_it}"
+    if guard.kind == "cached":
+        runs = f"{agree(takers, 'runs', 'run')} {parting.function}"
+        return f"{who} {runs}: {at}{about}, keeps its results by its arguments"
     if parting.registers:
-        does = (
-            f"passes {parting.registers} on" if len(takers) == 1 else f"pass {parting.registers} on"
-        )
+        what = "a lambda" if parting.registers == "<lambda>" else parting.registers
+        does = f"{agree(takers, 'passes', 'pass')} {what} on"
         call = f", which calls {parting.calls[taker]}" if parting.calls[taker] else ""
         return f"{who} {_enters(guard, takers)} {at}{about}, and {does} there{call}"
     does = _does(parting, taker, takers)
@@ -140,7 +146,8 @@ def _enters(guard: Guard, ranks: Sequence[int]) -> str:
     if guard.arm == "else":
         return f"{agree(ranks, verb + 's', verb)} the else of"
     if guard.kind in ("try", "no_sync"):
-        return agree(ranks, "is in", "are in") + (" the try before" if guard.kind == "try" else "")
+        before = " the try before" if guard.text.startswith("except") else ""
+        return agree(ranks, "is in", "are in") + before
     if guard.arm == "again":
         return agree(ranks, "goes", "go") + " on to the next round by"
     if guard.kind in ("except", "finally", "comprehension"):
@@ -169,6 +176,8 @@ def advice_on_rounds(about: Topic) -> str:
 def advice_of(parting: Parting, calls_collective: bool) -> str:
     """What to do about it; '' where nothing better is known than the finding's own advice."""
     guard = parting.guard
+    if guard.kind == "cached":
+        return _CACHED
     if guard.kind == "no_sync":
         return "Enter no_sync for the same micro-batches on every rank."
     if guard.kind in ("try", "except", "finally", "raise") or parting.about == "exception":
