@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from distwatch.ray import HOOK
 from distwatch.state.model import RunState
 from tests.ray.test_actors import STARTED_S
 from tests.ray.test_up import QUICK, STUCK
+from tests.scenarios.test_racks import below
 from tests.support.leftovers import processes_of
 from tests.support.machines import INTERFACE, Machine, machines
 from tests.support.ranks import JOBS, REPOSITORY, Job, empty_job
@@ -51,9 +52,10 @@ pytestmark = pytest.mark.timeout(300)
 class Hosts:
     """Machines with a Ray node each, the head on the first; a job of one rank on each."""
 
-    def __init__(self, machines: list[Machine], jobs: list[Job]) -> None:
+    def __init__(self, machines: list[Machine], jobs: list[Job], racks: Mapping[str, str]) -> None:
         self.machines = machines
         self.jobs = jobs
+        self.racks = racks
         self.address = f"{machines[0].address}:{PORT}"
 
     @property
@@ -78,7 +80,8 @@ class Hosts:
             *("--object-store-memory=80000000", f"--node-ip-address={machine.address}", *options),
         ]
         off = {"DISTWATCH": "", "DISTWATCH_RUN_ID": ""}
-        job.start(machine.command(command), {**RAY, **off}, "ray.log")
+        rack = {"DISTWATCH_RACK": self.racks.get(machine.name, "")}
+        job.start(machine.command(command), {**RAY, **off, **rack}, "ray.log")
 
     def start_job(self, *methods: str) -> None:
         settings = {**RAY, "RAY_RUNTIME_ENV_HOOK": HOOK, "DISTWATCH_DEADLINES": QUICK}
@@ -106,9 +109,10 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts(count: int) -> Iterator[Hosts]:
+def hosts(count: int, racks: Mapping[str, str] | None = None) -> Iterator[Hosts]:
+    """`racks`: the names of racks, by host."""
     with machines(count) as made, contextlib.ExitStack() as jobs:
-        found = Hosts(made, [jobs.enter_context(empty_job()) for _ in made])
+        found = Hosts(made, [jobs.enter_context(empty_job()) for _ in made], racks or {})
         found.start_ray()
         yield found
         for job in found.jobs:
@@ -149,3 +153,26 @@ def test_a_cut_network_and_a_sick_ray_do_not_blind_the_view() -> None:
         assert seen.returncode == 3, seen.stderr
         assert "3/3 ranks observed" in seen.stdout
         os.kill(cluster.gcs_pid(), signal.SIGCONT)
+
+
+def test_a_tree_of_roots_is_seen_whole_from_every_node() -> None:
+    with hosts(3, racks={"node2": "a", "node3": "a"}) as cluster:
+        root = cluster.root
+        cluster.start_job("sum_twice", "sum_twice", "sum_twice")
+        placed = cluster.distwatch(0, "up", "--ray", "--address", cluster.address)
+        assert placed.returncode == 0, placed.stderr + placed.stdout
+        root.open_gate("job", 0)
+        finding = root.wait_verdict(STUCK, {1}, mentions=("sum_twice",), timeout_s=STARTED_S)
+        assert set(finding.waiting_ranks) == {0, 2}
+
+        def in_a_tree(state: RunState) -> bool:
+            roots = below(state, "node1")
+            under = below(state, *roots) if len(roots) == 1 else set()
+            return {*roots, *under} == {"node2", "node3"} and host_count(state) == (3, 3)
+
+        root.wait_state(in_a_tree)
+        for number in range(3):
+            seen = cluster.distwatch(number, "attach", "--once", "ray://")
+            assert seen.returncode == 3, seen.stderr
+            assert "3/3 ranks observed" in seen.stdout
+            assert "rank 1" in seen.stdout
