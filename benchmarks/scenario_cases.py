@@ -74,6 +74,7 @@ CASES = (
         for way in "broadcast reduce gather scatter".split()
     ),
     _of("shared_groups", "subgroup", "collective.root_disagrees", 1, 2, world=3),
+    _of("shared_groups", "held_lock", "process.lock_wait", 0, 1),
     _of("shared_groups", "crossed", "collective.cycle", 0, 1),
     _of("shared_groups", "circle", "collective.cycle", 0, 1, 2, world=3),
     _of("shared_groups", "sites", "collective.site_differs", 1),

@@ -46,6 +46,8 @@ class Host(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """The newest look at each endpoint of the run's jobs, by `host:port`."""
     locks: dict[str, ev.LockLooked] = {}
     """The newest look at each lock file that a process waits for, by path."""
+    held_locks: dict[str, ev.LockLooked] = {}
+    """Of those, the newest look that found a holder: once that one has ended, there is none."""
     port_errors: dict[tuple[str, str, bool], tuple[Stamp, ev.PortErrorSeen]] = {}
     """The first error of each network port, by port and by who says it; a bounded number."""
     answered_ns: dict[str, int] = {}

@@ -237,6 +237,8 @@ def _lock_looked(state: RunState, stamp: Stamp, event: ev.LockLooked) -> None:
     host = host_of(state, event.host)
     if _newest(host.stamps, f"lock:{event.path}", stamp):
         host.locks[event.path] = event
+        if event.holders:
+            host.held_locks[event.path] = event
 
 
 @_folds(ev.NotObserved)

@@ -13,6 +13,7 @@ from tests.support.ranks import launch_ranks
     [
         ("threads", "collective.concurrent_threads", {0, 1}, ("thread saver", "the main thread")),
         ("broadcast", "collective.root_disagrees", {0, 1}, ("rank 0 named rank 1 as src",)),
+        ("held_lock", "process.lock_wait", {0, 1}, ("cache.lock, which rank 0 holds",)),
         ("destroyed", "group.destroyed", {1}, ("rank 0 still called all_reduce",)),
         ("skew", "group.counter_skew", {1}, ("held 2 groups", "skew_counters")),
     ],

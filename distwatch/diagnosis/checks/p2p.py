@@ -1,4 +1,4 @@
-"""p2p.unmatched, p2p.cycle; collective.cycle: groups that ranks call in different orders."""
+"""p2p.unmatched, p2p.cycle; collective.cycle: groups that ranks call in different orders; locks held meanwhile."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
 
 _SHOWN = 8
+_LOCK_ADVICE = "Let go of the lock before a call that all ranks have to enter: who needs it first never enters that."
 _ONE_TOO_MANY = (
     "One of them has a send or recv too many, or the other has one too few: compare the call sites."
 )
@@ -88,7 +89,7 @@ class Circles:
     def _finding(self, case: Case, chain: tuple[Edge, ...], circle: Circle) -> Finding:
         ranks = {edge.waiter for edge in chain}
         culprits, how = ranks, ""
-        orders = any(edge.kind == "collective" for edge in chain)
+        orders = circle.code != "process.lock_wait" and any(e.kind == "collective" for e in chain)
         odd = odd_rank(case.job, ranks) if orders else None
         if odd is not None:
             culprits, how = (
@@ -156,6 +157,9 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
         )
         what = f"call their groups in different orders: {listed}"
         return Circle("collective.cycle", what, 0.8, SAME_ORDER)
+    if "lock" in kinds and kinds <= {"lock", "p2p", "collective"}:
+        listed = "; ".join(map(_lock_or_call, chain))
+        return Circle("process.lock_wait", f"wait for each other: {listed}", 0.9, _LOCK_ADVICE)
     if "socket" in kinds and kinds <= {"socket", "p2p", "collective"}:
         code = "p2p.cycle" if kinds == {"socket"} else "p2p.unmatched"
         return Circle(code, f"wait for each other: {calls}", 0.6)
@@ -168,6 +172,12 @@ def _circle_of(case: Case, chain: tuple[Edge, ...]) -> Circle | None:
     on_device = any(case.job.peer_waits[edge.waiter].on_device for edge in chain)
     confidence = 0.7 if on_device else 0.95
     return Circle("p2p.cycle", f"wait for each other in a circle: {calls}", confidence)
+
+
+def _lock_or_call(edge: Edge) -> str:
+    if edge.kind == "lock":
+        return f"rank {edge.waiter} waits for {edge.what}, which rank {edge.awaited} holds"
+    return f"rank {edge.waiter} is in {edge.what}"
 
 
 def peer_evidence(case: Case, waits: Iterable[PeerWait]) -> Iterable[Evidence]:
@@ -189,7 +199,7 @@ def _edge_evidence(case: Case, chain: tuple[Edge, ...]) -> Iterable[Evidence]:
         site = case.job.site_of(edge.waiter, operation) if operation else None
         at = case.at(site, ", called at")
         text = f"rank {edge.waiter}: {edge.what}{at}, for {seconds(edge.waited_s)}"
-        if edge.kind == "socket":
+        if edge.kind in ("socket", "lock"):
             yield Evidence("proc", text, edge.waiter)
         else:
             yield Evidence("operations" if operation else "flight_recorder", text, edge.waiter)

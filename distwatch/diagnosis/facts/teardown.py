@@ -11,7 +11,13 @@ import copy
 import msgspec
 
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.deaths import AT_ONCE_S, death_ns, ending_signal, is_oom_killed
+from distwatch.diagnosis.facts.deaths import (
+    AT_ONCE_S,
+    SEEN_LATE_S,
+    death_ns,
+    ending_signal,
+    is_oom_killed,
+)
 from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import was_cut_off
 from distwatch.diagnosis.facts.signals import REQUESTS, SIGKILL
@@ -169,4 +175,11 @@ def _at(host: Host, time_ns: int | None) -> Host:
         return host
     earlier = copy.copy(host)
     earlier.now_ns = time_ns
+    # Who held a lock let go of it with its end, which is seen a moment later.
+    over_ns = time_ns - int(SEEN_LATE_S * 1e9)
+    freed = {path for path in host.held_locks if host.stamps[f"lock:{path}"][0] >= over_ns}
+    earlier.locks = {
+        path: host.held_locks[path] if path in freed else looked
+        for path, looked in host.locks.items()
+    }
     return earlier

@@ -1,6 +1,7 @@
 """Ranks that use one group in ways that do not fit. Usage: shared_groups.py WAY RANK"""
 
 import distwatch.auto  # noqa: F401, I001
+import fcntl
 import gc
 import os
 import sys
@@ -8,7 +9,7 @@ import threading
 
 import torch
 import torch.distributed as dist
-from steps import RANK, silent_pipe, step
+from steps import RANK, WORK, silent_pipe, step
 
 WAY, WHO = sys.argv[1], int(sys.argv[2])
 WORLD = int(os.environ["WORLD_SIZE"])
@@ -135,7 +136,20 @@ def skew_counters() -> None:
     dist.new_group(list(range(WORLD)), use_local_synchronization=True)
 
 
+def hold_a_lock() -> None:
+    """One takes a lock and goes on to a call that the other enters only after it has had that lock."""
+    path = os.path.join(WORK, "cache.lock")
+    with open(path, "w") as file:
+        if not ODD:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        dist.barrier()
+        if ODD:  # < held_lock: rank
+            fcntl.flock(file, fcntl.LOCK_EX)
+        dist.barrier()
+
+
 WAYS = {
+    "held_lock": hold_a_lock,
     "threads": save_in_thread,
     "finalizer": drop_metric,
     "broadcast": broadcast_from_me,

@@ -49,7 +49,7 @@ class ExceptionsHeld:
         if held.times > 1:
             what = f"catches the same exception again and again (seen {held.times} times): {said}{raised}{caught}{now}"
         else:
-            what = f"has an exception that nothing has shown yet: {said}{raised}; it cleans up first{now}"
+            what = f"has an exception that nothing has shown yet: {said}{raised}; its handler goes on{now}"
         return Finding(
             code="process.exception_pending",
             culprit_ranks=(rank,),
