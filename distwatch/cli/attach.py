@@ -12,7 +12,7 @@ from distwatch.cli.options import WholeNumber, color_option, exit_code, root_opt
 from distwatch.cli.terminal import Styled, echo, is_terminal, require_terminal
 from distwatch.diagnosis.facts.stack_calls import STILL_S
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from distwatch.errors import UsageError
+from distwatch.errors import NoSuchTarget, UsageError
 from distwatch.observer.journals.pruning import run_folders
 from distwatch.observer.journals.reading import any_alive, require_records
 from distwatch.observer.targets.recorded_run import RecordedRun
@@ -138,6 +138,7 @@ def choose(root: str) -> str | None:
 
     Raises:
         UsageError: several run, and there is no terminal to pick one at.
+        NoSuchTarget: none runs, and none was recorded.
     """
     # It reads the whole process table, which whoever names a run does not need.
     from distwatch.observer.targets.unwatched import choice_text, moving_ranks, unwatched_jobs
@@ -145,6 +146,11 @@ def choose(root: str) -> str | None:
     jobs = {one.run_id: f"run {one.run_id}" for one in run_folders(root) if any_alive(one)}
     unwatched = unwatched_jobs(root)
     jobs |= {str(job.pids[0]): job.text for job in unwatched}
+    if not jobs and not any(run_folders(root)):
+        raise NoSuchTarget(
+            f"no distributed job that you may look at runs on this host, and no run is recorded under {root}",
+            advice="Run this on a host of the job, as its user; or name one of its processes: `distwatch attach PID`.",
+        )
     if len(jobs) < 2:
         return next(iter(jobs), None)
     for one, moving in zip(unwatched, moving_ranks(unwatched), strict=True):

@@ -6,6 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
+from distwatch.cli import attach
+from distwatch.errors import NoSuchTarget
+from distwatch.observer.targets import unwatched
 from tests.cli.runs import distwatch
 from tests.probes.others import other
 from tests.support.terminals import in_terminal
@@ -42,6 +47,15 @@ def test_several_jobs_are_a_choice_and_without_a_terminal_a_list(root: Path) -> 
         code, said = in_terminal(command, until=b"which", then=end_of_input)
     assert code == 130
     assert f"`distwatch attach {alone.pid}`".encode() in said
+
+
+def test_where_no_job_is_and_no_run_it_says_how_to_name_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unwatched, "unwatched_jobs", lambda _: [])  # this machine may have others
+    with pytest.raises(NoSuchTarget, match="may look at runs on this host") as raised:
+        attach.choose(str(root))
+    assert "`distwatch attach PID`" in raised.value.advice
 
 
 def end_of_input(_pid: int, terminal: int) -> None:
