@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distwatch.state import events as ev
+from distwatch.state import process_events
 from distwatch.state.events import decode_event, encode_event
-from distwatch.state.recorder_entries import Collective, completed_in
+from distwatch.state.recorder_entries import (
+    Collective,
+    PackedEntries,
+    completed_in,
+    unpack_entries,
+)
 
 entries = st.lists(
     st.builds(
@@ -112,3 +118,22 @@ def test_what_cannot_have_been_packed_is_damage(packed: object) -> None:
         {"kind": "collectives_dumped", "reason": "r", "packed": packed}
     )
     assert decode_event(payload) is None
+
+
+def test_only_who_reads_the_entries_unpacks_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand ranks have 640,000: to unpack them takes as long as to read all else of the run."""
+    unpacked: list[object] = []
+
+    def counted(packed: PackedEntries) -> tuple[Collective, ...]:
+        unpacked.append(packed)
+        return unpack_entries(packed)
+
+    monkeypatch.setattr(process_events, "unpack_entries", counted)
+    again = read_again(ev.CollectivesDumped.of("asked", loop(64)))
+    assert again.completed() == {"0": 63}
+    assert again.find("1", 64) is None, "a group that none of them is of"
+    assert encode_event(again)
+    assert unpacked == []
+    assert again.find("0", 64) == loop(64)[-1]
+    assert again.entries == loop(64)
+    assert len(unpacked) == 1
