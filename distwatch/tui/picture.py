@@ -38,9 +38,6 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     findings: tuple[Finding, ...] = ()
     rank_statuses: tuple[RankStatus, ...] = ()
     groups: tuple[GroupView, ...] = ()
-    stacks: tuple[StackNode, ...] = ()
-    loads: tuple[LoadGroup, ...] = ()
-    layouts: tuple[LayoutGrid, ...] = ()
     waits: WaitDrawing = WaitDrawing()
     job: Job
     """The largest world, for what is worked out only where it is on screen."""
@@ -55,6 +52,20 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     judged_stamp: Stamp = (0, "", 0)
     """Which verdict of an observer was the newest one."""
+
+    # Not for `attach --once`. The TUI draws a picture at once: the state is that of the picture then.
+
+    @cached_property
+    def stacks(self) -> tuple[StackNode, ...]:
+        return tuple(merge_stacks(self.state, self.job))
+
+    @cached_property
+    def loads(self) -> tuple[LoadGroup, ...]:
+        return tuple(group_loads(loads_of(self.state, self.job)))
+
+    @cached_property
+    def layouts(self) -> tuple[LayoutGrid, ...]:
+        return tuple(layout_grids(self.state, self.job))
 
     @property
     def symptoms(self) -> int:
@@ -131,9 +142,6 @@ def _take(state: RunState, run_id: str, findings: list[Finding] | None) -> Pictu
         waits=draw_waits(job, cases[0].graph, ranks, blamed),
         rank_statuses=tuple(ranks),
         groups=tuple(cases[0].groups),
-        stacks=tuple(merge_stacks(state, job)),
-        loads=tuple(group_loads(loads_of(state, job))),
-        layouts=tuple(layout_grids(state, job)),
         world_size=job.world,
         dropped=state.dropped_events,
         judged_stamp=state.judged_stamp,
