@@ -122,21 +122,9 @@ def _chain_excepthook() -> None:
         ordinary = (SystemExit, KeyboardInterrupt) if first else SystemExit
         try:
             if _activated_pid == os.getpid() and not issubclass(kind, ordinary):
-                from distwatch.agent import core
-                from distwatch.agent.entry import enter_run
-                from distwatch.agent.exception_text import describe_uncaught
-                from distwatch.agent.limits import limits_of
+                from distwatch.agent.uncaught import tell_uncaught
 
-                # The agent of a rank, or of a program that is no rank, may not have started yet.
-                agent = core.current()
-                if agent is None and enter_run(os.environ)[2] in ("rank", "other"):
-                    agent = core.start()
-                if agent is not None:
-                    told = describe_uncaught(error, traceback)
-                    agent.record(told)
-                    said = f"{told.type_name}: {told.message}"
-                    for limit in limits_of(error, said, told.cause):
-                        agent.record(limit)
+                tell_uncaught(error, traceback)
         except Exception as failure:
             _say(f"the exception was not journaled: {failure}")
         previous(kind, error, traceback)

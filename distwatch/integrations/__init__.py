@@ -49,6 +49,7 @@ REGISTRY = (
     ),
     IntegrationSpec("torch_optimizers", "torch.optim.optimizer", "torch_optimizers", arms=False),
     IntegrationSpec("torch_builds", "torch.utils.file_baton", "torch_builds", arms=False),
+    IntegrationSpec("torch_spawn", "torch.multiprocessing.spawn", "torch_spawn", arms=False),
     IntegrationSpec("ray", "ray._private.worker", "ray", arms=False),
     IntegrationSpec("peft", "peft.peft_model", "peft"),
     IntegrationSpec(

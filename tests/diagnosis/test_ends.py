@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from distwatch.diagnosis.verdict.diagnose import diagnose
-from tests.diagnosis.recorded import PEER_LOST, RecordedJob, blamed, hung_job, root
+from tests.diagnosis.recorded import PEER_LOST, RecordedJob, blamed, hung_job, only_root, root
 
 
 def test_an_uncaught_exception_is_the_root_and_its_peers_are_victims() -> None:
@@ -132,3 +134,23 @@ def test_a_rank_without_distwatch_that_is_killed_is_no_less_dead() -> None:
     findings = diagnose(job.state)
     assert root(findings).code == "process.killed"
     assert blamed(findings) == {1}
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (0, 1, 2)])
+def test_of_ends_that_one_look_finds_the_killed_rank_is_the_first(order: tuple[int, ...]) -> None:
+    """As torch.multiprocessing.spawn ends the others, whatever the order in which they are looked at."""
+    job = RecordedJob(3)
+    job.initialize(0, 1, 2)
+    for place, rank in enumerate(order):
+        job.exit(rank, 20.0 + place / 1000, signal=9 if rank == 2 else 15)
+    job.tick(22.0)
+    only_root(job, "process.killed", 2)
+    assert "at once" not in root(diagnose(job.state)).summary
+
+
+def test_a_rank_that_is_killed_because_it_did_not_end_is_no_cause() -> None:
+    job = hung_job(3, culprit=1)
+    for rank, at in ((0, 30.0), (1, 30.6), (2, 30.0)):
+        job.exit(rank, at, signal=9 if rank == 1 else 15)
+    job.tick(32.0)
+    assert root(diagnose(job.state)).code == "collective.rank_missing"

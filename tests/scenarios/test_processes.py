@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from tests.support.ranks import launch_ranks, torchrun
+import pytest
+
+from tests.support.ranks import launch_ranks, single_process, torchrun
+from tests.support.verdicts import assert_verdict
 
 
 def test_rank_that_raises_before_the_barrier() -> None:
@@ -15,6 +18,23 @@ def test_rank_that_raises_before_the_barrier() -> None:
             mentions=("ValueError", "the loss is not finite", "ends_early.py", "compute_loss"),
         )
         assert job.wait_ended() == [1]
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "mentions"),
+    [
+        ("raise", "process.exited", ("ValueError", "the sample is damaged", "in leave")),
+        ("return", "process.exited", ("ended with exit code 0", "ranks 0,2")),
+        ("kill", "process.killed", ("SIGKILL",)),
+    ],
+)
+def test_rank_that_leaves_others_that_its_spawner_ends(
+    way: str, code: str, mentions: tuple[str, ...]
+) -> None:
+    with single_process("spawned", args=(way,)) as job:
+        job.wait_verdict(code, {1}, mentions=mentions)
+        job.wait_observer_ended()
+        assert_verdict(job.state().recorded_findings, code={code}, culprits={1}, mentions=mentions)
 
 
 def test_rank_that_exits_in_silence_while_others_wait() -> None:

@@ -15,6 +15,7 @@ from distwatch.state.events import GAVE_UP
 from distwatch.state.model import Process
 
 AT_ONCE_S = 2.0
+ONE_LOOK_S = 0.1
 SEEN_LATE_S = 1.0
 """An end is noticed when an observer looks; a peer's exception about it has an exact time."""
 
@@ -36,6 +37,16 @@ def death_ns(process: Process) -> int:
     """When its end began, as it reported; else when it was seen gone."""
     ends = [process.exception_ns, process.ending_ns, process.ended_ns]
     return min((ns for ns in ends if ns is not None), default=0)
+
+
+def signalled_ns(process: Process) -> int:
+    """The same, of processes that signals ended: of ends that one look finds, a SIGKILL counts as the first.
+
+    Who asks others to end because one was killed does so within milliseconds; who kills what does not end
+    by itself waits for longer.
+    """
+    is_killed = ending_signal(process) == SIGKILL
+    return death_ns(process) - (int(ONE_LOOK_S * 1e9) if is_killed else 0)
 
 
 def ended_before(process: Process, ns: int, late_s: float = SEEN_LATE_S) -> bool:
@@ -104,8 +115,10 @@ def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dic
     """Where signals ended several ranks, a SIGTERM after another rank's death is teardown."""
     if not own or set(own) - set(signalled):
         return own
-    first = min(death_ns(p) for p in own.values())
-    killed_first = any(ending_signal(p) == SIGKILL and death_ns(p) == first for p in own.values())
+    first = min(map(signalled_ns, own.values()))
+    killed_first = any(
+        ending_signal(p) == SIGKILL and signalled_ns(p) == first for p in own.values()
+    )
     return {
         r: p
         for r, p in own.items()

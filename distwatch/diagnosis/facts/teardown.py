@@ -17,6 +17,7 @@ from distwatch.diagnosis.facts.deaths import (
     death_ns,
     ending_signal,
     is_oom_killed,
+    signalled_ns,
 )
 from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.facts.job import was_cut_off
@@ -114,7 +115,8 @@ def _is_own_doing(process: Process) -> bool:
 
 
 def _ended_at(case: Case, process: Process) -> int:
-    return case.job.wall_ns(process, death_ns(process))
+    ended_ns = signalled_ns(process) if _is_signalled(process) else death_ns(process)
+    return case.job.wall_ns(process, ended_ns)
 
 
 def _case_without(case: Case, ended: dict[int, Process]) -> Case:
