@@ -84,7 +84,7 @@ CASES = (
     _of("library_aborts", "skipped", "collective.count_uneven collective.shape_mismatch", 0, 1),
     _of("library_aborts", "splits", "collective.shape_mismatch", 0, 1),
     _of("library_aborts", "ddp", "collective.shape_mismatch collective.op_mismatch", 0, 1),
-    _of("library_aborts", "monitored", "collective.rank_missing", 1, 2, world=4),
+    _of("library_aborts", "monitored", "collective.rank_missing process.data_stall", 1, 2, world=4),
     _of("library_aborts", "p2p", "p2p.unmatched collective.shape_mismatch", 0, 1),
     *(_of("saves", way, "checkpoint.save_stalled", 1) for way in "torch dcp dcp_async".split()),
     _of("saves", "dcp_fails", "process.exited", 1),

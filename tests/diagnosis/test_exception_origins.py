@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distwatch.diagnosis.facts.communication import has_timed_out
 from distwatch.diagnosis.facts.deaths import deaths_of
 from distwatch.diagnosis.facts.exception_origins import origin_of
 from distwatch.diagnosis.facts.outside_view import largest_job
@@ -104,3 +105,10 @@ def test_a_quoted_error_counts_before_the_first_of_the_chain() -> None:
     assert origin_of(error) == "KeyError: 'image'"
     assert origin_of(ev.ExceptionUncaught(type_name="E", message="m", cause="E: x")) == "E: x"
     assert origin_of(ev.ExceptionUncaught(type_name="E", message="m")) == ""
+
+
+def test_a_refused_connection_is_no_wait_that_was_too_short() -> None:
+    """Gloo says of both that it timed out: who was refused had an address, and nobody was late for it."""
+    error = "RuntimeError: Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: "
+    assert has_timed_out(f"{error}SO_ERROR: Connection timed out, remote=[10.0.0.1]:19349")
+    assert not has_timed_out(f"{error}SO_ERROR: Connection refused, remote=[127.0.0.1]:19349")

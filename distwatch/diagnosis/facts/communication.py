@@ -67,8 +67,11 @@ def is_init_symptom(step_error: str) -> bool:
 
 
 def has_timed_out(step_error: str) -> bool:
-    """Whether an initialization ended because its timeout passed."""
-    return bool(_TIME_OVER.search(step_error))
+    """Whether an initialization ended because its timeout passed.
+
+    Gloo also says so after a few refusals: then it had an address, and waited for nobody.
+    """
+    return bool(_TIME_OVER.search(step_error)) and "SO_ERROR: Connection refused" not in step_error
 
 
 def lost_the_store(step_error: str) -> bool:
