@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Input, Static
@@ -40,20 +42,23 @@ _FIRST_WITHOUT_TITLE = (
 class TopBar(Vertical):
     """The verdict in one line, the advice, the run, its coverage and age."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # A picture may come while the app is being closed, and its widgets are gone from it already.
+        self._verdict, self._advice = Static(id="verdict"), Static(id="advice")
+        self._run, self._coverage = Static(id="run"), Static(id="coverage")
+
     def compose(self) -> ComposeResult:
-        yield Static(id="verdict")
-        yield Static(id="advice")
-        yield Static(id="run")
-        yield Static(id="coverage")
+        yield from (self._verdict, self._advice, self._run, self._coverage)
 
     def show(self, picture: Picture, viewer: ViewerStatus) -> None:
         """Draws the top bar."""
         width = max(20, self.app.size.width - 2)
         advice = clip(advice_line(picture), _ADVICE_LINES, width)
         verdict = clip(verdict_line(picture), _VERDICT_LINES, width)
-        self.query_one("#verdict", Static).update(verdict)
-        self.query_one("#advice", Static).update(advice)
-        self.query_one("#advice", Static).display = bool(advice)
+        self._verdict.update(verdict)
+        self._advice.update(advice)
+        self._advice.display = bool(advice)
         self.show_age(picture, viewer)
 
     def show_age(self, picture: Picture, viewer: ViewerStatus) -> None:
@@ -61,8 +66,8 @@ class TopBar(Vertical):
         parts = [viewer_line(viewer, picture), run_line(picture)]
         if viewer.note and not viewer.failure:
             parts.append(Text(viewer.note, FAINT))
-        self.query_one("#run", Static).update(dotted(parts))
-        self.query_one("#coverage", Static).update(coverage_line(picture))
+        self._run.update(dotted(parts))
+        self._coverage.update(coverage_line(picture))
 
 
 class Tabs(Static):

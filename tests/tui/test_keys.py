@@ -147,3 +147,11 @@ async def test_q_ends_it() -> None:
     async with watching(hung_job()) as viewer:
         await viewer.press("q")
         assert not viewer.app.is_running
+
+
+async def test_a_picture_that_comes_while_the_viewer_closes_is_no_crash() -> None:
+    async with watching(hung_job()) as viewer:
+        # As it closes, Textual takes its widgets from it, the innermost first.
+        for part in ("#verdict", "#advice", "#run", "#coverage"):
+            await viewer.app.query_one(part).remove()
+            viewer.app.draw()

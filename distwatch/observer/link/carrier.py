@@ -25,7 +25,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from distwatch.observer.background import end_tasks
+from distwatch.observer.background import end_tasks, in_background
 from distwatch.observer.link.channel import END, WINDOW, Channel, LinkBroken, LinkRefused
 from distwatch.observer.link.messages import FRAME_LIMIT
 from distwatch.observer.link.root_address import RootAddress
@@ -141,7 +141,9 @@ class Listener:
             await asyncio.gather(*self._leaving)
             await end_tasks(self._task)
             self._shut()
-            await asyncio.to_thread(self._context.term)
+            # Whatever ZeroMQ may wait for, an observer has to end.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await in_background(self._context.term)
 
     def _shut(self) -> None:
         _hang_up(self._router, linger_ms=_LAST_WORDS_MS)
