@@ -157,12 +157,8 @@ class DistwatchApp(ThemedApp):
         if view := first_view(picture):
             self._work.open(view)
             self.draw()
-            # Only once the view has its size it is known what is out of sight.
-            self.call_after_refresh(self._select_culprit)
-
-    def _select_culprit(self) -> None:
-        if not self._work.touched:
-            for rank in self.session.picture.verdict.culprit_ranks[:1]:
+            # At once: a key that comes before the next refresh finds the culprit selected.
+            for rank in picture.verdict.culprit_ranks[:1]:
                 self._work.select(f"rank:{rank}")
 
     def on_resize(self) -> None:

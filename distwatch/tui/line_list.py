@@ -103,6 +103,8 @@ class LineList(ScrollView, can_focus=True, inherit_bindings=False):
         self.post_message(self.Moved())
 
     def _reveal(self) -> None:
+        if not self.size:
+            return  # `on_resize` comes back: only then it is known what is out of sight
         top = self.scroll_offset.y
         if self._cursor < top:
             self.scroll_to(y=self._cursor, animate=False, force=True, immediate=True)

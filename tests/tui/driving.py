@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from textual.app import App
 from textual.pilot import Pilot
 
 from distwatch.tui.app import DistwatchApp
@@ -21,6 +22,18 @@ class Clock:
 
     def __call__(self) -> int:
         return clock_at(self.at)
+
+
+def is_drawn(app: App[None]) -> bool:
+    """Whether no widget has a message left, and the screen nothing to lay out or to draw."""
+    screen = app.screen
+    pumps = [app, *screen.walk_children(with_self=True)]
+    if any(
+        pump.message_queue_size or pump._pending_message or pump._next_callbacks for pump in pumps
+    ):
+        return False
+    changed = screen._layout_required or screen._scroll_required or screen._repaint_required
+    return not (changed or screen._recompose_required or screen._dirty_widgets or screen._callbacks)
 
 
 class Viewer:

@@ -93,6 +93,16 @@ async def test_many_ranks_open_on_the_map_at_the_blamed_one() -> None:
         assert "detail · Esc" in viewer.screen
 
 
+async def test_a_key_that_comes_before_the_verdict_is_drawn_finds_the_culprit_selected() -> None:
+    async with watching(large_hang(1024), size=(160, 44), until=20.0) as viewer:
+        assert rank_at(viewer) == 0
+        viewer.source.reach(62.0)
+        await viewer.app.poll_once()
+        viewer.app.action_view("timeline")
+        await viewer.pilot.pause()
+        assert "rank 438  r running" in viewer.screen
+
+
 async def test_a_rank_stays_selected_from_view_to_view() -> None:
     async with watching(hung_job(), size=(160, 44)) as viewer:
         await viewer.press("1", "end", "home", "down", "m")
