@@ -222,6 +222,60 @@ def test_a_rank_that_runs_is_looked_at_twice_before_it_hangs(looks: int, severit
     assert (found.severity, found.culprit_ranks) == (severity, (0,))
 
 
+SLEEPING = (frame("main", "/job/train.py", 9),)
+IMPORTING = (frame("<module>", "/job/models.py", 3),)
+
+
+def observed(frames: tuple[ev.Frame, ...] = IMPORTING, *, since: float = 18) -> RecordedJob:
+    """An observer is there, which has not looked yet at what rank 0 moves."""
+    made = job(rank0=frames, since=since)
+    made.see(1, ev.ObserverStarted(host=HOST, pid=1))
+    return made
+
+
+def test_before_the_first_look_no_rank_is_said_to_hang() -> None:
+    made = observed()
+    found = root(diagnose(made.state))
+    assert (found.code, found.severity) == ("collective.straggler", "warning")
+    assert "not yet known" in found.summary
+    made.sample(0, 30, "S")
+    assert root(diagnose(made.state)).severity == "warning", "one sample shows no movement"
+    made.sample(0, 30.5, "S", flow=Flow(over_s=2.0, at_ns=30 * SECOND))
+    found = root(diagnose(made.state))
+    assert (found.code, found.severity) == ("collective.rank_missing", "hang")
+
+
+def test_without_an_observer_no_look_will_come() -> None:
+    found = root(diagnose(job(rank0=IMPORTING, since=18).state))
+    assert (found.code, found.severity) == ("collective.rank_missing", "hang")
+
+
+def test_no_look_is_waited_for_without_end() -> None:
+    assert root(diagnose(observed(since=15.9).state)).severity == "hang"
+
+
+def test_who_is_seen_asleep_hangs_before_any_look() -> None:
+    made = observed(SLEEPING)
+    made.sample(0, 30, "S", syscall="clock_nanosleep")
+    assert root(diagnose(made.state)).severity == "hang"
+
+
+def test_who_is_stopped_is_said_to_be_before_any_look() -> None:
+    made = observed()
+    made.sample(0, 30, "T")
+    found = diagnose(made.state)
+    assert root(found).code == "process.stopped"
+    assert {f.severity for f in found} == {"hang"}
+
+
+def test_a_job_that_was_ended_before_any_look_did_hang() -> None:
+    made = observed(since=24)
+    for rank in range(3):
+        made.exit(rank, 30.1, signal=15)
+    found = root(diagnose(made.state))
+    assert (found.severity, found.culprit_ranks) == ("hang", (0,))
+
+
 def test_an_engine_that_listens_is_idle() -> None:
     made = job()
     made.sample(0, 30, "S", syscall="epoll_wait", blocked_on="socket listening on 0.0.0.0:8000")

@@ -76,7 +76,7 @@ def _judge(case: Case) -> tuple[list[Finding], bool]:
     """The verdict on one world, and whether it says only that the world was cleared away."""
     ordered, only_cleared = _ordered(case), False
     for earlier, is_teardown in _before_its_end(case, ordered):
-        stood = _ordered(earlier)
+        stood = _ordered(earlier, is_over=True)
         if explains_end(stood):
             ordered, case, only_cleared = with_end(stood, ordered), earlier, False
             break
@@ -105,7 +105,8 @@ def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, 
         yield lost, False
 
 
-def _ordered(case: Case) -> list[Finding]:
+def _ordered(case: Case, *, is_over: bool = False) -> list[Finding]:
     found = [finding for check in CHECKS for finding in check.find(case)]
-    found = tell_slow_from_stuck(case, with_ray(case, with_raised(case, found)))
+    found = with_ray(case, with_raised(case, found))
+    found = tell_slow_from_stuck(case, found, is_over=is_over)
     return order_by_cause(found, case.excuses(found))

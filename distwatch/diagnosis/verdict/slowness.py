@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -21,6 +22,8 @@ from distwatch.diagnosis.facts.movement import (
 from distwatch.diagnosis.why.loops import loops_around
 from distwatch.state.codes import code_of
 from distwatch.state.finding import Evidence, Finding
+from distwatch.state.flow import Flow
+from distwatch.state.model import Process
 from distwatch.state.observer_events import MAIN_THREAD, StackTaken
 from distwatch.state.quantities import seconds
 from distwatch.state.rank_sets import name_ranks
@@ -35,10 +38,18 @@ LOOKS, FRESH_S = 6, 8.0
 WITHIN_S = 4.0
 """After a deadline; then what is known has to do."""
 _COMPUTES = frozenset(("data", "checkpoint", "load", "native"))
+_STANDS = frozenset(("debugger", "prompt", "file_lock", "sleep", "collective", "store", "device"))
+"""Who is seen in one of these moves nothing: that needs no look at what it moves."""
 
 
-def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
-    """The findings, as warnings where their culprits move, and without those about idle ranks."""
+def tell_slow_from_stuck(
+    case: Case, found: Iterable[Finding], *, is_over: bool = False
+) -> list[Finding]:
+    """The findings, as warnings where their culprits move, and without those about idle ranks.
+
+    Args:
+        is_over: the case is of the past: at what nobody has looked, nobody will.
+    """
     found = list(found)
     if not any(_needs_standstill(one) or _catches_again(case, one) for one in found):
         return found  # a healthy job of very many ranks is judged each second
@@ -61,7 +72,7 @@ def tell_slow_from_stuck(case: Case, found: Iterable[Finding]) -> list[Finding]:
         elif (
             finding.severity == "hang"
             and not _has_ended_a_wait(case, culprits)
-            and (moved := _all(culprits, case, _moves))
+            and (moved := _all(culprits, case, partial(_moves, is_over=is_over)))
         ):
             # One warning for those ranks, whatever else they would be blamed for.
             if culprits not in told or not told[culprits].waiting_ranks:
@@ -95,12 +106,18 @@ def _has_ended_a_wait(case: Case, ranks: tuple[int, ...]) -> bool:
     return any(wait.timed_out for waiter in waiters for wait in case.job.waits_for(waiter))
 
 
-def _moves(case: Case, rank: int) -> str:
+def _moves(case: Case, rank: int, *, is_over: bool) -> str:
     """What it moves, or why that is not known yet; '' where it moves nothing."""
     if what := movement_of(case, rank) or _computes(case, rank):
         return what
+    process = case.job.ranks.get(rank)
+    if process is None or process.ended_ns is not None or not _has_just_passed(case, rank, process):
+        return ""
+    if (flow := flow_of(process)) is None:
+        unseen = not is_over and _will_be_looked_at(case, process)
+        return "it is not yet known whether it makes progress: nobody has looked" if unseen else ""
     undecided = "it runs, and it is not yet known whether it makes progress"
-    return undecided if _is_undecided(case, rank) else ""
+    return undecided if _is_undecided(case, process, flow) else ""
 
 
 def _computes(case: Case, rank: int) -> str:
@@ -133,15 +150,25 @@ def _main_holds_gil(stack: StackTaken | None) -> bool:
     return any(thread.owns_gil and thread.name == MAIN_THREAD for thread in threads)
 
 
-def _is_undecided(case: Case, rank: int) -> bool:
-    """Whether a deadline has just passed, and too few looks show what the rank does."""
-    process = case.job.ranks.get(rank)
-    flow = flow_of(process) if process is not None else None
-    if process is None or flow is None or process.ended_ns is not None:
-        return False
+def _has_just_passed(case: Case, rank: int, process: Process) -> bool:
+    """Whether the deadline of those who wait for it has, and looks at it may still be to come."""
     host = case.state.hosts.get(process.host)
-    if _late_s(case, rank) > WITHIN_S * (host.crowding if host else 1.0):
+    return _late_s(case, rank) <= WITHIN_S * (host.crowding if host else 1.0)
+
+
+def _will_be_looked_at(case: Case, process: Process) -> bool:
+    """Whether an observer is there to look, and nothing else shows that it stands still."""
+    host = case.state.hosts.get(process.host)
+    if host is None or not host.observers or "process" in process.outside.not_observed:
+        return False  # it is known from dumps, from logs or from its own journal alone
+    if case.job.kernel_state(process) in ("T", "t"):
         return False
+    activity = activity_of(case.state, process)
+    return activity is None or activity.kind not in _STANDS
+
+
+def _is_undecided(case: Case, process: Process, flow: Flow) -> bool:
+    """Whether too few looks show what it does."""
     if flow.at_ns and case.job.age_s(process, flow.at_ns) > FRESH_S:
         return False  # nobody goes on looking at it
     if flow.over_s < WATCHED_S:
