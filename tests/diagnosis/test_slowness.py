@@ -269,11 +269,15 @@ def test_who_is_stopped_is_said_to_be_before_any_look() -> None:
 
 
 def test_a_job_that_was_ended_before_any_look_did_hang() -> None:
-    made = observed(since=24)
-    for rank in range(3):
-        made.exit(rank, 30.1, signal=15)
+    made = RecordedJob(2)
+    made.start(1)
+    made.enter(0)
+    made.see(1, ev.ObserverStarted(host=HOST, pid=1))
+    for rank in range(2):
+        made.exit(rank, 7.5, signal=15)
     found = root(diagnose(made.state))
-    assert (found.severity, found.culprit_ranks) == ("hang", (0,))
+    assert (found.code, found.culprit_ranks) == ("rendezvous.rank_missing", (1,))
+    assert found.severity == "hang"
 
 
 def test_an_engine_that_listens_is_idle() -> None:
