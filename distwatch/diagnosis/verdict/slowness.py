@@ -157,7 +157,7 @@ def _has_just_passed(case: Case, rank: int, process: Process) -> bool:
 
 
 def _will_be_looked_at(case: Case, process: Process) -> bool:
-    """Whether an observer is there to look, and nothing else shows that it stands still."""
+    """Whether an observer is there to look, and nothing else shows that it does not move."""
     host = case.state.hosts.get(process.host)
     if host is None or not host.observers or "process" in process.outside.not_observed:
         return False  # it is known from dumps, from logs or from its own journal alone
