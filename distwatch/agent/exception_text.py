@@ -70,7 +70,7 @@ def _first_told(chain: Sequence[tuple[BaseException, object, object]], messages:
 
 def describe_held(error: BaseException) -> ExceptionHeld:
     """An exception that another thread handles now. Runs none of the user's code."""
-    frames = list(islice(_walk(_field(error, "__traceback__")), _FRAMES_WALKED))
+    frames = list(islice(_walk(field_of(error, "__traceback__")), _FRAMES_WALKED))
     catching = frames[0] if frames else None
     code = catching.tb_frame.f_code if catching else None
     return ExceptionHeld(
@@ -109,7 +109,7 @@ def messages_of(errors: Sequence[BaseException]) -> list[str]:
 
 def _plain(error: BaseException) -> str | None:
     """Its text, where that runs none of the user's code."""
-    arguments: tuple[object, ...] = _field(error, "args")
+    arguments: tuple[object, ...] = field_of(error, "args")
     if not isinstance(type(error).__str__, WrapperDescriptorType):
         return None
     if _grouped(error):
@@ -156,15 +156,16 @@ def _chain(
     one: BaseException | None = error
     while one is not None:
         frames = list(islice(_walk(traceback), _FRAMES_WALKED))
-        cause: BaseException | None = _field(one, "__cause__")
+        cause: BaseException | None = field_of(one, "__cause__")
         inner = cause
-        if inner is None and not _field(one, "__suppress_context__"):
-            inner = _field(one, "__context__")
+        if inner is None and not field_of(one, "__suppress_context__"):
+            inner = field_of(one, "__context__")
         yield one, frames, None if inner is None else cause is not None
-        one, traceback = inner, None if inner is None else _field(inner, "__traceback__")
+        one, traceback = inner, None if inner is None else field_of(inner, "__traceback__")
 
 
-def _field(error: BaseException, name: str) -> Any:
+def field_of(error: BaseException, name: str) -> Any:
+    """One of the exception's own attributes."""
     # The user's class may have a property of that name, which would run their code.
     return vars(BaseException)[name].__get__(error)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from distwatch.agent.short_writes import limit_of_file, saved_path
 from distwatch.state.events import LimitReached
-from distwatch.state.limits import is_short_write, limit_in
+from distwatch.state.limits import first_limit, is_short_write
 
 _RESOURCES = {
     "open files": resource.RLIMIT_NOFILE,
@@ -21,15 +21,19 @@ SHM = "/dev/shm"
 _PAGE = resource.getpagesize()
 
 
-def limits_of(error: BaseException, *said: str) -> Iterator[LimitReached]:
+def limits_of(
+    error: BaseException, said: str, cause: str = "", *, ended: bool = True
+) -> Iterator[LimitReached]:
     """The limit that the exception is about, if it is about one.
 
     Args:
-        said: it, and what it began with, each as `TypeName: message`.
+        said, cause: it, and what it began with, each as `TypeName: message`.
+        ended: it has ended a thread, so that its frames may be looked at.
     """
-    what = next((found for one in said if (found := limit_in(one))), "")
+    what = first_limit(said, cause)
     if not what:
-        if any(map(is_short_write, said)) and (reached := limit_of_file(saved_path(error))):
+        short = ended and (is_short_write(said) or is_short_write(cause))
+        if short and (reached := limit_of_file(saved_path(error))):
             yield reached
         return
     limit = _limit(what)

@@ -127,7 +127,8 @@ class OwnThreads:
         if known and self._told != held:
             self._told = held
             self._record(held)
-            for limit in limits_of(error, f"{held.type_name}: {held.message}"):
+            said = f"{held.type_name}: {held.message}"
+            for limit in limits_of(error, said, ended=False):
                 self._record(limit)
 
     def _see_nothing(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from types import TracebackType
 
+from distwatch.agent.exception_text import field_of
 from distwatch.state.events import LimitReached
 
 _WAITED_S = 0.1
@@ -28,7 +29,8 @@ def saved_path(error: BaseException) -> str:
         if code.co_name == _SAVE[1] and code.co_filename.endswith(_SAVE[0]):
             place = frame.tb_frame.f_locals.get(_SAVE[2])
             if type(place) is str or isinstance(place, PurePath):
-                return os.path.abspath(place)
+                with contextlib.suppress(OSError):  # the working directory may be gone
+                    return os.path.abspath(place)
     return ""
 
 
@@ -67,10 +69,11 @@ def _frames(error: BaseException) -> Iterator[TracebackType]:
     for _ in range(_CHAIN_KEPT):
         if one is None:
             return
-        traceback = one.__traceback__
+        traceback = field_of(one, "__traceback__")
         for _ in range(_FRAMES_KEPT):
             if traceback is None:
                 break
             yield traceback
             traceback = traceback.tb_next
-        one = one.__cause__ or one.__context__
+        cause = field_of(one, "__cause__")
+        one = field_of(one, "__context__") if cause is None else cause

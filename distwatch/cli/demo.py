@@ -112,6 +112,8 @@ class _Job:
 
     def end(self) -> None:
         """Ends the launcher and its ranks; their observer ends by itself, once it has recorded their end."""
+        if self._process.poll() is not None:
+            return  # its number may be another process's by now
         launcher = psutil.Process(self._process.pid)
         launcher.suspend()  # it starts no rank any more
         # A rank has a session of its own, and is tied to the launcher only once it has imported torch.

@@ -262,6 +262,7 @@ class Observer:
             look = self.inspection.begin("the observer ends", self._intake.sockets())
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         await self.nccl.look_last(LAST_LOOK_WITHIN_S)
+        self.inspection.close()
         self.endpoints.close()
         await self.rendezvous.close()
         await self.logs.close()

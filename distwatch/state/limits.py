@@ -34,6 +34,16 @@ def limit_in(text: str) -> str:
     return next((what for what, pattern in _PATTERNS if pattern.search(text)), "")
 
 
+def first_limit(said: str, cause: str) -> str:
+    """The limit that an exception is about, or the first one of its chain; '' for none.
+
+    Args:
+        said, cause: each as `TypeName: message`.
+    """
+    # What would block is an answer that a program asks for, as of a lock that another process holds.
+    return limit_in(said) or ("" if cause.startswith("BlockingIOError") else limit_in(cause))
+
+
 def is_short_write(text: str) -> bool:
     """Whether torch's writer of files says that not all was written; it never says why."""
     return bool(_SHORT_WRITE.search(text))

@@ -48,6 +48,27 @@ def test_what_is_no_path_is_not_asked_about() -> None:
     assert list(limits_of(raised.value, SHORT, "")) == []
 
 
+def test_a_working_directory_that_is_gone_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path / "job")
+    (tmp_path / "job").rmdir()
+    with pytest.raises(RuntimeError) as raised:
+        save("model.pt")
+    assert saved_path(raised.value) == ""
+
+
+def test_an_error_that_is_only_handled_keeps_its_frames_to_itself() -> None:
+    """To read a frame's variables keeps them alive for as long as the frame is."""
+    with pytest.raises(RuntimeError) as raised:
+        save("/job/model.pt")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "statvfs", full_disk)
+        assert list(limits_of(raised.value, SHORT, ended=False)) == []
+        assert len(list(limits_of(raised.value, SHORT))) == 1
+
+
 def test_a_disk_with_room_is_no_limit(tmp_path: Path) -> None:
     assert limit_of_file(str(tmp_path / "model.pt")) is None
 

@@ -97,6 +97,25 @@ def test_a_lost_peer_is_one_also_where_a_trainer_has_wrapped_it() -> None:
     assert only_root(job, "process.exited", 1).waiting_ranks == (0,)
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "ConnectionResetError: [Errno 104] Connection reset by peer",
+        "BlockingIOError: [Errno 11] Resource temporarily unavailable",
+    ],
+)
+def test_what_a_program_has_of_its_own_is_neither_a_lost_peer_nor_a_limit(cause: str) -> None:
+    """A connection to its storage, and a lock that another process has."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    job.say(0, 6.0, ev.ExceptionUncaught(type_name="ValueError", message="shard 17", cause=cause))
+    job.fail(1, 6.1, "RuntimeError", "[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    for rank in (0, 1):
+        job.exit(rank, 7.0, code=1)
+    job.tick(8.0)
+    assert only_root(job, "process.exited", 0).waiting_ranks == (1,)
+
+
 def test_a_quoted_error_counts_before_the_first_of_the_chain() -> None:
     worker = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
     error = ev.ExceptionUncaught(

@@ -47,3 +47,21 @@ async def test_files_that_are_there_are_recorded_in_their_order() -> None:
     )
     await reader.read(HOST, [wanted("a.py"), wanted("b.py")])
     assert [one.file for one in recorded] == ["a.py", "b.py"]
+
+
+async def test_a_file_that_comes_after_the_end_is_not_recorded() -> None:
+    """A journal that is closed would be opened again."""
+    answers = threading.Event()
+    recorded: list[SourceFileRead] = []
+
+    def read(host: str, one: WantedFile) -> SourceFileRead:
+        answers.wait(20)
+        return SourceFileRead(host=host, file=one.file, text="x = 1\n")
+
+    reader = SourceReader(recorded.append, read, within_s=0.0)
+    await reader.read(HOST, [wanted("train.py")])
+    late = set(reader.late)
+    reader.close()
+    answers.set()
+    await asyncio.wait(late)
+    assert [one.text for one in recorded] == [""]

@@ -25,6 +25,7 @@ def test_rank_that_raises_before_the_barrier() -> None:
     [
         ("raise", "process.exited", ("ValueError", "the sample is damaged", "in leave")),
         ("return", "process.exited", ("ended with exit code 0", "ranks 0,2")),
+        ("handled", "process.exited", ("ended with exit code 0", "ranks 0,2")),
         ("kill", "process.killed", ("SIGKILL",)),
     ],
 )

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 
 from distwatch.state.events import ExceptionUncaught
-from distwatch.state.limits import limit_in
+from distwatch.state.limits import first_limit
 
+_SOCKET_TYPES = ("ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError")
 _COMMUNICATION_TYPES = (
+    *_SOCKET_TYPES,
     "DistBackendError",
     "DistNetworkError",
     "DistStoreError",
     "DistError",
     "DistQueueEmptyError",
-    "ConnectionResetError",
-    "ConnectionRefusedError",
-    "BrokenPipeError",
     "RendezvousTimeoutError",
     "RendezvousConnectionError",
     "InitTimeout",
@@ -52,11 +51,13 @@ def is_communication_error(type_name: str, message: str) -> bool:
 
 def tells_of_lost_peer(error: ExceptionUncaught) -> bool:
     """Whether an uncaught exception, or the first one of its chain, only shows that a peer or the store was gone."""
-    if limit_in(f"{error.type_name}: {error.message}") or limit_in(error.cause):
+    if first_limit(f"{error.type_name}: {error.message}", error.cause):
         return False  # gloo says where in its transport it came to the limit
+    if is_communication_error(error.type_name, error.message):
+        return True
     first_type, _, first_message = error.cause.partition(": ")
-    told = ((error.type_name, error.message), (first_type, first_message))
-    return any(is_communication_error(type_name, message) for type_name, message in told)
+    # A socket may be one of the program's own, to its storage or its tracker.
+    return first_type not in _SOCKET_TYPES and is_communication_error(first_type, first_message)
 
 
 def is_init_symptom(step_error: str) -> bool:

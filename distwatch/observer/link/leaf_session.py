@@ -140,11 +140,10 @@ class LeafSession:
             live = message.live if isinstance(message, say.Batch) else 0
             if live:
                 self._note_values(live)
-            if live or self.heard - self._seen_said > SEEN_EVERY_S:
+            # A leaf that sends a long history reads nothing meanwhile: it is told the newest state later.
+            is_due = live or self.heard - self._seen_said > SEEN_EVERY_S
+            if is_due and await self._channel.send_at_once(say.encode(self._seen())):
                 self._seen_said = time.monotonic()
-                body = say.encode(self._seen())
-                if not await self._channel.send_at_once(body):
-                    await asyncio.wait_for(self._channel.send(body), LOST_AFTER_S)
 
     async def _let_go(self, bye: say.Bye) -> bool:
         """Answers a goodbye, unless not all of its records are on disk: then it is asked for them again."""
@@ -259,7 +258,8 @@ class LeafSession:
             batch.after, [(batch.headers[index], records) for index, records in kept.items()]
         )
         for header, record, event in entries:
-            if event is not None:
+            # How old a host's values are is known here alone.
+            if event is not None and not isinstance(event, ev.HostHeard):
                 self._observer.fold(header, record.seq, record.time_ns, event, record.payload)
 
     def _host_of(self, header: FileHeader) -> str:

@@ -87,6 +87,10 @@ class Inspection:
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    def close(self) -> None:
+        """Nothing that a look finds later is recorded."""
+        self._sources.close()
+
     def consider(self, why: str, *, sockets: dict[str, str]) -> asyncio.Task[None] | None:
         """Starts a round if one is due for that reason ('': nothing is suspicious); returns it.
 

@@ -55,6 +55,11 @@ class SourceReader:
             self.late.add(reading)
             reading.add_done_callback(self._come_late)
 
+    def close(self) -> None:
+        """Nothing that comes later is recorded."""
+        for reading in self.late:
+            reading.cancel()
+
     def _come_late(self, reading: asyncio.Task[SourceFileRead]) -> None:
         self.late.discard(reading)
         if not reading.cancelled():

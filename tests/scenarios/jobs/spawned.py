@@ -1,4 +1,4 @@
-"""Ranks that torch.multiprocessing.spawn starts; one does not stay. Usage: spawned.py raise|return|kill"""
+"""Ranks that torch.multiprocessing.spawn starts; one does not stay. Usage: spawned.py raise|return|handled|kill"""
 
 import distwatch.auto  # noqa: F401, I001
 import os
@@ -16,6 +16,11 @@ WORLD = 3
 def leave(way: str) -> None:
     if way == "raise":
         raise ValueError("the sample is damaged")
+    if way == "handled":
+        try:
+            raise ValueError("the loss has converged")
+        except ValueError:
+            sys.exit(0)
     if way == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -15,7 +15,7 @@ from distwatch.diagnosis.facts.rank_status import short_site
 from distwatch.diagnosis.facts.signals import end_evidence, first_line
 from distwatch.state.events import Site
 from distwatch.state.finding import Evidence, Finding
-from distwatch.state.limits import is_short_write, limit_in
+from distwatch.state.limits import first_limit, is_short_write, limit_in
 from distwatch.state.model import Process
 from distwatch.state.quantities import bytes_text
 
@@ -88,11 +88,11 @@ def _ending_limit(process: Process) -> str:
     error = process.exception
     if error is None:
         return ""
-    said = (error_line(process), error.cause)
-    if what := next((found for one in said if (found := limit_in(one))), ""):
+    said = error_line(process)
+    if what := first_limit(said, error.cause):
         return what
     # torch's writer does not say why: the process has looked.
-    short = any(map(is_short_write, said))
+    short = is_short_write(said) or is_short_write(error.cause)
     return next((what for what in _OF_FILES if what in process.limits), "") if short else ""
 
 
