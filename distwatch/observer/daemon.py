@@ -262,13 +262,11 @@ class Observer:
             look = self.inspection.begin("the observer ends", self._intake.sockets())
             await asyncio.wait([look], timeout=LAST_LOOK_WITHIN_S)
         await self.nccl.look_last(LAST_LOOK_WITHIN_S)
-        self.inspection.close()
-        self.endpoints.close()
         await self.rendezvous.close()
         await self.logs.close()
-        self.cluster.close()
-        self.nccl.close()
-        self._host_looks.close()
+        looks = (self.inspection, self.endpoints, self.cluster, self.nccl, self._host_looks)
+        for each in looks:
+            each.close()
         try:
             self._intake.take_last_words()
             self.recording.record(ev.Ticked(host=self._host), keep=True)
