@@ -48,6 +48,8 @@ class Host(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """The newest look at each lock file that a process waits for, by path."""
     held_locks: dict[str, ev.LockLooked] = {}
     """Of those, the newest look that found a holder: once that one has ended, there is none."""
+    freed_locks: dict[str, int] = {}
+    """When a look first found no holder any more (ns of this host)."""
     port_errors: dict[tuple[str, str, bool], tuple[Stamp, ev.PortErrorSeen]] = {}
     """The first error of each network port, by port and by who says it; a bounded number."""
     answered_ns: dict[str, int] = {}

@@ -239,6 +239,9 @@ def _lock_looked(state: RunState, stamp: Stamp, event: ev.LockLooked) -> None:
         host.locks[event.path] = event
         if event.holders:
             host.held_locks[event.path] = event
+            host.freed_locks.pop(event.path, None)
+        else:
+            host.freed_locks.setdefault(event.path, stamp[0])
 
 
 @_folds(ev.NotObserved)

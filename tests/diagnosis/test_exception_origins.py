@@ -40,6 +40,7 @@ def failed_save(members: tuple[int, ...], places: str, group: str = "8") -> Reco
     [
         ((0, 1, 2, 3), "1", {1}),
         ((0, 1, 2, 3), "1, 3", {1, 3}),
+        ((0, 1, 2, 3), "1, ", {1}),
         ((2, 3), "1", {3}),  # it names places in the group that saves
     ],
 )
@@ -56,6 +57,20 @@ def test_a_checkpoint_that_one_rank_cannot_write_is_that_ranks(
 def test_a_place_that_the_group_does_not_have_blames_nobody_more_than_another() -> None:
     """The newest call was in another group than the one that saves: who failed is not known."""
     job = failed_save((2, 3), "7")
+    assert set(deaths_of(largest_job(job.state)).own) == {2, 3}
+
+
+def test_two_groups_that_save_at_once_are_two() -> None:
+    job = RecordedJob(4)
+    job.initialize(0, 1, 2, 3)
+    for group, members in (("8", (0, 2)), ("9", (1, 3))):
+        for rank in members:
+            job.hold(rank, group, members, at=2.0)
+            gathered = job.operation(rank, "gather", 1, at=5.0, left=5.1, pg_name=group)
+            job.pulse(rank, at=5.5, operations=(gathered,))
+            job.fail(rank, 6.0, NOT_SAVED, QUOTED % "1")
+            job.exit(rank, 6.5, code=1)
+    job.tick(8.0)
     assert set(deaths_of(largest_job(job.state)).own) == {2, 3}
 
 

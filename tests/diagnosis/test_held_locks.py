@@ -49,3 +49,13 @@ def test_it_is_the_same_once_the_job_was_ended_and_the_lock_is_free() -> None:
     job.exit(1, 402.3, signal=15)
     job.tick(403.0)
     verdict(job)
+
+
+def test_a_lock_that_was_free_long_before_the_end_is_not_said_to_be_held() -> None:
+    job = held_lock()
+    for at in (402.0, 404.0):
+        look(job, at)
+    for rank in (0, 1):
+        job.exit(rank, 404.5, signal=15)
+    job.tick(405.0)
+    assert "which rank 0 holds" not in only_root(job, "process.lock_wait", 1).summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from distwatch.state.events import ExceptionUncaught
-from distwatch.state.limits import first_limit
+from distwatch.state.limits import first_limit, limit_in
 
 _SOCKET_TYPES = ("ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError")
 _COMMUNICATION_TYPES = (
@@ -51,10 +51,12 @@ def is_communication_error(type_name: str, message: str) -> bool:
 
 def tells_of_lost_peer(error: ExceptionUncaught) -> bool:
     """Whether an uncaught exception, or the first one of its chain, only shows that a peer or the store was gone."""
-    if first_limit(f"{error.type_name}: {error.message}", error.cause):
+    if limit_in(f"{error.type_name}: {error.message}"):
         return False  # gloo says where in its transport it came to the limit
     if is_communication_error(error.type_name, error.message):
         return True
+    if first_limit("", error.cause):
+        return False
     first_type, _, first_message = error.cause.partition(": ")
     # A socket may be one of the program's own, to its storage or its tracker.
     return first_type not in _SOCKET_TYPES and is_communication_error(first_type, first_message)

@@ -38,23 +38,26 @@ def told_by_others(ended: Mapping[int, Process], world: int | None) -> frozenset
         ended: by global rank.
         world: how many ranks there are, where that is known.
     """
-    raisers: dict[tuple[int, ...], dict[int, Process]] = {}
+    raisers: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[int, Process]] = {}
     for rank, process in ended.items():
         if process.exception and (found := _SAVED_TOGETHER.match(process.exception.message)):
-            places = tuple(int(place) for place in found[1].split(","))
-            raisers.setdefault(places, {})[rank] = process
+            places = tuple(map(int, re.findall(r"\d+", found[1])))
+            raisers.setdefault((places, _newest_group(process)), {})[rank] = process
     return frozenset(
         rank
-        for places, told in raisers.items()
-        for rank in told.keys() - _failed(places, told, world)
+        for (places, members), told in raisers.items()
+        for rank in told.keys() - _failed(places, members, told, world)
     )
 
 
-def _failed(places: tuple[int, ...], told: Mapping[int, Process], world: int | None) -> set[int]:
+def _failed(
+    places: tuple[int, ...],
+    members: tuple[int, ...],
+    told: Mapping[int, Process],
+    world: int | None,
+) -> set[int]:
     """The ranks at those places of the group that saved; all that were told, where that is not known."""
-    groups = {_newest_group(process) for process in told.values()}
-    members = groups.pop() if len(groups) == 1 else ()
-    if len(told) == world:
+    if not members and len(told) == world:
         members = tuple(range(world))  # only the whole world has so many members
     failed = {members[place] for place in places if place < len(members)}
     is_known = told.keys() <= set(members) and failed and failed <= told.keys()

@@ -179,7 +179,7 @@ def _at(host: Host, time_ns: int | None) -> Host:
     earlier.now_ns = time_ns
     # Who held a lock let go of it with its end, which is seen a moment later.
     over_ns = time_ns - int(SEEN_LATE_S * 1e9)
-    freed = {path for path in host.held_locks if host.stamps[f"lock:{path}"][0] >= over_ns}
+    freed = {path for path in host.held_locks if host.freed_locks.get(path, 0) >= over_ns}
     earlier.locks = {
         path: host.held_locks[path] if path in freed else looked
         for path, looked in host.locks.items()
