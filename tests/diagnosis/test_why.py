@@ -184,3 +184,15 @@ def main(batches):
     parting = part((in_step, after), lambda _: read_source(text), (6, 5), alike_rounds=alike)
     assert parting is not None
     assert parting.guard.kind == separates
+
+
+def test_a_source_of_hundreds_of_branches_costs_the_why_and_not_the_verdict(tmp_path: Path) -> None:
+    branches = "".join(f"    elif a == {number}:\n        pass\n" for number in range(400))
+    text = (
+        f"def main(a, x):\n    if a == -2:\n        pass\n{branches}    else:\n        dist.all_reduce(x)\n"
+        "main(-1, sizes())"
+    )
+    job = ActedJob(tmp_path / "train.py", text)
+    job.given = {"sizes": lambda: [1] * (1 + job.fabric.rank)}
+    finding = judged_root(job.act())
+    assert (finding.code, finding.why) == ("collective.shape_mismatch", ())

@@ -61,6 +61,15 @@ def told_by_line(
 def _own_order_of(
     source: Source, step: Step, called: tuple[str, ...]
 ) -> tuple[Guard, Topic] | None:
+    try:
+        return _find_own_order(source, step, called)
+    except RecursionError:
+        return None  # as for `part`
+
+
+def _find_own_order(
+    source: Source, step: Step, called: tuple[str, ...]
+) -> tuple[Guard, Topic] | None:
     view = View(source, source.scope_at(step.line, step.function))
     guards = guards_of(source, view.scope, step.line, called)
     for call in calls_on(view, step.line, called):
