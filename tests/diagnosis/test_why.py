@@ -196,3 +196,71 @@ def test_a_source_of_hundreds_of_branches_costs_the_why_and_not_the_verdict(tmp_
     job.given = {"sizes": lambda: [1] * (1 + job.fabric.rank)}
     finding = judged_root(job.act())
     assert (finding.code, finding.why) == ("collective.shape_mismatch", ())
+
+
+IN_BOTH_ARMS = """
+class Shards:
+    def __init__(self, download): pass
+    def __getitem__(self, number):
+        if number == 2: stuck_on_one()
+        return [number]
+if rank == 0:
+    data = Shards(True)
+    dist.barrier()
+else:
+    dist.barrier()
+    data = Shards(False)
+for number in range(4):
+    dist.all_reduce(data[number])
+"""
+PASSED_IN_BOTH = """
+class Hooks:
+    def __init__(self, hook, verbose): self.hooks = [hook]
+    def run(self, number):
+        for hook in self.hooks: hook(number)
+def on_step(number):
+    dist.all_reduce([number])
+if rank == 0:
+    hooks = Hooks(on_step, verbose=True)
+else:
+    hooks = Hooks(on_step, verbose=False)
+dist.barrier()
+stuck_on_one()
+hooks.run(0)
+"""
+OF_THE_SAME_NAME = """
+import types
+args = types.SimpleNamespace(save=True)
+def save(number):
+    dist.all_reduce([number])
+hooks = [globals()["save"]]
+if rank == 0 and args.save:
+    print("saving")
+dist.barrier()
+stuck_on_one()
+run = hooks[0]
+run(0)
+"""
+BY_ANOTHER_WAY = """
+hooks = []
+def save(number):
+    stuck_on_one()
+if rank == 0:
+    hooks.append(save)
+else:
+    hooks.append(globals()["save"])
+for number in range(4):
+    dist.all_reduce([number])
+    for hook in hooks: hook(number)
+"""
+
+
+@pytest.mark.parametrize("text", [IN_BOTH_ARMS, PASSED_IN_BOTH, OF_THE_SAME_NAME, BY_ANOTHER_WAY])
+def test_where_all_ranks_make_or_pass_on_a_thing_that_does_not_part_them(
+    text: str, tmp_path: Path
+) -> None:
+    job = ActedJob(tmp_path / "train.py", text)
+    job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
+    finding = judged_root(job.act())
+    assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
+    assert not [way for way in finding.why if "rank" in way.condition or "save" in way.condition]

@@ -115,12 +115,12 @@ def _by_sides(case: Case, finding: Finding, sides: tuple[Side, Side]) -> Finding
     alone = (sides[0].is_alone, sides[1].is_alone)
     common = (sides[0].is_common, sides[1].is_common)
     alike = _are_at_one_step(case, sides)
-    parting = _part(trails, counts, alone, common, alike, tuple(_texts(case, trails)))
+    ranks = (sides[0].ranks, sides[1].ranks)
+    parting = _part(trails, counts, alone, common, alike, ranks, tuple(_texts(case, trails)))
     if parting is None:
         step = dispatching(*trails)
         found = _on_one_line(case, finding, sides, step, ()) if step else finding
         return found if found.why else _with_unread(case, finding, trails)
-    ranks = (sides[0].ranks, sides[1].ranks)
     finding = _blaming_who_left(finding, parting, ranks)
     clause = clause_of(parting, ranks, counts)
     advice = finding.advice
@@ -205,6 +205,7 @@ def _part(
     alone: tuple[bool, bool],
     common: tuple[bool, bool],
     alike: bool,
+    ranks: tuple[tuple[int, ...], tuple[int, ...]],
     texts: tuple[tuple[str, str], ...],
 ) -> Parting | None:
     """Verdicts are derived again and again from the same stacks, and from the same sources."""
@@ -212,7 +213,7 @@ def _part(
     try:
         return part(
             trails, lambda f: read_source(by_file[f]) if f in by_file else None, counts, alone,
-            common=common, alike_rounds=alike,
+            common=common, alike_rounds=alike, ranks=ranks,
         )  # fmt: skip
     except RecursionError:
         return None  # a source of hundreds of nested branches must not cost the verdict itself

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from distwatch.diagnosis.why.index import added_by
 from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, called_name, within
 
 COUNTERS = frozenset(("range", "enumerate", "count"))
-_ADDS = frozenset(("append", "add", "extend", "insert", "put", "appendleft"))
 _CALLERS = 3
 Bindings = Mapping[str, tuple[ast.expr, "View"]]
 
@@ -71,6 +71,11 @@ def _parameters(scope: Scope) -> set[str]:
     return {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
 
 
+def has_variable(source: Source, scope: Scope, name: str) -> bool:
+    """Whether a scope has a variable of that name of its own."""
+    return name in _parameters(scope) or bool(_assigned(source, scope, name))
+
+
 def _assigned(source: Source, scope: Scope, name: str) -> list[ast.AST]:
     """Everything that a scope assigns to a name; a condition decides, too, which of several it is."""
     known = source.assigned.get((id(scope), name))
@@ -109,15 +114,9 @@ def _values(node: ast.AST, name: str) -> Sequence[ast.AST]:
         ]
     if isinstance(node, ast.ExceptHandler):
         return [node] if node.name == name else []
-    return _added(node, lambda one: isinstance(one, ast.Name) and one.id == name)
-
-
-def _added(node: ast.AST, is_it: Callable[[ast.AST], bool]) -> list[ast.expr]:
-    """What is put into a list or set: `callbacks.append(x)`."""
-    of = node.func if isinstance(node, ast.Call) else None
-    if isinstance(node, ast.Call) and isinstance(of, ast.Attribute) and of.attr in _ADDS:
-        return node.args[-1:] if is_it(of.value) else []
-    return []
+    added = added_by(node)
+    is_it = added is not None and isinstance(added[0], ast.Name) and added[0].id == name
+    return [added[1]] if added is not None and is_it else []
 
 
 def _names(target: ast.AST, name: str) -> bool:
@@ -135,17 +134,8 @@ def is_counter(iterated: ast.expr, target: ast.expr, name: str) -> bool:
 
 def attribute_values(source: Source, attribute: str) -> Iterator[tuple[ast.AST, View]]:
     """What is assigned to `self.attribute` anywhere in the file."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(_is_attribute(target, attribute) for target in targets):
-                yield node.value, View(source, source.scope_at(node.lineno))
-        for value in _added(node, lambda one: _is_attribute(one, attribute)):
-            yield value, View(source, source.scope_at(value.lineno))
-
-
-def _is_attribute(node: ast.AST, attribute: str) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == attribute
+    for value in source.attributes.get(attribute, ()):
+        yield value, View(source, source.scope_at(value.lineno))
 
 
 def defaults_of_option(source: Source, name: str) -> Iterator[tuple[ast.AST, View]]:

@@ -33,6 +33,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     other: Guard | None = None
     depth: int = 0
     """Functions between the one that both sides are in and its own."""
+    registers: bool = False
+    """The guard does not lead to a call of the function, but to the line that passes it on."""
 
     @property
     def order(self) -> float:

@@ -15,7 +15,8 @@ import msgspec
 from distwatch.diagnosis.facts.stack_calls import BACKWARD, CALLS
 from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.options import OF_A_FAILURE, OF_A_TRY, Option, loop_around, scored
-from distwatch.diagnosis.why.places import Place, Sources, places_of
+from distwatch.diagnosis.why.places import Place, Sources, places_of, registered_of
+from distwatch.diagnosis.why.rank_tests import is_ruled_out
 from distwatch.diagnosis.why.topics import Topic, is_about_rank
 from distwatch.diagnosis.why.trails import Step, Trail
 
@@ -67,6 +68,7 @@ def part(
     *,
     common: tuple[bool, bool] = (False, False),
     alike_rounds: bool = False,
+    ranks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> Parting | None:
     """What separates two trails; None where the source does not show it.
 
@@ -74,6 +76,7 @@ def part(
         counts: how many times each side made the call that one of them is in, where that is known.
         alone: of each side, whether the other one never made the call that it is in.
         common: of each side, whether the other one made the call that it is in.
+        ranks: of each side.
         alike_rounds: both have begun the same step of their training: a loop that ended early does not part them.
     """
     level = level_of(*sides)
@@ -84,7 +87,7 @@ def part(
     for side in (0, 1):
         if not common[side]:
             options += _of_passed_on(places, side, level, sides[1 - side], counts)
-    options = [option for option in options if option.score > 0]
+    options = [one for one in options if one.score > 0 and not _is_ruled_out(one, ranks)]
     if alike_rounds:
         options = [one for one in options if one.guard.kind != "loop"] or options
     if not options:
@@ -218,16 +221,20 @@ def _of_passed_on(
 ) -> Iterator[Option]:
     """What decides that a side comes to functions that are called by another name than their own."""
     theirs = [guard for place in places[1 - side] if place is not None for guard in place.guards]
+    caller: Place | None = None
     for depth, place in enumerate(places[side][level:]):
-        if place is None:
-            continue
-        for guard, view in (*(place.registered if depth else ()), *place.chosen):
-            if any(_is_met_by(guard, other) for other in theirs):
-                continue
-            there = msgspec.structs.replace(place, view=view)
-            for option in scored(there, guard, side, gone, 0.0, counts):
-                if option.about in OF_A_FAILURE:
-                    yield msgspec.structs.replace(option, place=place, depth=depth)
+        if place is not None:
+            registered = registered_of(caller, place, places[1 - side]) if caller else ()
+            for number, (guard, view) in enumerate((*registered, *place.chosen)):
+                if any(_is_met_by(guard, other) for other in theirs):
+                    continue
+                there = msgspec.structs.replace(place, view=view)
+                for option in scored(there, guard, side, gone, 0.0, counts):
+                    if option.about in OF_A_FAILURE:
+                        yield msgspec.structs.replace(
+                            option, place=place, depth=depth, registers=number < len(registered)
+                        )
+        caller = place
 
 
 def _ahead(here: Sequence[Place | None]) -> int | None:
@@ -304,6 +311,14 @@ def _leads(guard: Guard) -> int:
     )
 
 
+def _is_ruled_out(option: Option, ranks: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    """Whether a guard that a side is only thought to have taken names another rank."""
+    guard = option.guard
+    is_around = any(one is guard for one in option.place.guards)
+    taker = 1 - option.side if guard.is_exit else option.side
+    return (guard.is_exit or not is_around) and is_ruled_out(guard, ranks[taker])
+
+
 def _parting(best: Option, places: list[list[Place | None]], level: int) -> Parting:
     number = next(n for n, place in enumerate(places[best.side]) if place is best.place)
     shown: list[Place | None] = [None, None]
@@ -321,13 +336,9 @@ def _parting(best: Option, places: list[list[Place | None]], level: int) -> Part
         steps=(shown[0].step if shown[0] else None, shown[1].step if shown[1] else None),
         calls=(_innermost_call(places[0]), _innermost_call(places[1])),
         other=best.other,
-        registers=best.place.step.function if _is_registered(best) else "",
+        registers=best.place.step.function if best.registers else "",
         has_left=_has_left(best, shown[1 - best.side]),
     )
-
-
-def _is_registered(best: Option) -> bool:
-    return any(guard is best.guard for guard, _ in best.place.registered)
 
 
 def _has_left(best: Option, theirs: Place | None) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from distwatch.diagnosis.why.guard import Guard, choice_guard
 from distwatch.diagnosis.why.guards import guards_to
-from distwatch.diagnosis.why.names import View, attribute_values
+from distwatch.diagnosis.why.index import Reference
+from distwatch.diagnosis.why.names import View, attribute_values, has_variable
 from distwatch.diagnosis.why.source import FUNCTIONS, Scope, Source, called_name, within
+from distwatch.diagnosis.why.topics import CONFIG
 
 _CHOICES = frozenset(("branch", "conditional", "short_circuit", "match", "return"))
 _MOST = 3
@@ -16,10 +18,15 @@ _MOST = 3
 Chosen = tuple[tuple[Guard, View], ...]
 
 
-def registrations_of(source: Source, scope: Scope, *, by_own_name: bool) -> Chosen:
+def registrations_of(
+    source: Source, scope: Scope, *, by_own_name: bool, others: Collection[Scope]
+) -> Chosen:
     """What guards the lines that pass a function on, as to `add_callback(save)`; none where one is unguarded.
 
     Of a method that nobody passes on: what guards the lines on which an object of its class is made.
+
+    Args:
+        others: the functions in which the other side is: who is in a method of the class has such an object, too.
     """
     if isinstance(scope, ast.Lambda):
         return _guarding(source, [scope])
@@ -30,12 +37,16 @@ def registrations_of(source: Source, scope: Scope, *, by_own_name: bool) -> Chos
     if isinstance(scope, ast.AsyncFunctionDef) and not by_own_name:
         # Where it is called, a coroutine is made; the event loop runs it elsewhere.
         return _guarding(source, source.calls_named(scope.name))
-    called = {id(node.func) for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
-    passed = [node for node in _named(source.tree, (scope.name,)) if id(node) not in called]
+    of = source.classes.get(id(scope))
+    passed = [node for node in source.passed.get(scope.name, ()) if _may_mean(source, node, of)]
     if passed:
-        return () if by_own_name else _guarding(source, passed)
-    of = _class_of(source, scope)
-    return _guarding(source, _constructions(source, of)) if of is not None else ()
+        known = all(_means(source, node, of) for node in passed)
+        return _guarding(source, passed) if known and not by_own_name else ()
+    if of is None or of.name in source.inherited:
+        return ()
+    if any(source.classes.get(id(other)) is of for other in others):
+        return ()
+    return _guarding(source, source.calls_named(of.name))
 
 
 def choices_of(view: View, call: ast.Call, called: Sequence[str]) -> tuple[str, Chosen]:
@@ -82,12 +93,59 @@ def meanings_of_callee(view: View, call: ast.Call) -> Iterator[tuple[ast.AST, Vi
 
 
 def _guarding(source: Source, nodes: Sequence[ast.AST]) -> Chosen:
+    if not nodes or len(nodes) > _MOST:
+        return ()
     guards = [[one for one in guards_to(source, node) if one.kind in _CHOICES] for node in nodes]
-    if not guards or len(guards) > _MOST or not all(guards):
+    arms: dict[int, set[str]] = {}
+    for guard in (guard for found in guards for guard in found):
+        arms.setdefault(_condition(guard), set()).add(guard.arm)
+    both = {condition for condition, taken in arms.items() if len(taken) > 1}
+    guards = [[one for one in found if not _is_on_both_ways(one, nodes, both)] for found in guards]
+    if not all(guards):
         return ()
     return tuple(
         (guard, View(source, source.scope_at(guard.line))) for found in guards for guard in found
     )
+
+
+def _condition(guard: Guard) -> int:
+    """The same for the arms of a construct and for what is left by its condition."""
+    return id(guard.tests[0]) if guard.tests else id(guard.node)
+
+
+def _is_on_both_ways(guard: Guard, nodes: Sequence[ast.AST], both: Collection[int]) -> bool:
+    """Whether the thing is passed on, or made, whichever way that guard is taken."""
+    if _condition(guard) in both:
+        return True
+    return guard.is_exit and any(node in nodes for node in ast.walk(guard.node))
+
+
+def _may_mean(source: Source, node: Reference, of: ast.ClassDef | None) -> bool:
+    """Whether a reference may stand for a function of that class, or of none: a variable of its name does not."""
+    if isinstance(node, ast.Name):
+        return of is None and not has_variable(source, source.scope_at(node.lineno), node.id)
+    if of is None or (isinstance(node.value, ast.Name) and node.value.id in CONFIG):
+        return False
+    return not _is_self(node.value) or _means(source, node, of)
+
+
+def _means(source: Source, node: Reference, of: ast.ClassDef | None) -> bool:
+    """Whether a reference that may stand for the function does: of objects, only if it is known what they are."""
+    if of is None or isinstance(node, ast.Name):
+        return True
+    if _is_self(node.value):
+        return _class_around(source, node) is of
+    if not isinstance(node.value, ast.Name):
+        return isinstance(node.value, ast.Call) and called_name(node.value) == of.name
+    scope = source.scope_at(node.lineno)
+    made = [one for one, _ in View(source, scope).meanings(node.value.id)]
+    return any(isinstance(one, ast.Call) and called_name(one) == of.name for one in made)
+
+
+def _class_around(source: Source, node: ast.expr) -> ast.ClassDef | None:
+    scope = source.scope_at(node.lineno)
+    around = (scope, *source.scopes_around(scope))
+    return next((of for one in around if (of := source.classes.get(id(one)))), None)
 
 
 def _named(root: ast.AST, names: Iterable[str]) -> Iterator[ast.AST]:
@@ -98,29 +156,6 @@ def _named(root: ast.AST, names: Iterable[str]) -> Iterator[ast.AST]:
             name = node.id if isinstance(node, ast.Name) else node.attr
             if name in wanted:
                 yield node
-
-
-def _class_of(source: Source, function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    return next(
-        (
-            node.name
-            for node in ast.walk(source.tree)
-            if isinstance(node, ast.ClassDef) and function in node.body
-        ),
-        None,
-    )
-
-
-def _constructions(source: Source, of: str) -> Sequence[ast.AST]:
-    """Where objects of a class are made; none where other classes of the file inherit from it."""
-    bases = [
-        base
-        for node in ast.walk(source.tree)
-        if isinstance(node, ast.ClassDef)
-        for base in node.bases
-    ]
-    inherited = any(next(_named(base, (of,)), None) is not None for base in bases)
-    return () if inherited else source.calls_named(of)
 
 
 def _is_self(node: ast.expr) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -36,8 +36,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     called: str
     is_direct: bool
     """Whether the line calls the next function by its own name: nothing between them decides."""
-    registered: Chosen = ()
-    """Of a function that is called by another name: what guards the lines that pass it on by its own."""
     chosen: Chosen = ()
     """Of the last line, where it calls a variable: what decides that this stands for what is called."""
 
@@ -69,7 +67,6 @@ def places_of(trail: Trail, sources: Sources) -> list[Place | None]:
                 guards=(*_kept_results(source, scope), *guards),
                 called=name or _shown_call(source, step, called),
                 is_direct=any(called_name(one) in called for one in _calls_on(view, step)),
-                registered=_registered(caller, source, scope, step.function) if caller else (),
                 chosen=chosen,
             )
         )
@@ -77,13 +74,21 @@ def places_of(trail: Trail, sources: Sources) -> list[Place | None]:
     return places
 
 
-def _registered(caller: tuple[View, Step], source: Source, scope: Scope, name: str) -> Chosen:
-    calls = _calls_on(*caller)
-    by_name = [one for one in calls if called_name(one) == name]
-    found = registrations_of(source, scope, by_own_name=bool(by_name))
+def registered_of(caller: Place, place: Place, others: Iterable[Place | None]) -> Chosen:
+    """Of a function that is called by another name: what guards the lines that pass it on by its own.
+
+    Args:
+        others: where the other side is.
+    """
+    calls = _calls_on(caller.view, caller.step)
+    by_name = [one for one in calls if called_name(one) == place.step.function]
+    scopes = [one.view.scope for one in others if one is not None]
+    found = registrations_of(
+        place.view.source, place.view.scope, by_own_name=bool(by_name), others=scopes
+    )
     if by_name or found:
         return found
-    return next((keys for one in calls if (keys := keys_of(caller[0], one))), ())
+    return next((keys for one in calls if (keys := keys_of(caller.view, one))), ())
 
 
 def _chosen(view: View, step: Step, called: Sequence[str]) -> tuple[str, Chosen]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
+
+from distwatch.diagnosis.why.index import (
+    Reference,
+    classes_of_methods,
+    inherited_names,
+    passed_references,
+    values_of_attributes,
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Scope = ast.Module | Function
@@ -76,15 +84,8 @@ class Source:
     ) -> list[tuple[ast.Call, Scope]]:
         """The calls of a function in this file, each with the scope around it; of `__init__`, its class's."""
         name = function.name
-        if name == "__init__":
-            name = next(
-                (
-                    c.name
-                    for c in ast.walk(self.tree)
-                    if isinstance(c, ast.ClassDef) and function in c.body
-                ),
-                name,
-            )
+        if name == "__init__" and (of := self.classes.get(id(function))):
+            name = of.name
         return [(call, self.scope_at(call.lineno)) for call in self.calls_named(name)]
 
     def calls_named(self, name: str) -> list[ast.Call]:
@@ -95,6 +96,26 @@ class Source:
                 if isinstance(node, ast.Call) and (said := called_name(node)):
                     self._calls.setdefault(said, []).append(node)
         return self._calls.get(name, [])
+
+    @cached_property
+    def classes(self) -> dict[int, ast.ClassDef]:
+        """The class of each method, by the method's id."""
+        return classes_of_methods(self.tree)
+
+    @cached_property
+    def inherited(self) -> frozenset[str]:
+        """Names of what classes of the file inherit from."""
+        return inherited_names(self.tree)
+
+    @cached_property
+    def passed(self) -> dict[str, list[Reference]]:
+        """By name, what is passed, assigned or an element of something."""
+        return passed_references(self.tree)
+
+    @cached_property
+    def attributes(self) -> dict[str, list[ast.expr]]:
+        """By name, what is assigned to an attribute or put into it."""
+        return values_of_attributes(self.tree)
 
     def segment(self, node: ast.AST) -> str:
         """The text of an expression in one line, shortened."""

@@ -38,7 +38,7 @@ _WORDS: tuple[tuple[Topic, str], ...] = (
 _TOPIC_OF: dict[str, Topic] = {word: topic for topic, words in _WORDS for word in words.split()}
 _ORDER: tuple[Topic, ...] = (*(topic for topic, _ in _WORDS), "", "constant")
 _NO_RANKS = re.compile(r"world_size|num_(ranks|processes)|nprocs|n_ranks|warmup|num_samples$")
-_CONFIG = frozenset(("args", "arg", "cfg", "config", "opt", "opts", "hparams", "flags", "settings"))
+CONFIG = frozenset(("args", "arg", "cfg", "config", "opt", "opts", "hparams", "flags", "settings"))
 _PASSED_ON = frozenset(
     "range len list tuple set min max int float bool abs sum sorted reversed enumerate zip iter next str "
     "tensor ones zeros full empty randn rand arange get item to any all".split()
@@ -183,7 +183,7 @@ def _of_attribute(view: View, node: ast.Attribute, depth: int, search: _Search) 
         return {search.note(said, depth)}
     base = node.value.id if isinstance(node.value, ast.Name) else ""
     base = node.value.attr if isinstance(node.value, ast.Attribute) else base
-    if base in _CONFIG:
+    if base in CONFIG:
         return _of_setting(view, node.attr, depth, search)
     if base == "self":
         found = [
