@@ -264,3 +264,9 @@ def test_where_all_ranks_make_or_pass_on_a_thing_that_does_not_part_them(
     finding = judged_root(job.act())
     assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
     assert not [way for way in finding.why if "rank" in way.condition or "save" in way.condition]
+
+
+def test_an_expression_over_several_lines_of_any_script_is_shown_in_one() -> None:
+    source = read_source('größe = "é"; check(\n    "ü", größe,\f\r\n    rank)  # ende\n')
+    assert source is not None
+    assert source.segment(source.calls_named("check")[0]) == 'check( "ü", größe, rank)'

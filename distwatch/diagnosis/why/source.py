@@ -35,7 +35,7 @@ class Source:
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._rows = re.split(r"\r\n|\r|\n", text)
         self.lines = text.splitlines()
         self.tree = ast.parse(text)
         self.modules = frozenset(
@@ -119,8 +119,14 @@ class Source:
 
     def segment(self, node: ast.AST) -> str:
         """The text of an expression in one line, shortened."""
-        text = ast.get_source_segment(self._text, node) or ""
-        return " ".join(text.split())[:LONGEST]
+        first, last = getattr(node, "lineno", 0), getattr(node, "end_lineno", 0)
+        if not first or not last:
+            return ""
+        # Not by ast.get_source_segment: it splits the whole file each time. Columns count bytes.
+        rows = [row.encode() for row in self._rows[first - 1 : last]]
+        rows[-1] = rows[-1][: getattr(node, "end_col_offset", 0)]
+        rows[0] = rows[0][getattr(node, "col_offset", 0) :]
+        return " ".join(b" ".join(rows).decode("utf-8", "replace").split())[:LONGEST]
 
 
 @lru_cache(maxsize=64)
