@@ -270,3 +270,51 @@ def test_an_expression_over_several_lines_of_any_script_is_shown_in_one() -> Non
     source = read_source('größe = "é"; check(\n    "ü", größe,\f\r\n    rank)  # ende\n')
     assert source is not None
     assert source.segment(source.calls_named("check")[0]) == 'check( "ü", größe, rank)'
+
+
+SWALLOWED = """
+import contextlib
+for number in range(6):
+    with contextlib.suppress(StopIteration):
+        dist.all_reduce([number])
+    if number == 3: stuck_on_one()
+"""
+RETRIED = """
+for number in range(6):
+    for attempt in range(3):
+        try:
+            dist.all_reduce([number])
+            break
+        except RuntimeError:
+            pass
+    if number == 3: stuck_on_one()
+"""
+SWALLOWED_BELOW = """
+def reduce(number):
+    try:
+        dist.all_reduce([number])
+    except RuntimeError:
+        pass
+for number in range(6):
+    reduce(number)
+    if number == 3: stuck_on_one()
+"""
+ON_DATA_BELOW = """
+def reduce(losses):
+    if len(losses) > 0:
+        dist.all_reduce(losses)
+for number in range(6):
+    if number == 3: stuck_on_one()
+    reduce([number])
+"""
+
+
+@pytest.mark.parametrize("text", [SWALLOWED, RETRIED, SWALLOWED_BELOW, ON_DATA_BELOW])
+def test_who_is_held_up_in_the_same_loop_is_not_parted_by_what_it_has_yet_to_come_to(
+    text: str, tmp_path: Path
+) -> None:
+    job = ActedJob(tmp_path / "train.py", text)
+    job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
+    finding = judged_root(job.act())
+    assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
+    assert finding.why == ()

@@ -12,16 +12,15 @@ from itertools import zip_longest
 
 import msgspec
 
-from distwatch.diagnosis.facts.stack_calls import BACKWARD, CALLS
 from distwatch.diagnosis.why.guard import Guard
 from distwatch.diagnosis.why.options import OF_A_FAILURE, OF_A_TRY, Option, loop_around, scored
 from distwatch.diagnosis.why.places import Place, Sources, places_of, registered_of
 from distwatch.diagnosis.why.rank_tests import is_ruled_out
+from distwatch.diagnosis.why.rounds import has_yet_to_call, has_yet_to_come, may_come_again
 from distwatch.diagnosis.why.topics import Topic, is_about_rank
 from distwatch.diagnosis.why.trails import Step, Trail
 
 _BRANCHES = frozenset(("branch", "conditional", "short_circuit", "match"))
-_COMMUNICATES = CALLS | {BACKWARD}
 _SPLIT = 6.0
 _BESIDE = 4.0
 """Less for what guards the side that is behind, or does not stand in the way of the other."""
@@ -147,23 +146,31 @@ def _options(
         yield from _splits(sides, here[0], here[1], counts)
     for side in (0, 1):
         mine, yours, gone = here[side], here[1 - side], sides[1 - side]
+        made = (counts[side], counts[1 - side]) if counts is not None else None
         if mine is not None:
             beside = _BESIDE if ahead == side and not _has_passed(alone, counts, side) else 0.0
             for guard in unshared(mine, yours):
-                if _has_yet_to_come(gone, yours, guard):
+                if has_yet_to_come(gone, yours, guard):
+                    continue
+                if may_come_again(gone, (mine, yours), guard, made, deeper=False):
                     continue
                 if not guard.is_exit or (ahead != side and may_leave_by(guard, yours)):
                     yield from scored(mine, guard, side, gone, beside, counts)
         # What a culprit does deep inside a function may be what the others did there before.
         # Unless they did it there less often, or never.
-        more = counts is not None and counts[side] > counts[1 - side]
+        more = made is not None and made[0] > made[1]
         usual = _BESIDE if not more and (side == 0 or ahead == side) else 0.0
         never = 0.0 if alone[side] and ahead != side else usual
+        if mine is not None and has_yet_to_call(gone, (mine, yours), made):
+            continue
         for depth, place in enumerate(places[side][level + 1 :], 1):
             recurses = _recurses(sides[side], level + depth)
             for option in _of_place(place, side, gone, (usual, never), counts) if place else ():
                 branches = option.guard.kind in _BRANCHES and not is_about_rank(option.guard.tests)
-                if not (recurses and branches):
+                again = mine is not None and may_come_again(
+                    gone, (mine, yours), option.guard, made, deeper=True
+                )
+                if not again and not (recurses and branches):
                     yield msgspec.structs.replace(option, depth=depth)
 
 
@@ -248,13 +255,6 @@ def _ahead(here: Sequence[Place | None]) -> int | None:
     ):
         return None
     return 0 if one.step.line > other.step.line else 1
-
-
-def _has_yet_to_come(gone: Trail, yours: Place | None, guard: Guard) -> bool:
-    """Whether the other side is held up before it: who is in a call there may have passed by it a round ago."""
-    if yours is None or guard.is_exit or guard.line <= yours.step.line:
-        return False
-    return not _COMMUNICATES.intersection(gone.called)
 
 
 def unshared(mine: Place, yours: Place | None) -> list[Guard]:
