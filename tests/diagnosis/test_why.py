@@ -145,11 +145,22 @@ def test_a_file_that_is_not_what_the_ranks_run_says_nothing(tmp_path: Path) -> N
     assert not diagnose(state)[0].why
 
 
+EXTRA = """
+def train():
+    dist.all_reduce([1])
+    if rank == 0:
+        dist.broadcast([1], 0)
+try:
+    train()
+finally:
+    dist.barrier()
+"""
 LOOP = "try:\n    for n in range(1 + rank):\n        dist.all_reduce([n])\nfinally:\n    dist.barrier()"
 
 
 @pytest.mark.parametrize(
-    ("name", "blamed"), [("except_calls", (1,)), ("finally_calls", (1,)), (LOOP, (0, 1))]
+    ("name", "blamed"),
+    [("except_calls", (1,)), ("finally_calls", (1,)), (LOOP, (0, 1))],
 )
 def test_who_has_left_a_try_that_others_are_still_in_is_to_blame(
     name: str, blamed: tuple[int, ...], tmp_path: Path
@@ -159,6 +170,17 @@ def test_who_has_left_a_try_that_others_are_still_in_is_to_blame(
     finding = judged_root(job)
     assert (finding.code, finding.culprit_ranks) == ("collective.op_mismatch", blamed)
     assert set(finding.waiting_ranks) == {0, 1} - set(blamed)
+
+
+def test_who_has_ended_the_body_of_a_try_is_not_blamed_for_what_another_rank_does_in_it(
+    tmp_path: Path,
+) -> None:
+    finding = judged_root(ActedJob(tmp_path / "train.py", EXTRA).act())
+    assert (finding.code, finding.culprit_ranks) == ("collective.op_mismatch", (0, 1))
+    assert [(way.global_ranks, way.condition) for way in finding.why] == [
+        ((0,), "if rank == 0:"),
+        ((1,), ""),
+    ]
 
 
 @pytest.mark.parametrize(("alike", "separates"), [(False, "loop"), (True, "return")])
@@ -318,3 +340,50 @@ def test_who_is_held_up_in_the_same_loop_is_not_parted_by_what_it_has_yet_to_com
     finding = judged_root(job.act())
     assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
     assert finding.why == ()
+
+
+@pytest.mark.parametrize(
+    ("switched", "called"),
+    [
+        (
+            "context = model.no_sync() if (n + 1) % 2 else contextlib.nullcontext()",
+            "with context: ",
+        ),
+        ("model.require_backward_grad_sync = (n + 1) % 2 == 0", ""),
+    ],
+)
+def test_a_switch_that_is_the_same_on_every_rank_parts_nobody(
+    switched: str, called: str, tmp_path: Path
+) -> None:
+    text = (
+        f"import contextlib\nfor n in range(6):\n    {switched}\n    {called}model(n).backward()\n"
+        "    if n == 3: stuck_on_one()"
+    )
+    job = ActedJob(tmp_path / "train.py", text)
+    job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
+    finding = judged_root(job.act())
+    assert (finding.culprit_ranks, finding.why) == ((1,), ())
+
+
+@pytest.mark.parametrize(
+    ("made", "about"),
+    [
+        ("os.listdir('/')", "files"),
+        ("os.listdir('/')\nnames.sort()", ""),
+        ("os.listdir('/')\nrandom.Random(1).shuffle(names)", ""),
+        ("{'a', 'b'}", "randomness"),
+        ("{1, 2, -4}", ""),
+        ("set(range(3)) | {7}", ""),
+        ("{2 * n for n in range(3)}", ""),
+        ("{1} | {'a'}", "randomness"),
+    ],
+)
+def test_only_names_in_an_order_of_their_own_part_ranks(
+    made: str, about: str, tmp_path: Path
+) -> None:
+    text = f"import os, random\nnames = {made}\nfor name in names:\n    dist.all_reduce(read(name))"
+    job = ActedJob(tmp_path / "train.py", text)
+    job.given = {"read": lambda name: [1] * (1 + job.fabric.rank)}
+    finding = judged_root(job.act())
+    assert finding.code == "collective.shape_mismatch"
+    assert {way.about for way in finding.why} == ({about} if about else set())

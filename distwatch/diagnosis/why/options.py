@@ -70,9 +70,9 @@ def scored(
     skips = guard.kind == "try" and loop_around(place, guard) is not None
     if uneven and weight and (skips or guard.kind not in OF_A_TRY):
         weight += _UNEVEN
-    weight += {"no_sync": 3.0, "raise": -2.0, "return": -0.5, "break": -0.5, "continue": -0.5}.get(
-        guard.kind, 0.0
-    )
+    if guard.kind == "no_sync" and weight:
+        weight += 3.0
+    weight += {"raise": -2.0, "return": -0.5, "break": -0.5, "continue": -0.5}.get(guard.kind, 0.0)
     if gone.raised and not {about, behind} & OF_A_FAILURE:
         return
     if weight > 0:

@@ -143,7 +143,8 @@ def _options(
     here = [own[level] if level < len(own) else None for own in places]
     ahead = _ahead(here)
     if here[0] is not None and here[1] is not None:
-        yield from _splits(sides, here[0], here[1], counts)
+        below = (places[0][level:], places[1][level:])
+        yield from _splits(sides, here[0], here[1], below, counts)
     for side in (0, 1):
         mine, yours, gone = here[side], here[1 - side], sides[1 - side]
         made = (counts[side], counts[1 - side]) if counts is not None else None
@@ -288,7 +289,11 @@ def may_leave_by(exit_: Guard, yours: Place | None) -> bool:
 
 
 def _splits(
-    sides: tuple[Trail, Trail], one: Place, other: Place, counts: tuple[int, int] | None
+    sides: tuple[Trail, Trail],
+    one: Place,
+    other: Place,
+    below: tuple[Sequence[Place | None], Sequence[Place | None]],
+    counts: tuple[int, int] | None,
 ) -> Iterator[Option]:
     """One construct with both lines, each in an arm of its own."""
     for mine in one.guards:
@@ -297,7 +302,10 @@ def _splits(
                 side = 0 if _leads(mine) >= _leads(yours) else 1
                 place, guard = (one, mine) if side == 0 else (other, yours)
                 rest = yours if side == 0 else mine
-                yield from scored(place, guard, side, sides[1 - side], -_SPLIT, counts, rest)
+                # Everybody comes to a `finally`: what the others do before it may be what differs.
+                plain = guard.kind == "finally" and not _has_left(guard, rest, below[1 - side])
+                more = 0.0 if plain else _SPLIT
+                yield from scored(place, guard, side, sides[1 - side], -more, counts, rest)
 
 
 def _leads(guard: Guard) -> int:
@@ -337,17 +345,28 @@ def _parting(best: Option, places: list[list[Place | None]], level: int) -> Part
         calls=(_innermost_call(places[0]), _innermost_call(places[1])),
         other=best.other,
         registers=best.place.step.function if best.registers else "",
-        has_left=_has_left(best, shown[1 - best.side]),
+        has_left=best.other is not None and _has_left(best.guard, best.other, theirs[level:]),
     )
 
 
-def _has_left(best: Option, theirs: Place | None) -> bool:
-    """Whoever runs a handler skipped the rest of the `try`; `finally` also ends a loop with fewer rounds."""
-    if best.other is None or theirs is None or best.other.arm != "body":
+def _has_left(guard: Guard, rest: Guard, theirs: Sequence[Place | None]) -> bool:
+    """Whether whoever is under that guard left the `try` in whose body the others are, before their line.
+
+    Whoever runs a handler did. To a `finally` one also comes by the end of the body, if anything there let it skip
+    that line.
+    """
+    if rest.arm != "body" or guard.kind == "except":
+        return rest.arm == "body"
+    if guard.arm != "finally":
         return False
-    inside = theirs.guards[theirs.guards.index(best.other) + 1 :]
-    rounds = any(guard.kind == "loop" for guard in inside)
-    return best.guard.kind == "except" or (best.guard.arm == "finally" and not rounds)
+    inside: list[Guard] = []
+    for place in theirs:
+        if place is None or not place.is_direct:
+            return False
+        inside += (
+            place.guards[place.guards.index(rest) + 1 :] if rest in place.guards else place.guards
+        )
+    return all(one.kind in ("raise", "exit", "finally") for one in inside)
 
 
 def _innermost_call(places: Iterable[Place | None]) -> str:
