@@ -47,7 +47,7 @@ PROCESS_SAMPLES = {
     ),
     "process.exception_pending": Sample(
         "rank 1 has an exception that nothing has shown yet: {ValueError}: {loss is not finite}, raised at train.py:20 "
-        "in {compute}; it cleans up first; it is now at train.py:26 in {main}",
+        "in {compute}; its handler goes on; it is now at train.py:26 in {main}",
         90,
         90,
         "the process sees its own exception; it counts where others wait, or are in another call",

@@ -268,7 +268,7 @@ def test_what_may_not_be_read_does_not_pass_for_nothing(
     # Everything is imported as root: that user may not be able to read this Python.
     code = (
         "import os, sys, distwatch.observer.targets.remote_runs, distwatch.report.markdown\n"
-        "import distwatch.cli.ps, distwatch.cli.report, distwatch.cli.run\n"
+        "import distwatch.cli.ps, distwatch.cli.report, distwatch.cli.run, distwatch.observer.cluster.shells\n"
         "from distwatch.cli.__main__ import main\n"
         "os.setuid(65534); main(sys.argv[1:])"
     )

@@ -97,6 +97,7 @@ def test_a_job_is_told_step_by_step(home: Path) -> None:
     assert [(e.name, e.version.partition("+")[0]) for e in applied] == [
         ("torch_distributed", "2.13.0"),
         ("device_mesh", "2.13.0"),
+        ("torch_spawn", "2.13.0"),
         ("torch_optimizers", "2.13.0"),
     ]
     assert not any(isinstance(e, ev.HookFailed) for e in events)
