@@ -16,7 +16,7 @@ WAY, WHO = sys.argv[1], int(sys.argv[2])
 
 
 def compute() -> None:
-    if RANK == WHO:  # < context exit: rank
+    if RANK == WHO:  # < finally context exit: rank
         raise ValueError("loss is not finite at batch 17")
     dist.all_reduce(torch.ones(8))
 
@@ -25,7 +25,7 @@ def clean_up_in_finally() -> None:
     try:
         for _ in range(3):
             compute()
-    finally:  # < finally: exception
+    finally:
         dist.barrier()
 
 
