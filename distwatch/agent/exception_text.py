@@ -7,14 +7,12 @@ of a million frames or a message of gigabytes, both ends are kept.
 from __future__ import annotations
 
 import builtins
-import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from types import TracebackType, WrapperDescriptorType
 from typing import Any
 
-from distwatch.agent.guard import is_users
+from distwatch.agent.guard import is_users, run_within
 from distwatch.foreign_files import open_named, read_and_close
 from distwatch.redaction import redact_text
 from distwatch.state.events import ExceptionHeld, ExceptionUncaught, Site
@@ -42,7 +40,7 @@ _LINKS = {
 
 def describe_uncaught(error: BaseException, traceback: TracebackType | None) -> ExceptionUncaught:
     """The exception with its causes, secrets redacted."""
-    chain = list(islice(_chain(error, traceback), _CHAIN_KEPT))
+    chain = list(islice(chain_of(error, traceback), _CHAIN_KEPT))
     told = [error, *(one for one, _, _ in chain[1:]), *_grouped(error)]
     messages = [redact_text(text, MESSAGE_KEPT) for text in messages_of(told)]
     lines: list[str] = []
@@ -99,11 +97,8 @@ def messages_of(errors: Sequence[BaseException]) -> list[str]:
             except BaseException as failure:
                 said[place] = f"<str() raises {type(failure).__name__}>"
 
-    asking = threading.Thread(target=ask, name="distwatch str", daemon=True)
-    with contextlib.suppress(RuntimeError):  # the process may not start another thread
-        if rest:
-            asking.start()
-            asking.join(_WAITED_S)
+    if rest:
+        run_within(_WAITED_S, "str", ask)
     return [said.get(place, "<str() takes too long>") for place in range(len(errors))]
 
 
@@ -149,7 +144,7 @@ def _size(argument: object) -> int:
     return len(argument) if isinstance(argument, str | bytes) else 16
 
 
-def _chain(
+def chain_of(
     error: BaseException, traceback: TracebackType | None
 ) -> Iterator[tuple[BaseException, list[TracebackType], bool | None]]:
     """The exception and its causes; for each, whether its cause was explicit (None: it has none)."""

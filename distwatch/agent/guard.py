@@ -6,9 +6,11 @@ KeyboardInterrupt belongs to the user.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -61,6 +63,14 @@ def tell_failures_to(record: Callable[[HookFailed], None]) -> None:
 def is_off(hook: str) -> bool:
     """Whether that hook is switched off."""
     return hook in _off
+
+
+def run_within(seconds: float, name: str, function: Callable[[], None]) -> None:
+    """Runs what may wait for ever in a thread, which is left behind after that time."""
+    thread = threading.Thread(target=function, name=f"distwatch {name}", daemon=True)
+    with contextlib.suppress(RuntimeError):  # the process may not start another thread
+        thread.start()
+        thread.join(seconds)
 
 
 def caller_site(skip: tuple[str, ...]) -> Site | None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import PurePath
-from types import TracebackType
 
-from distwatch.agent.exception_text import field_of
+from distwatch.agent.exception_text import chain_of, field_of
+from distwatch.agent.guard import run_within
 from distwatch.state.events import LimitReached
 
 _WAITED_S = 0.1
 _CHAIN_KEPT = 8
-_FRAMES_KEPT = 1000
 _NOTHING = 1 << 20
 """Less than this is not taken in by a writer that fails: it writes megabytes at once."""
 _SAVE = ("/torch/serialization.py", "save", "f")
@@ -24,7 +23,8 @@ _SAVE = ("/torch/serialization.py", "save", "f")
 
 def saved_path(error: BaseException) -> str:
     """The file that the failed torch.save was to write; '' where it was given no path."""
-    for frame in _frames(error):
+    chain = islice(chain_of(error, field_of(error, "__traceback__")), _CHAIN_KEPT)
+    for frame in (one for _, frames, _ in chain for one in frames):
         code = frame.tb_frame.f_code
         if code.co_name == _SAVE[1] and code.co_filename.endswith(_SAVE[0]):
             place = frame.tb_frame.f_locals.get(_SAVE[2])
@@ -45,11 +45,8 @@ def limit_of_file(path: str) -> LimitReached | None:
         with contextlib.suppress(OSError, ValueError):
             found.extend(_limits_of_file(path))
 
-    asking = threading.Thread(target=ask, name="distwatch statvfs", daemon=True)
-    with contextlib.suppress(RuntimeError):  # the process may not start another thread
-        if path:
-            asking.start()
-            asking.join(_WAITED_S)
+    if path:
+        run_within(_WAITED_S, "statvfs", ask)
     return next(iter(found), None)
 
 
@@ -61,19 +58,3 @@ def _limits_of_file(path: str) -> Iterator[LimitReached]:
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if most != resource.RLIM_INFINITY and os.stat(path).st_size >= most - _NOTHING:
         yield LimitReached(what="file size", limit=most, path=path[:500])
-
-
-def _frames(error: BaseException) -> Iterator[TracebackType]:
-    """Of the exception and those that it was raised from."""
-    one: BaseException | None = error
-    for _ in range(_CHAIN_KEPT):
-        if one is None:
-            return
-        traceback = field_of(one, "__traceback__")
-        for _ in range(_FRAMES_KEPT):
-            if traceback is None:
-                break
-            yield traceback
-            traceback = traceback.tb_next
-        cause = field_of(one, "__cause__")
-        one = field_of(one, "__context__") if cause is None else cause

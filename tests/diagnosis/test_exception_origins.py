@@ -21,16 +21,24 @@ Traceback (most recent call last): (RANK 1)
 """
 
 
-def failed_save(members: tuple[int, ...], places: str, group: str = "8") -> RecordedJob:
-    """All members of a group raise what its members at these places have failed with."""
-    job = RecordedJob(4)
-    job.initialize(0, 1, 2, 3)
-    for rank in members:
-        job.hold(rank, group, members, at=2.0)
-        gathered = job.operation(rank, "gather", 1, at=5.0, left=5.1, pg_name=group)
-        job.pulse(rank, at=5.5, operations=(gathered,))
-        job.fail(rank, 6.0, NOT_SAVED, QUOTED % places)
-        job.exit(rank, 6.5, code=1)
+def failed_save(
+    groups: dict[str, tuple[int, ...]], message: str, *, world: int = 4, told: bool = True
+) -> RecordedJob:
+    """All members of each group raise what some of its members have failed with.
+
+    Args:
+        told: whether their calls in the group are known.
+    """
+    job = RecordedJob(world)
+    job.initialize(*range(world))
+    for group, members in groups.items():
+        for rank in members:
+            if told:
+                job.hold(rank, group, members, at=2.0)
+                gathered = job.operation(rank, "gather", 1, at=5.0, left=5.1, pg_name=group)
+                job.pulse(rank, at=5.5, operations=(gathered,))
+            job.fail(rank, 6.0, NOT_SAVED, message)
+            job.exit(rank, 6.5, code=1)
     job.tick(8.0)
     return job
 
@@ -47,7 +55,7 @@ def failed_save(members: tuple[int, ...], places: str, group: str = "8") -> Reco
 def test_a_checkpoint_that_one_rank_cannot_write_is_that_ranks(
     members: tuple[int, ...], places: str, culprits: set[int]
 ) -> None:
-    job = failed_save(members, places)
+    job = failed_save({"8": members}, QUOTED % places)
     finding = only_root(job, "process.exited", *culprits)
     assert set(finding.waiting_ranks) == set(members) - culprits
     assert f"it began with {SHORT}" in finding.summary
@@ -56,45 +64,24 @@ def test_a_checkpoint_that_one_rank_cannot_write_is_that_ranks(
 
 def test_a_place_that_the_group_does_not_have_blames_nobody_more_than_another() -> None:
     """The newest call was in another group than the one that saves: who failed is not known."""
-    job = failed_save((2, 3), "7")
+    job = failed_save({"8": (2, 3)}, QUOTED % "7")
     assert set(deaths_of(largest_job(job.state)).own) == {2, 3}
 
 
 def test_two_groups_that_save_at_once_are_two() -> None:
-    job = RecordedJob(4)
-    job.initialize(0, 1, 2, 3)
-    for group, members in (("8", (0, 2)), ("9", (1, 3))):
-        for rank in members:
-            job.hold(rank, group, members, at=2.0)
-            gathered = job.operation(rank, "gather", 1, at=5.0, left=5.1, pg_name=group)
-            job.pulse(rank, at=5.5, operations=(gathered,))
-            job.fail(rank, 6.0, NOT_SAVED, QUOTED % "1")
-            job.exit(rank, 6.5, code=1)
-    job.tick(8.0)
+    job = failed_save({"8": (0, 2), "9": (1, 3)}, QUOTED % "1")
     assert set(deaths_of(largest_job(job.state)).own) == {2, 3}
 
 
 def test_where_all_ranks_were_told_no_call_need_be_known() -> None:
     """As of a job of which only the logs are left."""
-    job = RecordedJob(2)
-    job.initialize(0, 1)
-    for rank in (0, 1):
-        job.fail(rank, 6.0, NOT_SAVED, QUOTED % "1")
-        job.exit(rank, 6.5, code=1)
-    job.tick(8.0)
+    job = failed_save({"0": (0, 1)}, QUOTED % "1", world=2, told=False)
     assert only_root(job, "process.exited", 1).waiting_ranks == (0,)
 
 
 def test_a_full_disk_that_all_are_told_of_is_one_ranks() -> None:
-    job = RecordedJob(2)
-    job.initialize(0, 1)
     message = (QUOTED % "1").replace(SHORT, "OSError: [Errno 28] No space left on device")
-    for rank in (0, 1):
-        gathered = job.operation(rank, "gather", 1, at=5.0, left=5.1)
-        job.pulse(rank, at=5.5, operations=(gathered,))
-        job.fail(rank, 6.0, NOT_SAVED, message)
-        job.exit(rank, 6.5, code=1)
-    job.tick(8.0)
+    job = failed_save({"0": (0, 1)}, message, world=2)
     assert only_root(job, "process.limit_reached", 1).waiting_ranks == (0,)
 
 

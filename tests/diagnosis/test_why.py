@@ -277,14 +277,20 @@ for number in range(4):
 """
 
 
-@pytest.mark.parametrize("text", [IN_BOTH_ARMS, PASSED_IN_BOTH, OF_THE_SAME_NAME, BY_ANOTHER_WAY])
-def test_where_all_ranks_make_or_pass_on_a_thing_that_does_not_part_them(
-    text: str, tmp_path: Path
-) -> None:
+def rank_1_is_stuck(text: str, tmp_path: Path) -> Finding:
+    """The verdict on a program in which rank 1 does not come back from `stuck_on_one`."""
     job = ActedJob(tmp_path / "train.py", text)
     job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
     finding = judged_root(job.act())
     assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
+    return finding
+
+
+@pytest.mark.parametrize("text", [IN_BOTH_ARMS, PASSED_IN_BOTH, OF_THE_SAME_NAME, BY_ANOTHER_WAY])
+def test_where_all_ranks_make_or_pass_on_a_thing_that_does_not_part_them(
+    text: str, tmp_path: Path
+) -> None:
+    finding = rank_1_is_stuck(text, tmp_path)
     assert not [way for way in finding.why if "rank" in way.condition or "save" in way.condition]
 
 
@@ -335,10 +341,7 @@ for number in range(6):
 def test_who_is_held_up_in_the_same_loop_is_not_parted_by_what_it_has_yet_to_come_to(
     text: str, tmp_path: Path
 ) -> None:
-    job = ActedJob(tmp_path / "train.py", text)
-    job.given = {"stuck_on_one": lambda: job.fabric.rank == 1 and job.fabric.stuck()}
-    finding = judged_root(job.act())
-    assert (finding.code, finding.culprit_ranks) == ("collective.rank_missing", (1,))
+    finding = rank_1_is_stuck(text, tmp_path)
     assert finding.why == ()
 
 

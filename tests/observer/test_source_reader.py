@@ -17,10 +17,10 @@ def wanted(file: str) -> WantedFile:
     return WantedFile(file=file, process=Process(key="p"), started_s=0.0, functions=())
 
 
-async def test_a_file_that_comes_late_is_recorded_when_it_comes() -> None:
-    """A thread of a busy machine may not run for seconds: that is no reason to have no source for ever."""
-    answers = threading.Event()
-    recorded: list[SourceFileRead] = []
+async def reader_of_late_file(
+    recorded: list[SourceFileRead], answers: threading.Event
+) -> SourceReader:
+    """One that has gone on without a file, which is there once `answers` is set."""
 
     def read(host: str, one: WantedFile) -> SourceFileRead:
         answers.wait(20)
@@ -28,6 +28,14 @@ async def test_a_file_that_comes_late_is_recorded_when_it_comes() -> None:
 
     reader = SourceReader(recorded.append, read, within_s=0.0)
     await reader.read(HOST, [wanted("train.py")])
+    return reader
+
+
+async def test_a_file_that_comes_late_is_recorded_when_it_comes() -> None:
+    """A thread of a busy machine may not run for seconds: that is no reason to have no source for ever."""
+    answers = threading.Event()
+    recorded: list[SourceFileRead] = []
+    reader = await reader_of_late_file(recorded, answers)
     assert [(one.file, one.text, bool(one.not_read)) for one in recorded] == [
         ("train.py", "", True)
     ]
@@ -53,13 +61,7 @@ async def test_a_file_that_comes_after_the_end_is_not_recorded() -> None:
     """A journal that is closed would be opened again."""
     answers = threading.Event()
     recorded: list[SourceFileRead] = []
-
-    def read(host: str, one: WantedFile) -> SourceFileRead:
-        answers.wait(20)
-        return SourceFileRead(host=host, file=one.file, text="x = 1\n")
-
-    reader = SourceReader(recorded.append, read, within_s=0.0)
-    await reader.read(HOST, [wanted("train.py")])
+    reader = await reader_of_late_file(recorded, answers)
     late = set(reader.late)
     reader.close()
     answers.set()
