@@ -224,10 +224,13 @@ def test_a_process_above_several_runs_is_asked_which(
 
 
 def _start_in(folder: RunFolder) -> str:
-    """A shell command: a rank of that run, which stays until its pipe closes."""
+    """A shell command: a rank of that run, which stays until its pipe closes.
+
+    It says so in one write: unbuffered, `print` writes the end of its line by itself, and another's may come between.
+    """
     code = (
-        "from distwatch.runfolder import RunFolder, write_start; "
-        f"write_start(RunFolder({folder.path!r}), 'rank', {{}}); print(1, flush=True); open(3).read()"
+        "import os; from distwatch.runfolder import RunFolder, write_start; "
+        f"write_start(RunFolder({folder.path!r}), 'rank', {{}}); os.write(1, bytes((49, 10))); open(3).read()"
     )
     return f'{sys.executable} -c "{code}"'
 
