@@ -68,7 +68,8 @@ class Observed:
         known.know_op(1)
         record.know_group(group, "0", 2, number, 0, 0)
         record.know_dtype(tensor.dtype, 3)
-        record.know_tensors(type(tensor), torch.Tensor.dtype, torch.Tensor.numel)
+        exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # since torch 2.10
+        record.know_tensors(torch.Tensor, torch.Tensor.dtype, torch.Tensor.numel, exchange)
         for code, library in ((outer, True), (inner, True), (loop, False), (measure, False)):
             record.know_code(code.__code__, library)
         site = call_site(self.call, group, [tensor])

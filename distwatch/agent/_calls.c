@@ -63,10 +63,33 @@ typedef struct {
     uint16_t number;
 } Type;
 
+/* A type as DLPack has it: code, bits and lanes in one number. */
+typedef struct {
+    uint32_t element;
+    uint16_t number;
+} Element;
+
+/* DLPack 1: what it tells of a tensor, and torch's table of functions, of which the fourth tells it (ATen/dlpack.h).
+   It asks neither a stream nor a device; only a lazy clone's memory becomes its own, as in the collective itself. */
+typedef struct {
+    void *data;
+    int32_t device_type, device_id, dimensions;
+    uint32_t element;
+    int64_t *shape, *strides;
+    uint64_t offset;
+} View;
+typedef struct {
+    uint32_t major, minor;
+    void *previous, *allocate, *lend, *take;
+    int (*view)(void *tensor, View *view);
+    void *stream;
+} Exchange;
+
 /* A class whose `dtype` and `numel` are C's, so that they need not be looked up in each tensor. */
 typedef struct {
     PyObject *type, *dtype, *numel;
     descrgetfunc get_dtype;
+    const Exchange *exchange; /* NULL where the class has none, or it failed */
 } Kind;
 
 typedef struct {
@@ -81,8 +104,8 @@ typedef struct {
     uint32_t number;
 } Site;
 
-enum { INTERFACE = 2 }; /* what Python expects of this file; another number where a binary is older than it */
-enum { GROUPS = 64, TYPES = 32, CODES = 1024, SITES = 1024, KINDS = 4, PROBES = 8 };
+enum { INTERFACE = 3 }; /* what Python expects of this file; another number where a binary is older than it */
+enum { GROUPS = 64, TYPES = 32, CODES = 1024, SITES = 1024, KINDS = 4, ELEMENTS = 16, PROBES = 8 };
 enum { COUNTED = 0xFFFE }; /* a collective's tag, which it has no other use for, and no send or recv has */
 enum { ALONE = 64, GRANT = 4096 };
 
@@ -98,6 +121,7 @@ typedef struct {
     Group groups[GROUPS];
     Type types[TYPES];
     Kind kinds[KINDS]; /* the first ones that are seen */
+    Element elements[ELEMENTS];
     Code codes[CODES];
     Site sites[SITES];
 } Record;
@@ -226,6 +250,7 @@ empty_kind(Kind *k)
 static void
 empty_tables(Record *r)
 {
+    memset(r->elements, 0, sizeof r->elements);
     for (int i = 0; i < KINDS; i++) empty_kind(&r->kinds[i]);
     for (int i = 0; i < GROUPS; i++) empty_group(&r->groups[i]);
     for (int i = 0; i < TYPES; i++) Py_CLEAR(r->types[i].dtype);
@@ -349,6 +374,36 @@ numel_of(Kind *kind, PyObject *tensor)
     return found;
 }
 
+/* The entry of that element, else a free one, else none. */
+static Element *
+element_at(Record *r, uint32_t element)
+{
+    for (int i = 0; i < ELEMENTS; i++)
+        if (r->elements[i].element == element || !r->elements[i].element) return &r->elements[i];
+    return NULL;
+}
+
+/* The same by DLPack, in half the time; 0 where that is not to be had. Of a type that is not known yet, its element. */
+static int
+view_size(Record *r, Kind *kind, PyObject *tensor, int64_t *numel, uint16_t *dtype, uint32_t *element)
+{
+    View view;
+    if (!kind || !kind->exchange) return 0;
+    if (kind->exchange->view(tensor, &view)) {
+        kind->exchange = NULL; /* to raise costs more than to ask */
+        return unknown();
+    }
+    Element *known = element_at(r, view.element);
+    if (!known || !known->element) {
+        *element = view.element;
+        return 0;
+    }
+    *numel = 1;
+    for (int32_t i = 0; i < view.dimensions; i++) *numel *= view.shape[i];
+    *dtype = known->number;
+    return 1;
+}
+
 /* The first tensor's number of elements and type. */
 static int
 find_size(Record *r, PyObject *args, int64_t *numel, uint16_t *dtype)
@@ -361,11 +416,16 @@ find_size(Record *r, PyObject *args, int64_t *numel, uint16_t *dtype)
         tensor = is_list ? PyList_GetItem(tensor, 0) : PyTuple_GetItem(tensor, 0);
     }
     if (!tensor) return 0;
+    uint32_t element = 0;
+    int seen = view_size(r, kind, tensor, numel, dtype, &element);
+    if (seen) return seen;
     Py_INCREF(tensor); /* another thread may change the list while numel() runs */
     PyObject *type = dtype_of(kind, tensor);
     Type *known = type ? type_at(r, type, 0) : NULL;
     Py_XDECREF(type);
     if (known) *dtype = known->number;
+    Element *place = known && element ? element_at(r, element) : NULL;
+    if (place) *place = (Element){element, known->number};
     PyObject *count = known ? numel_of(kind, tensor) : NULL;
     Py_DECREF(tensor);
     if (!count) return unknown();
@@ -676,15 +736,21 @@ static PyObject *
 record_know_tensors(PyObject *self, PyObject *args)
 {
     Record *r = (Record *)self;
-    PyObject *type, *dtype, *numel;
-    if (!PyArg_ParseTuple(args, "O!OO", &PyType_Type, &type, &dtype, &numel)) return NULL;
+    PyObject *type, *dtype, *numel, *capsule;
+    if (!PyArg_ParseTuple(args, "O!OOO", &PyType_Type, &type, &dtype, &numel, &capsule)) return NULL;
+    const Exchange *exchange = NULL;
+    if (capsule != Py_None) {
+        exchange = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+        if (!exchange) return NULL;
+        if (exchange->major != 1 || !exchange->view) exchange = NULL;
+    }
     descrgetfunc get = (descrgetfunc)PyType_GetSlot(Py_TYPE(dtype), Py_tp_descr_get);
     for (int i = 0; get && i < KINDS && r->kinds[i].type != type; i++) {
         if (r->kinds[i].type) continue;
         Py_INCREF(type);
         Py_INCREF(dtype);
         Py_INCREF(numel);
-        r->kinds[i] = (Kind){type, dtype, numel, get};
+        r->kinds[i] = (Kind){type, dtype, numel, get, exchange};
         break;
     }
     Py_RETURN_NONE;

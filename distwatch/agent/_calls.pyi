@@ -70,8 +70,14 @@ class CallRecord:
             last: the number of its last collective.
         """
 
-    def know_tensors(self, of: type, dtype: Any, numel: Callable[[Any], int], /) -> None:
-        """A class of tensors; `dtype` is its descriptor, and like `numel` C's."""
+    def know_tensors(
+        self, of: type, dtype: Any, numel: Callable[[Any], int], exchange: Any, /
+    ) -> None:
+        """A class of tensors; `dtype` is its descriptor, and like `numel` C's.
+
+        Args:
+            exchange: its capsule of DLPack's C functions, which tell the same in less time; else None.
+        """
 
     def know_dtype(self, dtype: Any, number: int, /) -> None: ...
     def know_code(self, code: CodeType, library: bool, /) -> None: ...

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 try:
     from distwatch.agent._calls import INTERFACE, CallRecord
 
-    if INTERFACE != 2:
+    if INTERFACE != 3:
         raise ImportError("compiled from an older source")
 except ImportError:  # also where there was no compiler, or a Python without the stable ABI
     CallRecord = None  # type: ignore[assignment,misc]
@@ -53,6 +53,8 @@ _ROOTED = frozenset(("broadcast", "reduce", "gather", "scatter"))
 _SPLIT = frozenset(("alltoall", "alltoall_base", "all_to_all_single"))
 """What they give to each member is theirs to choose, so that no call is like an earlier one, and each goes
 through Python."""
+_PLAIN_TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter")
+"""Classes whose tensors may be viewed by DLPack: another one may have no memory, and torch would warn of it."""
 _HOOK = "ProcessGroup methods"
 SITES_KEPT = 4096
 """A program may start a new thread for each call."""
@@ -228,7 +230,9 @@ class Calls:
             and isinstance(attribute, GetSetDescriptorType)
             and isinstance(numel, MethodDescriptorType)
         ):
-            compiled.know_tensors(of, attribute, numel)
+            exchange = getattr(of, "__dlpack_c_exchange_api__", None)
+            is_plain = f"{of.__module__}.{of.__qualname__}" in _PLAIN_TENSORS
+            compiled.know_tensors(of, attribute, numel, exchange if is_plain else None)
 
     def _first_use(self, pg_name: str, group: Any) -> None:
         try:
