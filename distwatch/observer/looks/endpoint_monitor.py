@@ -58,6 +58,8 @@ class EndpointMonitor:
         self._host = host_name()
         self._watched: dict[str, _Watched] = {}
         self._asked: set[str] = set()
+        self._known = 0
+        self._keys: list[str] = []
 
     def consider(self, state: RunState) -> None:
         """Starts the looks that are due. Never waits for one."""
@@ -103,14 +105,20 @@ class EndpointMonitor:
 
     def _waiting(self, state: RunState, now_ns: int) -> dict[str, list[Process]]:
         found: dict[str, list[Process]] = {}
-        for process in state.processes.values():
-            # First what costs nothing: very many processes are on other hosts.
-            if not process.key.startswith(self._host) or process.ended_ns is not None:
+        for process in self._own(state):
+            if process.ended_ns is not None:
                 continue
             endpoint = self._place_of(process)
             if endpoint and is_on_its_way(process, now_ns):
                 found.setdefault(endpoint, []).append(process)
         return found
+
+    def _own(self, state: RunState) -> list[Process]:
+        """The processes of this host: those of very many others are not gone through again, as none is ever dropped."""
+        if self._known != len(state.processes):
+            self._known = len(state.processes)
+            self._keys = [key for key in state.processes if key.startswith(self._host)]
+        return [state.processes[key] for key in self._keys]
 
     def _place_of(self, process: Process) -> str:
         """The network endpoint at which a process of this host meets the others; '' where there is none."""
