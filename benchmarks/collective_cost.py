@@ -1,7 +1,8 @@
 """What the hooks cost one gloo all_reduce of two ranks: call by call, with and without them.
 
-Three groups of the same ranks take turns in an order that all ranks draw alike: one is called through the hooked
+Four groups of the same ranks take turns in an order that all ranks draw alike: one is called through the hooked
 method, two through the original one, and the difference of those two is how much this machine differs from itself.
+The fourth is a bare one with torch's own checks, TORCH_DISTRIBUTED_DEBUG=DETAIL, for what a peer costs.
 So each call comes after others, with its code out of the caches, as in a job; blocks of hundreds of calls, one after
 the other, cost less and differ by more on a machine that is busy. The calls go the way of `dist.all_reduce`.
 Each group is the hooked one in one of three runs, as a group whose threads the scheduler has placed badly is slow.
@@ -19,6 +20,7 @@ from typing import Any
 from paired_blocks import launch, stay_on_one_core
 
 GROUPS = 3
+"""Without the one of torch's checks."""
 WARM = 1500
 """Rounds that are not timed: the agent's thread beats in them, and the hooked group is counted from then on."""
 
@@ -58,6 +60,10 @@ def measure(arguments: argparse.Namespace) -> None:
     at = arguments.place
     ways = [(hooked if place == at else original, place) for place in range(GROUPS)]
     groups = [dist.new_group() for _ in ways]
+    dist.set_debug_level(dist.DebugLevel.DETAIL)
+    groups.append(dist.new_group())
+    dist.set_debug_level(dist.DebugLevel.OFF)
+    ways.append((original, GROUPS))
     options = dist.AllreduceOptions()
     options.asyncOp = False
     tensor, drawn, now = torch.ones(arguments.numel), random.Random(0), time.perf_counter_ns
@@ -80,15 +86,15 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def report(what: str, times: list[list[int]], at: int) -> None:
-    """Prints medians in microseconds."""
-    medians = [median(each) / 1000 for each in times]
+    """Prints medians in microseconds; the last times are of the group with torch's checks."""
+    *medians, checked = [median(each) / 1000 for each in times]
     hooked = medians.pop(at)
     bare, control = medians
     base = (bare + control) / 2
     print(
         f"{what}: {base:.2f} us without hooks, with them {hooked - base:+.2f} us"
         f" ({(hooked - base) / base:+.2%}); the two without differ by {abs(control - bare):.2f} us"
-        f" ({abs(control - bare) / base:.2%})",
+        f" ({abs(control - bare) / base:.2%}); with DETAIL {checked - base:+.2f} us ({(checked - base) / base:+.2%})",
         flush=True,
     )
 
