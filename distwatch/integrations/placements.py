@@ -159,6 +159,10 @@ def _named(kind: Any) -> str:
 def shortest_map(tensors: list[Tensor]) -> list[ModuleDevice]:
     """The shortest map that places every parameter, in the model's order; buffers follow their module."""
     parameters = [tensor for tensor in tensors if not tensor.is_buffer] or tensors
+    if len({tensor.device for tensor in parameters}) == 1:
+        # The usual model: the caller waits, so nothing is worked out for each of its modules.
+        whole = sum(tensor.size for tensor in parameters)
+        return [ModuleDevice(module="", device=parameters[0].device, bytes=whole)]
     above = {name: _modules_above(name) for name in {t.name.rpartition(".")[0] for t in parameters}}
     devices: dict[str, set[str]] = {}
     sizes: dict[str, int] = {}
