@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 from distwatch.agent.core import Agent
-from distwatch.agent.initialization.missing_ranks import ASK_WITHIN_S, ask_verdict, look_for
-from distwatch.agent.initialization.supervision import ASK_AGAIN_S, Supervision
+from distwatch.agent.initialization.missing_ranks import JUDGED_WITHIN_S, ask_until, look_for
+from distwatch.agent.initialization.supervision import Supervision
 from distwatch.errors import InitTimeout, not_done
 from distwatch.integrations.registry import running_agent
 from distwatch.state.events import FindingRaised
 from distwatch.state.finding import Finding
+from distwatch.state.verdict import Verdict
 from distwatch.visible_text import say
-
-_JUDGED_WITHIN_S = 10.0
-"""How long an observer that answers may take to judge, since it looks at a crowded host more slowly."""
 
 
 def supervise_load(
@@ -88,18 +85,13 @@ class _Late:
         """What the observer says about this rank's wait, and whether there is one."""
         if self._agent is None:
             return None, False
-        until, is_there = time.monotonic() + _JUDGED_WITHIN_S, False
-        while (began := time.monotonic()) < until:
-            verdict = ask_verdict(self._agent.folder, ASK_WITHIN_S)
-            # One that is not there refuses at once; on a crowded host it answers late.
-            is_there = verdict is not None or time.monotonic() - began > ASK_WITHIN_S / 2
-            for finding in verdict.findings if verdict is not None else ():
-                if finding.blocks and self._concerns(finding):
-                    return finding, True
-            if not self._asked or not is_there:
-                break
-            time.sleep(ASK_AGAIN_S / 4)
-        return None, is_there
+        within_s = JUDGED_WITHIN_S if self._asked else 0.0
+        verdict, is_there = ask_until(self._agent.folder, self._about_us, within_s)
+        return self._about_us(verdict), is_there
+
+    def _about_us(self, verdict: Verdict | None) -> Finding | None:
+        found = verdict.findings if verdict is not None else ()
+        return next((one for one in found if one.blocks and self._concerns(one)), None)
 
     def _concerns(self, finding: Finding) -> bool:
         rank = self._agent.started.identity.global_rank if self._agent is not None else None

@@ -11,12 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from distwatch.agent.core import Agent
-from distwatch.agent.initialization.missing_ranks import (
-    ASK_WITHIN_S,
-    ask_verdict,
-    explaining,
-    look_for,
-)
+from distwatch.agent.initialization.missing_ranks import ask_until, explaining, places_in
 from distwatch.agent.initialization.plan import read_plan
 from distwatch.agent.initialization.store_connect import connect
 from distwatch.agent.initialization.supervision import Supervision
@@ -28,6 +23,7 @@ from distwatch.settings import ENDS_CULPRITS
 from distwatch.state.addresses import split_endpoint
 from distwatch.state.events import FindingRaised, InitPlanned
 from distwatch.state.steps import INIT, KINDS, StepKind
+from distwatch.state.verdict import Verdict
 from distwatch.tcpstore import StoreUnreachable
 
 TIMEOUT_SHARE = 0.8
@@ -80,14 +76,16 @@ class _Hang:
         self._plan = plan
         self._address = split_endpoint(plan.endpoint) if plan else None
         self._on_hang = on_hang
+        self._supervision: Supervision | None = None
 
     def supervision(self) -> Supervision:
         """The context manager around the call."""
-        return Supervision(
+        self._supervision = Supervision(
             deadline_s=self._deadline_s,
             port=self._address[1] if self._address else None,
             late=self._late,
         )
+        return self._supervision
 
     def await_endpoint(self) -> None:
         """Waits for the store here, since torch would wait in a call that nothing can interrupt.
@@ -114,9 +112,10 @@ class _Hang:
         return failure
 
     def _timeout(self, why: str) -> InitTimeout:
-        folder, missing = self._agent.folder, {}
-        if (finding := explaining(ask_verdict(folder, ASK_WITHIN_S))) is not None:
-            places = look_for(finding.culprit_ranks, folder)
+        verdict, _ = ask_until(self._agent.folder, _names_a_root, is_over=self._is_over)
+        finding, missing = explaining(verdict), {}
+        if verdict is not None and finding is not None:
+            places = places_in(verdict, finding.culprit_ranks)
             missing = {rank: place.text for rank, place in places.items()}
         rank = self._plan.global_rank if self._plan else None
         waiting = finding.waiting_ranks if finding else ()
@@ -133,3 +132,12 @@ class _Hang:
         if finding is not None:
             self._agent.record(FindingRaised(finding=finding, step=self._name))
         return failure
+
+    def _is_over(self) -> bool:
+        return self._supervision is not None and self._supervision.is_over
+
+
+def _names_a_root(verdict: Verdict) -> bool:
+    """Whether it explains, too, what another rank waits for that this one waits for."""
+    finding = explaining(verdict)
+    return finding is not None and finding.role == "root"

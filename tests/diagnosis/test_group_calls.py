@@ -6,7 +6,7 @@ import pytest
 
 from distwatch.state import events as ev
 from distwatch.state.identity import Identity
-from tests.diagnosis.recorded import READING, RecordedJob, judged, only_root
+from tests.diagnosis.recorded import READING, RecordedJob, judged, only_root, root
 
 Members = tuple[int, ...] | None
 
@@ -90,6 +90,17 @@ def test_a_call_that_one_rank_has_not_made_is_no_skew() -> None:
     job.stack(1, 9.0, READING)
     wait(job, 30.0)
     only_root(job, "group.call_missing", 1)
+
+
+def test_who_waits_in_an_earlier_group_is_not_blamed_for_a_later_one() -> None:
+    """The groups of a 2 × 2 mesh: the others came to theirs later than rank 2 to its last one."""
+    groups: list[Members] = [(0, 2), (1, 3), (0, 1), (2, 3)]
+    job = called({0: groups[:2], 1: [], 2: groups, 3: groups[:1]}, stuck=(2,))
+    job.call_group(3, 4.0, 2, groups[1], stays=True)
+    job.call_group(0, 4.0, 3, groups[2], stays=True)
+    for waited_s in (0.1, 3.0):
+        wait(job, 2.4 + job.deadlines["group"] + waited_s)
+        assert root(judged(job)).culprit_ranks == (1,), f"after {waited_s} s"
 
 
 def test_it_stays_the_verdict_once_the_barrier_has_timed_out() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -20,6 +21,9 @@ from distwatch.state.verdict import ReportedStatus, Verdict
 
 log = logging.getLogger("distwatch")
 ASK_WITHIN_S = 3.0
+JUDGED_WITHIN_S = 10.0
+"""How long an observer that is there may take to say why, since it looks at a crowded host more slowly."""
+_AGAIN_S = 0.25
 _LISTED = 8
 _NEAREST = {"here": 0, "alive": 1, "ended": 2, "unseen": 3, "unknown": 4}
 _CODES = {"ended": "rendezvous.rank_died", "unseen": "rendezvous.rank_never_started"}
@@ -39,9 +43,15 @@ def look_for(missing: Iterable[int], folder: RunFolder | None) -> dict[int, Wher
         return dict.fromkeys(missing, why)
     verdict = ask_verdict(folder, ASK_WITHIN_S)
     if verdict is not None:
-        seen = {status.global_rank: status for status in verdict.rank_statuses}
-        return {rank: _place_of(seen.get(rank), host) for rank in missing}
+        return places_in(verdict, missing)
     return {rank: _place_by_record(rank, folder, host) for rank in missing}
+
+
+def places_in(verdict: Verdict, missing: Iterable[int]) -> dict[int, Whereabouts]:
+    """Where this host's observer saw missing ranks when it judged."""
+    host = host_name()
+    seen = {status.global_rank: status for status in verdict.rank_statuses}
+    return {rank: _place_of(seen.get(rank), host) for rank in missing}
 
 
 def ask_verdict(folder: RunFolder, timeout_s: float) -> Verdict | None:
@@ -49,12 +59,40 @@ def ask_verdict(folder: RunFolder, timeout_s: float) -> Verdict | None:
 
     Blocks for at most `timeout_s`.
     """
+    return _ask(folder, timeout_s)[0]
+
+
+def ask_until(
+    folder: RunFolder,
+    explains: Callable[[Verdict], object],
+    within_s: float = JUDGED_WITHIN_S,
+    is_over: Callable[[], bool] = lambda: False,
+) -> tuple[Verdict | None, bool]:
+    """The observer's newest verdict, asked for again until it explains; and whether an observer is there.
+
+    On a crowded host the observer answers late, or has judged before each rank's deadline has passed.
+
+    Args:
+        is_over: whether nobody needs the answer any more.
+    """
+    until, newest = time.monotonic() + within_s, None
+    while True:
+        verdict, is_there = _ask(folder, ASK_WITHIN_S)
+        newest = verdict or newest
+        done = verdict is not None and explains(verdict)
+        if done or not is_there or is_over() or time.monotonic() >= until:
+            return newest, is_there
+        time.sleep(_AGAIN_S)
+
+
+def _ask(folder: RunFolder, timeout_s: float) -> tuple[Verdict | None, bool]:
+    """The verdict, and whether an observer is there: it may be there and too slow to answer."""
     try:
         answer = ask_observer(folder, {"want": "verdict"}, timeout_s)
-        return msgspec.msgpack.decode(answer, type=Verdict)
+        return msgspec.msgpack.decode(answer, type=Verdict), True
     except (OSError, ValueError, msgspec.DecodeError) as error:
         log.info("distwatch: the observer gave no verdict: %s", error)
-        return None
+        return None, isinstance(error, TimeoutError)
 
 
 def explaining(verdict: Verdict | None, missing: Iterable[int] | None = None) -> Finding | None:

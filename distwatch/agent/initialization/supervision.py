@@ -89,6 +89,11 @@ class Supervision:
         """Whether a call that waits in Python can be ended here."""
         return self._interruption is not None and self._interruption.is_in_place
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended, so that nobody waits for a reason any more."""
+        return self._over.is_set()
+
     def release(self) -> None:
         """The call is over: nothing will end it any more. Raises nothing, unlike leaving the context."""
         if self._interruption is not None:

@@ -24,12 +24,17 @@ class GroupCallMissing:
             step = stuck_creation(process)
             if step is not None and process.group_calls:
                 stuck.setdefault(max(process.group_calls), {})[rank] = step
-        skew = first_skew(case) if stuck else None
+        late = [number for number, waiting in stuck.items() if self._any_overdue(case, waiting)]
+        skew = first_skew(case) if late else None
         for number, waiting in sorted(stuck.items()):
             if skew is not None and number >= skew.number:
                 return  # the numbers do not mean the same calls here
-            if any(self._is_overdue(case, rank, step) for rank, step in waiting.items()):
+            # Who is late for one group may wait in an earlier one, and began to a moment later.
+            if number <= max(late, default=-1):
                 yield from self._missing(case, number, waiting)
+
+    def _any_overdue(self, case: Case, waiting: dict[int, Step]) -> bool:
+        return any(self._is_overdue(case, rank, step) for rank, step in waiting.items())
 
     def _is_overdue(self, case: Case, rank: int, step: Step) -> bool:
         if step.error and has_timed_out(step.error):
