@@ -154,13 +154,15 @@ def interrupting(late: Callable[[], InitFailed | None] = lambda: LATE) -> Superv
 def test_a_wait_in_python_is_interrupted(wait: str, pipe: str) -> None:
     held = threading.Lock()
     held.acquire()
-    calls = {
-        "read": lambda: read_pipe(pipe),
-        "lock": held.acquire,
-        "child": lambda: subprocess.run(["cat", pipe], check=False),
-    }
-    with pytest.raises(InitFailed) as caught, interrupting():
-        calls[wait]()
+    # Started before: an exception out of the start of a process leaves the process behind.
+    child = subprocess.Popen(["cat", pipe])
+    calls = {"read": lambda: read_pipe(pipe), "lock": held.acquire, "child": child.wait}
+    try:
+        with pytest.raises(InitFailed) as caught, interrupting():
+            calls[wait]()
+    finally:
+        child.kill()
+        child.wait()
     assert caught.value is LATE
     assert signal.getsignal(SIGNAL) == signal.SIG_DFL
 
