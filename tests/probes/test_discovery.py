@@ -90,11 +90,12 @@ def test_what_is_told_of_a_rank(ports: int) -> None:
 
 
 def test_a_subprocess_that_inherited_the_rank_is_a_child(ports: int) -> None:
+    # In one write, as the child's: unbuffered, `print` writes the end of its line by itself.
     code = f"""
-    import subprocess, sys
+    import os, subprocess, sys
     child = subprocess.Popen([sys.executable, "-c", {WAIT!r}])
     shell = subprocess.Popen(["/bin/sh", "-c", "read line"], stdin=subprocess.PIPE)
-    print(shell.pid, flush=True)
+    os.write(1, b"%d\\n" % shell.pid)
     child.wait()
     """
     with rank(0, ports, code) as zero:
