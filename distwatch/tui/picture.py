@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.host_links import host_count, unseen_hosts
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.loads import loads_of
-from distwatch.diagnosis.facts.outside_view import largest_job
 from distwatch.diagnosis.facts.rank_status import RankStatus, rank_statuses
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.diagnosis.verdict.headline import Headline, headline_of
@@ -37,9 +37,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     verdict: Headline
     findings: tuple[Finding, ...] = ()
     rank_statuses: tuple[RankStatus, ...] = ()
-    groups: tuple[GroupView, ...] = ()
-    waits: WaitDrawing = WaitDrawing()
-    job: Job
+    case: Case
     """The largest world, for what is worked out only where it is on screen."""
     world_size: int | None = None
     dropped: int = 0
@@ -54,6 +52,18 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Which verdict of an observer was the newest one."""
 
     # Not for `attach --once`. The TUI draws a picture at once: the state is that of the picture then.
+
+    @property
+    def job(self) -> Job:
+        return self.case.job
+
+    @cached_property
+    def groups(self) -> tuple[GroupView, ...]:
+        return tuple(self.case.groups)
+
+    @cached_property
+    def waits(self) -> WaitDrawing:
+        return draw_waits(self.job, self.case.graph, self.rank_statuses, self.culprits)
 
     @cached_property
     def stacks(self) -> tuple[StackNode, ...]:
@@ -132,16 +142,13 @@ def _take(state: RunState, run_id: str, findings: list[Finding] | None) -> Pictu
         findings = diagnose(cases)
     ranks = rank_statuses(state, job)
     verdict = headline_of(cases, findings, ranks)
-    blamed = blamed_ranks(findings if verdict.suspicion is None else [verdict.suspicion, *findings])
     return Picture(
         run_id=run_id,
         state=state,
-        job=job,
+        case=cases[0],
         findings=tuple(findings),
         verdict=verdict,
-        waits=draw_waits(job, cases[0].graph, ranks, blamed),
         rank_statuses=tuple(ranks),
-        groups=tuple(cases[0].groups),
         world_size=job.world,
         dropped=state.dropped_events,
         judged_stamp=state.judged_stamp,
@@ -154,7 +161,10 @@ def _take(state: RunState, run_id: str, findings: list[Finding] | None) -> Pictu
 def freeze(picture: Picture) -> Picture:
     """The same picture on a state that later events do not change."""
     state = _copied(picture.state)
-    return msgspec.structs.replace(picture, state=state, job=largest_job(state))
+    frozen = msgspec.structs.replace(picture, state=state, case=cases_of(state)[0])
+    # What was worked out is of the picture's own moment.
+    vars(frozen).update(vars(picture))
+    return frozen
 
 
 def _copied(value: Any) -> Any:

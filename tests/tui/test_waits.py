@@ -7,7 +7,7 @@ from distwatch.diagnosis.facts.rank_status import RankStatus
 from distwatch.diagnosis.facts.wait_for import WaitGraph
 from distwatch.diagnosis.facts.waits import Bundle, Wait
 from distwatch.state.model import RunState
-from distwatch.tui.picture import Picture, take_picture
+from distwatch.tui.picture import take_picture
 from distwatch.tui.views import waits
 from distwatch.views.wait_drawing import MOST_BOXES, WaitDrawing, draw_waits
 from tests.tui.driving import watching
@@ -32,10 +32,8 @@ def drawing(world: int, *bundles: Bundle, culprits: frozenset[int] = frozenset()
 
 
 def texts(drawn: WaitDrawing, width: int = 80) -> list[str]:
-    picture = take_picture(state_of(healthy_job()), "waits")
-    shown = Picture(
-        run_id="waits", state=picture.state, verdict=picture.verdict, job=picture.job, waits=drawn
-    )
+    shown = take_picture(state_of(healthy_job()), "waits")
+    vars(shown)["waits"] = drawn
     lines = [line.draw(width).plain for line in waits.lines(shown)]
     assert all(len(line) <= width for line in lines)
     return [line.rstrip() for line in lines]

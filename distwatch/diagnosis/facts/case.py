@@ -17,7 +17,7 @@ from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.rank_status import rank_status, where
 from distwatch.diagnosis.facts.ray_view import actor_title
 from distwatch.diagnosis.facts.signals import TEARDOWN
-from distwatch.diagnosis.facts.stack_calls import peer_waits_by_stack
+from distwatch.diagnosis.facts.stack_calls import StackCall, peer_waits_by_stack
 from distwatch.diagnosis.facts.unnumbered_calls import unnumbered_calls, unnumbered_waits
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.facts.wait_edges import wait_graph
@@ -32,7 +32,7 @@ from distwatch.state.ray_events import RayActorSeen, RayGroupSeen
 
 
 class Case:
-    """One world of a state under diagnosis, with what several checks need.
+    """One world of a state under diagnosis, with what several checks need; most of it once it is asked for.
 
     Attributes:
         waiting: ranks whose initialization has begun but not succeeded, with that step: it is open, or
@@ -58,19 +58,39 @@ class Case:
             for rank, process in (self.job.ranks.items() if self.actors else ())
             if process.role == "rank" and (actor := self.ray.actor_of(process)) is not None
         }
-        self.groups: list[GroupView] = groups_of(self.job)
-        self.deaths: Deaths = deaths_of(self.job)
-        self.failures: list[Failure] = failures_of(self.job.processes)
-        self.waiting: dict[int, Step] = {
-            rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))
-        }
-        self.joint = [Case(state, members) for members in joint_worlds(state, self.job.processes)]
+
+    @cached_property
+    def groups(self) -> list[GroupView]:
+        return groups_of(self.job)
+
+    @cached_property
+    def deaths(self) -> Deaths:
+        return deaths_of(self.job)
+
+    @cached_property
+    def failures(self) -> list[Failure]:
+        return failures_of(self.job.processes)
+
+    @cached_property
+    def waiting(self) -> dict[int, Step]:
+        return {rank: step for rank in self.job.ranks if (step := self._wait_in_init(rank))}
+
+    @cached_property
+    def joint(self) -> list[Case]:
+        worlds = joint_worlds(self.state, self.job.processes)
+        return [Case(self.state, members) for members in worlds]
+
+    @cached_property
+    def unnumbered(self) -> dict[int, StackCall]:
+        return unnumbered_calls(self.job)
+
+    @cached_property
+    def graph(self) -> WaitGraph:
         shared, abroad = self._waits_in_joint()
-        self.unnumbered = unnumbered_calls(self.job)
         shared += unnumbered_waits(self.job, self.unnumbered)
         # Whoever is in such a call may wait for a rank that is in one, too.
         abroad |= self.unnumbered.keys()
-        self.graph: WaitGraph = wait_graph(self.job, self.groups, shared, abroad)
+        return wait_graph(self.job, self.groups, shared, abroad)
 
     @classmethod
     def of(cls, state: RunState, other: Case) -> Case:
