@@ -29,3 +29,7 @@ class RecorderFileRead(Event, frozen=True, kw_only=True):
     def to_wire(self) -> Event:
         groups = tuple(group.to_wire() for group in self.groups)
         return msgspec.structs.replace(self, groups=groups, dumped=self.dumped.to_wire())
+
+    def from_wire(self) -> Event:
+        self.dumped.from_wire()
+        return self

@@ -115,18 +115,18 @@ def _can_be(seq: int, time_ns: int) -> bool:
 
 
 def check_packed(packed: PackedEntries) -> None:
-    """Raises ValueError where it was not packed by `pack_entries`."""
+    """Raises ValidationError where it was not packed by `pack_entries`."""
     kind_of = packed.kind_of
     if not len(kind_of) == len(packed.seqs) == len(packed.times_ns):
-        raise ValueError("an entry that is not whole")
+        raise msgspec.ValidationError("an entry that is not whole")
     if not set(kind_of).issubset(range(len(packed.kinds))):
-        raise ValueError("an entry without a kind")
+        raise msgspec.ValidationError("an entry without a kind")
     for column in (packed.seqs, packed.times_ns):
         # No sum is beyond that of all sizes: of most columns, no more needs to be asked.
         if sum(map(abs, column)) >= LARGEST and not all(
             -LARGEST < n < LARGEST for n in accumulate(column)
         ):
-            raise ValueError("an entry whose numbers are out of range")
+            raise msgspec.ValidationError("an entry whose numbers are out of range")
 
 
 def completed_of(packed: PackedEntries) -> dict[str, int]:

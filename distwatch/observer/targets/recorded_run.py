@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-
-from distwatch.garbage import without_collections
+from distwatch.garbage import stays, without_collections
 from distwatch.observer.journals.reading import Entry, read_entries
 from distwatch.observer.journals.run_state import load_run
 from distwatch.observer.targets.kept_report import read_kept_findings
@@ -30,7 +28,7 @@ class RecordedRun(RunSource):
         with without_collections():
             self.findings = read_kept_findings(self.folder)
             run = load_run(self.folder)
-            gc.freeze()  # all of it stays
+            stays(run.state)
         self.state, self.span = run.state, (run.first_ns, run.last_ns)
         self.cursor_ns = run.last_ns
 
