@@ -70,7 +70,7 @@ def running(argv: list[str], folder: Path, name: str) -> Iterator[subprocess.Pop
         raise
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         if process.stdout is not None:
             process.stdout.close()
 
@@ -78,7 +78,7 @@ def running(argv: list[str], folder: Path, name: str) -> Iterator[subprocess.Pop
 def api(port: int, path: str, **asked: str) -> Any:
     query = urllib.parse.urlencode(asked)
     with urllib.request.urlopen(
-        f"http://127.0.0.1:{port}/api/v1/{path}?{query}", timeout=10
+        f"http://127.0.0.1:{port}/api/v1/{path}?{query}", timeout=30
     ) as got:
         return json.load(got)["data"]
 

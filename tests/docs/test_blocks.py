@@ -77,6 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "block", [b for b in chosen("python", how="run") if IN_RANKS.fullmatch(b.words)], ids=str
 )

@@ -59,7 +59,7 @@ def reader(path: Path, offset: int, code: str) -> Iterator[subprocess.Popen[byte
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def seen(process: subprocess.Popen[bytes]) -> tuple[str, str]:
@@ -133,7 +133,7 @@ def test_a_stalled_reader_waits_until_the_disk_goes(
             disk.wait_stalled("stalls")
             waits_in(process, letter, function)
             assert (disk.path / "healthy").read_bytes() == CONTENT, "it holds up only its readers"
-        assert process.wait(20) == (-signal.SIGBUS if code is MAP else 1)
+        assert process.wait(60) == (-signal.SIGBUS if code is MAP else 1)
     assert not disk.path.exists()
     assert str(disk.path) not in Path("/proc/mounts").read_text()
 
@@ -149,14 +149,14 @@ def test_a_stalled_reader_can_be_killed(
         disk.wait_stalled("stalls")
         waits_in(process, letter, function)
         process.kill()
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
 
 
 def test_a_disk_whose_process_was_killed_is_cleared_away(folder: Path) -> None:
     with stalling_disk(folder, {"stalls": 0}) as disk, reader(disk.path / "stalls", 0, READ) as one:
         disk.wait_stalled("stalls")
         disk.server.kill()
-        assert one.wait(20) == 1
+        assert one.wait(60) == 1
         with pytest.raises(AssertionError, match="has ended"):
             disk.wait_stalled("healthy")
     assert not disk.path.exists()

@@ -136,7 +136,7 @@ def test_native_code_that_keeps_the_gil_never_gets_a_late_agent(
         assert not [name for name in os.listdir(run.path) if "request" in name]
         process.say()
         assert process.line() == "over []"
-        assert process.process.wait(20) == 0
+        assert process.process.wait(60) == 0
 
 
 def stack(name: str, *, owns: bool, thread: int, line: int) -> ThreadStack:
@@ -162,8 +162,8 @@ import signal, sys, threading, time
 hits = []
 signal.signal(signal.SIGUSR1, lambda *_: hits.append(1))
 print("up", flush=True)
-end = time.monotonic() + 0.6
-time.sleep(0.6)
+end = time.monotonic() + 3
+time.sleep(3)
 print("early" if time.monotonic() < end else "on time", flush=True)
 print(len(hits), flush=True)
 names = sorted(set(dir()) - {"hits", "end", "signal", "sys", "threading", "time"})
@@ -183,4 +183,4 @@ def test_a_borrowed_thread_does_not_notice() -> None:
         assert process.line() == "1"
         assert process.line() == "[] 1"
         assert "rwxp" not in before
-        assert process.process.wait(20) == 0
+        assert process.process.wait(60) == 0

@@ -118,7 +118,7 @@ async def test_only_a_process_that_asked_is_ended_for_a_root(
     assert observer.responses.holds_on()
     while observer.responses.holds_on():
         await asyncio.sleep(0.01)
-    assert wait_gone(rank.pid, 20)
+    assert wait_gone(rank.pid, 60)
     aborted = observer.state.processes[rank.key].outside.aborted
     # It has no agent's thread that could answer, as a rank that holds the GIL has none.
     assert aborted is not None
@@ -143,7 +143,7 @@ def test_a_pid_that_was_used_again_is_another_process(start_rank: Start) -> None
     assert rank.do("on_hang report") == "ok"
     os.kill(rank.pid, signal.SIGSTOP)
     assert kill(Tracked(key="k", pid=rank.pid, ticks=start_ticks(rank.pid), role="rank")) == ""
-    assert wait_gone(rank.pid, 20)
+    assert wait_gone(rank.pid, 60)
 
 
 # ---- restart-node ----------------------------------------------------------------------------

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from distwatch.state.events import EndpointProbed
 from distwatch.state.model import RunState
 from tests.probes.others import other
 from tests.support.ranks import PATIENT, launch_ranks, torchrun
 
 PATIENCE = {"DISTWATCH_DEADLINES": PATIENT}
+pytestmark = pytest.mark.timeout(240)  # its own waits end first, and tell more
 
 
 def looks_now(state: RunState) -> list[EndpointProbed]:

@@ -51,10 +51,10 @@ def test_an_agent_is_asked_there(deep: RunFolder) -> None:
     asked: list[str] = []
     path = f"{deep.path}/7.sock"
     control = ControlSocket(path, asked.append)
-    answering = threading.Thread(target=lambda: [control.serve(10.0) for _ in range(1)])
+    answering = threading.Thread(target=lambda: [control.serve(60.0) for _ in range(1)])
     answering.start()
     with socket.socket(socket.AF_UNIX) as connection, within_limit(path) as short:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(short)
         connection.sendall(b"dump\n")
         connection.shutdown(socket.SHUT_WR)

@@ -23,7 +23,7 @@ async def reader_of_late_file(
     """One that has gone on without a file, which is there once `answers` is set."""
 
     def read(host: str, one: WantedFile) -> SourceFileRead:
-        answers.wait(20)
+        answers.wait(60)
         return SourceFileRead(host=host, file=one.file, text="x = 1\n")
 
     reader = SourceReader(recorded.append, read, within_s=0.0)
@@ -41,7 +41,7 @@ async def test_a_file_that_comes_late_is_recorded_when_it_comes() -> None:
     ]
     late = set(reader.late)
     answers.set()
-    await asyncio.wait_for(asyncio.gather(*late), 20)
+    await asyncio.wait_for(asyncio.gather(*late), 60)
     assert [one.text for one in recorded[1:]] == ["x = 1\n"]
     assert not reader.late
 

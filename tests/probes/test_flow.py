@@ -82,7 +82,7 @@ def test_who_waits_on_no_socket_awaits_none() -> None:
 
 
 def look_until(flows: Flows, pid: int, condition: Callable[[Flow], bool], *, woken: bool = False) -> Flow:  # fmt: skip
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while time.monotonic() < limit:
         flow = flows.look("k", pid, woken=woken)
         if flow is not None and condition(flow):

@@ -35,7 +35,7 @@ def test_the_kernel_names_who_holds_it(tmp_path: Path, kind: str) -> None:
         assert (one.pid, one.alive) == (holder.pid, True)
         assert one.command[0] == sys.executable
         holder.kill()
-        holder.wait(10)
+        holder.wait(60)
     assert look_at_lock("here", str(path)).holders == (), "the kernel's lock ends with its process"
 
 

@@ -135,7 +135,7 @@ def test_a_raylet_is_known_by_its_command_line_and_a_worker_by_its_environment(
 def _waiting(command: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **settings})
     # Its command line is there once it has been executed.
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0] != command[0].encode():
         assert time.monotonic() < limit
         os.sched_yield()

@@ -119,7 +119,7 @@ def assert_outlives_its_makers(cluster: Nodes) -> None:
     os.kill(stopped, signal.SIGSTOP)
     killed = actor_of(job, "RunActor")
     os.kill(killed, signal.SIGKILL)
-    assert wait_gone(killed, 30)
+    assert wait_gone(killed, 60)
     job.wait_ticks(2)
     assert host_count(job.state()) == (4, 4)
     # A root that is killed comes again, at the place that the leaves know.
@@ -220,6 +220,6 @@ def assert_ends_for_good(cluster: Nodes, late: int) -> None:
     stopped = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     os.kill(late, signal.SIGCONT)
-    assert wait_gone(late, 30)
+    assert wait_gone(late, 60)
     again = cluster.distwatch("up", "--ray", "--stop", "--address", cluster.address)
     assert again.returncode == 5, again.stderr

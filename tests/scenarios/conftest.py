@@ -11,5 +11,6 @@ TIMEOUT_S = 240
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        own = item.get_closest_marker("timeout")
+        if own is None and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))

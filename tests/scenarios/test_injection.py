@@ -17,7 +17,7 @@ from tests.support.leftovers import wait_gone
 from tests.support.ranks import DEADLINES, Job, launch_ranks
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(240)
 OWN_S = read_settings({"DISTWATCH_DEADLINES": DEADLINES}).deadlines["collective"]
 NUMBERED = "all_reduce #2 in default_pg"
 

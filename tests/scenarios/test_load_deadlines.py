@@ -12,7 +12,7 @@ from tests.scenarios.test_parallel_states import double
 from tests.support.ranks import Job, launch_ranks
 from tests.support.verdicts import assert_healthy
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(240)
 PARTS = (
     "ServerArgs", "ModelConfig", "architecture", "weights", "KV cache", "memory pool", "attention backend",
     "CUDA graphs",

@@ -122,7 +122,7 @@ def assert_replayed(job: Nodes) -> None:
 def kill_observer(job: Nodes, number: int) -> None:
     (pid,) = observers_of(job.jobs[number].root)
     os.kill(pid, signal.SIGKILL)
-    assert wait_gone(pid, 30)
+    assert wait_gone(pid, 60)
 
 
 def assert_root_has_it_once(job: Nodes) -> None:

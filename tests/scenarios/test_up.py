@@ -80,7 +80,7 @@ def assert_nobody_is_blamed_yet(job: Nodes) -> None:
 def assert_root_comes_again(job: Nodes) -> None:
     (root,) = observers_of(job.root.root)
     os.kill(root, signal.SIGKILL)
-    assert wait_gone(root, 30)
+    assert wait_gone(root, 60)
 
     def linked_again(state: RunState) -> bool:
         links = state.hosts["node1"].links if "node1" in state.hosts else {}

@@ -64,7 +64,7 @@ class Machine:
             text=True,
         )
         assert self._init.stdout is not None
-        ready, _, _ = select.select([self._init.stdout], [], [], 20)
+        ready, _, _ = select.select([self._init.stdout], [], [], 60)
         assert ready, f"{name} does not come up"
         assert self._init.stdout.readline() == "up\n", f"{name} does not come up"
 

@@ -104,8 +104,7 @@ class Job:
     def wait_step(self, name: str, ranks: Iterable[int], timeout_s: float = 60.0) -> None:
         """Blocks until each of `ranks` has reported the step; fails where time or the job is over."""
         wanted = {(name, rank) for rank in ranks}
-        # A crowded machine takes a minute to import a torch for CUDA.
-        limit = time.monotonic() + (timeout_s if self.seen_steps else max(timeout_s, 120))
+        limit = self._until(timeout_s)
         while missing := wanted - self.seen_steps:
             pidfds = [os.pidfd_open(p.pid) for p in self.launched if p.poll() is None]
             try:
@@ -119,6 +118,10 @@ class Job:
             elif not ready or not pidfds:
                 why = "in time" if pidfds else "before every process had ended"
                 raise AssertionError(f"steps {sorted(missing)} were not reached {why}")
+
+    def _until(self, timeout_s: float) -> float:
+        # A crowded machine takes a minute to import a torch for CUDA.
+        return time.monotonic() + (timeout_s if self.seen_steps else max(timeout_s, 120))
 
     def _read_steps(self) -> None:
         *lines, self._unread = (self._unread + os.read(self._steps, 1 << 16)).split(b"\n")
@@ -137,7 +140,7 @@ class Job:
 
     def wait_ended(self, timeout_s: float = 60.0) -> list[int]:
         """Waits for all launched processes; their exit codes, negative for a signal."""
-        limit = time.monotonic() + timeout_s
+        limit = self._until(timeout_s)
         return [p.wait(max(0.1, limit - time.monotonic())) for p in self.launched]
 
     def wait_observer_ended(self, timeout_s: float = 60.0) -> None:
@@ -186,13 +189,13 @@ class Job:
         self, condition: Callable[[RunState], bool], timeout_s: float = 60.0
     ) -> RunState:
         """Blocks until the state read from disk satisfies the condition; that state."""
-        limit = time.monotonic() + timeout_s
+        limit = self._until(timeout_s)
         while True:
             state = self._state_or_nothing()
             if condition(state):
                 return state
             left_s = limit - time.monotonic()
-            assert left_s > 0, f"{condition.__name__} did not become true in {timeout_s:.0f} s"
+            assert left_s > 0, f"{condition.__name__} did not become true in time"
             # Pulses are memory maps, whose changes no kernel announces: look once a second, too.
             self._watch.wait(min(left_s, 1.0))
 
@@ -268,7 +271,7 @@ class Job:
         """Ends every process of the job and removes its folders."""
         end_processes(self.root)
         for process in self.launched:
-            process.wait(10)
+            process.wait(30)
         self._watch.close()
         os.close(self._steps)
         volatile = self.folder.volatile

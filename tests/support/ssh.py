@@ -68,7 +68,7 @@ def _serving(host: Machine, command: list[str]) -> Iterator[None]:
     process = subprocess.Popen(host.command(command), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        ready, _, _ = select.select([process.stderr], [], [], 20)
+        ready, _, _ = select.select([process.stderr], [], [], 60)
         assert ready, f"the ssh server of {host.name} does not come up"
         said = process.stderr.readline()
         assert "listening" in said, said

@@ -46,7 +46,7 @@ def in_terminal(
             os.close(ours)
             # It may go on without a terminal: this is no test's end but its failure.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+                process.wait(30)
             process.kill()
     return process.returncode, said
 

@@ -138,10 +138,10 @@ async def test_a_leaf_that_is_sent_elsewhere_while_it_introduces_itself_goes(
     )
     try:
         await link.obey(order("leaf", places[0]))
-        await asyncio.wait_for(introducing.wait(), 20)
+        await asyncio.wait_for(introducing.wait(), 60)
         await link.obey(order("leaf", places[1]))
         go_on.set()
-        await asyncio.wait_for(came.wait(), 20)
+        await asyncio.wait_for(came.wait(), 60)
     finally:
         for one in roots:
             await one.close()
@@ -210,7 +210,7 @@ async def test_records_of_before_reach_a_root_that_comes_late(
     try:
         place = (await root.obey(order("root"))).place
         await link.obey(order("leaf", place))
-        await asyncio.wait_for(came.wait(), 20)
+        await asyncio.wait_for(came.wait(), 60)
     finally:
         await root.close()
         await far.finish("the test ends")
