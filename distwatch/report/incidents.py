@@ -7,6 +7,7 @@ import msgspec
 from distwatch.redaction import redact_text
 from distwatch.report.timeline import wall_text
 from distwatch.state.events import FindingsJudged
+from distwatch.state.host import Stamp
 from distwatch.state.model import RunState
 from distwatch.views.event_text import ABORTED
 
@@ -36,14 +37,14 @@ class Incident(msgspec.Struct, kw_only=True):
 def incidents_of(state: RunState) -> list[Incident]:
     """The newest incidents, the oldest of them first; with several hosts, those about the whole run."""
     told = [
-        _incident(state, event, stamp[0])
+        _incident(state, event, stamp)
         for stamp, event in state.incidents.values()
         if not (event.of_one_host and len(state.hosts) > 1)
     ]
     return sorted(told, key=lambda one: (one.at, one.number))[-INCIDENTS_TOLD:]
 
 
-def _incident(state: RunState, event: FindingsJudged, time_ns: int) -> Incident:
+def _incident(state: RunState, event: FindingsJudged, stamp: Stamp) -> Incident:
     root = event.findings[0]
     ended = {
         str(process.global_rank): ABORTED[order.how]
@@ -53,13 +54,13 @@ def _incident(state: RunState, event: FindingsJudged, time_ns: int) -> Incident:
     return Incident(
         number=event.incident or 0,
         host=event.host,
-        at=wall_text(state.wall_ns(event.host, time_ns)),
+        at=wall_text(state.wall_ns(event.host, stamp[0])),
         severity=root.severity,
         code=root.code,
         summary=redact_text(root.summary),
         culprit_ranks=root.culprit_ranks,
-        attempt=_attempt(state, event, time_ns),
-        current=state.judged is event,
+        attempt=_attempt(state, event, stamp[0]),
+        current=stamp == state.judged_stamp,
         ended=ended,
     )
 

@@ -17,9 +17,11 @@ from distwatch.observer.journals import run_state, sealed
 from distwatch.observer.journals.checkpoint import path_of, read_checkpoint
 from distwatch.observer.journals.run_state import load_run, load_state, resume_state
 from distwatch.observer.journals.segments import Segment
+from distwatch.report.incidents import incidents_of
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.events import encode_event
+from distwatch.state.finding import Finding
 from distwatch.state.frames import FileHeader, Record
 from distwatch.state.model import RunState
 from distwatch.state.process_reducer import INSIDE
@@ -113,6 +115,21 @@ def test_a_second_reading_folds_nothing_and_gives_the_same(
     threads = second.state.processes["a-1.1"].outside.stack
     assert threads is not None
     assert threads.threads[0].frames is threads.threads[1].frames
+
+
+def test_the_incident_that_stands_is_no_earlier_one(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, seen = job(folder)
+    hung = Finding(code="collective.rank_missing", severity="hang", summary="s", culprit_ranks=(1,))
+    gone = Finding(code="process.killed", severity="crash", summary="s", culprit_ranks=(0,))
+    for number, finding in enumerate((hung, gone), 1):
+        seen.append(ev.FindingsJudged(host="a", findings=(finding,), incident=number))
+    load_run(folder)
+    folded = counting(monkeypatch)
+    told = incidents_of(load_run(folder).state)
+    assert not folded, "it was read from the checkpoint"
+    assert [(one.number, one.current) for one in told] == [(1, False), (2, True)]
 
 
 def test_only_what_came_after_it_is_folded(
