@@ -39,7 +39,9 @@ demo: $(STAMP)
 	$(BIN)/distwatch demo $(CASE)
 
 # A worker a core: real ranks wait more than they compute. ARGS=-n0 is one after the other, as for --pdb.
+# Compiled once, also where the environment keeps no byte code: some thousand processes would compile distwatch anew.
 test: $(STAMP)
+	$(BIN)/python -m compileall -q distwatch tests/support tests/scenarios/jobs
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 # The real SGLang, 2.5 GB, in an environment of its own.
