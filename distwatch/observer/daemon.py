@@ -187,10 +187,9 @@ class Observer:
                 self._search()
                 self._judge()
             self.responses.consider(self.judge, self.others)
-            self.duty.rest(
-                began, pressed=self._is_pressed, blocked=self.judge.blocked,
-                folding=self._elsewhere.pending, changes_at=self.judge.changes_at,
-            )  # fmt: skip
+            # While looks at very many ranks come in, there is more to fold than to judge.
+            pressed, at = self._is_pressed and not self._elsewhere.pending, self.judge.changes_at
+            self.duty.rest(began, pressed=pressed, changes_at=at)
             if self._keep_waits:
                 self.duty.end_rest()
 

@@ -37,28 +37,13 @@ class DutyCycle:
         """Whether it is time to judge."""
         return time.monotonic() >= self._rested_at
 
-    def rest(
-        self,
-        began: float,
-        *,
-        pressed: bool,
-        blocked: bool = False,
-        folding: bool = False,
-        changes_at: float = math.inf,
-    ) -> None:
+    def rest(self, began: float, *, pressed: bool, changes_at: float = math.inf) -> None:
         """A turn that began then is over (of `time.monotonic`).
 
-        While looks at very many ranks come in, there is more to fold than to judge; but where every deadline has
-        passed and nobody is blamed yet, what comes in decides.
-
         Args:
-            pressed: there is a suspicion or a verdict, so the next turn is to come soon.
-            blocked: there is a verdict.
-            folding: such looks come in.
+            pressed: the next one is to come soon.
             changes_at: when the passing of time makes a difference: the rest ends there, if it was long enough.
         """
-        decides = not blocked and changes_at == math.inf
-        pressed = pressed and (decides or not folding)
         done = time.monotonic()
         soonest = rested_at(began, done, PRESSED)
         usual = soonest if pressed else rested_at(began, done)
