@@ -62,6 +62,14 @@ class Fabric:
     def rank(self) -> int:
         return self.local.rank
 
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """Alone among the ranks; a rank that was released from a wait does nothing more, whatever it catches."""
+        with self.changed:
+            if self.over:
+                raise Released
+            yield
+
     def call(self, op: str, value: Any) -> Any:
         numel = len(value) if isinstance(value, (list, tuple)) else 1
         self._enter(op, numel, _users_chain(sys._getframe(2)))
@@ -70,7 +78,7 @@ class Fabric:
     def post(self, op: str, peer: int, tag: int) -> None:
         """A send is over at once, as a small one is on gloo; a recv waits for its send."""
         me, chain = self.rank, _users_chain(sys._getframe(2))
-        with self.changed:
+        with self.acting():
             mine = self.posts[me]
             posted = 1 + sum(one[1:4] == (op, peer, tag) for one in mine)
             number = len(mine) + len(self.calls[me]) + 1
@@ -85,7 +93,7 @@ class Fabric:
     def make_group(self, ranks: list[int] | None) -> None:
         """It waits until all whom it names have made that many calls, for the same members."""
         members = None if ranks is None else tuple(ranks)
-        with self.changed:
+        with self.acting():
             mine = self.groups[self.rank]
             mine.append((members, _users_chain(sys._getframe(2))))
             self.changed.notify_all()
@@ -102,7 +110,7 @@ class Fabric:
     def load(self, path: str) -> None:
         """A checkpoint of that name is read at once, unless it is on a stalled mount."""
         if path.startswith("/stalled"):
-            with self.changed:
+            with self.acting():
                 self.loading[self.rank] = path
                 self._wait(lambda: False)
 
@@ -119,7 +127,7 @@ class Fabric:
             self.local.syncs = before
 
     def _enter(self, op: str, numel: int, chain: Chain) -> None:
-        with self.changed:
+        with self.acting():
             mine = self.calls[self.rank]
             mine.append((op, numel, chain))
             number = len(mine)
@@ -136,7 +144,7 @@ class Fabric:
 
     def stuck(self) -> None:
         """Never returns: a file, a lock, a peer outside the job."""
-        with self.changed:
+        with self.acting():
             self._wait(lambda: False)
 
     def _wait(self, done: Callable[[], bool]) -> None:

@@ -6,6 +6,7 @@ its ranks part. What each rank called, and from where, its last stack and its en
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import textwrap
 import threading
@@ -114,7 +115,7 @@ class ActedJob:
             return
         except BaseException as error:
             end = error
-        with fabric.changed:
+        with contextlib.suppress(Released), fabric.acting():
             self.ends[rank] = end
             fabric.changed.notify_all()
 
