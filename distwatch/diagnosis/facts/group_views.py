@@ -126,7 +126,8 @@ def _in_flight(job: Job, view: GroupView, waits: Sequence[Wait]) -> GroupView:
     missing = tuple(rank for rank in view.members if rank not in inside)
     waited_s = max(wait.waited_s for wait in waits)
     # They would be blamed because what they tell is late.
-    if any(job.hearings.may_have_gone_on(job.ranks.get(rank), waited_s) for rank in missing):
+    may_have_gone_on, limit_s = job.hearings.may_have_gone_on, min(w.deadline_s for w in waits)
+    if any(may_have_gone_on(job.ranks.get(rank), waited_s, limit_s) for rank in missing):
         return msgspec.structs.replace(view, op=_operation(job, view, view.seq))
     return msgspec.structs.replace(
         view,

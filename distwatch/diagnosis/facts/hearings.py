@@ -6,6 +6,9 @@ from distwatch.state.model import Process, RunState
 
 OUTDATED = 0.5
 """Of a wait: of whoever nothing is known for longer, that may have gone on, too."""
+KNOWN = 0.5
+"""Of a deadline: for how long somebody must be known not to have come. It is no share of the wait itself, which
+goes on while news is late: a verdict that stood would be taken back because nothing more is heard."""
 
 
 class Hearings:
@@ -25,6 +28,14 @@ class Hearings:
         """By how much what is known of it is older than what is known of others."""
         return self._behind_s.get(process.host, 0.0)
 
-    def may_have_gone_on(self, process: Process | None, waited_s: float) -> bool:
-        """Whether what is known of a rank is from before most of the time for which others have waited."""
-        return process is not None and self.behind_s(process) > OUTDATED * waited_s
+    def may_have_gone_on(self, process: Process | None, waited_s: float, deadline_s: float) -> bool:
+        """Whether a rank is known for too little of a wait of others not to have come to it.
+
+        Args:
+            waited_s: how long the others have waited, by the newest that is known of them.
+            deadline_s: how long they may wait.
+        """
+        if process is None:
+            return False
+        known_s = waited_s - self.behind_s(process)
+        return known_s < KNOWN * min(waited_s, deadline_s)

@@ -77,7 +77,10 @@ def wait_graph(
 def _seen_since(job: Job, bundle: Bundle) -> tuple[int, ...]:
     """Those whom the others wait for, as far as what is known of them is not from before most of that wait."""
     longest_s = max((wait.waited_s for wait in bundle.waiters.values()), default=0.0)
-    late = {r for r in bundle.awaited if job.hearings.may_have_gone_on(job.ranks.get(r), longest_s)}
+    first = job.ranks.get(next(iter(bundle.waiters), -1))
+    limit_s = longest_s if first is None else job.deadline_s(first, COLLECTIVE)
+    may_have_gone_on = job.hearings.may_have_gone_on
+    late = {r for r in bundle.awaited if may_have_gone_on(job.ranks.get(r), longest_s, limit_s)}
     return tuple(r for r in bundle.awaited if r not in late) if late else bundle.awaited
 
 
