@@ -119,7 +119,7 @@ class Observer:
         reason = ""
         while not reason:
             try:
-                self.tick(judging=self.duty.is_rested())
+                self.tick(judging=self._keep_waits or self.duty.is_rested())
             except Exception as error:
                 self._failed(error)
             reason = self._reason_to_end()
@@ -190,8 +190,6 @@ class Observer:
             # While looks at very many ranks come in, there is more to fold than to judge.
             pressed, at = self._is_pressed and not self._elsewhere.pending, self.judge.changes_at
             self.duty.rest(began, pressed=pressed, changes_at=at)
-            if self._keep_waits:
-                self.duty.end_rest()
 
     def _take(self) -> None:
         self._intake.take()

@@ -31,11 +31,18 @@ class DutyCycle:
 
     def __init__(self) -> None:
         self._rested_at = 0.0
+        self._changes_at = math.inf
         self.longest_turn_s = 0.0
 
     def is_rested(self) -> bool:
-        """Whether it is time to judge."""
-        return time.monotonic() >= self._rested_at
+        """Whether it is time to judge.
+
+        A turn that would still last when time itself makes a difference is put off until then: with very many
+        ranks it takes seconds, and would find what the one before it has found.
+        """
+        now = time.monotonic()
+        is_near = now < self._changes_at < now + self.longest_turn_s
+        return now >= self._rested_at and not is_near
 
     def rest(self, began: float, *, pressed: bool, changes_at: float = math.inf) -> None:
         """A turn that began then is over (of `time.monotonic`).
@@ -44,7 +51,7 @@ class DutyCycle:
             pressed: the next one is to come soon.
             changes_at: when the passing of time makes a difference: the rest ends there, if it was long enough.
         """
-        done = time.monotonic()
+        done, self._changes_at = time.monotonic(), changes_at
         soonest = rested_at(began, done, PRESSED)
         usual = soonest if pressed else rested_at(began, done)
         self._rested_at = max(soonest, min(usual, changes_at))

@@ -13,6 +13,7 @@ from distwatch.diagnosis.facts.suspicion import changes_in_s
 from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose, rechecks
 from distwatch.diagnosis.verdict.probe_requests import late_ranks
+from distwatch.garbage import without_collections
 from distwatch.observer.incidents import next_incident, write_incident
 from distwatch.observer.journals.reading import ROUTINE
 from distwatch.observer.journals.recording import Recording
@@ -74,8 +75,9 @@ class Judge:
         """Derives the findings again; returns whether the verdict's roots changed."""
         began = time.monotonic()
         self._has_news = False
-        self.cases = cases_of(self._state)
-        self.findings = diagnose(self.cases)
+        with without_collections():
+            self.cases = cases_of(self._state)
+            self.findings = diagnose(self.cases)
         done = time.monotonic()
         self.changes_at = began + min(changes_in_s(case.job) for case in self.cases)
         self._whole_at = done + WHOLE_EVERY_S

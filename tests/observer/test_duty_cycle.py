@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from distwatch.observer.duty_cycle import CALM, PRESSED, rested_at
+import pytest
+
+from distwatch.observer import duty_cycle
+from distwatch.observer.duty_cycle import CALM, PRESSED, DutyCycle, rested_at
 
 
 def test_quick_work_is_due_at_every_tick():
@@ -19,3 +22,20 @@ def test_while_a_verdict_is_near_it_rests_less():
 
 def test_a_clock_that_stood_still_lets_it_go_on():
     assert rested_at(10.0, 9.0) == 9.0
+
+
+@pytest.mark.parametrize(
+    ("now", "is_rested"), [(14.9, True), (15.1, False), (16.9, False), (17.0, True)]
+)
+def test_a_turn_that_would_last_beyond_a_deadline_waits_for_it(
+    now: float, is_rested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 2 s, and the deadline passes at 17: what it found before that would be judged again."""
+    clock = [12.0]
+    monkeypatch.setattr(duty_cycle.time, "monotonic", lambda: clock[0])
+    duty = DutyCycle()
+    duty.rest(10.0, pressed=True, changes_at=17.0)
+    assert not duty.is_rested()
+    duty.end_rest()
+    clock[0] = now
+    assert duty.is_rested() == is_rested
