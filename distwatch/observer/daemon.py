@@ -119,7 +119,8 @@ class Observer:
         reason = ""
         while not reason:
             try:
-                self.tick(judging=self._keep_waits or self.duty.is_rested())
+                is_rested = self.duty.is_rested(self.judge.has_passed_limit)
+                self.tick(judging=self._keep_waits or is_rested)
             except Exception as error:
                 self._failed(error)
             reason = self._reason_to_end()
@@ -187,9 +188,9 @@ class Observer:
                 self._search()
                 self._judge()
             self.responses.consider(self.judge, self.others)
-            # While looks at very many ranks come in, there is more to fold than to judge.
-            pressed, at = self._is_pressed and not self._elsewhere.pending, self.judge.changes_at
-            self.duty.rest(began, pressed=pressed, changes_at=at)
+            pressed, burdened = self._is_pressed, self._elsewhere.pending
+            at = self.judge.changes_at
+            self.duty.rest(began, pressed=pressed, burdened=burdened, changes_at=at)
 
     def _take(self) -> None:
         self._intake.take()

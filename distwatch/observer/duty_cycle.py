@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 CALM = 3.0
 """Seconds of rest for each second of work, while nothing is suspicious."""
@@ -27,36 +28,51 @@ class DutyCycle:
 
     Attributes:
         longest_turn_s: how long it was busy of late, at most.
+        values_every_s: how often newer values of ranks may make a difference, while there is a suspicion; else 0.
     """
 
     def __init__(self) -> None:
-        self._rested_at = 0.0
+        self._soonest = self._rested_at = 0.0
         self._changes_at = math.inf
-        self.longest_turn_s = 0.0
+        self.longest_turn_s = self.values_every_s = 0.0
 
-    def is_rested(self) -> bool:
+    def is_rested(self, is_news: Callable[[], bool] = lambda: False) -> bool:
         """Whether it is time to judge.
 
-        A turn that would still last when time itself makes a difference is put off until then: with very many
-        ranks it takes seconds, and would find what the one before it has found.
+        With very many ranks a turn takes seconds. One that would last beyond the moment at which time itself
+        makes a difference is put off until that shows in the news: it would find what the one before it has found.
+
+        Args:
+            is_news: whether what has come since shows a difference that time makes.
         """
         now = time.monotonic()
-        is_near = now < self._changes_at < now + self.longest_turn_s
-        return now >= self._rested_at and not is_near
+        if now < self._soonest:
+            return False
+        if self._changes_at < math.inf and is_news():
+            return True
+        return now >= self._rested_at and abs(now - self._changes_at) >= self.longest_turn_s
 
-    def rest(self, began: float, *, pressed: bool, changes_at: float = math.inf) -> None:
+    def rest(
+        self,
+        began: float,
+        *,
+        pressed: bool,
+        burdened: bool = False,
+        changes_at: float = math.inf,
+    ) -> None:
         """A turn that began then is over (of `time.monotonic`).
 
         Args:
-            pressed: the next one is to come soon.
-            changes_at: when the passing of time makes a difference: the rest ends there, if it was long enough.
+            pressed: there is a suspicion or a verdict.
+            burdened: looks at very many ranks come in: there is more to fold than to judge.
+            changes_at: when the passing of time is expected to make a difference.
         """
         done, self._changes_at = time.monotonic(), changes_at
-        soonest = rested_at(began, done, PRESSED)
-        usual = soonest if pressed else rested_at(began, done)
-        self._rested_at = max(soonest, min(usual, changes_at))
+        self._soonest = rested_at(began, done, PRESSED)
+        self._rested_at = self._soonest if pressed and not burdened else rested_at(began, done)
         self.longest_turn_s = max(0.9 * self.longest_turn_s, done - began)
+        self.values_every_s = self.longest_turn_s if pressed else 0.0
 
     def end_rest(self) -> None:
         """There is something new to judge."""
-        self._rested_at = 0.0
+        self._soonest = self._rested_at = 0.0

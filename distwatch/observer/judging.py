@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from distwatch.diagnosis.facts.calm import CalmRun, calm_run
 from distwatch.diagnosis.facts.case import Case
-from distwatch.diagnosis.facts.suspicion import changes_in_s
+from distwatch.diagnosis.facts.suspicion import Limit, next_limits
 from distwatch.diagnosis.facts.unnumbered_calls import has_unrecorded_groups
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose, rechecks
 from distwatch.diagnosis.verdict.probe_requests import late_ranks
@@ -64,6 +64,7 @@ class Judge:
         self._has_news = True
         self._whole_at = 0.0
         self.changes_at = math.inf
+        self._limits: dict[str, Limit] = {}
         # An observer that replaces another one continues that one's incident.
         own = state.judged is not None and state.judged.host == recording.header.host
         if own and state.judged is not None and state.judged.incident is not None:
@@ -79,7 +80,8 @@ class Judge:
             self.cases = cases_of(self._state)
             self.findings = diagnose(self.cases)
         done = time.monotonic()
-        self.changes_at = began + min(changes_in_s(case.job) for case in self.cases)
+        self._limits = {h: at for case in self.cases for h, at in next_limits(case.job).items()}
+        self.changes_at = began + min((at.in_s for at in self._limits.values()), default=math.inf)
         self._whole_at = done + WHOLE_EVERY_S
         self._calm = calm_run(self.cases, self.findings) if done - began > LONG_S else None
         self._rechecks = rechecks(self.cases[0])
@@ -91,6 +93,11 @@ class Judge:
             self._number, self._is_complete = None, False
         self._roots = roots
         return True
+
+    def has_passed_limit(self) -> bool:
+        """Whether news has come since by which a wait is suspicious or overdue that was not before."""
+        hosts = self._state.hosts
+        return any(hosts[h].now_ns > at.at_ns for h, at in self._limits.items() if h in hosts)
 
     def suspects(self) -> tuple[str, ...]:
         """The processes, by key, that the verdict blames for a hang or a crash."""

@@ -194,7 +194,7 @@ def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
 
 def _shared_devices(plans: Plans) -> Iterable[Finding]:
     """A UUID names one GPU in the world: two ranks on it cannot both talk NCCL."""
-    devices = {rank: plan.device for rank, plan in sorted(plans.items()) if plan.device}
+    devices = dict(sorted((rank, plan.device) for rank, plan in plans.items() if plan.device))
     for device, ranks in ranks_by(devices).items():
         if len(ranks) > 1:
             yield Finding(
@@ -211,6 +211,8 @@ def _shared_devices(plans: Plans) -> Iterable[Finding]:
 
 
 def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
+    if len({tuple(map(p.variables.get, _INTERFACE_VARIABLES)) for p in plans.values()}) < 2:
+        return
     by_host: dict[str, dict[int, InitPlanned]] = {host: {} for host in hosts.values()}
     for rank, plan in plans.items():
         if (host := hosts.get(rank)) is not None:

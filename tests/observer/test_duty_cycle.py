@@ -24,18 +24,33 @@ def test_a_clock_that_stood_still_lets_it_go_on():
     assert rested_at(10.0, 9.0) == 9.0
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [12.0]
+    monkeypatch.setattr(duty_cycle.time, "monotonic", lambda: now[0])
+    return now
+
+
 @pytest.mark.parametrize(
-    ("now", "is_rested"), [(14.9, True), (15.1, False), (16.9, False), (17.0, True)]
+    ("now", "is_rested"), [(14.9, True), (15.1, False), (17.0, False), (18.9, False), (19.1, True)]
 )
-def test_a_turn_that_would_last_beyond_a_deadline_waits_for_it(
-    now: float, is_rested: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_turn_that_would_last_beyond_a_deadline_waits_for_its_news(
+    now: float, is_rested: bool, clock: list[float]
 ) -> None:
     """It takes 2 s, and the deadline passes at 17: what it found before that would be judged again."""
-    clock = [12.0]
-    monkeypatch.setattr(duty_cycle.time, "monotonic", lambda: clock[0])
     duty = DutyCycle()
     duty.rest(10.0, pressed=True, changes_at=17.0)
     assert not duty.is_rested()
     duty.end_rest()
     clock[0] = now
     assert duty.is_rested() == is_rested
+    assert duty.is_rested(lambda: True)
+
+
+def test_news_of_a_deadline_ends_a_long_rest_but_not_the_shortest(clock: list[float]) -> None:
+    duty = DutyCycle()
+    duty.rest(10.0, pressed=False, changes_at=13.0)
+    clock[0] = 13.9
+    assert not duty.is_rested(lambda: True)
+    clock[0] = 14.0
+    assert duty.is_rested(lambda: True)

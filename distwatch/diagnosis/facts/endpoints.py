@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -34,6 +35,7 @@ def endpoint_of(process: Process) -> Endpoint:
     return read_endpoint(endpoint or process.identity.endpoint or "", process.host)
 
 
+@lru_cache(maxsize=4096)
 def read_endpoint(endpoint: str, host: str) -> Endpoint:
     """`host:port`, as a process on `host` understands it."""
     name, _, port = endpoint.rpartition(":")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+
+import msgspec
 
 from distwatch.diagnosis.facts.group_views import GroupView
 from distwatch.diagnosis.facts.job import Job
@@ -25,6 +26,13 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
         groups: of that world.
         share: of the usual patience.
     """
+    # First what is told already: the other questions take long where there are very many ranks.
+    for wait in job.waits:
+        if (
+            wait.waited_s > share * _patience_s(wait.deadline_s)
+            and job.ranks[wait.global_rank].ended_ns is None
+        ):
+            return f"rank {wait.global_rank} waits in {wait.call} of group {wait.pg_name}"
     is_uncounted = has_unrecorded_groups(job)
     for global_rank, process in job.ranks.items():
         if process.ended_ns is not None:
@@ -44,12 +52,6 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
             step.deadline_s
         ):
             return f"rank {global_rank} has been in {step.name} without progress"
-    for wait in job.waits:
-        if (
-            wait.waited_s > share * _patience_s(wait.deadline_s)
-            and job.ranks[wait.global_rank].ended_ns is None
-        ):
-            return f"rank {wait.global_rank} waits in {wait.call} of group {wait.pg_name}"
     for rank, peer in job.peer_waits.items():
         deadline_s = job.deadline_s(job.ranks[rank], COLLECTIVE)
         if (
@@ -62,14 +64,27 @@ def suspicion_of(job: Job, groups: Iterable[GroupView], share: float = 1.0) -> s
     return _unlike_calls(job, groups)
 
 
-def changes_in_s(job: Job) -> float:
-    """Seconds until the first wait becomes suspicious or overdue; infinite where none is going to."""
-    limits = (
-        limit_s - wait.waited_s
-        for wait in job.waits
-        for limit_s in (_patience_s(wait.deadline_s), wait.deadline_s)
-    )
-    return min((left_s for left_s in limits if left_s > 0), default=math.inf)
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """When a wait of some rank of a host becomes suspicious or overdue."""
+
+    at_ns: int
+    """By the host's own clock."""
+    in_s: float
+    """From the newest that is known of that host."""
+
+
+def next_limits(job: Job) -> dict[str, Limit]:
+    """By host, the next limit that waits of its ranks pass; of hosts without such waits nothing."""
+    found: dict[str, Limit] = {}
+    for wait in job.waits:
+        process = job.ranks[wait.global_rank]
+        for limit_s in (_patience_s(wait.deadline_s), wait.deadline_s):
+            left_s = limit_s - wait.waited_s
+            known = found.get(process.host)
+            if left_s > 0 and (known is None or left_s < known.in_s):
+                at_ns = job.now_ns(process) + int(left_s * 1e9)
+                found[process.host] = Limit(at_ns=at_ns, in_s=left_s)
+    return found
 
 
 def _unlike_calls(job: Job, groups: Iterable[GroupView]) -> str:

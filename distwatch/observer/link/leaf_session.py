@@ -184,7 +184,9 @@ class LeafSession:
         )
 
     def _every_s(self) -> float:
-        return min(LIVE_MOST_S, len(self._observer.state.processes) / PROCESSES_A_SECOND)
+        usual_s = len(self._observer.state.processes) / PROCESSES_A_SECOND
+        # Of very many ranks that hang, stacks are wanted sooner than values which nobody has time to judge.
+        return min(LIVE_MOST_S, max(usual_s, self._observer.duty.values_every_s))
 
     def ask(self, look: say.Look) -> asyncio.Future[None]:
         """Asks for a look; the future is done when it was taken, or when the leaf is gone."""
