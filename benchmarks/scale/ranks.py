@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from distwatch.state import events as ev
-from distwatch.state.recorder_entries import Collective
+from distwatch.state.recorder_entries import Collective, PackedEntries, pack_entries
 
 STEP_NS = 100_000_000
 RING = 128
@@ -18,6 +20,19 @@ _INTEGRATIONS = (
     "transformers_auto ray peft megatron_groups sglang_groups neuron_groups accelerate_groups"
 ).split()
 _LIBRARY = "/opt/venv/lib/python3.11/site-packages"
+_OUTER = (
+    ev.Frame(function="<module>", file=_SITE.file, line=340),
+    ev.Frame(function="main", file=_SITE.file, line=301),
+    ev.Frame(function="train_step", file=_SITE.file, line=212),
+)
+_MODEL = tuple(
+    ev.Frame(function=f"forward_{n}", file=f"{_LIBRARY}/model/layer{n}.py", line=40 + n)
+    for n in range(24)
+)
+_AGENT = tuple(
+    ev.Frame(function=name, file=f"{_LIBRARY}/distwatch/agent/core.py", line=378)
+    for name in ("_bootstrap", "_bootstrap_inner", "run", "_run", "guard", "serve")
+)
 
 
 class Training:
@@ -36,6 +51,8 @@ class Training:
         self.hung_ns = 0
         self._ring: tuple[ev.Operation, ...] = ()
         self._ring_of = -1
+        self.dumps: dict[tuple[int, int], PackedEntries | None] = {}
+        """By the newest collectives that were completed and entered."""
 
     def hang(self) -> None:
         """From the next collective on, one rank is elsewhere."""
@@ -137,15 +154,6 @@ def sample_of(training: Training, rank: int, key: str) -> ev.ProcessSampled:
 
 def stack_of(training: Training, rank: int, key: str, pid: int) -> ev.StackTaken:
     """Three threads, 30 frames deep in the main one; one rank in ten stands a little elsewhere."""
-    model = [
-        ev.Frame(function=f"forward_{n}", file=f"{_LIBRARY}/model/layer{n}.py", line=40 + n)
-        for n in range(24)
-    ]
-    outer = [
-        ev.Frame(function="<module>", file=_SITE.file, line=340),
-        ev.Frame(function="main", file=_SITE.file, line=301),
-        ev.Frame(function="train_step", file=_SITE.file, line=212),
-    ]
     inner = [
         ev.Frame(
             function="_exception_logger.<locals>.wrapper",
@@ -158,18 +166,14 @@ def stack_of(training: Training, rank: int, key: str, pid: int) -> ev.StackTaken
     ]  # fmt: skip
     if rank == training.missing:
         inner = [ev.Frame(function="save_checkpoint", file=_SITE.file, line=99)]
-    agent = tuple(
-        ev.Frame(function=name, file=f"{_LIBRARY}/distwatch/agent/core.py", line=378)
-        for name in ("_bootstrap", "_bootstrap_inner", "run", "_run", "guard", "serve")
-    )
     since = training.hung_ns or training.began_ns
     return ev.StackTaken(
         process=key,
         threads=(
-            ev.ThreadStack(name="distwatch", os_thread_id=pid + 2_000_000, frames=agent),
-            ev.ThreadStack(name="loader", os_thread_id=pid + 3_000_000, frames=agent[:4]),
+            ev.ThreadStack(name="distwatch", os_thread_id=pid + 2_000_000, frames=_AGENT),
+            ev.ThreadStack(name="loader", os_thread_id=pid + 3_000_000, frames=_AGENT[:4]),
             ev.ThreadStack(
-                name="MainThread", os_thread_id=pid, frames=(*outer, *model, *inner)
+                name="MainThread", os_thread_id=pid, frames=(*_OUTER, *_MODEL, *inner)
             ),
         ),
         unchanged_since_ns=since, settled_since_ns=since, settled_cpu_s=0.01,
@@ -177,11 +181,24 @@ def stack_of(training: Training, rank: int, key: str, pid: int) -> ev.StackTaken
 
 
 def dump_of(training: Training, rank: int, why: str) -> ev.CollectivesDumped:
-    """The flight recorder's newest entries."""
+    """The flight recorder's newest entries; each rank has made the same calls a nanosecond after the one before."""
     completed = training.completed()
     newest = completed + (training.is_hung() and rank != training.missing)
-    offset = time.time_ns() - time.monotonic_ns() + rank
-    entries = tuple(
+    first = training.dumps.get((completed, newest))
+    if first is None:
+        # A rank packs its entries itself: for ten thousand of them that would be this process's work.
+        first = training.dumps[completed, newest] = pack_entries(_entries(training, newest))
+    if first is None:
+        return ev.CollectivesDumped.of(why, ())
+    at_ns, *since_ns = first.times_ns
+    packed = msgspec.structs.replace(first, times_ns=(at_ns + rank, *since_ns))
+    return ev.CollectivesDumped(reason=why, packed=packed)
+
+
+def _entries(training: Training, newest: int) -> tuple[Collective, ...]:
+    completed = training.completed()
+    offset = time.time_ns() - time.monotonic_ns()
+    return tuple(
         Collective(
             pg_name="0", pg_desc="default_pg", seq=seq, op="gloo:all_reduce",
             retired=seq <= completed, state="scheduled", input_sizes=((25_000_000,),),
@@ -190,7 +207,6 @@ def dump_of(training: Training, rank: int, why: str) -> ev.CollectivesDumped:
         )
         for seq in range(max(1, newest - DUMPED + 1), newest + 1)
     )  # fmt: skip
-    return ev.CollectivesDumped.of(why, entries)
 
 
 def _step(number: int, name: str, parent: int | None, label: str) -> ev.StepStarted:

@@ -188,9 +188,8 @@ class Observer:
                 self._search()
                 self._judge()
             self.responses.consider(self.judge, self.others)
-            pressed, burdened = self._is_pressed, self._elsewhere.pending
-            at = self.judge.changes_at
-            self.duty.rest(began, pressed=pressed, burdened=burdened, changes_at=at)
+            burdened, at = self._elsewhere.pending, self.judge.changes_at
+            self.duty.rest(began, pressed=self._is_pressed, burdened=burdened, changes_at=at)
 
     def _take(self) -> None:
         self._intake.take()
@@ -318,11 +317,14 @@ class Observer:
         self._look_at_culprits(sockets)
         # A dead rank cannot be probed any more: a crash is reported at once, a hang with its stacks.
         waits = self.inspection.running and not self.judge.crashed
+        # With very many ranks, links are served between the verdict and its report.
+        takes_long = time.monotonic() - began > APART_S
         if self._verdict_due and not waits and not self.nccl.reads_abort:
             self._verdict_due = self.inspection.running
-            # With very many ranks, links are served between the verdict and its report.
-            self._keep_waits = time.monotonic() - began > APART_S
-            (self.judge.tell if self._keep_waits else self._keep)()
+            self._keep_waits = takes_long
+            (self.judge.tell if takes_long else self._keep)()
+        elif changed and takes_long:
+            self.judge.tell()  # their stacks come seconds later
 
     def _look_at_culprits(self, sockets: dict[str, str]) -> None:
         """What is not looked at in each round: stacks of late ranks that run, and C frames of those that block."""

@@ -13,7 +13,7 @@ from distwatch.diagnosis.facts.stack_calls import (
     waited_s,
 )
 from distwatch.diagnosis.facts.torch_frames import is_in_init_by_stack, torch_frame
-from distwatch.diagnosis.facts.worlds import worlds_of
+from distwatch.diagnosis.facts.worlds import ranks_of, worlds_of
 from distwatch.state import events as ev
 from distwatch.state.loads import LoadArguments
 from distwatch.state.model import ModelLoad, Process, RunState, Step
@@ -57,6 +57,11 @@ def largest_job(state: RunState) -> Job:
     """The job of the run's largest world, as the verdict sees it."""
     state = with_outside_view(state)
     return Job(state, next(iter(worlds_of(state)), ()))
+
+
+def largest_ranks(state: RunState) -> dict[int, Process]:
+    """The processes of the run's largest world by global rank, where nothing else of its job is asked for."""
+    return ranks_of(next(iter(worlds_of(with_outside_view(state))), ()))
 
 
 def _told(process: Process) -> Process | None:

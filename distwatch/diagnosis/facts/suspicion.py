@@ -74,16 +74,21 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def next_limits(job: Job) -> dict[str, Limit]:
-    """By host, the next limit that waits of its ranks pass; of hosts without such waits nothing."""
+    """By host, the next limit that waits of its ranks pass; of hosts without such waits nothing.
+
+    The first wait that passes a limit makes the difference: of the others, that limit is none any more.
+    """
     found: dict[str, Limit] = {}
+    if any(wait.overdue for wait in job.waits):
+        return found
+    is_suspicious = any(wait.waited_s > _patience_s(wait.deadline_s) for wait in job.waits)
     for wait in job.waits:
         process = job.ranks[wait.global_rank]
-        for limit_s in (_patience_s(wait.deadline_s), wait.deadline_s):
-            left_s = limit_s - wait.waited_s
-            known = found.get(process.host)
-            if left_s > 0 and (known is None or left_s < known.in_s):
-                at_ns = job.now_ns(process) + int(left_s * 1e9)
-                found[process.host] = Limit(at_ns=at_ns, in_s=left_s)
+        limit_s = wait.deadline_s if is_suspicious else _patience_s(wait.deadline_s)
+        left_s, known = limit_s - wait.waited_s, found.get(process.host)
+        if left_s > 0 and (known is None or left_s < known.in_s):
+            at_ns = job.now_ns(process) + int(left_s * 1e9)
+            found[process.host] = Limit(at_ns=at_ns, in_s=left_s)
     return found
 
 

@@ -9,7 +9,7 @@ import msgspec
 from distwatch.diagnosis.facts.activity import activity_of, awaited_lock_file
 from distwatch.diagnosis.facts.job import Job
 from distwatch.diagnosis.facts.movement import flow_of, is_busy
-from distwatch.diagnosis.facts.outside_view import largest_job
+from distwatch.diagnosis.facts.outside_view import largest_ranks
 from distwatch.diagnosis.facts.saves import save_phase
 from distwatch.diagnosis.facts.user_frame import user_frame, work_frames
 from distwatch.diagnosis.why.trails import Step, trail_now, trail_of_call
@@ -106,7 +106,7 @@ def lines_of_interest(state: RunState) -> Places:
     """By process: unread source lines of the frames that are shown of it and of its newest calls."""
     found: Places = {}
     known = set(state.sources)
-    for process in list(largest_job(state).ranks.values())[:_RANKS]:
+    for process in list(largest_ranks(state).values())[:_RANKS]:
         frames = work_frames(process)
         shown = [user_frame(frames), *frames[-1:]]
         places = [(frame.file, frame.line) for frame in shown if frame and not frame.native]
@@ -141,7 +141,7 @@ def files_of_interest(state: RunState, host: str, ticks_s: float) -> list[Wanted
     found: dict[str, WantedFile] = {}
     if len(state.source_files) >= SOURCE_FILES_KEPT:
         return []
-    for process in list(largest_job(state).ranks.values())[:_RANKS]:
+    for process in list(largest_ranks(state).values())[:_RANKS]:
         if process.host != host:
             continue
         described = process.started or process.outside.seen
