@@ -19,6 +19,8 @@ from distwatch.state.frames import FileHeader, process_key
 from distwatch.state.identity import identify
 
 HOME = Path(__file__).resolve().parents[2]
+NOBODYS_PORT = os.environ.get("PYTEST_XDIST_WORKER", "gw0").replace("gw", "1")
+"""Nobody listens there. Of another worker's tests it is another: their ranks are of another job."""
 
 
 class RankProcess:
@@ -33,7 +35,7 @@ class RankProcess:
             "WORLD_SIZE": str(world_size),
             "LOCAL_WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": "1",
+            "MASTER_PORT": NOBODYS_PORT,
             "DISTWATCH": "0",
             "PYTHONPATH": str(HOME),
         }

@@ -20,6 +20,7 @@ from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
+from tests.observer.rank_process import NOBODYS_PORT
 
 ERROR = """Traceback (most recent call last):
   File "/job/train.py", line 7, in <module>
@@ -33,7 +34,7 @@ def rank_0(log: Path, world: int) -> Iterator[int]:
     """A process that claims to be rank 0 and writes to that file."""
     env = {
         "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": NOBODYS_PORT,
     }  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
     ours, its = os.pipe()

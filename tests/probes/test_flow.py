@@ -95,6 +95,9 @@ def test_a_main_thread_is_asleep_for_as_long_as_it_does_not_run() -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
         assert cat.stdin is not None
         assert cat.stdout is not None
+        # Before that it may sleep on its way to where it reads.
+        os.write(cat.stdin.fileno(), b"x")
+        os.read(cat.stdout.fileno(), 1)
         asleep = look_until(flows, cat.pid, lambda flow: flow.at_ns > flow.asleep_since_ns > 0)
         still = flows.look("k", cat.pid)
         assert still is not None
