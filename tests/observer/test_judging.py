@@ -6,15 +6,17 @@ import os
 
 import pytest
 
-from distwatch.observer import judging
+from distwatch.observer import daemon, judging
+from distwatch.observer.daemon import Observer
 from distwatch.observer.journals.recording import Recording
 from distwatch.observer.journals.run_state import load_state
 from distwatch.runfolder import RunFolder
 from distwatch.state import events as ev
 from distwatch.state.finding import Finding
 from distwatch.state.model import RunState
-from tests.diagnosis.recorded import hung_job
+from tests.diagnosis.recorded import RecordedJob, hung_job
 from tests.diagnosis.test_calm import training_job
+from tests.observer.test_late_news import fold
 
 
 def finding(code: str, *culprits: int) -> Finding:
@@ -87,4 +89,39 @@ def test_very_many_ranks_that_go_on_are_not_judged_again(
     assert judge.may_rest()
     now[0] += judging.WHOLE_EVERY_S + 0.1
     assert not judge.may_rest(), "the whole is due"
+    recording.close()
+
+
+@pytest.mark.parametrize(("apart_s", "is_told"), [(60.0, False), (-1.0, True)])
+async def test_where_judging_takes_long_a_verdict_is_told_before_the_stacks_come(
+    apart_s: float, is_told: bool, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "APART_S", apart_s)
+    fold(observer, hung_job())
+    observer.tick()
+    assert observer.inspection.running
+    assert [f.code for f in observer.judge.findings if f.blocks] == ["collective.rank_missing"]
+    assert (observer.state.judged is not None) == is_told
+
+
+def test_news_that_a_wait_has_passed_its_deadline_is_seen_without_judging(
+    folder: RunFolder,
+) -> None:
+    """At 20 s rank 0 begins to wait; it may for 10 s, and is suspicious after 5."""
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    recording = Recording(folder, lambda *_: None)
+    judge = judging.Judge(folder, job.state, recording)
+    for now, before, passed in ((22.0, 24.9, 25.1), (26.0, 29.9, 30.1)):
+        job.pulse(0, at=now, groups={"0": (6, 5, 20.0)})
+        job.pulse(1, at=now, groups={"0": (5, 5, 19.9)})
+        job.tick(now)
+        judge.judge()
+        job.tick(before)
+        assert not judge.has_passed_limit()
+        job.tick(passed)
+        assert judge.has_passed_limit()
+    judge.judge()
+    job.tick(60.0)
+    assert not judge.has_passed_limit(), "it is overdue: no more time makes a difference"
     recording.close()

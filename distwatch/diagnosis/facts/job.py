@@ -128,8 +128,10 @@ class Job:
         pulse = process.outside.pulse if process.left_ns is None else None
         if pulse is None or not pulse.beat:
             return None
-        host = self.state.hosts.get(process.host)
-        until_ns = min(self.now_ns(process), host.values_ns) if host else self.now_ns(process)
+        host, ended_ns = self.state.hosts.get(process.host), process.ended_ns
+        until_ns = min(host.now_ns, host.values_ns) if host else process.last_ns
+        if ended_ns is not None:
+            until_ns = min(until_ns, ended_ns)
         return max(0.0, (until_ns - pulse.beat_ns) / 1e9)
 
     def deadline_s(
@@ -340,8 +342,10 @@ class Job:
     def _waits_now(self, global_rank: int, process: Process) -> Iterable[Wait]:
         pulse = process.outside.pulse
         for progress in pulse.groups if pulse else ():
+            if not progress.in_flight:
+                continue
             group = process.groups.get(progress.pg_name)
-            if group is None or group.destroyed_ns is not None or not progress.in_flight:
+            if group is None or group.destroyed_ns is not None:
                 continue
             if runs_on_device(group.backend):
                 continue  # it waits at the head of its queue alone

@@ -52,7 +52,7 @@ class LimitsReached:
                 what = limit_in(said)
             if what:
                 yield self._finding(case, rank, what, said, site, ended=ended)
-            elif (killed := _bus_error(case, process)) and (full := _full(case, process)):
+            elif (full := _full(case, process)) and (killed := _bus_error(case, process)):
                 yield self._finding(
                     case,
                     rank,
