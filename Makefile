@@ -21,7 +21,6 @@ WITHOUT_TORCH := $(addprefix tests/, agent cli contrib diagnosis dumps foundatio
 TORCH_GPU ?= torch==2.13.0
 GPU_VENV := .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 3 ? n + 1 : 4)))
 TEST_TOOLS := 'pytest>=8.4,<9' 'pytest-timeout>=2.3' 'pytest-asyncio>=1' 'pytest-xdist[psutil]>=3.6' 'hypothesis>=6.100'
 
 .PHONY: demo test test-sglang test-torch test-python test-gpu check docs bench soak pictures clean
@@ -39,11 +38,11 @@ $(STAMP): pyproject.toml hatch_build.py distwatch/agent/_calls.c distwatch.pth t
 demo: $(STAMP)
 	$(BIN)/distwatch demo $(CASE)
 
-# A worker more than cores: real ranks wait for a third of their time. ARGS=-n0 is one after the other, as for --pdb.
+# A worker a core, which is nearly full: ranks import torch. ARGS=-n0 is one after the other, as for --pdb.
 # Compiled once, also where the environment keeps no byte code: some thousand processes would compile distwatch anew.
 test: $(STAMP)
 	$(BIN)/python -m compileall -q distwatch tests/support tests/scenarios/jobs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 # The real SGLang, 2.5 GB, in an environment of its own.
 $(SGLANG_STAMP): pyproject.toml tests/real_sglang/requirements.txt

@@ -117,9 +117,8 @@ def test_both_ends_of_a_connection_and_what_is_unread(family: socket.AddressFami
         seen = examine_connections("key", os.getpid(), whole=True)
         port = one.getsockname()[1]
     assert seen is not None
-    mine, theirs = sorted(
-        (c for c in seen.held if f":{port}" in c.local + c.peer), key=lambda c: c.unread_bytes > 1
-    )
+    both = [c for c in seen.held if any(end.endswith(f":{port}") for end in (c.local, c.peer))]
+    mine, theirs = sorted(both, key=lambda c: c.unread_bytes > 1)
     assert (mine.local, mine.peer) == (theirs.peer, theirs.local)
     assert theirs.state == "close_wait"
     assert theirs.unread_bytes >= len(b"unread")
