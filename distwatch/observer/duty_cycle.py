@@ -11,6 +11,9 @@ CALM = 3.0
 PRESSED = 1.0
 """The same while there is a suspicion or a verdict."""
 
+LATE_TURNS = 2.0
+"""For how many turns the news of a difference that time makes may be late; then one is taken without."""
+
 
 def rested_at(began: float, ended: float, rest: float = CALM) -> float:
     """When work that took from `began` to `ended` is due again, on the same clock, in seconds.
@@ -50,7 +53,8 @@ class DutyCycle:
             return False
         if self._changes_at < math.inf and is_news():
             return True
-        return now >= self._rested_at and abs(now - self._changes_at) >= self.longest_turn_s
+        over_s, turn_s = now - self._changes_at, self.longest_turn_s
+        return now >= self._rested_at and not -turn_s < over_s < LATE_TURNS * turn_s
 
     def rest(
         self,

@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("now", "is_rested"), [(14.9, True), (15.1, False), (17.0, False), (18.9, False), (19.1, True)]
+    ("now", "is_rested"), [(14.9, True), (15.1, False), (17.0, False), (20.9, False), (21.1, True)]
 )
 def test_a_turn_that_would_last_beyond_a_deadline_waits_for_its_news(
     now: float, is_rested: bool, clock: list[float]
