@@ -10,7 +10,6 @@ CALM = 3.0
 """Seconds of rest for each second of work, while nothing is suspicious."""
 PRESSED = 1.0
 """The same while there is a suspicion or a verdict."""
-
 LATE_TURNS = 2.0
 """For how many turns the news of a difference that time makes may be late; then one is taken without."""
 

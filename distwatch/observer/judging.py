@@ -80,8 +80,10 @@ class Judge:
             self.cases = cases_of(self._state)
             self.findings = diagnose(self.cases)
         done = time.monotonic()
-        self._limits = {h: at for case in self.cases for h, at in next_limits(case.job).items()}
-        self.changes_at = began + min((at.in_s for at in self._limits.values()), default=math.inf)
+        limits = [pair for case in self.cases for pair in next_limits(case.job).items()]
+        # Of a host with ranks of several worlds, the nearest one comes last and stays.
+        self._limits = dict(sorted(limits, key=lambda pair: -pair[1].in_s))
+        self.changes_at = began + min((at.in_s for _, at in limits), default=math.inf)
         self._whole_at = done + WHOLE_EVERY_S
         self._calm = calm_run(self.cases, self.findings) if done - began > LONG_S else None
         self._rechecks = rechecks(self.cases[0])
