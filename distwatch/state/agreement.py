@@ -120,8 +120,7 @@ def disagreements(plans: Plans, hosts: Mapping[int, str] | None = None) -> list[
         plans: of the ranks that meet at one endpoint, by global rank.
         hosts: their hosts, where known: interface names are compared within one host only.
     """
-    kinds = _kinds(plans)
-    found = [finding for term in _TERMS if (finding := _judge(term, plans, kinds))]
+    found = [finding for term in _TERMS if (finding := _judge(term, plans))]
     return [*_shared_devices(plans), *found, *_interfaces(plans, hosts or {})]
 
 
@@ -180,25 +179,9 @@ def _disagreement(
     )
 
 
-def _kinds(plans: Plans) -> list[InitPlanned]:
-    """Plans of which each other one agrees with one in all terms. Usually all do, and there may be very many ranks.
-
-    Equal parts of plans that came from a journal are one object, which needs no comparison by value.
-    """
-    found = {
-        (
-            plan.world_size, plan.backend, plan.by, plan.framework, plan.order, plan.timeout_s,
-            id(plan.variables), id(plan.sizes), id(plan.options), id(plan.versions),
-        ): plan
-        for plan in plans.values()
-    }  # fmt: skip
-    return list(found.values())
-
-
-def _judge(
-    term: _Term, plans: Plans, kinds: Iterable[InitPlanned], where: str = ""
-) -> Finding | None:
-    if len({value for plan in kinds if (value := term.read(plan)) is not None}) < 2:
+def _judge(term: _Term, plans: Plans, where: str = "") -> Finding | None:
+    # Usually all agree, and there may be very many ranks.
+    if len({value for plan in plans.values() if (value := term.read(plan)) is not None}) < 2:
         return None
     read = {rank: term.read(plan) for rank, plan in sorted(plans.items())}
     values = {rank: value for rank, value in read.items() if value is not None}
@@ -244,5 +227,5 @@ def _interfaces(plans: Plans, hosts: Mapping[int, str]) -> Iterable[Finding]:
                 "ranks of one host talk over different networks",
                 f"Set the same {name} for all ranks of a host.",
             )
-            if finding := _judge(term, here, here.values(), f" on {host}"):
+            if finding := _judge(term, here, f" on {host}"):
                 yield finding

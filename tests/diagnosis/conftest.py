@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from distwatch.diagnosis.facts.host_links import unseen_hosts
-from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
 from tests.diagnosis.recorded import SECOND, RecordedJob
@@ -54,11 +54,22 @@ def torn_down_by_the_launcher(job: RecordedJob, now: dict[int, float]) -> None:
         job.exit(rank, at + rank / 1000, signal=15)
 
 
+def killed_but_for_the_culprits(job: RecordedJob, now: dict[int, float]) -> None:
+    """A rank that is in the kernel does not end before its disk answers."""
+    if len(cases_of(job.state)) > 1:
+        return  # a culprit's number is that of a rank in each of the worlds
+    _, culprits = root_of(job.state) or ("", ())
+    for rank, at in now.items():
+        if job.state.processes[job.key(rank)].global_rank not in culprits:
+            job.exit(rank, at, signal=9)
+
+
 ENDINGS: tuple[Callable[[RecordedJob, dict[int, float]], None], ...] = (
     killed_at_once,
     interrupted,
     ended_by_the_scheduler,
     torn_down_by_the_launcher,
+    killed_but_for_the_culprits,
 )
 
 

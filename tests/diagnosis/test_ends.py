@@ -95,6 +95,50 @@ def test_a_hang_that_was_cleared_away_with_sigkill_stays_the_verdict() -> None:
     assert all(f.role == "symptom" for f in findings[1:])
 
 
+@pytest.mark.parametrize("signal", [9, 15, None], ids=["killed", "asked-to-end", "unseen"])
+@pytest.mark.parametrize("first", [(0, 1, 3), (0,)], ids=["all-waiters", "one"])
+def test_a_hang_stays_the_verdict_while_its_waiters_are_killed(
+    first: tuple[int, ...], signal: int | None
+) -> None:
+    """A rank in the kernel does not end when the job is killed."""
+    job = hung_job()
+    job.sample(2, 30.0, "D", blocked_on="/mnt/data/shard")
+    hang = root(diagnose(job.state))
+    for rank in first:
+        job.exit(rank, 30.1, signal=signal)
+    for now in (30.5, 90.0):
+        job.tick(now)
+        found, *others = diagnose(job.state)
+        assert (found.code, found.culprit_ranks) == (hang.code, (2,))
+        assert found.waiting_ranks == (0, 1, 3)
+        assert not found.summary.startswith("just before"), "it still stands"
+        assert blamed(others) <= {2}
+        assert all(f.role == "symptom" for f in others)
+
+
+def test_initializations_that_were_killed_had_waited_for_the_rank_that_lives() -> None:
+    job = RecordedJob(3)
+    job.enter(0, 1)
+    job.sight(2, 2.0)
+    job.sample(2, 30.0, "D", blocked_on="/mnt/data/shard")
+    job.tick(30.0)
+    hang = root(diagnose(job.state))
+    assert hang.culprit_ranks == (2,)
+    for rank in (0, 1):
+        job.exit(rank, 30.1, signal=9)
+    job.tick(31.0)
+    assert root(diagnose(job.state)).code == hang.code
+    assert blamed(diagnose(job.state)) == {2}
+
+
+def test_a_kill_is_the_verdict_where_no_rank_had_waited_for_too_long() -> None:
+    job = hung_job(waited=6.0)
+    job.exit(0, 16.1, signal=9)
+    job.tick(60.0)
+    assert root(diagnose(job.state)).code == "process.killed"
+    assert blamed(diagnose(job.state)[:1]) == {0}
+
+
 def test_ctrl_c_is_no_crash() -> None:
     job = RecordedJob(2)
     job.initialize(0, 1)

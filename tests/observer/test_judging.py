@@ -125,3 +125,17 @@ def test_news_that_a_wait_has_passed_its_deadline_is_seen_without_judging(
     job.tick(60.0)
     assert not judge.has_passed_limit(), "it is overdue: no more time makes a difference"
     recording.close()
+
+
+def test_the_wait_of_a_rank_that_has_ended_passes_no_limit(folder: RunFolder) -> None:
+    job = RecordedJob(2)
+    job.initialize(0, 1)
+    recording = Recording(folder, lambda *_: None)
+    judge = judging.Judge(folder, job.state, recording)
+    job.pulse(0, at=22.0, groups={"0": (6, 5, 20.0)})
+    job.pulse(1, at=22.0, groups={"0": (5, 5, 19.9)})
+    job.exit(0, 23.0, signal=9)
+    judge.judge()
+    job.tick(60.0)
+    assert not judge.has_passed_limit()
+    recording.close()

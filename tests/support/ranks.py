@@ -162,11 +162,12 @@ class Job:
 
     def kill_everything(self, *, observer: bool) -> None:
         """SIGKILL to the launcher and every rank at once, and to the observer on request."""
-        spared = None if observer else self.observer_pid()
-        for pid in [p for p in processes_of(self.root) if p != spared]:
+        killed = {*processes_of(self.root)} - (set() if observer else {self.observer_pid()})
+        for pid in killed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.wait_ended()
+        assert all(wait_gone(pid, 60.0) for pid in killed), "a killed rank is still there"
 
     def pid_of(self, rank: int) -> int:
         """The process of a rank, from its start record."""

@@ -187,11 +187,8 @@ def _progress(
         pulse = process.outside.pulse if process else None
         if process is None or pulse is None or group.pg_name not in process.groups:
             continue
-        for seen in pulse.groups:
-            if seen.pg_name == group.pg_name:
-                break
-        else:
-            seen = GroupProgress(pg_name=group.pg_name)
+        seen = next((p for p in pulse.groups if p.pg_name == group.pg_name), None)
+        seen = seen or GroupProgress(pg_name=group.pg_name)
         # The agent's thread polls the numbers; a rank that froze before its next poll has called more.
         newest = called[rank].get(group.pg_name, -1)
         if newest > seen.enqueued:

@@ -128,10 +128,8 @@ class Job:
         pulse = process.outside.pulse if process.left_ns is None else None
         if pulse is None or not pulse.beat:
             return None
-        host, ended_ns = self.state.hosts.get(process.host), process.ended_ns
-        until_ns = min(host.now_ns, host.values_ns) if host else process.last_ns
-        if ended_ns is not None:
-            until_ns = min(until_ns, ended_ns)
+        host = self.state.hosts.get(process.host)
+        until_ns = min(self.now_ns(process), host.values_ns) if host else self.now_ns(process)
         return max(0.0, (until_ns - pulse.beat_ns) / 1e9)
 
     def deadline_s(

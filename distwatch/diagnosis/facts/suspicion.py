@@ -79,10 +79,11 @@ def next_limits(job: Job) -> dict[str, Limit]:
     The first wait that passes a limit makes the difference: of the others, that limit is none any more.
     """
     found: dict[str, Limit] = {}
-    if any(wait.overdue for wait in job.waits):
+    waits = [wait for wait in job.waits if job.ranks[wait.global_rank].ended_ns is None]
+    if any(wait.overdue for wait in waits):
         return found
-    is_suspicious = any(wait.waited_s > _patience_s(wait.deadline_s) for wait in job.waits)
-    for wait in job.waits:
+    is_suspicious = any(wait.waited_s > _patience_s(wait.deadline_s) for wait in waits)
+    for wait in waits:
         process = job.ranks[wait.global_rank]
         limit_s = wait.deadline_s if is_suspicious else _patience_s(wait.deadline_s)
         left_s, known = limit_s - wait.waited_s, found.get(process.host)

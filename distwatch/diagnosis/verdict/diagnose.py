@@ -16,7 +16,13 @@ from distwatch.diagnosis.facts.outside_view import with_outside_view
 from distwatch.diagnosis.facts.ray_shares import share_rows
 from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown
 from distwatch.diagnosis.facts.worlds import worlds_of
-from distwatch.diagnosis.verdict.causes import explains_end, only_ends, order_by_cause, with_end
+from distwatch.diagnosis.verdict.causes import (
+    explains_end,
+    is_end,
+    only_ends,
+    order_by_cause,
+    with_end,
+)
 from distwatch.diagnosis.verdict.ray_causes import with_ray
 from distwatch.diagnosis.verdict.self_reported import with_raised
 from distwatch.diagnosis.verdict.slowness import tell_slow_from_stuck
@@ -75,12 +81,13 @@ def _judge_worlds(cases: list[Case]) -> list[Finding]:
 def _judge(case: Case) -> tuple[list[Finding], bool]:
     """The verdict on one world, and whether it says only that the world was cleared away."""
     ordered, only_cleared = _ordered(case), False
-    for earlier, is_teardown in _before_its_end(case, ordered):
-        stood = _ordered(earlier, is_over=True)
-        if explains_end(stood):
-            ordered, case, only_cleared = with_end(stood, ordered), earlier, False
-            break
-        only_cleared = is_teardown and only_ends(ordered)
+    if torn_down := case_before_teardown(case):
+        about, stood = _before_teardown(torn_down)
+        only_cleared = not stood and only_ends(ordered)
+    else:
+        about, stood = _before_loss(case, ordered)
+    if stood:
+        ordered, case = with_end(stood, ordered, is_over=not _living(case)), about
     ordered = _with_links(case, ordered)
     told = with_place_in_training(case, with_why(case, with_places(case.job, ordered)))
     return discount_unlinked(case, told), only_cleared
@@ -95,14 +102,52 @@ def _with_links(case: Case, found: list[Finding]) -> list[Finding]:
     return [msgspec.structs.replace(first, evidence=(*first.evidence, *told)), *found[1:]]
 
 
-def _before_its_end(case: Case, ordered: list[Finding]) -> Iterator[tuple[Case, bool]]:
-    """The case just before its end, and whether the whole world was cleared away."""
-    if torn_down := case_before_teardown(case):
-        yield torn_down, True
-        # No rank could wait out a deadline of minutes any more.
-        yield Case.of(hurried(torn_down.state, KILLED_WHILE_WAITING_S), torn_down), True
-    elif only_ends(ordered) and (lost := case_before_loss(case)):
-        yield lost, False
+def _before_teardown(case: Case) -> tuple[Case, list[Finding]]:
+    """What stood before a whole world was cleared away, with the case that shows it; empty where nothing did.
+
+    Args:
+        case: as it was just before.
+    """
+    ordered = _ordered(case, is_over=True)
+    about, stood = _before_loss(case, ordered)
+    if stood:
+        return about, with_end(stood, ordered)
+    if explains_end(ordered):
+        return case, ordered
+    # No rank could wait out a deadline of minutes any more.
+    in_haste = Case.of(hurried(case.state, KILLED_WHILE_WAITING_S), case)
+    ordered = _ordered(in_haste, is_over=True)
+    return (in_haste, ordered) if explains_end(ordered) else (case, [])
+
+
+def _before_loss(case: Case, ordered: list[Finding]) -> tuple[Case, list[Finding]]:
+    """The same of ranks that were killed: what stood before the first of them was, and explains all found since."""
+    if not (ordered and _blames_the_dead(case, ordered[0]) and (before := case_before_loss(case))):
+        return case, []
+    stood = _ordered(before, is_over=True)
+    if explains_end(stood) and (only_ends(ordered) or _still_stands(case, stood[0])):
+        return before, stood
+    return case, []
+
+
+def _blames_the_dead(case: Case, first: Finding) -> bool:
+    """Whether it says that ranks ended, or what went with one: rank 0's store."""
+    blamed = set(first.culprit_ranks)
+    return is_end(first) or (bool(blamed) and blamed <= case.deaths.own.keys())
+
+
+def _still_stands(case: Case, hang: Finding) -> bool:
+    """Whether only ranks that hung were killed, or all but those that the hang is due to.
+
+    A rank that is in the kernel does not end before its disk answers, whoever kills the job.
+    """
+    blamed, living = set(hang.culprit_ranks), _living(case)
+    hung = case.deaths.own.keys() <= blamed | set(hang.waiting_ranks)
+    return hung or (bool(living) and living <= blamed)
+
+
+def _living(case: Case) -> set[int]:
+    return {rank for rank, process in case.job.ranks.items() if process.ended_ns is None}
 
 
 def _ordered(case: Case, *, is_over: bool = False) -> list[Finding]:
