@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 
 import pytest
 
+from distwatch.diagnosis.verdict.diagnose import diagnose
+from distwatch.state.finding import Finding
 from tests.support.ranks import launch_ranks, single_process, torchrun
 from tests.support.verdicts import assert_verdict
+
+
+def codes_of(findings: Iterable[Finding]) -> set[str]:
+    return {finding.code for finding in findings}
 
 
 def test_rank_that_raises_before_the_barrier() -> None:
@@ -59,6 +66,11 @@ def test_rank_that_is_stopped() -> None:
         job.kill(1, signal.SIGSTOP)
         finding = job.wait_verdict("process.stopped", {1})
         assert f"kill -CONT {pid}" in finding.advice
+        # Who ends the job meets the waiting rank; a stopped one does not get a SIGTERM before it goes on.
+        job.kill(0, signal.SIGTERM)
+        state = job.wait_state(lambda state: "process.killed" in codes_of(state.recorded_findings))
+        for findings in (state.recorded_findings, diagnose(state)):
+            assert_verdict(findings, code="process.stopped", culprits={1})
 
 
 def test_native_code_that_holds_the_gil() -> None:
