@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -12,7 +12,7 @@ from distwatch.diagnosis.facts.host_links import unseen_hosts
 from distwatch.diagnosis.verdict.diagnose import cases_of, diagnose
 from distwatch.state.model import RunState
 from distwatch.state.reducer import reduce
-from tests.diagnosis.recorded import SECOND, RecordedJob
+from tests.diagnosis.recorded import PEER_LOST, SECOND, RecordedJob
 
 Root = tuple[str, tuple[int, ...]]
 CLOCKS_APART_S = 30.0
@@ -64,12 +64,50 @@ def killed_but_for_the_culprits(job: RecordedJob, now: dict[int, float]) -> None
             job.exit(rank, at, signal=9)
 
 
+GAVE_UP = (
+    "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] "
+    "Timed out waiting 60000ms for recv operation to complete"
+)
+
+
+def given_up_by_torch(job: RecordedJob, now: dict[int, float]) -> None:
+    """torch's timeout ends a rank that waits in a collective, its peers lose it, and the launcher ends the rest."""
+    if len(cases_of(job.state)) > 1:
+        return
+    first, *peers = waiting_in_collectives(job, now) or [None]
+    for rank, at in now.items() if first is not None else ():
+        if rank == first:
+            job.fail(rank, at, "RuntimeError", GAVE_UP)
+            job.exit(rank, at + 0.4, code=1)
+        elif rank in peers:
+            job.fail(rank, at + 0.2, "RuntimeError", PEER_LOST)
+            job.exit(rank, at + 0.4, code=1)
+        else:
+            job.exit(rank, at + 1.0, signal=15)
+
+
+def waiting_in_collectives(job: RecordedJob, ranks: Iterable[int]) -> list[int]:
+    """Those of the ranks that wait for others, by the verdict, and are in a collective of an initialized world."""
+    hang = diagnose(job.state)[0]
+    processes = {rank: job.state.processes[job.key(rank)] for rank in ranks}
+    return [
+        rank
+        for rank, process in processes.items()
+        if hang.culprit_ranks
+        and process.global_rank in hang.waiting_ranks
+        and process.initialized
+        and (pulse := process.outside.pulse)
+        and any(group.in_flight for group in pulse.groups)
+    ]
+
+
 ENDINGS: tuple[Callable[[RecordedJob, dict[int, float]], None], ...] = (
     killed_at_once,
     interrupted,
     ended_by_the_scheduler,
     torn_down_by_the_launcher,
     killed_but_for_the_culprits,
+    given_up_by_torch,
 )
 
 
