@@ -101,6 +101,16 @@ def waiting_in_collectives(job: RecordedJob, ranks: Iterable[int]) -> list[int]:
     ]
 
 
+def asked_to_end_one_after_the_other(job: RecordedJob, now: dict[int, float]) -> None:
+    """Between the first ends of a job and the last ones somebody looks."""
+    if len(cases_of(job.state)) > 1:
+        return
+    _, culprits = root_of(job.state) or ("", ())
+    others = [r for r in now if job.state.processes[job.key(r)].global_rank not in culprits]
+    for rank in others[: max(1, len(others) // 2)]:
+        job.exit(rank, now[rank], signal=15)
+
+
 ENDINGS: tuple[Callable[[RecordedJob, dict[int, float]], None], ...] = (
     killed_at_once,
     interrupted,
@@ -108,6 +118,7 @@ ENDINGS: tuple[Callable[[RecordedJob, dict[int, float]], None], ...] = (
     torn_down_by_the_launcher,
     killed_but_for_the_culprits,
     given_up_by_torch,
+    asked_to_end_one_after_the_other,
 )
 
 

@@ -117,7 +117,8 @@ def _first_killed(own: dict[int, Process], signalled: dict[int, Process]) -> dic
         return own
     first = min(map(signalled_ns, own.values()))
     killed_first = any(
-        ending_signal(p) == SIGKILL and signalled_ns(p) == first for p in own.values()
+        (ending_signal(p) == SIGKILL or _is_unexplained(p)) and signalled_ns(p) == first
+        for p in own.values()
     )
     return {
         r: p

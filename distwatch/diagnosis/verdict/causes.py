@@ -60,15 +60,10 @@ class _Roots:
         return self._blocks and self._blocked.issuperset(finding.culprit_ranks)
 
 
-def is_end(finding: Finding) -> bool:
-    """Whether it says that a rank ended."""
-    return code_of(finding.code).ends_rank
-
-
 def only_ends(findings: list[Finding]) -> bool:
     """Whether only ends of processes are at the root of these findings."""
     roots = [finding for finding in findings if finding.role == "root"]
-    return all(is_end(finding) or not finding.blocks for finding in roots)
+    return all(_is_end(finding) or not finding.blocks for finding in roots)
 
 
 def explains_end(stood: list[Finding]) -> bool:
@@ -78,7 +73,7 @@ def explains_end(stood: list[Finding]) -> bool:
     """
     if not stood or not stood[0].blocks:
         return False
-    return bool(stood[0].culprit_ranks) or not is_end(stood[0])
+    return bool(stood[0].culprit_ranks) or not _is_end(stood[0])
 
 
 def with_end(stood: list[Finding], ends: list[Finding], *, is_over: bool = True) -> list[Finding]:
@@ -95,25 +90,29 @@ def with_end(stood: list[Finding], ends: list[Finding], *, is_over: bool = True)
     return stood + [
         _as_aftermath(end)
         for end in ends
-        if (is_end(end) or end.severity == "crash") and (end.code, end.culprit_ranks) not in told
+        if (_is_end(end) or end.severity == "crash") and (end.code, end.culprit_ranks) not in told
     ]
 
 
 def _put_in_the_past(root: Finding) -> Finding:
-    if is_end(root):
+    if _is_end(root):
         return root
     return msgspec.structs.replace(root, summary=f"just before the job was ended: {root.summary}")
 
 
 def _excuse(findings: list[Finding], excuses: Mapping[int, str]) -> list[Finding]:
-    told = {finding.code for finding in findings if not is_end(finding)}
+    told = {finding.code for finding in findings if not _is_end(finding)}
     excused = {rank for rank, code in excuses.items() if code in told}
     return [
         _without(finding, excused)
-        if is_end(finding) and excused & set(finding.culprit_ranks)
+        if _is_end(finding) and excused & set(finding.culprit_ranks)
         else finding
         for finding in findings
     ]
+
+
+def _is_end(finding: Finding) -> bool:
+    return code_of(finding.code).ends_rank
 
 
 def _without(end: Finding, excused: set[int]) -> Finding:
@@ -126,7 +125,7 @@ def _without(end: Finding, excused: set[int]) -> Finding:
 def _mismatch_before_its_aborts(ranked: list[Finding]) -> list[Finding]:
     """A mismatch that aborts its ranks explains their deaths, not the other way round."""
     mismatches = [f for f in ranked if f.severity == "hang" and code_of(f.code).mismatch]
-    aborts = [f for f in ranked if is_end(f) and any(_aborts(m, f) for m in mismatches)]
+    aborts = [f for f in ranked if _is_end(f) and any(_aborts(m, f) for m in mismatches)]
     return [f for f in ranked if f not in aborts] + [_as_aftermath(end) for end in aborts]
 
 

@@ -10,15 +10,16 @@ from distwatch.diagnosis.checks import CHECKS, RANKLESS_CHECKS
 from distwatch.diagnosis.checks.rendezvous.endpoints import small_worlds
 from distwatch.diagnosis.facts.case import Case
 from distwatch.diagnosis.facts.collective_wait import KILLED_WHILE_WAITING_S
+from distwatch.diagnosis.facts.deaths import ending_signal
 from distwatch.diagnosis.facts.framework_places import with_places
 from distwatch.diagnosis.facts.haste import hurried
 from distwatch.diagnosis.facts.outside_view import with_outside_view
 from distwatch.diagnosis.facts.ray_shares import share_rows
+from distwatch.diagnosis.facts.signals import REQUESTS
 from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown
 from distwatch.diagnosis.facts.worlds import worlds_of
 from distwatch.diagnosis.verdict.causes import (
     explains_end,
-    is_end,
     only_ends,
     order_by_cause,
     with_end,
@@ -121,29 +122,28 @@ def _before_teardown(case: Case) -> tuple[Case, list[Finding]]:
 
 
 def _before_loss(case: Case, ordered: list[Finding]) -> tuple[Case, list[Finding]]:
-    """The same of ranks that were killed: what stood before the first of them was, and explains all found since."""
-    if not (ordered and _blames_the_dead(case, ordered[0]) and (before := case_before_loss(case))):
-        return case, []
-    stood = _ordered(before, is_over=True)
-    if explains_end(stood) and (only_ends(ordered) or _still_stands(case, stood[0])):
+    """The same of ranks that were killed: what stood before the first of them was, and explains their ends."""
+    before = case_before_loss(case) if ordered else None
+    stood = _ordered(before, is_over=True) if before else []
+    if before and explains_end(stood) and (only_ends(ordered) or _still_stands(case, stood)):
         return before, stood
     return case, []
 
 
-def _blames_the_dead(case: Case, first: Finding) -> bool:
-    """Whether it says that ranks ended, or what went with one: rank 0's store."""
-    blamed = set(first.culprit_ranks)
-    return is_end(first) or (bool(blamed) and blamed <= case.deaths.own.keys())
-
-
-def _still_stands(case: Case, hang: Finding) -> bool:
-    """Whether only ranks that hung were killed, or all but those that the hang is due to.
+def _still_stands(case: Case, stood: list[Finding]) -> bool:
+    """Whether only ranks were killed that hung or were asked to end, or all but those that the hang is due to.
 
     A rank that is in the kernel does not end before its disk answers, whoever kills the job.
     """
-    blamed, living = set(hang.culprit_ranks), _living(case)
-    hung = case.deaths.own.keys() <= blamed | set(hang.waiting_ranks)
-    return hung or (bool(living) and living <= blamed)
+    roots = [finding for finding in stood if finding.role == "root" and finding.blocks]
+    hung = {rank for root in roots for rank in (*root.culprit_ranks, *root.waiting_ranks)}
+    if all(
+        rank in hung or ending_signal(process) in REQUESTS
+        for rank, process in case.deaths.own.items()
+    ):
+        return True
+    living = _living(case)
+    return bool(living) and living <= set(stood[0].culprit_ranks)
 
 
 def _living(case: Case) -> set[int]:
