@@ -23,7 +23,18 @@ from distwatch.state.recorder_entries import Collective, is_over, is_p2p_over
 DUMPED_PER_GROUP = 64
 DUMPED_AT_MOST = 1000
 """For all groups together, about 180 KB: the journal drops events above 256 KB."""
+LOOKED_CLOSER_S = 2.0
+"""The entries of a group in a call that has not moved for so long, and for twice as long each time, are read."""
 _DUMPS = {"gloo": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
+
+
+class _Seen(msgspec.Struct):
+    """What the recorder told last of a group, and what of it is passed on."""
+
+    told: GroupProgress
+    progress: GroupProgress
+    look_ns: int
+    """When its entries are worth reading, if it is in the same call then."""
 
 
 class FlightRecorder:
@@ -37,7 +48,7 @@ class FlightRecorder:
         self._learned_of: set[tuple[str, str]] = set()
         self._gone: set[tuple[str, str]] = set()
         """Numbers of destroyed groups, which the recorder keeps reporting."""
-        self._last: dict[str, GroupProgress] = {}
+        self._last: dict[str, _Seen] = {}
         self._dumps = _find_dumps()
 
     def attach(self, agent: Any) -> None:
@@ -120,13 +131,38 @@ class FlightRecorder:
             started=only(name, int(numbers.get("last_started_collective", -1))),
         )
 
-    def _since(self, progress: GroupProgress) -> GroupProgress:
-        last = self._last.get(progress.pg_name)
-        if last is not None and progress == msgspec.structs.replace(last, changed_ns=0):
-            return last
-        changed = msgspec.structs.replace(progress, changed_ns=time.monotonic_ns())
-        self._last[progress.pg_name] = changed
-        return changed
+    def _since(self, told: GroupProgress) -> GroupProgress:
+        now_ns = time.monotonic_ns()
+        seen = self._last.get(told.pg_name)
+        if seen is None or told != seen.told:
+            # The ends of calls may be told in the wrong order, see `_by_entries`.
+            known = min(seen.progress.completed if seen else -1, told.enqueued)
+            completed = max(told.completed, known)
+            changed = msgspec.structs.replace(told, completed=completed, changed_ns=now_ns)
+            look_ns = now_ns + int(LOOKED_CLOSER_S * 1e9)
+            seen = self._last[told.pg_name] = _Seen(told, changed, look_ns)
+        elif seen.progress.in_flight and now_ns >= seen.look_ns:
+            seen.progress = self._by_entries(seen.progress)
+            seen.look_ns = 2 * now_ns - seen.progress.changed_ns
+        return seen.progress
+
+    def _by_entries(self, progress: GroupProgress) -> GroupProgress:
+        """The same, with the newest call of the group that is complete by its entry.
+
+        gloo's threads note the ends of their calls in any order, so the last one noted may be an older
+        one: on a busy host one in a hundred groups seems to wait in a call that is complete.
+        """
+        dump = self._dumps.get("gloo")
+        if dump is None or progress.pg_name not in self._known.created.get("gloo", ()):
+            return progress
+        entries = [_entry(raw, timed=False) for raw in json.loads(dump()).get("entries") or []]
+        over = [
+            self._counts.without_p2p(entry.pg_name, entry.seq)
+            for entry in entries
+            if entry.pg_name == progress.pg_name and entry.over and not entry.is_p2p
+        ]
+        newest = min(max(over, default=-1), progress.enqueued)
+        return msgspec.structs.replace(progress, completed=max(progress.completed, newest))
 
     def _name(self, backend: str, pg_id: str) -> str:
         if (backend, pg_id) in self._gone:

@@ -102,13 +102,15 @@ class NobodyMissing:
                 continue
             if not all(self._runs(case, rank) for rank in view.members) or calls_differ(case, view):
                 continue
+            inside = tuple(r for r in view.members if view.progress[r].completed < view.seq)
+            where = "any of them" if inside == view.members else name_ranks(inside)
             yield Finding(
                 code="collective.device_behind",
-                waiting_ranks=view.members,
+                waiting_ranks=inside,
                 pg_name=view.pg_name,
                 pg_desc=view.pg_desc or None,
                 summary=f"all of {name_ranks(view.members)} have entered {view.call}, and it has not completed "
-                f"on any of them for {seconds(view.waited_s)}; their calls do not differ, and no rank can be named",
+                f"on {where} for {seconds(view.waited_s)}; their calls do not differ, and no rank can be named",
                 advice="Look at the devices and at the network between the ranks' hosts (`dmesg`, Xid errors, "
                 "`ibstat`); distwatch saw no connection without an answer.",
                 evidence=tuple(case.place(rank) for rank in view.members[:_SHOWN]),
