@@ -91,6 +91,11 @@ def differ_in_timeouts() -> None:
     dist.all_reduce(torch.ones(8), group=group)
 
 
+def all_reduce_other_shapes() -> None:
+    dist.barrier()  # it ends ranks at once, also before the last one has come
+    dist.all_reduce(torch.ones(100 if ODD else 200))
+
+
 CASES = {
     "loop": lambda: reduce_gradients(4 if ODD else 3),
     "epochs": call_in_epochs,
@@ -101,7 +106,7 @@ CASES = {
     "swapped": swap_once,
     "main_process": lambda: dist.all_gather_object([None] * WORLD, 1) if ODD else None,
     "dtype": lambda: dist.all_reduce(torch.ones(8, dtype=torch.float64 if ODD else torch.float32)),
-    "shape": lambda: dist.all_reduce(torch.ones(100 if ODD else 200)),
+    "shape": all_reduce_other_shapes,
     "groups": wait_in_groups,
     "timeouts": differ_in_timeouts,
     "monitored": lambda: wait_for_evaluation() if ODD else dist.monitored_barrier(),
