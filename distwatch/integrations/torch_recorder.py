@@ -18,13 +18,13 @@ from distwatch.integrations.call_counts import Counts
 from distwatch.integrations.torch_groups import KnownGroups
 from distwatch.state.bounds import whole_number
 from distwatch.state.events import CollectivesDumped, GroupProgress
-from distwatch.state.recorder_entries import Collective, is_over, is_p2p_over
+from distwatch.state.recorder_entries import Collective, completed_in, is_over, is_p2p_over
 
 DUMPED_PER_GROUP = 64
 DUMPED_AT_MOST = 1000
 """For all groups together, about 180 KB: the journal drops events above 256 KB."""
 LOOKED_CLOSER_S = 2.0
-"""The entries of a group in a call that has not moved for so long, and for twice as long each time, are read."""
+"""After so long in one call, and each time after twice as long, the entries say whether it is over."""
 _DUMPS = {"gloo": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
 
 
@@ -82,7 +82,9 @@ class FlightRecorder:
             if name not in found:
                 completed = self._counts.completed(name)
                 found[name] = GroupProgress(pg_name=name, enqueued=seq, completed=completed)
-        return [self._since(progress) for progress in found.values()]
+        seen = [self._since(progress) for progress in found.values()]
+        self._look_closer(seen)
+        return [one.progress for one in seen]
 
     def forget(self, pg_name: str) -> None:
         """Stops reporting a destroyed group; all existing groups for ''."""
@@ -131,38 +133,41 @@ class FlightRecorder:
             started=only(name, int(numbers.get("last_started_collective", -1))),
         )
 
-    def _since(self, told: GroupProgress) -> GroupProgress:
-        now_ns = time.monotonic_ns()
+    def _since(self, told: GroupProgress) -> _Seen:
         seen = self._last.get(told.pg_name)
         if seen is None or told != seen.told:
-            # The ends of calls may be told in the wrong order, see `_by_entries`.
+            now_ns = time.monotonic_ns()
+            # The ends of calls may be told in the wrong order, see `_look_closer`.
             known = min(seen.progress.completed if seen else -1, told.enqueued)
             completed = max(told.completed, known)
             changed = msgspec.structs.replace(told, completed=completed, changed_ns=now_ns)
             look_ns = now_ns + int(LOOKED_CLOSER_S * 1e9)
             seen = self._last[told.pg_name] = _Seen(told, changed, look_ns)
-        elif seen.progress.in_flight and now_ns >= seen.look_ns:
-            seen.progress = self._by_entries(seen.progress)
-            seen.look_ns = 2 * now_ns - seen.progress.changed_ns
-        return seen.progress
+        return seen
 
-    def _by_entries(self, progress: GroupProgress) -> GroupProgress:
-        """The same, with the newest call of the group that is complete by its entry.
+    def _look_closer(self, seen: list[_Seen]) -> None:
+        """Takes from the entries how far groups are that seem to have been in one call for long.
 
         gloo's threads note the ends of their calls in any order, so the last one noted may be an older
         one: on a busy host one in a hundred groups seems to wait in a call that is complete.
         """
-        dump = self._dumps.get("gloo")
-        if dump is None or progress.pg_name not in self._known.created.get("gloo", ()):
-            return progress
-        entries = [_entry(raw, timed=False) for raw in json.loads(dump()).get("entries") or []]
-        over = [
-            self._counts.without_p2p(entry.pg_name, entry.seq)
-            for entry in entries
-            if entry.pg_name == progress.pg_name and entry.over and not entry.is_p2p
+        now_ns = time.monotonic_ns()
+        of_gloo = self._known.created.get("gloo", ()) if "gloo" in self._dumps else ()
+        due = [
+            one
+            for one in seen
+            if one.progress.in_flight and now_ns >= one.look_ns and one.told.pg_name in of_gloo
         ]
-        newest = min(max(over, default=-1), progress.enqueued)
-        return msgspec.structs.replace(progress, completed=max(progress.completed, newest))
+        if not due:
+            return
+        groups = self._entries_of("gloo").values()
+        over = completed_in(tuple(entry for group in groups for entry in group))
+        for one in due:
+            name, progress = one.told.pg_name, one.progress
+            newest = min(self._counts.without_p2p(name, over.get(name, -1)), progress.enqueued)
+            completed = max(progress.completed, newest)
+            one.progress = msgspec.structs.replace(progress, completed=completed)
+            one.look_ns = 2 * now_ns - progress.changed_ns
 
     def _name(self, backend: str, pg_id: str) -> str:
         if (backend, pg_id) in self._gone:
@@ -179,24 +184,32 @@ class FlightRecorder:
             return CollectivesDumped(
                 reason=reason, not_observed="this torch has no flight recorder"
             )
-        by_group: dict[tuple[str, str], list[Collective]] = {}
-        for backend, dump in list(self._dumps.items()):
-            content = json.loads(dump())
-            newest: dict[str, int] = {}
-            timed = any(_has_started(raw) for raw in content.get("entries") or [])
-            for raw in content.get("entries") or []:
-                number = (backend, str(raw.get("pg_id")))
-                entry = _entry(raw, timed)
-                newest[number[1]] = int(raw.get("collective_seq_id") or 0)
-                self._names[number] = entry.pg_name
-                if number not in self._gone:
-                    by_group.setdefault(number, []).append(entry)
-            for pg_id, status in (content.get("pg_status") or {}).items():
-                entries_of = by_group.get((backend, str(pg_id)), [])
-                _settle(entries_of, newest.get(str(pg_id), -1), status)
+        by_group = {
+            number: entries
+            for backend in list(self._dumps)
+            for number, entries in self._entries_of(backend).items()
+        }
         share = min(DUMPED_PER_GROUP, max(DUMPED_AT_MOST // max(len(by_group), 1), 1))
         entries = [entry for group in by_group.values() for entry in group[-share:]]
         return CollectivesDumped.of(reason, tuple(entries[:DUMPED_AT_MOST]))
+
+    def _entries_of(self, backend: str) -> dict[tuple[str, str], list[Collective]]:
+        """The entries of each living group of a backend; learns its numbering from them."""
+        content = json.loads(self._dumps[backend]())
+        by_group: dict[tuple[str, str], list[Collective]] = {}
+        newest: dict[str, int] = {}
+        timed = any(_has_started(raw) for raw in content.get("entries") or [])
+        for raw in content.get("entries") or []:
+            number = (backend, str(raw.get("pg_id")))
+            entry = _entry(raw, timed)
+            newest[number[1]] = int(raw.get("collective_seq_id") or 0)
+            self._names[number] = entry.pg_name
+            if number not in self._gone:
+                by_group.setdefault(number, []).append(entry)
+        for pg_id, status in (content.get("pg_status") or {}).items():
+            entries_of = by_group.get((backend, str(pg_id)), [])
+            _settle(entries_of, newest.get(str(pg_id), -1), status)
+        return by_group
 
 
 def _settle(entries: list[Collective], newest: int, status: dict[str, Any]) -> None:

@@ -93,6 +93,16 @@ def test_a_call_that_is_not_over_by_its_entry_is_waited_in(monkeypatch: pytest.M
     assert torch.seen() == (3, 3, 100.0)
 
 
+def test_a_call_that_is_open_before_one_that_is_over_is_waited_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = Recorder(monkeypatch)
+    torch.enqueued, torch.completed, torch.over = 4, 1, {1, 2, 4}
+    torch.seen()
+    torch.now_s += LOOKED_CLOSER_S
+    assert torch.seen() == (4, 2, 100.0)
+
+
 def test_nccl_notes_ends_in_order_so_its_entries_are_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
