@@ -116,6 +116,17 @@ def test_a_hang_stays_the_verdict_while_its_waiters_are_killed(
         assert all(f.role == "symptom" for f in others)
 
 
+def test_a_hang_whose_last_rank_ends_long_after_its_waiters_is_told_once() -> None:
+    job = hung_job()
+    for rank in (0, 1, 3):
+        job.exit(rank, 30.1, signal=9)
+    job.tick(90.0)
+    job.exit(2, 91.0, signal=9)
+    found, *others = diagnose(job.state)
+    assert found.summary.count("just before the job was ended") == 1
+    assert [(f.code, f.waiting_ranks) for f in others] == [("process.killed", (0, 1, 2, 3))]
+
+
 def test_initializations_that_were_killed_had_waited_for_the_rank_that_lives() -> None:
     job = RecordedJob(3)
     job.enter(0, 1)

@@ -18,12 +18,7 @@ from distwatch.diagnosis.facts.ray_shares import share_rows
 from distwatch.diagnosis.facts.signals import REQUESTS
 from distwatch.diagnosis.facts.teardown import case_before_loss, case_before_teardown
 from distwatch.diagnosis.facts.worlds import worlds_of
-from distwatch.diagnosis.verdict.causes import (
-    explains_end,
-    only_ends,
-    order_by_cause,
-    with_end,
-)
+from distwatch.diagnosis.verdict.causes import explains_end, only_ends, order_by_cause, with_end
 from distwatch.diagnosis.verdict.ray_causes import with_ray
 from distwatch.diagnosis.verdict.self_reported import with_raised
 from distwatch.diagnosis.verdict.slowness import tell_slow_from_stuck
@@ -112,7 +107,7 @@ def _before_teardown(case: Case) -> tuple[Case, list[Finding]]:
     ordered = _ordered(case, is_over=True)
     about, stood = _before_loss(case, ordered)
     if stood:
-        return about, with_end(stood, ordered)
+        return about, stood
     if explains_end(ordered):
         return case, ordered
     # No rank could wait out a deadline of minutes any more.
