@@ -56,12 +56,16 @@ def torn_down_by_the_launcher(job: RecordedJob, now: dict[int, float]) -> None:
 
 def killed_but_for_the_culprits(job: RecordedJob, now: dict[int, float]) -> None:
     """A rank that is in the kernel does not end before its disk answers."""
+    for rank in without_culprits(job, now):
+        job.exit(rank, now[rank], signal=9)
+
+
+def without_culprits(job: RecordedJob, ranks: Iterable[int]) -> list[int]:
+    """Those of the ranks that the verdict does not blame; of a run of several worlds none."""
     if len(cases_of(job.state)) > 1:
-        return  # a culprit's number is that of a rank in each of the worlds
+        return []  # a culprit's number is that of a rank in each of the worlds
     _, culprits = root_of(job.state) or ("", ())
-    for rank, at in now.items():
-        if job.state.processes[job.key(rank)].global_rank not in culprits:
-            job.exit(rank, at, signal=9)
+    return [r for r in ranks if job.state.processes[job.key(r)].global_rank not in culprits]
 
 
 GAVE_UP = (
@@ -72,9 +76,7 @@ GAVE_UP = (
 
 def given_up_by_torch(job: RecordedJob, now: dict[int, float]) -> None:
     """torch's timeout ends a rank that waits in a collective, its peers lose it, and the launcher ends the rest."""
-    if len(cases_of(job.state)) > 1:
-        return
-    first, *peers = waiting_in_collectives(job, now) or [None]
+    first, *peers = waiting_in_collectives(job, without_culprits(job, now)) or [None]
     for rank, at in now.items() if first is not None else ():
         if rank == first:
             job.fail(rank, at, "RuntimeError", GAVE_UP)
@@ -103,10 +105,7 @@ def waiting_in_collectives(job: RecordedJob, ranks: Iterable[int]) -> list[int]:
 
 def asked_to_end_one_after_the_other(job: RecordedJob, now: dict[int, float]) -> None:
     """Between the first ends of a job and the last ones somebody looks."""
-    if len(cases_of(job.state)) > 1:
-        return
-    _, culprits = root_of(job.state) or ("", ())
-    others = [r for r in now if job.state.processes[job.key(r)].global_rank not in culprits]
+    others = without_culprits(job, now)
     for rank in others[: max(1, len(others) // 2)]:
         job.exit(rank, now[rank], signal=15)
 
